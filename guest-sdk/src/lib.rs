@@ -1,0 +1,1 @@
+//! Write a Task Host task in Rust.

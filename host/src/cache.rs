@@ -1,0 +1,1 @@
+//! Content-addressed files on local disk: one download however many tasks ask.

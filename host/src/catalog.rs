@@ -1,0 +1,1 @@
+//! From a task name to a compiled component, ready to instantiate.

@@ -1,0 +1,262 @@
+//! Names that come from outside and end up in paths: task names, bucket prefixes and keys.
+//!
+//! They are checked here, once, before any I/O; a value of these types can be joined to a
+//! directory or a prefix without escaping it.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The longest key, in bytes of UTF-8: what S3 and Google Cloud Storage take.
+pub const MAX_KEY_BYTES: usize = 1024;
+/// The longest segment between two slashes, in bytes: what Linux file systems take.
+pub const MAX_SEGMENT_BYTES: usize = 255;
+
+/// Why a name was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// Nothing, or only white space.
+    #[error("is blank")]
+    Blank,
+    /// Starts with a slash.
+    #[error("is an absolute path; it has to be relative")]
+    Absolute,
+    /// Two slashes in a row, or one at the end.
+    #[error("has an empty segment (a doubled or trailing slash)")]
+    EmptySegment,
+    /// A segment is `.` or `..`.
+    #[error("has a `{0}` segment")]
+    Dots(&'static str),
+    /// Has a backslash.
+    #[error("has a backslash; segments are separated by `/`")]
+    Backslash,
+    /// Has a control character, which no path or log line should carry.
+    #[error("has the control character {0:?}")]
+    Control(char),
+    /// Looks like a URL.
+    #[error("starts with a URL scheme; it has to be a plain relative path")]
+    Scheme,
+    /// Longer than a bucket or a file system takes.
+    #[error("is too long: {what} of {len} bytes, the limit is {max}")]
+    TooLong {
+        /// `a key` or `a segment`.
+        what: &'static str,
+        /// Its length in bytes.
+        len: usize,
+        /// The limit in bytes.
+        max: usize,
+    },
+}
+
+/// A checked relative path of one or more segments: a key in a bucket, or a file below
+/// `/inputs` or `/outputs`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BucketKey(Arc<str>);
+
+impl BucketKey {
+    /// Checks `text`.
+    ///
+    /// # Errors
+    /// Says which rule it breaks.
+    pub fn new(text: &str) -> Result<Self, KeyError> {
+        check(text)?;
+        Ok(Self(text.into()))
+    }
+
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The key as a relative path.
+    pub fn as_path(&self) -> &Path {
+        Path::new(&*self.0)
+    }
+
+    /// Everything before the last slash, if there is one.
+    pub fn parent(&self) -> Option<&str> {
+        self.0.rsplit_once('/').map(|(parent, _)| parent)
+    }
+
+    /// True when the key is below `prefix` or is `prefix` itself.
+    pub fn starts_with(&self, prefix: &Prefix) -> bool {
+        prefix.is_root()
+            || self
+                .0
+                .strip_prefix(prefix.as_str())
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
+/// A bucket prefix without a trailing slash; empty for the bucket's root.
+#[derive(Clone, PartialEq, Eq, Hash, Default)]
+pub struct Prefix(Arc<str>);
+
+impl Prefix {
+    /// The bucket's root.
+    pub fn root() -> Self {
+        Self::default()
+    }
+
+    /// Checks `text`, which has to name at least one segment.
+    ///
+    /// # Errors
+    /// Says which rule it breaks.
+    pub fn new(text: &str) -> Result<Self, KeyError> {
+        check(text)?;
+        Ok(Self(text.into()))
+    }
+
+    /// True for the bucket's root.
+    pub fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The prefix as text, without a trailing slash.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The key of `relative` below this prefix.
+    pub fn join(&self, relative: &BucketKey) -> BucketKey {
+        if self.is_root() {
+            relative.clone()
+        } else {
+            BucketKey(format!("{}/{}", self.0, relative.0).into())
+        }
+    }
+}
+
+/// The name of a task: which component runs it.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TaskName(Arc<str>);
+
+impl TaskName {
+    /// Checks `text`.
+    ///
+    /// # Errors
+    /// Says which rule it breaks.
+    pub fn new(text: &str) -> Result<Self, KeyError> {
+        check(text)?;
+        Ok(Self(text.into()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The file of the component, relative to where components are kept: `NAME.wasm`.
+    pub fn file(&self) -> BucketKey {
+        BucketKey(format!("{}.wasm", self.0).into())
+    }
+}
+
+impl Borrow<str> for TaskName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+macro_rules! show_as_text {
+    ($($name:ident),*) => {$(
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&*self.0, f)
+            }
+        }
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                s.serialize_str(&self.0)
+            }
+        }
+    )*};
+}
+show_as_text!(BucketKey, Prefix, TaskName);
+
+fn check(text: &str) -> Result<(), KeyError> {
+    if text.trim().is_empty() {
+        return Err(KeyError::Blank);
+    }
+    if text.len() > MAX_KEY_BYTES {
+        return Err(KeyError::TooLong { what: "a key", len: text.len(), max: MAX_KEY_BYTES });
+    }
+    if let Some(c) = text.chars().find(|c| c.is_control()) {
+        return Err(KeyError::Control(c));
+    }
+    if text.contains('\\') {
+        return Err(KeyError::Backslash);
+    }
+    if text.starts_with('/') {
+        return Err(KeyError::Absolute);
+    }
+    for (i, segment) in text.split('/').enumerate() {
+        match segment {
+            // `s3://bucket/key`, and `file:/etc/passwd`.
+            _ if i == 0 && segment.ends_with(':') => return Err(KeyError::Scheme),
+            "" => return Err(KeyError::EmptySegment),
+            "." => return Err(KeyError::Dots(".")),
+            ".." => return Err(KeyError::Dots("..")),
+            _ if segment.len() > MAX_SEGMENT_BYTES => {
+                return Err(KeyError::TooLong {
+                    what: "a segment",
+                    len: segment.len(),
+                    max: MAX_SEGMENT_BYTES,
+                });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_escape_or_mislead_are_refused() {
+        for (text, want) in [
+            ("", "is blank"),
+            (" \t", "is blank"),
+            ("/etc/passwd", "is an absolute path; it has to be relative"),
+            ("a//b", "has an empty segment (a doubled or trailing slash)"),
+            ("a/", "has an empty segment (a doubled or trailing slash)"),
+            ("../a", "has a `..` segment"),
+            ("a/../b", "has a `..` segment"),
+            ("a/./b", "has a `.` segment"),
+            ("a\\b", "has a backslash; segments are separated by `/`"),
+            ("a\nb", "has the control character '\\n'"),
+            ("a\0b", "has the control character '\\0'"),
+            ("s3://b/k", "starts with a URL scheme; it has to be a plain relative path"),
+            ("file:/etc", "starts with a URL scheme; it has to be a plain relative path"),
+        ] {
+            assert_eq!(BucketKey::new(text).unwrap_err().to_string(), want, "{text:?}");
+        }
+        assert!(matches!(BucketKey::new(&"a".repeat(1025)), Err(KeyError::TooLong { .. })));
+        assert!(matches!(BucketKey::new(&"a".repeat(256)), Err(KeyError::TooLong { .. })));
+    }
+
+    #[test]
+    fn ordinary_keys_are_taken_as_they_are() {
+        for text in ["a", "0_input/4.dat", "a..b/c", "é/ü", "x:y/z", "a b/c", "..."] {
+            assert_eq!(BucketKey::new(text).unwrap().as_str(), text);
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_a_prefix_only_at_a_slash() {
+        let key = BucketKey::new("components/a.wasm").unwrap();
+        assert!(key.starts_with(&Prefix::new("components").unwrap()));
+        assert!(!key.starts_with(&Prefix::new("comp").unwrap()));
+        assert!(key.starts_with(&Prefix::root()));
+        assert_eq!(Prefix::root().join(&key), key);
+        assert_eq!(Prefix::new("x").unwrap().join(&key).as_str(), "x/components/a.wasm");
+    }
+}

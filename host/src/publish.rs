@@ -1,0 +1,1 @@
+//! What a guest left in its outputs directory, into the bucket.

@@ -1,0 +1,1 @@
+//! One guest, one instance, three calls, under limits.

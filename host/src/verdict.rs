@@ -1,0 +1,1 @@
+//! The one table that says what the end of an execution leads to.

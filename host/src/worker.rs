@@ -1,0 +1,1 @@
+//! The loop: a permit, a lease, a task; and how it drains.

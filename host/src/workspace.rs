@@ -1,0 +1,1 @@
+//! The two directories that a task sees, emptied between tasks.
