@@ -1,1 +1,446 @@
-//! From the text of a message to a Task; pure.
+//! From the text of a message to a [`Task`]; pure, no I/O.
+//!
+//! Two producers' messages are understood. SimpleTasks writes
+//! `{"basic_info": {…}, "payload_info": …}`. python-task-queue wraps what it sends as
+//! `{"payload": P, "queueName": …, "id": …}`, where P is such a task again, a registered task
+//! `{"class": "Name", …}`, or a function call `[["module", "fn"], args, kwargs, id]`.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::key::{BucketKey, KeyError, Prefix, TaskName};
+
+/// One task, as its producer described it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Task {
+    /// The producer's number for the task; -1 when it gave none.
+    pub id: i64,
+    /// Chooses the component.
+    pub name: TaskName,
+    /// Inputs and outputs are relative to it. The bucket's root for python-task-queue's own
+    /// task forms, which name none.
+    pub base_directory: Prefix,
+    /// In the message's order.
+    pub inputs: Vec<BucketKey>,
+    /// The JSON text of `payload_info`, exactly as it was sent.
+    pub payload: Option<String>,
+}
+
+/// Where a message is not what it has to be, and what was expected there.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{at}: {problem}")]
+pub struct DecodeError {
+    /// The place, such as `basic_info.inputs[2]`, or `message`.
+    pub at: String,
+    /// What was found and what was expected.
+    pub problem: String,
+}
+
+impl DecodeError {
+    fn new(at: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { at: at.into(), problem: problem.into() }
+    }
+
+    fn expected(at: impl Into<String>, expected: &str, found: &RawValue) -> Self {
+        Self::new(at, format!("expected {expected}, found {}", describe(found.get())))
+    }
+}
+
+/// Decodes the body of a message.
+///
+/// # Errors
+/// Says where in the message something else was expected. No further try can help.
+pub fn decode(body: &[u8]) -> Result<Task, DecodeError> {
+    let text = std::str::from_utf8(body).map_err(|e| {
+        DecodeError::new("message", format!("is not UTF-8 text (byte {})", e.valid_up_to()))
+    })?;
+    let message: &RawValue = serde_json::from_str(text)
+        .map_err(|e| DecodeError::new("message", format!("is not JSON: {e}")))?;
+    let fields = object("message", message)?;
+    match (get("message", &fields, "basic_info")?, get("message", &fields, "payload")?) {
+        (Some(info), _) => simple_task("", info, get("message", &fields, "payload_info")?),
+        (None, Some(payload)) => python_task(payload),
+        (None, None) => Err(DecodeError::new(
+            "message",
+            "has neither `basic_info` (a SimpleTasks task) nor `payload` (a python-task-queue task)",
+        )),
+    }
+}
+
+/// A task with `basic_info`. `at` is where it stands in the message: empty, or `payload.`.
+fn simple_task(at: &str, info: &RawValue, payload: Option<&RawValue>) -> Result<Task, DecodeError> {
+    let place = format!("{at}basic_info");
+    let fields = object(&place, info)?;
+    const KNOWN: [&str; 4] = ["id", "name", "base_directory", "inputs"];
+    if let Some((unknown, _)) = fields.iter().find(|(k, _)| !KNOWN.contains(&k.as_ref())) {
+        return Err(DecodeError::new(
+            &place,
+            format!(
+                "has an unknown field `{}`; it takes `id`, `name`, `base_directory` and `inputs` \
+                 (a task's own parameters belong in `payload_info`)",
+                unknown.escape_default()
+            ),
+        ));
+    }
+    let text = |field: &str| -> Result<String, DecodeError> {
+        let at = format!("{place}.{field}");
+        match get(&place, &fields, field)? {
+            Some(value) => string(&at, value),
+            None => Err(DecodeError::new(at, "is missing; expected a string")),
+        }
+    };
+    let name = text("name")?;
+    let base = text("base_directory")?;
+    Ok(Task {
+        id: get(&place, &fields, "id")?.map_or(Ok(-1), |v| id(&format!("{place}.id"), v))?,
+        name: TaskName::new(&name).map_err(|e| bad_key(format!("{place}.name"), &name, &e))?,
+        base_directory: Prefix::new(&base)
+            .map_err(|e| bad_key(format!("{place}.base_directory"), &base, &e))?,
+        inputs: get(&place, &fields, "inputs")?
+            .map_or(Ok(Vec::new()), |v| inputs(&format!("{place}.inputs"), v))?,
+        payload: payload.map(|p| p.get().to_owned()),
+    })
+}
+
+/// What python-task-queue has in `payload`.
+fn python_task(payload: &RawValue) -> Result<Task, DecodeError> {
+    match payload.get().as_bytes().first() {
+        Some(b'{') => {
+            let fields = object("payload", payload)?;
+            if let Some(info) = get("payload", &fields, "basic_info")? {
+                return simple_task("payload.", info, get("payload", &fields, "payload_info")?);
+            }
+            let Some(class) = get("payload", &fields, "class")? else {
+                return Err(DecodeError::new(
+                    "payload",
+                    "is an object with neither `basic_info` nor `class`",
+                ));
+            };
+            let rest = fields.iter().filter(|(key, _)| key != "class");
+            let rest = rest.map(|(key, value)| (key.as_ref(), value.get()));
+            bare_task("payload.class", &string("payload.class", class)?, write_object(rest))
+        }
+        Some(b'[') => {
+            let expected = "a function task `[[module, function], args, kwargs, id]`";
+            let parts: Vec<&RawValue> = serde_json::from_str(payload.get())
+                .map_err(|e| DecodeError::new("payload", e.to_string()))?;
+            let [function, args, kwargs, _id] = parts[..] else {
+                return Err(DecodeError::expected("payload", expected, payload));
+            };
+            let path: Vec<String> = serde_json::from_str(function.get()).map_err(|_| {
+                DecodeError::expected("payload[0]", "`[module, function]`", function)
+            })?;
+            let [module, function] = &path[..] else {
+                return Err(DecodeError::expected("payload[0]", "`[module, function]`", function));
+            };
+            let call = [("args", args.get()), ("kwargs", kwargs.get())];
+            bare_task("payload[0]", &format!("{module}.{function}"), write_object(call.into_iter()))
+        }
+        _ => Err(DecodeError::expected("payload", "an object or an array", payload)),
+    }
+}
+
+/// A task that names neither a base directory nor inputs.
+fn bare_task(at: &str, name: &str, payload: String) -> Result<Task, DecodeError> {
+    Ok(Task {
+        id: -1,
+        name: TaskName::new(name).map_err(|e| bad_key(at.to_owned(), name, &e))?,
+        base_directory: Prefix::root(),
+        inputs: Vec::new(),
+        payload: Some(payload),
+    })
+}
+
+fn id(at: &str, value: &RawValue) -> Result<i64, DecodeError> {
+    let expected = "an integer of 64 bits, or a string that holds one";
+    let wrong = || DecodeError::expected(at, expected, value);
+    if value.get().starts_with('"') {
+        string(at, value)?.parse().map_err(|_| wrong())
+    } else {
+        value.get().parse().map_err(|_| wrong())
+    }
+}
+
+fn inputs(at: &str, value: &RawValue) -> Result<Vec<BucketKey>, DecodeError> {
+    if value.get() == "null" {
+        return Ok(Vec::new());
+    }
+    let items: Vec<&RawValue> = serde_json::from_str(value.get())
+        .map_err(|_| DecodeError::expected(at, "an array of keys", value))?;
+    let key = |(i, item): (usize, &RawValue)| {
+        let at = format!("{at}[{i}]");
+        let text = string(&at, item)?;
+        BucketKey::new(&text).map_err(|e| bad_key(at, &text, &e))
+    };
+    items.into_iter().enumerate().map(key).collect()
+}
+
+fn string(at: &str, value: &RawValue) -> Result<String, DecodeError> {
+    serde_json::from_str(value.get()).map_err(|_| DecodeError::expected(at, "a string", value))
+}
+
+fn bad_key(at: String, text: &str, error: &KeyError) -> DecodeError {
+    DecodeError::new(at, format!("{:?} {error}", shorten(text)))
+}
+
+fn write_object<'a>(fields: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let fields: Vec<String> =
+        fields.map(|(key, value)| format!("{}:{value}", serde_json::Value::from(key))).collect();
+    format!("{{{}}}", fields.join(","))
+}
+
+/// The fields of an object in their order, each value as the text it was sent as.
+struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct All;
+        impl<'de> Visitor<'de> for All {
+            type Value = Fields<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(Key(key)) = map.next_key::<Key<'de>>()? {
+                    fields.push((key, map.next_value()?));
+                }
+                Ok(Fields(fields))
+            }
+        }
+        deserializer.deserialize_map(All)
+    }
+}
+
+/// A field's name, borrowed from the message where it has no escapes.
+struct Key<'a>(Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Key<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl<'de> Visitor<'de> for Text {
+            type Value = Key<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Key(Cow::Borrowed(text)))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Key(Cow::Owned(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+fn object<'a>(
+    at: &str,
+    value: &'a RawValue,
+) -> Result<Vec<(Cow<'a, str>, &'a RawValue)>, DecodeError> {
+    serde_json::from_str::<Fields<'a>>(value.get())
+        .map(|fields| fields.0)
+        .map_err(|_| DecodeError::expected(at, "an object", value))
+}
+
+/// A field that is there once or not at all; twice would leave open which one counts.
+fn get<'a>(
+    at: &str,
+    fields: &[(Cow<'a, str>, &'a RawValue)],
+    name: &str,
+) -> Result<Option<&'a RawValue>, DecodeError> {
+    let mut found = fields.iter().filter(|(key, _)| key == name).map(|(_, value)| *value);
+    let first = found.next();
+    match found.next() {
+        Some(_) => Err(DecodeError::new(at, format!("has `{name}` twice"))),
+        None => Ok(first),
+    }
+}
+
+fn describe(json: &str) -> String {
+    let kind = match json.as_bytes().first() {
+        Some(b'{') => "an object",
+        Some(b'[') => "an array",
+        Some(b'"') => "the string",
+        Some(b't' | b'f') => "the boolean",
+        Some(b'n') => return "null".to_owned(),
+        _ => "the number",
+    };
+    format!("{kind} {}", shorten(json))
+}
+
+/// Enough of a text to recognise it in an error.
+fn shorten(text: &str) -> Cow<'_, str> {
+    const MOST: usize = 60;
+    match text.char_indices().nth(MOST) {
+        None => Cow::Borrowed(text),
+        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(body: &str, want: Result<(i64, &str, &str, &[&str], Option<&str>), &str>) {
+        match (decode(body.as_bytes()), want) {
+            (Ok(task), Ok((id, name, base, inputs, payload))) => {
+                let got: Vec<&str> = task.inputs.iter().map(BucketKey::as_str).collect();
+                assert_eq!(
+                    (task.id, task.name.as_str(), task.base_directory.as_str(), &got[..]),
+                    (id, name, base, inputs),
+                    "{body}"
+                );
+                assert_eq!(task.payload.as_deref(), payload, "{body}");
+            }
+            (Err(error), Err(want)) => assert_eq!(error.to_string(), want, "{body}"),
+            (got, want) => panic!("{body}\n got {got:?}\nwant {want:?}"),
+        }
+    }
+
+    #[test]
+    fn simple_tasks_messages() {
+        check(
+            r#"{"basic_info": {"id": 4, "name": "NO_OP", "base_directory": "datasets\/noop_dataset",
+                "inputs": ["0_input\/4.dat", "0_input\/5.dat"]}, "payload_info": "NoOp Task for 4:5"}"#,
+            Ok((
+                4,
+                "NO_OP",
+                "datasets/noop_dataset",
+                &["0_input/4.dat", "0_input/5.dat"],
+                Some("\"NoOp Task for 4:5\""),
+            )),
+        );
+        // A task that only computes; extra fields of the producer; an id as text; a field's
+        // name with an escape.
+        check(
+            r#"{"z": [1], "basic_info": {"id": "-7", "n\u0061me": "a.b", "base_directory": "d"}}"#,
+            Ok((-7, "a.b", "d", &[], None)),
+        );
+        check(
+            r#"{"basic_info": {"name": "A", "base_directory": "d", "inputs": null}, "payload_info": null}"#,
+            Ok((-1, "A", "d", &[], Some("null"))),
+        );
+    }
+
+    #[test]
+    fn a_payload_keeps_every_character() {
+        for payload in [
+            "12345678901234567890123",
+            "0.10000000000000000000001",
+            "1e400",
+            r#"{ "a" : [ 1 , 9007199254740993 ], "b":"\u00e9\/" }"#,
+        ] {
+            let body = format!(
+                r#"{{"basic_info": {{"name": "A", "base_directory": "d"}}, "payload_info": {payload}}}"#
+            );
+            check(&body, Ok((-1, "A", "d", &[], Some(payload))));
+        }
+    }
+
+    #[test]
+    fn python_task_queue_messages() {
+        check(
+            r#"{"payload": {"basic_info": {"id": 1, "name": "N", "base_directory": "d", "inputs": ["a"]},
+                "payload_info": {"t": [1.50]}, "class": "Any"}, "queueName": "q", "id": "5f0c"}"#,
+            Ok((1, "N", "d", &["a"], Some(r#"{"t": [1.50]}"#))),
+        );
+        check(
+            r#"{"payload": {"class": "PrintTask", "txt": 0, "big": 12345678901234567890}, "queueName": "q", "id": "u"}"#,
+            Ok((-1, "PrintTask", "", &[], Some(r#"{"txt":0,"big":12345678901234567890}"#))),
+        );
+        check(
+            r#"{"payload": [["mod.sub", "fn"], [1, "x"], {"k": 2.0}, -1], "queueName": "q", "id": "u"}"#,
+            Ok((-1, "mod.sub.fn", "", &[], Some(r#"{"args":[1, "x"],"kwargs":{"k": 2.0}}"#))),
+        );
+    }
+
+    #[test]
+    fn wrong_messages_say_where_and_what_was_expected() {
+        let info = |inner: &str| format!(r#"{{"basic_info": {{{inner}}}}}"#);
+        check("", Err("message: is not JSON: EOF while parsing a value at line 1 column 0"));
+        check("[1]", Err("message: expected an object, found an array [1]"));
+        check(
+            "{}",
+            Err(
+                "message: has neither `basic_info` (a SimpleTasks task) nor `payload` (a python-task-queue task)",
+            ),
+        );
+        check(r#"{"basic_info": 3}"#, Err("basic_info: expected an object, found the number 3"));
+        check(
+            &info(r#""base_directory": "d""#),
+            Err("basic_info.name: is missing; expected a string"),
+        );
+        check(
+            &info(r#""name": "A""#),
+            Err("basic_info.base_directory: is missing; expected a string"),
+        );
+        check(
+            &info(r#""name": " ", "base_directory": "d""#),
+            Err("basic_info.name: \" \" is blank"),
+        );
+        check(
+            &info(r#""name": "A", "base_directory": "/d""#),
+            Err("basic_info.base_directory: \"/d\" is an absolute path; it has to be relative"),
+        );
+        check(
+            &info(r#""name": "A", "base_directory": "d", "inputs": ["a", "../b"]"#),
+            Err("basic_info.inputs[1]: \"../b\" has a `..` segment"),
+        );
+        check(
+            &info(r#""name": "A", "base_directory": "d", "inputs": "a""#),
+            Err("basic_info.inputs: expected an array of keys, found the string \"a\""),
+        );
+        check(
+            &info(r#""name": "A", "base_directory": "d", "inputs": [7]"#),
+            Err("basic_info.inputs[0]: expected a string, found the number 7"),
+        );
+        check(
+            &info(r#""name": "A", "base_directory": "d", "id": 1.5"#),
+            Err(
+                "basic_info.id: expected an integer of 64 bits, or a string that holds one, found the number 1.5",
+            ),
+        );
+        check(
+            &info(r#""name": "A", "base_directory": "d", "id": 9223372036854775808"#),
+            Err(
+                "basic_info.id: expected an integer of 64 bits, or a string that holds one, found the number 9223372036854775808",
+            ),
+        );
+        check(
+            &info(r#""name": "A", "name": "B", "base_directory": "d""#),
+            Err("basic_info: has `name` twice"),
+        );
+        check(
+            &info(r#""name": "A", "base_directory": "d", "thresholds": [1]"#),
+            Err(
+                "basic_info: has an unknown field `thresholds`; it takes `id`, `name`, `base_directory` and `inputs` (a task's own parameters belong in `payload_info`)",
+            ),
+        );
+        check(
+            r#"{"payload": {"txt": 1}}"#,
+            Err("payload: is an object with neither `basic_info` nor `class`"),
+        );
+        check(
+            r#"{"payload": [["m"], [], {}, 1]}"#,
+            Err("payload[0]: expected `[module, function]`, found an array [\"m\"]"),
+        );
+        check(
+            r#"{"payload": [1]}"#,
+            Err(
+                "payload: expected a function task `[[module, function], args, kwargs, id]`, found an array [1]",
+            ),
+        );
+        check(
+            r#"{"payload": {"basic_info": {"name": "../x", "base_directory": "d"}}}"#,
+            Err("payload.basic_info.name: \"../x\" has a `..` segment"),
+        );
+        assert_eq!(decode(b"\xff").unwrap_err().to_string(), "message: is not UTF-8 text (byte 0)");
+        // Deep nesting must not exhaust the stack.
+        let deep = format!("{{\"basic_info\": {}", "[".repeat(1_000_000));
+        assert!(decode(deep.as_bytes()).is_err());
+    }
+}

@@ -1,1 +1,455 @@
-//! One guest, one instance, three calls, under limits.
+//! One guest, one fresh instance, three calls, under limits.
+//!
+//! A [`Sandbox`] owns the engine and the threads that execute guests. A component is
+//! [compiled](Sandbox::compile) once into a [`Guest`] and [run](Sandbox::run) any number of
+//! times; no two runs share an instance, a file or a byte of memory.
+//!
+//! What a guest can reach is decided in three files: the imports that are linked here, the
+//! file calls in `sandbox/filesystem.rs`, and the kernel's rules for the executing thread in
+//! `sandbox/thread.rs`.
+
+mod filesystem;
+mod limits;
+mod log;
+mod thread;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+use wasmtime::component::{Component, Linker, ResourceTable};
+use wasmtime::{Config, Enabled, Engine, PoolingAllocationConfig, Store, Trap, UpdateDeadline};
+use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
+
+use crate::message::Task;
+use filesystem::{Preopens, Quota};
+use limits::Memory;
+pub use limits::{Limit, Limits};
+pub use log::{Log, Tee};
+use thread::Threads;
+
+mod bindings {
+    //! The guest world of `wit/task.wit`.
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        world: "task",
+        exports: { default: async },
+    });
+}
+use bindings::task_host::guest::types;
+
+/// The engine, and the threads that execute guests.
+pub struct Sandbox {
+    engine: Engine,
+    linker: Linker<State>,
+    threads: Threads,
+    limits: Limits,
+}
+
+/// A compiled component of our world, ready to be instantiated.
+#[derive(Clone)]
+pub struct Guest {
+    pre: bindings::TaskPre<State>,
+}
+
+/// Everything one execution needs.
+pub struct Job {
+    /// What is run.
+    pub guest: Guest,
+    /// What it is told.
+    pub task: Arc<Task>,
+    /// Which execution of this task this is, from 1.
+    pub attempt: u32,
+    /// What it sees as `/inputs`, read-only.
+    pub inputs: cap_std::fs::Dir,
+    /// What it sees as `/outputs`.
+    pub outputs: cap_std::fs::Dir,
+    /// Ends the execution early, with [`RunError::Cancelled`].
+    pub cancelled: CancellationToken,
+    /// Where the guest's output goes at once, beside the log.
+    pub tee: Option<Tee>,
+}
+
+/// What came of an execution.
+#[derive(Debug)]
+pub struct Execution {
+    /// The outputs that the guest says it left, or why the task is not done.
+    pub result: Result<Vec<String>, RunError>,
+    /// The end of what the guest wrote to its standard output and error.
+    pub log: Log,
+    /// From making the instance to its end.
+    pub elapsed: Duration,
+    /// The part of `elapsed` that making the context and the instance took.
+    pub instantiate: Duration,
+}
+
+/// The calls, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Making the instance.
+    Instantiate,
+    /// The call of that name.
+    Prepare,
+    /// The call of that name.
+    Execute,
+    /// The call of that name.
+    Finalize,
+}
+
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Instantiate => "instantiate",
+            Self::Prepare => "prepare",
+            Self::Execute => "execute",
+            Self::Finalize => "finalize",
+        })
+    }
+}
+
+/// Why an execution did not end with outputs to publish.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The guest asks for another try.
+    #[error("{phase}: {reason}")]
+    Retry {
+        /// The call.
+        phase: Phase,
+        /// The guest's words.
+        reason: String,
+    },
+    /// The guest says that no try will do.
+    #[error("{phase}: {reason}")]
+    Reject {
+        /// The call.
+        phase: Phase,
+        /// The guest's words.
+        reason: String,
+    },
+    /// The guest ran to its end and says that its result is no good.
+    #[error("the task ran to its end without success")]
+    Unsuccessful,
+    /// The guest ran into one of its limits.
+    #[error("{phase}: {limit}")]
+    Limit {
+        /// The call.
+        phase: Phase,
+        /// Which limit, and what it is.
+        limit: Limit,
+    },
+    /// The guest broke off: a panic, an abort, a call of `exit`, a bad memory access.
+    #[error("{phase}: {what}")]
+    Trap {
+        /// The call.
+        phase: Phase,
+        /// What happened, in words, with the guest's stack where it is known.
+        what: String,
+    },
+    /// The lease was lost, or the host is stopping.
+    #[error("the execution was cancelled")]
+    Cancelled,
+    /// The host could not run it; not the guest's fault.
+    #[error("the host could not run the task: {0}")]
+    Host(String),
+}
+
+impl RunError {
+    /// The call during which it happened, where one was under way.
+    pub fn phase(&self) -> Option<Phase> {
+        match self {
+            Self::Retry { phase, .. }
+            | Self::Reject { phase, .. }
+            | Self::Limit { phase, .. }
+            | Self::Trap { phase, .. } => Some(*phase),
+            Self::Unsuccessful => Some(Phase::Finalize),
+            Self::Cancelled | Self::Host(_) => None,
+        }
+    }
+}
+
+/// Why a component can't be a guest. No further try can help.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NotAGuest(pub String);
+
+/// What belongs to one instance. Dropped with it.
+struct State {
+    wasi: WasiCtx,
+    table: ResourceTable,
+    preopens: Preopens,
+    quota: Arc<Quota>,
+    memory: Memory,
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl Sandbox {
+    /// Starts `slots` threads for guests, each of which may use what `limits` allow.
+    ///
+    /// `inputs_root` and `outputs_root` hold the directories of all tasks: the kernel is
+    /// asked to keep the threads from anything else.
+    ///
+    /// # Errors
+    /// When the engine or a thread can't be had: too little address space, for example.
+    pub fn new(
+        slots: usize,
+        limits: Limits,
+        inputs_root: &std::path::Path,
+        outputs_root: &std::path::Path,
+    ) -> wasmtime::Result<Self> {
+        let engine = Engine::new(&config(slots, limits))?;
+        let mut linker = Linker::new(&engine);
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+        filesystem::shadow(&mut linker)?;
+        let threads = Threads::start(slots, &engine, inputs_root, outputs_root)?;
+        Ok(Self { engine, linker, threads, limits })
+    }
+
+    /// The engine, which decides what compiled code fits.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// True when the kernel itself keeps guests from writing below the inputs directory and
+    /// from reaching anything but the two directories.
+    pub fn is_enforced_by_kernel(&self) -> bool {
+        self.threads.enforced()
+    }
+
+    /// Compiles the bytes of a component. Takes from a tenth of a second to a minute of one
+    /// core or more.
+    ///
+    /// # Errors
+    /// When the bytes are not a component.
+    pub fn compile(&self, wasm: &[u8]) -> Result<Component, NotAGuest> {
+        Component::new(&self.engine, wasm).map_err(|e| NotAGuest(format!("{e:#}")))
+    }
+
+    /// Checks that a component exports our world and imports no more than it is offered.
+    ///
+    /// # Errors
+    /// Names the export that is missing, or the import that nothing here provides.
+    pub fn link(&self, component: &Component) -> Result<Guest, NotAGuest> {
+        let pre = self.linker.instantiate_pre(component).map_err(|e| NotAGuest(format!("{e:#}")))?;
+        let pre = bindings::TaskPre::new(pre).map_err(|e| NotAGuest(format!("{e:#}")))?;
+        Ok(Guest { pre })
+    }
+
+    /// Runs a job on the next free thread.
+    pub async fn run(&self, job: Job) -> Execution {
+        let limits = self.limits;
+        let run = self.threads.run(move |engine| Box::pin(execute(engine, limits, job))).await;
+        run.unwrap_or_else(|| Execution {
+            result: Err(RunError::Host("the thread that ran the task is gone".to_owned())),
+            log: Log::default(),
+            elapsed: Duration::ZERO,
+            instantiate: Duration::ZERO,
+        })
+    }
+}
+
+fn config(slots: usize, limits: Limits) -> Config {
+    let slots = u32::try_from(slots).unwrap_or(u32::MAX);
+    // A component is several core modules: the guest's own, adapters and shims.
+    const MODULES: u32 = 32;
+    const MEMORIES: u32 = 4;
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(slots)
+        .total_core_instances(slots.saturating_mul(MODULES))
+        .max_core_instances_per_component(MODULES)
+        .max_memories_per_component(MEMORIES)
+        .max_tables_per_component(MODULES)
+        .total_memories(slots.saturating_mul(MEMORIES))
+        .total_tables(slots.saturating_mul(MODULES))
+        .total_stacks(slots)
+        .max_memory_size(usize::try_from(limits.memory.as_u64()).unwrap_or(usize::MAX).min(4 << 30))
+        .table_elements(1_000_000)
+        // What a small guest touches stays mapped and is cleared instead of being unmapped
+        // and faulted in again; the scan finds what it touched without reading all of it.
+        .linear_memory_keep_resident(1 << 20)
+        .table_keep_resident(1 << 16)
+        .async_stack_keep_resident(1 << 16)
+        .pagemap_scan(if PoolingAllocationConfig::is_pagemap_scan_available() {
+            Enabled::Yes
+        } else {
+            Enabled::No
+        });
+    let mut config = Config::new();
+    config
+        .wasm_component_model(true)
+        .concurrency_support(false)
+        .epoch_interruption(true)
+        .memory_init_cow(true)
+        .allocation_strategy(pool);
+    config
+}
+
+async fn execute(engine: &Engine, limits: Limits, job: Job) -> Execution {
+    let start = Instant::now();
+    let deadline = start + limits.time;
+    let log = log::Sink::new(job.tee);
+    let quota = Arc::new(Quota::new(limits.output_bytes, limits.output_files));
+    let state = State {
+        wasi: WasiCtx::builder()
+            .stdout(log.clone())
+            .stderr(log.clone())
+            .allow_tcp(false)
+            .allow_udp(false)
+            // The file calls that the wrapper does not make itself stay on this thread too.
+            .allow_blocking_current_thread(true)
+            .build(),
+        table: ResourceTable::new(),
+        preopens: Preopens::new(job.inputs, job.outputs),
+        quota: quota.clone(),
+        memory: Memory::new(limits.memory),
+    };
+    let mut store = Store::new(engine, state);
+    store.limiter(|state| &mut state.memory);
+    // A guest that computes is stopped by the epoch; one that waits in a host call, by the
+    // timer below. It takes both.
+    store.set_epoch_deadline(1);
+    let cancelled = job.cancelled.clone();
+    store.epoch_deadline_callback(move |_| {
+        if cancelled.is_cancelled() || Instant::now() >= deadline {
+            Ok(UpdateDeadline::Interrupt)
+        } else {
+            Ok(UpdateDeadline::Yield(1))
+        }
+    });
+
+    let mut phase = Phase::Instantiate;
+    let mut instantiated = None;
+    let ended = tokio::select! {
+        biased;
+        ended = calls(&mut store, &job.guest, &job.task, job.attempt, &mut phase, &mut instantiated) => ended,
+        () = tokio::time::sleep_until(deadline.into()) => Err(Ended::Late),
+        () = job.cancelled.cancelled() => Err(Ended::Cancelled),
+    };
+    let memory_denied = store.data().memory.denied();
+    // The instance is gone before anybody looks at what it left.
+    drop(store);
+    let result = match ended {
+        // A guest that was refused bytes and went on has left half of what it meant to.
+        Ok(_) if quota.exceeded().is_some() => {
+            Err(limit(phase, quota.exceeded().unwrap_or(Limit::OutputBytes(limits.output_bytes))))
+        }
+        Ok(outcome) if outcome.success => Ok(outcome.outputs),
+        Ok(_) => Err(RunError::Unsuccessful),
+        Err(Ended::Failure(types::Failure::Retry(_) | types::Failure::Reject(_)))
+            if quota.exceeded().is_some() =>
+        {
+            Err(limit(phase, quota.exceeded().unwrap_or(Limit::OutputBytes(limits.output_bytes))))
+        }
+        Err(Ended::Failure(types::Failure::Retry(reason))) => Err(RunError::Retry { phase, reason }),
+        Err(Ended::Failure(types::Failure::Reject(reason))) => {
+            Err(RunError::Reject { phase, reason })
+        }
+        Err(Ended::Cancelled) => Err(RunError::Cancelled),
+        Err(Ended::Late) => Err(limit(phase, Limit::Time(limits.time))),
+        Err(Ended::Error(_)) if job.cancelled.is_cancelled() => Err(RunError::Cancelled),
+        Err(Ended::Error(error)) => {
+            let timed_out = error.downcast_ref::<Trap>() == Some(&Trap::Interrupt);
+            Err(if timed_out {
+                limit(phase, Limit::Time(limits.time))
+            } else if let Some(exceeded) = quota.exceeded() {
+                limit(phase, exceeded)
+            } else if memory_denied {
+                limit(phase, Limit::Memory(limits.memory))
+            } else {
+                trapped(phase, &error)
+            })
+        }
+    };
+    Execution {
+        result,
+        log: log.finish(),
+        elapsed: start.elapsed(),
+        instantiate: instantiated.map_or(Duration::ZERO, |at: Instant| at - start),
+    }
+}
+
+/// What keeps an instance from returning an outcome.
+enum Ended {
+    Failure(types::Failure),
+    Error(wasmtime::Error),
+    Late,
+    Cancelled,
+}
+
+impl From<wasmtime::Error> for Ended {
+    fn from(error: wasmtime::Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<types::Failure> for Ended {
+    fn from(failure: types::Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+/// The three calls of the world, in their order.
+async fn calls(
+    store: &mut Store<State>,
+    guest: &Guest,
+    task: &Task,
+    attempt: u32,
+    phase: &mut Phase,
+    instantiated: &mut Option<Instant>,
+) -> Result<types::Outcome, Ended> {
+    let instance = guest.pre.instantiate_async(&mut *store).await?;
+    *instantiated = Some(Instant::now());
+    let task = types::Task {
+        info: types::Info {
+            id: task.id,
+            name: task.name.to_string(),
+            base_directory: task.base_directory.to_string(),
+            inputs: task.inputs.iter().map(ToString::to_string).collect(),
+        },
+        payload: task.payload.clone(),
+        attempt,
+    };
+    *phase = Phase::Prepare;
+    instance.call_prepare(&mut *store, &task).await??;
+    *phase = Phase::Execute;
+    let outcome = instance.call_execute(&mut *store, &task).await??;
+    *phase = Phase::Finalize;
+    instance.call_finalize(&mut *store, &task, &outcome).await??;
+    Ok(outcome)
+}
+
+fn limit(phase: Phase, limit: Limit) -> RunError {
+    RunError::Limit { phase, limit }
+}
+
+fn trapped(phase: Phase, error: &wasmtime::Error) -> RunError {
+    if let Some(exit) = error.downcast_ref::<I32Exit>() {
+        let what = format!("the guest called exit({})", exit.0);
+        return RunError::Trap { phase, what };
+    }
+    if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
+        return RunError::Host(format!("{error:#}"));
+    }
+    let what = match error.downcast_ref::<Trap>() {
+        Some(Trap::UnreachableCodeReached) => {
+            "the guest panicked or aborted; its log says why".to_owned()
+        }
+        Some(Trap::StackOverflow) => "the guest's call stack overflowed".to_owned(),
+        Some(Trap::MemoryOutOfBounds) => {
+            "the guest read or wrote outside its memory (in Rust: often a stack overflow)".to_owned()
+        }
+        Some(trap) => format!("the guest trapped: {trap}"),
+        None => format!("the guest broke off: {}", error.root_cause()),
+    };
+    match error.downcast_ref::<wasmtime::WasmBacktrace>() {
+        Some(stack) if !stack.frames().is_empty() => {
+            RunError::Trap { phase, what: format!("{what}\n{stack}") }
+        }
+        _ => RunError::Trap { phase, what },
+    }
+}

@@ -1,0 +1,161 @@
+//! What a guest writes to its standard output and error: the end of it, within a bound.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::io::AsyncWrite;
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+
+/// Bytes of a guest's output that are kept.
+const KEPT: usize = 64 << 10;
+/// What a guest may hand over in one write.
+const PERMIT: usize = 64 << 10;
+
+/// Gets a guest's output as it comes.
+pub type Tee = Arc<dyn Fn(&[u8]) + Send + Sync>;
+
+/// The end of a guest's output.
+#[derive(Debug, Clone, Default)]
+pub struct Log {
+    /// The last bytes, as text; what is not UTF-8 is replaced.
+    pub text: String,
+    /// How many bytes came before them.
+    pub dropped: u64,
+}
+
+/// Takes everything a guest writes, at once and without limit, and keeps the end of it.
+/// A sink that refused bytes would make a guest's `println!` panic.
+#[derive(Clone)]
+pub(super) struct Sink(Arc<Inner>);
+
+struct Inner {
+    kept: Mutex<Kept>,
+    tee: Option<Tee>,
+}
+
+#[derive(Default)]
+struct Kept {
+    bytes: VecDeque<u8>,
+    dropped: u64,
+}
+
+impl Sink {
+    pub(super) fn new(tee: Option<Tee>) -> Self {
+        Self(Arc::new(Inner { kept: Mutex::default(), tee }))
+    }
+
+    pub(super) fn finish(&self) -> Log {
+        let kept = std::mem::take(&mut *self.kept());
+        let bytes = Vec::from(kept.bytes);
+        // The cut may have gone through a character.
+        let start = if kept.dropped == 0 {
+            0
+        } else {
+            bytes.iter().position(|b| b & 0xC0 != 0x80).unwrap_or(0)
+        };
+        Log {
+            text: String::from_utf8_lossy(&bytes[start..]).into_owned(),
+            dropped: kept.dropped + start as u64,
+        }
+    }
+
+    fn push(&self, bytes: &[u8]) {
+        if let Some(tee) = &self.0.tee {
+            tee(bytes);
+        }
+        let mut kept = self.kept();
+        let tail = &bytes[bytes.len().saturating_sub(KEPT)..];
+        let excess = (kept.bytes.len() + tail.len()).saturating_sub(KEPT);
+        kept.bytes.drain(..excess);
+        kept.bytes.extend(tail);
+        kept.dropped += (excess + bytes.len() - tail.len()) as u64;
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
+        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl IsTerminal for Sink {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Sink {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+impl AsyncWrite for Sink {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.push(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[async_trait::async_trait]
+impl Pollable for Sink {
+    async fn ready(&mut self) {}
+}
+
+impl OutputStream for Sink {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.push(&bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(PERMIT)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_long_log_is_kept_whole_characters_only() {
+        let sink = Sink::new(None);
+        sink.push("é".repeat(KEPT).as_bytes());
+        sink.push(b"x");
+        let log = sink.finish();
+        assert!(log.text.ends_with("éx") && log.text.starts_with('é'));
+        assert_eq!(log.dropped as usize + log.text.len(), 2 * KEPT + 1);
+    }
+
+    #[test]
+    fn a_short_log_is_kept_as_it_is() {
+        let sink = Sink::new(None);
+        sink.push(b"one\n");
+        sink.push(b"two\n");
+        let log = sink.finish();
+        assert_eq!((log.text.as_str(), log.dropped), ("one\ntwo\n", 0));
+    }
+}
