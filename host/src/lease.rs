@@ -1,1 +1,228 @@
 //! A lease that is kept alive for as long as its task is held.
+//!
+//! [`Leases`] leases messages and extends what is held, from the moment of leasing on, in one
+//! task of its own: a slow download or upload can't let a lease run out. When a lease is lost
+//! all the same, its token is cancelled and nothing more is done under it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::queue::{Message, Queue, QueueError, Receipt, Release};
+
+/// A lease is extended when this part of its time is left.
+const RENEW_AT: f64 = 0.5;
+/// How many times a lease's holder is looked at in the time of one lease.
+const LOOKS: u32 = 20;
+
+/// Leases messages of one queue and keeps them alive.
+pub struct Leases {
+    shared: Arc<Shared>,
+    _heartbeat: DropGuard,
+}
+
+struct Shared {
+    queue: Arc<dyn Queue>,
+    hold: Duration,
+    held: Mutex<HashMap<u64, Arc<Held>>>,
+    next: std::sync::atomic::AtomicU64,
+}
+
+/// What the heartbeat knows of one lease.
+struct Held {
+    id: String,
+    /// None once the lease is settled or lost. Locked while the queue works on the lease, so
+    /// that an extension and a settlement never use the same receipt at once.
+    receipt: tokio::sync::Mutex<Option<Receipt>>,
+    until: Mutex<Instant>,
+    lost: CancellationToken,
+}
+
+/// A message, ours until it is settled or lost. Dropping it unsettled lets it run out.
+pub struct Lease {
+    message: Message,
+    number: u64,
+    held: Arc<Held>,
+    shared: Arc<Shared>,
+    started: bool,
+}
+
+/// What to do with the message of a lease.
+#[derive(Debug)]
+pub enum Settlement<'a> {
+    /// Delete it.
+    Ack,
+    /// Let it be leased again after this long.
+    Release(Duration, Release<'a>),
+}
+
+impl Leases {
+    /// Leases of `hold` each from `queue`. Has to be called within a runtime.
+    pub fn new(queue: Arc<dyn Queue>, hold: Duration) -> Self {
+        let shared = Arc::new(Shared {
+            queue,
+            hold,
+            held: Mutex::default(),
+            next: std::sync::atomic::AtomicU64::new(0),
+        });
+        let stop = CancellationToken::new();
+        tokio::spawn(heartbeat(shared.clone(), stop.clone()));
+        Self { shared, _heartbeat: stop.drop_guard() }
+    }
+
+    /// Leases up to `max` messages, waiting up to `wait` for the first.
+    ///
+    /// # Errors
+    /// When the queue can't be asked.
+    pub async fn lease(&self, max: usize, wait: Duration) -> Result<Vec<Lease>, QueueError> {
+        let shared = &self.shared;
+        // The queue counts from when it got the request, at the latest from now.
+        let messages = shared.queue.lease(max, shared.hold, wait).await?;
+        let until = Instant::now() + shared.hold;
+        Ok(messages.into_iter().map(|message| shared.hold(message, until)).collect())
+    }
+}
+
+impl Shared {
+    fn hold(self: &Arc<Self>, message: Message, until: Instant) -> Lease {
+        let held = Arc::new(Held {
+            id: message.id.clone(),
+            receipt: tokio::sync::Mutex::new(Some(message.receipt.clone())),
+            until: Mutex::new(until),
+            lost: CancellationToken::new(),
+        });
+        let number = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.all_held().insert(number, held.clone());
+        Lease { message, number, held, shared: self.clone(), started: false }
+    }
+
+    fn all_held(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Held>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Extends every lease in time. Ends with the last of the leases and their [`Leases`].
+async fn heartbeat(shared: Arc<Shared>, stop: CancellationToken) {
+    let look = shared.hold / LOOKS;
+    let mut stopped = false;
+    loop {
+        // Leases under way outlive the drain that stops new ones.
+        tokio::select! {
+            () = tokio::time::sleep(look) => {}
+            () = stop.cancelled(), if !stopped => stopped = true,
+        }
+        let now = Instant::now();
+        let due: Vec<Arc<Held>> = {
+            let held = shared.all_held();
+            if stopped && held.is_empty() {
+                return;
+            }
+            held.values().filter(|h| h.until() - now.min(h.until()) < shared.hold.mul_f64(RENEW_AT))
+                .cloned()
+                .collect()
+        };
+        let renewals = due.iter().map(|held| renew(&shared, held));
+        futures_util::future::join_all(renewals).await;
+    }
+}
+
+async fn renew(shared: &Shared, held: &Held) {
+    let mut receipt = held.receipt.lock().await;
+    let Some(current) = receipt.as_ref() else { return };
+    let asked = Instant::now();
+    // An answer that comes after the lease ran out is of no use.
+    let rest = held.until().saturating_duration_since(asked);
+    let answer = tokio::time::timeout(rest, shared.queue.extend(current, shared.hold)).await;
+    match answer {
+        Ok(Ok(renewed)) => {
+            *receipt = Some(renewed);
+            *held.until.lock().unwrap_or_else(PoisonError::into_inner) = asked + shared.hold;
+        }
+        Ok(Err(error @ (QueueError::LeaseLost { .. } | QueueError::Invalid { .. }))) => {
+            tracing::warn!(message = held.id, "{error}; its task is cancelled");
+            *receipt = None;
+            held.lost.cancel();
+        }
+        Ok(Err(error)) if Instant::now() < held.until() => {
+            tracing::warn!(message = held.id, "the lease could not be extended yet: {error}");
+        }
+        Ok(Err(_)) | Err(_) => {
+            tracing::warn!(
+                message = held.id,
+                "{}: the lease ran out before it could be extended; its task is cancelled",
+                shared.queue
+            );
+            *receipt = None;
+            held.lost.cancel();
+        }
+    }
+}
+
+impl Held {
+    fn until(&self) -> Instant {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lease {
+    /// The message.
+    pub fn message(&self) -> &Message {
+        &self.message
+    }
+
+    /// Which execution the next one is, from 1.
+    pub fn attempt(&self) -> u32 {
+        self.message.attempts.saturating_add(1)
+    }
+
+    /// Cancelled when the lease is lost.
+    pub fn lost(&self) -> &CancellationToken {
+        &self.held.lost
+    }
+
+    /// True once [`start`](Self::start) has been called.
+    pub fn started(&self) -> bool {
+        self.started
+    }
+
+    /// Records that an execution starts, which makes it count.
+    ///
+    /// # Errors
+    /// When the lease is lost, or the queue can't be asked.
+    pub async fn start(&mut self) -> Result<(), QueueError> {
+        let receipt = self.held.receipt.lock().await;
+        let receipt = receipt.as_ref().ok_or_else(|| self.is_lost())?;
+        self.shared.queue.start(receipt).await?;
+        self.started = true;
+        Ok(())
+    }
+
+    /// Ends the lease.
+    ///
+    /// # Errors
+    /// When the lease is lost: the message is somebody else's and nothing was done. Or when
+    /// the queue can't be asked: the message will be leased again when its lease runs out.
+    pub async fn settle(self, settlement: Settlement<'_>) -> Result<(), QueueError> {
+        let mut receipt = self.held.receipt.lock().await;
+        // Whatever becomes of it, the heartbeat is done with this lease.
+        let receipt = receipt.take().ok_or_else(|| self.is_lost())?;
+        match settlement {
+            Settlement::Ack => self.shared.queue.ack(&receipt).await,
+            Settlement::Release(after, why) => {
+                self.shared.queue.release(&receipt, after, why).await
+            }
+        }
+    }
+
+    fn is_lost(&self) -> QueueError {
+        QueueError::LeaseLost { queue: self.shared.queue.to_string(), id: self.message.id.clone() }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.shared.all_held().remove(&self.number);
+    }
+}

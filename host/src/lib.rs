@@ -14,13 +14,17 @@
 pub mod bucket;
 pub mod cache;
 pub mod catalog;
+pub mod config;
+pub mod digest;
 pub mod key;
 pub mod lease;
 pub mod message;
 pub mod prefetch;
 pub mod publish;
 pub mod queue;
+pub mod report;
 pub mod sandbox;
+pub mod stats;
 pub mod task;
 pub mod verdict;
 pub mod worker;

@@ -83,6 +83,18 @@ pub struct Execution {
     pub instantiate: Duration,
 }
 
+impl Execution {
+    /// One that the host could not begin, or not follow to its end.
+    pub fn not_begun(problem: String) -> Self {
+        Self {
+            result: Err(RunError::Host(problem)),
+            log: Log::default(),
+            elapsed: Duration::ZERO,
+            instantiate: Duration::ZERO,
+        }
+    }
+}
+
 /// The calls, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -244,12 +256,7 @@ impl Sandbox {
     pub async fn run(&self, job: Job) -> Execution {
         let limits = self.limits;
         let run = self.threads.run(move |engine| Box::pin(execute(engine, limits, job))).await;
-        run.unwrap_or_else(|| Execution {
-            result: Err(RunError::Host("the thread that ran the task is gone".to_owned())),
-            log: Log::default(),
-            elapsed: Duration::ZERO,
-            instantiate: Duration::ZERO,
-        })
+        run.unwrap_or_else(|| Execution::not_begun("the thread that ran it broke off".to_owned()))
     }
 }
 

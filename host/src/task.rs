@@ -1,1 +1,332 @@
 //! The life of one task, from top to bottom.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tracing::Instrument;
+
+use crate::catalog::{CatalogError, Ready};
+use crate::digest::Digest;
+use crate::lease::{Lease, Settlement};
+use crate::message::{self, DecodeError, Task};
+use crate::prefetch::{self, PrefetchError};
+use crate::publish::{self, PublishError, Published};
+use crate::queue::{QueueError, Release};
+use crate::report::{DoneReport, ErrorReport};
+use crate::sandbox::{Execution, Job, Log, Phase, RunError};
+use crate::stats::{Gauge, Step, Steps};
+use crate::verdict::{self, Verdict};
+use crate::worker::Worker;
+use crate::workspace::{Workspace, WorkspaceError};
+
+/// Why an attempt at a task did not end with its outputs in the bucket.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The message is no task.
+    #[error("the message is not a task: {0}")]
+    Decode(#[from] DecodeError),
+    /// The inputs are not there.
+    #[error(transparent)]
+    Prefetch(#[from] PrefetchError),
+    /// There are no directories for it.
+    #[error(transparent)]
+    Workspace(#[from] WorkspaceError),
+    /// There is no component for it.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The queue did not take note of its start.
+    #[error("the start of the task could not be recorded: {0}")]
+    Start(#[source] QueueError),
+    /// The guest did not do it.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// Its outputs could not be published.
+    #[error("publishing the outputs failed: {0}")]
+    Publish(#[from] PublishError),
+    /// The host is stopping and the task had not begun.
+    #[error("the host is stopping")]
+    Draining,
+    /// The lease is lost.
+    #[error("the lease was lost")]
+    LeaseLost,
+}
+
+/// What is known of an attempt while it is under way, for whoever has to report on it.
+struct Attempt {
+    steps: Steps,
+    task: Option<Arc<Task>>,
+    component: Option<Digest>,
+    log: Log,
+}
+
+/// Takes a leased message to its end. The permit is given back as soon as the task needs no
+/// place among those that wait and run any more.
+pub async fn run(worker: Arc<Worker>, mut lease: Lease, permit: OwnedSemaphorePermit) {
+    let _in_flight = Gauge::enter(&worker.stats.in_flight);
+    let span = tracing::info_span!(
+        "task",
+        message = lease.message().id,
+        attempt = lease.attempt(),
+        id = tracing::field::Empty,
+        name = tracing::field::Empty,
+    );
+    async {
+        let mut attempt = Attempt {
+            steps: Steps::start(),
+            task: None,
+            component: None,
+            log: Log::default(),
+        };
+        let end = attempt.make(&worker, &mut lease, permit).await;
+        let verdict = match &end {
+            Ok(_) => Verdict::Done,
+            Err(failure) => verdict::judge(failure, lease.attempt(), &worker.policy),
+        };
+        attempt.settle(&worker, lease, &end, verdict).await;
+    }
+    .instrument(span)
+    .await;
+}
+
+impl Attempt {
+    /// From the message to published outputs.
+    async fn make(
+        &mut self,
+        worker: &Worker,
+        lease: &mut Lease,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Published, Failure> {
+        let task = Arc::new(message::decode(&lease.message().body)?);
+        tracing::Span::current().record("id", task.id).record("name", task.name.as_str());
+        self.task = Some(task.clone());
+        self.steps.done(Step::Decode);
+
+        // Nothing has begun that could not be begun elsewhere: a drain ends it at once.
+        let lost = lease.lost().clone();
+        let (workspace, component, slot) = tokio::select! {
+            ready = self.get_ready(worker, &task) => ready?,
+            () = lost.cancelled() => return Err(Failure::LeaseLost),
+            () = worker.draining.cancelled() => return Err(Failure::Draining),
+        };
+
+        lease.start().await.map_err(Failure::Start)?;
+        let execution = self.execute(worker, lease, &task, &workspace, &component).await;
+        drop(slot);
+        self.log = execution.log;
+        let listed = match execution.result {
+            Err(RunError::Cancelled) if lost.is_cancelled() => return Err(Failure::LeaseLost),
+            result => result?,
+        };
+
+        let _publishing = worker.publishing.acquire().await;
+        drop(permit);
+        let published = tokio::select! {
+            published = publish::outputs(
+                &workspace,
+                &listed,
+                &task.base_directory,
+                &worker.components,
+                &*worker.bucket,
+                &worker.publish_limits,
+            ) => published?,
+            () = lost.cancelled() => return Err(Failure::LeaseLost),
+        };
+        worker.stats.bytes_out.fetch_add(published.bytes, Relaxed);
+        worker.workspaces.recycle(workspace);
+        self.steps.done(Step::Publish);
+        Ok(published)
+    }
+
+    /// Everything that can be done before the guest runs: inputs, component, and a slot.
+    async fn get_ready<'w>(
+        &mut self,
+        worker: &'w Worker,
+        task: &Task,
+    ) -> Result<(Workspace, Ready, tokio::sync::SemaphorePermit<'w>), Failure> {
+        let workspace = worker.workspaces.acquire()?;
+        let fetched = prefetch::inputs(
+            &task.base_directory,
+            &task.inputs,
+            &*worker.bucket,
+            &worker.cache,
+            &workspace,
+            worker.sharing,
+        )
+        .await?;
+        worker.stats.bytes_in.fetch_add(fetched.bytes, Relaxed);
+        worker.stats.cache_hits.fetch_add(fetched.hits.into(), Relaxed);
+        worker.stats.cache_misses.fetch_add(fetched.misses.into(), Relaxed);
+        self.steps.done(Step::Fetch);
+
+        let component = worker.catalog.resolve(&task.name).await?;
+        self.component = Some(component.digest);
+        self.steps.done(Step::Resolve);
+
+        // The semaphore is never closed.
+        let slot = worker.slots.acquire().await.map_err(|_| Failure::Draining)?;
+        self.steps.done(Step::Wait);
+        Ok((workspace, component, slot))
+    }
+
+    async fn execute(
+        &mut self,
+        worker: &Worker,
+        lease: &Lease,
+        task: &Arc<Task>,
+        workspace: &Workspace,
+        component: &Ready,
+    ) -> Execution {
+        let _running = Gauge::enter(&worker.stats.running);
+        let cancelled = lease.lost().child_token();
+        let job = workspace.open_both().map(|(inputs, outputs)| Job {
+            guest: component.guest.clone(),
+            task: task.clone(),
+            attempt: lease.attempt(),
+            inputs,
+            outputs,
+            cancelled: cancelled.clone(),
+            tee: None,
+        });
+        let execution = match job {
+            Ok(job) => {
+                let mut running = std::pin::pin!(worker.sandbox.run(job));
+                tokio::select! {
+                    execution = &mut running => execution,
+                    () = worker.killed.cancelled() => {
+                        cancelled.cancel();
+                        running.await
+                    }
+                }
+            }
+            Err(error) => Execution::not_begun(format!("its directories: {error}")),
+        };
+        self.steps.done(Step::Run);
+        self.steps.move_from(Step::Run, Step::Instantiate, execution.instantiate);
+        execution
+    }
+
+    /// Tells the queues what became of it. A message is deleted only after what is to be
+    /// known of it is somewhere else.
+    async fn settle(
+        mut self,
+        worker: &Worker,
+        mut lease: Lease,
+        end: &Result<Published, Failure>,
+        verdict: Verdict,
+    ) {
+        let stats = &worker.stats;
+        let reason = end.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        for line in self.log.text.lines() {
+            tracing::debug!(target: "guest", "{line}");
+        }
+        let reported = match (&verdict, end) {
+            (Verdict::Done, Ok(published)) => self.report_done(worker, &lease, published).await,
+            (Verdict::Reject, Err(failure)) => self.report_error(worker, &lease, failure).await,
+            _ => Ok(()),
+        };
+        let verdict = match reported {
+            Ok(()) => verdict,
+            Err(error) => {
+                tracing::error!("the task is kept in its queue: its report was not taken: {error}");
+                Verdict::Retry { after: Duration::from_secs(30), counts: false }
+            }
+        };
+        let settled = match &verdict {
+            Verdict::Done | Verdict::Reject => lease.settle(Settlement::Ack).await,
+            Verdict::Retry { after, counts: true } => {
+                // What failed before the guest ran counts as well, or it would go on for ever.
+                let recorded = if lease.started() { Ok(()) } else { lease.start().await };
+                match recorded {
+                    Ok(()) => {
+                        lease.settle(Settlement::Release(*after, Release::Failed(&reason))).await
+                    }
+                    Err(error) => Err(error),
+                }
+            }
+            Verdict::Retry { after, counts: false } => {
+                lease.settle(Settlement::Release(*after, Release::Uncounted)).await
+            }
+            Verdict::Abandon => Ok(()),
+        };
+        self.steps.done(Step::Settle);
+        stats.add_steps(&self.steps);
+
+        match (&verdict, settled) {
+            (_, Err(QueueError::LeaseLost { .. })) | (Verdict::Abandon, _) => {
+                stats.lost.fetch_add(1, Relaxed);
+                tracing::warn!("the lease was lost; the task is left to whoever has it now");
+            }
+            (_, Err(error)) => {
+                stats.returned.fetch_add(1, Relaxed);
+                tracing::error!("{error}; the message comes back when its lease runs out");
+            }
+            (Verdict::Done, Ok(())) => {
+                stats.done.fetch_add(1, Relaxed);
+                tracing::debug!(steps = %self.steps, "done");
+            }
+            (Verdict::Reject, Ok(())) => {
+                stats.failed.fetch_add(1, Relaxed);
+                tracing::error!(steps = %self.steps, "given up: {reason}");
+            }
+            (Verdict::Retry { after, counts: true }, Ok(())) => {
+                stats.retried.fetch_add(1, Relaxed);
+                let after = humantime::format_duration(Duration::from_millis(
+                    u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
+                ));
+                tracing::warn!(steps = %self.steps, "failed, again in {after}: {reason}");
+            }
+            (Verdict::Retry { counts: false, .. }, Ok(())) => {
+                stats.returned.fetch_add(1, Relaxed);
+                tracing::info!("given back: {reason}");
+            }
+        }
+    }
+
+    async fn report_done(
+        &self,
+        worker: &Worker,
+        lease: &Lease,
+        published: &Published,
+    ) -> Result<(), QueueError> {
+        let Some(queue) = &worker.done_queue else { return Ok(()) };
+        let report = DoneReport {
+            message: &lease.message().body,
+            outputs: &published.keys,
+            attempt: lease.attempt(),
+            component: self.component,
+            elapsed: self.steps.elapsed(),
+        };
+        queue.send(&[report.to_message()]).await.into_iter().collect()
+    }
+
+    async fn report_error(
+        &self,
+        worker: &Worker,
+        lease: &Lease,
+        failure: &Failure,
+    ) -> Result<(), QueueError> {
+        let report = ErrorReport {
+            message: &lease.message().body,
+            exception: failure.to_string(),
+            attempt: lease.attempt(),
+            earlier: &lease.message().failures,
+            phase: failure.phase(),
+            component: self.component,
+            log: Some(&self.log.text),
+            elapsed: self.steps.elapsed(),
+        };
+        worker.error_queue.send(&[report.to_message()]).await.into_iter().collect()
+    }
+}
+
+impl Failure {
+    /// The guest's call during which it happened.
+    fn phase(&self) -> Option<Phase> {
+        match self {
+            Self::Run(error) => error.phase(),
+            _ => None,
+        }
+    }
+}

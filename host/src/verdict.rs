@@ -1,1 +1,129 @@
-//! The one table that says what the end of an execution leads to.
+//! The one table that says what the end of an attempt leads to.
+//!
+//! No other place retries, rejects or gives up.
+
+use std::time::Duration;
+
+use crate::bucket::BucketError;
+use crate::task::Failure;
+use crate::catalog::CatalogError;
+use crate::prefetch::PrefetchError;
+use crate::publish::PublishError;
+use crate::queue::QueueError;
+use crate::sandbox::RunError;
+
+/// What is done with a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The outputs are in the bucket: report it if that is wanted, and delete the message.
+    Done,
+    /// Give the message back; it can be leased again after this long.
+    Retry {
+        /// How long nobody gets it.
+        after: Duration,
+        /// False when the attempt was not the task's fault and is not held against it.
+        counts: bool,
+    },
+    /// Put a report on the error queue, then delete the message.
+    Reject,
+    /// Leave the message alone: it is somebody else's.
+    Abandon,
+}
+
+/// How often and how fast a task is tried again.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy {
+    /// Attempts after which a task goes to the error queue.
+    pub max_attempts: u32,
+    /// The wait before the second attempt. Doubles with each further one.
+    pub first_retry: Duration,
+    /// The longest wait between two attempts.
+    pub longest_retry: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            max_attempts: 5,
+            first_retry: Duration::from_secs(1),
+            longest_retry: Duration::from_secs(300),
+        }
+    }
+}
+
+/// What a failure says about a further try.
+enum Further {
+    /// It may help.
+    May,
+    /// It can't.
+    Never,
+    /// It may, and this attempt was not the task's fault.
+    MayFree,
+    /// It is for somebody else to decide.
+    NotOurs,
+}
+
+/// Decides. `attempt` is the number of the attempt that failed, from 1.
+pub fn judge(failure: &Failure, attempt: u32, policy: &Policy) -> Verdict {
+    match further(failure) {
+        Further::Never => Verdict::Reject,
+        Further::NotOurs => Verdict::Abandon,
+        Further::May if attempt >= policy.max_attempts => Verdict::Reject,
+        Further::May => Verdict::Retry { after: backoff(attempt, policy), counts: true },
+        // A host that is stopping gives its tasks back for others to take at once; one that
+        // can't work must not spin on the same message.
+        Further::MayFree => {
+            let after = match failure {
+                Failure::Draining | Failure::Run(RunError::Cancelled) => Duration::ZERO,
+                _ => backoff(1, policy),
+            };
+            Verdict::Retry { after, counts: false }
+        }
+    }
+}
+
+fn further(failure: &Failure) -> Further {
+    use Further::{May, MayFree, Never, NotOurs};
+    match failure {
+        Failure::Draining => MayFree,
+        Failure::LeaseLost => NotOurs,
+        Failure::Decode(_) => Never,
+
+        // An input may still be on its way to the bucket.
+        Failure::Prefetch(PrefetchError::NotFound { .. }) => May,
+        Failure::Prefetch(PrefetchError::Invalid { .. }) => Never,
+        Failure::Prefetch(PrefetchError::Unavailable { .. }) => May,
+
+        // So may a component.
+        Failure::Catalog(CatalogError::NotFound { .. }) => May,
+        // A corrected component may be pushed under the same name.
+        Failure::Catalog(CatalogError::NotAGuest { .. }) => May,
+        Failure::Catalog(CatalogError::Unavailable { .. }) => May,
+
+        Failure::Workspace(_) => MayFree,
+
+        Failure::Start(QueueError::LeaseLost { .. }) => NotOurs,
+        Failure::Start(_) => MayFree,
+
+        Failure::Run(error) => match error {
+            RunError::Retry { .. } | RunError::Trap { .. } => May,
+            RunError::Reject { .. } | RunError::Unsuccessful => Never,
+            // Time depends on the machine and its load; memory and bytes do not.
+            RunError::Limit { limit: crate::sandbox::Limit::Time(_), .. } => May,
+            RunError::Limit { .. } => Never,
+            RunError::Cancelled | RunError::Host(_) => MayFree,
+        },
+
+        Failure::Publish(PublishError::Invalid { .. }) => Never,
+        Failure::Publish(PublishError::Bucket(BucketError::Invalid { .. })) => Never,
+        Failure::Publish(_) => May,
+    }
+}
+
+/// Doubles from attempt to attempt, and varies, so that tasks that failed together do not
+/// come back together.
+fn backoff(attempt: u32, policy: &Policy) -> Duration {
+    let doublings = attempt.saturating_sub(1).min(30);
+    let full = policy.first_retry.saturating_mul(1 << doublings).min(policy.longest_retry);
+    full.mul_f64(fastrand::f64() * 0.5 + 0.75).min(policy.longest_retry)
+}

@@ -1,1 +1,344 @@
 //! The loop: a permit, a lease, a task; and how it drains.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::bucket::{self, Bucket, BucketError};
+use crate::cache::{Cache, CacheError, CacheOptions, Sharing};
+use crate::catalog::Catalog;
+use crate::config::Config;
+use crate::key::Prefix;
+use crate::lease::{Lease, Leases};
+use crate::publish::PublishLimits;
+use crate::queue::{self, Queue, QueueError};
+use crate::sandbox::Sandbox;
+use crate::stats::Stats;
+use crate::task;
+use crate::verdict::Policy;
+use crate::workspace::{WorkspaceError, Workspaces};
+
+/// Messages that are leased in one go, at the most: what one SQS request brings.
+const MOST_AT_ONCE: usize = 10;
+/// How long one look at the queue waits for a message.
+const LONG_POLL: Duration = Duration::from_secs(20);
+/// The same when the host is to stop at an empty queue.
+const SHORT_POLL: Duration = Duration::from_millis(500);
+/// The longest wait between two tries to reach a queue that does not answer.
+const LONGEST_OUTAGE_WAIT: Duration = Duration::from_secs(60);
+
+/// Everything that tasks need, opened.
+pub struct Worker {
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) bucket: Arc<dyn Bucket>,
+    pub(crate) components: Prefix,
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) workspaces: Workspaces,
+    pub(crate) sharing: Sharing,
+    pub(crate) catalog: Catalog,
+    pub(crate) sandbox: Arc<Sandbox>,
+    pub(crate) publish_limits: PublishLimits,
+    pub(crate) policy: Policy,
+    pub(crate) error_queue: Arc<dyn Queue>,
+    pub(crate) done_queue: Option<Arc<dyn Queue>>,
+    /// One permit for each guest that may run.
+    pub(crate) slots: Semaphore,
+    /// One permit for each task that may be publishing.
+    pub(crate) publishing: Semaphore,
+    /// Cancelled when no further task is to begin.
+    pub(crate) draining: CancellationToken,
+    /// Cancelled when running guests are to end.
+    pub(crate) killed: CancellationToken,
+    queue: Arc<dyn Queue>,
+    /// One permit for each task between its lease and the end of its guest.
+    admitted: Arc<Semaphore>,
+    config: Config,
+}
+
+/// Why a host can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A queue.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// The bucket.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+    /// The cache directory.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// The directories of tasks.
+    #[error(transparent)]
+    Workspace(#[from] WorkspaceError),
+    /// The sandbox.
+    #[error("the sandbox could not be set up: {0}")]
+    Sandbox(String),
+}
+
+/// Why a host stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// It did what it was asked to: the queue is empty, or so many tasks are done, or so
+    /// much time is over.
+    Finished,
+    /// It was told to, and let the running tasks finish.
+    Drained,
+    /// It was told to, and had to give back running tasks.
+    Killed,
+}
+
+impl Worker {
+    /// Opens everything that `config` names.
+    ///
+    /// # Errors
+    /// Names what could not be opened.
+    pub fn open(config: Config) -> Result<Self, OpenError> {
+        let queue = queue::open(&config.queue)?;
+        let error_queue = queue::open(&config.error_queue)?;
+        let done_queue = config.done_queue.as_deref().map(queue::open).transpose()?;
+        let bucket = bucket::open(&config.bucket)?;
+        let cache = Arc::new(Cache::open(CacheOptions {
+            dir: config.cache_dir.clone(),
+            max_bytes: config.cache_size.as_u64(),
+        })?);
+        let workspaces = Workspaces::new(config.cache_dir.join("work"))?;
+        let sandbox = Sandbox::new(
+            config.parallel,
+            config.limits,
+            workspaces.inputs_root(),
+            workspaces.outputs_root(),
+        );
+        let sandbox = Arc::new(sandbox.map_err(|e| OpenError::Sandbox(format!("{e:#}")))?);
+        let sharing = if sandbox.is_enforced_by_kernel() { Sharing::Link } else { Sharing::Copy };
+        let (component_bucket, component_prefix) = match &config.components {
+            Some(dir) => (bucket::open(&dir.to_string_lossy())?, Prefix::root()),
+            None => (bucket.clone(), config.component_prefix.clone()),
+        };
+        let catalog = Catalog::new(
+            component_bucket,
+            component_prefix,
+            cache.clone(),
+            sandbox.clone(),
+            &config.cache_dir.join("compiled"),
+        );
+        Ok(Self {
+            stats: Arc::default(),
+            bucket,
+            components: config.component_prefix.clone(),
+            cache,
+            workspaces,
+            sharing,
+            catalog,
+            sandbox,
+            publish_limits: PublishLimits {
+                max_bytes: config.limits.output_bytes.as_u64(),
+                max_files: config.limits.output_files,
+            },
+            policy: config.policy,
+            error_queue,
+            done_queue,
+            slots: Semaphore::new(config.parallel),
+            publishing: Semaphore::new(config.parallel * 2 + 16),
+            draining: CancellationToken::new(),
+            killed: CancellationToken::new(),
+            queue,
+            admitted: Arc::new(Semaphore::new(config.parallel + config.prefetch)),
+            config,
+        })
+    }
+
+    /// What has been done so far.
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+
+    /// The queue that tasks come from.
+    pub fn queue(&self) -> &Arc<dyn Queue> {
+        &self.queue
+    }
+
+    /// The configuration this worker was opened with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// True when the kernel keeps guests to their two directories, beside the sandbox.
+    pub fn is_enforced_by_kernel(&self) -> bool {
+        self.sandbox.is_enforced_by_kernel()
+    }
+
+    /// Works until there is a reason to stop. Cancelling `drain` lets running tasks finish
+    /// within the grace period and gives the others back; cancelling `kill` gives all back.
+    pub async fn run(self: Arc<Self>, drain: CancellationToken, kill: CancellationToken) -> Stopped {
+        let tasks = TaskTracker::new();
+        let leases = Leases::new(self.queue.clone(), self.config.lease);
+        let told = tokio::select! {
+            () = self.take_tasks(&leases, &tasks) => false,
+            () = drain.cancelled() => true,
+            () = kill.cancelled() => true,
+        };
+        self.draining.cancel();
+        tasks.close();
+        if told {
+            tokio::select! {
+                () = tasks.wait() => {}
+                () = tokio::time::sleep(self.config.grace) => {
+                    tracing::warn!("the grace period is over: running tasks are given back");
+                }
+                () = kill.cancelled() => {}
+            }
+        } else {
+            // Asked to stop while the last tasks finish by themselves.
+            tokio::select! {
+                () = tasks.wait() => return Stopped::Finished,
+                () = kill.cancelled() => {}
+                () = async {
+                    drain.cancelled().await;
+                    tokio::time::sleep(self.config.grace).await;
+                } => {}
+            }
+        }
+        if tasks.is_empty() {
+            return Stopped::Drained;
+        }
+        self.killed.cancel();
+        tasks.wait().await;
+        Stopped::Killed
+    }
+
+    /// Leases messages and starts their tasks, until there is nothing more to take.
+    async fn take_tasks(self: &Arc<Self>, leases: &Leases, tasks: &TaskTracker) {
+        let over = async {
+            match self.config.run_for {
+                Some(time) => tokio::time::sleep(time).await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut over = std::pin::pin!(over);
+        let poll = if self.config.exit_when_empty { SHORT_POLL } else { LONG_POLL };
+        let mut outage = Outage::default();
+        loop {
+            let next = async {
+                let mut permits = self.admit().await;
+                let leased = leases.lease(permits.len(), poll).await;
+                if let Ok(leased) = &leased {
+                    permits.truncate(leased.len());
+                }
+                (permits, leased)
+            };
+            let (permits, leased) = tokio::select! {
+                next = next => next,
+                () = &mut over => return,
+            };
+            match leased {
+                Ok(leased) => {
+                    outage.over(&*self.queue);
+                    let none = leased.is_empty();
+                    for (lease, permit) in leased.into_iter().zip(permits) {
+                        self.begin(lease, permit, tasks);
+                    }
+                    if none && self.config.exit_when_empty && self.is_empty().await {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    drop(permits);
+                    tokio::select! {
+                        () = outage.wait(&error) => {}
+                        () = &mut over => return,
+                    }
+                }
+            }
+            if self.has_done_enough(tasks).await {
+                return;
+            }
+        }
+    }
+
+    fn begin(self: &Arc<Self>, lease: Lease, permit: OwnedSemaphorePermit, tasks: &TaskTracker) {
+        tasks.spawn(task::run(self.clone(), lease, permit));
+    }
+
+    /// Waits for one permit, and takes as many more as are free.
+    async fn admit(&self) -> Vec<OwnedSemaphorePermit> {
+        let mut permits = Vec::with_capacity(MOST_AT_ONCE);
+        // The semaphore is never closed.
+        permits.extend(self.admitted.clone().acquire_owned().await.ok());
+        let most = self.still_wanted().min(MOST_AT_ONCE as u64).max(1);
+        while (permits.len() as u64) < most {
+            match self.admitted.clone().try_acquire_owned() {
+                Ok(permit) => permits.push(permit),
+                Err(_) => break,
+            }
+        }
+        permits
+    }
+
+    /// How many tasks may still begin before the number asked for is reached.
+    fn still_wanted(&self) -> u64 {
+        match self.config.max_tasks {
+            None => u64::MAX,
+            Some(most) => most.saturating_sub(self.ended() + self.stats.in_flight.load(Relaxed)),
+        }
+    }
+
+    fn ended(&self) -> u64 {
+        self.stats.done.load(Relaxed) + self.stats.failed.load(Relaxed)
+    }
+
+    /// With a number of tasks asked for: true once so many have ended; until then, waits as
+    /// long as those under way may be the last.
+    async fn has_done_enough(&self, tasks: &TaskTracker) -> bool {
+        let Some(most) = self.config.max_tasks else { return false };
+        loop {
+            if self.ended() >= most {
+                return true;
+            }
+            if self.ended() + (tasks.len() as u64) < most {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// True when the queue holds no message at all, leased or waiting.
+    async fn is_empty(&self) -> bool {
+        match self.queue.counts().await {
+            Ok(counts) => counts.enqueued.unwrap_or(0) == 0,
+            Err(error) => {
+                tracing::warn!("{error}");
+                false
+            }
+        }
+    }
+}
+
+/// A queue that does not answer: said once, tried again slower and slower.
+#[derive(Default)]
+struct Outage {
+    failures: u32,
+}
+
+impl Outage {
+    async fn wait(&mut self, error: &QueueError) {
+        if self.failures == 0 {
+            tracing::error!("{error}; trying again until it works");
+        } else {
+            tracing::debug!("{error}");
+        }
+        let full = Duration::from_secs(1 << self.failures.min(6)).min(LONGEST_OUTAGE_WAIT);
+        self.failures += 1;
+        tokio::time::sleep(full.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+    }
+
+    fn over(&mut self, queue: &dyn Queue) {
+        if self.failures > 0 {
+            tracing::info!("{queue} answers again");
+            self.failures = 0;
+        }
+    }
+}

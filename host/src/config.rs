@@ -1,0 +1,77 @@
+//! What a host is told to do, checked. Opens nothing.
+//!
+//! This is also the one place that reads the environment; the rest of the library is given
+//! what it needs.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+
+use crate::key::Prefix;
+use crate::sandbox::Limits;
+use crate::verdict::Policy;
+
+/// A checked configuration of `host run`.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// URL of the queue that tasks are leased from.
+    pub queue: String,
+    /// URL of the queue that gets the reports of tasks that are given up.
+    pub error_queue: String,
+    /// URL of the queue that gets the reports of tasks that are done, if any.
+    pub done_queue: Option<String>,
+    /// URL of the bucket with inputs and outputs.
+    pub bucket: String,
+    /// A directory that components are taken from, instead of the bucket.
+    pub components: Option<PathBuf>,
+    /// Where in the bucket components are.
+    pub component_prefix: Prefix,
+    /// Where inputs, components and compiled code are kept.
+    pub cache_dir: PathBuf,
+    /// What the inputs and components in the cache may take.
+    pub cache_size: ByteSize,
+    /// Guests that run at the same time.
+    pub parallel: usize,
+    /// Tasks beyond those running that are leased and made ready ahead.
+    pub prefetch: usize,
+    /// Bytes of inputs that may be coming in ahead of execution.
+    pub prefetch_bytes: ByteSize,
+    /// How long a lease lasts when it is not renewed.
+    pub lease: Duration,
+    /// What one execution may use.
+    pub limits: Limits,
+    /// How often and how fast a task is tried again.
+    pub policy: Policy,
+    /// Stop when the queue holds no message any more.
+    pub exit_when_empty: bool,
+    /// Stop after this many tasks are done or given up.
+    pub max_tasks: Option<u64>,
+    /// Stop leasing after this time.
+    pub run_for: Option<Duration>,
+    /// How long running tasks may go on when the host is told to stop.
+    pub grace: Duration,
+}
+
+/// The user's cache directory for this program: `$XDG_CACHE_HOME` or `~/.cache`, and the
+/// system's temporary directory for a user without a home.
+pub fn default_cache_dir() -> PathBuf {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+    absolute("XDG_CACHE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
+        .unwrap_or_else(std::env::temp_dir)
+        .join("task-host")
+}
+
+/// Who runs this host, for reports: `$USER`, or the user's number.
+pub fn user_name() -> String {
+    std::env::var("USER")
+        .ok()
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
+}
+
+/// The number of guests that run at the same time unless it is given: one for each core.
+pub fn default_parallel() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}

@@ -1,0 +1,163 @@
+//! What a host has done so far: counts and times, added up as it works.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// The steps of a task's life, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Step {
+    /// Reading the message.
+    Decode,
+    /// Bringing the inputs into the inputs directory.
+    Fetch,
+    /// Finding the component.
+    Resolve,
+    /// Waiting for a free slot.
+    Wait,
+    /// Making the context and the instance.
+    Instantiate,
+    /// The three calls.
+    Run,
+    /// Publishing the outputs.
+    Publish,
+    /// Telling the queues.
+    Settle,
+}
+
+impl Step {
+    /// All steps, in their order.
+    pub const ALL: [Self; 8] = [
+        Self::Decode,
+        Self::Fetch,
+        Self::Resolve,
+        Self::Wait,
+        Self::Instantiate,
+        Self::Run,
+        Self::Publish,
+        Self::Settle,
+    ];
+
+    /// The step in one lower-case word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Decode => "decode",
+            Self::Fetch => "fetch",
+            Self::Resolve => "resolve",
+            Self::Wait => "wait",
+            Self::Instantiate => "instantiate",
+            Self::Run => "run",
+            Self::Publish => "publish",
+            Self::Settle => "settle",
+        }
+    }
+}
+
+/// The time that one task spent in each step.
+#[derive(Debug)]
+pub struct Steps {
+    start: Instant,
+    last: Instant,
+    spent: [Duration; Step::ALL.len()],
+}
+
+impl Steps {
+    /// Starts the clock.
+    pub fn start() -> Self {
+        let now = Instant::now();
+        Self { start: now, last: now, spent: [Duration::ZERO; Step::ALL.len()] }
+    }
+
+    /// The time since the last call, or the start, was spent on `step`.
+    pub fn done(&mut self, step: Step) {
+        let now = Instant::now();
+        self.spent[step as usize] += now - self.last;
+        self.last = now;
+    }
+
+    /// `part` of what was booked on `from` was spent on `step`.
+    pub fn move_from(&mut self, from: Step, step: Step, part: Duration) {
+        let part = part.min(self.spent[from as usize]);
+        self.spent[from as usize] -= part;
+        self.spent[step as usize] += part;
+    }
+
+    /// The time since the start.
+    pub fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// The time spent on `step`.
+    pub fn spent(&self, step: Step) -> Duration {
+        self.spent[step as usize]
+    }
+}
+
+impl std::fmt::Display for Steps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (i, step) in Step::ALL.into_iter().enumerate() {
+            let gap = if i == 0 { "" } else { " " };
+            write!(f, "{gap}{}={:.3}ms", step.name(), self.spent(step).as_secs_f64() * 1e3)?;
+        }
+        Ok(())
+    }
+}
+
+/// Counters of one host. All only grow, but `in_flight` and `running`.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Tasks done.
+    pub done: AtomicU64,
+    /// Tasks given up, with a report on the error queue.
+    pub failed: AtomicU64,
+    /// Attempts that failed and are to be made again.
+    pub retried: AtomicU64,
+    /// Tasks given back that were not started, or through no fault of theirs.
+    pub returned: AtomicU64,
+    /// Leases that were lost.
+    pub lost: AtomicU64,
+    /// Tasks between lease and settlement.
+    pub in_flight: AtomicU64,
+    /// Tasks that a guest is working on.
+    pub running: AtomicU64,
+    /// Bytes of inputs given to tasks.
+    pub bytes_in: AtomicU64,
+    /// Bytes of outputs published.
+    pub bytes_out: AtomicU64,
+    /// Inputs that were in the cache.
+    pub cache_hits: AtomicU64,
+    /// Inputs that had to be fetched.
+    pub cache_misses: AtomicU64,
+    nanoseconds: [AtomicU64; Step::ALL.len()],
+}
+
+impl Stats {
+    /// Adds the times of a finished task.
+    pub fn add_steps(&self, steps: &Steps) {
+        for (sum, spent) in self.nanoseconds.iter().zip(steps.spent) {
+            sum.fetch_add(u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        }
+    }
+
+    /// The time that all tasks together spent on `step`.
+    pub fn spent(&self, step: Step) -> Duration {
+        Duration::from_nanos(self.nanoseconds[step as usize].load(Relaxed))
+    }
+}
+
+/// Counts something as present until it is dropped.
+pub struct Gauge<'a>(&'a AtomicU64);
+
+impl<'a> Gauge<'a> {
+    /// One more in `count`.
+    pub fn enter(count: &'a AtomicU64) -> Self {
+        count.fetch_add(1, Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Gauge<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
