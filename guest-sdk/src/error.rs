@@ -58,18 +58,12 @@ pub struct Error {
 impl Error {
     /// A failure that may pass: the host tries again later.
     pub fn retry(text: impl fmt::Display) -> Self {
-        Self {
-            verdict: Verdict::Retry,
-            text: text.to_string(),
-        }
+        Self { verdict: Verdict::Retry, text: text.to_string() }
     }
 
     /// A failure that stays: the host reports it and gives up.
     pub fn reject(text: impl fmt::Display) -> Self {
-        Self {
-            verdict: Verdict::Reject,
-            text: text.to_string(),
-        }
+        Self { verdict: Verdict::Reject, text: text.to_string() }
     }
 
     /// What the host is asked to do about it.
@@ -102,10 +96,7 @@ impl Error {
 
 impl<E: StdError + 'static> From<E> for Error {
     fn from(error: E) -> Self {
-        Self {
-            verdict: classify(&error),
-            text: chain(&error),
-        }
+        Self { verdict: classify(&error), text: chain(&error) }
     }
 }
 
@@ -283,14 +274,8 @@ mod tests {
         assert!(Error::from(os(5)).is_retry(), "I/O error");
         assert!(Error::from(os(4)).is_retry(), "interrupted");
         check(io::Error::other("bad header"), "reject: bad header");
-        check(
-            io::Error::new(io::ErrorKind::UnexpectedEof, "short"),
-            "reject: short",
-        );
-        check(
-            io::Error::new(io::ErrorKind::TimedOut, "slow"),
-            "retry: slow",
-        );
+        check(io::Error::new(io::ErrorKind::UnexpectedEof, "short"), "reject: short");
+        check(io::Error::new(io::ErrorKind::TimedOut, "slow"), "retry: slow");
         check(
             serde_json::from_str::<u8>("-").unwrap_err(),
             "reject: EOF while parsing a value at line 1 column 1",
@@ -299,41 +284,19 @@ mod tests {
 
     #[test]
     fn an_error_of_the_system_decides_wherever_in_the_chain_it_is() {
-        let (io, text) = (
-            io::Error::from_raw_os_error(5),
-            io::Error::from_raw_os_error(5).to_string(),
-        );
-        check(
-            Decode(io),
-            &format!("retry: cannot decode the image: {text}"),
-        );
+        let (io, text) =
+            (io::Error::from_raw_os_error(5), io::Error::from_raw_os_error(5).to_string());
+        check(Decode(io), &format!("retry: cannot decode the image: {text}"));
         let wrapped = io::Error::other(Decode(io::Error::from_raw_os_error(5)));
         check(wrapped, &format!("retry: cannot decode the image: {text}"));
-        check(
-            Decode(io::Error::other("bad")),
-            "reject: cannot decode the image: bad",
-        );
+        check(Decode(io::Error::other("bad")), "reject: cannot decode the image: bad");
     }
 
     #[test]
     fn the_word_of_the_task_wins_over_the_default() {
         let missing = || Err::<(), _>(io::Error::from_raw_os_error(2));
-        assert!(
-            missing()
-                .or_retry()
-                .context("model")
-                .unwrap_err()
-                .is_retry()
-        );
-        assert!(
-            !Err::<(), _>(Error::retry("x"))
-                .or_reject()
-                .unwrap_err()
-                .is_retry()
-        );
-        check(
-            None::<u8>.context("no tile").unwrap_err(),
-            "reject: no tile",
-        );
+        assert!(missing().or_retry().context("model").unwrap_err().is_retry());
+        assert!(!Err::<(), _>(Error::retry("x")).or_reject().unwrap_err().is_retry());
+        check(None::<u8>.context("no tile").unwrap_err(), "reject: no tile");
     }
 }

@@ -121,10 +121,7 @@ pub(crate) struct Execution<G: Guest> {
 impl<G: Guest> Execution<G> {
     pub(crate) fn prepare(task: bindings::Task, inputs: PathBuf, outputs: PathBuf) -> Result<Self> {
         logging::install();
-        let mut execution = Self {
-            guest: G::default(),
-            task: Task::new(task, inputs, outputs)?,
-        };
+        let mut execution = Self { guest: G::default(), task: Task::new(task, inputs, outputs)? };
         execution.guest.prepare(&execution.task)?;
         Ok(execution)
     }
@@ -138,11 +135,7 @@ impl<G: Guest> Execution<G> {
 
     pub(crate) fn finalize(mut self, outcome: &Outcome) -> Result<()> {
         self.guest.finalize(&self.task, outcome)?;
-        if outcome.is_success() {
-            self.task.check_outputs()
-        } else {
-            Ok(())
-        }
+        if outcome.is_success() { self.task.check_outputs() } else { Ok(()) }
     }
 }
 
@@ -169,10 +162,7 @@ impl<G: Guest> bindings::Guest for Exported<G> {
         let mut execution = take::<G>("execute")?;
         let outcome = execution.execute()?;
         EXECUTION.set(Some(execution));
-        Ok(bindings::Outcome {
-            success: outcome.is_success(),
-            outputs: outcome.outputs().to_vec(),
-        })
+        Ok(bindings::Outcome { success: outcome.is_success(), outputs: outcome.outputs().to_vec() })
     }
 
     fn finalize(_: bindings::Task, outcome: bindings::Outcome) -> Result<(), Failure> {
@@ -187,13 +177,9 @@ impl<G: Guest> bindings::Guest for Exported<G> {
 }
 
 fn take<G: Guest>(call: &str) -> Result<Box<Execution<G>>> {
-    let execution = EXECUTION
-        .take()
-        .and_then(|execution| execution.downcast().ok());
+    let execution = EXECUTION.take().and_then(|execution| execution.downcast().ok());
     execution.ok_or_else(|| {
-        Error::reject(format!(
-            "the host called {call} without a prepare that succeeded"
-        ))
+        Error::reject(format!("the host called {call} without a prepare that succeeded"))
     })
 }
 

@@ -79,10 +79,7 @@ pub mod prelude {
 /// The component's side of the world, made from `wit/`. For [`export!`] alone.
 #[doc(hidden)]
 pub mod bindings {
-    #![expect(
-        clippy::too_many_arguments,
-        reason = "generated: a record is passed flat"
-    )]
+    #![expect(clippy::too_many_arguments, reason = "generated: a record is passed flat")]
     wit_bindgen::generate!({
         path: "../wit",
         world: "task",

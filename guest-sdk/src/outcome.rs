@@ -15,10 +15,7 @@ impl Outcome {
     /// directory. The host fails the task if one of them is not there at the end, so a file that
     /// was forgotten is seen; it publishes files that are not listed too.
     pub fn success<S: Into<String>>(outputs: impl IntoIterator<Item = S>) -> Self {
-        Self {
-            success: true,
-            outputs: outputs.into_iter().map(Into::into).collect(),
-        }
+        Self { success: true, outputs: outputs.into_iter().map(Into::into).collect() }
     }
 
     /// The task ran to its end and its result is no good: nothing is published, and the host
@@ -26,10 +23,7 @@ impl Outcome {
     /// there is to say, prefer an [`Error::reject`](crate::Error::reject), which goes into the
     /// report.
     pub fn unsuccessful() -> Self {
-        Self {
-            success: false,
-            outputs: Vec::new(),
-        }
+        Self { success: false, outputs: Vec::new() }
     }
 
     /// Whether the result is good.

@@ -48,12 +48,7 @@ impl Output {
         record.begin(key);
         // Larger than the default of 8 KiB: each write of a guest is a call of the host.
         let writer = BufWriter::with_capacity(64 * 1024, file);
-        Ok(Self {
-            key: key.to_owned(),
-            path,
-            writer,
-            record: Arc::clone(record),
-        })
+        Ok(Self { key: key.to_owned(), path, writer, record: Arc::clone(record) })
     }
 
     /// The output's key: its path relative to the outputs directory.
@@ -73,9 +68,7 @@ impl Output {
     /// # Errors
     /// If the rest can't be written.
     pub fn finish(mut self) -> Result<()> {
-        self.writer
-            .flush()
-            .with_context(|| format!("output {}", self.key))?;
+        self.writer.flush().with_context(|| format!("output {}", self.key))?;
         self.record.finish(&self.key);
         Ok(())
     }

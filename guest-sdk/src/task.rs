@@ -59,9 +59,7 @@ impl<P> Task<P> {
 
     /// The inputs, in the message's order.
     pub fn inputs(&self) -> impl ExactSizeIterator<Item = Input> + '_ {
-        self.inputs
-            .iter()
-            .map(|key| Input::new(&self.inputs_dir, key))
+        self.inputs.iter().map(|key| Input::new(&self.inputs_dir, key))
     }
 
     /// The one input of a task that takes exactly one.
@@ -137,11 +135,7 @@ impl<P: DeserializeOwned> Task<P> {
         inputs_dir: PathBuf,
         outputs_dir: PathBuf,
     ) -> Result<Self> {
-        let bindings::Task {
-            info,
-            payload,
-            attempt,
-        } = task;
+        let bindings::Task { info, payload, attempt } = task;
         Ok(Self {
             id: info.id,
             name: info.name,
@@ -167,14 +161,8 @@ fn parse_payload<P: DeserializeOwned>(json: Option<&str>) -> Result<P> {
             Err(error) if error.path().iter().len() > 0 => format!(", at {}", error.path()),
             _ => String::new(),
         };
-        let absent = if json.is_none() {
-            " (the message has none)"
-        } else {
-            ""
-        };
-        Error::reject(format!(
-            "the payload{absent} does not fit this task{path}: {error}"
-        ))
+        let absent = if json.is_none() { " (the message has none)" } else { "" };
+        Error::reject(format!("the payload{absent} does not fit this task{path}: {error}"))
     })
 }
 
@@ -187,10 +175,7 @@ pub struct Input {
 
 impl Input {
     fn new(directory: &Path, key: &str) -> Self {
-        Self {
-            key: key.to_owned(),
-            path: directory.join(key),
-        }
+        Self { key: key.to_owned(), path: directory.join(key) }
     }
 
     /// The input's key, relative to the task's base directory: `0_input/4.dat`.
@@ -221,9 +206,7 @@ impl Input {
     /// # Errors
     /// If the system can't tell.
     pub fn size(&self) -> Result<u64> {
-        Ok(fs::metadata(&self.path)
-            .with_context(|| self.to_string())?
-            .len())
+        Ok(fs::metadata(&self.path).with_context(|| self.to_string())?.len())
     }
 
     /// Opens it for reading, buffered.
@@ -292,10 +275,7 @@ mod tests {
         parse_payload::<()>(None).unwrap();
         parse_payload::<Ignored>(None).unwrap();
         assert_eq!(parse_payload::<Option<Complex>>(None).unwrap(), None);
-        assert_eq!(
-            parse_payload::<serde_json::Value>(None).unwrap(),
-            serde_json::Value::Null
-        );
+        assert_eq!(parse_payload::<serde_json::Value>(None).unwrap(), serde_json::Value::Null);
     }
 
     #[test]
@@ -304,10 +284,9 @@ mod tests {
             parse_payload::<Box<serde_json::value::RawValue>>(Some("0.10000000000000000000001"))
                 .unwrap();
         assert_eq!(exact.get(), "0.10000000000000000000001");
-        let complex: Complex = parse_payload(Some(
-            r#"{"complexID": 9223372036854775807, "thresholds": [1]}"#,
-        ))
-        .unwrap();
+        let complex: Complex =
+            parse_payload(Some(r#"{"complexID": 9223372036854775807, "thresholds": [1]}"#))
+                .unwrap();
         assert_eq!(complex.complex_id, i64::MAX);
     }
 
@@ -335,9 +314,6 @@ mod tests {
         assert_eq!(input("0_input/a/4.tar.gz").file_name(), "4.tar.gz");
         assert_eq!(input("0_input/a/4.tar.gz").file_stem(), "4.tar");
         assert_eq!(input(".hidden").file_stem(), ".hidden");
-        assert_eq!(
-            input("0_input/a/4").path(),
-            Path::new("/inputs/0_input/a/4")
-        );
+        assert_eq!(input("0_input/a/4").path(), Path::new("/inputs/0_input/a/4"));
     }
 }

@@ -65,14 +65,7 @@ impl Sandbox {
             base_directory: "datasets/test".into(),
             inputs: Vec::new(),
         };
-        Ok(Self {
-            directory,
-            task: bindings::Task {
-                info,
-                payload: None,
-                attempt: 1,
-            },
-        })
+        Ok(Self { directory, task: bindings::Task { info, payload: None, attempt: 1 } })
     }
 
     /// Adds an input.
@@ -204,12 +197,7 @@ mod tests {
         sandbox.payload(true).run::<Late>().unwrap();
         assert_eq!(sandbox.outputs().unwrap(), ["a/b.txt"]);
         let error = sandbox.payload(false).run::<Late>().unwrap_err();
-        assert!(
-            error
-                .text()
-                .starts_with("output a/b.txt was begun and not finished"),
-            "{error}"
-        );
+        assert!(error.text().starts_with("output a/b.txt was begun and not finished"), "{error}");
     }
 
     #[derive(Default)]
@@ -220,10 +208,7 @@ mod tests {
 
         fn execute(&mut self, task: &Task) -> Result<Outcome> {
             for key in ["", "/a", "../a", "a/../../b", "a//b", "./a", "a/"] {
-                assert!(
-                    task.write(key, b"x").is_err_and(|error| !error.is_retry()),
-                    "{key:?}"
-                );
+                assert!(task.write(key, b"x").is_err_and(|error| !error.is_retry()), "{key:?}");
             }
             Ok(Outcome::success(["forgotten.txt"]))
         }
@@ -232,9 +217,6 @@ mod tests {
     #[test]
     fn keys_stay_in_the_outputs_directory_and_listed_outputs_must_be_there() {
         let error = Sandbox::new().unwrap().run::<Escapes>().unwrap_err();
-        assert_eq!(
-            error.text(),
-            "output forgotten.txt is listed in the outcome and not there"
-        );
+        assert_eq!(error.text(), "output forgotten.txt is listed in the outcome and not there");
     }
 }

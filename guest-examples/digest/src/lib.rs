@@ -22,10 +22,7 @@ impl Guest for Digest {
             let digest = sha256(file, &mut piece).with_context(|| input.to_string())?;
             let name = input.file_name();
             // `sha256sum --check` wants the name as it is beside the file, and two spaces.
-            task.write(
-                &format!("0_digest/{name}.sha256"),
-                format!("{digest}  {name}\n"),
-            )?;
+            task.write(&format!("0_digest/{name}.sha256"), format!("{digest}  {name}\n"))?;
         }
         Ok(task.done())
     }
@@ -42,11 +39,7 @@ fn sha256(mut from: impl Read, piece: &mut [u8]) -> std::io::Result<String> {
             read => hasher.update(&piece[..read]),
         }
     }
-    Ok(hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[cfg(test)]
@@ -60,10 +53,7 @@ mod tests {
         let check = |from: &[u8], expected: &str| {
             assert_eq!(sha256(from, &mut [0; 7]).unwrap(), expected);
         };
-        check(
-            b"abc",
-            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
-        );
+        check(b"abc", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         check(
             b"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq",
             "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1",
@@ -77,16 +67,9 @@ mod tests {
     #[test]
     fn the_output_is_what_sha256sum_writes() {
         let mut sandbox = Sandbox::new().unwrap();
-        sandbox
-            .input("0_input/empty.dat", b"")
-            .unwrap()
-            .run::<Digest>()
-            .unwrap();
+        sandbox.input("0_input/empty.dat", b"").unwrap().run::<Digest>().unwrap();
         let expected =
             "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855  empty.dat\n";
-        assert_eq!(
-            sandbox.output("0_digest/empty.dat.sha256").unwrap(),
-            expected.as_bytes()
-        );
+        assert_eq!(sandbox.output("0_digest/empty.dat.sha256").unwrap(), expected.as_bytes());
     }
 }

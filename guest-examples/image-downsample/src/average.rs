@@ -86,12 +86,8 @@ fn row<T: Sample, const CHANNELS: usize>(
     for square in rest.chunks(factor * CHANNELS) {
         let count = (rows * square.len() / CHANNELS) as u64;
         for channel in 0..CHANNELS {
-            let sum: u64 = square
-                .iter()
-                .skip(channel)
-                .step_by(CHANNELS)
-                .map(|&sum| sum.into())
-                .sum();
+            let sum: u64 =
+                square.iter().skip(channel).step_by(CHANNELS).map(|&sum| sum.into()).sum();
             small.push(T::narrow((sum + count / 2) / count));
         }
     }
@@ -121,11 +117,7 @@ fn weighted_row<T: Sample, const CHANNELS: usize>(
         }
         // Nothing of a transparent square can be seen; black is what encoders expect there.
         let weight = opacity.max(1);
-        small.extend(
-            sums[..colours]
-                .iter()
-                .map(|sum| T::narrow((sum + weight / 2) / weight)),
-        );
+        small.extend(sums[..colours].iter().map(|sum| T::narrow((sum + weight / 2) / weight)));
         small.push(T::narrow((opacity + count / 2) / count));
     }
 }
@@ -136,15 +128,9 @@ mod tests {
 
     #[test]
     fn averages_round_half_up() {
-        assert_eq!(
-            downsample::<u8, 1, false>(&[1, 2, 3, 4, 0, 0, 0, 1], 4, 2, 2),
-            [1, 2]
-        );
+        assert_eq!(downsample::<u8, 1, false>(&[1, 2, 3, 4, 0, 0, 0, 1], 4, 2, 2), [1, 2]);
         assert_eq!(downsample::<u8, 1, false>(&[255; 16], 4, 4, 2), [255; 4]);
-        assert_eq!(
-            downsample::<u16, 1, false>(&[65535, 65535, 65535, 65534], 2, 2, 2),
-            [65535]
-        );
+        assert_eq!(downsample::<u16, 1, false>(&[65535, 65535, 65535, 65534], 2, 2, 2), [65535]);
         assert_eq!(
             downsample::<u8, 3, false>(&[0, 10, 255, 2, 20, 255, 0, 10, 0, 2, 20, 0], 2, 2, 2),
             [1, 15, 128]
@@ -167,18 +153,9 @@ mod tests {
 
     #[test]
     fn the_largest_factor_does_not_overflow() {
-        assert_eq!(
-            downsample::<u8, 1, false>(&[255; 64 * 64], 64, 64, 64),
-            [255]
-        );
-        assert_eq!(
-            downsample::<u16, 1, false>(&[65535; 64 * 64], 64, 64, 64),
-            [65535]
-        );
-        assert_eq!(
-            downsample::<u16, 2, true>(&[65535; 64 * 64 * 2], 64, 64, 64),
-            [65535, 65535]
-        );
+        assert_eq!(downsample::<u8, 1, false>(&[255; 64 * 64], 64, 64, 64), [255]);
+        assert_eq!(downsample::<u16, 1, false>(&[65535; 64 * 64], 64, 64, 64), [65535]);
+        assert_eq!(downsample::<u16, 2, true>(&[65535; 64 * 64 * 2], 64, 64, 64), [65535, 65535]);
     }
 
     #[test]
@@ -195,9 +172,8 @@ mod tests {
     /// The fast way and the plain formula agree on noise of every layout.
     #[test]
     fn fast_and_plain_agree() {
-        let noise: Vec<u8> = (0..4096_u32)
-            .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
-            .collect();
+        let noise: Vec<u8> =
+            (0..4096_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         for (width, height) in [(32, 32), (31, 17), (1, 9), (9, 1)] {
             let samples = &noise[..width * height * 3];
             let fast = downsample::<u8, 3, false>(samples, width, height, 2);

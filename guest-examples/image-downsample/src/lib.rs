@@ -25,10 +25,7 @@ struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            factor: 2,
-            output: "1_downsampled".to_owned(),
-        }
+        Self { factor: 2, output: "1_downsampled".to_owned() }
     }
 }
 
@@ -49,9 +46,7 @@ impl Guest for Downsample {
             )));
         }
         if task.inputs().len() == 0 {
-            return Err(Error::reject(
-                "the task lists no inputs: there is no image to downsample",
-            ));
+            return Err(Error::reject("the task lists no inputs: there is no image to downsample"));
         }
         Ok(())
     }
@@ -62,11 +57,7 @@ impl Guest for Downsample {
             let image = decode(&input)?;
             let (width, height) = (image.width(), image.height());
             let small = shrink(image, *factor).with_context(|| input.to_string())?;
-            info!(
-                "{input}: {width}x{height} to {}x{}",
-                small.width(),
-                small.height()
-            );
+            info!("{input}: {width}x{height} to {}x{}", small.width(), small.height());
 
             let mut file = task.output(&format!("{output}/{}.png", input.file_stem()))?;
             // Tiles are read more often than kept: fast to write and to read, and about a sixth larger.
@@ -87,9 +78,7 @@ task_host_sdk::export!(Downsample);
 /// The format is told by the contents, whatever the key ends with.
 fn decode(input: &Input) -> Result<DynamicImage> {
     let reader = ImageReader::new(input.open()?).with_guessed_format()?;
-    reader
-        .decode()
-        .with_context(|| format!("{input} can't be read as PNG or JPEG"))
+    reader.decode().with_context(|| format!("{input} can't be read as PNG or JPEG"))
 }
 
 /// Palettes and fewer than 8 bits were expanded by the decoder: these six layouts are all there are.
@@ -139,17 +128,10 @@ mod tests {
         let gray = GrayImage::from_fn(5, 4, |x, _| Luma([if x % 2 == 0 { 10 } else { 20 }]));
         let rgb = RgbImage::from_pixel(16, 16, image::Rgb([200, 100, 50]));
         let mut sandbox = Sandbox::new().unwrap();
-        sandbox
-            .input("0_input/a.png", encoded(gray, ImageFormat::Png))
-            .unwrap();
-        sandbox
-            .input("0_input/b.jpg", encoded(rgb, ImageFormat::Jpeg))
-            .unwrap();
+        sandbox.input("0_input/a.png", encoded(gray, ImageFormat::Png)).unwrap();
+        sandbox.input("0_input/b.jpg", encoded(rgb, ImageFormat::Jpeg)).unwrap();
         let outcome = sandbox.run::<Downsample>().unwrap();
-        assert_eq!(
-            outcome.outputs(),
-            ["1_downsampled/a.png", "1_downsampled/b.png"]
-        );
+        assert_eq!(outcome.outputs(), ["1_downsampled/a.png", "1_downsampled/b.png"]);
 
         let a = image::load_from_memory(&sandbox.output("1_downsampled/a.png").unwrap()).unwrap();
         assert_eq!(
@@ -159,10 +141,7 @@ mod tests {
             )
         );
         let b = image::load_from_memory(&sandbox.output("1_downsampled/b.png").unwrap()).unwrap();
-        assert_eq!(
-            (b.width(), b.height(), b.color()),
-            (8, 8, image::ColorType::Rgb8)
-        );
+        assert_eq!((b.width(), b.height(), b.color()), (8, 8, image::ColorType::Rgb8));
     }
 
     #[test]
@@ -183,10 +162,7 @@ mod tests {
             "input 0_input/a.png can't be read as PNG or JPEG: ",
         );
         check(run("null", None), "the task lists no inputs");
-        check(
-            run(r#"{"factor": 0}"#, Some("")),
-            "the payload's factor is 0; it can be 1 to 64",
-        );
+        check(run(r#"{"factor": 0}"#, Some("")), "the payload's factor is 0; it can be 1 to 64");
         check(
             run(r#"{"factr": 2}"#, Some("")),
             "the payload does not fit this task, at factr: unknown field `factr`",

@@ -33,32 +33,21 @@ impl Guest for Threshold {
             ));
         }
         let mut seen = HashSet::new();
-        if let Some(twice) = thresholds
-            .iter()
-            .find(|threshold| !seen.insert(**threshold))
-        {
-            return Err(Error::reject(format!(
-                "the payload lists the threshold {twice} twice"
-            )));
+        if let Some(twice) = thresholds.iter().find(|threshold| !seen.insert(**threshold)) {
+            return Err(Error::reject(format!("the payload lists the threshold {twice} twice")));
         }
         if task.inputs().len() == 0 {
-            return Err(Error::reject(
-                "the task lists no inputs: there is no image to threshold",
-            ));
+            return Err(Error::reject("the task lists no inputs: there is no image to threshold"));
         }
         Ok(())
     }
 
     fn execute(&mut self, task: &Task<ComplexPayload>) -> Result<Outcome> {
-        let ComplexPayload {
-            complex_id,
-            thresholds,
-        } = task.payload();
+        let ComplexPayload { complex_id, thresholds } = task.payload();
         for input in task.inputs() {
             let reader = ImageReader::new(input.open()?).with_guessed_format()?;
-            let image = reader
-                .decode()
-                .with_context(|| format!("{input} can't be read as PNG or JPEG"))?;
+            let image =
+                reader.decode().with_context(|| format!("{input} can't be read as PNG or JPEG"))?;
             let (width, height) = (image.width(), image.height());
             let gray = Gray::new(image);
             for &threshold in thresholds {
@@ -69,10 +58,8 @@ impl Guest for Threshold {
                     mask.len()
                 );
 
-                let mut file = task.output(&format!(
-                    "2_threshold/{}.{threshold}.png",
-                    input.file_stem()
-                ))?;
+                let mut file =
+                    task.output(&format!("2_threshold/{}.{threshold}.png", input.file_stem()))?;
                 PngEncoder::new_with_quality(
                     &mut file,
                     CompressionType::Fast,
@@ -125,10 +112,7 @@ fn in_range<T: TryFrom<i64> + Into<i64>>(threshold: i64) -> Result<T> {
 }
 
 fn mask<T: Copy + PartialOrd>(values: &[T], threshold: T) -> Vec<u8> {
-    values
-        .iter()
-        .map(|&value| if value >= threshold { WHITE } else { 0 })
-        .collect()
+    values.iter().map(|&value| if value >= threshold { WHITE } else { 0 }).collect()
 }
 
 #[cfg(test)]
@@ -141,10 +125,7 @@ mod tests {
         let mut png = std::io::Cursor::new(Vec::new());
         image.into().write_to(&mut png, ImageFormat::Png).unwrap();
         let mut sandbox = Sandbox::new().unwrap();
-        sandbox
-            .input("0_input/cell.png", png.into_inner())
-            .unwrap()
-            .payload(payload);
+        sandbox.input("0_input/cell.png", png.into_inner()).unwrap().payload(payload);
         let result = sandbox.run::<Threshold>();
         (sandbox, result)
     }
@@ -161,10 +142,7 @@ mod tests {
             ["2_threshold/cell.64.png", "2_threshold/cell.255.png"]
         );
         let mask = |key| {
-            image::load_from_memory(&sandbox.output(key).unwrap())
-                .unwrap()
-                .into_luma8()
-                .into_raw()
+            image::load_from_memory(&sandbox.output(key).unwrap()).unwrap().into_luma8().into_raw()
         };
         assert_eq!(mask("2_threshold/cell.64.png"), [0, 255, 255, 255]);
         assert_eq!(mask("2_threshold/cell.255.png"), [0, 0, 0, 255]);
@@ -188,10 +166,7 @@ mod tests {
             assert!(!error.is_retry());
             assert!(error.text().starts_with(expected), "{error}");
         };
-        check(
-            r#"{"complexID": 7, "thresholds": []}"#,
-            "the payload's thresholds are empty",
-        );
+        check(r#"{"complexID": 7, "thresholds": []}"#, "the payload's thresholds are empty");
         check(
             r#"{"complexID": 7, "thresholds": [3, 3]}"#,
             "the payload lists the threshold 3 twice",

@@ -33,15 +33,8 @@ mod tests {
     #[test]
     fn the_documented_task_leaves_the_documented_outputs() {
         let mut sandbox = Sandbox::new().unwrap();
-        sandbox
-            .input("0_input/4.dat", b"four")
-            .unwrap()
-            .input("0_input/5.dat", b"")
-            .unwrap();
-        let outcome = sandbox
-            .payload(r#""NoOp Task for 4:5""#)
-            .run::<NoOp>()
-            .unwrap();
+        sandbox.input("0_input/4.dat", b"four").unwrap().input("0_input/5.dat", b"").unwrap();
+        let outcome = sandbox.payload(r#""NoOp Task for 4:5""#).run::<NoOp>().unwrap();
         assert_eq!(outcome.outputs(), ["0_output/4.dat", "0_output/5.dat"]);
         assert_eq!(sandbox.output("0_output/4.dat").unwrap(), b"four");
         assert_eq!(sandbox.output("0_output/5.dat").unwrap(), b"");

@@ -47,14 +47,7 @@ impl Guest for Render {
 
     fn prepare(&mut self, task: &Task<Self::Payload>) -> Result<()> {
         self.picture = task.payload().clone().unwrap_or_default();
-        let Picture {
-            x,
-            y,
-            zoom,
-            width,
-            height,
-            output,
-        } = &self.picture;
+        let Picture { x, y, zoom, width, height, output } = &self.picture;
         for (name, size) in [("width", *width), ("height", *height)] {
             if !(1..=8192).contains(&size) {
                 return Err(Error::reject(format!(
@@ -64,9 +57,7 @@ impl Guest for Render {
         }
         // Beyond that, neighbouring pixels would be the same number.
         if !(-2.0..=44.0).contains(zoom) {
-            return Err(Error::reject(format!(
-                "the payload's zoom is {zoom}; it can be -2 to 44"
-            )));
+            return Err(Error::reject(format!("the payload's zoom is {zoom}; it can be -2 to 44")));
         }
         if x.abs() > 4.0 || y.abs() > 4.0 {
             return Err(Error::reject(format!(
@@ -82,22 +73,8 @@ impl Guest for Render {
     }
 
     fn execute(&mut self, task: &Task<Self::Payload>) -> Result<Outcome> {
-        let Picture {
-            x,
-            y,
-            zoom,
-            width,
-            height,
-            ref output,
-        } = self.picture;
-        let pixels = View {
-            x,
-            y,
-            zoom,
-            width: width as usize,
-            height: height as usize,
-        }
-        .render();
+        let Picture { x, y, zoom, width, height, ref output } = self.picture;
+        let pixels = View { x, y, zoom, width: width as usize, height: height as usize }.render();
 
         let mut file = task.output(output)?;
         let mut encoder = png::Encoder::new(&mut file, width, height);
@@ -126,36 +103,21 @@ mod tests {
             .run::<Render>()
             .unwrap();
         let png = sandbox.output("tiles/a.png").unwrap();
-        let reader = png::Decoder::new(std::io::Cursor::new(png))
-            .read_info()
-            .unwrap();
+        let reader = png::Decoder::new(std::io::Cursor::new(png)).read_info().unwrap();
         assert_eq!(reader.info().size(), (40, 30));
     }
 
     #[test]
     fn a_payload_that_makes_no_sense_is_rejected() {
         let check = |payload: &str, expected: &str| {
-            let error = Sandbox::new()
-                .unwrap()
-                .payload(payload)
-                .run::<Render>()
-                .unwrap_err();
+            let error = Sandbox::new().unwrap().payload(payload).run::<Render>().unwrap_err();
             assert!(!error.is_retry());
             assert!(error.text().starts_with(expected), "{error}");
         };
-        check(
-            r#"{"width": 0}"#,
-            "the payload's width is 0; it can be 1 to 8192 pixels",
-        );
-        check(
-            r#"{"zoom": 50}"#,
-            "the payload's zoom is 50; it can be -2 to 44",
-        );
+        check(r#"{"width": 0}"#, "the payload's width is 0; it can be 1 to 8192 pixels");
+        check(r#"{"zoom": 50}"#, "the payload's zoom is 50; it can be -2 to 44");
         check(r#"{"x": 5}"#, "the payload's x and y are 5 and 0;");
-        check(
-            r#"{"output": "a.jpg"}"#,
-            "the payload's output is \"a.jpg\"; it is a PNG",
-        );
+        check(r#"{"output": "a.jpg"}"#, "the payload's output is \"a.jpg\"; it is a PNG");
         check(
             r#"{"output": "../a.png", "width": 8, "height": 8}"#,
             "output key \"../a.png\" is not a relative path",
@@ -173,10 +135,7 @@ mod tests {
         for (name, payload) in [
             ("whole", r#"{}"#),
             ("seahorses", r#"{"x": -0.7436, "y": 0.1318, "zoom": 9}"#),
-            (
-                "spiral",
-                r#"{"x": -0.743643887037151, "y": 0.131825904205330, "zoom": 15}"#,
-            ),
+            ("spiral", r#"{"x": -0.743643887037151, "y": 0.131825904205330, "zoom": 15}"#),
             ("elephants", r#"{"x": 0.2925, "y": 0.0149, "zoom": 8}"#),
             ("mini", r#"{"x": -1.7687788, "y": 0.0017389, "zoom": 14}"#),
         ] {

@@ -33,15 +33,12 @@ impl View {
                 // Where neighbours differ there is detail between them, which more samples
                 // average. Elsewhere one is enough: most of the picture, at a ninth of the time.
                 let near =
-                    [(1, 0), (0, 1), (-1, 0), (0, -1)]
-                        .into_iter()
-                        .filter_map(|(right, down)| {
-                            let column = column
-                                .checked_add_signed(right)
-                                .filter(|&column| column < width)?;
-                            let row = row.checked_add_signed(down).filter(|&row| row < height)?;
-                            Some(centres[row * width + column])
-                        });
+                    [(1, 0), (0, 1), (-1, 0), (0, -1)].into_iter().filter_map(|(right, down)| {
+                        let column =
+                            column.checked_add_signed(right).filter(|&column| column < width)?;
+                        let row = row.checked_add_signed(down).filter(|&row| row < height)?;
+                        Some(centres[row * width + column])
+                    });
                 let colour = if near.into_iter().any(|other| differ(centre, other)) {
                     self.average(centre, column as f64, row as f64)
                 } else {
@@ -173,19 +170,14 @@ fn palette(along: f64) -> Colour {
 
 /// Whether an eye could tell the colours of two neighbours apart.
 fn differ(a: Colour, b: Colour) -> bool {
-    a.iter()
-        .zip(b)
-        .any(|(a, b)| (a.sqrt() - b.sqrt()).abs() > 0.03)
+    a.iter().zip(b).any(|(a, b)| (a.sqrt() - b.sqrt()).abs() > 0.03)
 }
 
 /// Linear light as sRGB (IEC 61966-2-1).
 fn encode(linear: f32) -> u8 {
     let value = linear.clamp(0.0, 1.0);
-    let value = if value <= 0.003_130_8 {
-        12.92 * value
-    } else {
-        1.055 * value.powf(1.0 / 2.4) - 0.055
-    };
+    let value =
+        if value <= 0.003_130_8 { 12.92 * value } else { 1.055 * value.powf(1.0 / 2.4) - 0.055 };
     (value * 255.0).round() as u8
 }
 
@@ -195,13 +187,7 @@ mod tests {
 
     #[test]
     fn what_is_in_the_set_and_what_is_not() {
-        for (x, y) in [
-            (0.0, 0.0),
-            (-1.0, 0.0),
-            (-0.1, 0.7),
-            (0.25, 0.0),
-            (-1.75, 0.0),
-        ] {
+        for (x, y) in [(0.0, 0.0), (-1.0, 0.0), (-0.1, 0.7), (0.25, 0.0), (-1.75, 0.0)] {
             assert!(escape(x, y, 1000).is_none(), "{x} {y}");
         }
         for (x, y) in [(0.5, 0.0), (1.0, 1.0), (-2.1, 0.0), (-0.75, 0.2)] {
@@ -215,29 +201,16 @@ mod tests {
         let mut last = at(0.5).steps;
         for n in 1..1000 {
             let steps = at(0.5 + f64::from(n) * 0.001).steps;
-            assert!(
-                steps < last && last - steps < 0.05,
-                "at {n}: {last} to {steps}"
-            );
+            assert!(steps < last && last - steps < 0.05, "at {n}: {last} to {steps}");
             last = steps;
         }
         // The set's point nearest to 2 is about 1.7 away; the estimate is good to a factor of 4.
-        assert!(
-            (0.4..7.0).contains(&at(2.0).distance),
-            "{}",
-            at(2.0).distance
-        );
+        assert!((0.4..7.0).contains(&at(2.0).distance), "{}", at(2.0).distance);
     }
 
     #[test]
     fn the_upper_half_mirrors_the_lower_in_shape() {
-        let view = View {
-            x: -0.5,
-            y: 0.0,
-            zoom: 0.0,
-            width: 32,
-            height: 24,
-        };
+        let view = View { x: -0.5, y: 0.0, zoom: 0.0, width: 32, height: 24 };
         let pixels = view.render();
         let inside = |column: usize, row: usize| pixels[(row * 32 + column) * 3 + 2] < 40;
         let mirrored = (0..12).flat_map(|row| (0..32).map(move |column| (column, row)));

@@ -74,27 +74,16 @@ pub(crate) fn write(
         }
     }
     if ignore_errors {
-        task.write(
-            "report.json",
-            json!({"failed": failed, "error": first}).to_string(),
-        )?;
+        task.write("report.json", json!({"failed": failed, "error": first}).to_string())?;
     }
     Ok(())
 }
 
 fn write_one(path: &Path, size: u64, how: Writing) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(path)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
     match how {
         Writing::Plain | Writing::Bytewise => {
-            let piece = if matches!(how, Writing::Plain) {
-                64 * 1024
-            } else {
-                1
-            };
+            let piece = if matches!(how, Writing::Plain) { 64 * 1024 } else { 1 };
             let zeros = vec![0; piece];
             let mut left = size;
             while left > 0 {

@@ -258,47 +258,28 @@ fn perform(action: &Action, task: &Task<Action>) -> Result<Outcome> {
         // Where it is to fail has been seen to; a failing `finalize` finds an output to withhold.
         Action::FailIn { .. } => task.write("written.txt", "written by execute")?,
         Action::FailUntil { attempt } if task.attempt() < *attempt => {
-            return Err(Error::retry(format!(
-                "attempt {} of {attempt}",
-                task.attempt()
-            )));
+            return Err(Error::retry(format!("attempt {} of {attempt}", task.attempt())));
         }
         Action::FailUntil { .. } => task.write("attempt.txt", task.attempt().to_string())?,
         Action::MissingOutput => {
             task.write("there.txt", "there")?;
             return Ok(Outcome::success(["there.txt", "missing.txt"]));
         }
-        Action::BigResult {
-            how: Some(how),
-            bytes,
-            ..
-        } => return Err(how.fail(&"x".repeat(*bytes))),
-        Action::BigResult {
-            how: None,
-            outputs,
-            bytes,
-        } => {
-            return Ok(Outcome::success(
-                (0..*outputs).map(|n| format!("{n:0>bytes$}")),
-            ));
+        Action::BigResult { how: Some(how), bytes, .. } => {
+            return Err(how.fail(&"x".repeat(*bytes)));
+        }
+        Action::BigResult { how: None, outputs, bytes } => {
+            return Ok(Outcome::success((0..*outputs).map(|n| format!("{n:0>bytes$}"))));
         }
         Action::Alloc { mib, gently: true } => {
-            task.write(
-                "report.json",
-                json!({"mib": excess::allocate_gently(*mib)}).to_string(),
-            )?;
+            task.write("report.json", json!({"mib": excess::allocate_gently(*mib)}).to_string())?;
         }
         Action::Alloc { mib, gently: false } => excess::allocate(*mib),
         Action::Stack => {
             let deepest = excess::recurse(u64::MAX);
             info!("came back from {deepest}");
         }
-        Action::Write {
-            bytes,
-            files,
-            how,
-            ignore_errors,
-        } => {
+        Action::Write { bytes, files, how, ignore_errors } => {
             excess::write(task, *bytes, *files, *how, *ignore_errors)?;
         }
         Action::ManyFiles { count } => excess::many_files(task, *count)?,
@@ -336,10 +317,7 @@ mod tests {
 
     fn run(payload: &str) -> (Sandbox, Result<Outcome>) {
         let mut sandbox = Sandbox::new().unwrap();
-        sandbox
-            .input("0_input/a.txt", b"a")
-            .unwrap()
-            .payload(payload);
+        sandbox.input("0_input/a.txt", b"a").unwrap().payload(payload);
         let result = sandbox.run::<Misbehave>();
         (sandbox, result)
     }
@@ -357,22 +335,11 @@ mod tests {
 
         assert!(!run(r#"{"do": "unsuccessful"}"#).1.unwrap().is_success());
         assert!(run(r#"{"do": "missing-output"}"#).1.is_err());
-        assert!(
-            run(r#"{"do": "fail-until", "attempt": 2}"#)
+        assert!(run(r#"{"do": "fail-until", "attempt": 2}"#).1.unwrap_err().is_retry());
+        for (phase, how) in [("prepare", "retry"), ("execute", "reject"), ("finalize", "retry")] {
+            let error = run(&format!(r#"{{"do": "fail-in", "phase": "{phase}", "how": "{how}"}}"#))
                 .1
-                .unwrap_err()
-                .is_retry()
-        );
-        for (phase, how) in [
-            ("prepare", "retry"),
-            ("execute", "reject"),
-            ("finalize", "retry"),
-        ] {
-            let error = run(&format!(
-                r#"{{"do": "fail-in", "phase": "{phase}", "how": "{how}"}}"#
-            ))
-            .1
-            .unwrap_err();
+                .unwrap_err();
             assert_eq!(error.is_retry(), how == "retry");
             assert!(error.text().to_lowercase().starts_with(phase), "{error}");
         }
@@ -382,9 +349,7 @@ mod tests {
     fn an_unknown_action_is_rejected_with_the_known_ones() {
         let error = run(r#"{"do": "behave"}"#).1.unwrap_err();
         assert!(
-            error
-                .text()
-                .contains("unknown variant `behave`, expected one of `all`, `loop`"),
+            error.text().contains("unknown variant `behave`, expected one of `all`, `loop`"),
             "{error}"
         );
     }

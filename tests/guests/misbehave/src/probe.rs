@@ -70,9 +70,8 @@ pub(crate) fn odd_names(task: &Task<Action>, names: Option<&[String]>) -> Result
         "é",
         &long,
     ];
-    let names: Vec<&str> = names.map_or(usual.to_vec(), |names| {
-        names.iter().map(String::as_str).collect()
-    });
+    let names: Vec<&str> =
+        names.map_or(usual.to_vec(), |names| names.iter().map(String::as_str).collect());
     let mut written = Vec::new();
     let mut failed = BTreeMap::new();
     for name in names {
@@ -94,9 +93,7 @@ pub(crate) fn write_input(task: &Task<Action>) -> Result<()> {
         let mut opened = |what: &str, options: &mut OpenOptions| {
             tried.this(
                 format!("{what} {key}"),
-                options
-                    .open(path)
-                    .and_then(|mut file| file.write_all(b"changed")),
+                options.open(path).and_then(|mut file| file.write_all(b"changed")),
             );
         };
         opened("write", OpenOptions::new().write(true));
@@ -110,17 +107,11 @@ pub(crate) fn write_input(task: &Task<Action>) -> Result<()> {
             format!("write by a reader of {key}"),
             reading().and_then(|mut f| f.write_all(b"changed")),
         );
-        tried.this(
-            format!("set the length of {key}"),
-            reading().and_then(|f| f.set_len(0)),
-        );
+        tried.this(format!("set the length of {key}"), reading().and_then(|f| f.set_len(0)));
         let times = FileTimes::new()
             .set_modified(SystemTime::UNIX_EPOCH)
             .set_accessed(SystemTime::UNIX_EPOCH);
-        tried.this(
-            format!("set the times of {key}"),
-            reading().and_then(|f| f.set_times(times)),
-        );
+        tried.this(format!("set the times of {key}"), reading().and_then(|f| f.set_times(times)));
         let writable = fs::metadata(path).map(|metadata| {
             let mut permissions = metadata.permissions();
             #[expect(clippy::permissions_set_readonly_false, reason = "it must not work")]
@@ -134,16 +125,10 @@ pub(crate) fn write_input(task: &Task<Action>) -> Result<()> {
 
         // Through another name, in the directory that may be written.
         let hard = outputs.join("hard-link");
-        tried.this(
-            format!("hard link to {key} in the outputs"),
-            fs::hard_link(path, &hard),
-        );
+        tried.this(format!("hard link to {key} in the outputs"), fs::hard_link(path, &hard));
         tried.this(
             format!("write {key} by a hard link"),
-            OpenOptions::new()
-                .write(true)
-                .open(&hard)
-                .and_then(|mut f| f.write_all(b"changed")),
+            OpenOptions::new().write(true).open(&hard).and_then(|mut f| f.write_all(b"changed")),
         );
         let soft = outputs.join("soft-link");
         if symlink(&format!("../inputs/{key}"), &soft).is_ok() {
@@ -160,19 +145,13 @@ pub(crate) fn write_input(task: &Task<Action>) -> Result<()> {
 
         let other = outputs.join("other");
         fs::write(&other, "changed").context("output other")?;
-        tried.this(
-            format!("rename an output to {key}"),
-            fs::rename(&other, path),
-        );
+        tried.this(format!("rename an output to {key}"), fs::rename(&other, path));
         tried.this(
             format!("hard link of an output as {key}.new"),
             fs::hard_link(&other, path.with_extension("new")),
         );
         let _ = fs::remove_file(&other);
-        tried.this(
-            format!("rename {key}"),
-            fs::rename(path, path.with_extension("moved")),
-        );
+        tried.this(format!("rename {key}"), fs::rename(path, path.with_extension("moved")));
         tried.this(
             format!("rename {key} into the outputs"),
             fs::rename(path, outputs.join("moved")),
@@ -183,10 +162,7 @@ pub(crate) fn write_input(task: &Task<Action>) -> Result<()> {
     let inside = task.inputs_dir();
     tried.this("create a file", fs::write(inside.join("new.txt"), "new"));
     tried.this("create a directory", fs::create_dir(inside.join("new")));
-    tried.this(
-        "create a symbolic link",
-        symlink("x", &inside.join("new-link")),
-    );
+    tried.this("create a symbolic link", symlink("x", &inside.join("new-link")));
     tried.this("remove the directory", fs::remove_dir_all(inside));
 
     let changed: Vec<_> = inputs
@@ -202,16 +178,11 @@ pub(crate) fn escape(task: &Task<Action>) -> Result<()> {
     let mut tried = Tried::default();
     let (inputs, outputs) = (task.inputs_dir(), task.outputs_dir());
 
-    let mut files: Vec<PathBuf> = [
-        "/etc/passwd",
-        "/etc/hostname",
-        "/proc/self/environ",
-        "/proc/1/cmdline",
-        "/dev/zero",
-    ]
-    .into_iter()
-    .map(PathBuf::from)
-    .collect();
+    let mut files: Vec<PathBuf> =
+        ["/etc/passwd", "/etc/hostname", "/proc/self/environ", "/proc/1/cmdline", "/dev/zero"]
+            .into_iter()
+            .map(PathBuf::from)
+            .collect();
     for up in ["..", "../..", "../../..", "../../../../../../../../.."] {
         for from in [inputs, outputs, Path::new(""), Path::new("/")] {
             files.push(from.join(up).join("etc/passwd"));
@@ -255,16 +226,10 @@ pub(crate) fn escape(task: &Task<Action>) -> Result<()> {
         fs::write(&inside, "inside").and_then(|()| fs::rename(&inside, outputs.join("../escaped")))
     });
     let _ = fs::remove_file(outputs.join("inside"));
-    tried.this(
-        "hard link from outside",
-        fs::hard_link("/etc/passwd", outputs.join("passwd")),
-    );
+    tried.this("hard link from outside", fs::hard_link("/etc/passwd", outputs.join("passwd")));
     tried.this(
         "hard link from outside, relative",
-        fs::hard_link(
-            outputs.join("../../../../../etc/passwd"),
-            outputs.join("passwd"),
-        ),
+        fs::hard_link(outputs.join("../../../../../etc/passwd"), outputs.join("passwd")),
     );
 
     // Links can be made; following them out must not work, neither directly nor as a directory.
@@ -299,10 +264,7 @@ pub(crate) fn escape(task: &Task<Action>) -> Result<()> {
                 format!("write below a link to {target}"),
                 fs::write(link.join("escaped"), "escaped"),
             );
-            tried.this(
-                format!("list a link to {target}"),
-                fs::read_dir(&link).map(drop),
-            );
+            tried.this(format!("list a link to {target}"), fs::read_dir(&link).map(drop));
             tried.this(format!("rename below a link to {target}"), {
                 let inside = outputs.join("inside");
                 fs::write(&inside, "inside")
@@ -322,33 +284,18 @@ fn first_byte(path: &Path) -> io::Result<()> {
 
 pub(crate) fn environment(task: &Task<Action>) -> Result<()> {
     let text = |os: std::ffi::OsString| os.to_string_lossy().into_owned();
-    let vars: BTreeMap<_, _> = std::env::vars_os()
-        .map(|(name, value)| (text(name), text(value)))
-        .collect();
+    let vars: BTreeMap<_, _> =
+        std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
     let args: Vec<_> = std::env::args_os().map(text).collect();
-    let current = std::env::current_dir()
-        .map(|path| path.to_string_lossy().into_owned())
-        .ok();
-    report(
-        task,
-        json!({"vars": vars, "args": args, "current_dir": current}),
-    )
+    let current = std::env::current_dir().map(|path| path.to_string_lossy().into_owned()).ok();
+    report(task, json!({"vars": vars, "args": args, "current_dir": current}))
 }
 
 pub(crate) fn network(task: &Task<Action>, address: &str) -> Result<()> {
     let mut tried = Tried::default();
-    tried.this(
-        format!("connect to {address}"),
-        TcpStream::connect(address).map(drop),
-    );
-    tried.this(
-        "listen on 127.0.0.1",
-        TcpListener::bind("127.0.0.1:0").map(drop),
-    );
-    tried.this(
-        "bind UDP on 127.0.0.1",
-        UdpSocket::bind("127.0.0.1:0").map(drop),
-    );
+    tried.this(format!("connect to {address}"), TcpStream::connect(address).map(drop));
+    tried.this("listen on 127.0.0.1", TcpListener::bind("127.0.0.1:0").map(drop));
+    tried.this("bind UDP on 127.0.0.1", UdpSocket::bind("127.0.0.1:0").map(drop));
     let sent = UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.send_to(b"x", address));
     tried.this(format!("send UDP to {address}"), sent.map(drop));
     for name in ["localhost:80", "task-host.example:80"] {
@@ -379,17 +326,8 @@ pub(crate) fn leave(task: &Task<Action>) -> Result<()> {
     let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
     list(task.inputs_dir(), "", &mut inputs).context("list the inputs")?;
     list(task.outputs_dir(), "", &mut outputs).context("list the outputs")?;
-    report(
-        task,
-        json!({"runs": runs, "inputs": inputs, "outputs": outputs}),
-    )?;
-    for key in [
-        "left.txt",
-        ".hidden",
-        "left/behind/deep.txt",
-        "left/-rf",
-        "left/line\nbreak",
-    ] {
+    report(task, json!({"runs": runs, "inputs": inputs, "outputs": outputs}))?;
+    for key in ["left.txt", ".hidden", "left/behind/deep.txt", "left/-rf", "left/line\nbreak"] {
         task.write(key, format!("task {} was here", task.id()))?;
     }
     fs::create_dir_all(task.outputs_dir().join("left/empty"))?;
