@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-use crate::bindings::{self, Failure};
+use crate::bindings;
+use crate::wire::{self, Failure};
 use crate::{Error, Outcome, Result, Task, Verdict, logging};
 
 /// What a task does. Export the implementation with [`export!`](crate::export).
@@ -119,7 +120,7 @@ pub(crate) struct Execution<G: Guest> {
 }
 
 impl<G: Guest> Execution<G> {
-    pub(crate) fn prepare(task: bindings::Task, inputs: PathBuf, outputs: PathBuf) -> Result<Self> {
+    pub(crate) fn prepare(task: wire::Task, inputs: PathBuf, outputs: PathBuf) -> Result<Self> {
         logging::install();
         let mut execution = Self { guest: G::default(), task: Task::new(task, inputs, outputs)? };
         execution.guest.prepare(&execution.task)?;
@@ -151,21 +152,21 @@ thread_local! {
 }
 
 impl<G: Guest> bindings::Guest for Exported<G> {
-    fn prepare(task: bindings::Task) -> Result<(), Failure> {
+    fn prepare(task: wire::Task) -> Result<(), Failure> {
         let (inputs, outputs) = (Path::new("/inputs"), Path::new("/outputs"));
         let execution = Execution::<G>::prepare(task, inputs.to_owned(), outputs.to_owned())?;
         EXECUTION.set(Some(Box::new(execution)));
         Ok(())
     }
 
-    fn execute(_: bindings::Task) -> Result<bindings::Outcome, Failure> {
+    fn execute(_: wire::Task) -> Result<wire::Outcome, Failure> {
         let mut execution = take::<G>("execute")?;
         let outcome = execution.execute()?;
         EXECUTION.set(Some(execution));
-        Ok(bindings::Outcome { success: outcome.is_success(), outputs: outcome.outputs().to_vec() })
+        Ok(wire::Outcome { success: outcome.is_success(), outputs: outcome.outputs().to_vec() })
     }
 
-    fn finalize(_: bindings::Task, outcome: bindings::Outcome) -> Result<(), Failure> {
+    fn finalize(_: wire::Task, outcome: wire::Outcome) -> Result<(), Failure> {
         let execution = take::<G>("finalize")?;
         let outcome = if outcome.success {
             Outcome::success(outcome.outputs)

@@ -88,6 +88,9 @@ pub mod bindings {
     });
 }
 
+/// The records that cross to the host, as the world has them; [`Task`] and [`Outcome`] are ours.
+use bindings::task_host::guest::types as wire;
+
 #[doc(hidden)]
 pub use guest::Exported;
 #[doc(hidden)]

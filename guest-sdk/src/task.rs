@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 use crate::output::{self, Record};
-use crate::{Context, Error, Ignored, Outcome, Output, Result, bindings};
+use crate::{Context, Error, Ignored, Outcome, Output, Result, wire};
 
 /// One task, with its payload as a `P`.
 #[derive(Debug)]
@@ -130,12 +130,8 @@ impl<P> Task<P> {
 
 impl<P: DeserializeOwned> Task<P> {
     /// The task as the host describes it, between two directories.
-    pub(crate) fn new(
-        task: bindings::Task,
-        inputs_dir: PathBuf,
-        outputs_dir: PathBuf,
-    ) -> Result<Self> {
-        let bindings::Task { info, payload, attempt } = task;
+    pub(crate) fn new(task: wire::Task, inputs_dir: PathBuf, outputs_dir: PathBuf) -> Result<Self> {
+        let wire::Task { info, payload, attempt } = task;
         Ok(Self {
             id: info.id,
             name: info.name,

@@ -29,17 +29,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::bindings::task_host::guest::types::Info;
 use crate::guest::Execution;
 use crate::output::locate;
-use crate::{Context, Error, Guest, Outcome, Result, bindings};
+use crate::{Context, Error, Guest, Outcome, Result, wire};
 
 /// Two directories and a message: what a task sees. The directories are temporary and removed on
 /// drop.
 #[derive(Debug)]
 pub struct Sandbox {
     directory: PathBuf,
-    task: bindings::Task,
+    task: wire::Task,
 }
 
 impl Sandbox {
@@ -59,13 +58,13 @@ impl Sandbox {
             fs::create_dir_all(directory.join(part))
                 .with_context(|| format!("directory {}", directory.display()))?;
         }
-        let info = Info {
+        let info = wire::Info {
             id: -1,
             name: "test".into(),
             base_directory: "datasets/test".into(),
             inputs: Vec::new(),
         };
-        Ok(Self { directory, task: bindings::Task { info, payload: None, attempt: 1 } })
+        Ok(Self { directory, task: wire::Task { info, payload: None, attempt: 1 } })
     }
 
     /// Adds an input.
