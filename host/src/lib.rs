@@ -14,6 +14,7 @@
 pub mod bucket;
 pub mod cache;
 pub mod catalog;
+pub mod digest;
 pub mod key;
 pub mod lease;
 pub mod message;
@@ -21,6 +22,7 @@ pub mod prefetch;
 pub mod publish;
 pub mod queue;
 pub mod sandbox;
+mod scratch;
 pub mod task;
 pub mod verdict;
 pub mod worker;
