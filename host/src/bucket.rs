@@ -18,6 +18,7 @@ use futures_util::stream::BoxStream;
 use crate::key::{BucketKey, Prefix};
 
 pub use dir::DirBucket;
+pub(crate) use dir::{blocking, copy};
 pub use object::ObjectBucket;
 
 /// Files up to this many bytes are read and written where the caller runs; for larger ones
