@@ -247,7 +247,8 @@ impl Sandbox {
     /// # Errors
     /// Names the export that is missing, or the import that nothing here provides.
     pub fn link(&self, component: &Component) -> Result<Guest, NotAGuest> {
-        let pre = self.linker.instantiate_pre(component).map_err(|e| NotAGuest(format!("{e:#}")))?;
+        let pre =
+            self.linker.instantiate_pre(component).map_err(|e| NotAGuest(format!("{e:#}")))?;
         let pre = bindings::TaskPre::new(pre).map_err(|e| NotAGuest(format!("{e:#}")))?;
         Ok(Guest { pre })
     }
@@ -352,7 +353,9 @@ async fn execute(engine: &Engine, limits: Limits, job: Job) -> Execution {
         {
             Err(limit(phase, quota.exceeded().unwrap_or(Limit::OutputBytes(limits.output_bytes))))
         }
-        Err(Ended::Failure(types::Failure::Retry(reason))) => Err(RunError::Retry { phase, reason }),
+        Err(Ended::Failure(types::Failure::Retry(reason))) => {
+            Err(RunError::Retry { phase, reason })
+        }
         Err(Ended::Failure(types::Failure::Reject(reason))) => {
             Err(RunError::Reject { phase, reason })
         }
@@ -448,7 +451,8 @@ fn trapped(phase: Phase, error: &wasmtime::Error) -> RunError {
         }
         Some(Trap::StackOverflow) => "the guest's call stack overflowed".to_owned(),
         Some(Trap::MemoryOutOfBounds) => {
-            "the guest read or wrote outside its memory (in Rust: often a stack overflow)".to_owned()
+            "the guest read or wrote outside its memory (in Rust: often a stack overflow)"
+                .to_owned()
         }
         Some(trap) => format!("the guest trapped: {trap}"),
         None => format!("the guest broke off: {}", error.root_cause()),
