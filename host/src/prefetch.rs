@@ -251,7 +251,27 @@ mod tests {
     async fn bring(f: &Fixture, names: &[&str]) -> Result<Fetched, PrefetchError> {
         let keys: Vec<_> = names.iter().map(|name| BucketKey::new(name).unwrap()).collect();
         let (base, into) = (Prefix::new("d").unwrap(), &f.workspace.inputs);
-        inputs(&f.cache, &f.bucket, &base, &keys, into, Sharing::Link).await
+        let ahead = Ahead::new(ByteSize::mib(1));
+        let brought = inputs(&f.cache, &f.bucket, &base, &keys, into, Sharing::Link, &ahead).await;
+        brought.map(|(fetched, _)| fetched)
+    }
+
+    #[tokio::test]
+    async fn bytes_ahead_of_execution_are_bounded_and_nobody_starves() {
+        let f = fixture();
+        std::fs::write(f.bucket.path().join("d/large"), vec![0; 3 << 10]).unwrap();
+        let ahead = Ahead::new(ByteSize::kib(2));
+        let (base, keys) = (Prefix::new("d").unwrap(), [BucketKey::new("a").unwrap()]);
+        // Larger than the bound: it gets all of it.
+        let large = [BucketKey::new("large").unwrap()];
+        let into = &f.workspace.inputs;
+        let first = inputs(&f.cache, &f.bucket, &base, &large, into, Sharing::Copy, &ahead);
+        let (_, permit) = first.await.unwrap();
+        let mut second =
+            std::pin::pin!(inputs(&f.cache, &f.bucket, &base, &keys, into, Sharing::Copy, &ahead));
+        assert!(futures_util::poll!(&mut second).is_pending());
+        drop(permit);
+        second.await.unwrap();
     }
 
     #[tokio::test]

@@ -28,6 +28,9 @@ pub use limits::{Limit, Limits};
 pub use log::{Log, Tee};
 use thread::Threads;
 
+/// Bytes of a guest's reason for a failure that are kept.
+const MAX_REASON: usize = 16 << 10;
+
 mod bindings {
     //! The guest world of `wit/task.wit`.
     wasmtime::component::bindgen!({
@@ -346,6 +349,9 @@ async fn execute(engine: &Engine, limits: Limits, job: Job) -> Execution {
         Ok(_) if quota.exceeded().is_some() => {
             Err(limit(phase, quota.exceeded().unwrap_or(Limit::OutputBytes(limits.output_bytes))))
         }
+        Ok(outcome) if outcome.outputs.len() as u64 > limits.output_files => {
+            Err(limit(phase, Limit::OutputFiles(limits.output_files)))
+        }
         Ok(outcome) if outcome.success => Ok(outcome.outputs),
         Ok(_) => Err(RunError::Unsuccessful),
         Err(Ended::Failure(types::Failure::Retry(_) | types::Failure::Reject(_)))
@@ -401,6 +407,16 @@ impl From<types::Failure> for Ended {
     fn from(failure: types::Failure) -> Self {
         Self::Failure(failure)
     }
+}
+
+/// A guest's words go into logs and reports, so there is a bound on them.
+fn shorten(mut reason: String) -> String {
+    if reason.len() > MAX_REASON {
+        let end = reason.floor_char_boundary(MAX_REASON);
+        reason.truncate(end);
+        reason.push_str(" … (cut)");
+    }
+    reason
 }
 
 /// The three calls of the world, in their order.
