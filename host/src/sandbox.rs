@@ -360,10 +360,10 @@ async fn execute(engine: &Engine, limits: Limits, job: Job) -> Execution {
             Err(limit(phase, quota.exceeded().unwrap_or(Limit::OutputBytes(limits.output_bytes))))
         }
         Err(Ended::Failure(types::Failure::Retry(reason))) => {
-            Err(RunError::Retry { phase, reason })
+            Err(RunError::Retry { phase, reason: shorten(reason) })
         }
         Err(Ended::Failure(types::Failure::Reject(reason))) => {
-            Err(RunError::Reject { phase, reason })
+            Err(RunError::Reject { phase, reason: shorten(reason) })
         }
         Err(Ended::Cancelled) => Err(RunError::Cancelled),
         Err(Ended::Late) => Err(limit(phase, Limit::Time(limits.time))),
