@@ -3,11 +3,12 @@
 use std::collections::HashSet;
 
 use cap_std::fs::Dir;
-use futures_util::stream::{self, StreamExt, TryStreamExt};
+use futures_util::stream::{FuturesUnordered, TryStreamExt};
 
 use crate::bucket::{Bucket, BucketError};
 use crate::cache::{Cache, CacheError, Sharing};
 use crate::key::{BucketKey, Prefix};
+use crate::workspace::Workspace;
 
 /// Inputs of one task that are fetched at once.
 const AT_ONCE: usize = 8;
@@ -57,8 +58,8 @@ pub enum PrefetchError {
     },
 }
 
-/// Brings `inputs`, which are relative to `base`, into the empty directory `into`. One that
-/// is named twice is brought once.
+/// Brings `inputs`, which are relative to `base`, into the empty inputs directory of a
+/// workspace. One that is named twice is brought once.
 ///
 /// # Errors
 /// For the first input that fails; the directory may hold some of the others then.
@@ -67,21 +68,31 @@ pub async fn inputs(
     bucket: &dyn Bucket,
     base: &Prefix,
     inputs: &[BucketKey],
-    into: &Dir,
+    workspace: &Workspace,
     sharing: Sharing,
 ) -> Result<Fetched, PrefetchError> {
-    let bring = |input| bring(cache, bucket, base, input, into, sharing);
-    match inputs {
-        [] => Ok(Fetched::default()),
-        [input] => bring(input).await,
-        _ => {
-            let each = distinct(inputs)?.into_iter().map(bring);
-            stream::iter(each)
-                .buffer_unordered(AT_ONCE)
-                .try_fold(Fetched::default(), async |sum, one| Ok(sum.plus(one)))
-                .await
-        }
+    let into = &workspace.inputs;
+    if let [input] = inputs {
+        workspace.make_parents([input]);
+        return bring(cache, bucket, base, input, into, sharing).await;
     }
+    let mut sum = Fetched::default();
+    let mut under_way = FuturesUnordered::new();
+    // Not a stream of mapped inputs: the future of that is not `Send` to the compiler.
+    let distinct = distinct(inputs)?;
+    workspace.make_parents(distinct.iter().copied());
+    for input in distinct {
+        if under_way.len() == AT_ONCE
+            && let Some(one) = under_way.try_next().await?
+        {
+            sum = sum.plus(one);
+        }
+        under_way.push(bring(cache, bucket, base, input, into, sharing));
+    }
+    while let Some(one) = under_way.try_next().await? {
+        sum = sum.plus(one);
+    }
+    Ok(sum)
 }
 
 async fn bring(
@@ -164,7 +175,7 @@ mod tests {
     use super::*;
     use crate::bucket::DirBucket;
     use crate::cache::CacheOptions;
-    use crate::workspace::{Workspace, Workspaces};
+    use crate::workspace::Workspaces;
 
     struct Fixture {
         _root: tempfile::TempDir,
@@ -189,8 +200,8 @@ mod tests {
 
     async fn bring(f: &Fixture, names: &[&str]) -> Result<Fetched, PrefetchError> {
         let keys: Vec<_> = names.iter().map(|name| BucketKey::new(name).unwrap()).collect();
-        let (base, into) = (Prefix::new("d").unwrap(), &f.workspace.inputs);
-        inputs(&f.cache, &f.bucket, &base, &keys, into, Sharing::Link).await
+        let base = Prefix::new("d").unwrap();
+        inputs(&f.cache, &f.bucket, &base, &keys, &f.workspace, Sharing::Link).await
     }
 
     #[tokio::test]
@@ -237,10 +248,19 @@ mod tests {
         for name in &names {
             std::fs::write(f.bucket.path().join("d").join(name), name).unwrap();
         }
-        let names: Vec<_> = names.iter().map(String::as_str).collect();
-        assert_eq!(bring(&f, &names).await.unwrap().misses, 500);
-        for name in names {
-            assert_eq!(f.workspace.inputs.read_to_string(name).unwrap(), name);
+        let names: Vec<_> = names.iter().map(|name| BucketKey::new(name).unwrap()).collect();
+        // On the runtime's own threads, as the host does it.
+        let (cache, bucket, all) = (f.cache.clone(), f.bucket.clone(), names.clone());
+        let workspace = f.workspace;
+        let fetched = tokio::spawn(async move {
+            let base = Prefix::new("d").unwrap();
+            let fetched = inputs(&cache, &bucket, &base, &all, &workspace, Sharing::Copy).await;
+            (workspace, fetched)
+        });
+        let (workspace, fetched) = fetched.await.unwrap();
+        assert_eq!(fetched.unwrap().misses, 500);
+        for name in names.iter().map(BucketKey::as_str) {
+            assert_eq!(workspace.inputs.read_to_string(name).unwrap(), name);
         }
     }
 
