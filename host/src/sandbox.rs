@@ -22,6 +22,7 @@ use wasmtime::{Config, Enabled, Engine, PoolingAllocationConfig, Store, Trap, Up
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
 use crate::message::Task;
+use crate::workspace::Spares;
 use filesystem::{Preopens, Quota};
 use limits::Memory;
 pub use limits::{Limit, Limits};
@@ -67,6 +68,8 @@ pub struct Job {
     pub inputs: cap_std::fs::Dir,
     /// What it sees as `/outputs`.
     pub outputs: cap_std::fs::Dir,
+    /// Empty directories that are given to a guest that makes one in `/outputs`.
+    pub spares: Option<Arc<Spares>>,
     /// Ends the execution early, with [`RunError::Cancelled`].
     pub cancelled: CancellationToken,
     /// Where the guest's output goes at once, beside the log.
@@ -315,7 +318,7 @@ async fn execute(engine: &Engine, limits: Limits, job: Job) -> Execution {
             .allow_blocking_current_thread(true)
             .build(),
         table: ResourceTable::new(),
-        preopens: Preopens::new(job.inputs, job.outputs),
+        preopens: Preopens::new(job.inputs, job.outputs, job.spares),
         quota: quota.clone(),
         memory: Memory::new(limits.memory),
     };

@@ -151,7 +151,7 @@ impl Attempt {
             &*worker.bucket,
             &task.base_directory,
             &task.inputs,
-            &workspace.inputs,
+            &workspace,
             worker.sharing,
             &worker.ahead,
         )
@@ -188,6 +188,7 @@ impl Attempt {
                 attempt: lease.attempt(),
                 inputs: workspace.inputs.try_clone()?,
                 outputs: workspace.outputs.try_clone()?,
+                spares: Some(workspace.spares().clone()),
                 cancelled: cancelled.clone(),
                 tee: None,
             })
