@@ -354,7 +354,7 @@ pub(crate) struct Settings {
 
 impl<G: Group> Flags<G> {
     /// Puts the flags before the variables before the file.
-    pub(crate) fn load(self) -> anyhow::Result<Settings> {
+    pub(crate) fn load(&self) -> anyhow::Result<Settings> {
         let variables: Vec<(String, String)> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
             .filter(|(name, _)| name.starts_with("HOST_"))
@@ -363,7 +363,7 @@ impl<G: Group> Flags<G> {
                 Err(_) => Err(Advice::usage(format!("{name}: is not UTF-8 text"))),
             })
             .collect::<Result<_, _>>()?;
-        let config = self.config.map(|path| (path, "--config")).or_else(|| {
+        let config = self.config.clone().map(|path| (path, "--config")).or_else(|| {
             let path = variables.iter().find(|(name, value)| name == CONFIG && !value.is_empty());
             path.map(|(_, path)| (PathBuf::from(path), CONFIG))
         });
@@ -377,7 +377,7 @@ impl<G: Group> Flags<G> {
                 given.insert(setting.name, Given { text: text.clone(), origin });
             }
         }
-        given.extend(self.given);
+        given.extend(self.given.iter().cloned());
         let misspelt = variables.iter().filter_map(|(name, _)| misspelt(name)).collect();
         Ok(Settings { given, misspelt })
     }

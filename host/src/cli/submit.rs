@@ -168,11 +168,11 @@ impl Outcome {
 }
 
 /// What tasks from flags have in common.
-struct Template {
-    name: String,
-    base_directory: Option<String>,
-    inputs: Vec<String>,
-    payload: Option<String>,
+pub(crate) struct Template {
+    pub(crate) name: String,
+    pub(crate) base_directory: Option<String>,
+    pub(crate) inputs: Vec<String>,
+    pub(crate) payload: Option<String>,
 }
 
 impl Template {
@@ -184,7 +184,7 @@ impl Template {
     }
 
     /// The text of one task, checked.
-    fn task(
+    pub(crate) fn task(
         &self,
         id: Option<i64>,
         base_directory: &str,
