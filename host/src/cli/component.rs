@@ -13,7 +13,7 @@ use task_host::key::{BucketKey, Prefix, TaskName};
 
 use super::examine::{Examined, examine};
 use super::exit::{Advice, Exit};
-use super::settings::{self, BUCKET, COMPONENTS, Flags, Settings};
+use super::settings::{self, COMPONENTS, Flags, Settings};
 use super::show;
 use super::telemetry::Screen;
 use super::values::{self, When};
@@ -89,12 +89,11 @@ impl Place {
         })
     }
 
-    /// Makes the directory first, where nobody could have meant another.
+    /// Makes the directory if it is not there: a push is how most buckets begin.
     fn make(settings: &Settings) -> anyhow::Result<Self> {
         let dir = match settings.value(&COMPONENTS, values::path)? {
             Some(dir) => Some(dir),
-            None if settings.is_default(&BUCKET) => Some(settings.bucket()?.into()),
-            None => None,
+            None => bucket_path(&settings.bucket()?),
         };
         if let Some(dir) = dir.filter(|dir| !dir.exists()) {
             std::fs::create_dir_all(&dir)
@@ -135,6 +134,15 @@ impl Push {
             place.bucket
         )?;
         Ok(Exit::Done)
+    }
+}
+
+/// The directory of a bucket that is one.
+fn bucket_path(url: &str) -> Option<PathBuf> {
+    match url.split_once("://") {
+        None => Some(url.into()),
+        Some(("file", path)) => Some(path.into()),
+        Some(_) => None,
     }
 }
 
