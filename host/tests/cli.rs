@@ -160,7 +160,11 @@ fn tasks_are_run_and_what_came_of_them_is_said() {
 
 #[test]
 fn a_host_without_a_queue_says_how_to_give_one() {
-    Place::new().run("run").exits(2).says("no queue is given").says("hint: give a directory with --fq");
+    Place::new()
+        .run("run")
+        .exits(2)
+        .says("no queue is given")
+        .says("hint: give a directory with --fq");
 }
 
 #[test]
@@ -332,7 +336,10 @@ fn only_the_wanted_reports_go_back() {
     place.feed("submit --fq ./errors", text.as_bytes()).ok();
     place.run("submit --fq ./queue --from-errors ./errors --dry-run").ok().says("3 tasks would be");
     assert_eq!(place.enqueued("errors"), 3);
-    place.run("submit --fq ./queue --from-errors ./errors --name A --limit 1").ok().says("1 task sent");
+    place
+        .run("submit --fq ./queue --from-errors ./errors --name A --limit 1")
+        .ok()
+        .says("1 task sent");
     place.run("submit --fq ./queue --from-errors ./errors --name A").ok().says("1 task sent");
     assert_eq!((place.enqueued("queue"), place.enqueued("errors")), (2, 1));
     place.run("submit --fq ./queue --from-errors ./queue").exits(2);
@@ -376,7 +383,10 @@ fn wrong_files_are_not_pushed() {
 fn what_was_pushed_is_listed_and_inspected() {
     let place = Place::new();
     place.write("x/edge_finder.wasm", component(End::Done));
-    place.run("component push x/edge_finder.wasm --components ./parts").ok().says("created ./parts");
+    place
+        .run("component push x/edge_finder.wasm --components ./parts")
+        .ok()
+        .says("created ./parts");
     assert!(place.has("parts/edge_finder.wasm"));
     place.run("component push x/edge_finder.wasm --name edges/v2").ok();
     assert!(place.has("bucket/components/edges/v2.wasm"));
@@ -406,7 +416,10 @@ fn a_try_ends_as_a_run_would() {
     place.run("try trap.wasm --attempt 5").exits(3).says("error: execute:").says("give it up");
     place.run("try trap.wasm").exits(3).says("would try it again");
     place.run("try good.wasm --input missing.txt").exits(1).says("--input missing.txt");
-    place.run("try good.wasm --input a.txt --input a.txt").exits(1).says("another input is a.txt too");
+    place
+        .run("try good.wasm --input a.txt --input a.txt")
+        .exits(1)
+        .says("another input is a.txt too");
     place.run("try good.wasm --payload oops").exits(2).says("--payload is not JSON");
 }
 

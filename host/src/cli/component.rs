@@ -64,9 +64,7 @@ impl Component {
             match self {
                 Self::Push(command) => command.push().await,
                 Self::Ls { json, flags } => ls(&Place::open(&flags.load()?)?, json).await,
-                Self::Inspect { which, json, flags } => {
-                    inspect(&which, &flags.load()?, json).await
-                }
+                Self::Inspect { which, json, flags } => inspect(&which, &flags.load()?, json).await,
             }
         })
     }
@@ -81,7 +79,9 @@ struct Place {
 impl Place {
     fn open(settings: &Settings) -> anyhow::Result<Self> {
         Ok(match settings.value(&COMPONENTS, values::path)? {
-            Some(dir) => Self { bucket: bucket::open(&dir.to_string_lossy())?, prefix: Prefix::root() },
+            Some(dir) => {
+                Self { bucket: bucket::open(&dir.to_string_lossy())?, prefix: Prefix::root() }
+            }
             None => Self {
                 bucket: bucket::open(&settings.bucket()?)?,
                 prefix: settings.component_prefix()?,
@@ -202,10 +202,8 @@ async fn ls(place: &Place, json: bool) -> anyhow::Result<Exit> {
     } else if rows.is_empty() {
         show::tell(format_args!("there are no components in {}/{}", place.bucket, place.prefix));
     } else {
-        let rows: Vec<Vec<String>> = rows
-            .into_iter()
-            .map(|row| vec![row.name, show::bytes(row.size).to_string()])
-            .collect();
+        let rows: Vec<Vec<String>> =
+            rows.into_iter().map(|row| vec![row.name, show::bytes(row.size).to_string()]).collect();
         show::table(io::stdout().lock(), &rows)?;
     }
     Ok(Exit::Done)
@@ -227,15 +225,23 @@ struct Inspected {
 async fn inspect(which: &str, settings: &Settings, json: bool) -> anyhow::Result<Exit> {
     let file = Path::new(which);
     let (name, place, bytes) = if file.is_file() {
-        (task_name(None, file).map_or_else(|_| which.to_owned(), |n| n.to_string()), which.to_owned(), read(file)?)
+        (
+            task_name(None, file).map_or_else(|_| which.to_owned(), |n| n.to_string()),
+            which.to_owned(),
+            read(file)?,
+        )
     } else {
-        let name = TaskName::new(which).map_err(|e| Advice::usage(format!("{which:?} is no file, and {e}")))?;
+        let name = TaskName::new(which)
+            .map_err(|e| Advice::usage(format!("{which:?} is no file, and {e}")))?;
         let place = Place::open(settings)?;
         let key = place.key(&name);
         let bytes = download(&place, &key).await.map_err(|error| match error {
             BucketError::NotFound { .. } => anyhow::Error::from(
-                Advice::failed(format!("{which} is neither a file nor a component: {}/{key} does not exist", place.bucket))
-                    .hint("`host component ls` lists the components"),
+                Advice::failed(format!(
+                    "{which} is neither a file nor a component: {}/{key} does not exist",
+                    place.bucket
+                ))
+                .hint("`host component ls` lists the components"),
             ),
             error => error.into(),
         })?;

@@ -123,7 +123,9 @@ fn read(bytes: &[u8]) -> wasmparser::Result<Examined> {
                         let names = made.entry(field.name).or_default();
                         for value in field.values {
                             let value = value?;
-                            names.push(format!("{} {}", value.name, value.version).trim().to_owned());
+                            names.push(
+                                format!("{} {}", value.name, value.version).trim().to_owned(),
+                            );
                         }
                     }
                 }
@@ -166,8 +168,9 @@ impl Examined {
     }
 
     fn core_module(&self) -> String {
-        let is_wasi1 =
-            |name: &String| name.starts_with("wasi_snapshot_preview1.") || name.starts_with("wasi_unstable.");
+        let is_wasi1 = |name: &String| {
+            name.starts_with("wasi_snapshot_preview1.") || name.starts_with("wasi_unstable.")
+        };
         if self.imports.iter().any(is_wasi1) {
             "is a core module for WASI preview 1, not a component; build it for WASI 0.2 \
              (Rust: `cargo build --target wasm32-wasip2`), or wrap it with \
@@ -230,7 +233,10 @@ mod tests {
             r#"(module (import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32))))"#,
             Some("WASI preview 1"),
         );
-        check("(component)", Some("it does not export `prepare`, `execute`, `finalize`; it exports nothing"));
+        check(
+            "(component)",
+            Some("it does not export `prepare`, `execute`, `finalize`; it exports nothing"),
+        );
     }
 
     #[test]

@@ -42,7 +42,7 @@ impl New {
 
 /// Why no project was made.
 #[derive(Debug, thiserror::Error)]
-pub enum NewError {
+pub(crate) enum NewError {
     /// The name can't be a crate's.
     #[error("{name:?} can't be the name of a guest: {reason}; {suggestion:?} would do")]
     Name { name: String, reason: &'static str, suggestion: String },
@@ -101,7 +101,7 @@ const INHERITED: &[(&str, &str)] = &[
 ///
 /// # Errors
 /// If `name` can't be a crate's, if `dir` holds anything, or if a file can't be written.
-pub fn create(dir: &Path, name: &str) -> Result<(), NewError> {
+pub(crate) fn create(dir: &Path, name: &str) -> Result<(), NewError> {
     check_name(name)?;
     check_empty(dir)?;
     for (path, contents) in TEMPLATE {
@@ -116,7 +116,7 @@ pub fn create(dir: &Path, name: &str) -> Result<(), NewError> {
 }
 
 /// The name of the file that `cargo build` leaves, without `.wasm`.
-pub fn component(name: &str) -> String {
+pub(crate) fn component(name: &str) -> String {
     name.replace('-', "_")
 }
 

@@ -55,8 +55,7 @@ impl Progress {
         let shown = bar.clone();
         let drawing = tokio::spawn(async move {
             let mut rate = Rate::default();
-            let mut ticks =
-                tokio::time::interval(if shown.is_some() { FRAME } else { LINE });
+            let mut ticks = tokio::time::interval(if shown.is_some() { FRAME } else { LINE });
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
             ticks.tick().await;
             loop {
@@ -111,10 +110,8 @@ impl Progress {
 
     fn line(&self, per_second: f64, left: Option<u64>) -> String {
         let stats = &self.stats;
-        let mut parts = vec![
-            format!("{per_second:.1}/s"),
-            format!("{} running", stats.running.load(Relaxed)),
-        ];
+        let mut parts =
+            vec![format!("{per_second:.1}/s"), format!("{} running", stats.running.load(Relaxed))];
         for (count, word) in [(&stats.failed, "failed"), (&stats.retried, "retried")] {
             let n = count.load(Relaxed);
             if n > 0 {

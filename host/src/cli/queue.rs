@@ -6,7 +6,7 @@ mod transfer;
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use serde::Serialize;
-use task_host::queue::{self, Counts};
+use task_host::queue::{self, Counts, file};
 
 use super::exit::{Advice, Exit};
 use super::settings::{Flags, QueueOnly, fq_path, queue_url};
@@ -69,7 +69,7 @@ impl Which {
         }
     }
 
-    fn open(self) -> anyhow::Result<queue::Admin> {
+    fn open(self) -> anyhow::Result<file::Admin> {
         Ok(queue::admin(&self.url()?)?)
     }
 }
@@ -81,7 +81,10 @@ impl Queue {
             Self::Ls(command) => command.run(),
             Self::Release { queue } => {
                 let queue = queue.open()?;
-                done(&format!("{} released in {queue}", show::count(queue.release_all()?, "message")))
+                done(&format!(
+                    "{} released in {queue}",
+                    show::count(queue.release_all()?, "message")
+                ))
             }
             Self::Rezero { queue } => {
                 let queue = queue.open()?;
@@ -102,7 +105,7 @@ fn done(what: &str) -> anyhow::Result<Exit> {
 }
 
 /// The four figures of `ptq status`, in its words.
-fn status(queue: &queue::Admin, json: bool) -> anyhow::Result<Exit> {
+fn status(queue: &file::Admin, json: bool) -> anyhow::Result<Exit> {
     let counts = queue.counts()?;
     if json {
         #[derive(Serialize)]
@@ -143,7 +146,7 @@ fn figures(counts: &Counts) -> Vec<String> {
     lines
 }
 
-fn purge(queue: &queue::Admin, yes: bool) -> anyhow::Result<Exit> {
+fn purge(queue: &file::Admin, yes: bool) -> anyhow::Result<Exit> {
     let there = queue.counts()?.enqueued.unwrap_or(0);
     if !yes {
         if !io::stdin().is_terminal() {

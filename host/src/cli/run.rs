@@ -68,11 +68,13 @@ fn make_bucket(bucket: &str) -> anyhow::Result<()> {
 fn open_error(error: task_host::worker::OpenError) -> anyhow::Error {
     use task_host::worker::OpenError;
     match error {
-        OpenError::Sandbox(problem) => {
-            Advice::failed(format!("the sandbox could not be set up: {problem}"))
-                .hint("it takes address space for each task that may run: try a lower --parallel or --memory")
-                .into()
-        }
+        OpenError::Sandbox(problem) => Advice::failed(format!(
+            "the sandbox could not be set up: {problem}"
+        ))
+        .hint(
+            "it takes address space for each task that may run: try a lower --parallel or --memory",
+        )
+        .into(),
         other => other.into(),
     }
 }
@@ -212,10 +214,7 @@ fn announce(screen: &Screen, worker: &Worker, missing: &Missing) {
             "cache",
             format!("{}, up to {}", config.cache_dir.display(), config.cache_size.display().iec()),
         ),
-        (
-            "parallel",
-            format!("{} at a time, {} more made ready", config.parallel, config.prefetch),
-        ),
+        ("parallel", format!("{} at a time, {} more made ready", config.parallel, config.prefetch)),
         ("lease", format!("{}, renewed while a task is held", time(config.lease))),
         (
             "attempts",

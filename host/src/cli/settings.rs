@@ -77,12 +77,8 @@ pub(crate) const PREFETCH: Setting = setting(
     None,
     "Tasks beyond those that are made ready ahead [default: twice --parallel]",
 );
-pub(crate) const PREFETCH_BYTES: Setting = setting(
-    "prefetch-bytes",
-    "SIZE",
-    Some("1GiB"),
-    "Bytes of inputs that may be coming in ahead",
-);
+pub(crate) const PREFETCH_BYTES: Setting =
+    setting("prefetch-bytes", "SIZE", Some("1GiB"), "Bytes of inputs that may be coming in ahead");
 pub(crate) const LEASE: Setting =
     setting("lease", "TIME", Some("5m"), "Time of a lease; renewed for as long as a task is held");
 pub(crate) const EXIT_WHEN_EMPTY: Setting = Setting {
@@ -120,7 +116,8 @@ pub(crate) const RETRY_AFTER: Setting = setting(
 );
 pub(crate) const MEMORY: Setting =
     setting("memory", "SIZE", Some("1GiB"), "Memory that a task may use");
-pub(crate) const TIMEOUT: Setting = setting("timeout", "TIME", Some("1h"), "Time that a task may take");
+pub(crate) const TIMEOUT: Setting =
+    setting("timeout", "TIME", Some("1h"), "Time that a task may take");
 pub(crate) const MAX_OUTPUT: Setting =
     setting("max-output", "SIZE", Some("4GiB"), "Bytes that a task may write to /outputs");
 pub(crate) const MAX_OUTPUT_FILES: Setting = setting(
@@ -436,11 +433,7 @@ impl Settings {
     }
 
     /// The value of a setting that has a default.
-    fn defaulted<T>(
-        &self,
-        setting: &Setting,
-        parse: fn(&str) -> Parsed<T>,
-    ) -> anyhow::Result<T> {
+    fn defaulted<T>(&self, setting: &Setting, parse: fn(&str) -> Parsed<T>) -> anyhow::Result<T> {
         match self.value(setting, parse)? {
             Some(value) => Ok(value),
             None => Err(anyhow::anyhow!("--{} has no default", setting.name)),

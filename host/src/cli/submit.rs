@@ -55,13 +55,24 @@ pub(crate) struct Submit {
     #[arg(long, value_name = "PREFIX", requires = "name", help_heading = "Tasks from flags")]
     base_directory: Option<String>,
     /// Key of an input, relative to the base directory; may be repeated
-    #[arg(long = "input", value_name = "KEY", requires = "name", help_heading = "Tasks from flags")]
+    #[arg(
+        long = "input",
+        value_name = "KEY",
+        requires = "name",
+        help_heading = "Tasks from flags"
+    )]
     inputs: Vec<String>,
     /// The task's own parameters
     #[arg(long, value_name = "JSON", requires = "name", help_heading = "Tasks from flags")]
     payload: Option<String>,
     /// The task's id; with --each, that of the first [default: none; with --each, 0]
-    #[arg(long, value_name = "N", requires = "name", allow_negative_numbers = true, help_heading = "Tasks from flags")]
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "name",
+        allow_negative_numbers = true,
+        help_heading = "Tasks from flags"
+    )]
     id: Option<i64>,
     /// Make a task for each object of the bucket that matches
     #[arg(long, value_name = "PATTERN", requires = "name", help_heading = "Tasks from flags")]
@@ -76,7 +87,12 @@ pub(crate) struct Submit {
     )]
     from_errors: Option<String>,
     /// Put back so many tasks at the most
-    #[arg(long, value_name = "N", requires = "from_errors", help_heading = "Tasks from an error queue")]
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "from_errors",
+        help_heading = "Tasks from an error queue"
+    )]
     limit: Option<u64>,
 
     /// Do everything but send
@@ -121,7 +137,8 @@ impl Submit {
             return reports::put_back(screen, &queue, errors, name, self.limit, self.dry_run).await;
         }
         let Some(name) = self.name else {
-            return lines::send(self.files, self.all_or_nothing, screen, &queue, self.dry_run).await;
+            return lines::send(self.files, self.all_or_nothing, screen, &queue, self.dry_run)
+                .await;
         };
         let template = Template {
             name,
@@ -142,7 +159,8 @@ impl Submit {
                         .hint("it is the prefix in the bucket that inputs and outputs are relative to")
                         .into());
                 };
-                let body = template.task(self.id, &base, &template.inputs, template.payload.as_deref())?;
+                let body =
+                    template.task(self.id, &base, &template.inputs, template.payload.as_deref())?;
                 let mut sender = open()?;
                 sender.push(body.into(), "the task").await?;
                 sender.finish(0).await

@@ -116,13 +116,19 @@ impl Summary {
             row("queue", format!("{}: {} left", self.queue, show::count(left, "task")));
         }
         if self.failed > 0 {
-            row("errors", format!("{} in {}", show::count(self.failed, "report"), self.error_queue));
+            row(
+                "errors",
+                format!("{} in {}", show::count(self.failed, "report"), self.error_queue),
+            );
         }
         show::table(&mut out, &rows)?;
         if self.failed > 0 {
             let (queue, errors) = (&self.queue, &self.error_queue);
             writeln!(out, "what went wrong:       host queue ls {errors}")?;
-            writeln!(out, "when it is put right:  host submit --queue {queue} --from-errors {errors}")?;
+            writeln!(
+                out,
+                "when it is put right:  host submit --queue {queue} --from-errors {errors}"
+            )?;
         }
         Ok(())
     }

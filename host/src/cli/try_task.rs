@@ -11,9 +11,9 @@ use anyhow::Context;
 use task_host::bucket::DirBucket;
 use task_host::key::{BucketKey, Prefix};
 use task_host::message::{self, Task};
-use task_host::publish::{self, PublishLimits, Published};
+use task_host::publish::{self, Published};
 use task_host::sandbox::{Guest, Job};
-use task_host::task::Failure;
+use task_host::task::{self, Failure};
 use task_host::verdict::{self, Verdict};
 use task_host::workspace::Workspace;
 use tokio_util::sync::CancellationToken;
@@ -151,14 +151,13 @@ impl Try {
         for input in inputs {
             input.place(&workspace)?;
         }
-        let (inputs, outputs) = workspace.open_both().context("the task's directories")?;
         let screen = screen.clone();
         let job = Job {
             guest,
             task: Arc::new(task),
             attempt: self.attempt,
-            inputs,
-            outputs,
+            inputs: workspace.inputs.try_clone().context("the task's directories")?,
+            outputs: workspace.outputs.try_clone().context("the task's directories")?,
             cancelled: CancellationToken::new(),
             tee: Some(Arc::new(move |bytes: &[u8]| screen.write(bytes))),
         };
@@ -167,16 +166,17 @@ impl Try {
             Ok(listed) => listed,
             Err(error) => return Ok(Err(error.into())),
         };
+        if let Err(failure) = task::check_listed(&workspace, &listed) {
+            return Ok(Err(failure));
+        }
         let bucket = DirBucket::create(&self.out)?;
         let limits = settings.limits()?;
-        let limits = PublishLimits {
+        let limits = publish::Limits {
             max_bytes: limits.output_bytes.as_u64(),
             max_files: limits.output_files,
         };
         let root = Prefix::root();
-        let published =
-            publish::outputs(&workspace, &listed, &root, None, &bucket, &limits).await;
-        bench.workspaces.recycle(workspace);
+        let published = publish::outputs(&workspace.outputs, &root, None, &bucket, limits).await;
         Ok(published.map_err(Failure::from))
     }
 }

@@ -29,11 +29,11 @@ const NAME: &str = "component";
 impl Workbench {
     pub(crate) fn open(settings: &Settings) -> anyhow::Result<Self> {
         let cache_dir = settings.cache_dir()?;
-        let cache = Arc::new(Cache::open(CacheOptions {
+        let cache = Cache::open(CacheOptions {
             dir: cache_dir.clone(),
             max_bytes: settings.cache_size()?.as_u64(),
-        })?);
-        let workspaces = Workspaces::new(cache_dir.join("work"))?;
+        })?;
+        let workspaces = Workspaces::new(&cache_dir.join("work"))?;
         let (inputs, outputs) = (workspaces.inputs_root(), workspaces.outputs_root());
         let sandbox = Sandbox::new(1, settings.limits()?, inputs, outputs)
             .map_err(|e| Advice::failed(format!("the sandbox could not be set up: {e:#}")))?;
@@ -49,7 +49,8 @@ impl Workbench {
     pub(crate) async fn compile(&self, file: &Path, wasm: &[u8]) -> anyhow::Result<Guest> {
         let name = TaskName::new(NAME)?;
         let copy = self.dir.path().join(name.file().as_path());
-        std::fs::write(&copy, wasm).with_context(|| format!("{} can't be written", copy.display()))?;
+        std::fs::write(&copy, wasm)
+            .with_context(|| format!("{} can't be written", copy.display()))?;
         match self.catalog.resolve(&name).await {
             Ok(ready) => Ok(ready.guest),
             // The place is ours, and says nothing to a person.

@@ -48,7 +48,12 @@ impl Ls {
                 let due = due(message.due, now);
                 let what = describe(&text);
                 if self.long {
-                    writeln!(out, "{}  {due}\n  {}\n  {text}", message.id, what.replace('\n', "\n  "))?;
+                    writeln!(
+                        out,
+                        "{}  {due}\n  {}\n  {text}",
+                        message.id,
+                        what.replace('\n', "\n  ")
+                    )?;
                 } else {
                     writeln!(out, "{}  {due:<14}  {}", message.id, show::cut(&what, 120))?;
                 }
@@ -109,7 +114,8 @@ mod tests {
 
     #[test]
     fn a_report_tells_its_error_and_a_task_what_it_is() {
-        let task = r#"{"basic_info": {"id": 3, "name": "A", "base_directory": "d", "inputs": ["x"]}}"#;
+        let task =
+            r#"{"basic_info": {"id": 3, "name": "A", "base_directory": "d", "inputs": ["x"]}}"#;
         assert_eq!(describe(task), "A 3 in \"d\", 1 input");
         let report = format!(r#"{{"task": {task}, "exception": "execute: no"}}"#);
         assert_eq!(describe(&report), "A 3 in \"d\", 1 input: execute: no");

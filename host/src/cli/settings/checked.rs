@@ -62,7 +62,11 @@ impl Settings {
 
     pub(crate) fn bucket(&self) -> anyhow::Result<String> {
         self.defaulted(&BUCKET, |text| {
-            if text.is_empty() { Err("is empty; write a directory".into()) } else { Ok(text.into()) }
+            if text.is_empty() {
+                Err("is empty; write a directory".into())
+            } else {
+                Ok(text.into())
+            }
         })
     }
 
@@ -114,7 +118,9 @@ impl Settings {
         let shown = |setting: &&'static Setting| {
             let given = self.get(setting);
             let text = match setting.name {
-                name if given.is_some() && name != QUEUE.name => given.as_ref().map(|g| g.text.clone()),
+                name if given.is_some() && name != QUEUE.name => {
+                    given.as_ref().map(|g| g.text.clone())
+                }
                 "queue" => self.value(&QUEUE, queue_url)?,
                 "error-queue" => self.queue().ok().as_deref().and_then(errors_of),
                 "parallel" => Some(self.parallel()?.to_string()),
@@ -154,7 +160,8 @@ fn errors_of(queue: &str) -> Option<String> {
 
 fn lease(text: &str) -> Parsed<std::time::Duration> {
     let time = values::duration(text)?;
-    let (shortest, longest) = (std::time::Duration::from_secs(2), std::time::Duration::from_secs(43_200));
+    let (shortest, longest) =
+        (std::time::Duration::from_secs(2), std::time::Duration::from_secs(43_200));
     if (shortest..=longest).contains(&time) {
         Ok(time)
     } else {

@@ -88,10 +88,11 @@ mod tests {
     #[test]
     fn a_key_that_means_nothing_is_an_error() {
         check("paralel = 3", Err("host.toml: there is no setting `paralel`"));
-        check("[queue]\nurl = 1", Err(
-            "host.toml: queue: expected a text, a whole number, true or false; \
-             found table { url = 1 }",
-        ));
+        check(
+            "[queue]\nurl = 1",
+            Err("host.toml: queue: expected a text, a whole number, true or false; \
+             found table { url = 1 }"),
+        );
     }
 
     #[test]

@@ -20,9 +20,10 @@ pub(super) async fn send(
     let bucket = bucket::open(bucket)?;
     let below = literal_prefix(pattern)?;
     let base = match &template.base_directory {
-        Some(base) => Some(Prefix::new(base.trim_end_matches('/')).map_err(|e| {
-            Advice::usage(format!("--base-directory: {base:?} {e}"))
-        })?),
+        Some(base) => Some(
+            Prefix::new(base.trim_end_matches('/'))
+                .map_err(|e| Advice::usage(format!("--base-directory: {base:?} {e}")))?,
+        ),
         None => None,
     };
     let mut listing = bucket.list(&below);
@@ -41,13 +42,14 @@ pub(super) async fn send(
             (None, None) => break,
         };
         let (base, input) = split(&key, base.as_ref())?;
-        let payload =
-            template.payload.as_deref().map(|payload| fill(payload, &key, &input, id));
+        let payload = template.payload.as_deref().map(|payload| fill(payload, &key, &input, id));
         let inputs: Vec<String> =
             std::iter::once(input).chain(template.inputs.iter().cloned()).collect();
         let body = template.task(Some(id), &base, &inputs, payload.as_deref())?;
         sender.push(body.into(), key.as_str()).await?;
-        id = id.checked_add(1).ok_or_else(|| Advice::usage("--id: there are too many tasks for it"))?;
+        id = id
+            .checked_add(1)
+            .ok_or_else(|| Advice::usage("--id: there are too many tasks for it"))?;
     }
     match sender {
         Some(sender) => sender.finish(0).await,
@@ -59,7 +61,8 @@ pub(super) async fn send(
 
 fn matcher(pattern: &str) -> anyhow::Result<GlobMatcher> {
     let glob = GlobBuilder::new(pattern).literal_separator(true).build();
-    let glob = glob.map_err(|e| Advice::usage(format!("--each: {pattern:?} is no pattern: {}", e.kind())))?;
+    let glob = glob
+        .map_err(|e| Advice::usage(format!("--each: {pattern:?} is no pattern: {}", e.kind())))?;
     Ok(glob.compile_matcher())
 }
 
@@ -81,7 +84,9 @@ fn split(key: &BucketKey, base: Option<&Prefix>) -> anyhow::Result<(String, Stri
         let input = key.as_str().strip_prefix(base.as_str()).and_then(|k| k.strip_prefix('/'));
         return match input {
             Some(input) => Ok((base.to_string(), input.to_owned())),
-            None => Err(Advice::usage(format!("{key} is not below the base directory {base}")).into()),
+            None => {
+                Err(Advice::usage(format!("{key} is not below the base directory {base}")).into())
+            }
         };
     }
     let mut start = 0;
@@ -104,7 +109,8 @@ fn split(key: &BucketKey, base: Option<&Prefix>) -> anyhow::Result<(String, Stri
 /// Puts what is known of the object into the payload, as the inside of JSON texts.
 fn fill(payload: &str, key: &BucketKey, input: &str, id: i64) -> String {
     let name = key.as_str().rsplit('/').next().unwrap_or_default();
-    let stem = name.rsplit_once('.').map_or(name, |(stem, _)| if stem.is_empty() { name } else { stem });
+    let stem =
+        name.rsplit_once('.').map_or(name, |(stem, _)| if stem.is_empty() { name } else { stem });
     let escaped = |text: &str| {
         let quoted = serde_json::Value::from(text).to_string();
         quoted[1..quoted.len() - 1].to_owned()
@@ -187,7 +193,12 @@ mod tests {
 
     #[test]
     fn placeholders_become_the_inside_of_json_texts() {
-        let filled = fill(r#"{"k": "{key}", "n": {id}, "o": {"{stem}": "{x}"}}"#, &key("d/a\"{id}.b.png"), "i", 7);
+        let filled = fill(
+            r#"{"k": "{key}", "n": {id}, "o": {"{stem}": "{x}"}}"#,
+            &key("d/a\"{id}.b.png"),
+            "i",
+            7,
+        );
         assert_eq!(filled, r#"{"k": "d/a\"{id}.b.png", "n": 7, "o": {"a\"{id}.b": "{x}"}}"#);
     }
 }

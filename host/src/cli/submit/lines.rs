@@ -105,7 +105,8 @@ impl Input {
     /// Makes it possible to read them twice.
     fn keep(inputs: &mut [Self]) -> anyhow::Result<()> {
         for input in inputs.iter_mut().filter(|input| matches!(input, Self::Stdin)) {
-            let mut file = tempfile::tempfile().map_err(|e| unreadable(Path::new("standard input"), &e))?;
+            let mut file =
+                tempfile::tempfile().map_err(|e| unreadable(Path::new("standard input"), &e))?;
             io::copy(&mut io::stdin().lock(), &mut file)
                 .map_err(|e| unreadable(Path::new("standard input"), &e))?;
             *input = Self::Kept(file);

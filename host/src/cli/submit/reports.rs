@@ -128,7 +128,8 @@ mod tests {
 
     #[test]
     fn a_task_comes_back_byte_for_byte() {
-        let task = r#"{ "basic_info" : {"name": "A", "base_directory": "d"}, "payload_info": 1.50 }"#;
+        let task =
+            r#"{ "basic_info" : {"name": "A", "base_directory": "d"}, "payload_info": 1.50 }"#;
         let report = format!(r#"{{"host_info": {{}}, "task": {task}, "exception": "x"}}"#);
         assert_eq!(task_of(report.as_bytes(), None).unwrap().unwrap(), task);
         assert_eq!(task_of(report.as_bytes(), Some("A")).unwrap().unwrap(), task);

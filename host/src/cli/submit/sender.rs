@@ -52,7 +52,11 @@ impl Sender {
     }
 
     /// Sends a task, with the next ones. `place` is where it stood, for errors.
-    pub(super) async fn push(&mut self, body: Bytes, place: impl Into<String>) -> anyhow::Result<()> {
+    pub(super) async fn push(
+        &mut self,
+        body: Bytes,
+        place: impl Into<String>,
+    ) -> anyhow::Result<()> {
         self.bytes += body.len();
         self.batch.push((body, place.into()));
         if self.batch.len() >= BATCH || self.bytes >= BATCH_BYTES {
@@ -78,16 +82,19 @@ impl Sender {
         };
         self.sent += results.iter().filter(|result| result.is_ok()).count() as u64;
         self.bar.set_position(self.sent);
-        let failed = results.into_iter().zip(places).find_map(|(result, place)| {
-            result.err().map(|error| (error, place))
-        });
+        let failed = results
+            .into_iter()
+            .zip(places)
+            .find_map(|(result, place)| result.err().map(|error| (error, place)));
         match failed {
             None => Ok(()),
             Some((error, place)) => {
                 self.bar.finish_and_clear();
                 let sent = show::count(self.sent, "task");
                 Err(Advice::failed(format!("{place}: {error}"))
-                    .hint(format!("{sent} sent before that are in the queue, and none after its batch"))
+                    .hint(format!(
+                        "{sent} sent before that are in the queue, and none after its batch"
+                    ))
                     .into())
             }
         }
