@@ -62,6 +62,17 @@ struct Slot {
     spares: Arc<Spares>,
 }
 
+/// Handles on the directories of a workspace, for whoever runs its task.
+#[derive(Debug)]
+pub struct Directories {
+    /// See [`Workspace::inputs`].
+    pub inputs: Dir,
+    /// See [`Workspace::outputs`].
+    pub outputs: Dir,
+    /// See [`Workspace::spares`].
+    pub spares: Arc<Spares>,
+}
+
 /// A workspace could not be made.
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -168,6 +179,18 @@ impl Pool {
 }
 
 impl Workspace {
+    /// Handles on its directories, which have to be gone before it is recycled.
+    ///
+    /// # Errors
+    /// When the process has too many files open.
+    pub fn directories(&self) -> io::Result<Directories> {
+        Ok(Directories {
+            inputs: self.inputs.try_clone()?,
+            outputs: self.outputs.try_clone()?,
+            spares: self.spares().clone(),
+        })
+    }
+
     /// Where [`Workspace::inputs`] is.
     pub fn inputs_path(&self) -> &Path {
         &self.slot.inputs_path
