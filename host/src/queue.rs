@@ -4,10 +4,17 @@
 //! `queue/conformance.rs`, which says by example what the methods promise.
 
 use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+
+#[cfg(test)]
+pub(crate) mod conformance;
+pub mod file;
+pub mod memory;
 
 /// A message under lease.
 #[derive(Debug, Clone)]
@@ -123,4 +130,78 @@ pub trait Queue: fmt::Display + fmt::Debug + Send + Sync + 'static {
 
     /// How many messages there are.
     async fn counts(&self) -> Result<Counts, QueueError>;
+}
+
+/// Opens a queue by its URL, `fq://DIR`, or by a plain path. A directory queue is made if
+/// there is none.
+pub fn open(url: &str) -> Result<Arc<dyn Queue>, QueueError> {
+    let (url, path) = parse(url)?;
+    Ok(Arc::new(file::FileQueue::open(&url, &path)?))
+}
+
+/// Opens a queue, which must exist, to look into it and to set it right.
+pub fn admin(url: &str) -> Result<file::Admin, QueueError> {
+    let (url, path) = parse(url)?;
+    file::Admin::open(&url, &path)
+}
+
+/// What a URL means: the name to call the queue by, and the directory.
+fn parse(url: &str) -> Result<(String, PathBuf), QueueError> {
+    let invalid = |problem: String| QueueError::Invalid {
+        queue: url.to_owned(),
+        problem,
+    };
+    let path = match url.split_once("://") {
+        None | Some(("fq", "")) if url.is_empty() || url == "fq://" => {
+            let problem = "no directory is given; a queue is fq://DIR, like fq://./queue";
+            return Err(invalid(problem.to_owned()));
+        }
+        None => url,
+        Some(("fq", path)) => path,
+        Some((scheme @ ("sqs" | "pubsub"), _)) => {
+            return Err(invalid(format!(
+                "this release has no {scheme}:// queues yet; it has directories, fq://DIR"
+            )));
+        }
+        Some((scheme, _)) => {
+            return Err(invalid(format!(
+                "{scheme}:// is no kind of queue; a queue is a directory, fq://DIR"
+            )));
+        }
+    };
+    Ok((format!("fq://{path}"), PathBuf::from(path)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_names_the_directory_it_says() {
+        let check = |url: &str, name: &str, path: &str| {
+            assert_eq!(parse(url).unwrap(), (name.to_owned(), PathBuf::from(path)));
+        };
+        check("fq://./queue", "fq://./queue", "./queue");
+        check("fq:///a/b", "fq:///a/b", "/a/b");
+        check("fq://a b", "fq://a b", "a b");
+        check("./queue", "fq://./queue", "./queue");
+    }
+
+    #[test]
+    fn a_queue_that_we_have_not_is_refused_by_name() {
+        let check = |url: &str, problem: &str| match parse(url) {
+            Err(error @ QueueError::Invalid { .. }) => {
+                assert!(error.to_string().contains(problem), "{error}");
+            }
+            other => panic!("{url}: {other:?}"),
+        };
+        check("sqs://name", "no sqs:// queues yet");
+        check(
+            "pubsub://projects/p/topics/t/subscriptions/s",
+            "no pubsub:// queues yet",
+        );
+        check("s3://bucket", "s3:// is no kind of queue");
+        check("fq://", "no directory is given");
+        check("", "no directory is given");
+    }
 }

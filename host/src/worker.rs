@@ -223,7 +223,7 @@ impl Worker {
         let mut outage = Outage::default();
         loop {
             let next = async {
-                let mut permits = self.admit().await;
+                let mut permits = self.admit(tasks).await;
                 let leased = leases.lease(permits.len(), poll).await;
                 if let Ok(leased) = &leased {
                     permits.truncate(leased.len());
@@ -264,11 +264,11 @@ impl Worker {
     }
 
     /// Waits for one permit, and takes as many more as are free.
-    async fn admit(&self) -> Vec<OwnedSemaphorePermit> {
+    async fn admit(&self, tasks: &TaskTracker) -> Vec<OwnedSemaphorePermit> {
         let mut permits = Vec::with_capacity(MOST_AT_ONCE);
         // The semaphore is never closed.
         permits.extend(self.admitted.clone().acquire_owned().await.ok());
-        let most = self.still_wanted().min(MOST_AT_ONCE as u64).max(1);
+        let most = self.still_wanted(tasks).min(MOST_AT_ONCE as u64).max(1);
         while (permits.len() as u64) < most {
             match self.admitted.clone().try_acquire_owned() {
                 Ok(permit) => permits.push(permit),
@@ -279,10 +279,10 @@ impl Worker {
     }
 
     /// How many tasks may still begin before the number asked for is reached.
-    fn still_wanted(&self) -> u64 {
+    fn still_wanted(&self, tasks: &TaskTracker) -> u64 {
         match self.config.max_tasks {
             None => u64::MAX,
-            Some(most) => most.saturating_sub(self.ended() + self.stats.in_flight.load(Relaxed)),
+            Some(most) => most.saturating_sub(self.ended() + tasks.len() as u64),
         }
     }
 

@@ -1,0 +1,195 @@
+//! The trait that a task implements, and the way from the component's exports to it.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+
+use crate::bindings;
+use crate::wire::{self, Failure};
+use crate::{Error, Outcome, Result, Task, Verdict, logging};
+
+/// What a task does. Export the implementation with [`export!`](crate::export).
+///
+/// The host makes a fresh instance for each execution of a task and calls `prepare`, `execute` and
+/// `finalize` on it, in this order. One value of the implementing type, made by [`Default`], lives
+/// through the three calls: what `prepare` finds out goes into its fields.
+///
+/// ```
+/// use task_host_sdk::{Error, Guest, Input, Outcome, Result, Task};
+///
+/// #[derive(serde::Deserialize)]
+/// struct Lines {
+///     #[serde(default = "ten")]
+///     first: usize,
+/// }
+///
+/// fn ten() -> usize {
+///     10
+/// }
+///
+/// /// Keeps the first lines of a text.
+/// #[derive(Default)]
+/// struct Head {
+///     text: Option<Input>,
+/// }
+///
+/// impl Guest for Head {
+///     type Payload = Lines;
+///
+///     fn prepare(&mut self, task: &Task<Lines>) -> Result<()> {
+///         if task.payload().first == 0 {
+///             return Err(Error::reject("`first` is 0: nothing to keep"));
+///         }
+///         self.text = Some(task.single_input()?);
+///         Ok(())
+///     }
+///
+///     fn execute(&mut self, task: &Task<Lines>) -> Result<Outcome> {
+///         let Some(text) = &self.text else { unreachable!("prepare was called") };
+///         let all = text.read_to_string()?;
+///         let head: Vec<&str> = all.lines().take(task.payload().first).collect();
+///         task.write(&format!("1_head/{}", text.file_name()), head.join("\n"))?;
+///         Ok(task.done())
+///     }
+/// }
+/// # task_host_sdk::export!(Head);
+/// # let mut sandbox = task_host_sdk::testing::Sandbox::new().unwrap();
+/// # sandbox.input("0_input/a.txt", b"a\nb\nc").unwrap().payload(r#"{"first": 2}"#);
+/// # sandbox.run::<Head>().unwrap();
+/// # assert_eq!(sandbox.output("1_head/a.txt").unwrap(), b"a\nb");
+/// ```
+pub trait Guest: Default + 'static {
+    /// The task's own parameters: anything that serde can make from JSON. A payload that does not
+    /// fit is rejected before `prepare`, with the place and what was expected there. A message
+    /// without a payload counts as `null`: `Option<P>`, [`Value`](crate::Value) and
+    /// [`Ignored`](crate::Ignored) accept it.
+    type Payload: DeserializeOwned + 'static;
+
+    /// Get ready: check the payload and the inputs, which are already there.
+    ///
+    /// # Errors
+    /// Ends the task; neither of the other calls is made.
+    fn prepare(&mut self, task: &Task<Self::Payload>) -> Result<()> {
+        let _ = task;
+        Ok(())
+    }
+
+    /// Do the work: read the inputs, write the outputs.
+    ///
+    /// # Errors
+    /// Ends the task; `finalize` is not called, and nothing is published.
+    fn execute(&mut self, task: &Task<Self::Payload>) -> Result<Outcome>;
+
+    /// Tidy up or complete the outputs, which are published after this succeeded, if the outcome
+    /// is a success. Called for an unsuccessful outcome too, not after an error or a panic.
+    ///
+    /// # Errors
+    /// Ends the task; nothing is published.
+    fn finalize(&mut self, task: &Task<Self::Payload>, outcome: &Outcome) -> Result<()> {
+        let _ = (task, outcome);
+        Ok(())
+    }
+}
+
+/// Makes a [`Guest`] the one that this component exports. Once, at the top level of the crate.
+///
+/// On other targets than WebAssembly it only checks that the type is a guest, so that the crate
+/// can be unit-tested there.
+#[macro_export]
+macro_rules! export {
+    ($guest:ty) => {
+        const _: () = {
+            type __TaskHostGuest = $crate::Exported<$guest>;
+            #[cfg(target_family = "wasm")]
+    $crate::bindings::export!(__TaskHostGuest with_types_in $crate::bindings);
+            #[cfg(not(target_family = "wasm"))]
+            const _: fn() -> $guest = <$guest as ::core::default::Default>::default;
+            #[cfg(not(target_family = "wasm"))]
+            const _: ::core::marker::PhantomData<__TaskHostGuest> = ::core::marker::PhantomData;
+        };
+    };
+}
+
+/// One execution of a task by a guest: the value that lives through the three calls.
+pub(crate) struct Execution<G: Guest> {
+    guest: G,
+    task: Task<G::Payload>,
+}
+
+impl<G: Guest> Execution<G> {
+    pub(crate) fn prepare(task: wire::Task, inputs: PathBuf, outputs: PathBuf) -> Result<Self> {
+        logging::install();
+        let mut execution = Self { guest: G::default(), task: Task::new(task, inputs, outputs)? };
+        execution.guest.prepare(&execution.task)?;
+        Ok(execution)
+    }
+
+    pub(crate) fn execute(&mut self) -> Result<Outcome> {
+        let outcome = self.guest.execute(&self.task)?;
+        // An output begun here may be kept in the guest's fields and finished in `finalize`, so
+        // unfinished ones are looked for there.
+        Ok(outcome)
+    }
+
+    pub(crate) fn finalize(mut self, outcome: &Outcome) -> Result<()> {
+        self.guest.finalize(&self.task, outcome)?;
+        if outcome.is_success() { self.task.check_outputs() } else { Ok(()) }
+    }
+}
+
+/// The component's exports, for a guest. The names of the directories are the world's.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Exported<G>(PhantomData<G>);
+
+thread_local! {
+    /// The [`Execution`] under way, whose type a static can't name. An instance is entered by one
+    /// call at a time and serves one task.
+    static EXECUTION: RefCell<Option<Box<dyn Any>>> = const { RefCell::new(None) };
+}
+
+impl<G: Guest> bindings::Guest for Exported<G> {
+    fn prepare(task: wire::Task) -> Result<(), Failure> {
+        let (inputs, outputs) = (Path::new("/inputs"), Path::new("/outputs"));
+        let execution = Execution::<G>::prepare(task, inputs.to_owned(), outputs.to_owned())?;
+        EXECUTION.set(Some(Box::new(execution)));
+        Ok(())
+    }
+
+    fn execute(_: wire::Task) -> Result<wire::Outcome, Failure> {
+        let mut execution = take::<G>("execute")?;
+        let outcome = execution.execute()?;
+        EXECUTION.set(Some(execution));
+        Ok(wire::Outcome { success: outcome.is_success(), outputs: outcome.outputs().to_vec() })
+    }
+
+    fn finalize(_: wire::Task, outcome: wire::Outcome) -> Result<(), Failure> {
+        let execution = take::<G>("finalize")?;
+        let outcome = if outcome.success {
+            Outcome::success(outcome.outputs)
+        } else {
+            Outcome::unsuccessful()
+        };
+        Ok(execution.finalize(&outcome)?)
+    }
+}
+
+fn take<G: Guest>(call: &str) -> Result<Box<Execution<G>>> {
+    let execution = EXECUTION.take().and_then(|execution| execution.downcast().ok());
+    execution.ok_or_else(|| {
+        Error::reject(format!("the host called {call} without a prepare that succeeded"))
+    })
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let text = error.text().to_owned();
+        match error.verdict() {
+            Verdict::Retry => Self::Retry(text),
+            Verdict::Reject => Self::Reject(text),
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! `host new`: a guest project that builds and runs as it is.
+//!
+//! The project brings the SDK along, as this binary was built with it, so that the interface is
+//! the one that this host speaks and nothing has to be fetched but the SDK's own dependencies.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why no project was made.
+#[derive(Debug, thiserror::Error)]
+pub enum NewError {
+    /// The name can't be a crate's.
+    #[error("{name:?} can't be the name of a guest: {reason}; {suggestion:?} would do")]
+    Name { name: String, reason: &'static str, suggestion: String },
+    /// Something is there already.
+    #[error("{} is not empty: a new project would mix with what is there", .0.display())]
+    NotEmpty(PathBuf),
+    /// A file can't be written.
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+/// Path in the project, contents with placeholders. The two that tools would take for their own
+/// where they are kept, a manifest and a list of files to ignore, have other names there.
+const TEMPLATE: &[(&str, &str)] = &[
+    ("Cargo.toml", include_str!("../../template/Cargo.toml.in")),
+    (".cargo/config.toml", include_str!("../../template/.cargo/config.toml")),
+    (".gitignore", include_str!("../../template/gitignore.in")),
+    ("README.md", include_str!("../../template/README.md")),
+    ("src/lib.rs", include_str!("../../template/src/lib.rs")),
+    ("sample/tyger.txt", include_str!("../../template/sample/tyger.txt")),
+];
+
+macro_rules! sdk {
+    ($($path:literal,)+) => {
+        &[$((concat!("sdk/", $path), include_str!(concat!("../../../", $path)))),+]
+    };
+}
+
+/// Path in the project, contents as they are in the repository.
+const SDK: &[(&str, &str)] = sdk![
+    "wit/task.wit",
+    "guest-sdk/README.md",
+    "guest-sdk/src/error.rs",
+    "guest-sdk/src/guest.rs",
+    "guest-sdk/src/lib.rs",
+    "guest-sdk/src/logging.rs",
+    "guest-sdk/src/outcome.rs",
+    "guest-sdk/src/output.rs",
+    "guest-sdk/src/task.rs",
+    "guest-sdk/src/testing.rs",
+];
+
+const SDK_MANIFEST: &str = include_str!("../../../guest-sdk/Cargo.toml");
+
+/// What the SDK's manifest takes from the workspace, which is not there in a project. Cargo gives
+/// this package the same values, all but the edition; a test compares that one.
+const INHERITED: &[(&str, &str)] = &[
+    ("version", env!("CARGO_PKG_VERSION")),
+    ("edition", "2024"),
+    ("rust-version", env!("CARGO_PKG_RUST_VERSION")),
+    ("license", env!("CARGO_PKG_LICENSE")),
+    ("repository", env!("CARGO_PKG_REPOSITORY")),
+];
+
+/// Makes a guest project called `name` in `dir`, which may be there if it is empty.
+///
+/// # Errors
+/// If `name` can't be a crate's, if `dir` holds anything, or if a file can't be written.
+pub fn create(dir: &Path, name: &str) -> Result<(), NewError> {
+    check_name(name)?;
+    check_empty(dir)?;
+    for (path, contents) in TEMPLATE {
+        let contents =
+            contents.replace("{{name}}", name).replace("{{component}}", &component(name));
+        write(&dir.join(path), &contents)?;
+    }
+    for (path, contents) in SDK {
+        write(&dir.join(path), contents)?;
+    }
+    write(&dir.join("sdk/guest-sdk/Cargo.toml"), &sdk_manifest())
+}
+
+/// The name of the file that `cargo build` leaves, without `.wasm`.
+pub fn component(name: &str) -> String {
+    name.replace('-', "_")
+}
+
+/// The SDK's manifest, standing alone.
+fn sdk_manifest() -> String {
+    let literal = |line: &str| {
+        let inherited = line.strip_suffix(".workspace = true")?;
+        let (key, value) = INHERITED.iter().find(|(key, _)| *key == inherited)?;
+        Some(format!("{key} = {value:?}"))
+    };
+    let manifest = SDK_MANIFEST.replace("[lints]\nworkspace = true\n", "");
+    let lines = manifest.trim_end().lines();
+    lines.map(|line| literal(line).unwrap_or_else(|| line.to_owned()) + "\n").collect()
+}
+
+fn check_empty(dir: &Path) -> Result<(), NewError> {
+    match fs::read_dir(dir) {
+        Ok(mut entries) => match entries.next() {
+            None => Ok(()),
+            Some(_) => Err(NewError::NotEmpty(dir.to_owned())),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(NewError::Io { path: dir.to_owned(), source }),
+    }
+}
+
+fn write(path: &Path, contents: &str) -> Result<(), NewError> {
+    let written =
+        path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(path, contents));
+    written.map_err(|source| NewError::Io { path: path.to_owned(), source })
+}
+
+/// Cargo's rules for a package's name, and those of a crate that is named after it.
+fn check_name(name: &str) -> Result<(), NewError> {
+    let reason = if name.is_empty() {
+        "it is empty"
+    } else if name.len() > 64 {
+        "it is longer than 64 characters"
+    } else if !name.starts_with(|c: char| c.is_ascii_alphabetic()) {
+        "it has to start with a letter"
+    } else if name.contains(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_') {
+        "it can have letters, digits, - and _ only"
+    } else if TAKEN.contains(&name) {
+        "Rust or the project's own dependencies use that name"
+    } else {
+        return Ok(());
+    };
+    Err(NewError::Name { name: name.to_owned(), reason, suggestion: suggest(name) })
+}
+
+/// A name that passes, as near to the given one as that can be.
+fn suggest(name: &str) -> String {
+    let legal: String = name
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '_' { c.to_ascii_lowercase() } else { '-' })
+        .collect();
+    let words: Vec<&str> = legal.split('-').filter(|word| !word.is_empty()).collect();
+    let mut suggestion = words.join("-");
+    suggestion.truncate(58);
+    if suggestion.is_empty() {
+        return "my-task".to_owned();
+    }
+    if TAKEN.contains(&&*suggestion) {
+        suggestion.push_str("-task");
+    }
+    if !suggestion.starts_with(|c: char| c.is_ascii_alphabetic()) {
+        suggestion.insert_str(0, "task-");
+    }
+    suggestion
+}
+
+/// Keywords, crates of Rust itself, and crates that the project depends on.
+#[rustfmt::skip]
+const TAKEN: &[&str] = &[
+    "abstract", "as", "async", "await", "become", "box", "break", "const", "continue", "crate", "do", "dyn", "else",
+    "enum", "extern", "false", "final", "fn", "for", "gen", "if", "impl", "in", "let", "loop", "macro", "match", "mod",
+    "move", "mut", "override", "priv", "pub", "ref", "return", "self", "Self", "static", "struct", "super", "trait",
+    "true", "try", "type", "typeof", "union", "unsafe", "unsized", "use", "virtual", "where", "while", "yield",
+    "alloc", "core", "proc_macro", "proc-macro", "std", "test",
+    "serde", "serde_json", "serde_path_to_error", "task-host-sdk", "task_host_sdk", "wit-bindgen", "wit_bindgen",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_project_is_complete_and_has_no_placeholder_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let project = dir.path().join("sub/edge-finder");
+        create(&project, "edge-finder").unwrap();
+        let read = |path: &str| fs::read_to_string(project.join(path)).unwrap();
+        for (path, _) in TEMPLATE {
+            assert!(!read(path).contains("{{"), "{path}");
+        }
+        assert!(read("Cargo.toml").contains("name = \"edge-finder\""));
+        assert!(read("README.md").contains("release/edge_finder.wasm --name edge-finder"));
+        assert_eq!(read("sdk/wit/task.wit"), include_str!("../../../wit/task.wit"));
+    }
+
+    #[test]
+    fn what_is_there_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        create(dir.path(), "edges").unwrap();
+        assert!(matches!(create(dir.path(), "edges"), Err(NewError::NotEmpty(_))));
+        let file = dir.path().join("Cargo.toml");
+        assert!(matches!(create(&file, "edges"), Err(NewError::Io { .. })));
+    }
+
+    #[test]
+    fn a_name_that_is_none_gets_one_that_is() {
+        let check = |name: &str, expected: &str| match check_name(name) {
+            Err(NewError::Name { suggestion, .. }) => {
+                assert_eq!(suggestion, expected);
+                check_name(&suggestion).unwrap();
+            }
+            result => panic!("{name}: {result:?}"),
+        };
+        for name in ["edges", "edge-finder", "NO_OP", "a1"] {
+            check_name(name).unwrap();
+        }
+        check("", "my-task");
+        check("größe", "gr-e");
+        check("Edge Finder!", "edge-finder");
+        check("2d", "task-2d");
+        check("_", "task-_");
+        check("../up", "up");
+        check("match", "match-task");
+        check("serde", "serde-task");
+        check(&"x".repeat(65), &"x".repeat(58));
+    }
+
+    /// A file that is added to the SDK and forgotten here would be missing in every new project.
+    #[test]
+    fn every_file_of_the_sdk_is_embedded() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        for directory in ["guest-sdk/src", "wit"] {
+            for entry in fs::read_dir(root.join(directory)).unwrap() {
+                let path =
+                    format!("sdk/{directory}/{}", entry.unwrap().file_name().to_str().unwrap());
+                assert!(
+                    SDK.iter().any(|(embedded, _)| *embedded == path),
+                    "{path} is not embedded"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_sdk_manifest_stands_alone_and_says_the_same() {
+        let own: toml::Table = sdk_manifest().parse().unwrap();
+        let original: toml::Table = SDK_MANIFEST.parse().unwrap();
+        let workspace: toml::Table = include_str!("../../../Cargo.toml").parse().unwrap();
+        assert!(!own.contains_key("lints"));
+        for table in ["dependencies", "features"] {
+            assert_eq!(own[table], original[table]);
+            assert!(!own[table].to_string().contains("workspace"));
+        }
+        for (key, value) in original["package"].as_table().unwrap() {
+            let inherited = value.get("workspace").is_some();
+            let expected = if inherited { &workspace["workspace"]["package"][key] } else { value };
+            assert_eq!(&own["package"][key], expected, "{key}");
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! What people do to a queue, as against hosts: look into it, and set it right.
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rustix::fs::{self, AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::dirs::{Dirs, read_to_end, remove};
+use super::movement::{Movement, Opened};
+use super::name::{Name, now};
+use super::scan::Listing;
+use super::{ATTEMPTS, body, tally};
+use crate::queue::{Counts, QueueError};
+
+/// How long to wait for somebody who is just moving a message, or counting.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A file queue as its operator sees it. Opening it changes nothing. The methods block.
+#[derive(Debug)]
+pub struct Admin {
+    dirs: Dirs,
+}
+
+/// A message in the queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The message's id.
+    pub id: String,
+    /// The time since 1970 from which it may be leased; zero if it never was. In the future
+    /// it is leased, or was sent or released with a delay.
+    pub due: Duration,
+    /// The text that was sent.
+    pub body: Bytes,
+}
+
+impl Admin {
+    /// Opens the queue in the directory `path`, which must be there.
+    pub fn open(url: &str, path: &Path) -> Result<Admin, QueueError> {
+        Dirs::existing(url, path).map(|dirs| Admin { dirs })
+    }
+
+    /// How many messages there are, as `ptq status` counts them.
+    pub fn counts(&self) -> Result<Counts, QueueError> {
+        counts(&self.dirs)
+    }
+
+    /// All messages, in no order, a few at a time in memory. One that comes or goes or moves
+    /// meanwhile may be missed, or be seen twice.
+    pub fn messages(&self) -> Result<Messages<'_>, QueueError> {
+        Names::begin(&self.dirs).map(|names| Messages { names })
+    }
+
+    /// Makes all messages available at once, leased or not. Who holds one loses it. Returns
+    /// how many there were.
+    pub fn release_all(&self) -> Result<u64, QueueError> {
+        let now = now().as_secs();
+        let mut released = 0;
+        let mut names = Names::begin(&self.dirs)?;
+        while let Some(name) = names.next()? {
+            if name.due() > now {
+                let failed = |errno| {
+                    self.dirs
+                        .failed(format!("releasing message {}", name.id()), errno)
+                };
+                released += u64::from(self.release(&name, &name.at(now)).map_err(failed)?);
+            }
+        }
+        Ok(released)
+    }
+
+    fn release(&self, name: &Name, to: &Name) -> Result<bool, Errno> {
+        let movement = patiently(|| match Movement::open_or_make(&self.dirs, name.id())? {
+            Opened::Locked(movement) => Ok(Some(movement)),
+            Opened::Busy | Opened::Missing => Ok(None),
+        })?;
+        let is_new = movement.history()?.is_empty();
+        let line = to.line();
+        movement.append(&line)?;
+        match fs::renameat(
+            &self.dirs.queue,
+            name.as_str(),
+            &self.dirs.queue,
+            to.as_str(),
+        ) {
+            Ok(()) => Ok(true),
+            Err(errno) => {
+                movement.take_back(line.len());
+                if is_new {
+                    // It was done meanwhile, and its movement file removed.
+                    remove(&self.dirs.movement, name.id())?;
+                }
+                if errno == Errno::NOENT {
+                    Ok(false)
+                } else {
+                    Err(errno)
+                }
+            }
+        }
+    }
+
+    /// Sets the counters of messages sent and done to zero.
+    pub fn rezero(&self) -> Result<(), QueueError> {
+        patiently(|| Ok(tally::rezero(&self.dirs)?.then_some(())))
+            .map_err(|errno| self.dirs.failed("setting the counters to zero", errno))
+    }
+
+    /// Removes all messages, and sets the counters to zero. Who holds a message loses it.
+    /// Returns how many there were.
+    pub fn purge(&self) -> Result<u64, QueueError> {
+        let failed = |errno| self.dirs.failed("removing the messages", errno);
+        let began = now();
+        let mut removed = 0;
+        let mut names = Names::begin(&self.dirs)?;
+        while let Some(name) = names.next()? {
+            remove(&self.dirs.queue, name.as_str()).map_err(failed)?;
+            remove(&self.dirs.movement, name.id()).map_err(failed)?;
+            removed += 1;
+        }
+        // What was left behind by whomever; but a message may come meanwhile, and keeps its.
+        forget_before(&self.dirs.movement, began).map_err(failed)?;
+        if let Some(attempts) = self.dirs.host_if_any(ATTEMPTS).map_err(failed)? {
+            forget_before(&attempts, began).map_err(failed)?;
+        }
+        self.rezero()?;
+        Ok(removed)
+    }
+}
+
+impl fmt::Display for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.dirs.url)
+    }
+}
+
+/// Removes the files that were last written before that time.
+fn forget_before(dir: &OwnedFd, time: Duration) -> Result<(), Errno> {
+    let mut listing = Listing::of(dir)?;
+    let mut more = true;
+    while more {
+        let mut ids = Vec::new();
+        more = listing.piece(|text, _| ids.push(text.to_owned()))?;
+        for id in ids {
+            match fs::statat(dir, &*id, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) if written(&stat) < time => remove(dir, &id)?,
+                Ok(_) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn written(stat: &fs::Stat) -> Duration {
+    let nanos = u32::try_from(stat.st_mtime_nsec).unwrap_or_default();
+    Duration::new(u64::try_from(stat.st_mtime).unwrap_or_default(), nanos)
+}
+
+/// Counts by listing the directory.
+pub(super) fn counts(dirs: &Dirs) -> Result<Counts, QueueError> {
+    let now = now().as_secs();
+    let count = || {
+        let (mut enqueued, mut leased) = (0, 0);
+        let mut listing = Listing::of(&dirs.queue)?;
+        let each = |_: &str, name: Option<Name>| {
+            if let Some(name) = name {
+                enqueued += 1;
+                leased += u64::from(name.due() > now);
+            }
+        };
+        let mut each = each;
+        while listing.piece(&mut each)? {}
+        Ok(Counts {
+            enqueued: Some(enqueued),
+            leased: Some(leased),
+            inserted: Some(tally::insertions(dirs)?),
+            completed: Some(tally::completions(dirs)?),
+        })
+    };
+    count().map_err(|errno| dirs.failed("counting the messages", errno))
+}
+
+/// The messages of a queue.
+#[derive(Debug)]
+pub struct Messages<'a> {
+    names: Names<'a>,
+}
+
+impl Iterator for Messages<'_> {
+    type Item = Result<Listed, QueueError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            match self.names.next() {
+                Ok(None) => return None,
+                Err(error) => return Some(Err(error)),
+                Ok(Some(name)) => match read(self.names.dirs, &name) {
+                    // It was leased or done since it was listed.
+                    Err(Errno::NOENT) => {}
+                    result => {
+                        let doing = format!("reading message {}", name.id());
+                        let failed = |errno| self.names.dirs.failed(doing, errno);
+                        return Some(result.map_err(failed));
+                    }
+                },
+            }
+        }
+    }
+}
+
+fn read(dirs: &Dirs, name: &Name) -> Result<Listed, Errno> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = fs::openat(&dirs.queue, name.as_str(), flags, Mode::empty())?;
+    let mut stored = read_to_end(&file)?;
+    body::without_id(&mut stored, name.id());
+    Ok(Listed {
+        id: name.id().to_owned(),
+        due: Duration::from_secs(name.due()),
+        body: stored.into(),
+    })
+}
+
+/// The names of the messages, a piece of the listing at a time.
+#[derive(Debug)]
+struct Names<'a> {
+    dirs: &'a Dirs,
+    listing: Listing,
+    names: Vec<Name>,
+    more: bool,
+}
+
+impl<'a> Names<'a> {
+    fn begin(dirs: &'a Dirs) -> Result<Names<'a>, QueueError> {
+        let listing =
+            Listing::of(&dirs.queue).map_err(|errno| dirs.failed("listing the messages", errno))?;
+        Ok(Names {
+            dirs,
+            listing,
+            names: Vec::new(),
+            more: true,
+        })
+    }
+
+    fn next(&mut self) -> Result<Option<Name>, QueueError> {
+        while self.names.is_empty() && self.more {
+            let names = &mut self.names;
+            let piece = self.listing.piece(|_, name| names.extend(name));
+            // After an error there is nothing more: asking again would fail again.
+            self.more = *piece.as_ref().unwrap_or(&false);
+            piece.map_err(|errno| self.dirs.failed("listing the messages", errno))?;
+        }
+        Ok(self.names.pop())
+    }
+}
+
+/// Tries until there is something.
+fn patiently<T>(attempt: impl Fn() -> Result<Option<T>, Errno>) -> Result<T, Errno> {
+    let started = Instant::now();
+    loop {
+        if let Some(done) = attempt()? {
+            return Ok(done);
+        }
+        if started.elapsed() > PATIENCE {
+            return Err(Errno::AGAIN);
+        }
+        std::thread::sleep(Duration::from_micros(fastrand::u64(500..20_000)));
+    }
+}

@@ -1,0 +1,147 @@
+//! The `id` that the Python client looks for in a message, put in and taken out again.
+//!
+//! Python deletes what the `id` in the body says, and not what it leased: a message without
+//! one can be run by it, but never deleted. So ours get one, written so that we know it
+//! again, and are delivered without it, as they were sent.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+
+/// The bytes to store for a body. All but a JSON object without an `id` are left as they are.
+pub(super) fn with_id<'a>(body: &'a [u8], id: &str) -> Cow<'a, [u8]> {
+    let Ok(object) = serde_json::from_slice::<Object>(body) else {
+        return Cow::Borrowed(body);
+    };
+    let end = body.iter().rposition(|&b| b == b'}');
+    let (Some(end), false) = (end, object.has_id) else {
+        return Cow::Borrowed(body);
+    };
+    let comma = if object.is_empty { "" } else { "," };
+    let mut stored = Vec::with_capacity(body.len() + id.len() + 9);
+    stored.extend_from_slice(&body[..end]);
+    stored.extend_from_slice(format!("{comma}\"id\":\"{id}\"").as_bytes());
+    stored.extend_from_slice(&body[end..]);
+    Cow::Owned(stored)
+}
+
+/// The stored bytes without what [`with_id`] put in. Python writes a space after the colon,
+/// so what it sent stays as it is.
+pub(super) fn without_id(stored: &mut Vec<u8>, id: &str) {
+    let Some(end) = stored.iter().rposition(|&b| b == b'}') else {
+        return;
+    };
+    let mark = format!("\"id\":\"{id}\"");
+    if stored[..end].ends_with(mark.as_bytes()) {
+        let mut start = end - mark.len();
+        if stored[..start].last() == Some(&b',') {
+            start -= 1;
+        }
+        stored.drain(start..end);
+    }
+}
+
+/// What matters of a JSON object; reading it builds nothing.
+#[derive(Default)]
+struct Object {
+    is_empty: bool,
+    has_id: bool,
+}
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Keys;
+        impl<'de> Visitor<'de> for Keys {
+            type Value = Object;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
+                let mut object = Object {
+                    is_empty: true,
+                    has_id: false,
+                };
+                while let Some(key) = map.next_key::<Key>()? {
+                    object.is_empty = false;
+                    object.has_id |= key.is_id;
+                    map.next_value::<IgnoredAny>()?;
+                }
+                Ok(object)
+            }
+        }
+        from.deserialize_map(Keys)
+    }
+}
+
+struct Key {
+    is_id: bool,
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Key;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+            fn visit_str<E>(self, key: &str) -> Result<Key, E> {
+                Ok(Key { is_id: key == "id" })
+            }
+        }
+        from.deserialize_str(Text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(sent: &str, stored: &str) {
+        let bytes = with_id(sent.as_bytes(), "u-1");
+        assert_eq!(String::from_utf8_lossy(&bytes), stored);
+        let mut back = bytes.into_owned();
+        without_id(&mut back, "u-1");
+        assert_eq!(
+            String::from_utf8_lossy(&back),
+            sent,
+            "does not come back as sent"
+        );
+    }
+
+    #[test]
+    fn a_body_comes_back_as_it_was_sent() {
+        check(r#"{"a": 1}"#, r#"{"a": 1,"id":"u-1"}"#);
+        check(
+            "{\"a\": {\"id\": 2} }\n",
+            "{\"a\": {\"id\": 2} ,\"id\":\"u-1\"}\n",
+        );
+        check("{}", r#"{"id":"u-1"}"#);
+        check(" { } ", " { \"id\":\"u-1\"} ");
+        check(r#"{"ü": "}"}"#, r#"{"ü": "}","id":"u-1"}"#);
+        check(
+            r#"{"n": 123456789012345678901234567890.10}"#,
+            r#"{"n": 123456789012345678901234567890.10,"id":"u-1"}"#,
+        );
+    }
+
+    #[test]
+    fn what_has_an_id_or_is_no_object_is_left_alone() {
+        for body in [
+            r#"{"id": "u-1"}"#,
+            r#"{"a": 1, "id": "u-1"}"#,
+            r#"{"id": 7, "a": {}}"#,
+            r#"{"\u0069d": 1}"#,
+            "[1]",
+            "",
+            "}",
+            "{",
+            "{} x",
+            "\"text\"",
+            "{\"a\":1",
+        ] {
+            check(body, body);
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! The directories of a file queue, held open, and what is said when they fail.
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, CWD, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::queue::QueueError;
+
+/// Permissions before the umask, as Python has them: a queue may be shared by a group.
+pub(super) const FILE: Mode = Mode::from_raw_mode(0o666);
+const DIRECTORY: Mode = Mode::from_raw_mode(0o777);
+
+/// The directories of one queue. What is named relative to an open directory costs no walk
+/// from the root, and stays in this queue whatever happens to the path.
+#[derive(Debug)]
+pub(super) struct Dirs {
+    /// What the user calls the queue.
+    pub(super) url: String,
+    pub(super) path: PathBuf,
+    /// Whether it is on a file system that writes to its server some time after the call.
+    pub(super) remote: bool,
+    pub(super) root: OwnedFd,
+    pub(super) queue: OwnedFd,
+    pub(super) movement: OwnedFd,
+}
+
+impl Dirs {
+    /// Opens the queue at `path`, and makes it there if there is none.
+    pub(super) fn create(url: &str, path: &Path) -> Result<Dirs, QueueError> {
+        let made = std::fs::create_dir_all(path)
+            .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
+            .and_then(|()| {
+                let root = directory(CWD, path)?;
+                make(&root, "queue")?;
+                make(&root, "movement")
+            });
+        match made {
+            Ok(()) => Dirs::existing(url, path),
+            // A place that can only be read may still be a queue that can only be looked at.
+            Err(errno) => Err(invalid(
+                url,
+                format!("can't make a queue in {path:?}: {}", Trouble(errno)),
+            )),
+        }
+    }
+
+    /// Opens the queue at `path`, which must exist. Changes nothing.
+    pub(super) fn existing(url: &str, path: &Path) -> Result<Dirs, QueueError> {
+        let part = |name: &str| {
+            let path = if name.is_empty() {
+                path.to_owned()
+            } else {
+                path.join(name)
+            };
+            directory(CWD, &path).map_err(|errno| match errno {
+                Errno::NOENT | Errno::NOTDIR => invalid(
+                    url,
+                    format!(
+                        "there is no queue in this place: {path:?} is not a directory; \
+                         `host submit` and `host run` make a queue where there is none"
+                    ),
+                ),
+                errno => invalid(url, format!("can't open {path:?}: {}", Trouble(errno))),
+            })
+        };
+        let root = part("")?;
+        Ok(Dirs {
+            remote: fs::fstatfs(&root).is_ok_and(|stat| is_remote(stat.f_type as u64)),
+            root,
+            queue: part("queue")?,
+            movement: part("movement")?,
+            // The watch on the directory goes by the path, so it must stand on its own.
+            path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+            url: url.to_owned(),
+        })
+    }
+
+    /// Opens `host/NAME`, the directories that only we know of, and makes them if need be.
+    pub(super) fn host(&self, name: &str) -> Result<OwnedFd, Errno> {
+        let path = format!("host/{name}");
+        match directory(&self.root, &path) {
+            Err(Errno::NOENT) => {
+                make(&self.root, "host")?;
+                make(&self.root, &path)?;
+                directory(&self.root, &path)
+            }
+            other => other,
+        }
+    }
+
+    /// Opens `host/NAME` if it is there.
+    pub(super) fn host_if_any(&self, name: &str) -> Result<Option<OwnedFd>, Errno> {
+        match directory(&self.root, format!("host/{name}")) {
+            Err(Errno::NOENT) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// Whether `queue/` itself was removed since it was opened.
+    pub(super) fn removed(&self) -> bool {
+        fs::fstat(&self.queue).is_ok_and(|stat| stat.st_nlink == 0)
+    }
+
+    pub(super) fn failed(&self, doing: impl Into<String>, errno: Errno) -> QueueError {
+        QueueError::Unavailable {
+            queue: self.url.clone(),
+            doing: doing.into(),
+            source: Box::new(Trouble(errno)),
+        }
+    }
+
+    pub(super) fn lost(&self, id: &str) -> QueueError {
+        QueueError::LeaseLost {
+            queue: self.url.clone(),
+            id: id.to_owned(),
+        }
+    }
+}
+
+/// Whether a file system of this type, as statfs(2) has it, is somewhere else.
+fn is_remote(magic: u64) -> bool {
+    const NFS: u64 = 0x6969;
+    const SMB: u64 = 0x517B;
+    const CIFS: u64 = 0xFF53_4D42;
+    const SMB2: u64 = 0xFE53_4D42;
+    const AFS: u64 = 0x5346_414F;
+    const CEPH: u64 = 0x00C3_6400;
+    const LUSTRE: u64 = 0x0BD0_0BD0;
+    const GPFS: u64 = 0x4750_4653;
+    const FUSE: u64 = 0x6573_5546;
+    const NINE_P: u64 = 0x0102_1997;
+    // Some kernels sign-extend the 32 bits.
+    let magic = magic & 0xFFFF_FFFF;
+    [NFS, SMB, CIFS, SMB2, AFS, CEPH, LUSTRE, GPFS, FUSE, NINE_P].contains(&magic)
+}
+
+pub(super) fn invalid(url: &str, problem: impl Into<String>) -> QueueError {
+    QueueError::Invalid {
+        queue: url.to_owned(),
+        problem: problem.into(),
+    }
+}
+
+/// Opens a directory.
+pub(super) fn directory(
+    at: impl std::os::fd::AsFd,
+    path: impl rustix::path::Arg,
+) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::io::retry_on_intr(|| {
+        fs::openat(&at, path.as_cow_c_str()?.as_ref(), flags, Mode::empty())
+    })
+}
+
+/// Makes a directory unless it is there.
+pub(super) fn make(at: impl std::os::fd::AsFd, path: &str) -> Result<(), Errno> {
+    match fs::mkdirat(at, path, DIRECTORY) {
+        Err(Errno::EXIST) => Ok(()),
+        other => other,
+    }
+}
+
+/// Removes a file unless it is gone already.
+pub(super) fn remove(at: impl std::os::fd::AsFd, name: &str) -> Result<(), Errno> {
+    match fs::unlinkat(at, name, fs::AtFlags::empty()) {
+        Err(Errno::NOENT) => Ok(()),
+        other => other,
+    }
+}
+
+/// Writes all of it.
+pub(super) fn write_all(fd: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        match rustix::io::retry_on_intr(|| rustix::io::write(fd, bytes))? {
+            0 => return Err(Errno::NOSPC),
+            n => bytes = &bytes[n..],
+        }
+    }
+    Ok(())
+}
+
+/// Reads a file from where it stands to its end. A short read of a regular file is its end,
+/// so most files take one call.
+pub(super) fn read_to_end(fd: &OwnedFd) -> Result<Vec<u8>, Errno> {
+    let mut small = [std::mem::MaybeUninit::<u8>::uninit(); 8192];
+    let (read, rest) = rustix::io::read(fd, &mut small[..])?;
+    let mut bytes = read.to_vec();
+    if !rest.is_empty() {
+        return Ok(bytes);
+    }
+    loop {
+        bytes.reserve(bytes.len().max(64 * 1024));
+        let room = bytes.capacity() - bytes.len();
+        let into = rustix::buffer::spare_capacity(&mut bytes);
+        if rustix::io::read(fd, into)? < room {
+            return Ok(bytes);
+        }
+    }
+}
+
+/// An error of the file system, and what to do about it.
+#[derive(Debug)]
+pub(super) struct Trouble(pub(super) Errno);
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hint = match self.0 {
+            Errno::NOSPC | Errno::DQUOT => "make room on the file system of the queue",
+            Errno::ACCESS | Errno::PERM => {
+                "this user needs to read and write all of the queue's directory"
+            }
+            Errno::ROFS => "the file system is mounted read-only, and every lease is a write",
+            Errno::NOTDIR => "a part of the path is a file",
+            Errno::NOENT => "the queue's directory was removed, in whole or in part",
+            Errno::STALE => "the network file system has lost the directory: mount it again",
+            Errno::NOLCK | Errno::NOSYS | Errno::OPNOTSUPP => {
+                "the file system must have POSIX record locks (Lustre: mount with `flock`)"
+            }
+            Errno::MFILE | Errno::NFILE => "too many files are open: raise `ulimit -n`",
+            Errno::NAMETOOLONG => "use a shorter path",
+            _ => return write!(f, "{}", self.0),
+        };
+        write!(f, "{} ({hint})", self.0)
+    }
+}
+
+impl std::error::Error for Trouble {}

@@ -1,0 +1,262 @@
+//! Hosts that are killed between two steps: in each test, a child process that is.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::FileQueue;
+use crate::queue::{Message, Queue, Release};
+
+const NONE: Duration = Duration::ZERO;
+const SHORT: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where the child is to die.
+static LAST_STEP: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("TEST_LAST_STEP").ok());
+
+pub(super) fn reached(step: &str) {
+    if LAST_STEP.as_deref() == Some(step) {
+        let me = rustix::process::getpid();
+        let _ = rustix::process::kill_process(me, rustix::process::Signal::KILL);
+    }
+}
+
+/// What the child does, as long as it lives.
+#[test]
+#[ignore = "the life of the child process; the tests below start it"]
+fn child() {
+    let (Ok(path), Ok(job)) = (std::env::var("TEST_QUEUE"), std::env::var("TEST_JOB")) else {
+        return;
+    };
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let queue = FileQueue::open("fq://child", path.as_ref()).unwrap();
+        if job == "send" {
+            queue.send(&[Bytes::from_static(b"{\"n\": 2}")]).await;
+            return;
+        }
+        if job == "drain" {
+            loop {
+                let found = queue.lease(2, PATIENCE, NONE).await.unwrap();
+                if found.is_empty() {
+                    return;
+                }
+                for message in found {
+                    queue.ack(&message.receipt).await.unwrap();
+                    println!("done {}", message.id);
+                }
+            }
+        }
+        let message = queue.lease(1, SHORT, NONE).await.unwrap().remove(0);
+        queue.start(&message.receipt).await.unwrap();
+        match &*job {
+            "extend" => drop(queue.extend(&message.receipt, 2 * SHORT).await.unwrap()),
+            "fail" => queue
+                .release(&message.receipt, NONE, Release::Failed("x"))
+                .await
+                .unwrap(),
+            "drain one" => queue
+                .release(&message.receipt, NONE, Release::Uncounted)
+                .await
+                .unwrap(),
+            "ack" => queue.ack(&message.receipt).await.unwrap(),
+            _ => panic!("no such job: {job}"),
+        }
+    });
+}
+
+fn start_child(path: &Path, job: &str, last_step: &str) -> Command {
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child
+        .args([
+            "--exact",
+            "queue::file::interrupted::child",
+            "--ignored",
+            "--nocapture",
+        ])
+        .env("TEST_QUEUE", path)
+        .env("TEST_JOB", job)
+        .env("TEST_LAST_STEP", last_step)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    child
+}
+
+fn open(path: &Path) -> FileQueue {
+    FileQueue::open("fq://test", path).unwrap()
+}
+
+fn ids(path: &Path, of: impl Fn(&str) -> &str) -> BTreeSet<String> {
+    let Ok(entries) = std::fs::read_dir(path) else {
+        return BTreeSet::new();
+    };
+    entries
+        .map(|e| of(e.unwrap().file_name().to_str().unwrap()).to_owned())
+        .collect()
+}
+
+/// Checks that there is nothing in the queue that is not about a message in it.
+fn check_tidy(path: &Path) {
+    let id = |name: &str| -> String { super::Name::parse(name).unwrap().id().to_owned() };
+    let messages: BTreeSet<_> = ids(&path.join("queue"), |name| name)
+        .iter()
+        .map(|n| id(n))
+        .collect();
+    assert_eq!(
+        ids(&path.join("movement"), |id| id),
+        messages,
+        "movement files"
+    );
+    assert!(
+        ids(&path.join("host/attempts"), |id| id).is_subset(&messages),
+        "failures"
+    );
+    assert_eq!(
+        ids(&path.join("host/tmp"), |id| id),
+        BTreeSet::new(),
+        "directories of the dead"
+    );
+}
+
+/// Kills a host that does `job` on a queue of one message after a step, and returns what the
+/// next host finds.
+async fn after(job: &str, last_step: &str) -> (tempfile::TempDir, Vec<Message>) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path();
+    {
+        // Its failures have to go with it, so there is one.
+        let queue = open(path);
+        queue
+            .send(&[Bytes::from_static(b"{\"n\": 1}")])
+            .await
+            .remove(0)
+            .unwrap();
+        let message = queue.lease(1, PATIENCE, NONE).await.unwrap().remove(0);
+        queue
+            .release(&message.receipt, NONE, Release::Failed("first"))
+            .await
+            .unwrap();
+    }
+    let output = start_child(path, job, last_step).output().unwrap();
+    let signal = std::os::unix::process::ExitStatusExt::signal(&output.status);
+    assert_eq!(signal, Some(9), "{last_step:?} was not reached: {output:?}");
+
+    let queue = open(path);
+    let count = queue.counts().await.unwrap().enqueued.unwrap();
+    let mut found = Vec::new();
+    while (found.len() as u64) < count {
+        let next = queue.lease(10, PATIENCE, PATIENCE).await.unwrap();
+        assert!(!next.is_empty(), "a message is stranded");
+        found.extend(next);
+    }
+    drop(queue);
+    check_tidy(path);
+    (dir, found)
+}
+
+/// Checks that one message is found, with so many attempts and such failures.
+async fn check(job: &str, last_step: &str, attempts: u32, failures: &[&str]) {
+    let (dir, found) = after(job, last_step).await;
+    assert_eq!(found.len(), 1, "{job}, {last_step}");
+    assert_eq!(found[0].attempts, attempts, "{job}, {last_step}");
+    assert_eq!(found[0].failures, failures, "{job}, {last_step}");
+    // And it can be done, and then nothing is left.
+    let queue = open(dir.path());
+    queue.ack(&found[0].receipt).await.unwrap();
+    drop(queue);
+    check_tidy(dir.path());
+}
+
+#[tokio::test]
+async fn a_host_killed_while_it_leases_loses_nothing_and_counts_nothing() {
+    check("ack", "lease: noted", 0, &["first"]).await;
+    check("ack", "lease: leased", 0, &["first"]).await;
+}
+
+#[tokio::test]
+async fn a_host_killed_while_it_executes_has_used_up_an_attempt() {
+    check("ack", "start: noted", 1, &["first"]).await;
+    check("extend", "move: noted", 1, &["first"]).await;
+    check("extend", "move: moved", 1, &["first"]).await;
+}
+
+#[tokio::test]
+async fn a_host_killed_while_it_gives_back_leaves_the_message() {
+    check("fail", "release: noted", 1, &["first", "x"]).await;
+    check("fail", "move: noted", 1, &["first", "x"]).await;
+    check("fail", "move: moved", 1, &["first", "x"]).await;
+    check("drain one", "move: moved", 0, &["first"]).await;
+}
+
+#[tokio::test]
+async fn a_host_killed_while_it_deletes_leaves_nothing_behind() {
+    for step in ["ack: claimed", "discard: forgotten", "ack: discarded"] {
+        let (_dir, found) = after("ack", step).await;
+        assert!(found.is_empty(), "{step}: {found:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_host_killed_while_it_sends_has_sent_all_of_a_message_or_nothing() {
+    for (step, expected) in [("send: written", 1), ("send: noted", 1), ("send: sent", 2)] {
+        let (_dir, found) = after("send", step).await;
+        assert_eq!(found.len(), expected, "{step}");
+        if expected == 2 {
+            assert!(found.iter().any(|m| m.body == "{\"n\": 2}"), "{found:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_host_killed_while_it_tidies_up_leaves_it_to_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path();
+    open(path)
+        .send(&[Bytes::from_static(b"{}")])
+        .await
+        .remove(0)
+        .unwrap();
+    for step in ["ack: claimed", "sweep: forgotten"] {
+        let output = start_child(path, "ack", step).output().unwrap();
+        assert!(!output.status.success(), "{output:?}");
+    }
+    open(path);
+    check_tidy(path);
+}
+
+#[tokio::test]
+async fn processes_that_drain_one_queue_do_each_message_once() {
+    const MESSAGES: usize = 1500;
+    let dir = tempfile::tempdir().unwrap();
+    let queue = open(dir.path());
+    for result in queue.send(&vec![Bytes::from_static(b"{}"); MESSAGES]).await {
+        result.unwrap();
+    }
+    let children: Vec<_> = (0..3)
+        .map(|_| start_child(dir.path(), "drain", "").spawn().unwrap())
+        .collect();
+    let mut done = Vec::new();
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        // The test harness writes its own words before the first.
+        done.extend(
+            text.lines()
+                .filter_map(|l| l.split("done ").nth(1))
+                .map(str::to_owned),
+        );
+    }
+    let unique: BTreeSet<_> = done.iter().collect();
+    assert_eq!((done.len(), unique.len()), (MESSAGES, MESSAGES));
+    let counts = queue.counts().await.unwrap();
+    assert_eq!(
+        (counts.enqueued, counts.completed),
+        (Some(0), Some(MESSAGES as u64))
+    );
+    drop(queue);
+    check_tidy(dir.path());
+}

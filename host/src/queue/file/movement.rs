@@ -1,0 +1,237 @@
+//! `movement/{id}`: the names that a message has had, one a line, and the executions that
+//! were started.
+//!
+//! Python appends a line when it leases, and when it deletes, it removes the file of every
+//! name. It passes over empty lines in all that it does, so they are free for us: an empty
+//! line is an execution that was started. One that is not to count is taken back by the
+//! line `0--uncounted`: a name that no file has, of the form that Python can take apart.
+
+use std::collections::HashSet;
+use std::os::fd::OwnedFd;
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use rustix::fs::{self, FlockOperation, OFlags};
+use rustix::io::Errno;
+
+use super::dirs::{Dirs, FILE, read_to_end, write_all};
+use super::name::Name;
+
+const UNCOUNTED: &str = "0--uncounted";
+
+/// A movement file, open and locked against all other processes and threads.
+#[derive(Debug)]
+pub(super) struct Movement {
+    // The order matters: closing a file gives up this process's lock on it, and until that
+    // has happened nobody else in the process may have it open.
+    fd: OwnedFd,
+    _alone: Alone,
+}
+
+/// What opening a movement file came to.
+#[derive(Debug)]
+pub(super) enum Opened {
+    Locked(Movement),
+    /// Somebody else is just moving the message.
+    Busy,
+    /// There is none, or there is nothing in it.
+    Missing,
+}
+
+impl Movement {
+    /// Opens and locks the file of a message if there is one. Waits for nobody.
+    pub(super) fn open(dirs: &Dirs, id: &str) -> Result<Opened, Errno> {
+        Movement::open_with(dirs, id, OFlags::empty())
+    }
+
+    /// The same, but makes the file if there is none.
+    pub(super) fn open_or_make(dirs: &Dirs, id: &str) -> Result<Opened, Errno> {
+        Movement::open_with(dirs, id, OFlags::CREATE)
+    }
+
+    fn open_with(dirs: &Dirs, id: &str, more: OFlags) -> Result<Opened, Errno> {
+        let Some(alone) = Alone::with(id) else {
+            return Ok(Opened::Busy);
+        };
+        let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOFOLLOW | more;
+        let fd = match fs::openat(&dirs.movement, id, flags, FILE) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Ok(Opened::Missing),
+            Err(errno) => return Err(errno),
+        };
+        match fs::fcntl_lock(&fd, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Opened::Locked(Movement { fd, _alone: alone })),
+            Err(Errno::AGAIN | Errno::ACCESS) => Ok(Opened::Busy),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Makes the file of a new message, with its first line.
+    pub(super) fn make(dirs: &Dirs, name: &Name) -> Result<(), Errno> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let fd = fs::openat(&dirs.movement, name.id(), flags, FILE)?;
+        write_all(&fd, name.line().as_bytes())
+    }
+
+    /// All that it says. To be read once, from the start.
+    pub(super) fn history(&self) -> Result<History, Errno> {
+        Ok(History(read_to_end(&self.fd)?))
+    }
+
+    /// Appends lines: all of them, or none.
+    pub(super) fn append(&self, lines: &str) -> Result<(), Errno> {
+        let written = rustix::io::retry_on_intr(|| rustix::io::write(&self.fd, lines.as_bytes()));
+        match written {
+            Ok(n) if n == lines.len() => Ok(()),
+            Ok(n) => {
+                self.take_back(n);
+                Err(Errno::NOSPC)
+            }
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Takes back the last bytes that were appended. If that fails there is a name in the
+    /// file that no message has, which does no harm.
+    pub(super) fn take_back(&self, bytes: usize) {
+        if let Ok(stat) = fs::fstat(&self.fd) {
+            let size = u64::try_from(stat.st_size).unwrap_or_default();
+            let _ = fs::ftruncate(&self.fd, size.saturating_sub(bytes as u64));
+        }
+    }
+
+    /// Records that an execution starts.
+    pub(super) fn start(&self) -> Result<(), Errno> {
+        self.append("\n")
+    }
+}
+
+/// What a movement file says.
+#[derive(Debug)]
+pub(super) struct History(Vec<u8>);
+
+impl History {
+    /// That of a message which nobody has leased yet.
+    pub(super) fn of(name: &Name) -> History {
+        History(name.line().into_bytes())
+    }
+
+    /// Where the next line will begin.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether the message has been moved since it was sent.
+    pub(super) fn was_moved(&self) -> bool {
+        self.0.iter().filter(|&&b| b == b'\n').take(2).count() > 1
+    }
+
+    /// The first name that the message has never had, if it is to be due no earlier than
+    /// that. A name is the proof of a lease, and must not prove an older one: a message that
+    /// was released may be leased again within the second, for the same time.
+    pub(super) fn unused(&self, name: &Name, mut due: u64) -> Name {
+        loop {
+            let candidate = name.at(due);
+            let mut lines = self.0.split(|&b| b == b'\n');
+            if due == u64::MAX || lines.all(|line| line != candidate.as_str().as_bytes()) {
+                return candidate;
+            }
+            due += 1;
+        }
+    }
+
+    /// Executions that were started and that count.
+    pub(super) fn attempts(&self) -> u32 {
+        self.attempts_since(0)
+    }
+
+    /// Those of them that were started after the file had this length.
+    pub(super) fn attempts_since(&self, length: usize) -> u32 {
+        let mut attempts = 0_u32;
+        let tail = self.0.get(length..).unwrap_or_default();
+        for line in tail.split_inclusive(|&b| b == b'\n') {
+            if line == b"\n" {
+                attempts += 1;
+            } else if line.strip_suffix(b"\n") == Some(UNCOUNTED.as_bytes()) {
+                attempts = attempts.saturating_sub(1);
+            }
+        }
+        attempts
+    }
+}
+
+/// The lines that take back so many executions.
+pub(super) fn uncounted(executions: u32) -> String {
+    format!("{UNCOUNTED}\n").repeat(executions as usize)
+}
+
+/// The right to have the movement file of one message open in this process. Record locks
+/// are the process's, not the thread's: two threads would both get the lock, and the first
+/// to close its file would take it away from the other.
+#[derive(Debug)]
+struct Alone(Box<str>);
+
+static OPEN: LazyLock<Mutex<HashSet<Box<str>>>> = LazyLock::new(Mutex::default);
+
+impl Alone {
+    fn with(id: &str) -> Option<Alone> {
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        open.insert(id.into()).then(|| Alone(id.into()))
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        open.remove(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_execution_counts_unless_it_was_taken_back() {
+        let check =
+            |text: &str, all: u32| assert_eq!(History(text.into()).attempts(), all, "{text:?}");
+        check("", 0);
+        check("0--a.json\n", 0);
+        check("0--a.json\n9--a.json\n\n", 1);
+        check("0--a.json\n9--a.json\n\n12--a.json\n15--a.json\n\n", 2);
+        check(
+            "0--a.json\n9--a.json\n\n10--a.json\n0--uncounted\n5--a.json\n",
+            0,
+        );
+        check(
+            "0--a.json\n9--a.json\n\n20--a.json\n\n0--uncounted\n5--a.json\n",
+            1,
+        );
+        // Two Python clients in one second, or one that gave back what it had given back.
+        check("0--a.json\n9--a.json\n9--a.json\n", 0);
+        // A line that was cut off.
+        check("0--a.json\n9--a", 0);
+    }
+
+    #[test]
+    fn a_lease_has_a_name_of_its_own() {
+        let history = History("0--a.json\n9--a.json\n\n10--a.json\n5--a.json\n".into());
+        let check = |due, name: &str| {
+            assert_eq!(history.unused(&Name::new(5, "a"), due).as_str(), name);
+        };
+        check(8, "8--a.json");
+        check(9, "11--a.json");
+        check(u64::MAX, &format!("{}--a.json", u64::MAX));
+    }
+
+    #[test]
+    fn only_this_leases_executions_are_taken_back() {
+        let before = "0--a.json\n9--a.json\n\n";
+        let history = History(format!("{before}20--a.json\n30--a.json\n\n").into());
+        assert_eq!(history.attempts_since(before.len()), 1);
+        assert_eq!(history.attempts_since(10_000), 0);
+    }
+}

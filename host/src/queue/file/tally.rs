@@ -1,0 +1,109 @@
+//! The two counters: `insertions`, a decimal number, and `completions`, a file that is as
+//! long as its count.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{self, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::dirs::{Dirs, FILE, read_to_end};
+
+const INSERTIONS: &str = "insertions";
+const COMPLETIONS: &str = "completions";
+
+/// How long a sender waits for its turn to count. The count is a statistic: what can't be
+/// counted is sent all the same.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Adds to the number of messages ever sent.
+pub(super) async fn add_insertions(dirs: &Dirs, count: u64) -> Result<(), Errno> {
+    let started = Instant::now();
+    while !change_insertions(dirs, |n| n.saturating_add(count))? {
+        if started.elapsed() > PATIENCE {
+            return Err(Errno::AGAIN);
+        }
+        let pause = Duration::from_micros(fastrand::u64(500..20_000));
+        tokio::time::sleep(pause).await;
+    }
+    Ok(())
+}
+
+/// Sets both counters to zero. `false` if somebody else is counting just now.
+pub(super) fn rezero(dirs: &Dirs) -> Result<bool, Errno> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+    fs::openat(&dirs.root, COMPLETIONS, flags, FILE)?;
+    change_insertions(dirs, |_| 0)
+}
+
+/// Rewrites the number of messages ever sent, under its lock. `false` if that is taken.
+fn change_insertions(dirs: &Dirs, change: impl Fn(u64) -> u64) -> Result<bool, Errno> {
+    // The lock is the process's, so the process's own threads need one more.
+    static IN_PROCESS: Mutex<()> = Mutex::new(());
+    let _alone = IN_PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
+
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+    let fd = fs::openat(&dirs.root, INSERTIONS, flags, FILE)?;
+    match fs::fcntl_lock(&fd, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::AGAIN | Errno::ACCESS) => return Ok(false),
+        Err(errno) => return Err(errno),
+    }
+    let old = read_to_end(&fd)?;
+    let new = change(number(&old)).to_string();
+    // Python reads without the lock and fails on an empty file, so it is never made empty:
+    // overwritten first, and cut off after, if it was longer.
+    rustix::io::pwrite(&fd, new.as_bytes(), 0)?;
+    if old.len() > new.len() {
+        fs::ftruncate(&fd, new.len() as u64)?;
+    }
+    Ok(true)
+}
+
+/// Messages ever sent.
+pub(super) fn insertions(dirs: &Dirs) -> Result<u64, Errno> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    match fs::openat(&dirs.root, INSERTIONS, flags, Mode::empty()) {
+        Ok(fd) => Ok(number(&read_to_end(&fd)?)),
+        Err(Errno::NOENT) => Ok(0),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Messages ever done.
+pub(super) fn completions(dirs: &Dirs) -> Result<u64, Errno> {
+    match fs::statat(&dirs.root, COMPLETIONS, fs::AtFlags::empty()) {
+        Ok(stat) => Ok(u64::try_from(stat.st_size).unwrap_or_default()),
+        Err(Errno::NOENT) => Ok(0),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Python leaves the file empty for the moment in which it rewrites it.
+fn number(text: &[u8]) -> u64 {
+    let text = str::from_utf8(text).unwrap_or_default();
+    text.trim().parse().unwrap_or_default()
+}
+
+/// The counter of messages done, kept open.
+#[derive(Debug, Default)]
+pub(super) struct Completions(Mutex<Option<OwnedFd>>);
+
+impl Completions {
+    pub(super) fn add(&self, dirs: &Dirs) -> Result<(), Errno> {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Somebody may tidy up and remove the file; a count in a removed file is lost.
+        let there = |fd: &OwnedFd| fs::fstat(fd).is_ok_and(|stat| stat.st_nlink > 0);
+        let fd = match open.take().filter(there) {
+            Some(fd) => fd,
+            None => {
+                let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC;
+                fs::openat(&dirs.root, COMPLETIONS, flags, FILE)?
+            }
+        };
+        rustix::io::retry_on_intr(|| rustix::io::write(&fd, b"\0"))?;
+        *open = Some(fd);
+        Ok(())
+    }
+}

@@ -1,0 +1,245 @@
+//! A queue in memory: for tests, and for tasks that come from nowhere else.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::{Counts, Message, Queue, QueueError, Receipt, Release};
+
+/// A queue that is gone with its process. It keeps time by tokio's clock, so that a test
+/// may pause it.
+#[derive(Debug, Default)]
+pub struct MemoryQueue {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By the order in which they were sent.
+    messages: BTreeMap<u64, Entry>,
+    sent: u64,
+    leases: u64,
+    completed: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    body: Bytes,
+    /// `None` if it can be leased now.
+    due: Option<Instant>,
+    /// The number of the last lease, as in its receipt.
+    lease: u64,
+    /// Executions started, and those of them under the last lease.
+    attempts: u32,
+    started: u32,
+    failures: Vec<String>,
+}
+
+impl MemoryQueue {
+    /// An empty queue.
+    pub fn new() -> MemoryQueue {
+        MemoryQueue::default()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something to the message that the receipt is for.
+    fn with<T>(
+        &self,
+        receipt: &Receipt,
+        change: impl FnOnce(&mut State, u64) -> T,
+    ) -> Result<T, QueueError> {
+        let read = |(id, lease): (&str, &str)| -> Option<(u64, u64)> {
+            Some((id.parse().ok()?, lease.parse().ok()?))
+        };
+        let Some((id, lease)) = receipt.0.split_once(' ').and_then(read) else {
+            return Err(QueueError::Invalid {
+                queue: self.to_string(),
+                problem: "the receipt is not of this queue".to_owned(),
+            });
+        };
+        let mut state = self.state();
+        match state.messages.get(&id) {
+            Some(entry) if entry.lease == lease => Ok(change(&mut state, id)),
+            _ => Err(QueueError::LeaseLost {
+                queue: self.to_string(),
+                id: id.to_string(),
+            }),
+        }
+    }
+
+    /// Leases what is due; else says when the next message will be.
+    fn take(&self, max: usize, hold: Duration) -> (Vec<Message>, Option<Instant>) {
+        let now = Instant::now();
+        let state = &mut *self.state();
+        let mut found = Vec::new();
+        let mut next = None;
+        for (id, entry) in &mut state.messages {
+            if found.len() >= max {
+                // There may be more for another who waits.
+                self.changed.notify_one();
+                break;
+            }
+            match entry.due {
+                Some(due) if due > now => {
+                    next = Some(next.map_or(due, |next: Instant| next.min(due)));
+                }
+                _ => {
+                    state.leases += 1;
+                    entry.lease = state.leases;
+                    entry.started = 0;
+                    entry.due = Some(after(now, hold));
+                    found.push(Message {
+                        id: id.to_string(),
+                        body: entry.body.clone(),
+                        receipt: Receipt(format!("{id} {}", entry.lease)),
+                        attempts: entry.attempts,
+                        failures: entry.failures.clone(),
+                    });
+                }
+            }
+        }
+        (found, next)
+    }
+}
+
+#[async_trait]
+impl Queue for MemoryQueue {
+    async fn lease(
+        &self,
+        max: usize,
+        hold: Duration,
+        wait: Duration,
+    ) -> Result<Vec<Message>, QueueError> {
+        let until = after(Instant::now(), wait);
+        loop {
+            let (found, next) = self.take(max, hold);
+            if !found.is_empty() || max == 0 || Instant::now() >= until {
+                return Ok(found);
+            }
+            let wake = next.map_or(until, |next| next.min(until));
+            tokio::select! {
+                () = self.changed.notified() => {}
+                () = tokio::time::sleep_until(wake) => {}
+            }
+        }
+    }
+
+    async fn start(&self, receipt: &Receipt) -> Result<(), QueueError> {
+        self.with(receipt, |state, id| {
+            if let Some(entry) = state.messages.get_mut(&id) {
+                entry.attempts += 1;
+                entry.started += 1;
+            }
+        })
+    }
+
+    async fn extend(&self, receipt: &Receipt, hold: Duration) -> Result<Receipt, QueueError> {
+        self.with(receipt, |state, id| {
+            state.leases += 1;
+            let lease = state.leases;
+            if let Some(entry) = state.messages.get_mut(&id) {
+                entry.lease = lease;
+                entry.due = Some(after(Instant::now(), hold));
+            }
+            Receipt(format!("{id} {lease}"))
+        })
+    }
+
+    async fn ack(&self, receipt: &Receipt) -> Result<(), QueueError> {
+        self.with(receipt, |state, id| {
+            state.messages.remove(&id);
+            state.completed += 1;
+        })
+    }
+
+    async fn release(
+        &self,
+        receipt: &Receipt,
+        delay: Duration,
+        why: Release<'_>,
+    ) -> Result<(), QueueError> {
+        self.with(receipt, |state, id| {
+            if let Some(entry) = state.messages.get_mut(&id) {
+                match why {
+                    Release::Uncounted => entry.attempts -= entry.started,
+                    Release::Failed(reason) => entry.failures.push(reason.to_owned()),
+                }
+                // No lease has this number: the receipt is of no further use.
+                entry.lease = 0;
+                entry.due = (!delay.is_zero()).then(|| after(Instant::now(), delay));
+            }
+        })?;
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    async fn send(&self, bodies: &[Bytes]) -> Vec<Result<(), QueueError>> {
+        {
+            let mut state = self.state();
+            for body in bodies {
+                state.sent += 1;
+                let id = state.sent;
+                state.messages.insert(
+                    id,
+                    Entry {
+                        body: body.clone(),
+                        due: None,
+                        lease: 0,
+                        attempts: 0,
+                        started: 0,
+                        failures: Vec::new(),
+                    },
+                );
+            }
+        }
+        self.changed.notify_one();
+        bodies.iter().map(|_| Ok(())).collect()
+    }
+
+    async fn counts(&self) -> Result<Counts, QueueError> {
+        let state = self.state();
+        let now = Instant::now();
+        let leased = |entry: &&Entry| entry.due.is_some_and(|due| due > now);
+        Ok(Counts {
+            enqueued: Some(state.messages.len() as u64),
+            leased: Some(state.messages.values().filter(leased).count() as u64),
+            inserted: Some(state.sent),
+            completed: Some(state.completed),
+        })
+    }
+}
+
+impl fmt::Display for MemoryQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("memory://")
+    }
+}
+
+/// A time that far away; what is too far to be a time is thirty years.
+fn after(now: Instant, delay: Duration) -> Instant {
+    const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+    now + delay.min(FAR)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::queue::conformance::{Subject, suite};
+
+    suite!({
+        let queue = Arc::new(MemoryQueue::new());
+        Subject::new(queue.clone(), queue, ())
+    });
+}

@@ -1,0 +1,356 @@
+//! A guest that misbehaves in the way its payload asks for: `{"do": "loop"}`. The host's tests run
+//! into each limit with it, and learn what a guest can see and reach.
+//!
+//! Reports are JSON in `/outputs/report.json`. Everything else that an action writes is named in
+//! its documentation below.
+
+mod excess;
+mod probe;
+
+use std::fs;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::json;
+use task_host_sdk::{Context, Error, Guest, Outcome, Result, Task, error, info};
+
+/// What to do. Sizes are in bytes unless they say otherwise.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum Action {
+    /// Several actions in this order; the outcome is the last one's.
+    All { steps: Vec<Action> },
+
+    // Endings.
+    /// Never ends, without a call of the host.
+    Loop,
+    /// Sleeps in a call of the host.
+    Sleep { secs: f64 },
+    /// Panics; `text` is in the message.
+    Panic {
+        #[serde(default = "Action::a_text")]
+        text: String,
+    },
+    /// Aborts without a message.
+    Abort,
+    /// Ends the instance.
+    Exit { code: i32 },
+    Retry {
+        #[serde(default = "Action::a_text")]
+        text: String,
+    },
+    Reject {
+        #[serde(default = "Action::a_text")]
+        text: String,
+    },
+    /// An outcome that is no success; leaves `unsuccessful.txt`.
+    Unsuccessful,
+    /// Fails in one of the three calls, like that.
+    FailIn { phase: Phase, how: How },
+    /// Asks for another try until this attempt, which leaves `attempt.txt`.
+    FailUntil { attempt: u32 },
+    /// Lists `missing.txt`, which it did not write.
+    MissingOutput,
+    /// An outcome with so many outputs of so long names, none of which is there; or, with `how`,
+    /// a failure with a text of so many bytes.
+    BigResult {
+        #[serde(default)]
+        outputs: usize,
+        #[serde(default = "Action::name_bytes")]
+        bytes: usize,
+        how: Option<How>,
+    },
+
+    // Too much of something.
+    /// Allocates and touches so many MiB (all there is, if none are given). With `gently`, it
+    /// stops when it gets no more and reports `{"mib"}`; else it ends as Rust does.
+    Alloc {
+        mib: Option<usize>,
+        #[serde(default)]
+        gently: bool,
+    },
+    /// Recurses without end.
+    Stack,
+    /// Writes so many bytes, in so many files `written/N.dat` together.
+    Write {
+        bytes: u64,
+        #[serde(default = "Action::one")]
+        files: u64,
+        #[serde(default)]
+        how: Writing,
+        /// Goes on when a write fails, and reports `{"failed", "error"}`.
+        #[serde(default)]
+        ignore_errors: bool,
+    },
+    /// Makes so many empty files `many/N`.
+    ManyFiles { count: u64 },
+    /// Makes directories, each in the one before: `d/d/d/…`, with `d.txt` in the last.
+    Mkdirs { depth: u32 },
+    /// Writes so many bytes of lines to its log.
+    Log {
+        bytes: u64,
+        #[serde(default)]
+        to: Stream,
+    },
+
+    // What should not be published.
+    /// A symbolic link in the outputs.
+    Symlink { target: String, name: String },
+    /// A hard link from one output, which is made first, to another name.
+    Hardlink { target: String, name: String },
+    /// Outputs of those names; by default a set that is legal on Linux and trouble elsewhere.
+    /// Reports `{"written": [names], "failed": {name: error}}`.
+    OddNames { names: Option<Vec<String>> },
+
+    // Looking around.
+    /// Tries in every way to change its inputs. Reports `{"tried": [{"what", "ok", "error"}],
+    /// "changed": [keys]}`.
+    WriteInput,
+    /// Tries to get out of its directories. Reports `{"tried": [{"what", "ok", "error"}]}`; what
+    /// is `ok` got out.
+    Escape,
+    /// Reports `{"vars": {…}, "args": […], "current_dir"}`.
+    Env,
+    /// Tries TCP, UDP and names. Reports `{"tried": […]}`.
+    Net {
+        #[serde(default = "Action::an_address")]
+        address: String,
+    },
+    /// Reads standard input to its end. Reports `{"bytes"}` or `{"error"}`.
+    Stdin,
+    /// Reports what is there at the start, `{"runs", "inputs": [paths], "outputs": [paths]}`, and
+    /// leaves files, links' targets and a changed static for the next task to find.
+    Leave,
+
+    // Behaving.
+    /// Copies each input to `out/KEY`.
+    Copy,
+    /// Writes an output.
+    Output { key: String, text: String },
+}
+
+impl Action {
+    fn a_text() -> String {
+        "as the payload asked".to_owned()
+    }
+
+    fn an_address() -> String {
+        "127.0.0.1:80".to_owned()
+    }
+
+    fn name_bytes() -> usize {
+        32
+    }
+
+    fn one() -> u64 {
+        1
+    }
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Phase {
+    Prepare,
+    Execute,
+    Finalize,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum How {
+    Retry,
+    Reject,
+    Panic,
+}
+
+impl How {
+    fn fail(self, text: &str) -> Error {
+        match self {
+            Self::Retry => Error::retry(text),
+            Self::Reject => Error::reject(text),
+            Self::Panic => panic!("{text}"),
+        }
+    }
+}
+
+/// How a file gets its size.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Writing {
+    /// Written from start to end, 64 KiB at a time.
+    #[default]
+    Plain,
+    /// Written a byte at a time.
+    Bytewise,
+    /// Its length is set: nothing is written.
+    SetLen,
+    /// The last byte is written: there is a hole before it.
+    Seek,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Stream {
+    #[default]
+    Stderr,
+    Stdout,
+}
+
+#[derive(Default)]
+struct Misbehave;
+
+impl Misbehave {
+    fn fail_in(&self, phase: Phase, task: &Task<Action>) -> Result<()> {
+        match *task.payload() {
+            Action::FailIn { phase: asked, how } if asked == phase => {
+                Err(how.fail(&format!("{phase:?} fails, as the payload asked")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Guest for Misbehave {
+    type Payload = Action;
+
+    fn prepare(&mut self, task: &Task<Action>) -> Result<()> {
+        info!("{:?}, attempt {}", task.payload(), task.attempt());
+        self.fail_in(Phase::Prepare, task)
+    }
+
+    fn execute(&mut self, task: &Task<Action>) -> Result<Outcome> {
+        self.fail_in(Phase::Execute, task)?;
+        perform(task.payload(), task)
+    }
+
+    fn finalize(&mut self, task: &Task<Action>, outcome: &Outcome) -> Result<()> {
+        info!("finalize, success {}", outcome.is_success());
+        self.fail_in(Phase::Finalize, task)
+    }
+}
+
+task_host_sdk::export!(Misbehave);
+
+fn perform(action: &Action, task: &Task<Action>) -> Result<Outcome> {
+    match action {
+        Action::All { steps } => {
+            let mut outcome = task.done();
+            for step in steps {
+                outcome = perform(step, task)?;
+            }
+            return Ok(outcome);
+        }
+        Action::Loop => excess::spin(),
+        Action::Sleep { secs } => {
+            let time = Duration::try_from_secs_f64(*secs).context("secs")?;
+            std::thread::sleep(time);
+        }
+        Action::Panic { text } => panic!("{text}"),
+        Action::Abort => std::process::abort(),
+        Action::Exit { code } => std::process::exit(*code),
+        Action::Retry { text } => return Err(Error::retry(text)),
+        Action::Reject { text } => return Err(Error::reject(text)),
+        Action::Unsuccessful => {
+            task.write("unsuccessful.txt", "never published")?;
+            error!("the result is no good, as the payload asked");
+            return Ok(Outcome::unsuccessful());
+        }
+        // Where it is to fail has been seen to; a failing `finalize` finds an output to withhold.
+        Action::FailIn { .. } => task.write("written.txt", "written by execute")?,
+        Action::FailUntil { attempt } if task.attempt() < *attempt => {
+            return Err(Error::retry(format!("attempt {} of {attempt}", task.attempt())));
+        }
+        Action::FailUntil { .. } => task.write("attempt.txt", task.attempt().to_string())?,
+        Action::MissingOutput => {
+            task.write("there.txt", "there")?;
+            return Ok(Outcome::success(["there.txt", "missing.txt"]));
+        }
+        Action::BigResult { how: Some(how), bytes, .. } => {
+            return Err(how.fail(&"x".repeat(*bytes)));
+        }
+        Action::BigResult { how: None, outputs, bytes } => {
+            return Ok(Outcome::success((0..*outputs).map(|n| format!("{n:0>bytes$}"))));
+        }
+        Action::Alloc { mib, gently: true } => {
+            task.write("report.json", json!({"mib": excess::allocate_gently(*mib)}).to_string())?;
+        }
+        Action::Alloc { mib, gently: false } => excess::allocate(*mib),
+        Action::Stack => {
+            let deepest = excess::recurse(u64::MAX);
+            info!("came back from {deepest}");
+        }
+        Action::Write { bytes, files, how, ignore_errors } => {
+            excess::write(task, *bytes, *files, *how, *ignore_errors)?;
+        }
+        Action::ManyFiles { count } => excess::many_files(task, *count)?,
+        Action::Mkdirs { depth } => excess::mkdirs(task, *depth)?,
+        Action::Log { bytes, to } => excess::log(*bytes, *to)?,
+        Action::Symlink { target, name } => {
+            probe::symlink(target, &task.outputs_dir().join(name)).context("symlink")?;
+        }
+        Action::Hardlink { target, name } => {
+            task.write(target, "linked twice")?;
+            let outputs = task.outputs_dir();
+            fs::hard_link(outputs.join(target), outputs.join(name)).context("hard link")?;
+        }
+        Action::OddNames { names } => probe::odd_names(task, names.as_deref())?,
+        Action::WriteInput => probe::write_input(task)?,
+        Action::Escape => probe::escape(task)?,
+        Action::Env => probe::environment(task)?,
+        Action::Net { address } => probe::network(task, address)?,
+        Action::Stdin => probe::stdin(task)?,
+        Action::Leave => probe::leave(task)?,
+        Action::Copy => {
+            for input in task.inputs() {
+                task.write(&format!("out/{}", input.key()), input.read()?)?;
+            }
+        }
+        Action::Output { key, text } => task.write(key, text)?,
+    }
+    Ok(task.done())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use task_host_sdk::testing::Sandbox;
+
+    fn run(payload: &str) -> (Sandbox, Result<Outcome>) {
+        let mut sandbox = Sandbox::new().unwrap();
+        sandbox.input("0_input/a.txt", b"a").unwrap().payload(payload);
+        let result = sandbox.run::<Misbehave>();
+        (sandbox, result)
+    }
+
+    #[test]
+    fn actions_that_a_native_process_survives_do_what_they_say() {
+        let (sandbox, result) = run(r#"{"do": "all", "steps": [
+            {"do": "copy"}, {"do": "write", "bytes": 100000, "files": 3}, {"do": "many-files", "count": 2},
+            {"do": "mkdirs", "depth": 2}, {"do": "odd-names"}]}"#);
+        result.unwrap();
+        assert_eq!(sandbox.output("out/0_input/a.txt").unwrap(), b"a");
+        assert_eq!(sandbox.output("written/0.dat").unwrap().len(), 33_334);
+        assert_eq!(sandbox.output("d/d/d.txt").unwrap(), b"deep");
+        assert_eq!(sandbox.output("many/1").unwrap(), b"");
+
+        assert!(!run(r#"{"do": "unsuccessful"}"#).1.unwrap().is_success());
+        assert!(run(r#"{"do": "missing-output"}"#).1.is_err());
+        assert!(run(r#"{"do": "fail-until", "attempt": 2}"#).1.unwrap_err().is_retry());
+        for (phase, how) in [("prepare", "retry"), ("execute", "reject"), ("finalize", "retry")] {
+            let error = run(&format!(r#"{{"do": "fail-in", "phase": "{phase}", "how": "{how}"}}"#))
+                .1
+                .unwrap_err();
+            assert_eq!(error.is_retry(), how == "retry");
+            assert!(error.text().to_lowercase().starts_with(phase), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_action_is_rejected_with_the_known_ones() {
+        let error = run(r#"{"do": "behave"}"#).1.unwrap_err();
+        assert!(
+            error.text().contains("unknown variant `behave`, expected one of `all`, `loop`"),
+            "{error}"
+        );
+    }
+}
