@@ -1,5 +1,6 @@
 //! Running other programs, with errors that say which one failed and how.
 
+use std::io::IsTerminal;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
@@ -7,7 +8,7 @@ use anyhow::{Context, bail};
 /// Runs it with our terminal, to a good end.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     let shown = show(command);
-    println!("\x1b[2m$ {shown}\x1b[0m");
+    println!("{}", styled("2", &format!("$ {shown}")));
     let status = command.status().with_context(|| format!("`{shown}` can't be started"))?;
     if !status.success() {
         bail!("`{shown}` failed: {status}");
@@ -27,6 +28,15 @@ pub(crate) fn capture(command: &mut Command) -> anyhow::Result<String> {
         bail!("`{shown}` failed: {}", output.status);
     }
     String::from_utf8(output.stdout).with_context(|| format!("the output of `{shown}`"))
+}
+
+/// The text in a style of the terminal, if there is one. 1 is bold, 2 is faint.
+pub(crate) fn styled(style: &str, text: &str) -> String {
+    if std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
+        format!("\x1b[{style}m{text}\x1b[0m")
+    } else {
+        text.to_owned()
+    }
 }
 
 /// The command as it would be typed, with the program's name instead of its path.

@@ -12,7 +12,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::build::{self, Profile};
-use crate::command::run as run_command;
+use crate::command::{run as run_command, styled};
 use crate::project::Project;
 use crate::setup;
 
@@ -76,7 +76,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
 }
 
 fn heading(text: &str) {
-    println!("\n\x1b[1m{text}\x1b[0m");
+    println!("\n{}", styled("1", text));
 }
 
 /// Makes the directory, or empties the one that an earlier demo made.
