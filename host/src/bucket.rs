@@ -3,12 +3,54 @@
 //! Objects are whole: they are fetched into a file, or put from a file in one visible step.
 //! `bucket/dir.rs` is a directory; `bucket/object.rs` is any store of the `object_store` crate.
 
+mod dir;
+mod object;
+mod outgoing;
+
+use std::error::Error as StdError;
 use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 
 use crate::key::{BucketKey, Prefix};
+
+pub use dir::DirBucket;
+pub(crate) use dir::{blocking, copy};
+pub use object::ObjectBucket;
+
+/// Files up to this many bytes are read and written where the caller runs; for larger ones
+/// it is worth the way to a thread that may block.
+pub(crate) const SMALL: u64 = 256 * 1024;
+
+/// Opens the bucket that `url` names: a path, or `file://PATH`. Creates nothing.
+///
+/// # Errors
+/// [`BucketError::Invalid`] when there is no such directory or no such kind of bucket.
+pub fn open(url: &str) -> Result<Arc<dyn Bucket>, BucketError> {
+    let invalid = |problem: String| BucketError::Invalid { bucket: url.into(), problem };
+    let path = match url.split_once("://") {
+        Some(("file", path)) => path,
+        Some((scheme @ ("s3" | "gs" | "az"), _)) => {
+            return Err(invalid(format!(
+                "this release has no backend for `{scheme}://`; \
+                 use a directory (a path, or file://PATH), which may be a mounted bucket"
+            )));
+        }
+        Some((scheme, _)) => {
+            return Err(invalid(format!(
+                "`{scheme}://` is no kind of bucket; use a path, or file://PATH"
+            )));
+        }
+        None => url,
+    };
+    if path.is_empty() {
+        return Err(invalid("names no directory; use a path, or file://PATH".into()));
+    }
+    Ok(Arc::new(DirBucket::open(Path::new(path))?))
+}
 
 /// What an object is at one moment: the same version means the same bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -53,6 +95,35 @@ pub enum BucketError {
     },
 }
 
+impl BucketError {
+    pub(crate) fn unavailable(
+        bucket: &impl fmt::Display,
+        doing: &'static str,
+        key: &(impl fmt::Display + ?Sized),
+        source: impl Into<Box<dyn StdError + Send + Sync>>,
+    ) -> Self {
+        let (bucket, key) = (bucket.to_string(), key.to_string());
+        Self::Unavailable { bucket, doing, key, source: source.into() }
+    }
+
+    pub(crate) fn invalid(bucket: &impl fmt::Display, problem: impl Into<String>) -> Self {
+        Self::Invalid { bucket: bucket.to_string(), problem: problem.into() }
+    }
+
+    /// True when the cause is that the local disk is full, or the user's share of it.
+    pub(crate) fn is_disk_full(&self) -> bool {
+        let mut cause: Option<&(dyn StdError + 'static)> = Some(self);
+        while let Some(error) = cause {
+            if let Some(io) = error.downcast_ref::<std::io::Error>() {
+                use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+                return matches!(io.kind(), StorageFull | QuotaExceeded);
+            }
+            cause = error.source();
+        }
+        false
+    }
+}
+
 /// One object in a listing.
 #[derive(Debug, Clone)]
 pub struct Listed {
@@ -82,11 +153,43 @@ pub trait Bucket: fmt::Display + fmt::Debug + Send + Sync + 'static {
         file: &BucketKey,
     ) -> Result<(), BucketError>;
 
-    /// The objects below `prefix`, in no particular order, as a stream that holds a bounded
+    /// The objects below `prefix` (those of the root, if it is that), in no particular order, as a stream that holds a bounded
     /// number of them.
     fn list<'a>(&'a self, prefix: &Prefix) -> BoxStream<'a, Result<Listed, BucketError>>;
 
     /// True when fetching an object costs no more than reading a local file, so that
     /// remembering its digest across restarts is not worth a file of its own.
     fn is_local(&self) -> bool;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_that_is_no_bucket_says_what_would_be() {
+        let root = tempfile::tempdir().unwrap();
+        let missing = root.path().join("missing");
+        for (url, want) in [
+            ("s3://b", "s3://b: this release has no backend for `s3://`"),
+            ("gs://b/p", "gs://b/p: this release has no backend for `gs://`"),
+            ("az://b", "az://b: this release has no backend for `az://`"),
+            ("memory://", "memory://: `memory://` is no kind of bucket"),
+            ("", ": names no directory"),
+            (missing.to_str().unwrap(), "there is no such directory"),
+        ] {
+            let error = open(url).unwrap_err();
+            assert!(matches!(error, BucketError::Invalid { .. }), "{url}");
+            assert!(error.to_string().contains(want), "{url}: {error}");
+        }
+        assert!(!missing.exists(), "opening creates nothing");
+    }
+
+    #[test]
+    fn a_directory_is_opened_by_path_and_by_url() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().to_str().unwrap();
+        assert_eq!(open(path).unwrap().to_string(), format!("file://{path}"));
+        assert_eq!(open(&format!("file://{path}")).unwrap().to_string(), format!("file://{path}"));
+    }
 }

@@ -9,7 +9,7 @@
 //! write to, and never from a bucket.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use std::time::Duration;
 use moka::future::Cache as Memory;
 use wasmtime::component::Component;
 
-use crate::bucket::Bucket;
-use crate::cache::{Cache, CacheError};
+use crate::bucket::{Bucket, BucketError};
+use crate::cache::{Blob, Cache, CacheError};
 use crate::digest::Digest;
 use crate::key::{BucketKey, Prefix, TaskName};
 use crate::sandbox::{Guest, Sandbox};
@@ -74,10 +74,10 @@ pub enum CatalogError {
 pub struct Catalog {
     bucket: Arc<dyn Bucket>,
     prefix: Prefix,
-    cache: Arc<Cache>,
+    cache: Cache,
     sandbox: Arc<Sandbox>,
     compiled: Option<PathBuf>,
-    names: Memory<TaskName, Digest>,
+    names: Memory<TaskName, Blob>,
     ready: Memory<Digest, Guest>,
 }
 
@@ -86,7 +86,7 @@ impl Catalog {
     pub fn new(
         bucket: Arc<dyn Bucket>,
         prefix: Prefix,
-        cache: Arc<Cache>,
+        cache: Cache,
         sandbox: Arc<Sandbox>,
         compiled: &Path,
     ) -> Self {
@@ -115,42 +115,46 @@ impl Catalog {
     /// # Errors
     /// When there is none, or none that can be run; both may be put right by a push.
     pub async fn resolve(&self, name: &TaskName) -> Result<Ready, CatalogError> {
-        let digest = self
+        let blob = self
             .names
             .try_get_with_by_ref(name, self.look_up(name))
             .await
             .map_err(|e: Arc<CatalogError>| (*e).clone())?;
         let guest = self
             .ready
-            .try_get_with(digest, self.make_ready(name, digest))
+            .try_get_with(blob.digest, self.make_ready(name, &blob))
             .await
             .map_err(|e: Arc<CatalogError>| (*e).clone())?;
-        Ok(Ready { digest, guest })
+        Ok(Ready { digest: blob.digest, guest })
     }
 
-    async fn look_up(&self, name: &TaskName) -> Result<Digest, CatalogError> {
+    async fn look_up(&self, name: &TaskName) -> Result<Blob, CatalogError> {
         let key = self.prefix.join(&name.file());
         match self.cache.fetch(&*self.bucket, &key).await {
-            Ok(blob) => Ok(blob.digest),
-            Err(CacheError::Bucket(crate::bucket::BucketError::NotFound { .. })) => {
+            Ok(blob) => Ok(blob),
+            Err(CacheError::Bucket(error)) if matches!(*error, BucketError::NotFound { .. }) => {
                 Err(CatalogError::NotFound { name: name.clone(), place: self.place(&key) })
             }
             Err(error) => Err(self.unavailable(&key, &error)),
         }
     }
 
-    async fn make_ready(&self, name: &TaskName, digest: Digest) -> Result<Guest, CatalogError> {
+    async fn make_ready(&self, name: &TaskName, blob: &Blob) -> Result<Guest, CatalogError> {
+        let digest = blob.digest;
         let key = self.prefix.join(&name.file());
         let sandbox = self.sandbox.clone();
-        let not_a_guest = |problem: String| CatalogError::NotAGuest { place: self.place(&key), problem };
+        let not_a_guest =
+            |problem: String| CatalogError::NotAGuest { place: self.place(&key), problem };
         let kept = self.kept_as(digest);
         let component = match kept.as_deref().and_then(|path| load(&sandbox, path)) {
             Some(component) => component,
             None => {
-                let wasm = self.cache.read(digest).await.map_err(|e| self.unavailable(&key, &e))?;
+                let mut file = self.cache.read(blob).map_err(|e| self.unavailable(&key, &e))?;
                 let compiling = sandbox.clone();
                 let start = std::time::Instant::now();
                 let compiled = tokio::task::spawn_blocking(move || {
+                    let mut wasm = Vec::new();
+                    file.read_to_end(&mut wasm).map_err(|e| e.to_string())?;
                     let component = compiling.compile(&wasm).map_err(|e| e.0)?;
                     if let Some(path) = kept
                         && let Err(error) = keep(&component, &path)

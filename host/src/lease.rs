@@ -119,7 +119,8 @@ async fn heartbeat(shared: Arc<Shared>, stop: CancellationToken) {
             if stopped && held.is_empty() {
                 return;
             }
-            held.values().filter(|h| h.until() - now.min(h.until()) < shared.hold.mul_f64(RENEW_AT))
+            held.values()
+                .filter(|h| h.until() - now.min(h.until()) < shared.hold.mul_f64(RENEW_AT))
                 .cloned()
                 .collect()
         };

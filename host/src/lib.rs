@@ -24,6 +24,7 @@ pub mod publish;
 pub mod queue;
 pub mod report;
 pub mod sandbox;
+mod scratch;
 pub mod stats;
 pub mod task;
 pub mod verdict;

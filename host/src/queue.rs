@@ -147,10 +147,7 @@ pub fn admin(url: &str) -> Result<file::Admin, QueueError> {
 
 /// What a URL means: the name to call the queue by, and the directory.
 fn parse(url: &str) -> Result<(String, PathBuf), QueueError> {
-    let invalid = |problem: String| QueueError::Invalid {
-        queue: url.to_owned(),
-        problem,
-    };
+    let invalid = |problem: String| QueueError::Invalid { queue: url.to_owned(), problem };
     let path = match url.split_once("://") {
         None | Some(("fq", "")) if url.is_empty() || url == "fq://" => {
             let problem = "no directory is given; a queue is fq://DIR, like fq://./queue";
@@ -196,10 +193,7 @@ mod tests {
             other => panic!("{url}: {other:?}"),
         };
         check("sqs://name", "no sqs:// queues yet");
-        check(
-            "pubsub://projects/p/topics/t/subscriptions/s",
-            "no pubsub:// queues yet",
-        );
+        check("pubsub://projects/p/topics/t/subscriptions/s", "no pubsub:// queues yet");
         check("s3://bucket", "s3:// is no kind of queue");
         check("fq://", "no directory is given");
         check("", "no directory is given");

@@ -28,6 +28,9 @@ pub use limits::{Limit, Limits};
 pub use log::{Log, Tee};
 use thread::Threads;
 
+/// Bytes of a guest's reason for a failure that are kept.
+const MAX_REASON: usize = 16 << 10;
+
 mod bindings {
     //! The guest world of `wit/task.wit`.
     wasmtime::component::bindgen!({
@@ -247,7 +250,8 @@ impl Sandbox {
     /// # Errors
     /// Names the export that is missing, or the import that nothing here provides.
     pub fn link(&self, component: &Component) -> Result<Guest, NotAGuest> {
-        let pre = self.linker.instantiate_pre(component).map_err(|e| NotAGuest(format!("{e:#}")))?;
+        let pre =
+            self.linker.instantiate_pre(component).map_err(|e| NotAGuest(format!("{e:#}")))?;
         let pre = bindings::TaskPre::new(pre).map_err(|e| NotAGuest(format!("{e:#}")))?;
         Ok(Guest { pre })
     }
@@ -345,6 +349,9 @@ async fn execute(engine: &Engine, limits: Limits, job: Job) -> Execution {
         Ok(_) if quota.exceeded().is_some() => {
             Err(limit(phase, quota.exceeded().unwrap_or(Limit::OutputBytes(limits.output_bytes))))
         }
+        Ok(outcome) if outcome.outputs.len() as u64 > limits.output_files => {
+            Err(limit(phase, Limit::OutputFiles(limits.output_files)))
+        }
         Ok(outcome) if outcome.success => Ok(outcome.outputs),
         Ok(_) => Err(RunError::Unsuccessful),
         Err(Ended::Failure(types::Failure::Retry(_) | types::Failure::Reject(_)))
@@ -352,9 +359,11 @@ async fn execute(engine: &Engine, limits: Limits, job: Job) -> Execution {
         {
             Err(limit(phase, quota.exceeded().unwrap_or(Limit::OutputBytes(limits.output_bytes))))
         }
-        Err(Ended::Failure(types::Failure::Retry(reason))) => Err(RunError::Retry { phase, reason }),
+        Err(Ended::Failure(types::Failure::Retry(reason))) => {
+            Err(RunError::Retry { phase, reason: shorten(reason) })
+        }
         Err(Ended::Failure(types::Failure::Reject(reason))) => {
-            Err(RunError::Reject { phase, reason })
+            Err(RunError::Reject { phase, reason: shorten(reason) })
         }
         Err(Ended::Cancelled) => Err(RunError::Cancelled),
         Err(Ended::Late) => Err(limit(phase, Limit::Time(limits.time))),
@@ -398,6 +407,16 @@ impl From<types::Failure> for Ended {
     fn from(failure: types::Failure) -> Self {
         Self::Failure(failure)
     }
+}
+
+/// A guest's words go into logs and reports, so there is a bound on them.
+fn shorten(mut reason: String) -> String {
+    if reason.len() > MAX_REASON {
+        let end = reason.floor_char_boundary(MAX_REASON);
+        reason.truncate(end);
+        reason.push_str(" … (cut)");
+    }
+    reason
 }
 
 /// The three calls of the world, in their order.
@@ -448,7 +467,8 @@ fn trapped(phase: Phase, error: &wasmtime::Error) -> RunError {
         }
         Some(Trap::StackOverflow) => "the guest's call stack overflowed".to_owned(),
         Some(Trap::MemoryOutOfBounds) => {
-            "the guest read or wrote outside its memory (in Rust: often a stack overflow)".to_owned()
+            "the guest read or wrote outside its memory (in Rust: often a stack overflow)"
+                .to_owned()
         }
         Some(trap) => format!("the guest trapped: {trap}"),
         None => format!("the guest broke off: {}", error.root_cause()),

@@ -9,6 +9,7 @@ use tracing::Instrument;
 
 use crate::catalog::{CatalogError, Ready};
 use crate::digest::Digest;
+use crate::key::BucketKey;
 use crate::lease::{Lease, Settlement};
 use crate::message::{self, DecodeError, Task};
 use crate::prefetch::{self, PrefetchError};
@@ -45,6 +46,9 @@ pub enum Failure {
     /// Its outputs could not be published.
     #[error("publishing the outputs failed: {0}")]
     Publish(#[from] PublishError),
+    /// The guest named an output that it did not leave.
+    #[error("the guest listed the output {0:?}, and there is no such file in /outputs")]
+    Missing(String),
     /// The host is stopping and the task had not begun.
     #[error("the host is stopping")]
     Draining,
@@ -73,12 +77,8 @@ pub async fn run(worker: Arc<Worker>, mut lease: Lease, permit: OwnedSemaphorePe
         name = tracing::field::Empty,
     );
     async {
-        let mut attempt = Attempt {
-            steps: Steps::start(),
-            task: None,
-            component: None,
-            log: Log::default(),
-        };
+        let mut attempt =
+            Attempt { steps: Steps::start(), task: None, component: None, log: Log::default() };
         let end = attempt.make(&worker, &mut lease, permit).await;
         let verdict = match &end {
             Ok(_) => Verdict::Done,
@@ -122,19 +122,19 @@ impl Attempt {
 
         let _publishing = worker.publishing.acquire().await;
         drop(permit);
+        check_listed(&workspace, &listed)?;
         let published = tokio::select! {
             published = publish::outputs(
-                &workspace,
-                &listed,
+                &workspace.outputs,
                 &task.base_directory,
-                &worker.components,
+                worker.components.as_ref(),
                 &*worker.bucket,
-                &worker.publish_limits,
+                worker.publish_limits,
             ) => published?,
             () = lost.cancelled() => return Err(Failure::LeaseLost),
         };
         worker.stats.bytes_out.fetch_add(published.bytes, Relaxed);
-        worker.workspaces.recycle(workspace);
+        workspace.recycle();
         self.steps.done(Step::Publish);
         Ok(published)
     }
@@ -146,13 +146,14 @@ impl Attempt {
         task: &Task,
     ) -> Result<(Workspace, Ready, tokio::sync::SemaphorePermit<'w>), Failure> {
         let workspace = worker.workspaces.acquire()?;
-        let fetched = prefetch::inputs(
+        let (fetched, _ahead) = prefetch::inputs(
+            &worker.cache,
+            &*worker.bucket,
             &task.base_directory,
             &task.inputs,
-            &*worker.bucket,
-            &worker.cache,
-            &workspace,
+            &workspace.inputs,
             worker.sharing,
+            &worker.ahead,
         )
         .await?;
         worker.stats.bytes_in.fetch_add(fetched.bytes, Relaxed);
@@ -180,15 +181,17 @@ impl Attempt {
     ) -> Execution {
         let _running = Gauge::enter(&worker.stats.running);
         let cancelled = lease.lost().child_token();
-        let job = workspace.open_both().map(|(inputs, outputs)| Job {
-            guest: component.guest.clone(),
-            task: task.clone(),
-            attempt: lease.attempt(),
-            inputs,
-            outputs,
-            cancelled: cancelled.clone(),
-            tee: None,
-        });
+        let job = (|| {
+            Ok::<_, std::io::Error>(Job {
+                guest: component.guest.clone(),
+                task: task.clone(),
+                attempt: lease.attempt(),
+                inputs: workspace.inputs.try_clone()?,
+                outputs: workspace.outputs.try_clone()?,
+                cancelled: cancelled.clone(),
+                tee: None,
+            })
+        })();
         let execution = match job {
             Ok(job) => {
                 let mut running = std::pin::pin!(worker.sandbox.run(job));
@@ -319,6 +322,18 @@ impl Attempt {
         };
         worker.error_queue.send(&[report.to_message()]).await.into_iter().collect()
     }
+}
+
+/// Checks that what a guest says it left is there.
+fn check_listed(workspace: &Workspace, listed: &[String]) -> Result<(), Failure> {
+    for path in listed {
+        let there = BucketKey::new(path)
+            .is_ok_and(|key| workspace.outputs.symlink_metadata(key.as_path()).is_ok());
+        if !there {
+            return Err(Failure::Missing(path.clone()));
+        }
+    }
+    Ok(())
 }
 
 impl Failure {

@@ -4,13 +4,12 @@
 
 use std::time::Duration;
 
-use crate::bucket::BucketError;
-use crate::task::Failure;
 use crate::catalog::CatalogError;
 use crate::prefetch::PrefetchError;
 use crate::publish::PublishError;
 use crate::queue::QueueError;
 use crate::sandbox::RunError;
+use crate::task::Failure;
 
 /// What is done with a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,9 +113,9 @@ fn further(failure: &Failure) -> Further {
             RunError::Cancelled | RunError::Host(_) => MayFree,
         },
 
+        Failure::Missing(_) => Never,
         Failure::Publish(PublishError::Invalid { .. }) => Never,
-        Failure::Publish(PublishError::Bucket(BucketError::Invalid { .. })) => Never,
-        Failure::Publish(_) => May,
+        Failure::Publish(PublishError::Unavailable { .. }) => May,
     }
 }
 

@@ -14,7 +14,8 @@ use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::key::Prefix;
 use crate::lease::{Lease, Leases};
-use crate::publish::PublishLimits;
+use crate::prefetch::Ahead;
+use crate::publish;
 use crate::queue::{self, Queue, QueueError};
 use crate::sandbox::Sandbox;
 use crate::stats::Stats;
@@ -35,13 +36,15 @@ const LONGEST_OUTAGE_WAIT: Duration = Duration::from_secs(60);
 pub struct Worker {
     pub(crate) stats: Arc<Stats>,
     pub(crate) bucket: Arc<dyn Bucket>,
-    pub(crate) components: Prefix,
-    pub(crate) cache: Arc<Cache>,
+    /// Where tasks can't publish: what is there is run.
+    pub(crate) components: Option<Prefix>,
+    pub(crate) ahead: Ahead,
+    pub(crate) cache: Cache,
     pub(crate) workspaces: Workspaces,
     pub(crate) sharing: Sharing,
     pub(crate) catalog: Catalog,
     pub(crate) sandbox: Arc<Sandbox>,
-    pub(crate) publish_limits: PublishLimits,
+    pub(crate) publish_limits: publish::Limits,
     pub(crate) policy: Policy,
     pub(crate) error_queue: Arc<dyn Queue>,
     pub(crate) done_queue: Option<Arc<dyn Queue>>,
@@ -101,11 +104,11 @@ impl Worker {
         let error_queue = queue::open(&config.error_queue)?;
         let done_queue = config.done_queue.as_deref().map(queue::open).transpose()?;
         let bucket = bucket::open(&config.bucket)?;
-        let cache = Arc::new(Cache::open(CacheOptions {
+        let cache = Cache::open(CacheOptions {
             dir: config.cache_dir.clone(),
             max_bytes: config.cache_size.as_u64(),
-        })?);
-        let workspaces = Workspaces::new(config.cache_dir.join("work"))?;
+        })?;
+        let workspaces = Workspaces::new(&config.cache_dir.join("work"))?;
         let sandbox = Sandbox::new(
             config.parallel,
             config.limits,
@@ -128,13 +131,14 @@ impl Worker {
         Ok(Self {
             stats: Arc::default(),
             bucket,
-            components: config.component_prefix.clone(),
+            components: config.components.is_none().then(|| config.component_prefix.clone()),
+            ahead: Ahead::new(config.prefetch_bytes),
             cache,
             workspaces,
             sharing,
             catalog,
             sandbox,
-            publish_limits: PublishLimits {
+            publish_limits: publish::Limits {
                 max_bytes: config.limits.output_bytes.as_u64(),
                 max_files: config.limits.output_files,
             },
@@ -173,7 +177,11 @@ impl Worker {
 
     /// Works until there is a reason to stop. Cancelling `drain` lets running tasks finish
     /// within the grace period and gives the others back; cancelling `kill` gives all back.
-    pub async fn run(self: Arc<Self>, drain: CancellationToken, kill: CancellationToken) -> Stopped {
+    pub async fn run(
+        self: Arc<Self>,
+        drain: CancellationToken,
+        kill: CancellationToken,
+    ) -> Stopped {
         let tasks = TaskTracker::new();
         let leases = Leases::new(self.queue.clone(), self.config.lease);
         let told = tokio::select! {

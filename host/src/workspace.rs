@@ -1,1 +1,324 @@
 //! The two directories that a task sees, emptied between tasks.
+//!
+//! A workspace is used by one task after the other: on ext4, making fresh directories costs
+//! more than the whole rest of a small task. What a task leaves is removed, and both
+//! directories are read to their end and found empty, before another task gets them.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cap_std::fs::Dir;
+use rustix::fs::{CWD, IFlags, fstat, ioctl_getflags, ioctl_setflags};
+
+use crate::scratch::{self, Scratch, Stopped};
+
+/// More entries than this are removed on a thread of their own.
+const REMOVED_INLINE: u64 = 64;
+/// A directory that once held many entries stays large on most file systems, and slow to
+/// read for each later task. Above this many bytes a fresh one is the better deal.
+const LARGE_DIRECTORY: i64 = 64 * 1024;
+
+/// The workspaces of this process: as many as are in use at once, kept for the next task.
+#[derive(Debug, Clone)]
+pub struct Workspaces {
+    pool: Arc<Pool>,
+}
+
+#[derive(Debug)]
+struct Pool {
+    /// Removed with the last workspace.
+    _home: Scratch,
+    inputs: PathBuf,
+    outputs: PathBuf,
+    made: AtomicU64,
+    clean: Mutex<Vec<Arc<Slot>>>,
+}
+
+/// The two directories of one task. Dropping it is [`Workspace::recycle`].
+#[derive(Debug)]
+pub struct Workspace {
+    /// Where the host places the task's inputs.
+    pub inputs: Dir,
+    /// Where the guest leaves its outputs.
+    pub outputs: Dir,
+    slot: Arc<Slot>,
+    pool: Arc<Pool>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    inputs_path: PathBuf,
+    outputs_path: PathBuf,
+    // Emptying lists them, which moves the position of an open file description: these are
+    // not shared with anybody.
+    inputs: OwnedFd,
+    outputs: OwnedFd,
+}
+
+/// A workspace could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "work directory {path}: {doing} failed: {source}; the host needs to create directories there"
+)]
+pub struct WorkspaceError {
+    path: PathBuf,
+    doing: &'static str,
+    #[source]
+    source: io::Error,
+}
+
+impl Workspaces {
+    /// Removes what dead processes left below `root`, and makes a directory for this one.
+    ///
+    /// # Errors
+    /// When the host can't create directories there.
+    pub fn new(root: &Path) -> Result<Self, WorkspaceError> {
+        let home = Scratch::claim(root).map_err(|source| WorkspaceError {
+            path: root.to_owned(),
+            doing: "making a directory for this process",
+            source,
+        })?;
+        let roots = [home.path().join("inputs"), home.path().join("outputs")];
+        for root in &roots {
+            std::fs::create_dir(root).map_err(|source| WorkspaceError {
+                path: root.clone(),
+                doing: "making it",
+                source,
+            })?;
+            let spread = spread_over_block_groups(root);
+            tracing::debug!(path = %root.display(), spread, "work directory");
+        }
+        let [inputs, outputs] = roots;
+        let made = AtomicU64::new(0);
+        let clean = Mutex::default();
+        Ok(Self { pool: Arc::new(Pool { _home: home, inputs, outputs, made, clean }) })
+    }
+
+    /// Holds the inputs directories of all workspaces, and nothing else.
+    pub fn inputs_root(&self) -> &Path {
+        &self.pool.inputs
+    }
+
+    /// Holds the outputs directories of all workspaces, and nothing else.
+    pub fn outputs_root(&self) -> &Path {
+        &self.pool.outputs
+    }
+
+    /// A workspace with two empty directories.
+    ///
+    /// # Errors
+    /// When a new one is needed and can't be made.
+    pub fn acquire(&self) -> Result<Workspace, WorkspaceError> {
+        let clean = self.pool.clean.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let slot = match clean {
+            Some(slot) => slot,
+            None => Arc::new(self.pool.make()?),
+        };
+        let dir = |fd: &OwnedFd| {
+            // cap-std lists through a description of its own, so a duplicate will do.
+            fd.try_clone().map(|fd| Dir::from_std_file(fd.into()))
+        };
+        let (inputs, outputs) = match (dir(&slot.inputs), dir(&slot.outputs)) {
+            (Ok(inputs), Ok(outputs)) => (inputs, outputs),
+            (Err(source), _) | (_, Err(source)) => {
+                let path = slot.outputs_path.clone();
+                return Err(WorkspaceError { path, doing: "opening", source });
+            }
+        };
+        Ok(Workspace { inputs, outputs, slot, pool: self.pool.clone() })
+    }
+}
+
+impl Pool {
+    fn make(&self) -> Result<Slot, WorkspaceError> {
+        let n = self.made.fetch_add(1, Ordering::Relaxed);
+        let inputs_path = self.inputs.join(n.to_string());
+        let outputs_path = self.outputs.join(n.to_string());
+        let make = || -> io::Result<(OwnedFd, OwnedFd)> {
+            std::fs::create_dir(&inputs_path)?;
+            std::fs::create_dir(&outputs_path)?;
+            let open = |path| scratch::open_dir(CWD, path);
+            Ok((open(&inputs_path)?, open(&outputs_path)?))
+        };
+        match make() {
+            Ok((inputs, outputs)) => Ok(Slot { inputs_path, outputs_path, inputs, outputs }),
+            Err(source) => Err(WorkspaceError {
+                path: outputs_path.clone(),
+                doing: "making a workspace",
+                source,
+            }),
+        }
+    }
+
+    fn give_back(&self, slot: Arc<Slot>) {
+        self.clean.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
+    }
+}
+
+impl Workspace {
+    /// Where [`Workspace::inputs`] is.
+    pub fn inputs_path(&self) -> &Path {
+        &self.slot.inputs_path
+    }
+
+    /// Where [`Workspace::outputs`] is.
+    pub fn outputs_path(&self) -> &Path {
+        &self.slot.outputs_path
+    }
+
+    /// Empties both directories and keeps them for another task. A workspace that can't be
+    /// emptied is abandoned: removed as far as it can be, and never used again.
+    pub fn recycle(self) {}
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        let (slot, pool) = (self.slot.clone(), self.pool.clone());
+        if !slot.empty(&pool, REMOVED_INLINE) {
+            // Whoever drops a workspace may be a thread that others wait for.
+            let spawned = std::thread::Builder::new()
+                .name("empty-workspace".into())
+                .spawn(move || slot.empty(&pool, u64::MAX));
+            if let Err(error) = spawned {
+                tracing::warn!(%error, "no thread to empty a workspace; it is left behind");
+            }
+        }
+    }
+}
+
+impl Slot {
+    /// Empties both directories and gives them back, or abandons them. False when that
+    /// takes removing more than `budget` entries.
+    fn empty(self: &Arc<Self>, pool: &Pool, budget: u64) -> bool {
+        let mut worth_keeping = true;
+        for dir in [&self.inputs, &self.outputs] {
+            match scratch::empty(dir.as_fd(), budget) {
+                Ok(removed) if removed <= REMOVED_INLINE => {}
+                Ok(_) => {
+                    let small = |stat: rustix::fs::Stat| stat.st_size <= LARGE_DIRECTORY;
+                    worth_keeping &= fstat(dir).is_ok_and(small);
+                }
+                Err(Stopped::OverBudget) => return false,
+                Err(Stopped::Failed(error)) => {
+                    tracing::warn!(
+                        path = %self.outputs_path.display(), %error,
+                        "a workspace could not be emptied and is not used again"
+                    );
+                    worth_keeping = false;
+                }
+            }
+        }
+        if worth_keeping {
+            pool.give_back(self.clone());
+        } else {
+            for path in [&self.inputs_path, &self.outputs_path] {
+                let _ = std::fs::remove_dir(path);
+            }
+        }
+        true
+    }
+}
+
+/// Sets ext4's top-directory flag, so that the directories made in `parent` are spread over
+/// the disk's block groups: creating files slows down where many were removed lately. False
+/// where the file system has no such flag, which does no harm.
+fn spread_over_block_groups(parent: &Path) -> bool {
+    let set = || {
+        let dir = scratch::open_dir(CWD, parent)?;
+        let flags = ioctl_getflags(&dir)?;
+        ioctl_setflags(&dir, flags | IFlags::TOPDIR)
+    };
+    set().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wait_until(mut done: impl FnMut() -> bool) {
+        while !done() {
+            std::thread::yield_now();
+        }
+    }
+
+    fn clean(workspaces: &Workspaces) -> usize {
+        workspaces.pool.clean.lock().unwrap().len()
+    }
+
+    #[test]
+    fn nothing_of_one_task_is_there_for_the_next() {
+        let root = tempfile::tempdir().unwrap();
+        let workspaces = Workspaces::new(root.path()).unwrap();
+        let first = workspaces.acquire().unwrap();
+        let path = first.outputs_path().to_owned();
+        first.inputs.write("input", "secret").unwrap();
+        first.outputs.write("output", "secret").unwrap();
+        first.outputs.write("é \u{202e}", "secret").unwrap();
+        first.outputs.symlink("output", "link").unwrap();
+        first.recycle();
+
+        let second = workspaces.acquire().unwrap();
+        assert_eq!(second.outputs_path(), path, "it is the same workspace again");
+        assert_eq!(second.inputs.entries().unwrap().count(), 0);
+        assert_eq!(second.outputs.entries().unwrap().count(), 0);
+    }
+
+    #[test]
+    fn trees_and_crowds_are_emptied_without_holding_up_the_caller() {
+        let root = tempfile::tempdir().unwrap();
+        let workspaces = Workspaces::new(root.path()).unwrap();
+        let used = workspaces.acquire().unwrap();
+        used.outputs.create_dir_all("a/b/c/d").unwrap();
+        used.outputs.write("a/b/c/d/file", "secret").unwrap();
+        for i in 0..500 {
+            used.inputs.write(format!("input-{i}"), "secret").unwrap();
+        }
+        drop(used);
+        wait_until(|| clean(&workspaces) == 1);
+        let next = workspaces.acquire().unwrap();
+        assert_eq!(next.inputs.entries().unwrap().count(), 0);
+        assert_eq!(next.outputs.entries().unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_directory_that_has_grown_large_is_replaced() {
+        let root = tempfile::tempdir().unwrap();
+        let workspaces = Workspaces::new(root.path()).unwrap();
+        let used = workspaces.acquire().unwrap();
+        let path = used.slot.outputs_path.clone();
+        for i in 0..3000 {
+            used.outputs.write(format!("{i}-{}", "x".repeat(100)), "").unwrap();
+        }
+        // Some file systems give a directory no size; there it may be kept.
+        let large = fstat(&used.slot.outputs).unwrap().st_size > LARGE_DIRECTORY;
+        drop(used);
+        wait_until(|| clean(&workspaces) == 1 || !path.exists());
+        assert_eq!(path.exists(), !large);
+    }
+
+    #[test]
+    fn workspaces_in_use_at_once_are_different_ones() {
+        let root = tempfile::tempdir().unwrap();
+        let workspaces = Workspaces::new(root.path()).unwrap();
+        let (a, b) = (workspaces.acquire().unwrap(), workspaces.acquire().unwrap());
+        assert_ne!(a.inputs_path(), b.inputs_path());
+        drop((a, b));
+        assert_eq!(clean(&workspaces), 2);
+    }
+
+    #[test]
+    fn the_process_directory_goes_with_its_last_workspace() {
+        let root = tempfile::tempdir().unwrap();
+        let workspaces = Workspaces::new(root.path()).unwrap();
+        let home = workspaces.pool._home.path().to_owned();
+        let used = workspaces.acquire().unwrap();
+        used.outputs.write("output", "").unwrap();
+        drop(workspaces);
+        assert!(home.exists());
+        drop(used);
+        assert!(!home.exists());
+    }
+}

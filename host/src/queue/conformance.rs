@@ -26,11 +26,7 @@ impl Subject {
         keep: impl Any + Send,
     ) -> Subject {
         let _keep = Box::new(keep);
-        Subject {
-            ours,
-            theirs,
-            _keep,
-        }
+        Subject { ours, theirs, _keep }
     }
 }
 
@@ -89,28 +85,17 @@ async fn lease(queue: &Arc<dyn Queue>, hold: Duration, wait: Duration) -> Option
 
 /// Leases the one message that must be there.
 async fn lease_one(queue: &Arc<dyn Queue>, hold: Duration) -> Message {
-    lease(queue, hold, PATIENCE)
-        .await
-        .expect("there is no message")
+    lease(queue, hold, PATIENCE).await.expect("there is no message")
 }
 
 async fn check_lost(queue: &Arc<dyn Queue>, receipt: &Receipt) {
     fn lost<T: std::fmt::Debug>(what: &str, result: Result<T, QueueError>) {
-        assert!(
-            matches!(result, Err(QueueError::LeaseLost { .. })),
-            "{what}: {result:?}"
-        );
+        assert!(matches!(result, Err(QueueError::LeaseLost { .. })), "{what}: {result:?}");
     }
     lost("start", queue.start(receipt).await);
     lost("extend", queue.extend(receipt, LONG).await);
-    lost(
-        "release",
-        queue.release(receipt, NONE, Release::Uncounted).await,
-    );
-    lost(
-        "failed",
-        queue.release(receipt, NONE, Release::Failed("late")).await,
-    );
+    lost("release", queue.release(receipt, NONE, Release::Uncounted).await);
+    lost("failed", queue.release(receipt, NONE, Release::Failed("late")).await);
     lost("ack", queue.ack(receipt).await);
 }
 
@@ -146,18 +131,10 @@ pub(crate) async fn a_leased_message_is_given_to_nobody_else(q: Subject) {
 pub(crate) async fn no_message_is_given_to_two_of_many(q: Subject) {
     const MESSAGES: usize = 400;
     let bodies: Vec<String> = (0..MESSAGES).map(|n| n.to_string()).collect();
-    send(
-        &q.ours,
-        &bodies.iter().map(String::as_str).collect::<Vec<_>>(),
-    )
-    .await;
+    send(&q.ours, &bodies.iter().map(String::as_str).collect::<Vec<_>>()).await;
     let mut hosts = tokio::task::JoinSet::new();
     for n in 0..8 {
-        let queue = if n % 2 == 0 {
-            q.ours.clone()
-        } else {
-            q.theirs.clone()
-        };
+        let queue = if n % 2 == 0 { q.ours.clone() } else { q.theirs.clone() };
         hosts.spawn(async move {
             let mut bodies = Vec::new();
             loop {
@@ -184,11 +161,7 @@ pub(crate) async fn an_expired_lease_is_given_out_again_and_lost_to_its_holder(q
     let leased = Instant::now();
     let ours = lease_one(&q.ours, SHORT).await;
     let theirs = lease_one(&q.theirs, LONG).await;
-    assert!(
-        leased.elapsed() >= SHORT,
-        "given out again after {:?}",
-        leased.elapsed()
-    );
+    assert!(leased.elapsed() >= SHORT, "given out again after {:?}", leased.elapsed());
     assert_eq!((&theirs.id, &theirs.body), (&ours.id, &ours.body));
     check_lost(&q.ours, &ours.receipt).await;
     // And nothing of that has harmed the lease that holds.
@@ -227,10 +200,7 @@ pub(crate) async fn what_is_done_never_comes_back(q: Subject) {
 pub(crate) async fn what_is_released_comes_back_at_once(q: Subject) {
     send(&q.ours, &["1"]).await;
     let ours = lease_one(&q.ours, LONG).await;
-    q.ours
-        .release(&ours.receipt, NONE, Release::Uncounted)
-        .await
-        .unwrap();
+    q.ours.release(&ours.receipt, NONE, Release::Uncounted).await.unwrap();
     assert_eq!(lease(&q.theirs, LONG, NONE).await.unwrap().id, ours.id);
     check_lost(&q.ours, &ours.receipt).await;
 }
@@ -239,17 +209,10 @@ pub(crate) async fn what_is_released_with_a_delay_comes_back_after_it(q: Subject
     send(&q.ours, &["1"]).await;
     let ours = lease_one(&q.ours, LONG).await;
     let released = Instant::now();
-    q.ours
-        .release(&ours.receipt, SHORT, Release::Failed("x"))
-        .await
-        .unwrap();
+    q.ours.release(&ours.receipt, SHORT, Release::Failed("x")).await.unwrap();
     assert!(lease(&q.theirs, LONG, NONE).await.is_none());
     lease_one(&q.theirs, LONG).await;
-    assert!(
-        released.elapsed() >= SHORT,
-        "back after {:?}",
-        released.elapsed()
-    );
+    assert!(released.elapsed() >= SHORT, "back after {:?}", released.elapsed());
 }
 
 pub(crate) async fn a_started_execution_counts_even_if_its_host_crashes(q: Subject) {
@@ -263,10 +226,7 @@ pub(crate) async fn a_started_execution_counts_even_if_its_host_crashes(q: Subje
     let third = lease_one(&q.theirs, LONG).await;
     assert_eq!(third.attempts, 1);
     q.theirs.start(&third.receipt).await.unwrap();
-    q.theirs
-        .release(&third.receipt, NONE, Release::Failed("x"))
-        .await
-        .unwrap();
+    q.theirs.release(&third.receipt, NONE, Release::Failed("x")).await.unwrap();
     assert_eq!(lease_one(&q.ours, LONG).await.attempts, 2);
 }
 
@@ -274,28 +234,19 @@ pub(crate) async fn what_was_not_the_tasks_fault_does_not_count(q: Subject) {
     send(&q.ours, &["1"]).await;
     let first = lease_one(&q.ours, LONG).await;
     q.ours.start(&first.receipt).await.unwrap();
-    q.ours
-        .release(&first.receipt, NONE, Release::Failed("x"))
-        .await
-        .unwrap();
+    q.ours.release(&first.receipt, NONE, Release::Failed("x")).await.unwrap();
 
     let second = lease_one(&q.ours, SHORT).await;
     assert_eq!(second.attempts, 1);
     q.ours.start(&second.receipt).await.unwrap();
     let extended = q.ours.extend(&second.receipt, LONG).await.unwrap();
-    q.ours
-        .release(&extended, NONE, Release::Uncounted)
-        .await
-        .unwrap();
+    q.ours.release(&extended, NONE, Release::Uncounted).await.unwrap();
 
     // Nor does it take back what was started before.
     let third = lease_one(&q.ours, SHORT).await;
     assert_eq!(third.attempts, 1);
     let extended = q.ours.extend(&third.receipt, LONG).await.unwrap();
-    q.ours
-        .release(&extended, NONE, Release::Uncounted)
-        .await
-        .unwrap();
+    q.ours.release(&extended, NONE, Release::Uncounted).await.unwrap();
     assert_eq!(lease_one(&q.theirs, LONG).await.attempts, 1);
 }
 
@@ -304,20 +255,11 @@ pub(crate) async fn why_executions_failed_is_told_at_the_next_delivery(q: Subjec
     let first = lease_one(&q.ours, LONG).await;
     assert!(first.failures.is_empty());
     q.ours.start(&first.receipt).await.unwrap();
-    q.ours
-        .release(&first.receipt, NONE, Release::Failed("line\n\"ü\""))
-        .await
-        .unwrap();
+    q.ours.release(&first.receipt, NONE, Release::Failed("line\n\"ü\"")).await.unwrap();
     let second = lease_one(&q.theirs, LONG).await;
-    q.theirs
-        .release(&second.receipt, NONE, Release::Uncounted)
-        .await
-        .unwrap();
+    q.theirs.release(&second.receipt, NONE, Release::Uncounted).await.unwrap();
     let third = lease_one(&q.theirs, LONG).await;
-    q.theirs
-        .release(&third.receipt, NONE, Release::Failed("again"))
-        .await
-        .unwrap();
+    q.theirs.release(&third.receipt, NONE, Release::Failed("again")).await.unwrap();
     let fourth = lease_one(&q.ours, LONG).await;
     assert_eq!(fourth.failures, ["line\n\"ü\"", "again"]);
 }
@@ -325,17 +267,9 @@ pub(crate) async fn why_executions_failed_is_told_at_the_next_delivery(q: Subjec
 pub(crate) async fn counts_are_of_all_and_of_those_that_wait(q: Subject) {
     async fn check(queue: &Arc<dyn Queue>, expected: [u64; 4]) {
         let counts = queue.counts().await.unwrap();
-        let counted = [
-            counts.enqueued,
-            counts.leased,
-            counts.inserted,
-            counts.completed,
-        ];
+        let counted = [counts.enqueued, counts.leased, counts.inserted, counts.completed];
         for (counted, expected) in counted.into_iter().zip(expected) {
-            assert!(
-                counted.is_none_or(|n| n == expected),
-                "{counts:?} is not {expected:?}"
-            );
+            assert!(counted.is_none_or(|n| n == expected), "{counts:?} is not {expected:?}");
         }
     }
     check(&q.ours, [0, 0, 0, 0]).await;
@@ -345,10 +279,7 @@ pub(crate) async fn counts_are_of_all_and_of_those_that_wait(q: Subject) {
     let second = lease_one(&q.theirs, LONG).await;
     check(&q.ours, [3, 2, 3, 0]).await;
     q.ours.ack(&first.receipt).await.unwrap();
-    q.theirs
-        .release(&second.receipt, NONE, Release::Uncounted)
-        .await
-        .unwrap();
+    q.theirs.release(&second.receipt, NONE, Release::Uncounted).await.unwrap();
     check(&q.theirs, [2, 0, 3, 1]).await;
 }
 

@@ -215,9 +215,7 @@ impl FileQueue {
                 });
                 Ok(None)
             }
-            Err(errno) => Err(self
-                .dirs
-                .failed(format!("leasing message {}", name.id()), errno)),
+            Err(errno) => Err(self.dirs.failed(format!("leasing message {}", name.id()), errno)),
         }
     }
 
@@ -285,12 +283,7 @@ impl FileQueue {
             body: Bytes::from(stored),
             attempts: history.attempts(),
             failures,
-            receipt: Held {
-                name: leased,
-                since: history.len(),
-                redelivered,
-            }
-            .receipt(),
+            receipt: Held { name: leased, since: history.len(), redelivered }.receipt(),
         }))
     }
 
@@ -302,9 +295,8 @@ impl FileQueue {
             let away = |due| Duration::from_secs(due).saturating_sub(now());
             // A few milliseconds apart, so that not all hosts list at the stroke of a second.
             let jitter = Duration::from_micros(fastrand::u64(500..15_000));
-            let due = feed
-                .next_due()
-                .and_then(|due| Instant::now().checked_add(away(due) + jitter));
+            let due =
+                feed.next_due().and_then(|due| Instant::now().checked_add(away(due) + jitter));
             (due, feed.has_to_retry().then(|| Instant::now() + AGAIN))
         };
         let look = due.map_or(poll, |due| due.min(poll));
@@ -374,12 +366,7 @@ impl FileQueue {
     }
 
     fn exists(&self, name: &Name) -> Result<bool, Errno> {
-        match fs::accessat(
-            &self.dirs.queue,
-            name.as_str(),
-            fs::Access::EXISTS,
-            AtFlags::empty(),
-        ) {
+        match fs::accessat(&self.dirs.queue, name.as_str(), fs::Access::EXISTS, AtFlags::empty()) {
             Ok(()) => Ok(true),
             Err(Errno::NOENT) => Ok(false),
             Err(errno) => Err(errno),
@@ -427,22 +414,13 @@ impl FileQueue {
             if !self.exists(to)? {
                 return Err(Errno::NOENT);
             }
-            return if lines.is_empty() {
-                Ok(())
-            } else {
-                movement.append(lines)
-            };
+            return if lines.is_empty() { Ok(()) } else { movement.append(lines) };
         }
         let lines = format!("{lines}{}", to.line());
         movement.append(&lines)?;
         reached("move: noted");
-        fs::renameat(
-            &self.dirs.queue,
-            held.name.as_str(),
-            &self.dirs.queue,
-            to.as_str(),
-        )
-        .inspect_err(|_| movement.take_back(lines.len()))?;
+        fs::renameat(&self.dirs.queue, held.name.as_str(), &self.dirs.queue, to.as_str())
+            .inspect_err(|_| movement.take_back(lines.len()))?;
         reached("move: moved");
         Ok(())
     }
@@ -646,9 +624,7 @@ impl Queue for FileQueue {
         for batch in bodies.chunks(BATCH) {
             let mut sent = 0;
             for body in batch {
-                let result = self
-                    .scratch()
-                    .and_then(|scratch| self.send_one(&scratch, body));
+                let result = self.scratch().and_then(|scratch| self.send_one(&scratch, body));
                 sent += u64::from(result.is_ok());
                 results.push(result.map_err(failed));
             }
@@ -675,10 +651,7 @@ impl Queue for FileQueue {
 
 impl Drop for FileQueue {
     fn drop(&mut self) {
-        let scratch = self
-            .scratch
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
+        let scratch = self.scratch.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let Some(scratch) = scratch.take() {
             scratch.leave(&self.dirs);
         }

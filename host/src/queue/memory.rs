@@ -70,10 +70,7 @@ impl MemoryQueue {
         let mut state = self.state();
         match state.messages.get(&id) {
             Some(entry) if entry.lease == lease => Ok(change(&mut state, id)),
-            _ => Err(QueueError::LeaseLost {
-                queue: self.to_string(),
-                id: id.to_string(),
-            }),
+            _ => Err(QueueError::LeaseLost { queue: self.to_string(), id: id.to_string() }),
         }
     }
 

@@ -61,7 +61,12 @@ pub(super) struct Preopens {
 impl Preopens {
     pub(super) fn new(inputs: cap_std::fs::Dir, outputs: cap_std::fs::Dir) -> Self {
         let dir = |dir: cap_std::fs::Dir, perms, mode| {
-            Dir::new(dir.into_std_file(), perms, mode, /* allow_blocking_current_thread */ true)
+            Dir::new(
+                dir.into_std_file(),
+                perms,
+                mode,
+                /* allow_blocking_current_thread */ true,
+            )
         };
         Self {
             inputs: dir(inputs, FsPerms::ReadOnly, OpenMode::READ),
@@ -118,9 +123,9 @@ impl From<Refused> for FsError {
 impl From<Refused> for StreamError {
     fn from(refused: Refused) -> Self {
         match refused {
-            Refused::Quota => {
-                StreamError::LastOperationFailed(io::Error::from(io::ErrorKind::QuotaExceeded).into())
-            }
+            Refused::Quota => StreamError::LastOperationFailed(
+                io::Error::from(io::ErrorKind::QuotaExceeded).into(),
+            ),
             Refused::Stop => StreamError::trap("the quota is used up"),
         }
     }
@@ -239,7 +244,9 @@ impl GuestFiles<'_> {
 impl preopens::Host for GuestFiles<'_> {
     fn get_directories(&mut self) -> wasmtime::Result<Vec<(Fd, String)>> {
         let mut given = Vec::with_capacity(2);
-        for (dir, name) in [(&self.preopens.inputs, "/inputs"), (&self.preopens.outputs, "/outputs")] {
+        for (dir, name) in
+            [(&self.preopens.inputs, "/inputs"), (&self.preopens.outputs, "/outputs")]
+        {
             given.push((self.stock.table.push(Descriptor::Dir(dir.clone()))?, name.to_owned()));
         }
         Ok(given)

@@ -42,16 +42,14 @@ impl Threads {
             let (engine, queue, started) = (engine.clone(), queue.clone(), started.clone());
             let (inputs, outputs) = (inputs.to_owned(), outputs.to_owned());
             std::thread::Builder::new().name(format!("guest-{n}")).spawn(move || {
-                let runtime = match tokio::runtime::Builder::new_current_thread()
-                    .enable_time()
-                    .build()
-                {
-                    Ok(runtime) => runtime,
-                    Err(error) => {
-                        tracing::error!("a thread for guests could not start: {error}");
-                        return;
-                    }
-                };
+                let runtime =
+                    match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+                        Ok(runtime) => runtime,
+                        Err(error) => {
+                            tracing::error!("a thread for guests could not start: {error}");
+                            return;
+                        }
+                    };
                 let enforced = match confine(&inputs, &outputs) {
                     Ok(status) => status == RulesetStatus::FullyEnforced,
                     Err(error) => {

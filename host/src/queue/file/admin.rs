@@ -62,10 +62,8 @@ impl Admin {
         let mut names = Names::begin(&self.dirs)?;
         while let Some(name) = names.next()? {
             if name.due() > now {
-                let failed = |errno| {
-                    self.dirs
-                        .failed(format!("releasing message {}", name.id()), errno)
-                };
+                let failed =
+                    |errno| self.dirs.failed(format!("releasing message {}", name.id()), errno);
                 released += u64::from(self.release(&name, &name.at(now)).map_err(failed)?);
             }
         }
@@ -80,12 +78,7 @@ impl Admin {
         let is_new = movement.history()?.is_empty();
         let line = to.line();
         movement.append(&line)?;
-        match fs::renameat(
-            &self.dirs.queue,
-            name.as_str(),
-            &self.dirs.queue,
-            to.as_str(),
-        ) {
+        match fs::renameat(&self.dirs.queue, name.as_str(), &self.dirs.queue, to.as_str()) {
             Ok(()) => Ok(true),
             Err(errno) => {
                 movement.take_back(line.len());
@@ -93,11 +86,7 @@ impl Admin {
                     // It was done meanwhile, and its movement file removed.
                     remove(&self.dirs.movement, name.id())?;
                 }
-                if errno == Errno::NOENT {
-                    Ok(false)
-                } else {
-                    Err(errno)
-                }
+                if errno == Errno::NOENT { Ok(false) } else { Err(errno) }
             }
         }
     }
@@ -236,12 +225,7 @@ impl<'a> Names<'a> {
     fn begin(dirs: &'a Dirs) -> Result<Names<'a>, QueueError> {
         let listing =
             Listing::of(&dirs.queue).map_err(|errno| dirs.failed("listing the messages", errno))?;
-        Ok(Names {
-            dirs,
-            listing,
-            names: Vec::new(),
-            more: true,
-        })
+        Ok(Names { dirs, listing, names: Vec::new(), more: true })
     }
 
     fn next(&mut self) -> Result<Option<Name>, QueueError> {

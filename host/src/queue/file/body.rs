@@ -58,10 +58,7 @@ impl<'de> Deserialize<'de> for Object {
                 f.write_str("an object")
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
-                let mut object = Object {
-                    is_empty: true,
-                    has_id: false,
-                };
+                let mut object = Object { is_empty: true, has_id: false };
                 while let Some(key) = map.next_key::<Key>()? {
                     object.is_empty = false;
                     object.has_id |= key.is_id;
@@ -103,20 +100,13 @@ mod tests {
         assert_eq!(String::from_utf8_lossy(&bytes), stored);
         let mut back = bytes.into_owned();
         without_id(&mut back, "u-1");
-        assert_eq!(
-            String::from_utf8_lossy(&back),
-            sent,
-            "does not come back as sent"
-        );
+        assert_eq!(String::from_utf8_lossy(&back), sent, "does not come back as sent");
     }
 
     #[test]
     fn a_body_comes_back_as_it_was_sent() {
         check(r#"{"a": 1}"#, r#"{"a": 1,"id":"u-1"}"#);
-        check(
-            "{\"a\": {\"id\": 2} }\n",
-            "{\"a\": {\"id\": 2} ,\"id\":\"u-1\"}\n",
-        );
+        check("{\"a\": {\"id\": 2} }\n", "{\"a\": {\"id\": 2} ,\"id\":\"u-1\"}\n");
         check("{}", r#"{"id":"u-1"}"#);
         check(" { } ", " { \"id\":\"u-1\"} ");
         check(r#"{"ü": "}"}"#, r#"{"ü": "}","id":"u-1"}"#);

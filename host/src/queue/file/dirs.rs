@@ -40,21 +40,16 @@ impl Dirs {
         match made {
             Ok(()) => Dirs::existing(url, path),
             // A place that can only be read may still be a queue that can only be looked at.
-            Err(errno) => Err(invalid(
-                url,
-                format!("can't make a queue in {path:?}: {}", Trouble(errno)),
-            )),
+            Err(errno) => {
+                Err(invalid(url, format!("can't make a queue in {path:?}: {}", Trouble(errno))))
+            }
         }
     }
 
     /// Opens the queue at `path`, which must exist. Changes nothing.
     pub(super) fn existing(url: &str, path: &Path) -> Result<Dirs, QueueError> {
         let part = |name: &str| {
-            let path = if name.is_empty() {
-                path.to_owned()
-            } else {
-                path.join(name)
-            };
+            let path = if name.is_empty() { path.to_owned() } else { path.join(name) };
             directory(CWD, &path).map_err(|errno| match errno {
                 Errno::NOENT | Errno::NOTDIR => invalid(
                     url,
@@ -113,10 +108,7 @@ impl Dirs {
     }
 
     pub(super) fn lost(&self, id: &str) -> QueueError {
-        QueueError::LeaseLost {
-            queue: self.url.clone(),
-            id: id.to_owned(),
-        }
+        QueueError::LeaseLost { queue: self.url.clone(), id: id.to_owned() }
     }
 }
 
@@ -138,10 +130,7 @@ fn is_remote(magic: u64) -> bool {
 }
 
 pub(super) fn invalid(url: &str, problem: impl Into<String>) -> QueueError {
-    QueueError::Invalid {
-        queue: url.to_owned(),
-        problem: problem.into(),
-    }
+    QueueError::Invalid { queue: url.to_owned(), problem: problem.into() }
 }
 
 /// Opens a directory.

@@ -46,9 +46,7 @@ impl Failures {
         };
         let text = read().unwrap_or_default();
         let lines = text.split(|&b| b == b'\n');
-        lines
-            .filter_map(|line| serde_json::from_slice(line).ok())
-            .collect()
+        lines.filter_map(|line| serde_json::from_slice(line).ok()).collect()
     }
 
     /// Removes all that is kept of a message.

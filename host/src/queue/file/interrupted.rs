@@ -54,14 +54,8 @@ fn child() {
         queue.start(&message.receipt).await.unwrap();
         match &*job {
             "extend" => drop(queue.extend(&message.receipt, 2 * SHORT).await.unwrap()),
-            "fail" => queue
-                .release(&message.receipt, NONE, Release::Failed("x"))
-                .await
-                .unwrap(),
-            "drain one" => queue
-                .release(&message.receipt, NONE, Release::Uncounted)
-                .await
-                .unwrap(),
+            "fail" => queue.release(&message.receipt, NONE, Release::Failed("x")).await.unwrap(),
+            "drain one" => queue.release(&message.receipt, NONE, Release::Uncounted).await.unwrap(),
             "ack" => queue.ack(&message.receipt).await.unwrap(),
             _ => panic!("no such job: {job}"),
         }
@@ -71,12 +65,7 @@ fn child() {
 fn start_child(path: &Path, job: &str, last_step: &str) -> Command {
     let mut child = Command::new(std::env::current_exe().unwrap());
     child
-        .args([
-            "--exact",
-            "queue::file::interrupted::child",
-            "--ignored",
-            "--nocapture",
-        ])
+        .args(["--exact", "queue::file::interrupted::child", "--ignored", "--nocapture"])
         .env("TEST_QUEUE", path)
         .env("TEST_JOB", job)
         .env("TEST_LAST_STEP", last_step)
@@ -93,32 +82,17 @@ fn ids(path: &Path, of: impl Fn(&str) -> &str) -> BTreeSet<String> {
     let Ok(entries) = std::fs::read_dir(path) else {
         return BTreeSet::new();
     };
-    entries
-        .map(|e| of(e.unwrap().file_name().to_str().unwrap()).to_owned())
-        .collect()
+    entries.map(|e| of(e.unwrap().file_name().to_str().unwrap()).to_owned()).collect()
 }
 
 /// Checks that there is nothing in the queue that is not about a message in it.
 fn check_tidy(path: &Path) {
     let id = |name: &str| -> String { super::Name::parse(name).unwrap().id().to_owned() };
-    let messages: BTreeSet<_> = ids(&path.join("queue"), |name| name)
-        .iter()
-        .map(|n| id(n))
-        .collect();
-    assert_eq!(
-        ids(&path.join("movement"), |id| id),
-        messages,
-        "movement files"
-    );
-    assert!(
-        ids(&path.join("host/attempts"), |id| id).is_subset(&messages),
-        "failures"
-    );
-    assert_eq!(
-        ids(&path.join("host/tmp"), |id| id),
-        BTreeSet::new(),
-        "directories of the dead"
-    );
+    let messages: BTreeSet<_> =
+        ids(&path.join("queue"), |name| name).iter().map(|n| id(n)).collect();
+    assert_eq!(ids(&path.join("movement"), |id| id), messages, "movement files");
+    assert!(ids(&path.join("host/attempts"), |id| id).is_subset(&messages), "failures");
+    assert_eq!(ids(&path.join("host/tmp"), |id| id), BTreeSet::new(), "directories of the dead");
 }
 
 /// Kills a host that does `job` on a queue of one message after a step, and returns what the
@@ -129,16 +103,9 @@ async fn after(job: &str, last_step: &str) -> (tempfile::TempDir, Vec<Message>) 
     {
         // Its failures have to go with it, so there is one.
         let queue = open(path);
-        queue
-            .send(&[Bytes::from_static(b"{\"n\": 1}")])
-            .await
-            .remove(0)
-            .unwrap();
+        queue.send(&[Bytes::from_static(b"{\"n\": 1}")]).await.remove(0).unwrap();
         let message = queue.lease(1, PATIENCE, NONE).await.unwrap().remove(0);
-        queue
-            .release(&message.receipt, NONE, Release::Failed("first"))
-            .await
-            .unwrap();
+        queue.release(&message.receipt, NONE, Release::Failed("first")).await.unwrap();
     }
     let output = start_child(path, job, last_step).output().unwrap();
     let signal = std::os::unix::process::ExitStatusExt::signal(&output.status);
@@ -214,11 +181,7 @@ async fn a_host_killed_while_it_sends_has_sent_all_of_a_message_or_nothing() {
 async fn a_host_killed_while_it_tidies_up_leaves_it_to_the_next() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path();
-    open(path)
-        .send(&[Bytes::from_static(b"{}")])
-        .await
-        .remove(0)
-        .unwrap();
+    open(path).send(&[Bytes::from_static(b"{}")]).await.remove(0).unwrap();
     for step in ["ack: claimed", "sweep: forgotten"] {
         let output = start_child(path, "ack", step).output().unwrap();
         assert!(!output.status.success(), "{output:?}");
@@ -235,28 +198,20 @@ async fn processes_that_drain_one_queue_do_each_message_once() {
     for result in queue.send(&vec![Bytes::from_static(b"{}"); MESSAGES]).await {
         result.unwrap();
     }
-    let children: Vec<_> = (0..3)
-        .map(|_| start_child(dir.path(), "drain", "").spawn().unwrap())
-        .collect();
+    let children: Vec<_> =
+        (0..3).map(|_| start_child(dir.path(), "drain", "").spawn().unwrap()).collect();
     let mut done = Vec::new();
     for child in children {
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{output:?}");
         let text = String::from_utf8(output.stdout).unwrap();
         // The test harness writes its own words before the first.
-        done.extend(
-            text.lines()
-                .filter_map(|l| l.split("done ").nth(1))
-                .map(str::to_owned),
-        );
+        done.extend(text.lines().filter_map(|l| l.split("done ").nth(1)).map(str::to_owned));
     }
     let unique: BTreeSet<_> = done.iter().collect();
     assert_eq!((done.len(), unique.len()), (MESSAGES, MESSAGES));
     let counts = queue.counts().await.unwrap();
-    assert_eq!(
-        (counts.enqueued, counts.completed),
-        (Some(0), Some(MESSAGES as u64))
-    );
+    assert_eq!((counts.enqueued, counts.completed), (Some(0), Some(MESSAGES as u64)));
     drop(queue);
     check_tidy(dir.path());
 }

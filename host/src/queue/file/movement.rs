@@ -202,14 +202,8 @@ mod tests {
         check("0--a.json\n", 0);
         check("0--a.json\n9--a.json\n\n", 1);
         check("0--a.json\n9--a.json\n\n12--a.json\n15--a.json\n\n", 2);
-        check(
-            "0--a.json\n9--a.json\n\n10--a.json\n0--uncounted\n5--a.json\n",
-            0,
-        );
-        check(
-            "0--a.json\n9--a.json\n\n20--a.json\n\n0--uncounted\n5--a.json\n",
-            1,
-        );
+        check("0--a.json\n9--a.json\n\n10--a.json\n0--uncounted\n5--a.json\n", 0);
+        check("0--a.json\n9--a.json\n\n20--a.json\n\n0--uncounted\n5--a.json\n", 1);
         // Two Python clients in one second, or one that gave back what it had given back.
         check("0--a.json\n9--a.json\n9--a.json\n", 0);
         // A line that was cut off.

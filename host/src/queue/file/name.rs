@@ -19,10 +19,7 @@ impl Name {
     pub(super) fn parse(text: &str) -> Option<Name> {
         let dashes = text.find("--")?;
         let (due, rest) = (&text[..dashes], &text[dashes + 2..]);
-        let name = Name {
-            text: text.into(),
-            dashes,
-        };
+        let name = Name { text: text.into(), dashes };
         let due_is_number = !due.is_empty() && due.bytes().all(|b| b.is_ascii_digit());
         (due_is_number && !rest.contains("--") && is_id(name.id())).then_some(name)
     }
@@ -39,10 +36,7 @@ impl Name {
         let mut text = due.to_string();
         let dashes = text.len();
         text.push_str(&self.text[self.dashes..]);
-        Name {
-            text: text.into(),
-            dashes,
-        }
+        Name { text: text.into(), dashes }
     }
 
     /// The unix second from which the message may be leased. A number too large to be a
@@ -78,9 +72,7 @@ pub(super) fn is_id(text: &str) -> bool {
 
 /// The time of day. A clock before 1970 reads as 1970.
 pub(super) fn now() -> Duration {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// The first whole second that is no less than `after` away from `now`.
@@ -140,9 +132,6 @@ mod tests {
         assert_eq!(second_after(now, Duration::from_millis(1)), 101);
         assert_eq!(second_after(now, Duration::from_secs(1)), 102);
         assert_eq!(second_after(now, Duration::MAX), u64::MAX);
-        assert_eq!(
-            second_after(Duration::from_secs(5), Duration::from_nanos(1)),
-            6
-        );
+        assert_eq!(second_after(Duration::from_secs(5), Duration::from_nanos(1)), 6);
     }
 }

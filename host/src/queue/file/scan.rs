@@ -168,10 +168,7 @@ impl Feed {
 
     /// For how long a message has been one to try again.
     pub(super) fn tried_for(&self, name: &Name) -> Duration {
-        self.again
-            .get(name)
-            .map(Instant::elapsed)
-            .unwrap_or_default()
+        self.again.get(name).map(Instant::elapsed).unwrap_or_default()
     }
 
     /// A message was leased, or is gone.

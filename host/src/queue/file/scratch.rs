@@ -41,12 +41,7 @@ impl Scratch {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let lock = fs::openat(&dir, LOCK, flags, FILE)?;
         locked(fs::flock(&lock, FlockOperation::NonBlockingLockExclusive))?;
-        Ok(Scratch {
-            dir,
-            name,
-            all,
-            _lock: lock,
-        })
+        Ok(Scratch { dir, name, all, _lock: lock })
     }
 
     /// Removes all of a message that was not sent, or is done. Leaves the entry for last:

@@ -48,9 +48,7 @@ fn names(dir: &tempfile::TempDir, part: &str) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(dir.path().join(part)) else {
         return Vec::new();
     };
-    entries
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .collect()
+    entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 fn read(path: PathBuf) -> String {
@@ -67,19 +65,11 @@ fn put(dir: &tempfile::TempDir, name: &str, body: &str) -> PathBuf {
 /// Makes a file look as if it had been written long ago.
 fn make_old(path: &Path) {
     let then = SystemTime::now() - Duration::from_secs(60);
-    std::fs::File::options()
-        .write(true)
-        .open(path)
-        .unwrap()
-        .set_modified(then)
-        .unwrap();
+    std::fs::File::options().write(true).open(path).unwrap().set_modified(then).unwrap();
 }
 
 fn unix_now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap()
-        .as_secs()
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
 #[tokio::test]
@@ -88,12 +78,7 @@ async fn python_finds_on_disk_what_it_expects() {
     send(&queue, &[r#"{"basic_info": {"id": 4}}"#]).await;
 
     let sent = names(&dir, "queue").remove(0);
-    let id = sent
-        .strip_prefix("0--")
-        .unwrap()
-        .strip_suffix(".json")
-        .unwrap()
-        .to_owned();
+    let id = sent.strip_prefix("0--").unwrap().strip_suffix(".json").unwrap().to_owned();
     uuid::Uuid::parse_str(&id).unwrap();
     let body = format!(r#"{{"basic_info": {{"id": 4}},"id":"{id}"}}"#);
     assert_eq!(read(dir.path().join("queue").join(&sent)), body);
@@ -114,14 +99,8 @@ async fn python_finds_on_disk_what_it_expects() {
     assert_eq!(read(movement), format!("{sent}\n{leased}\n\n"));
 
     queue.ack(&message.receipt).await.unwrap();
-    assert_eq!(
-        names(&dir, "queue").len() + names(&dir, "movement").len(),
-        0
-    );
-    assert_eq!(
-        std::fs::read(dir.path().join("completions")).unwrap(),
-        b"\0"
-    );
+    assert_eq!(names(&dir, "queue").len() + names(&dir, "movement").len(), 0);
+    assert_eq!(std::fs::read(dir.path().join("completions")).unwrap(), b"\0");
     drop(queue);
     assert!(names(&dir, "host/tmp").is_empty());
 }
@@ -159,23 +138,14 @@ async fn a_message_whose_sender_died_is_adopted() {
         let leased = names(&dir, "queue").remove(0);
         assert_eq!(read(movement), format!("0--a.json\n{leased}\n"));
         queue.ack(&message.receipt).await.unwrap();
-        assert_eq!(
-            names(&dir, "queue").len() + names(&dir, "movement").len(),
-            0
-        );
+        assert_eq!(names(&dir, "queue").len() + names(&dir, "movement").len(), 0);
     }
 }
 
 #[tokio::test]
 async fn files_that_are_no_messages_harm_nobody() {
     let (dir, queue) = queue();
-    for name in [
-        "README",
-        "x--y.json",
-        "0--a--b.json",
-        ".nfs0001",
-        "0--ä.json",
-    ] {
+    for name in ["README", "x--y.json", "0--a--b.json", ".nfs0001", "0--ä.json"] {
         put(&dir, name, "{}");
     }
     std::fs::create_dir(dir.path().join("queue/0--directory.json")).unwrap();
@@ -193,26 +163,15 @@ async fn files_that_are_no_messages_harm_nobody() {
 #[tokio::test]
 async fn a_time_beyond_all_times_is_not_yet() {
     let (dir, queue) = queue();
-    for (n, due) in [
-        "99999999999",
-        "18446744073709551615",
-        "99999999999999999999999",
-    ]
-    .iter()
-    .enumerate()
+    for (n, due) in
+        ["99999999999", "18446744073709551615", "99999999999999999999999"].iter().enumerate()
     {
         make_old(&put(&dir, &format!("{due}--{n}.json"), "{}"));
     }
     assert!(lease(&queue, SHORT / 10).await.is_none());
     assert_eq!(queue.counts().await.unwrap().leased, Some(3));
     // The way out, after the clock of some machine was wrong.
-    assert_eq!(
-        Admin::open("fq://test", dir.path())
-            .unwrap()
-            .release_all()
-            .unwrap(),
-        3
-    );
+    assert_eq!(Admin::open("fq://test", dir.path()).unwrap().release_all().unwrap(), 3);
     assert_eq!(queue.lease(5, LONG, NONE).await.unwrap().len(), 3);
 }
 
@@ -228,30 +187,15 @@ async fn a_message_that_is_gone_since_it_was_listed_is_passed_over() {
     }
     assert!(lease(&queue, NONE).await.is_none());
     // Those that were not leased keep the movement files that they had.
-    for id in names(&dir, "movement")
-        .into_iter()
-        .filter(|id| *id != leased.id)
-    {
-        assert_eq!(
-            read(dir.path().join("movement").join(&id)),
-            format!("0--{id}.json\n")
-        );
+    for id in names(&dir, "movement").into_iter().filter(|id| *id != leased.id) {
+        assert_eq!(read(dir.path().join("movement").join(&id)), format!("0--{id}.json\n"));
     }
 
-    Admin::open("fq://test", dir.path())
-        .unwrap()
-        .purge()
-        .unwrap();
+    Admin::open("fq://test", dir.path()).unwrap().purge().unwrap();
     let lost = queue.ack(&leased.receipt).await;
-    assert!(
-        matches!(lost, Err(QueueError::LeaseLost { .. })),
-        "{lost:?}"
-    );
+    assert!(matches!(lost, Err(QueueError::LeaseLost { .. })), "{lost:?}");
     let lost = queue.start(&leased.receipt).await;
-    assert!(
-        matches!(lost, Err(QueueError::LeaseLost { .. })),
-        "{lost:?}"
-    );
+    assert!(matches!(lost, Err(QueueError::LeaseLost { .. })), "{lost:?}");
     assert!(names(&dir, "movement").is_empty());
 }
 
@@ -274,11 +218,7 @@ async fn leasing_lists_a_long_queue_once_and_not_for_each_message() {
     let (dir, queue) = queue();
     for n in 0..MESSAGES {
         put(&dir, &format!("0--{n}.json"), "{}");
-        std::fs::write(
-            dir.path().join(format!("movement/{n}")),
-            format!("0--{n}.json\n"),
-        )
-        .unwrap();
+        std::fs::write(dir.path().join(format!("movement/{n}")), format!("0--{n}.json\n")).unwrap();
     }
     for _ in 0..MESSAGES {
         assert!(lease(&queue, NONE).await.is_some());
@@ -326,10 +266,7 @@ async fn a_queue_that_was_removed_is_an_error_and_not_an_empty_queue() {
     let error = queue.lease(1, LONG, PATIENCE).await.unwrap_err();
     assert!(matches!(error, QueueError::Unavailable { .. }));
     let said = error.to_string();
-    assert!(
-        said.contains("fq://test") && said.contains("directory was removed"),
-        "{said}"
-    );
+    assert!(said.contains("fq://test") && said.contains("directory was removed"), "{said}");
     assert!(queue.send(&[Bytes::new()]).await.remove(0).is_err());
 }
 
@@ -337,10 +274,7 @@ async fn a_queue_that_was_removed_is_an_error_and_not_an_empty_queue() {
 fn what_is_no_queue_is_said_to_be_none() {
     let dir = tempfile::tempdir().unwrap();
     let error = Admin::open("fq://x", dir.path()).unwrap_err().to_string();
-    assert!(
-        error.contains("there is no queue") && error.contains("host submit"),
-        "{error}"
-    );
+    assert!(error.contains("there is no queue") && error.contains("host submit"), "{error}");
     assert!(names(&dir, "").is_empty(), "looking has made something");
 
     let file = dir.path().join("file");
@@ -348,9 +282,7 @@ fn what_is_no_queue_is_said_to_be_none() {
     let error = FileQueue::open("fq://x", &file).unwrap_err();
     assert!(matches!(error, QueueError::Invalid { .. }), "{error}");
     // Below a file there can be no directory, whoever asks.
-    let error = FileQueue::open("fq://x", &file.join("queue"))
-        .unwrap_err()
-        .to_string();
+    let error = FileQueue::open("fq://x", &file.join("queue")).unwrap_err().to_string();
     assert!(error.contains("a part of the path is a file"), "{error}");
 }
 
@@ -396,10 +328,7 @@ async fn counters_that_were_removed_begin_again() {
         let message = lease(&queue, NONE).await.unwrap();
         queue.ack(&message.receipt).await.unwrap();
         let counts = queue.counts().await.unwrap();
-        assert_eq!(
-            (counts.inserted, counts.completed),
-            (Some(expected), Some(expected))
-        );
+        assert_eq!((counts.inserted, counts.completed), (Some(expected), Some(expected)));
         std::fs::remove_file(dir.path().join("insertions")).unwrap();
         std::fs::remove_file(dir.path().join("completions")).unwrap();
     }
@@ -411,10 +340,7 @@ async fn a_long_reason_is_cut_and_a_torn_one_left_out() {
     send(&queue, &["1"]).await;
     let message = lease(&queue, NONE).await.unwrap();
     let reason = "€".repeat(10_000);
-    queue
-        .release(&message.receipt, NONE, Release::Failed(&reason))
-        .await
-        .unwrap();
+    queue.release(&message.receipt, NONE, Release::Failed(&reason)).await.unwrap();
     let file = dir.path().join("host/attempts").join(&message.id);
     let torn = read(file.clone()) + "\"not wri";
     std::fs::write(file, torn).unwrap();
@@ -440,15 +366,9 @@ async fn an_operator_sees_and_sets_right_the_queue() {
     let again = queue.lease(2, LONG, NONE).await.unwrap();
     assert_eq!(again.len(), 2);
     let lost = queue.extend(&held.receipt, 2 * LONG).await;
-    assert!(
-        matches!(lost, Err(QueueError::LeaseLost { .. })),
-        "{lost:?}"
-    );
+    assert!(matches!(lost, Err(QueueError::LeaseLost { .. })), "{lost:?}");
 
-    queue
-        .release(&again[0].receipt, NONE, Release::Failed("x"))
-        .await
-        .unwrap();
+    queue.release(&again[0].receipt, NONE, Release::Failed("x")).await.unwrap();
     admin.rezero().unwrap();
     assert_eq!(read(dir.path().join("insertions")), "0");
     assert_eq!(admin.counts().unwrap().inserted, Some(0));
@@ -483,10 +403,7 @@ async fn a_queue_can_be_shared_by_those_whom_the_umask_lets() {
     let directory = dir.path().join("any directory");
     std::fs::write(&file, "").unwrap();
     std::fs::create_dir(&directory).unwrap();
-    let message = dir
-        .path()
-        .join("queue")
-        .join(names(&dir, "queue").remove(0));
+    let message = dir.path().join("queue").join(names(&dir, "queue").remove(0));
     assert_eq!(mode(&message), mode(&file));
     assert_eq!(mode(&dir.path().join("movement")), mode(&directory));
     assert_eq!(mode(&dir.path().join("host/tmp")), mode(&directory));

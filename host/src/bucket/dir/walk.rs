@@ -1,0 +1,135 @@
+//! The listing of a directory bucket: a walk that holds one open directory for each level.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat};
+use rustix::io::Errno;
+
+use super::{DirBucket, TMP, size};
+use crate::bucket::{BucketError, Listed};
+use crate::key::{BucketKey, Prefix};
+
+/// The objects below a prefix, with directories in the order the file system has them.
+pub(super) struct Walk<'a> {
+    bucket: &'a DirBucket,
+    levels: Vec<Level>,
+    /// The path of the innermost level, with a slash at its end; empty at the root.
+    path: String,
+    /// Why the walk could not start.
+    failed: Option<Errno>,
+}
+
+struct Level {
+    entries: Dir,
+    /// Device and inode.
+    id: (u64, u64),
+}
+
+enum Found {
+    Nothing,
+    Object(Listed),
+    Level(Level, BucketKey),
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(bucket: &'a DirBucket, prefix: &Prefix) -> Self {
+        let path = if prefix.is_root() { String::new() } else { format!("{prefix}/") };
+        let mut walk = Self { bucket, levels: Vec::new(), path, failed: None };
+        match Level::open(&bucket.0.root, if prefix.is_root() { "." } else { prefix.as_str() }) {
+            Ok(level) => walk.levels.push(level),
+            Err(Errno::NOENT | Errno::NOTDIR) => {}
+            Err(error) => walk.failed = Some(error),
+        }
+        walk
+    }
+
+    fn unavailable(&self, error: Errno) -> BucketError {
+        let listed = if self.path.is_empty() { "the root" } else { &self.path };
+        BucketError::unavailable(self.bucket, "listing", listed, io::Error::from(error))
+    }
+
+    /// The next entry of the innermost level; `None` at its end.
+    fn step(&mut self) -> Option<Result<Found, Errno>> {
+        let level = self.levels.last_mut()?;
+        let entry = match level.entries.read()? {
+            Ok(entry) => entry,
+            Err(error) => return Some(Err(error)),
+        };
+        let name = entry.file_name();
+        if name == c"." || name == c".." || name.to_bytes() == TMP.as_bytes() {
+            return Some(Ok(Found::Nothing));
+        }
+        let key =
+            name.to_str().ok().and_then(|n| BucketKey::new(&format!("{}{n}", self.path)).ok());
+        let Some(key) = key else {
+            let (bucket, path) = (self.bucket, &self.path);
+            tracing::warn!(%bucket, "`{path}` holds {name:?}, which can't be a key: not listed");
+            return Some(Ok(Found::Nothing));
+        };
+        let stat = level.entries.fd().and_then(|fd| statat(fd, name, AtFlags::empty()));
+        Some(match stat {
+            Ok(stat) => self.look(key, &stat),
+            // Removed since it was listed, or a link to nothing.
+            Err(Errno::NOENT | Errno::LOOP) => Ok(Found::Nothing),
+            Err(error) => Err(error),
+        })
+    }
+
+    fn look(&self, key: BucketKey, stat: &Stat) -> Result<Found, Errno> {
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => Ok(Found::Object(Listed { key, size: size(stat) })),
+            // A link to a directory further up would never end.
+            FileType::Directory if self.levels.iter().any(|l| l.id == id(stat)) => {
+                Ok(Found::Nothing)
+            }
+            FileType::Directory => match Level::open(&self.bucket.0.root, key.as_str()) {
+                Ok(level) => Ok(Found::Level(level, key)),
+                Err(Errno::NOENT) => Ok(Found::Nothing),
+                Err(error) => Err(error),
+            },
+            _ => Ok(Found::Nothing),
+        }
+    }
+}
+
+impl Iterator for Walk<'_> {
+    type Item = Result<Listed, BucketError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(error) = self.failed.take() {
+            return Some(Err(self.unavailable(error)));
+        }
+        while !self.levels.is_empty() {
+            match self.step() {
+                Some(Ok(Found::Nothing)) => {}
+                Some(Ok(Found::Object(listed))) => return Some(Ok(listed)),
+                Some(Ok(Found::Level(level, key))) => {
+                    self.levels.push(level);
+                    self.path = format!("{key}/");
+                }
+                // A directory that can't be read ends by itself after its error.
+                Some(Err(error)) => return Some(Err(self.unavailable(error))),
+                None => {
+                    self.levels.pop();
+                    let inner = self.path.trim_end_matches('/').rfind('/');
+                    self.path.truncate(inner.map_or(0, |slash| slash + 1));
+                }
+            }
+        }
+        None
+    }
+}
+
+impl Level {
+    fn open(root: impl AsFd, path: &str) -> Result<Self, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = openat(root, path, flags, Mode::empty())?;
+        let id = id(&fstat(&fd)?);
+        Ok(Self { entries: Dir::new(fd)?, id })
+    }
+}
+
+fn id(stat: &Stat) -> (u64, u64) {
+    (stat.st_dev, stat.st_ino)
+}

@@ -1,0 +1,124 @@
+//! Work that is done once however many ask for it at the same time.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The work under way, by what it is for.
+#[derive(Debug)]
+pub(super) struct Flights<K, V>(Mutex<HashMap<K, Flight<V>>>);
+
+/// The lock is held by the one that works; the outcome is for those who wait for it.
+type Flight<V> = Arc<tokio::sync::Mutex<Option<V>>>;
+
+impl<K, V> Default for Flights<K, V> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Hash + Eq + Clone, V: Clone> Flights<K, V> {
+    /// Does `work`, or waits for it to be done by another who asked before. Everybody who
+    /// asked before it was done gets the same outcome, a failure too; who asks later starts
+    /// anew. When the one that works is dropped, the next takes over. The flag is true for
+    /// the one whose work it was.
+    pub(super) async fn run<F: Future<Output = V>>(
+        &self,
+        key: K,
+        work: impl FnOnce() -> F,
+    ) -> (V, bool) {
+        let boarded = self.board(key);
+        let Some(flight) = &boarded.flight else { return (work().await, true) };
+        let mut outcome = flight.lock().await;
+        if let Some(outcome) = &*outcome {
+            return (outcome.clone(), false);
+        }
+        let done = work().await;
+        *outcome = Some(done.clone());
+        boarded.close();
+        (done, true)
+    }
+
+    fn board(&self, key: K) -> Boarded<'_, K, V> {
+        let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let flight = flights.entry(key.clone()).or_default().clone();
+        Boarded { flights: self, key, flight: Some(flight) }
+    }
+}
+
+/// Somebody who waits for a flight or is working on it.
+struct Boarded<'a, K: Hash + Eq, V> {
+    flights: &'a Flights<K, V>,
+    key: K,
+    /// Always there until the drop, which has to give it up under the lock.
+    flight: Option<Flight<V>>,
+}
+
+impl<K: Hash + Eq, V> Boarded<'_, K, V> {
+    /// Lets nobody else board.
+    fn close(&self) {
+        let mut flights = self.flights.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(ours), Some(open)) = (&self.flight, flights.get(&self.key))
+            && Arc::ptr_eq(ours, open)
+        {
+            flights.remove(&self.key);
+        }
+    }
+}
+
+impl<K: Hash + Eq, V> Drop for Boarded<'_, K, V> {
+    fn drop(&mut self) {
+        let mut flights = self.flights.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(ours) = self.flight.take() else { return };
+        // The map's and ours: nobody else is on it, so everybody who worked was dropped.
+        if flights.get(&self.key).is_some_and(|open| Arc::ptr_eq(open, &ours))
+            && Arc::strong_count(&ours) == 2
+        {
+            flights.remove(&self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::FutureExt;
+    use futures_util::future::join_all;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_hundred_who_ask_at_once_get_the_outcome_of_one() {
+        let flights = Flights::<u32, usize>::default();
+        let done = AtomicUsize::new(0);
+        let gate = tokio::sync::Semaphore::new(0);
+        let ask = |_| {
+            flights.run(1, || async {
+                let _permit = gate.acquire().await.unwrap();
+                done.fetch_add(1, Ordering::SeqCst)
+            })
+        };
+        let all = join_all((0..100).map(ask));
+        let (outcomes, ()) = futures_util::future::join(all, async { gate.add_permits(1) }).await;
+        assert_eq!(done.load(Ordering::SeqCst), 1);
+        assert_eq!(outcomes.iter().filter(|(_, led)| *led).count(), 1);
+        assert!(flights.0.lock().unwrap().is_empty());
+        assert_eq!(flights.run(1, || async { 7 }).await, (7, true), "later ones start anew");
+    }
+
+    #[tokio::test]
+    async fn the_next_takes_over_from_one_that_is_dropped() {
+        let flights = Flights::<u32, usize>::default();
+        let mut first = Box::pin(flights.run(1, std::future::pending));
+        assert!((&mut first).now_or_never().is_none());
+        let mut second = Box::pin(flights.run(1, || async { 2 }));
+        assert!((&mut second).now_or_never().is_none());
+        drop(first);
+        assert_eq!(second.await, (2, true));
+        let mut third = Box::pin(flights.run(1, std::future::pending));
+        assert!((&mut third).now_or_never().is_none());
+        drop(third);
+        assert!(flights.0.lock().unwrap().is_empty());
+    }
+}

@@ -1,0 +1,430 @@
+//! Directories that belong to one process and go with it, also when it is killed.
+//!
+//! A parent directory holds one directory for each process that uses it, with a lock file
+//! inside that the process keeps locked (`flock`). The kernel drops the lock however the
+//! process ends, so whoever comes next can tell what is left over, and removes it.
+
+use std::ffi::CStr;
+use std::fs::{File, TryLockError};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, RawDir, RenameFlags, SeekFrom, chmodat, openat, renameat,
+    renameat_with, seek, statat, unlinkat,
+};
+use rustix::io::Errno;
+
+/// The file in a process's directory that the process keeps locked.
+const LOCK: &CStr = c"lock";
+/// The file in the parent that is locked while a directory is added or claimed.
+const PARENT_LOCK: &str = ".lock";
+
+/// A directory of this process. Dropping it removes it.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    path: PathBuf,
+    parent: PathBuf,
+    remove_parent: bool,
+    /// Holds the lock for as long as it is open.
+    _lock: File,
+}
+
+impl Scratch {
+    /// Removes what dead processes left below `parent`, and makes a directory there.
+    pub(crate) fn claim(parent: &Path) -> io::Result<Self> {
+        std::fs::create_dir_all(parent)?;
+        sweep(parent)?;
+        loop {
+            let Some(_parent_lock) = lock_parent(parent)? else {
+                // The last user of the parent has just removed it.
+                std::fs::create_dir_all(parent)?;
+                continue;
+            };
+            let path = parent.join(uuid::Uuid::new_v4().to_string());
+            std::fs::create_dir(&path)?;
+            let lock = File::create_new(path.join("lock"))?;
+            lock.lock()?;
+            return Ok(Self { path, parent: parent.to_owned(), remove_parent: false, _lock: lock });
+        }
+    }
+
+    /// As [`Scratch::claim`]; and the last one to go takes the parent along.
+    pub(crate) fn claim_and_tidy(parent: &Path) -> io::Result<Self> {
+        let mut scratch = Self::claim(parent)?;
+        scratch.remove_parent = true;
+        Ok(scratch)
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What can't be removed now is swept by the next process.
+        let _ = remove_process_dir(&self.path);
+        if self.remove_parent {
+            remove_unused_parent(&self.parent);
+        }
+    }
+}
+
+/// Removes what dead processes left below `parent`.
+pub(crate) fn sweep(parent: &Path) -> io::Result<()> {
+    let mut dead = Vec::new();
+    {
+        let Some(_parent_lock) = lock_parent(parent)? else { return Ok(()) };
+        for entry in std::fs::read_dir(parent)? {
+            let path = entry?.path();
+            if !path.is_dir() {
+                continue;
+            }
+            match File::open(path.join("lock")) {
+                Ok(lock) => match lock.try_lock() {
+                    // Holding the lock makes it ours; it can be removed without holding up
+                    // the processes that wait for the parent's lock.
+                    Ok(()) => dead.push((path, Some(lock))),
+                    Err(TryLockError::WouldBlock) => {}
+                    Err(TryLockError::Error(error)) => return Err(error),
+                },
+                // A directory gets its lock under the parent's lock; one without is being
+                // removed, or the process that removed it was killed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => dead.push((path, None)),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    for (path, _lock) in dead {
+        match remove_process_dir(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), %error, "leftovers of a dead process stay");
+            }
+            _ => tracing::debug!(path = %path.display(), "removed leftovers of a dead process"),
+        }
+    }
+    Ok(())
+}
+
+/// As [`sweep`], for a parent that the last process to leave should have removed.
+pub(crate) fn sweep_and_tidy(parent: &Path) -> io::Result<()> {
+    sweep(parent)?;
+    remove_unused_parent(parent);
+    Ok(())
+}
+
+/// `None` when the parent is not there, or has just been removed.
+fn lock_parent(parent: &Path) -> io::Result<Option<File>> {
+    let path = parent.join(PARENT_LOCK);
+    let options = &mut File::options();
+    let lock = match options.write(true).create(true).truncate(false).open(&path) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    lock.lock()?;
+    // While we waited it may have been unlinked with its directory.
+    Ok((lock.metadata()?.nlink() > 0).then_some(lock))
+}
+
+fn remove_unused_parent(parent: &Path) {
+    let Ok(Some(_lock)) = lock_parent(parent) else { return };
+    let Ok(mut entries) = std::fs::read_dir(parent) else { return };
+    if entries.all(|e| e.is_ok_and(|e| e.file_name() == PARENT_LOCK)) {
+        let _ = std::fs::remove_file(parent.join(PARENT_LOCK));
+        let _ = std::fs::remove_dir(parent);
+    }
+}
+
+/// Removes a tree whatever is in it. Its lock goes last but one, so that a removal that is
+/// interrupted leaves something that the next sweep recognises.
+fn remove_process_dir(path: &Path) -> io::Result<()> {
+    let dir = open_dir(CWD, path)?;
+    let (keep, budget) = (Some(LOCK), u64::MAX);
+    match (Emptier { dir: dir.as_fd(), keep, budget, removed: 0, fresh_names: 0 }).run() {
+        Ok(_) | Err(Stopped::OverBudget) => {}
+        Err(Stopped::Failed(error)) => return Err(error.into()),
+    }
+    match unlinkat(&dir, LOCK, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(error) => return Err(error.into()),
+    }
+    std::fs::remove_dir(path)
+}
+
+/// Opens a directory for listing; a link is an error.
+pub(crate) fn open_dir(at: impl AsFd, path: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
+    openat(
+        at,
+        path,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+}
+
+/// Why emptying a directory ended early.
+#[derive(Debug)]
+pub(crate) enum Stopped {
+    /// It holds more than the caller wants removed in one go.
+    OverBudget,
+    /// The file system refused.
+    Failed(Errno),
+}
+
+impl From<Errno> for Stopped {
+    fn from(error: Errno) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Empties a directory, whatever is in it: files, links, and trees of any depth; but removes
+/// no more than about `budget` entries. Returns how many there were. It has read the
+/// directory to its end and found nothing when it returns `Ok`.
+///
+/// `dir` needs an open file description of its own, since its position is used.
+pub(crate) fn empty(dir: BorrowedFd<'_>, budget: u64) -> Result<u64, Stopped> {
+    Emptier { dir, keep: None, budget, removed: 0, fresh_names: 0 }.run()
+}
+
+struct Emptier<'a> {
+    dir: BorrowedFd<'a>,
+    keep: Option<&'static CStr>,
+    budget: u64,
+    removed: u64,
+    fresh_names: u64,
+}
+
+impl Emptier<'_> {
+    fn run(mut self) -> Result<u64, Stopped> {
+        // Entries may be missed while others are added or removed, so a pass that removes
+        // something is followed by another.
+        loop {
+            let before = self.removed;
+            for_each(self.dir, |name, kind| self.remove(name, kind))?;
+            if self.removed == before {
+                return Ok(self.removed);
+            }
+        }
+    }
+
+    fn remove(&mut self, name: &CStr, kind: FileType) -> Result<(), Stopped> {
+        if self.keep == Some(name) {
+            return Ok(());
+        }
+        self.charge()?;
+        if kind != FileType::Directory {
+            match unlinkat(self.dir, name, AtFlags::empty()) {
+                // Some file systems don't say what an entry is.
+                Err(Errno::ISDIR | Errno::PERM) if is_dir(self.dir, name) => {}
+                result => return Ok(result?),
+            }
+        }
+        self.remove_dir(name)
+    }
+
+    fn charge(&mut self) -> Result<(), Stopped> {
+        if self.removed == self.budget {
+            return Err(Stopped::OverBudget);
+        }
+        self.removed += 1;
+        Ok(())
+    }
+
+    /// Directories in the one that is removed become directories of `self.dir`, to be
+    /// removed in their turn: like this no depth needs more than one open file.
+    fn remove_dir(&mut self, name: &CStr) -> Result<(), Stopped> {
+        match unlinkat(self.dir, name, AtFlags::REMOVEDIR) {
+            Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+            result => return Ok(result?),
+        }
+        let child = match open_dir(self.dir, name) {
+            Err(Errno::ACCESS) => {
+                chmodat(self.dir, name, Mode::RWXU, AtFlags::empty())?;
+                open_dir(self.dir, name)?
+            }
+            other => other?,
+        };
+        let mut made_ours = false;
+        loop {
+            let mut found = false;
+            for_each(child.as_fd(), |entry, kind| {
+                found = true;
+                let result = if kind == FileType::Directory || is_dir(child.as_fd(), entry) {
+                    self.move_up(child.as_fd(), entry)
+                } else {
+                    self.charge()?;
+                    unlinkat(&child, entry, AtFlags::empty())
+                };
+                match result {
+                    // It could be opened, but has no write or search permission.
+                    Err(Errno::ACCESS) if !made_ours => {
+                        made_ours = true;
+                        Ok(rustix::fs::fchmod(&child, Mode::RWXU)?)
+                    }
+                    result => Ok::<(), Stopped>(result?),
+                }
+            })?;
+            if !found {
+                return Ok(unlinkat(self.dir, name, AtFlags::REMOVEDIR)?);
+            }
+        }
+    }
+
+    /// Moves a directory one level up, under a name that is free there.
+    fn move_up(&mut self, from: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
+        let mut may_chmod = true;
+        loop {
+            let fresh = format!(".{}", self.fresh_names);
+            self.fresh_names += 1;
+            let moved = match renameat_with(from, name, self.dir, &*fresh, RenameFlags::NOREPLACE) {
+                // NFS can't; a plain rename replaces at most an empty directory, which is
+                // as good.
+                Err(Errno::INVAL | Errno::NOSYS) => renameat(from, name, self.dir, &*fresh),
+                other => other,
+            };
+            match moved {
+                Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) => {}
+                // Moving a directory writes its `..`, which takes write permission on it.
+                Err(Errno::ACCESS) if may_chmod => {
+                    may_chmod = false;
+                    chmodat(from, name, Mode::RWXU, AtFlags::empty())?;
+                }
+                other => return other,
+            }
+        }
+    }
+}
+
+fn is_dir(dir: BorrowedFd<'_>, name: &CStr) -> bool {
+    statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+}
+
+/// Calls `each` for every entry but `.` and `..`, from the start of the directory.
+pub(crate) fn for_each<E: From<Errno>>(
+    dir: BorrowedFd<'_>,
+    mut each: impl FnMut(&CStr, FileType) -> Result<(), E>,
+) -> Result<(), E> {
+    // More than one name of the greatest length; most directories of a task fit.
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    seek(dir, SeekFrom::Start(0))?;
+    let mut entries = RawDir::new(dir, &mut buffer);
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name != c"." && name != c".." {
+            each(name, entry.file_type())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn names(path: &Path) -> Vec<String> {
+        let mut names: Vec<_> = std::fs::read_dir(path)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_removed_and_what_a_live_one_holds_is_not() {
+        let parent = tempfile::tempdir().unwrap();
+        let live = Scratch::claim(parent.path()).unwrap();
+        let dead = parent.path().join("dead");
+        std::fs::create_dir_all(dead.join("a/b")).unwrap();
+        std::fs::write(dead.join("lock"), "").unwrap();
+        std::fs::write(dead.join("a/b/half"), "half").unwrap();
+        // Killed between removing the lock and the directory.
+        std::fs::create_dir(parent.path().join("nearly-removed")).unwrap();
+
+        let new = Scratch::claim(parent.path()).unwrap();
+        assert!(!dead.exists());
+        assert!(!parent.path().join("nearly-removed").exists());
+        assert!(live.path().exists() && new.path().exists());
+        drop((live, new));
+        assert_eq!(names(parent.path()), [PARENT_LOCK]);
+    }
+
+    #[test]
+    fn the_last_user_takes_a_tidied_parent_along() {
+        let root = tempfile::tempdir().unwrap();
+        let parent = root.path().join("tmp");
+        let first = Scratch::claim_and_tidy(&parent).unwrap();
+        let second = Scratch::claim_and_tidy(&parent).unwrap();
+        drop(first);
+        assert!(parent.exists());
+        drop(second);
+        assert!(!parent.exists());
+    }
+
+    #[test]
+    fn many_that_come_and_go_at_once_get_a_directory_each() {
+        let root = tempfile::tempdir().unwrap();
+        let parent = root.path().join("tmp");
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        let scratch = Scratch::claim_and_tidy(&parent).unwrap();
+                        std::fs::write(scratch.path().join("mine"), "").unwrap();
+                        assert_eq!(names(scratch.path()), ["lock", "mine"]);
+                    }
+                });
+            }
+        });
+        assert!(!parent.exists());
+    }
+
+    #[test]
+    fn anything_a_guest_can_make_is_emptied() {
+        let root = tempfile::tempdir().unwrap();
+        let kept = root.path().join("kept");
+        std::fs::write(&kept, "kept").unwrap();
+        let path = root.path().join("outputs");
+        std::fs::create_dir(&path).unwrap();
+
+        let mut deep = open_dir(CWD, &path).unwrap();
+        for _ in 0..1200 {
+            rustix::fs::mkdirat(&deep, "d", Mode::RWXU).unwrap();
+            deep = open_dir(&deep, "d").unwrap();
+        }
+        symlink(&kept, path.join("link")).unwrap();
+        symlink("/", path.join("link-to-a-directory")).unwrap();
+        std::fs::hard_link(&kept, path.join("hard")).unwrap();
+        for name in [&b"\xff\xfe"[..], b"new\nline", b"-rf", b".0", b".1", "\u{202e}".as_bytes()] {
+            std::fs::write(path.join(std::ffi::OsStr::from_bytes(name)), "x").unwrap();
+        }
+        std::fs::create_dir_all(path.join(".2/x/y")).unwrap();
+        std::fs::write(path.join(".2/x/y/.3"), "x").unwrap();
+        rustix::fs::mkfifoat(CWD, path.join("fifo"), Mode::RWXU).unwrap();
+        for i in 0..500 {
+            std::fs::create_dir_all(path.join(format!("many/{i}/sub"))).unwrap();
+        }
+        std::fs::create_dir_all(path.join("closed/inner/leaf")).unwrap();
+        for closed in ["closed/inner/leaf", "closed/inner", "closed"] {
+            let none = std::fs::Permissions::from_mode(0);
+            std::fs::set_permissions(path.join(closed), none).unwrap();
+        }
+
+        let dir = open_dir(CWD, &path).unwrap();
+        assert!(matches!(empty(dir.as_fd(), 10), Err(Stopped::OverBudget)));
+        assert!(empty(dir.as_fd(), u64::MAX).unwrap() > 0);
+        assert_eq!(names(&path), Vec::<String>::new());
+        assert_eq!(empty(dir.as_fd(), u64::MAX).unwrap(), 0);
+        assert_eq!(std::fs::read(&kept).unwrap(), b"kept");
+    }
+}
