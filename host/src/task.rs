@@ -325,7 +325,7 @@ impl Attempt {
 }
 
 /// Checks that what a guest says it left is there.
-fn check_listed(workspace: &Workspace, listed: &[String]) -> Result<(), Failure> {
+pub fn check_listed(workspace: &Workspace, listed: &[String]) -> Result<(), Failure> {
     for path in listed {
         let there = BucketKey::new(path)
             .is_ok_and(|key| workspace.outputs.symlink_metadata(key.as_path()).is_ok());

@@ -4,12 +4,45 @@
 //! the one that this host speaks and nothing has to be fetched but the SDK's own dependencies.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+
+use super::exit::{Advice, Exit};
+use super::show;
+
+/// Options of `host new`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct New {
+    /// Name of the project, and of the tasks that its component runs
+    name: String,
+    /// Where to make it [default: ./NAME]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+impl New {
+    pub(crate) fn run(self) -> anyhow::Result<Exit> {
+        let dir = self.dir.unwrap_or_else(|| PathBuf::from(&self.name));
+        create(&dir, &self.name).map_err(|error| match error {
+            NewError::Name { .. } => Advice::usage(error.to_string()),
+            _ => Advice::failed(error.to_string()),
+        })?;
+        writeln!(io::stdout().lock(), "made {}", dir.display())?;
+        show::tell(format_args!(
+            "build and try it:\n  \
+             cd {dir}\n  \
+             cargo build --target wasm32-wasip2 --release\n  \
+             host try target/wasm32-wasip2/release/{component}.wasm --input sample/tyger.txt",
+            dir = dir.display(),
+            component = component(&self.name)
+        ));
+        Ok(Exit::Done)
+    }
+}
 
 /// Why no project was made.
 #[derive(Debug, thiserror::Error)]
-pub enum NewError {
+pub(crate) enum NewError {
     /// The name can't be a crate's.
     #[error("{name:?} can't be the name of a guest: {reason}; {suggestion:?} would do")]
     Name { name: String, reason: &'static str, suggestion: String },
@@ -68,7 +101,7 @@ const INHERITED: &[(&str, &str)] = &[
 ///
 /// # Errors
 /// If `name` can't be a crate's, if `dir` holds anything, or if a file can't be written.
-pub fn create(dir: &Path, name: &str) -> Result<(), NewError> {
+pub(crate) fn create(dir: &Path, name: &str) -> Result<(), NewError> {
     check_name(name)?;
     check_empty(dir)?;
     for (path, contents) in TEMPLATE {
@@ -83,7 +116,7 @@ pub fn create(dir: &Path, name: &str) -> Result<(), NewError> {
 }
 
 /// The name of the file that `cargo build` leaves, without `.wasm`.
-pub fn component(name: &str) -> String {
+pub(crate) fn component(name: &str) -> String {
     name.replace('-', "_")
 }
 

@@ -1,0 +1,103 @@
+//! The command line: one file per command, with its options and its `run`.
+//!
+//! Nothing below the library writes to the terminal; everything here does. What a script
+//! reads goes to standard output, what a person follows goes to standard error.
+
+mod component;
+mod config;
+mod examine;
+mod exit;
+mod new;
+mod progress;
+mod queue;
+mod run;
+mod settings;
+mod show;
+mod submit;
+mod summary;
+mod telemetry;
+mod try_task;
+mod values;
+mod workbench;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use exit::Exit;
+
+/// Runs queued tasks over data in buckets as sandboxed WebAssembly components
+#[derive(Parser)]
+#[command(
+    name = "host",
+    version,
+    after_help = exit::HELP,
+    max_term_width = 100,
+    disable_help_subcommand = false,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Lease tasks from a queue and run them
+    Run(run::Run),
+    /// Put tasks into a queue
+    Submit(submit::Submit),
+    /// Look into a queue and set it right
+    #[command(subcommand)]
+    Queue(queue::Queue),
+    /// Put components where hosts find them, and look at them
+    #[command(subcommand)]
+    Component(component::Component),
+    /// Run one task with one component: no queue, no bucket
+    Try(try_task::Try),
+    /// Start a project for a component of your own
+    New(new::New),
+    /// Show every setting, its value and where it came from
+    Config(config::Config),
+}
+
+impl Command {
+    fn run(self) -> anyhow::Result<Exit> {
+        match self {
+            Self::Run(command) => command.run(),
+            Self::Submit(command) => command.run(),
+            Self::Queue(command) => command.run(),
+            Self::Component(command) => command.run(),
+            Self::Try(command) => command.run(),
+            Self::New(command) => command.run(),
+            Self::Config(command) => command.run(),
+        }
+    }
+}
+
+/// Parses, runs, and says what went wrong.
+pub(crate) fn main() -> ExitCode {
+    // Ends here for `--help`, and with exit code 2 for options that can't be understood.
+    let cli = Cli::parse();
+    match cli.command.run() {
+        Ok(exit) => exit.into(),
+        Err(error) => exit::report(&error).into(),
+    }
+}
+
+/// The runtime of a command that has to wait for queues and buckets.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_options_contradict_each_other() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

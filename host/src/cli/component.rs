@@ -1,0 +1,313 @@
+//! `host component`: puts components where hosts find them, and looks at them.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use futures_util::TryStreamExt;
+use serde::Serialize;
+use task_host::bucket::{self, Bucket, BucketError};
+use task_host::digest::Digest;
+use task_host::key::{BucketKey, Prefix, TaskName};
+
+use super::examine::{Examined, examine};
+use super::exit::{Advice, Exit};
+use super::settings::{self, COMPONENTS, Flags, Settings};
+use super::show;
+use super::telemetry::Screen;
+use super::values::{self, When};
+use super::workbench::Workbench;
+
+/// Commands of `host component`.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Component {
+    /// Check a component, and put it where hosts find it by its name
+    Push(Push),
+    /// List the components
+    Ls {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        flags: Flags<settings::Components>,
+    },
+    /// Show what is known of a component: a file, or the name of one that was pushed
+    Inspect {
+        /// A file, or a name
+        #[arg(value_name = "FILE|NAME")]
+        which: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        flags: Flags<settings::Components>,
+    },
+}
+
+/// Options of `host component push`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Push {
+    /// The component, a .wasm file
+    file: PathBuf,
+    /// Name of the tasks that it runs [default: the file's name without .wasm, as it is]
+    #[arg(long)]
+    name: Option<String>,
+    #[command(flatten)]
+    flags: Flags<settings::Components>,
+}
+
+impl Component {
+    pub(crate) fn run(self) -> anyhow::Result<Exit> {
+        Screen::plain(When::Never);
+        super::runtime()?.block_on(async {
+            match self {
+                Self::Push(command) => command.push().await,
+                Self::Ls { json, flags } => ls(&Place::open(&flags.load()?)?, json).await,
+                Self::Inspect { which, json, flags } => inspect(&which, &flags.load()?, json).await,
+            }
+        })
+    }
+}
+
+/// Where components are.
+struct Place {
+    bucket: Arc<dyn Bucket>,
+    prefix: Prefix,
+}
+
+impl Place {
+    fn open(settings: &Settings) -> anyhow::Result<Self> {
+        Ok(match settings.value(&COMPONENTS, values::path)? {
+            Some(dir) => {
+                Self { bucket: bucket::open(&dir.to_string_lossy())?, prefix: Prefix::root() }
+            }
+            None => Self {
+                bucket: bucket::open(&settings.bucket()?)?,
+                prefix: settings.component_prefix()?,
+            },
+        })
+    }
+
+    /// Makes the directory if it is not there: a push is how most buckets begin.
+    fn make(settings: &Settings) -> anyhow::Result<Self> {
+        let dir = match settings.value(&COMPONENTS, values::path)? {
+            Some(dir) => Some(dir),
+            None => bucket_path(&settings.bucket()?),
+        };
+        if let Some(dir) = dir.filter(|dir| !dir.exists()) {
+            std::fs::create_dir_all(&dir)
+                .map_err(|e| Advice::failed(format!("{} can't be made: {e}", dir.display())))?;
+            show::tell(format_args!("created {}", dir.display()));
+        }
+        Self::open(settings)
+    }
+
+    fn key(&self, name: &TaskName) -> BucketKey {
+        self.prefix.join(&name.file())
+    }
+}
+
+impl Push {
+    async fn push(self) -> anyhow::Result<Exit> {
+        let settings = self.flags.load()?;
+        let name = task_name(self.name.as_deref(), &self.file)?;
+        let bytes = read(&self.file)?;
+        check(&self.file, &bytes)?;
+        // The last word has what will run it.
+        Workbench::open(&settings)?.compile(&self.file, &bytes).await?;
+
+        let place = Place::make(&settings)?;
+        let key = place.key(&name);
+        let copy = tempfile::tempdir().context("a temporary directory can't be made")?;
+        std::fs::write(copy.path().join("component.wasm"), &bytes)
+            .with_context(|| format!("{} can't be written", copy.path().display()))?;
+        let dir = cap_std::fs::Dir::open_ambient_dir(copy.path(), cap_std::ambient_authority())?;
+        let is_new = matches!(place.bucket.head(&key).await, Err(BucketError::NotFound { .. }));
+        place.bucket.put(&key, &dir, &BucketKey::new("component.wasm")?).await?;
+        let done = if is_new { "pushed" } else { "replaced" };
+        writeln!(
+            io::stdout().lock(),
+            "{done} {name}: {}, {} in {}/{key}",
+            Digest::of(&bytes),
+            show::bytes(bytes.len() as u64),
+            place.bucket
+        )?;
+        Ok(Exit::Done)
+    }
+}
+
+/// The directory of a bucket that is one.
+fn bucket_path(url: &str) -> Option<PathBuf> {
+    match url.split_once("://") {
+        None => Some(url.into()),
+        Some(("file", path)) => Some(path.into()),
+        Some(_) => None,
+    }
+}
+
+/// The name that was given, or the file's without its ending.
+pub(crate) fn task_name(given: Option<&str>, file: &Path) -> anyhow::Result<TaskName> {
+    let stem = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    let text = given.unwrap_or(stem);
+    Ok(TaskName::new(text).map_err(|e| {
+        let error = Advice::usage(format!("the name {text:?} {e}"));
+        if given.is_none() { error.hint("give one with --name") } else { error }
+    })?)
+}
+
+/// A file that may be a component.
+pub(crate) fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
+    Ok(std::fs::read(file).map_err(|e| Advice::failed(format!("{}: {e}", file.display())))?)
+}
+
+/// Looks whether a file can be a task's component, as far as names tell.
+pub(crate) fn check(file: &Path, bytes: &[u8]) -> anyhow::Result<Examined> {
+    let examined = examine(bytes);
+    let problem = match &examined {
+        Ok(examined) => examined.problem(),
+        Err(problem) => Some(problem.clone()),
+    };
+    match (examined, problem) {
+        (Ok(examined), None) => Ok(examined),
+        (_, problem) => {
+            let problem = problem.unwrap_or_default();
+            Err(Advice::failed(format!("{} {problem}", file.display())).into())
+        }
+    }
+}
+
+async fn ls(place: &Place, json: bool) -> anyhow::Result<Exit> {
+    #[derive(Serialize)]
+    struct Row {
+        name: String,
+        size: u64,
+    }
+    let mut rows = Vec::new();
+    let mut listing = place.bucket.list(&place.prefix);
+    while let Some(object) = listing.try_next().await? {
+        let key = object.key.as_str();
+        let below = if place.prefix.is_root() {
+            Some(key)
+        } else {
+            key.strip_prefix(place.prefix.as_str()).and_then(|rest| rest.strip_prefix('/'))
+        };
+        if let Some(name) = below.and_then(|rest| rest.strip_suffix(".wasm")) {
+            rows.push(Row { name: name.to_owned(), size: object.size });
+        }
+    }
+    rows.sort_by(|a, b| a.name.cmp(&b.name));
+    if json {
+        show::json(&rows)?;
+    } else if rows.is_empty() {
+        show::tell(format_args!("there are no components in {}/{}", place.bucket, place.prefix));
+    } else {
+        let rows: Vec<Vec<String>> =
+            rows.into_iter().map(|row| vec![row.name, show::bytes(row.size).to_string()]).collect();
+        show::table(io::stdout().lock(), &rows)?;
+    }
+    Ok(Exit::Done)
+}
+
+/// What `inspect` shows. The fields are what `--json` prints.
+#[derive(Debug, Serialize)]
+struct Inspected {
+    name: String,
+    place: String,
+    digest: String,
+    size: u64,
+    #[serde(flatten)]
+    examined: Examined,
+    /// Why it can't be a task's component; null if it can.
+    problem: Option<String>,
+}
+
+async fn inspect(which: &str, settings: &Settings, json: bool) -> anyhow::Result<Exit> {
+    let file = Path::new(which);
+    let (name, place, bytes) = if file.is_file() {
+        (
+            task_name(None, file).map_or_else(|_| which.to_owned(), |n| n.to_string()),
+            which.to_owned(),
+            read(file)?,
+        )
+    } else {
+        let name = TaskName::new(which)
+            .map_err(|e| Advice::usage(format!("{which:?} is no file, and {e}")))?;
+        let place = Place::open(settings)?;
+        let key = place.key(&name);
+        let bytes = download(&place, &key).await.map_err(|error| match error {
+            BucketError::NotFound { .. } => anyhow::Error::from(
+                Advice::failed(format!(
+                    "{which} is neither a file nor a component: {}/{key} does not exist",
+                    place.bucket
+                ))
+                .hint("`host component ls` lists the components"),
+            ),
+            error => error.into(),
+        })?;
+        (name.to_string(), format!("{}/{key}", place.bucket), bytes)
+    };
+    let examined = examine(&bytes).map_err(|e| Advice::failed(format!("{place} {e}")))?;
+    let inspected = Inspected {
+        name,
+        digest: Digest::of(&bytes).to_string(),
+        size: bytes.len() as u64,
+        problem: examined.problem(),
+        place,
+        examined,
+    };
+    if json {
+        show::json(&inspected)?;
+    } else {
+        print(&inspected)?;
+    }
+    Ok(if inspected.problem.is_some() { Exit::Partly } else { Exit::Done })
+}
+
+async fn download(place: &Place, key: &BucketKey) -> Result<Vec<u8>, BucketError> {
+    use std::io::{Read, Seek};
+    let failed = |source: io::Error| BucketError::Unavailable {
+        bucket: place.bucket.to_string(),
+        doing: "reading",
+        key: key.to_string(),
+        source: source.into(),
+    };
+    let mut file = tempfile::tempfile().map_err(failed)?;
+    place.bucket.get(key, file.try_clone().map_err(failed)?).await?;
+    let mut bytes = Vec::new();
+    file.rewind().and_then(|()| file.read_to_end(&mut bytes)).map_err(failed)?;
+    Ok(bytes)
+}
+
+fn print(inspected: &Inspected) -> io::Result<()> {
+    let Inspected { examined, .. } = inspected;
+    let list = |names: &[String]| match names {
+        [] => "none".to_owned(),
+        names => names.join(", "),
+    };
+    let unknown = |names: &[String]| match names {
+        [] => "unknown".to_owned(),
+        names => names.join(", "),
+    };
+    let row = |name: &str, value: String| vec![name.to_owned(), value];
+    let mut rows = vec![
+        row("name", inspected.name.clone()),
+        row("place", inspected.place.clone()),
+        row("digest", inspected.digest.clone()),
+        row("size", format!("{} ({} bytes)", show::bytes(inspected.size), inspected.size)),
+        row("kind", examined.kind.to_owned()),
+        row("language", unknown(&examined.languages)),
+        row("made by", unknown(&examined.tools)),
+        row("exports", list(&examined.exports)),
+    ];
+    for (i, import) in examined.imports.iter().enumerate() {
+        rows.push(row(if i == 0 { "imports" } else { "" }, import.clone()));
+    }
+    if examined.imports.is_empty() {
+        rows.push(row("imports", "none".to_owned()));
+    }
+    if let Some(problem) = &inspected.problem {
+        rows.push(row("problem", problem.clone()));
+    }
+    show::table(io::stdout().lock(), &rows)
+}

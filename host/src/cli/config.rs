@@ -1,0 +1,51 @@
+//! `host config`: every setting, its value, and where it came from.
+
+use std::io;
+
+use super::exit::Exit;
+use super::settings::{Everything, Flags};
+use super::show;
+
+/// Options of `host config`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Settings are taken from flags, then from HOST_… variables (HOST_MAX_TASKS for --max-tasks),
+then from host.toml (max-tasks = 10), then from defaults.
+This command takes the flags of `host run` and shows what they would lead to.")]
+pub(crate) struct Config {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    flags: Flags<Everything>,
+}
+
+impl Config {
+    pub(crate) fn run(self) -> anyhow::Result<Exit> {
+        let settings = self.flags.load()?;
+        for slip in settings.misspelt() {
+            show::tell(format_args!("warning: {slip}"));
+        }
+        let shown = settings.shown()?;
+        if self.json {
+            let object: serde_json::Map<String, serde_json::Value> = shown
+                .into_iter()
+                .map(|(name, value, origin)| {
+                    let entry = serde_json::json!({"value": value, "from": origin.to_string()});
+                    (name.to_owned(), entry)
+                })
+                .collect();
+            show::json(&object)?;
+        } else {
+            let rows: Vec<Vec<String>> = shown
+                .into_iter()
+                .map(|(name, value, origin)| {
+                    let value = value.unwrap_or_else(|| "(none)".to_owned());
+                    vec![name.to_owned(), value, origin.to_string()]
+                })
+                .collect();
+            show::table(io::stdout().lock(), &rows)?;
+        }
+        Ok(Exit::Done)
+    }
+}

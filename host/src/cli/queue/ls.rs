@@ -1,0 +1,124 @@
+//! `host queue ls`: the messages of a queue, one a line.
+
+use std::io::{self, Write};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::super::exit::Exit;
+use super::super::show;
+use super::Which;
+
+/// Options of `host queue ls`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Ls {
+    #[command(flatten)]
+    queue: Which,
+    /// Show so many at the most
+    #[arg(long, short = 'n', value_name = "N")]
+    limit: Option<usize>,
+    /// Show whole errors and messages, over as many lines as they take
+    #[arg(long, short)]
+    long: bool,
+    /// Print one JSON object a line: id, due (seconds since 1970), message
+    #[arg(long, conflicts_with = "long")]
+    json: bool,
+}
+
+impl Ls {
+    pub(crate) fn run(self) -> anyhow::Result<Exit> {
+        let queue = self.queue.open()?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        // Written as it is read: a queue may be long.
+        let mut out = io::BufWriter::new(io::stdout().lock());
+        for message in queue.messages()?.take(self.limit.unwrap_or(usize::MAX)) {
+            let message = message?;
+            let text = String::from_utf8_lossy(&message.body);
+            if self.json {
+                let line = Json {
+                    id: &message.id,
+                    due: message.due.as_secs(),
+                    message: serde_json::from_str(&text).ok(),
+                    text: serde_json::from_str::<&RawValue>(&text).is_err().then_some(&text),
+                };
+                serde_json::to_writer(&mut out, &line).map_err(io::Error::from)?;
+                writeln!(out)?;
+            } else {
+                let due = due(message.due, now);
+                let what = describe(&text);
+                if self.long {
+                    writeln!(
+                        out,
+                        "{}  {due}\n  {}\n  {text}",
+                        message.id,
+                        what.replace('\n', "\n  ")
+                    )?;
+                } else {
+                    writeln!(out, "{}  {due:<14}  {}", message.id, show::cut(&what, 120))?;
+                }
+            }
+        }
+        out.flush()?;
+        Ok(Exit::Done)
+    }
+}
+
+#[derive(Serialize)]
+struct Json<'a> {
+    id: &'a str,
+    due: u64,
+    /// The message; null when it is no JSON.
+    message: Option<&'a RawValue>,
+    /// The message when it is no JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a str>,
+}
+
+fn due(due: Duration, now: Duration) -> String {
+    match due.checked_sub(now) {
+        Some(wait) if wait.as_secs() > 0 => {
+            format!("in {}", humantime::format_duration(Duration::from_secs(wait.as_secs())))
+        }
+        _ => "now".to_owned(),
+    }
+}
+
+/// What a person wants to know of a message: the task, or the error that is reported.
+fn describe(text: &str) -> String {
+    #[derive(Deserialize)]
+    struct Report<'a> {
+        #[serde(borrow)]
+        task: &'a RawValue,
+        exception: Option<String>,
+    }
+    let task = |text: &str| match task_host::message::decode(text.as_bytes()) {
+        Ok(task) => {
+            let inputs = show::count(task.inputs.len() as u64, "input");
+            format!("{} {} in {:?}, {inputs}", task.name, task.id, task.base_directory)
+        }
+        Err(error) => format!("no task: {error}"),
+    };
+    match serde_json::from_str::<Report<'_>>(text) {
+        Ok(Report { task: reported, exception: Some(exception) }) => {
+            format!("{}: {exception}", task(reported.get()))
+        }
+        Ok(Report { task: reported, exception: None }) => task(reported.get()),
+        Err(_) => task(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_tells_its_error_and_a_task_what_it_is() {
+        let task =
+            r#"{"basic_info": {"id": 3, "name": "A", "base_directory": "d", "inputs": ["x"]}}"#;
+        assert_eq!(describe(task), "A 3 in \"d\", 1 input");
+        let report = format!(r#"{{"task": {task}, "exception": "execute: no"}}"#);
+        assert_eq!(describe(&report), "A 3 in \"d\", 1 input: execute: no");
+        assert!(describe("x").starts_with("no task: message: is not JSON"));
+    }
+}

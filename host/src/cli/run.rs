@@ -1,0 +1,269 @@
+//! `host run`: leases tasks and runs them until there is a reason to stop.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use task_host::config::Config;
+use task_host::worker::{Stopped, Worker};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::exit::{Advice, Exit};
+use super::progress::Progress;
+use super::settings::{BUCKET, Everything, Flags};
+use super::show;
+use super::summary::Summary;
+use super::telemetry::Screen;
+
+/// Options of `host run`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Every setting may also be given as a HOST_… variable (HOST_MAX_TASKS=10) or in host.toml
+(max-tasks = 10); `host config` shows what is in force.
+
+The first SIGTERM or Ctrl-C lets running tasks finish within --grace and gives the others
+back to the queue; the second gives all back at once. Exit codes: `host --help`.
+
+Examples:
+  host run --fq ./queue
+  host run --fq ./queue --bucket /data/bucket --parallel 8 -x
+  host run --fq ./queue --components ./components --max-tasks 10 --log-level debug")]
+pub(crate) struct Run {
+    /// Print a summary as JSON on standard output at the end
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    flags: Flags<Everything>,
+}
+
+impl Run {
+    pub(crate) fn run(self) -> anyhow::Result<Exit> {
+        let settings = self.flags.load()?;
+        let config = settings.config()?;
+        let screen = Screen::open(&settings)?;
+        for slip in settings.misspelt() {
+            tracing::warn!("{slip}");
+        }
+        super::runtime()?.block_on(async {
+            let missing = Missing::of(&config);
+            if settings.is_default(&BUCKET) {
+                // One that was named has to be there: an empty one would be no help.
+                make_bucket(&config.bucket)?;
+            }
+            let worker = Arc::new(Worker::open(config).map_err(open_error)?);
+            announce(&screen, &worker, &missing);
+            work(&screen, worker, self.json).await
+        })
+    }
+}
+
+fn make_bucket(bucket: &str) -> anyhow::Result<()> {
+    std::fs::create_dir_all(bucket)
+        .map_err(|e| Advice::failed(format!("the bucket {bucket} can't be made: {e}")).into())
+}
+
+fn open_error(error: task_host::worker::OpenError) -> anyhow::Error {
+    use task_host::worker::OpenError;
+    match error {
+        OpenError::Sandbox(problem) => Advice::failed(format!(
+            "the sandbox could not be set up: {problem}"
+        ))
+        .hint(
+            "it takes address space for each task that may run: try a lower --parallel or --memory",
+        )
+        .into(),
+        other => other.into(),
+    }
+}
+
+async fn work(screen: &Screen, worker: Arc<Worker>, json: bool) -> anyhow::Result<Exit> {
+    let stop = Stop::listen(screen.clone(), worker.clone())?;
+    let start = Instant::now();
+    let shown = Progress::new(
+        screen.clone(),
+        worker.stats().clone(),
+        worker.queue().clone(),
+        worker.config().exit_when_empty,
+    )
+    .start();
+    let stopped = worker.clone().run(stop.drain.clone(), stop.kill.clone()).await;
+    let elapsed = start.elapsed();
+    drop(shown);
+
+    let counting = tokio::time::timeout(Duration::from_secs(5), worker.queue().counts()).await;
+    let counts = counting.ok().and_then(Result::ok);
+    let summary = Summary::new(worker.config(), worker.stats(), elapsed, stopped, counts);
+    if json {
+        show::json(&summary)?;
+    } else {
+        summary.print(io::stdout().lock())?;
+    }
+    Ok(match (stopped, stop.second_signal()) {
+        (Stopped::Finished, _) if summary.has_failures() => Exit::Partly,
+        (Stopped::Finished | Stopped::Drained, _) => Exit::Done,
+        (Stopped::Killed, Some(signal)) => Exit::Killed(signal),
+        (Stopped::Killed, None) => Exit::GaveBack,
+    })
+}
+
+/// What signals ask for.
+struct Stop {
+    drain: CancellationToken,
+    kill: CancellationToken,
+    /// The number of the second signal; zero until it comes.
+    second: Arc<AtomicI32>,
+}
+
+impl Stop {
+    /// Listens for SIGTERM and SIGINT from now on.
+    fn listen(screen: Screen, worker: Arc<Worker>) -> io::Result<Self> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let stop = Self {
+            drain: CancellationToken::new(),
+            kill: CancellationToken::new(),
+            second: Arc::default(),
+        };
+        let (drain, kill, second) = (stop.drain.clone(), stop.kill.clone(), stop.second.clone());
+        let mut next = async move || {
+            let kind = tokio::select! {
+                _ = terminate.recv() => SignalKind::terminate(),
+                _ = interrupt.recv() => SignalKind::interrupt(),
+            };
+            kind.as_raw_value()
+        };
+        tokio::spawn(async move {
+            next().await;
+            drain.cancel();
+            let running = worker.stats().running.load(Relaxed);
+            say(
+                &screen,
+                &format!(
+                    "stopping: {} running may finish within {}, the others go back to the queue; \
+                     a second signal gives all back at once",
+                    show::count(running, "task"),
+                    humantime::format_duration(worker.config().grace)
+                ),
+            );
+            let signal = next().await;
+            second.store(signal, Relaxed);
+            kill.cancel();
+            say(&screen, "stopping now: running tasks go back to the queue; a third signal exits");
+            let signal = next().await;
+            // What is held comes back to the queue when its leases run out.
+            std::process::exit(128 + signal);
+        });
+        Ok(stop)
+    }
+
+    fn second_signal(&self) -> Option<i32> {
+        Some(self.second.load(Relaxed)).filter(|signal| *signal != 0)
+    }
+}
+
+fn say(screen: &Screen, line: &str) {
+    if screen.is_json {
+        tracing::info!("{line}");
+    } else {
+        screen.tell(line);
+    }
+}
+
+/// Directories that are not there yet, and will be made.
+struct Missing(Vec<String>);
+
+impl Missing {
+    fn of(config: &Config) -> Self {
+        let queues = [Some(&config.queue), Some(&config.error_queue), config.done_queue.as_ref()];
+        let urls = queues.into_iter().flatten().chain([&config.bucket]);
+        let is_missing = |url: &&String| match url.split_once("://") {
+            None => !Path::new(url.as_str()).exists(),
+            Some(("fq" | "file", path)) => !Path::new(path).exists(),
+            Some(_) => false,
+        };
+        Self(urls.filter(is_missing).cloned().collect())
+    }
+
+    fn note(&self, url: &str) -> String {
+        let created = if self.0.iter().any(|missing| missing == url) { " (created)" } else { "" };
+        format!("{url}{created}")
+    }
+}
+
+/// Says what this host works by.
+fn announce(screen: &Screen, worker: &Worker, missing: &Missing) {
+    let config = worker.config();
+    let limits = &config.limits;
+    let components = match &config.components {
+        Some(dir) => dir.display().to_string(),
+        None => format!("{}/{}", config.bucket.trim_end_matches('/'), config.component_prefix),
+    };
+    let mut rows = vec![
+        ("queue", missing.note(&config.queue)),
+        ("errors to", missing.note(&config.error_queue)),
+    ];
+    rows.extend(config.done_queue.as_ref().map(|url| ("done to", missing.note(url))));
+    let time = |time: Duration| humantime::format_duration(time).to_string();
+    rows.extend([
+        ("bucket", missing.note(&config.bucket)),
+        ("components", components),
+        (
+            "cache",
+            format!("{}, up to {}", config.cache_dir.display(), config.cache_size.display().iec()),
+        ),
+        ("parallel", format!("{} at a time, {} more made ready", config.parallel, config.prefetch)),
+        ("lease", format!("{}, renewed while a task is held", time(config.lease))),
+        (
+            "attempts",
+            format!(
+                "{}, the second after about {}",
+                config.policy.max_attempts,
+                time(config.policy.first_retry)
+            ),
+        ),
+        (
+            "limits",
+            format!(
+                "{} of memory, {}, {} in {} files of output for each task",
+                limits.memory.display().iec(),
+                time(limits.time),
+                limits.output_bytes.display().iec(),
+                limits.output_files
+            ),
+        ),
+        (
+            "kernel",
+            if worker.is_enforced_by_kernel() {
+                "keeps tasks to their directories too (Landlock)".to_owned()
+            } else {
+                "does not confine tasks (no Landlock): inputs are copied for each".to_owned()
+            },
+        ),
+        ("until", until(config)),
+    ]);
+    if screen.is_json {
+        let settings: serde_json::Map<String, serde_json::Value> =
+            rows.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+        tracing::info!(settings = %serde_json::Value::Object(settings), "starting");
+        return;
+    }
+    screen.tell(format_args!("host {}", env!("CARGO_PKG_VERSION")));
+    for (name, value) in rows {
+        screen.tell(format_args!("  {name:<11} {value}"));
+    }
+}
+
+/// When this host stops.
+fn until(config: &Config) -> String {
+    let mut ends = Vec::new();
+    if config.exit_when_empty {
+        ends.push("the queue is empty".to_owned());
+    }
+    ends.extend(config.max_tasks.map(|n| format!("{} ended", show::count(n, "task"))));
+    ends.extend(config.run_for.map(|time| format!("{} passed", humantime::format_duration(time))));
+    ends.push("Ctrl-C".to_owned());
+    ends.join(", or ")
+}

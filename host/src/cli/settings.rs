@@ -1,0 +1,457 @@
+//! What can be set, and where each value came from: flags, then `HOST_*` variables, then
+//! `host.toml`, then defaults.
+//!
+//! [`ALL`] is the one list: a setting's name is its flag, its variable and its key in the
+//! file. A command takes those of its [`Group`].
+
+mod checked;
+mod file;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+use std::path::PathBuf;
+
+use clap::{Arg, ArgAction, ArgMatches};
+
+use super::exit::Advice;
+use super::values::{Parsed, switch};
+
+pub(crate) use checked::{fq_path, queue_url};
+
+/// Something that can be set.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    /// `max-tasks`: `--max-tasks`, `HOST_MAX_TASKS`, `max-tasks = …`.
+    pub(crate) name: &'static str,
+    /// What stands for the value in help; nothing for a switch.
+    pub(crate) value: &'static str,
+    /// The value unless it is given, as text that could be given.
+    pub(crate) default: Option<&'static str>,
+    help: &'static str,
+    short: Option<char>,
+}
+
+const fn setting(
+    name: &'static str,
+    value: &'static str,
+    default: Option<&'static str>,
+    help: &'static str,
+) -> Setting {
+    Setting { name, value, default, help, short: None }
+}
+
+pub(crate) const QUEUE: Setting = setting(
+    "queue",
+    "URL",
+    None,
+    "Queue of tasks: fq://DIR, or a directory. A directory that is not there is made",
+);
+pub(crate) const BUCKET: Setting = setting(
+    "bucket",
+    "URL",
+    Some("./bucket"),
+    "Bucket with inputs, outputs and components: a directory, or file://DIR",
+);
+pub(crate) const COMPONENTS: Setting =
+    setting("components", "DIR", None, "Take components DIR/NAME.wasm, instead of the bucket's");
+pub(crate) const COMPONENT_PREFIX: Setting = setting(
+    "component-prefix",
+    "PREFIX",
+    Some("components"),
+    "Where in the bucket components are: PREFIX/NAME.wasm",
+);
+pub(crate) const ERROR_QUEUE: Setting = setting(
+    "error-queue",
+    "URL",
+    None,
+    "Queue for reports of tasks that are given up [default: the queue's directory and `-errors`]",
+);
+pub(crate) const DONE_QUEUE: Setting =
+    setting("done-queue", "URL", None, "Queue for reports of tasks that are done [default: none]");
+pub(crate) const PARALLEL: Setting =
+    setting("parallel", "N", None, "Tasks that run at the same time [default: the cores]");
+pub(crate) const PREFETCH: Setting = setting(
+    "prefetch",
+    "N",
+    None,
+    "Tasks beyond those that are made ready ahead [default: twice --parallel]",
+);
+pub(crate) const PREFETCH_BYTES: Setting =
+    setting("prefetch-bytes", "SIZE", Some("1GiB"), "Bytes of inputs that may be coming in ahead");
+pub(crate) const LEASE: Setting =
+    setting("lease", "TIME", Some("5m"), "Time of a lease; renewed for as long as a task is held");
+pub(crate) const EXIT_WHEN_EMPTY: Setting = Setting {
+    name: "exit-when-empty",
+    value: "",
+    default: Some("false"),
+    help: "Stop when the queue is empty and nobody holds a task of it",
+    short: Some('x'),
+};
+pub(crate) const MAX_TASKS: Setting =
+    setting("max-tasks", "N", None, "Stop after so many tasks are done or given up");
+pub(crate) const FOR: Setting =
+    setting("for", "TIME", None, "Take no more tasks after this time, and stop");
+pub(crate) const GRACE: Setting = setting(
+    "grace",
+    "TIME",
+    Some("30s"),
+    "How long running tasks may go on after SIGTERM or Ctrl-C",
+);
+pub(crate) const CACHE_DIR: Setting = setting(
+    "cache-dir",
+    "DIR",
+    None,
+    "Where inputs and compiled components are kept [default: task-host in the user's cache folder]",
+);
+pub(crate) const CACHE_SIZE: Setting =
+    setting("cache-size", "SIZE", Some("10GiB"), "What the inputs kept there may take");
+pub(crate) const MAX_ATTEMPTS: Setting =
+    setting("max-attempts", "N", Some("5"), "Attempts after which a task is given up");
+pub(crate) const RETRY_AFTER: Setting = setting(
+    "retry-after",
+    "TIME",
+    Some("1s"),
+    "Wait before the second attempt at a task; twice that before the third, and so on",
+);
+pub(crate) const MEMORY: Setting =
+    setting("memory", "SIZE", Some("1GiB"), "Memory that a task may use");
+pub(crate) const TIMEOUT: Setting =
+    setting("timeout", "TIME", Some("1h"), "Time that a task may take");
+pub(crate) const MAX_OUTPUT: Setting =
+    setting("max-output", "SIZE", Some("4GiB"), "Bytes that a task may write to /outputs");
+pub(crate) const MAX_OUTPUT_FILES: Setting = setting(
+    "max-output-files",
+    "N",
+    Some("10000"),
+    "Files and directories that a task may create in /outputs",
+);
+pub(crate) const LOG_LEVEL: Setting = setting(
+    "log-level",
+    "LEVEL",
+    Some("info"),
+    "error, warn, info, debug (shows what tasks print) or trace; or filters: info,guest=debug",
+);
+pub(crate) const LOG_FORMAT: Setting = setting(
+    "log-format",
+    "FORMAT",
+    Some("auto"),
+    "human, json or auto: human on a terminal, JSON otherwise",
+);
+pub(crate) const PROGRESS: Setting = setting(
+    "progress",
+    "WHEN",
+    Some("auto"),
+    "auto, always or never: a live line on a terminal, a line every 10 s otherwise",
+);
+
+/// All settings, in the order in which they are shown.
+pub(crate) const ALL: [&Setting; 25] = [
+    &QUEUE,
+    &BUCKET,
+    &COMPONENTS,
+    &COMPONENT_PREFIX,
+    &ERROR_QUEUE,
+    &DONE_QUEUE,
+    &PARALLEL,
+    &PREFETCH,
+    &PREFETCH_BYTES,
+    &LEASE,
+    &EXIT_WHEN_EMPTY,
+    &MAX_TASKS,
+    &FOR,
+    &GRACE,
+    &MAX_ATTEMPTS,
+    &RETRY_AFTER,
+    &MEMORY,
+    &TIMEOUT,
+    &MAX_OUTPUT,
+    &MAX_OUTPUT_FILES,
+    &CACHE_DIR,
+    &CACHE_SIZE,
+    &LOG_LEVEL,
+    &LOG_FORMAT,
+    &PROGRESS,
+];
+
+impl Setting {
+    fn variable(&self) -> String {
+        format!("HOST_{}", self.name.replace('-', "_").to_uppercase())
+    }
+
+    fn is_switch(&self) -> bool {
+        self.value.is_empty()
+    }
+
+    fn arg(&self) -> Arg {
+        let help = match self.default {
+            Some(default) if !self.is_switch() => format!("{} [default: {default}]", self.help),
+            _ => self.help.to_owned(),
+        };
+        let mut arg = Arg::new(self.name).long(self.name).help(help);
+        if let Some(short) = self.short {
+            arg = arg.short(short);
+        }
+        if self.is_switch() {
+            arg.action(ArgAction::SetTrue)
+        } else {
+            arg.value_name(self.value).action(ArgAction::Set)
+        }
+    }
+}
+
+/// The settings that a command takes as flags.
+pub(crate) trait Group {
+    /// Which.
+    const SETTINGS: &'static [&'static Setting];
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(crate) struct Everything;
+impl Group for Everything {
+    const SETTINGS: &'static [&'static Setting] = &ALL;
+}
+
+/// Where messages are.
+#[derive(Debug)]
+pub(crate) struct QueueOnly;
+impl Group for QueueOnly {
+    const SETTINGS: &'static [&'static Setting] = &[&QUEUE];
+}
+
+/// Where messages and data are.
+#[derive(Debug)]
+pub(crate) struct QueueAndBucket;
+impl Group for QueueAndBucket {
+    const SETTINGS: &'static [&'static Setting] = &[&QUEUE, &BUCKET, &PROGRESS];
+}
+
+/// Where components are.
+#[derive(Debug)]
+pub(crate) struct Components;
+impl Group for Components {
+    const SETTINGS: &'static [&'static Setting] =
+        &[&BUCKET, &COMPONENTS, &COMPONENT_PREFIX, &CACHE_DIR, &CACHE_SIZE];
+}
+
+/// What one execution is given.
+#[derive(Debug)]
+pub(crate) struct Execution;
+impl Group for Execution {
+    const SETTINGS: &'static [&'static Setting] =
+        &[&MEMORY, &TIMEOUT, &MAX_OUTPUT, &MAX_OUTPUT_FILES, &CACHE_DIR, &CACHE_SIZE];
+}
+
+/// What of a group was given on the command line.
+#[derive(Debug)]
+pub(crate) struct Flags<G> {
+    given: Vec<(&'static str, Given)>,
+    config: Option<PathBuf>,
+    group: PhantomData<G>,
+}
+
+/// A setting's text, and who gave it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Given {
+    pub(crate) text: String,
+    pub(crate) origin: Origin,
+}
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// This flag.
+    Flag(String),
+    /// The variable of this name.
+    Variable(String),
+    /// This file.
+    File(PathBuf),
+    /// Nobody gave it.
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag(flag) => f.write_str(flag),
+            Self::Variable(name) => f.write_str(name),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+impl<G: Group> clap::Args for Flags<G> {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let mut command = command.next_help_heading("Settings");
+        for setting in G::SETTINGS {
+            command = command.arg(setting.arg());
+            if setting.name == QUEUE.name {
+                command = command.arg(
+                    Arg::new("fq")
+                        .long("fq")
+                        .value_name("DIR")
+                        .conflicts_with(QUEUE.name)
+                        .help("The same as --queue fq://DIR"),
+                );
+            }
+        }
+        command
+            .arg(
+                Arg::new("config")
+                    .long("config")
+                    .value_name("FILE")
+                    .value_parser(clap::value_parser!(PathBuf))
+                    .help("File of settings [default: ./host.toml, if it is there]"),
+            )
+            .next_help_heading(None)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl<G: Group> clap::FromArgMatches for Flags<G> {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut given = Vec::new();
+        let mut add = |name: &'static str, text: String, flag: &str| {
+            given.push((name, Given { text, origin: Origin::Flag(format!("--{flag}")) }));
+        };
+        for setting in G::SETTINGS {
+            let name = setting.name;
+            if setting.is_switch() {
+                if matches.get_flag(name) {
+                    add(name, "true".to_owned(), name);
+                }
+            } else if let Some(text) = matches.get_one::<String>(name) {
+                add(name, text.clone(), name);
+            }
+        }
+        if let Some(dir) = matches.try_get_one::<String>("fq").ok().flatten() {
+            add(QUEUE.name, format!("fq://{dir}"), "fq");
+        }
+        let config = matches.get_one::<PathBuf>("config").cloned();
+        Ok(Self { given, config, group: PhantomData })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// The settings of one call, from all sources.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    given: BTreeMap<&'static str, Given>,
+    misspelt: Vec<String>,
+}
+
+impl<G: Group> Flags<G> {
+    /// Puts the flags before the variables before the file.
+    pub(crate) fn load(&self) -> anyhow::Result<Settings> {
+        let variables: Vec<(String, String)> = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+            .filter(|(name, _)| name.starts_with("HOST_"))
+            .map(|(name, value)| match value.into_string() {
+                Ok(value) => Ok((name, value)),
+                Err(_) => Err(Advice::usage(format!("{name}: is not UTF-8 text"))),
+            })
+            .collect::<Result<_, _>>()?;
+        let config = self.config.clone().map(|path| (path, "--config")).or_else(|| {
+            let path = variables.iter().find(|(name, value)| name == CONFIG && !value.is_empty());
+            path.map(|(_, path)| (PathBuf::from(path), CONFIG))
+        });
+        let mut given = file::read(config)?;
+        for setting in ALL {
+            let name = setting.variable();
+            // An empty variable is one that is not set: that is how scripts unset them.
+            let set = variables.iter().find(|(n, value)| *n == name && !value.is_empty());
+            if let Some((name, text)) = set {
+                let origin = Origin::Variable(name.clone());
+                given.insert(setting.name, Given { text: text.clone(), origin });
+            }
+        }
+        given.extend(self.given.iter().cloned());
+        let misspelt = variables.iter().filter_map(|(name, _)| misspelt(name)).collect();
+        Ok(Settings { given, misspelt })
+    }
+}
+
+/// The variable that names the file.
+const CONFIG: &str = "HOST_CONFIG";
+
+/// A variable that almost is one of ours.
+fn misspelt(name: &str) -> Option<String> {
+    let known = ALL.iter().map(|setting| setting.variable());
+    let mut known: Vec<String> = known.chain([CONFIG.to_owned()]).collect();
+    if known.iter().any(|k| k == name) {
+        return None;
+    }
+    known.sort_by_key(|k| strsim::damerau_levenshtein(k, name));
+    let nearest = known.first().filter(|k| strsim::damerau_levenshtein(k, name) <= 2)?;
+    Some(format!("{name} is no variable of this program; did you mean {nearest}?"))
+}
+
+/// The setting whose name is most like this one.
+fn nearest(name: &str) -> Option<&'static str> {
+    let alike = |s: &&'static str| strsim::jaro_winkler(s, name);
+    let best = ALL.iter().map(|s| s.name).max_by(|a, b| alike(a).total_cmp(&alike(b)))?;
+    (alike(&best) > 0.75).then_some(best)
+}
+
+impl Settings {
+    /// What was given, or the default if there is one.
+    pub(crate) fn get(&self, setting: &Setting) -> Option<Given> {
+        self.given.get(setting.name).cloned().or_else(|| {
+            let text = setting.default?.to_owned();
+            Some(Given { text, origin: Origin::Default })
+        })
+    }
+
+    /// The value, or an error that says who gave it.
+    pub(crate) fn value<T>(
+        &self,
+        setting: &Setting,
+        parse: fn(&str) -> Parsed<T>,
+    ) -> anyhow::Result<Option<T>> {
+        let Some(Given { text, origin }) = self.get(setting) else { return Ok(None) };
+        match parse(&text) {
+            Ok(value) => Ok(Some(value)),
+            Err(problem) => {
+                let place = match &origin {
+                    Origin::Flag(flag) => flag.clone(),
+                    Origin::Variable(name) => name.clone(),
+                    Origin::File(path) => format!("{}: {}", path.display(), setting.name),
+                    Origin::Default => format!("--{}", setting.name),
+                };
+                Err(Advice::usage(format!("{place}: {text:?} {problem}")).into())
+            }
+        }
+    }
+
+    /// The value of a setting that has a default.
+    fn defaulted<T>(&self, setting: &Setting, parse: fn(&str) -> Parsed<T>) -> anyhow::Result<T> {
+        match self.value(setting, parse)? {
+            Some(value) => Ok(value),
+            None => Err(anyhow::anyhow!("--{} has no default", setting.name)),
+        }
+    }
+
+    /// True when nobody gave it.
+    pub(crate) fn is_default(&self, setting: &Setting) -> bool {
+        !self.given.contains_key(setting.name)
+    }
+
+    /// What looks like a slip, though it is no error.
+    pub(crate) fn misspelt(&self) -> &[String] {
+        &self.misspelt
+    }
+
+    /// A switch is on.
+    pub(crate) fn is_on(&self, setting: &Setting) -> anyhow::Result<bool> {
+        self.defaulted(setting, switch)
+    }
+}

@@ -1,0 +1,213 @@
+//! From texts to a checked [`Config`], and to the parts of it that single commands need.
+
+use std::path::{Path, PathBuf};
+
+use task_host::config::{self, Config};
+use task_host::key::Prefix;
+use task_host::sandbox::Limits;
+use task_host::verdict::Policy;
+
+use super::super::exit::Advice;
+use super::super::values;
+use super::*;
+
+impl Settings {
+    /// What `host run` works by.
+    pub(crate) fn config(&self) -> anyhow::Result<Config> {
+        let queue = self.queue()?;
+        let parallel = self.parallel()?;
+        Ok(Config {
+            error_queue: self.error_queue(&queue)?,
+            done_queue: self.value(&DONE_QUEUE, queue_url)?,
+            queue,
+            bucket: self.bucket()?,
+            components: self.value(&COMPONENTS, values::path)?,
+            component_prefix: self.component_prefix()?,
+            cache_dir: self.cache_dir()?,
+            cache_size: self.defaulted(&CACHE_SIZE, values::size)?,
+            parallel,
+            prefetch: self.prefetch(parallel)?,
+            prefetch_bytes: self.defaulted(&PREFETCH_BYTES, values::size)?,
+            lease: self.defaulted(&LEASE, lease)?,
+            limits: self.limits()?,
+            policy: self.policy()?,
+            exit_when_empty: self.is_on(&EXIT_WHEN_EMPTY)?,
+            max_tasks: self.value(&MAX_TASKS, values::positive)?,
+            run_for: self.value(&FOR, values::some_time)?,
+            grace: self.defaulted(&GRACE, values::duration)?,
+        })
+    }
+
+    /// The queue, which has no default: a host that guessed would work on the wrong one.
+    pub(crate) fn queue(&self) -> anyhow::Result<String> {
+        match self.value(&QUEUE, queue_url)? {
+            Some(url) => Ok(url),
+            None => Err(Advice::usage("no queue is given")
+                .hint("give a directory with --fq ./queue, or set HOST_QUEUE")
+                .into()),
+        }
+    }
+
+    /// Where reports of tasks that are given up go.
+    pub(crate) fn error_queue(&self, queue: &str) -> anyhow::Result<String> {
+        if let Some(url) = self.value(&ERROR_QUEUE, queue_url)? {
+            return Ok(url);
+        }
+        errors_of(queue).ok_or_else(|| {
+            Advice::usage(format!("there is no name for the error queue of {queue}"))
+                .hint("give one with --error-queue")
+                .into()
+        })
+    }
+
+    pub(crate) fn bucket(&self) -> anyhow::Result<String> {
+        self.defaulted(&BUCKET, |text| {
+            if text.is_empty() {
+                Err("is empty; write a directory".into())
+            } else {
+                Ok(text.into())
+            }
+        })
+    }
+
+    pub(crate) fn component_prefix(&self) -> anyhow::Result<Prefix> {
+        self.defaulted(&COMPONENT_PREFIX, values::prefix)
+    }
+
+    pub(crate) fn cache_dir(&self) -> anyhow::Result<PathBuf> {
+        Ok(self.value(&CACHE_DIR, values::path)?.unwrap_or_else(config::default_cache_dir))
+    }
+
+    pub(crate) fn cache_size(&self) -> anyhow::Result<bytesize::ByteSize> {
+        self.defaulted(&CACHE_SIZE, values::size)
+    }
+
+    pub(crate) fn limits(&self) -> anyhow::Result<Limits> {
+        Ok(Limits {
+            memory: self.defaulted(&MEMORY, values::size)?,
+            time: self.defaulted(&TIMEOUT, values::some_time)?,
+            output_bytes: self.defaulted(&MAX_OUTPUT, values::size)?,
+            output_files: self.defaulted(&MAX_OUTPUT_FILES, values::whole)?,
+        })
+    }
+
+    pub(crate) fn policy(&self) -> anyhow::Result<Policy> {
+        let longest = Policy::default().longest_retry;
+        let first_retry = self.defaulted(&RETRY_AFTER, values::duration)?;
+        Ok(Policy {
+            max_attempts: self.defaulted(&MAX_ATTEMPTS, attempts)?,
+            first_retry,
+            longest_retry: longest.max(first_retry),
+        })
+    }
+
+    fn parallel(&self) -> anyhow::Result<usize> {
+        Ok(self.value(&PARALLEL, parallel)?.unwrap_or_else(config::default_parallel))
+    }
+
+    fn prefetch(&self, parallel: usize) -> anyhow::Result<usize> {
+        Ok(self.value(&PREFETCH, prefetch)?.unwrap_or(parallel * 2))
+    }
+
+    /// Every setting as `host config` shows it, defaults worked out.
+    pub(crate) fn shown(&self) -> anyhow::Result<Vec<(&'static str, Option<String>, Origin)>> {
+        // What can't be used can't be shown either.
+        if !self.is_default(&QUEUE) {
+            self.config()?;
+        }
+        let shown = |setting: &&'static Setting| {
+            let given = self.get(setting);
+            let text = match setting.name {
+                name if given.is_some() && name != QUEUE.name => {
+                    given.as_ref().map(|g| g.text.clone())
+                }
+                "queue" => self.value(&QUEUE, queue_url)?,
+                "error-queue" => self.queue().ok().as_deref().and_then(errors_of),
+                "parallel" => Some(self.parallel()?.to_string()),
+                "prefetch" => Some(self.prefetch(self.parallel()?)?.to_string()),
+                "cache-dir" => Some(self.cache_dir()?.display().to_string()),
+                _ => None,
+            };
+            Ok((setting.name, text, given.map_or(Origin::Default, |g| g.origin)))
+        };
+        ALL.iter().map(shown).collect()
+    }
+}
+
+/// A queue's URL; a plain path is a directory.
+pub(crate) fn queue_url(text: &str) -> Parsed<String> {
+    match text.split_once("://") {
+        Some(("fq", "")) | None if text.is_empty() || text == "fq://" => {
+            Err("names no queue; write fq://DIR".to_owned())
+        }
+        None => Ok(format!("fq://{text}")),
+        Some(_) => Ok(text.to_owned()),
+    }
+}
+
+/// The directory of a file queue's URL.
+pub(crate) fn fq_path(url: &str) -> Option<&Path> {
+    url.strip_prefix("fq://").map(Path::new)
+}
+
+/// The error queue of a file queue: beside it.
+fn errors_of(queue: &str) -> Option<String> {
+    let dir = fq_path(queue)?;
+    // `.`, `..` and `/` have no name to add to.
+    dir.file_name()?;
+    Some(format!("fq://{}-errors", dir.to_str()?.trim_end_matches('/')))
+}
+
+fn lease(text: &str) -> Parsed<std::time::Duration> {
+    let time = values::duration(text)?;
+    let (shortest, longest) =
+        (std::time::Duration::from_secs(2), std::time::Duration::from_secs(43_200));
+    if (shortest..=longest).contains(&time) {
+        Ok(time)
+    } else {
+        Err("has to be from 2s to 12h".to_owned())
+    }
+}
+
+fn parallel(text: &str) -> Parsed<usize> {
+    match values::positive(text)? {
+        n @ 1..=4096 => Ok(n as usize),
+        _ => Err("is more than a host can do; 4096 is the most".to_owned()),
+    }
+}
+
+fn prefetch(text: &str) -> Parsed<usize> {
+    match values::whole(text)? {
+        n @ 0..=100_000 => Ok(n as usize),
+        _ => Err("is more than a host can hold; 100000 is the most".to_owned()),
+    }
+}
+
+fn attempts(text: &str) -> Parsed<u32> {
+    u32::try_from(values::positive(text)?).map_err(|_| "is too large".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_error_queue_stands_beside_its_queue() {
+        let check = |queue: &str, want: Option<&str>| {
+            assert_eq!(errors_of(queue).as_deref(), want, "{queue}");
+        };
+        check("fq://./queue", Some("fq://./queue-errors"));
+        check("fq:///a/b/", Some("fq:///a/b-errors"));
+        check("fq://.", None);
+        check("fq:///", None);
+        check("sqs://name", None);
+    }
+
+    #[test]
+    fn a_path_is_a_file_queue() {
+        assert_eq!(queue_url("./queue").unwrap(), "fq://./queue");
+        assert_eq!(queue_url("sqs://x").unwrap(), "sqs://x");
+        assert!(queue_url("fq://").is_err());
+        assert!(queue_url("").is_err());
+    }
+}

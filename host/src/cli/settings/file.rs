@@ -1,0 +1,104 @@
+//! `host.toml`: one key for each setting, with the flag's name.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::super::exit::Advice;
+use super::{ALL, Given, Origin, nearest};
+
+/// The file that is read when none is named.
+const DEFAULT: &str = "host.toml";
+
+/// Reads the file that was named, by whom; or the one in the current directory, if it is there.
+pub(super) fn read(
+    named: Option<(PathBuf, &str)>,
+) -> anyhow::Result<BTreeMap<&'static str, Given>> {
+    let (path, by) = match named {
+        Some((path, by)) => (path, Some(by)),
+        None => (PathBuf::from(DEFAULT), None),
+    };
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(parse(&path, &text)?),
+        Err(error) if by.is_none() && error.kind() == io::ErrorKind::NotFound => {
+            Ok(BTreeMap::new())
+        }
+        Err(error) => {
+            let by = by.map_or(String::new(), |by| format!("{by}: "));
+            Err(Advice::usage(format!("{by}{} can't be read: {error}", path.display())).into())
+        }
+    }
+}
+
+fn parse(path: &Path, text: &str) -> Result<BTreeMap<&'static str, Given>, Advice> {
+    let shown = path.display();
+    let table: toml::Table = toml::from_str(text)
+        .map_err(|e| Advice::usage(format!("{shown} is not TOML: {}", e.to_string().trim_end())))?;
+    let mut given = BTreeMap::new();
+    for (key, value) in table {
+        let Some(setting) = ALL.into_iter().find(|setting| setting.name == key) else {
+            let error = Advice::usage(format!("{shown}: there is no setting `{key}`"));
+            return Err(match nearest(&key.replace('_', "-")) {
+                Some(name) => error.hint(format!("did you mean `{name}`?")),
+                None => error.hint("`host config` lists all settings"),
+            });
+        };
+        let text = match value {
+            toml::Value::String(text) => text,
+            toml::Value::Integer(n) => n.to_string(),
+            toml::Value::Boolean(on) => on.to_string(),
+            other => {
+                return Err(Advice::usage(format!(
+                    "{shown}: {key}: expected a text, a whole number, true or false; \
+                     found {} {other}",
+                    other.type_str()
+                )));
+            }
+        };
+        given.insert(setting.name, Given { text, origin: Origin::File(path.to_owned()) });
+    }
+    Ok(given)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, want: Result<&[(&str, &str)], &str>) {
+        let got = parse(Path::new("host.toml"), text);
+        match want {
+            Ok(want) => {
+                let got = got.unwrap();
+                let got: Vec<_> = got.iter().map(|(k, v)| (*k, v.text.as_str())).collect();
+                assert_eq!(got, want, "{text}");
+            }
+            Err(want) => assert_eq!(got.unwrap_err().to_string(), want, "{text}"),
+        }
+    }
+
+    #[test]
+    fn a_file_holds_settings_by_their_flags_names() {
+        check("", Ok(&[]));
+        check(
+            "queue = \"fq://q\"\nparallel = 3\nexit-when-empty = true",
+            Ok(&[("exit-when-empty", "true"), ("parallel", "3"), ("queue", "fq://q")]),
+        );
+    }
+
+    #[test]
+    fn a_key_that_means_nothing_is_an_error() {
+        check("paralel = 3", Err("host.toml: there is no setting `paralel`"));
+        check(
+            "[queue]\nurl = 1",
+            Err("host.toml: queue: expected a text, a whole number, true or false; \
+             found table { url = 1 }"),
+        );
+    }
+
+    #[test]
+    fn the_nearest_key_is_suggested() {
+        assert_eq!(nearest("paralel"), Some("parallel"));
+        assert_eq!(nearest("max-attempt"), Some("max-attempts"));
+        assert_eq!(nearest("xyzzy"), None);
+    }
+}

@@ -1,0 +1,108 @@
+//! Log lines on standard error, for people or as JSON, that leave a progress bar whole.
+
+use std::io::{self, IsTerminal, Write};
+
+use indicatif::{MultiProgress, ProgressDrawTarget};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::settings::{LOG_FORMAT, LOG_LEVEL, PROGRESS, Settings};
+use super::values::{self, LogFormat, When};
+
+/// Standard error: who writes to it goes through here once there may be a bar.
+#[derive(Debug, Clone)]
+pub(crate) struct Screen {
+    bars: MultiProgress,
+    is_terminal: bool,
+    /// Everything on standard error is a JSON log line.
+    pub(crate) is_json: bool,
+    progress: When,
+}
+
+impl Screen {
+    /// Starts logging as the settings say.
+    pub(crate) fn open(settings: &Settings) -> anyhow::Result<Self> {
+        let level = settings.value(&LOG_LEVEL, values::log_level)?;
+        let format = settings.value(&LOG_FORMAT, values::log_format)?;
+        let progress = settings.value(&PROGRESS, values::when)?;
+        let is_terminal = io::stderr().is_terminal();
+        let is_json = match format {
+            Some(LogFormat::Json) => true,
+            Some(LogFormat::Human) => false,
+            Some(LogFormat::Auto) | None => !is_terminal,
+        };
+        Ok(Self::start(&level.unwrap_or_default(), is_json, progress.unwrap_or(When::Auto)))
+    }
+
+    /// For commands that are no daemons: warnings, as a person reads them.
+    pub(crate) fn plain(progress: When) -> Self {
+        Self::start("warn", false, progress)
+    }
+
+    fn start(filter: &str, is_json: bool, progress: When) -> Self {
+        let is_terminal = io::stderr().is_terminal();
+        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+        let screen = Self { bars, is_terminal, is_json, progress };
+        let filter = EnvFilter::builder().parse_lossy(filter);
+        let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(screen.clone());
+        if is_json {
+            lines.json().flatten_event(true).with_current_span(true).with_span_list(false).init();
+        } else {
+            let colours = is_terminal && std::env::var_os("NO_COLOR").is_none();
+            lines.with_ansi(colours).with_target(false).compact().init();
+        }
+        screen
+    }
+
+    /// Where a live progress display can be, if there is to be one.
+    pub(crate) fn live(&self) -> Option<&MultiProgress> {
+        (self.is_terminal && !self.is_json && self.progress != When::Never).then_some(&self.bars)
+    }
+
+    /// True when progress is told by a line from time to time.
+    pub(crate) fn wants_lines(&self) -> bool {
+        self.live().is_none() && self.progress != When::Never
+    }
+
+    /// Writes bytes to standard error without tearing a bar apart.
+    pub(crate) fn write(&self, bytes: &[u8]) {
+        // There is nobody to tell when standard error is closed.
+        self.bars.suspend(|| drop(io::stderr().lock().write_all(bytes)));
+    }
+
+    /// Writes a line to standard error without tearing a bar apart.
+    pub(crate) fn tell(&self, line: impl std::fmt::Display) {
+        self.write(format!("{line}\n").as_bytes());
+    }
+}
+
+/// One log line: collected, and written whole.
+pub(crate) struct Line {
+    screen: Screen,
+    bytes: Vec<u8>,
+}
+
+impl Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.screen.write(&self.bytes);
+    }
+}
+
+impl MakeWriter<'_> for Screen {
+    type Writer = Line;
+
+    fn make_writer(&self) -> Line {
+        Line { screen: self.clone(), bytes: Vec::with_capacity(256) }
+    }
+}

@@ -1,0 +1,249 @@
+//! `host try`: one task with one component, from files on disk, and no queue.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context;
+use task_host::bucket::DirBucket;
+use task_host::key::{BucketKey, Prefix};
+use task_host::message::{self, Task};
+use task_host::publish::{self, Published};
+use task_host::sandbox::{Guest, Job};
+use task_host::task::{self, Failure};
+use task_host::verdict::{self, Verdict};
+use task_host::workspace::Workspace;
+use tokio_util::sync::CancellationToken;
+
+use super::component::{check, read, task_name};
+use super::exit::{Advice, Exit};
+use super::settings::{Execution, Flags, Settings};
+use super::show;
+use super::submit::Template;
+use super::telemetry::Screen;
+use super::values::When;
+use super::workbench::Workbench;
+
+/// Options of `host try`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+An input is given to the task under the path that it has on the command line, or under its
+file name if that path leads elsewhere (/data/a.png, ../a.png); KEY=FILE says another one.
+What the task prints is shown as it comes. Its outputs are published to DIR as `host run` would
+publish them to a bucket. Exit code: 0 if the task is done, 3 if it failed.
+
+Examples:
+  host try edges.wasm --input a.png
+  host try edges.wasm --input 0_input/a.png=/data/a.png --payload '{\"sigma\": 2}' --out out")]
+pub(crate) struct Try {
+    /// The component, a .wasm file
+    #[arg(value_name = "COMPONENT.wasm")]
+    component: PathBuf,
+    /// A file that the task reads as /inputs/KEY; may be repeated
+    #[arg(long = "input", value_name = "[KEY=]FILE")]
+    inputs: Vec<String>,
+    /// The task's own parameters
+    #[arg(long, value_name = "JSON")]
+    payload: Option<String>,
+    /// Directory for what the task writes to /outputs
+    #[arg(long, value_name = "DIR", default_value = "out")]
+    out: PathBuf,
+    /// Name of the task [default: the component's file name without .wasm]
+    #[arg(long)]
+    name: Option<String>,
+    /// The base directory that the task is told
+    #[arg(long, value_name = "PREFIX", default_value = "try")]
+    base_directory: String,
+    /// The id that the task is told
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    id: Option<i64>,
+    /// The number of the attempt that the task is told
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    attempt: u32,
+    #[command(flatten)]
+    flags: Flags<Execution>,
+}
+
+impl Try {
+    pub(crate) fn run(self) -> anyhow::Result<Exit> {
+        let screen = Screen::plain(When::Never);
+        super::runtime()?.block_on(self.make(&screen))
+    }
+
+    async fn make(self, screen: &Screen) -> anyhow::Result<Exit> {
+        let settings = self.flags.load()?;
+        let inputs: Vec<Input> =
+            self.inputs.iter().map(|text| Input::parse(text)).collect::<anyhow::Result<_>>()?;
+        let task = self.task(&inputs)?;
+        let bytes = read(&self.component)?;
+        check(&self.component, &bytes)?;
+        let bench = Workbench::open(&settings)?;
+        let start = Instant::now();
+        let guest = bench.compile(&self.component, &bytes).await?;
+        let compiled = start.elapsed();
+
+        let start = Instant::now();
+        let result = self.execute(screen, &settings, &bench, guest, task, &inputs).await?;
+        let elapsed = start.elapsed();
+        match result {
+            Ok(published) => {
+                let mut out = io::stdout().lock();
+                let rows: Vec<Vec<String>> = published
+                    .keys
+                    .iter()
+                    .map(|key| {
+                        let path = self.out.join(key.as_path());
+                        let size = fs::metadata(&path).map_or(0, |meta| meta.len());
+                        vec![path.display().to_string(), show::bytes(size).to_string()]
+                    })
+                    .collect();
+                show::table(&mut out, &rows)?;
+                out.flush()?;
+                screen.tell(format_args!(
+                    "done in {}, {} published ({} to get the component ready)",
+                    show::time(elapsed),
+                    show::count(published.keys.len() as u64, "output"),
+                    show::time(compiled)
+                ));
+                Ok(Exit::Done)
+            }
+            Err(failure) => {
+                screen.tell(format_args!("error: {failure}"));
+                let policy = settings.policy()?;
+                screen.tell(match verdict::judge(&failure, self.attempt, &policy) {
+                    Verdict::Retry { .. } => format!(
+                        "`host run` would try it again, up to {} times in all",
+                        policy.max_attempts
+                    ),
+                    _ => "`host run` would give it up and report it on the error queue".to_owned(),
+                });
+                Ok(Exit::Partly)
+            }
+        }
+    }
+
+    /// The task, as a message would make it.
+    fn task(&self, inputs: &[Input]) -> anyhow::Result<Task> {
+        let template = Template {
+            name: task_name(self.name.as_deref(), &self.component)?.to_string(),
+            base_directory: None,
+            inputs: inputs.iter().map(|input| input.key.to_string()).collect(),
+            payload: self.payload.clone(),
+        };
+        let payload = self.payload.as_deref();
+        let text = template.task(self.id, &self.base_directory, &template.inputs, payload)?;
+        Ok(message::decode(text.as_bytes())?)
+    }
+
+    async fn execute(
+        &self,
+        screen: &Screen,
+        settings: &Settings,
+        bench: &Workbench,
+        guest: Guest,
+        task: Task,
+        inputs: &[Input],
+    ) -> anyhow::Result<Result<Published, Failure>> {
+        let workspace = bench.workspaces.acquire()?;
+        for input in inputs {
+            input.place(&workspace)?;
+        }
+        let screen = screen.clone();
+        let job = Job {
+            guest,
+            task: Arc::new(task),
+            attempt: self.attempt,
+            inputs: workspace.inputs.try_clone().context("the task's directories")?,
+            outputs: workspace.outputs.try_clone().context("the task's directories")?,
+            cancelled: CancellationToken::new(),
+            tee: Some(Arc::new(move |bytes: &[u8]| screen.write(bytes))),
+        };
+        let execution = bench.sandbox.run(job).await;
+        let listed = match execution.result {
+            Ok(listed) => listed,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        if let Err(failure) = task::check_listed(&workspace, &listed) {
+            return Ok(Err(failure));
+        }
+        let bucket = DirBucket::create(&self.out)?;
+        let limits = settings.limits()?;
+        let limits = publish::Limits {
+            max_bytes: limits.output_bytes.as_u64(),
+            max_files: limits.output_files,
+        };
+        let root = Prefix::root();
+        let published = publish::outputs(&workspace.outputs, &root, None, &bucket, limits).await;
+        Ok(published.map_err(Failure::from))
+    }
+}
+
+/// A file, and what the task knows it by.
+#[derive(Debug, PartialEq, Eq)]
+struct Input {
+    key: BucketKey,
+    file: PathBuf,
+}
+
+impl Input {
+    fn parse(text: &str) -> anyhow::Result<Self> {
+        // A file whose name has a `=` is still a file.
+        if let Some((key, file)) = text.split_once('=').filter(|_| !Path::new(text).exists()) {
+            let key = BucketKey::new(key)
+                .map_err(|e| Advice::usage(format!("--input {text:?}: the key {key:?} {e}")))?;
+            return Ok(Self { key, file: file.into() });
+        }
+        let shown = text.strip_prefix("./").unwrap_or(text);
+        let name = Path::new(text).file_name().and_then(|name| name.to_str()).unwrap_or(text);
+        let key = BucketKey::new(shown).or_else(|_| BucketKey::new(name));
+        let key = key.map_err(|e| Advice::usage(format!("--input {text:?}: {name:?} {e}")))?;
+        Ok(Self { key, file: text.into() })
+    }
+
+    /// Copies the file to where the task finds it.
+    fn place(&self, workspace: &Workspace) -> anyhow::Result<()> {
+        let to = workspace.inputs_path().join(self.key.as_path());
+        let copy = || {
+            if let Some(parent) = to.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            let mut from = fs::File::open(&self.file)?;
+            if from.metadata()?.is_dir() {
+                return Err(io::Error::from(io::ErrorKind::IsADirectory));
+            }
+            let mut file = fs::File::create_new(&to)?;
+            io::copy(&mut from, &mut file)?;
+            file.set_permissions(fs::Permissions::from_mode(0o444))
+        };
+        copy().map_err(|error| {
+            let problem = match error.kind() {
+                io::ErrorKind::AlreadyExists => format!("another input is {} too", self.key),
+                _ => error.to_string(),
+            };
+            Advice::failed(format!("--input {}: {problem}", self.file.display())).into()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_input_has_the_path_it_was_given_by_where_that_is_a_key() {
+        let check = |text: &str, key: &str, file: &str| {
+            let input = Input::parse(text).unwrap();
+            assert_eq!((input.key.as_str(), input.file.to_str().unwrap()), (key, file), "{text}");
+        };
+        check("0_input/a.png", "0_input/a.png", "0_input/a.png");
+        check("./a.png", "a.png", "./a.png");
+        check("/data/a.png", "a.png", "/data/a.png");
+        check("../a.png", "a.png", "../a.png");
+        check("0_input/a.png=/data/x", "0_input/a.png", "/data/x");
+        assert!(Input::parse("../k=/data/x").is_err());
+        assert!(Input::parse("..").is_err());
+    }
+}

@@ -1,0 +1,552 @@
+//! The real program, as people and scripts use it.
+
+#[path = "cli/guest.rs"]
+mod guest;
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use guest::{End, component};
+
+/// A directory to work in, and a cache of its own.
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+/// How a call ended.
+struct Ended {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write(&self, name: &str, contents: impl AsRef<[u8]>) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, contents).unwrap();
+    }
+
+    fn host(&self, line: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_host"));
+        command.args(line.split_whitespace()).current_dir(self.dir.path()).stdin(Stdio::null());
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("HOST_") {
+                command.env_remove(name);
+            }
+        }
+        command.env("XDG_CACHE_HOME", self.path(".cache")).env("HOST_LOG_FORMAT", "human");
+        command
+    }
+
+    fn run(&self, line: &str) -> Ended {
+        Ended::of(self.host(line).output().unwrap())
+    }
+
+    fn feed(&self, line: &str, stdin: &[u8]) -> Ended {
+        let mut child = self
+            .host(line)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(stdin).unwrap();
+        Ended::of(child.wait_with_output().unwrap())
+    }
+
+    /// The numbers of messages in a queue, and of those that were ever sent to it.
+    fn enqueued(&self, queue: &str) -> u64 {
+        let status = self.run(&format!("queue status {queue} --json")).ok();
+        let status: serde_json::Value = serde_json::from_str(&status.stdout).unwrap();
+        status["enqueued"].as_u64().unwrap()
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.path(name).exists()
+    }
+}
+
+impl Ended {
+    fn of(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    #[track_caller]
+    fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "\n{}\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    #[track_caller]
+    fn ok(self) -> Self {
+        self.exits(0)
+    }
+
+    #[track_caller]
+    fn says(self, text: &str) -> Self {
+        let all = format!("{}{}", self.stdout, self.stderr);
+        assert!(all.contains(text), "no {text:?} in\n{all}");
+        self
+    }
+
+    fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap()
+    }
+}
+
+fn task(id: i64) -> String {
+    format!(r#"{{"basic_info": {{"id": {id}, "name": "NO_OP", "base_directory": "d"}}}}"#)
+}
+
+fn lines(ids: std::ops::Range<i64>) -> String {
+    ids.map(|id| task(id) + "\n").collect()
+}
+
+#[test]
+fn one_command_works_in_an_empty_directory() {
+    let place = Place::new();
+    let ended = place.run("run --fq ./queue -x").ok();
+    let ended = ended.says("queue       fq://./queue (created)");
+    let ended = ended.says("bucket      ./bucket (created)");
+    ended.says("errors to   fq://./queue-errors (created)").says("0 done");
+    for made in ["queue", "queue-errors", "bucket", ".cache/task-host"] {
+        assert!(place.has(made), "{made}");
+    }
+    // The second time nothing is new.
+    let again = place.run("run --fq ./queue -x").ok();
+    assert!(!again.stderr.contains("created"), "{}", again.stderr);
+}
+
+#[test]
+fn tasks_are_run_and_what_came_of_them_is_said() {
+    let place = Place::new();
+    place.write("good.wasm", component(End::Done));
+    place.write("bad.wasm", component(End::Reject));
+    place.run("component push good.wasm --name NO_OP").ok().says("pushed NO_OP");
+    place.run("component push bad.wasm --name BAD --bucket ./bucket").ok();
+    place.feed("submit --fq ./queue", lines(0..5).as_bytes()).ok().says("5 tasks sent");
+    let done = place.run("run --fq ./queue -x --json").ok().json();
+    assert_eq!((&done["done"], &done["failed"]), (&5.into(), &0.into()), "{done}");
+    assert_eq!(done["stopped"], "finished");
+    assert_eq!(done["queue_counts"]["enqueued"], 0);
+    assert!(done["steps"]["run"].as_f64().unwrap() > 0.0);
+
+    place.run("submit --fq ./queue --name BAD --base-directory d").ok();
+    let ended = place.run("run --fq ./queue -x").exits(3);
+    ended.says("1 given up").says("host queue ls fq://./queue-errors");
+    place.run("queue ls ./queue-errors").ok().says("prepare: no good");
+
+    // The component is put right, and the task put back.
+    place.run("component push good.wasm --name BAD").ok().says("replaced BAD");
+    place.run("submit --fq ./queue --from-errors ./queue-errors").ok().says("1 task sent");
+    assert_eq!(place.enqueued("queue-errors"), 0);
+    place.run("run --fq ./queue -x").ok().says("1 done");
+}
+
+#[test]
+fn a_host_without_a_queue_says_how_to_give_one() {
+    Place::new()
+        .run("run")
+        .exits(2)
+        .says("no queue is given")
+        .says("hint: give a directory with --fq");
+}
+
+#[test]
+fn a_bucket_that_was_named_wrongly_is_not_made() {
+    let place = Place::new();
+    place.run("run --fq ./queue -x --bucket ./bukcet").exits(1).says("bukcet");
+    assert!(!place.has("bukcet"));
+}
+
+#[test]
+fn values_that_make_no_sense_say_who_gave_them() {
+    let place = Place::new();
+    place
+        .run("run --fq q --parallel many")
+        .exits(2)
+        .says("error: --parallel: \"many\" is not a whole number");
+    place.run("run --fq q --lease 0s").exits(2).says("--lease: \"0s\" has to be from 2s to 12h");
+    let mut command = place.host("run --fq q");
+    command.env("HOST_MEMORY", "lots");
+    Ended::of(command.output().unwrap()).exits(2).says("HOST_MEMORY: \"lots\" is not a size");
+    place.write("host.toml", "timeout = \"later\"");
+    place.run("run --fq q").exits(2).says("host.toml: timeout: \"later\" is not a time");
+    place.write("host.toml", "max-attempt = 3");
+    place
+        .run("run --fq q")
+        .exits(2)
+        .says("host.toml: there is no setting `max-attempt`")
+        .says("did you mean `max-attempts`?");
+    assert!(!place.has("q"), "nothing was begun");
+}
+
+#[test]
+fn flags_come_before_variables_before_the_file_before_defaults() {
+    let place = Place::new();
+    place.write("host.toml", "queue = \"fq://from-file\"\nlease = \"7m\"\nparallel = 3\n");
+    let mut command = place.host("config --parallel 5 --json");
+    command.env("HOST_LEASE", "8m").env("HOST_PARALLEL", "4").env("HOST_MEMORY", "");
+    let shown = Ended::of(command.output().unwrap()).ok().json();
+    let check = |name: &str, value: &str, from: &str| {
+        assert_eq!(shown[name]["value"], value, "{name}");
+        assert_eq!(shown[name]["from"], from, "{name}");
+    };
+    check("queue", "fq://from-file", "host.toml");
+    check("error-queue", "fq://from-file-errors", "default");
+    check("lease", "8m", "HOST_LEASE");
+    check("parallel", "5", "--parallel");
+    check("prefetch", "10", "default");
+    // An empty variable is one that is not set.
+    check("memory", "1GiB", "default");
+
+    let mut command = place.host("config");
+    command.env("HOST_PARALEL", "4");
+    Ended::of(command.output().unwrap()).ok().says("did you mean HOST_PARALLEL?");
+    place.run("config --config other.toml").exits(2).says("--config: other.toml can't be read");
+}
+
+#[test]
+fn bad_lines_are_told_by_number_while_the_good_ones_go_in() {
+    let place = Place::new();
+    let text = format!("{}\n\n{{\"x\": 1}}\n{}\nnonsense\n", task(1), task(2));
+    let ended = place.feed("submit --fq ./queue", text.as_bytes()).exits(3);
+    ended
+        .says("standard input, line 3: message: has neither `basic_info`")
+        .says("standard input, line 5: message: is not JSON")
+        .says("2 tasks sent to fq://./queue; 2 refused");
+    assert_eq!(place.enqueued("queue"), 2);
+}
+
+#[test]
+fn with_all_or_nothing_a_bad_line_keeps_everything_out() {
+    let place = Place::new();
+    let bad = lines(0..1000) + "nonsense\n";
+    let ended = place.feed("submit --fq ./queue --all-or-nothing", bad.as_bytes()).exits(3);
+    ended.says("line 1001").says("nothing is sent");
+    assert!(!place.has("queue"));
+    place.write("good.jsonl", lines(0..1000));
+    place.run("submit --fq ./queue --all-or-nothing good.jsonl").ok().says("1,000 tasks sent");
+    place
+        .feed("submit --fq ./queue --all-or-nothing", lines(0..10).as_bytes())
+        .ok()
+        .says("10 tasks sent");
+    assert_eq!(place.enqueued("queue"), 1010);
+}
+
+#[test]
+fn what_is_sent_is_what_was_written() {
+    let place = Place::new();
+    let line = r#"{ "basic_info": {"name": "A", "base_directory": "d"}, "payload_info": 1.50, "z": 12345678901234567890 }"#;
+    place.feed("submit --fq ./queue", line.as_bytes()).ok();
+    let listed = place.run("queue ls ./queue --json").ok();
+    assert!(listed.stdout.contains(line), "{}", listed.stdout);
+}
+
+#[test]
+fn a_file_that_is_not_there_keeps_the_others_out() {
+    let place = Place::new();
+    place.write("a.jsonl", lines(0..3));
+    place.run("submit --fq ./queue a.jsonl b.jsonl").exits(1).says("b.jsonl can't be read");
+    assert!(!place.has("queue"));
+}
+
+#[test]
+fn a_dry_run_leaves_nothing() {
+    let place = Place::new();
+    place
+        .feed("submit --fq ./queue --dry-run", lines(0..3).as_bytes())
+        .ok()
+        .says("3 tasks would be sent");
+    assert!(!place.has("queue"));
+}
+
+#[test]
+fn every_object_that_matches_becomes_a_task() {
+    let place = Place::new();
+    for name in ["a.png", "b.png", "c.txt", "deep/d.png"] {
+        place.write(&format!("bucket/datasets/cells/0_input/{name}"), "x");
+    }
+    let mut command = place.host("submit --fq ./queue --name EDGES");
+    command.args(["--each", "datasets/cells/0_input/*.png"]);
+    command.args(["--payload", r#"{"title": "{stem}", "n": {id}}"#, "--id", "7"]);
+    Ended::of(command.output().unwrap()).ok().says("2 tasks sent");
+    let listed = place.run("queue ls ./queue --json").ok().stdout;
+    let mut tasks: Vec<serde_json::Value> = listed
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["message"].take())
+        .collect();
+    tasks.sort_by_key(|task| task["basic_info"]["id"].as_i64());
+    let mut inputs = Vec::new();
+    for (task, id) in tasks.iter().zip(7..) {
+        let info = &task["basic_info"];
+        assert_eq!((&info["id"], &info["base_directory"]), (&id.into(), &"datasets/cells".into()));
+        assert_eq!(task["payload_info"]["n"], id);
+        let title = task["payload_info"]["title"].as_str().unwrap();
+        assert_eq!(info["inputs"][0], format!("0_input/{title}.png"));
+        inputs.push(info["inputs"].clone());
+    }
+    assert_eq!(inputs.len(), 2);
+    let mut command = place.host("submit --fq ./none --name EDGES --each nothing/*.png");
+    let ended = Ended::of(command.output().unwrap()).exits(1);
+    ended.says("no object of");
+    assert!(!place.has("none"));
+}
+
+#[test]
+fn a_payload_that_is_no_json_says_about_its_quotes() {
+    let place = Place::new();
+    place
+        .run("submit --fq q --name A --base-directory d --payload text")
+        .exits(2)
+        .says("--payload is not JSON")
+        .says("a text needs its quotes");
+    place.run("submit --fq q --name A").exits(2).says("--base-directory is missing");
+    place
+        .run("submit --fq q --name A --base-directory ../d")
+        .exits(2)
+        .says("basic_info.base_directory: \"../d\" has a `..` segment");
+}
+
+#[test]
+fn only_the_wanted_reports_go_back() {
+    let place = Place::new();
+    let report = |name: &str| {
+        format!(
+            r#"{{"basic_info": {{"name": "{name}", "base_directory": "d"}}, "task": {{"basic_info": {{"name": "{name}", "base_directory": "d"}}}}, "exception": "x"}}"#
+        )
+    };
+    // Reports that are tasks as well, so that `submit` takes them.
+    let text = [report("A"), report("B"), report("A")].join("\n");
+    place.feed("submit --fq ./errors", text.as_bytes()).ok();
+    place.run("submit --fq ./queue --from-errors ./errors --dry-run").ok().says("3 tasks would be");
+    assert_eq!(place.enqueued("errors"), 3);
+    place
+        .run("submit --fq ./queue --from-errors ./errors --name A --limit 1")
+        .ok()
+        .says("1 task sent");
+    place.run("submit --fq ./queue --from-errors ./errors --name A").ok().says("1 task sent");
+    assert_eq!((place.enqueued("queue"), place.enqueued("errors")), (2, 1));
+    place.run("submit --fq ./queue --from-errors ./queue").exits(2);
+    place.run("submit --fq ./queue --from-errors ./missing").exits(1).says("there is no queue");
+    assert!(!place.has("missing"));
+}
+
+#[test]
+fn wrong_files_are_not_pushed() {
+    let place = Place::new();
+    let check = |name: &str, contents: &[u8], want: &str| {
+        place.write(name, contents);
+        place.run(&format!("component push {name}")).exits(1).says(want);
+    };
+    let wat = |text: &str| wat::parse_str(text).unwrap();
+    check("core.wasm", &wat("(module)"), "is a core module, not a component");
+    check(
+        "wasi1.wasm",
+        &wat(r#"(module (import "wasi_snapshot_preview1" "proc_exit" (func (param i32))))"#),
+        "wasm32-wasip2",
+    );
+    check("other.wasm", &wat("(component)"), "does not export `prepare`, `execute`, `finalize`");
+    check("text.wasm", b"hello", "is a text file");
+    let calls = r#"
+        (core module $m (func (export "f")))
+        (core instance $i (instantiate $m))
+        (func $f (canon lift (core func $i "f")))
+        (export "prepare" (func $f)) (export "execute" (func $f)) (export "finalize" (func $f))"#;
+    // Only the names are right.
+    check("shape.wasm", &wat(&format!("(component {calls})")), "can't be run");
+    check(
+        "http.wasm",
+        &wat(&format!(r#"(component (import "wasi:http/types@0.2.0" (instance)) {calls})"#)),
+        "imports what no host offers: wasi:http/types@0.2.0",
+    );
+    place.run("component push missing.wasm").exits(1).says("missing.wasm");
+    assert!(!place.has("bucket"), "a bucket is not made for what is not pushed");
+}
+
+#[test]
+fn what_was_pushed_is_listed_and_inspected() {
+    let place = Place::new();
+    place.write("x/edge_finder.wasm", component(End::Done));
+    place
+        .run("component push x/edge_finder.wasm --components ./parts")
+        .ok()
+        .says("created ./parts");
+    assert!(place.has("parts/edge_finder.wasm"));
+    place.run("component push x/edge_finder.wasm --name edges/v2").ok();
+    assert!(place.has("bucket/components/edges/v2.wasm"));
+    place.run("component ls").ok().says("edges/v2");
+    let pushed = place.run("component inspect edges/v2 --json").ok().json();
+    let file = place.run("component inspect x/edge_finder.wasm --json").ok().json();
+    assert_eq!(pushed["digest"], file["digest"]);
+    assert_eq!(pushed["name"], "edges/v2");
+    assert_eq!(file["exports"], serde_json::json!(["prepare", "execute", "finalize"]));
+    place.run("component inspect edges/v3").exits(1).says("is neither a file nor a component");
+    place.run("component push x/edge_finder.wasm --name ../x").exits(2).says("has a `..` segment");
+}
+
+#[test]
+fn a_try_ends_as_a_run_would() {
+    let place = Place::new();
+    place.write("good.wasm", component(End::Done));
+    place.write("bad.wasm", component(End::Reject));
+    place.write("trap.wasm", component(End::Trap));
+    place.write("a.txt", "hello");
+    place.run("try good.wasm --input a.txt").ok().says("done in");
+    place
+        .run("try bad.wasm")
+        .exits(3)
+        .says("error: prepare: no good")
+        .says("`host run` would give it up");
+    place.run("try trap.wasm --attempt 5").exits(3).says("error: execute:").says("give it up");
+    place.run("try trap.wasm").exits(3).says("would try it again");
+    place.run("try good.wasm --input missing.txt").exits(1).says("--input missing.txt");
+    place
+        .run("try good.wasm --input a.txt --input a.txt")
+        .exits(1)
+        .says("another input is a.txt too");
+    place.run("try good.wasm --payload oops").exits(2).says("--payload is not JSON");
+}
+
+#[test]
+fn the_second_try_does_not_compile() {
+    let place = Place::new();
+    place.write("good.wasm", component(End::Done));
+    place.run("try good.wasm").ok();
+    let compiled = || {
+        let mut files = Vec::new();
+        let mut dirs = vec![place.path(".cache/task-host/compiled")];
+        while let Some(dir) = dirs.pop() {
+            for entry in fs::read_dir(dir).unwrap() {
+                let entry = entry.unwrap();
+                if entry.file_type().unwrap().is_dir() {
+                    dirs.push(entry.path());
+                } else {
+                    files.push((entry.path(), entry.metadata().unwrap().modified().unwrap()));
+                }
+            }
+        }
+        files
+    };
+    let before = compiled();
+    assert_eq!(before.len(), 1);
+    place.run("try good.wasm").ok();
+    assert_eq!(compiled(), before);
+}
+
+#[test]
+fn queues_are_counted_copied_moved_and_purged() {
+    let place = Place::new();
+    place.feed("submit --fq ./a", lines(0..300).as_bytes()).ok();
+    place.run("queue status ./a").ok().says("Inserted: 300\nEnqueued: 300 (100.0% left)");
+    place.run("queue cp ./a ./b").ok().says("created fq://./b").says("300 messages copied");
+    place.run("queue mv ./a ./c").ok().says("300 messages moved");
+    assert_eq!((place.enqueued("a"), place.enqueued("b"), place.enqueued("c")), (0, 300, 300));
+    place.run("queue mv ./b b").exits(2).says("the same queue");
+    place.run("queue purge ./b").exits(2).says("add --yes");
+    assert_eq!(place.enqueued("b"), 300);
+    place.run("queue purge ./b --yes").ok().says("300 messages deleted");
+    place.run("queue status ./b").ok().says("Inserted: 0\nEnqueued: 0 (--% left)");
+    place.run("queue rezero ./c").ok();
+    place.run("queue status ./c").ok().says("Inserted: 0\nEnqueued: 300");
+    place.run("queue release fq://./c").ok().says("0 messages released");
+    for command in ["status", "ls", "release", "rezero", "purge --yes"] {
+        place.run(&format!("queue {command} ./missing")).exits(1).says("there is no queue");
+    }
+    place.run("queue cp ./missing ./d").exits(1);
+    assert!(!place.has("missing") && !place.has("d"));
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let place = Place::new();
+    place.feed("submit --fq ./a", lines(0..2000).as_bytes()).ok();
+    let mut child =
+        place.host("queue ls ./a").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    Ended::of(child.wait_with_output().unwrap()).ok();
+}
+
+#[test]
+fn a_new_project_says_what_to_do_with_it() {
+    let place = Place::new();
+    place.run("new edge-finder").ok().says("made edge-finder").says("edge_finder.wasm");
+    assert!(place.has("edge-finder/Cargo.toml"));
+    place.run("new edge-finder").exits(1).says("is not empty");
+    place.run("new 3d").exits(2).says("has to start with a letter");
+}
+
+/// Waits for a line of a child's standard error that has `text`.
+fn wait_for(stderr: &mut impl std::io::BufRead, text: &str) -> String {
+    let mut all = String::new();
+    loop {
+        let mut line = String::new();
+        assert_ne!(stderr.read_line(&mut line).unwrap(), 0, "no {text:?} in\n{all}");
+        all.push_str(&line);
+        if line.contains(text) {
+            return all;
+        }
+    }
+}
+
+#[test]
+fn a_host_that_is_told_to_stop_exits_with_zero() {
+    let place = Place::new();
+    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {
+        let mut child = place
+            .host("run --fq ./queue")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stderr = std::io::BufReader::new(child.stderr.take().unwrap());
+        wait_for(&mut stderr, "until");
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, signal).unwrap();
+        wait_for(&mut stderr, "stopping: 0 tasks running");
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+    }
+}
+
+#[test]
+fn the_help_is_as_people_read_it() {
+    let place = Place::new();
+    for (name, line) in [
+        ("host", "--help"),
+        ("run", "run --help"),
+        ("submit", "submit --help"),
+        ("queue", "queue --help"),
+        ("component", "component --help"),
+        ("push", "component push --help"),
+        ("try", "try --help"),
+        ("new", "new --help"),
+        ("config", "config --help"),
+    ] {
+        let help = Ended::of(place.host(line).env("COLUMNS", "100").output().unwrap()).ok();
+        insta::assert_snapshot!(format!("help_{name}"), help.stdout);
+    }
+}
+
+#[test]
+fn the_settings_are_shown_with_where_they_came_from() {
+    let place = Place::new();
+    place.write("host.toml", "bucket = \"/data\"\n");
+    let mut command = place.host("config --fq ./queue --parallel 2 --cache-dir /cache");
+    command.env_remove("HOST_LOG_FORMAT").env("HOST_LEASE", "10m");
+    insta::assert_snapshot!(Ended::of(command.output().unwrap()).ok().stdout);
+}
