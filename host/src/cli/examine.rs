@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use wasmparser::{Encoding, KnownCustom, Parser, Payload, Validator, WasmFeatures};
+use wasmparser::{
+    ComponentTypeRef, Encoding, KnownCustom, Parser, Payload, Validator, WasmFeatures,
+};
 
 /// What was found in a file. Names are as the file has them.
 #[derive(Debug, Default, Serialize)]
@@ -108,7 +110,11 @@ fn read(bytes: &[u8]) -> wasmparser::Result<Examined> {
             }
             Payload::ComponentImportSection(section) if depth == 1 => {
                 for import in section {
-                    found.imports.push(import?.name.name.to_owned());
+                    let import = import?;
+                    // The names of types are no demand on the host.
+                    if !matches!(import.ty, ComponentTypeRef::Type(_)) {
+                        found.imports.push(import.name.name.to_owned());
+                    }
                 }
             }
             Payload::ComponentExportSection(section) if depth == 1 => {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use task_host::config::Config;
 use task_host::worker::{Stopped, Worker};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::exit::{Advice, Exit};
@@ -48,6 +48,8 @@ impl Run {
             tracing::warn!("{slip}");
         }
         super::runtime()?.block_on(async {
+            // Before anything is said: who reads that a host has started may stop it.
+            let signals = Signals::listen()?;
             let missing = Missing::of(&config);
             if settings.is_default(&BUCKET) {
                 // One that was named has to be there: an empty one would be no help.
@@ -55,7 +57,7 @@ impl Run {
             }
             let worker = Arc::new(Worker::open(config).map_err(open_error)?);
             announce(&screen, &worker, &missing);
-            work(&screen, worker, self.json).await
+            work(&screen, worker, signals, self.json).await
         })
     }
 }
@@ -79,8 +81,13 @@ fn open_error(error: task_host::worker::OpenError) -> anyhow::Error {
     }
 }
 
-async fn work(screen: &Screen, worker: Arc<Worker>, json: bool) -> anyhow::Result<Exit> {
-    let stop = Stop::listen(screen.clone(), worker.clone())?;
+async fn work(
+    screen: &Screen,
+    worker: Arc<Worker>,
+    signals: Signals,
+    json: bool,
+) -> anyhow::Result<Exit> {
+    let stop = Stop::heed(signals, screen.clone(), worker.clone());
     let start = Instant::now();
     let shown = Progress::new(
         screen.clone(),
@@ -109,6 +116,31 @@ async fn work(screen: &Screen, worker: Arc<Worker>, json: bool) -> anyhow::Resul
     })
 }
 
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From now on they are kept for whoever asks.
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// The number of the next one.
+    async fn next(&mut self) -> i32 {
+        let kind = tokio::select! {
+            _ = self.terminate.recv() => SignalKind::terminate(),
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
+        };
+        kind.as_raw_value()
+    }
+}
+
 /// What signals ask for.
 struct Stop {
     drain: CancellationToken,
@@ -118,25 +150,16 @@ struct Stop {
 }
 
 impl Stop {
-    /// Listens for SIGTERM and SIGINT from now on.
-    fn listen(screen: Screen, worker: Arc<Worker>) -> io::Result<Self> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+    /// The first signal drains, the second gives everything back, the third exits.
+    fn heed(mut signals: Signals, screen: Screen, worker: Arc<Worker>) -> Self {
         let stop = Self {
             drain: CancellationToken::new(),
             kill: CancellationToken::new(),
             second: Arc::default(),
         };
         let (drain, kill, second) = (stop.drain.clone(), stop.kill.clone(), stop.second.clone());
-        let mut next = async move || {
-            let kind = tokio::select! {
-                _ = terminate.recv() => SignalKind::terminate(),
-                _ = interrupt.recv() => SignalKind::interrupt(),
-            };
-            kind.as_raw_value()
-        };
         tokio::spawn(async move {
-            next().await;
+            signals.next().await;
             drain.cancel();
             let running = worker.stats().running.load(Relaxed);
             say(
@@ -148,15 +171,15 @@ impl Stop {
                     humantime::format_duration(worker.config().grace)
                 ),
             );
-            let signal = next().await;
+            let signal = signals.next().await;
             second.store(signal, Relaxed);
             kill.cancel();
             say(&screen, "stopping now: running tasks go back to the queue; a third signal exits");
-            let signal = next().await;
+            let signal = signals.next().await;
             // What is held comes back to the queue when its leases run out.
             std::process::exit(128 + signal);
         });
-        Ok(stop)
+        stop
     }
 
     fn second_signal(&self) -> Option<i32> {

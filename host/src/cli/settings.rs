@@ -183,12 +183,26 @@ impl Setting {
         self.value.is_empty()
     }
 
+    /// What it is listed under in the help.
+    fn heading(&self) -> &'static str {
+        match self.name {
+            "queue" | "bucket" | "components" | "component-prefix" | "error-queue"
+            | "done-queue" => "Queues and data",
+            "parallel" | "prefetch" | "prefetch-bytes" | "lease" => "Work",
+            "exit-when-empty" | "max-tasks" | "for" | "grace" => "Stopping",
+            "memory" | "timeout" | "max-output" | "max-output-files" => "Limits of a task",
+            "max-attempts" | "retry-after" => "Failures",
+            "cache-dir" | "cache-size" => "Cache",
+            _ => "What is shown",
+        }
+    }
+
     fn arg(&self) -> Arg {
         let help = match self.default {
             Some(default) if !self.is_switch() => format!("{} [default: {default}]", self.help),
             _ => self.help.to_owned(),
         };
-        let mut arg = Arg::new(self.name).long(self.name).help(help);
+        let mut arg = Arg::new(self.name).long(self.name).help(help).help_heading(self.heading());
         if let Some(short) = self.short {
             arg = arg.short(short);
         }
@@ -284,7 +298,7 @@ impl fmt::Display for Origin {
 
 impl<G: Group> clap::Args for Flags<G> {
     fn augment_args(command: clap::Command) -> clap::Command {
-        let mut command = command.next_help_heading("Settings");
+        let mut command = command;
         for setting in G::SETTINGS {
             command = command.arg(setting.arg());
             if setting.name == QUEUE.name {
@@ -293,19 +307,18 @@ impl<G: Group> clap::Args for Flags<G> {
                         .long("fq")
                         .value_name("DIR")
                         .conflicts_with(QUEUE.name)
+                        .help_heading(setting.heading())
                         .help("The same as --queue fq://DIR"),
                 );
             }
         }
-        command
-            .arg(
-                Arg::new("config")
-                    .long("config")
-                    .value_name("FILE")
-                    .value_parser(clap::value_parser!(PathBuf))
-                    .help("File of settings [default: ./host.toml, if it is there]"),
-            )
-            .next_help_heading(None)
+        command.arg(
+            Arg::new("config")
+                .long("config")
+                .value_name("FILE")
+                .value_parser(clap::value_parser!(PathBuf))
+                .help("File of settings [default: ./host.toml, if it is there]"),
+        )
     }
 
     fn augment_args_for_update(command: clap::Command) -> clap::Command {

@@ -116,6 +116,7 @@ impl FileQueue {
     pub fn open(url: &str, path: &Path) -> Result<FileQueue, QueueError> {
         let dirs = Dirs::create(url, path)?;
         scratch::sweep(&dirs)
+            .and_then(|()| admin::forget_orphans(&dirs))
             .map_err(|errno| dirs.failed("tidying up after a host that was killed", errno))?;
         Ok(FileQueue::with(dirs))
     }
