@@ -178,20 +178,20 @@ impl Place {
     pub fn left_behind(&self) -> Vec<String> {
         let mut left = Vec::new();
         for queue in ["queue", "queue-errors"] {
-            let of_messages = ["movement/", "host/"].into_iter();
             let names = files(&self.path().join(queue));
-            left.extend(
-                names
-                    .iter()
-                    .filter(|name| of_messages.clone().any(|part| name.starts_with(part)))
-                    // A message that is there has its movement file.
-                    .filter(|name| {
-                        let id = name.rsplit('/').next().unwrap_or(name);
-                        !name.starts_with("movement/")
-                            || !names.iter().any(|n| n.starts_with("queue/") && n.contains(id))
-                    })
-                    .map(|name| format!("{queue}/{name}")),
-            );
+            let has_message =
+                |id: &str| names.iter().any(|name| name.starts_with("queue/") && name.contains(id));
+            for name in &names {
+                let is_left = match name.split_once('/') {
+                    Some(("movement", id)) => !has_message(id),
+                    // A lock that stays.
+                    Some(("host", part)) => part != "door",
+                    _ => false,
+                };
+                if is_left {
+                    left.push(format!("{queue}/{name}"));
+                }
+            }
         }
         let is_temporary = |name: &&String| {
             let parts = name.split('/');

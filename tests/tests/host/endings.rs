@@ -105,7 +105,7 @@ fn a_missing_output_is_named() {
 #[test]
 fn links_are_refused_by_name_and_nothing_is_published() {
     let settings = ["--max-attempts", "1"];
-    for (target, name) in [("/etc/passwd", "shadow"), ("../../../../etc/passwd", "passwd")] {
+    for (target, name) in [("../../../../etc/passwd", "way-out"), ("good.txt", "alias")] {
         let payload = json!({"do": "all", "steps": [
             {"do": "output", "key": "good.txt", "text": "good"},
             {"do": "symlink", "target": target, "name": name},
