@@ -4,12 +4,13 @@ use std::collections::HashSet;
 
 use bytesize::ByteSize;
 use cap_std::fs::Dir;
-use futures_util::stream::{self, StreamExt, TryStreamExt};
+use futures_util::stream::{self, FuturesUnordered, StreamExt, TryStreamExt};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::bucket::{Bucket, BucketError, Version};
 use crate::cache::{Cache, CacheError, Sharing};
 use crate::key::{BucketKey, Prefix};
+use crate::workspace::Workspace;
 
 /// Inputs of one task that are fetched at once.
 const AT_ONCE: usize = 8;
@@ -84,9 +85,9 @@ pub enum PrefetchError {
     },
 }
 
-/// Brings `inputs`, which are relative to `base`, into the empty directory `into`. One that
-/// is named twice is brought once. The permit stands for their bytes: it is to be dropped
-/// when the task runs.
+/// Brings `inputs`, which are relative to `base`, into the empty inputs directory of a
+/// workspace. One that is named twice is brought once. The permit stands for their bytes: it
+/// is to be dropped when the task runs.
 ///
 /// # Errors
 /// For the first input that fails; the directory may hold some of the others then.
@@ -95,33 +96,39 @@ pub async fn inputs<'a>(
     bucket: &dyn Bucket,
     base: &Prefix,
     inputs: &[BucketKey],
-    into: &Dir,
+    workspace: &Workspace,
     sharing: Sharing,
     ahead: &'a Ahead,
 ) -> Result<(Fetched, Option<SemaphorePermit<'a>>), PrefetchError> {
-    let find = |input| Found::find(bucket, base, input);
-    let bring = |found| bring(cache, bucket, found, into, sharing);
-    match inputs {
-        [] => Ok((Fetched::default(), None)),
-        [input] => {
-            let found = find(input).await?;
-            let permit = ahead.take(found.version.size).await;
-            Ok((bring(found).await?, Some(permit)))
-        }
-        _ => {
-            // All sizes are known before anything is fetched: two tasks that each held a part
-            // of the bytes they need would wait for each other.
-            let finds: Vec<_> = distinct(inputs)?.into_iter().map(find).collect();
-            let found: Vec<Found<'_>> = stream::iter(finds).buffered(AT_ONCE).try_collect().await?;
-            let permit = ahead.take(found.iter().map(|found| found.version.size).sum()).await;
-            let brings: Vec<_> = found.into_iter().map(bring).collect();
-            let fetched = stream::iter(brings)
-                .buffer_unordered(AT_ONCE)
-                .try_fold(Fetched::default(), async |sum, one| Ok(sum.plus(one)))
-                .await?;
-            Ok((fetched, Some(permit)))
-        }
+    let into = &workspace.inputs;
+    if let [input] = inputs {
+        workspace.make_parents([input]);
+        let found = Found::find(bucket, base, input).await?;
+        let permit = ahead.take(found.version.size).await;
+        return Ok((bring(cache, bucket, found, into, sharing).await?, Some(permit)));
     }
+    // All sizes are known before anything is fetched: two tasks that each held a part of the
+    // bytes they need would wait for each other.
+    let distinct = distinct(inputs)?;
+    workspace.make_parents(distinct.iter().copied());
+    let finds: Vec<_> = distinct.iter().map(|input| Found::find(bucket, base, input)).collect();
+    let found: Vec<Found<'_>> = stream::iter(finds).buffered(AT_ONCE).try_collect().await?;
+    let permit = ahead.take(found.iter().map(|found| found.version.size).sum()).await;
+    let mut sum = Fetched::default();
+    let mut under_way = FuturesUnordered::new();
+    // Not a stream of mapped inputs: the future of that is not `Send` to the compiler.
+    for found in found {
+        if under_way.len() == AT_ONCE
+            && let Some(one) = under_way.try_next().await?
+        {
+            sum = sum.plus(one);
+        }
+        under_way.push(bring(cache, bucket, found, into, sharing));
+    }
+    while let Some(one) = under_way.try_next().await? {
+        sum = sum.plus(one);
+    }
+    Ok((sum, Some(permit)))
 }
 
 /// An input that is in the bucket.
@@ -225,7 +232,7 @@ mod tests {
     use super::*;
     use crate::bucket::DirBucket;
     use crate::cache::CacheOptions;
-    use crate::workspace::{Workspace, Workspaces};
+    use crate::workspace::Workspaces;
 
     struct Fixture {
         _root: tempfile::TempDir,
@@ -250,9 +257,10 @@ mod tests {
 
     async fn bring(f: &Fixture, names: &[&str]) -> Result<Fetched, PrefetchError> {
         let keys: Vec<_> = names.iter().map(|name| BucketKey::new(name).unwrap()).collect();
-        let (base, into) = (Prefix::new("d").unwrap(), &f.workspace.inputs);
+        let base = Prefix::new("d").unwrap();
         let ahead = Ahead::new(ByteSize::mib(1));
-        let brought = inputs(&f.cache, &f.bucket, &base, &keys, into, Sharing::Link, &ahead).await;
+        let place = &f.workspace;
+        let brought = inputs(&f.cache, &f.bucket, &base, &keys, place, Sharing::Link, &ahead).await;
         brought.map(|(fetched, _)| fetched)
     }
 
@@ -264,11 +272,11 @@ mod tests {
         let (base, keys) = (Prefix::new("d").unwrap(), [BucketKey::new("a").unwrap()]);
         // Larger than the bound: it gets all of it.
         let large = [BucketKey::new("large").unwrap()];
-        let into = &f.workspace.inputs;
-        let first = inputs(&f.cache, &f.bucket, &base, &large, into, Sharing::Copy, &ahead);
+        let place = &f.workspace;
+        let first = inputs(&f.cache, &f.bucket, &base, &large, place, Sharing::Copy, &ahead);
         let (_, permit) = first.await.unwrap();
         let mut second =
-            std::pin::pin!(inputs(&f.cache, &f.bucket, &base, &keys, into, Sharing::Copy, &ahead));
+            std::pin::pin!(inputs(&f.cache, &f.bucket, &base, &keys, place, Sharing::Copy, &ahead));
         assert!(futures_util::poll!(&mut second).is_pending());
         drop(permit);
         second.await.unwrap();
@@ -318,10 +326,23 @@ mod tests {
         for name in &names {
             std::fs::write(f.bucket.path().join("d").join(name), name).unwrap();
         }
-        let names: Vec<_> = names.iter().map(String::as_str).collect();
-        assert_eq!(bring(&f, &names).await.unwrap().misses, 500);
-        for name in names {
-            assert_eq!(f.workspace.inputs.read_to_string(name).unwrap(), name);
+        let names: Vec<_> = names.iter().map(|name| BucketKey::new(name).unwrap()).collect();
+        // On the runtime's own threads, as the host does it.
+        let (cache, bucket, all) = (f.cache.clone(), f.bucket.clone(), names.clone());
+        let workspace = f.workspace;
+        let fetched = tokio::spawn(async move {
+            let base = Prefix::new("d").unwrap();
+            let fetched = {
+                let ahead = Ahead::new(ByteSize::mib(1));
+                let all = inputs(&cache, &bucket, &base, &all, &workspace, Sharing::Copy, &ahead);
+                all.await.map(|(fetched, _)| fetched)
+            };
+            (workspace, fetched)
+        });
+        let (workspace, fetched) = fetched.await.unwrap();
+        assert_eq!(fetched.unwrap().misses, 500);
+        for name in names.iter().map(BucketKey::as_str) {
+            assert_eq!(workspace.inputs.read_to_string(name).unwrap(), name);
         }
     }
 

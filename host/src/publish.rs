@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use bytesize::ByteSize;
 use cap_std::fs::Dir;
-use futures_util::stream::{self, StreamExt, TryStreamExt};
+use futures_util::stream::{FuturesUnordered, TryStreamExt};
 use rustix::fs::{AtFlags, FileType, Stat, statat};
 use rustix::io::Errno;
 
@@ -78,15 +78,17 @@ pub async fn outputs(
     let mut found = find(outputs, limits)?;
     found.sort_by(|a, b| a.file.cmp(&b.file));
     let keys = keys(&found, base, protected)?;
-    let put = |(output, key)| put(outputs, output, key, bucket);
     let at_once = if bucket.is_local() { 1 } else { AT_ONCE };
-    match (&*found, &*keys) {
-        ([output], [key]) => put((output, key)).await?,
-        _ => {
-            let puts: Vec<_> = found.iter().zip(&keys).map(put).collect();
-            stream::iter(puts).buffer_unordered(at_once).try_collect::<()>().await?;
+    let mut under_way = FuturesUnordered::new();
+    // Not a stream of mapped outputs: the future of that is not `Send` to the compiler.
+    for (output, key) in found.iter().zip(&keys) {
+        if under_way.len() == at_once {
+            under_way.try_next().await?;
         }
+        under_way.push(put(outputs, output, key, bucket));
     }
+    while under_way.try_next().await?.is_some() {}
+    drop(under_way);
     Ok(Published { bytes: found.iter().map(|output| output.size).sum(), keys })
 }
 
@@ -450,8 +452,12 @@ mod tests {
             f.outputs.write(format!("{i:02}"), vec![7; 100]).unwrap();
         }
         let bucket = ObjectBucket::new(Arc::new(InMemory::new()), "memory://");
-        let base = Prefix::new("d").unwrap();
-        let published = outputs(&f.outputs, &base, None, &bucket, LIMITS).await.unwrap();
+        // On the runtime's own threads, as the host does it.
+        let (dir, store) = (f.outputs.try_clone().unwrap(), bucket.clone());
+        let published = tokio::spawn(async move {
+            outputs(&dir, &Prefix::new("d").unwrap(), None, &store, LIMITS).await
+        });
+        let published = published.await.unwrap().unwrap();
         assert_eq!((published.keys.len(), published.bytes), (50, 5000));
         for key in &published.keys {
             assert_eq!(bucket.head(key).await.unwrap().size, 100);

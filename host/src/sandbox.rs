@@ -22,6 +22,7 @@ use wasmtime::{Config, Enabled, Engine, PoolingAllocationConfig, Store, Trap, Up
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
 use crate::message::Task;
+use crate::workspace::Directories;
 use filesystem::{Preopens, Quota};
 use limits::Memory;
 pub use limits::{Limit, Limits};
@@ -63,10 +64,8 @@ pub struct Job {
     pub task: Arc<Task>,
     /// Which execution of this task this is, from 1.
     pub attempt: u32,
-    /// What it sees as `/inputs`, read-only.
-    pub inputs: cap_std::fs::Dir,
-    /// What it sees as `/outputs`.
-    pub outputs: cap_std::fs::Dir,
+    /// What it sees as `/inputs`, read-only, and as `/outputs`.
+    pub directories: Directories,
     /// Ends the execution early, with [`RunError::Cancelled`].
     pub cancelled: CancellationToken,
     /// Where the guest's output goes at once, beside the log.
@@ -315,7 +314,7 @@ async fn execute(engine: &Engine, limits: Limits, job: Job) -> Execution {
             .allow_blocking_current_thread(true)
             .build(),
         table: ResourceTable::new(),
-        preopens: Preopens::new(job.inputs, job.outputs),
+        preopens: Preopens::new(job.directories),
         quota: quota.clone(),
         memory: Memory::new(limits.memory),
     };
@@ -360,10 +359,10 @@ async fn execute(engine: &Engine, limits: Limits, job: Job) -> Execution {
             Err(limit(phase, quota.exceeded().unwrap_or(Limit::OutputBytes(limits.output_bytes))))
         }
         Err(Ended::Failure(types::Failure::Retry(reason))) => {
-            Err(RunError::Retry { phase, reason })
+            Err(RunError::Retry { phase, reason: shorten(reason) })
         }
         Err(Ended::Failure(types::Failure::Reject(reason))) => {
-            Err(RunError::Reject { phase, reason })
+            Err(RunError::Reject { phase, reason: shorten(reason) })
         }
         Err(Ended::Cancelled) => Err(RunError::Cancelled),
         Err(Ended::Late) => Err(limit(phase, Limit::Time(limits.time))),

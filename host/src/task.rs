@@ -151,7 +151,7 @@ impl Attempt {
             &*worker.bucket,
             &task.base_directory,
             &task.inputs,
-            &workspace.inputs,
+            &workspace,
             worker.sharing,
             &worker.ahead,
         )
@@ -181,17 +181,14 @@ impl Attempt {
     ) -> Execution {
         let _running = Gauge::enter(&worker.stats.running);
         let cancelled = lease.lost().child_token();
-        let job = (|| {
-            Ok::<_, std::io::Error>(Job {
-                guest: component.guest.clone(),
-                task: task.clone(),
-                attempt: lease.attempt(),
-                inputs: workspace.inputs.try_clone()?,
-                outputs: workspace.outputs.try_clone()?,
-                cancelled: cancelled.clone(),
-                tee: None,
-            })
-        })();
+        let job = workspace.directories().map(|directories| Job {
+            guest: component.guest.clone(),
+            task: task.clone(),
+            attempt: lease.attempt(),
+            directories,
+            cancelled: cancelled.clone(),
+            tee: None,
+        });
         let execution = match job {
             Ok(job) => {
                 let mut running = std::pin::pin!(worker.sandbox.run(job));

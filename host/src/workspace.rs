@@ -4,15 +4,19 @@
 //! more than the whole rest of a small task. What a task leaves is removed, and both
 //! directories are read to their end and found empty, before another task gets them.
 
+mod spares;
+
+use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cap_std::fs::Dir;
-use rustix::fs::{CWD, IFlags, fstat, ioctl_getflags, ioctl_setflags};
+use rustix::fs::{CWD, fstat};
 
+pub use self::spares::Spares;
+use crate::key::BucketKey;
 use crate::scratch::{self, Scratch, Stopped};
 
 /// More entries than this are removed on a thread of their own.
@@ -33,7 +37,6 @@ struct Pool {
     _home: Scratch,
     inputs: PathBuf,
     outputs: PathBuf,
-    made: AtomicU64,
     clean: Mutex<Vec<Arc<Slot>>>,
 }
 
@@ -56,6 +59,18 @@ struct Slot {
     // not shared with anybody.
     inputs: OwnedFd,
     outputs: OwnedFd,
+    spares: Arc<Spares>,
+}
+
+/// Handles on the directories of a workspace, for whoever runs its task.
+#[derive(Debug)]
+pub struct Directories {
+    /// See [`Workspace::inputs`].
+    pub inputs: Dir,
+    /// See [`Workspace::outputs`].
+    pub outputs: Dir,
+    /// See [`Workspace::spares`].
+    pub spares: Arc<Spares>,
 }
 
 /// A workspace could not be made.
@@ -88,13 +103,12 @@ impl Workspaces {
                 doing: "making it",
                 source,
             })?;
-            let spread = spread_over_block_groups(root);
+            let spread = scratch::spread_over_block_groups(root);
             tracing::debug!(path = %root.display(), spread, "work directory");
         }
         let [inputs, outputs] = roots;
-        let made = AtomicU64::new(0);
         let clean = Mutex::default();
-        Ok(Self { pool: Arc::new(Pool { _home: home, inputs, outputs, made, clean }) })
+        Ok(Self { pool: Arc::new(Pool { _home: home, inputs, outputs, clean }) })
     }
 
     /// Holds the inputs directories of all workspaces, and nothing else.
@@ -102,7 +116,7 @@ impl Workspaces {
         &self.pool.inputs
     }
 
-    /// Holds the outputs directories of all workspaces, and nothing else.
+    /// Holds the outputs directories of all workspaces, and their spare directories.
     pub fn outputs_root(&self) -> &Path {
         &self.pool.outputs
     }
@@ -134,17 +148,23 @@ impl Workspaces {
 
 impl Pool {
     fn make(&self) -> Result<Slot, WorkspaceError> {
-        let n = self.made.fetch_add(1, Ordering::Relaxed);
-        let inputs_path = self.inputs.join(n.to_string());
-        let outputs_path = self.outputs.join(n.to_string());
-        let make = || -> io::Result<(OwnedFd, OwnedFd)> {
+        // ext4 picks the block group by the name.
+        let name = uuid::Uuid::new_v4();
+        let inputs_path = self.inputs.join(name.to_string());
+        let outputs_path = self.outputs.join(name.to_string());
+        // Beside the outputs, where the kernel's rules let a guest's thread move directories.
+        let spares_path = self.outputs.join(format!("{name}.spares"));
+        let make = || {
             std::fs::create_dir(&inputs_path)?;
             std::fs::create_dir(&outputs_path)?;
             let open = |path| scratch::open_dir(CWD, path);
-            Ok((open(&inputs_path)?, open(&outputs_path)?))
+            let spares = Arc::new(Spares::make(spares_path)?);
+            Ok((open(&inputs_path)?, open(&outputs_path)?, spares))
         };
         match make() {
-            Ok((inputs, outputs)) => Ok(Slot { inputs_path, outputs_path, inputs, outputs }),
+            Ok((inputs, outputs, spares)) => {
+                Ok(Slot { inputs_path, outputs_path, inputs, outputs, spares })
+            }
             Err(source) => Err(WorkspaceError {
                 path: outputs_path.clone(),
                 doing: "making a workspace",
@@ -159,6 +179,18 @@ impl Pool {
 }
 
 impl Workspace {
+    /// Handles on its directories, which have to be gone before it is recycled.
+    ///
+    /// # Errors
+    /// When the process has too many files open.
+    pub fn directories(&self) -> io::Result<Directories> {
+        Ok(Directories {
+            inputs: self.inputs.try_clone()?,
+            outputs: self.outputs.try_clone()?,
+            spares: self.spares().clone(),
+        })
+    }
+
     /// Where [`Workspace::inputs`] is.
     pub fn inputs_path(&self) -> &Path {
         &self.slot.inputs_path
@@ -167,6 +199,25 @@ impl Workspace {
     /// Where [`Workspace::outputs`] is.
     pub fn outputs_path(&self) -> &Path {
         &self.slot.outputs_path
+    }
+
+    /// Empty directories for whoever makes directories in this workspace.
+    pub fn spares(&self) -> &Arc<Spares> {
+        &self.slot.spares
+    }
+
+    /// Makes the directories on the way to some inputs. What fails here fails again, and is
+    /// reported, when the input is placed.
+    pub(crate) fn make_parents<'a>(&self, inputs: impl IntoIterator<Item = &'a BucketKey>) {
+        let mut last = None;
+        for input in inputs {
+            if input.parent().is_some() && input.parent() != last {
+                last = input.parent();
+                for (end, _) in input.as_str().match_indices('/') {
+                    let _ = self.slot.spares.make_at(&self.slot.inputs, &input.as_str()[..end]);
+                }
+            }
+        }
     }
 
     /// Empties both directories and keeps them for another task. A workspace that can't be
@@ -195,7 +246,8 @@ impl Slot {
     fn empty(self: &Arc<Self>, pool: &Pool, budget: u64) -> bool {
         let mut worth_keeping = true;
         for dir in [&self.inputs, &self.outputs] {
-            match scratch::empty(dir.as_fd(), budget) {
+            let mut spare = |at: BorrowedFd<'_>, name: &CStr| self.spares.keep(at, name);
+            match scratch::empty(dir.as_fd(), budget, &mut spare) {
                 Ok(removed) if removed <= REMOVED_INLINE => {}
                 Ok(_) => {
                     let small = |stat: rustix::fs::Stat| stat.st_size <= LARGE_DIRECTORY;
@@ -214,24 +266,13 @@ impl Slot {
         if worth_keeping {
             pool.give_back(self.clone());
         } else {
+            self.spares.remove();
             for path in [&self.inputs_path, &self.outputs_path] {
                 let _ = std::fs::remove_dir(path);
             }
         }
         true
     }
-}
-
-/// Sets ext4's top-directory flag, so that the directories made in `parent` are spread over
-/// the disk's block groups: creating files slows down where many were removed lately. False
-/// where the file system has no such flag, which does no harm.
-fn spread_over_block_groups(parent: &Path) -> bool {
-    let set = || {
-        let dir = scratch::open_dir(CWD, parent)?;
-        let flags = ioctl_getflags(&dir)?;
-        ioctl_setflags(&dir, flags | IFlags::TOPDIR)
-    };
-    set().is_ok()
 }
 
 #[cfg(test)]
@@ -297,6 +338,52 @@ mod tests {
         drop(used);
         wait_until(|| clean(&workspaces) == 1 || !path.exists());
         assert_eq!(path.exists(), !large);
+    }
+
+    #[test]
+    fn a_directory_is_used_again_and_nothing_of_its_past_shows() {
+        let root = tempfile::tempdir().unwrap();
+        let workspaces = Workspaces::new(root.path()).unwrap();
+        let first = workspaces.acquire().unwrap();
+        first.outputs.create_dir_all("secret/of/mine").unwrap();
+        first.outputs.write("secret/of/mine/file", "secret").unwrap();
+        let old = std::time::SystemTime::UNIX_EPOCH;
+        let times = std::fs::FileTimes::new().set_modified(old).set_accessed(old);
+        let mine = std::fs::File::open(first.outputs_path().join("secret/of/mine")).unwrap();
+        mine.set_times(times).unwrap();
+        drop(first);
+        assert_eq!(workspaces.pool.clean.lock().unwrap()[0].spares.ready(), 3);
+
+        let second = workspaces.acquire().unwrap();
+        let spares = second.spares().clone();
+        for name in ["a", "b", "c", "d"] {
+            spares.make_dir(&second.outputs, name).unwrap();
+            assert_eq!(second.outputs.read_dir(name).unwrap().count(), 0);
+            let modified = second.outputs.metadata(name).unwrap().modified().unwrap();
+            assert!(modified.into_std().elapsed().unwrap().as_secs() < 3600);
+        }
+        assert_eq!(spares.ready(), 0, "the fourth was a fresh one");
+        // As `mkdir` has it, and no way out.
+        let kind = |name| spares.make_dir(&second.outputs, name).unwrap_err().kind();
+        assert_eq!(kind("a"), io::ErrorKind::AlreadyExists);
+        assert_eq!(kind("no/parent"), io::ErrorKind::NotFound);
+        assert_eq!(kind("../../escaped"), io::ErrorKind::PermissionDenied);
+        spares.make_dir(&second.outputs, "a/inner").unwrap();
+        assert!(second.outputs.is_dir("a/inner"));
+    }
+
+    #[test]
+    fn no_more_directories_are_kept_than_may_be_needed() {
+        let root = tempfile::tempdir().unwrap();
+        let workspaces = Workspaces::new(root.path()).unwrap();
+        for _ in 0..5 {
+            let used = workspaces.acquire().unwrap();
+            for i in 0..40 {
+                used.outputs.create_dir(i.to_string()).unwrap();
+            }
+            drop(used);
+            assert!(workspaces.acquire().unwrap().spares().ready() <= 32);
+        }
     }
 
     #[test]

@@ -1,2 +1,58 @@
-//! The project's own chores.
-fn main() {}
+//! The project's own chores: `cargo xtask demo`, `cargo xtask test`, `cargo xtask bench`.
+//!
+//! Each does all of its own set-up, so that a clone and a Rust toolchain are enough.
+
+mod bench;
+mod build;
+mod command;
+mod demo;
+mod project;
+mod setup;
+mod test;
+
+use clap::{Parser, Subcommand};
+
+use crate::project::Project;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Build, try, test and measure Task Host")]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Run a few hundred tasks over the data in this repository, and watch
+    Demo(demo::Options),
+    /// Check and test everything: what CI runs
+    Test(test::Options),
+    /// Measure `host` beside the real python-task-queue
+    Bench(bench::Options),
+    /// Only install what the other chores need
+    Setup,
+    /// Only build the guests, as `target/guests/NAME.wasm`
+    Guests,
+}
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    let project = Project::find()?;
+    match cli.chore {
+        Chore::Demo(options) => demo::run(&project, &options),
+        Chore::Test(options) => test::run(&project, &options),
+        Chore::Bench(options) => bench::run(&project, &options),
+        Chore::Setup => {
+            setup::wasm_target(&project)?;
+            setup::python(&project)?;
+            Ok(())
+        }
+        Chore::Guests => {
+            setup::wasm_target(&project)?;
+            for guest in build::guests(&project)? {
+                println!("{}", guest.display());
+            }
+            Ok(())
+        }
+    }
+}

@@ -145,6 +145,12 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// What a disk that lost its power may do to a file.
+fn truncate(file: &Path) {
+    std::fs::remove_file(file).unwrap();
+    std::fs::write(file, "by").unwrap();
+}
+
 fn key(text: &str) -> BucketKey {
     BucketKey::new(text).unwrap()
 }
@@ -304,14 +310,14 @@ async fn a_blob_of_the_wrong_size_is_dropped_and_fetched_again() {
     let bucket = Counting::default().with("k", "bytes");
     for sharing in [Sharing::Link, Sharing::Copy] {
         let blob = cache.fetch(&bucket, &key("k")).await.unwrap();
-        std::fs::File::options().write(true).open(&f.blob_files()[0]).unwrap().set_len(2).unwrap();
+        truncate(&f.blob_files()[0]);
         let error = cache.place(&blob, &f.into, &key("in"), sharing).await.unwrap_err();
         assert!(matches!(error, CacheError::Gone { .. }), "{error}");
         assert!(!f.into.exists("in"));
         assert!(!cache.fetch(&bucket, &key("k")).await.unwrap().hit);
     }
     let _known = cache.fetch(&bucket, &key("k")).await.unwrap();
-    std::fs::File::options().write(true).open(&f.blob_files()[0]).unwrap().set_len(2).unwrap();
+    truncate(&f.blob_files()[0]);
     assert!(!cache.fetch(&bucket, &key("k")).await.unwrap().hit, "seen by the fetch as well");
 }
 

@@ -156,8 +156,7 @@ impl Try {
             guest,
             task: Arc::new(task),
             attempt: self.attempt,
-            inputs: workspace.inputs.try_clone().context("the task's directories")?,
-            outputs: workspace.outputs.try_clone().context("the task's directories")?,
+            directories: workspace.directories().context("the task's directories")?,
             cancelled: CancellationToken::new(),
             tee: Some(Arc::new(move |bytes: &[u8]| screen.write(bytes))),
         };

@@ -26,6 +26,7 @@ use wasmtime_wasi::{FsPerms, OpenMode};
 
 use super::State;
 use super::limits::Limit;
+use crate::workspace::{Directories, Spares};
 use types::ErrorCode;
 
 /// The most that one read hands to a guest, in bytes.
@@ -56,10 +57,11 @@ fn view(state: &mut State) -> GuestFiles<'_> {
 pub(super) struct Preopens {
     inputs: Dir,
     outputs: Dir,
+    spares: Arc<Spares>,
 }
 
 impl Preopens {
-    pub(super) fn new(inputs: cap_std::fs::Dir, outputs: cap_std::fs::Dir) -> Self {
+    pub(super) fn new(directories: Directories) -> Self {
         let dir = |dir: cap_std::fs::Dir, perms, mode| {
             Dir::new(
                 dir.into_std_file(),
@@ -69,8 +71,9 @@ impl Preopens {
             )
         };
         Self {
-            inputs: dir(inputs, FsPerms::ReadOnly, OpenMode::READ),
-            outputs: dir(outputs, FsPerms::ReadWrite, OpenMode::READ | OpenMode::WRITE),
+            inputs: dir(directories.inputs, FsPerms::ReadOnly, OpenMode::READ),
+            outputs: dir(directories.outputs, FsPerms::ReadWrite, OpenMode::READ | OpenMode::WRITE),
+            spares: directories.spares,
         }
     }
 }
@@ -330,6 +333,16 @@ impl types::HostDescriptor for GuestFiles<'_> {
 
     async fn create_directory_at(&mut self, fd: Fd, path: String) -> FsResult<()> {
         self.quota.files.charge(1)?;
+        // One name, in a directory that may be written: no way to resolve, nothing to escape by.
+        if !path.is_empty()
+            && !path.contains('/')
+            && path != "."
+            && path != ".."
+            && let Descriptor::Dir(dir) = self.stock.table.get(&fd)?
+            && !dir.perms.write_not_permitted()
+        {
+            return Ok(self.preopens.spares.make_at(&*dir.dir, &path).map_err(io::Error::from)?);
+        }
         self.stock.create_directory_at(fd, path).await
     }
 

@@ -64,7 +64,7 @@ fn put(dir: &tempfile::TempDir, name: &str, body: &str) -> PathBuf {
 
 /// Makes a file look as if it had been written long ago.
 fn make_old(path: &Path) {
-    let then = SystemTime::now() - Duration::from_secs(60);
+    let then = SystemTime::now() - Duration::from_secs(3600);
     std::fs::File::options().write(true).open(path).unwrap().set_modified(then).unwrap();
 }
 
@@ -310,14 +310,37 @@ async fn a_living_hosts_directory_is_not_swept() {
 }
 
 #[tokio::test]
+async fn what_python_leaves_of_messages_that_are_done_goes_when_there_are_none() {
+    let (dir, queue) = queue();
+    send(&queue, &["1"]).await;
+    for orphan in ["old", "young"] {
+        std::fs::write(dir.path().join("movement").join(orphan), "").unwrap();
+    }
+    make_old(&dir.path().join("movement/old"));
+    open(dir.path());
+    assert_eq!(names(&dir, "movement").len(), 3);
+    let message = lease(&queue, NONE).await.unwrap();
+    queue.ack(&message.receipt).await.unwrap();
+    open(dir.path());
+    assert_eq!(names(&dir, "movement"), ["young"]);
+}
+
+#[tokio::test]
 async fn a_host_whose_own_directory_was_removed_goes_on() {
     let (dir, queue) = queue();
     send(&queue, &["1", "2"]).await;
     let message = lease(&queue, NONE).await.unwrap();
-    std::fs::remove_dir_all(dir.path().join("host")).unwrap();
+    let remove = || std::fs::remove_dir_all(dir.path().join("host")).unwrap();
+    remove();
     queue.ack(&message.receipt).await.unwrap();
+    remove();
     send(&queue, &["3"]).await;
     assert_eq!(queue.counts().await.unwrap().enqueued, Some(2));
+    let message = lease(&queue, NONE).await.unwrap();
+    remove();
+    let failed = Release::Failed("x");
+    queue.release(&message.receipt, NONE, failed).await.unwrap();
+    assert_eq!(queue.lease(2, LONG, NONE).await.unwrap().len(), 2);
 }
 
 #[tokio::test]

@@ -327,7 +327,7 @@ pub(crate) fn leave(task: &Task<Action>) -> Result<()> {
     list(task.inputs_dir(), "", &mut inputs).context("list the inputs")?;
     list(task.outputs_dir(), "", &mut outputs).context("list the outputs")?;
     report(task, json!({"runs": runs, "inputs": inputs, "outputs": outputs}))?;
-    for key in ["left.txt", ".hidden", "left/behind/deep.txt", "left/-rf", "left/line\nbreak"] {
+    for key in ["left.txt", ".hidden", "left/behind/deep.txt", "left/-rf"] {
         task.write(key, format!("task {} was here", task.id()))?;
     }
     fs::create_dir_all(task.outputs_dir().join("left/empty"))?;

@@ -1,0 +1,18 @@
+//! What the tests from outside need: the real `host`, the real guests, the real
+//! python-task-queue, and a place of its own for each test.
+//!
+//! `cargo xtask test` builds all three before it runs the tests, and they are found in the
+//! build directory that the test itself is in. What is missing is an error, never a reason
+//! to skip.
+
+mod built;
+mod place;
+mod process;
+mod python;
+mod wait;
+
+pub use built::{guest, host, python, target};
+pub use place::{Place, files, misbehaviour};
+pub use process::{Finished, Running};
+pub use python::Script;
+pub use wait::{eventually, within};

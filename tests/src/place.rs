@@ -1,0 +1,233 @@
+//! A directory with a queue, a bucket and a cache of its own, and the hosts that work there.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::built;
+use crate::process::{Finished, Running};
+
+/// Where a test works. Hosts run in it as a user's would: `host run --fq ./queue`, with the
+/// bucket at `./bucket`, errors in `./queue-errors`, and a home with nothing in it.
+#[derive(Debug)]
+pub struct Place {
+    dir: TempDir,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Place {
+    /// An empty one.
+    pub fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("task-host-test-").tempdir().expect("a place");
+        for part in ["home", "logs"] {
+            fs::create_dir(dir.path().join(part)).expect("a part of a place");
+        }
+        Self { dir }
+    }
+
+    /// One whose bucket has these guests.
+    pub fn with(guests: &[&str]) -> Self {
+        let place = Self::new();
+        for name in guests {
+            place.push(name);
+        }
+        place
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Where the host keeps what it keeps, unless it is told otherwise.
+    pub fn cache(&self) -> PathBuf {
+        self.path().join("home/.cache/task-host")
+    }
+
+    /// `host ARGS…` in this place, with an environment that is the same on all machines.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(built::host());
+        command.args(args).current_dir(self.path());
+        command.env_clear().env("HOME", self.path().join("home")).env("USER", "tester");
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command
+    }
+
+    /// Runs `host ARGS…` to its end.
+    pub fn host(&self, args: &[&str]) -> Finished {
+        Finished::run(&mut self.command(args))
+    }
+
+    /// Runs `host run --fq ./queue ARGS…` to its end.
+    pub fn run(&self, args: &[&str]) -> Finished {
+        self.host(&[&["run", "--fq", "./queue"], args].concat())
+    }
+
+    /// Runs the queue until it is empty, with attempts that follow each other at once.
+    pub fn run_until_empty(&self, args: &[&str]) -> Finished {
+        self.run(&[&["--exit-when-empty", "--retry-after", "10ms"], args].concat())
+    }
+
+    /// Starts `host run --fq ./queue ARGS…`.
+    pub fn start(&self, args: &[&str]) -> Running {
+        let command = self.command(&[&["run", "--fq", "./queue"], args].concat());
+        Running::start(command, &self.path().join("logs"))
+    }
+
+    /// Pushes a guest, under its own name.
+    #[track_caller]
+    pub fn push(&self, name: &str) {
+        let guest = built::guest(name);
+        let guest = guest.to_str().expect("a path that is text");
+        self.host(&["component", "push", guest, "--name", name, "--bucket", "./bucket"]).good();
+    }
+
+    /// Puts an object into the bucket.
+    pub fn put(&self, key: &str, bytes: impl AsRef<[u8]>) {
+        let path = self.path().join("bucket").join(key);
+        fs::create_dir_all(path.parent().expect("a key has a directory")).expect("a prefix");
+        fs::write(path, bytes).expect("an object");
+    }
+
+    /// An object of the bucket, if it is there.
+    pub fn object(&self, key: &str) -> Option<Vec<u8>> {
+        fs::read(self.path().join("bucket").join(key)).ok()
+    }
+
+    /// The keys of all objects in the bucket.
+    pub fn keys(&self) -> BTreeSet<String> {
+        files(&self.path().join("bucket"))
+    }
+
+    /// Submits messages, as they are.
+    #[track_caller]
+    pub fn submit_text(&self, lines: &str) {
+        let mut child = self
+            .command(&["submit", "--fq", "./queue", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("host submit");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        stdin.write_all(lines.as_bytes()).expect("host submit reads its standard input");
+        drop(stdin);
+        let output = child.wait_with_output().expect("host submit");
+        assert!(
+            output.status.success(),
+            "host submit: {}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    /// Submits tasks.
+    #[track_caller]
+    pub fn submit(&self, tasks: &[Value]) {
+        let lines: Vec<String> = tasks.iter().map(|task| format!("{task}\n")).collect();
+        self.submit_text(&lines.concat());
+    }
+
+    /// Submits one task for the guest `misbehave`, with no inputs.
+    #[track_caller]
+    pub fn submit_misbehaviour(&self, payload: Value) {
+        self.submit(&[misbehaviour(1, &[], payload)]);
+    }
+
+    /// Messages of the queue in that directory of this place, in the order of their files.
+    pub fn messages(&self, queue: &str) -> Vec<Value> {
+        let dir = self.path().join(queue).join("queue");
+        let bodies = files(&dir).into_iter().filter_map(|name| fs::read(dir.join(name)).ok());
+        bodies.map(|body| serde_json::from_slice(&body).expect("a message that is JSON")).collect()
+    }
+
+    /// The reports of tasks that were given up.
+    pub fn errors(&self) -> Vec<Value> {
+        self.messages("queue-errors")
+    }
+
+    /// The one report of a task that was given up.
+    #[track_caller]
+    pub fn the_error(&self) -> Value {
+        let mut errors = self.errors();
+        assert_eq!(errors.len(), 1, "one report was expected: {errors:#?}");
+        errors.remove(0)
+    }
+
+    /// How many messages the queue holds, and how many of them nobody may lease now.
+    pub fn counts(&self) -> (usize, usize) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs();
+        let names = files(&self.path().join("queue/queue"));
+        let due = |name: &String| name.split("--").next().and_then(|due| due.parse::<u64>().ok());
+        (names.len(), names.iter().filter(|name| due(name) > Some(now)).count())
+    }
+
+    /// Files that were to be there only for a while: whatever is half-written or half-moved
+    /// in the queue, the bucket or the cache.
+    pub fn left_behind(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        for queue in ["queue", "queue-errors"] {
+            let names = files(&self.path().join(queue));
+            let has_message =
+                |id: &str| names.iter().any(|name| name.starts_with("queue/") && name.contains(id));
+            for name in &names {
+                let is_left = match name.split_once('/') {
+                    Some(("movement", id)) => !has_message(id),
+                    // A lock that stays.
+                    Some(("host", part)) => part != "door",
+                    _ => false,
+                };
+                if is_left {
+                    left.push(format!("{queue}/{name}"));
+                }
+            }
+        }
+        let is_temporary = |name: &&String| {
+            let parts = name.split('/');
+            parts.clone().any(|part| part.contains("tmp") || part.starts_with('.'))
+        };
+        left.extend(self.keys().iter().filter(is_temporary).map(|key| format!("bucket/{key}")));
+        let cached = files(&self.cache());
+        let is_work = |name: &&String| is_temporary(name) || name.starts_with("work/");
+        left.extend(cached.iter().filter(is_work).map(|name| format!("cache/{name}")));
+        left
+    }
+}
+
+/// A task for the guest `misbehave`.
+pub fn misbehaviour(id: i64, inputs: &[&str], payload: Value) -> Value {
+    json!({
+        "basic_info": {
+            "id": id, "name": "misbehave", "base_directory": "tests", "inputs": inputs,
+        },
+        "payload_info": payload,
+    })
+}
+
+/// The paths of all files below a directory, relative to it.
+pub fn files(dir: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(next) = dirs.pop() {
+        let Ok(entries) = fs::read_dir(&next) else { continue };
+        for entry in entries.flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                dirs.push(entry.path());
+            } else if let Ok(path) = entry.path().strip_prefix(dir) {
+                found.insert(path.to_string_lossy().into_owned());
+            }
+        }
+    }
+    found
+}

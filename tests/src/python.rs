@@ -1,0 +1,46 @@
+//! Programs for the real python-task-queue.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+
+use crate::built::python;
+use crate::process::{Finished, Running};
+
+/// A Python program, with what all of ours begin with.
+#[derive(Debug)]
+pub struct Script(tempfile::NamedTempFile);
+
+const BEGIN: &str = "\
+import sys, os, json, time
+from taskqueue import TaskQueue, RegisteredTask, MockTask, PrintTask, queueable
+from taskqueue.taskqueue import QueueEmptyError
+tq = TaskQueue('fq://' + os.path.abspath('queue'), progress=False)
+";
+
+impl Script {
+    /// A program that finds the queue `./queue` as `tq`.
+    pub fn new(text: &str) -> Self {
+        let mut file = tempfile::Builder::new().suffix(".py").tempfile().expect("a file");
+        write!(file, "{BEGIN}{text}").expect("a program");
+        Self(file)
+    }
+
+    /// How to run it in a directory.
+    pub fn command(&self, dir: &Path) -> Command {
+        let mut command = Command::new(python("python"));
+        command.arg(self.0.path()).current_dir(dir).env("PYTHONUNBUFFERED", "1");
+        command
+    }
+
+    /// Runs it to its good end.
+    #[track_caller]
+    pub fn run(&self, dir: &Path) -> Finished {
+        Finished::run(&mut self.command(dir)).good()
+    }
+
+    /// Starts it.
+    pub fn start(&self, dir: &Path, logs: &Path) -> Running {
+        Running::start(self.command(dir), logs)
+    }
+}

@@ -1,0 +1,228 @@
+//! Every command in the documentation is run.
+//!
+//! A block that is marked `console` holds commands after `$ `, continued after `> `; its other
+//! lines are what they print, and are not compared. The blocks of a page are run in their
+//! order in one shell, in an empty directory, and each command has to succeed. A block marked
+//! `console,no-run` is not run; the line before it says why: `<!-- not run: REASON -->`.
+
+use std::fmt::Write as _;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use task_host_tests::{host, python, target};
+
+/// Where a reader would have a clone, a network and time, the test has what is here already.
+const STAND_INS: &[(&str, &str)] = &[
+    // A clone: this one, with room for what is made in it.
+    (
+        "git",
+        r#"
+case "$1" in
+clone)
+    dir=${3:-$(basename "$2" .git)}
+    mkdir "$dir"
+    for entry in $("$GIT" -C "$ROOT" ls-tree --name-only HEAD); do
+        ln -s "$ROOT/$entry" "$dir/$entry"
+    done ;;
+*) exec "$GIT" "$@" ;;
+esac"#,
+    ),
+    // What was built for tests is taken for what would be built; guest projects are built.
+    (
+        "cargo",
+        r#"
+case "$1 ${2:-}" in
+'xtask demo') shift 2; exec "$XTASK" demo --profile dev "$@" ;;
+'xtask '*) exec "$XTASK" "$2" --help ;;
+'install --path') echo "installed: $(command -v host)" ;;
+*)
+    # The directory of this test's own build is not the reader's.
+    unset CARGO_TARGET_DIR
+    exec "$CARGO_PROGRAM" "$@" ;;
+esac"#,
+    ),
+    ("pip", "exit 0"),
+];
+
+#[derive(Debug, PartialEq, Eq)]
+struct Typed {
+    line: usize,
+    command: String,
+}
+
+/// The commands of a page in their order.
+fn commands(page: &str) -> Result<Vec<Typed>, String> {
+    let mut typed: Vec<Typed> = Vec::new();
+    let mut block = None;
+    let mut before = "";
+    for (number, line) in page.lines().enumerate() {
+        let line = line.trim_start();
+        match (block, line.strip_prefix("```")) {
+            (None, Some(mark)) => {
+                if mark == "console,no-run" {
+                    let reason = before.strip_prefix("<!-- not run: ");
+                    if reason.is_none_or(|reason| reason.trim_end_matches("-->").trim().is_empty())
+                    {
+                        return Err(format!("line {}: says not why it is not run", number + 1));
+                    }
+                } else if mark.starts_with("console") && mark != "console" {
+                    return Err(format!("line {}: unknown mark `{mark}`", number + 1));
+                }
+                block = Some(mark);
+            }
+            (Some(_), Some("")) => block = None,
+            (Some("console"), _) => {
+                if let Some(command) = line.strip_prefix("$ ") {
+                    typed.push(Typed { line: number + 1, command: command.to_owned() });
+                } else if let (Some(more), Some(last)) = (line.strip_prefix("> "), typed.last_mut())
+                {
+                    last.command.push('\n');
+                    last.command.push_str(more);
+                }
+            }
+            _ => {}
+        }
+        if !line.is_empty() {
+            before = line;
+        }
+    }
+    match block {
+        Some(mark) => Err(format!("a block ```{mark} has no end")),
+        None => Ok(typed),
+    }
+}
+
+#[test]
+fn commands_are_found_in_console_blocks_only() {
+    let page = "\
+# Title
+```console
+$ host new my-task
+made it
+$ host submit \\
+>   --fq ./queue
+```
+```sh
+$ no
+```
+<!-- not run: needs an account -->
+
+```console,no-run
+$ aws s3 ls
+```
+";
+    let typed = |line, command: &str| Typed { line, command: command.to_owned() };
+    assert_eq!(
+        commands(page).unwrap(),
+        [typed(3, "host new my-task"), typed(5, "host submit \\\n  --fq ./queue")]
+    );
+    assert!(commands("```console,no-run\n$ x\n```").is_err());
+    assert!(commands("```console\n$ x\n").is_err());
+    assert!(commands("```console,later\n$ x\n```").is_err());
+}
+
+/// One shell program for a page, which says what it is at.
+fn script(name: &str, typed: &[Typed]) -> String {
+    // What was started in the background ends with the page.
+    let mut script =
+        "set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n".to_owned();
+    for Typed { line, command } in typed {
+        let shown = command.replace('\'', r"'\''");
+        let _ = writeln!(script, "printf '%s\\n' '{name}:{line}: $ {shown}' >&2\n{command}");
+    }
+    script
+}
+
+fn stand_ins(dir: &Path) {
+    std::fs::create_dir(dir).unwrap();
+    for (name, text) in STAND_INS {
+        let path = dir.join(name);
+        let text = text.trim_start();
+        std::fs::write(&path, format!("#!/bin/bash\nset -eu\n{text}\n")).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+}
+
+/// The program that a name stands for, on the path of this test.
+fn program(name: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(name))
+        .find(|path| path.is_file())
+        .unwrap_or_else(|| panic!("{name} is not on the PATH"))
+}
+
+#[test]
+fn every_command_of_every_page_works() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut pages = vec![root.join("README.md")];
+    for entry in std::fs::read_dir(root.join("docs")).into_iter().flatten().flatten() {
+        pages.push(entry.path());
+    }
+    pages.retain(|page| page.extension().is_some_and(|extension| extension == "md"));
+    pages.sort();
+
+    let mut failures = Vec::new();
+    for page in pages {
+        let name = page.strip_prefix(root).unwrap().display().to_string();
+        let text = std::fs::read_to_string(&page)
+            .unwrap_or_else(|error| panic!("{}: {error}", page.display()));
+        match commands(&text) {
+            Ok(typed) => failures.extend(run(root, &name, &typed)),
+            Err(problem) => failures.push(format!("{name}: {problem}")),
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// Runs a page, and tells how it failed.
+fn run(root: &Path, name: &str, typed: &[Typed]) -> Option<String> {
+    if typed.is_empty() {
+        return None;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (work, home, bin) =
+        (dir.path().join("work"), dir.path().join("home"), dir.path().join("bin"));
+    for made in [&work, &home] {
+        std::fs::create_dir(made).unwrap();
+    }
+    stand_ins(&bin);
+    std::os::unix::fs::symlink(host(), bin.join("host")).unwrap();
+
+    let python = python("python");
+    let mut path = vec![bin, python.parent().unwrap().to_owned()];
+    path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+    let (git, cargo) = (program("git"), program("cargo"));
+    let keep = |variable: &str, below: &str| {
+        // Toolchains and downloads are the user's, whose home is not the page's.
+        std::env::var_os(variable)
+            .map(PathBuf::from)
+            .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(below)))
+    };
+    let mut bash = Command::new("bash");
+    bash.args(["-c", &script(name, typed)]).current_dir(&work);
+    bash.env("HOME", &home).env_remove("XDG_CACHE_HOME");
+    bash.env("PATH", std::env::join_paths(path).unwrap());
+    bash.env("ROOT", root).env("GIT", git).env("CARGO_PROGRAM", cargo);
+    bash.env("XTASK", target().join("debug/xtask"));
+    for (variable, below) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
+        if let Some(path) = keep(variable, below) {
+            bash.env(variable, path);
+        }
+    }
+    for (variable, _) in std::env::vars_os() {
+        if variable.to_string_lossy().starts_with("HOST_") {
+            bash.env_remove(variable);
+        }
+    }
+    let output = bash.stdin(std::process::Stdio::null()).output().expect("bash");
+    println!("{name}: {} commands", typed.len());
+    if output.status.success() {
+        return None;
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let tail: Vec<&str> = said.lines().rev().take(30).collect();
+    let tail: Vec<&str> = tail.into_iter().rev().collect();
+    Some(format!("{name}: {}\n  {}", output.status, tail.join("\n  ")))
+}

@@ -1,0 +1,71 @@
+//! Components come from the bucket, by name, whenever they come.
+
+use serde_json::json;
+use task_host_tests::{Place, eventually, guest};
+
+fn task(id: i64, name: &str) -> serde_json::Value {
+    json!({"basic_info": {"id": id, "name": name, "base_directory": "data", "inputs": ["0_input/a.dat"]}})
+}
+
+#[test]
+fn a_name_without_a_component_is_tried_again_and_then_reported() {
+    let place = Place::new();
+    place.put("data/0_input/a.dat", "a");
+    place.submit(&[task(1, "NO_OP")]);
+    place.run_until_empty(&["--max-attempts", "3"]).code(3);
+    let report = place.the_error();
+    assert_eq!(report["attempt"], 3);
+    let exception = report["exception"].as_str().unwrap();
+    assert!(exception.contains("components/NO_OP.wasm"), "{exception}");
+}
+
+#[test]
+fn a_component_that_comes_later_is_picked_up_without_a_restart() {
+    let place = Place::new();
+    place.put("data/0_input/a.dat", "a");
+    place.submit(&[task(1, "NO_OP")]);
+    let host = place.start(&["--retry-after", "50ms", "--max-attempts", "1000"]);
+    eventually("a failed attempt", || host.stderr().contains("NO_OP").then_some(()));
+    place.push("NO_OP");
+    eventually("the output", || place.object("data/0_output/a.dat"));
+    assert!(place.errors().is_empty());
+}
+
+#[test]
+fn a_new_version_is_picked_up_without_a_restart() {
+    let place = Place::new();
+    place.put("data/0_input/a.dat", "a");
+    // Under one name, first a guest that copies, then one that hashes.
+    let push = |file: &str| {
+        let file = guest(file);
+        let file = file.to_str().unwrap();
+        place
+            .host(&["component", "push", file, "--name", "changing", "--bucket", "./bucket"])
+            .good();
+    };
+    push("NO_OP");
+    let _host = place.start(&[]);
+    place.submit(&[task(1, "changing")]);
+    eventually("the copy", || place.object("data/0_output/a.dat"));
+    push("digest");
+    let mut id = 2;
+    eventually("the digest", || {
+        // What is under way keeps the component it began with, and a look at the bucket is not
+        // made for every task: so a few are needed.
+        if place.counts().0 == 0 {
+            place.submit(&[task(id, "changing")]);
+            id += 1;
+        }
+        place.object("data/0_digest/a.dat.sha256")
+    });
+    assert!(place.errors().is_empty());
+}
+
+#[test]
+fn what_is_no_component_of_ours_is_refused_at_the_door() {
+    let place = Place::new();
+    std::fs::write(place.path().join("core.wasm"), b"\0asm\x01\0\0\0").unwrap();
+    let refused = place.host(&["component", "push", "core.wasm", "--bucket", "./bucket"]).code(1);
+    assert!(refused.stderr.contains("core.wasm"), "{}", refused.stderr);
+    assert!(place.keys().is_empty());
+}

@@ -1,0 +1,86 @@
+//! A host that is told to stop: running tasks finish, the others are given back at once.
+
+use rustix::process::Signal;
+use serde_json::json;
+use task_host_tests::{Place, Running, eventually, misbehaviour};
+
+/// A host with one slot, that runs the first of six tasks, which take this long, and holds
+/// others ready.
+fn busy(place: &Place, secs: f64, args: &[&str]) -> Running {
+    let tasks: Vec<_> = (0..6)
+        .map(|id| {
+            let mut task = misbehaviour(
+                id,
+                &[],
+                json!({"do": "all", "steps": [
+                {"do": "sleep", "secs": secs}, {"do": "output", "key": "done.txt", "text": "x"}]}),
+            );
+            task["basic_info"]["base_directory"] = json!(format!("tests-{id}"));
+            task
+        })
+        .collect();
+    place.submit(&tasks);
+    let args = [&["--parallel", "1", "--prefetch", "3"], args].concat();
+    let host = place.start(&args);
+    eventually("one task that runs and three that are held ready", || {
+        (place.counts() == (6, 4)).then_some(())
+    });
+    eventually("a start that is recorded", || {
+        let movements = place.path().join("queue/movement");
+        let started = std::fs::read_dir(movements).ok()?.flatten().any(|entry| {
+            std::fs::read_to_string(entry.path()).is_ok_and(|lines| lines.contains("\n\n"))
+        });
+        started.then_some(())
+    });
+    host
+}
+
+#[test]
+fn sigterm_lets_the_running_task_finish_and_gives_the_others_back_at_once() {
+    let place = Place::with(&["misbehave"]);
+    let host = busy(&place, 3.0, &[]);
+    host.signal(Signal::TERM);
+    // While the first still sleeps.
+    eventually("the tasks that were held ready", || (place.counts() == (6, 1)).then_some(()));
+    host.wait().good();
+    assert_eq!(place.counts(), (5, 0));
+    assert_eq!(place.keys().iter().filter(|key| key.ends_with("done.txt")).count(), 1);
+    assert!(place.errors().is_empty());
+
+    // A drain is no attempt: what was given back is run as if for the first time.
+    place.run_until_empty(&["--max-attempts", "1", "--parallel", "5"]).good();
+    assert_eq!(place.keys().iter().filter(|key| key.ends_with("done.txt")).count(), 6);
+}
+
+#[test]
+fn a_second_signal_gives_everything_back() {
+    let place = Place::with(&["misbehave"]);
+    let host = busy(&place, 3600.0, &[]);
+    host.signal(Signal::TERM);
+    eventually("the tasks that were held ready", || (place.counts() == (6, 1)).then_some(()));
+    host.signal(Signal::TERM);
+    host.wait().code(143);
+    assert_eq!(place.counts(), (6, 0));
+    assert!(!place.keys().iter().any(|key| key.ends_with("done.txt")));
+    assert!(place.errors().is_empty());
+}
+
+#[test]
+fn ctrl_c_twice_has_its_own_exit_code() {
+    let place = Place::with(&["misbehave"]);
+    let host = busy(&place, 3600.0, &[]);
+    host.signal(Signal::INT);
+    eventually("the tasks that were held ready", || (place.counts() == (6, 1)).then_some(()));
+    host.signal(Signal::INT);
+    host.wait().code(130);
+    assert_eq!(place.counts(), (6, 0));
+}
+
+#[test]
+fn after_the_grace_period_the_running_task_is_given_back_too() {
+    let place = Place::with(&["misbehave"]);
+    let host = busy(&place, 3600.0, &["--grace", "200ms"]);
+    host.signal(Signal::TERM);
+    host.wait().code(4);
+    assert_eq!(place.counts(), (6, 0));
+}

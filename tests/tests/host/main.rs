@@ -1,0 +1,10 @@
+//! The real host with real guests, from outside: one module for each promise.
+
+mod components;
+mod drain;
+mod endings;
+mod isolation;
+mod limits;
+mod python;
+mod simple_tasks;
+mod two_hosts;

@@ -1,0 +1,172 @@
+//! The real python-task-queue beside us: as producer, as worker on the same queue, and as the
+//! tool that people look into queues with.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+use task_host_tests::{Finished, Place, Script, eventually, misbehaviour, python};
+
+/// What `ptq status` prints.
+fn ptq_status(place: &Place) -> String {
+    let mut ptq = Command::new(python("ptq"));
+    Finished::run(ptq.args(["status", "queue"]).current_dir(place.path())).good().stdout
+}
+
+#[test]
+fn registered_tasks_that_carry_a_task_of_ours_are_run() {
+    let place = Place::with(&["NO_OP"]);
+    for id in 0..20 {
+        place.put(&format!("data/0_input/{id}.dat"), format!("content {id}"));
+    }
+    Script::new(
+        "
+class NoOp(RegisteredTask):
+  def __init__(self, basic_info, payload_info):
+    super().__init__(basic_info, payload_info)
+
+tq.insert([NoOp({'id': i, 'name': 'NO_OP', 'base_directory': 'data',
+                 'inputs': ['0_input/%d.dat' % i]}, 'number %d' % i) for i in range(20)])
+",
+    )
+    .run(place.path());
+    place.run(&["-x"]).good();
+    for id in 0..20 {
+        let output = place.object(&format!("data/0_output/{id}.dat"));
+        assert_eq!(output.as_deref(), Some(format!("content {id}").as_bytes()));
+    }
+    assert_eq!(place.counts(), (0, 0));
+}
+
+#[test]
+fn plain_registered_tasks_and_function_tasks_choose_their_component_by_name() {
+    // None of the names has a component: the reports show what was understood.
+    let place = Place::new();
+    Script::new(
+        "
+@queueable
+def shrink(path, factor=2): pass
+
+from functools import partial
+tq.insert([PrintTask('hello'), MockTask(x=12345678901234567, y=0.1)])
+tq.insert(partial(shrink, 'a.png', factor=4))
+",
+    )
+    .run(place.path());
+    place.run_until_empty(&["--max-attempts", "1"]).code(3);
+    let mut exceptions: Vec<String> =
+        place.errors().iter().map(|r| r["exception"].as_str().unwrap().to_owned()).collect();
+    exceptions.sort();
+    let all = exceptions.join("\n");
+    for component in ["PrintTask.wasm", "MockTask.wasm", "__main__.shrink.wasm"] {
+        assert!(all.contains(component), "{component} is not in {all}");
+    }
+}
+
+#[test]
+fn ptq_reads_our_queue_before_during_and_after() {
+    let place = Place::with(&["misbehave"]);
+    let tasks: Vec<Value> =
+        (0..10).map(|id| misbehaviour(id, &[], json!({"do": "sleep", "secs": 2}))).collect();
+    place.submit(&tasks);
+    assert_eq!(
+        ptq_status(&place),
+        "Inserted: 10\nEnqueued: 10 (100.0% left)\nCompleted: 0 (0.0%)\nLeased: 0 (0.0% of queue)\n"
+    );
+    let host = place.start(&["-x", "--parallel", "2", "--prefetch", "2"]);
+    eventually("leases", || (place.counts() == (10, 4)).then_some(()));
+    assert_eq!(
+        ptq_status(&place),
+        "Inserted: 10\nEnqueued: 10 (100.0% left)\nCompleted: 0 (0.0%)\nLeased: 4 (40.0% of queue)\n"
+    );
+    host.wait().good();
+    assert_eq!(
+        ptq_status(&place),
+        "Inserted: 10\nEnqueued: 0 (0.0% left)\nCompleted: 10 (100.0%)\nLeased: 0 (--%) of queue\n"
+    );
+}
+
+#[test]
+fn a_python_worker_and_a_host_share_a_queue() {
+    const TASKS: u64 = 400;
+    let place = Place::with(&["misbehave"]);
+    // Each is a task for both: Python runs the class, we run the component of that name. Both
+    // leave one file that says who did it.
+    let tasks: Vec<Value> = (0..TASKS)
+        .map(|id| {
+            let info = json!({"id": id, "name": "misbehave", "base_directory": "host"});
+            let key = format!("{id}.txt");
+            let payload = json!({"do": "output", "key": key, "text": "done"});
+            let task = json!({"class": "Shared", "basic_info": info, "payload_info": payload});
+            json!({"payload": task, "queueName": "queue"})
+        })
+        .collect();
+    place.submit(&tasks);
+    let worker = Script::new(
+        "
+class Shared(RegisteredTask):
+  def __init__(self, basic_info, payload_info):
+    super().__init__(basic_info, payload_info)
+  def execute(self):
+    with open('python/' + self.payload_info['key'], 'x') as f:
+      f.write('done')
+    time.sleep(0.005)
+
+os.mkdir('python')
+def stop_fn():
+  return tq.is_empty()
+tq.poll(lease_seconds=60, stop_fn=stop_fn, tally=True)
+",
+    );
+    let python = worker.start(place.path(), &place.path().join("logs"));
+    // The host is the faster one: it joins when Python is at work.
+    eventually("work by Python", || {
+        let done = std::fs::read_dir(place.path().join("python")).ok()?.count();
+        (done > 10).then_some(())
+    });
+    let host = place.start(&["-x", "--parallel", "2"]);
+    host.wait().good();
+    python.wait().good();
+
+    let by_python = task_host_tests::files(&place.path().join("python"));
+    let by_host = task_host_tests::files(&place.path().join("bucket/host"));
+    assert!(!by_python.is_empty() && !by_host.is_empty(), "one of them did it all");
+    let twice: Vec<_> = by_python.intersection(&by_host).collect();
+    assert!(twice.is_empty(), "done by both: {twice:?}");
+    assert_eq!((by_python.len() + by_host.len()) as u64, TASKS);
+    assert_eq!(place.counts(), (0, 0));
+    assert!(place.errors().is_empty());
+    let status = ptq_status(&place);
+    assert!(status.contains(&format!("Completed: {TASKS} (100.0%)")), "{status}");
+}
+
+#[test]
+fn python_leases_renews_and_deletes_what_was_submitted_with_host() {
+    let place = Place::new();
+    let tasks: Vec<Value> = (0..10)
+        .map(|id| json!({"payload": {"class": "MockTask", "n": id}, "queueName": "queue"}))
+        .collect();
+    place.submit(&tasks);
+    let seen = Script::new(
+        "
+assert (tq.inserted, tq.enqueued, tq.leased) == (10, 10, 0), (tq.inserted, tq.enqueued, tq.leased)
+seen = []
+for _ in range(5):
+  task = tq.lease(seconds=60)
+  seen.append(task.n)
+  tq.renew(task, 120)
+  tq.delete(task, tally=True)
+kept = tq.lease(seconds=60, num_tasks=2)
+assert tq.leased == 2
+tq.release_all()
+assert (tq.enqueued, tq.leased, tq.completed) == (5, 0, 5), (tq.enqueued, tq.leased, tq.completed)
+tq.poll(lease_seconds=60, tally=True, stop_fn=tq.is_empty,
+        before_fn=lambda task: seen.append(task.n))
+print(json.dumps(sorted(seen)))
+",
+    )
+    .run(place.path())
+    .stdout;
+    assert_eq!(seen.trim(), "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]");
+    assert_eq!(place.counts(), (0, 0));
+    assert!(place.left_behind().is_empty(), "{:?}", place.left_behind());
+}

@@ -1,0 +1,289 @@
+//! `cargo xtask bench`: `host` and the real python-task-queue, side by side on one machine in
+//! one run, on the disk's file system and on one in memory.
+//!
+//! The two take turns, several times, and medians are compared: what else the machine does
+//! hits both.
+
+mod machine;
+mod series;
+mod table;
+mod work;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::build::{self, Profile};
+use crate::project::Project;
+use crate::setup;
+use series::Series;
+use table::Table;
+use work::{Cores, Task, Work};
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// One round with few tasks: to see that it works, not to see figures
+    #[arg(long)]
+    quick: bool,
+    /// Rounds, in each of which everything is measured once
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Only measurements whose name contains this: insert, noop, copy, steps, length, start
+    #[arg(long)]
+    only: Option<String>,
+    /// A directory on the disk to measure [default: in the build directory]
+    #[arg(long)]
+    disk: Option<PathBuf>,
+    /// A directory in memory to measure
+    #[arg(long, default_value = "/dev/shm")]
+    memory: PathBuf,
+}
+
+/// How many tasks a measurement takes. Python gets fewer: it takes as long with them.
+#[derive(Clone, Copy)]
+struct Counts {
+    insert: usize,
+    run: usize,
+    python: usize,
+    lengths: [usize; 3],
+}
+
+pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
+    setup::wasm_target(project)?;
+    let python = setup::python(project)?;
+    build::guests(project)?;
+    let host = build::host(project, Profile::Release)?;
+    let guest = project.target.join("guests/NO_OP.wasm");
+
+    let results = project.target.join("bench");
+    fs::create_dir_all(&results)?;
+    let disk = options.disk.clone().unwrap_or_else(|| results.clone());
+    let rounds = if options.quick { 1 } else { options.rounds.max(1) };
+    let counts = if options.quick {
+        Counts { insert: 2_000, run: 2_000, python: 300, lengths: [100, 1_000, 10_000] }
+    } else {
+        Counts { insert: 20_000, run: 20_000, python: 2_000, lengths: [100, 10_000, 100_000] }
+    };
+
+    let mut report = machine::describe(&host, &python)?;
+    let mut raw = vec![json!({"machine": report})];
+    for parent in [&disk, &options.memory] {
+        let work = Work::new(&host, &python, &guest, parent)
+            .with_context(|| format!("{} can't be measured", parent.display()))?;
+        let file_system = machine::file_system(parent)?;
+        println!("\n{}: {file_system}", parent.display());
+        let mut bench = Bench { work, counts, rounds, only: options.only.clone() };
+        let (tables, values) = bench.everything()?;
+        report += &format!("\n## {file_system}\n\n{tables}");
+        raw.push(json!({"file_system": file_system, "results": values}));
+    }
+    fs::write(results.join("benchmarks.md"), &report)?;
+    fs::write(results.join("results.json"), serde_json::to_vec_pretty(&raw)?)?;
+    println!("\n{report}");
+    println!("Written to {}/benchmarks.md and results.json", show(&results));
+    Ok(())
+}
+
+fn show(path: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(&here).unwrap_or(path).display().to_string()
+}
+
+/// The measurements on one file system.
+struct Bench {
+    work: Work,
+    counts: Counts,
+    rounds: usize,
+    only: Option<String>,
+}
+
+/// Does some work, and returns how many tasks that is in a second.
+type Rate<'a> = Box<dyn Fn() -> anyhow::Result<f64> + 'a>;
+
+/// The same work, done by Python and by `host` in some ways.
+struct Race<'a> {
+    name: &'static str,
+    python: Rate<'a>,
+    host: Vec<(&'static str, Rate<'a>)>,
+}
+
+impl Race<'_> {
+    /// All take turns.
+    fn run(&self, rounds: usize) -> anyhow::Result<(Series, Vec<Series>)> {
+        let mut python = Series::new(&format!("python, {}", self.name), "per second");
+        let series = |label: &str| Series::new(&format!("host, {label}"), "per second");
+        let mut hosts: Vec<Series> = self.host.iter().map(|(label, _)| series(label)).collect();
+        for _ in 0..rounds {
+            python.push((self.python)()?);
+            for (series, (_, rate)) in hosts.iter_mut().zip(&self.host) {
+                series.push(rate()?);
+            }
+        }
+        Ok((python, hosts))
+    }
+}
+
+impl Bench {
+    fn everything(&mut self) -> anyhow::Result<(String, Value)> {
+        let mut text = String::new();
+        let mut values = serde_json::Map::new();
+        type Measurement = fn(&mut Bench) -> anyhow::Result<(Table, Vec<Series>)>;
+        let all: [(&str, Measurement); 4] = [
+            ("insert noop copy", Bench::beside_python),
+            ("steps", Bench::steps),
+            ("length", Bench::queue_length),
+            ("start", Bench::first_result),
+        ];
+        for (name, measure) in all {
+            if !name.split(' ').any(|name| self.wants(name)) {
+                continue;
+            }
+            let (table, series) = measure(self)?;
+            text += &format!("{table}\n");
+            for one in series {
+                values.insert(one.name.clone(), json!({"unit": one.unit, "values": one.values}));
+            }
+        }
+        Ok((text, values.into()))
+    }
+
+    /// Rates of both, and their ratios.
+    fn beside_python(&mut self) -> anyhow::Result<(Table, Vec<Series>)> {
+        let (work, counts) = (&self.work, &self.counts);
+        let (run, python) = (counts.run, counts.python);
+        let host = |task: Task, parallel: &'static str, cores: Cores| -> Rate<'_> {
+            Box::new(move || work.host_runs(task, run, &["--parallel", parallel], cores))
+        };
+        let races = [
+            Race {
+                name: "insert",
+                python: Box::new(|| work.python_inserts(python)),
+                host: vec![("insert", Box::new(|| work.host_inserts(counts.insert)))],
+            },
+            Race {
+                name: "noop",
+                python: Box::new(|| work.python_runs(Task::Nothing, python)),
+                host: vec![
+                    ("no-op: lease, run, delete; one core", host(Task::Nothing, "1", Cores::One)),
+                    ("no-op, `--parallel 2`", host(Task::Nothing, "2", Cores::All)),
+                ],
+            },
+            Race {
+                name: "copy",
+                python: Box::new(|| work.python_runs(Task::Copy, python)),
+                host: vec![
+                    ("4 KiB in, 4 KiB out; one core", host(Task::Copy, "1", Cores::One)),
+                    ("4 KiB in and out, `--parallel 1`", host(Task::Copy, "1", Cores::All)),
+                    ("4 KiB in and out, `--parallel 2`", host(Task::Copy, "2", Cores::All)),
+                ],
+            },
+        ];
+        let mut table =
+            Table::new("Tasks per second", &["", "python-task-queue", "`host`", "ratio"]);
+        let mut all = Vec::new();
+        for race in races.iter().filter(|race| self.wants(race.name)) {
+            let (python, hosts) = race.run(self.rounds)?;
+            for (ours, (label, _)) in hosts.iter().zip(&race.host) {
+                let ratio = format!("{:.1}", ours.median() / python.median());
+                table.row([(*label).to_owned(), python.shown(), ours.shown(), ratio]);
+            }
+            all.push(python);
+            all.extend(hosts);
+        }
+        Ok((table, all))
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        self.only.as_deref().is_none_or(|only| name.contains(only))
+    }
+
+    /// Where the time of a task goes, when there is only one at a time.
+    fn steps(&mut self) -> anyhow::Result<(Table, Vec<Series>)> {
+        const STEPS: [&str; 8] =
+            ["decode", "fetch", "resolve", "wait", "instantiate", "run", "publish", "settle"];
+        let args = ["--parallel", "1", "--prefetch", "0"];
+        let kinds = [("a no-op", Task::Nothing), ("4 KiB in, 4 KiB out", Task::Copy)];
+        let mut columns: Vec<Vec<Series>> = Vec::new();
+        for (label, kind) in kinds {
+            let mut steps: Vec<Series> = STEPS
+                .iter()
+                .map(|step| Series::new(&format!("{step} of {label}"), "microseconds"))
+                .collect();
+            let mut whole = Series::new(&format!("the whole of {label}"), "microseconds");
+            for _ in 0..self.rounds {
+                let summary =
+                    self.work.host_summary(kind, self.counts.run / 4, &args, Cores::All)?;
+                let done = summary["done"].as_f64().context("`done` of the summary")?;
+                for (series, step) in steps.iter_mut().zip(STEPS) {
+                    let seconds = summary["steps"][step].as_f64();
+                    let seconds = seconds.with_context(|| format!("step {step} of the summary"))?;
+                    series.push(seconds / done * 1e6);
+                }
+                let seconds = summary["seconds"].as_f64().context("`seconds` of the summary")?;
+                whole.push(seconds / done * 1e6);
+            }
+            // What is in no step: leasing, and what the loop around a task takes.
+            let booked: f64 = steps.iter().map(Series::median).sum();
+            let mut rest = Series::new(&format!("lease and the rest of {label}"), "microseconds");
+            rest.push((whole.median() - booked).max(0.0));
+            steps.insert(0, rest);
+            steps.push(whole);
+            columns.push(steps);
+        }
+        let mut table = Table::new(
+            "Microseconds of each step, with one task at a time",
+            &["step", kinds[0].0, kinds[1].0],
+        );
+        let names = ["lease, loop"].into_iter().chain(STEPS).chain(["the whole"]);
+        for (row, name) in names.enumerate() {
+            let value = |column: &Vec<Series>| column[row].shown();
+            table.row([name.to_owned(), value(&columns[0]), value(&columns[1])]);
+        }
+        Ok((table, columns.into_iter().flatten().collect()))
+    }
+
+    /// Rate and memory at different lengths of the queue.
+    fn queue_length(&mut self) -> anyhow::Result<(Table, Vec<Series>)> {
+        let mut table = Table::new(
+            "No-ops per second and peak memory, by the length of the queue",
+            &["tasks in the queue", "python-task-queue", "`host`", "peak memory of `host`, MiB"],
+        );
+        let mut all = Vec::new();
+        for length in self.counts.lengths {
+            let name = |what: &str| format!("{what} with {length} queued");
+            let mut theirs = Series::new(&name("python"), "per second");
+            let mut ours = Series::new(&name("host"), "per second");
+            let mut memory = Series::new(&name("peak memory of host"), "MiB");
+            for _ in 0..self.rounds {
+                theirs.push(self.work.python_runs_of(length, length.min(self.counts.python))?);
+                let run = self.work.host_runs_of(length, length.min(self.counts.run))?;
+                ours.push(run.rate);
+                memory.push(run.peak_bytes as f64 / f64::from(1 << 20));
+            }
+            table.row([length.to_string(), theirs.shown(), ours.shown(), memory.shown()]);
+            all.extend([theirs, ours, memory]);
+        }
+        Ok((table, all))
+    }
+
+    /// From the start of the program to the first output.
+    fn first_result(&mut self) -> anyhow::Result<(Table, Vec<Series>)> {
+        let series = |name: &str| Series::new(name, "milliseconds");
+        let (mut cold, mut warm) = (series("host, cold"), series("host, warm"));
+        let mut python = series("python");
+        for _ in 0..self.rounds.max(3) {
+            python.push(self.work.python_first_result()?.as_secs_f64() * 1e3);
+            cold.push(self.work.host_first_result(false)?.as_secs_f64() * 1e3);
+            warm.push(self.work.host_first_result(true)?.as_secs_f64() * 1e3);
+        }
+        let mut table =
+            Table::new("Milliseconds from the start of the program to the first output", &["", ""]);
+        table.row(["python-task-queue".to_owned(), python.shown()]);
+        table.row(["`host`, component never compiled before".to_owned(), cold.shown()]);
+        table.row(["`host`, component compiled before".to_owned(), warm.shown()]);
+        Ok((table, vec![python, cold, warm]))
+    }
+}

@@ -1,0 +1,29 @@
+"""The python-task-queue side of the benchmark: `python.py insert|noop|copy COUNT`, in a
+directory with `queue`. Prints the seconds that the work took, without Python's own start."""
+import os
+import sys
+import time
+
+from taskqueue import MockTask, RegisteredTask, TaskQueue
+
+
+class CopyTask(RegisteredTask):
+    def __init__(self, source, target):
+        super().__init__(source, target)
+
+    def execute(self):
+        with open(self.source, "rb") as source:
+            data = source.read()
+        with open(self.target, "wb") as target:
+            target.write(data)
+
+
+what, count = sys.argv[1], int(sys.argv[2])
+queue = TaskQueue("fq://" + os.path.abspath("queue"), progress=False)
+
+start = time.perf_counter()
+if what == "insert":
+    queue.insert([MockTask(n=n) for n in range(count)])
+else:
+    queue.poll(lease_seconds=300, stop_fn=lambda executed: executed >= count, tally=True)
+print(time.perf_counter() - start)

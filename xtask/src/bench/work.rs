@@ -1,0 +1,335 @@
+//! One piece of work, done by `host` or by Python, in a directory of its own.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use serde_json::{Value, json};
+
+const PYTHON: &str = include_str!("python.py");
+
+/// What a task does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Task {
+    /// Nothing at all.
+    Nothing,
+    /// Reads a file of 4 KiB of its own, and writes it again.
+    Copy,
+}
+
+/// The cores that a program gets.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cores {
+    One,
+    All,
+}
+
+/// How a run of `host` went.
+pub(super) struct Run {
+    /// Tasks per second.
+    pub(super) rate: f64,
+    /// The most memory that it had at any time.
+    pub(super) peak_bytes: u64,
+}
+
+/// A directory on the file system that is measured, removed at the end.
+pub(super) struct Work {
+    dir: PathBuf,
+    host: PathBuf,
+    python: PathBuf,
+}
+
+impl Work {
+    pub(super) fn new(
+        host: &Path,
+        python: &Path,
+        guest: &Path,
+        parent: &Path,
+    ) -> anyhow::Result<Self> {
+        let dir = parent.join(format!("task-host-bench-{}", std::process::id()));
+        fs::create_dir_all(dir.join("bucket/components"))?;
+        fs::copy(guest, dir.join("bucket/components/NO_OP.wasm"))?;
+        fs::write(dir.join("python.py"), PYTHON)?;
+        Ok(Self { dir, host: host.to_owned(), python: python.to_owned() })
+    }
+
+    fn host(&self, args: &[&str], cores: Cores) -> Command {
+        let mut command = match cores {
+            Cores::All => Command::new(&self.host),
+            Cores::One => {
+                let mut command = Command::new("taskset");
+                command.args(["--cpu-list", "0"]).arg(&self.host);
+                command
+            }
+        };
+        command.args(args).current_dir(&self.dir).stdin(Stdio::null());
+        command
+    }
+
+    /// Tasks that `host submit` puts into an empty queue in a second.
+    pub(super) fn host_inserts(&self, count: usize) -> anyhow::Result<f64> {
+        self.clear()?;
+        self.write_lines(count, |id| message(Task::Nothing, id))?;
+        let start = Instant::now();
+        self.submit()?;
+        Ok(count as f64 / start.elapsed().as_secs_f64())
+    }
+
+    /// Tasks that Python puts into an empty queue in a second.
+    pub(super) fn python_inserts(&self, count: usize) -> anyhow::Result<f64> {
+        self.clear()?;
+        self.python("insert", count)
+    }
+
+    /// Tasks that `host run` does in a second.
+    pub(super) fn host_runs(
+        &self,
+        task: Task,
+        count: usize,
+        args: &[&str],
+        cores: Cores,
+    ) -> anyhow::Result<f64> {
+        let summary = self.host_summary(task, count, args, cores)?;
+        summary["tasks_per_second"].as_f64().context("`tasks_per_second` of the summary")
+    }
+
+    /// What `host run --json` says of a run over so many tasks, all that are queued.
+    pub(super) fn host_summary(
+        &self,
+        task: Task,
+        count: usize,
+        args: &[&str],
+        cores: Cores,
+    ) -> anyhow::Result<Value> {
+        self.clear()?;
+        if task == Task::Copy {
+            self.make_inputs(count)?;
+        }
+        self.write_lines(count, |id| message(task, id))?;
+        self.submit()?;
+        sync()?;
+        Ok(self.run(count, args, cores)?.0)
+    }
+
+    /// `host run` over the first `count` of `length` no-ops.
+    pub(super) fn host_runs_of(&self, length: usize, count: usize) -> anyhow::Result<Run> {
+        self.clear()?;
+        self.write_lines(length, |id| message(Task::Nothing, id))?;
+        self.submit()?;
+        sync()?;
+        let (summary, peak_bytes) = self.run(count, &["--parallel", "1"], Cores::All)?;
+        let rate = summary["tasks_per_second"].as_f64();
+        Ok(Run { rate: rate.context("`tasks_per_second` of the summary")?, peak_bytes })
+    }
+
+    /// Tasks that Python runs in a second.
+    pub(super) fn python_runs(&self, task: Task, count: usize) -> anyhow::Result<f64> {
+        self.clear()?;
+        match task {
+            Task::Nothing => self.write_lines(count, python_message)?,
+            Task::Copy => {
+                self.make_inputs(count)?;
+                fs::create_dir_all(self.dir.join("bucket/data/0_output"))?;
+                self.write_lines(count, |id| {
+                    let path = |part: &str| format!("bucket/data/0_{part}/{id}.dat");
+                    let (source, target) = (path("input"), path("output"));
+                    json!({"payload": {"class": "CopyTask", "source": source, "target": target}, "queueName": "queue"})
+                })?;
+            }
+        }
+        self.submit()?;
+        sync()?;
+        self.python("run", count)
+    }
+
+    /// Python over the first `count` of `length` no-ops.
+    pub(super) fn python_runs_of(&self, length: usize, count: usize) -> anyhow::Result<f64> {
+        self.clear()?;
+        self.write_lines(length, python_message)?;
+        self.submit()?;
+        sync()?;
+        self.python("run", count)
+    }
+
+    /// The time until `host` has left its first output.
+    pub(super) fn host_first_result(&self, keep_compiled: bool) -> anyhow::Result<Duration> {
+        self.clear()?;
+        if keep_compiled {
+            self.make_inputs(1)?;
+            self.write_lines(1, |id| message(Task::Copy, id))?;
+            self.submit()?;
+            self.run(1, &[], Cores::All)?;
+            self.clear_all_but_cache()?;
+        }
+        self.make_inputs(1)?;
+        self.write_lines(1, |id| message(Task::Copy, id))?;
+        self.submit()?;
+        let args = ["run", "--fq", "./queue", "--cache-dir", "./cache", "--max-tasks", "1"];
+        self.until_output(self.host(&args, Cores::All))
+    }
+
+    /// The time until Python has left its first output.
+    pub(super) fn python_first_result(&self) -> anyhow::Result<Duration> {
+        self.clear()?;
+        self.make_inputs(1)?;
+        fs::create_dir_all(self.dir.join("bucket/data/0_output"))?;
+        let (source, target) = ("bucket/data/0_input/0.dat", "bucket/data/0_output/0.dat");
+        self.write_lines(1, |_| {
+            json!({"payload": {"class": "CopyTask", "source": source, "target": target}, "queueName": "queue"})
+        })?;
+        self.submit()?;
+        let mut command = Command::new(&self.python);
+        command.args(["python.py", "run", "1"]).current_dir(&self.dir).stdin(Stdio::null());
+        self.until_output(command)
+    }
+
+    fn until_output(&self, mut command: Command) -> anyhow::Result<Duration> {
+        let output = self.dir.join("bucket/data/0_output/0.dat");
+        let start = Instant::now();
+        let mut child = command
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(self.dir.join("log"))?)
+            .spawn()?;
+        loop {
+            if fs::metadata(&output).is_ok_and(|output| output.len() == 4096) {
+                let time = start.elapsed();
+                child.wait()?;
+                return Ok(time);
+            }
+            let ended = child.try_wait()?.is_some();
+            ensure!(!ended || output.exists(), "there was no output: {}", self.log());
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    /// Runs so many tasks; returns the summary, and the peak of the memory.
+    fn run(&self, count: usize, args: &[&str], cores: Cores) -> anyhow::Result<(Value, u64)> {
+        let count = count.to_string();
+        // Not until the queue is empty: to see that it is takes a while.
+        let fixed =
+            ["run", "--fq", "./queue", "--cache-dir", "./cache", "--json", "--max-tasks", &count];
+        let mut child = self
+            .host(&[&fixed, args].concat(), cores)
+            .stdout(fs::File::create(self.dir.join("summary"))?)
+            .stderr(fs::File::create(self.dir.join("log"))?)
+            .spawn()
+            .context("host run")?;
+        let status = format!("/proc/{}/status", child.id());
+        let mut peak_bytes = 0;
+        let ended = loop {
+            // Gone with the process: the last look before that counts.
+            if let Ok(status) = fs::read_to_string(&status) {
+                peak_bytes = peak_of(&status).unwrap_or(peak_bytes);
+            }
+            if let Some(ended) = child.try_wait()? {
+                break ended;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        ensure!(ended.success(), "host run: {ended}: {}", self.log());
+        let summary = serde_json::from_slice(&fs::read(self.dir.join("summary"))?)?;
+        Ok((summary, peak_bytes))
+    }
+
+    fn python(&self, what: &str, count: usize) -> anyhow::Result<f64> {
+        let output = Command::new(&self.python)
+            .args(["python.py", what, &count.to_string()])
+            .current_dir(&self.dir)
+            .stdin(Stdio::null())
+            .stderr(Stdio::inherit())
+            .output()?;
+        ensure!(output.status.success(), "python.py {what} {count}: {}", output.status);
+        let seconds: f64 = String::from_utf8(output.stdout)?.trim().parse()?;
+        Ok(count as f64 / seconds)
+    }
+
+    fn submit(&self) -> anyhow::Result<()> {
+        let output = self
+            .host(&["submit", "--fq", "./queue", "--progress", "never", "tasks.jsonl"], Cores::All)
+            .output()?;
+        ensure!(
+            output.status.success(),
+            "host submit: {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
+    }
+
+    fn write_lines(&self, count: usize, line: impl Fn(usize) -> Value) -> anyhow::Result<()> {
+        let mut file = std::io::BufWriter::new(fs::File::create(self.dir.join("tasks.jsonl"))?);
+        for id in 0..count {
+            writeln!(file, "{}", line(id))?;
+        }
+        Ok(file.flush()?)
+    }
+
+    fn make_inputs(&self, count: usize) -> anyhow::Result<()> {
+        let inputs = self.dir.join("bucket/data/0_input");
+        fs::create_dir_all(&inputs)?;
+        for id in 0..count {
+            // No two are equal, so that none comes from the cache.
+            fs::write(inputs.join(format!("{id}.dat")), format!("{id:08}").repeat(512))?;
+        }
+        Ok(())
+    }
+
+    fn clear_all_but_cache(&self) -> anyhow::Result<()> {
+        for part in ["queue", "queue-errors", "bucket/data"] {
+            match fs::remove_dir_all(self.dir.join(part)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("removing {part}"));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn clear(&self) -> anyhow::Result<()> {
+        self.clear_all_but_cache()?;
+        match fs::remove_dir_all(self.dir.join("cache")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        // What is left is in the build directory or in memory; neither is worth a failure.
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// What was written before is not to be paid for by what comes next.
+fn sync() -> anyhow::Result<()> {
+    crate::command::capture(&mut Command::new("sync")).map(drop)
+}
+
+fn peak_of(status: &str) -> Option<u64> {
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(kib.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
+}
+
+fn message(task: Task, id: usize) -> Value {
+    let inputs = match task {
+        Task::Nothing => Vec::new(),
+        Task::Copy => vec![format!("0_input/{id}.dat")],
+    };
+    json!({
+        "basic_info": {"id": id, "name": "NO_OP", "base_directory": "data", "inputs": inputs},
+        "payload_info": format!("number {id}"),
+    })
+}
+
+fn python_message(id: usize) -> Value {
+    json!({"payload": {"class": "MockTask", "n": id}, "queueName": "queue"})
+}

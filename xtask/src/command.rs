@@ -1,0 +1,48 @@
+//! Running other programs, with errors that say which one failed and how.
+
+use std::io::IsTerminal;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail};
+
+/// Runs it with our terminal, to a good end.
+pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
+    let shown = show(command);
+    println!("{}", styled("2", &format!("$ {shown}")));
+    let status = command.status().with_context(|| format!("`{shown}` can't be started"))?;
+    if !status.success() {
+        bail!("`{shown}` failed: {status}");
+    }
+    Ok(())
+}
+
+/// Runs it to a good end, and returns what it wrote to its standard output.
+pub(crate) fn capture(command: &mut Command) -> anyhow::Result<String> {
+    let shown = show(command);
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("`{shown}` can't be started"))?;
+    if !output.status.success() {
+        bail!("`{shown}` failed: {}", output.status);
+    }
+    String::from_utf8(output.stdout).with_context(|| format!("the output of `{shown}`"))
+}
+
+/// The text in a style of the terminal, if there is one. 1 is bold, 2 is faint.
+pub(crate) fn styled(style: &str, text: &str) -> String {
+    if std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
+        format!("\x1b[{style}m{text}\x1b[0m")
+    } else {
+        text.to_owned()
+    }
+}
+
+/// The command as it would be typed, with the program's name instead of its path.
+fn show(command: &Command) -> String {
+    let program = std::path::Path::new(command.get_program());
+    let program = program.file_name().unwrap_or(command.get_program());
+    let words = std::iter::once(program).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
