@@ -597,3 +597,11 @@ fn the_settings_are_shown_with_where_they_came_from() {
     command.env_remove("HOST_LOG_FORMAT").env("HOST_LEASE", "10m");
     insta::assert_snapshot!(Ended::of(command.output().unwrap()).ok().stdout);
 }
+
+#[test]
+fn the_reference_lists_the_exit_codes_of_the_help() {
+    let help = Place::new().run("--help").ok().stdout;
+    let (_, codes) = help.split_once("Exit codes:\n").unwrap();
+    let reference = include_str!("../../docs/reference/command-line.md");
+    assert!(reference.contains(codes.trim_end()), "{codes}");
+}
