@@ -235,11 +235,12 @@ impl Worker {
         };
         let mut over = std::pin::pin!(over);
         let poll = if self.config.exit_when_empty { SHORT_POLL } else { LONG_POLL };
+        let mut wait = poll;
         let mut outage = Outage::default();
         loop {
             let next = async {
                 let mut permits = self.admit(tasks).await;
-                let leased = leases.lease(permits.len(), poll).await;
+                let leased = leases.lease(permits.len(), wait).await;
                 if let Ok(leased) = &leased {
                     permits.truncate(leased.len());
                 }
@@ -248,10 +249,15 @@ impl Worker {
             let (permits, leased) = tokio::select! {
                 biased;
                 next = next => next,
-                // The last task under way has ended: the queue may be empty now.
-                () = self.idle.notified(), if self.config.exit_when_empty => (Vec::new(), Ok(Vec::new())),
+                // The last task under way has ended. If there is nothing more to lease at
+                // this moment either, the queue may be empty.
+                () = self.idle.notified(), if self.config.exit_when_empty => {
+                    wait = Duration::ZERO;
+                    continue;
+                }
                 () = &mut over => return,
             };
+            wait = poll;
             match leased {
                 Ok(leased) => {
                     outage.over(&*self.queue);
