@@ -74,7 +74,7 @@ pub async fn run(worker: Arc<Worker>, mut lease: Lease, permit: OwnedSemaphorePe
         message = lease.message().id,
         attempt = lease.attempt(),
         id = tracing::field::Empty,
-        name = tracing::field::Empty,
+        task_name = tracing::field::Empty,
     );
     async {
         let mut attempt =
@@ -99,7 +99,7 @@ impl Attempt {
         permit: OwnedSemaphorePermit,
     ) -> Result<Published, Failure> {
         let task = Arc::new(message::decode(&lease.message().body)?);
-        tracing::Span::current().record("id", task.id).record("name", task.name.as_str());
+        tracing::Span::current().record("id", task.id).record("task_name", task.name.as_str());
         self.task = Some(task.clone());
         self.steps.done(Step::Decode);
 

@@ -231,8 +231,10 @@ async fn inspect(which: &str, settings: &Settings, json: bool) -> anyhow::Result
             read(file)?,
         )
     } else {
-        let name = TaskName::new(which)
-            .map_err(|e| Advice::usage(format!("{which:?} is no file, and {e}")))?;
+        let name = TaskName::new(which).ok().filter(|_| !which.ends_with(".wasm"));
+        let Some(name) = name else {
+            return Err(Advice::failed(format!("there is no file {which}")).into());
+        };
         let place = Place::open(settings)?;
         let key = place.key(&name);
         let bytes = download(&place, &key).await.map_err(|error| match error {

@@ -219,63 +219,76 @@ impl Missing {
 /// Says what this host works by.
 fn announce(screen: &Screen, worker: &Worker, missing: &Missing) {
     let config = worker.config();
-    let limits = &config.limits;
+    let time = |time: Duration| humantime::format_duration(time).to_string();
+    let queue = missing.note(&config.queue);
+    let errors = missing.note(&config.error_queue);
+    let done = config.done_queue.as_ref().map(|url| missing.note(url));
+    let bucket = missing.note(&config.bucket);
     let components = match &config.components {
         Some(dir) => dir.display().to_string(),
         None => format!("{}/{}", config.bucket.trim_end_matches('/'), config.component_prefix),
     };
-    let mut rows = vec![
-        ("queue", missing.note(&config.queue)),
-        ("errors to", missing.note(&config.error_queue)),
-    ];
-    rows.extend(config.done_queue.as_ref().map(|url| ("done to", missing.note(url))));
-    let time = |time: Duration| humantime::format_duration(time).to_string();
-    rows.extend([
-        ("bucket", missing.note(&config.bucket)),
-        ("components", components),
-        (
-            "cache",
-            format!("{}, up to {}", config.cache_dir.display(), config.cache_size.display().iec()),
-        ),
-        ("parallel", format!("{} at a time, {} more made ready", config.parallel, config.prefetch)),
-        ("lease", format!("{}, renewed while a task is held", time(config.lease))),
-        (
-            "attempts",
-            format!(
-                "{}, the second after about {}",
-                config.policy.max_attempts,
-                time(config.policy.first_retry)
-            ),
-        ),
-        (
-            "limits",
-            format!(
-                "{} of memory, {}, {} in {} files of output for each task",
-                limits.memory.display().iec(),
-                time(limits.time),
-                limits.output_bytes.display().iec(),
-                limits.output_files
-            ),
-        ),
-        (
-            "kernel",
-            if worker.is_enforced_by_kernel() {
-                "keeps tasks to their directories too (Landlock)".to_owned()
-            } else {
-                "does not confine tasks (no Landlock): inputs are copied for each".to_owned()
-            },
-        ),
-        ("until", until(config)),
-    ]);
+    let cache =
+        format!("{}, up to {}", config.cache_dir.display(), config.cache_size.display().iec());
+    let parallel = format!("{} at a time, {} more made ready", config.parallel, config.prefetch);
+    let lease = format!("{}, renewed while a task is held", time(config.lease));
+    let attempts = format!(
+        "{}, the second after about {}",
+        config.policy.max_attempts,
+        time(config.policy.first_retry)
+    );
+    let limits = &config.limits;
+    let limits = format!(
+        "{} of memory, {}, {} in {} files of output for each task",
+        limits.memory.display().iec(),
+        time(limits.time),
+        limits.output_bytes.display().iec(),
+        show::number(limits.output_files)
+    );
+    let kernel = if worker.is_enforced_by_kernel() {
+        "keeps tasks to their directories too (Landlock)"
+    } else {
+        "does not confine tasks (no Landlock): inputs are copied for each"
+    };
+    let until = until(config);
     if screen.is_json {
-        let settings: serde_json::Map<String, serde_json::Value> =
-            rows.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
-        tracing::info!(settings = %serde_json::Value::Object(settings), "starting");
+        tracing::info!(
+            queue,
+            errors,
+            done,
+            bucket,
+            components,
+            cache,
+            parallel,
+            lease,
+            attempts,
+            limits,
+            kernel,
+            until,
+            version = env!("CARGO_PKG_VERSION"),
+            "starting"
+        );
         return;
     }
     screen.tell(format_args!("host {}", env!("CARGO_PKG_VERSION")));
+    let rows = [
+        ("queue", Some(&*queue)),
+        ("errors to", Some(&*errors)),
+        ("done to", done.as_deref()),
+        ("bucket", Some(&*bucket)),
+        ("components", Some(&*components)),
+        ("cache", Some(&*cache)),
+        ("parallel", Some(&*parallel)),
+        ("lease", Some(&*lease)),
+        ("attempts", Some(&*attempts)),
+        ("limits", Some(&*limits)),
+        ("kernel", Some(kernel)),
+        ("until", Some(&*until)),
+    ];
     for (name, value) in rows {
-        screen.tell(format_args!("  {name:<11} {value}"));
+        if let Some(value) = value {
+            screen.tell(format_args!("  {name:<11} {value}"));
+        }
     }
 }
 

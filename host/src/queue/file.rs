@@ -25,14 +25,13 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use rustix::fs::{self, AtFlags, Mode, OFlags};
+use rustix::fs::{self, AtFlags, OFlags};
 use rustix::io::Errno;
 use tokio::sync::Notify;
 
 use super::{Counts, Message, Queue, QueueError, Receipt, Release};
-use dirs::{Dirs, FILE, invalid, read_to_end, write_all};
-use failures::Failures;
-use movement::{History, Movement, Opened, uncounted};
+use dirs::{Dirs, FILE, invalid, write_all};
+use movement::{Movement, Opened, uncounted};
 use name::{Name, now, second_after};
 use scan::Feed;
 use scratch::Scratch;
@@ -45,6 +44,7 @@ mod admin;
 mod body;
 mod dirs;
 mod failures;
+mod lease;
 mod movement;
 mod name;
 mod scan;
@@ -59,17 +59,10 @@ mod tests;
 
 /// The directory of the failures, in `host/`.
 const ATTEMPTS: &str = "attempts";
-/// After this a message without a movement file is one whose sender died, and not one that
-/// is being sent. Python makes the message first.
-const ABANDONED: Duration = Duration::from_secs(10);
 /// How long the holder of a lease waits for somebody who has its movement file locked.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Between two tries of a message that somebody is just writing or moving.
-const AGAIN: Duration = Duration::from_millis(50);
 /// Messages sent between two updates of the count, and between two chances for others.
 const BATCH: usize = 256;
-/// After so many leases without a wait the kernel is no longer asked to tell of each.
-const BUSY: u32 = 64;
 
 /// A queue in a directory.
 pub struct FileQueue {
@@ -79,7 +72,6 @@ pub struct FileQueue {
     /// There are names in the feed that a waiting call may take.
     more: Notify,
     scratch: Mutex<Option<Arc<Scratch>>>,
-    failures: Failures,
     completions: Completions,
     said_unreadable: std::sync::Once,
 }
@@ -101,15 +93,6 @@ struct Held {
     redelivered: bool,
 }
 
-/// What trying to lease a message came to.
-enum Tried {
-    Leased(Message),
-    /// It is somebody else's, or done.
-    Gone,
-    /// It is just being sent or moved.
-    Later,
-}
-
 impl FileQueue {
     /// Opens the queue in the directory `path`, which is made if need be, and finishes what
     /// hosts that were killed have left half done.
@@ -128,7 +111,6 @@ impl FileQueue {
             watching: Mutex::default(),
             more: Notify::new(),
             scratch: Mutex::default(),
-            failures: Failures::default(),
             completions: Completions::default(),
             said_unreadable: std::sync::Once::new(),
         }
@@ -136,229 +118,6 @@ impl FileQueue {
 
     fn feed(&self) -> MutexGuard<'_, Feed> {
         self.feed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Leases what can be found without waiting, listing the directory until the end of the
-    /// listing of that number.
-    async fn take(
-        &self,
-        max: usize,
-        hold: Duration,
-        listing: u64,
-    ) -> Result<Vec<Message>, QueueError> {
-        let mut found = Vec::new();
-        let mut pieces = 0;
-        loop {
-            while found.len() < max {
-                let Some(name) = self.feed().next() else {
-                    break;
-                };
-                match self.try_one(name, hold) {
-                    Ok(message) => found.extend(message),
-                    // What is leased has to be handed over; the next call meets the error.
-                    Err(error) if found.is_empty() => return Err(error),
-                    Err(_) => return Ok(found),
-                }
-            }
-            {
-                let mut feed = self.feed();
-                if !found.is_empty() {
-                    feed.found();
-                    if feed.has_more() {
-                        self.more.notify_one();
-                    }
-                    // Two pieces are all of a short queue, and nothing of a long one.
-                    if found.len() >= max || pieces >= 2 {
-                        return Ok(found);
-                    }
-                }
-                if feed.has_ended(listing) {
-                    return Ok(found);
-                }
-                pieces += 1;
-                if let Err(errno) = feed.refill(&self.dirs, now().as_secs()) {
-                    if found.is_empty() {
-                        return Err(self.dirs.failed("listing the messages", errno));
-                    }
-                    return Ok(found);
-                }
-            }
-            // Never with a message in hand: it would be lost if we were dropped here.
-            if found.is_empty() {
-                tokio::task::yield_now().await;
-            }
-        }
-    }
-
-    fn try_one(&self, name: Name, hold: Duration) -> Result<Option<Message>, QueueError> {
-        let tried_for = self.feed().tried_for(&name);
-        match self.try_lease(&name, hold, tried_for) {
-            Ok(Tried::Leased(message)) => {
-                self.feed().settled(&name);
-                Ok(Some(message))
-            }
-            Ok(Tried::Gone) => {
-                self.feed().settled(&name);
-                Ok(None)
-            }
-            Ok(Tried::Later) => {
-                self.feed().try_again(name);
-                Ok(None)
-            }
-            Err(Errno::ACCESS | Errno::PERM | Errno::LOOP) => {
-                self.said_unreadable.call_once(|| {
-                    tracing::warn!(
-                        queue = self.dirs.url,
-                        message = name.as_str(),
-                        "this user may not read a message and write its movement file; \
-                         it is left to others, as will be others like it"
-                    );
-                });
-                Ok(None)
-            }
-            Err(errno) => Err(self.dirs.failed(format!("leasing message {}", name.id()), errno)),
-        }
-    }
-
-    fn try_lease(&self, name: &Name, hold: Duration, tried_for: Duration) -> Result<Tried, Errno> {
-        let (dirs, id) = (&*self.dirs, name.id());
-        // First, because it costs least to see here that somebody else was faster.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = match fs::openat(&dirs.queue, name.as_str(), flags, Mode::empty()) {
-            Ok(file) => file,
-            Err(Errno::NOENT) => return Ok(Tried::Gone),
-            Err(errno) => return Err(errno),
-        };
-
-        let abandoned = || tried_for >= ABANDONED || fs::fstat(&file).is_ok_and(|s| is_old(&s));
-        let mut opened = Movement::open(dirs, id)?;
-        let adopted = matches!(opened, Opened::Missing) && abandoned();
-        if adopted {
-            opened = Movement::open_or_make(dirs, id)?;
-        }
-        let Opened::Locked(movement) = opened else {
-            return Ok(Tried::Later);
-        };
-        let mut history = movement.history()?;
-        if history.is_empty() {
-            if !adopted && !abandoned() {
-                return Ok(Tried::Later);
-            }
-            movement.append(&name.line())?;
-            history = History::of(name);
-        }
-
-        let mut stored = read_to_end(&file)?;
-        let leased = history.unused(name, second_after(now(), hold));
-        if leased == *name {
-            // It has no time that could be later. Renaming it to itself would succeed for
-            // everybody.
-            return Ok(Tried::Later);
-        }
-        // The name comes first: one that no file has does no harm, but Python deletes a
-        // message by the names that it finds here.
-        let line = leased.line();
-        movement.append(&line)?;
-        reached("lease: noted");
-        let renamed = fs::renameat(&dirs.queue, name.as_str(), &dirs.queue, leased.as_str());
-        if let Err(errno) = renamed {
-            movement.take_back(line.len());
-            if adopted {
-                let _ = dirs::remove(&dirs.movement, id);
-            }
-            return match errno {
-                Errno::NOENT => Ok(Tried::Gone),
-                errno => Err(errno),
-            };
-        }
-        reached("lease: leased");
-
-        let redelivered = adopted || history.was_moved();
-        let failures = match redelivered {
-            true => self.failures.of(dirs, id),
-            false => Vec::new(),
-        };
-        body::without_id(&mut stored, id);
-        Ok(Tried::Leased(Message {
-            id: id.to_owned(),
-            body: Bytes::from(stored),
-            attempts: history.attempts(),
-            failures,
-            receipt: Held { name: leased, since: history.len(), redelivered }.receipt(),
-        }))
-    }
-
-    /// Waits until there may be something to lease. Returns whether the directory must be
-    /// listed to find it.
-    async fn wait(&self, watch: Option<&Watch>, poll: Instant, until: Instant) -> bool {
-        let (due, again) = {
-            let feed = self.feed();
-            let away = |due| Duration::from_secs(due).saturating_sub(now());
-            // A few milliseconds apart, so that not all hosts list at the stroke of a second.
-            let jitter = Duration::from_micros(fastrand::u64(500..15_000));
-            let due =
-                feed.next_due().and_then(|due| Instant::now().checked_add(away(due) + jitter));
-            (due, feed.has_to_retry().then(|| Instant::now() + AGAIN))
-        };
-        let look = due.map_or(poll, |due| due.min(poll));
-        let wake = again.map_or(look, |again| again.min(look)).min(until);
-        let alarm = tokio::time::sleep_until(wake.into());
-        tokio::pin!(alarm);
-        loop {
-            tokio::select! {
-                () = changed(watch) => {
-                    let mut feed = self.feed();
-                    let now = now().as_secs();
-                    let whole = watch.is_none_or(|watch| watch.read(|name| feed.saw(name, now)));
-                    if !whole || feed.has_more() {
-                        return !whole;
-                    }
-                }
-                () = self.more.notified() => return false,
-                () = &mut alarm => {
-                    self.feed().retry();
-                    return Instant::now() >= look;
-                }
-            }
-        }
-    }
-
-    /// The watch on the directory, and whether it has only just begun. `None` if the kernel
-    /// has none for us; then there is the polling.
-    fn watch(&self) -> Option<(Arc<Watch>, bool)> {
-        let mut watching = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
-        watching.leases = 0;
-        if let Some(watch) = &watching.watch {
-            return Some((watch.clone(), false));
-        }
-        match Watch::begin(&self.dirs) {
-            Ok(watch) => {
-                let watch = Arc::new(watch);
-                watching.watch = Some(watch.clone());
-                Some((watch, true))
-            }
-            Err(errno) => {
-                if !watching.said_refused {
-                    watching.said_refused = true;
-                    tracing::warn!(
-                        queue = self.dirs.url,
-                        %errno,
-                        "can't watch for new messages (fs.inotify.max_user_instances may be \
-                         too low); looking every few seconds instead"
-                    );
-                }
-                None
-            }
-        }
-    }
-
-    /// Stops the watch when leases are had without waiting: nobody reads what it tells.
-    fn unwatch_when_busy(&self) {
-        let mut watching = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
-        watching.leases = watching.leases.saturating_add(1);
-        if watching.leases >= BUSY {
-            watching.watch = None;
-        }
     }
 
     fn held(&self, receipt: &Receipt) -> Result<Held, QueueError> {
@@ -429,29 +188,23 @@ impl FileQueue {
     /// This process's own directory in the queue.
     fn scratch(&self) -> Result<Arc<Scratch>, Errno> {
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*scratch {
-            Some(scratch) => Ok(scratch.clone()),
-            None => Ok(scratch.insert(Arc::new(Scratch::make(&self.dirs)?)).clone()),
-        }
+        // Somebody may tidy up and remove it; a removed directory takes nothing.
+        let there = |scratch: &Arc<Scratch>| scratch.is_there();
+        let ours = match scratch.take().filter(there) {
+            Some(ours) => ours,
+            None => Arc::new(Scratch::make(&self.dirs)?),
+        };
+        Ok(scratch.insert(ours).clone())
     }
 
     /// Takes the message out of the queue, which is what makes it done. Nobody else can do it
     /// once we have.
     fn claim(&self, name: &Name) -> Result<Arc<Scratch>, Errno> {
-        let mut retried = false;
-        loop {
-            let scratch = self.scratch()?;
-            match fs::renameat(&self.dirs.queue, name.as_str(), &scratch.dir, name.id()) {
-                Ok(()) => return Ok(scratch),
-                // The answer to an earlier try got lost, or what came after it failed.
-                Err(Errno::NOENT) if scratch.has(name.id()) => return Ok(scratch),
-                // Somebody has removed our directory: make another.
-                Err(Errno::NOENT) if !retried && self.exists(name)? => {
-                    retried = true;
-                    *self.scratch.lock().unwrap_or_else(PoisonError::into_inner) = None;
-                }
-                Err(errno) => return Err(errno),
-            }
+        let scratch = self.scratch()?;
+        match fs::renameat(&self.dirs.queue, name.as_str(), &scratch.dir, name.id()) {
+            // The answer to an earlier try got lost, or what came after it failed.
+            Err(Errno::NOENT) if scratch.has(name.id()) => Ok(scratch),
+            claimed => claimed.map(|()| scratch),
         }
     }
 
@@ -493,46 +246,7 @@ impl Queue for FileQueue {
         hold: Duration,
         wait: Duration,
     ) -> Result<Vec<Message>, QueueError> {
-        const LONG: Duration = Duration::from_secs(365 * 24 * 3600);
-        let until = Instant::now() + wait.min(LONG);
-        if max == 0 {
-            return Ok(Vec::new());
-        }
-        let mut listing = self.feed().next_listing();
-        let mut watch = None;
-        let mut asked = false;
-        let mut poll = None;
-        loop {
-            let found = self.take(max, hold, listing).await?;
-            if !found.is_empty() {
-                if !asked {
-                    self.unwatch_when_busy();
-                }
-                return Ok(found);
-            }
-            if self.dirs.removed() {
-                return Err(self.dirs.failed("looking for messages", Errno::NOENT));
-            }
-            if Instant::now() >= until {
-                return Ok(found);
-            }
-            if !asked {
-                asked = true;
-                if let Some((new, begun)) = self.watch() {
-                    watch = Some(new);
-                    if begun {
-                        // Of what came between the listing and the watch nobody tells.
-                        listing = self.feed().next_listing();
-                        continue;
-                    }
-                }
-            }
-            let at = *poll.get_or_insert_with(|| Instant::now() + self.feed().pause());
-            if self.wait(watch.as_deref(), at, until).await {
-                poll = None;
-                listing = self.feed().next_listing();
-            }
-        }
+        self.lease_within(max, hold, wait).await
     }
 
     async fn start(&self, receipt: &Receipt) -> Result<(), QueueError> {
@@ -579,7 +293,7 @@ impl Queue for FileQueue {
         })?;
         reached("ack: claimed");
         if held.redelivered {
-            self.failures.forget(dirs, id).map_err(failed)?;
+            failures::forget(dirs, id).map_err(failed)?;
         }
         scratch.discard(dirs, id).map_err(failed)?;
         reached("ack: discarded");
@@ -605,7 +319,7 @@ impl Queue for FileQueue {
             let lines = match why {
                 Release::Uncounted => uncounted(movement.history()?.attempts_since(held.since)),
                 Release::Failed(reason) => {
-                    self.failures.add(dirs, id, reason)?;
+                    failures::add(dirs, id, reason)?;
                     reached("release: noted");
                     String::new()
                 }
@@ -685,19 +399,6 @@ impl Held {
             since: since.unwrap_or(rest).parse().ok()?,
             redelivered: since.is_some(),
         })
-    }
-}
-
-/// Whether a file was last written so long ago that nobody is writing it any more.
-fn is_old(stat: &fs::Stat) -> bool {
-    let written = Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or_default());
-    now().saturating_sub(written) >= ABANDONED
-}
-
-async fn changed(watch: Option<&Watch>) {
-    match watch {
-        Some(watch) => watch.changed().await,
-        None => std::future::pending().await,
     }
 }
 

@@ -139,23 +139,29 @@ async fn check(job: &str, last_step: &str, attempts: u32, failures: &[&str]) {
 
 #[tokio::test]
 async fn a_host_killed_while_it_leases_loses_nothing_and_counts_nothing() {
-    check("ack", "lease: noted", 0, &["first"]).await;
-    check("ack", "lease: leased", 0, &["first"]).await;
+    tokio::join!(
+        check("ack", "lease: noted", 0, &["first"]),
+        check("ack", "lease: leased", 0, &["first"]),
+    );
 }
 
 #[tokio::test]
 async fn a_host_killed_while_it_executes_has_used_up_an_attempt() {
-    check("ack", "start: noted", 1, &["first"]).await;
-    check("extend", "move: noted", 1, &["first"]).await;
-    check("extend", "move: moved", 1, &["first"]).await;
+    tokio::join!(
+        check("ack", "start: noted", 1, &["first"]),
+        check("extend", "move: noted", 1, &["first"]),
+        check("extend", "move: moved", 1, &["first"]),
+    );
 }
 
 #[tokio::test]
 async fn a_host_killed_while_it_gives_back_leaves_the_message() {
-    check("fail", "release: noted", 1, &["first", "x"]).await;
-    check("fail", "move: noted", 1, &["first", "x"]).await;
-    check("fail", "move: moved", 1, &["first", "x"]).await;
-    check("drain one", "move: moved", 0, &["first"]).await;
+    tokio::join!(
+        check("fail", "release: noted", 1, &["first", "x"]),
+        check("fail", "move: noted", 1, &["first", "x"]),
+        check("fail", "move: moved", 1, &["first", "x"]),
+        check("drain one", "move: moved", 0, &["first"]),
+    );
 }
 
 #[tokio::test]

@@ -52,6 +52,11 @@ impl Scratch {
         remove(&self.dir, id)
     }
 
+    /// Whether the directory is there still.
+    pub(super) fn is_there(&self) -> bool {
+        fs::fstat(&self.dir).is_ok_and(|stat| stat.st_nlink > 0)
+    }
+
     /// Whether there is an entry for that message.
     pub(super) fn has(&self, id: &str) -> bool {
         fs::accessat(&self.dir, id, fs::Access::EXISTS, AtFlags::empty()).is_ok()

@@ -330,10 +330,17 @@ async fn a_host_whose_own_directory_was_removed_goes_on() {
     let (dir, queue) = queue();
     send(&queue, &["1", "2"]).await;
     let message = lease(&queue, NONE).await.unwrap();
-    std::fs::remove_dir_all(dir.path().join("host")).unwrap();
+    let remove = || std::fs::remove_dir_all(dir.path().join("host")).unwrap();
+    remove();
     queue.ack(&message.receipt).await.unwrap();
+    remove();
     send(&queue, &["3"]).await;
     assert_eq!(queue.counts().await.unwrap().enqueued, Some(2));
+    let message = lease(&queue, NONE).await.unwrap();
+    remove();
+    let failed = Release::Failed("x");
+    queue.release(&message.receipt, NONE, failed).await.unwrap();
+    assert_eq!(queue.lease(2, LONG, NONE).await.unwrap().len(), 2);
 }
 
 #[tokio::test]
