@@ -198,7 +198,9 @@ impl Place {
             parts.clone().any(|part| part.contains("tmp") || part.starts_with('.'))
         };
         left.extend(self.keys().iter().filter(is_temporary).map(|key| format!("bucket/{key}")));
-        let cached = files(&self.cache());
+        let mut cached = files(&self.cache());
+        // Empty files that hosts lock against each other, which stay.
+        cached.retain(|name| !matches!(&**name, "tmp/.lock" | "work/.lock"));
         let is_work = |name: &&String| is_temporary(name) || name.starts_with("work/");
         left.extend(cached.iter().filter(is_work).map(|name| format!("cache/{name}")));
         left

@@ -58,7 +58,7 @@ fn kill_minus_nine_at_any_moment_loses_nothing_and_leaves_nothing_behind() {
     loop {
         let mut host = place.start(&args);
         // From before it has opened its queue to well under way.
-        let life = Duration::from_millis(20 + dice.below(2_500));
+        let life = Duration::from_millis(20 + dice.below(1_500));
         let born = Instant::now();
         while born.elapsed() < life && !host.has_ended() {
             std::thread::sleep(Duration::from_millis(1));

@@ -1,34 +1,32 @@
 //! `cargo xtask demo`, on a build for tests.
 
+use std::path::Path;
 use std::process::Command;
 
-use task_host_tests::{Finished, target};
+use task_host_tests::{Finished, files, target};
 
 #[test]
-fn the_demo_leaves_pictures_and_can_be_run_again() {
+fn the_demo_begins_afresh_and_leaves_a_picture() {
     let dir = tempfile::tempdir().unwrap();
     let demo = dir.path().join("demo");
-    // Again over what is there: from the start, and with the same end.
-    for _ in 0..2 {
-        let mut xtask = Command::new(target().join("debug/xtask"));
-        xtask.args(["demo", "--profile", "dev", "--dir"]).arg(&demo);
-        let finished = Finished::run(&mut xtask).good();
-        let named = finished
-            .stdout
-            .split_whitespace()
-            .find(|word| {
-                word.ends_with(".png") && demo.join(word).is_file() || {
-                    std::path::Path::new(word).is_file() && word.ends_with(".png")
-                }
-            })
-            .unwrap_or_else(|| panic!("no picture is named:\n{}", finished.stdout));
-        let picture = std::fs::read(demo.join(named)).unwrap();
-        assert!(picture.starts_with(b"\x89PNG\r\n") && picture.len() > 10_000);
+    // As if there had been one before, which was broken off.
+    std::fs::create_dir_all(demo.join("queue/queue")).unwrap();
+    std::fs::write(demo.join(".made-by-cargo-xtask-demo"), "").unwrap();
+    std::fs::write(demo.join("queue/queue/0--left.json"), "{").unwrap();
+
+    let mut xtask = Command::new(target().join("debug/xtask"));
+    xtask.args(["demo", "--profile", "dev", "--dir"]).arg(&demo);
+    let finished = Finished::run(&mut xtask).good();
+    let is_picture = |word: &&str| word.ends_with(".png") && Path::new(word).is_file();
+    let pictures: Vec<&str> = finished.stdout.split_whitespace().filter(is_picture).collect();
+    assert!(pictures.len() >= 2, "hardly any picture is named:\n{}", finished.stdout);
+    for picture in pictures {
+        let bytes = std::fs::read(picture).unwrap();
+        assert!(bytes.starts_with(b"\x89PNG\r\n") && bytes.len() > 10_000, "{picture}");
     }
-    let queue = demo.join("queue/queue");
-    assert_eq!(std::fs::read_dir(queue).unwrap().count(), 0, "tasks are left");
-    let errors = std::fs::read_dir(demo.join("queue-errors/queue"));
-    assert_eq!(errors.map_or(0, Iterator::count), 0, "tasks were given up");
+    let messages = |queue: &str| files(&demo.join(queue).join("queue")).len();
+    assert_eq!(messages("queue"), 0, "tasks are left");
+    assert_eq!(messages("queue-errors"), 0, "tasks were given up");
 }
 
 #[test]
