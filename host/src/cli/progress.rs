@@ -187,16 +187,21 @@ impl Drop for Shown {
 }
 
 /// Tasks per second over the last while.
-#[derive(Default)]
 struct Rate {
     seen: VecDeque<(Instant, u64)>,
+}
+
+impl Default for Rate {
+    fn default() -> Self {
+        Self { seen: VecDeque::from([(Instant::now(), 0)]) }
+    }
 }
 
 impl Rate {
     fn at(&mut self, ended: u64) -> f64 {
         let now = Instant::now();
         self.seen.push_back((now, ended));
-        while self.seen.len() > 2 && now - self.seen[0].0 > WINDOW {
+        while self.seen.len() > 2 && now - self.seen[1].0 > WINDOW {
             self.seen.pop_front();
         }
         let (then, before) = self.seen[0];
