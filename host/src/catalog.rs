@@ -168,7 +168,13 @@ impl Catalog {
                     Ok(compiled) => compiled.map_err(not_a_guest)?,
                     Err(error) => return Err(not_a_guest(format!("compiling it failed: {error}"))),
                 };
-                tracing::info!(%name, %digest, took = ?start.elapsed(), "component compiled");
+                // Of no single task, though one waits for it.
+                tracing::info!(
+                    parent: None,
+                    component = %name,
+                    %digest,
+                    "component compiled in {:.1} s", start.elapsed().as_secs_f64()
+                );
                 component
             }
         };

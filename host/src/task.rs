@@ -132,6 +132,7 @@ impl Attempt {
                 worker.publish_limits,
             ) => published?,
             () = lost.cancelled() => return Err(Failure::LeaseLost),
+            () = worker.killed.cancelled() => return Err(RunError::Cancelled.into()),
         };
         worker.stats.bytes_out.fetch_add(published.bytes, Relaxed);
         workspace.recycle();

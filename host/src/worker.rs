@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -29,6 +29,8 @@ const MOST_AT_ONCE: usize = 10;
 const LONG_POLL: Duration = Duration::from_secs(20);
 /// The same when the host is to stop at an empty queue.
 const SHORT_POLL: Duration = Duration::from_millis(500);
+/// How long a host that has to stop at once goes on giving back its tasks.
+const GIVING_BACK: Duration = Duration::from_secs(10);
 /// The longest wait between two tries to reach a queue that does not answer.
 const LONGEST_OUTAGE_WAIT: Duration = Duration::from_secs(60);
 
@@ -57,6 +59,8 @@ pub struct Worker {
     /// Cancelled when running guests are to end.
     pub(crate) killed: CancellationToken,
     queue: Arc<dyn Queue>,
+    /// Told when no task is under way any more.
+    idle: Notify,
     /// One permit for each task between its lease and the end of its guest.
     admitted: Arc<Semaphore>,
     config: Config,
@@ -150,6 +154,7 @@ impl Worker {
             draining: CancellationToken::new(),
             killed: CancellationToken::new(),
             queue,
+            idle: Notify::new(),
             admitted: Arc::new(Semaphore::new(config.parallel + config.prefetch)),
             config,
         })
@@ -214,7 +219,9 @@ impl Worker {
             return Stopped::Drained;
         }
         self.killed.cancel();
-        tasks.wait().await;
+        if tokio::time::timeout(GIVING_BACK, tasks.wait()).await.is_err() {
+            tracing::warn!("not all tasks could be given back; they return when their leases end");
+        }
         Stopped::Killed
     }
 
@@ -228,20 +235,29 @@ impl Worker {
         };
         let mut over = std::pin::pin!(over);
         let poll = if self.config.exit_when_empty { SHORT_POLL } else { LONG_POLL };
+        let mut wait = poll;
         let mut outage = Outage::default();
         loop {
             let next = async {
                 let mut permits = self.admit(tasks).await;
-                let leased = leases.lease(permits.len(), poll).await;
+                let leased = leases.lease(permits.len(), wait).await;
                 if let Ok(leased) = &leased {
                     permits.truncate(leased.len());
                 }
                 (permits, leased)
             };
             let (permits, leased) = tokio::select! {
+                biased;
                 next = next => next,
+                // The last task under way has ended. If there is nothing more to lease at
+                // this moment either, the queue may be empty.
+                () = self.idle.notified(), if self.config.exit_when_empty => {
+                    wait = Duration::ZERO;
+                    continue;
+                }
                 () = &mut over => return,
             };
+            wait = poll;
             match leased {
                 Ok(leased) => {
                     outage.over(&*self.queue);
@@ -268,7 +284,14 @@ impl Worker {
     }
 
     fn begin(self: &Arc<Self>, lease: Lease, permit: OwnedSemaphorePermit, tasks: &TaskTracker) {
-        tasks.spawn(task::run(self.clone(), lease, permit));
+        let worker = self.clone();
+        let others = tasks.clone();
+        tasks.spawn(async move {
+            task::run(worker.clone(), lease, permit).await;
+            if others.len() == 1 {
+                worker.idle.notify_one();
+            }
+        });
     }
 
     /// Waits for one permit, and takes as many more as are free.

@@ -504,10 +504,58 @@ fn wait_for(stderr: &mut impl std::io::BufRead, text: &str) -> String {
     }
 }
 
+/// A host with one task that never ends, which has begun.
+fn stuck(place: &Place, options: &str) -> (std::process::Child, impl std::io::BufRead + use<>) {
+    place.write("never.wasm", component(End::Never));
+    place.run("component push never.wasm --name NO_OP").ok();
+    place.feed("submit --fq ./queue", task(1).as_bytes()).ok();
+    let mut command = place.host(&format!("run --fq ./queue {options}"));
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let stderr = std::io::BufReader::new(child.stderr.take().unwrap());
+    let began = || {
+        fs::read_dir(place.path("queue/movement")).unwrap().any(|file| {
+            let history = fs::read_to_string(file.unwrap().path()).unwrap_or_default();
+            // A start is an empty line.
+            history.lines().any(str::is_empty)
+        })
+    };
+    while !began() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    (child, stderr)
+}
+
+fn signal(child: &std::process::Child, signal: rustix::process::Signal) {
+    rustix::process::kill_process(rustix::process::Pid::from_child(child), signal).unwrap();
+}
+
+#[test]
+fn a_second_signal_gives_everything_back_at_once() {
+    let place = Place::new();
+    let (mut child, mut stderr) = stuck(&place, "--grace 1h");
+    signal(&child, rustix::process::Signal::TERM);
+    wait_for(&mut stderr, "may finish within 1h");
+    signal(&child, rustix::process::Signal::INT);
+    wait_for(&mut stderr, "stopping now");
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let status = place.run("queue status ./queue --json").ok().json();
+    assert_eq!((&status["enqueued"], &status["leased"]), (&1.into(), &0.into()), "{status}");
+}
+
+#[test]
+fn what_outlives_the_grace_period_is_given_back() {
+    let place = Place::new();
+    let (mut child, mut stderr) = stuck(&place, "--grace 0s");
+    signal(&child, rustix::process::Signal::TERM);
+    wait_for(&mut stderr, "the grace period is over");
+    assert_eq!(child.wait().unwrap().code(), Some(4));
+    assert_eq!(place.enqueued("queue"), 1);
+}
+
 #[test]
 fn a_host_that_is_told_to_stop_exits_with_zero() {
     let place = Place::new();
-    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {
+    for kind in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {
         let mut child = place
             .host("run --fq ./queue")
             .stdout(Stdio::piped())
@@ -516,8 +564,7 @@ fn a_host_that_is_told_to_stop_exits_with_zero() {
             .unwrap();
         let mut stderr = std::io::BufReader::new(child.stderr.take().unwrap());
         wait_for(&mut stderr, "until");
-        let pid = rustix::process::Pid::from_child(&child);
-        rustix::process::kill_process(pid, signal).unwrap();
+        signal(&child, kind);
         wait_for(&mut stderr, "stopping: 0 tasks running");
         assert_eq!(child.wait().unwrap().code(), Some(0));
     }
@@ -549,4 +596,12 @@ fn the_settings_are_shown_with_where_they_came_from() {
     let mut command = place.host("config --fq ./queue --parallel 2 --cache-dir /cache");
     command.env_remove("HOST_LOG_FORMAT").env("HOST_LEASE", "10m");
     insta::assert_snapshot!(Ended::of(command.output().unwrap()).ok().stdout);
+}
+
+#[test]
+fn the_reference_lists_the_exit_codes_of_the_help() {
+    let help = Place::new().run("--help").ok().stdout;
+    let (_, codes) = help.split_once("Exit codes:\n").unwrap();
+    let reference = include_str!("../../docs/reference/command-line.md");
+    assert!(reference.contains(codes.trim_end()), "{codes}");
 }

@@ -1,8 +1,8 @@
 //! How far a host is: a live line on a terminal, a plain one every ten seconds elsewhere.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -42,7 +42,7 @@ impl Progress {
 
     /// Shows progress until the returned value is dropped.
     pub(crate) fn start(self) -> Shown {
-        let left = Arc::new(std::sync::Mutex::new(None));
+        let left = Arc::new(Mutex::new(None));
         let bar = self.screen.live().map(|bars| {
             let bar = bars.add(ProgressBar::no_length());
             bar.set_style(style(self.has_end));
@@ -51,7 +51,7 @@ impl Progress {
         if bar.is_none() && !self.screen.wants_lines() {
             return Shown { tasks: Vec::new(), bar: None };
         }
-        let counting = tokio::spawn(count(self.queue.clone(), left.clone()));
+        let counting = tokio::spawn(count(self.queue.clone(), self.stats.clone(), left.clone()));
         let shown = bar.clone();
         let drawing = tokio::spawn(async move {
             let mut rate = Rate::default();
@@ -60,8 +60,9 @@ impl Progress {
             ticks.tick().await;
             loop {
                 ticks.tick().await;
-                let left = *left.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                let ended = self.ended();
+                let counted = *left.lock().unwrap_or_else(PoisonError::into_inner);
+                let ended = ended(&self.stats);
+                let left = counted.map(|counted: Counted| counted.left(ended));
                 let per_second = rate.at(ended);
                 match &shown {
                     Some(bar) => self.draw(bar, ended, per_second, left),
@@ -70,10 +71,6 @@ impl Progress {
             }
         });
         Shown { tasks: vec![counting, drawing], bar }
-    }
-
-    fn ended(&self) -> u64 {
-        self.stats.done.load(Relaxed) + self.stats.failed.load(Relaxed)
     }
 
     fn draw(&self, bar: &ProgressBar, ended: u64, per_second: f64, left: Option<u64>) {
@@ -121,8 +118,8 @@ impl Progress {
         parts.push(format!("{} in", show::bytes(stats.bytes_in.load(Relaxed))));
         parts.push(format!("{} out", show::bytes(stats.bytes_out.load(Relaxed))));
         let (hits, misses) = (stats.cache_hits.load(Relaxed), stats.cache_misses.load(Relaxed));
-        if hits + misses > 0 {
-            parts.push(format!("cache {}%", hits * 100 / (hits + misses)));
+        if let Some(percent) = (hits * 100).checked_div(hits + misses) {
+            parts.push(format!("cache {percent}%"));
         }
         if let Some(left) = left {
             parts.push(format!("{} left", show::number(left)));
@@ -140,13 +137,34 @@ fn style(has_end: bool) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
+/// What the queue held when it was last counted.
+#[derive(Debug, Clone, Copy)]
+struct Counted {
+    enqueued: u64,
+    /// Tasks of this host that had ended by then.
+    ended: u64,
+}
+
+impl Counted {
+    /// What is left by now, as far as this host knows.
+    fn left(self, ended: u64) -> u64 {
+        self.enqueued.saturating_sub(ended.saturating_sub(self.ended))
+    }
+}
+
+fn ended(stats: &Stats) -> u64 {
+    stats.done.load(Relaxed) + stats.failed.load(Relaxed)
+}
+
 /// Counts the queue again and again, as often as that is cheap.
-async fn count(queue: Arc<dyn Queue>, left: Arc<std::sync::Mutex<Option<u64>>>) {
+async fn count(queue: Arc<dyn Queue>, stats: Arc<Stats>, left: Arc<Mutex<Option<Counted>>>) {
     loop {
         let start = Instant::now();
         // An error shows where it hurts: when the host leases.
-        let counted = queue.counts().await.ok().and_then(|counts| counts.enqueued);
-        *left.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = counted;
+        let counts = queue.counts().await.ok();
+        let counted = counts.and_then(|counts| counts.enqueued);
+        let counted = counted.map(|enqueued| Counted { enqueued, ended: ended(&stats) });
+        *left.lock().unwrap_or_else(PoisonError::into_inner) = counted;
         tokio::time::sleep(COUNT.max(start.elapsed() * 50)).await;
     }
 }
@@ -169,16 +187,21 @@ impl Drop for Shown {
 }
 
 /// Tasks per second over the last while.
-#[derive(Default)]
 struct Rate {
     seen: VecDeque<(Instant, u64)>,
+}
+
+impl Default for Rate {
+    fn default() -> Self {
+        Self { seen: VecDeque::from([(Instant::now(), 0)]) }
+    }
 }
 
 impl Rate {
     fn at(&mut self, ended: u64) -> f64 {
         let now = Instant::now();
         self.seen.push_back((now, ended));
-        while self.seen.len() > 2 && now - self.seen[0].0 > WINDOW {
+        while self.seen.len() > 2 && now - self.seen[1].0 > WINDOW {
             self.seen.pop_front();
         }
         let (then, before) = self.seen[0];

@@ -12,6 +12,8 @@ pub(crate) enum End {
     Reject,
     /// A trap in `execute`.
     Trap,
+    /// Not at all.
+    Never,
 }
 
 /// A component of our world that does nothing but end.
@@ -20,6 +22,7 @@ pub(crate) fn component(end: End) -> Vec<u8> {
         End::Done => ("(i32.const 1024)", "(i32.const 1040)"),
         End::Reject => ("(i32.const 1056)", "(i32.const 1040)"),
         End::Trap => ("(i32.const 1024)", "(unreachable)"),
+        End::Never => ("(i32.const 1024)", "(loop $again (br $again)) (unreachable)"),
     };
     // The results are laid out as the canonical ABI has them: at 1024 `ok`, at 1040
     // `ok({success: true, outputs: []})`, at 1056 `err(reject("no good"))`.

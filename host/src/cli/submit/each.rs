@@ -6,6 +6,7 @@ use task_host::bucket;
 use task_host::key::{BucketKey, Prefix};
 
 use super::super::exit::Advice;
+use super::super::show;
 use super::{Outcome, Sender, Template};
 
 /// Lists the bucket and sends a task for each match, with ids from `first_id`.
@@ -41,11 +42,11 @@ pub(super) async fn send(
             (none, Some(open)) => none.insert(open()?),
             (None, None) => break,
         };
-        let (base, input) = split(&key, base.as_ref())?;
-        let payload = template.payload.as_deref().map(|payload| fill(payload, &key, &input, id));
-        let inputs: Vec<String> =
-            std::iter::once(input).chain(template.inputs.iter().cloned()).collect();
-        let body = template.task(Some(id), &base, &inputs, payload.as_deref())?;
+        let body =
+            task(template, &key, base.as_ref(), id).map_err(|error| match sender.sent() {
+                0 => error,
+                n => error.context(format!("after {} sent", show::count(n, "task"))),
+            })?;
         sender.push(body.into(), key.as_str()).await?;
         id = id
             .checked_add(1)
@@ -57,6 +58,20 @@ pub(super) async fn send(
             .hint("the pattern is matched with whole keys from the bucket's root; quote it for the shell")
             .into()),
     }
+}
+
+/// The text of the task for this object.
+fn task(
+    template: &Template,
+    key: &BucketKey,
+    base: Option<&Prefix>,
+    id: i64,
+) -> anyhow::Result<String> {
+    let (base, input) = split(key, base)?;
+    let payload = template.payload.as_deref().map(|payload| fill(payload, key, &input, id));
+    let inputs: Vec<String> =
+        std::iter::once(input).chain(template.inputs.iter().cloned()).collect();
+    template.task(Some(id), &base, &inputs, payload.as_deref())
 }
 
 fn matcher(pattern: &str) -> anyhow::Result<GlobMatcher> {

@@ -65,6 +65,11 @@ impl Sender {
         Ok(())
     }
 
+    /// How many tasks are in the queue so far.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent
+    }
+
     /// Sends what is left.
     pub(super) async fn finish(mut self, refused: u64) -> anyhow::Result<Outcome> {
         self.flush().await?;

@@ -1,0 +1,145 @@
+//! Everything that can be set.
+
+use super::Setting;
+
+const fn setting(
+    name: &'static str,
+    value: &'static str,
+    default: Option<&'static str>,
+    help: &'static str,
+) -> Setting {
+    Setting { name, value, default, help, short: None }
+}
+
+pub(crate) const QUEUE: Setting = setting(
+    "queue",
+    "URL",
+    None,
+    "Queue of tasks: fq://DIR, or a directory. A directory that is not there is made",
+);
+pub(crate) const BUCKET: Setting = setting(
+    "bucket",
+    "URL",
+    Some("./bucket"),
+    "Bucket with inputs, outputs and components: a directory, or file://DIR",
+);
+pub(crate) const COMPONENTS: Setting =
+    setting("components", "DIR", None, "Take components DIR/NAME.wasm, instead of the bucket's");
+pub(crate) const COMPONENT_PREFIX: Setting = setting(
+    "component-prefix",
+    "PREFIX",
+    Some("components"),
+    "Where in the bucket components are: PREFIX/NAME.wasm",
+);
+pub(crate) const ERROR_QUEUE: Setting = setting(
+    "error-queue",
+    "URL",
+    None,
+    "Queue for reports of tasks that are given up [default: the queue's directory and `-errors`]",
+);
+pub(crate) const DONE_QUEUE: Setting =
+    setting("done-queue", "URL", None, "Queue for reports of tasks that are done [default: none]");
+pub(crate) const PARALLEL: Setting =
+    setting("parallel", "N", None, "Tasks that run at the same time [default: the cores]");
+pub(crate) const PREFETCH: Setting = setting(
+    "prefetch",
+    "N",
+    None,
+    "Tasks beyond those that are made ready ahead [default: twice --parallel]",
+);
+pub(crate) const PREFETCH_BYTES: Setting =
+    setting("prefetch-bytes", "SIZE", Some("1GiB"), "Bytes of inputs that may be coming in ahead");
+pub(crate) const LEASE: Setting =
+    setting("lease", "TIME", Some("5m"), "Time of a lease; renewed for as long as a task is held");
+pub(crate) const EXIT_WHEN_EMPTY: Setting = Setting {
+    name: "exit-when-empty",
+    value: "",
+    default: Some("false"),
+    help: "Stop when the queue is empty and nobody holds a task of it",
+    short: Some('x'),
+};
+pub(crate) const MAX_TASKS: Setting =
+    setting("max-tasks", "N", None, "Stop after so many tasks are done or given up");
+pub(crate) const FOR: Setting =
+    setting("for", "TIME", None, "Take no more tasks after this time, and stop");
+pub(crate) const GRACE: Setting = setting(
+    "grace",
+    "TIME",
+    Some("30s"),
+    "How long running tasks may go on after SIGTERM or Ctrl-C",
+);
+pub(crate) const CACHE_DIR: Setting = setting(
+    "cache-dir",
+    "DIR",
+    None,
+    "Where inputs and compiled components are kept [default: task-host in the user's cache folder]",
+);
+pub(crate) const CACHE_SIZE: Setting =
+    setting("cache-size", "SIZE", Some("10GiB"), "What the inputs kept there may take");
+pub(crate) const MAX_ATTEMPTS: Setting =
+    setting("max-attempts", "N", Some("5"), "Attempts after which a task is given up");
+pub(crate) const RETRY_AFTER: Setting = setting(
+    "retry-after",
+    "TIME",
+    Some("1s"),
+    "Wait before the second attempt at a task; twice that before the third, and so on",
+);
+pub(crate) const MEMORY: Setting =
+    setting("memory", "SIZE", Some("1GiB"), "Memory that a task may use");
+pub(crate) const TIMEOUT: Setting =
+    setting("timeout", "TIME", Some("1h"), "Time that a task may take");
+pub(crate) const MAX_OUTPUT: Setting =
+    setting("max-output", "SIZE", Some("4GiB"), "Bytes that a task may write to /outputs");
+pub(crate) const MAX_OUTPUT_FILES: Setting = setting(
+    "max-output-files",
+    "N",
+    Some("10000"),
+    "Files and directories that a task may create in /outputs",
+);
+pub(crate) const LOG_LEVEL: Setting = setting(
+    "log-level",
+    "LEVEL",
+    Some("info"),
+    "error, warn, info, debug (shows what tasks print) or trace; or filters: info,guest=debug",
+);
+pub(crate) const LOG_FORMAT: Setting = setting(
+    "log-format",
+    "FORMAT",
+    Some("auto"),
+    "human, json or auto: human on a terminal, JSON otherwise",
+);
+pub(crate) const PROGRESS: Setting = setting(
+    "progress",
+    "WHEN",
+    Some("auto"),
+    "auto, always or never: a live line on a terminal, a line every 10 s otherwise",
+);
+
+/// All settings, in the order in which they are shown.
+pub(crate) const ALL: [&Setting; 25] = [
+    &QUEUE,
+    &BUCKET,
+    &COMPONENTS,
+    &COMPONENT_PREFIX,
+    &ERROR_QUEUE,
+    &DONE_QUEUE,
+    &PARALLEL,
+    &PREFETCH,
+    &PREFETCH_BYTES,
+    &LEASE,
+    &EXIT_WHEN_EMPTY,
+    &MAX_TASKS,
+    &FOR,
+    &GRACE,
+    &MAX_ATTEMPTS,
+    &RETRY_AFTER,
+    &MEMORY,
+    &TIMEOUT,
+    &MAX_OUTPUT,
+    &MAX_OUTPUT_FILES,
+    &CACHE_DIR,
+    &CACHE_SIZE,
+    &LOG_LEVEL,
+    &LOG_FORMAT,
+    &PROGRESS,
+];
