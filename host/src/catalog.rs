@@ -168,13 +168,10 @@ impl Catalog {
                     Ok(compiled) => compiled.map_err(not_a_guest)?,
                     Err(error) => return Err(not_a_guest(format!("compiling it failed: {error}"))),
                 };
+                let seconds = start.elapsed().as_secs_f64();
                 // Of no single task, though one waits for it.
-                tracing::info!(
-                    parent: None,
-                    component = %name,
-                    %digest,
-                    "component compiled in {:.1} s", start.elapsed().as_secs_f64()
-                );
+                tracing::info!(parent: None, "component {name} compiled in {seconds:.1} s");
+                tracing::debug!(parent: None, %name, %digest, "compiled");
                 component
             }
         };
