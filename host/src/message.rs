@@ -285,7 +285,10 @@ fn shorten(text: &str) -> Cow<'_, str> {
 mod tests {
     use super::*;
 
-    fn check(body: &str, want: Result<(i64, &str, &str, &[&str], Option<&str>), &str>) {
+    /// Id, name, base directory, inputs, payload.
+    type Parts<'a> = (i64, &'a str, &'a str, &'a [&'a str], Option<&'a str>);
+
+    fn check(body: &str, want: Result<Parts<'_>, &str>) {
         match (decode(body.as_bytes()), want) {
             (Ok(task), Ok((id, name, base, inputs, payload))) => {
                 let got: Vec<&str> = task.inputs.iter().map(BucketKey::as_str).collect();

@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use task_host_tests::{host, python, target};
+use task_host_tests::{files, host, python, target};
 
 /// Where a reader would have a clone, a network and time, the test has what is here already.
 const STAND_INS: &[(&str, &str)] = &[
@@ -157,11 +157,8 @@ fn program(name: &str) -> PathBuf {
 fn every_command_of_every_page_works() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut pages = vec![root.join("README.md")];
-    for entry in std::fs::read_dir(root.join("docs")).into_iter().flatten().flatten() {
-        pages.push(entry.path());
-    }
-    pages.retain(|page| page.extension().is_some_and(|extension| extension == "md"));
-    pages.sort();
+    let docs = files(&root.join("docs")).into_iter().filter(|name| name.ends_with(".md"));
+    pages.extend(docs.map(|name| root.join("docs").join(name)));
 
     let mut failures = Vec::new();
     for page in pages {

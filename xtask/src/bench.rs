@@ -31,7 +31,7 @@ pub(crate) struct Options {
     /// Rounds, in each of which everything is measured once
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Only measurements whose name contains this: insert, noop, copy, steps, length, start
+    /// Only the measurement of this name: insert, noop, copy, steps, length or start
     #[arg(long)]
     only: Option<String>,
     /// A directory on the disk to measure [default: in the build directory]
@@ -160,7 +160,7 @@ impl Bench {
         let races = [
             Race {
                 name: "insert",
-                python: Box::new(|| work.python_inserts(python)),
+                python: Box::new(|| work.python_inserts(counts.insert)),
                 host: vec![("insert", Box::new(|| work.host_inserts(counts.insert)))],
             },
             Race {
@@ -249,22 +249,31 @@ impl Bench {
     fn queue_length(&mut self) -> anyhow::Result<(Table, Vec<Series>)> {
         let mut table = Table::new(
             "No-ops per second and peak memory, by the length of the queue",
-            &["tasks in the queue", "python-task-queue", "`host`", "peak memory of `host`, MiB"],
+            &[
+                "tasks in the queue",
+                "python-task-queue",
+                "`host`",
+                "`host`: first task after, ms",
+                "`host`: peak memory, MiB",
+            ],
         );
         let mut all = Vec::new();
         for length in self.counts.lengths {
             let name = |what: &str| format!("{what} with {length} queued");
             let mut theirs = Series::new(&name("python"), "per second");
             let mut ours = Series::new(&name("host"), "per second");
+            let mut first = Series::new(&name("first task of host"), "milliseconds");
             let mut memory = Series::new(&name("peak memory of host"), "MiB");
             for _ in 0..self.rounds {
                 theirs.push(self.work.python_runs_of(length, length.min(self.counts.python))?);
                 let run = self.work.host_runs_of(length, length.min(self.counts.run))?;
                 ours.push(run.rate);
+                first.push(run.first.as_secs_f64() * 1e3);
                 memory.push(run.peak_bytes as f64 / f64::from(1 << 20));
             }
-            table.row([length.to_string(), theirs.shown(), ours.shown(), memory.shown()]);
-            all.extend([theirs, ours, memory]);
+            let length = length.to_string();
+            table.row([length, theirs.shown(), ours.shown(), first.shown(), memory.shown()]);
+            all.extend([theirs, ours, first, memory]);
         }
         Ok((table, all))
     }

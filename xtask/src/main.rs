@@ -10,6 +10,8 @@ mod project;
 mod setup;
 mod test;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 use crate::project::Project;
@@ -35,8 +37,17 @@ enum Chore {
     Guests,
 }
 
-fn main() -> anyhow::Result<()> {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
     let project = Project::find()?;
     match cli.chore {
         Chore::Demo(options) => demo::run(&project, &options),

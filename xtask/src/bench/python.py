@@ -21,6 +21,10 @@ class CopyTask(RegisteredTask):
 what, count = sys.argv[1], int(sys.argv[2])
 queue = TaskQueue("fq://" + os.path.abspath("queue"), progress=False)
 
+if what == "insert":
+    # Into a queue that never had a task, it waits a second for the counter to appear.
+    queue.insert([MockTask(n=-1)])
+
 start = time.perf_counter()
 if what == "insert":
     queue.insert([MockTask(n=n) for n in range(count)])

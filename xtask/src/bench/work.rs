@@ -29,7 +29,9 @@ pub(super) enum Cores {
 
 /// How a run of `host` went.
 pub(super) struct Run {
-    /// Tasks per second.
+    /// Until the first task was done.
+    pub(super) first: Duration,
+    /// Tasks per second after that.
     pub(super) rate: f64,
     /// The most memory that it had at any time.
     pub(super) peak_bytes: u64,
@@ -53,7 +55,10 @@ impl Work {
         fs::create_dir_all(dir.join("bucket/components"))?;
         fs::copy(guest, dir.join("bucket/components/NO_OP.wasm"))?;
         fs::write(dir.join("python.py"), PYTHON)?;
-        Ok(Self { dir, host: host.to_owned(), python: python.to_owned() })
+        let work = Self { dir, host: host.to_owned(), python: python.to_owned() };
+        // The component is compiled before it is measured, but for what measures just that.
+        work.host_runs(Task::Nothing, 1, &[], Cores::All)?;
+        Ok(work)
     }
 
     fn host(&self, args: &[&str], cores: Cores) -> Command {
@@ -120,9 +125,15 @@ impl Work {
         self.write_lines(length, |id| message(Task::Nothing, id))?;
         self.submit()?;
         sync()?;
-        let (summary, peak_bytes) = self.run(count, &["--parallel", "1"], Cores::All)?;
-        let rate = summary["tasks_per_second"].as_f64();
-        Ok(Run { rate: rate.context("`tasks_per_second` of the summary")?, peak_bytes })
+        let seconds = |count: usize| {
+            let (summary, peak_bytes) = self.run(count, &["--parallel", "1"], Cores::All)?;
+            let seconds = summary["seconds"].as_f64().context("`seconds` of the summary")?;
+            anyhow::Ok((seconds, peak_bytes))
+        };
+        let (first, _) = seconds(1)?;
+        let (all, peak_bytes) = seconds(count - 1)?;
+        let rate = (count - 2) as f64 / (all - first).max(1e-6);
+        Ok(Run { first: Duration::from_secs_f64(first), rate, peak_bytes })
     }
 
     /// Tasks that Python runs in a second.
@@ -157,12 +168,8 @@ impl Work {
     /// The time until `host` has left its first output.
     pub(super) fn host_first_result(&self, keep_compiled: bool) -> anyhow::Result<Duration> {
         self.clear()?;
-        if keep_compiled {
-            self.make_inputs(1)?;
-            self.write_lines(1, |id| message(Task::Copy, id))?;
-            self.submit()?;
-            self.run(1, &[], Cores::All)?;
-            self.clear_all_but_cache()?;
+        if !keep_compiled {
+            remove(&self.dir.join("cache"))?;
         }
         self.make_inputs(1)?;
         self.write_lines(1, |id| message(Task::Copy, id))?;
@@ -277,24 +284,19 @@ impl Work {
         Ok(())
     }
 
-    fn clear_all_but_cache(&self) -> anyhow::Result<()> {
+    /// Removes what a run leaves, but for compiled components.
+    fn clear(&self) -> anyhow::Result<()> {
         for part in ["queue", "queue-errors", "bucket/data"] {
-            match fs::remove_dir_all(self.dir.join(part)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(error).with_context(|| format!("removing {part}"));
-                }
-                _ => {}
+            remove(&self.dir.join(part))?;
+        }
+        let Ok(parts) = fs::read_dir(self.dir.join("cache")) else { return Ok(()) };
+        for part in parts {
+            let part = part?;
+            if part.file_name() != "compiled" {
+                remove(&part.path())?;
             }
         }
         Ok(())
-    }
-
-    fn clear(&self) -> anyhow::Result<()> {
-        self.clear_all_but_cache()?;
-        match fs::remove_dir_all(self.dir.join("cache")) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
-        }
     }
 
     fn log(&self) -> String {
@@ -306,6 +308,15 @@ impl Drop for Work {
     fn drop(&mut self) {
         // What is left is in the build directory or in memory; neither is worth a failure.
         let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn remove(path: &Path) -> anyhow::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", path.display()))
+        }
+        _ => Ok(()),
     }
 }
 
