@@ -6,8 +6,9 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::queue::{Message, Queue, QueueError, Receipt, Release};
@@ -225,5 +226,66 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.shared.all_held().remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::queue::memory::MemoryQueue;
+
+    const HOLD: Duration = Duration::from_secs(2);
+
+    /// A queue with one message, and a lease on it.
+    async fn leased() -> (Arc<MemoryQueue>, Leases, Lease) {
+        let queue = Arc::new(MemoryQueue::new());
+        queue.send(&[Bytes::from_static(b"{}")]).await.remove(0).unwrap();
+        let leases = Leases::new(queue.clone(), HOLD);
+        let lease = leases.lease(1, Duration::ZERO).await.unwrap().remove(0);
+        (queue, leases, lease)
+    }
+
+    async fn can_be_leased(queue: &MemoryQueue) -> bool {
+        !queue.lease(1, HOLD, Duration::ZERO).await.unwrap().is_empty()
+    }
+
+    #[tokio::test]
+    async fn a_lease_is_kept_for_as_long_as_it_is_held() {
+        let (queue, _leases, lease) = leased().await;
+        // Longer than the lease it began with.
+        assert!(queue.lease(1, HOLD, HOLD * 2).await.unwrap().is_empty());
+        assert!(!lease.lost().is_cancelled());
+        lease.settle(Settlement::Ack).await.unwrap();
+        assert_eq!(queue.counts().await.unwrap().enqueued, Some(0));
+    }
+
+    #[tokio::test]
+    async fn a_lease_is_kept_after_no_more_are_taken() {
+        let (queue, leases, lease) = leased().await;
+        drop(leases);
+        assert!(queue.lease(1, HOLD, HOLD * 2).await.unwrap().is_empty());
+        lease.settle(Settlement::Ack).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_nobody_holds_runs_out() {
+        let (queue, _leases, lease) = leased().await;
+        drop(lease);
+        assert_eq!(queue.lease(1, HOLD, HOLD * 10).await.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_lost_lease_cancels_its_task_and_settles_nothing() {
+        let (queue, _leases, lease) = leased().await;
+        // Somebody else ends the lease and takes the message.
+        let receipt = lease.message().receipt.clone();
+        queue.release(&receipt, Duration::ZERO, Release::Uncounted).await.unwrap();
+        assert!(can_be_leased(&queue).await);
+        lease.lost().cancelled().await;
+        let settled = lease.settle(Settlement::Ack).await;
+        assert!(matches!(settled, Err(QueueError::LeaseLost { .. })), "{settled:?}");
+        assert_eq!(queue.counts().await.unwrap().enqueued, Some(1));
     }
 }

@@ -126,3 +126,97 @@ fn backoff(attempt: u32, policy: &Policy) -> Duration {
     let full = policy.first_retry.saturating_mul(1 << doublings).min(policy.longest_retry);
     full.mul_f64(fastrand::f64() * 0.5 + 0.75).min(policy.longest_retry)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::{BucketKey, TaskName};
+    use crate::message;
+    use crate::sandbox::{Limit, Phase};
+
+    /// In a word: what the first and the last attempt that fails so leads to.
+    fn check(failure: &Failure, first: &str, last: &str) {
+        let policy = Policy::default();
+        for (attempt, want) in [(1, first), (policy.max_attempts, last)] {
+            let got = match judge(failure, attempt, &policy) {
+                Verdict::Done => "done",
+                Verdict::Retry { counts: true, .. } => "retry",
+                Verdict::Retry { counts: false, after: Duration::ZERO } => "give back",
+                Verdict::Retry { counts: false, .. } => "give back for later",
+                Verdict::Reject => "reject",
+                Verdict::Abandon => "abandon",
+            };
+            assert_eq!(got, want, "attempt {attempt} that ended with: {failure}");
+        }
+    }
+
+    fn ran(error: RunError) -> Failure {
+        Failure::Run(error)
+    }
+
+    #[test]
+    fn what_may_pass_is_tried_again_until_the_attempts_are_used_up() {
+        let (phase, key) = (Phase::Execute, BucketKey::new("a").unwrap());
+        let retried = [
+            ran(RunError::Retry { phase, reason: "busy".into() }),
+            ran(RunError::Trap { phase, what: "a panic".into() }),
+            ran(RunError::Limit { phase, limit: Limit::Time(Duration::from_secs(1)) }),
+            Failure::Prefetch(PrefetchError::NotFound {
+                input: key.clone(),
+                bucket: "b".into(),
+                key,
+            }),
+            Failure::Catalog(CatalogError::NotFound {
+                name: TaskName::new("A").unwrap(),
+                place: "b".into(),
+            }),
+            Failure::Publish(PublishError::Unavailable {
+                output: "o".into(),
+                source: "the disk".into(),
+            }),
+        ];
+        for failure in retried {
+            check(&failure, "retry", "reject");
+        }
+    }
+
+    #[test]
+    fn what_no_try_can_change_is_rejected_at_once() {
+        let phase = Phase::Prepare;
+        let rejected = [
+            Failure::Decode(message::decode(b"{}").unwrap_err()),
+            ran(RunError::Reject { phase, reason: "no image".into() }),
+            ran(RunError::Unsuccessful),
+            ran(RunError::Limit { phase, limit: Limit::OutputFiles(1) }),
+            Failure::Missing("a".into()),
+            Failure::Publish(PublishError::Invalid {
+                output: "o".into(),
+                problem: "a link".into(),
+            }),
+        ];
+        for failure in rejected {
+            check(&failure, "reject", "reject");
+        }
+    }
+
+    #[test]
+    fn what_is_not_the_tasks_fault_is_never_held_against_it() {
+        check(&Failure::Draining, "give back", "give back");
+        check(&ran(RunError::Cancelled), "give back", "give back");
+        let host = ran(RunError::Host("no memory".into()));
+        check(&host, "give back for later", "give back for later");
+        check(&Failure::LeaseLost, "abandon", "abandon");
+    }
+
+    #[test]
+    fn waits_grow_and_have_an_end() {
+        let policy = Policy::default();
+        let mut shortest = Duration::ZERO;
+        for attempt in 1..=40 {
+            let wait = backoff(attempt, &policy);
+            assert!(wait >= shortest && wait <= policy.longest_retry, "{attempt}: {wait:?}");
+            let full = policy.first_retry * 2_u32.saturating_pow(attempt - 1);
+            shortest = (full.min(policy.longest_retry)).mul_f64(0.75);
+        }
+    }
+}
