@@ -145,35 +145,36 @@ impl Catalog {
         let sandbox = self.sandbox.clone();
         let not_a_guest =
             |problem: String| CatalogError::NotAGuest { place: self.place(&key), problem };
+        let mut file = self.cache.read(blob).map_err(|e| self.unavailable(&key, &e))?;
         let kept = self.kept_as(digest);
-        let component = match kept.as_deref().and_then(|path| load(&sandbox, path)) {
-            Some(component) => component,
-            None => {
-                let mut file = self.cache.read(blob).map_err(|e| self.unavailable(&key, &e))?;
-                let compiling = sandbox.clone();
-                let start = std::time::Instant::now();
-                let compiled = tokio::task::spawn_blocking(move || {
-                    let mut wasm = Vec::new();
-                    file.read_to_end(&mut wasm).map_err(|e| e.to_string())?;
-                    let component = compiling.compile(&wasm).map_err(|e| e.0)?;
-                    if let Some(path) = kept
-                        && let Err(error) = keep(&component, &path)
-                    {
-                        tracing::warn!("{}: compiled code not kept: {error}", path.display());
-                    }
-                    Ok(component)
-                })
-                .await;
-                let component = match compiled {
-                    Ok(compiled) => compiled.map_err(not_a_guest)?,
-                    Err(error) => return Err(not_a_guest(format!("compiling it failed: {error}"))),
-                };
-                let seconds = start.elapsed().as_secs_f64();
-                // Of no single task, though one waits for it.
-                tracing::info!(parent: None, "component {name} compiled in {seconds:.1} s");
-                tracing::debug!(parent: None, %name, %digest, "compiled");
-                component
+        let preparing = sandbox.clone();
+        let task_name = name.clone();
+        let prepared = tokio::task::spawn_blocking(move || {
+            if let Some(component) = kept.as_deref().and_then(|path| load(&preparing, path)) {
+                return Ok(component);
             }
+            // Another host may be compiling it for the same cache: wait, and take what it kept.
+            let _turn = kept.as_deref().and_then(Turn::take);
+            if let Some(component) = kept.as_deref().and_then(|path| load(&preparing, path)) {
+                return Ok(component);
+            }
+            let start = std::time::Instant::now();
+            let mut wasm = Vec::new();
+            file.read_to_end(&mut wasm).map_err(|e| e.to_string())?;
+            let component = preparing.compile(&wasm).map_err(|e| e.0)?;
+            let seconds = start.elapsed().as_secs_f64();
+            tracing::info!("component {task_name} compiled in {seconds:.1} s");
+            if let Some(path) = kept
+                && let Err(error) = keep(&component, &path)
+            {
+                tracing::warn!("{}: compiled code not kept: {error}", path.display());
+            }
+            Ok(component)
+        })
+        .await;
+        let component = match prepared {
+            Ok(prepared) => prepared.map_err(not_a_guest)?,
+            Err(error) => return Err(not_a_guest(format!("compiling it failed: {error}"))),
         };
         sandbox.link(&component).map_err(|e| not_a_guest(e.0))
     }
@@ -230,6 +231,32 @@ fn load(sandbox: &Sandbox, path: &Path) -> Option<Component> {
     }
 }
 
+/// The right to compile one component, among the hosts that share a cache. Given back when it
+/// is dropped, and by the kernel when its holder dies.
+struct Turn {
+    lock: PathBuf,
+    _file: fs::File,
+}
+
+impl Turn {
+    /// Waits for it. None where files can't be locked: then both compile, which does no harm.
+    fn take(kept: &Path) -> Option<Self> {
+        let lock = kept.with_extension("lock");
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(lock.parent()?).ok()?;
+        let options = fs::OpenOptions::new().write(true).create(true).mode(0o600).clone();
+        let file = options.open(&lock).ok()?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).ok()?;
+        Some(Self { lock, _file: file })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // Whoever waits has it open, and finds the compiled code when it gets the lock.
+        let _ = fs::remove_file(&self.lock);
+    }
+}
+
 fn keep(component: &Component, path: &Path) -> io::Result<()> {
     let bytes = component.serialize().map_err(|e| io::Error::other(format!("{e:#}")))?;
     let folder = path.parent().unwrap_or(path);
@@ -247,4 +274,141 @@ fn keep(component: &Component, path: &Path) -> io::Result<()> {
         let _ = fs::remove_file(&temporary);
     }
     written
+}
+
+#[cfg(test)]
+#[expect(dead_code, reason = "the tests of the command line use all of it")]
+#[path = "../tests/cli/guest.rs"]
+mod guest;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use bytesize::ByteSize;
+
+    use super::guest::{End, component};
+    use super::*;
+    use crate::bucket::DirBucket;
+    use crate::cache::CacheOptions;
+    use crate::sandbox::Limits;
+    use crate::workspace::Workspaces;
+
+    struct Fixture {
+        root: tempfile::TempDir,
+        name: TaskName,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let root = tempfile::tempdir().unwrap();
+            fs::create_dir_all(root.path().join("bucket/components")).unwrap();
+            Self { root, name: TaskName::new("A").unwrap() }
+        }
+
+        /// A host of its own, on the same bucket and cache directory.
+        fn catalog(&self) -> Catalog {
+            let cache = self.root.path().join("cache");
+            let workspaces = Workspaces::new(&cache.join("work")).unwrap();
+            let limits = Limits {
+                memory: ByteSize::mib(1),
+                time: Duration::from_secs(1),
+                output_bytes: ByteSize::mib(1),
+                output_files: 1,
+            };
+            let (inputs, outputs) = (workspaces.inputs_root(), workspaces.outputs_root());
+            let sandbox = Arc::new(Sandbox::new(1, limits, inputs, outputs).unwrap());
+            let options = CacheOptions { dir: cache.clone(), max_bytes: 1 << 30 };
+            Catalog::new(
+                Arc::new(DirBucket::create(&self.root.path().join("bucket")).unwrap()),
+                Prefix::new("components").unwrap(),
+                Cache::open(options).unwrap(),
+                sandbox,
+                &cache.join("compiled"),
+            )
+        }
+
+        fn push(&self, wasm: Vec<u8>) {
+            let (new, file) = ("bucket/components/A.new", "bucket/components/A.wasm");
+            fs::write(self.root.path().join(new), wasm).unwrap();
+            fs::rename(self.root.path().join(new), self.root.path().join(file)).unwrap();
+        }
+
+        fn compiled(&self) -> Vec<PathBuf> {
+            let mut files = Vec::new();
+            for folder in fs::read_dir(self.root.path().join("cache/compiled")).unwrap() {
+                for file in fs::read_dir(folder.unwrap().path()).unwrap() {
+                    files.push(file.unwrap().path());
+                }
+            }
+            files
+        }
+    }
+
+    #[tokio::test]
+    async fn a_component_is_compiled_once_however_many_ask() {
+        let fixture = Fixture::new();
+        fixture.push(component(End::Done));
+        let catalogs = [fixture.catalog(), fixture.catalog()];
+        let asks = (0..20).map(|i| catalogs[i % 2].resolve(&fixture.name));
+        let found = futures_util::future::join_all(asks).await;
+        let digests: Vec<_> = found.into_iter().map(|ready| ready.unwrap().digest).collect();
+        assert!(digests.windows(2).all(|pair| pair[0] == pair[1]));
+        let files = fixture.compiled();
+        assert_eq!(
+            files.len(),
+            1,
+            "one file of compiled code, no lock, nothing temporary: {files:?}"
+        );
+        let written = fs::metadata(&files[0]).unwrap().modified().unwrap();
+        // A host that starts later loads what is there.
+        fixture.catalog().resolve(&fixture.name).await.unwrap();
+        assert_eq!(fs::metadata(&files[0]).unwrap().modified().unwrap(), written);
+    }
+
+    #[tokio::test]
+    async fn a_new_upload_is_picked_up_without_a_restart() {
+        let fixture = Fixture::new();
+        let catalog = fixture.catalog();
+        let none = catalog.resolve(&fixture.name).await.err().unwrap();
+        assert!(matches!(none, CatalogError::NotFound { .. }), "{none}");
+        assert!(none.to_string().contains("host component push FILE.wasm --name A"), "{none}");
+
+        fixture.push(component(End::Done));
+        let first = catalog.resolve(&fixture.name).await.unwrap().digest;
+        fixture.push(component(End::Reject));
+        let start = std::time::Instant::now();
+        while catalog.resolve(&fixture.name).await.unwrap().digest == first {
+            assert!(start.elapsed() < FRESH * 30, "the new component is not seen");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn damaged_or_foreign_code_is_not_loaded() {
+        let fixture = Fixture::new();
+        fixture.push(component(End::Done));
+        fixture.catalog().resolve(&fixture.name).await.unwrap();
+        let file = fixture.compiled().remove(0);
+        let whole = fs::read(&file).unwrap();
+        fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+        fixture.catalog().resolve(&fixture.name).await.unwrap();
+        assert_eq!(fs::read(&file).unwrap().len(), whole.len(), "it was compiled again");
+
+        // In a directory that others can write to, nothing is loaded or kept.
+        let dir = fixture.root.path().join("cache/compiled");
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
+        fs::write(&file, "foreign").unwrap();
+        fixture.catalog().resolve(&fixture.name).await.unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"foreign");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_guest_is_said_with_its_place() {
+        let fixture = Fixture::new();
+        fixture.push(wat::parse_str("(module)").unwrap());
+        let error = fixture.catalog().resolve(&fixture.name).await.err().unwrap();
+        assert!(matches!(error, CatalogError::NotAGuest { .. }), "{error}");
+        assert!(error.to_string().contains("components/A.wasm"), "{error}");
+    }
 }
