@@ -94,7 +94,7 @@ fn simple_task(at: &str, info: &RawValue, payload: Option<&RawValue>) -> Result<
     };
     let name = text("name")?;
     let base = text("base_directory")?;
-    Ok(Task {
+    let task = Task {
         id: get(&place, &fields, "id")?.map_or(Ok(-1), |v| id(&format!("{place}.id"), v))?,
         name: TaskName::new(&name).map_err(|e| bad_key(format!("{place}.name"), &name, &e))?,
         base_directory: Prefix::new(&base)
@@ -102,7 +102,13 @@ fn simple_task(at: &str, info: &RawValue, payload: Option<&RawValue>) -> Result<
         inputs: get(&place, &fields, "inputs")?
             .map_or(Ok(Vec::new()), |v| inputs(&format!("{place}.inputs"), v))?,
         payload: payload.map(|p| p.get().to_owned()),
-    })
+    };
+    for (i, input) in task.inputs.iter().enumerate() {
+        let key = task.base_directory.join(input);
+        BucketKey::new(key.as_str())
+            .map_err(|e| bad_key(format!("{place}.inputs[{i}]"), key.as_str(), &e))?;
+    }
+    Ok(task)
 }
 
 /// What python-task-queue has in `payload`.
@@ -283,6 +289,8 @@ fn shorten(text: &str) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// Id, name, base directory, inputs, payload.
@@ -445,5 +453,44 @@ mod tests {
         // Deep nesting must not exhaust the stack.
         let deep = format!("{{\"basic_info\": {}", "[".repeat(1_000_000));
         assert!(decode(deep.as_bytes()).is_err());
+    }
+
+    /// A message that holds to the rules here and there, with the bytes of an attacker between.
+    fn almost_a_message() -> impl Strategy<Value = String> {
+        let value = prop_oneof![
+            Just("null".to_owned()),
+            any::<i64>().prop_map(|n| n.to_string()),
+            ".{0,20}".prop_map(|text| serde_json::Value::from(text).to_string()),
+            r#"\[("a(/b)?",?){0,3}\]"#,
+            r#"\[\["m","f"\],\[\],\{\},1\]"#,
+            r#"\{"(class|basic_info|name)":"[a-zA-Z./\\]{0,8}"\}"#,
+        ];
+        let key = "(id|name|base_directory|inputs|payload|class|basic_info|payload_info|x)";
+        let object = proptest::collection::vec((key, value), 0..6).prop_map(|fields| {
+            let fields: Vec<_> = fields.iter().map(|(k, v)| format!("\"{k}\":{v}")).collect();
+            format!("{{{}}}", fields.join(","))
+        });
+        (object, "(basic_info|payload)", ".{0,10}")
+            .prop_map(|(object, key, rest)| format!("{{\"{key}\":{object}}}{rest}"))
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_end_in_a_task_or_an_error(body: Vec<u8>) {
+            let _ = decode(&body);
+        }
+
+        #[test]
+        fn names_of_a_task_are_safe_whatever_the_message(body in almost_a_message()) {
+            if let Ok(task) = decode(body.as_bytes()) {
+                prop_assert!(TaskName::new(task.name.as_str()).is_ok());
+                for input in &task.inputs {
+                    prop_assert!(BucketKey::new(task.base_directory.join(input).as_str()).is_ok());
+                }
+                if let Some(payload) = &task.payload {
+                    prop_assert!(serde_json::from_str::<&RawValue>(payload).is_ok());
+                }
+            }
+        }
     }
 }
