@@ -36,12 +36,12 @@ pub(crate) struct Scratch {
 impl Scratch {
     /// Removes what dead processes left below `parent`, and makes a directory there.
     pub(crate) fn claim(parent: &Path) -> io::Result<Self> {
-        std::fs::create_dir_all(parent)?;
+        make_parent(parent)?;
         sweep(parent)?;
         loop {
             let Some(_parent_lock) = lock_parent(parent)? else {
                 // The last user of the parent has just removed it.
-                std::fs::create_dir_all(parent)?;
+                make_parent(parent)?;
                 continue;
             };
             spread_over_block_groups(parent);
@@ -117,6 +117,19 @@ pub(crate) fn sweep_and_tidy(parent: &Path) -> io::Result<()> {
     sweep(parent)?;
     remove_unused_parent(parent);
     Ok(())
+}
+
+/// Makes the directory unless it is there, while others may be removing it.
+fn make_parent(parent: &Path) -> io::Result<()> {
+    loop {
+        match std::fs::create_dir_all(parent) {
+            // It was there when it was to be made, and gone when it was looked at.
+            Err(error)
+                if error.kind() == io::ErrorKind::AlreadyExists
+                    && parent.symlink_metadata().map_or(true, |found| found.is_dir()) => {}
+            made => return made,
+        }
+    }
 }
 
 /// `None` when the parent is not there, or has just been removed.
