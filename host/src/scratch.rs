@@ -4,13 +4,15 @@
 //! inside that the process keeps locked (`flock`). The kernel drops the lock however the
 //! process ends, so whoever comes next can tell what is left over, and removes it.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
 use std::fs::{File, TryLockError};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{
     AtFlags, CWD, FileType, IFlags, Mode, OFlags, RawDir, RenameFlags, SeekFrom, chmodat,
@@ -18,17 +20,33 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-/// The file in a process's directory that the process keeps locked.
-const LOCK: &CStr = c"lock";
+/// The file in a process's directory that the process keeps locked. Files of others in a
+/// queue's are named after messages, and no message's id begins with a dot.
+const LOCK: &CStr = c".lock";
 /// The file in the parent that is locked while a directory is added or claimed.
 const PARENT_LOCK: &str = ".lock";
+
+/// How many places on the disk are tried, where there is a choice.
+const PLACES: usize = 8;
+/// A place where making a file takes no longer than this is good.
+const QUICK: Duration = Duration::from_micros(25);
+
+/// What is to be done about the files in a dead process's directory before they go. If it
+/// fails, the directory stays for the next sweep.
+pub(crate) type Settle<'a> = &'a mut dyn FnMut(&OwnedFd) -> io::Result<()>;
 
 /// A directory of this process. Dropping it removes it.
 #[derive(Debug)]
 pub(crate) struct Scratch {
     path: PathBuf,
     parent: PathBuf,
+    dir: OwnedFd,
+    /// Whether another directory would be in another place on the disk.
+    spread: bool,
+    /// What making a file took in the best place that was found.
+    pace: Duration,
     remove_parent: bool,
+    stays: bool,
     /// Holds the lock for as long as it is open.
     _lock: File,
 }
@@ -37,20 +55,8 @@ impl Scratch {
     /// Removes what dead processes left below `parent`, and makes a directory there.
     pub(crate) fn claim(parent: &Path) -> io::Result<Self> {
         make_parent(parent)?;
-        sweep(parent)?;
-        loop {
-            let Some(_parent_lock) = lock_parent(parent)? else {
-                // The last user of the parent has just removed it.
-                make_parent(parent)?;
-                continue;
-            };
-            spread_over_block_groups(parent);
-            let path = parent.join(uuid::Uuid::new_v4().to_string());
-            std::fs::create_dir(&path)?;
-            let lock = File::create_new(path.join("lock"))?;
-            lock.lock()?;
-            return Ok(Self { path, parent: parent.to_owned(), remove_parent: false, _lock: lock });
-        }
+        sweep(parent, &mut |_| Ok(()))?;
+        Self::make(parent)
     }
 
     /// As [`Scratch::claim`]; and the last one to go takes the parent along.
@@ -60,14 +66,94 @@ impl Scratch {
         Ok(scratch)
     }
 
+    /// Makes a directory below `parent`, and leaves to others what the dead have left.
+    pub(crate) fn make(parent: &Path) -> io::Result<Self> {
+        loop {
+            make_parent(parent)?;
+            let _parent_lock = match lock_parent(parent) {
+                Ok(Some(lock)) => Some(lock),
+                // The last user of the parent has just removed it.
+                Ok(None) => continue,
+                // Then nobody sweeps either.
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => None,
+                Err(error) => return Err(error),
+            };
+            let spread = spread_over_block_groups(parent);
+            let mut best = Self::in_some_place(parent, spread)?;
+            for _ in 1..PLACES {
+                if !spread || best.pace <= QUICK {
+                    break;
+                }
+                let other = Self::in_some_place(parent, spread)?;
+                if other.pace < best.pace {
+                    best = other;
+                }
+            }
+            return Ok(best);
+        }
+    }
+
+    fn in_some_place(parent: &Path, spread: bool) -> io::Result<Self> {
+        let path = parent.join(uuid::Uuid::new_v4().to_string());
+        std::fs::create_dir(&path)?;
+        let dir = open_dir(CWD, &path)?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let lock = File::from(openat(&dir, LOCK, flags, Mode::from_raw_mode(0o666))?);
+        match lock.lock() {
+            // Then it will not be swept, and all else works.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+            locked => locked?,
+        }
+        let pace = if spread { pace(&dir) } else { Duration::ZERO };
+        Ok(Self {
+            path,
+            parent: parent.to_owned(),
+            dir,
+            spread,
+            pace,
+            remove_parent: false,
+            stays: false,
+            _lock: lock,
+        })
+    }
+
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The directory itself, open.
+    pub(crate) fn dir(&self) -> &OwnedFd {
+        &self.dir
+    }
+
+    /// Whether files made here are in a place on the disk of our choice, so that it is worth
+    /// while to make a file here that is to be moved elsewhere.
+    pub(crate) fn is_spread(&self) -> bool {
+        self.spread
+    }
+
+    /// Whether making files has become slow here, and may be faster in a new directory.
+    pub(crate) fn is_worn(&self) -> bool {
+        self.spread && pace(&self.dir) > 2 * self.pace.max(QUICK)
+    }
+
+    /// Whether it is there still.
+    pub(crate) fn is_there(&self) -> bool {
+        rustix::fs::fstat(&self.dir).is_ok_and(|stat| stat.st_nlink > 0)
+    }
+
+    /// Leaves the directory to the next sweep.
+    pub(crate) fn stay(&mut self) {
+        self.stays = true;
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
+        if self.stays {
+            return;
+        }
         // What can't be removed now is swept by the next process.
         let _ = remove_process_dir(&self.path);
         if self.remove_parent {
@@ -76,17 +162,39 @@ impl Drop for Scratch {
     }
 }
 
+/// How long it takes to make a file in a directory.
+///
+/// An ext4 without a journal does not use an inode again for minutes after its file was
+/// removed. It looks for another one in the block group of the directory, from the group's
+/// first, and passes over those one by one: a few hundred microseconds for each new file
+/// where some thousand were removed lately.
+fn pace(dir: &OwnedFd) -> Duration {
+    let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
+    let start = Instant::now();
+    match openat(dir, c".", flags, Mode::RUSR | Mode::WUSR) {
+        Ok(_file) => start.elapsed(),
+        Err(_) => Duration::ZERO,
+    }
+}
+
 /// Removes what dead processes left below `parent`.
-pub(crate) fn sweep(parent: &Path) -> io::Result<()> {
+pub(crate) fn sweep(parent: &Path, settle: Settle<'_>) -> io::Result<()> {
     let mut dead = Vec::new();
     {
-        let Some(_parent_lock) = lock_parent(parent)? else { return Ok(()) };
+        let _parent_lock = match lock_parent(parent) {
+            Ok(Some(lock)) => lock,
+            Ok(None) => return Ok(()),
+            // Without locks the dead can't be told from the living.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(()),
+            Err(error) => return Err(error),
+        };
         for entry in std::fs::read_dir(parent)? {
             let path = entry?.path();
             if !path.is_dir() {
                 continue;
             }
-            match File::open(path.join("lock")) {
+            let lock = path.join(OsStr::from_bytes(LOCK.to_bytes()));
+            match File::options().read(true).write(true).open(lock) {
                 Ok(lock) => match lock.try_lock() {
                     // Holding the lock makes it ours; it can be removed without holding up
                     // the processes that wait for the parent's lock.
@@ -102,7 +210,8 @@ pub(crate) fn sweep(parent: &Path) -> io::Result<()> {
         }
     }
     for (path, _lock) in dead {
-        match remove_process_dir(&path) {
+        let settled = open_dir(CWD, &path).map_err(io::Error::from).and_then(|dir| settle(&dir));
+        match settled.and_then(|()| remove_process_dir(&path)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(path = %path.display(), %error, "leftovers of a dead process stay");
             }
@@ -114,7 +223,7 @@ pub(crate) fn sweep(parent: &Path) -> io::Result<()> {
 
 /// As [`sweep`], for a parent that the last process to leave should have removed.
 pub(crate) fn sweep_and_tidy(parent: &Path) -> io::Result<()> {
-    sweep(parent)?;
+    sweep(parent, &mut |_| Ok(()))?;
     remove_unused_parent(parent);
     Ok(())
 }
@@ -363,7 +472,6 @@ pub(crate) fn for_each<E: From<Errno>>(
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
@@ -383,7 +491,7 @@ mod tests {
         let live = Scratch::claim(parent.path()).unwrap();
         let dead = parent.path().join("dead");
         std::fs::create_dir_all(dead.join("a/b")).unwrap();
-        std::fs::write(dead.join("lock"), "").unwrap();
+        std::fs::write(dead.join(".lock"), "").unwrap();
         std::fs::write(dead.join("a/b/half"), "half").unwrap();
         // Killed between removing the lock and the directory.
         std::fs::create_dir(parent.path().join("nearly-removed")).unwrap();
@@ -418,7 +526,7 @@ mod tests {
                     for _ in 0..20 {
                         let scratch = Scratch::claim_and_tidy(&parent).unwrap();
                         std::fs::write(scratch.path().join("mine"), "").unwrap();
-                        assert_eq!(names(scratch.path()), ["lock", "mine"]);
+                        assert_eq!(names(scratch.path()), [".lock", "mine"]);
                     }
                 });
             }

@@ -644,7 +644,7 @@ mod tests {
         let f = fixture();
         let dead = f.path.join(TMP).join("dead");
         std::fs::create_dir_all(&dead).unwrap();
-        std::fs::write(dead.join("lock"), "").unwrap();
+        std::fs::write(dead.join(".lock"), "").unwrap();
         std::fs::write(dead.join("half"), "half").unwrap();
         DirBucket::open(&f.path).unwrap();
         assert!(!f.path.join(TMP).exists());

@@ -127,7 +127,7 @@ impl Fixture {
     fn tmp_files(&self) -> usize {
         files(&self.root.path().join("cache/tmp"))
             .iter()
-            .filter(|file| !file.ends_with("lock") && !file.ends_with(".lock"))
+            .filter(|file| !file.ends_with(".lock"))
             .count()
     }
 }
@@ -277,7 +277,7 @@ async fn what_a_killed_host_left_is_swept_and_no_half_blob_is_used() {
     let cache_dir = f.root.path().join("cache");
     let dead = cache_dir.join("tmp/dead");
     std::fs::create_dir_all(&dead).unwrap();
-    std::fs::write(dead.join("lock"), "").unwrap();
+    std::fs::write(dead.join(".lock"), "").unwrap();
     std::fs::write(dead.join("0"), "half a down").unwrap();
     let cache = f.cache(LARGE);
     assert!(!dead.exists());

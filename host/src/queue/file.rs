@@ -7,6 +7,7 @@
 //! completions            as many bytes as messages were ever done
 //! host/                  ours; Python never looks into it
 //!   tmp/{process}/{id}   a message that is being written or deleted      (scratch.rs)
+//!   tmp/{process}/.{id}  its movement file, while that is being written
 //!   attempts/{id}        why its executions failed                       (failures.rs)
 //! ```
 //!
@@ -197,11 +198,18 @@ impl FileQueue {
         Ok(scratch.insert(ours).clone())
     }
 
+    /// Makes the next file in a new directory if it would take long in the present one. What
+    /// is under way there is finished there.
+    fn leave_worn_scratch(&self) {
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(scratch.take_if(|scratch| scratch.is_worn()));
+    }
+
     /// Takes the message out of the queue, which is what makes it done. Nobody else can do it
     /// once we have.
     fn claim(&self, name: &Name) -> Result<Arc<Scratch>, Errno> {
         let scratch = self.scratch()?;
-        match fs::renameat(&self.dirs.queue, name.as_str(), &scratch.dir, name.id()) {
+        match fs::renameat(&self.dirs.queue, name.as_str(), scratch.dir(), name.id()) {
             // The answer to an earlier try got lost, or what came after it failed.
             Err(Errno::NOENT) if scratch.has(name.id()) => Ok(scratch),
             claimed => claimed.map(|()| scratch),
@@ -214,7 +222,7 @@ impl FileQueue {
         let sent = self.write_and_move(scratch, &name, body);
         if sent.is_err() {
             // Room for others. What can't be removed now goes with the directory.
-            let _ = scratch.discard(&self.dirs, &id);
+            let _ = scratch.discard(&id);
         }
         sent
     }
@@ -222,7 +230,7 @@ impl FileQueue {
     fn write_and_move(&self, scratch: &Scratch, name: &Name, body: &[u8]) -> Result<(), Errno> {
         let id = name.id();
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let file = fs::openat(&scratch.dir, id, flags, FILE)?;
+        let file = fs::openat(scratch.dir(), id, flags, FILE)?;
         write_all(&file, &body::with_id(body, id))?;
         if self.dirs.remote {
             // Only then does the server have it, or say that it has no room for it.
@@ -230,9 +238,10 @@ impl FileQueue {
         }
         drop(file);
         reached("send: written");
-        Movement::make(&self.dirs, name)?;
+        let first = scratch.is_better_place().then(|| scratch.dir());
+        Movement::make(&self.dirs, name, first)?;
         reached("send: noted");
-        fs::renameat(&scratch.dir, id, &self.dirs.queue, name.as_str())?;
+        fs::renameat(scratch.dir(), id, &self.dirs.queue, name.as_str())?;
         reached("send: sent");
         Ok(())
     }
@@ -295,7 +304,7 @@ impl Queue for FileQueue {
         if held.redelivered {
             failures::forget(dirs, id).map_err(failed)?;
         }
-        scratch.discard(dirs, id).map_err(failed)?;
+        scratch.discard(id).map_err(failed)?;
         reached("ack: discarded");
         if let Err(errno) = self.completions.add(dirs) {
             tracing::warn!(queue = dirs.url, %errno, "can't count a message that is done");
@@ -338,6 +347,9 @@ impl Queue for FileQueue {
         let mut results = Vec::with_capacity(bodies.len());
         for batch in bodies.chunks(BATCH) {
             let mut sent = 0;
+            if batch.len() == BATCH {
+                self.leave_worn_scratch();
+            }
             for body in batch {
                 let result = self.scratch().and_then(|scratch| self.send_one(&scratch, body));
                 sent += u64::from(result.is_ok());
@@ -361,15 +373,6 @@ impl Queue for FileQueue {
             doing: "counting the messages".to_owned(),
             source: Box::new(stopped),
         })?
-    }
-}
-
-impl Drop for FileQueue {
-    fn drop(&mut self) {
-        let scratch = self.scratch.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(scratch) = scratch.take() {
-            scratch.leave(&self.dirs);
-        }
     }
 }
 

@@ -48,7 +48,9 @@ fn names(dir: &tempfile::TempDir, part: &str) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(dir.path().join(part)) else {
         return Vec::new();
     };
-    entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+    let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
+    // The locks are nobody's.
+    names.filter(|name| name != ".lock").collect()
 }
 
 fn read(path: PathBuf) -> String {
@@ -307,6 +309,22 @@ async fn a_living_hosts_directory_is_not_swept() {
     assert_eq!(names(&dir, "host/tmp").len(), 1);
     let message = lease(&queue, NONE).await.unwrap();
     queue.ack(&message.receipt).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_dead_sender_left_goes_with_its_directory() {
+    let (dir, queue) = queue();
+    send(&queue, &["1"]).await;
+    let dead = dir.path().join("host/tmp/dead");
+    std::fs::create_dir(&dead).unwrap();
+    // Killed before and after the movement file was moved into its place.
+    for file in [".lock", "early", ".early", "late"] {
+        std::fs::write(dead.join(file), "").unwrap();
+    }
+    std::fs::write(dir.path().join("movement/late"), "0--late.json\n").unwrap();
+    open(dir.path());
+    assert!(!dead.exists());
+    assert_eq!((names(&dir, "queue").len(), names(&dir, "movement").len()), (1, 1));
 }
 
 #[tokio::test]
