@@ -6,7 +6,7 @@
 //! insertions             how many were ever sent                         (tally.rs)
 //! completions            as many bytes as messages were ever done
 //! host/                  ours; Python never looks into it
-//!   tmp/{process}/{id}   a message that is being written or deleted      (scratch.rs)
+//!   tmp/{process}/{id}   a message that is being written or deleted      (scratch.rs, reaper.rs)
 //!   tmp/{process}/.{id}  its movement file, while that is being written
 //!   attempts/{id}        why its executions failed                       (failures.rs)
 //! ```
@@ -34,6 +34,7 @@ use super::{Counts, Message, Queue, QueueError, Receipt, Release};
 use dirs::{Dirs, FILE, invalid, write_all};
 use movement::{Movement, Opened, uncounted};
 use name::{Name, now, second_after};
+use reaper::Reaper;
 use scan::Feed;
 use scratch::Scratch;
 use tally::Completions;
@@ -48,6 +49,7 @@ mod failures;
 mod lease;
 mod movement;
 mod name;
+mod reaper;
 mod scan;
 mod scratch;
 mod tally;
@@ -73,6 +75,7 @@ pub struct FileQueue {
     /// There are names in the feed that a waiting call may take.
     more: Notify,
     scratch: Mutex<Option<Arc<Scratch>>>,
+    reaper: Reaper,
     completions: Completions,
     said_unreadable: std::sync::Once,
 }
@@ -112,6 +115,7 @@ impl FileQueue {
             watching: Mutex::default(),
             more: Notify::new(),
             scratch: Mutex::default(),
+            reaper: Reaper::default(),
             completions: Completions::default(),
             said_unreadable: std::sync::Once::new(),
         }
@@ -304,7 +308,7 @@ impl Queue for FileQueue {
         if held.redelivered {
             failures::forget(dirs, id).map_err(failed)?;
         }
-        scratch.discard(id).map_err(failed)?;
+        self.reaper.discard(scratch, id).map_err(failed)?;
         reached("ack: discarded");
         if let Err(errno) = self.completions.add(dirs) {
             tracing::warn!(queue = dirs.url, %errno, "can't count a message that is done");

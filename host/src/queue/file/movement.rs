@@ -80,7 +80,9 @@ impl Movement {
         write(first, &file)
             .and_then(|()| fs::renameat(first, &*file, &dirs.movement, id))
             // Room for others.
-            .inspect_err(|_| drop(remove(first, &file)))
+            .inspect_err(|_| {
+                let _ = remove(first, &file);
+            })
     }
 
     /// All that it says. To be read once, from the start.
