@@ -42,7 +42,8 @@ pub(crate) struct Options {
     memory: PathBuf,
 }
 
-/// How many tasks a measurement takes. Python gets fewer: it takes as long with them.
+/// How many tasks a measurement takes, at the most: it also ends after some seconds. Python
+/// gets fewer, and takes as long with them.
 #[derive(Clone, Copy)]
 struct Counts {
     insert: usize,
@@ -65,7 +66,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
     let counts = if options.quick {
         Counts { insert: 2_000, run: 2_000, python: 300, lengths: [100, 1_000, 10_000] }
     } else {
-        Counts { insert: 20_000, run: 20_000, python: 2_000, lengths: [100, 10_000, 100_000] }
+        Counts { insert: 20_000, run: 10_000, python: 2_000, lengths: [100, 10_000, 100_000] }
     };
 
     let mut report = machine::describe(&host, &python)?;
@@ -215,7 +216,7 @@ impl Bench {
             let mut whole = Series::new(&format!("the whole of {label}"), "microseconds");
             for _ in 0..self.rounds {
                 let summary =
-                    self.work.host_summary(kind, self.counts.run / 4, &args, Cores::All)?;
+                    self.work.host_summary(kind, self.counts.run / 2, &args, Cores::All)?;
                 let done = summary["done"].as_f64().context("`done` of the summary")?;
                 for (series, step) in steps.iter_mut().zip(STEPS) {
                     let seconds = summary["steps"][step].as_f64();

@@ -1,5 +1,6 @@
-"""The python-task-queue side of the benchmark: `python.py insert|noop|copy COUNT`, in a
-directory with `queue`. Prints the seconds that the work took, without Python's own start."""
+"""The python-task-queue side of the benchmark: `python.py insert|run COUNT SECONDS`, in a
+directory with `queue`. Works on so many tasks, or for so long, and prints how many tasks that
+was in a second, without Python's own start."""
 import os
 import sys
 import time
@@ -18,7 +19,7 @@ class CopyTask(RegisteredTask):
             target.write(data)
 
 
-what, count = sys.argv[1], int(sys.argv[2])
+what, count, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 queue = TaskQueue("fq://" + os.path.abspath("queue"), progress=False)
 
 if what == "insert":
@@ -27,7 +28,11 @@ if what == "insert":
 
 start = time.perf_counter()
 if what == "insert":
-    queue.insert([MockTask(n=n) for n in range(count)])
+    done = queue.insert([MockTask(n=n) for n in range(count)])
 else:
-    queue.poll(lease_seconds=300, stop_fn=lambda executed: executed >= count, tally=True)
-print(time.perf_counter() - start)
+    done = queue.poll(
+        lease_seconds=300,
+        stop_fn=lambda executed, elapsed_time: executed >= count or elapsed_time > seconds,
+        tally=True,
+    )
+print(done / (time.perf_counter() - start))

@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
+/// A measurement that is not through with its tasks by then ends all the same.
+const LONGEST: Duration = Duration::from_secs(4);
+
 const PYTHON: &str = include_str!("python.py");
 
 /// What a task does.
@@ -125,14 +128,15 @@ impl Work {
         self.write_lines(length, |id| message(Task::Nothing, id))?;
         self.submit()?;
         sync()?;
-        let seconds = |count: usize| {
+        let run = |count: usize| {
             let (summary, peak_bytes) = self.run(count, &["--parallel", "1"], Cores::All)?;
+            let done = summary["done"].as_f64().context("`done` of the summary")?;
             let seconds = summary["seconds"].as_f64().context("`seconds` of the summary")?;
-            anyhow::Ok((seconds, peak_bytes))
+            anyhow::Ok((done, seconds, peak_bytes))
         };
-        let (first, _) = seconds(1)?;
-        let (all, peak_bytes) = seconds(count - 1)?;
-        let rate = (count - 2) as f64 / (all - first).max(1e-6);
+        let (_, first, _) = run(1)?;
+        let (done, all, peak_bytes) = run(count - 1)?;
+        let rate = (done - 1.0) / (all - first).max(1e-6);
         Ok(Run { first: Duration::from_secs_f64(first), rate, peak_bytes })
     }
 
@@ -189,7 +193,7 @@ impl Work {
         })?;
         self.submit()?;
         let mut command = Command::new(&self.python);
-        command.args(["python.py", "run", "1"]).current_dir(&self.dir).stdin(Stdio::null());
+        command.args(["python.py", "run", "1", "60"]).current_dir(&self.dir).stdin(Stdio::null());
         self.until_output(command)
     }
 
@@ -215,9 +219,22 @@ impl Work {
     /// Runs so many tasks; returns the summary, and the peak of the memory.
     fn run(&self, count: usize, args: &[&str], cores: Cores) -> anyhow::Result<(Value, u64)> {
         let count = count.to_string();
+        let longest = format!("{}ms", LONGEST.as_millis());
         // Not until the queue is empty: to see that it is takes a while.
-        let fixed =
-            ["run", "--fq", "./queue", "--cache-dir", "./cache", "--json", "--max-tasks", &count];
+        let fixed = [
+            "run",
+            "--fq",
+            "./queue",
+            "--cache-dir",
+            "./cache",
+            "--json",
+            "--progress",
+            "never",
+            "--max-tasks",
+            &count,
+            "--for",
+            &longest,
+        ];
         let mut child = self
             .host(&[&fixed, args].concat(), cores)
             .stdout(fs::File::create(self.dir.join("summary"))?)
@@ -243,14 +260,13 @@ impl Work {
 
     fn python(&self, what: &str, count: usize) -> anyhow::Result<f64> {
         let output = Command::new(&self.python)
-            .args(["python.py", what, &count.to_string()])
+            .args(["python.py", what, &count.to_string(), &LONGEST.as_secs_f64().to_string()])
             .current_dir(&self.dir)
             .stdin(Stdio::null())
             .stderr(Stdio::inherit())
             .output()?;
         ensure!(output.status.success(), "python.py {what} {count}: {}", output.status);
-        let seconds: f64 = String::from_utf8(output.stdout)?.trim().parse()?;
-        Ok(count as f64 / seconds)
+        Ok(String::from_utf8(output.stdout)?.trim().parse()?)
     }
 
     fn submit(&self) -> anyhow::Result<()> {
