@@ -1,5 +1,6 @@
-"""The python-task-queue side of the benchmark: `python.py insert|noop|copy COUNT`, in a
-directory with `queue`. Prints the seconds that the work took, without Python's own start."""
+"""The python-task-queue side of the benchmark: `python.py insert|run COUNT [quiet]`, in a
+directory with `queue`. Prints the seconds that the work took, without Python's own start.
+`quiet` switches its progress bars off, which it makes one of for each deletion."""
 import os
 import sys
 import time
@@ -19,7 +20,7 @@ class CopyTask(RegisteredTask):
 
 
 what, count = sys.argv[1], int(sys.argv[2])
-queue = TaskQueue("fq://" + os.path.abspath("queue"), progress=False)
+queue = TaskQueue("fq://" + os.path.abspath("queue"), progress=sys.argv[3:] != ["quiet"])
 
 if what == "insert":
     # Into a queue that never had a task, it waits a second for the counter to appear.
