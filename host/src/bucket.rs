@@ -30,6 +30,30 @@ pub(crate) const SMALL: u64 = 256 * 1024;
 /// # Errors
 /// [`BucketError::Invalid`] when there is no such directory or no such kind of bucket.
 pub fn open(url: &str) -> Result<Arc<dyn Bucket>, BucketError> {
+    Ok(Arc::new(DirBucket::open(directory(url)?)?))
+}
+
+/// The prefix at which the directory `dir` lies in the bucket that `url` names, if it does.
+///
+/// # Errors
+/// When one of the two is not there.
+pub fn prefix_of(dir: &Path, url: &str) -> Result<Option<Prefix>, BucketError> {
+    let resolve = |path: &Path| {
+        path.canonicalize().map_err(|error| BucketError::Invalid {
+            bucket: url.into(),
+            problem: format!("{}: {error}", path.display()),
+        })
+    };
+    let (dir, root) = (resolve(dir)?, resolve(directory(url)?)?);
+    let Ok(below) = dir.strip_prefix(root) else { return Ok(None) };
+    // A name that no key can have is none that a task can write to.
+    Ok(below.to_str().and_then(|below| match below {
+        "" => Some(Prefix::root()),
+        below => Prefix::new(below).ok(),
+    }))
+}
+
+fn directory(url: &str) -> Result<&Path, BucketError> {
     let invalid = |problem: String| BucketError::Invalid { bucket: url.into(), problem };
     let path = match url.split_once("://") {
         Some(("file", path)) => path,
@@ -49,7 +73,7 @@ pub fn open(url: &str) -> Result<Arc<dyn Bucket>, BucketError> {
     if path.is_empty() {
         return Err(invalid("names no directory; use a path, or file://PATH".into()));
     }
-    Ok(Arc::new(DirBucket::open(Path::new(path))?))
+    Ok(Path::new(path))
 }
 
 /// What an object is at one moment: the same version means the same bytes.

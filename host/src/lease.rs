@@ -15,6 +15,8 @@ use crate::queue::{Message, Queue, QueueError, Receipt, Release};
 
 /// A lease is extended when this part of its time is left.
 const RENEW_AT: f64 = 0.5;
+/// What the queue said of a lease is taken to hold for this long.
+const RECENT: Duration = Duration::from_secs(1);
 /// How many times a lease's holder is looked at in the time of one lease.
 const LOOKS: u32 = 20;
 
@@ -184,6 +186,18 @@ impl Lease {
         &self.held.lost
     }
 
+    /// Asks the queue whether the lease is still ours, unless it said so a moment ago.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub async fn confirm(&self) -> Result<(), QueueError> {
+        let rest = self.held.until().saturating_duration_since(Instant::now());
+        if self.shared.hold.saturating_sub(rest) > RECENT {
+            renew(&self.shared, &self.held).await;
+        }
+        if self.held.lost.is_cancelled() { Err(self.is_lost()) } else { Ok(()) }
+    }
+
     /// True once [`start`](Self::start) has been called.
     pub fn started(&self) -> bool {
         self.started
@@ -274,6 +288,18 @@ mod tests {
         let (queue, _leases, lease) = leased().await;
         drop(lease);
         assert_eq!(queue.lease(1, HOLD, HOLD * 10).await.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_was_taken_away_is_noticed_when_it_matters() {
+        let (queue, _leases, lease) = leased().await;
+        lease.confirm().await.unwrap();
+        // Long before the heartbeat would.
+        tokio::time::sleep(RECENT / 2).await;
+        let receipt = lease.message().receipt.clone();
+        queue.release(&receipt, Duration::ZERO, Release::Uncounted).await.unwrap();
+        *lease.held.until.lock().unwrap() -= RECENT;
+        assert!(matches!(lease.confirm().await, Err(QueueError::LeaseLost { .. })));
     }
 
     #[tokio::test]

@@ -454,7 +454,9 @@ fn limit(phase: Phase, limit: Limit) -> RunError {
 
 fn trapped(phase: Phase, error: &wasmtime::Error) -> RunError {
     if let Some(exit) = error.downcast_ref::<I32Exit>() {
-        let what = format!("the guest called exit({})", exit.0);
+        // WASI 0.2 tells a good exit from a bad one, and no more.
+        let how = if exit.0 == 0 { "without an error" } else { "with an error" };
+        let what = format!("the guest called exit {how} instead of returning an outcome");
         return RunError::Trap { phase, what };
     }
     if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {

@@ -28,6 +28,16 @@ pub enum Failure {
     /// The message is no task.
     #[error("the message is not a task: {0}")]
     Decode(#[from] DecodeError),
+    /// It was started as often as it may be, and none of the executions came to an end that
+    /// was judged: their hosts were killed, perhaps by the task.
+    #[error(
+        "the task was started {started} times, and its hosts did not live to see its end; \
+         it may be what kills them"
+    )]
+    UsedUp {
+        /// Executions that count.
+        started: u32,
+    },
     /// The inputs are not there.
     #[error(transparent)]
     Prefetch(#[from] PrefetchError),
@@ -71,7 +81,7 @@ pub async fn run(worker: Arc<Worker>, mut lease: Lease, permit: OwnedSemaphorePe
     let _in_flight = Gauge::enter(&worker.stats.in_flight);
     let span = tracing::info_span!(
         "task",
-        message = lease.message().id,
+        message_id = lease.message().id,
         attempt = lease.attempt(),
         id = tracing::field::Empty,
         task_name = tracing::field::Empty,
@@ -102,6 +112,11 @@ impl Attempt {
         tracing::Span::current().record("id", task.id).record("task_name", task.name.as_str());
         self.task = Some(task.clone());
         self.steps.done(Step::Decode);
+        // Executions that took their host along were never judged.
+        let started = lease.message().attempts;
+        if started >= worker.policy.max_attempts {
+            return Err(Failure::UsedUp { started });
+        }
 
         // Nothing has begun that could not be begun elsewhere: a drain ends it at once.
         let lost = lease.lost().clone();
@@ -123,6 +138,7 @@ impl Attempt {
         let _publishing = worker.publishing.acquire().await;
         drop(permit);
         check_listed(&workspace, &listed)?;
+        lease.confirm().await.map_err(|_| Failure::LeaseLost)?;
         let published = tokio::select! {
             published = publish::outputs(
                 &workspace.outputs,
@@ -311,7 +327,10 @@ impl Attempt {
         let report = ErrorReport {
             message: &lease.message().body,
             exception: failure.to_string(),
-            attempt: lease.attempt(),
+            attempt: match failure {
+                Failure::UsedUp { started } => *started,
+                _ => lease.attempt(),
+            },
             earlier: &lease.message().failures,
             phase: failure.phase(),
             component: self.component,

@@ -86,7 +86,7 @@ fn further(failure: &Failure) -> Further {
     match failure {
         Failure::Draining => MayFree,
         Failure::LeaseLost => NotOurs,
-        Failure::Decode(_) => Never,
+        Failure::Decode(_) | Failure::UsedUp { .. } => Never,
 
         // An input may still be on its way to the bucket.
         Failure::Prefetch(PrefetchError::NotFound { .. }) => May,
@@ -187,6 +187,7 @@ mod tests {
             Failure::Decode(message::decode(b"{}").unwrap_err()),
             ran(RunError::Reject { phase, reason: "no image".into() }),
             ran(RunError::Unsuccessful),
+            Failure::UsedUp { started: 5 },
             ran(RunError::Limit { phase, limit: Limit::OutputFiles(1) }),
             Failure::Missing("a".into()),
             Failure::Publish(PublishError::Invalid {

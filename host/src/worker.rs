@@ -135,7 +135,10 @@ impl Worker {
         Ok(Self {
             stats: Arc::default(),
             bucket,
-            components: config.components.is_none().then(|| config.component_prefix.clone()),
+            components: match &config.components {
+                Some(dir) => bucket::prefix_of(dir, &config.bucket)?,
+                None => Some(config.component_prefix.clone()),
+            },
             ahead: Ahead::new(config.prefetch_bytes),
             cache,
             workspaces,

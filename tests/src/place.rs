@@ -177,6 +177,8 @@ impl Place {
     /// in the queue, the bucket or the cache.
     pub fn left_behind(&self) -> Vec<String> {
         let mut left = Vec::new();
+        // The lock of a directory for directories of processes stays.
+        let is_lock = |name: &str| name == "tmp/.lock" || name == "work/.lock";
         for queue in ["queue", "queue-errors"] {
             let names = files(&self.path().join(queue));
             let has_message =
@@ -184,8 +186,7 @@ impl Place {
             for name in &names {
                 let is_left = match name.split_once('/') {
                     Some(("movement", id)) => !has_message(id),
-                    // A lock that stays.
-                    Some(("host", part)) => part != "door",
+                    Some(("host", part)) => !is_lock(part),
                     _ => false,
                 };
                 if is_left {
@@ -198,10 +199,9 @@ impl Place {
             parts.clone().any(|part| part.contains("tmp") || part.starts_with('.'))
         };
         left.extend(self.keys().iter().filter(is_temporary).map(|key| format!("bucket/{key}")));
-        let mut cached = files(&self.cache());
-        // Empty files that hosts lock against each other, which stay.
-        cached.retain(|name| !matches!(&**name, "tmp/.lock" | "work/.lock"));
-        let is_work = |name: &&String| is_temporary(name) || name.starts_with("work/");
+        let cached = files(&self.cache());
+        let is_work =
+            |name: &&String| !is_lock(name) && (is_temporary(name) || name.starts_with("work/"));
         left.extend(cached.iter().filter(is_work).map(|name| format!("cache/{name}")));
         left
     }

@@ -34,6 +34,7 @@ esac"#,
         r#"
 case "$1 ${2:-}" in
 'xtask demo') shift 2; exec "$XTASK" demo --profile dev "$@" ;;
+'xtask guests') mkdir -p target; ln -sfn "$GUESTS" target/guests ;;
 'xtask '*) exec "$XTASK" "$2" --help ;;
 'install --path') echo "installed: $(command -v host)" ;;
 *)
@@ -203,6 +204,7 @@ fn run(root: &Path, name: &str, typed: &[Typed]) -> Option<String> {
     bash.env("PATH", std::env::join_paths(path).unwrap());
     bash.env("ROOT", root).env("GIT", git).env("CARGO_PROGRAM", cargo);
     bash.env("XTASK", target().join("debug/xtask"));
+    bash.env("GUESTS", target().join("guests"));
     for (variable, below) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
         if let Some(path) = keep(variable, below) {
             bash.env(variable, path);

@@ -21,7 +21,7 @@ use crate::project::Project;
 use crate::setup;
 use series::Series;
 use table::Table;
-use work::{Cores, Task, Work};
+use work::{Bars, Cores, Task, Work};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -107,18 +107,22 @@ type Rate<'a> = Box<dyn Fn() -> anyhow::Result<f64> + 'a>;
 /// The same work, done by Python and by `host` in some ways.
 struct Race<'a> {
     name: &'static str,
-    python: Rate<'a>,
+    python: [(&'static str, Rate<'a>); 2],
     host: Vec<(&'static str, Rate<'a>)>,
 }
 
 impl Race<'_> {
     /// All take turns.
-    fn run(&self, rounds: usize) -> anyhow::Result<(Series, Vec<Series>)> {
-        let mut python = Series::new(&format!("python, {}", self.name), "per second");
+    fn run(&self, rounds: usize) -> anyhow::Result<([Series; 2], Vec<Series>)> {
+        let mut python = self.python.each_ref().map(|(label, _)| {
+            Series::new(&format!("python, {}, {label}", self.name), "per second")
+        });
         let series = |label: &str| Series::new(&format!("host, {label}"), "per second");
         let mut hosts: Vec<Series> = self.host.iter().map(|(label, _)| series(label)).collect();
         for _ in 0..rounds {
-            python.push((self.python)()?);
+            for (series, (_, rate)) in python.iter_mut().zip(&self.python) {
+                series.push(rate()?);
+            }
             for (series, (_, rate)) in hosts.iter_mut().zip(&self.host) {
                 series.push(rate()?);
             }
@@ -158,15 +162,24 @@ impl Bench {
         let host = |task: Task, parallel: &'static str, cores: Cores| -> Rate<'_> {
             Box::new(move || work.host_runs(task, run, &["--parallel", parallel], cores))
         };
+        let inserts =
+            |bars: Bars| -> Rate<'_> { Box::new(move || work.python_inserts(counts.insert, bars)) };
+        let runs = |task: Task, bars: Bars| -> Rate<'_> {
+            Box::new(move || work.python_runs(task, python, bars))
+        };
+        let (shown, off) = ("as it comes", "progress bars off");
         let races = [
             Race {
                 name: "insert",
-                python: Box::new(|| work.python_inserts(counts.insert)),
+                python: [(shown, inserts(Bars::Shown)), (off, inserts(Bars::Off))],
                 host: vec![("insert", Box::new(|| work.host_inserts(counts.insert)))],
             },
             Race {
                 name: "noop",
-                python: Box::new(|| work.python_runs(Task::Nothing, python)),
+                python: [
+                    (shown, runs(Task::Nothing, Bars::Shown)),
+                    (off, runs(Task::Nothing, Bars::Off)),
+                ],
                 host: vec![
                     ("no-op: lease, run, delete; one core", host(Task::Nothing, "1", Cores::One)),
                     ("no-op, `--parallel 2`", host(Task::Nothing, "2", Cores::All)),
@@ -174,7 +187,10 @@ impl Bench {
             },
             Race {
                 name: "copy",
-                python: Box::new(|| work.python_runs(Task::Copy, python)),
+                python: [
+                    (shown, runs(Task::Copy, Bars::Shown)),
+                    (off, runs(Task::Copy, Bars::Off)),
+                ],
                 host: vec![
                     ("4 KiB in, 4 KiB out; one core", host(Task::Copy, "1", Cores::One)),
                     ("4 KiB in and out, `--parallel 1`", host(Task::Copy, "1", Cores::All)),
@@ -182,16 +198,23 @@ impl Bench {
                 ],
             },
         ];
-        let mut table =
-            Table::new("Tasks per second", &["", "python-task-queue", "`host`", "ratio"]);
+        let mut table = Table::new(
+            "Tasks per second; python-task-queue as it comes, and with its progress bars off",
+            &["", "python", "bars off", "`host`", "ratio", "to bars off"],
+        );
         let mut all = Vec::new();
         for race in races.iter().filter(|race| self.wants(race.name)) {
             let (python, hosts) = race.run(self.rounds)?;
             for (ours, (label, _)) in hosts.iter().zip(&race.host) {
-                let ratio = format!("{:.1}", ours.median() / python.median());
-                table.row([(*label).to_owned(), python.shown(), ours.shown(), ratio]);
+                let ratio = |python: &Series| format!("{:.1}", ours.median() / python.median());
+                let [shown, off] = &python;
+                let (to_shown, to_off) = (ratio(shown), ratio(off));
+                let label = (*label).to_owned();
+                let (theirs, ours) = ([shown.shown(), off.shown()], ours.shown());
+                let [shown_cell, off_cell] = theirs;
+                table.row([label, shown_cell, off_cell, ours, to_shown, to_off]);
             }
-            all.push(python);
+            all.extend(python);
             all.extend(hosts);
         }
         Ok((table, all))

@@ -203,7 +203,9 @@ impl<G: Group> clap::FromArgMatches for Flags<G> {
             }
         }
         if let Some(dir) = matches.try_get_one::<String>("fq").ok().flatten() {
-            add(QUEUE.name, format!("fq://{dir}"), "fq");
+            // As `ptq` takes it, with the scheme; another scheme is for --queue to judge.
+            let url = if dir.contains("://") { dir.clone() } else { format!("fq://{dir}") };
+            add(QUEUE.name, url, "fq");
         }
         let config = matches.get_one::<PathBuf>("config").cloned();
         Ok(Self { given, config, group: PhantomData })

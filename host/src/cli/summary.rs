@@ -97,7 +97,7 @@ impl Summary {
         let mut tasks = vec![format!("{} done", show::number(self.done))];
         for (n, words) in [
             (self.failed, "given up"),
-            (self.retried, "attempts failed and made again"),
+            (self.retried, "failed and tried again"),
             (self.returned, "given back"),
             (self.lost, "lost to other hosts"),
         ] {

@@ -34,7 +34,7 @@ fn a_panic_is_tried_again_and_its_words_are_in_the_log() {
 fn an_abort_an_exit_and_a_full_stack_are_told_apart() {
     let once = ["--max-attempts", "1"];
     says(&given_up(json!({"do": "abort"}), &once), "panicked or aborted");
-    says(&given_up(json!({"do": "exit", "code": 3}), &once), "exit(");
+    says(&given_up(json!({"do": "exit", "code": 3}), &once), "called exit with an error");
     says(&given_up(json!({"do": "stack"}), &once), "stack overflow");
 }
 

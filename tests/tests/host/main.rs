@@ -3,6 +3,7 @@
 mod components;
 mod drain;
 mod endings;
+mod invariants;
 mod isolation;
 mod limits;
 mod python;

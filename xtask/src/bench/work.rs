@@ -14,6 +14,14 @@ const LONGEST: Duration = Duration::from_secs(4);
 
 const PYTHON: &str = include_str!("python.py");
 
+/// The progress bars of python-task-queue, which are on unless they are switched off. It makes
+/// one for each task that it deletes.
+#[derive(Clone, Copy)]
+pub(super) enum Bars {
+    Shown,
+    Off,
+}
+
 /// What a task does.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Task {
@@ -87,9 +95,9 @@ impl Work {
     }
 
     /// Tasks that Python puts into an empty queue in a second.
-    pub(super) fn python_inserts(&self, count: usize) -> anyhow::Result<f64> {
+    pub(super) fn python_inserts(&self, count: usize, bars: Bars) -> anyhow::Result<f64> {
         self.clear()?;
-        self.python("insert", count)
+        self.python("insert", count, bars)
     }
 
     /// Tasks that `host run` does in a second.
@@ -141,7 +149,7 @@ impl Work {
     }
 
     /// Tasks that Python runs in a second.
-    pub(super) fn python_runs(&self, task: Task, count: usize) -> anyhow::Result<f64> {
+    pub(super) fn python_runs(&self, task: Task, count: usize, bars: Bars) -> anyhow::Result<f64> {
         self.clear()?;
         match task {
             Task::Nothing => self.write_lines(count, python_message)?,
@@ -157,7 +165,7 @@ impl Work {
         }
         self.submit()?;
         sync()?;
-        self.python("run", count)
+        self.python("run", count, bars)
     }
 
     /// Python over the first `count` of `length` no-ops.
@@ -166,7 +174,7 @@ impl Work {
         self.write_lines(length, python_message)?;
         self.submit()?;
         sync()?;
-        self.python("run", count)
+        self.python("run", count, Bars::Shown)
     }
 
     /// The time until `host` has left its first output.
@@ -258,14 +266,19 @@ impl Work {
         Ok((summary, peak_bytes))
     }
 
-    fn python(&self, what: &str, count: usize) -> anyhow::Result<f64> {
+    fn python(&self, what: &str, count: usize, bars: Bars) -> anyhow::Result<f64> {
         let output = Command::new(&self.python)
             .args(["python.py", what, &count.to_string(), &LONGEST.as_secs_f64().to_string()])
+            .args(matches!(bars, Bars::Off).then_some("quiet"))
             .current_dir(&self.dir)
             .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
             .output()?;
-        ensure!(output.status.success(), "python.py {what} {count}: {}", output.status);
+        ensure!(
+            output.status.success(),
+            "python.py {what} {count}: {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
         Ok(String::from_utf8(output.stdout)?.trim().parse()?)
     }
 

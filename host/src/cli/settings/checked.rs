@@ -53,6 +53,10 @@ impl Settings {
         if let Some(url) = self.value(&ERROR_QUEUE, queue_url)? {
             return Ok(url);
         }
+        if fq_path(queue).is_none() {
+            // What is no queue at all needs no error queue.
+            task_host::queue::open(queue)?;
+        }
         errors_of(queue).ok_or_else(|| {
             Advice::usage(format!("there is no name for the error queue of {queue}"))
                 .hint("give one with --error-queue")
