@@ -30,6 +30,13 @@ pub struct Limits {
     pub max_files: u64,
 }
 
+impl From<crate::sandbox::Limits> for Limits {
+    /// What a guest may write is what it may publish.
+    fn from(limits: crate::sandbox::Limits) -> Self {
+        Self { max_bytes: limits.output_bytes.as_u64(), max_files: limits.output_files }
+    }
+}
+
 /// What a task has published.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Published {

@@ -278,7 +278,7 @@ fn config(slots: usize, limits: Limits) -> Config {
         .total_tables(slots.saturating_mul(MODULES))
         .total_stacks(slots)
         .max_memory_size(usize::try_from(limits.memory.as_u64()).unwrap_or(usize::MAX).min(4 << 30))
-        .table_elements(1_000_000)
+        .table_elements(limits::MAX_TABLE_ELEMENTS)
         // What a small guest touches stays mapped and is cleared instead of being unmapped
         // and faulted in again; the scan finds what it touched without reading all of it.
         .linear_memory_keep_resident(1 << 20)
@@ -343,42 +343,32 @@ async fn execute(engine: &Engine, limits: Limits, job: Job) -> Execution {
     let memory_denied = store.data().memory.denied();
     // The instance is gone before anybody looks at what it left.
     drop(store);
-    let result = match ended {
-        // A guest that was refused bytes and went on has left half of what it meant to.
-        Ok(_) if quota.exceeded().is_some() => {
-            Err(limit(phase, quota.exceeded().unwrap_or(Limit::OutputBytes(limits.output_bytes))))
+    let exceeded = quota.exceeded();
+    let result = match (ended, exceeded) {
+        (Err(Ended::Cancelled), _) => Err(RunError::Cancelled),
+        (Err(Ended::Late), _) => Err(limit(phase, Limit::Time(limits.time))),
+        (Err(Ended::Error(_)), _) if job.cancelled.is_cancelled() => Err(RunError::Cancelled),
+        (Err(Ended::Error(error)), _) if error.downcast_ref() == Some(&Trap::Interrupt) => {
+            Err(limit(phase, Limit::Time(limits.time)))
         }
-        Ok(outcome) if outcome.outputs.len() as u64 > limits.output_files => {
-            Err(limit(phase, Limit::OutputFiles(limits.output_files)))
+        // A guest that was refused bytes and went on has left half of what it meant to, and
+        // what it makes of the refusal says less than the limit does.
+        (_, Some(exceeded)) => Err(limit(phase, exceeded)),
+        (Err(Ended::Error(_)), None) if memory_denied => {
+            Err(limit(phase, Limit::Memory(limits.memory)))
         }
-        Ok(outcome) if outcome.success => Ok(outcome.outputs),
-        Ok(_) => Err(RunError::Unsuccessful),
-        Err(Ended::Failure(types::Failure::Retry(_) | types::Failure::Reject(_)))
-            if quota.exceeded().is_some() =>
-        {
-            Err(limit(phase, quota.exceeded().unwrap_or(Limit::OutputBytes(limits.output_bytes))))
-        }
-        Err(Ended::Failure(types::Failure::Retry(reason))) => {
+        (Err(Ended::Error(error)), None) => Err(trapped(phase, &error)),
+        (Err(Ended::Failure(types::Failure::Retry(reason))), None) => {
             Err(RunError::Retry { phase, reason: shorten(reason) })
         }
-        Err(Ended::Failure(types::Failure::Reject(reason))) => {
+        (Err(Ended::Failure(types::Failure::Reject(reason))), None) => {
             Err(RunError::Reject { phase, reason: shorten(reason) })
         }
-        Err(Ended::Cancelled) => Err(RunError::Cancelled),
-        Err(Ended::Late) => Err(limit(phase, Limit::Time(limits.time))),
-        Err(Ended::Error(_)) if job.cancelled.is_cancelled() => Err(RunError::Cancelled),
-        Err(Ended::Error(error)) => {
-            let timed_out = error.downcast_ref::<Trap>() == Some(&Trap::Interrupt);
-            Err(if timed_out {
-                limit(phase, Limit::Time(limits.time))
-            } else if let Some(exceeded) = quota.exceeded() {
-                limit(phase, exceeded)
-            } else if memory_denied {
-                limit(phase, Limit::Memory(limits.memory))
-            } else {
-                trapped(phase, &error)
-            })
+        (Ok(outcome), None) if outcome.outputs.len() as u64 > limits.output_files => {
+            Err(limit(phase, Limit::OutputFiles(limits.output_files)))
         }
+        (Ok(outcome), None) if outcome.success => Ok(outcome.outputs),
+        (Ok(_), None) => Err(RunError::Unsuccessful),
     };
     Execution {
         result,

@@ -112,9 +112,8 @@ impl Attempt {
         tracing::Span::current().record("id", task.id).record("task_name", task.name.as_str());
         self.task = Some(task.clone());
         self.steps.done(Step::Decode);
-        // Executions that took their host along were never judged.
         let started = lease.message().attempts;
-        if started >= worker.policy.max_attempts {
+        if !verdict::may_start(started, &worker.policy) {
             return Err(Failure::UsedUp { started });
         }
 
@@ -247,7 +246,7 @@ impl Attempt {
             Ok(()) => verdict,
             Err(error) => {
                 tracing::error!("the task is kept in its queue: its report was not taken: {error}");
-                Verdict::Retry { after: Duration::from_secs(30), counts: false }
+                verdict::unreported()
             }
         };
         let settled = match &verdict {

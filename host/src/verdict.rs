@@ -50,6 +50,17 @@ impl Default for Policy {
     }
 }
 
+/// Whether a task that was started `started` times may be started again. Executions that took
+/// their host along were never judged, and count all the same.
+pub fn may_start(started: u32, policy: &Policy) -> bool {
+    started < policy.max_attempts
+}
+
+/// What is done with a message whose report was not taken: it stays in its queue.
+pub fn unreported() -> Verdict {
+    Verdict::Retry { after: Duration::from_secs(30), counts: false }
+}
+
 /// What a failure says about a further try.
 enum Further {
     /// It may help.

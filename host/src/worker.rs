@@ -145,10 +145,7 @@ impl Worker {
             sharing,
             catalog,
             sandbox,
-            publish_limits: publish::Limits {
-                max_bytes: config.limits.output_bytes.as_u64(),
-                max_files: config.limits.output_files,
-            },
+            publish_limits: config.limits.into(),
             policy: config.policy,
             error_queue,
             done_queue,

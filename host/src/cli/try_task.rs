@@ -169,11 +169,7 @@ impl Try {
             return Ok(Err(failure));
         }
         let bucket = DirBucket::create(&self.out)?;
-        let limits = settings.limits()?;
-        let limits = publish::Limits {
-            max_bytes: limits.output_bytes.as_u64(),
-            max_files: limits.output_files,
-        };
+        let limits = settings.limits()?.into();
         let root = Prefix::root();
         let published = publish::outputs(&workspace.outputs, &root, None, &bucket, limits).await;
         Ok(published.map_err(Failure::from))

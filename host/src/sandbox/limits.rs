@@ -59,7 +59,7 @@ impl fmt::Display for Limit {
 }
 
 /// Elements of all tables of an instance; a guest's tables hold its function pointers.
-const MAX_TABLE_ELEMENTS: usize = 1_000_000;
+pub(super) const MAX_TABLE_ELEMENTS: usize = 1_000_000;
 
 /// Counts the memory of all linear memories of one instance.
 pub(super) struct Memory {
