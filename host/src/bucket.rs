@@ -25,12 +25,31 @@ pub use object::ObjectBucket;
 /// it is worth the way to a thread that may block.
 pub(crate) const SMALL: u64 = 256 * 1024;
 
+/// How buckets of clouds are reached.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    /// The region of S3 buckets, before the environment's.
+    pub region: Option<String>,
+    /// Send no credentials: for buckets that everybody may read.
+    pub anonymous: bool,
+    /// Pay for requests to buckets whose owner doesn't.
+    pub requester_pays: bool,
+}
+
 /// Opens the bucket that `url` names: a path, or `file://PATH`. Creates nothing.
 ///
 /// # Errors
 /// [`BucketError::Invalid`] when there is no such directory or no such kind of bucket.
-pub fn open(url: &str) -> Result<Arc<dyn Bucket>, BucketError> {
+pub fn open(url: &str, _access: &Access) -> Result<Arc<dyn Bucket>, BucketError> {
     Ok(Arc::new(DirBucket::open(directory(url)?)?))
+}
+
+/// Opens a directory as a bucket.
+///
+/// # Errors
+/// [`BucketError::Invalid`] when there is no such directory.
+pub fn open_dir(dir: &Path) -> Result<Arc<dyn Bucket>, BucketError> {
+    Ok(Arc::new(DirBucket::open(dir)?))
 }
 
 /// The prefix at which the directory `dir` lies in the bucket that `url` names, if it does.
@@ -202,7 +221,7 @@ mod tests {
             ("", ": names no directory"),
             (missing.to_str().unwrap(), "there is no such directory"),
         ] {
-            let error = open(url).unwrap_err();
+            let error = open(url, &Access::default()).unwrap_err();
             assert!(matches!(error, BucketError::Invalid { .. }), "{url}");
             assert!(error.to_string().contains(want), "{url}: {error}");
         }
@@ -213,7 +232,9 @@ mod tests {
     fn a_directory_is_opened_by_path_and_by_url() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().to_str().unwrap();
-        assert_eq!(open(path).unwrap().to_string(), format!("file://{path}"));
-        assert_eq!(open(&format!("file://{path}")).unwrap().to_string(), format!("file://{path}"));
+        for url in [path, &format!("file://{path}")] {
+            let bucket = open(url, &Access::default()).unwrap();
+            assert_eq!(bucket.to_string(), format!("file://{path}"));
+        }
     }
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
+use crate::bucket;
 use crate::key::Prefix;
+use crate::queue;
 use crate::sandbox::Limits;
 use crate::verdict::Policy;
 
@@ -21,8 +23,17 @@ pub struct Config {
     pub error_queue: String,
     /// URL of the queue that gets the reports of tasks that are done, if any.
     pub done_queue: Option<String>,
+    /// How these queues are reached.
+    pub queue_access: queue::Access,
     /// URL of the bucket with inputs and outputs.
     pub bucket: String,
+    /// URL of the bucket that inputs are in, if it is another.
+    pub input_bucket: Option<String>,
+    /// How these buckets are reached.
+    pub bucket_access: bucket::Access,
+    /// For how long an object of a remote bucket is taken to be what it was when it was last
+    /// looked at.
+    pub freshness: Duration,
     /// A directory that components are taken from, instead of the bucket.
     pub components: Option<PathBuf>,
     /// Where in the bucket components are.
@@ -33,8 +44,9 @@ pub struct Config {
     pub cache_size: ByteSize,
     /// Guests that run at the same time.
     pub parallel: usize,
-    /// Tasks beyond those running that are leased and made ready ahead.
-    pub prefetch: usize,
+    /// Tasks beyond those running that are leased and made ready ahead. None: twice as many
+    /// as run, and more while tasks are short and the queue is asked in batches.
+    pub prefetch: Option<usize>,
     /// Bytes of inputs that may be coming in ahead of execution.
     pub prefetch_bytes: ByteSize,
     /// How long a lease lasts when it is not renewed.
@@ -51,6 +63,13 @@ pub struct Config {
     pub run_for: Option<Duration>,
     /// How long running tasks may go on when the host is told to stop.
     pub grace: Duration,
+}
+
+impl Config {
+    /// The fewest tasks that are made ready ahead.
+    pub fn least_prefetch(&self) -> usize {
+        self.prefetch.unwrap_or(self.parallel * 2)
+    }
 }
 
 /// The user's cache directory for this program: `$XDG_CACHE_HOME` or `~/.cache`, and the

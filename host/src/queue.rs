@@ -4,17 +4,20 @@
 //! `queue/conformance.rs`, which says by example what the methods promise.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::stream::BoxStream;
 
+pub mod address;
 #[cfg(test)]
 pub(crate) mod conformance;
 pub mod file;
 pub mod memory;
+
+use self::address::Address;
 
 /// A message under lease.
 #[derive(Debug, Clone)]
@@ -130,72 +133,131 @@ pub trait Queue: fmt::Display + fmt::Debug + Send + Sync + 'static {
 
     /// How many messages there are.
     async fn counts(&self) -> Result<Counts, QueueError>;
+
+    /// How many messages it is worth to ask for at once: what one request brings.
+    fn batch(&self) -> usize {
+        1
+    }
+
+    /// Sends what is waiting to be sent with others, and gives back what a poll brings that
+    /// was given up on but is still under way. After it, nothing is leased any more.
+    async fn close(&self) {}
+
+    /// The requests made so far, where they cost something.
+    fn requests(&self) -> Option<Requests> {
+        None
+    }
 }
 
-/// Opens a queue by its URL, `fq://DIR`, or by a plain path. A directory queue is made if
-/// there is none.
-pub fn open(url: &str) -> Result<Arc<dyn Queue>, QueueError> {
-    let (url, path) = parse(url)?;
-    Ok(Arc::new(file::FileQueue::open(&url, &path)?))
+/// Requests to a service, by what was asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Requests {
+    /// For messages.
+    pub receive: u64,
+    /// To put in messages.
+    pub send: u64,
+    /// To delete messages.
+    pub delete: u64,
+    /// To make leases longer, or end them.
+    pub extend: u64,
+    /// For anything else.
+    pub other: u64,
+}
+
+impl Requests {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.receive + self.send + self.delete + self.extend + self.other
+    }
+}
+
+/// A message as its operator sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The message's id.
+    pub id: String,
+    /// The time since 1970 from which it may be leased; zero if it never was. In the future
+    /// it is leased, or was sent or released with a delay. None where nobody can tell.
+    pub due: Option<Duration>,
+    /// The time since 1970 at which it was sent, where the queue knows.
+    pub sent: Option<Duration>,
+    /// The text that was sent.
+    pub body: Bytes,
+}
+
+/// A queue as its operator sees it: what people do to a queue, as against hosts. `Display`
+/// is its URL. What a service can't do is [`QueueError::Invalid`] and says what can be done.
+#[async_trait]
+pub trait Admin: fmt::Display + fmt::Debug + Send + Sync {
+    /// How many messages there are.
+    async fn counts(&self) -> Result<Counts, QueueError>;
+
+    /// The messages, in no order, a few at a time in memory. One that comes or goes or moves
+    /// meanwhile may be missed, or be seen twice. Where the only way to see a message is to
+    /// lease it, only those that nobody holds are seen, and all are given back when the
+    /// stream has come to its end.
+    fn messages(&self) -> BoxStream<'_, Result<Listed, QueueError>>;
+
+    /// Makes all messages available at once, leased or not. Who holds one loses it. Returns
+    /// how many there were.
+    async fn release_all(&self) -> Result<u64, QueueError>;
+
+    /// Sets the counters of messages sent and done to zero.
+    async fn rezero(&self) -> Result<(), QueueError>;
+
+    /// Removes all messages, and sets the counters to zero. Who holds a message loses it.
+    /// Returns how many there were, where that can be known.
+    async fn purge(&self) -> Result<Option<u64>, QueueError>;
+}
+
+/// How cloud queues are reached, and what may be done to have them.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    /// The region of queues that don't say theirs, before the environment's.
+    pub region: Option<String>,
+    /// Make queues that are not there.
+    pub create: bool,
+    /// URL of the one bucket that bodies too large for the queue are in: written there by
+    /// us, and read from there where a message points to it. None: there are no such bodies.
+    pub body_bucket: Option<String>,
+    /// The group of the messages that are sent, where the queue has groups.
+    pub group: Option<String>,
+}
+
+/// Opens a queue by its URL or by a plain path. A directory queue is made if there is none;
+/// another is, if `access` says so.
+///
+/// # Errors
+/// [`QueueError::Invalid`] when there is no such queue, or no such kind of queue.
+pub async fn open(url: &str, access: &Access) -> Result<Arc<dyn Queue>, QueueError> {
+    match Address::parse(url)? {
+        Address::File { url, path } => Ok(Arc::new(file::FileQueue::open(&url, &path)?)),
+        Address::Sqs(_) | Address::PubSub(_) => Err(not_yet(url, access)),
+    }
 }
 
 /// Opens a queue, which must exist, to look into it and to set it right.
-pub fn admin(url: &str) -> Result<file::Admin, QueueError> {
-    let (url, path) = parse(url)?;
-    file::Admin::open(&url, &path)
+///
+/// # Errors
+/// [`QueueError::Invalid`] when there is no such queue, or no such kind of queue.
+pub async fn admin(url: &str, access: &Access) -> Result<Box<dyn Admin>, QueueError> {
+    match Address::parse(url)? {
+        Address::File { url, path } => Ok(Box::new(file::Admin::open(&url, &path)?)),
+        Address::Sqs(_) | Address::PubSub(_) => Err(not_yet(url, access)),
+    }
 }
 
-/// What a URL means: the name to call the queue by, and the directory.
-fn parse(url: &str) -> Result<(String, PathBuf), QueueError> {
-    let invalid = |problem: String| QueueError::Invalid { queue: url.to_owned(), problem };
-    let path = match url.split_once("://") {
-        None | Some(("fq", "")) if url.is_empty() || url == "fq://" => {
-            let problem = "no directory is given; a queue is fq://DIR, like fq://./queue";
-            return Err(invalid(problem.to_owned()));
-        }
-        None => url,
-        Some(("fq", path)) => path,
-        Some((scheme @ ("sqs" | "pubsub"), _)) => {
-            return Err(invalid(format!(
-                "this release has no {scheme}:// queues yet; it has directories, fq://DIR"
-            )));
-        }
-        Some((scheme, _)) => {
-            return Err(invalid(format!(
-                "{scheme}:// is no kind of queue; a queue is a directory, fq://DIR"
-            )));
-        }
-    };
-    Ok((format!("fq://{path}"), PathBuf::from(path)))
+fn not_yet(url: &str, _access: &Access) -> QueueError {
+    QueueError::Invalid { queue: url.to_owned(), problem: "this release has no such queues".into() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_url_names_the_directory_it_says() {
-        let check = |url: &str, name: &str, path: &str| {
-            assert_eq!(parse(url).unwrap(), (name.to_owned(), PathBuf::from(path)));
-        };
-        check("fq://./queue", "fq://./queue", "./queue");
-        check("fq:///a/b", "fq:///a/b", "/a/b");
-        check("fq://a b", "fq://a b", "a b");
-        check("./queue", "fq://./queue", "./queue");
-    }
-
-    #[test]
-    fn a_queue_that_we_have_not_is_refused_by_name() {
-        let check = |url: &str, problem: &str| match parse(url) {
-            Err(error @ QueueError::Invalid { .. }) => {
-                assert!(error.to_string().contains(problem), "{error}");
-            }
-            other => panic!("{url}: {other:?}"),
-        };
-        check("sqs://name", "no sqs:// queues yet");
-        check("pubsub://projects/p/topics/t/subscriptions/s", "no pubsub:// queues yet");
-        check("s3://bucket", "s3:// is no kind of queue");
-        check("fq://", "no directory is given");
-        check("", "no directory is given");
+    #[tokio::test]
+    async fn what_is_no_queue_is_refused() {
+        let error = open("s3://bucket", &Access::default()).await.unwrap_err();
+        assert!(matches!(error, QueueError::Invalid { .. }), "{error}");
     }
 }

@@ -143,7 +143,7 @@ impl Attempt {
                 &workspace.outputs,
                 &task.base_directory,
                 worker.components.as_ref(),
-                &*worker.bucket,
+                &*worker.inputs,
                 worker.publish_limits,
             ) => published?,
             () = lost.cancelled() => return Err(Failure::LeaseLost),

@@ -1,7 +1,7 @@
 //! The loop: a permit, a lease, a task; and how it drains.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -31,12 +31,20 @@ const LONG_POLL: Duration = Duration::from_secs(20);
 const SHORT_POLL: Duration = Duration::from_millis(500);
 /// How long a host that has to stop at once goes on giving back its tasks.
 const GIVING_BACK: Duration = Duration::from_secs(10);
+/// How long a host that stops waits for what its last poll may bring: as long as a poll, and
+/// the answer's way.
+const LAST_POLL: Duration = Duration::from_secs(25);
+/// How often the pace of tasks is looked at, to take as many ahead as are worth it.
+const PACE: Duration = Duration::from_secs(1);
+/// Batches that are taken ahead at the most because tasks are short.
+const BATCHES_AHEAD: usize = 4;
 /// The longest wait between two tries to reach a queue that does not answer.
 const LONGEST_OUTAGE_WAIT: Duration = Duration::from_secs(60);
 
 /// Everything that tasks need, opened.
 pub struct Worker {
     pub(crate) stats: Arc<Stats>,
+    pub(crate) inputs: Arc<dyn Bucket>,
     pub(crate) bucket: Arc<dyn Bucket>,
     /// Where tasks can't publish: what is there is run.
     pub(crate) components: Option<Prefix>,
@@ -63,6 +71,8 @@ pub struct Worker {
     idle: Notify,
     /// One permit for each task between its lease and the end of its guest.
     admitted: Arc<Semaphore>,
+    /// Of those permits, the ones that are not for running tasks.
+    prefetch: AtomicUsize,
     config: Config,
 }
 
@@ -103,11 +113,19 @@ impl Worker {
     ///
     /// # Errors
     /// Names what could not be opened.
-    pub fn open(config: Config) -> Result<Self, OpenError> {
-        let queue = queue::open(&config.queue)?;
-        let error_queue = queue::open(&config.error_queue)?;
-        let done_queue = config.done_queue.as_deref().map(queue::open).transpose()?;
-        let bucket = bucket::open(&config.bucket)?;
+    pub async fn open(config: Config) -> Result<Self, OpenError> {
+        // The buckets first: who named a bad one is not to find queues made for nothing.
+        let bucket = bucket::open(&config.bucket, &config.bucket_access)?;
+        let inputs = match &config.input_bucket {
+            Some(url) => bucket::open(url, &config.bucket_access)?,
+            None => bucket.clone(),
+        };
+        let queue = queue::open(&config.queue, &config.queue_access).await?;
+        let error_queue = queue::open(&config.error_queue, &config.queue_access).await?;
+        let done_queue = match &config.done_queue {
+            Some(url) => Some(queue::open(url, &config.queue_access).await?),
+            None => None,
+        };
         let cache = Cache::open(CacheOptions {
             dir: config.cache_dir.clone(),
             max_bytes: config.cache_size.as_u64(),
@@ -122,7 +140,7 @@ impl Worker {
         let sandbox = Arc::new(sandbox.map_err(|e| OpenError::Sandbox(format!("{e:#}")))?);
         let sharing = if sandbox.is_enforced_by_kernel() { Sharing::Link } else { Sharing::Copy };
         let (component_bucket, component_prefix) = match &config.components {
-            Some(dir) => (bucket::open(&dir.to_string_lossy())?, Prefix::root()),
+            Some(dir) => (bucket::open_dir(dir)?, Prefix::root()),
             None => (bucket.clone(), config.component_prefix.clone()),
         };
         let catalog = Catalog::new(
@@ -134,6 +152,7 @@ impl Worker {
         );
         Ok(Self {
             stats: Arc::default(),
+            inputs,
             bucket,
             components: match &config.components {
                 Some(dir) => bucket::prefix_of(dir, &config.bucket)?,
@@ -155,7 +174,8 @@ impl Worker {
             killed: CancellationToken::new(),
             queue,
             idle: Notify::new(),
-            admitted: Arc::new(Semaphore::new(config.parallel + config.prefetch)),
+            admitted: Arc::new(Semaphore::new(config.parallel + config.least_prefetch())),
+            prefetch: AtomicUsize::new(config.least_prefetch()),
             config,
         })
     }
@@ -191,11 +211,41 @@ impl Worker {
         let leases = Leases::new(self.queue.clone(), self.config.lease);
         let told = tokio::select! {
             () = self.take_tasks(&leases, &tasks) => false,
+            never = self.keep_pace() => match never {},
             () = drain.cancelled() => true,
             () = kill.cancelled() => true,
         };
         self.draining.cancel();
         tasks.close();
+        let stopped = self.end(&tasks, told, &drain, &kill).await;
+        // The rest of a poll that was given up on; a person who does not want to wait for it
+        // says so.
+        tokio::select! {
+            closed = tokio::time::timeout(LAST_POLL, self.close_queues()) => if closed.is_err() {
+                tracing::warn!("{} did not answer in time; what its last answer held comes back \
+                    when its lease ends", self.queue);
+            },
+            () = kill.cancelled() => {}
+        }
+        stopped
+    }
+
+    async fn close_queues(&self) {
+        self.queue.close().await;
+        self.error_queue.close().await;
+        if let Some(queue) = &self.done_queue {
+            queue.close().await;
+        }
+    }
+
+    /// Sees the tasks under way to their end, or gives them back.
+    async fn end(
+        &self,
+        tasks: &TaskTracker,
+        told: bool,
+        drain: &CancellationToken,
+        kill: &CancellationToken,
+    ) -> Stopped {
         if told {
             tokio::select! {
                 () = tasks.wait() => {}
@@ -294,12 +344,19 @@ impl Worker {
         });
     }
 
-    /// Waits for one permit, and takes as many more as are free.
+    /// Waits for as many permits as are worth a request, and takes as many more as are free.
+    /// Meanwhile the running tasks and half of those made ready are still there to work on.
     async fn admit(&self, tasks: &TaskTracker) -> Vec<OwnedSemaphorePermit> {
+        let most = self.still_wanted(tasks).min(MOST_AT_ONCE as u64).max(1);
+        let worth = self.queue.batch().min(self.prefetch.load(Relaxed) / 2);
+        let least = (worth as u64).min(most).max(1);
         let mut permits = Vec::with_capacity(MOST_AT_ONCE);
         // The semaphore is never closed.
-        permits.extend(self.admitted.clone().acquire_owned().await.ok());
-        let most = self.still_wanted(tasks).min(MOST_AT_ONCE as u64).max(1);
+        if let Ok(mut many) = self.admitted.clone().acquire_many_owned(least as u32).await {
+            while let Some(permit) = many.split(1) {
+                permits.push(permit);
+            }
+        }
         while (permits.len() as u64) < most {
             match self.admitted.clone().try_acquire_owned() {
                 Ok(permit) => permits.push(permit),
@@ -307,6 +364,33 @@ impl Worker {
             }
         }
         permits
+    }
+
+    /// With a queue that is asked in batches: takes more tasks ahead while they are short, so
+    /// that each request brings many, and few while they are long, so that none waits here
+    /// for what another host could do. Never ends.
+    async fn keep_pace(&self) -> std::convert::Infallible {
+        let batch = self.queue.batch();
+        if batch <= 1 || self.config.prefetch.is_some() {
+            return std::future::pending().await;
+        }
+        let least = self.config.least_prefetch();
+        let mut before = self.ended();
+        loop {
+            tokio::time::sleep(PACE).await;
+            let ended = self.ended();
+            let pace = usize::try_from(ended - before).unwrap_or(usize::MAX);
+            before = ended;
+            let wanted = pace.clamp(least, least + BATCHES_AHEAD * batch);
+            let now = self.prefetch.load(Relaxed);
+            if wanted > now {
+                self.admitted.add_permits(wanted - now);
+                self.prefetch.store(wanted, Relaxed);
+            } else {
+                let forgotten = self.admitted.forget_permits(now - wanted);
+                self.prefetch.store(now - forgotten, Relaxed);
+            }
+        }
     }
 
     /// How many tasks may still begin before the number asked for is reached.

@@ -79,11 +79,9 @@ struct Place {
 impl Place {
     fn open(settings: &Settings) -> anyhow::Result<Self> {
         Ok(match settings.value(&COMPONENTS, values::path)? {
-            Some(dir) => {
-                Self { bucket: bucket::open(&dir.to_string_lossy())?, prefix: Prefix::root() }
-            }
+            Some(dir) => Self { bucket: bucket::open_dir(&dir)?, prefix: Prefix::root() },
             None => Self {
-                bucket: bucket::open(&settings.bucket()?)?,
+                bucket: bucket::open(&settings.bucket()?, &settings.bucket_access()?)?,
                 prefix: settings.component_prefix()?,
             },
         })

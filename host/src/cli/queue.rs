@@ -6,7 +6,7 @@ mod transfer;
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use serde::Serialize;
-use task_host::queue::{self, Counts, file};
+use task_host::queue::{self, Access, Admin, Counts};
 
 use super::exit::{Advice, Exit};
 use super::settings::{Flags, QueueOnly, fq_path, queue_url};
@@ -62,38 +62,38 @@ pub(crate) struct Which {
 }
 
 impl Which {
-    fn url(self) -> anyhow::Result<String> {
-        match self.url {
-            Some(url) => Ok(queue_url(&url).map_err(|e| Advice::usage(format!("QUEUE: {e}")))?),
-            None => self.flags.load()?.queue(),
-        }
-    }
-
-    fn open(self) -> anyhow::Result<file::Admin> {
-        Ok(queue::admin(&self.url()?)?)
+    async fn open(self) -> anyhow::Result<Box<dyn Admin>> {
+        let settings = self.flags.load()?;
+        let url = match self.url {
+            Some(url) => queue_url(&url).map_err(|e| Advice::usage(format!("QUEUE: {e}")))?,
+            None => settings.queue()?,
+        };
+        Ok(queue::admin(&url, &settings.queue_access()?).await?)
     }
 }
 
 impl Queue {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
+        super::runtime()?.block_on(self.act())
+    }
+
+    async fn act(self) -> anyhow::Result<Exit> {
         match self {
-            Self::Status { queue, json } => status(&queue.open()?, json),
-            Self::Ls(command) => command.run(),
+            Self::Status { queue, json } => status(&*queue.open().await?, json).await,
+            Self::Ls(command) => command.run().await,
             Self::Release { queue } => {
-                let queue = queue.open()?;
-                done(&format!(
-                    "{} released in {queue}",
-                    show::count(queue.release_all()?, "message")
-                ))
+                let queue = queue.open().await?;
+                let released = show::count(queue.release_all().await?, "message");
+                done(&format!("{released} released in {queue}"))
             }
             Self::Rezero { queue } => {
-                let queue = queue.open()?;
-                queue.rezero()?;
+                let queue = queue.open().await?;
+                queue.rezero().await?;
                 done(&format!("the counters of {queue} are zero"))
             }
-            Self::Purge { queue, yes } => purge(&queue.open()?, yes),
-            Self::Cp(command) => command.copy(&Screen::plain(When::Auto)),
-            Self::Mv(command) => command.mv(&Screen::plain(When::Auto)),
+            Self::Purge { queue, yes } => purge(&*queue.open().await?, yes).await,
+            Self::Cp(command) => command.copy(&Screen::plain(When::Auto)).await,
+            Self::Mv(command) => command.mv(&Screen::plain(When::Auto)).await,
         }
     }
 }
@@ -105,8 +105,8 @@ fn done(what: &str) -> anyhow::Result<Exit> {
 }
 
 /// The four figures of `ptq status`, in its words.
-fn status(queue: &file::Admin, json: bool) -> anyhow::Result<Exit> {
-    let counts = queue.counts()?;
+async fn status(queue: &dyn Admin, json: bool) -> anyhow::Result<Exit> {
+    let counts = queue.counts().await?;
     if json {
         #[derive(Serialize)]
         struct Status {
@@ -146,8 +146,8 @@ fn figures(counts: &Counts) -> Vec<String> {
     lines
 }
 
-fn purge(queue: &file::Admin, yes: bool) -> anyhow::Result<Exit> {
-    let there = queue.counts()?.enqueued.unwrap_or(0);
+async fn purge(queue: &dyn Admin, yes: bool) -> anyhow::Result<Exit> {
+    let there = queue.counts().await?.enqueued.unwrap_or(0);
     if !yes {
         if !io::stdin().is_terminal() {
             return Err(Advice::usage(format!(
@@ -166,13 +166,17 @@ fn purge(queue: &file::Admin, yes: bool) -> anyhow::Result<Exit> {
             return Err(Advice::failed("nothing was deleted").into());
         }
     }
-    done(&format!("{} deleted from {queue}", show::count(queue.purge()?, "message")))
+    let deleted = match queue.purge().await? {
+        Some(count) => show::count(count, "message"),
+        None => "all messages".to_owned(),
+    };
+    done(&format!("{deleted} deleted from {queue}"))
 }
 
 /// A queue that has to be there, for commands that would otherwise make one.
-fn existing(url: &str) -> anyhow::Result<()> {
+async fn existing(url: &str, access: &Access) -> anyhow::Result<()> {
     match fq_path(url) {
-        Some(_) => Ok(queue::admin(url).map(drop)?),
+        Some(_) => Ok(queue::admin(url, access).await.map(drop)?),
         None => Ok(()),
     }
 }

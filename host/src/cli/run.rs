@@ -55,7 +55,7 @@ impl Run {
                 // One that was named has to be there: an empty one would be no help.
                 make_bucket(&config.bucket)?;
             }
-            let worker = Arc::new(Worker::open(config).map_err(open_error)?);
+            let worker = Arc::new(Worker::open(config).await.map_err(open_error)?);
             announce(&screen, &worker, &missing);
             work(&screen, worker, signals, self.json).await
         })
@@ -102,7 +102,14 @@ async fn work(
 
     let counting = tokio::time::timeout(Duration::from_secs(5), worker.queue().counts()).await;
     let counts = counting.ok().and_then(Result::ok);
-    let summary = Summary::new(worker.config(), worker.stats(), elapsed, stopped, counts);
+    let summary = Summary::new(
+        worker.config(),
+        worker.stats(),
+        elapsed,
+        stopped,
+        counts,
+        worker.queue().requests(),
+    );
     if json {
         show::json(&summary)?;
     } else {
@@ -230,7 +237,8 @@ fn announce(screen: &Screen, worker: &Worker, missing: &Missing) {
     };
     let cache =
         format!("{}, up to {}", config.cache_dir.display(), config.cache_size.display().iec());
-    let parallel = format!("{} at a time, {} more made ready", config.parallel, config.prefetch);
+    let parallel =
+        format!("{} at a time, {} more made ready", config.parallel, config.least_prefetch());
     let lease = format!("{}, renewed while a task is held", time(config.lease));
     let attempts = format!(
         "{}, the second after about {}",

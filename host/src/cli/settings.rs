@@ -46,13 +46,15 @@ impl Setting {
     /// What it is listed under in the help.
     fn heading(&self) -> &'static str {
         match self.name {
-            "queue" | "bucket" | "components" | "component-prefix" | "error-queue"
-            | "done-queue" => "Queues and data",
+            "queue" | "bucket" | "input-bucket" | "components" | "component-prefix"
+            | "error-queue" | "done-queue" => "Queues and data",
+            "region" | "create-queues" | "message-bucket" | "message-group" | "anonymous"
+            | "requester-pays" => "Clouds",
             "parallel" | "prefetch" | "prefetch-bytes" | "lease" => "Work",
             "exit-when-empty" | "max-tasks" | "for" | "grace" => "Stopping",
             "memory" | "timeout" | "max-output" | "max-output-files" => "Limits of a task",
             "max-attempts" | "retry-after" => "Failures",
-            "cache-dir" | "cache-size" => "Cache",
+            "cache-dir" | "cache-size" | "freshness" => "Cache",
             _ => "What is shown",
         }
     }
@@ -91,14 +93,25 @@ impl Group for Everything {
 #[derive(Debug)]
 pub(crate) struct QueueOnly;
 impl Group for QueueOnly {
-    const SETTINGS: &'static [&'static Setting] = &[&QUEUE];
+    const SETTINGS: &'static [&'static Setting] =
+        &[&QUEUE, &REGION, &CREATE_QUEUES, &MESSAGE_BUCKET, &MESSAGE_GROUP, &PROGRESS];
 }
 
 /// Where messages and data are.
 #[derive(Debug)]
 pub(crate) struct QueueAndBucket;
 impl Group for QueueAndBucket {
-    const SETTINGS: &'static [&'static Setting] = &[&QUEUE, &BUCKET, &PROGRESS];
+    const SETTINGS: &'static [&'static Setting] = &[
+        &QUEUE,
+        &BUCKET,
+        &REGION,
+        &CREATE_QUEUES,
+        &MESSAGE_BUCKET,
+        &MESSAGE_GROUP,
+        &ANONYMOUS,
+        &REQUESTER_PAYS,
+        &PROGRESS,
+    ];
 }
 
 /// Where components are.
@@ -106,7 +119,7 @@ impl Group for QueueAndBucket {
 pub(crate) struct Components;
 impl Group for Components {
     const SETTINGS: &'static [&'static Setting] =
-        &[&BUCKET, &COMPONENTS, &COMPONENT_PREFIX, &CACHE_DIR, &CACHE_SIZE];
+        &[&BUCKET, &REGION, &COMPONENTS, &COMPONENT_PREFIX, &CACHE_DIR, &CACHE_SIZE];
 }
 
 /// What one execution is given.

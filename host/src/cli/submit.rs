@@ -132,13 +132,30 @@ impl Submit {
 
     async fn submit(self, settings: &Settings, screen: &Screen) -> anyhow::Result<Outcome> {
         let queue = settings.queue()?;
+        let access = settings.queue_access()?;
         if let Some(errors) = &self.from_errors {
             let name = self.name.as_deref();
-            return reports::put_back(screen, &queue, errors, name, self.limit, self.dry_run).await;
+            return reports::put_back(
+                screen,
+                &queue,
+                &access,
+                errors,
+                name,
+                self.limit,
+                self.dry_run,
+            )
+            .await;
         }
         let Some(name) = self.name else {
-            return lines::send(self.files, self.all_or_nothing, screen, &queue, self.dry_run)
-                .await;
+            return lines::send(
+                self.files,
+                self.all_or_nothing,
+                screen,
+                &queue,
+                &access,
+                self.dry_run,
+            )
+            .await;
         };
         let template = Template {
             name,
@@ -147,11 +164,19 @@ impl Submit {
             payload: self.payload,
         };
         template.check()?;
-        let open = || Sender::open(screen, &queue, self.dry_run);
+        let open = async || Sender::open(screen, &queue, &access, self.dry_run).await;
         match self.each {
             Some(pattern) => {
                 let bucket = settings.bucket()?;
-                each::send(&bucket, &pattern, &template, self.id.unwrap_or(0), open).await
+                each::send(
+                    &bucket,
+                    &settings.bucket_access()?,
+                    &pattern,
+                    &template,
+                    self.id.unwrap_or(0),
+                    open,
+                )
+                .await
             }
             None => {
                 let Some(base) = template.base_directory.clone() else {
@@ -161,7 +186,7 @@ impl Submit {
                 };
                 let body =
                     template.task(self.id, &base, &template.inputs, template.payload.as_deref())?;
-                let mut sender = open()?;
+                let mut sender = open().await?;
                 sender.push(body.into(), "the task").await?;
                 sender.finish(0).await
             }

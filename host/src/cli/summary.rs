@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use task_host::config::Config;
-use task_host::queue::Counts;
+use task_host::queue::{Counts, Requests};
 use task_host::stats::{Stats, Step};
 use task_host::worker::Stopped;
 
@@ -32,6 +32,8 @@ pub(crate) struct Summary {
     queue: String,
     /// What the queue holds now; null when it could not be counted.
     queue_counts: Option<Counts>,
+    /// Requests made to the queue; null where they cost nothing.
+    queue_requests: Option<Requests>,
     error_queue: String,
     bucket: String,
     #[serde(skip)]
@@ -45,6 +47,7 @@ impl Summary {
         elapsed: Duration,
         stopped: Stopped,
         queue_counts: Option<Counts>,
+        queue_requests: Option<Requests>,
     ) -> Self {
         let steps = Step::ALL
             .into_iter()
@@ -71,6 +74,7 @@ impl Summary {
             steps,
             queue: config.queue.clone(),
             queue_counts,
+            queue_requests,
             error_queue: config.error_queue.clone(),
             bucket: config.bucket.clone(),
             elapsed,
@@ -114,6 +118,14 @@ impl Summary {
         row("outputs", format!("{} in {}", show::bytes(self.bytes_out), self.bucket));
         if let Some(left) = self.queue_counts.and_then(|counts| counts.enqueued) {
             row("queue", format!("{}: {} left", self.queue, show::count(left, "task")));
+        }
+        if let Some(requests) = self.queue_requests {
+            let total = requests.total();
+            let each = match self.done + self.failed {
+                0 => String::new(),
+                ended => format!(", {:.2} a task", total as f64 / ended as f64),
+            };
+            row("requests", format!("{}{each}", show::number(total)));
         }
         if self.failed > 0 {
             row(

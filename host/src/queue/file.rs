@@ -40,7 +40,7 @@ use scratch::Scratch;
 use tally::Completions;
 use watch::Watch;
 
-pub use admin::{Admin, Listed, Messages};
+pub use admin::{Admin, Messages};
 
 mod admin;
 mod body;

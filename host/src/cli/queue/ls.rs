@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -27,18 +28,19 @@ pub(crate) struct Ls {
 }
 
 impl Ls {
-    pub(crate) fn run(self) -> anyhow::Result<Exit> {
-        let queue = self.queue.open()?;
+    pub(crate) async fn run(self) -> anyhow::Result<Exit> {
+        let queue = self.queue.open().await?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         // Written as it is read: a queue may be long.
         let mut out = io::BufWriter::new(io::stdout().lock());
-        for message in queue.messages()?.take(self.limit.unwrap_or(usize::MAX)) {
+        let mut messages = queue.messages().take(self.limit.unwrap_or(usize::MAX));
+        while let Some(message) = messages.next().await {
             let message = message?;
             let text = String::from_utf8_lossy(&message.body);
             if self.json {
                 let line = Json {
                     id: &message.id,
-                    due: message.due.as_secs(),
+                    due: message.due.map(|due| due.as_secs()),
                     message: serde_json::from_str(&text).ok(),
                     text: serde_json::from_str::<&RawValue>(&text).is_err().then_some(&text),
                 };
@@ -67,7 +69,7 @@ impl Ls {
 #[derive(Serialize)]
 struct Json<'a> {
     id: &'a str,
-    due: u64,
+    due: Option<u64>,
     /// The message; null when it is no JSON.
     message: Option<&'a RawValue>,
     /// The message when it is no JSON.
@@ -75,8 +77,8 @@ struct Json<'a> {
     text: Option<&'a str>,
 }
 
-fn due(due: Duration, now: Duration) -> String {
-    match due.checked_sub(now) {
+fn due(due: Option<Duration>, now: Duration) -> String {
+    match due.unwrap_or_default().checked_sub(now) {
         Some(wait) if wait.as_secs() > 0 => {
             format!("in {}", humantime::format_duration(Duration::from_secs(wait.as_secs())))
         }

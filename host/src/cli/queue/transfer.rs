@@ -6,8 +6,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use task_host::lease::{Lease, Leases, Settlement};
-use task_host::queue::{self, QueueError};
+use task_host::queue::{self, Access, QueueError};
 
 use super::super::exit::{Advice, Exit};
 use super::super::settings::{fq_path, queue_url};
@@ -32,20 +33,20 @@ pub(crate) struct Transfer {
 }
 
 impl Transfer {
-    pub(crate) fn copy(self, screen: &Screen) -> anyhow::Result<Exit> {
-        let (from, to) = self.check()?;
-        let source = queue::admin(&from)?;
-        let target = open(screen, &to)?;
-        let runtime = super::super::runtime()?;
+    pub(crate) async fn copy(self, screen: &Screen) -> anyhow::Result<Exit> {
+        let access = Access::default();
+        let (from, to) = self.check(&access).await?;
+        let source = queue::admin(&from, &access).await?;
+        let target = open(screen, &to, &access).await?;
         let mut copied = 0;
         let mut batch = Vec::new();
-        let mut messages = source.messages()?;
+        let mut messages = source.messages();
         loop {
-            let next = messages.next().transpose()?;
+            let next = messages.next().await.transpose()?;
             let is_last = next.is_none();
             batch.extend(next.map(|message| message.body));
             if batch.len() >= BATCH || (is_last && !batch.is_empty()) {
-                for result in runtime.block_on(target.send(&batch)) {
+                for result in target.send(&batch).await {
                     result.map_err(|error| broken_off(&error, "copied", copied))?;
                     copied += 1;
                 }
@@ -58,37 +59,36 @@ impl Transfer {
         done(&format!("{} copied from {from} to {to}", show::count(copied, "message")))
     }
 
-    pub(crate) fn mv(self, screen: &Screen) -> anyhow::Result<Exit> {
-        let (from, to) = self.check()?;
-        super::super::runtime()?.block_on(async {
-            let source = queue::open(&from)?;
-            let target = open(screen, &to)?;
-            let leases = Leases::new(source.clone(), HOLD);
-            let mut moved = 0;
-            loop {
-                let leased = leases.lease(BATCH, Duration::ZERO).await?;
-                if leased.is_empty() {
-                    break;
-                }
-                let bodies: Vec<Bytes> = leased.iter().map(|l| l.message().body.clone()).collect();
-                let sent = target.send(&bodies).await;
-                moved += settle(leased, sent, moved).await?;
+    pub(crate) async fn mv(self, screen: &Screen) -> anyhow::Result<Exit> {
+        let access = Access::default();
+        let (from, to) = self.check(&access).await?;
+        let source = queue::open(&from, &access).await?;
+        let target = open(screen, &to, &access).await?;
+        let leases = Leases::new(source.clone(), HOLD);
+        let mut moved = 0;
+        loop {
+            let leased = leases.lease(BATCH, Duration::ZERO).await?;
+            if leased.is_empty() {
+                break;
             }
-            let held = source.counts().await?.enqueued.unwrap_or(0);
-            let rest = match held {
-                0 => String::new(),
-                n => format!("; {} held or delayed, and left there", show::number(n)),
-            };
-            done(&format!("{} moved from {from} to {to}{rest}", show::count(moved, "message")))
-        })
+            let bodies: Vec<Bytes> = leased.iter().map(|l| l.message().body.clone()).collect();
+            let sent = target.send(&bodies).await;
+            moved += settle(leased, sent, moved).await?;
+        }
+        let held = source.counts().await?.enqueued.unwrap_or(0);
+        let rest = match held {
+            0 => String::new(),
+            n => format!("; {} held or delayed, and left there", show::number(n)),
+        };
+        done(&format!("{} moved from {from} to {to}{rest}", show::count(moved, "message")))
     }
 
-    fn check(self) -> anyhow::Result<(String, String)> {
+    async fn check(self, access: &Access) -> anyhow::Result<(String, String)> {
         let url = |name: &str, text: &str| {
             queue_url(text).map_err(|e| Advice::usage(format!("{name}: {e}")))
         };
         let (from, to) = (url("FROM", &self.from)?, url("TO", &self.to)?);
-        existing(&from)?;
+        existing(&from, access).await?;
         let place = |url: &str| fq_path(url).and_then(|path| path.canonicalize().ok());
         if from == to || place(&from).is_some_and(|from| place(&to) == Some(from)) {
             return Err(Advice::usage("FROM and TO are the same queue").into());
@@ -97,9 +97,13 @@ impl Transfer {
     }
 }
 
-fn open(screen: &Screen, url: &str) -> anyhow::Result<std::sync::Arc<dyn queue::Queue>> {
+async fn open(
+    screen: &Screen,
+    url: &str,
+    access: &Access,
+) -> anyhow::Result<std::sync::Arc<dyn queue::Queue>> {
     let is_new = fq_path(url).is_some_and(|dir| !dir.exists());
-    let queue = queue::open(url)?;
+    let queue = queue::open(url, access).await?;
     if is_new {
         screen.tell(format_args!("created {url}"));
     }

@@ -15,13 +15,14 @@ pub(crate) const QUEUE: Setting = setting(
     "queue",
     "URL",
     None,
-    "Queue of tasks: fq://DIR, or a directory. A directory that is not there is made",
+    "Queue of tasks: fq://DIR, sqs://NAME, pubsub://projects/P/topics/T/subscriptions/S, or a \
+     directory, which is made",
 );
 pub(crate) const BUCKET: Setting = setting(
     "bucket",
     "URL",
     Some("./bucket"),
-    "Bucket with inputs, outputs and components: a directory, or file://DIR",
+    "Bucket with inputs, outputs and components: s3://, gs:// or az://NAME/PREFIX, or a directory",
 );
 pub(crate) const COMPONENTS: Setting =
     setting("components", "DIR", None, "Take components DIR/NAME.wasm, instead of the bucket's");
@@ -35,7 +36,7 @@ pub(crate) const ERROR_QUEUE: Setting = setting(
     "error-queue",
     "URL",
     None,
-    "Queue for reports of tasks that are given up [default: the queue's directory and `-errors`]",
+    "Queue for reports of tasks that are given up [default: the queue's name and `-errors`]",
 );
 pub(crate) const DONE_QUEUE: Setting =
     setting("done-queue", "URL", None, "Queue for reports of tasks that are done [default: none]");
@@ -115,14 +116,58 @@ pub(crate) const PROGRESS: Setting = setting(
     "auto, always or never: a live line on a terminal, a line every 10 s otherwise",
 );
 
+pub(crate) const INPUT_BUCKET: Setting = setting(
+    "input-bucket",
+    "URL",
+    None,
+    "Bucket that inputs are taken from, also https://… [default: the bucket]",
+);
+pub(crate) const ANONYMOUS: Setting =
+    setting("anonymous", "", Some("false"), "Read buckets without credentials, as everybody may");
+pub(crate) const REQUESTER_PAYS: Setting =
+    setting("requester-pays", "", Some("false"), "Pay for requests to buckets whose owner doesn't");
+pub(crate) const FRESHNESS: Setting = setting(
+    "freshness",
+    "TIME",
+    Some("0s"),
+    "How long an input in the cache is used without asking the bucket whether it has changed",
+);
+pub(crate) const REGION: Setting = setting(
+    "region",
+    "REGION",
+    None,
+    "Region of SQS queues and S3 buckets [default: as for the AWS tools]",
+);
+pub(crate) const CREATE_QUEUES: Setting =
+    setting("create-queues", "", Some("false"), "Make cloud queues that are not there");
+pub(crate) const MESSAGE_BUCKET: Setting = setting(
+    "message-bucket",
+    "URL",
+    None,
+    "Bucket for messages too large for SQS; pointers to no other one are followed",
+);
+pub(crate) const MESSAGE_GROUP: Setting = setting(
+    "message-group",
+    "NAME",
+    None,
+    "Group that sent messages belong to: FIFO order, or a tenant of a fair queue",
+);
+
 /// All settings, in the order in which they are shown.
-pub(crate) const ALL: [&Setting; 25] = [
+pub(crate) const ALL: [&Setting; 33] = [
     &QUEUE,
     &BUCKET,
+    &INPUT_BUCKET,
     &COMPONENTS,
     &COMPONENT_PREFIX,
     &ERROR_QUEUE,
     &DONE_QUEUE,
+    &REGION,
+    &CREATE_QUEUES,
+    &MESSAGE_BUCKET,
+    &MESSAGE_GROUP,
+    &ANONYMOUS,
+    &REQUESTER_PAYS,
     &PARALLEL,
     &PREFETCH,
     &PREFETCH_BYTES,
@@ -139,6 +184,7 @@ pub(crate) const ALL: [&Setting; 25] = [
     &MAX_OUTPUT_FILES,
     &CACHE_DIR,
     &CACHE_SIZE,
+    &FRESHNESS,
     &LOG_LEVEL,
     &LOG_FORMAT,
     &PROGRESS,

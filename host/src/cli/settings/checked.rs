@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use task_host::config::{self, Config};
 use task_host::key::Prefix;
+use task_host::queue::address::Address;
 use task_host::sandbox::Limits;
 use task_host::verdict::Policy;
 
@@ -20,13 +21,17 @@ impl Settings {
             error_queue: self.error_queue(&queue)?,
             done_queue: self.value(&DONE_QUEUE, queue_url)?,
             queue,
+            queue_access: self.queue_access()?,
             bucket: self.bucket()?,
+            input_bucket: self.value(&INPUT_BUCKET, |text| Ok(text.to_owned()))?,
+            bucket_access: self.bucket_access()?,
+            freshness: self.defaulted(&FRESHNESS, values::duration)?,
             components: self.value(&COMPONENTS, values::path)?,
             component_prefix: self.component_prefix()?,
             cache_dir: self.cache_dir()?,
             cache_size: self.defaulted(&CACHE_SIZE, values::size)?,
             parallel,
-            prefetch: self.prefetch(parallel)?,
+            prefetch: self.value(&PREFETCH, prefetch)?,
             prefetch_bytes: self.defaulted(&PREFETCH_BYTES, values::size)?,
             lease: self.defaulted(&LEASE, lease)?,
             limits: self.limits()?,
@@ -53,11 +58,8 @@ impl Settings {
         if let Some(url) = self.value(&ERROR_QUEUE, queue_url)? {
             return Ok(url);
         }
-        if fq_path(queue).is_none() {
-            // What is no queue at all needs no error queue.
-            task_host::queue::open(queue)?;
-        }
-        errors_of(queue).ok_or_else(|| {
+        // What is no queue at all needs no error queue.
+        Address::parse(queue)?.errors().ok_or_else(|| {
             Advice::usage(format!("there is no name for the error queue of {queue}"))
                 .hint("give one with --error-queue")
                 .into()
@@ -71,6 +73,26 @@ impl Settings {
             } else {
                 Ok(text.into())
             }
+        })
+    }
+
+    /// How queues are reached.
+    pub(crate) fn queue_access(&self) -> anyhow::Result<task_host::queue::Access> {
+        let text = |text: &str| Ok(text.to_owned());
+        Ok(task_host::queue::Access {
+            region: self.value(&REGION, text)?,
+            create: self.is_on(&CREATE_QUEUES)?,
+            body_bucket: self.value(&MESSAGE_BUCKET, text)?,
+            group: self.value(&MESSAGE_GROUP, text)?,
+        })
+    }
+
+    /// How buckets are reached.
+    pub(crate) fn bucket_access(&self) -> anyhow::Result<task_host::bucket::Access> {
+        Ok(task_host::bucket::Access {
+            region: self.value(&REGION, |text| Ok(text.to_owned()))?,
+            anonymous: self.is_on(&ANONYMOUS)?,
+            requester_pays: self.is_on(&REQUESTER_PAYS)?,
         })
     }
 
@@ -109,10 +131,6 @@ impl Settings {
         Ok(self.value(&PARALLEL, parallel)?.unwrap_or_else(config::default_parallel))
     }
 
-    fn prefetch(&self, parallel: usize) -> anyhow::Result<usize> {
-        Ok(self.value(&PREFETCH, prefetch)?.unwrap_or(parallel * 2))
-    }
-
     /// Every setting as `host config` shows it, defaults worked out.
     pub(crate) fn shown(&self) -> anyhow::Result<Vec<(&'static str, Option<String>, Origin)>> {
         // What can't be used can't be shown either.
@@ -126,9 +144,11 @@ impl Settings {
                     given.as_ref().map(|g| g.text.clone())
                 }
                 "queue" => self.value(&QUEUE, queue_url)?,
-                "error-queue" => self.queue().ok().as_deref().and_then(errors_of),
+                "error-queue" => {
+                    self.queue().ok().and_then(|queue| Address::parse(&queue).ok()?.errors())
+                }
                 "parallel" => Some(self.parallel()?.to_string()),
-                "prefetch" => Some(self.prefetch(self.parallel()?)?.to_string()),
+                "prefetch" => Some((self.parallel()? * 2).to_string()),
                 "cache-dir" => Some(self.cache_dir()?.display().to_string()),
                 _ => None,
             };
@@ -144,22 +164,14 @@ pub(crate) fn queue_url(text: &str) -> Parsed<String> {
         Some(("fq", "")) | None if text.is_empty() || text == "fq://" => {
             Err("names no queue; write fq://DIR".to_owned())
         }
-        None => Ok(format!("fq://{text}")),
-        Some(_) => Ok(text.to_owned()),
+        None if !text.starts_with("arn:") => Ok(format!("fq://{text}")),
+        _ => Ok(text.to_owned()),
     }
 }
 
 /// The directory of a file queue's URL.
 pub(crate) fn fq_path(url: &str) -> Option<&Path> {
     url.strip_prefix("fq://").map(Path::new)
-}
-
-/// The error queue of a file queue: beside it.
-fn errors_of(queue: &str) -> Option<String> {
-    let dir = fq_path(queue)?;
-    // `.`, `..` and `/` have no name to add to.
-    dir.file_name()?;
-    Some(format!("fq://{}-errors", dir.to_str()?.trim_end_matches('/')))
 }
 
 fn lease(text: &str) -> Parsed<std::time::Duration> {
@@ -194,18 +206,6 @@ fn attempts(text: &str) -> Parsed<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_error_queue_stands_beside_its_queue() {
-        let check = |queue: &str, want: Option<&str>| {
-            assert_eq!(errors_of(queue).as_deref(), want, "{queue}");
-        };
-        check("fq://./queue", Some("fq://./queue-errors"));
-        check("fq:///a/b/", Some("fq:///a/b-errors"));
-        check("fq://.", None);
-        check("fq:///", None);
-        check("sqs://name", None);
-    }
 
     #[test]
     fn a_path_is_a_file_queue() {

@@ -12,13 +12,14 @@ use super::{Outcome, Sender, Template};
 /// Lists the bucket and sends a task for each match, with ids from `first_id`.
 pub(super) async fn send(
     bucket: &str,
+    access: &bucket::Access,
     pattern: &str,
     template: &Template,
     first_id: i64,
-    open: impl FnOnce() -> anyhow::Result<Sender>,
+    open: impl AsyncFnOnce() -> anyhow::Result<Sender>,
 ) -> anyhow::Result<Outcome> {
     let matcher = matcher(pattern)?;
-    let bucket = bucket::open(bucket)?;
+    let bucket = bucket::open(bucket, access)?;
     let below = literal_prefix(pattern)?;
     let base = match &template.base_directory {
         Some(base) => Some(
@@ -39,7 +40,7 @@ pub(super) async fn send(
         // A queue is not made for tasks that there are none of.
         let sender = match (&mut sender, open.take()) {
             (Some(sender), _) => sender,
-            (none, Some(open)) => none.insert(open()?),
+            (none, Some(open)) => none.insert(open().await?),
             (None, None) => break,
         };
         let body =

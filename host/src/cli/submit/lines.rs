@@ -5,6 +5,7 @@ use std::io::{self, BufRead, BufReader, IsTerminal, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use task_host::queue;
 use tokio::sync::mpsc;
 
 use super::super::exit::Advice;
@@ -22,6 +23,7 @@ pub(super) async fn send(
     all_or_nothing: bool,
     screen: &Screen,
     queue: &str,
+    access: &queue::Access,
     dry_run: bool,
 ) -> anyhow::Result<Outcome> {
     let mut inputs = Input::all(files)?;
@@ -39,7 +41,7 @@ pub(super) async fn send(
             return Ok(Outcome { queue: queue.to_owned(), sent: 0, refused: bad, dry_run });
         }
     }
-    let mut sender = Sender::open(screen, queue, dry_run)?;
+    let mut sender = Sender::open(screen, queue, access, dry_run).await?;
     let (good, mut tasks) = mpsc::channel(AHEAD);
     let tell = screen.clone();
     let reading = tokio::task::spawn_blocking(move || {

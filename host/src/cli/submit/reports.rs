@@ -24,6 +24,7 @@ const BATCH: usize = 64;
 pub(super) async fn put_back(
     screen: &Screen,
     url: &str,
+    access: &queue::Access,
     errors: &str,
     name: Option<&str>,
     limit: Option<u64>,
@@ -38,8 +39,8 @@ pub(super) async fn put_back(
     if fq_path(&errors).is_some_and(|dir| !dir.exists()) {
         return Err(Advice::failed(format!("there is no queue {errors}")).into());
     }
-    let reports = queue::open(&errors)?;
-    let target = if dry_run { None } else { Some(queue::open(url)?) };
+    let reports = queue::open(&errors, access).await?;
+    let target = if dry_run { None } else { Some(queue::open(url, access).await?) };
     // Hosts that run meanwhile may put the same tasks back here: those are for another time.
     let mut wanted = reports.counts().await?.enqueued.unwrap_or(u64::MAX);
     let limit = limit.unwrap_or(u64::MAX);

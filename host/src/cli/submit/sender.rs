@@ -31,9 +31,14 @@ pub(super) struct Sender {
 
 impl Sender {
     /// Opens the queue, which is made if there is none.
-    pub(super) fn open(screen: &Screen, url: &str, dry_run: bool) -> anyhow::Result<Self> {
+    pub(super) async fn open(
+        screen: &Screen,
+        url: &str,
+        access: &queue::Access,
+        dry_run: bool,
+    ) -> anyhow::Result<Self> {
         let is_new = fq_path(url).is_some_and(|dir| !dir.exists());
-        let queue = if dry_run { None } else { Some(queue::open(url)?) };
+        let queue = if dry_run { None } else { Some(queue::open(url, access).await?) };
         if is_new && !dry_run {
             screen.tell(format_args!("created {url}"));
         }

@@ -5,7 +5,8 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use async_trait::async_trait;
+use futures_util::stream::{self, BoxStream, StreamExt};
 use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -14,7 +15,7 @@ use super::movement::{Movement, Opened};
 use super::name::{Name, now};
 use super::scan::Listing;
 use super::{ATTEMPTS, body, tally};
-use crate::queue::{Counts, QueueError};
+use crate::queue::{self, Counts, Listed, QueueError};
 
 /// How long to wait for somebody who is just moving a message, or counting.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -23,18 +24,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Admin {
     dirs: Dirs,
-}
-
-/// A message in the queue.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
-    /// The message's id.
-    pub id: String,
-    /// The time since 1970 from which it may be leased; zero if it never was. In the future
-    /// it is leased, or was sent or released with a delay.
-    pub due: Duration,
-    /// The text that was sent.
-    pub body: Bytes,
 }
 
 impl Admin {
@@ -116,6 +105,33 @@ impl Admin {
         }
         self.rezero()?;
         Ok(removed)
+    }
+}
+
+/// Each method blocks: whoever looks into a queue has nothing else to do.
+#[async_trait]
+impl queue::Admin for Admin {
+    async fn counts(&self) -> Result<Counts, QueueError> {
+        self.counts()
+    }
+
+    fn messages(&self) -> BoxStream<'_, Result<Listed, QueueError>> {
+        match self.messages() {
+            Ok(messages) => stream::iter(messages).boxed(),
+            Err(error) => stream::iter([Err(error)]).boxed(),
+        }
+    }
+
+    async fn release_all(&self) -> Result<u64, QueueError> {
+        self.release_all()
+    }
+
+    async fn rezero(&self) -> Result<(), QueueError> {
+        self.rezero()
+    }
+
+    async fn purge(&self) -> Result<Option<u64>, QueueError> {
+        self.purge().map(Some)
     }
 }
 
@@ -228,7 +244,8 @@ fn read(dirs: &Dirs, name: &Name) -> Result<Listed, Errno> {
     body::without_id(&mut stored, name.id());
     Ok(Listed {
         id: name.id().to_owned(),
-        due: Duration::from_secs(name.due()),
+        due: Some(Duration::from_secs(name.due())),
+        sent: None,
         body: stored.into(),
     })
 }
