@@ -185,6 +185,27 @@ pub struct Listed {
     pub body: Bytes,
 }
 
+/// What a service says of one of its queues, where it can be asked.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+pub struct Facts {
+    /// How long a message is hidden from others when who leases it does not say.
+    pub visibility: Option<Duration>,
+    /// How often a message is given out before the service takes it away.
+    pub receive_limit: Option<u32>,
+    /// The queue that it is put on then.
+    pub dead_letter_queue: Option<String>,
+    /// How long a message is kept before it is dropped.
+    pub retention: Option<Duration>,
+    /// The most bytes that a message may have.
+    pub longest_message: Option<u64>,
+    /// The longest that a message can be held, renewals included.
+    pub longest_hold: Option<Duration>,
+    /// Messages come in the order in which they were sent, within their group.
+    pub is_ordered: bool,
+    /// What else is worth knowing.
+    pub notes: Vec<String>,
+}
+
 /// A queue as its operator sees it: what people do to a queue, as against hosts. `Display`
 /// is its URL. What a service can't do is [`QueueError::Invalid`] and says what can be done.
 #[async_trait]
@@ -208,6 +229,11 @@ pub trait Admin: fmt::Display + fmt::Debug + Send + Sync {
     /// Removes all messages, and sets the counters to zero. Who holds a message loses it.
     /// Returns how many there were, where that can be known.
     async fn purge(&self) -> Result<Option<u64>, QueueError>;
+
+    /// What the service says of the queue.
+    async fn facts(&self) -> Result<Facts, QueueError> {
+        Ok(Facts::default())
+    }
 }
 
 /// How cloud queues are reached, and what may be done to have them.
