@@ -29,7 +29,7 @@ pub(crate) struct Ls {
 
 impl Ls {
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
-        let queue = self.queue.open().await?;
+        let (queue, _) = self.queue.open().await?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         // Written as it is read: a queue may be long.
         let mut out = io::BufWriter::new(io::stdout().lock());
