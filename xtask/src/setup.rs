@@ -36,21 +36,16 @@ pub(crate) fn wasm_target(project: &Project) -> anyhow::Result<()> {
 }
 
 /// The Python that tests and measurements work with: a virtual environment with the real
-/// python-task-queue. A link in the build directory leads tests to it.
+/// python-task-queue. Tests find it as `python` in the build directory.
 pub(crate) fn python(project: &Project) -> anyhow::Result<PathBuf> {
     let environment = virtual_environment(project, "python", "tests/python/requirements.txt")?;
-    let link = project.target.join("python");
-    if fs::read_link(&link).ok().as_deref() != Some(&environment) {
-        let _ = fs::remove_file(&link);
-        std::os::unix::fs::symlink(&environment, &link)
-            .with_context(|| format!("{} can't be made", link.display()))?;
-    }
     Ok(environment.join("bin/python"))
 }
 
-/// A Python with the server of SQS and S3 that tests work against.
+/// A Python with the server of SQS and S3 that tests work against, and `aws`. Tests find it as
+/// `aws` in the build directory.
 pub(crate) fn aws_server(project: &Project) -> anyhow::Result<PathBuf> {
-    virtual_environment(project, "aws-server", "tests/servers/requirements.txt")
+    virtual_environment(project, "aws", "tests/servers/requirements.txt")
 }
 
 /// The server of Azure Blob Storage: its program.
@@ -118,13 +113,20 @@ fn virtual_environment(
     let requirements = project.root.join(requirements);
     let base = base_python()?;
     let version = capture(Command::new(&base).arg("--version"))?;
-    kept(name, &[&requirements], &version, |environment| {
+    let environment = kept(name, &[&requirements], &version, |environment| {
         run(Command::new(&base).args(["-m", "venv"]).arg(environment))?;
         run(Command::new(environment.join("bin/python"))
             .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"])
             .arg(&requirements))
         .context("the Python packages of the tests can't be installed; a network is needed once")
-    })
+    })?;
+    let link = project.target.join(name);
+    if fs::read_link(&link).ok().as_deref() != Some(&environment) {
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(&environment, &link)
+            .with_context(|| format!("{} can't be made", link.display()))?;
+    }
+    Ok(environment)
 }
 
 /// A directory that is filled once for these files and that version, and then kept in the
