@@ -1,7 +1,7 @@
 //! A place whose queue or bucket is a service of a cloud: a server that `cargo xtask test`
 //! has started.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -90,12 +90,7 @@ impl Cloud {
         let (_, name) = self.objects.clone().expect("a bucket");
         let gcs = server("TASK_HOST_TEST_GCS");
         self.bucket = format!("gs:/{name}");
-        let key = self.place.path().join("home/google.json");
-        let account = json!({
-            "gcs_base_url": gcs, "disable_oauth": true, "client_email": "", "private_key": "",
-            "private_key_id": "",
-        });
-        std::fs::write(&key, account.to_string()).expect("a key");
+        let key = google_key(&self.place.path().join("home"));
         let key = key.to_str().expect("a path that is text").to_owned();
         self.variables.push(("GOOGLE_APPLICATION_CREDENTIALS".to_owned(), key));
         self.objects = Some((gcs, name));
@@ -203,4 +198,15 @@ pub fn aws_variables(endpoint: &str) -> Vec<(String, String)> {
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .to_vec()
+}
+
+/// A service account's key, in that directory, that leads to the server of Google's storage.
+pub fn google_key(dir: &Path) -> PathBuf {
+    let key = dir.join("google.json");
+    let account = json!({
+        "gcs_base_url": server("TASK_HOST_TEST_GCS"), "disable_oauth": true, "client_email": "",
+        "private_key": "", "private_key_id": "",
+    });
+    std::fs::write(&key, account.to_string()).expect("a key");
+    key
 }

@@ -14,7 +14,7 @@ mod python;
 mod wait;
 
 pub use built::{guest, host, python, target};
-pub use cloud::{Cloud, aws_variables, server, unique};
+pub use cloud::{Cloud, aws_variables, google_key, server, unique};
 pub use place::{Place, files, misbehaviour};
 pub use process::{Finished, Running};
 pub use python::Script;

@@ -270,10 +270,13 @@ fn needed(request: &Request, name: &str) -> Option<(String, String)> {
     Some((format!("my-bucket/{key}"), action.to_owned()))
 }
 
+/// Resources as the policies name them, and actions.
+type Needed = Arc<Mutex<BTreeSet<(String, String)>>>;
+
 /// A server in front of that of AWS which takes down what each request to do with the bucket
 /// `name` or with a queue needs.
-fn recording(name: String) -> (String, Arc<Mutex<BTreeSet<(String, String)>>>) {
-    let seen = Arc::new(Mutex::new(BTreeSet::new()));
+fn recording(name: String) -> (String, Needed) {
+    let seen = Needed::new(Mutex::new(BTreeSet::new()));
     let record = seen.clone();
     let aws = server("TASK_HOST_TEST_AWS");
     let address = http::serve(move |request: &Request| {
