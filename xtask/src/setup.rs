@@ -104,6 +104,12 @@ pub(crate) fn pubsub_server() -> anyhow::Result<PathBuf> {
     )
 }
 
+/// Programs of the machines that pages tell people to set up.
+pub(crate) fn machine_tools() -> anyhow::Result<()> {
+    available("curl", &["curl", "ca-certificates"], "curl")?;
+    available("systemd-analyze", &["systemd"], "systemd-analyze, which comes with systemd")
+}
+
 /// A virtual environment with what a file of requirements says.
 fn virtual_environment(
     project: &Project,
@@ -179,7 +185,7 @@ fn available(program: &str, packages: &[&str], what: &str) -> anyhow::Result<()>
             .args(packages))?;
     }
     if !works() {
-        bail!("{what} is needed for the servers that tests work against: `{program}` is missing");
+        bail!("{what} is needed for the tests: `{program}` is missing");
     }
     Ok(())
 }

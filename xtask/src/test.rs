@@ -35,6 +35,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
     if !options.lint {
         setup::wasm_target(project)?;
         setup::python(project)?;
+        setup::machine_tools()?;
         build::guests(project)?;
         build::host(project, Profile::Dev)?;
         let servers = Servers::start(project)?;
