@@ -10,6 +10,7 @@ mod examine;
 mod exit;
 mod meter;
 mod new;
+mod probes;
 mod progress;
 mod queue;
 mod redrive;
