@@ -81,15 +81,16 @@ impl Leases {
     /// When the queue can't be asked.
     pub async fn lease(&self, max: usize, wait: Duration) -> Result<Vec<Lease>, QueueError> {
         let shared = &self.shared;
-        // The queue counts from when it got the request, at the latest from now.
         let messages = shared.queue.lease(max, shared.hold, wait).await?;
-        let until = Instant::now() + shared.hold;
-        Ok(messages.into_iter().map(|message| shared.hold(message, until)).collect())
+        // The queue counts from when it got the request, at the latest from now.
+        let now = Instant::now();
+        Ok(messages.into_iter().map(|message| shared.hold(message, now)).collect())
     }
 }
 
 impl Shared {
-    fn hold(self: &Arc<Self>, message: Message, until: Instant) -> Lease {
+    fn hold(self: &Arc<Self>, message: Message, leased: Instant) -> Lease {
+        let until = self.until(&message.receipt, leased);
         let held = Arc::new(Held {
             id: message.id.clone(),
             receipt: tokio::sync::Mutex::new(Some(message.receipt.clone())),
@@ -99,6 +100,11 @@ impl Shared {
         let number = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.all_held().insert(number, held.clone());
         Lease { message, number, held, shared: self.clone(), started: false }
+    }
+
+    /// When a lease ends that was asked for at this time.
+    fn until(&self, receipt: &Receipt, asked: Instant) -> Instant {
+        self.queue.until(receipt).unwrap_or(asked + self.hold)
     }
 
     fn all_held(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Held>>> {
@@ -141,8 +147,9 @@ async fn renew(shared: &Shared, held: &Held) {
     let answer = tokio::time::timeout(rest, shared.queue.extend(current, shared.hold)).await;
     match answer {
         Ok(Ok(renewed)) => {
+            let until = shared.until(&renewed, asked);
             *receipt = Some(renewed);
-            *held.until.lock().unwrap_or_else(PoisonError::into_inner) = asked + shared.hold;
+            *held.until.lock().unwrap_or_else(PoisonError::into_inner) = until;
         }
         Ok(Err(error @ (QueueError::LeaseLost { .. } | QueueError::Invalid { .. }))) => {
             tracing::warn!(message = held.id, "{error}; its task is cancelled");

@@ -10,12 +10,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+use tokio::time::Instant;
 
 pub mod address;
 #[cfg(test)]
 pub(crate) mod conformance;
 pub mod file;
 pub mod memory;
+pub mod sqs;
 
 use self::address::Address;
 
@@ -139,6 +141,13 @@ pub trait Queue: fmt::Display + fmt::Debug + Send + Sync + 'static {
         1
     }
 
+    /// When the lease ends by this host's clock, at the earliest, where the queue knows that
+    /// better than who asked for it: a service may hold a message for a limited time only, or
+    /// begin to count before its answer is here.
+    fn until(&self, _receipt: &Receipt) -> Option<Instant> {
+        None
+    }
+
     /// Sends what is waiting to be sent with others, and gives back what a poll brings that
     /// was given up on but is still under way. After it, nothing is leased any more.
     async fn close(&self) {}
@@ -185,27 +194,6 @@ pub struct Listed {
     pub body: Bytes,
 }
 
-/// What a service says of one of its queues, where it can be asked.
-#[derive(Debug, Clone, Default, serde::Serialize)]
-pub struct Facts {
-    /// How long a message is hidden from others when who leases it does not say.
-    pub visibility: Option<Duration>,
-    /// How often a message is given out before the service takes it away.
-    pub receive_limit: Option<u32>,
-    /// The queue that it is put on then.
-    pub dead_letter_queue: Option<String>,
-    /// How long a message is kept before it is dropped.
-    pub retention: Option<Duration>,
-    /// The most bytes that a message may have.
-    pub longest_message: Option<u64>,
-    /// The longest that a message can be held, renewals included.
-    pub longest_hold: Option<Duration>,
-    /// Messages come in the order in which they were sent, within their group.
-    pub is_ordered: bool,
-    /// What else is worth knowing.
-    pub notes: Vec<String>,
-}
-
 /// A queue as its operator sees it: what people do to a queue, as against hosts. `Display`
 /// is its URL. What a service can't do is [`QueueError::Invalid`] and says what can be done.
 #[async_trait]
@@ -230,10 +218,31 @@ pub trait Admin: fmt::Display + fmt::Debug + Send + Sync {
     /// Returns how many there were, where that can be known.
     async fn purge(&self) -> Result<Option<u64>, QueueError>;
 
-    /// What the service says of the queue.
+    /// How the queue is set up, as far as it has settings.
     async fn facts(&self) -> Result<Facts, QueueError> {
         Ok(Facts::default())
     }
+}
+
+/// How a queue is set up: what a host's own settings have to fit to.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+pub struct Facts {
+    /// How long a message is leased to those who don't say for how long.
+    pub visibility: Option<Duration>,
+    /// How often a message may be received before it is moved away.
+    pub receive_limit: Option<u32>,
+    /// Where it is moved to.
+    pub dead_letter_queue: Option<String>,
+    /// How long a message is kept.
+    pub retention: Option<Duration>,
+    /// Bytes of the longest message.
+    pub longest_message: Option<u64>,
+    /// How long one host may hold a message, however often its lease is extended.
+    pub longest_hold: Option<Duration>,
+    /// Messages are given out in an order, and so not all at once.
+    pub is_ordered: bool,
+    /// What else a person should know.
+    pub notes: Vec<String>,
 }
 
 /// How cloud queues are reached, and what may be done to have them.
@@ -258,7 +267,8 @@ pub struct Access {
 pub async fn open(url: &str, access: &Access) -> Result<Arc<dyn Queue>, QueueError> {
     match Address::parse(url)? {
         Address::File { url, path } => Ok(Arc::new(file::FileQueue::open(&url, &path)?)),
-        Address::Sqs(_) | Address::PubSub(_) => Err(not_yet(url, access)),
+        Address::Sqs(sqs) => Ok(Arc::new(sqs::SqsQueue::open(&sqs, access).await?)),
+        Address::PubSub(_) => Err(not_yet(url, access)),
     }
 }
 
@@ -269,7 +279,8 @@ pub async fn open(url: &str, access: &Access) -> Result<Arc<dyn Queue>, QueueErr
 pub async fn admin(url: &str, access: &Access) -> Result<Box<dyn Admin>, QueueError> {
     match Address::parse(url)? {
         Address::File { url, path } => Ok(Box::new(file::Admin::open(&url, &path)?)),
-        Address::Sqs(_) | Address::PubSub(_) => Err(not_yet(url, access)),
+        Address::Sqs(sqs) => Ok(Box::new(sqs::Admin::open(&sqs, access).await?)),
+        Address::PubSub(_) => Err(not_yet(url, access)),
     }
 }
 
