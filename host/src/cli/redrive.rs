@@ -163,7 +163,8 @@ impl Redrive {
                 }
             }
         }
-        drop(meter);
+        drop((messages, meter));
+        source.close().await;
         done.refused = refusals.finish()?;
         Ok(done)
     }

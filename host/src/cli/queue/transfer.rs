@@ -78,7 +78,10 @@ impl Transfer {
                 break;
             }
         }
-        let (copied, refused) = sender.finish("message").await?;
+        let sent = sender.finish("message").await;
+        drop(messages);
+        source.close().await;
+        let (copied, refused) = sent?;
         let mut said = format!("{} copied from {from} to {to}", show::count(copied, "message"));
         if refused > 0 {
             said.push_str(&format!("; {} refused", show::number(refused)));
