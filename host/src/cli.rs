@@ -11,6 +11,8 @@ mod examine;
 mod exit;
 mod meter;
 mod new;
+#[cfg(test)]
+mod picky;
 mod probes;
 mod progress;
 mod queue;

@@ -3,4 +3,5 @@
 mod deploy;
 mod python;
 mod requests;
+mod tools;
 mod work;
