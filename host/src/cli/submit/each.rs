@@ -19,7 +19,7 @@ pub(super) async fn send(
     open: impl AsyncFnOnce() -> anyhow::Result<Sender>,
 ) -> anyhow::Result<Outcome> {
     let matcher = matcher(pattern)?;
-    let bucket = bucket::open(bucket, access)?;
+    let bucket = bucket::open(bucket, access).await?;
     let below = literal_prefix(pattern)?;
     let base = match &template.base_directory {
         Some(base) => Some(
