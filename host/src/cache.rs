@@ -327,7 +327,7 @@ impl Cache {
         let asked = Instant::now();
         loop {
             if let Some(known) = self.known(&source).await
-                && known.is_fresh(freshness)
+                && (known.is_fresh(freshness) || known.looked >= Some(asked))
                 && let Some(blob) = self.there(&known)?
             {
                 return Ok((blob, None));
@@ -343,8 +343,8 @@ impl Cache {
             if led {
                 return Ok((blob, permit));
             }
-            // A look that began before this one was asked for may have missed a change. Those
-            // who find that out together share the next.
+            // A look that began before this one was asked for may have missed a change; one
+            // that began since is as good as our own.
             if looked >= asked || looked.elapsed() < freshness {
                 blob.hit = true;
                 return Ok((blob, None));

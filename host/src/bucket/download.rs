@@ -214,7 +214,7 @@ impl Parts<'_> {
             Ok(got) if !is_same(&version(&got.meta), self.version) => Err(Stop::Changed),
             Ok(got) => Ok(got.into_stream()),
             Err(object_store::Error::Precondition { .. }) => Err(Stop::Changed),
-            Err(error) if error.to_string().contains("non-partial response") => Err(Stop::NoRanges),
+            Err(object_store::Error::NotSupported { .. }) => Err(Stop::NoRanges),
             Err(error) => Err(self.bucket.failed("reading", self.key, error).into()),
         }
     }

@@ -55,6 +55,9 @@ impl Trouble {
             | "AuthenticationRequired"
             | "TokenRefreshRequired"
             | "InvalidSecurity" => return Self::Credentials,
+            "AccessDenied" | "AuthorizationPermissionMismatch" | "AuthorizationFailure" => {
+                return Self::Denied;
+            }
             "SlowDown" | "ServerBusy" | "RequestLimitExceeded" => return Self::Throttled,
             _ => {}
         }
@@ -65,7 +68,12 @@ impl Trouble {
             Error::Unauthenticated { .. } => return Self::Credentials,
             _ => {}
         }
-        if has("invalid_grant") || has(NO_CREDENTIALS) {
+        // Those of a listing have no kinds.
+        if has("status code: 404") {
+            Self::NoObject
+        } else if has("status code: 403") {
+            Self::Denied
+        } else if has("status code: 401") || has("invalid_grant") || has(NO_CREDENTIALS) {
             Self::Credentials
         } else if has("Received redirect without LOCATION") {
             Self::Region
