@@ -21,6 +21,7 @@ pub mod environment;
 pub mod key;
 pub mod lease;
 pub mod message;
+pub mod outage;
 pub mod prefetch;
 pub mod publish;
 pub mod queue;

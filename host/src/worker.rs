@@ -15,6 +15,7 @@ use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::key::Prefix;
 use crate::lease::{Lease, Leases};
+use crate::outage::Outages;
 use crate::prefetch::Prefetch;
 use crate::publish;
 use crate::queue::{self, Queue, QueueError};
@@ -39,12 +40,11 @@ const LAST_POLL: Duration = Duration::from_secs(25);
 const PACE: Duration = Duration::from_secs(1);
 /// Batches that are taken ahead at the most because tasks are short.
 const BATCHES_AHEAD: usize = 4;
-/// The longest wait between two tries to reach a queue that does not answer.
-const LONGEST_OUTAGE_WAIT: Duration = Duration::from_secs(60);
 
 /// Everything that tasks need, opened.
 pub struct Worker {
     pub(crate) stats: Arc<Stats>,
+    pub(crate) outages: Outages,
     pub(crate) inputs: Prefetch,
     /// Where outputs go.
     pub(crate) bucket: Arc<dyn Bucket>,
@@ -147,6 +147,7 @@ impl Worker {
         );
         Ok(Self {
             stats: Arc::default(),
+            outages: Outages::default(),
             inputs: Prefetch {
                 bucket: inputs,
                 cache,
@@ -284,9 +285,9 @@ impl Worker {
         let mut over = std::pin::pin!(over);
         let poll = if self.config.exit_when_empty { SHORT_POLL } else { LONG_POLL };
         let mut wait = poll;
-        let mut outage = Outage::default();
         loop {
             let next = async {
+                self.wait_for_services().await;
                 let mut permits = self.admit(tasks).await;
                 let leased = leases.lease(permits.len(), wait).await;
                 if let Ok(leased) = &leased {
@@ -308,7 +309,7 @@ impl Worker {
             wait = poll;
             match leased {
                 Ok(leased) => {
-                    outage.over(&*self.queue);
+                    self.outages.ends(&self.queue);
                     let none = leased.is_empty();
                     for (lease, permit) in leased.into_iter().zip(permits) {
                         self.begin(lease, permit, tasks);
@@ -319,8 +320,9 @@ impl Worker {
                 }
                 Err(error) => {
                     drop(permits);
+                    let wait = self.outages.begins(&self.queue, &error);
                     tokio::select! {
-                        () = outage.wait(&error) => {}
+                        () = tokio::time::sleep(wait) => {}
                         () = &mut over => return,
                     }
                 }
@@ -418,6 +420,55 @@ impl Worker {
         }
     }
 
+    /// What keeps the host from working; nothing if it can.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = self.outages.problems();
+        if self.draining.is_cancelled() {
+            problems.push("the host is stopping".to_owned());
+        }
+        problems
+    }
+
+    /// After a failure that may be a bucket's: asks whether one can't be reached at all, so
+    /// that no task could be worked on.
+    pub(crate) async fn is_bucket_out(&self) -> bool {
+        for bucket in [&self.inputs.bucket, &self.bucket] {
+            if self.outages.is_out(bucket) {
+                return true;
+            }
+            if let Err(error) = bucket.check().await {
+                self.outages.begins(bucket, &error);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Waits until what can't be reached answers again: whoever leases tasks that can't be
+    /// worked on only keeps them from others. The task queue is asked by leasing.
+    async fn wait_for_services(&self) {
+        for bucket in [&self.inputs.bucket, &self.bucket] {
+            let mut wait = Duration::from_secs(1);
+            while self.outages.is_out(bucket) {
+                tokio::time::sleep(wait).await;
+                match bucket.check().await {
+                    Ok(()) => self.outages.ends(bucket),
+                    Err(error) => wait = self.outages.begins(bucket, &error),
+                }
+            }
+        }
+        for queue in std::iter::once(&self.error_queue).chain(&self.done_queue) {
+            let mut wait = Duration::from_secs(1);
+            while self.outages.is_out(queue) {
+                tokio::time::sleep(wait).await;
+                match queue.counts().await {
+                    Ok(_) => self.outages.ends(queue),
+                    Err(error) => wait = self.outages.begins(queue, &error),
+                }
+            }
+        }
+    }
+
     /// True when the queue holds no message at all, leased or waiting.
     async fn is_empty(&self) -> bool {
         match self.queue.counts().await {
@@ -446,30 +497,4 @@ async fn open_buckets(config: &Config) -> Result<(Arc<dyn Bucket>, Arc<dyn Bucke
     let inputs = bucket::open(url, access).await?;
     inputs.check().await?;
     Ok((bucket, inputs))
-}
-
-/// A queue that does not answer: said once, tried again slower and slower.
-#[derive(Default)]
-struct Outage {
-    failures: u32,
-}
-
-impl Outage {
-    async fn wait(&mut self, error: &QueueError) {
-        if self.failures == 0 {
-            tracing::error!("{error}; trying again until it works");
-        } else {
-            tracing::debug!("{error}");
-        }
-        let full = Duration::from_secs(1 << self.failures.min(6)).min(LONGEST_OUTAGE_WAIT);
-        self.failures += 1;
-        tokio::time::sleep(full.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-    }
-
-    fn over(&mut self, queue: &dyn Queue) {
-        if self.failures > 0 {
-            tracing::info!("{queue} answers again");
-            self.failures = 0;
-        }
-    }
 }

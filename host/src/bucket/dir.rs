@@ -372,7 +372,10 @@ impl Bucket for DirBucket {
     }
 
     async fn check(&self) -> Result<(), BucketError> {
-        Ok(())
+        match std::fs::metadata(&self.0.path) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(BucketError::unavailable(self, "reading", ".", error)),
+        }
     }
 }
 

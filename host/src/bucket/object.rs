@@ -6,6 +6,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -43,6 +44,8 @@ struct Inner {
     stores: Stores,
     /// How long a body may bring nothing.
     idle: Duration,
+    /// It was said that listing is not allowed.
+    warned: AtomicBool,
 }
 
 /// The clients of one bucket.
@@ -73,7 +76,13 @@ impl fmt::Debug for Stores {
 
 impl ObjectBucket {
     pub(super) fn new(place: Place, stores: Stores, idle: Duration) -> Self {
-        Self(Arc::new(Inner { url: place.url(), place, stores, idle }))
+        Self(Arc::new(Inner {
+            url: place.url(),
+            place,
+            stores,
+            idle,
+            warned: AtomicBool::new(false),
+        }))
     }
 
     pub(super) fn reads(&self) -> &Arc<dyn ObjectStore> {
@@ -277,9 +286,11 @@ impl Bucket for ObjectBucket {
             }
             _ if place.service == Service::Http => Ok(()),
             Trouble::Denied => {
-                tracing::warn!(
-                    "{self}: {text}; tasks may work all the same, if objects can be read"
-                );
+                if !self.0.warned.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(
+                        "{self}: {text}; tasks may work all the same, if objects can be read"
+                    );
+                }
                 Ok(())
             }
             Trouble::Throttled => Err(BucketError::unavailable(self, "opening", "", text)),
@@ -315,7 +326,7 @@ impl ObjectBucket {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use object_store::memory::InMemory;
 
