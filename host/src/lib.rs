@@ -11,14 +11,17 @@
 //!
 //! [`task`] is that list as one function.
 
+pub mod ahead;
 pub mod bucket;
 pub mod cache;
 pub mod catalog;
 pub mod config;
 pub mod digest;
+pub mod environment;
 pub mod key;
 pub mod lease;
 pub mod message;
+pub mod outage;
 pub mod prefetch;
 pub mod publish;
 pub mod queue;

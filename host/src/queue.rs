@@ -218,6 +218,10 @@ pub trait Admin: fmt::Display + fmt::Debug + Send + Sync {
     /// Returns how many there were, where that can be known.
     async fn purge(&self) -> Result<Option<u64>, QueueError>;
 
+    /// Waits until what was leased to be looked at is given back: also when a stream of
+    /// messages was dropped before its end.
+    async fn close(&self) {}
+
     /// How the queue is set up, as far as it has settings.
     async fn facts(&self) -> Result<Facts, QueueError> {
         Ok(Facts::default())

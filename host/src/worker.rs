@@ -8,13 +8,15 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::bucket::{self, Bucket, BucketError};
+use crate::ahead::Ahead;
+use crate::bucket::{self, Access, Bucket, BucketError};
 use crate::cache::{Cache, CacheError, CacheOptions, Sharing};
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::key::Prefix;
 use crate::lease::{Lease, Leases};
-use crate::prefetch::Ahead;
+use crate::outage::Outages;
+use crate::prefetch::Prefetch;
 use crate::publish;
 use crate::queue::{self, Queue, QueueError};
 use crate::sandbox::Sandbox;
@@ -38,20 +40,17 @@ const LAST_POLL: Duration = Duration::from_secs(25);
 const PACE: Duration = Duration::from_secs(1);
 /// Batches that are taken ahead at the most because tasks are short.
 const BATCHES_AHEAD: usize = 4;
-/// The longest wait between two tries to reach a queue that does not answer.
-const LONGEST_OUTAGE_WAIT: Duration = Duration::from_secs(60);
 
 /// Everything that tasks need, opened.
 pub struct Worker {
     pub(crate) stats: Arc<Stats>,
-    pub(crate) inputs: Arc<dyn Bucket>,
+    pub(crate) outages: Outages,
+    pub(crate) inputs: Prefetch,
+    /// Where outputs go.
     pub(crate) bucket: Arc<dyn Bucket>,
     /// Where tasks can't publish: what is there is run.
     pub(crate) components: Option<Prefix>,
-    pub(crate) ahead: Ahead,
-    pub(crate) cache: Cache,
     pub(crate) workspaces: Workspaces,
-    pub(crate) sharing: Sharing,
     pub(crate) catalog: Catalog,
     pub(crate) sandbox: Arc<Sandbox>,
     pub(crate) publish_limits: publish::Limits,
@@ -115,11 +114,7 @@ impl Worker {
     /// Names what could not be opened.
     pub async fn open(config: Config) -> Result<Self, OpenError> {
         // The buckets first: who named a bad one is not to find queues made for nothing.
-        let bucket = bucket::open(&config.bucket, &config.bucket_access)?;
-        let inputs = match &config.input_bucket {
-            Some(url) => bucket::open(url, &config.bucket_access)?,
-            None => bucket.clone(),
-        };
+        let (bucket, inputs) = open_buckets(&config).await?;
         let queue = queue::open(&config.queue, &config.queue_access).await?;
         let error_queue = queue::open(&config.error_queue, &config.queue_access).await?;
         let done_queue = match &config.done_queue {
@@ -152,16 +147,20 @@ impl Worker {
         );
         Ok(Self {
             stats: Arc::default(),
-            inputs,
+            outages: Outages::default(),
+            inputs: Prefetch {
+                bucket: inputs,
+                cache,
+                freshness: config.freshness,
+                sharing,
+                ahead: Ahead::new(config.prefetch_bytes),
+            },
             bucket,
             components: match &config.components {
                 Some(dir) => bucket::prefix_of(dir, &config.bucket)?,
                 None => Some(config.component_prefix.clone()),
             },
-            ahead: Ahead::new(config.prefetch_bytes),
-            cache,
             workspaces,
-            sharing,
             catalog,
             sandbox,
             publish_limits: config.limits.into(),
@@ -286,9 +285,9 @@ impl Worker {
         let mut over = std::pin::pin!(over);
         let poll = if self.config.exit_when_empty { SHORT_POLL } else { LONG_POLL };
         let mut wait = poll;
-        let mut outage = Outage::default();
         loop {
             let next = async {
+                self.wait_for_services().await;
                 let mut permits = self.admit(tasks).await;
                 let leased = leases.lease(permits.len(), wait).await;
                 if let Ok(leased) = &leased {
@@ -310,7 +309,7 @@ impl Worker {
             wait = poll;
             match leased {
                 Ok(leased) => {
-                    outage.over(&*self.queue);
+                    self.outages.ends(&self.queue);
                     let none = leased.is_empty();
                     for (lease, permit) in leased.into_iter().zip(permits) {
                         self.begin(lease, permit, tasks);
@@ -321,8 +320,9 @@ impl Worker {
                 }
                 Err(error) => {
                     drop(permits);
+                    let wait = self.outages.begins(&self.queue, &error);
                     tokio::select! {
-                        () = outage.wait(&error) => {}
+                        () = tokio::time::sleep(wait) => {}
                         () = &mut over => return,
                     }
                 }
@@ -420,6 +420,55 @@ impl Worker {
         }
     }
 
+    /// What keeps the host from working; nothing if it can.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = self.outages.problems();
+        if self.draining.is_cancelled() {
+            problems.push("the host is stopping".to_owned());
+        }
+        problems
+    }
+
+    /// After a failure that may be a bucket's: asks whether one can't be reached at all, so
+    /// that no task could be worked on.
+    pub(crate) async fn is_bucket_out(&self) -> bool {
+        for bucket in [&self.inputs.bucket, &self.bucket] {
+            if self.outages.is_out(bucket) {
+                return true;
+            }
+            if let Err(error) = bucket.check().await {
+                self.outages.begins(bucket, &error);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Waits until what can't be reached answers again: whoever leases tasks that can't be
+    /// worked on only keeps them from others. The task queue is asked by leasing.
+    async fn wait_for_services(&self) {
+        for bucket in [&self.inputs.bucket, &self.bucket] {
+            let mut wait = Duration::from_secs(1);
+            while self.outages.is_out(bucket) {
+                tokio::time::sleep(wait).await;
+                match bucket.check().await {
+                    Ok(()) => self.outages.ends(bucket),
+                    Err(error) => wait = self.outages.begins(bucket, &error),
+                }
+            }
+        }
+        for queue in std::iter::once(&self.error_queue).chain(&self.done_queue) {
+            let mut wait = Duration::from_secs(1);
+            while self.outages.is_out(queue) {
+                tokio::time::sleep(wait).await;
+                match queue.counts().await {
+                    Ok(_) => self.outages.ends(queue),
+                    Err(error) => wait = self.outages.begins(queue, &error),
+                }
+            }
+        }
+    }
+
     /// True when the queue holds no message at all, leased or waiting.
     async fn is_empty(&self) -> bool {
         match self.queue.counts().await {
@@ -432,28 +481,20 @@ impl Worker {
     }
 }
 
-/// A queue that does not answer: said once, tried again slower and slower.
-#[derive(Default)]
-struct Outage {
-    failures: u32,
-}
-
-impl Outage {
-    async fn wait(&mut self, error: &QueueError) {
-        if self.failures == 0 {
-            tracing::error!("{error}; trying again until it works");
-        } else {
-            tracing::debug!("{error}");
-        }
-        let full = Duration::from_secs(1 << self.failures.min(6)).min(LONGEST_OUTAGE_WAIT);
-        self.failures += 1;
-        tokio::time::sleep(full.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-    }
-
-    fn over(&mut self, queue: &dyn Queue) {
-        if self.failures > 0 {
-            tracing::info!("{queue} answers again");
-            self.failures = 0;
-        }
-    }
+/// The bucket that outputs go to, and the one that inputs come from, each asked whether it
+/// is there.
+async fn open_buckets(config: &Config) -> Result<(Arc<dyn Bucket>, Arc<dyn Bucket>), BucketError> {
+    let access = &config.bucket_access;
+    let Some(url) = &config.input_bucket else {
+        let bucket = bucket::open_for_outputs(&config.bucket, access).await?;
+        bucket.check().await?;
+        return Ok((bucket.clone(), bucket));
+    };
+    // Nobody may put outputs without credentials: what is open to everybody is the inputs.
+    let own = Access { anonymous: false, ..access.clone() };
+    let bucket = bucket::open_for_outputs(&config.bucket, &own).await?;
+    bucket.check().await?;
+    let inputs = bucket::open(url, access).await?;
+    inputs.check().await?;
+    Ok((bucket, inputs))
 }

@@ -93,6 +93,14 @@ impl Settings {
             region: self.value(&REGION, |text| Ok(text.to_owned()))?,
             anonymous: self.is_on(&ANONYMOUS)?,
             requester_pays: self.is_on(&REQUESTER_PAYS)?,
+            environment: config::environment(),
+        })
+    }
+
+    /// Where probes are answered, if anywhere.
+    pub(crate) fn listen(&self) -> anyhow::Result<Option<std::net::SocketAddr>> {
+        self.value(&LISTEN, |text| {
+            text.parse().map_err(|_| "is no address; one is 127.0.0.1:8080".to_owned())
         })
     }
 

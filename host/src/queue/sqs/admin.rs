@@ -100,6 +100,10 @@ impl queue::Admin for Admin {
         }
     }
 
+    async fn close(&self) {
+        self.queue.inner.close().await;
+    }
+
     async fn facts(&self) -> Result<Facts, QueueError> {
         let inner = &self.queue.inner;
         let settings = Settings::read(&inner.service).await;
