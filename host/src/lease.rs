@@ -62,8 +62,10 @@ pub enum Settlement<'a> {
 }
 
 impl Leases {
-    /// Leases of `hold` each from `queue`. Has to be called within a runtime.
+    /// Leases of `hold` each from `queue`, or as long as it can make them. Has to be called
+    /// within a runtime.
     pub fn new(queue: Arc<dyn Queue>, hold: Duration) -> Self {
+        let hold = hold.min(queue.longest_hold());
         let shared = Arc::new(Shared {
             queue,
             hold,

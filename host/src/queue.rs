@@ -16,8 +16,12 @@ pub mod address;
 pub(crate) mod conformance;
 pub mod file;
 pub mod memory;
+pub mod pubsub;
 
 use self::address::Address;
+
+/// The longest a lease lasts unless the service says less: what SQS allows.
+const LONGEST_HOLD: Duration = Duration::from_secs(12 * 3600);
 
 /// A message under lease.
 #[derive(Debug, Clone)]
@@ -139,6 +143,12 @@ pub trait Queue: fmt::Display + fmt::Debug + Send + Sync + 'static {
         1
     }
 
+    /// The longest time a lease can be made to last from now; who holds it for longer makes
+    /// it longer on the way.
+    fn longest_hold(&self) -> Duration {
+        LONGEST_HOLD
+    }
+
     /// Sends what is waiting to be sent with others, and gives back what a poll brings that
     /// was given up on but is still under way. After it, nothing is leased any more.
     async fn close(&self) {}
@@ -208,6 +218,32 @@ pub trait Admin: fmt::Display + fmt::Debug + Send + Sync {
     /// Removes all messages, and sets the counters to zero. Who holds a message loses it.
     /// Returns how many there were, where that can be known.
     async fn purge(&self) -> Result<Option<u64>, QueueError>;
+
+    /// How the queue is set up.
+    async fn facts(&self) -> Result<Facts, QueueError> {
+        Ok(Facts::default())
+    }
+}
+
+/// How a queue is set up. What doesn't apply or can't be known is `None`.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+pub struct Facts {
+    /// How long a lease lasts if whoever takes it does not say.
+    pub visibility: Option<Duration>,
+    /// Deliveries after which the service moves a message to the dead letter queue.
+    pub receive_limit: Option<u32>,
+    /// URL or name of that queue.
+    pub dead_letter_queue: Option<String>,
+    /// How long the service keeps a message.
+    pub retention: Option<Duration>,
+    /// The largest message, in bytes.
+    pub longest_message: Option<u64>,
+    /// The longest a lease can be made to last from now.
+    pub longest_hold: Option<Duration>,
+    /// True when messages are given out in an order.
+    pub is_ordered: bool,
+    /// What else a user should know, a sentence each.
+    pub notes: Vec<String>,
 }
 
 /// How cloud queues are reached, and what may be done to have them.
@@ -232,7 +268,8 @@ pub struct Access {
 pub async fn open(url: &str, access: &Access) -> Result<Arc<dyn Queue>, QueueError> {
     match Address::parse(url)? {
         Address::File { url, path } => Ok(Arc::new(file::FileQueue::open(&url, &path)?)),
-        Address::Sqs(_) | Address::PubSub(_) => Err(not_yet(url, access)),
+        Address::PubSub(at) => Ok(Arc::new(pubsub::PubSubQueue::open(url, &at, access).await?)),
+        Address::Sqs(_) => Err(not_yet(url, access)),
     }
 }
 
@@ -243,7 +280,8 @@ pub async fn open(url: &str, access: &Access) -> Result<Arc<dyn Queue>, QueueErr
 pub async fn admin(url: &str, access: &Access) -> Result<Box<dyn Admin>, QueueError> {
     match Address::parse(url)? {
         Address::File { url, path } => Ok(Box::new(file::Admin::open(&url, &path)?)),
-        Address::Sqs(_) | Address::PubSub(_) => Err(not_yet(url, access)),
+        Address::PubSub(at) => Ok(Box::new(pubsub::Admin::open(url, &at, access).await?)),
+        Address::Sqs(_) => Err(not_yet(url, access)),
     }
 }
 
