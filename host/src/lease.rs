@@ -31,6 +31,8 @@ struct Shared {
     hold: Duration,
     held: Mutex<HashMap<u64, Arc<Held>>>,
     next: std::sync::atomic::AtomicU64,
+    /// When the last of those that were given back can be leased again.
+    returns: Mutex<Option<Instant>>,
 }
 
 /// What the heartbeat knows of one lease.
@@ -71,6 +73,7 @@ impl Leases {
             hold,
             held: Mutex::default(),
             next: std::sync::atomic::AtomicU64::new(0),
+            returns: Mutex::default(),
         });
         let stop = CancellationToken::new();
         tokio::spawn(heartbeat(shared.clone(), stop.clone()));
@@ -88,6 +91,11 @@ impl Leases {
         let until = Instant::now() + shared.hold;
         Ok(messages.into_iter().map(|message| shared.hold(message, until)).collect())
     }
+
+    /// When the last of the messages that were given back here can be leased again.
+    pub fn last_return(&self) -> Option<Instant> {
+        *self.shared.returns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Shared {
@@ -101,6 +109,11 @@ impl Shared {
         let number = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.all_held().insert(number, held.clone());
         Lease { message, number, held, shared: self.clone(), started: false }
+    }
+
+    fn returns_at(&self, time: Instant) {
+        let mut returns = self.returns.lock().unwrap_or_else(PoisonError::into_inner);
+        *returns = (*returns).max(Some(time));
     }
 
     fn all_held(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Held>>> {
@@ -229,6 +242,7 @@ impl Lease {
         match settlement {
             Settlement::Ack => self.shared.queue.ack(&receipt).await,
             Settlement::Release(after, why) => {
+                self.shared.returns_at(Instant::now() + after);
                 self.shared.queue.release(&receipt, after, why).await
             }
         }
@@ -302,6 +316,15 @@ mod tests {
         queue.release(&receipt, Duration::ZERO, Release::Uncounted).await.unwrap();
         *lease.held.until.lock().unwrap() -= RECENT;
         assert!(matches!(lease.confirm().await, Err(QueueError::LeaseLost { .. })));
+    }
+
+    #[tokio::test]
+    async fn it_is_known_when_what_was_given_back_returns() {
+        let (_queue, leases, lease) = leased().await;
+        assert_eq!(leases.last_return(), None);
+        let now = Instant::now();
+        lease.settle(Settlement::Release(HOLD, Release::Failed("x"))).await.unwrap();
+        assert!(leases.last_return().unwrap() >= now + HOLD);
     }
 
     #[tokio::test]

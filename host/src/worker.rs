@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -38,6 +39,9 @@ const LAST_POLL: Duration = Duration::from_secs(25);
 const PACE: Duration = Duration::from_secs(1);
 /// Batches that are taken ahead at the most because tasks are short.
 const BATCHES_AHEAD: usize = 4;
+/// How long a queue that can't count its messages brings none before it is taken to be
+/// empty. Services say now and then that there is nothing when there is.
+const QUIET: Duration = Duration::from_secs(30);
 /// The longest wait between two tries to reach a queue that does not answer.
 const LONGEST_OUTAGE_WAIT: Duration = Duration::from_secs(60);
 
@@ -287,6 +291,7 @@ impl Worker {
         let poll = if self.config.exit_when_empty { SHORT_POLL } else { LONG_POLL };
         let mut wait = poll;
         let mut outage = Outage::default();
+        let mut quiet = Quiet::default();
         loop {
             let next = async {
                 let mut permits = self.admit(tasks).await;
@@ -315,8 +320,12 @@ impl Worker {
                     for (lease, permit) in leased.into_iter().zip(permits) {
                         self.begin(lease, permit, tasks);
                     }
-                    if none && self.config.exit_when_empty && self.is_empty().await {
-                        return;
+                    if self.config.exit_when_empty {
+                        let is_idle = none && tasks.is_empty();
+                        let is_quiet = quiet.lasts(Instant::now(), is_idle, leases.last_return());
+                        if none && self.is_empty(is_quiet).await {
+                            return;
+                        }
                     }
                 }
                 Err(error) => {
@@ -420,15 +429,35 @@ impl Worker {
         }
     }
 
-    /// True when the queue holds no message at all, leased or waiting.
-    async fn is_empty(&self) -> bool {
+    /// True when the queue holds no message at all, leased or waiting; of a queue that can't
+    /// count, when it has been quiet for long enough.
+    async fn is_empty(&self, is_quiet: bool) -> bool {
         match self.queue.counts().await {
-            Ok(counts) => counts.enqueued.unwrap_or(0) == 0,
+            Ok(counts) => counts.enqueued.map_or(is_quiet, |enqueued| enqueued == 0),
             Err(error) => {
                 tracing::warn!("{error}");
                 false
             }
         }
+    }
+}
+
+/// How long nothing has come from a queue.
+#[derive(Default)]
+struct Quiet {
+    since: Option<Instant>,
+}
+
+impl Quiet {
+    /// True when nothing came for long enough. `is_idle` says that nothing came now and that
+    /// no task is under way; `returns`, until when what was given back here can't come.
+    fn lasts(&mut self, now: Instant, is_idle: bool, returns: Option<Instant>) -> bool {
+        if !is_idle {
+            self.since = None;
+            return false;
+        }
+        let since = *self.since.get_or_insert(now);
+        now.saturating_duration_since(returns.map_or(since, |time| since.max(time))) >= QUIET
     }
 }
 
@@ -455,5 +484,33 @@ impl Outage {
             tracing::info!("{queue} answers again");
             self.failures = 0;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_that_cannot_count_is_empty_when_nothing_came_for_long() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut quiet = Quiet::default();
+        let mut check = |at: u32, is_idle: bool, returns: Option<u32>, expected: bool| {
+            let returns = returns.map(|at| start + second * at);
+            assert_eq!(quiet.lasts(start + second * at, is_idle, returns), expected, "{at}");
+        };
+        check(0, true, None, false);
+        check(29, true, None, false);
+        check(30, true, None, true);
+        // A task is under way, and ends.
+        check(31, false, None, false);
+        check(32, true, None, false);
+        check(61, true, None, false);
+        check(62, true, None, true);
+        // It was given back, to be tried again later.
+        check(63, true, Some(100), false);
+        check(129, true, Some(100), false);
+        check(130, true, Some(100), true);
     }
 }

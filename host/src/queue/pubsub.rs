@@ -37,6 +37,10 @@ mod setup;
 mod status;
 
 #[cfg(test)]
+mod documented;
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
 mod tests;
 
 /// The longest acknowledgement deadline.

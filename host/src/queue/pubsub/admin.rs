@@ -29,7 +29,7 @@ const LAST_LOOK: Duration = Duration::from_secs(3);
 /// A queue of Pub/Sub.
 #[derive(Debug)]
 pub struct Admin {
-    queue: PubSubQueue,
+    pub(super) queue: PubSubQueue,
     at: PubSub,
 }
 

@@ -24,7 +24,7 @@ const YOUNG: Duration = Duration::from_secs(1);
 /// Who does not want to wait for longer than this has the service answer at once.
 const SHORT: Duration = Duration::from_secs(2);
 /// Between two looks that are answered at once.
-const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(200);
 /// The most that one request brings.
 const MOST: usize = 1000;
 
