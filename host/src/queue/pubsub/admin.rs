@@ -205,10 +205,9 @@ impl Looking {
                 shared.set_deadline(ids.clone(), LONGEST_HOLD).await.map_err(failed)?;
             }
         }
-        let mut received = pull::pull(&shared, LOOK, true).await?;
+        let mut received = pull::pull(&shared, LOOK, None).await?;
         if received.is_empty() {
-            let last = tokio::time::timeout(LAST_LOOK, pull::pull(&shared, LOOK, false)).await;
-            received = last.unwrap_or_else(|_| Ok(Vec::new()))?;
+            received = pull::pull(&shared, LOOK, Some(LAST_LOOK)).await?;
         }
         let opened: Vec<_> = received.into_iter().map(envelope::open).collect();
         let ids: Vec<String> = opened.iter().map(|(id, _)| id.clone()).collect();

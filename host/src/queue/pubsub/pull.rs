@@ -1,15 +1,14 @@
 //! How messages come in.
 //!
-//! A pull whose answer is lost leaves its messages leased to nobody. So pulls run in tasks of
-//! their own, which outlive whoever asked: a young pull is seen to its end, and what it
-//! brings then is given back. An older one found the queue empty and waits; it is cancelled
-//! when nobody waits with it.
+//! A pull that is cancelled may have messages on their way to it, which are then leased to
+//! nobody. So no pull is cancelled: it runs in a task of its own, is short, and tells the
+//! service its end. What it brings when nobody waits for it any more is given back.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use gcloud_gax::grpc::{Code, Status};
-use gcloud_googleapis::pubsub::v1::{PullRequest, ReceivedMessage};
+use gcloud_gax::grpc::{Code, Response, Status};
+use gcloud_googleapis::pubsub::v1::{PullRequest, PullResponse, ReceivedMessage};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -19,12 +18,16 @@ use super::held::Held;
 use super::{IDS, LONGEST_HOLD, Shared};
 use crate::queue::{Message, QueueError};
 
-/// After this time a pull has found the queue empty: it would have answered.
-const YOUNG: Duration = Duration::from_secs(1);
+/// How long one pull waits: as long as a host that stops may have to wait for its end.
+const LONGEST: Duration = Duration::from_secs(5);
+/// And how long at least, for it to be worth it.
+const SHORTEST: Duration = Duration::from_secs(1);
 /// Who does not want to wait for longer than this has the service answer at once.
 const SHORT: Duration = Duration::from_secs(2);
 /// Between two looks that are answered at once.
 const PAUSE: Duration = Duration::from_millis(200);
+/// How far the service's clock may go from ours in the time of a pull.
+const ABOUT: Duration = Duration::from_millis(200);
 /// The most that one request brings.
 const MOST: usize = 1000;
 
@@ -63,24 +66,9 @@ async fn look(
 ) -> Result<Found, QueueError> {
     let until = Instant::now() + wait;
     loop {
-        let received = if wait < SHORT {
-            pull(shared, max, true).await?
-        } else {
-            let begun = Instant::now();
-            let over = async {
-                tokio::select! {
-                    () = tokio::time::sleep_until(until) => {}
-                    () = answer.closed() => {}
-                    () = shared.closing.cancelled() => {}
-                }
-                tokio::time::sleep_until(begun + YOUNG).await;
-            };
-            tokio::select! {
-                biased;
-                received = pull(shared, max, false) => received?,
-                () = over => Vec::new(),
-            }
-        };
+        let rest = until.saturating_duration_since(Instant::now());
+        let wait = (wait >= SHORT).then(|| rest.clamp(SHORTEST, LONGEST));
+        let received = pull(shared, max, wait).await?;
         let were_any = !received.is_empty();
         let found = take(shared, received, hold).await?;
         let is_over = Instant::now() >= until || answer.is_closed();
@@ -96,32 +84,41 @@ async fn look(
     }
 }
 
-/// Asks for messages once. Nobody has leased them yet: they are held for as long as the
-/// subscription says, from when they were sent.
+/// Asks for messages once, and has the service wait for one, or answer at once. Nobody has
+/// leased them yet: they are held for as long as the subscription says, from when they were
+/// sent.
 pub(super) async fn pull(
     shared: &Shared,
     max: usize,
-    at_once: bool,
+    wait: Option<Duration>,
 ) -> Result<Vec<ReceivedMessage>, QueueError> {
     let subscription = shared.subscription()?;
     #[expect(deprecated, reason = "there is no other way to learn that there is no message")]
     let request = PullRequest {
         subscription: subscription.to_owned(),
-        return_immediately: at_once,
+        return_immediately: wait.is_none(),
         max_messages: i32::try_from(max.min(MOST)).unwrap_or(i32::MAX),
     };
     let ask = || async {
-        let request = routed("subscription", subscription, request.clone());
-        shared.client.subscriber().pull(request).await
+        let mut request = routed("subscription", subscription, request.clone());
+        let Some(wait) = wait else { return shared.client.subscriber().pull(request).await };
+        request.set_timeout(wait);
+        let asked = Instant::now();
+        match shared.client.subscriber().pull(request).await {
+            Err(status) if is_end(&status) && asked.elapsed() + ABOUT >= wait => {
+                Ok(Response::new(PullResponse::default()))
+            }
+            answer => answer,
+        }
     };
-    // A pull that waits is ended by whoever waits for it.
-    let within = if at_once { ANSWER } else { Duration::MAX };
-    match shared.client.tried(Kind::Receive, within, ask).await {
-        Ok(answer) => Ok(answer.received_messages),
-        // How the service ends a pull that it has no messages for.
-        Err(status) if status.code() == Code::DeadlineExceeded && !at_once => Ok(Vec::new()),
-        Err(status) => Err(shared.client.error("receiving messages", &status)),
-    }
+    let received = shared.client.tried(Kind::Receive, ANSWER, ask).await;
+    let received = received.map_err(|e| shared.client.error("receiving messages", &e))?;
+    Ok(received.received_messages)
+}
+
+/// How a pull ends whose time is over, here or there.
+fn is_end(status: &Status) -> bool {
+    matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled)
 }
 
 /// Leases what was received, but for copies whose time has not come, which are put off.
