@@ -32,7 +32,7 @@ const PROBE: Duration = Duration::from_secs(20);
 /// The pauses between tries, which vary by half.
 const PAUSES: [Duration; 3] =
     [Duration::from_millis(200), Duration::from_millis(600), Duration::from_millis(1500)];
-/// For so long after it was made, a topic or subscription may not be there for all requests.
+/// For so long after it was made, a topic or subscription may not be there for messages.
 const PROPAGATION: Duration = Duration::from_secs(30);
 
 /// A connection. Its requests can be made by many at once.
@@ -139,15 +139,16 @@ impl Client {
                 Ok(answer) => return Ok(answer.into_inner()),
                 Err(error) => error,
             };
-            let pause = pauses.next().filter(|_| self.may_change(&error));
+            let pause = pauses.next().filter(|_| self.may_change(kind, &error));
             let Some(pause) = pause else { return Err(error) };
             tracing::debug!("{}: {error}; trying again", self.queue);
             tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
         }
     }
 
-    fn may_change(&self, error: &Status) -> bool {
-        let is_new = self.made.get().is_some_and(|made| made.elapsed() < PROPAGATION);
+    fn may_change(&self, kind: Kind, error: &Status) -> bool {
+        let is_new = self.made.get().is_some_and(|made| made.elapsed() < PROPAGATION)
+            && matches!(kind, Kind::Receive | Kind::Send);
         status::is_transient(error) || (is_new && error.code() == Code::NotFound)
     }
 

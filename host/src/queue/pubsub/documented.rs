@@ -118,6 +118,19 @@ async fn what_fails_for_a_moment_is_tried_again() {
 }
 
 #[tokio::test]
+async fn what_was_just_made_may_not_be_there_for_messages_yet() {
+    let (fake, queue) = with_message().await;
+    let missing = |of| (of, Status::not_found("Resource not found"));
+    fake.state().faults.extend([missing("Publish"), missing("Pull")]);
+    queue.send(&[Bytes::from_static(b"1")]).await.remove(0).unwrap();
+    lease(&queue, HOUR).await;
+    // What was there before has gone.
+    let queue = open(&fake, &at(Some("s")), false).await.unwrap();
+    fake.state().faults.push_back(missing("Pull"));
+    assert!(problem(queue.lease(1, HOUR, Duration::ZERO).await).contains("--create-queues"));
+}
+
+#[tokio::test]
 async fn what_can_never_work_is_not_tried_again() {
     let (fake, queue) = with_message().await;
     fake.state().faults.push_back(("Pull", Status::permission_denied("no")));
