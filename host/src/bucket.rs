@@ -203,6 +203,12 @@ pub trait Bucket: fmt::Display + fmt::Debug + Send + Sync + 'static {
     /// True when fetching an object costs no more than reading a local file, so that
     /// remembering its digest across restarts is not worth a file of its own.
     fn is_local(&self) -> bool;
+
+    /// Asks once whether the bucket is there and can be reached.
+    ///
+    /// # Errors
+    /// What it fails with.
+    async fn check(&self) -> Result<(), BucketError>;
 }
 
 #[cfg(test)]

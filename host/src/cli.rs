@@ -8,6 +8,7 @@ mod config;
 mod examine;
 mod exit;
 mod new;
+mod probes;
 mod progress;
 mod queue;
 mod run;

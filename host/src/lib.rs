@@ -19,6 +19,7 @@ pub mod digest;
 pub mod key;
 pub mod lease;
 pub mod message;
+pub mod outage;
 pub mod prefetch;
 pub mod publish;
 pub mod queue;

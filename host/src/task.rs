@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
@@ -14,7 +15,7 @@ use crate::lease::{Lease, Settlement};
 use crate::message::{self, DecodeError, Task};
 use crate::prefetch::{self, PrefetchError};
 use crate::publish::{self, PublishError, Published};
-use crate::queue::{QueueError, Release};
+use crate::queue::{Queue, QueueError, Release};
 use crate::report::{DoneReport, ErrorReport};
 use crate::sandbox::{Execution, Job, Log, Phase, RunError};
 use crate::stats::{Gauge, Step, Steps};
@@ -59,6 +60,9 @@ pub enum Failure {
     /// The guest named an output that it did not leave.
     #[error("the guest listed the output {0:?}, and there is no such file in /outputs")]
     Missing(String),
+    /// It failed because of a service that no task could work with now.
+    #[error("{0}")]
+    Outage(String),
     /// The host is stopping and the task had not begun.
     #[error("the host is stopping")]
     Draining,
@@ -89,7 +93,13 @@ pub async fn run(worker: Arc<Worker>, mut lease: Lease, permit: OwnedSemaphorePe
     async {
         let mut attempt =
             Attempt { steps: Steps::start(), task: None, component: None, log: Log::default() };
-        let end = attempt.make(&worker, &mut lease, permit).await;
+        let mut end = attempt.make(&worker, &mut lease, permit).await;
+        if let Err(failure) = &end
+            && failure.is_of_a_bucket()
+            && worker.is_bucket_out().await
+        {
+            end = Err(Failure::Outage(failure.to_string()));
+        }
         let verdict = match &end {
             Ok(_) => Verdict::Done,
             Err(failure) => verdict::judge(failure, lease.attempt(), &worker.policy),
@@ -143,7 +153,7 @@ impl Attempt {
                 &workspace.outputs,
                 &task.base_directory,
                 worker.components.as_ref(),
-                &*worker.inputs,
+                &*worker.bucket,
                 worker.publish_limits,
             ) => published?,
             () = lost.cancelled() => return Err(Failure::LeaseLost),
@@ -164,7 +174,7 @@ impl Attempt {
         let workspace = worker.workspaces.acquire()?;
         let (fetched, _ahead) = prefetch::inputs(
             &worker.cache,
-            &*worker.bucket,
+            &*worker.inputs,
             &task.base_directory,
             &task.inputs,
             &workspace,
@@ -244,8 +254,13 @@ impl Attempt {
         };
         let verdict = match reported {
             Ok(()) => verdict,
-            Err(error) => {
-                tracing::error!("the task is kept in its queue: its report was not taken: {error}");
+            Err((_, error @ QueueError::Invalid { .. })) => {
+                tracing::error!("the task is kept in its queue: its report was refused: {error}");
+                verdict::unreported()
+            }
+            Err((queue, error)) => {
+                worker.outages.begins(&queue, &error);
+                tracing::info!("the task is kept in its queue: its report was not taken");
                 verdict::unreported()
             }
         };
@@ -305,7 +320,7 @@ impl Attempt {
         worker: &Worker,
         lease: &Lease,
         published: &Published,
-    ) -> Result<(), QueueError> {
+    ) -> Result<(), Untaken> {
         let Some(queue) = &worker.done_queue else { return Ok(()) };
         let report = DoneReport {
             message: &lease.message().body,
@@ -314,7 +329,7 @@ impl Attempt {
             component: self.component,
             elapsed: self.steps.elapsed(),
         };
-        queue.send(&[report.to_message()]).await.into_iter().collect()
+        send(queue, report.to_message()).await
     }
 
     async fn report_error(
@@ -322,7 +337,7 @@ impl Attempt {
         worker: &Worker,
         lease: &Lease,
         failure: &Failure,
-    ) -> Result<(), QueueError> {
+    ) -> Result<(), Untaken> {
         let report = ErrorReport {
             message: &lease.message().body,
             exception: failure.to_string(),
@@ -336,8 +351,23 @@ impl Attempt {
             log: Some(&self.log.text),
             elapsed: self.steps.elapsed(),
         };
-        worker.error_queue.send(&[report.to_message()]).await.into_iter().collect()
+        match send(&worker.error_queue, report.to_message()).await {
+            // Too large, most likely: what the task is and what went wrong is what counts.
+            Err((queue, QueueError::Invalid { .. })) => {
+                let short = ErrorReport { earlier: &[], log: None, ..report };
+                send(&queue, short.to_message()).await
+            }
+            sent => sent,
+        }
     }
+}
+
+/// A queue that did not take a report, and why.
+type Untaken = (Arc<dyn Queue>, QueueError);
+
+async fn send(queue: &Arc<dyn Queue>, report: Bytes) -> Result<(), Untaken> {
+    let sent: Result<(), QueueError> = queue.send(&[report]).await.into_iter().collect();
+    sent.map_err(|error| (queue.clone(), error))
 }
 
 /// Checks that what a guest says it left is there.
@@ -353,6 +383,16 @@ pub fn check_listed(workspace: &Workspace, listed: &[String]) -> Result<(), Fail
 }
 
 impl Failure {
+    /// True for what a bucket that can't be reached leads to, though not for that alone.
+    fn is_of_a_bucket(&self) -> bool {
+        matches!(
+            self,
+            Self::Prefetch(PrefetchError::Unavailable { .. })
+                | Self::Catalog(CatalogError::Unavailable { .. })
+                | Self::Publish(PublishError::Unavailable { .. })
+        )
+    }
+
     /// The guest's call during which it happened.
     fn phase(&self) -> Option<Phase> {
         match self {

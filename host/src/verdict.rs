@@ -95,7 +95,7 @@ pub fn judge(failure: &Failure, attempt: u32, policy: &Policy) -> Verdict {
 fn further(failure: &Failure) -> Further {
     use Further::{May, MayFree, Never, NotOurs};
     match failure {
-        Failure::Draining => MayFree,
+        Failure::Draining | Failure::Outage(_) => MayFree,
         Failure::LeaseLost => NotOurs,
         Failure::Decode(_) | Failure::UsedUp { .. } => Never,
 
@@ -217,6 +217,8 @@ mod tests {
         check(&ran(RunError::Cancelled), "give back", "give back");
         let host = ran(RunError::Host("no memory".into()));
         check(&host, "give back for later", "give back for later");
+        let outage = Failure::Outage("the bucket does not answer".into());
+        check(&outage, "give back for later", "give back for later");
         check(&Failure::LeaseLost, "abandon", "abandon");
     }
 

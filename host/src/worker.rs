@@ -15,6 +15,7 @@ use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::key::Prefix;
 use crate::lease::{Lease, Leases};
+use crate::outage::Outages;
 use crate::prefetch::Ahead;
 use crate::publish;
 use crate::queue::{self, Queue, QueueError};
@@ -23,6 +24,9 @@ use crate::stats::Stats;
 use crate::task;
 use crate::verdict::Policy;
 use crate::workspace::{WorkspaceError, Workspaces};
+use quiet::Quiet;
+
+mod quiet;
 
 /// Messages that are leased in one go, at the most: what one SQS request brings.
 const MOST_AT_ONCE: usize = 10;
@@ -39,15 +43,11 @@ const LAST_POLL: Duration = Duration::from_secs(25);
 const PACE: Duration = Duration::from_secs(1);
 /// Batches that are taken ahead at the most because tasks are short.
 const BATCHES_AHEAD: usize = 4;
-/// How long a queue that can't count its messages brings none before it is taken to be
-/// empty. Services say now and then that there is nothing when there is.
-const QUIET: Duration = Duration::from_secs(30);
-/// The longest wait between two tries to reach a queue that does not answer.
-const LONGEST_OUTAGE_WAIT: Duration = Duration::from_secs(60);
 
 /// Everything that tasks need, opened.
 pub struct Worker {
     pub(crate) stats: Arc<Stats>,
+    pub(crate) outages: Outages,
     pub(crate) inputs: Arc<dyn Bucket>,
     pub(crate) bucket: Arc<dyn Bucket>,
     /// Where tasks can't publish: what is there is run.
@@ -156,6 +156,7 @@ impl Worker {
         );
         Ok(Self {
             stats: Arc::default(),
+            outages: Outages::default(),
             inputs,
             bucket,
             components: match &config.components {
@@ -290,10 +291,10 @@ impl Worker {
         let mut over = std::pin::pin!(over);
         let poll = if self.config.exit_when_empty { SHORT_POLL } else { LONG_POLL };
         let mut wait = poll;
-        let mut outage = Outage::default();
         let mut quiet = Quiet::default();
         loop {
             let next = async {
+                self.wait_for_services().await;
                 let mut permits = self.admit(tasks).await;
                 let leased = leases.lease(permits.len(), wait).await;
                 if let Ok(leased) = &leased {
@@ -315,7 +316,7 @@ impl Worker {
             wait = poll;
             match leased {
                 Ok(leased) => {
-                    outage.over(&*self.queue);
+                    self.outages.ends(&self.queue);
                     let none = leased.is_empty();
                     for (lease, permit) in leased.into_iter().zip(permits) {
                         self.begin(lease, permit, tasks);
@@ -330,8 +331,10 @@ impl Worker {
                 }
                 Err(error) => {
                     drop(permits);
+                    quiet = Quiet::default();
+                    let wait = self.outages.begins(&self.queue, &error);
                     tokio::select! {
-                        () = outage.wait(&error) => {}
+                        () = tokio::time::sleep(wait) => {}
                         () = &mut over => return,
                     }
                 }
@@ -429,6 +432,55 @@ impl Worker {
         }
     }
 
+    /// What keeps the host from working; nothing if it can.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = self.outages.problems();
+        if self.draining.is_cancelled() {
+            problems.push("the host is stopping".to_owned());
+        }
+        problems
+    }
+
+    /// After a failure that may be a bucket's: asks whether one can't be reached at all, so
+    /// that no task could be worked on.
+    pub(crate) async fn is_bucket_out(&self) -> bool {
+        for bucket in [&self.inputs, &self.bucket] {
+            if self.outages.is_out(bucket) {
+                return true;
+            }
+            if let Err(error) = bucket.check().await {
+                self.outages.begins(bucket, &error);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Waits until what can't be reached answers again: whoever leases tasks that can't be
+    /// worked on only keeps them from others. The task queue is asked by leasing.
+    async fn wait_for_services(&self) {
+        for bucket in [&self.inputs, &self.bucket] {
+            let mut wait = Duration::from_secs(1);
+            while self.outages.is_out(bucket) {
+                tokio::time::sleep(wait).await;
+                match bucket.check().await {
+                    Ok(()) => self.outages.ends(bucket),
+                    Err(error) => wait = self.outages.begins(bucket, &error),
+                }
+            }
+        }
+        for queue in std::iter::once(&self.error_queue).chain(&self.done_queue) {
+            let mut wait = Duration::from_secs(1);
+            while self.outages.is_out(queue) {
+                tokio::time::sleep(wait).await;
+                match queue.counts().await {
+                    Ok(_) => self.outages.ends(queue),
+                    Err(error) => wait = self.outages.begins(queue, &error),
+                }
+            }
+        }
+    }
+
     /// True when the queue holds no message at all, leased or waiting; of a queue that can't
     /// count, when it has been quiet for long enough.
     async fn is_empty(&self, is_quiet: bool) -> bool {
@@ -439,78 +491,5 @@ impl Worker {
                 false
             }
         }
-    }
-}
-
-/// How long nothing has come from a queue.
-#[derive(Default)]
-struct Quiet {
-    since: Option<Instant>,
-}
-
-impl Quiet {
-    /// True when nothing came for long enough. `is_idle` says that nothing came now and that
-    /// no task is under way; `returns`, until when what was given back here can't come.
-    fn lasts(&mut self, now: Instant, is_idle: bool, returns: Option<Instant>) -> bool {
-        if !is_idle {
-            self.since = None;
-            return false;
-        }
-        let since = *self.since.get_or_insert(now);
-        now.saturating_duration_since(returns.map_or(since, |time| since.max(time))) >= QUIET
-    }
-}
-
-/// A queue that does not answer: said once, tried again slower and slower.
-#[derive(Default)]
-struct Outage {
-    failures: u32,
-}
-
-impl Outage {
-    async fn wait(&mut self, error: &QueueError) {
-        if self.failures == 0 {
-            tracing::error!("{error}; trying again until it works");
-        } else {
-            tracing::debug!("{error}");
-        }
-        let full = Duration::from_secs(1 << self.failures.min(6)).min(LONGEST_OUTAGE_WAIT);
-        self.failures += 1;
-        tokio::time::sleep(full.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-    }
-
-    fn over(&mut self, queue: &dyn Queue) {
-        if self.failures > 0 {
-            tracing::info!("{queue} answers again");
-            self.failures = 0;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_queue_that_cannot_count_is_empty_when_nothing_came_for_long() {
-        let start = Instant::now();
-        let second = Duration::from_secs(1);
-        let mut quiet = Quiet::default();
-        let mut check = |at: u32, is_idle: bool, returns: Option<u32>, expected: bool| {
-            let returns = returns.map(|at| start + second * at);
-            assert_eq!(quiet.lasts(start + second * at, is_idle, returns), expected, "{at}");
-        };
-        check(0, true, None, false);
-        check(29, true, None, false);
-        check(30, true, None, true);
-        // A task is under way, and ends.
-        check(31, false, None, false);
-        check(32, true, None, false);
-        check(61, true, None, false);
-        check(62, true, None, true);
-        // It was given back, to be tried again later.
-        check(63, true, Some(100), false);
-        check(129, true, Some(100), false);
-        check(130, true, Some(100), true);
     }
 }

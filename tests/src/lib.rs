@@ -6,12 +6,15 @@
 //! to skip.
 
 mod built;
+mod cloud;
+pub mod http;
 mod place;
 mod process;
 mod python;
 mod wait;
 
 pub use built::{guest, host, python, target};
+pub use cloud::{Cloud, aws_variables, google_key, server, unique};
 pub use place::{Place, files, misbehaviour};
 pub use process::{Finished, Running};
 pub use python::Script;

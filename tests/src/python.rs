@@ -15,12 +15,17 @@ const BEGIN: &str = "\
 import sys, os, json, time
 from taskqueue import TaskQueue, RegisteredTask, MockTask, PrintTask, queueable
 from taskqueue.taskqueue import QueueEmptyError
-tq = TaskQueue('fq://' + os.path.abspath('queue'), progress=False)
 ";
+const OPEN: &str = "tq = TaskQueue('fq://' + os.path.abspath('queue'), progress=False)\n";
 
 impl Script {
     /// A program that finds the queue `./queue` as `tq`.
     pub fn new(text: &str) -> Self {
+        Self::plain(&(OPEN.to_owned() + text))
+    }
+
+    /// A program that opens its queue itself.
+    pub fn plain(text: &str) -> Self {
         let mut file = tempfile::Builder::new().suffix(".py").tempfile().expect("a file");
         write!(file, "{BEGIN}{text}").expect("a program");
         Self(file)

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use task_host_tests::{Finished, files, target};
+use task_host_tests::{Cloud, Finished, files, target};
 
 #[test]
 fn the_demo_begins_afresh_and_leaves_a_picture() {
@@ -27,6 +27,23 @@ fn the_demo_begins_afresh_and_leaves_a_picture() {
     let messages = |queue: &str| files(&demo.join(queue).join("queue")).len();
     assert_eq!(messages("queue"), 0, "tasks are left");
     assert_eq!(messages("queue-errors"), 0, "tasks were given up");
+}
+
+/// Only the URLs are others.
+#[test]
+fn the_demo_runs_on_sqs_and_s3() {
+    let cloud = Cloud::aws();
+    let mut xtask = Command::new(target().join("debug/xtask"));
+    xtask.args(["demo", "--profile", "dev", "--queue", &cloud.queue, "--bucket", &cloud.bucket]);
+    xtask.arg("--dir").arg(cloud.file("demo")).envs(cloud.variables());
+    let path = std::env::var("PATH").unwrap();
+    xtask.env("PATH", format!("{}:{path}", target().join("aws/bin").display()));
+    let finished = Finished::run(&mut xtask).good();
+    assert!(finished.stdout.contains("431 done"), "{}", finished.stdout);
+    for picture in ["mandelbrot/0_render/seahorses", "hubble/1_downsampled/hubble_deep_field"] {
+        let bytes = cloud.object(&format!("datasets/{picture}.png")).unwrap();
+        assert!(bytes.starts_with(b"\x89PNG\r\n") && bytes.len() > 10_000, "{picture}");
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use task_host_tests::{files, host, python, target};
+use task_host_tests::{aws_variables, files, google_key, host, python, server, target};
 
 /// Where a reader would have a clone, a network and time, the test has what is here already.
 const STAND_INS: &[(&str, &str)] = &[
@@ -44,6 +44,22 @@ case "$1 ${2:-}" in
 esac"#,
     ),
     ("pip", "exit 0"),
+    // Google's command line, as far as pages use it, against the servers of the tests.
+    (
+        "gcloud",
+        r#"
+put() { curl -fsS -o /dev/null -X PUT -H 'Content-Type: application/json' "$@"; }
+pubsub="http://$PUBSUB_EMULATOR_HOST/v1/projects/my-project"
+case "$1 $2 $3" in
+'storage buckets create') put "$TASK_HOST_TEST_GCS/${4#gs://}" ;;
+'storage cp '*) put --data-binary "@$3" "$TASK_HOST_TEST_GCS/${4#gs://}" ;;
+'pubsub topics create') put -d '{}' "$pubsub/topics/$4" ;;
+'pubsub subscriptions create')
+    put -d "{\"topic\": \"projects/my-project/topics/$6\", \"ackDeadlineSeconds\": 600}" \
+        "$pubsub/subscriptions/$4" ;;
+*) echo "gcloud $*: no page used that" >&2; exit 1 ;;
+esac"#,
+    ),
 ];
 
 #[derive(Debug, PartialEq, Eq)]
@@ -189,6 +205,9 @@ fn run(root: &Path, name: &str, typed: &[Typed]) -> Option<String> {
     std::os::unix::fs::symlink(host(), bin.join("host")).unwrap();
 
     let python = python("python");
+    let aws = target().join("aws/bin/aws");
+    // Not the directory it is in, which has another Python.
+    std::os::unix::fs::symlink(aws, bin.join("aws")).unwrap();
     let mut path = vec![bin, python.parent().unwrap().to_owned()];
     path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
     let (git, cargo) = (program("git"), program("cargo"));
@@ -210,6 +229,10 @@ fn run(root: &Path, name: &str, typed: &[Typed]) -> Option<String> {
             bash.env(variable, path);
         }
     }
+    // Services of clouds are those that the tests have.
+    bash.envs(aws_variables(&server("TASK_HOST_TEST_AWS"))).env("AWS_DEFAULT_REGION", "us-east-1");
+    bash.env("PUBSUB_EMULATOR_HOST", server("TASK_HOST_TEST_PUBSUB"));
+    bash.env("GOOGLE_APPLICATION_CREDENTIALS", google_key(&home));
     for (variable, _) in std::env::vars_os() {
         if variable.to_string_lossy().starts_with("HOST_") {
             bash.env_remove(variable);

@@ -6,6 +6,7 @@
 
 mod machine;
 mod series;
+mod sqs;
 mod table;
 mod work;
 
@@ -31,7 +32,8 @@ pub(crate) struct Options {
     /// Rounds, in each of which everything is measured once
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Only the measurement of this name: insert, noop, copy, steps, length or start
+    /// Only the measurement of this name: insert, noop, copy, steps, length,
+    /// start or sqs
     #[arg(long)]
     only: Option<String>,
     /// A directory on the disk to measure [default: in the build directory]
@@ -71,7 +73,8 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
 
     let mut report = machine::describe(&host, &python)?;
     let mut raw = vec![json!({"machine": report})];
-    for parent in [&disk, &options.memory] {
+    let only_sqs = options.only.as_deref() == Some("sqs");
+    for parent in [&disk, &options.memory].into_iter().filter(|_| !only_sqs) {
         let work = Work::new(&host, &python, &guest, parent)
             .with_context(|| format!("{} can't be measured", parent.display()))?;
         let file_system = machine::file_system(parent)?;
@@ -80,6 +83,18 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
         let (tables, values) = bench.everything()?;
         report += &format!("\n## {file_system}\n\n{tables}");
         raw.push(json!({"file_system": file_system, "results": values}));
+    }
+    if only_sqs || options.only.is_none() {
+        println!("\nSQS");
+        let count = if options.quick { 2_000 } else { 10_000 };
+        let mut sqs = sqs::Sqs::new(project, &host, &python, &guest)?;
+        let (tables, series) = sqs.measure(rounds, count)?;
+        report += &format!("\n## SQS\n\n{tables}");
+        let values: serde_json::Map<String, Value> = series
+            .into_iter()
+            .map(|one| (one.name, json!({"unit": one.unit, "values": one.values})))
+            .collect();
+        raw.push(json!({"sqs": values}));
     }
     fs::write(results.join("benchmarks.md"), &report)?;
     fs::write(results.join("results.json"), serde_json::to_vec_pretty(&raw)?)?;

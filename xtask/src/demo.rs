@@ -21,6 +21,12 @@ pub(crate) struct Options {
     /// Where queue, bucket and cache are made; what an earlier demo left there is removed
     #[arg(long, default_value = "demo")]
     dir: PathBuf,
+    /// The queue, which is made if it is not there: sqs://NAME, pubsub://… [default: a directory]
+    #[arg(long, value_name = "URL")]
+    queue: Option<String>,
+    /// The bucket, which has to be there: s3://NAME, gs://NAME [default: a directory]
+    #[arg(long, value_name = "URL")]
+    bucket: Option<String>,
     /// How the host is built
     #[arg(long, value_enum, default_value = "release")]
     profile: Profile,
@@ -40,22 +46,48 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
     let guests = build::guests(project)?;
     let host = build::host(project, options.profile)?;
 
-    heading(
-        "A bucket is a directory here. It gets the images, and the components that work on them",
-    );
+    // Without URLs it is typed as it would be typed first.
+    let queue = match &options.queue {
+        None => ["--fq", "./queue"],
+        Some(url) => ["--queue", url],
+    };
+    let bucket = options.bucket.as_deref().unwrap_or("./bucket");
+
+    heading(match &options.bucket {
+        None => {
+            "A bucket is a directory here. It gets the images, and the components that work on them"
+        }
+        Some(_) => "The bucket gets the images, and the components that work on them",
+    });
     let images = fill_bucket(project, &dir)?;
-    let host = |args: &[&str]| run_command(Command::new(&host).args(args).current_dir(&dir));
+    if let Some(url) = &options.bucket {
+        upload(&dir.join("bucket"), url)?;
+    }
+    let host = |args: &[&str]| {
+        let mut command = Command::new(&host);
+        command.args(args).current_dir(&dir);
+        if options.bucket.is_some() && args[0] != "component" {
+            command.args(["--bucket", bucket]);
+        }
+        if options.queue.is_some() && args[0] != "component" {
+            command.arg("--create-queues");
+        }
+        run_command(&mut command)
+    };
     for name in GUESTS {
         let file = format!("{name}.wasm");
         let guest = guests.iter().find(|path| path.file_name() == Some(OsStr::new(&file)));
         let guest = guest.with_context(|| format!("there is no guest {name}"))?;
         let guest = guest.to_str().context("the path of the build directory is not UTF-8")?;
-        host(&["component", "push", guest, "--bucket", "./bucket"])?;
+        host(&["component", "push", guest, "--bucket", bucket])?;
     }
 
-    heading("Tasks go into a queue, which is a directory as well");
+    heading(match &options.queue {
+        None => "Tasks go into a queue, which is a directory as well",
+        Some(_) => "Tasks go into the queue",
+    });
     let each = |name: &str, pattern: &str, payload: Option<&str>| {
-        let mut args = vec!["submit", "--fq", "./queue", "--name", name, "--each", pattern];
+        let mut args = vec!["submit", queue[0], queue[1], "--name", name, "--each", pattern];
         args.extend(payload.iter().flat_map(|payload| ["--payload", payload]));
         host(&args)
     };
@@ -67,12 +99,22 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
     )?;
     each("digest", "datasets/*/0_input/**", None)?;
     fs::write(dir.join("render.jsonl"), render_tasks())?;
-    host(&["submit", "--fq", "./queue", "render.jsonl"])?;
+    host(&["submit", queue[0], queue[1], "render.jsonl"])?;
 
     heading("The host leases tasks, fetches their inputs, runs their components and publishes");
     let started = std::time::Instant::now();
-    host(&["run", "--fq", "./queue", "--cache-dir", "./cache", "--exit-when-empty"])?;
-    closing(&options.dir, &dir, images, started.elapsed().as_secs_f64())
+    host(&["run", queue[0], queue[1], "--cache-dir", "./cache", "--exit-when-empty"])?;
+    let seconds = started.elapsed().as_secs_f64();
+    match &options.bucket {
+        None => closing(&options.dir, &dir, images, seconds),
+        Some(bucket) => {
+            heading("What happened");
+            println!(
+                "In {seconds:.1} s, the outputs came into {bucket}/datasets. Every task ran in a sandbox of its own."
+            );
+            Ok(())
+        }
+    }
 }
 
 fn heading(text: &str) {
@@ -119,6 +161,25 @@ fn fill_bucket(project: &Project, dir: &Path) -> anyhow::Result<usize> {
     }
     println!("{copied} images are in {}", show(&bucket));
     Ok(copied)
+}
+
+/// Puts the files of a directory into a bucket of a cloud, by that cloud's own tool.
+fn upload(dir: &Path, url: &str) -> anyhow::Result<()> {
+    let mut tool = match url.split_once("://") {
+        Some(("s3", _)) => {
+            let mut aws = Command::new("aws");
+            aws.args(["s3", "cp", "--recursive", "--only-show-errors"]);
+            aws
+        }
+        Some(("gs", _)) => {
+            let mut gcloud = Command::new("gcloud");
+            gcloud.args(["storage", "cp", "--recursive", "--no-user-output-enabled"]);
+            gcloud
+        }
+        _ => bail!("{url}: the demo can fill s3:// and gs:// buckets, and directories"),
+    };
+    // What is below the bucket's directory, not the directory itself.
+    run_command(tool.arg("datasets").arg(format!("{url}/datasets")).current_dir(dir))
 }
 
 /// One task for each part of a large picture, and one for the whole of it.

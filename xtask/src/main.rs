@@ -7,6 +7,7 @@ mod build;
 mod command;
 mod demo;
 mod project;
+mod servers;
 mod setup;
 mod test;
 
@@ -33,6 +34,8 @@ enum Chore {
     Bench(bench::Options),
     /// Only install what the other chores need
     Setup,
+    /// Start the servers that tests work against, and stop them at Ctrl-C or the end of input
+    Servers,
     /// Only build the guests, as `target/guests/NAME.wasm`
     Guests,
 }
@@ -56,6 +59,17 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Chore::Setup => {
             setup::wasm_target(&project)?;
             setup::python(&project)?;
+            setup::aws_server(&project)?;
+            setup::azure_server(&project)?;
+            setup::pubsub_server()?;
+            Ok(())
+        }
+        Chore::Servers => {
+            let servers = servers::Servers::start(&project)?;
+            for (name, address) in servers.variables() {
+                println!("export {name}={address}");
+            }
+            std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
             Ok(())
         }
         Chore::Guests => {

@@ -10,6 +10,7 @@ use clap::Args;
 use crate::build::{self, Profile};
 use crate::command;
 use crate::project::Project;
+use crate::servers::Servers;
 use crate::setup;
 
 #[derive(Args)]
@@ -34,14 +35,17 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
     if !options.lint {
         setup::wasm_target(project)?;
         setup::python(project)?;
+        setup::machine_tools()?;
         build::guests(project)?;
         build::host(project, Profile::Dev)?;
+        let servers = Servers::start(project)?;
         let mut tests = project.cargo();
         // Go on after the first failure: a red run is to tell all it knows.
         tests.args(["test", "--workspace", "--no-fail-fast"]);
-        tests.args(&options.filter);
+        tests.args(&options.filter).envs(servers.variables());
         command::run(&mut tests)?;
-        ran.push("unit tests, documentation tests, and the real host end to end");
+        ran.push("unit tests, documentation tests, and the real host end to end, against servers of SQS, S3, \
+             GCS, Azure Blob Storage and Pub/Sub");
     }
     println!("All passed: {} ({} s).", ran.join("; "), start.elapsed().as_secs());
     Ok(())

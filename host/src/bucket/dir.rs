@@ -370,6 +370,13 @@ impl Bucket for DirBucket {
     fn is_local(&self) -> bool {
         true
     }
+
+    async fn check(&self) -> Result<(), BucketError> {
+        match std::fs::metadata(&self.0.path) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(BucketError::unavailable(self, "reading", ".", error)),
+        }
+    }
 }
 
 /// Runs on a thread that may block. It goes on when the caller doesn't wait any longer.

@@ -231,6 +231,10 @@ impl Bucket for ObjectBucket {
     fn is_local(&self) -> bool {
         false
     }
+
+    async fn check(&self) -> Result<(), BucketError> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

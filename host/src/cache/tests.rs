@@ -101,6 +101,10 @@ impl Bucket for Counting {
     fn is_local(&self) -> bool {
         self.local
     }
+
+    async fn check(&self) -> Result<(), BucketError> {
+        Ok(())
+    }
 }
 
 struct Fixture {

@@ -12,6 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::exit::{Advice, Exit};
+use super::probes;
 use super::progress::Progress;
 use super::settings::{BUCKET, Everything, Flags};
 use super::show;
@@ -43,6 +44,7 @@ impl Run {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         let settings = self.flags.load()?;
         let config = settings.config()?;
+        let listen = settings.listen()?;
         let screen = Screen::open(&settings)?;
         for slip in settings.misspelt() {
             tracing::warn!("{slip}");
@@ -57,6 +59,9 @@ impl Run {
             }
             let worker = Arc::new(Worker::open(config).await.map_err(open_error)?);
             announce(&screen, &worker, &missing);
+            if let Some(address) = listen {
+                probes::serve(address, worker.clone()).await?;
+            }
             work(&screen, worker, signals, self.json).await
         })
     }

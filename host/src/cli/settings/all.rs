@@ -153,8 +153,15 @@ pub(crate) const MESSAGE_GROUP: Setting = setting(
     "Group that sent messages belong to: FIFO order, or a tenant of a fair queue",
 );
 
+pub(crate) const LISTEN: Setting = setting(
+    "listen",
+    "ADDRESS",
+    None,
+    "Answer /healthz and /readyz over HTTP there, like 127.0.0.1:8080 [default: nowhere]",
+);
+
 /// All settings, in the order in which they are shown.
-pub(crate) const ALL: [&Setting; 33] = [
+pub(crate) const ALL: [&Setting; 34] = [
     &QUEUE,
     &BUCKET,
     &INPUT_BUCKET,
@@ -188,4 +195,5 @@ pub(crate) const ALL: [&Setting; 33] = [
     &LOG_LEVEL,
     &LOG_FORMAT,
     &PROGRESS,
+    &LISTEN,
 ];

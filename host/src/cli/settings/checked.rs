@@ -96,6 +96,13 @@ impl Settings {
         })
     }
 
+    /// Where probes are answered, if anywhere.
+    pub(crate) fn listen(&self) -> anyhow::Result<Option<std::net::SocketAddr>> {
+        self.value(&LISTEN, |text| {
+            text.parse().map_err(|_| "is no address; one is 127.0.0.1:8080".to_owned())
+        })
+    }
+
     pub(crate) fn component_prefix(&self) -> anyhow::Result<Prefix> {
         self.defaulted(&COMPONENT_PREFIX, values::prefix)
     }

@@ -1,0 +1,122 @@
+#!/bin/bash
+# Start-up script of a Google Compute Engine machine that works on tasks.
+#
+# What to work on comes from the metadata server, at each start: nothing of it, and no secret, is
+# in the machine's image or written to its disk. Attributes of the instance go before those of the
+# project.
+#
+#   task-queue                 sqs://NAME or NAME, or pubsub://projects/…
+#   bucket-name                gs://NAME or NAME, or another bucket's URL
+#   error-queue                where reports of failed tasks go; without it, the queue's -errors
+#   cache-directory            where inputs are kept; without it, /var/cache/task-host
+#   host-flags                 more flags of `host run`
+#   host-program               gs://BUCKET/OBJECT to fetch the program from, if it is not in the image
+#   aws-region                 for SQS
+#   aws-role-arn               for SQS: a role that trusts this machine's service account, or
+#   aws-sqs-access-id, aws-sqs-secret-access-key      the key of a user
+set -euo pipefail
+
+metadata=http://${GCE_METADATA_HOST:-metadata.google.internal}/computeMetadata/v1
+storage=${STORAGE_EMULATOR_HOST:-https://storage.googleapis.com}
+# In memory, and gone with the machine.
+run=${RUN:-/run/task-host}
+program=${PROGRAM:-/usr/local/bin/host}
+
+# A value of the metadata server; an error when there is none.
+value() {
+    curl -fsS --retry 5 --retry-connrefused --max-time 30 -H 'Metadata-Flavor: Google' "$metadata/$1"
+}
+
+# An attribute, or nothing.
+attribute() {
+    value "instance/attributes/$1" 2>/dev/null || value "project/attributes/$1" 2>/dev/null || true
+}
+
+# A name with a scheme, which it may have already.
+url() {
+    case $2 in
+    '' | *://* | arn:*) printf %s "$2" ;;
+    *) printf '%s://%s' "$1" "$2" ;;
+    esac
+}
+
+install -d -m 0755 "$run"
+
+if [[ ! -x $program ]]; then
+    source=$(attribute host-program)
+    if [[ -z $source ]]; then
+        echo "task-host: there is no $program, and no attribute host-program to fetch it from" >&2
+        exit 1
+    fi
+    path=${source#gs://}
+    token=$(value instance/service-accounts/default/token | sed -E 's/.*"access_token" *: *"([^"]+)".*/\1/')
+    curl -fsS --retry 5 -H @- -o "$program.new" "$storage/${path%%/*}/${path#*/}" \
+        <<< "Authorization: Bearer $token"
+    chmod 0755 "$program.new"
+    mv "$program.new" "$program"
+fi
+
+queue=$(url sqs "$(attribute task-queue)")
+bucket=$(url gs "$(attribute bucket-name)")
+if [[ -z $queue || -z $bucket ]]; then
+    echo "task-host: the attributes task-queue and bucket-name have to be set" >&2
+    exit 1
+fi
+cache=$(attribute cache-directory)
+cache=${cache:-/var/cache/task-host}
+role=$(attribute aws-role-arn)
+
+id -u task-host > /dev/null 2>&1 || useradd --system --no-create-home --shell /usr/sbin/nologin task-host
+install -d -m 0700 -o task-host "$cache"
+
+# Read by the service manager only.
+umask 077
+{
+    printf 'HOST_QUEUE=%s\n' "$queue"
+    printf 'HOST_BUCKET=%s\n' "$bucket"
+    errors=$(url sqs "$(attribute error-queue)")
+    if [[ -n $errors ]]; then printf 'HOST_ERROR_QUEUE=%s\n' "$errors"; fi
+    printf 'HOST_CACHE_DIR=%s\n' "$cache"
+    region=$(attribute aws-region)
+    if [[ -n $region ]]; then printf 'HOST_REGION=%s\n' "$region"; fi
+    if [[ -n $role ]]; then
+        printf 'AWS_ROLE_ARN=%s\n' "$role"
+        printf 'AWS_ROLE_SESSION_NAME=%s\n' "$(value instance/name)"
+        printf 'AWS_WEB_IDENTITY_TOKEN_FILE=%s\n' "$run/token"
+    else
+        key=$(attribute aws-sqs-access-id)
+        if [[ -n $key ]]; then
+            printf 'AWS_ACCESS_KEY_ID=%s\n' "$key"
+            printf 'AWS_SECRET_ACCESS_KEY=%s\n' "$(attribute aws-sqs-secret-access-key)"
+        fi
+    fi
+} > "$run/environment"
+
+if [[ -n $role ]]; then
+    # The machine's own identity, which AWS takes for the role's. Good for an hour each.
+    cat > "$run/renew" <<RENEW
+#!/bin/bash
+set -euo pipefail
+umask 022
+curl -fsS --retry 5 -H 'Metadata-Flavor: Google' -o '$run/token.new' \\
+    '$metadata/instance/service-accounts/default/identity?audience=sts.amazonaws.com&format=full'
+mv '$run/token.new' '$run/token'
+RENEW
+    chmod 0700 "$run/renew"
+    "$run/renew"
+    systemd-run --unit=task-host-identity --on-active=30min --on-unit-active=30min "$run/renew"
+fi
+
+# The words of host-flags are separate.
+# shellcheck disable=SC2046
+exec systemd-run --unit=task-host --collect \
+    -p EnvironmentFile="$run/environment" \
+    -p User=task-host \
+    -p WorkingDirectory="$cache" \
+    -p ReadWritePaths="$cache" \
+    -p TimeoutStopSec=90 \
+    -p Restart=on-failure -p RestartSec=10 \
+    -p SuccessExitStatus=4 -p RestartPreventExitStatus=2 \
+    -p LimitNOFILE=65536 \
+    -p NoNewPrivileges=yes -p ProtectSystem=strict -p ProtectHome=yes -p PrivateTmp=yes \
+    "$program" run $(attribute host-flags)

@@ -1,0 +1,212 @@
+//! A place whose queue or bucket is a service of a cloud: a server that `cargo xtask test`
+//! has started.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::json;
+
+use crate::http;
+use crate::place::Place;
+use crate::process::{Finished, Running};
+
+/// Where a test works, with a queue and a bucket that are its own.
+#[derive(Debug)]
+pub struct Cloud {
+    /// The directory that hosts run in, and what is local.
+    pub place: Place,
+    /// URL of the queue.
+    pub queue: String,
+    /// URL of the bucket.
+    pub bucket: String,
+    /// Where the bucket's objects are: the server, and the path of the bucket.
+    objects: Option<(String, String)>,
+    /// More of the environment of hosts.
+    variables: Vec<(String, String)>,
+}
+
+/// Where a server is that tests need.
+pub fn server(variable: &str) -> String {
+    std::env::var(variable)
+        .unwrap_or_else(|_| panic!("{variable} is not set: tests are run by `cargo xtask test`"))
+}
+
+/// A name that nobody else has.
+pub fn unique(what: &str) -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_nanos();
+    format!("{what}-{}-{now:x}-{count}", std::process::id())
+}
+
+impl Cloud {
+    /// SQS and S3.
+    pub fn aws() -> Self {
+        Self::of_aws(&server("TASK_HOST_TEST_AWS"))
+    }
+
+    /// SQS and S3 at another address, which leads there.
+    pub fn of_aws(endpoint: &str) -> Self {
+        let name = unique("tasks");
+        let s3 = server("TASK_HOST_TEST_AWS");
+        let created = http::send(&s3, "PUT", &format!("/{name}"), &[], b"");
+        assert_eq!(created.status, 200, "{}", String::from_utf8_lossy(&created.body));
+        Self {
+            place: Place::new(),
+            queue: format!("sqs://{name}"),
+            bucket: format!("s3://{name}"),
+            objects: Some((s3, format!("/{name}"))),
+            variables: aws_variables(endpoint),
+        }
+    }
+
+    /// SQS for tasks, Google's storage for data.
+    pub fn hybrid() -> Self {
+        let mut cloud = Self::aws();
+        cloud.use_gcs();
+        cloud
+    }
+
+    /// Pub/Sub and Google's storage.
+    pub fn google() -> Self {
+        let mut cloud = Self::hybrid();
+        let name = unique("tasks");
+        cloud.queue = format!("pubsub://projects/test/topics/{name}/subscriptions/{name}");
+        let server = server("TASK_HOST_TEST_PUBSUB");
+        cloud.variables.push(("PUBSUB_EMULATOR_HOST".to_owned(), server));
+        cloud
+    }
+
+    /// A directory queue, and S3 at an address that leads there.
+    pub fn s3_at(endpoint: &str) -> Self {
+        let mut cloud = Self::of_aws(endpoint);
+        cloud.queue = "fq://./queue".to_owned();
+        cloud
+    }
+
+    fn use_gcs(&mut self) {
+        let (_, name) = self.objects.clone().expect("a bucket");
+        let gcs = server("TASK_HOST_TEST_GCS");
+        self.bucket = format!("gs:/{name}");
+        let key = google_key(&self.place.path().join("home"));
+        let key = key.to_str().expect("a path that is text").to_owned();
+        self.variables.push(("GOOGLE_APPLICATION_CREDENTIALS".to_owned(), key));
+        self.objects = Some((gcs, name));
+    }
+
+    /// Sets one more variable for hosts.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.variables.retain(|(known, _)| known != name);
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// What reaches the same services: for programs that are not the host.
+    pub fn variables(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.variables.iter().map(|(name, value)| (&**name, &**value))
+    }
+
+    /// `host ARGS…`, which finds queue and bucket by its environment.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.place.command(args);
+        command.envs(self.variables());
+        command.env("HOST_QUEUE", &self.queue).env("HOST_BUCKET", &self.bucket);
+        command.env("HOST_CREATE_QUEUES", "true");
+        command
+    }
+
+    /// Runs `host ARGS…` to its end.
+    pub fn host(&self, args: &[&str]) -> Finished {
+        Finished::run(&mut self.command(args))
+    }
+
+    /// Starts `host ARGS…`.
+    pub fn start(&self, args: &[&str]) -> Running {
+        Running::start(self.command(args), &self.place.path().join("logs"))
+    }
+
+    /// Pushes a guest, under its own name.
+    #[track_caller]
+    pub fn push(&self, name: &str) {
+        let guest = crate::built::guest(name);
+        let guest = guest.to_str().expect("a path that is text");
+        self.host(&["component", "push", guest, "--name", name]).good();
+    }
+
+    /// Puts an object into the bucket.
+    #[track_caller]
+    pub fn put(&self, key: &str, bytes: &[u8]) {
+        let (server, path) = self.objects();
+        let put = http::send(server, "PUT", &format!("{path}/{key}"), &[], bytes);
+        assert_eq!(put.status, 200, "{key}: {}", String::from_utf8_lossy(&put.body));
+    }
+
+    /// An object of the bucket, if it is there.
+    pub fn object(&self, key: &str) -> Option<Vec<u8>> {
+        let (server, path) = self.objects();
+        let got = http::send(server, "GET", &format!("{path}/{key}"), &[], b"");
+        (got.status == 200).then_some(got.body)
+    }
+
+    fn objects(&self) -> (&str, &str) {
+        let (server, path) = self.objects.as_ref().expect("a bucket that tests can write");
+        (server, path)
+    }
+
+    /// Submits tasks, one a line.
+    #[track_caller]
+    pub fn submit(&self, tasks: &[serde_json::Value]) {
+        let file = self.file("tasks.jsonl");
+        let lines: String = tasks.iter().map(|task| format!("{task}\n")).collect();
+        std::fs::write(&file, lines).expect("a file of tasks");
+        self.host(&["submit", file.to_str().expect("a path that is text")]).good();
+    }
+
+    /// A file of this place.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.place.path().join(name)
+    }
+
+    /// What the queue says of itself.
+    #[track_caller]
+    pub fn status(&self, queue: &str) -> serde_json::Value {
+        let status = self.host(&["queue", "status", queue, "--json"]).good();
+        serde_json::from_str(&status.stdout).expect("a status that is JSON")
+    }
+
+    /// The URL of the error queue.
+    pub fn errors(&self) -> String {
+        match self.queue.split_once("/subscriptions/") {
+            Some((topic, name)) => format!("{topic}-errors/subscriptions/{name}-errors"),
+            None => format!("{}-errors", self.queue),
+        }
+    }
+}
+
+/// What reaches a server that speaks for AWS.
+pub fn aws_variables(endpoint: &str) -> Vec<(String, String)> {
+    [
+        ("AWS_ENDPOINT_URL", endpoint),
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("AWS_REGION", "us-east-1"),
+        // Nobody is there to ask for the credentials of a machine.
+        ("AWS_EC2_METADATA_DISABLED", "true"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .to_vec()
+}
+
+/// A service account's key, in that directory, that leads to the server of Google's storage.
+pub fn google_key(dir: &Path) -> PathBuf {
+    let key = dir.join("google.json");
+    let account = json!({
+        "gcs_base_url": server("TASK_HOST_TEST_GCS"), "disable_oauth": true, "client_email": "",
+        "private_key": "", "private_key_id": "",
+    });
+    std::fs::write(&key, account.to_string()).expect("a key");
+    key
+}

@@ -1,0 +1,158 @@
+//! As much of HTTP as tests need: one request, and a server that answers from a function.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+/// A request to a server here.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// `GET`.
+    pub method: String,
+    /// With what comes after a `?`.
+    pub path: String,
+    /// Names in lower case, and values.
+    pub headers: Vec<(String, String)>,
+    /// What it brings.
+    pub body: Vec<u8>,
+}
+
+/// What a server says.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// 200, 404.
+    pub status: u16,
+    /// Names in lower case, and values; the length of the body is added.
+    pub headers: Vec<(String, String)>,
+    /// The answer itself.
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// An answer without headers of its own.
+    pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        Self { status, headers: Vec::new(), body: body.into() }
+    }
+}
+
+impl Request {
+    /// The value of a header, by its name in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| &**value)
+    }
+}
+
+/// Sends a request to `http://ADDRESS` and returns what is answered.
+pub fn send(url: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    let address = url.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(address)
+        .unwrap_or_else(|error| panic!("{url} does not answer: {error}"));
+    stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+    for (name, value) in headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    head += &format!("Content-Length: {}\r\n\r\n", body.len());
+    stream.write_all(head.as_bytes()).expect("a request is sent");
+    stream.write_all(body).expect("a request is sent");
+    let mut reader = BufReader::new(stream);
+    let (first, headers) = head_of(&mut reader).expect("an answer");
+    let status = first.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+    let body = if method == "HEAD" { Vec::new() } else { body_of(&mut reader, &headers, true) };
+    Answer { status, headers, body }
+}
+
+/// A server on a free port, for as long as the test runs.
+pub fn serve(answer: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let answer = Arc::new(answer);
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let answer = answer.clone();
+            thread::spawn(move || {
+                // A client that goes away is no fault of the server's.
+                let _ = converse(stream, &*answer);
+            });
+        }
+    });
+    address
+}
+
+fn converse(stream: TcpStream, answer: &dyn Fn(&Request) -> Answer) -> std::io::Result<()> {
+    let mut writer = stream.try_clone()?;
+    let mut reader = BufReader::new(stream);
+    while let Some((first, headers)) = head_of(&mut reader) {
+        let mut words = first.split(' ');
+        let mut word = || words.next().unwrap_or_default().to_owned();
+        let (method, path) = (word(), word());
+        let body = body_of(&mut reader, &headers, false);
+        let is_head = method == "HEAD";
+        let Answer { status, headers, body } = answer(&Request { method, path, headers, body });
+        let mut head = format!("HTTP/1.1 {status} Said\r\n");
+        for (name, value) in &headers {
+            // Of a body that isn't there, the length is all there is.
+            let is_framing =
+                ["content-length", "transfer-encoding", "connection"].contains(&&**name);
+            if !is_framing || (is_head && name == "content-length") {
+                head += &format!("{name}: {value}\r\n");
+            }
+        }
+        // An answer without content has no length either.
+        if !is_head && status != 204 && status != 304 {
+            head += &format!("content-length: {}\r\n", body.len());
+        }
+        writer.write_all(format!("{head}\r\n").as_bytes())?;
+        writer.write_all(&body)?;
+    }
+    Ok(())
+}
+
+type Head = (String, Vec<(String, String)>);
+
+fn head_of(reader: &mut impl BufRead) -> Option<Head> {
+    let mut first = String::new();
+    if reader.read_line(&mut first).ok()? == 0 {
+        return None;
+    }
+    let mut headers = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        match line.trim_end().split_once(':') {
+            Some((name, value)) => headers.push((name.to_lowercase(), value.trim().to_owned())),
+            None => return Some((first.trim_end().to_owned(), headers)),
+        }
+    }
+}
+
+fn body_of(reader: &mut impl BufRead, headers: &[(String, String)], to_end: bool) -> Vec<u8> {
+    let header = |name: &str| headers.iter().find(|(n, _)| n == name).map(|(_, value)| &**value);
+    let mut body = Vec::new();
+    if header("transfer-encoding").is_some_and(|how| how.contains("chunked")) {
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line).expect("the size of a chunk");
+            let size = usize::from_str_radix(line.trim(), 16).expect("the size of a chunk");
+            let mut chunk = vec![0; size + 2];
+            reader.read_exact(&mut chunk).expect("a chunk");
+            body.extend(&chunk[..size]);
+            if size == 0 {
+                return body;
+            }
+        }
+    }
+    match header("content-length").and_then(|length| length.parse().ok()) {
+        Some(length) => {
+            body.resize(length, 0);
+            reader.read_exact(&mut body).expect("a body");
+        }
+        None if to_end => {
+            reader.read_to_end(&mut body).expect("a body");
+        }
+        None => {}
+    }
+    body
+}

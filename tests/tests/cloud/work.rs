@@ -1,0 +1,123 @@
+//! The same tasks, wherever queue and bucket are.
+
+use std::collections::BTreeSet;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use task_host_tests::{Cloud, eventually};
+
+fn task(id: u64, inputs: &[String]) -> Value {
+    json!({
+        "basic_info": {"id": id, "name": "digest", "base_directory": "data", "inputs": inputs},
+    })
+}
+
+/// A hundred tasks, one input each, of which some are large and some are empty.
+fn fill(cloud: &Cloud, tasks: u64) {
+    cloud.push("digest");
+    let mut submitted = Vec::new();
+    for id in 0..tasks {
+        let input = format!("0_input/{id:03}.dat");
+        let size = if id % 20 == 0 { id as usize * 9_000 } else { id as usize };
+        cloud.put(&format!("data/{input}"), &vec![id as u8; size]);
+        submitted.push(task(id, &[input]));
+    }
+    cloud.submit(&submitted);
+}
+
+#[track_caller]
+fn check(cloud: &Cloud, tasks: u64) {
+    for id in 0..tasks {
+        let key = format!("data/0_digest/{id:03}.dat.sha256");
+        assert!(cloud.object(&key).is_some(), "{key} is missing");
+    }
+}
+
+fn work(cloud: &Cloud) {
+    const TASKS: u64 = 60;
+    fill(cloud, TASKS);
+    let run = cloud.host(&["run", "--exit-when-empty", "--progress", "never", "--json"]).good();
+    let summary: Value = serde_json::from_str(&run.stdout).expect("a summary");
+    assert_eq!((&summary["done"], &summary["failed"]), (&json!(TASKS), &json!(0)), "{summary}");
+    check(cloud, TASKS);
+}
+
+#[test]
+fn on_sqs_and_s3() {
+    let cloud = Cloud::aws();
+    work(&cloud);
+    assert_eq!(cloud.status(&cloud.queue)["enqueued"], 0);
+}
+
+#[test]
+fn on_sqs_with_data_in_gcs() {
+    work(&Cloud::hybrid());
+}
+
+#[test]
+fn on_pubsub_and_gcs() {
+    work(&Cloud::google());
+}
+
+#[test]
+fn what_fails_is_reported_and_can_be_put_back() {
+    for cloud in [Cloud::aws(), Cloud::google()] {
+        cloud.put("data/0_input/1", b"one");
+        cloud.submit(&[task(1, &["0_input/1".to_owned()])]);
+        let args = ["run", "--max-tasks", "1", "--max-attempts", "2", "--retry-after", "10ms"];
+        let run = cloud.host(&args).code(3);
+        assert!(run.stdout.contains("1 given up"), "{}", run.stdout);
+        let errors = cloud.errors();
+        let listed = cloud.host(&["queue", "ls", &errors, "--json"]).good();
+        let report: Value = serde_json::from_str(listed.stdout.trim()).expect("a report");
+        let exception = report["message"]["exception"].as_str().expect("an exception");
+        assert!(
+            exception.contains("there is no component for tasks named `digest`"),
+            "{exception}"
+        );
+
+        cloud.push("digest");
+        cloud.host(&["queue", "redrive", "--dry-run"]).good();
+        cloud.host(&["queue", "redrive"]).good();
+        cloud.host(&["run", "--max-tasks", "1"]).good();
+        assert!(cloud.object("data/0_digest/1.sha256").is_some());
+    }
+}
+
+#[test]
+fn killed_hosts_lose_nothing() {
+    const TASKS: u64 = 60;
+    let cloud = Cloud::aws();
+    fill(&cloud, TASKS);
+    let args = ["run", "--lease", "4s", "--exit-when-empty", "--max-attempts", "100"];
+    for _ in 0..3 {
+        let host = cloud.start(&args);
+        let done = || -> BTreeSet<u64> {
+            let key = |id: &u64| format!("data/0_digest/{id:03}.dat.sha256");
+            (0..TASKS).filter(|id| cloud.object(&key(id)).is_some()).collect()
+        };
+        let before = done().len();
+        eventually("some work", || (done().len() > before || before as u64 == TASKS).then_some(()));
+        host.signal(Signal::KILL);
+    }
+    cloud.host(&args).good();
+    check(&cloud, TASKS);
+}
+
+#[test]
+fn an_idle_host_that_is_told_to_stop_strands_nothing() {
+    for cloud in [Cloud::aws(), Cloud::google()] {
+        cloud.push("digest");
+        cloud.submit(&[]);
+        let host = cloud.start(&["run", "--lease", "10m"]);
+        eventually("a start", || host.stderr().contains("lease").then_some(()));
+        // It is in the middle of a long poll, or about to begin one.
+        host.signal(Signal::TERM);
+        cloud.put("data/0_input/1", b"one");
+        cloud.submit(&[task(1, &["0_input/1".to_owned()])]);
+        host.wait().good();
+        // Nobody has it: another host gets it at once, not after ten minutes.
+        cloud.host(&["run", "--max-tasks", "1", "--for", "60s"]).good();
+        assert!(cloud.object("data/0_digest/1.sha256").is_some());
+    }
+}
