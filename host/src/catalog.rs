@@ -26,6 +26,8 @@ use crate::sandbox::{Guest, Sandbox};
 
 /// How long a name is taken to mean the digest it meant when it was last looked up.
 const FRESH: Duration = Duration::from_secs(1);
+/// The same where a look is a request to a cloud.
+const FRESH_REMOTE: Duration = Duration::from_secs(10);
 /// Components kept ready in memory.
 const READY: u64 = 256;
 
@@ -99,13 +101,14 @@ impl Catalog {
                 None
             }
         };
+        let fresh = if bucket.is_local() { FRESH } else { FRESH_REMOTE };
         Self {
             bucket,
             prefix,
             cache,
             sandbox,
             compiled,
-            names: Memory::builder().max_capacity(READY * 16).time_to_live(FRESH).build(),
+            names: Memory::builder().max_capacity(READY * 16).time_to_live(fresh).build(),
             ready: Memory::new(READY),
         }
     }
@@ -130,7 +133,7 @@ impl Catalog {
 
     async fn look_up(&self, name: &TaskName) -> Result<Blob, CatalogError> {
         let key = self.prefix.join(&name.file());
-        match self.cache.fetch(&*self.bucket, &key).await {
+        match self.cache.fetch(&*self.bucket, &key, Duration::ZERO).await {
             Ok(blob) => Ok(blob),
             Err(CacheError::Bucket(error)) if matches!(*error, BucketError::NotFound { .. }) => {
                 Err(CatalogError::NotFound { name: name.clone(), place: self.place(&key) })

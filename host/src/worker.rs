@@ -5,17 +5,19 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::bucket::{self, Bucket, BucketError};
+use crate::ahead::Ahead;
+use crate::bucket::{self, Access, Bucket, BucketError};
 use crate::cache::{Cache, CacheError, CacheOptions, Sharing};
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::key::Prefix;
 use crate::lease::{Lease, Leases};
 use crate::outage::Outages;
-use crate::prefetch::Ahead;
+use crate::prefetch::Prefetch;
 use crate::publish;
 use crate::queue::{self, Queue, QueueError};
 use crate::sandbox::Sandbox;
@@ -23,6 +25,9 @@ use crate::stats::Stats;
 use crate::task;
 use crate::verdict::Policy;
 use crate::workspace::{WorkspaceError, Workspaces};
+use quiet::Quiet;
+
+mod quiet;
 
 /// Messages that are leased in one go, at the most: what one SQS request brings.
 const MOST_AT_ONCE: usize = 10;
@@ -44,14 +49,12 @@ const BATCHES_AHEAD: usize = 4;
 pub struct Worker {
     pub(crate) stats: Arc<Stats>,
     pub(crate) outages: Outages,
-    pub(crate) inputs: Arc<dyn Bucket>,
+    pub(crate) inputs: Prefetch,
+    /// Where outputs go.
     pub(crate) bucket: Arc<dyn Bucket>,
     /// Where tasks can't publish: what is there is run.
     pub(crate) components: Option<Prefix>,
-    pub(crate) ahead: Ahead,
-    pub(crate) cache: Cache,
     pub(crate) workspaces: Workspaces,
-    pub(crate) sharing: Sharing,
     pub(crate) catalog: Catalog,
     pub(crate) sandbox: Arc<Sandbox>,
     pub(crate) publish_limits: publish::Limits,
@@ -115,11 +118,7 @@ impl Worker {
     /// Names what could not be opened.
     pub async fn open(config: Config) -> Result<Self, OpenError> {
         // The buckets first: who named a bad one is not to find queues made for nothing.
-        let bucket = bucket::open(&config.bucket, &config.bucket_access)?;
-        let inputs = match &config.input_bucket {
-            Some(url) => bucket::open(url, &config.bucket_access)?,
-            None => bucket.clone(),
-        };
+        let (bucket, inputs) = open_buckets(&config).await?;
         let queue = queue::open(&config.queue, &config.queue_access).await?;
         let error_queue = queue::open(&config.error_queue, &config.queue_access).await?;
         let done_queue = match &config.done_queue {
@@ -153,16 +152,19 @@ impl Worker {
         Ok(Self {
             stats: Arc::default(),
             outages: Outages::default(),
-            inputs,
+            inputs: Prefetch {
+                bucket: inputs,
+                cache,
+                freshness: config.freshness,
+                sharing,
+                ahead: Ahead::new(config.prefetch_bytes),
+            },
             bucket,
             components: match &config.components {
                 Some(dir) => bucket::prefix_of(dir, &config.bucket)?,
                 None => Some(config.component_prefix.clone()),
             },
-            ahead: Ahead::new(config.prefetch_bytes),
-            cache,
             workspaces,
-            sharing,
             catalog,
             sandbox,
             publish_limits: config.limits.into(),
@@ -287,6 +289,7 @@ impl Worker {
         let mut over = std::pin::pin!(over);
         let poll = if self.config.exit_when_empty { SHORT_POLL } else { LONG_POLL };
         let mut wait = poll;
+        let mut quiet = Quiet::default();
         loop {
             let next = async {
                 self.wait_for_services().await;
@@ -316,12 +319,17 @@ impl Worker {
                     for (lease, permit) in leased.into_iter().zip(permits) {
                         self.begin(lease, permit, tasks);
                     }
-                    if none && self.config.exit_when_empty && self.is_empty().await {
-                        return;
+                    if self.config.exit_when_empty {
+                        let is_idle = none && tasks.is_empty();
+                        let is_quiet = quiet.lasts(Instant::now(), is_idle, leases.last_return());
+                        if none && self.is_empty(is_quiet).await {
+                            return;
+                        }
                     }
                 }
                 Err(error) => {
                     drop(permits);
+                    quiet = Quiet::default();
                     let wait = self.outages.begins(&self.queue, &error);
                     tokio::select! {
                         () = tokio::time::sleep(wait) => {}
@@ -434,7 +442,7 @@ impl Worker {
     /// After a failure that may be a bucket's: asks whether one can't be reached at all, so
     /// that no task could be worked on.
     pub(crate) async fn is_bucket_out(&self) -> bool {
-        for bucket in [&self.inputs, &self.bucket] {
+        for bucket in [&self.inputs.bucket, &self.bucket] {
             if self.outages.is_out(bucket) {
                 return true;
             }
@@ -449,7 +457,7 @@ impl Worker {
     /// Waits until what can't be reached answers again: whoever leases tasks that can't be
     /// worked on only keeps them from others. The task queue is asked by leasing.
     async fn wait_for_services(&self) {
-        for bucket in [&self.inputs, &self.bucket] {
+        for bucket in [&self.inputs.bucket, &self.bucket] {
             let mut wait = Duration::from_secs(1);
             while self.outages.is_out(bucket) {
                 tokio::time::sleep(wait).await;
@@ -471,14 +479,33 @@ impl Worker {
         }
     }
 
-    /// True when the queue holds no message at all, leased or waiting.
-    async fn is_empty(&self) -> bool {
+    /// True when the queue holds no message at all, leased or waiting; of a queue that can't
+    /// count, when it has been quiet for long enough.
+    async fn is_empty(&self, is_quiet: bool) -> bool {
         match self.queue.counts().await {
-            Ok(counts) => counts.enqueued.unwrap_or(0) == 0,
+            Ok(counts) => counts.enqueued.map_or(is_quiet, |enqueued| enqueued == 0),
             Err(error) => {
                 tracing::warn!("{error}");
                 false
             }
         }
     }
+}
+
+/// The bucket that outputs go to, and the one that inputs come from, each asked whether it
+/// is there.
+async fn open_buckets(config: &Config) -> Result<(Arc<dyn Bucket>, Arc<dyn Bucket>), BucketError> {
+    let access = &config.bucket_access;
+    let Some(url) = &config.input_bucket else {
+        let bucket = bucket::open_for_outputs(&config.bucket, access).await?;
+        bucket.check().await?;
+        return Ok((bucket.clone(), bucket));
+    };
+    // Nobody may put outputs without credentials: what is open to everybody is the inputs.
+    let own = Access { anonymous: false, ..access.clone() };
+    let bucket = bucket::open_for_outputs(&config.bucket, &own).await?;
+    bucket.check().await?;
+    let inputs = bucket::open(url, access).await?;
+    inputs.check().await?;
+    Ok((bucket, inputs))
 }

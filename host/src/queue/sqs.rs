@@ -59,6 +59,8 @@ mod requests;
 mod settings;
 
 #[cfg(test)]
+mod fake;
+#[cfg(test)]
 mod tests;
 
 /// How long a delete waits for others.

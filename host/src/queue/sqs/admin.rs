@@ -34,7 +34,7 @@ const EMPTY: u32 = 2;
 /// A queue of SQS as its operator sees it.
 #[derive(Debug)]
 pub struct Admin {
-    queue: SqsQueue,
+    pub(super) queue: SqsQueue,
 }
 
 impl Admin {

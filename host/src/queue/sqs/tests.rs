@@ -11,10 +11,14 @@ use super::*;
 use crate::queue::address::Sqs;
 use crate::queue::conformance::{Subject, suite};
 
+mod documented;
+mod large;
 mod server;
 
 const NONE: Duration = Duration::ZERO;
+const SHORT: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn credentials() -> Credentials {
     Credentials::new("test", "test", None, None, "test")
