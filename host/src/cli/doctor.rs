@@ -204,7 +204,12 @@ async fn look_at_bucket(role: &str, url: &str, config: &Config, is_made: bool) -
             "`host component push FILE` puts a component there; --bucket names another bucket",
         );
     }
-    let opened = match bucket::open(url, &config.bucket_access) {
+    let opened = if role == "inputs" {
+        bucket::open(url, &config.bucket_access).await
+    } else {
+        bucket::open_for_outputs(url, &config.bucket_access).await
+    };
+    let opened = match opened {
         Ok(opened) => opened,
         Err(error) => return Finding::new(Level::Problem, subject, error.to_string()),
     };
@@ -235,6 +240,7 @@ async fn look_for_components(config: &Config) -> Finding {
         None => (
             format!("{}/{}", config.bucket.trim_end_matches('/'), config.component_prefix),
             bucket::open(&config.bucket, &config.bucket_access)
+                .await
                 .map(|b| (b, config.component_prefix.clone())),
         ),
     };
