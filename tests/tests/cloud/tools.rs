@@ -89,3 +89,25 @@ fn the_doctor_says_which_queue_is_not_there() {
     assert_eq!(missing("true"), ["note", "note"]);
     assert_eq!(cloud.host(&["queue", "status"]).code(1).stdout, "", "the doctor makes none");
 }
+
+#[test]
+fn tasks_go_to_pubsub_and_back_with_nothing_lost() {
+    let cloud = Cloud::google();
+    std::fs::write(cloud.file("tasks.jsonl"), lines(300)).unwrap();
+    cloud.host(&["submit", "tasks.jsonl"]).good();
+    let status = cloud.host(&["queue", "status"]).good().stdout;
+    assert!(status.contains("Enqueued: can't be counted"), "{status}");
+    let listed = cloud.host(&["queue", "ls", "-n", "3"]).good();
+    assert_eq!(listed.stdout.lines().count(), 3);
+    assert!(listed.stderr.contains("given back"), "{}", listed.stderr);
+    cloud.host(&["queue", "mv", &cloud.queue, "moved"]).good();
+    let mut ids: Vec<i64> = cloud
+        .place
+        .messages("moved")
+        .iter()
+        .filter_map(|message| message["basic_info"]["id"].as_i64())
+        .collect();
+    ids.sort_unstable();
+    assert!(ids.into_iter().eq(0..300));
+    assert_eq!(cloud.host(&["queue", "ls", "--json"]).good().stdout, "", "all are gone from there");
+}
