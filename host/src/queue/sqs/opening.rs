@@ -101,7 +101,7 @@ fn cant_open(failure: Failure, queue: &str, address: &Sqs, reached: &Reached) ->
             address.name()
         )),
         Failure::Denied(text) => {
-            invalid(format!("it can't be used with these credentials at {endpoint}: {text}"))
+            invalid(format!("it can't be used at {endpoint}: {text}"))
         }
         other => other.of_queue(queue, &format!("reaching SQS at {endpoint}")),
     }
