@@ -31,6 +31,8 @@ struct Shared {
     hold: Duration,
     held: Mutex<HashMap<u64, Arc<Held>>>,
     next: std::sync::atomic::AtomicU64,
+    /// When the last of those that were given back can be leased again.
+    returns: Mutex<Option<Instant>>,
 }
 
 /// What the heartbeat knows of one lease.
@@ -62,13 +64,16 @@ pub enum Settlement<'a> {
 }
 
 impl Leases {
-    /// Leases of `hold` each from `queue`. Has to be called within a runtime.
+    /// Leases of `hold` each from `queue`, or as long as it can make them. Has to be called
+    /// within a runtime.
     pub fn new(queue: Arc<dyn Queue>, hold: Duration) -> Self {
+        let hold = hold.min(queue.longest_hold());
         let shared = Arc::new(Shared {
             queue,
             hold,
             held: Mutex::default(),
             next: std::sync::atomic::AtomicU64::new(0),
+            returns: Mutex::default(),
         });
         let stop = CancellationToken::new();
         tokio::spawn(heartbeat(shared.clone(), stop.clone()));
@@ -85,6 +90,11 @@ impl Leases {
         // The queue counts from when it got the request, at the latest from now.
         let now = Instant::now();
         Ok(messages.into_iter().map(|message| shared.hold(message, now)).collect())
+    }
+
+    /// When the last of the messages that were given back here can be leased again.
+    pub fn last_return(&self) -> Option<Instant> {
+        *self.shared.returns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -105,6 +115,11 @@ impl Shared {
     /// When a lease ends that was asked for at this time.
     fn until(&self, receipt: &Receipt, asked: Instant) -> Instant {
         self.queue.until(receipt).unwrap_or(asked + self.hold)
+    }
+
+    fn returns_at(&self, time: Instant) {
+        let mut returns = self.returns.lock().unwrap_or_else(PoisonError::into_inner);
+        *returns = (*returns).max(Some(time));
     }
 
     fn all_held(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Held>>> {
@@ -234,6 +249,7 @@ impl Lease {
         match settlement {
             Settlement::Ack => self.shared.queue.ack(&receipt).await,
             Settlement::Release(after, why) => {
+                self.shared.returns_at(Instant::now() + after);
                 self.shared.queue.release(&receipt, after, why).await
             }
         }
@@ -307,6 +323,15 @@ mod tests {
         queue.release(&receipt, Duration::ZERO, Release::Uncounted).await.unwrap();
         *lease.held.until.lock().unwrap() -= RECENT;
         assert!(matches!(lease.confirm().await, Err(QueueError::LeaseLost { .. })));
+    }
+
+    #[tokio::test]
+    async fn it_is_known_when_what_was_given_back_returns() {
+        let (_queue, leases, lease) = leased().await;
+        assert_eq!(leases.last_return(), None);
+        let now = Instant::now();
+        lease.settle(Settlement::Release(HOLD, Release::Failed("x"))).await.unwrap();
+        assert!(leases.last_return().unwrap() >= now + HOLD);
     }
 
     #[tokio::test]

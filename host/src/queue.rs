@@ -17,9 +17,13 @@ pub mod address;
 pub(crate) mod conformance;
 pub mod file;
 pub mod memory;
+pub mod pubsub;
 pub mod sqs;
 
 use self::address::Address;
+
+/// The longest a lease lasts unless the service says less: what SQS allows.
+const LONGEST_HOLD: Duration = Duration::from_secs(12 * 3600);
 
 /// A message under lease.
 #[derive(Debug, Clone)]
@@ -148,6 +152,12 @@ pub trait Queue: fmt::Display + fmt::Debug + Send + Sync + 'static {
         None
     }
 
+    /// The longest time a lease can be made to last from now; who holds it for longer makes
+    /// it longer on the way.
+    fn longest_hold(&self) -> Duration {
+        LONGEST_HOLD
+    }
+
     /// Sends what is waiting to be sent with others, and gives back what a poll brings that
     /// was given up on but is still under way. After it, nothing is leased any more.
     async fn close(&self) {}
@@ -272,7 +282,7 @@ pub async fn open(url: &str, access: &Access) -> Result<Arc<dyn Queue>, QueueErr
     match Address::parse(url)? {
         Address::File { url, path } => Ok(Arc::new(file::FileQueue::open(&url, &path)?)),
         Address::Sqs(sqs) => Ok(Arc::new(sqs::SqsQueue::open(&sqs, access).await?)),
-        Address::PubSub(_) => Err(not_yet(url, access)),
+        Address::PubSub(at) => Ok(Arc::new(pubsub::PubSubQueue::open(url, &at, access).await?)),
     }
 }
 
@@ -284,12 +294,8 @@ pub async fn admin(url: &str, access: &Access) -> Result<Box<dyn Admin>, QueueEr
     match Address::parse(url)? {
         Address::File { url, path } => Ok(Box::new(file::Admin::open(&url, &path)?)),
         Address::Sqs(sqs) => Ok(Box::new(sqs::Admin::open(&sqs, access).await?)),
-        Address::PubSub(_) => Err(not_yet(url, access)),
+        Address::PubSub(at) => Ok(Box::new(pubsub::Admin::open(url, &at, access).await?)),
     }
-}
-
-fn not_yet(url: &str, _access: &Access) -> QueueError {
-    QueueError::Invalid { queue: url.to_owned(), problem: "this release has no such queues".into() }
 }
 
 #[cfg(test)]
