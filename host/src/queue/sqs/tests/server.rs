@@ -1,7 +1,5 @@
 //! Against the server that the test command starts.
 
-use futures_util::stream::StreamExt;
-
 use super::*;
 use crate::queue;
 
