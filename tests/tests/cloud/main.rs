@@ -4,4 +4,5 @@ mod deploy;
 mod faults;
 mod python;
 mod requests;
+mod tools;
 mod work;
