@@ -3,15 +3,20 @@
 //! Nothing below the library writes to the terminal; everything here does. What a script
 //! reads goes to standard output, what a person follows goes to standard error.
 
+mod carry;
 mod component;
 mod config;
 mod examine;
 mod exit;
+mod meter;
 mod new;
 mod probes;
 mod progress;
 mod queue;
+mod redrive;
+mod refusals;
 mod run;
+mod sender;
 mod settings;
 mod show;
 mod submit;

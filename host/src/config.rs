@@ -92,6 +92,17 @@ pub fn environment() -> Environment {
     std::env::vars_os().filter_map(text).collect()
 }
 
+/// Where Google's emulator of Pub/Sub listens, if it is to be used: `$PUBSUB_EMULATOR_HOST`.
+pub fn pubsub_emulator() -> Option<String> {
+    std::env::var("PUBSUB_EMULATOR_HOST").ok().filter(|host| !host.is_empty())
+}
+
+/// Where people who use python-task-queue keep a Google service account's key.
+pub fn google_secret() -> Option<PathBuf> {
+    let home = std::env::var_os("HOME").map(PathBuf::from).filter(|p| p.is_absolute())?;
+    Some(home.join(".cloudvolume/secrets/google-secret.json"))
+}
+
 /// Who runs this host, for reports: `$USER`, or the user's number.
 pub fn user_name() -> String {
     std::env::var("USER")

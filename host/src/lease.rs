@@ -31,6 +31,8 @@ struct Shared {
     hold: Duration,
     held: Mutex<HashMap<u64, Arc<Held>>>,
     next: std::sync::atomic::AtomicU64,
+    /// When the last of those that were given back can be leased again.
+    returns: Mutex<Option<Instant>>,
 }
 
 /// What the heartbeat knows of one lease.
@@ -62,13 +64,16 @@ pub enum Settlement<'a> {
 }
 
 impl Leases {
-    /// Leases of `hold` each from `queue`. Has to be called within a runtime.
+    /// Leases of `hold` each from `queue`, or as long as it can make them. Has to be called
+    /// within a runtime.
     pub fn new(queue: Arc<dyn Queue>, hold: Duration) -> Self {
+        let hold = hold.min(queue.longest_hold());
         let shared = Arc::new(Shared {
             queue,
             hold,
             held: Mutex::default(),
             next: std::sync::atomic::AtomicU64::new(0),
+            returns: Mutex::default(),
         });
         let stop = CancellationToken::new();
         tokio::spawn(heartbeat(shared.clone(), stop.clone()));
@@ -81,15 +86,21 @@ impl Leases {
     /// When the queue can't be asked.
     pub async fn lease(&self, max: usize, wait: Duration) -> Result<Vec<Lease>, QueueError> {
         let shared = &self.shared;
-        // The queue counts from when it got the request, at the latest from now.
         let messages = shared.queue.lease(max, shared.hold, wait).await?;
-        let until = Instant::now() + shared.hold;
-        Ok(messages.into_iter().map(|message| shared.hold(message, until)).collect())
+        // The queue counts from when it got the request, at the latest from now.
+        let now = Instant::now();
+        Ok(messages.into_iter().map(|message| shared.hold(message, now)).collect())
+    }
+
+    /// When the last of the messages that were given back here can be leased again.
+    pub fn last_return(&self) -> Option<Instant> {
+        *self.shared.returns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Shared {
-    fn hold(self: &Arc<Self>, message: Message, until: Instant) -> Lease {
+    fn hold(self: &Arc<Self>, message: Message, leased: Instant) -> Lease {
+        let until = self.until(&message.receipt, leased);
         let held = Arc::new(Held {
             id: message.id.clone(),
             receipt: tokio::sync::Mutex::new(Some(message.receipt.clone())),
@@ -99,6 +110,16 @@ impl Shared {
         let number = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.all_held().insert(number, held.clone());
         Lease { message, number, held, shared: self.clone(), started: false }
+    }
+
+    /// When a lease ends that was asked for at this time.
+    fn until(&self, receipt: &Receipt, asked: Instant) -> Instant {
+        self.queue.until(receipt).unwrap_or(asked + self.hold)
+    }
+
+    fn returns_at(&self, time: Instant) {
+        let mut returns = self.returns.lock().unwrap_or_else(PoisonError::into_inner);
+        *returns = (*returns).max(Some(time));
     }
 
     fn all_held(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Held>>> {
@@ -141,8 +162,9 @@ async fn renew(shared: &Shared, held: &Held) {
     let answer = tokio::time::timeout(rest, shared.queue.extend(current, shared.hold)).await;
     match answer {
         Ok(Ok(renewed)) => {
+            let until = shared.until(&renewed, asked);
             *receipt = Some(renewed);
-            *held.until.lock().unwrap_or_else(PoisonError::into_inner) = asked + shared.hold;
+            *held.until.lock().unwrap_or_else(PoisonError::into_inner) = until;
         }
         Ok(Err(error @ (QueueError::LeaseLost { .. } | QueueError::Invalid { .. }))) => {
             tracing::warn!(message = held.id, "{error}; its task is cancelled");
@@ -227,6 +249,7 @@ impl Lease {
         match settlement {
             Settlement::Ack => self.shared.queue.ack(&receipt).await,
             Settlement::Release(after, why) => {
+                self.shared.returns_at(Instant::now() + after);
                 self.shared.queue.release(&receipt, after, why).await
             }
         }
@@ -300,6 +323,15 @@ mod tests {
         queue.release(&receipt, Duration::ZERO, Release::Uncounted).await.unwrap();
         *lease.held.until.lock().unwrap() -= RECENT;
         assert!(matches!(lease.confirm().await, Err(QueueError::LeaseLost { .. })));
+    }
+
+    #[tokio::test]
+    async fn it_is_known_when_what_was_given_back_returns() {
+        let (_queue, leases, lease) = leased().await;
+        assert_eq!(leases.last_return(), None);
+        let now = Instant::now();
+        lease.settle(Settlement::Release(HOLD, Release::Failed("x"))).await.unwrap();
+        assert!(leases.last_return().unwrap() >= now + HOLD);
     }
 
     #[tokio::test]

@@ -10,14 +10,20 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+use tokio::time::Instant;
 
 pub mod address;
 #[cfg(test)]
 pub(crate) mod conformance;
 pub mod file;
 pub mod memory;
+pub mod pubsub;
+pub mod sqs;
 
 use self::address::Address;
+
+/// The longest a lease lasts unless the service says less: what SQS allows.
+const LONGEST_HOLD: Duration = Duration::from_secs(12 * 3600);
 
 /// A message under lease.
 #[derive(Debug, Clone)]
@@ -139,6 +145,19 @@ pub trait Queue: fmt::Display + fmt::Debug + Send + Sync + 'static {
         1
     }
 
+    /// When the lease ends by this host's clock, at the earliest, where the queue knows that
+    /// better than who asked for it: a service may hold a message for a limited time only, or
+    /// begin to count before its answer is here.
+    fn until(&self, _receipt: &Receipt) -> Option<Instant> {
+        None
+    }
+
+    /// The longest time a lease can be made to last from now; who holds it for longer makes
+    /// it longer on the way.
+    fn longest_hold(&self) -> Duration {
+        LONGEST_HOLD
+    }
+
     /// Sends what is waiting to be sent with others, and gives back what a poll brings that
     /// was given up on but is still under way. After it, nothing is leased any more.
     async fn close(&self) {}
@@ -208,6 +227,36 @@ pub trait Admin: fmt::Display + fmt::Debug + Send + Sync {
     /// Removes all messages, and sets the counters to zero. Who holds a message loses it.
     /// Returns how many there were, where that can be known.
     async fn purge(&self) -> Result<Option<u64>, QueueError>;
+
+    /// Waits until what was leased to be looked at is given back: also when a stream of
+    /// messages was dropped before its end.
+    async fn close(&self) {}
+
+    /// How the queue is set up, as far as it has settings.
+    async fn facts(&self) -> Result<Facts, QueueError> {
+        Ok(Facts::default())
+    }
+}
+
+/// How a queue is set up: what a host's own settings have to fit to.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+pub struct Facts {
+    /// How long a message is leased to those who don't say for how long.
+    pub visibility: Option<Duration>,
+    /// How often a message may be received before it is moved away.
+    pub receive_limit: Option<u32>,
+    /// Where it is moved to.
+    pub dead_letter_queue: Option<String>,
+    /// How long a message is kept.
+    pub retention: Option<Duration>,
+    /// Bytes of the longest message.
+    pub longest_message: Option<u64>,
+    /// How long one host may hold a message, however often its lease is extended.
+    pub longest_hold: Option<Duration>,
+    /// Messages are given out in an order, and so not all at once.
+    pub is_ordered: bool,
+    /// What else a person should know.
+    pub notes: Vec<String>,
 }
 
 /// How cloud queues are reached, and what may be done to have them.
@@ -232,7 +281,8 @@ pub struct Access {
 pub async fn open(url: &str, access: &Access) -> Result<Arc<dyn Queue>, QueueError> {
     match Address::parse(url)? {
         Address::File { url, path } => Ok(Arc::new(file::FileQueue::open(&url, &path)?)),
-        Address::Sqs(_) | Address::PubSub(_) => Err(not_yet(url, access)),
+        Address::Sqs(sqs) => Ok(Arc::new(sqs::SqsQueue::open(&sqs, access).await?)),
+        Address::PubSub(at) => Ok(Arc::new(pubsub::PubSubQueue::open(url, &at, access).await?)),
     }
 }
 
@@ -243,12 +293,9 @@ pub async fn open(url: &str, access: &Access) -> Result<Arc<dyn Queue>, QueueErr
 pub async fn admin(url: &str, access: &Access) -> Result<Box<dyn Admin>, QueueError> {
     match Address::parse(url)? {
         Address::File { url, path } => Ok(Box::new(file::Admin::open(&url, &path)?)),
-        Address::Sqs(_) | Address::PubSub(_) => Err(not_yet(url, access)),
+        Address::Sqs(sqs) => Ok(Box::new(sqs::Admin::open(&sqs, access).await?)),
+        Address::PubSub(at) => Ok(Box::new(pubsub::Admin::open(url, &at, access).await?)),
     }
-}
-
-fn not_yet(url: &str, _access: &Access) -> QueueError {
-    QueueError::Invalid { queue: url.to_owned(), problem: "this release has no such queues".into() }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -24,6 +25,9 @@ use crate::stats::Stats;
 use crate::task;
 use crate::verdict::Policy;
 use crate::workspace::{WorkspaceError, Workspaces};
+use quiet::Quiet;
+
+mod quiet;
 
 /// Messages that are leased in one go, at the most: what one SQS request brings.
 const MOST_AT_ONCE: usize = 10;
@@ -288,6 +292,7 @@ impl Worker {
         let mut over = std::pin::pin!(over);
         let poll = if self.config.exit_when_empty { SHORT_POLL } else { LONG_POLL };
         let mut wait = poll;
+        let mut quiet = Quiet::default();
         loop {
             let next = async {
                 self.wait_for_services().await;
@@ -317,12 +322,17 @@ impl Worker {
                     for (lease, permit) in leased.into_iter().zip(permits) {
                         self.begin(lease, permit, tasks);
                     }
-                    if none && self.config.exit_when_empty && self.is_empty().await {
-                        return;
+                    if self.config.exit_when_empty {
+                        let is_idle = none && tasks.is_empty();
+                        let is_quiet = quiet.lasts(Instant::now(), is_idle, leases.last_return());
+                        if none && self.is_empty(is_quiet).await {
+                            return;
+                        }
                     }
                 }
                 Err(error) => {
                     drop(permits);
+                    quiet = Quiet::default();
                     let wait = self.outages.begins(&self.queue, &error);
                     tokio::select! {
                         () = tokio::time::sleep(wait) => {}
@@ -472,10 +482,11 @@ impl Worker {
         }
     }
 
-    /// True when the queue holds no message at all, leased or waiting.
-    async fn is_empty(&self) -> bool {
+    /// True when the queue holds no message at all, leased or waiting; of a queue that can't
+    /// count, when it has been quiet for long enough.
+    async fn is_empty(&self, is_quiet: bool) -> bool {
         match self.queue.counts().await {
-            Ok(counts) => counts.enqueued.unwrap_or(0) == 0,
+            Ok(counts) => counts.enqueued.map_or(is_quiet, |enqueued| enqueued == 0),
             Err(error) => {
                 tracing::warn!("{error}");
                 false

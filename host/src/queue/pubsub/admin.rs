@@ -1,0 +1,254 @@
+//! A queue of Pub/Sub as its operator sees it.
+//!
+//! There is no way to see a message but to receive it, and no way to take a message from
+//! whoever holds it, but for all that were published before a moment.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
+use gcloud_googleapis::pubsub::v1::seek_request::Target;
+use gcloud_googleapis::pubsub::v1::{SeekRequest, Subscription};
+use tokio::time::Instant;
+
+use super::client::{ANSWER, Client, Kind, routed};
+use super::envelope::{self, Envelope};
+use super::{IDS, LONGEST_HOLD, PubSubQueue, Shared, pull, send, setup};
+use crate::queue::address::PubSub;
+use crate::queue::{self, Access, Counts, Facts, Listed, QueueError};
+
+/// Messages that are looked at in one go.
+const LOOK: usize = 100;
+/// When the service says that there is no message, it is asked once more for so long.
+const LAST_LOOK: Duration = Duration::from_secs(3);
+
+/// A queue of Pub/Sub.
+#[derive(Debug)]
+pub struct Admin {
+    pub(super) queue: PubSubQueue,
+    at: PubSub,
+}
+
+impl Admin {
+    /// Opens the queue, which must exist.
+    pub async fn open(url: &str, at: &PubSub, access: &Access) -> Result<Self, QueueError> {
+        Self::with(Client::connect(url).await?, at, access).await
+    }
+
+    pub(super) async fn with(
+        client: Client,
+        at: &PubSub,
+        access: &Access,
+    ) -> Result<Self, QueueError> {
+        let access = Access { create: false, ..access.clone() };
+        let queue = PubSubQueue::with(client, at, &access).await?;
+        Ok(Self { queue, at: at.clone() })
+    }
+}
+
+#[async_trait]
+impl queue::Admin for Admin {
+    async fn counts(&self) -> Result<Counts, QueueError> {
+        Ok(Counts::default())
+    }
+
+    fn messages(&self) -> BoxStream<'_, Result<Listed, QueueError>> {
+        let looking = Looking {
+            shared: self.queue.shared.clone(),
+            seen: VecDeque::new(),
+            held: Vec::new(),
+            has_ended: false,
+        };
+        let next = |mut looking: Looking| async {
+            let next = looking.next().await?;
+            Some((next, looking))
+        };
+        stream::unfold(looking, next).boxed()
+    }
+
+    async fn release_all(&self) -> Result<u64, QueueError> {
+        Err(self.queue.shared.client.invalid(
+            "Pub/Sub can't take leases from their holders; they end by themselves after at most \
+             600 seconds unless their holder renews them",
+        ))
+    }
+
+    async fn rezero(&self) -> Result<(), QueueError> {
+        Err(self.queue.shared.client.invalid("Pub/Sub has no counters that could be set to zero"))
+    }
+
+    async fn purge(&self) -> Result<Option<u64>, QueueError> {
+        let shared = &*self.queue.shared;
+        let subscription = shared.subscription()?;
+        let request = SeekRequest {
+            subscription: subscription.to_owned(),
+            target: Some(Target::Time(SystemTime::now().into())),
+        };
+        let seek = || async {
+            let request = routed("subscription", subscription, request.clone());
+            shared.client.subscriber().seek(request).await
+        };
+        let sought = shared.client.tried(Kind::Other, ANSWER, seek).await;
+        sought.map_err(|error| shared.client.error("removing all messages", &error))?;
+        Ok(None)
+    }
+
+    async fn facts(&self) -> Result<Facts, QueueError> {
+        let facts = Facts {
+            longest_message: Some(send::BYTES as u64),
+            longest_hold: Some(LONGEST_HOLD),
+            ..Facts::default()
+        };
+        let client = &self.queue.shared.client;
+        if self.at.subscription.is_none() {
+            return Ok(facts);
+        }
+        let found = setup::look_up(client, &self.at).await;
+        let found = found.map_err(|e| client.error("looking for the subscription", &e))?;
+        Ok(of(&found, facts))
+    }
+}
+
+/// What a subscription says of itself.
+fn of(found: &Subscription, facts: Facts) -> Facts {
+    let mut notes = Vec::new();
+    let policy = found.dead_letter_policy.as_ref();
+    if policy.is_some() {
+        notes.push(
+            "every delivery counts for the dead letter policy, also one that is only listed or \
+             given back by a host that stops"
+                .to_owned(),
+        );
+    } else {
+        notes.push(
+            "there is no dead letter policy, so a task that kills its host is tried without end"
+                .to_owned(),
+        );
+    }
+    if found.enable_exactly_once_delivery {
+        notes.push("delivery is exactly once".to_owned());
+    }
+    if !found.filter.is_empty() {
+        notes.push(format!("only messages that match this filter come in: {}", found.filter));
+    }
+    if let Some(retry) = &found.retry_policy {
+        let least = retry.minimum_backoff.and_then(|d| Duration::try_from(d).ok());
+        let most = retry.maximum_backoff.and_then(|d| Duration::try_from(d).ok());
+        notes.push(format!(
+            "a message that is given back waits for {:?} to {:?} more",
+            least.unwrap_or(Duration::from_secs(10)),
+            most.unwrap_or(Duration::from_secs(600))
+        ));
+    }
+    if let Some(time) = found.expiration_policy.as_ref().and_then(|policy| policy.ttl) {
+        let time = Duration::try_from(time).unwrap_or_default();
+        notes.push(format!("the subscription is deleted after {time:?} without a host"));
+    }
+    Facts {
+        visibility: u64::try_from(found.ack_deadline_seconds).ok().map(Duration::from_secs),
+        receive_limit: policy.and_then(|policy| u32::try_from(policy.max_delivery_attempts).ok()),
+        dead_letter_queue: policy.map(|policy| format!("pubsub://{}", policy.dead_letter_topic)),
+        retention: found.message_retention_duration.and_then(|d| Duration::try_from(d).ok()),
+        is_ordered: found.enable_message_ordering,
+        notes,
+        ..facts
+    }
+}
+
+/// A look at all messages, which are held until it ends.
+struct Looking {
+    shared: Arc<Shared>,
+    /// Those that are still to be shown.
+    seen: VecDeque<Envelope>,
+    /// Acknowledgement ids of all, and until when they are held.
+    held: Vec<(Instant, Vec<String>)>,
+    has_ended: bool,
+}
+
+impl Looking {
+    async fn next(&mut self) -> Option<Result<Listed, QueueError>> {
+        if self.seen.is_empty() && !self.has_ended {
+            match self.look().await {
+                Ok(()) => self.has_ended = self.seen.is_empty(),
+                Err(error) => {
+                    self.has_ended = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+        let Some(envelope) = self.seen.pop_front() else {
+            let ids = self.ids();
+            self.shared.give_back(ids).await;
+            return None;
+        };
+        let since_1970 = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).ok();
+        let rest = envelope.rest(SystemTime::now());
+        Some(Ok(Listed {
+            due: (!rest.is_zero()).then(|| since_1970(SystemTime::now() + rest)).flatten(),
+            sent: envelope.published.and_then(since_1970),
+            id: envelope.id,
+            body: envelope.body,
+        }))
+    }
+
+    /// Gets more messages, and holds on to those that it has.
+    async fn look(&mut self) -> Result<(), QueueError> {
+        let shared = self.shared.clone();
+        let failed = |error| shared.client.error("holding messages", &error);
+        for (until, ids) in &mut self.held {
+            if until.saturating_duration_since(Instant::now()) < LONGEST_HOLD / 2 {
+                *until = Instant::now() + LONGEST_HOLD;
+                shared.set_deadline(ids.clone(), LONGEST_HOLD).await.map_err(failed)?;
+            }
+        }
+        let mut received = pull::pull(&shared, LOOK, None).await?;
+        if received.is_empty() {
+            received = pull::pull(&shared, LOOK, Some(LAST_LOOK)).await?;
+        }
+        let opened: Vec<_> = received.into_iter().map(envelope::open).collect();
+        let ids: Vec<String> = opened.iter().map(|(id, _)| id.clone()).collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let until = Instant::now() + LONGEST_HOLD;
+        match self.held.last_mut() {
+            // A request less for each, when they are held on to.
+            Some((last, all)) if until - *last < LAST_LOOK && all.len() + ids.len() <= IDS => {
+                all.extend(ids.iter().cloned());
+            }
+            _ => self.held.push((until, ids.clone())),
+        }
+        shared.set_deadline(ids, LONGEST_HOLD).await.map_err(failed)?;
+        self.seen.extend(opened.into_iter().map(|(_, envelope)| envelope));
+        Ok(())
+    }
+
+    fn ids(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.held).into_iter().flat_map(|(_, ids)| ids).collect()
+    }
+}
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        let ids = self.ids();
+        if ids.is_empty() {
+            return;
+        }
+        // Somebody has seen enough.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let shared = self.shared.clone();
+            let giving_back = async move { shared.give_back(ids).await };
+            self.shared.under_way.spawn_on(giving_back, &runtime);
+        }
+    }
+}
+
+impl fmt::Display for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.queue.fmt(f)
+    }
+}

@@ -1,0 +1,199 @@
+//! A task's message as Pub/Sub carries it. Pure.
+//!
+//! Pub/Sub can't change a message that it holds. What the next host is to know of the
+//! executions that failed therefore goes into the attributes of a copy, which takes the
+//! message's place:
+//!
+//! ```text
+//! task-host-id           the id the message was first sent with
+//! task-host-attempts     executions that count
+//! task-host-failure-N    why the last of them failed, oldest first
+//! task-host-delay-ms     how long after it was published the copy may be leased
+//! task-host-empty        there because a message may not be quite empty
+//! ```
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use gcloud_googleapis::pubsub::v1::{PubsubMessage, ReceivedMessage};
+
+const ID: &str = "task-host-id";
+const ATTEMPTS: &str = "task-host-attempts";
+const FAILURE: &str = "task-host-failure-";
+const DELAY: &str = "task-host-delay-ms";
+const EMPTY: &str = "task-host-empty";
+/// The reasons that are kept, the last of them.
+const REASONS: usize = 10;
+/// The longest value of an attribute, as the service takes it.
+const LONGEST_VALUE: usize = 1024;
+/// A delay that nobody asked for: whoever wrote it was not this program.
+const LONGEST_DELAY: Duration = Duration::from_secs(31 * 24 * 3600);
+
+/// A message that was received.
+#[derive(Debug, Clone)]
+pub(super) struct Envelope {
+    pub(super) id: String,
+    pub(super) body: Bytes,
+    pub(super) attempts: u32,
+    pub(super) failures: Vec<String>,
+    /// True when the service counts deliveries, for its dead letter policy.
+    pub(super) is_counted: bool,
+    pub(super) published: Option<SystemTime>,
+    delay: Duration,
+    ordering_key: String,
+    /// The producer's own.
+    attributes: HashMap<String, String>,
+}
+
+/// Takes a received message apart: the acknowledgement id, and what it is for.
+pub(super) fn open(received: ReceivedMessage) -> (String, Envelope) {
+    let message = received.message.unwrap_or_default();
+    let (ours, attributes): (HashMap<_, _>, HashMap<_, _>) =
+        message.attributes.into_iter().partition(|(name, _)| name.starts_with("task-host-"));
+    let number = |name: &str| ours.get(name).and_then(|text| text.parse::<u64>().ok());
+    let attempts = number(ATTEMPTS).map_or(0, |n| u32::try_from(n).unwrap_or(u32::MAX));
+    let deliveries = u32::try_from(received.delivery_attempt).unwrap_or(0);
+    let envelope = Envelope {
+        id: ours.get(ID).cloned().unwrap_or(message.message_id),
+        body: message.data.into(),
+        // This delivery is not one that failed.
+        attempts: attempts.max(deliveries.saturating_sub(1)),
+        failures: (1..=REASONS)
+            .map_while(|n| ours.get(&format!("{FAILURE}{n}")).cloned())
+            .collect(),
+        is_counted: deliveries > 0,
+        published: message.publish_time.and_then(|time| SystemTime::try_from(time).ok()),
+        delay: Duration::from_millis(number(DELAY).unwrap_or(0)).min(LONGEST_DELAY),
+        ordering_key: message.ordering_key,
+        attributes,
+    };
+    (received.ack_id, envelope)
+}
+
+/// A message as it is sent first.
+pub(super) fn first(body: &Bytes, group: Option<&str>) -> PubsubMessage {
+    let mut message = PubsubMessage { data: body.to_vec(), ..PubsubMessage::default() };
+    message.ordering_key = group.unwrap_or_default().to_owned();
+    mark_empty(&mut message);
+    message
+}
+
+/// What a message takes of a request, in bytes, a few more at the most.
+pub(super) fn size(message: &PubsubMessage) -> usize {
+    let attributes = message.attributes.iter().map(|(name, value)| name.len() + value.len() + 16);
+    message.data.len() + message.ordering_key.len() + attributes.sum::<usize>() + 32
+}
+
+impl Envelope {
+    /// How long after `now` the message is to wait, by the clock of whoever published it:
+    /// none, if it may be leased.
+    pub(super) fn rest(&self, now: SystemTime) -> Duration {
+        let due = self.published.and_then(|published| published.checked_add(self.delay));
+        due.and_then(|due| due.duration_since(now).ok()).unwrap_or_default().min(self.delay)
+    }
+
+    /// The copy that takes the message's place after an execution that failed.
+    pub(super) fn again(&self, after: Duration, reason: &str) -> PubsubMessage {
+        let mut attributes = self.attributes.clone();
+        attributes.insert(ID.to_owned(), self.id.clone());
+        let attempts = self.attempts.saturating_add(1);
+        attributes.insert(ATTEMPTS.to_owned(), attempts.to_string());
+        if !after.is_zero() {
+            attributes.insert(DELAY.to_owned(), after.as_millis().to_string());
+        }
+        let reasons: Vec<&str> =
+            self.failures.iter().map(String::as_str).chain([shortened(reason)]).collect();
+        let kept = &reasons[reasons.len().saturating_sub(REASONS)..];
+        for (n, reason) in (1..).zip(kept) {
+            attributes.insert(format!("{FAILURE}{n}"), (*reason).to_owned());
+        }
+        let mut message = PubsubMessage {
+            data: self.body.to_vec(),
+            attributes,
+            ordering_key: self.ordering_key.clone(),
+            ..PubsubMessage::default()
+        };
+        mark_empty(&mut message);
+        message
+    }
+}
+
+fn mark_empty(message: &mut PubsubMessage) {
+    if message.data.is_empty() {
+        message.attributes.insert(EMPTY.to_owned(), "1".to_owned());
+    }
+}
+
+/// As much of a text as an attribute takes.
+fn shortened(text: &str) -> &str {
+    &text[..text.floor_char_boundary(LONGEST_VALUE)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The message as it comes back from the service.
+    fn delivered(message: PubsubMessage, delivery_attempt: i32) -> Envelope {
+        let message = Some(PubsubMessage {
+            message_id: "new".to_owned(),
+            publish_time: Some(SystemTime::UNIX_EPOCH.into()),
+            ..message
+        });
+        open(ReceivedMessage { ack_id: "a".to_owned(), message, delivery_attempt }).1
+    }
+
+    #[test]
+    fn a_copy_keeps_what_the_producer_sent_and_counts_one_more() {
+        let mut sent = first(&Bytes::from_static(b"{}"), Some("group"));
+        sent.attributes.insert("colour".to_owned(), "red".to_owned());
+        sent.message_id = "old".to_owned();
+        let received = ReceivedMessage { message: Some(sent), ..ReceivedMessage::default() };
+        let (_, before) = open(received);
+        let copy = before.again(Duration::ZERO, "line\n\"ü\"");
+        assert_eq!(copy.attributes["colour"], "red");
+        assert_eq!(copy.ordering_key, "group");
+        let after = delivered(copy, 0);
+        assert_eq!((&*after.id, &*after.body, after.attempts), ("old", &b"{}"[..], 1));
+        assert_eq!(after.failures, ["line\n\"ü\""]);
+        let last = delivered(after.again(Duration::ZERO, "b"), 0);
+        assert_eq!((&*last.id, last.attempts, last.failures.len()), ("old", 2, 2));
+    }
+
+    #[test]
+    fn no_more_is_written_than_the_service_takes() {
+        let mut message = delivered(first(&Bytes::new(), None), 0);
+        assert!(message.body.is_empty());
+        for n in 0..30 {
+            let reason = format!("{n} {}", "é".repeat(2000));
+            let copy = message.again(Duration::from_secs(1), &reason);
+            assert!(copy.attributes.len() <= 20, "{}", copy.attributes.len());
+            assert!(copy.attributes.values().all(|value| value.len() <= LONGEST_VALUE));
+            message = delivered(copy, 0);
+        }
+        assert_eq!((message.attempts, message.failures.len()), (30, REASONS));
+        assert!(message.failures[0].starts_with("20 "), "{}", &message.failures[0][..9]);
+    }
+
+    #[test]
+    fn a_copy_waits_from_when_it_was_published() {
+        let second = Duration::from_secs(1);
+        let now = SystemTime::UNIX_EPOCH + 60 * second;
+        let plain = delivered(first(&Bytes::from_static(b"x"), None), 0);
+        assert_eq!(plain.rest(now), Duration::ZERO);
+        let copy = delivered(plain.again(100 * second, "x"), 0);
+        assert_eq!(copy.rest(now), 40 * second);
+        assert_eq!(copy.rest(now + 50 * second), Duration::ZERO);
+        // A clock that is a day behind makes nobody wait for a day.
+        let copy = delivered(plain.again(second, "x"), 0);
+        assert_eq!(copy.rest(SystemTime::UNIX_EPOCH - 24 * 3600 * second), second);
+    }
+
+    #[test]
+    fn where_the_service_counts_its_count_is_taken() {
+        let message = delivered(first(&Bytes::from_static(b"x"), None), 3);
+        assert_eq!((message.attempts, message.is_counted), (2, true));
+        assert!(!delivered(first(&Bytes::from_static(b"x"), None), 0).is_counted);
+    }
+}

@@ -1,0 +1,222 @@
+//! How messages come in.
+//!
+//! A pull that is cancelled may have messages on their way to it, which are then leased to
+//! nobody. So no pull is cancelled: it runs in a task of its own, is short, and tells the
+//! service its end. What it brings when nobody waits for it any more is given back.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use gcloud_gax::grpc::{Code, Response, Status};
+use gcloud_googleapis::pubsub::v1::{PullRequest, PullResponse, ReceivedMessage};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::client::{ANSWER, Kind, routed};
+use super::envelope::{self, Envelope};
+use super::held::Held;
+use super::{IDS, LONGEST_HOLD, Shared};
+use crate::queue::{Message, QueueError};
+
+/// How long one pull waits: as long as a host that stops may have to wait for its end.
+const LONGEST: Duration = Duration::from_secs(5);
+/// And how long at least, for it to be worth it.
+const SHORTEST: Duration = Duration::from_secs(1);
+/// Who does not want to wait for longer than this has the service answer at once.
+const SHORT: Duration = Duration::from_secs(2);
+/// Between two looks that are answered at once.
+const PAUSE: Duration = Duration::from_millis(200);
+/// How far the service's clock may go from ours in the time of a pull.
+const ABOUT: Duration = Duration::from_millis(200);
+/// The most that one request brings.
+const MOST: usize = 1000;
+
+/// Messages on their way to whoever asked for them. What is dropped is given back.
+pub(super) struct Found {
+    messages: Vec<Message>,
+    shared: Arc<Shared>,
+}
+
+/// Leases up to `max` messages, waiting up to `wait` for the first.
+pub(super) async fn lease(
+    shared: &Arc<Shared>,
+    max: usize,
+    hold: Duration,
+    wait: Duration,
+) -> Result<Found, QueueError> {
+    let (answer, found) = oneshot::channel();
+    let looking = shared.clone();
+    shared.under_way.spawn(async move {
+        let mut answer = answer;
+        let found = look(&looking, max, hold, wait, &mut answer).await;
+        // If nobody is there to take it, it is dropped here.
+        let _ = answer.send(found);
+    });
+    found.await.unwrap_or_else(|_| Err(shared.client.invalid("the runtime is shutting down")))
+}
+
+type Answer = oneshot::Sender<Result<Found, QueueError>>;
+
+async fn look(
+    shared: &Arc<Shared>,
+    max: usize,
+    hold: Duration,
+    wait: Duration,
+    answer: &mut Answer,
+) -> Result<Found, QueueError> {
+    let until = Instant::now() + wait;
+    loop {
+        let rest = until.saturating_duration_since(Instant::now());
+        let wait = (wait >= SHORT).then(|| rest.clamp(SHORTEST, LONGEST));
+        let received = pull(shared, max, wait).await?;
+        let were_any = !received.is_empty();
+        let found = take(shared, received, hold).await?;
+        let is_over = Instant::now() >= until || answer.is_closed();
+        if !found.messages.is_empty() || (is_over && !were_any) || shared.closing.is_cancelled() {
+            return Ok(found);
+        }
+        if !were_any {
+            tokio::select! {
+                () = tokio::time::sleep_until(until.min(Instant::now() + PAUSE)) => {}
+                () = answer.closed() => {}
+            }
+        }
+    }
+}
+
+/// Asks for messages once, and has the service wait for one, or answer at once. Nobody has
+/// leased them yet: they are held for as long as the subscription says, from when they were
+/// sent.
+pub(super) async fn pull(
+    shared: &Shared,
+    max: usize,
+    wait: Option<Duration>,
+) -> Result<Vec<ReceivedMessage>, QueueError> {
+    let subscription = shared.subscription()?;
+    #[expect(deprecated, reason = "there is no other way to learn that there is no message")]
+    let request = PullRequest {
+        subscription: subscription.to_owned(),
+        return_immediately: wait.is_none(),
+        max_messages: i32::try_from(max.min(MOST)).unwrap_or(i32::MAX),
+    };
+    let ask = || async {
+        let mut request = routed("subscription", subscription, request.clone());
+        let Some(wait) = wait else { return shared.client.subscriber().pull(request).await };
+        request.set_timeout(wait);
+        let asked = Instant::now();
+        match shared.client.subscriber().pull(request).await {
+            Err(status) if is_end(&status) && asked.elapsed() + ABOUT >= wait => {
+                Ok(Response::new(PullResponse::default()))
+            }
+            answer => answer,
+        }
+    };
+    let received = shared.client.tried(Kind::Receive, ANSWER, ask).await;
+    let received = received.map_err(|e| shared.client.error("receiving messages", &e))?;
+    Ok(received.received_messages)
+}
+
+/// How a pull ends whose time is over, here or there.
+fn is_end(status: &Status) -> bool {
+    matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled)
+}
+
+/// Leases what was received, but for copies whose time has not come, which are put off.
+async fn take(
+    shared: &Arc<Shared>,
+    received: Vec<ReceivedMessage>,
+    hold: Duration,
+) -> Result<Found, QueueError> {
+    let mut found = Found { messages: Vec::new(), shared: shared.clone() };
+    if received.is_empty() {
+        return Ok(found);
+    }
+    let now = SystemTime::now();
+    let (later, due): (Vec<_>, Vec<_>) =
+        received.into_iter().map(envelope::open).partition(|(_, e)| !e.rest(now).is_zero());
+    for (ack_id, envelope) in later {
+        let rest = envelope.rest(now).min(LONGEST_HOLD);
+        if let Err(status) = shared.set_deadline(vec![ack_id], rest).await {
+            // It is back a little early, or a little late, and is then put off again.
+            tracing::debug!("{}", shared.client.error("putting off a message", &status));
+        }
+    }
+    for due in split(due) {
+        let until = Instant::now() + hold;
+        let ids: Vec<String> = due.iter().map(|(ack_id, _)| ack_id.clone()).collect();
+        let lost = match shared.set_deadline(ids, hold).await {
+            Ok(()) => Vec::new(),
+            Err(status) => failed(shared, &status)?,
+        };
+        let due = due.into_iter().filter(|(ack_id, _)| !lost.contains(ack_id));
+        found.enter(due.collect(), until);
+    }
+    Ok(found)
+}
+
+/// Those whose lease had already ended: they come again. Else, what failed.
+fn failed(shared: &Shared, status: &Status) -> Result<Vec<String>, QueueError> {
+    match super::status::lost(status) {
+        lost if lost.is_empty() => Err(shared.client.error("leasing messages", status)),
+        lost => Ok(lost),
+    }
+}
+
+/// What fits into one request each.
+fn split<T>(mut all: Vec<T>) -> Vec<Vec<T>> {
+    let mut parts = Vec::new();
+    while all.len() > IDS {
+        let rest = all.split_off(IDS);
+        parts.push(std::mem::replace(&mut all, rest));
+    }
+    if !all.is_empty() {
+        parts.push(all);
+    }
+    parts
+}
+
+impl Found {
+    fn enter(&mut self, due: Vec<(String, Envelope)>, until: Instant) {
+        let due: Vec<(String, Arc<Envelope>)> =
+            due.into_iter().map(|(ack_id, envelope)| (ack_id, Arc::new(envelope))).collect();
+        let held = due.iter().map(|(ack_id, envelope)| Held {
+            ack_id: ack_id.clone(),
+            until,
+            envelope: envelope.clone(),
+        });
+        let receipts = self.shared.held.enter(held.collect());
+        let messages = due.iter().zip(receipts).map(|((_, envelope), receipt)| Message {
+            id: envelope.id.clone(),
+            body: envelope.body.clone(),
+            receipt,
+            attempts: envelope.attempts,
+            failures: envelope.failures.clone(),
+        });
+        self.messages.extend(messages);
+    }
+
+    /// Hands them over.
+    pub(super) fn take(mut self) -> Vec<Message> {
+        std::mem::take(&mut self.messages)
+    }
+}
+
+impl Drop for Found {
+    fn drop(&mut self) {
+        if self.messages.is_empty() {
+            return;
+        }
+        let table = &self.shared.held;
+        let held: Vec<Held> = self.messages.iter().filter_map(|m| table.get(&m.receipt)).collect();
+        for message in &self.messages {
+            table.end(&message.receipt);
+        }
+        // Without a runtime the process is at its end, and they return when their leases end.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let shared = self.shared.clone();
+            let ids = held.into_iter().map(|held| held.ack_id).collect();
+            let giving_back = async move { shared.give_back(ids).await };
+            self.shared.under_way.spawn_on(giving_back, &runtime);
+        }
+    }
+}

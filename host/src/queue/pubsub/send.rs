@@ -1,0 +1,109 @@
+//! Sending: many messages in one request, several requests at once.
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream;
+use gcloud_googleapis::pubsub::v1::{PublishRequest, PubsubMessage};
+
+use super::client::{ANSWER, Kind, routed};
+use super::{Shared, envelope};
+use crate::queue::QueueError;
+
+/// The most that a request takes, in messages and in bytes; and a message, in bytes.
+const MESSAGES: usize = 1000;
+pub(super) const BYTES: usize = 10_000_000 - 4096;
+/// Requests that are under way at once.
+const AT_ONCE: usize = 8;
+
+impl Shared {
+    /// Sends messages. The answer has one entry for each body, in their order.
+    pub(super) async fn send(&self, bodies: &[Bytes]) -> Vec<Result<(), QueueError>> {
+        let batches = batches(bodies.iter().map(Bytes::len));
+        // Messages with an ordering key are in the order in which they were sent.
+        let at_once = if self.group.is_some() { 1 } else { AT_ONCE };
+        let sent = stream::iter(batches).map(|batch| async {
+            let bodies = &bodies[batch];
+            let one = |body| envelope::first(body, self.group.as_deref());
+            let result = match bodies {
+                [body] if body.len() > BYTES => Err(self.client.invalid(format!(
+                    "a message of {} bytes is too large: Pub/Sub takes up to 10 MB",
+                    body.len()
+                ))),
+                _ => self.publish(bodies.iter().map(one).collect()).await,
+            };
+            // Each message has an error of its own.
+            let again = |result: &Result<(), QueueError>| match result {
+                Ok(()) => Ok(()),
+                Err(error) => Err(copy(error)),
+            };
+            bodies.iter().map(|_| again(&result)).collect::<Vec<_>>()
+        });
+        sent.buffered(at_once).concat().await
+    }
+
+    /// Sends messages in one request, which they fit into.
+    pub(super) async fn publish(&self, messages: Vec<PubsubMessage>) -> Result<(), QueueError> {
+        let request = PublishRequest { topic: self.topic.clone(), messages };
+        let publish = || async {
+            let request = routed("topic", &self.topic, request.clone());
+            self.client.publisher().publish(request).await
+        };
+        match self.client.tried(Kind::Send, ANSWER, publish).await {
+            Ok(_ids) => Ok(()),
+            Err(error) => Err(self.client.error("sending messages", &error)),
+        }
+    }
+}
+
+fn copy(error: &QueueError) -> QueueError {
+    match error {
+        QueueError::LeaseLost { queue, id } => {
+            QueueError::LeaseLost { queue: queue.clone(), id: id.clone() }
+        }
+        QueueError::Unavailable { queue, doing, source } => {
+            super::status::unavailable(queue, doing, source.to_string())
+        }
+        QueueError::Invalid { queue, problem } => {
+            QueueError::Invalid { queue: queue.clone(), problem: problem.clone() }
+        }
+    }
+}
+
+/// Which messages of these lengths go into which request. One that is too large for any is
+/// alone in its own.
+fn batches(lengths: impl Iterator<Item = usize>) -> Vec<std::ops::Range<usize>> {
+    let overhead = envelope::size(&PubsubMessage::default()) + 300;
+    let mut batches: Vec<std::ops::Range<usize>> = Vec::new();
+    let mut room = 0;
+    for (n, length) in lengths.enumerate() {
+        let size = length + overhead;
+        match batches.last_mut() {
+            Some(batch) if size <= room && batch.len() < MESSAGES => {
+                batch.end = n + 1;
+                room -= size;
+            }
+            _ => {
+                batches.push(n..n + 1);
+                room = BYTES.saturating_sub(size);
+            }
+        }
+    }
+    batches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_holds_as_much_as_the_service_takes() {
+        let sizes = |lengths: &[usize]| -> Vec<usize> {
+            batches(lengths.iter().copied()).into_iter().map(|batch| batch.len()).collect()
+        };
+        assert_eq!(sizes(&[]), [0; 0]);
+        assert_eq!(sizes(&[100; 2500]), [1000, 1000, 500]);
+        assert_eq!(sizes(&[4_000_000; 5]), [2, 2, 1]);
+        assert_eq!(sizes(&[1, 20_000_000, 1, 1]), [1, 1, 2]);
+        assert_eq!(sizes(&[BYTES, 1]), [1, 1]);
+    }
+}

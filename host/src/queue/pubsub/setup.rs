@@ -1,0 +1,177 @@
+//! The topic and the subscription: whether they are there and fit, and how they are made.
+
+use std::time::Duration;
+
+use gcloud_gax::grpc::{Code, Status};
+use gcloud_googleapis::pubsub::v1::{
+    ExpirationPolicy, GetSubscriptionRequest, GetTopicRequest, ListTopicSubscriptionsRequest,
+    Subscription, Topic,
+};
+
+use super::client::{ANSWER, Client, Kind, routed};
+use crate::queue::QueueError;
+use crate::queue::address::PubSub;
+
+/// How long a message that came in may be unclaimed: what a host that died just then held.
+const ACK_DEADLINE: i32 = 60;
+/// How long messages are kept.
+const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
+/// What the service calls the topic of a subscription whose topic is gone.
+const DELETED: &str = "_deleted-topic_";
+
+/// The full name of the topic.
+pub(super) fn topic(at: &PubSub) -> String {
+    format!("projects/{}/topics/{}", at.project, at.topic)
+}
+
+/// The full name of the subscription.
+pub(super) fn subscription(at: &PubSub) -> Option<String> {
+    let name = at.subscription.as_ref()?;
+    Some(format!("projects/{}/subscriptions/{name}", at.project))
+}
+
+/// Makes sure that messages which are sent to the topic come to the subscription: a topic
+/// without one forgets them. Makes what is missing, if `create` says so.
+pub(super) async fn check(client: &Client, at: &PubSub, create: bool) -> Result<(), QueueError> {
+    let doing = "looking for the topic";
+    let topic = match look_up_topic(client, at).await {
+        Err(error) if error.code() == Code::NotFound => {
+            if !create {
+                return Err(client.invalid(format!(
+                    "there is no topic {} in project {}; --create-queues makes it, and so does \
+                     `gcloud pubsub topics create {0} --project {1}`",
+                    at.topic, at.project
+                )));
+            }
+            make_topic(client, at).await?
+        }
+        topic => topic.map_err(|error| client.error(doing, &error))?,
+    };
+    if at.subscription.is_none() {
+        return check_listeners(client, at, &topic).await;
+    }
+    let found = match look_up(client, at).await {
+        Err(error) if error.code() == Code::NotFound => None,
+        found => Some(found.map_err(|e| client.error("looking for the subscription", &e))?),
+    };
+    match found {
+        Some(found) => fits(&found, at).map_err(|problem| client.invalid(problem)),
+        None if create => make_subscription(client, at).await,
+        None => {
+            let name = at.subscription.as_deref().unwrap_or_default();
+            Err(client.invalid(format!(
+                "there is no subscription {name} in project {}; --create-queues makes it, and so \
+                 does `gcloud pubsub subscriptions create {name} --topic {} --project {0} \
+                 --ack-deadline {ACK_DEADLINE} --expiration-period never`",
+                at.project, at.topic
+            )))
+        }
+    }
+}
+
+/// The subscription as it is.
+pub(super) async fn look_up(client: &Client, at: &PubSub) -> Result<Subscription, Status> {
+    let name = subscription(at).unwrap_or_default();
+    let get = || async {
+        let request = GetSubscriptionRequest { subscription: name.clone() };
+        client.subscriber().get_subscription(routed("subscription", &name, request)).await
+    };
+    client.tried(Kind::Other, ANSWER, get).await
+}
+
+async fn look_up_topic(client: &Client, at: &PubSub) -> Result<Topic, Status> {
+    let name = topic(at);
+    let get = || async {
+        let request = GetTopicRequest { topic: name.clone() };
+        client.publisher().get_topic(routed("topic", &name, request)).await
+    };
+    client.tried(Kind::Other, ANSWER, get).await
+}
+
+/// What makes a subscription no use for tasks.
+fn fits(found: &Subscription, at: &PubSub) -> Result<(), String> {
+    let name = at.subscription.as_deref().unwrap_or_default();
+    let is_pushed = found.push_config.as_ref().is_some_and(|push| !push.push_endpoint.is_empty());
+    let is_exported = found.bigquery_config.as_ref().is_some_and(|to| !to.table.is_empty())
+        || found.cloud_storage_config.as_ref().is_some_and(|to| !to.bucket.is_empty());
+    if found.topic == DELETED {
+        Err(format!("the topic of subscription {name} was deleted; make another subscription"))
+    } else if found.topic != topic(at) {
+        Err(format!("subscription {name} is of {}, not of {}", found.topic, topic(at)))
+    } else if found.detached {
+        Err(format!("subscription {name} is detached from its topic; make another"))
+    } else if is_pushed || is_exported {
+        Err(format!("subscription {name} sends its messages elsewhere; tasks take a pull one"))
+    } else {
+        Ok(())
+    }
+}
+
+/// A topic that nobody listens to and that keeps nothing loses what it is sent.
+async fn check_listeners(client: &Client, at: &PubSub, found: &Topic) -> Result<(), QueueError> {
+    if found.message_retention_duration.is_some() {
+        return Ok(());
+    }
+    let name = topic(at);
+    let list = || async {
+        let request = ListTopicSubscriptionsRequest {
+            topic: name.clone(),
+            page_size: 1,
+            page_token: String::new(),
+        };
+        let request = routed("topic", &name, request);
+        client.publisher().list_topic_subscriptions(request).await
+    };
+    let listed = client.tried(Kind::Other, ANSWER, list).await;
+    let listed = listed.map_err(|e| client.error("looking for the topic's subscriptions", &e))?;
+    if listed.subscriptions.is_empty() {
+        return Err(client.invalid(format!(
+            "topic {} has no subscription, and would lose what is sent to it; name one: \
+             pubsub://{name}/subscriptions/SUBSCRIPTION, which --create-queues makes",
+            at.topic
+        )));
+    }
+    Ok(())
+}
+
+async fn make_topic(client: &Client, at: &PubSub) -> Result<Topic, QueueError> {
+    let topic = Topic { name: topic(at), ..Topic::default() };
+    let create = || async {
+        client.publisher().create_topic(routed("name", &topic.name, topic.clone())).await
+    };
+    match client.tried(Kind::Other, ANSWER, create).await {
+        Ok(made) => {
+            client.made();
+            tracing::info!("made {}", made.name);
+            Ok(made)
+        }
+        // Another host was faster.
+        Err(error) if error.code() == Code::AlreadyExists => Ok(topic),
+        Err(error) => Err(client.error("making the topic", &error)),
+    }
+}
+
+async fn make_subscription(client: &Client, at: &PubSub) -> Result<(), QueueError> {
+    let subscription = Subscription {
+        name: subscription(at).unwrap_or_default(),
+        topic: topic(at),
+        ack_deadline_seconds: ACK_DEADLINE,
+        message_retention_duration: RETENTION.try_into().ok(),
+        // One that is set but has no time never expires.
+        expiration_policy: Some(ExpirationPolicy::default()),
+        ..Subscription::default()
+    };
+    let create = || async {
+        let request = routed("name", &subscription.name, subscription.clone());
+        client.subscriber().create_subscription(request).await
+    };
+    match client.tried(Kind::Other, ANSWER, create).await {
+        Ok(made) => {
+            client.made();
+            tracing::info!("made {}", made.name);
+            Ok(())
+        }
+        Err(error) if error.code() == Code::AlreadyExists => Ok(()),
+        Err(error) => Err(client.error("making the subscription", &error)),
+    }
+}

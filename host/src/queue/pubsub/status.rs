@@ -1,0 +1,160 @@
+//! What an answer that is no success means. Pure.
+//!
+//! On a subscription with exactly-once delivery the service says of each lease whether what
+//! was asked under it took place: a `google.rpc.ErrorInfo` in the answer's details has, for
+//! each acknowledgement id that failed, `TRANSIENT_FAILURE_…` or `PERMANENT_FAILURE_…`.
+
+use std::collections::HashMap;
+
+use gcloud_gax::grpc::{Code, Status};
+use prost::Message as _;
+
+use crate::queue::QueueError;
+
+const ERROR_INFO: &str = "type.googleapis.com/google.rpc.ErrorInfo";
+const TRANSIENT: &str = "TRANSIENT_";
+const INVALID_ACK_ID: &str = "PERMANENT_FAILURE_INVALID_ACK_ID";
+
+/// `google.rpc.ErrorInfo`, of google/rpc/error_details.proto.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct ErrorInfo {
+    #[prost(string, tag = "1")]
+    pub(super) reason: String,
+    #[prost(string, tag = "2")]
+    pub(super) domain: String,
+    #[prost(map = "string, string", tag = "3")]
+    pub(super) metadata: HashMap<String, String>,
+}
+
+/// What became of each acknowledgement id that failed, as far as the service says.
+fn failures(status: &Status) -> HashMap<String, String> {
+    let Ok(details) = gcloud_googleapis::rpc::Status::decode(status.details()) else {
+        return HashMap::new();
+    };
+    let info = details.details.into_iter().filter(|detail| detail.type_url == ERROR_INFO);
+    info.filter_map(|detail| ErrorInfo::decode(&*detail.value).ok())
+        .flat_map(|info| info.metadata)
+        .collect()
+}
+
+/// The acknowledgement ids whose lease has ended, where the service says so.
+pub(super) fn lost(status: &Status) -> Vec<String> {
+    let lost = |(id, why): (String, String)| (why == INVALID_ACK_ID).then_some(id);
+    failures(status).into_iter().filter_map(lost).collect()
+}
+
+/// True when the same request may succeed a moment later.
+pub(super) fn is_transient(status: &Status) -> bool {
+    match status.code() {
+        // What a broken connection looks like differs with the moment at which it broke.
+        Code::Unavailable
+        | Code::Unknown
+        | Code::Cancelled
+        | Code::Aborted
+        | Code::Internal
+        | Code::DeadlineExceeded
+        | Code::ResourceExhausted => lost(status).is_empty(),
+        _ => failures(status).values().any(|why| why.starts_with(TRANSIENT)),
+    }
+}
+
+/// The error for the queue's user: `doing` is what failed.
+pub(super) fn error(queue: &str, doing: &str, status: &Status) -> QueueError {
+    let cure = match status.code() {
+        Code::PermissionDenied => {
+            "; the account in use needs roles/pubsub.subscriber and roles/pubsub.viewer on the \
+             subscription, and roles/pubsub.publisher and roles/pubsub.viewer on the topics"
+        }
+        Code::Unauthenticated => "; are the credentials still good, and is this machine's clock?",
+        Code::NotFound => "; --create-queues makes what is missing",
+        _ => "",
+    };
+    let said = format!("{}{cure}", said(status));
+    if is_transient(status) || status.code() == Code::Unauthenticated {
+        unavailable(queue, doing, said)
+    } else {
+        QueueError::Invalid { queue: queue.to_owned(), problem: format!("{doing} failed: {said}") }
+    }
+}
+
+/// The error for what may work when it is tried again.
+pub(super) fn unavailable(queue: &str, doing: &str, said: impl Into<String>) -> QueueError {
+    QueueError::Unavailable {
+        queue: queue.to_owned(),
+        doing: doing.to_owned(),
+        source: said.into().into(),
+    }
+}
+
+/// What the service, or the way to it, said.
+fn said(status: &Status) -> String {
+    let mut text = format!("{:?}", status.code());
+    if !status.message().is_empty() {
+        text = format!("{text}: {}", status.message());
+    }
+    chain(text, std::error::Error::source(status))
+}
+
+/// A text with all that is below it, where that says something more.
+pub(super) fn chain(mut text: String, mut below: Option<&dyn std::error::Error>) -> String {
+    while let Some(cause) = below {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        below = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+pub(super) fn with_failures(code: Code, ids: &[(&str, &str)]) -> Status {
+    let info = ErrorInfo {
+        reason: "EXACTLY_ONCE_ACKID_FAILURE".to_owned(),
+        domain: "pubsub.googleapis.com".to_owned(),
+        metadata: ids.iter().map(|(id, why)| (id.to_string(), why.to_string())).collect(),
+    };
+    let mut details = gcloud_googleapis::rpc::Status::default();
+    details.code = code as i32;
+    details.details.push(Default::default());
+    details.details[0].type_url = ERROR_INFO.to_owned();
+    details.details[0].value = info.encode_to_vec();
+    Status::with_details(code, "Some acknowledgement ids failed", details.encode_to_vec().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_that_ended_is_told_from_what_may_work_in_a_moment() {
+        let gone = with_failures(Code::FailedPrecondition, &[("a", INVALID_ACK_ID)]);
+        assert_eq!((lost(&gone), is_transient(&gone)), (vec!["a".to_owned()], false));
+        // Whatever the code says.
+        let gone = with_failures(Code::Unknown, &[("a", INVALID_ACK_ID)]);
+        assert_eq!((lost(&gone), is_transient(&gone)), (vec!["a".to_owned()], false));
+        let busy = with_failures(Code::FailedPrecondition, &[("a", "TRANSIENT_FAILURE_BUSY")]);
+        assert_eq!((lost(&busy), is_transient(&busy)), (vec![], true));
+        let other = with_failures(Code::FailedPrecondition, &[("a", "PERMANENT_FAILURE_OTHER")]);
+        assert_eq!((lost(&other), is_transient(&other)), (vec![], false));
+        let plain = Status::failed_precondition("no details");
+        assert_eq!((lost(&plain), is_transient(&plain)), (vec![], false));
+    }
+
+    #[test]
+    fn an_error_says_whether_to_try_again_and_what_to_do() {
+        let check = |code: Code, again: bool, text: &str| {
+            let error = error("pubsub://q", "receiving messages", &Status::new(code, "why"));
+            assert_eq!(matches!(error, QueueError::Unavailable { .. }), again, "{error}");
+            let all = format!("{error}");
+            assert!(all.starts_with("pubsub://q: receiving messages failed: "), "{all}");
+            assert!(all.contains(text), "{all}");
+        };
+        check(Code::Unavailable, true, "Unavailable: why");
+        check(Code::ResourceExhausted, true, "ResourceExhausted: why");
+        check(Code::PermissionDenied, false, "needs roles/pubsub.subscriber");
+        check(Code::Unauthenticated, true, "clock");
+        check(Code::NotFound, false, "--create-queues");
+        check(Code::InvalidArgument, false, "InvalidArgument: why");
+    }
+}
