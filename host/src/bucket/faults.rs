@@ -558,6 +558,22 @@ async fn an_upload_that_is_given_up_while_it_begins_is_aborted_too() {
 }
 
 #[tokio::test]
+async fn a_folder_that_a_console_made_is_no_object() {
+    let subject = s3().await;
+    let endpoint = server("TASK_HOST_TEST_AWS");
+    let text = subject.bucket.to_string();
+    let name = text.trim_start_matches("s3://").split('/').next().unwrap();
+    for folder in ["", "d/", "d/e/"] {
+        let path = format!("/{name}/some/prefix%20%C3%A4/{folder}");
+        let made = ask(&endpoint, "PUT", &path, "").await;
+        assert!(made.starts_with("HTTP/1.1 200"), "{made}");
+    }
+    subject.put("d/e/1", b"one").await;
+    subject.put("d/empty", b"").await;
+    assert_eq!(subject.list("").await, [("d/e/1".to_owned(), 3), ("d/empty".to_owned(), 0)]);
+}
+
+#[tokio::test]
 async fn what_is_uploaded_to_s3_has_a_checksum_that_the_service_verifies() {
     let server = Server::new(|_| Answer::Send(say("200 OK", &[("etag", "\"v\"")], b""))).await;
     let bucket = server.s3().await;

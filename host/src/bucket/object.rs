@@ -213,6 +213,14 @@ impl Drop for Upload {
     }
 }
 
+/// The consoles of clouds make a folder by an empty object whose key ends with a slash, which
+/// the store leaves away. It comes just before what is in the folder.
+fn is_folder(meta: &ObjectMeta, next: &object_store::Result<ObjectMeta>) -> bool {
+    let Ok(next) = next else { return false };
+    let rest = next.location.as_ref().strip_prefix(meta.location.as_ref());
+    meta.size == 0 && rest.is_some_and(|rest| rest.starts_with('/'))
+}
+
 async fn read(file: Arc<File>, range: Range<u64>) -> io::Result<Bytes> {
     let read = move || {
         let mut bytes = vec![0; (range.end - range.start) as usize];
@@ -270,16 +278,26 @@ impl Bucket for ObjectBucket {
                 Err(error) => return failed(self.failed("listing", prefix, error.into())),
             },
         };
-        self.reads()
-            .list(path.as_ref())
-            .filter_map(move |found| {
-                let listed = match found {
-                    Err(error) => Some(Err(self.failed("listing", &shown, error))),
-                    Ok(meta) => self.listed(&meta).map(Ok),
-                };
-                async move { listed }
-            })
-            .boxed()
+        let found = self.reads().list(path.as_ref()).peekable();
+        stream::unfold(Box::pin(found), move |mut found| {
+            let shown = shown.clone();
+            async move {
+                loop {
+                    let listed = match found.next().await? {
+                        Err(error) => Some(Err(self.failed("listing", &shown, error))),
+                        Ok(meta) => {
+                            let next = found.as_mut().peek().await;
+                            let is_folder = next.is_some_and(|next| is_folder(&meta, next));
+                            if is_folder { None } else { self.listed(&meta).map(Ok) }
+                        }
+                    };
+                    if let Some(listed) = listed {
+                        return Some((listed, found));
+                    }
+                }
+            }
+        })
+        .boxed()
     }
 
     fn is_local(&self) -> bool {
