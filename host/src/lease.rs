@@ -86,10 +86,10 @@ impl Leases {
     /// When the queue can't be asked.
     pub async fn lease(&self, max: usize, wait: Duration) -> Result<Vec<Lease>, QueueError> {
         let shared = &self.shared;
-        // The queue counts from when it got the request, at the latest from now.
         let messages = shared.queue.lease(max, shared.hold, wait).await?;
-        let until = Instant::now() + shared.hold;
-        Ok(messages.into_iter().map(|message| shared.hold(message, until)).collect())
+        // The queue counts from when it got the request, at the latest from now.
+        let now = Instant::now();
+        Ok(messages.into_iter().map(|message| shared.hold(message, now)).collect())
     }
 
     /// When the last of the messages that were given back here can be leased again.
@@ -99,7 +99,8 @@ impl Leases {
 }
 
 impl Shared {
-    fn hold(self: &Arc<Self>, message: Message, until: Instant) -> Lease {
+    fn hold(self: &Arc<Self>, message: Message, leased: Instant) -> Lease {
+        let until = self.until(&message.receipt, leased);
         let held = Arc::new(Held {
             id: message.id.clone(),
             receipt: tokio::sync::Mutex::new(Some(message.receipt.clone())),
@@ -114,6 +115,11 @@ impl Shared {
     fn returns_at(&self, time: Instant) {
         let mut returns = self.returns.lock().unwrap_or_else(PoisonError::into_inner);
         *returns = (*returns).max(Some(time));
+    }
+
+    /// When a lease ends that was asked for at this time.
+    fn until(&self, receipt: &Receipt, asked: Instant) -> Instant {
+        self.queue.until(receipt).unwrap_or(asked + self.hold)
     }
 
     fn all_held(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Held>>> {
@@ -156,8 +162,9 @@ async fn renew(shared: &Shared, held: &Held) {
     let answer = tokio::time::timeout(rest, shared.queue.extend(current, shared.hold)).await;
     match answer {
         Ok(Ok(renewed)) => {
+            let until = shared.until(&renewed, asked);
             *receipt = Some(renewed);
-            *held.until.lock().unwrap_or_else(PoisonError::into_inner) = asked + shared.hold;
+            *held.until.lock().unwrap_or_else(PoisonError::into_inner) = until;
         }
         Ok(Err(error @ (QueueError::LeaseLost { .. } | QueueError::Invalid { .. }))) => {
             tracing::warn!(message = held.id, "{error}; its task is cancelled");

@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+use tokio::time::Instant;
 
 pub mod address;
 #[cfg(test)]
@@ -17,6 +18,7 @@ pub(crate) mod conformance;
 pub mod file;
 pub mod memory;
 pub mod pubsub;
+pub mod sqs;
 
 use self::address::Address;
 
@@ -149,6 +151,13 @@ pub trait Queue: fmt::Display + fmt::Debug + Send + Sync + 'static {
         LONGEST_HOLD
     }
 
+    /// When the lease ends by this host's clock, at the earliest, where the queue knows that
+    /// better than who asked for it: a service may hold a message for a limited time only, or
+    /// begin to count before its answer is here.
+    fn until(&self, _receipt: &Receipt) -> Option<Instant> {
+        None
+    }
+
     /// Sends what is waiting to be sent with others, and gives back what a poll brings that
     /// was given up on but is still under way. After it, nothing is leased any more.
     async fn close(&self) {}
@@ -219,30 +228,30 @@ pub trait Admin: fmt::Display + fmt::Debug + Send + Sync {
     /// Returns how many there were, where that can be known.
     async fn purge(&self) -> Result<Option<u64>, QueueError>;
 
-    /// How the queue is set up.
+    /// How the queue is set up, as far as it has settings.
     async fn facts(&self) -> Result<Facts, QueueError> {
         Ok(Facts::default())
     }
 }
 
-/// How a queue is set up. What doesn't apply or can't be known is `None`.
+/// How a queue is set up: what a host's own settings have to fit to.
 #[derive(Debug, Clone, Default, serde::Serialize)]
 pub struct Facts {
-    /// How long a lease lasts if whoever takes it does not say.
+    /// How long a message is leased to those who don't say for how long.
     pub visibility: Option<Duration>,
-    /// Deliveries after which the service moves a message to the dead letter queue.
+    /// How often a message may be received before it is moved away.
     pub receive_limit: Option<u32>,
-    /// URL or name of that queue.
+    /// Where it is moved to.
     pub dead_letter_queue: Option<String>,
-    /// How long the service keeps a message.
+    /// How long a message is kept.
     pub retention: Option<Duration>,
-    /// The largest message, in bytes.
+    /// Bytes of the longest message.
     pub longest_message: Option<u64>,
-    /// The longest a lease can be made to last from now.
+    /// How long one host may hold a message, however often its lease is extended.
     pub longest_hold: Option<Duration>,
-    /// True when messages are given out in an order.
+    /// Messages are given out in an order, and so not all at once.
     pub is_ordered: bool,
-    /// What else a user should know, a sentence each.
+    /// What else a person should know.
     pub notes: Vec<String>,
 }
 
@@ -269,7 +278,7 @@ pub async fn open(url: &str, access: &Access) -> Result<Arc<dyn Queue>, QueueErr
     match Address::parse(url)? {
         Address::File { url, path } => Ok(Arc::new(file::FileQueue::open(&url, &path)?)),
         Address::PubSub(at) => Ok(Arc::new(pubsub::PubSubQueue::open(url, &at, access).await?)),
-        Address::Sqs(_) => Err(not_yet(url, access)),
+        Address::Sqs(sqs) => Ok(Arc::new(sqs::SqsQueue::open(&sqs, access).await?)),
     }
 }
 
@@ -281,12 +290,8 @@ pub async fn admin(url: &str, access: &Access) -> Result<Box<dyn Admin>, QueueEr
     match Address::parse(url)? {
         Address::File { url, path } => Ok(Box::new(file::Admin::open(&url, &path)?)),
         Address::PubSub(at) => Ok(Box::new(pubsub::Admin::open(url, &at, access).await?)),
-        Address::Sqs(_) => Err(not_yet(url, access)),
+        Address::Sqs(sqs) => Ok(Box::new(sqs::Admin::open(&sqs, access).await?)),
     }
-}
-
-fn not_yet(url: &str, _access: &Access) -> QueueError {
-    QueueError::Invalid { queue: url.to_owned(), problem: "this release has no such queues".into() }
 }
 
 #[cfg(test)]

@@ -16,19 +16,24 @@ use super::{Message, Queue, QueueError, Receipt, Release};
 pub(crate) struct Subject {
     ours: Arc<dyn Queue>,
     theirs: Arc<dyn Queue>,
-    lacks: Lacks,
+    memory: Memory,
+    texts_only: bool,
+    limit: Option<usize>,
+    polls: bool,
     _keep: Box<dyn Any + Send>,
 }
 
-/// What a service can't do, for which its users are told what to expect instead.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Lacks {
-    /// Nothing can be noted on a message under lease: an execution that ended with its host
-    /// is not counted.
-    pub(crate) notes: bool,
-    /// The service can't be told at once that nobody waits any more: what it sends then is
-    /// given back, a moment later.
-    pub(crate) recall: bool,
+/// What a queue can know of the executions of earlier leases.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Memory {
+    /// Those that were started, and why they failed.
+    Starts,
+    /// The same, but that a lease that ran out counts whether anything was started or not.
+    Receives,
+    /// How often the message was leased, and nothing else.
+    ReceivesOnly,
+    /// Those that failed, and why; what ended with its host leaves no trace.
+    Failures,
 }
 
 impl Subject {
@@ -38,11 +43,45 @@ impl Subject {
         keep: impl Any + Send,
     ) -> Subject {
         let _keep = Box::new(keep);
-        Subject { ours, theirs, lacks: Lacks::default(), _keep }
+        let (memory, texts_only, limit, polls) = (Memory::Starts, false, None, false);
+        Subject { ours, theirs, memory, texts_only, limit, polls, _keep }
     }
 
-    pub(crate) fn lacking(self, lacks: Lacks) -> Subject {
-        Subject { lacks, ..self }
+    /// A lease that ran out counts as an attempt, also if nothing was started under it.
+    pub(crate) fn counting_receives(mut self) -> Subject {
+        self.memory = Memory::Receives;
+        self
+    }
+
+    /// Every lease counts as an attempt, and reasons are forgotten.
+    pub(crate) fn counting_receives_only(mut self) -> Subject {
+        self.memory = Memory::ReceivesOnly;
+        self
+    }
+
+    /// Only executions that failed count as attempts, not those that ended with their host.
+    pub(crate) fn counting_failures(mut self) -> Subject {
+        self.memory = Memory::Failures;
+        self
+    }
+
+    /// Bodies have to be text, of one character at least and without control characters.
+    pub(crate) fn texts_only(mut self) -> Subject {
+        self.texts_only = true;
+        self
+    }
+
+    /// A body of more bytes than these is refused.
+    pub(crate) fn limited_to(mut self, bytes: usize) -> Subject {
+        self.limit = Some(bytes);
+        self
+    }
+
+    /// What a wait brings that was given up on is there for the next caller of the same host,
+    /// and for others after the host has closed the queue.
+    pub(crate) fn polling(mut self) -> Subject {
+        self.polls = true;
+        self
     }
 }
 
@@ -67,6 +106,11 @@ macro_rules! suite {
             a_wait_ends_when_a_message_comes
             a_wait_ends_without_one_when_it_is_over
             a_wait_that_is_given_up_strands_nothing
+            what_a_wait_brings_after_it_was_given_up_is_given_back_at_the_close
+            what_waits_to_be_settled_is_settled_at_the_close
+            a_poison_message_tells_how_often_it_was_tried
+            a_body_that_is_too_large_is_refused_and_the_others_are_sent
+            what_the_queue_cannot_carry_is_refused
         );
     };
     (@ $make:block $($promise:ident)*) => {
@@ -116,7 +160,9 @@ async fn check_lost(queue: &Arc<dyn Queue>, receipt: &Receipt) {
 }
 
 pub(crate) async fn a_body_is_delivered_byte_for_byte(q: Subject) {
-    let large = format!("{{\"text\": \"{}\"}}", "ü€𝄞\\n".repeat(100_000));
+    let room = q.limit.map_or(1_100_000, |limit| limit - 100);
+    let large = format!("{{\"text\": \"{}\"}}", "ü€𝄞\\n".repeat(room / 11));
+    let empty = if q.texts_only { " " } else { "" };
     let bodies = [
         r#"{"basic_info": {"id": 4, "name": "NO_OP"}, "payload_info": "text"}"#,
         "{ \"n\" : 123456789012345678901234567890.10, \"a\":{} }\n",
@@ -125,7 +171,7 @@ pub(crate) async fn a_body_is_delivered_byte_for_byte(q: Subject) {
         "{}",
         "[1, 2]",
         "not JSON } at all",
-        "",
+        empty,
         &large,
     ];
     send(&q.ours, &bodies).await;
@@ -158,10 +204,13 @@ pub(crate) async fn no_message_is_given_to_two_of_many(q: Subject) {
                 if found.is_empty() {
                     return bodies;
                 }
-                for message in found {
-                    queue.ack(&message.receipt).await.unwrap();
-                    bodies.push(String::from_utf8(message.body.to_vec()).unwrap());
+                // As the tasks of a host do it: each for itself.
+                let acks = found.iter().map(|message| queue.ack(&message.receipt));
+                for acked in futures_util::future::join_all(acks).await {
+                    acked.unwrap();
                 }
+                let texts = found.iter().map(|m| String::from_utf8(m.body.to_vec()).unwrap());
+                bodies.extend(texts);
             }
         });
     }
@@ -232,39 +281,46 @@ pub(crate) async fn what_is_released_with_a_delay_comes_back_after_it(q: Subject
 }
 
 pub(crate) async fn a_started_execution_counts_even_if_its_host_crashes(q: Subject) {
+    // What each lease that only ran out adds.
+    let (ran_out, started) = match q.memory {
+        Memory::Starts => (0, 1),
+        Memory::Receives | Memory::ReceivesOnly => (1, 1),
+        Memory::Failures => (0, 0),
+    };
     send(&q.ours, &["1"]).await;
     let first = lease_one(&q.ours, SHORT).await;
     assert_eq!(first.attempts, 0);
     // One that was only leased, as ahead of its turn, was not started.
     let second = lease_one(&q.ours, SHORT).await;
-    assert_eq!(second.attempts, 0);
+    assert_eq!(second.attempts, ran_out);
     q.ours.start(&second.receipt).await.unwrap();
     let third = lease_one(&q.theirs, LONG).await;
-    let counted = u32::from(!q.lacks.notes);
-    assert_eq!(third.attempts, counted);
+    assert_eq!(third.attempts, ran_out + started);
     q.theirs.start(&third.receipt).await.unwrap();
     q.theirs.release(&third.receipt, NONE, Release::Failed("x")).await.unwrap();
-    assert_eq!(lease_one(&q.ours, LONG).await.attempts, counted + 1);
+    assert_eq!(lease_one(&q.ours, LONG).await.attempts, ran_out + started + 1);
 }
 
 pub(crate) async fn what_was_not_the_tasks_fault_does_not_count(q: Subject) {
+    // What a lease adds that was given back uncounted.
+    let given_back = if q.memory == Memory::ReceivesOnly { 1 } else { 0 };
     send(&q.ours, &["1"]).await;
     let first = lease_one(&q.ours, LONG).await;
     q.ours.start(&first.receipt).await.unwrap();
     q.ours.release(&first.receipt, NONE, Release::Failed("x")).await.unwrap();
 
-    let second = lease_one(&q.ours, SHORT).await;
+    let second = lease_one(&q.ours, LONG).await;
     assert_eq!(second.attempts, 1);
     q.ours.start(&second.receipt).await.unwrap();
     let extended = q.ours.extend(&second.receipt, LONG).await.unwrap();
     q.ours.release(&extended, NONE, Release::Uncounted).await.unwrap();
 
     // Nor does it take back what was started before.
-    let third = lease_one(&q.ours, SHORT).await;
-    assert_eq!(third.attempts, 1);
+    let third = lease_one(&q.ours, LONG).await;
+    assert_eq!(third.attempts, 1 + given_back);
     let extended = q.ours.extend(&third.receipt, LONG).await.unwrap();
     q.ours.release(&extended, NONE, Release::Uncounted).await.unwrap();
-    assert_eq!(lease_one(&q.theirs, LONG).await.attempts, 1);
+    assert_eq!(lease_one(&q.theirs, LONG).await.attempts, 1 + 2 * given_back);
 }
 
 pub(crate) async fn why_executions_failed_is_told_at_the_next_delivery(q: Subject) {
@@ -278,7 +334,73 @@ pub(crate) async fn why_executions_failed_is_told_at_the_next_delivery(q: Subjec
     let third = lease_one(&q.theirs, LONG).await;
     q.theirs.release(&third.receipt, NONE, Release::Failed("again")).await.unwrap();
     let fourth = lease_one(&q.ours, LONG).await;
-    assert_eq!(fourth.failures, ["line\n\"ü\"", "again"]);
+    assert_eq!(fourth.id, first.id);
+    if q.memory == Memory::ReceivesOnly {
+        assert!(fourth.failures.is_empty());
+    } else {
+        assert_eq!(fourth.failures, ["line\n\"ü\"", "again"]);
+    }
+}
+
+pub(crate) async fn a_poison_message_tells_how_often_it_was_tried(q: Subject) {
+    send(&q.ours, &["poison"]).await;
+    for attempts in 0..6 {
+        let queue = if attempts % 2 == 0 { &q.ours } else { &q.theirs };
+        let message = lease_one(queue, LONG).await;
+        assert_eq!((message.attempts, &*message.body), (attempts, &b"poison"[..]));
+        queue.start(&message.receipt).await.unwrap();
+        let why = format!("attempt {attempts}");
+        queue.release(&message.receipt, NONE, Release::Failed(&why)).await.unwrap();
+    }
+    let last = lease_one(&q.ours, LONG).await;
+    if q.memory != Memory::ReceivesOnly {
+        assert_eq!(last.failures.last().unwrap(), "attempt 5");
+    }
+    q.ours.ack(&last.receipt).await.unwrap();
+    assert!(lease(&q.theirs, LONG, NONE).await.is_none());
+}
+
+pub(crate) async fn a_body_that_is_too_large_is_refused_and_the_others_are_sent(q: Subject) {
+    let large = "x".repeat(q.limit.map_or(2_000_000, |limit| limit + 1));
+    let bodies: Vec<Bytes> = vec!["1".into(), large.clone().into(), "2".into()];
+    let results = q.ours.send(&bodies).await;
+    assert!(matches!(results[..], [Ok(()), _, Ok(())]), "{results:?}");
+    let mut expected = BTreeSet::from(["1".to_owned(), "2".to_owned()]);
+    match (q.limit, &results[1]) {
+        (Some(limit), Err(error @ QueueError::Invalid { .. })) => {
+            let error = error.to_string();
+            assert!(error.contains(&limit.to_string()), "{error}");
+            assert!(error.contains(&large.len().to_string()), "{error}");
+        }
+        (None, Ok(())) => assert!(expected.insert(large)),
+        (_, result) => panic!("{result:?}"),
+    }
+    while let Some(body) = expected.first().cloned() {
+        let message = lease_one(&q.theirs, LONG).await;
+        let found = String::from_utf8(message.body.to_vec()).unwrap();
+        assert!(expected.remove(&found), "not {body:.9}: {found:.9}");
+    }
+    assert!(lease(&q.theirs, LONG, NONE).await.is_none());
+}
+
+pub(crate) async fn what_the_queue_cannot_carry_is_refused(q: Subject) {
+    let bodies: Vec<Bytes> = vec!["".into(), "a\u{1}".into(), "b\u{ffff}".into(), "ü\t\r\n".into()];
+    let results = q.ours.send(&bodies).await;
+    assert!(results[3].is_ok(), "{results:?}");
+    let mut left = 1;
+    for result in &results[..3] {
+        if q.texts_only {
+            assert!(matches!(result, Err(QueueError::Invalid { .. })), "{result:?}");
+        } else {
+            assert!(result.is_ok(), "{result:?}");
+            left += 1;
+        }
+    }
+    for _ in 0..left {
+        let body = lease_one(&q.theirs, LONG).await.body;
+        assert!(bodies.contains(&body), "{body:?}");
+    }
+    assert!(lease(&q.theirs, LONG, NONE).await.is_none());
 }
 
 pub(crate) async fn counts_are_of_all_and_of_those_that_wait(q: Subject) {
@@ -336,13 +458,54 @@ pub(crate) async fn a_wait_ends_without_one_when_it_is_over(q: Subject) {
     assert!(waited >= SHORT / 4 && waited < PATIENCE / 2, "{waited:?}");
 }
 
-pub(crate) async fn a_wait_that_is_given_up_strands_nothing(q: Subject) {
+/// Waits for a message and gives up, at many moments.
+async fn give_up_waiting(queue: &Arc<dyn Queue>) {
     for n in 0..20 {
-        let wait = q.ours.lease(1, LONG, PATIENCE);
+        let wait = queue.lease(1, LONG, PATIENCE);
         let given_up = tokio::time::timeout(Duration::from_micros(n * 300), wait).await;
         assert!(given_up.is_err());
     }
+}
+
+pub(crate) async fn a_wait_that_is_given_up_strands_nothing(q: Subject) {
+    give_up_waiting(&q.ours).await;
     send(&q.ours, &["1"]).await;
-    let soon = if q.lacks.recall { PATIENCE } else { NONE };
-    assert!(lease(&q.theirs, LONG, soon).await.is_some());
+    if q.polls {
+        let message = lease_one(&q.ours, LONG).await;
+        q.ours.ack(&message.receipt).await.unwrap();
+    } else {
+        assert!(lease(&q.theirs, LONG, NONE).await.is_some());
+    }
+}
+
+pub(crate) async fn what_a_wait_brings_after_it_was_given_up_is_given_back_at_the_close(
+    q: Subject,
+) {
+    give_up_waiting(&q.ours).await;
+    send(&q.theirs, &["1", "2"]).await;
+    q.ours.close().await;
+    for _ in 0..2 {
+        let message = lease(&q.theirs, LONG, NONE).await.expect("a message is stranded");
+        assert_eq!(message.attempts, if q.polls { message.attempts.min(1) } else { 0 });
+    }
+}
+
+pub(crate) async fn what_waits_to_be_settled_is_settled_at_the_close(q: Subject) {
+    send(&q.ours, &["1", "2", "3"]).await;
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(lease_one(&q.ours, LONG).await);
+    }
+    let [first, second, third] = &held[..] else { panic!() };
+    let (acked, released, extended, ()) = tokio::join!(
+        q.ours.ack(&first.receipt),
+        q.ours.release(&second.receipt, NONE, Release::Uncounted),
+        q.ours.extend(&third.receipt, LONG),
+        q.ours.close(),
+    );
+    acked.unwrap();
+    released.unwrap();
+    extended.unwrap();
+    assert_eq!(lease(&q.theirs, LONG, NONE).await.unwrap().id, second.id);
+    assert!(lease(&q.theirs, LONG, NONE).await.is_none());
 }

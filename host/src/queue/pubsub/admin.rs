@@ -53,7 +53,7 @@ impl Admin {
 #[async_trait]
 impl queue::Admin for Admin {
     async fn counts(&self) -> Result<Counts, QueueError> {
-        Ok(Counts::default())
+        queue::Queue::counts(&self.queue).await
     }
 
     fn messages(&self) -> BoxStream<'_, Result<Listed, QueueError>> {
@@ -98,11 +98,7 @@ impl queue::Admin for Admin {
     }
 
     async fn facts(&self) -> Result<Facts, QueueError> {
-        let facts = Facts {
-            longest_message: Some(send::BYTES as u64),
-            longest_hold: Some(LONGEST_HOLD),
-            ..Facts::default()
-        };
+        let facts = Facts { longest_message: Some(send::BYTES as u64), ..Facts::default() };
         let client = &self.queue.shared.client;
         if self.at.subscription.is_none() {
             return Ok(facts);

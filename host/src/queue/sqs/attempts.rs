@@ -1,0 +1,189 @@
+//! What a queue of SQS remembers of the attempts at a task.
+//!
+//! SQS counts receives, and nothing else. Where we may, a message that is given back is sent
+//! again with what it should be remembered for, and the old one is deleted:
+//!
+//! ```text
+//! task-host-attempts   Number   executions that count, before it was sent this time
+//! task-host-failures   String   why they failed, as a JSON list, oldest first
+//! task-host-id         String   the id that the message had when it was sent first
+//! ```
+//!
+//! A receive that ended in no such way, because a host crashed or lost its lease, counts as
+//! an attempt. A host that is killed between the two requests leaves the message twice, as
+//! any delivery of SQS may be; it can't lose it.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use aws_sdk_sqs::types::{self, MessageAttributeValue, MessageSystemAttributeName as System};
+use bytes::Bytes;
+
+const ATTEMPTS: &str = "task-host-attempts";
+const FAILURES: &str = "task-host-failures";
+const ID: &str = "task-host-id";
+/// Attributes that a message may have.
+const MOST_ATTRIBUTES: usize = 10;
+/// Bytes of the reasons that are remembered, at the most.
+const MOST_FAILURES: usize = 4096;
+/// Bytes of one of them.
+const MOST_FAILURE: usize = 600;
+
+/// A message as it was sent, without what is ours.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Sent {
+    pub(super) body: Bytes,
+    pub(super) attributes: HashMap<String, MessageAttributeValue>,
+    pub(super) group: Option<String>,
+}
+
+/// What a received message says about itself.
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) id: String,
+    pub(super) handle: String,
+    pub(super) sent: Sent,
+    /// Attempts under earlier leases.
+    pub(super) attempts: u32,
+    pub(super) failures: Vec<String>,
+    /// When it was sent, since 1970.
+    pub(super) sent_at: Option<Duration>,
+}
+
+impl Received {
+    pub(super) fn of(message: types::Message) -> Self {
+        let system = message.attributes.unwrap_or_default();
+        let number = |name| system.get(&name).and_then(|text: &String| text.parse::<u64>().ok());
+        let receives = number(System::ApproximateReceiveCount).unwrap_or(1);
+        let mut attributes = message.message_attributes.unwrap_or_default();
+        let mut ours = |name| attributes.remove(name).and_then(|value| value.string_value);
+        let counted: u32 = ours(ATTEMPTS).and_then(|text| text.parse().ok()).unwrap_or(0);
+        let failures = ours(FAILURES).and_then(|text| serde_json::from_str(&text).ok());
+        let id = ours(ID).or(message.message_id).unwrap_or_default();
+        let since = u32::try_from(receives.saturating_sub(1)).unwrap_or(u32::MAX);
+        Self {
+            id,
+            handle: message.receipt_handle.unwrap_or_default(),
+            attempts: counted.saturating_add(since),
+            failures: failures.unwrap_or_default(),
+            sent_at: number(System::SentTimestamp).map(Duration::from_millis),
+            sent: Sent {
+                body: message.body.unwrap_or_default().into(),
+                attributes,
+                group: system.get(&System::MessageGroupId).cloned(),
+            },
+        }
+    }
+}
+
+impl Sent {
+    /// Bytes that count towards the queue's limit.
+    pub(super) fn size(&self) -> usize {
+        self.body.len() + self.attributes.iter().map(attribute_size).sum::<usize>()
+    }
+
+    /// The message with what it is to be remembered for, if that fits into `limit` bytes; the
+    /// reasons are left out first. None: there is no room even for the number.
+    pub(super) fn remembering(
+        &self,
+        id: &str,
+        attempts: u32,
+        failures: &[String],
+        limit: usize,
+    ) -> Option<Self> {
+        let mut again = self.clone();
+        again.put(ATTEMPTS, "Number", attempts.to_string());
+        again.put(ID, "String", id.to_owned());
+        if !again.fits(limit) {
+            return None;
+        }
+        if !failures.is_empty() {
+            let without = again.clone();
+            again.put(FAILURES, "String", newest(failures));
+            if !again.fits(limit) {
+                return Some(without);
+            }
+        }
+        Some(again)
+    }
+
+    pub(super) fn put(&mut self, name: &str, kind: &str, value: String) {
+        let mut attribute = MessageAttributeValue::builder().string_value(value);
+        attribute = attribute.data_type(kind);
+        // It fails only without a type.
+        if let Ok(attribute) = attribute.build() {
+            self.attributes.insert(name.to_owned(), attribute);
+        }
+    }
+
+    fn fits(&self, limit: usize) -> bool {
+        self.attributes.len() <= MOST_ATTRIBUTES && self.size() <= limit
+    }
+}
+
+fn attribute_size((name, value): (&String, &MessageAttributeValue)) -> usize {
+    let text = value.string_value().map_or(0, str::len);
+    let binary = value.binary_value().map_or(0, |blob| blob.as_ref().len());
+    name.len() + value.data_type().len() + text + binary
+}
+
+/// The newest of the reasons that there is room for, as a JSON list.
+fn newest(failures: &[String]) -> String {
+    let mut kept: Vec<String> = Vec::new();
+    let mut room = MOST_FAILURES;
+    for failure in failures.iter().rev() {
+        let mut end = failure.len().min(MOST_FAILURE);
+        while !failure.is_char_boundary(end) {
+            end -= 1;
+        }
+        // SQS takes only what XML 1.0 can hold. JSON escapes the rest of what it can't.
+        let text = failure[..end].replace(['\u{fffe}', '\u{ffff}'], "\u{fffd}");
+        let size = serde_json::Value::from(text.as_str()).to_string().len() + 1;
+        if size > room {
+            break;
+        }
+        room -= size;
+        kept.push(text);
+    }
+    kept.reverse();
+    serde_json::Value::from(kept).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(body: &str) -> Sent {
+        Sent { body: body.to_owned().into(), ..Sent::default() }
+    }
+
+    #[test]
+    fn the_newest_reasons_are_kept_within_bounds() {
+        let failures: Vec<String> = (0..100).map(|n| format!("{n} {}", "ü".repeat(200))).collect();
+        let kept: Vec<String> = serde_json::from_str(&newest(&failures)).unwrap();
+        assert_eq!(kept.last(), failures.last());
+        assert!(kept.len() > 3 && kept.len() < 20, "{}", kept.len());
+        let escaped = newest(&["\u{1}".repeat(9000)]);
+        assert!(escaped.len() > MOST_FAILURE && escaped.len() <= MOST_FAILURES);
+        let long: Vec<String> = serde_json::from_str(&newest(&["x".repeat(9000)])).unwrap();
+        assert_eq!(long[0].len(), MOST_FAILURE);
+        assert!(!newest(&["\u{ffff}".to_owned()]).contains('\u{ffff}'));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_left_out_and_the_number_last() {
+        let failures = ["why".to_owned()];
+        let check = |limit: usize, expected: Option<usize>| {
+            let again = message("0123456789").remembering("id", 3, &failures, limit);
+            assert_eq!(again.map(|a| a.attributes.len()), expected, "{limit}");
+        };
+        check(1000, Some(3));
+        check(70, Some(2));
+        check(20, None);
+        let mut full = message("x");
+        for n in 0..9 {
+            full.put(&n.to_string(), "String", "v".to_owned());
+        }
+        assert!(full.remembering("id", 1, &[], 1000).is_none());
+    }
+}

@@ -1,0 +1,255 @@
+//! How a queue of SQS is reached: region, endpoint, credentials, timeouts, and the requests
+//! that are made, counted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use aws_config::meta::credentials::CredentialsProviderChain;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_sqs::Client;
+use aws_sdk_sqs::config::interceptors::BeforeTransmitInterceptorContextRef;
+use aws_sdk_sqs::config::retry::RetryConfig;
+use aws_sdk_sqs::config::timeout::TimeoutConfig;
+use aws_sdk_sqs::config::{
+    ConfigBag, Credentials, Intercept, RuntimeComponents, SharedCredentialsProvider,
+    SharedHttpClient, StalledStreamProtectionConfig,
+};
+use aws_sdk_sqs::error::BoxError;
+use aws_types::service_config::ServiceConfigKey;
+
+use object_store::ObjectStore;
+
+use super::python::PythonSecret;
+use crate::queue::address::Sqs;
+use crate::queue::{QueueError, Requests};
+
+/// How long one try of a request may take, beyond the time for which it was asked to wait.
+const ATTEMPT: Duration = Duration::from_secs(15);
+const CONNECT: Duration = Duration::from_secs(5);
+/// Tries of one request.
+const TRIES: u32 = 4;
+
+/// What tests put in the place of the machine's own settings.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Instead {
+    pub(super) credentials: Option<Credentials>,
+    pub(super) http: Option<SharedHttpClient>,
+    pub(super) payloads: Option<Arc<dyn ObjectStore>>,
+}
+
+/// A client, and what to tell people about it.
+pub(super) struct Reached {
+    pub(super) client: Client,
+    pub(super) region: String,
+    pub(super) endpoint: String,
+    pub(super) requests: Arc<Tally>,
+    /// The settings that it was made from, for other services of the same cloud.
+    pub(super) config: SdkConfig,
+}
+
+/// Makes a client for the queue; asks the service nothing.
+pub(super) async fn reach(
+    queue: &Sqs,
+    region: Option<&str>,
+    instead: Instead,
+) -> Result<Reached, QueueError> {
+    let place = Place::of(queue);
+    let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12());
+    if let Some(region) = region.map(str::to_owned).or(place.region) {
+        loader = loader.region(Region::new(region));
+    }
+    let secret = PythonSecret::find();
+    loader = match instead.credentials {
+        Some(credentials) => loader.credentials_provider(credentials),
+        None => loader,
+    };
+    if let Some(http) = instead.http {
+        loader = loader.http_client(http);
+    }
+    let mut config = loader.load().await;
+    if config.region().is_none() {
+        // A server of one's own has no regions; only its requests are signed for one.
+        let own = place.endpoint.as_ref().map(|_| "us-east-1".to_owned());
+        let region = secret.as_ref().and_then(|secret| secret.region.clone()).or(own);
+        let region = region.ok_or_else(|| no_region(queue))?;
+        config = config.into_builder().region(Region::new(region)).build();
+    }
+    if let (Some(secret), Some(standard)) = (secret, config.credentials_provider()) {
+        let chain = CredentialsProviderChain::first_try("standard", standard)
+            .or_else("python-task-queue's", secret.credentials);
+        let provider = SharedCredentialsProvider::new(chain);
+        config = config.into_builder().credentials_provider(provider).build();
+    }
+    let region = config.region().map(ToString::to_string).unwrap_or_default();
+    let configured = endpoint(&config);
+    let requests = Arc::new(Tally::default());
+    let timeouts =
+        TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(ATTEMPT);
+    let mut client = aws_sdk_sqs::config::Builder::from(&config)
+        .retry_config(retries(&config))
+        .timeout_config(timeouts.build())
+        // It would take an answer for stalled that the service holds back on our wish.
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        .interceptor(Counting(requests.clone()));
+    let endpoint = match (configured, place.endpoint) {
+        (Some(url), _) => url,
+        (None, Some(url)) => {
+            client = client.endpoint_url(&url);
+            url
+        }
+        (None, None) => format!("https://sqs.{region}.amazonaws.com"),
+    };
+    let client = Client::from_conf(client.build());
+    Ok(Reached { client, region, endpoint, requests, config })
+}
+
+/// Timeouts for a request that is to be answered after this time at the latest.
+pub(super) fn patient(wait: Duration) -> aws_sdk_sqs::config::Builder {
+    let timeouts =
+        TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(ATTEMPT + wait);
+    aws_sdk_sqs::Config::builder().timeout_config(timeouts.build())
+}
+
+/// The user's number of tries if there is one, else ours.
+fn retries(config: &SdkConfig) -> RetryConfig {
+    let standard = RetryConfig::standard();
+    match config.retry_config() {
+        Some(set) if set.max_attempts() != standard.max_attempts() => set.clone(),
+        _ => standard.with_max_attempts(TRIES),
+    }
+}
+
+/// The endpoint that the environment or the profile sets, for SQS or for all services.
+fn endpoint(config: &SdkConfig) -> Option<String> {
+    let key = ServiceConfigKey::builder()
+        .service_id("SQS")
+        .env("AWS_ENDPOINT_URL")
+        .profile("endpoint_url")
+        .build()
+        .ok()?;
+    let own = config.service_config().and_then(|settings| settings.load_config(key));
+    own.or_else(|| config.endpoint_url().map(str::to_owned))
+}
+
+fn no_region(queue: &Sqs) -> QueueError {
+    QueueError::Invalid {
+        queue: queue.to_string(),
+        problem: "no region is set: give --region, or set AWS_REGION or the region of your \
+                  profile in ~/.aws/config, or name the queue by its URL"
+            .to_owned(),
+    }
+}
+
+/// What the name of a queue says about where it is.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Place {
+    region: Option<String>,
+    /// Where it is asked, if that is not the region's own address.
+    endpoint: Option<String>,
+}
+
+impl Place {
+    fn of(queue: &Sqs) -> Self {
+        match queue {
+            Sqs::Name(_) => Self::default(),
+            Sqs::Arn { region, .. } => Self { region: Some(region.clone()), endpoint: None },
+            Sqs::Url(url) => Self::of_url(url),
+        }
+    }
+
+    fn of_url(url: &str) -> Self {
+        let Some((scheme, rest)) = url.split_once("://") else { return Self::default() };
+        let host = rest.split('/').next().unwrap_or(rest);
+        let origin = Some(format!("{scheme}://{host}"));
+        let labels: Vec<&str> = host.split('.').collect();
+        let of = |region: &str, endpoint| Self { region: Some(region.to_owned()), endpoint };
+        match labels.as_slice() {
+            ["sqs", region, "amazonaws", "com"] | ["sqs", region, "amazonaws", "com", "cn"] => {
+                of(region, None)
+            }
+            ["queue", "amazonaws", "com"] => of("us-east-1", None),
+            [region, "queue", "amazonaws", "com"] => of(region, None),
+            // FIPS, dual stack, and the private addresses of a VPC: exactly there.
+            ["sqs-fips", region, "amazonaws", "com"]
+            | ["sqs" | "sqs-fips", region, "api", "aws"]
+            | [_, "sqs", region, "vpce", "amazonaws", "com"]
+            | [_, _, "sqs", region, "vpce", "amazonaws", "com"] => of(region, origin),
+            _ => Self { region: None, endpoint: origin },
+        }
+    }
+}
+
+/// Counts requests as they go out, the second and third tries as well.
+#[derive(Debug)]
+struct Counting(Arc<Tally>);
+
+/// Requests made.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    receive: AtomicU64,
+    send: AtomicU64,
+    delete: AtomicU64,
+    extend: AtomicU64,
+    other: AtomicU64,
+}
+
+impl Tally {
+    pub(super) fn requests(&self) -> Requests {
+        Requests {
+            receive: self.receive.load(Relaxed),
+            send: self.send.load(Relaxed),
+            delete: self.delete.load(Relaxed),
+            extend: self.extend.load(Relaxed),
+            other: self.other.load(Relaxed),
+        }
+    }
+}
+
+impl Intercept for Counting {
+    fn name(&self) -> &'static str {
+        "Counting"
+    }
+
+    fn read_before_transmit(
+        &self,
+        context: &BeforeTransmitInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let target = context.request().headers().get("x-amz-target").unwrap_or_default();
+        let tally = &self.0;
+        let counter = match target.rsplit('.').next().unwrap_or_default() {
+            "ReceiveMessage" => &tally.receive,
+            "SendMessage" | "SendMessageBatch" => &tally.send,
+            "DeleteMessage" | "DeleteMessageBatch" => &tally.delete,
+            "ChangeMessageVisibility" | "ChangeMessageVisibilityBatch" => &tally.extend,
+            _ => &tally.other,
+        };
+        counter.fetch_add(1, Relaxed);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_url_says_where_its_queue_is() {
+        let check = |url: &str, region: Option<&str>, endpoint: Option<&str>| {
+            let place = Place::of(&Sqs::Url(url.to_owned()));
+            assert_eq!(place.region.as_deref(), region, "{url}");
+            assert_eq!(place.endpoint.as_deref(), endpoint, "{url}");
+        };
+        check("https://sqs.eu-west-1.amazonaws.com/123456789012/q", Some("eu-west-1"), None);
+        check("https://sqs.cn-north-1.amazonaws.com.cn/1/q", Some("cn-north-1"), None);
+        check("https://eu-west-1.queue.amazonaws.com/1/q", Some("eu-west-1"), None);
+        check("https://queue.amazonaws.com/1/q", Some("us-east-1"), None);
+        let fips = "https://sqs-fips.us-west-2.amazonaws.com";
+        check(&format!("{fips}/1/q"), Some("us-west-2"), Some(fips));
+        let vpc = "https://vpce-1-a.sqs.us-west-2.vpce.amazonaws.com";
+        check(&format!("{vpc}/1/q"), Some("us-west-2"), Some(vpc));
+        check("http://127.0.0.1:9324/queue/q", None, Some("http://127.0.0.1:9324"));
+    }
+}

@@ -1,0 +1,210 @@
+//! What a request that failed means for us, in words for people.
+
+use std::error::Error;
+
+use aws_sdk_sqs::config::http::HttpResponse;
+use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_sqs::types::BatchResultErrorEntry;
+
+use crate::queue::QueueError;
+
+/// Why a request failed, or one entry of a batch. Many callers may get the same one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The lease is over.
+    Lost,
+    /// There is no such queue.
+    NoQueue,
+    /// We are not allowed to.
+    Denied(String),
+    /// Several messages are too large together.
+    TooLong,
+    /// It will not work however often it is tried.
+    Invalid(String),
+    /// It may work later.
+    Unavailable(String),
+}
+
+/// Why one entry of a batch failed.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) failure: Failure,
+    /// Trying again soon may help; that of whole requests is the SDK's business.
+    pub(super) again: bool,
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        Self { failure, again: false }
+    }
+}
+
+impl Failure {
+    /// The error for the caller, of what was being `doing` to message `id`.
+    pub(super) fn of_message(self, queue: &str, doing: &str, id: &str) -> QueueError {
+        match self {
+            Self::Lost => QueueError::LeaseLost { queue: queue.to_owned(), id: id.to_owned() },
+            other => other.of_queue(queue, &format!("{doing} message {id}")),
+        }
+    }
+
+    /// The error for the caller, of what was being `doing`.
+    pub(super) fn of_queue(self, queue: &str, doing: &str) -> QueueError {
+        let queue = queue.to_owned();
+        let invalid = |problem| QueueError::Invalid { queue: queue.clone(), problem };
+        match self {
+            Self::NoQueue => invalid("there is no such queue any more".to_owned()),
+            Self::Invalid(problem) => invalid(format!("{doing} is refused: {problem}")),
+            Self::TooLong => invalid(format!("{doing} is refused: too large for one request")),
+            Self::Lost => unavailable(queue, doing, "the lease is over".to_owned()),
+            // Credentials are renewed and policies are corrected while a host runs.
+            Self::Denied(text) | Self::Unavailable(text) => unavailable(queue, doing, text),
+        }
+    }
+}
+
+fn unavailable(queue: String, doing: &str, text: String) -> QueueError {
+    QueueError::Unavailable { queue, doing: doing.to_owned(), source: text.into() }
+}
+
+impl<E> From<SdkError<E, HttpResponse>> for Failure
+where
+    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+{
+    fn from(error: SdkError<E, HttpResponse>) -> Self {
+        let status = error.raw_response().map(|response| response.status().as_u16());
+        match &error {
+            SdkError::ServiceError(service) => match service.err().code() {
+                Some(code) => of_code(code, service.err().message().unwrap_or_default()),
+                None => Self::Unavailable(format!(
+                    "the answer was HTTP status {} and no reason",
+                    status.unwrap_or_default()
+                )),
+            },
+            SdkError::TimeoutError(_) => {
+                Self::Unavailable("there was no answer in time".to_owned())
+            }
+            SdkError::ResponseError(_) => match status {
+                Some(status) if status >= 300 => {
+                    Self::Unavailable(format!("the answer was HTTP status {status}"))
+                }
+                _ => Self::Unavailable(format!("the answer makes no sense: {}", reasons(&error))),
+            },
+            SdkError::ConstructionFailure(_) | SdkError::DispatchFailure(_) => {
+                let reasons = reasons(&error);
+                if reasons.contains("provided credentials") {
+                    return Self::Denied(NO_CREDENTIALS.to_owned());
+                }
+                Self::Unavailable(reasons)
+            }
+            _ => Self::Unavailable(reasons(&error)),
+        }
+    }
+}
+
+const NO_CREDENTIALS: &str = "there are no credentials for AWS: set AWS_ACCESS_KEY_ID and \
+    AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run where the machine has a role";
+
+impl From<&BatchResultErrorEntry> for Refusal {
+    fn from(entry: &BatchResultErrorEntry) -> Self {
+        let failure = of_code(entry.code(), entry.message().unwrap_or_default());
+        let again = match failure {
+            Failure::Unavailable(_) => true,
+            _ => !entry.sender_fault() && failure != Failure::Lost,
+        };
+        Self { failure, again }
+    }
+}
+
+/// The codes of the JSON protocol, and those of the older one, which the service still names
+/// and which are all that some entries of batches have.
+fn of_code(code: &str, message: &str) -> Failure {
+    let code = code.rsplit('#').next().unwrap_or(code);
+    let code = code.strip_prefix("AWS.SimpleQueueService.").unwrap_or(code);
+    let text = match message {
+        "" => code.to_owned(),
+        message => format!("{code}: {message}"),
+    };
+    match code {
+        "ReceiptHandleIsInvalid" | "MessageNotInflight" => Failure::Lost,
+        "InvalidParameterValue" if is_about_a_lease(message) => Failure::Lost,
+        "QueueDoesNotExist" | "NonExistentQueue" => Failure::NoQueue,
+        "BatchRequestTooLong" => Failure::TooLong,
+        "OverLimit" => Failure::Unavailable(
+            "120,000 messages are in flight, the most that SQS allows for one queue; run fewer \
+             hosts or let them take fewer tasks ahead"
+                .to_owned(),
+        ),
+        "AccessDenied"
+        | "AccessDeniedException"
+        | "InvalidClientTokenId"
+        | "UnrecognizedClientException"
+        | "InvalidAccessKeyId"
+        | "InvalidSecurity"
+        | "SignatureDoesNotMatch"
+        | "MissingAuthenticationToken"
+        | "ExpiredToken"
+        | "ExpiredTokenException"
+        | "OptInRequired" => Failure::Denied(text),
+        "InvalidParameterValue"
+        | "InvalidParameterCombination"
+        | "MissingParameter"
+        | "InvalidMessageContents"
+        | "InvalidAttributeName"
+        | "InvalidAttributeValue"
+        | "InvalidAddress"
+        | "UnsupportedOperation"
+        | "QueueDeletedRecently"
+        | "QueueNameExists"
+        | "PurgeQueueInProgress" => Failure::Invalid(text),
+        _ => Failure::Unavailable(text),
+    }
+}
+
+/// What the service says of a handle whose message is not in flight, or was deleted.
+fn is_about_a_lease(message: &str) -> bool {
+    message.contains("not available for visibility timeout change")
+        || message.contains("receipt handle")
+        || message.contains("ReceiptHandle")
+        || message.contains("Total VisibilityTimeout")
+}
+
+/// The error and what caused it, each once.
+fn reasons(error: &(dyn Error + 'static)) -> String {
+    let mut reasons = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        reasons.push(error.to_string());
+        next = error.source();
+    }
+    // Outer errors repeat the inner ones, or say nothing that a person would want.
+    let mut said: Vec<String> = Vec::new();
+    for reason in reasons.into_iter().rev() {
+        let is_news = !said.iter().any(|s| reason.contains(s.as_str()));
+        if said.is_empty() || (is_news && said.len() < 2) {
+            said.push(reason);
+        }
+    }
+    said.reverse();
+    said.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_that_is_over_is_told_by_many_codes() {
+        let check = |code: &str, message: &str, lost: bool| {
+            assert_eq!(of_code(code, message) == Failure::Lost, lost, "{code}: {message}");
+        };
+        check("ReceiptHandleIsInvalid", "", true);
+        check("com.amazonaws.sqs#MessageNotInflight", "", true);
+        check("AWS.SimpleQueueService.MessageNotInflight", "", true);
+        let reason = "Value x for parameter ReceiptHandle is invalid. Reason: Message does not \
+                      exist or is not available for visibility timeout change.";
+        check("InvalidParameterValue", reason, true);
+        check("InvalidParameterValue", "Value 17 for parameter DelaySeconds is invalid.", false);
+        check("RequestThrottled", "", false);
+    }
+}

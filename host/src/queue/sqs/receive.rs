@@ -1,0 +1,252 @@
+//! Leasing: long polls, ten messages at a time.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use aws_sdk_sqs::types;
+use bytes::Bytes;
+use futures_util::future::join_all;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Inner;
+use super::attempts::Received;
+use super::batch::MOST;
+use super::failure::Failure;
+use super::leases::{Held, Row};
+use super::pointer::{Body, Payloads};
+use super::polls::{Brought, Fresh, Polls, Ticket};
+use crate::queue::{Message, QueueError};
+
+/// The longest that a poll may wait.
+const LONGEST_POLL: Duration = Duration::from_secs(20);
+/// No wait is longer.
+const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+/// The longest that an answer to a long poll is taken to be on its way. A lease begins when
+/// SQS sends the answer, which is at some time between the request and the answer.
+const ON_ITS_WAY: Duration = Duration::from_secs(2);
+/// How long a message is left alone whose body can't be fetched.
+const NO_BODY: Duration = Duration::from_secs(30);
+/// How often is looked whether too many messages are in flight.
+const FULL_EVERY: Duration = Duration::from_secs(900);
+/// The number of messages in flight at which SQS may give out no more, nearly.
+const NEARLY_FULL: u64 = 119_000;
+
+/// When it was last looked whether SQS gives out no more, which a long poll does not tell.
+#[derive(Debug, Default)]
+pub(super) struct SaidFull(Mutex<Option<Instant>>);
+
+impl Inner {
+    pub(super) async fn lease(
+        self: &Arc<Self>,
+        max: usize,
+        hold: Duration,
+        wait: Duration,
+    ) -> Result<Vec<Message>, QueueError> {
+        let until = Instant::now() + wait.min(FAR);
+        loop {
+            if max == 0 {
+                return Ok(Vec::new());
+            }
+            let kept = self.polls.take(max);
+            if !kept.is_empty() {
+                return Ok(kept.into_iter().map(|fresh| self.hand_out(fresh)).collect());
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if !left.is_zero() && self.polls.has_given_up() {
+                // An earlier poll that is still under way brings what another would.
+                tokio::select! {
+                    () = self.polls.given_up(true) => continue,
+                    () = tokio::time::sleep(left) => continue,
+                }
+            }
+            let found = self.poll(max, hold, left.min(LONGEST_POLL)).await?;
+            if !found.is_empty() {
+                return Ok(found);
+            }
+            if left >= LONGEST_POLL {
+                self.look_whether_full().await;
+            }
+            if Instant::now() >= until {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// One poll, and what more there is at once if more than one answer holds is wanted.
+    async fn poll(
+        self: &Arc<Self>,
+        max: usize,
+        hold: Duration,
+        wait: Duration,
+    ) -> Result<Vec<Message>, QueueError> {
+        let failed = |failure: Failure| failure.of_queue(&self.name, "receiving messages");
+        let first = self.begin_poll(max.min(MOST), hold, wait).brought().await.map_err(failed)?;
+        let mut found: Vec<Message> = Vec::new();
+        let is_full = first.len() >= MOST;
+        let rest = max.saturating_sub(first.len());
+        if !is_full || rest == 0 {
+            found.extend(first.into_iter().map(|fresh| self.hand_out(fresh)));
+            return Ok(found);
+        }
+        // Kept for the next caller should this one go away meanwhile.
+        self.polls.keep(first);
+        let more = (0..rest.div_ceil(MOST)).map(|n| {
+            let max = (rest - n * MOST).min(MOST);
+            let poll = self.begin_poll(max, hold, Duration::ZERO);
+            async move {
+                match poll.brought().await {
+                    Ok(more) => self.polls.keep(more),
+                    Err(failure) => tracing::debug!("{}: {failure:?}", self.name),
+                }
+            }
+        });
+        join_all(more).await;
+        Ok(self.polls.take(max).into_iter().map(|fresh| self.hand_out(fresh)).collect())
+    }
+
+    /// Makes one request, in a task of its own.
+    fn begin_poll(self: &Arc<Self>, max: usize, hold: Duration, wait: Duration) -> Ticket<'_> {
+        let ticket = self.polls.begin();
+        let (inner, number) = (self.clone(), ticket.number());
+        tokio::spawn(async move {
+            let brought = inner.receive(max, hold, wait).await;
+            inner.polls.end(number, brought);
+        });
+        ticket
+    }
+
+    async fn receive(&self, max: usize, hold: Duration, wait: Duration) -> Brought {
+        let asked = Instant::now();
+        let visibility = hold.clamp(Duration::from_secs(1), self.longest_hold);
+        let is_fifo = self.settings.is_fifo;
+        let messages = self.service.receive(max, visibility, wait, is_fifo).await?;
+        let margin = ON_ITS_WAY.min(hold / 10);
+        let earliest = Instant::now().checked_sub(margin).unwrap_or(asked);
+        let received = asked.max(earliest);
+        let until = received + hold.min(visibility);
+        let fresh =
+            join_all(messages.into_iter().map(|message| self.open(message, received, until)));
+        Ok(fresh.await.into_iter().flatten().collect())
+    }
+
+    /// Looks at a message, and fetches its body if that is elsewhere. None: it can't be had
+    /// now, and the message was given back.
+    async fn open(
+        &self,
+        message: types::Message,
+        received: Instant,
+        until: Instant,
+    ) -> Option<Fresh> {
+        let Received { id, handle, sent, sent_at, attempts, failures } = Received::of(message);
+        let mut body = sent.body.clone();
+        let payload = None;
+        let mut held = Held { id, handle, sent, sent_at, attempts, failures, received, payload };
+        match Payloads::locate(self.payloads.as_ref(), &held.sent) {
+            Body::Here => {}
+            Body::Elsewhere(why) => {
+                tracing::warn!("{}: message {} is taken as it is: {why}", self.name, held.id);
+            }
+            Body::There(path) => match self.fetch(&path).await {
+                Ok(Some(found)) => {
+                    body = found;
+                    held.payload = Some(path);
+                }
+                Ok(None) => tracing::warn!(
+                    "{}: message {} is taken as it is: there is no body of a sensible size at \
+                     {path}",
+                    self.name,
+                    held.id
+                ),
+                Err(failure) => {
+                    let error = failure.of_message(&self.name, "fetching the body of", &held.id);
+                    tracing::warn!("{error}; it is given back");
+                    let (attempts, failures) = (held.attempts, held.failures.clone());
+                    let row = Row { held: Arc::new(held), until };
+                    // If that fails too, its lease will end.
+                    let _ = self.give_back(row, NO_BODY, attempts, &failures).await;
+                    return None;
+                }
+            },
+        }
+        let stale = until.checked_sub((until - received) / 2).unwrap_or(until);
+        Some(Fresh { held, body, until, stale })
+    }
+
+    async fn fetch(&self, path: &object_store::path::Path) -> Result<Option<Bytes>, Failure> {
+        match &self.payloads {
+            Some(payloads) => payloads.get(path).await,
+            None => Ok(None),
+        }
+    }
+
+    fn hand_out(&self, fresh: Fresh) -> Message {
+        let Fresh { held, body, until, .. } = fresh;
+        let held = Arc::new(held);
+        Message {
+            id: held.id.clone(),
+            body,
+            attempts: held.attempts,
+            failures: held.failures.clone(),
+            receipt: self.leases.add(held, until),
+        }
+    }
+
+    /// Gives back what polls have brought for nobody, and waits until it is done.
+    pub(super) async fn give_back_fresh(&self, fresh: Vec<Fresh>) {
+        let row = |Fresh { held, until, .. }| Row { held: Arc::new(held), until };
+        self.give_back_all(fresh.into_iter().map(row).collect()).await;
+    }
+
+    /// Gives back messages as if they had never been leased, as far as the queue can.
+    pub(super) async fn give_back_all(&self, rows: Vec<Row>) {
+        let back = rows.into_iter().map(|row| async move {
+            let held = row.held.clone();
+            let (none, failures) = (Duration::ZERO, &held.failures);
+            if let Err(failure) = self.give_back(row, none, held.attempts, failures).await {
+                let error = failure.of_message(&self.name, "giving back", &held.id);
+                tracing::warn!("{error}; it comes back when its lease ends");
+            }
+        });
+        join_all(back).await;
+    }
+
+    /// A long poll that brings nothing says nothing either when SQS gives out no more because
+    /// too many messages are in flight. A person should know.
+    async fn look_whether_full(&self) {
+        {
+            let mut last = self.said_full.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.is_some_and(|last| last.elapsed() < FULL_EVERY) {
+                return;
+            }
+            *last = Some(Instant::now());
+        }
+        let Ok(counts) = self.counts().await else { return };
+        let (all, leased) = (counts.enqueued.unwrap_or(0), counts.leased.unwrap_or(0));
+        if leased >= NEARLY_FULL && all > leased {
+            tracing::warn!(
+                "{}: no message comes although {} are there: {leased} are in flight, and SQS \
+                 allows 120,000; run fewer hosts, or let them take fewer tasks ahead",
+                self.name,
+                all - leased
+            );
+        }
+    }
+}
+
+/// Gives back what polls have brought for nobody, before much of its leases is over. Ends
+/// with the queue.
+pub(super) async fn watch_kept(polls: Arc<Polls>, queue: Weak<Inner>, stop: CancellationToken) {
+    let watch = async {
+        loop {
+            let stale = polls.first_stale().await;
+            tokio::time::sleep_until(stale).await;
+            let Some(queue) = queue.upgrade() else { return };
+            queue.give_back_fresh(polls.take_stale(Instant::now())).await;
+        }
+    };
+    tokio::select! {
+        () = watch => {}
+        () = stop.cancelled() => {}
+    }
+}

@@ -1,0 +1,224 @@
+//! The requests to the service, one function or one kind of batch each.
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_sdk_sqs::Client;
+use aws_sdk_sqs::types::{
+    BatchResultErrorEntry, ChangeMessageVisibilityBatchRequestEntry,
+    DeleteMessageBatchRequestEntry, Message, MessageSystemAttributeName as System,
+    QueueAttributeName as Name, SendMessageBatchRequestEntry,
+};
+use tokio::time::Instant;
+
+use super::attempts::Sent;
+use super::batch::{Kind, MOST};
+use super::client::patient;
+use super::failure::{Failure, Refusal};
+use super::leases::Held;
+
+/// Bytes of all messages of one request that every queue takes.
+const LEAST_BATCH: usize = 256 * 1024;
+
+/// One queue of the service.
+#[derive(Clone)]
+pub(super) struct Service {
+    pub(super) client: Client,
+    /// The queue URL.
+    pub(super) url: String,
+}
+
+impl Service {
+    /// The values of these attributes that the queue has.
+    pub(super) async fn attributes(
+        &self,
+        names: &[Name],
+    ) -> Result<HashMap<Name, String>, Failure> {
+        let request = self.client.get_queue_attributes().queue_url(&self.url);
+        let answer = request.set_attribute_names(Some(names.to_vec())).send().await?;
+        Ok(answer.attributes.unwrap_or_default())
+    }
+
+    /// Leases up to `max` messages, ten at the most, and waits for the first.
+    pub(super) async fn receive(
+        &self,
+        max: usize,
+        visibility: Duration,
+        wait: Duration,
+        is_fifo: bool,
+    ) -> Result<Vec<Message>, Failure> {
+        let mut request = self
+            .client
+            .receive_message()
+            .queue_url(&self.url)
+            .max_number_of_messages(max.clamp(1, MOST) as i32)
+            .visibility_timeout(seconds(visibility))
+            .wait_time_seconds(seconds(wait))
+            .message_system_attribute_names(System::ApproximateReceiveCount)
+            .message_system_attribute_names(System::SentTimestamp)
+            .message_system_attribute_names(System::MessageGroupId)
+            .message_attribute_names("All");
+        if is_fifo {
+            // A second try gets what the lost answer to the first one held.
+            request = request.receive_request_attempt_id(uuid::Uuid::new_v4().to_string());
+        }
+        let answer = request.customize().config_override(patient(wait)).send().await?;
+        Ok(answer.messages.unwrap_or_default())
+    }
+
+    pub(super) async fn purge(&self) -> Result<(), Failure> {
+        self.client.purge_queue().queue_url(&self.url).send().await?;
+        Ok(())
+    }
+}
+
+/// Whole seconds, rounded up: a lease lasts as long as it was asked for.
+pub(super) fn seconds(time: Duration) -> i32 {
+    let whole = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+    i32::try_from(whole).unwrap_or(i32::MAX)
+}
+
+/// Deletes messages.
+pub(super) struct Deletes(pub(super) Service);
+
+/// Changes when leases end.
+pub(super) struct Changes(pub(super) Service);
+
+/// Sends messages.
+pub(super) struct Sends {
+    pub(super) service: Service,
+    /// Bytes of one message, at the most.
+    pub(super) limit: usize,
+}
+
+/// A message under lease, and when the lease ends.
+pub(super) struct Delete {
+    pub(super) held: Arc<Held>,
+    pub(super) until: Instant,
+}
+
+/// The same, and how long it is to last from now.
+pub(super) struct Change {
+    pub(super) held: Arc<Held>,
+    pub(super) until: Instant,
+    /// In seconds.
+    pub(super) visibility: i32,
+}
+
+/// A message on its way.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) message: Sent,
+    /// In seconds, if it is not the queue's own.
+    pub(super) delay: Option<i32>,
+    /// What FIFO queues know a second copy by.
+    pub(super) deduplication: Option<String>,
+    /// When the lease ends under which the message is sent again.
+    pub(super) until: Option<Instant>,
+}
+
+impl Kind for Deletes {
+    type Item = Delete;
+
+    fn until(&self, item: &Delete) -> Option<Instant> {
+        Some(item.until)
+    }
+
+    async fn request(&self, items: &[&Delete]) -> Result<Vec<Result<(), Refusal>>, Failure> {
+        let mut request = self.0.client.delete_message_batch().queue_url(&self.0.url);
+        for (n, item) in items.iter().enumerate() {
+            let entry = DeleteMessageBatchRequestEntry::builder().id(n.to_string());
+            let entry = entry.receipt_handle(&item.held.handle).build().map_err(unbuilt)?;
+            request = request.entries(entry);
+        }
+        let answer = request.send().await?;
+        let done = answer.successful().iter().map(|entry| entry.id());
+        Ok(each(items.len(), done, answer.failed()))
+    }
+}
+
+impl Kind for Changes {
+    type Item = Change;
+
+    fn until(&self, item: &Change) -> Option<Instant> {
+        Some(item.until)
+    }
+
+    async fn request(&self, items: &[&Change]) -> Result<Vec<Result<(), Refusal>>, Failure> {
+        let mut request = self.0.client.change_message_visibility_batch().queue_url(&self.0.url);
+        for (n, item) in items.iter().enumerate() {
+            let entry = ChangeMessageVisibilityBatchRequestEntry::builder()
+                .id(n.to_string())
+                .receipt_handle(&item.held.handle)
+                .visibility_timeout(item.visibility);
+            request = request.entries(entry.build().map_err(unbuilt)?);
+        }
+        let answer = request.send().await?;
+        let done = answer.successful().iter().map(|entry| entry.id());
+        Ok(each(items.len(), done, answer.failed()))
+    }
+}
+
+impl Kind for Sends {
+    type Item = Outgoing;
+
+    fn size(&self, item: &Outgoing) -> usize {
+        item.message.size()
+    }
+
+    fn most_bytes(&self) -> usize {
+        self.limit.max(LEAST_BATCH)
+    }
+
+    fn until(&self, item: &Outgoing) -> Option<Instant> {
+        item.until
+    }
+
+    async fn request(&self, items: &[&Outgoing]) -> Result<Vec<Result<(), Refusal>>, Failure> {
+        let mut request = self.service.client.send_message_batch().queue_url(&self.service.url);
+        for (n, item) in items.iter().enumerate() {
+            let Sent { body, attributes, group } = &item.message;
+            let body = String::from_utf8(body.to_vec())
+                .map_err(|_| Failure::Invalid("the body is no text".to_owned()))?;
+            let attributes = (!attributes.is_empty()).then(|| attributes.clone());
+            let entry = SendMessageBatchRequestEntry::builder()
+                .id(n.to_string())
+                .message_body(body)
+                .set_message_attributes(attributes)
+                .set_message_group_id(group.clone())
+                .set_message_deduplication_id(item.deduplication.clone())
+                .set_delay_seconds(item.delay);
+            request = request.entries(entry.build().map_err(unbuilt)?);
+        }
+        let answer = request.send().await?;
+        let done = answer.successful().iter().map(|entry| entry.id());
+        Ok(each(items.len(), done, answer.failed()))
+    }
+}
+
+fn unbuilt(error: impl Debug) -> Failure {
+    Failure::Invalid(format!("{error:?}"))
+}
+
+/// Sorts the entries of an answer as they were asked for.
+fn each<'a>(
+    asked: usize,
+    done: impl Iterator<Item = &'a str>,
+    failed: &[BatchResultErrorEntry],
+) -> Vec<Result<(), Refusal>> {
+    let unsaid = || {
+        let failure = Failure::Unavailable("the answer does not say what became of it".to_owned());
+        Err(Refusal { failure, again: true })
+    };
+    let mut results: Vec<_> = (0..asked).map(|_| unsaid()).collect();
+    let done = done.map(|id| (id, Ok(())));
+    let failed = failed.iter().map(|entry| (entry.id(), Err(Refusal::from(entry))));
+    for (id, result) in done.chain(failed) {
+        if let Some(place) = id.parse::<usize>().ok().and_then(|n| results.get_mut(n)) {
+            *place = result;
+        }
+    }
+    results
+}

@@ -1,0 +1,21 @@
+//! SQS: against a server that speaks its protocol, and against the fake that behaves as the
+//! service is documented to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_sdk_sqs::config::Credentials;
+
+use super::client::Instead;
+use super::*;
+use crate::queue::address::Sqs;
+use crate::queue::conformance::{Subject, suite};
+
+mod server;
+
+const NONE: Duration = Duration::ZERO;
+const LONG: Duration = Duration::from_secs(300);
+
+fn credentials() -> Credentials {
+    Credentials::new("test", "test", None, None, "test")
+}
