@@ -246,6 +246,9 @@ pub trait Bucket: fmt::Display + fmt::Debug + Send + Sync + 'static {
     /// [`BucketError::Invalid`] when there is no such bucket or the credentials are refused,
     /// [`BucketError::Unavailable`] when that can't be said.
     async fn check(&self) -> Result<(), BucketError>;
+
+    /// Waits until uploads that were given up are undone in the store.
+    async fn close(&self) {}
 }
 
 /// What came of opening an object.

@@ -230,6 +230,9 @@ impl Worker {
             },
             () = kill.cancelled() => {}
         }
+        if tokio::time::timeout(GIVING_BACK, self.bucket.close()).await.is_err() {
+            tracing::warn!("{}: not all uploads could be aborted; their parts stay", self.bucket);
+        }
         stopped
     }
 

@@ -42,7 +42,7 @@ impl Subject {
         self.bucket.put(&key(name), &self.outputs, &key("file")).await.unwrap();
     }
 
-    async fn list(&self, prefix: &str) -> Vec<(String, u64)> {
+    pub(super) async fn list(&self, prefix: &str) -> Vec<(String, u64)> {
         let prefix = if prefix.is_empty() { Prefix::root() } else { Prefix::new(prefix).unwrap() };
         let all: Vec<_> = self.bucket.list(&prefix).try_collect().await.unwrap();
         let mut all: Vec<_> = all.into_iter().map(|l| (l.key.to_string(), l.size)).collect();

@@ -265,18 +265,48 @@ async fn a_body_that_stalls_is_resumed_and_a_server_that_never_speaks_is_an_erro
 
 #[tokio::test]
 async fn an_object_that_changes_while_it_comes_is_one_version_or_the_other() {
-    let (old, new) = (bytes(600_000), vec![7; 500_000]);
-    let want = Digest::of(&new);
-    let server = Server::new(move |request| {
-        if request.number == 0 {
-            let answer = object(request, "\"v1\"", &old);
-            return Answer::Reset(answer[..300_000].to_vec());
-        }
-        Answer::Send(object(request, "\"v2\"", &new))
-    })
-    .await;
-    let got = fetch(&*server.s3().await, "k").await.unwrap();
-    assert_eq!(got, (want, 500_000));
+    // Not every server knows conditions.
+    for knows_conditions in [true, false] {
+        let (old, new) = (bytes(600_000), vec![7; 600_000]);
+        let want = Digest::of(&new);
+        let server = Server::new(move |request| {
+            if request.number == 0 {
+                let answer = object(request, "\"v1\"", &old);
+                return Answer::Reset(answer[..300_000].to_vec());
+            }
+            let mut request = request.clone();
+            if !knows_conditions {
+                request.headers.remove("if-match");
+            }
+            Answer::Send(object(&request, "\"v2\"", &new))
+        })
+        .await;
+        let got = fetch(&*server.s3().await, "k").await.unwrap();
+        assert_eq!(got, (want, 600_000), "conditions: {knows_conditions}");
+    }
+}
+
+#[tokio::test]
+async fn an_unchanged_input_costs_one_small_request_and_a_fresh_one_none() {
+    let all = bytes(200_000);
+    let server = Server::new(move |request| Answer::Send(object(request, "\"v1\"", &all))).await;
+    let bucket = server.s3().await;
+    let root = tempfile::tempdir().unwrap();
+    let options = CacheOptions { dir: root.path().to_owned(), max_bytes: 1 << 30 };
+    let cache = Cache::open(options).unwrap();
+    let fetch = |freshness| {
+        let (cache, bucket) = (cache.clone(), bucket.clone());
+        async move { cache.fetch(&*bucket, &key("k"), freshness).await.unwrap() }
+    };
+    assert!(!fetch(Duration::ZERO).await.hit);
+    let seen = server.seen();
+    assert_eq!(seen.len(), 1, "no look before the bytes: {seen:?}");
+    assert_eq!((&*seen[0].method, &*seen[0].path), ("GET", "/bucket/k"));
+    assert!(fetch(Duration::ZERO).await.hit);
+    assert_eq!(server.seen().len(), 2);
+    assert_eq!(server.seen()[1].headers["if-none-match"], "\"v1\"");
+    assert!(fetch(Duration::from_secs(3600)).await.hit);
+    assert_eq!(server.seen().len(), 2, "fresh");
 }
 
 #[tokio::test]
@@ -495,13 +525,52 @@ async fn nothing_is_left_of_an_upload_that_is_given_up() {
             let _ = tokio::time::timeout(Duration::from_millis(20), &mut put).await;
         }
     }
-    let start = Instant::now();
-    while uploads().await.contains("<UploadId>") {
-        assert!(start.elapsed() < Duration::from_secs(30), "the upload stays");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    subject.bucket.close().await;
+    let left = uploads().await;
+    assert!(!left.contains("<UploadId>"), "the upload stays: {left}");
     let error = subject.bucket.head(&key("out")).await.unwrap_err();
     assert!(matches!(error, BucketError::NotFound { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn an_upload_that_is_given_up_while_it_begins_is_aborted_too() {
+    let server = Server::new(|request| match request.method.as_str() {
+        "POST" => {
+            // Its answer comes when nobody waits for it any more.
+            std::thread::sleep(Duration::from_millis(100));
+            let begun = "<InitiateMultipartUploadResult><UploadId>the-id</UploadId>\
+                         </InitiateMultipartUploadResult>";
+            Answer::Send(say("200 OK", &[], begun.as_bytes()))
+        }
+        _ => Answer::Send(say("204 No Content", &[], b"")),
+    })
+    .await;
+    let bucket = server.s3().await;
+    let root = tempfile::tempdir().unwrap();
+    std::fs::File::create(root.path().join("f")).unwrap().set_len(20 << 20).unwrap();
+    let dir = cap_std::fs::Dir::from_std_file(std::fs::File::open(root.path()).unwrap());
+    let (target, source) = (key("out"), key("f"));
+    let put = bucket.put(&target, &dir, &source);
+    assert!(tokio::time::timeout(Duration::from_millis(50), put).await.is_err());
+    bucket.close().await;
+    let last = server.seen().pop().unwrap();
+    assert_eq!((&*last.method, &*last.path), ("DELETE", "/bucket/out?uploadId=the-id"));
+}
+
+#[tokio::test]
+async fn a_folder_that_a_console_made_is_no_object() {
+    let subject = s3().await;
+    let endpoint = server("TASK_HOST_TEST_AWS");
+    let text = subject.bucket.to_string();
+    let name = text.trim_start_matches("s3://").split('/').next().unwrap();
+    for folder in ["", "d/", "d/e/"] {
+        let path = format!("/{name}/some/prefix%20%C3%A4/{folder}");
+        let made = ask(&endpoint, "PUT", &path, "").await;
+        assert!(made.starts_with("HTTP/1.1 200"), "{made}");
+    }
+    subject.put("d/e/1", b"one").await;
+    subject.put("d/empty", b"").await;
+    assert_eq!(subject.list("").await, [("d/e/1".to_owned(), 3), ("d/empty".to_owned(), 0)]);
 }
 
 #[tokio::test]

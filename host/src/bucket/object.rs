@@ -16,6 +16,7 @@ use futures_util::stream::{self, BoxStream, FuturesUnordered, StreamExt};
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt};
+use tokio_util::task::TaskTracker;
 
 use super::address::{Place, Service};
 use super::dir::blocking;
@@ -46,6 +47,8 @@ struct Inner {
     idle: Duration,
     /// It was said that listing is not allowed.
     warned: AtomicBool,
+    /// Uploads that begin or are given up.
+    aborts: TaskTracker,
 }
 
 /// The clients of one bucket.
@@ -82,6 +85,7 @@ impl ObjectBucket {
             stores,
             idle,
             warned: AtomicBool::new(false),
+            aborts: TaskTracker::new(),
         }))
     }
 
@@ -131,12 +135,25 @@ impl ObjectBucket {
         }
     }
 
+    /// Begins an upload. Goes on when nobody waits for it, so that what the store begins is
+    /// aborted.
+    async fn begin(&self, path: Path) -> Result<object_store::Result<Upload>, BucketError> {
+        let (store, aborts) = (self.writes()?.clone(), self.0.aborts.clone());
+        let (begun, upload) = tokio::sync::oneshot::channel();
+        self.0.aborts.spawn(async move {
+            let started = store.put_multipart(&path).await;
+            let upload = started.map(|started| Upload { started: Some(started), aborts });
+            // Dropped here if nobody waits for it.
+            let _ = begun.send(upload);
+        });
+        upload.await.map_err(|error| BucketError::unavailable(self, "writing", "", error))
+    }
+
     async fn put_parts(&self, key: &BucketKey, file: File, size: u64) -> Result<(), BucketError> {
         let path = self.path(key)?;
         let failed = |error| self.failed("writing", key, error);
         let unavailable = |error| BucketError::unavailable(self, "writing", key, error);
-        let started = self.writes()?.put_multipart(&path).await.map_err(failed)?;
-        let mut upload = Upload(Some(started));
+        let mut upload = self.begin(path).await?.map_err(failed)?;
         let part = PART.max(size.div_ceil(MAX_PARTS));
         let file = Arc::new(file);
         let mut under_way = FuturesUnordered::<object_store::UploadPart>::new();
@@ -159,33 +176,49 @@ impl ObjectBucket {
         }
         drop(under_way);
         upload.get()?.complete().await.map_err(failed)?;
-        upload.0 = None;
+        upload.started = None;
         Ok(())
     }
 }
 
 /// A multipart upload. Dropping it before it is complete aborts it: stores keep, and charge
 /// for, the parts of one that is neither.
-struct Upload(Option<Box<dyn MultipartUpload>>);
+struct Upload {
+    started: Option<Box<dyn MultipartUpload>>,
+    aborts: TaskTracker,
+}
 
 impl Upload {
     fn get(&mut self) -> Result<&mut Box<dyn MultipartUpload>, BucketError> {
-        self.0.as_mut().ok_or_else(|| BucketError::invalid(&"upload", "is complete already"))
+        self.started.as_mut().ok_or_else(|| BucketError::invalid(&"upload", "is complete already"))
     }
 }
 
 impl Drop for Upload {
     fn drop(&mut self) {
         if let (Some(mut upload), Ok(runtime)) =
-            (self.0.take(), tokio::runtime::Handle::try_current())
+            (self.started.take(), tokio::runtime::Handle::try_current())
         {
-            runtime.spawn(async move {
-                if let Err(error) = upload.abort().await {
-                    tracing::warn!(%error, "could not abort an upload; its parts stay");
+            let abort = async move {
+                match upload.abort().await {
+                    // It was completed, and only we did not hear of it.
+                    Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                    Err(error) => {
+                        tracing::warn!(%error, "could not abort an upload; its parts stay");
+                    }
                 }
-            });
+            };
+            self.aborts.spawn_on(abort, &runtime);
         }
     }
+}
+
+/// The consoles of clouds make a folder by an empty object whose key ends with a slash, which
+/// the store leaves away. It comes just before what is in the folder.
+fn is_folder(meta: &ObjectMeta, next: &object_store::Result<ObjectMeta>) -> bool {
+    let Ok(next) = next else { return false };
+    let rest = next.location.as_ref().strip_prefix(meta.location.as_ref());
+    meta.size == 0 && rest.is_some_and(|rest| rest.starts_with('/'))
 }
 
 async fn read(file: Arc<File>, range: Range<u64>) -> io::Result<Bytes> {
@@ -245,16 +278,26 @@ impl Bucket for ObjectBucket {
                 Err(error) => return failed(self.failed("listing", prefix, error.into())),
             },
         };
-        self.reads()
-            .list(path.as_ref())
-            .filter_map(move |found| {
-                let listed = match found {
-                    Err(error) => Some(Err(self.failed("listing", &shown, error))),
-                    Ok(meta) => self.listed(&meta).map(Ok),
-                };
-                async move { listed }
-            })
-            .boxed()
+        let found = self.reads().list(path.as_ref()).peekable();
+        stream::unfold(Box::pin(found), move |mut found| {
+            let shown = shown.clone();
+            async move {
+                loop {
+                    let listed = match found.next().await? {
+                        Err(error) => Some(Err(self.failed("listing", &shown, error))),
+                        Ok(meta) => {
+                            let next = found.as_mut().peek().await;
+                            let is_folder = next.is_some_and(|next| is_folder(&meta, next));
+                            if is_folder { None } else { self.listed(&meta).map(Ok) }
+                        }
+                    };
+                    if let Some(listed) = listed {
+                        return Some((listed, found));
+                    }
+                }
+            }
+        })
+        .boxed()
     }
 
     fn is_local(&self) -> bool {
@@ -301,6 +344,11 @@ impl Bucket for ObjectBucket {
             }
             _ => Err(BucketError::invalid(self, text)),
         }
+    }
+
+    async fn close(&self) {
+        self.0.aborts.close();
+        self.0.aborts.wait().await;
     }
 }
 

@@ -266,6 +266,7 @@ async fn bytes_wait_for_their_permit_without_a_connection() {
     drop(other);
     let (blob, permit) = fetch.await.unwrap();
     assert_eq!((blob.size, bucket.gets()), (4096, 1));
+    assert_eq!(bucket.opens.load(Ordering::SeqCst), 2, "asked again, not held");
     assert!(ahead.try_take(1024).is_none(), "its bytes count until it runs");
     drop(permit);
     assert!(ahead.try_take(4096).is_some());
