@@ -321,3 +321,83 @@ impl State {
         self.meter.at(self.done.sent, self.done.sent);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::picky::Picky;
+    use super::*;
+
+    async fn source(messages: impl IntoIterator<Item = String>) -> Arc<Picky> {
+        let queue = Arc::new(Picky::default());
+        let bodies: Vec<Bytes> = messages.into_iter().map(Bytes::from).collect();
+        // As they are: the source takes any message.
+        for result in queue.put(&bodies).await {
+            result.unwrap();
+        }
+        queue
+    }
+
+    async fn carry(
+        source: &Arc<Picky>,
+        limit: u64,
+        choose: impl Fn(&Bytes) -> Choice + Send + Sync + 'static,
+    ) -> (Arc<Picky>, anyhow::Result<Carried>) {
+        let queue = Arc::new(Picky::default());
+        let target = Target { queue: queue.clone(), batch: 10, under_way: 1, is_ordered: false };
+        let carrier = Carrier {
+            source: source.clone(),
+            is_remote: false,
+            target,
+            choose: Box::new(choose),
+            limit,
+            looks: u64::MAX,
+            verb: "moved",
+        };
+        (queue, carrier.run(&Screen::hidden(), None).await)
+    }
+
+    fn all(body: &Bytes) -> Choice {
+        Choice::Send(body.clone(), String::new())
+    }
+
+    fn numbers(n: usize) -> impl Iterator<Item = String> {
+        (0..n).map(|i| i.to_string())
+    }
+
+    #[tokio::test]
+    async fn what_the_target_refuses_stays_and_can_be_leased_at_once() {
+        let messages = numbers(100).map(|i| if i == "42" { "too large".to_owned() } else { i });
+        let source = source(messages).await;
+        let (target, carried) = carry(&source, u64::MAX, all).await;
+        let carried = carried.unwrap();
+        assert_eq!((carried.sent, carried.refused), (99, 1));
+        assert_eq!(source.bodies().await, ["too large"]);
+        assert_eq!(target.bodies().await.len(), 99);
+    }
+
+    #[tokio::test]
+    async fn a_target_that_is_down_loses_nothing() {
+        let messages = (0..50).map(|i| format!("{i} unreachable"));
+        let source = source(messages).await;
+        let (target, carried) = carry(&source, u64::MAX, all).await;
+        assert!(carried.unwrap_err().to_string().contains("connection refused"));
+        assert_eq!(source.bodies().await.len(), 50);
+        assert!(target.bodies().await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_not_chosen_is_given_back_and_a_limit_is_kept() {
+        let source = source(numbers(100)).await;
+        let even = |body: &Bytes| match body.last().map(|b| b % 2) {
+            Some(0) => Choice::Send(body.clone(), "even".to_owned()),
+            _ => Choice::Leave,
+        };
+        let (target, carried) = carry(&source, 20, even).await;
+        let carried = carried.unwrap();
+        assert_eq!(carried.sent, 20);
+        assert_eq!(carried.names, BTreeMap::from([("even".to_owned(), 20)]));
+        let moved = target.bodies().await;
+        assert!(moved.len() == 20 && moved.iter().all(|body| body.parse::<u8>().unwrap() % 2 == 0));
+        assert_eq!(source.bodies().await.len(), 80);
+    }
+}

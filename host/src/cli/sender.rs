@@ -266,3 +266,114 @@ fn is_of_the_queue(results: &[Result<(), QueueError>], sent: u64) -> bool {
     errors().all(|error| matches!(error, QueueError::Unavailable { .. }))
         || (sent == 0 && errors().all(|error| Some(error.to_string()) == first))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::atomic::Ordering::SeqCst;
+
+    use super::super::picky::Picky;
+    use super::*;
+
+    /// Sends these messages, one batch for each `batch` of them.
+    async fn send(
+        messages: impl IntoIterator<Item = String>,
+        under_way: usize,
+        rejects: Option<&Path>,
+    ) -> (Arc<Picky>, anyhow::Result<(u64, u64)>) {
+        let queue = Arc::new(Picky::default());
+        let is_ordered = under_way == 1;
+        let target = Target { queue: queue.clone(), batch: 10, under_way, is_ordered };
+        let screen = Screen::hidden();
+        let refusals = Arc::new(Refusals::new(&screen, rejects).unwrap());
+        let mut sender =
+            Sender::new(Some(target), refusals, Meter::new(&screen, "tasks", "sent", None));
+        for (i, message) in messages.into_iter().enumerate() {
+            if !sender.push(message.into(), Place::Line("f".into(), i as u64 + 1)).await {
+                break;
+            }
+        }
+        (queue, sender.finish("task").await)
+    }
+
+    fn numbers(n: usize) -> impl Iterator<Item = String> {
+        (0..n).map(|i| i.to_string())
+    }
+
+    #[tokio::test]
+    async fn all_are_sent_once_by_many_requests_at_a_time() {
+        let (queue, sent) = send(numbers(995), 8, None).await;
+        assert_eq!(sent.unwrap(), (995, 0));
+        let mut bodies = queue.bodies().await;
+        bodies.sort_by_key(|body| body.parse::<usize>().unwrap());
+        assert!(bodies.into_iter().eq(numbers(995)));
+        assert_eq!(queue.most.load(SeqCst), 8);
+    }
+
+    #[tokio::test]
+    async fn where_order_counts_the_next_batch_waits_for_the_last() {
+        let (queue, sent) = send(numbers(95), 1, None).await;
+        assert_eq!(sent.unwrap(), (95, 0));
+        assert!(queue.bodies().await.into_iter().eq(numbers(95)));
+        assert_eq!(queue.most.load(SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn what_the_queue_refuses_is_kept_to_be_sent_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let rejects = dir.path().join("rejects");
+        let messages =
+            || numbers(100).map(|i| if i.ends_with('7') { format!("{i} too large") } else { i });
+        let (queue, sent) = send(messages(), 4, Some(&rejects)).await;
+        assert_eq!(sent.unwrap(), (90, 10));
+        assert_eq!(queue.bodies().await.len(), 90);
+        let kept = std::fs::read_to_string(&rejects).unwrap();
+        let mut kept: Vec<&str> = kept.lines().collect();
+        kept.sort_unstable();
+        let mut want: Vec<String> = messages().filter(|m| m.ends_with("too large")).collect();
+        want.sort_unstable();
+        assert!(kept.iter().eq(want.iter()), "{kept:?}");
+    }
+
+    #[tokio::test]
+    async fn a_file_for_rejects_is_gone_if_there_are_none_and_never_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let rejects = dir.path().join("rejects");
+        send(numbers(3), 1, Some(&rejects)).await.1.unwrap();
+        assert!(!rejects.exists());
+        std::fs::write(&rejects, "mine").unwrap();
+        assert!(Refusals::new(&Screen::hidden(), Some(&rejects)).is_err());
+        assert_eq!(std::fs::read_to_string(&rejects).unwrap(), "mine");
+    }
+
+    #[tokio::test]
+    async fn a_queue_that_is_down_ends_it_and_the_rest_is_kept() {
+        let broken = |i: String| {
+            if (30..60).contains(&i.parse::<usize>().unwrap()) {
+                format!("{i} unreachable")
+            } else {
+                i
+            }
+        };
+        let (queue, sent) = send(numbers(100).map(broken), 1, None).await;
+        let error = format!("{:#}", sent.unwrap_err());
+        assert!(error.contains("connection refused"), "{error}");
+        assert_eq!(queue.bodies().await.len(), 30, "nothing is sent after that");
+
+        let dir = tempfile::tempdir().unwrap();
+        let rejects = dir.path().join("rejects");
+        let (queue, sent) = send(numbers(100).map(broken), 1, Some(&rejects)).await;
+        sent.unwrap_err();
+        let kept = std::fs::read_to_string(&rejects).unwrap();
+        let sent = queue.bodies().await;
+        assert!(
+            sent.into_iter().chain(kept.lines().map(str::to_owned)).eq(numbers(100).map(broken))
+        );
+    }
+
+    #[tokio::test]
+    async fn a_queue_that_says_no_to_all_alike_is_at_fault_and_not_the_tasks() {
+        let (_, sent) = send((0..30).map(|_| "too large".to_owned()), 1, None).await;
+        assert!(sent.unwrap_err().to_string().contains("is refused"));
+    }
+}

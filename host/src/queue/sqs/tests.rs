@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use aws_sdk_sqs::config::Credentials;
 
+use futures_util::future::join_all;
+use futures_util::stream::StreamExt;
+
 use super::client::Instead;
 use super::*;
 use crate::queue::address::Sqs;

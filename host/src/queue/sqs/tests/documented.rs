@@ -179,6 +179,21 @@ async fn a_message_is_held_for_as_long_as_the_service_allows_and_then_lost_with_
     assert_eq!(fake.with(NAME, |q| q.bodies().len()), 1);
 }
 
+#[tokio::test]
+async fn a_task_is_cancelled_before_its_message_is_anybody_elses() {
+    let most = Duration::from_secs(3);
+    let fake = Fake::default();
+    fake.make(NAME, |queue| queue.longest_hold = most);
+    let queue = Arc::new(queue_with_longest_hold(&fake, most).await);
+    send(&queue, &["1"]).await;
+    let leases = crate::lease::Leases::new(queue.clone(), Duration::from_secs(2));
+    let leased = Instant::now();
+    let lease = leases.lease(1, PATIENCE).await.unwrap().remove(0);
+    tokio::time::timeout(most, lease.lost().cancelled()).await.expect("it is still ours");
+    assert!(leased.elapsed() > Duration::from_secs(1), "{:?}", leased.elapsed());
+    assert_eq!(fake.with(NAME, |q| q.in_flight()), 1);
+}
+
 async fn queue_with_longest_hold(fake: &Fake, most: Duration) -> SqsQueue {
     let opened = queue(fake).await;
     let Inner { name, service, settings, requests, .. } = &*opened.inner;
