@@ -1,7 +1,7 @@
 //! The connection to Pub/Sub: whose it is, and requests that are made again when that helps.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use gcloud_auth::credentials::CredentialsFile;
@@ -34,6 +34,8 @@ const PAUSES: [Duration; 3] =
     [Duration::from_millis(200), Duration::from_millis(600), Duration::from_millis(1500)];
 /// For so long after it was made, a topic or subscription may not be there for messages.
 const PROPAGATION: Duration = Duration::from_secs(30);
+/// For so long it is not asked again whether the service answers.
+const RECENT: Duration = Duration::from_secs(10);
 
 /// A connection. Its requests can be made by many at once.
 pub(super) struct Client {
@@ -42,6 +44,8 @@ pub(super) struct Client {
     connection: ConnectionManager,
     tally: Tally,
     made: OnceLock<Instant>,
+    /// When the last request was done, unless one failed since.
+    answered: Mutex<Option<Instant>>,
 }
 
 /// What a request is counted as.
@@ -105,6 +109,7 @@ impl Client {
             connection,
             tally: Tally::default(),
             made: OnceLock::new(),
+            answered: Mutex::default(),
         })
     }
 
@@ -135,6 +140,7 @@ impl Client {
             let answer = answer.unwrap_or_else(|_| {
                 Err(Status::deadline_exceeded(format!("no answer within {within:?}")))
             });
+            *self.answered() = answer.is_ok().then(Instant::now);
             let error = match answer {
                 Ok(answer) => return Ok(answer.into_inner()),
                 Err(error) => error,
@@ -150,6 +156,15 @@ impl Client {
         let is_new = self.made.get().is_some_and(|made| made.elapsed() < PROPAGATION)
             && matches!(kind, Kind::Receive | Kind::Send);
         status::is_transient(error) || (is_new && error.code() == Code::NotFound)
+    }
+
+    fn answered(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// True when the service did a moment ago what it was asked to.
+    pub(super) fn is_well(&self) -> bool {
+        self.answered().is_some_and(|answered| answered.elapsed() < RECENT)
     }
 
     /// Notes that a topic or a subscription was made.
