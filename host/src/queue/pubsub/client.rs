@@ -202,11 +202,12 @@ async fn credentials() -> Result<DefaultTokenSourceProvider, String> {
     };
     let error = match DefaultTokenSourceProvider::new(config()).await {
         Ok(found) => return Ok(found),
-        Err(error) => words(error),
+        Err(error) => error,
     };
-    let Some(secret) = config::google_secret().filter(|path| path.is_file()) else {
-        return Err(error);
-    };
+    // What is there and can't be used is an error; only where nothing is, there is a last place.
+    let is_nothing = matches!(error, gcloud_auth::error::Error::CredentialsIOError(_));
+    let secret = config::google_secret().filter(|path| is_nothing && path.is_file());
+    let Some(secret) = secret else { return Err(words(error)) };
     let shown = secret.display().to_string();
     let file = CredentialsFile::new_from_file(shown.clone());
     let named = |error| format!("{shown}: {}", words(error));
