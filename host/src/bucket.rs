@@ -1,11 +1,22 @@
 //! What a bucket is to the host, and how to open one by its URL.
 //!
 //! Objects are whole: they are fetched into a file, or put from a file in one visible step.
-//! `bucket/dir.rs` is a directory; `bucket/object.rs` is any store of the `object_store` crate.
+//! `bucket/dir.rs` is a directory; `bucket/object.rs` is any store of the `object_store`
+//! crate, and `bucket/cloud.rs` makes those that are somewhere else.
 
+mod address;
+mod cloud;
+#[cfg(test)]
+pub(crate) mod conformance;
 mod dir;
+mod download;
+mod explain;
+#[cfg(test)]
+mod faults;
 mod object;
 mod outgoing;
+mod sums;
+mod transport;
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -15,6 +26,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 
+use self::address::{Address, Place, Service};
+use self::transport::Patience;
+use crate::environment::Environment;
 use crate::key::{BucketKey, Prefix};
 
 pub use dir::DirBucket;
@@ -26,7 +40,7 @@ pub use object::ObjectBucket;
 pub(crate) const SMALL: u64 = 256 * 1024;
 
 /// How buckets of clouds are reached.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Access {
     /// The region of S3 buckets, before the environment's.
     pub region: Option<String>,
@@ -34,14 +48,44 @@ pub struct Access {
     pub anonymous: bool,
     /// Pay for requests to buckets whose owner doesn't.
     pub requester_pays: bool,
+    /// Where credentials, regions and endpoints are looked for.
+    pub environment: Environment,
 }
 
-/// Opens the bucket that `url` names: a path, or `file://PATH`. Creates nothing.
+impl Access {
+    /// What the environment says, and nothing else.
+    pub fn new(environment: Environment) -> Self {
+        Self { region: None, anonymous: false, requester_pays: false, environment }
+    }
+}
+
+/// Opens the bucket that `url` names: a path, `file://PATH`, `s3://BUCKET/PREFIX`,
+/// `gs://BUCKET/PREFIX`, `az://CONTAINER/PREFIX`, or `https://…` to read from. Creates
+/// nothing, and asks a cloud for no more than credentials: see [`Bucket::check`].
 ///
 /// # Errors
-/// [`BucketError::Invalid`] when there is no such directory or no such kind of bucket.
-pub fn open(url: &str, _access: &Access) -> Result<Arc<dyn Bucket>, BucketError> {
-    Ok(Arc::new(DirBucket::open(directory(url)?)?))
+/// [`BucketError::Invalid`] when there is no such directory or no such kind of bucket, or
+/// when something is missing that is needed to reach it.
+pub async fn open(url: &str, access: &Access) -> Result<Arc<dyn Bucket>, BucketError> {
+    Ok(match Address::parse(url)? {
+        Address::Dir(path) => Arc::new(DirBucket::open(&path)?),
+        Address::Cloud(place) => Arc::new(cloud::open(place, access, Patience::default()).await?),
+    })
+}
+
+/// Opens a bucket that outputs can be put into.
+///
+/// # Errors
+/// As [`open`]; and [`BucketError::Invalid`] for one that can only be read.
+pub async fn open_for_outputs(url: &str, access: &Access) -> Result<Arc<dyn Bucket>, BucketError> {
+    if let Address::Cloud(Place { service: Service::Http, .. }) = Address::parse(url)? {
+        return Err(BucketError::invalid(
+            &url,
+            "can only be read; give it as --input-bucket, and with --bucket one that outputs \
+             can be put into",
+        ));
+    }
+    open(url, access).await
 }
 
 /// Opens a directory as a bucket.
@@ -63,36 +107,14 @@ pub fn prefix_of(dir: &Path, url: &str) -> Result<Option<Prefix>, BucketError> {
             problem: format!("{}: {error}", path.display()),
         })
     };
-    let (dir, root) = (resolve(dir)?, resolve(directory(url)?)?);
+    let Address::Dir(root) = Address::parse(url)? else { return Ok(None) };
+    let (dir, root) = (resolve(dir)?, resolve(&root)?);
     let Ok(below) = dir.strip_prefix(root) else { return Ok(None) };
     // A name that no key can have is none that a task can write to.
     Ok(below.to_str().and_then(|below| match below {
         "" => Some(Prefix::root()),
         below => Prefix::new(below).ok(),
     }))
-}
-
-fn directory(url: &str) -> Result<&Path, BucketError> {
-    let invalid = |problem: String| BucketError::Invalid { bucket: url.into(), problem };
-    let path = match url.split_once("://") {
-        Some(("file", path)) => path,
-        Some((scheme @ ("s3" | "gs" | "az"), _)) => {
-            return Err(invalid(format!(
-                "this release has no backend for `{scheme}://`; \
-                 use a directory (a path, or file://PATH), which may be a mounted bucket"
-            )));
-        }
-        Some((scheme, _)) => {
-            return Err(invalid(format!(
-                "`{scheme}://` is no kind of bucket; use a path, or file://PATH"
-            )));
-        }
-        None => url,
-    };
-    if path.is_empty() {
-        return Err(invalid("names no directory; use a path, or file://PATH".into()));
-    }
-    Ok(Path::new(path))
 }
 
 /// What an object is at one moment: the same version means the same bytes.
@@ -182,9 +204,21 @@ pub trait Bucket: fmt::Display + fmt::Debug + Send + Sync + 'static {
     /// The version of an object now.
     async fn head(&self, key: &BucketKey) -> Result<Version, BucketError>;
 
+    /// Begins to fetch an object, unless its version still is the one that is `known`: one
+    /// request, whose answer tells version and size before any of its bytes are taken.
+    async fn open(&self, key: &BucketKey, known: Option<&Version>) -> Result<Opened, BucketError>;
+
     /// Writes the object's bytes to `into` (an empty file, at its start) and says which
     /// version they are.
-    async fn get(&self, key: &BucketKey, into: std::fs::File) -> Result<Version, BucketError>;
+    async fn get(&self, key: &BucketKey, into: std::fs::File) -> Result<Version, BucketError> {
+        match self.open(key, None).await? {
+            Opened::Object(object) => object.write_to(into).await,
+            Opened::Unchanged => {
+                let problem = "the store says that an object is unchanged that it was not asked of";
+                Err(BucketError::unavailable(&self.to_string(), "reading", key, problem))
+            }
+        }
+    }
 
     /// Puts one file of a directory under `key`. The object is visible at once and whole,
     /// or not at all. The file may be gone from the directory afterwards (it is moved where
@@ -204,43 +238,76 @@ pub trait Bucket: fmt::Display + fmt::Debug + Send + Sync + 'static {
     /// remembering its digest across restarts is not worth a file of its own.
     fn is_local(&self) -> bool;
 
-    /// Asks once whether the bucket is there and can be reached.
+    /// Asks once whether the bucket is there and can be reached, without the patience of the
+    /// other calls: for somebody who waits for a host to start. What only may be wrong, as
+    /// when listing is not allowed, is logged.
     ///
     /// # Errors
-    /// What it fails with.
+    /// [`BucketError::Invalid`] when there is no such bucket or the credentials are refused,
+    /// [`BucketError::Unavailable`] when that can't be said.
     async fn check(&self) -> Result<(), BucketError>;
+
+    /// Waits until uploads that were given up are undone in the store.
+    async fn close(&self) {}
+}
+
+/// What came of opening an object.
+#[derive(Debug)]
+pub enum Opened {
+    /// It is the version that was known.
+    Unchanged,
+    /// Its bytes can be taken.
+    Object(Box<dyn Object>),
+}
+
+/// An object whose bytes are about to be taken. Dropping it takes none.
+#[async_trait]
+pub trait Object: fmt::Debug + Send {
+    /// Which version it is, as far as is known before its bytes came.
+    fn version(&self) -> &Version;
+
+    /// Writes its bytes to `into` (an empty file, at its start) and says which version they
+    /// are: a newer one, if the object was replaced meanwhile. Never a mix of two.
+    async fn write_to(self: Box<Self>, into: std::fs::File) -> Result<Version, BucketError>;
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_url_that_is_no_bucket_says_what_would_be() {
-        let root = tempfile::tempdir().unwrap();
-        let missing = root.path().join("missing");
-        for (url, want) in [
-            ("s3://b", "s3://b: this release has no backend for `s3://`"),
-            ("gs://b/p", "gs://b/p: this release has no backend for `gs://`"),
-            ("az://b", "az://b: this release has no backend for `az://`"),
-            ("memory://", "memory://: `memory://` is no kind of bucket"),
-            ("", ": names no directory"),
-            (missing.to_str().unwrap(), "there is no such directory"),
-        ] {
-            let error = open(url, &Access::default()).unwrap_err();
-            assert!(matches!(error, BucketError::Invalid { .. }), "{url}");
-            assert!(error.to_string().contains(want), "{url}: {error}");
-        }
-        assert!(!missing.exists(), "opening creates nothing");
+    fn nothing() -> Access {
+        Access::new(Environment::default())
     }
 
-    #[test]
-    fn a_directory_is_opened_by_path_and_by_url() {
+    #[tokio::test]
+    async fn a_directory_is_opened_by_path_and_by_url_and_never_made() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().to_str().unwrap();
         for url in [path, &format!("file://{path}")] {
-            let bucket = open(url, &Access::default()).unwrap();
+            let bucket = open(url, &nothing()).await.unwrap();
             assert_eq!(bucket.to_string(), format!("file://{path}"));
         }
+        let missing = root.path().join("missing");
+        let error = open(missing.to_str().unwrap(), &nothing()).await.unwrap_err();
+        assert!(error.to_string().contains("there is no such directory"), "{error}");
+        assert!(!missing.exists(), "opening creates nothing");
+    }
+
+    #[tokio::test]
+    async fn outputs_can_not_be_put_to_a_web_server() {
+        let error = open_for_outputs("https://host/data", &nothing()).await.unwrap_err();
+        assert!(matches!(error, BucketError::Invalid { .. }), "{error}");
+        assert!(error.to_string().contains("--input-bucket"), "{error}");
+    }
+
+    #[test]
+    fn a_directory_is_found_in_its_bucket_and_in_no_cloud() {
+        let root = tempfile::tempdir().unwrap();
+        let below = root.path().join("a/b");
+        std::fs::create_dir_all(&below).unwrap();
+        let url = root.path().to_str().unwrap();
+        assert_eq!(prefix_of(&below, url).unwrap(), Some(Prefix::new("a/b").unwrap()));
+        assert_eq!(prefix_of(root.path(), below.to_str().unwrap()).unwrap(), None);
+        assert_eq!(prefix_of(&below, "s3://bucket/a").unwrap(), None);
     }
 }

@@ -24,18 +24,21 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
 use cap_std::fs::Dir;
 use moka::policy::EvictionPolicy;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, unlinkat};
 use rustix::io::Errno;
+use tokio::sync::SemaphorePermit;
 
 use self::blobs::Blobs;
 use self::flight::Flights;
 use self::index::Index;
 use self::room::{Pin, Room};
-use crate::bucket::{self, Bucket, BucketError, SMALL, Version};
+use crate::ahead::Ahead;
+use crate::bucket::{self, Bucket, BucketError, Object, Opened, SMALL, Version};
 use crate::digest::Digest;
 use crate::key::BucketKey;
 use crate::scratch::{self, Scratch};
@@ -63,19 +66,36 @@ struct Inner {
     blobs: Arc<Blobs>,
     index: Arc<Index>,
     room: Room,
-    versions: moka::future::Cache<Source, (Digest, u64)>,
-    flights: Flights<Source, Result<Blob, CacheError>>,
+    known: moka::future::Cache<Source, Known>,
+    /// Downloads of one version.
+    downloads: Flights<(Source, Version), Result<Blob, CacheError>>,
+    /// Looks at whatever version is there, with the download they lead to.
+    looks: Flights<Source, Result<(Blob, Instant), CacheError>>,
     tmp: Scratch,
     tmp_dir: OwnedFd,
     tmp_names: AtomicU64,
 }
 
-/// One version of an object of a bucket.
+/// An object of a bucket.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Source {
     bucket: String,
     key: BucketKey,
+}
+
+/// What is known of an object.
+#[derive(Debug, Clone)]
+struct Known {
     version: Version,
+    digest: Digest,
+    /// When the bucket was asked that last said so, if this process asked.
+    looked: Option<Instant>,
+}
+
+impl Known {
+    fn is_fresh(&self, freshness: Duration) -> bool {
+        self.looked.is_some_and(|looked| looked.elapsed() < freshness)
+    }
 }
 
 /// Bytes in the cache. While it lives, this process doesn't remove them.
@@ -180,14 +200,22 @@ impl Cache {
         };
         let (tmp, tmp_dir, blobs, index, room) =
             open().map_err(|error| local(&options.dir, "opening it", error))?;
-        let versions = moka::future::Cache::builder()
+        let known = moka::future::Cache::builder()
             .max_capacity(REMEMBERED)
             .eviction_policy(EvictionPolicy::lru())
             .build();
-        let (flights, tmp_names) = (Flights::default(), AtomicU64::new(0));
-        let inner =
-            Inner { options, blobs, index, room, versions, flights, tmp, tmp_dir, tmp_names };
-        Ok(Self(Arc::new(inner)))
+        Ok(Self(Arc::new(Inner {
+            options,
+            blobs,
+            index,
+            room,
+            known,
+            downloads: Flights::default(),
+            looks: Flights::default(),
+            tmp,
+            tmp_dir,
+            tmp_names: AtomicU64::new(0),
+        })))
     }
 
     /// Where it is.
@@ -195,17 +223,81 @@ impl Cache {
         &self.0.options.dir
     }
 
-    /// Brings an object into the cache, or finds it there. Asks the bucket for its version
-    /// first, so that a changed object is seen.
+    /// Brings an object into the cache, or finds it there: as it is now, or as it was when it
+    /// was last looked at, if that is not longer ago than `freshness`. With a remote bucket
+    /// that takes one request at the most, which says that nothing has changed or brings the
+    /// new bytes.
     ///
     /// # Errors
     /// What the bucket or the local disk fails with.
-    pub async fn fetch(&self, bucket: &dyn Bucket, key: &BucketKey) -> Result<Blob, CacheError> {
-        let version = bucket.head(key).await?;
-        self.fetch_version(bucket, key, version).await
+    pub async fn fetch(
+        &self,
+        bucket: &dyn Bucket,
+        key: &BucketKey,
+        freshness: Duration,
+    ) -> Result<Blob, CacheError> {
+        if bucket.is_local() {
+            let version = bucket.head(key).await?;
+            return self.fetch_version(bucket, key, version).await;
+        }
+        self.look(bucket, key, freshness, None).await.map(|(blob, _)| blob)
     }
 
-    /// The same for an object whose version was just asked for.
+    /// The same for an input of a task: takes the permit for its bytes before they come.
+    ///
+    /// # Errors
+    /// What the bucket or the local disk fails with.
+    pub async fn fetch_ahead<'a>(
+        &self,
+        bucket: &dyn Bucket,
+        key: &BucketKey,
+        freshness: Duration,
+        ahead: &'a Ahead,
+    ) -> Result<(Blob, SemaphorePermit<'a>), CacheError> {
+        if bucket.is_local() {
+            let version = bucket.head(key).await?;
+            let permit = ahead.take(version.size).await;
+            return Ok((self.fetch_version(bucket, key, version).await?, permit));
+        }
+        let (blob, permit) = self.look(bucket, key, freshness, Some(ahead)).await?;
+        let permit = match permit {
+            Some(permit) => permit,
+            None => ahead.take(blob.size).await,
+        };
+        Ok((blob, permit))
+    }
+
+    /// The version of an object: as the bucket says, or as it said not longer ago than
+    /// `freshness`.
+    ///
+    /// # Errors
+    /// What the bucket fails with.
+    pub async fn version(
+        &self,
+        bucket: &dyn Bucket,
+        key: &BucketKey,
+        freshness: Duration,
+    ) -> Result<Version, CacheError> {
+        if bucket.is_local() {
+            return Ok(bucket.head(key).await?);
+        }
+        let source = Source::new(bucket, key);
+        let known = self.known(&source).await;
+        if let Some(known) = &known
+            && known.is_fresh(freshness)
+        {
+            return Ok(known.version.clone());
+        }
+        let asked = Instant::now();
+        let version = bucket.head(key).await?;
+        if let Some(known) = known.filter(|known| known.version == version) {
+            self.0.known.insert(source, Known { looked: Some(asked), ..known }).await;
+        }
+        Ok(version)
+    }
+
+    /// Brings an object into the cache whose version was just asked for. The permit for its
+    /// bytes, if it needs one, is the caller's business.
     ///
     /// # Errors
     /// What the bucket or the local disk fails with.
@@ -215,33 +307,142 @@ impl Cache {
         key: &BucketKey,
         version: Version,
     ) -> Result<Blob, CacheError> {
-        let source = Source { bucket: bucket.to_string(), key: key.clone(), version };
-        if let Some(blob) = self.held(bucket, &source).await? {
+        let source = Source::new(bucket, key);
+        if let Some(blob) = self.held(bucket, &source, &version).await? {
             return Ok(blob);
         }
-        let flight = self.0.flights.run(source.clone(), || async {
-            // Another may have landed since this one looked.
-            match self.held(bucket, &source).await? {
-                Some(blob) => Ok(blob),
-                None => self.download(bucket, source.clone()).await,
+        self.fly(bucket, &source, version, None).await
+    }
+
+    /// One request at the most, however many ask at the same time. The permit is there if the
+    /// caller was the one to download, and had to have one.
+    async fn look<'a>(
+        &self,
+        bucket: &dyn Bucket,
+        key: &BucketKey,
+        freshness: Duration,
+        ahead: Option<&'a Ahead>,
+    ) -> Result<(Blob, Option<SemaphorePermit<'a>>), CacheError> {
+        let source = Source::new(bucket, key);
+        let asked = Instant::now();
+        loop {
+            if let Some(known) = self.known(&source).await
+                && (known.is_fresh(freshness) || known.looked >= Some(asked))
+                && let Some(blob) = self.there(&known)?
+            {
+                return Ok((blob, None));
             }
-        });
-        let (blob, led) = flight.await;
+            let mut permit = None;
+            let (source, taken) = (&source, &mut permit);
+            let look = self.0.looks.run(source.clone(), move || async move {
+                let looked = Instant::now();
+                self.look_now(bucket, source, ahead, taken).await.map(|blob| (blob, looked))
+            });
+            let (outcome, led) = look.await;
+            let (mut blob, looked) = outcome?;
+            if led {
+                return Ok((blob, permit));
+            }
+            // A look that began before this one was asked for may have missed a change; one
+            // that began since is as good as our own.
+            if looked >= asked || looked.elapsed() < freshness {
+                blob.hit = true;
+                return Ok((blob, None));
+            }
+        }
+    }
+
+    async fn look_now<'a>(
+        &self,
+        bucket: &dyn Bucket,
+        source: &Source,
+        ahead: Option<&'a Ahead>,
+        permit: &mut Option<SemaphorePermit<'a>>,
+    ) -> Result<Blob, CacheError> {
+        let held = match self.known(source).await {
+            Some(known) => self.there(&known)?.map(|blob| (known, blob)),
+            None => None,
+        };
+        let looked = Some(Instant::now());
+        let known = held.as_ref().map(|(known, _)| &known.version);
+        match (bucket.open(&source.key, known).await?, held) {
+            (Opened::Unchanged, Some((known, blob))) => {
+                self.0.known.insert(source.clone(), Known { looked, ..known }).await;
+                Ok(blob)
+            }
+            (Opened::Unchanged, None) => {
+                let problem = "the store says that it is unchanged, and it was never fetched";
+                Err(BucketError::unavailable(&bucket, "reading", &source.key, problem).into())
+            }
+            (Opened::Object(object), _) => {
+                let version = object.version().clone();
+                let mut object = Some(object);
+                if let Some(ahead) = ahead {
+                    *permit = ahead.try_take(version.size);
+                    if permit.is_none() {
+                        // The wait may be long. A connection that is held meanwhile is one
+                        // less for others, and may be gone by then.
+                        object = None;
+                        *permit = Some(ahead.take(version.size).await);
+                    }
+                }
+                self.fly(bucket, source, version, object).await
+            }
+        }
+    }
+
+    /// Downloads one version, or waits for somebody else who does. Takes the bytes of the
+    /// object that is open, if one is given.
+    async fn fly(
+        &self,
+        bucket: &dyn Bucket,
+        source: &Source,
+        version: Version,
+        object: Option<Box<dyn Object>>,
+    ) -> Result<Blob, CacheError> {
+        let flight = || async {
+            // Another may have landed since this one looked.
+            match self.held(bucket, source, &version).await? {
+                Some(blob) => Ok(blob),
+                None => self.download(bucket, source, version.size, object).await,
+            }
+        };
+        let (blob, led) = self.0.downloads.run((source.clone(), version.clone()), flight).await;
         let mut blob = blob?;
         blob.hit |= !led;
         Ok(blob)
     }
 
+    /// What is known of an object, from this process or one before.
+    async fn known(&self, source: &Source) -> Option<Known> {
+        if let Some(known) = self.0.known.get(source).await {
+            return Some(known);
+        }
+        let (version, digest) = self.0.index.get(source)?;
+        Some(Known { version, digest, looked: None })
+    }
+
     /// The blob of this version, if it is known and there.
-    async fn held(&self, bucket: &dyn Bucket, source: &Source) -> Result<Option<Blob>, CacheError> {
-        let (digest, size) = match self.0.versions.get(source).await {
-            Some(known) => known,
-            None if bucket.is_local() => return Ok(None),
-            None => match self.0.index.get(source) {
-                Some(digest) => (digest, source.version.size),
-                None => return Ok(None),
-            },
+    async fn held(
+        &self,
+        bucket: &dyn Bucket,
+        source: &Source,
+        version: &Version,
+    ) -> Result<Option<Blob>, CacheError> {
+        let known = if bucket.is_local() {
+            self.0.known.get(source).await
+        } else {
+            self.known(source).await
         };
+        match known {
+            Some(known) if known.version == *version => self.there(&known),
+            _ => Ok(None),
+        }
+    }
+
+    /// The blob, if it still is there.
+    fn there(&self, known: &Known) -> Result<Option<Blob>, CacheError> {
+        let (digest, size) = (known.digest, known.version.size);
         // Pinned first, so that it is not removed between the look and the use.
         let blob = self.blob(digest, size, true);
         let there = self.0.blobs.check(&digest, size);
@@ -253,25 +454,47 @@ impl Cache {
     }
 
     /// Downloads, and once more after making room if the disk is full.
-    async fn download(&self, bucket: &dyn Bucket, source: Source) -> Result<Blob, CacheError> {
-        let size = source.version.size;
-        match self.try_download(bucket, &source).await {
+    async fn download(
+        &self,
+        bucket: &dyn Bucket,
+        source: &Source,
+        size: u64,
+        object: Option<Box<dyn Object>>,
+    ) -> Result<Blob, CacheError> {
+        match self.try_download(bucket, source, object).await {
             Err(error) if error.is_disk_full() => self.0.room.free(size).await,
             other => return other,
         }
-        match self.try_download(bucket, &source).await {
+        match self.try_download(bucket, source, None).await {
             Err(error) if error.is_disk_full() => Err(self.full(size)),
             other => other,
         }
     }
 
-    async fn try_download(&self, bucket: &dyn Bucket, source: &Source) -> Result<Blob, CacheError> {
-        let room = self.0.room.reserve(source.version.size).await;
+    async fn try_download(
+        &self,
+        bucket: &dyn Bucket,
+        source: &Source,
+        object: Option<Box<dyn Object>>,
+    ) -> Result<Blob, CacheError> {
+        let looked = Some(Instant::now());
+        let object = match object {
+            Some(object) => object,
+            None => match bucket.open(&source.key, None).await? {
+                Opened::Object(object) => object,
+                Opened::Unchanged => {
+                    let problem = "the store says that it is unchanged, and was not asked that";
+                    let error = BucketError::unavailable(&bucket, "reading", &source.key, problem);
+                    return Err(error.into());
+                }
+            },
+        };
+        let room = self.0.room.reserve(object.version().size).await;
         let failed = |doing| move |error| self.local(doing, error);
         let tmp = Tmp::new(&self.0);
         let file = tmp.create().map_err(failed("creating a file in tmp"))?;
         let into = file.try_clone().map_err(failed("opening a file in tmp"))?;
-        let version = bucket.get(&source.key, into).await?;
+        let version = object.write_to(into).await?;
 
         // The digest is of what is in the file, not of what was meant to be written there.
         let (digest, size) =
@@ -285,15 +508,14 @@ impl Cache {
             room.stored();
         }
 
-        let source = Source { version, ..source.clone() };
         if !bucket.is_local() {
             let tmp = self.0.tmp.path().join(self.0.tmp_name());
-            if let Err(error) = self.0.index.put(&source, digest, &tmp) {
+            if let Err(error) = self.0.index.put(source, &version, digest, &tmp) {
                 // Costs a download after a restart, and nothing now.
                 tracing::warn!(dir = %self.dir().display(), %error, "the index was not written");
             }
         }
-        self.0.versions.insert(source, (digest, size)).await;
+        self.0.known.insert(source.clone(), Known { version, digest, looked }).await;
         Ok(blob)
     }
 
@@ -381,6 +603,12 @@ impl Cache {
             used: ByteSize(self.0.room.stored()),
             free: ByteSize(free),
         }
+    }
+}
+
+impl Source {
+    fn new(bucket: &dyn Bucket, key: &BucketKey) -> Self {
+        Self { bucket: bucket.to_string(), key: key.clone() }
     }
 }
 

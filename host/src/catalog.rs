@@ -26,6 +26,8 @@ use crate::sandbox::{Guest, Sandbox};
 
 /// How long a name is taken to mean the digest it meant when it was last looked up.
 const FRESH: Duration = Duration::from_secs(1);
+/// The same where a look is a request to a cloud.
+const FRESH_REMOTE: Duration = Duration::from_secs(10);
 /// Components kept ready in memory.
 const READY: u64 = 256;
 
@@ -99,13 +101,14 @@ impl Catalog {
                 None
             }
         };
+        let fresh = if bucket.is_local() { FRESH } else { FRESH_REMOTE };
         Self {
             bucket,
             prefix,
             cache,
             sandbox,
             compiled,
-            names: Memory::builder().max_capacity(READY * 16).time_to_live(FRESH).build(),
+            names: Memory::builder().max_capacity(READY * 16).time_to_live(fresh).build(),
             ready: Memory::new(READY),
         }
     }
@@ -130,7 +133,7 @@ impl Catalog {
 
     async fn look_up(&self, name: &TaskName) -> Result<Blob, CatalogError> {
         let key = self.prefix.join(&name.file());
-        match self.cache.fetch(&*self.bucket, &key).await {
+        match self.cache.fetch(&*self.bucket, &key, Duration::ZERO).await {
             Ok(blob) => Ok(blob),
             Err(CacheError::Bucket(error)) if matches!(*error, BucketError::NotFound { .. }) => {
                 Err(CatalogError::NotFound { name: name.clone(), place: self.place(&key) })
@@ -286,10 +289,14 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use bytesize::ByteSize;
+    use futures_util::{StreamExt, TryStreamExt};
+    use object_store::ObjectStore;
+    use object_store::memory::InMemory;
 
     use super::guest::{End, component};
     use super::*;
     use crate::bucket::DirBucket;
+    use crate::bucket::conformance::in_memory;
     use crate::cache::CacheOptions;
     use crate::sandbox::Limits;
     use crate::workspace::Workspaces;
@@ -308,6 +315,11 @@ mod tests {
 
         /// A host of its own, on the same bucket and cache directory.
         fn catalog(&self) -> Catalog {
+            let bucket = DirBucket::create(&self.root.path().join("bucket")).unwrap();
+            self.catalog_of(Arc::new(bucket))
+        }
+
+        fn catalog_of(&self, bucket: Arc<dyn Bucket>) -> Catalog {
             let cache = self.root.path().join("cache");
             let workspaces = Workspaces::new(&cache.join("work")).unwrap();
             let limits = Limits {
@@ -320,7 +332,7 @@ mod tests {
             let sandbox = Arc::new(Sandbox::new(1, limits, inputs, outputs).unwrap());
             let options = CacheOptions { dir: cache.clone(), max_bytes: 1 << 30 };
             Catalog::new(
-                Arc::new(DirBucket::create(&self.root.path().join("bucket")).unwrap()),
+                bucket,
                 Prefix::new("components").unwrap(),
                 Cache::open(options).unwrap(),
                 sandbox,
@@ -382,6 +394,25 @@ mod tests {
             assert!(start.elapsed() < FRESH * 30, "the new component is not seen");
             tokio::task::yield_now().await;
         }
+    }
+
+    #[tokio::test]
+    async fn a_component_of_a_cloud_does_not_cost_a_request_for_each_task() {
+        let fixture = Fixture::new();
+        let store = Arc::new(InMemory::new());
+        let bucket = in_memory(store.clone());
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), component(End::Done)).unwrap();
+        let dir = cap_std::fs::Dir::from_std_file(fs::File::open(dir.path()).unwrap());
+        let (target, file) = ("components/A.wasm", BucketKey::new("file").unwrap());
+        bucket.put(&BucketKey::new(target).unwrap(), &dir, &file).await.unwrap();
+        let catalog = fixture.catalog_of(Arc::new(bucket));
+        catalog.resolve(&fixture.name).await.unwrap();
+        // Whoever asks now hears that there is none.
+        let all = store.list(None).map_ok(|found| found.location).boxed();
+        let removed: Vec<_> = store.delete_stream(all).try_collect().await.unwrap();
+        assert_eq!(removed.len(), 1);
+        catalog.resolve(&fixture.name).await.unwrap();
     }
 
     #[tokio::test]

@@ -3,15 +3,23 @@
 //! Nothing below the library writes to the terminal; everything here does. What a script
 //! reads goes to standard output, what a person follows goes to standard error.
 
+mod carry;
 mod component;
 mod config;
+mod doctor;
 mod examine;
 mod exit;
+mod meter;
 mod new;
+#[cfg(test)]
+mod picky;
 mod probes;
 mod progress;
 mod queue;
+mod redrive;
+mod refusals;
 mod run;
+mod sender;
 mod settings;
 mod show;
 mod submit;
@@ -59,6 +67,8 @@ enum Command {
     Try(try_task::Try),
     /// Start a project for a component of your own
     New(new::New),
+    /// Say whether a run would work, before it is begun
+    Doctor(doctor::Doctor),
     /// Show every setting, its value and where it came from
     Config(config::Config),
 }
@@ -72,6 +82,7 @@ impl Command {
             Self::Component(command) => command.run(),
             Self::Try(command) => command.run(),
             Self::New(command) => command.run(),
+            Self::Doctor(command) => command.run(),
             Self::Config(command) => command.run(),
         }
     }

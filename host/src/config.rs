@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use crate::bucket;
+use crate::environment::Environment;
 use crate::key::Prefix;
 use crate::queue;
 use crate::sandbox::Limits;
@@ -80,6 +81,15 @@ pub fn default_cache_dir() -> PathBuf {
         .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
         .unwrap_or_else(std::env::temp_dir)
         .join("task-host")
+}
+
+/// The variables of this process, for what is told by them: credentials, regions, endpoints.
+/// Those that are not text are left out.
+pub fn environment() -> Environment {
+    let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    std::env::vars_os().filter_map(text).collect()
 }
 
 /// Where Google's emulator of Pub/Sub listens, if it is to be used: `$PUBSUB_EMULATOR_HOST`.

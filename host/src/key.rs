@@ -118,6 +118,15 @@ impl Prefix {
         &self.0
     }
 
+    /// The prefix `relative` below this one.
+    pub fn below(&self, relative: &Self) -> Self {
+        match (self.is_root(), relative.is_root()) {
+            (true, _) => relative.clone(),
+            (_, true) => self.clone(),
+            _ => Self(format!("{}/{}", self.0, relative.0).into()),
+        }
+    }
+
     /// The key of `relative` below this prefix.
     pub fn join(&self, relative: &BucketKey) -> BucketKey {
         if self.is_root() {

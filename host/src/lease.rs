@@ -41,8 +41,17 @@ struct Held {
     /// None once the lease is settled or lost. Locked while the queue works on the lease, so
     /// that an extension and a settlement never use the same receipt at once.
     receipt: tokio::sync::Mutex<Option<Receipt>>,
-    until: Mutex<Instant>,
+    term: Mutex<Term>,
     lost: CancellationToken,
+}
+
+/// What the queue said of a lease.
+#[derive(Clone, Copy)]
+struct Term {
+    /// When it ends.
+    until: Instant,
+    /// When the queue said so.
+    said: Instant,
 }
 
 /// A message, ours until it is settled or lost. Dropping it unsettled lets it run out.
@@ -104,7 +113,7 @@ impl Shared {
         let held = Arc::new(Held {
             id: message.id.clone(),
             receipt: tokio::sync::Mutex::new(Some(message.receipt.clone())),
-            until: Mutex::new(until),
+            term: Mutex::new(Term { until, said: leased }),
             lost: CancellationToken::new(),
         });
         let number = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -112,14 +121,14 @@ impl Shared {
         Lease { message, number, held, shared: self.clone(), started: false }
     }
 
-    fn returns_at(&self, time: Instant) {
-        let mut returns = self.returns.lock().unwrap_or_else(PoisonError::into_inner);
-        *returns = (*returns).max(Some(time));
-    }
-
     /// When a lease ends that was asked for at this time.
     fn until(&self, receipt: &Receipt, asked: Instant) -> Instant {
         self.queue.until(receipt).unwrap_or(asked + self.hold)
+    }
+
+    fn returns_at(&self, time: Instant) {
+        let mut returns = self.returns.lock().unwrap_or_else(PoisonError::into_inner);
+        *returns = (*returns).max(Some(time));
     }
 
     fn all_held(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Held>>> {
@@ -164,7 +173,7 @@ async fn renew(shared: &Shared, held: &Held) {
         Ok(Ok(renewed)) => {
             let until = shared.until(&renewed, asked);
             *receipt = Some(renewed);
-            *held.until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+            *held.term.lock().unwrap_or_else(PoisonError::into_inner) = Term { until, said: asked };
         }
         Ok(Err(error @ (QueueError::LeaseLost { .. } | QueueError::Invalid { .. }))) => {
             tracing::warn!(message = held.id, "{error}; its task is cancelled");
@@ -187,8 +196,12 @@ async fn renew(shared: &Shared, held: &Held) {
 }
 
 impl Held {
+    fn term(&self) -> Term {
+        *self.term.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn until(&self) -> Instant {
-        *self.until.lock().unwrap_or_else(PoisonError::into_inner)
+        self.term().until
     }
 }
 
@@ -213,8 +226,7 @@ impl Lease {
     /// # Errors
     /// When it is not.
     pub async fn confirm(&self) -> Result<(), QueueError> {
-        let rest = self.held.until().saturating_duration_since(Instant::now());
-        if self.shared.hold.saturating_sub(rest) > RECENT {
+        if self.held.term().said.elapsed() > RECENT {
             renew(&self.shared, &self.held).await;
         }
         if self.held.lost.is_cancelled() { Err(self.is_lost()) } else { Ok(()) }
@@ -321,7 +333,7 @@ mod tests {
         tokio::time::sleep(RECENT / 2).await;
         let receipt = lease.message().receipt.clone();
         queue.release(&receipt, Duration::ZERO, Release::Uncounted).await.unwrap();
-        *lease.held.until.lock().unwrap() -= RECENT;
+        lease.held.term.lock().unwrap().said -= RECENT;
         assert!(matches!(lease.confirm().await, Err(QueueError::LeaseLost { .. })));
     }
 

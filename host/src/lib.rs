@@ -11,11 +11,13 @@
 //!
 //! [`task`] is that list as one function.
 
+pub mod ahead;
 pub mod bucket;
 pub mod cache;
 pub mod catalog;
 pub mod config;
 pub mod digest;
+pub mod environment;
 pub mod key;
 pub mod lease;
 pub mod message;

@@ -1,14 +1,16 @@
 //! A task's inputs, from the bucket through the cache into its inputs directory.
 
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
 
-use bytesize::ByteSize;
 use cap_std::fs::Dir;
 use futures_util::stream::{self, FuturesUnordered, StreamExt, TryStreamExt};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::SemaphorePermit;
 
+use crate::ahead::Ahead;
 use crate::bucket::{Bucket, BucketError, Version};
-use crate::cache::{Cache, CacheError, Sharing};
+use crate::cache::{Blob, Cache, CacheError, Sharing};
 use crate::key::{BucketKey, Prefix};
 use crate::workspace::Workspace;
 
@@ -16,31 +18,6 @@ use crate::workspace::Workspace;
 const AT_ONCE: usize = 8;
 /// How often an input is fetched again that another host removed before it was placed.
 const FETCHES: usize = 5;
-
-/// Bounds the bytes of inputs that are brought in for tasks that do not run yet.
-#[derive(Debug)]
-pub struct Ahead {
-    kibibytes: Semaphore,
-    most: u32,
-}
-
-impl Ahead {
-    /// At most `bytes` at a time. A task that needs more than that on its own waits until it
-    /// is the only one, and gets it.
-    pub fn new(bytes: ByteSize) -> Self {
-        let most = u32::try_from(bytes.as_u64() >> 10).unwrap_or(u32::MAX).max(1);
-        let most = most.min(u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX));
-        Self { kibibytes: Semaphore::new(most as usize), most }
-    }
-
-    async fn take(&self, bytes: u64) -> SemaphorePermit<'_> {
-        let kibibytes = u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(u32::MAX);
-        match self.kibibytes.acquire_many(kibibytes.min(self.most)).await {
-            Ok(permit) => permit,
-            Err(_) => unreachable!("the semaphore is never closed"),
-        }
-    }
-}
 
 /// What bringing in a task's inputs came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -85,50 +62,127 @@ pub enum PrefetchError {
     },
 }
 
-/// Brings `inputs`, which are relative to `base`, into the empty inputs directory of a
-/// workspace. One that is named twice is brought once. The permit stands for their bytes: it
-/// is to be dropped when the task runs.
-///
-/// # Errors
-/// For the first input that fails; the directory may hold some of the others then.
-pub async fn inputs<'a>(
-    cache: &Cache,
-    bucket: &dyn Bucket,
-    base: &Prefix,
-    inputs: &[BucketKey],
-    workspace: &Workspace,
-    sharing: Sharing,
-    ahead: &'a Ahead,
-) -> Result<(Fetched, Option<SemaphorePermit<'a>>), PrefetchError> {
-    let into = &workspace.inputs;
-    if let [input] = inputs {
-        workspace.make_parents([input]);
-        let found = Found::find(bucket, base, input).await?;
-        let permit = ahead.take(found.version.size).await;
-        return Ok((bring(cache, bucket, found, into, sharing).await?, Some(permit)));
-    }
-    // All sizes are known before anything is fetched: two tasks that each held a part of the
-    // bytes they need would wait for each other.
-    let distinct = distinct(inputs)?;
-    workspace.make_parents(distinct.iter().copied());
-    let finds: Vec<_> = distinct.iter().map(|input| Found::find(bucket, base, input)).collect();
-    let found: Vec<Found<'_>> = stream::iter(finds).buffered(AT_ONCE).try_collect().await?;
-    let permit = ahead.take(found.iter().map(|found| found.version.size).sum()).await;
-    let mut sum = Fetched::default();
-    let mut under_way = FuturesUnordered::new();
-    // Not a stream of mapped inputs: the future of that is not `Send` to the compiler.
-    for found in found {
-        if under_way.len() == AT_ONCE
-            && let Some(one) = under_way.try_next().await?
-        {
+/// Where inputs come from, and how.
+#[derive(Debug)]
+pub struct Prefetch {
+    /// The bucket.
+    pub bucket: Arc<dyn Bucket>,
+    /// What they go through.
+    pub cache: Cache,
+    /// For how long an object of a remote bucket is taken to be what it was when it was last
+    /// looked at.
+    pub freshness: Duration,
+    /// How a task gets the bytes.
+    pub sharing: Sharing,
+    /// The bytes that may be there before their tasks run.
+    pub ahead: Ahead,
+}
+
+impl Prefetch {
+    /// Brings `inputs`, which are relative to `base`, into the empty inputs directory of a
+    /// workspace. One that is named twice is brought once. The permit stands for their bytes:
+    /// it is to be dropped when the task runs.
+    ///
+    /// # Errors
+    /// For the first input that fails; the directory may hold some of the others then.
+    pub async fn bring(
+        &self,
+        base: &Prefix,
+        inputs: &[BucketKey],
+        workspace: &Workspace,
+    ) -> Result<(Fetched, Option<SemaphorePermit<'_>>), PrefetchError> {
+        let into = &workspace.inputs;
+        if let [input] = inputs {
+            workspace.make_parents([input]);
+            return self.bring_one(base, input, into).await;
+        }
+        // All sizes are known before anything is fetched: two tasks that each held a part of
+        // the bytes they need would wait for each other.
+        let distinct = distinct(inputs)?;
+        workspace.make_parents(distinct.iter().copied());
+        let finds: Vec<_> = distinct.iter().map(|input| self.find(base, input)).collect();
+        let found: Vec<Found<'_>> = stream::iter(finds).buffered(AT_ONCE).try_collect().await?;
+        let permit = self.ahead.take(found.iter().map(|found| found.version.size).sum()).await;
+        let mut sum = Fetched::default();
+        let mut under_way = FuturesUnordered::new();
+        // Not a stream of mapped inputs: the future of that is not `Send` to the compiler.
+        for found in found {
+            if under_way.len() == AT_ONCE
+                && let Some(one) = under_way.try_next().await?
+            {
+                sum = sum.plus(one);
+            }
+            under_way.push(self.bring_found(found, into));
+        }
+        while let Some(one) = under_way.try_next().await? {
             sum = sum.plus(one);
         }
-        under_way.push(bring(cache, bucket, found, into, sharing));
+        Ok((sum, Some(permit)))
     }
-    while let Some(one) = under_way.try_next().await? {
-        sum = sum.plus(one);
+
+    /// The only input of a task needs no look before it is fetched.
+    async fn bring_one(
+        &self,
+        base: &Prefix,
+        input: &BucketKey,
+        into: &Dir,
+    ) -> Result<(Fetched, Option<SemaphorePermit<'_>>), PrefetchError> {
+        let key = base.join(input);
+        let failed = |error| PrefetchError::from_cache(input, &key, error);
+        let (cache, bucket) = (&self.cache, &*self.bucket);
+        let first = cache.fetch_ahead(bucket, &key, self.freshness, &self.ahead).await;
+        let (mut blob, permit) = first.map_err(failed)?;
+        let mut fetches = 1;
+        while !self.place(&blob, into, input, fetches).await.map_err(failed)? {
+            fetches += 1;
+            blob = cache.fetch(bucket, &key, Duration::ZERO).await.map_err(failed)?;
+        }
+        Ok((Fetched::of(&blob), Some(permit)))
     }
-    Ok((sum, Some(permit)))
+
+    async fn find<'a>(
+        &self,
+        base: &Prefix,
+        input: &'a BucketKey,
+    ) -> Result<Found<'a>, PrefetchError> {
+        let key = base.join(input);
+        match self.cache.version(&*self.bucket, &key, self.freshness).await {
+            Ok(version) => Ok(Found { input, key, version }),
+            Err(error) => Err(PrefetchError::from_cache(input, &key, error)),
+        }
+    }
+
+    async fn bring_found(&self, found: Found<'_>, into: &Dir) -> Result<Fetched, PrefetchError> {
+        // A task with many small inputs takes turns with others.
+        tokio::task::consume_budget().await;
+        let Found { input, key, mut version } = found;
+        let failed = |error| PrefetchError::from_cache(input, &key, error);
+        let (cache, bucket) = (&self.cache, &*self.bucket);
+        let mut fetches = 1;
+        loop {
+            let blob = cache.fetch_version(bucket, &key, version).await.map_err(failed)?;
+            if self.place(&blob, into, input, fetches).await.map_err(failed)? {
+                return Ok(Fetched::of(&blob));
+            }
+            fetches += 1;
+            version = bucket.head(&key).await.map_err(|error| failed(error.into()))?;
+        }
+    }
+
+    /// False when the blob has to be fetched again, and may be.
+    async fn place(
+        &self,
+        blob: &Blob,
+        into: &Dir,
+        input: &BucketKey,
+        fetches: usize,
+    ) -> Result<bool, CacheError> {
+        match self.cache.place(blob, into, input, self.sharing).await {
+            Ok(()) => Ok(true),
+            Err(CacheError::Gone { .. }) if fetches < FETCHES => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// An input that is in the bucket.
@@ -136,46 +190,6 @@ struct Found<'a> {
     input: &'a BucketKey,
     key: BucketKey,
     version: Version,
-}
-
-impl<'a> Found<'a> {
-    async fn find(
-        bucket: &dyn Bucket,
-        base: &Prefix,
-        input: &'a BucketKey,
-    ) -> Result<Self, PrefetchError> {
-        let key = base.join(input);
-        match bucket.head(&key).await {
-            Ok(version) => Ok(Self { input, key, version }),
-            Err(error) => Err(PrefetchError::from_cache(input, &key, error.into())),
-        }
-    }
-}
-
-async fn bring(
-    cache: &Cache,
-    bucket: &dyn Bucket,
-    found: Found<'_>,
-    into: &Dir,
-    sharing: Sharing,
-) -> Result<Fetched, PrefetchError> {
-    // A task with many small inputs takes turns with others.
-    tokio::task::consume_budget().await;
-    let Found { input, key, mut version } = found;
-    let failed = |error| PrefetchError::from_cache(input, &key, error);
-    let mut fetches = 1;
-    loop {
-        let blob = cache.fetch_version(bucket, &key, version.clone()).await.map_err(failed)?;
-        match cache.place(&blob, into, input, sharing).await {
-            Ok(()) => {
-                let (hits, misses) = if blob.hit { (1, 0) } else { (0, 1) };
-                return Ok(Fetched { bytes: blob.size, hits, misses });
-            }
-            Err(CacheError::Gone { .. }) if fetches < FETCHES => fetches += 1,
-            Err(error) => return Err(failed(error)),
-        }
-        version = bucket.head(&key).await.map_err(|error| failed(error.into()))?;
-    }
 }
 
 /// Each input once. One can't be a directory on the way to another.
@@ -198,6 +212,11 @@ fn distinct(inputs: &[BucketKey]) -> Result<Vec<&BucketKey>, PrefetchError> {
 }
 
 impl Fetched {
+    fn of(blob: &Blob) -> Self {
+        let (hits, misses) = if blob.hit { (1, 0) } else { (0, 1) };
+        Self { bytes: blob.size, hits, misses }
+    }
+
     fn plus(self, other: Self) -> Self {
         Self {
             bytes: self.bytes + other.bytes,
@@ -227,7 +246,7 @@ impl PrefetchError {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use bytesize::ByteSize;
 
     use super::*;
     use crate::bucket::DirBucket;
@@ -258,25 +277,33 @@ mod tests {
     async fn bring(f: &Fixture, names: &[&str]) -> Result<Fetched, PrefetchError> {
         let keys: Vec<_> = names.iter().map(|name| BucketKey::new(name).unwrap()).collect();
         let base = Prefix::new("d").unwrap();
-        let ahead = Ahead::new(ByteSize::mib(1));
-        let place = &f.workspace;
-        let brought = inputs(&f.cache, &f.bucket, &base, &keys, place, Sharing::Link, &ahead).await;
-        brought.map(|(fetched, _)| fetched)
+        let prefetch = f.prefetch(ByteSize::mib(1));
+        prefetch.bring(&base, &keys, &f.workspace).await.map(|(fetched, _)| fetched)
+    }
+
+    impl Fixture {
+        fn prefetch(&self, ahead: ByteSize) -> Prefetch {
+            Prefetch {
+                bucket: Arc::new(self.bucket.clone()),
+                cache: self.cache.clone(),
+                freshness: Duration::ZERO,
+                sharing: Sharing::Link,
+                ahead: Ahead::new(ahead),
+            }
+        }
     }
 
     #[tokio::test]
     async fn bytes_ahead_of_execution_are_bounded_and_nobody_starves() {
         let f = fixture();
         std::fs::write(f.bucket.path().join("d/large"), vec![0; 3 << 10]).unwrap();
-        let ahead = Ahead::new(ByteSize::kib(2));
+        let prefetch = f.prefetch(ByteSize::kib(2));
         let (base, keys) = (Prefix::new("d").unwrap(), [BucketKey::new("a").unwrap()]);
         // Larger than the bound: it gets all of it.
         let large = [BucketKey::new("large").unwrap()];
         let place = &f.workspace;
-        let first = inputs(&f.cache, &f.bucket, &base, &large, place, Sharing::Copy, &ahead);
-        let (_, permit) = first.await.unwrap();
-        let mut second =
-            std::pin::pin!(inputs(&f.cache, &f.bucket, &base, &keys, place, Sharing::Copy, &ahead));
+        let (_, permit) = prefetch.bring(&base, &large, place).await.unwrap();
+        let mut second = std::pin::pin!(prefetch.bring(&base, &keys, place));
         assert!(futures_util::poll!(&mut second).is_pending());
         drop(permit);
         second.await.unwrap();
@@ -328,15 +355,12 @@ mod tests {
         }
         let names: Vec<_> = names.iter().map(|name| BucketKey::new(name).unwrap()).collect();
         // On the runtime's own threads, as the host does it.
-        let (cache, bucket, all) = (f.cache.clone(), f.bucket.clone(), names.clone());
+        let (prefetch, all) = (f.prefetch(ByteSize::mib(1)), names.clone());
         let workspace = f.workspace;
         let fetched = tokio::spawn(async move {
             let base = Prefix::new("d").unwrap();
-            let fetched = {
-                let ahead = Ahead::new(ByteSize::mib(1));
-                let all = inputs(&cache, &bucket, &base, &all, &workspace, Sharing::Copy, &ahead);
-                all.await.map(|(fetched, _)| fetched)
-            };
+            let fetched = prefetch.bring(&base, &all, &workspace).await;
+            let fetched = fetched.map(|(fetched, _)| fetched);
             (workspace, fetched)
         });
         let (workspace, fetched) = fetched.await.unwrap();

@@ -292,7 +292,8 @@ mod tests {
     use rustix::fs::{CWD, Mode};
 
     use super::*;
-    use crate::bucket::{DirBucket, ObjectBucket};
+    use crate::bucket::DirBucket;
+    use crate::bucket::conformance::in_memory;
 
     const LIMITS: Limits = Limits { max_bytes: 1 << 20, max_files: 100 };
 
@@ -458,7 +459,7 @@ mod tests {
         for i in 0..50 {
             f.outputs.write(format!("{i:02}"), vec![7; 100]).unwrap();
         }
-        let bucket = ObjectBucket::new(Arc::new(InMemory::new()), "memory://");
+        let bucket = in_memory(Arc::new(InMemory::new()));
         // On the runtime's own threads, as the host does it.
         let (dir, store) = (f.outputs.try_clone().unwrap(), bucket.clone());
         let published = tokio::spawn(async move {

@@ -145,17 +145,17 @@ pub trait Queue: fmt::Display + fmt::Debug + Send + Sync + 'static {
         1
     }
 
-    /// The longest time a lease can be made to last from now; who holds it for longer makes
-    /// it longer on the way.
-    fn longest_hold(&self) -> Duration {
-        LONGEST_HOLD
-    }
-
     /// When the lease ends by this host's clock, at the earliest, where the queue knows that
     /// better than who asked for it: a service may hold a message for a limited time only, or
     /// begin to count before its answer is here.
     fn until(&self, _receipt: &Receipt) -> Option<Instant> {
         None
+    }
+
+    /// The longest time a lease can be made to last from now; who holds it for longer makes
+    /// it longer on the way.
+    fn longest_hold(&self) -> Duration {
+        LONGEST_HOLD
     }
 
     /// Sends what is waiting to be sent with others, and gives back what a poll brings that
@@ -228,6 +228,10 @@ pub trait Admin: fmt::Display + fmt::Debug + Send + Sync {
     /// Returns how many there were, where that can be known.
     async fn purge(&self) -> Result<Option<u64>, QueueError>;
 
+    /// Waits until what was leased to be looked at is given back: also when a stream of
+    /// messages was dropped before its end.
+    async fn close(&self) {}
+
     /// How the queue is set up, as far as it has settings.
     async fn facts(&self) -> Result<Facts, QueueError> {
         Ok(Facts::default())
@@ -277,8 +281,8 @@ pub struct Access {
 pub async fn open(url: &str, access: &Access) -> Result<Arc<dyn Queue>, QueueError> {
     match Address::parse(url)? {
         Address::File { url, path } => Ok(Arc::new(file::FileQueue::open(&url, &path)?)),
-        Address::PubSub(at) => Ok(Arc::new(pubsub::PubSubQueue::open(url, &at, access).await?)),
         Address::Sqs(sqs) => Ok(Arc::new(sqs::SqsQueue::open(&sqs, access).await?)),
+        Address::PubSub(at) => Ok(Arc::new(pubsub::PubSubQueue::open(url, &at, access).await?)),
     }
 }
 
@@ -289,8 +293,8 @@ pub async fn open(url: &str, access: &Access) -> Result<Arc<dyn Queue>, QueueErr
 pub async fn admin(url: &str, access: &Access) -> Result<Box<dyn Admin>, QueueError> {
     match Address::parse(url)? {
         Address::File { url, path } => Ok(Box::new(file::Admin::open(&url, &path)?)),
-        Address::PubSub(at) => Ok(Box::new(pubsub::Admin::open(url, &at, access).await?)),
         Address::Sqs(sqs) => Ok(Box::new(sqs::Admin::open(&sqs, access).await?)),
+        Address::PubSub(at) => Ok(Box::new(pubsub::Admin::open(url, &at, access).await?)),
     }
 }
 

@@ -4,7 +4,7 @@
 //! other fields are ours.
 
 use std::sync::LazyLock;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -64,9 +64,12 @@ impl ErrorReport<'_> {
             component: Option<String>,
             #[serde(skip_serializing_if = "Option::is_none")]
             log: Option<&'a str>,
+            /// When the report was made, in UTC.
+            time: String,
             elapsed_seconds: f64,
         }
         to_bytes(&Wire {
+            time: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             host_info: &HOST_INFO,
             task: as_received(self.message),
             exception: &self.exception,
@@ -163,6 +166,8 @@ mod tests {
         assert_eq!(report["exception"], "it broke");
         assert_eq!(report["earlier"][0], "first");
         assert_eq!(report["phase"], "execute");
+        let time = humantime::parse_rfc3339(report["time"].as_str().unwrap()).unwrap();
+        assert!(time.elapsed().unwrap() < Duration::from_secs(60), "{report}");
     }
 
     #[test]

@@ -202,6 +202,11 @@ impl WasiView for State {
     }
 }
 
+/// True when the kernel can keep guests to their two directories.
+pub fn kernel_can_confine() -> bool {
+    thread::can_confine()
+}
+
 impl Sandbox {
     /// Starts `slots` threads for guests, each of which may use what `limits` allow.
     ///

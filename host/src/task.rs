@@ -13,7 +13,7 @@ use crate::digest::Digest;
 use crate::key::BucketKey;
 use crate::lease::{Lease, Settlement};
 use crate::message::{self, DecodeError, Task};
-use crate::prefetch::{self, PrefetchError};
+use crate::prefetch::PrefetchError;
 use crate::publish::{self, PublishError, Published};
 use crate::queue::{Queue, QueueError, Release};
 use crate::report::{DoneReport, ErrorReport};
@@ -172,16 +172,8 @@ impl Attempt {
         task: &Task,
     ) -> Result<(Workspace, Ready, tokio::sync::SemaphorePermit<'w>), Failure> {
         let workspace = worker.workspaces.acquire()?;
-        let (fetched, _ahead) = prefetch::inputs(
-            &worker.cache,
-            &*worker.inputs,
-            &task.base_directory,
-            &task.inputs,
-            &workspace,
-            worker.sharing,
-            &worker.ahead,
-        )
-        .await?;
+        let (fetched, _ahead) =
+            worker.inputs.bring(&task.base_directory, &task.inputs, &workspace).await?;
         worker.stats.bytes_in.fetch_add(fetched.bytes, Relaxed);
         worker.stats.cache_hits.fetch_add(fetched.hits.into(), Relaxed);
         worker.stats.cache_misses.fetch_add(fetched.misses.into(), Relaxed);

@@ -9,14 +9,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::bucket::{self, Bucket, BucketError};
+use crate::ahead::Ahead;
+use crate::bucket::{self, Access, Bucket, BucketError};
 use crate::cache::{Cache, CacheError, CacheOptions, Sharing};
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::key::Prefix;
 use crate::lease::{Lease, Leases};
 use crate::outage::Outages;
-use crate::prefetch::Ahead;
+use crate::prefetch::Prefetch;
 use crate::publish;
 use crate::queue::{self, Queue, QueueError};
 use crate::sandbox::Sandbox;
@@ -48,14 +49,12 @@ const BATCHES_AHEAD: usize = 4;
 pub struct Worker {
     pub(crate) stats: Arc<Stats>,
     pub(crate) outages: Outages,
-    pub(crate) inputs: Arc<dyn Bucket>,
+    pub(crate) inputs: Prefetch,
+    /// Where outputs go.
     pub(crate) bucket: Arc<dyn Bucket>,
     /// Where tasks can't publish: what is there is run.
     pub(crate) components: Option<Prefix>,
-    pub(crate) ahead: Ahead,
-    pub(crate) cache: Cache,
     pub(crate) workspaces: Workspaces,
-    pub(crate) sharing: Sharing,
     pub(crate) catalog: Catalog,
     pub(crate) sandbox: Arc<Sandbox>,
     pub(crate) publish_limits: publish::Limits,
@@ -119,11 +118,7 @@ impl Worker {
     /// Names what could not be opened.
     pub async fn open(config: Config) -> Result<Self, OpenError> {
         // The buckets first: who named a bad one is not to find queues made for nothing.
-        let bucket = bucket::open(&config.bucket, &config.bucket_access)?;
-        let inputs = match &config.input_bucket {
-            Some(url) => bucket::open(url, &config.bucket_access)?,
-            None => bucket.clone(),
-        };
+        let (bucket, inputs) = open_buckets(&config).await?;
         let queue = queue::open(&config.queue, &config.queue_access).await?;
         let error_queue = queue::open(&config.error_queue, &config.queue_access).await?;
         let done_queue = match &config.done_queue {
@@ -157,16 +152,19 @@ impl Worker {
         Ok(Self {
             stats: Arc::default(),
             outages: Outages::default(),
-            inputs,
+            inputs: Prefetch {
+                bucket: inputs,
+                cache,
+                freshness: config.freshness,
+                sharing,
+                ahead: Ahead::new(config.prefetch_bytes),
+            },
             bucket,
             components: match &config.components {
                 Some(dir) => bucket::prefix_of(dir, &config.bucket)?,
                 None => Some(config.component_prefix.clone()),
             },
-            ahead: Ahead::new(config.prefetch_bytes),
-            cache,
             workspaces,
-            sharing,
             catalog,
             sandbox,
             publish_limits: config.limits.into(),
@@ -231,6 +229,9 @@ impl Worker {
                     when its lease ends", self.queue);
             },
             () = kill.cancelled() => {}
+        }
+        if tokio::time::timeout(GIVING_BACK, self.bucket.close()).await.is_err() {
+            tracing::warn!("{}: not all uploads could be aborted; their parts stay", self.bucket);
         }
         stopped
     }
@@ -444,7 +445,7 @@ impl Worker {
     /// After a failure that may be a bucket's: asks whether one can't be reached at all, so
     /// that no task could be worked on.
     pub(crate) async fn is_bucket_out(&self) -> bool {
-        for bucket in [&self.inputs, &self.bucket] {
+        for bucket in [&self.inputs.bucket, &self.bucket] {
             if self.outages.is_out(bucket) {
                 return true;
             }
@@ -459,7 +460,7 @@ impl Worker {
     /// Waits until what can't be reached answers again: whoever leases tasks that can't be
     /// worked on only keeps them from others. The task queue is asked by leasing.
     async fn wait_for_services(&self) {
-        for bucket in [&self.inputs, &self.bucket] {
+        for bucket in [&self.inputs.bucket, &self.bucket] {
             let mut wait = Duration::from_secs(1);
             while self.outages.is_out(bucket) {
                 tokio::time::sleep(wait).await;
@@ -492,4 +493,22 @@ impl Worker {
             }
         }
     }
+}
+
+/// The bucket that outputs go to, and the one that inputs come from, each asked whether it
+/// is there.
+async fn open_buckets(config: &Config) -> Result<(Arc<dyn Bucket>, Arc<dyn Bucket>), BucketError> {
+    let access = &config.bucket_access;
+    let Some(url) = &config.input_bucket else {
+        let bucket = bucket::open_for_outputs(&config.bucket, access).await?;
+        bucket.check().await?;
+        return Ok((bucket.clone(), bucket));
+    };
+    // Nobody may put outputs without credentials: what is open to everybody is the inputs.
+    let own = Access { anonymous: false, ..access.clone() };
+    let bucket = bucket::open_for_outputs(&config.bucket, &own).await?;
+    bucket.check().await?;
+    let inputs = bucket::open(url, access).await?;
+    inputs.check().await?;
+    Ok((bucket, inputs))
 }

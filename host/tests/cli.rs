@@ -175,6 +175,79 @@ fn a_bucket_that_was_named_wrongly_is_not_made() {
 }
 
 #[test]
+fn inputs_come_from_a_bucket_of_their_own() {
+    let place = Place::new();
+    place.write("good.wasm", component(End::Done));
+    place.run("component push good.wasm --name NO_OP").ok();
+    place.write("inputs/d/a", "A");
+    let submit = "submit --fq ./queue --name NO_OP --base-directory d --input a";
+    place.run(submit).ok();
+    let run = "run --fq ./queue -x --input-bucket";
+    place.run(&format!("{run} ./inputs")).ok().says("1 done");
+    // Where they are not, nothing else is taken instead.
+    place.run(submit).ok();
+    let ended = place.run(&format!("{run} ./bucket --max-attempts 1")).exits(3);
+    ended.says("has no object `d/a`");
+}
+
+#[test]
+fn a_bucket_of_a_cloud_that_can_not_be_used_is_said_at_the_start() {
+    let place = Place::new();
+    let aws = std::env::var("TASK_HOST_TEST_AWS")
+        .expect("TASK_HOST_TEST_AWS is not set: this test is run by `cargo xtask test`");
+    let run = |endpoint: &str, options: &str| {
+        let mut host = place.host(&format!("run --fq ./queue -x {options}"));
+        host.env("AWS_ENDPOINT_URL", endpoint).env("AWS_REGION", "us-east-1");
+        host.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
+        Ended::of(host.output().unwrap())
+    };
+    let ended = run(&aws, "--bucket s3://no-such-bucket-here/data").exits(1);
+    ended.says("there is no bucket `no-such-bucket-here`; check its name, or create it");
+    let ended = run("http://127.0.0.1:9", "--bucket s3://bucket").exits(1);
+    ended.says("no connection to the server").says("check the address or endpoint");
+    let ended = run(&aws, "--bucket https://host/data").exits(1);
+    ended.says("give it as --input-bucket");
+    assert!(!place.has("queue"), "no queue is made for nothing");
+}
+
+#[test]
+fn credentials_of_aws_are_found_where_its_tools_find_them() {
+    let place = Place::new();
+    let aws = std::env::var("TASK_HOST_TEST_AWS")
+        .expect("TASK_HOST_TEST_AWS is not set: this test is run by `cargo xtask test`");
+    let run = |variables: &[(&str, &str)]| {
+        let mut host = place.host("component ls --bucket s3://no-such-bucket-here");
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("AWS_") {
+                host.env_remove(name);
+            }
+        }
+        host.env("HOME", place.dir.path()).env("AWS_EC2_METADATA_DISABLED", "true");
+        Ended::of(host.envs(variables.iter().copied()).output().unwrap()).exits(1)
+    };
+    let endpoint = ("AWS_ENDPOINT_URL_S3", &*aws);
+    let none = run(&[endpoint, ("AWS_REGION", "us-east-1")]);
+    none.says("no credentials for AWS were found").says("--anonymous");
+
+    // The chain ends at this answer only if it got that far.
+    let answer = "there is no bucket `no-such-bucket-here`";
+    let program = r#"{"Version": 1, "AccessKeyId": "id", "SecretAccessKey": "key"}"#;
+    place.write("credentials.json", program);
+    let file = place.path("credentials.json");
+    let profile = format!(
+        "[profile work]\nregion = eu-west-1\nendpoint_url = {aws}\n\
+         credential_process = /bin/cat {}\n",
+        file.display()
+    );
+    place.write(".aws/config", profile);
+    run(&[("AWS_PROFILE", "work")]).says(answer);
+
+    let secret = r#"{"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key"}"#;
+    place.write(".cloudvolume/secrets/aws-secret.json", secret);
+    run(&[endpoint]).says(answer);
+}
+
+#[test]
 fn values_that_make_no_sense_say_who_gave_them() {
     let place = Place::new();
     place

@@ -49,7 +49,7 @@ impl Cloud {
 
     /// SQS and S3 at another address, which leads there.
     pub fn of_aws(endpoint: &str) -> Self {
-        let name = unique("tasks");
+        let name = unique("work");
         let s3 = server("TASK_HOST_TEST_AWS");
         let created = http::send(&s3, "PUT", &format!("/{name}"), &[], b"");
         assert_eq!(created.status, 200, "{}", String::from_utf8_lossy(&created.body));
@@ -72,7 +72,7 @@ impl Cloud {
     /// Pub/Sub and Google's storage.
     pub fn google() -> Self {
         let mut cloud = Self::hybrid();
-        let name = unique("tasks");
+        let name = unique("work");
         cloud.queue = format!("pubsub://projects/test/topics/{name}/subscriptions/{name}");
         let server = server("TASK_HOST_TEST_PUBSUB");
         cloud.variables.push(("PUBSUB_EMULATOR_HOST".to_owned(), server));
@@ -112,9 +112,8 @@ impl Cloud {
     /// `host ARGS…`, which finds queue and bucket by its environment.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = self.place.command(args);
-        command.envs(self.variables());
         command.env("HOST_QUEUE", &self.queue).env("HOST_BUCKET", &self.bucket);
-        command.env("HOST_CREATE_QUEUES", "true");
+        command.env("HOST_CREATE_QUEUES", "true").envs(self.variables());
         command
     }
 

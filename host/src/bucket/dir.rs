@@ -26,7 +26,7 @@ use rustix::io::Errno;
 
 use self::walk::Walk;
 use super::outgoing::{Outgoing, Refused};
-use super::{Bucket, BucketError, Listed, SMALL, Version};
+use super::{Bucket, BucketError, Listed, Object, Opened, SMALL, Version};
 use crate::key::{BucketKey, Prefix};
 use crate::scratch::{self, Scratch};
 
@@ -124,7 +124,7 @@ impl DirBucket {
         BucketError::invalid(self, format!("key `{key}` {problem}"))
     }
 
-    fn check(&self, key: &BucketKey) -> Result<(), BucketError> {
+    fn check_key(&self, key: &BucketKey) -> Result<(), BucketError> {
         // One substring search; the segments are looked at only where it finds something.
         if key.as_str().contains(TMP) && key.as_str().split('/').any(|segment| segment == TMP) {
             let problem = format!("has a segment `{TMP}`, which is the host's own");
@@ -134,7 +134,7 @@ impl DirBucket {
     }
 
     fn stat(&self, key: &BucketKey) -> Result<Version, BucketError> {
-        self.check(key)?;
+        self.check_key(key)?;
         let stat = statat(&self.0.root, key.as_str(), AtFlags::empty())
             .map_err(|error| self.failed("reading", key, error))?;
         self.version(key, &stat)
@@ -320,18 +320,18 @@ impl Bucket for DirBucket {
         self.stat(key)
     }
 
-    async fn get(&self, key: &BucketKey, mut into: File) -> Result<Version, BucketError> {
-        self.check(key)?;
-        let opened = self.open_object(key)?;
-        if opened.1.size <= SMALL {
-            return self.read_whole(key, opened, &mut into);
+    async fn open(&self, key: &BucketKey, known: Option<&Version>) -> Result<Opened, BucketError> {
+        self.check_key(key)?;
+        let (file, version) = self.open_object(key)?;
+        if known == Some(&version) {
+            return Ok(Opened::Unchanged);
         }
         let (bucket, key) = (self.clone(), key.clone());
-        blocking(move || bucket.read_whole(&key, opened, &mut into)).await
+        Ok(Opened::Object(Box::new(OpenFile { bucket, key, file, version })))
     }
 
     async fn put(&self, key: &BucketKey, dir: &Dir, file: &BucketKey) -> Result<(), BucketError> {
-        self.check(key)?;
+        self.check_key(key)?;
         let outgoing = Outgoing::find(dir, file).map_err(|why| self.refused(key, file, why))?;
         match self.rename_in(outgoing.parent(), outgoing.name(), key) {
             Err(Errno::XDEV) => {}
@@ -376,6 +376,30 @@ impl Bucket for DirBucket {
             Ok(_) => Ok(()),
             Err(error) => Err(BucketError::unavailable(self, "reading", ".", error)),
         }
+    }
+}
+
+/// A file of the bucket that is open.
+#[derive(Debug)]
+struct OpenFile {
+    bucket: DirBucket,
+    key: BucketKey,
+    file: File,
+    version: Version,
+}
+
+#[async_trait]
+impl Object for OpenFile {
+    fn version(&self) -> &Version {
+        &self.version
+    }
+
+    async fn write_to(self: Box<Self>, mut into: File) -> Result<Version, BucketError> {
+        let Self { bucket, key, file, version } = *self;
+        if version.size <= SMALL {
+            return bucket.read_whole(&key, (file, version), &mut into);
+        }
+        blocking(move || bucket.read_whole(&key, (file, version), &mut into)).await
     }
 }
 

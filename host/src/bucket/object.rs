@@ -6,18 +6,23 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use cap_std::fs::Dir;
-use futures_util::stream::{BoxStream, FuturesUnordered, StreamExt};
+use futures_util::stream::{self, BoxStream, FuturesUnordered, StreamExt};
+use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt};
-use tokio::io::AsyncWriteExt;
+use tokio_util::task::TaskTracker;
 
+use super::address::{Place, Service};
 use super::dir::blocking;
+use super::explain::{self, Trouble};
 use super::outgoing::{Outgoing, Refused};
-use super::{Bucket, BucketError, Listed, SMALL, Version};
+use super::{Bucket, BucketError, Listed, Opened, Version, download};
 use crate::key::{BucketKey, Prefix};
 
 /// Files above this many bytes are put in parts.
@@ -29,42 +34,96 @@ const MAX_PARTS: u64 = 10_000;
 /// Parts of one file that are under way at once.
 const PARTS_AT_ONCE: usize = 4;
 
-/// A store as a bucket.
+/// A bucket of a service as a bucket. A clone is another handle on it.
 #[derive(Debug, Clone)]
-pub struct ObjectBucket {
-    store: Arc<dyn ObjectStore>,
-    url: Arc<str>,
+pub struct ObjectBucket(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    place: Place,
+    url: String,
+    stores: Stores,
+    /// How long a body may bring nothing.
+    idle: Duration,
+    /// It was said that listing is not allowed.
+    warned: AtomicBool,
+    /// Uploads that begin or are given up.
+    aborts: TaskTracker,
+}
+
+/// The clients of one bucket.
+#[derive(Clone)]
+pub(super) struct Stores {
+    /// For fetching and listing.
+    pub(super) reads: Arc<dyn ObjectStore>,
+    /// For putting. None where that can't be done.
+    pub(super) writes: Option<Arc<dyn ObjectStore>>,
+    /// For the look at the start.
+    pub(super) probe: Probe,
+}
+
+/// What can be asked cheaply whether a bucket is there.
+#[derive(Clone)]
+pub(super) enum Probe {
+    /// For the first of its keys.
+    List(Arc<dyn PaginatedListStore>),
+    /// For its root, which may well not be there.
+    Head(Arc<dyn ObjectStore>),
+}
+
+impl fmt::Debug for Stores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stores").field("reads", &self.reads).finish_non_exhaustive()
+    }
 }
 
 impl ObjectBucket {
-    /// Makes a bucket of a store that is called `url`.
-    pub fn new(store: Arc<dyn ObjectStore>, url: &str) -> Self {
-        Self { store, url: url.into() }
+    pub(super) fn new(place: Place, stores: Stores, idle: Duration) -> Self {
+        Self(Arc::new(Inner {
+            url: place.url(),
+            place,
+            stores,
+            idle,
+            warned: AtomicBool::new(false),
+            aborts: TaskTracker::new(),
+        }))
     }
 
-    fn path(&self, key: &BucketKey) -> Result<Path, BucketError> {
+    pub(super) fn reads(&self) -> &Arc<dyn ObjectStore> {
+        &self.0.stores.reads
+    }
+
+    fn writes(&self) -> Result<&Arc<dyn ObjectStore>, BucketError> {
+        self.0.stores.writes.as_ref().ok_or_else(|| {
+            BucketError::invalid(self, "can only be read; put outputs into another bucket")
+        })
+    }
+
+    /// How long a body may bring nothing.
+    pub(super) fn idle(&self) -> Duration {
+        self.0.idle
+    }
+
+    /// True when every object can be fetched in parts.
+    pub(super) fn has_ranges(&self) -> bool {
+        self.0.place.service != Service::Http
+    }
+
+    /// Where an object is in the store.
+    pub(super) fn path(&self, key: &BucketKey) -> Result<Path, BucketError> {
         // `parse` takes the key as it is; `from` would percent-encode some characters, and
         // then other tools would see another key.
-        Path::parse(key.as_str())
+        Path::parse(self.0.place.prefix.join(key).as_str())
             .map_err(|error| BucketError::invalid(self, format!("key `{key}`: {error}")))
     }
 
-    fn failed(
+    pub(super) fn failed(
         &self,
         doing: &'static str,
         key: &(impl fmt::Display + ?Sized),
         error: object_store::Error,
     ) -> BucketError {
-        use object_store::Error as E;
-        match error {
-            E::NotFound { .. } => {
-                BucketError::NotFound { bucket: self.to_string(), key: key.to_string() }
-            }
-            E::InvalidPath { source } => {
-                BucketError::invalid(self, format!("key `{key}`: {source}"))
-            }
-            error => BucketError::unavailable(self, doing, key, error),
-        }
+        explain::failed(&self.0.place, self, doing, key, error)
     }
 
     fn refused(&self, key: &BucketKey, file: &BucketKey, why: Refused) -> BucketError {
@@ -76,11 +135,25 @@ impl ObjectBucket {
         }
     }
 
+    /// Begins an upload. Goes on when nobody waits for it, so that what the store begins is
+    /// aborted.
+    async fn begin(&self, path: Path) -> Result<object_store::Result<Upload>, BucketError> {
+        let (store, aborts) = (self.writes()?.clone(), self.0.aborts.clone());
+        let (begun, upload) = tokio::sync::oneshot::channel();
+        self.0.aborts.spawn(async move {
+            let started = store.put_multipart(&path).await;
+            let upload = started.map(|started| Upload { started: Some(started), aborts });
+            // Dropped here if nobody waits for it.
+            let _ = begun.send(upload);
+        });
+        upload.await.map_err(|error| BucketError::unavailable(self, "writing", "", error))
+    }
+
     async fn put_parts(&self, key: &BucketKey, file: File, size: u64) -> Result<(), BucketError> {
         let path = self.path(key)?;
         let failed = |error| self.failed("writing", key, error);
         let unavailable = |error| BucketError::unavailable(self, "writing", key, error);
-        let mut upload = Upload(Some(self.store.put_multipart(&path).await.map_err(failed)?));
+        let mut upload = self.begin(path).await?.map_err(failed)?;
         let part = PART.max(size.div_ceil(MAX_PARTS));
         let file = Arc::new(file);
         let mut under_way = FuturesUnordered::<object_store::UploadPart>::new();
@@ -103,33 +176,49 @@ impl ObjectBucket {
         }
         drop(under_way);
         upload.get()?.complete().await.map_err(failed)?;
-        upload.0 = None;
+        upload.started = None;
         Ok(())
     }
 }
 
 /// A multipart upload. Dropping it before it is complete aborts it: stores keep, and charge
 /// for, the parts of one that is neither.
-struct Upload(Option<Box<dyn MultipartUpload>>);
+struct Upload {
+    started: Option<Box<dyn MultipartUpload>>,
+    aborts: TaskTracker,
+}
 
 impl Upload {
     fn get(&mut self) -> Result<&mut Box<dyn MultipartUpload>, BucketError> {
-        self.0.as_mut().ok_or_else(|| BucketError::invalid(&"upload", "is complete already"))
+        self.started.as_mut().ok_or_else(|| BucketError::invalid(&"upload", "is complete already"))
     }
 }
 
 impl Drop for Upload {
     fn drop(&mut self) {
         if let (Some(mut upload), Ok(runtime)) =
-            (self.0.take(), tokio::runtime::Handle::try_current())
+            (self.started.take(), tokio::runtime::Handle::try_current())
         {
-            runtime.spawn(async move {
-                if let Err(error) = upload.abort().await {
-                    tracing::warn!(%error, "could not abort an upload; its parts stay");
+            let abort = async move {
+                match upload.abort().await {
+                    // It was completed, and only we did not hear of it.
+                    Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                    Err(error) => {
+                        tracing::warn!(%error, "could not abort an upload; its parts stay");
+                    }
                 }
-            });
+            };
+            self.aborts.spawn_on(abort, &runtime);
         }
     }
+}
+
+/// The consoles of clouds make a folder by an empty object whose key ends with a slash, which
+/// the store leaves away. It comes just before what is in the folder.
+fn is_folder(meta: &ObjectMeta, next: &object_store::Result<ObjectMeta>) -> bool {
+    let Ok(next) = next else { return false };
+    let rest = next.location.as_ref().strip_prefix(meta.location.as_ref());
+    meta.size == 0 && rest.is_some_and(|rest| rest.starts_with('/'))
 }
 
 async fn read(file: Arc<File>, range: Range<u64>) -> io::Result<Bytes> {
@@ -141,50 +230,25 @@ async fn read(file: Arc<File>, range: Range<u64>) -> io::Result<Bytes> {
     blocking(read).await.map(Bytes::from)
 }
 
-fn version(meta: &ObjectMeta) -> Version {
-    // The entity tag says it best. A store without one, or a bucket with versions, has a
-    // version; and all have a time.
-    let tag = match (&meta.e_tag, &meta.version) {
-        (Some(tag), _) => tag.clone(),
-        (None, Some(version)) => version.clone(),
-        (None, None) => meta.last_modified.to_rfc3339(),
-    };
-    Version { tag, size: meta.size }
-}
-
 impl fmt::Display for ObjectBucket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.url)
+        f.write_str(&self.0.url)
     }
 }
 
 #[async_trait]
 impl Bucket for ObjectBucket {
     async fn head(&self, key: &BucketKey) -> Result<Version, BucketError> {
-        let meta = self.store.head(&self.path(key)?).await;
-        Ok(version(&meta.map_err(|error| self.failed("reading", key, error))?))
+        let meta = self.reads().head(&self.path(key)?).await;
+        Ok(download::version(&meta.map_err(|error| self.failed("reading", key, error))?))
     }
 
-    async fn get(&self, key: &BucketKey, into: File) -> Result<Version, BucketError> {
-        let failed = |error| self.failed("reading", key, error);
-        let unavailable = |error| BucketError::unavailable(self, "reading", key, error);
-        let result = self.store.get(&self.path(key)?).await.map_err(failed)?;
-        let version = version(&result.meta);
-        if version.size <= SMALL {
-            let bytes = result.bytes().await.map_err(failed)?;
-            into.write_all_at(&bytes, 0).map_err(unavailable)?;
-            return Ok(version);
-        }
-        let mut into = tokio::fs::File::from_std(into);
-        let mut chunks = result.into_stream();
-        while let Some(chunk) = chunks.next().await {
-            into.write_all(&chunk.map_err(failed)?).await.map_err(unavailable)?;
-        }
-        into.flush().await.map_err(unavailable)?;
-        Ok(version)
+    async fn open(&self, key: &BucketKey, known: Option<&Version>) -> Result<Opened, BucketError> {
+        download::open(self, key, known).await
     }
 
     async fn put(&self, key: &BucketKey, dir: &Dir, file: &BucketKey) -> Result<(), BucketError> {
+        let store = self.writes()?;
         let open = || {
             let outgoing = Outgoing::find(dir, file)?;
             Ok((outgoing.open()?, outgoing.size))
@@ -196,36 +260,44 @@ impl Bucket for ObjectBucket {
         let bytes = read(Arc::new(source), 0..size)
             .await
             .map_err(|error| BucketError::unavailable(self, "writing", key, error))?;
-        let put = self.store.put(&self.path(key)?, bytes.into()).await;
+        let put = store.put(&self.path(key)?, bytes.into()).await;
         put.map(drop).map_err(|error| self.failed("writing", key, error))
     }
 
     fn list<'a>(&'a self, prefix: &Prefix) -> BoxStream<'a, Result<Listed, BucketError>> {
+        let place = &self.0.place;
+        let failed = |error| stream::iter([Err(error)]).boxed();
+        if place.service == Service::Http {
+            return failed(BucketError::invalid(self, "can't be listed: it is a web server"));
+        }
         let shown = prefix.to_string();
-        let path = match Path::parse(prefix.as_str()) {
-            Ok(path) => path,
-            Err(error) => {
-                let error = self.failed("listing", prefix, error.into());
-                return futures_util::stream::iter([Err(error)]).boxed();
-            }
+        let path = match place.prefix.below(prefix) {
+            whole if whole.is_root() => None,
+            below => match Path::parse(below.as_str()) {
+                Ok(path) => Some(path),
+                Err(error) => return failed(self.failed("listing", prefix, error.into())),
+            },
         };
-        self.store
-            .list(Some(&path))
-            .filter_map(move |found| {
-                let listed = match found {
-                    Err(error) => Some(Err(self.failed("listing", &shown, error))),
-                    Ok(meta) => match BucketKey::new(meta.location.as_ref()) {
-                        Ok(key) => Some(Ok(Listed { key, size: meta.size })),
-                        Err(error) => {
-                            let name = meta.location.as_ref();
-                            tracing::warn!(bucket = %self, "key {name:?} {error}: not listed");
-                            None
+        let found = self.reads().list(path.as_ref()).peekable();
+        stream::unfold(Box::pin(found), move |mut found| {
+            let shown = shown.clone();
+            async move {
+                loop {
+                    let listed = match found.next().await? {
+                        Err(error) => Some(Err(self.failed("listing", &shown, error))),
+                        Ok(meta) => {
+                            let next = found.as_mut().peek().await;
+                            let is_folder = next.is_some_and(|next| is_folder(&meta, next));
+                            if is_folder { None } else { self.listed(&meta).map(Ok) }
                         }
-                    },
-                };
-                async move { listed }
-            })
-            .boxed()
+                    };
+                    if let Some(listed) = listed {
+                        return Some((listed, found));
+                    }
+                }
+            }
+        })
+        .boxed()
     }
 
     fn is_local(&self) -> bool {
@@ -233,17 +305,80 @@ impl Bucket for ObjectBucket {
     }
 
     async fn check(&self) -> Result<(), BucketError> {
-        Ok(())
+        let place = &self.0.place;
+        let error = match &self.0.stores.probe {
+            Probe::List(store) => {
+                let below = (!place.prefix.is_root()).then(|| format!("{}/", place.prefix));
+                let first = PaginatedListOptions { max_keys: Some(1), ..Default::default() };
+                match store.list_paginated(below.as_deref(), first).await {
+                    Ok(_) => return Ok(()),
+                    Err(error) => error,
+                }
+            }
+            Probe::Head(store) => match store.head(&Path::default()).await {
+                Ok(_) => return Ok(()),
+                Err(error) => error,
+            },
+        };
+        let trouble = Trouble::of(&error);
+        let text = explain::explain(place, "listing", trouble, &error);
+        match trouble {
+            // Any answer of a web server will do: its root may well be nothing to see.
+            Trouble::NoServer | Trouble::NoConnection | Trouble::NoAnswer => {
+                Err(BucketError::invalid(self, text))
+            }
+            _ if place.service == Service::Http => Ok(()),
+            Trouble::Denied => {
+                if !self.0.warned.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(
+                        "{self}: {text}; tasks may work all the same, if objects can be read"
+                    );
+                }
+                Ok(())
+            }
+            Trouble::Throttled => Err(BucketError::unavailable(self, "opening", "", text)),
+            // The listing of a bucket is there whenever the bucket is.
+            Trouble::NoObject => {
+                let text = explain::explain(place, "listing", Trouble::NoBucket, &error);
+                Err(BucketError::invalid(self, text))
+            }
+            _ => Err(BucketError::invalid(self, text)),
+        }
+    }
+
+    async fn close(&self) {
+        self.0.aborts.close();
+        self.0.aborts.wait().await;
+    }
+}
+
+impl ObjectBucket {
+    /// What a listing has, by the keys that it has here.
+    fn listed(&self, meta: &ObjectMeta) -> Option<Listed> {
+        let name = meta.location.as_ref();
+        let prefix = &self.0.place.prefix;
+        let below = if prefix.is_root() {
+            Some(name)
+        } else {
+            name.strip_prefix(prefix.as_str()).and_then(|rest| rest.strip_prefix('/'))
+        };
+        match BucketKey::new(below?) {
+            Ok(key) => Some(Listed { key, size: meta.size }),
+            Err(error) => {
+                tracing::warn!(bucket = %self, "key {name:?} {error}: not listed");
+                None
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
-    use futures_util::TryStreamExt;
     use object_store::memory::InMemory;
 
+    use super::super::conformance::in_memory;
     use super::*;
 
     fn key(text: &str) -> BucketKey {
@@ -254,58 +389,6 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let dir = Dir::from_std_file(File::open(root.path()).unwrap());
         (root, dir)
-    }
-
-    #[tokio::test]
-    async fn what_is_put_is_got_and_listed_at_any_size() {
-        let (_root, dir) = outputs();
-        let bucket = ObjectBucket::new(Arc::new(InMemory::new()), "memory://");
-        let large = 2 * ONE_PUT + 12_345;
-        for (name, size) in [("empty", 0), ("a b~#%.dat", 100), ("mid", SMALL * 2), ("l", large)] {
-            let bytes: Vec<u8> = (0..size).map(|i| (i / 4096) as u8).collect();
-            dir.write("file", &bytes).unwrap();
-            let target = key(&format!("base/{name}"));
-            bucket.put(&target, &dir, &key("file")).await.unwrap();
-            let mut file = tempfile::tempfile().unwrap();
-            let version = bucket.get(&target, file.try_clone().unwrap()).await.unwrap();
-            assert_eq!(version, bucket.head(&target).await.unwrap());
-            let mut got = Vec::new();
-            io::Seek::rewind(&mut file).unwrap();
-            io::Read::read_to_end(&mut file, &mut got).unwrap();
-            assert!(got == bytes, "{name}");
-        }
-        let listed: Vec<_> =
-            bucket.list(&Prefix::new("base").unwrap()).try_collect().await.unwrap();
-        let mut names: Vec<_> = listed.iter().map(|l| (l.key.as_str(), l.size)).collect();
-        names.sort();
-        let want = [
-            ("base/a b~#%.dat", 100),
-            ("base/empty", 0),
-            ("base/l", large),
-            ("base/mid", SMALL * 2),
-        ];
-        assert_eq!(names, want);
-        let none: Vec<_> = bucket.list(&Prefix::new("bas").unwrap()).try_collect().await.unwrap();
-        assert!(none.is_empty());
-    }
-
-    #[tokio::test]
-    async fn an_object_that_is_not_there_is_not_found() {
-        let bucket = ObjectBucket::new(Arc::new(InMemory::new()), "memory://");
-        let error = bucket.head(&key("a/b")).await.unwrap_err();
-        assert_eq!(error.to_string(), "memory://: there is no object `a/b`");
-        let file = tempfile::tempfile().unwrap();
-        let error = bucket.get(&key("a/b"), file).await.unwrap_err();
-        assert!(matches!(error, BucketError::NotFound { .. }));
-    }
-
-    #[tokio::test]
-    async fn a_put_follows_no_link() {
-        let (root, dir) = outputs();
-        let bucket = ObjectBucket::new(Arc::new(InMemory::new()), "memory://");
-        std::os::unix::fs::symlink("/etc/passwd", root.path().join("link")).unwrap();
-        let error = bucket.put(&key("out"), &dir, &key("link")).await.unwrap_err();
-        assert_eq!(error.to_string(), "memory://: can't put `link`: it is not a file but a link");
     }
 
     /// Counts aborts, and fails the third part.
@@ -409,7 +492,7 @@ mod tests {
         let (_root, dir) = outputs();
         let aborted = Arc::new(AtomicUsize::new(0));
         let store = Failing { inner: InMemory::new(), aborted: aborted.clone() };
-        let bucket = ObjectBucket::new(Arc::new(store), "memory://");
+        let bucket = in_memory(Arc::new(store));
         dir.create("file").unwrap().set_len(5 * PART).unwrap();
         let error = bucket.put(&key("out"), &dir, &key("file")).await.unwrap_err();
         assert!(matches!(error, BucketError::Unavailable { .. }), "{error}");

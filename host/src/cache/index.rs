@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Source;
+use crate::bucket::Version;
 use crate::digest::Digest;
 
 #[derive(Debug)]
@@ -28,23 +29,26 @@ impl Index {
         Self { path }
     }
 
-    /// The digest, if this version of the object was fetched before.
-    pub(super) fn get(&self, source: &Source) -> Option<Digest> {
-        let entry = read(&self.file(source))?;
-        let same = entry.bucket == source.bucket
-            && entry.key == source.key.as_str()
-            && entry.tag == source.version.tag
-            && entry.size == source.version.size;
-        same.then_some(entry.digest)
+    /// The version of the object that was fetched last, and its digest.
+    pub(super) fn get(&self, source: &Source) -> Option<(Version, Digest)> {
+        let Entry { bucket, key, tag, size, digest } = read(&self.file(source))?;
+        let same = bucket == source.bucket && key == source.key.as_str();
+        same.then_some((Version { tag, size }, digest))
     }
 
     /// Remembers a digest. `tmp` is a name that is free for a file that is renamed.
-    pub(super) fn put(&self, source: &Source, digest: Digest, tmp: &Path) -> io::Result<()> {
+    pub(super) fn put(
+        &self,
+        source: &Source,
+        version: &Version,
+        digest: Digest,
+        tmp: &Path,
+    ) -> io::Result<()> {
         let entry = Entry {
             bucket: source.bucket.clone(),
             key: source.key.to_string(),
-            tag: source.version.tag.clone(),
-            size: source.version.size,
+            tag: version.tag.clone(),
+            size: version.size,
             digest,
         };
         std::fs::write(tmp, serde_json::to_vec(&entry)?)?;

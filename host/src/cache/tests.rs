@@ -20,14 +20,16 @@ use crate::key::Prefix;
 struct Counting {
     objects: Mutex<HashMap<String, (u64, Vec<u8>)>>,
     heads: AtomicUsize,
-    gets: AtomicUsize,
-    /// That many gets find the disk full.
-    full: AtomicUsize,
-    /// That many gets write half of the object and claim that it is all.
-    short: AtomicUsize,
+    opens: AtomicUsize,
+    /// Bodies that were taken.
+    gets: Arc<AtomicUsize>,
+    /// That many bodies find the disk full.
+    full: Arc<AtomicUsize>,
+    /// That many bodies are written by half, and claim that it is all.
+    short: Arc<AtomicUsize>,
     local: bool,
-    /// Each get waits until this is released.
-    gate: Option<tokio::sync::Semaphore>,
+    /// Each body waits until this is released.
+    gate: Option<Arc<tokio::sync::Semaphore>>,
 }
 
 impl Counting {
@@ -74,20 +76,15 @@ impl Bucket for Counting {
         Ok(self.object(key)?.0)
     }
 
-    async fn get(&self, key: &BucketKey, mut into: File) -> Result<Version, BucketError> {
-        self.gets.fetch_add(1, Ordering::SeqCst);
-        if let Some(gate) = &self.gate {
-            gate.acquire().await.unwrap().forget();
-        }
+    async fn open(&self, key: &BucketKey, known: Option<&Version>) -> Result<Opened, BucketError> {
+        self.opens.fetch_add(1, Ordering::SeqCst);
         let (version, bytes) = self.object(key)?;
-        if take_one(&self.full) {
-            let error = io::Error::from(Errno::NOSPC);
-            return Err(BucketError::unavailable(self, "reading", key, error));
+        if known == Some(&version) {
+            return Ok(Opened::Unchanged);
         }
-        let short = take_one(&self.short);
-        let written = if short { &bytes[..bytes.len() / 2] } else { &bytes[..] };
-        io::Write::write_all(&mut into, written).unwrap();
-        Ok(version)
+        let (full, short, gate) = (self.full.clone(), self.short.clone(), self.gate.clone());
+        let gets = self.gets.clone();
+        Ok(Opened::Object(Box::new(Counted { version, bytes, gets, full, short, gate })))
     }
 
     async fn put(&self, _: &BucketKey, _: &Dir, _: &BucketKey) -> Result<(), BucketError> {
@@ -104,6 +101,38 @@ impl Bucket for Counting {
 
     async fn check(&self) -> Result<(), BucketError> {
         Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct Counted {
+    version: Version,
+    bytes: Vec<u8>,
+    gets: Arc<AtomicUsize>,
+    full: Arc<AtomicUsize>,
+    short: Arc<AtomicUsize>,
+    gate: Option<Arc<tokio::sync::Semaphore>>,
+}
+
+#[async_trait]
+impl Object for Counted {
+    fn version(&self) -> &Version {
+        &self.version
+    }
+
+    async fn write_to(self: Box<Self>, mut into: File) -> Result<Version, BucketError> {
+        self.gets.fetch_add(1, Ordering::SeqCst);
+        if let Some(gate) = &self.gate {
+            gate.acquire().await.unwrap().forget();
+        }
+        if take_one(&self.full) {
+            let error = io::Error::from(Errno::NOSPC);
+            return Err(BucketError::unavailable(&"counting://", "reading", "", error));
+        }
+        let short = take_one(&self.short);
+        let written = if short { &self.bytes[..self.bytes.len() / 2] } else { &self.bytes[..] };
+        io::Write::write_all(&mut into, written).unwrap();
+        Ok(self.version)
     }
 }
 
@@ -160,27 +189,87 @@ fn key(text: &str) -> BucketKey {
 }
 
 const LARGE: u64 = 1 << 40;
+const NOW: Duration = Duration::ZERO;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_hundred_tasks_that_want_the_same_input_download_it_once() {
     let f = fixture();
     let cache = f.cache(LARGE);
-    let gate = Some(tokio::sync::Semaphore::new(0));
-    let bucket = Arc::new(Counting { gate, ..Counting::default() }.with("k", "bytes"));
-    let tasks: Vec<_> = (0..100)
-        .map(|_| {
-            let (cache, bucket) = (cache.clone(), bucket.clone());
-            tokio::spawn(async move { cache.fetch(&*bucket, &key("k")).await.unwrap() })
-        })
-        .collect();
-    while bucket.heads.load(Ordering::SeqCst) < 100 {
-        tokio::task::yield_now().await;
-    }
+    let gate = Some(Arc::new(tokio::sync::Semaphore::new(0)));
+    let bucket = Counting { gate, ..Counting::default() }.with("k", "bytes");
+    let k = key("k");
+    let mut all = Box::pin(join_all((0..100).map(|_| cache.fetch(&bucket, &k, NOW))));
+    assert!(futures_util::poll!(&mut all).is_pending());
     bucket.gate.as_ref().unwrap().add_permits(100);
-    let blobs: Vec<_> = join_all(tasks).await.into_iter().map(Result::unwrap).collect();
+    let blobs: Vec<_> = all.await.into_iter().map(Result::unwrap).collect();
     assert_eq!(bucket.gets(), 1);
     assert!(blobs.iter().all(|blob| blob.digest == Digest::of(b"bytes")));
     assert_eq!(blobs.iter().filter(|blob| !blob.hit).count(), 1);
+    // Those who asked while the first was at it share a look that began after they asked.
+    assert_eq!(bucket.opens.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn an_input_costs_one_request_and_none_while_it_is_fresh() {
+    let f = fixture();
+    let cache = f.cache(LARGE);
+    let bucket = Counting::default().with("k", "one");
+    let requests = || (bucket.heads.load(Ordering::SeqCst), bucket.opens.load(Ordering::SeqCst));
+    let long = Duration::from_secs(3600);
+    cache.fetch(&bucket, &key("k"), long).await.unwrap();
+    assert_eq!((requests(), bucket.gets()), ((0, 1), 1), "unknown: one request");
+    assert!(cache.fetch(&bucket, &key("k"), long).await.unwrap().hit);
+    cache.version(&bucket, &key("k"), long).await.unwrap();
+    assert_eq!(requests(), (0, 1), "fresh: none");
+    assert!(cache.fetch(&bucket, &key("k"), NOW).await.unwrap().hit);
+    assert_eq!((requests(), bucket.gets()), ((0, 2), 1), "known: one, without bytes");
+    bucket.set("k", "two");
+    let old = cache.fetch(&bucket, &key("k"), long).await.unwrap();
+    assert_eq!(old.digest, Digest::of(b"one"), "as fresh as was asked for");
+    let new = cache.fetch(&bucket, &key("k"), NOW).await.unwrap();
+    assert_eq!(new.digest, Digest::of(b"two"));
+    assert_eq!((requests(), bucket.gets()), ((0, 3), 2), "changed: one, with the bytes");
+    // Another process knows what was fetched, and not when it was looked at.
+    assert!(f.cache(LARGE).fetch(&bucket, &key("k"), long).await.unwrap().hit);
+    assert_eq!((requests(), bucket.gets()), ((0, 4), 2));
+}
+
+#[tokio::test]
+async fn who_asks_after_a_change_does_not_get_what_was_asked_for_before() {
+    let f = fixture();
+    let cache = f.cache(LARGE);
+    let gate = Some(Arc::new(tokio::sync::Semaphore::new(0)));
+    let bucket = Counting { gate, ..Counting::default() }.with("k", "old");
+    let k = key("k");
+    let mut first = Box::pin(cache.fetch(&bucket, &k, NOW));
+    assert!(futures_util::poll!(&mut first).is_pending());
+    bucket.set("k", "new");
+    let mut second = Box::pin(cache.fetch(&bucket, &k, NOW));
+    assert!(futures_util::poll!(&mut second).is_pending());
+    bucket.gate.as_ref().unwrap().add_permits(2);
+    let (first, second) = futures_util::future::join(first, second).await;
+    assert_eq!(first.unwrap().digest, Digest::of(b"old"));
+    assert_eq!(second.unwrap().digest, Digest::of(b"new"));
+}
+
+#[tokio::test]
+async fn bytes_wait_for_their_permit_without_a_connection() {
+    let f = fixture();
+    let cache = f.cache(LARGE);
+    let bucket = Counting::default().with("k", vec![7; 4096]);
+    let ahead = Ahead::new(ByteSize::kib(4));
+    let other = ahead.take(1024).await;
+    let k = key("k");
+    let mut fetch = Box::pin(cache.fetch_ahead(&bucket, &k, NOW, &ahead));
+    assert!(futures_util::poll!(&mut fetch).is_pending());
+    assert_eq!((bucket.opens.load(Ordering::SeqCst), bucket.gets()), (1, 0));
+    drop(other);
+    let (blob, permit) = fetch.await.unwrap();
+    assert_eq!((blob.size, bucket.gets()), (4096, 1));
+    assert_eq!(bucket.opens.load(Ordering::SeqCst), 2, "asked again, not held");
+    assert!(ahead.try_take(1024).is_none(), "its bytes count until it runs");
+    drop(permit);
+    assert!(ahead.try_take(4096).is_some());
 }
 
 #[tokio::test]
@@ -189,7 +278,7 @@ async fn a_failed_download_fails_for_all_who_wait_and_can_be_tried_again() {
     let cache = f.cache(LARGE);
     let bucket = Counting::default().with("k", "bytes");
     bucket.short.store(1, Ordering::SeqCst);
-    let fetch = || async { cache.fetch(&bucket, &key("k")).await };
+    let fetch = || async { cache.fetch(&bucket, &key("k"), NOW).await };
     let error = fetch().await.unwrap_err();
     assert!(error.to_string().contains("2 bytes came of 5"), "{error}");
     assert_eq!((f.blob_files().len(), f.tmp_files()), (0, 0), "no half blob is kept");
@@ -201,17 +290,17 @@ async fn a_download_that_is_dropped_leaves_nothing_behind() {
     use futures_util::FutureExt;
     let f = fixture();
     let cache = f.cache(LARGE);
-    let gate = Some(tokio::sync::Semaphore::new(0));
+    let gate = Some(Arc::new(tokio::sync::Semaphore::new(0)));
     let bucket = Counting { gate, ..Counting::default() }.with("k", "bytes");
     {
         let k = key("k");
-        let mut fetch = Box::pin(cache.fetch(&bucket, &k));
+        let mut fetch = Box::pin(cache.fetch(&bucket, &k, NOW));
         assert!((&mut fetch).now_or_never().is_none());
         assert_eq!(f.tmp_files(), 1);
     }
     assert_eq!(f.tmp_files(), 0);
     bucket.gate.as_ref().unwrap().add_permits(1);
-    cache.fetch(&bucket, &key("k")).await.unwrap();
+    cache.fetch(&bucket, &key("k"), NOW).await.unwrap();
 }
 
 #[tokio::test]
@@ -219,11 +308,11 @@ async fn a_second_use_is_a_hit_and_a_changed_object_is_seen() {
     let f = fixture();
     let cache = f.cache(LARGE);
     let bucket = Counting::default().with("k", "one");
-    assert!(!cache.fetch(&bucket, &key("k")).await.unwrap().hit);
-    assert!(cache.fetch(&bucket, &key("k")).await.unwrap().hit);
+    assert!(!cache.fetch(&bucket, &key("k"), NOW).await.unwrap().hit);
+    assert!(cache.fetch(&bucket, &key("k"), NOW).await.unwrap().hit);
     assert_eq!(bucket.gets(), 1);
     bucket.set("k", "two");
-    let changed = cache.fetch(&bucket, &key("k")).await.unwrap();
+    let changed = cache.fetch(&bucket, &key("k"), NOW).await.unwrap();
     assert!(!changed.hit);
     assert_eq!(changed.digest, Digest::of(b"two"));
 }
@@ -233,8 +322,8 @@ async fn equal_content_under_two_keys_is_stored_once() {
     let f = fixture();
     let cache = f.cache(LARGE);
     let bucket = Counting::default().with("a", "same").with("b", "same");
-    let a = cache.fetch(&bucket, &key("a")).await.unwrap();
-    let b = cache.fetch(&bucket, &key("b")).await.unwrap();
+    let a = cache.fetch(&bucket, &key("a"), NOW).await.unwrap();
+    let b = cache.fetch(&bucket, &key("b"), NOW).await.unwrap();
     assert_eq!(a.digest, b.digest);
     assert_eq!((f.blob_files().len(), f.tmp_files()), (1, 0));
 }
@@ -242,7 +331,7 @@ async fn equal_content_under_two_keys_is_stored_once() {
 #[tokio::test]
 async fn an_object_that_is_not_there_is_the_buckets_error() {
     let f = fixture();
-    let error = f.cache(LARGE).fetch(&Counting::default(), &key("k")).await.unwrap_err();
+    let error = f.cache(LARGE).fetch(&Counting::default(), &key("k"), NOW).await.unwrap_err();
     assert_eq!(error.to_string(), "counting://: there is no object `k`");
 }
 
@@ -250,15 +339,18 @@ async fn an_object_that_is_not_there_is_the_buckets_error() {
 async fn what_was_fetched_survives_a_restart() {
     let f = fixture();
     let bucket = Counting::default().with("k", "bytes");
-    f.cache(LARGE).fetch(&bucket, &key("k")).await.unwrap();
+    f.cache(LARGE).fetch(&bucket, &key("k"), NOW).await.unwrap();
     let restarted = f.cache(LARGE);
-    assert!(restarted.fetch(&bucket, &key("k")).await.unwrap().hit);
+    assert!(restarted.fetch(&bucket, &key("k"), NOW).await.unwrap().hit);
     assert_eq!(bucket.gets(), 1);
     bucket.set("k", "other");
-    assert_eq!(restarted.fetch(&bucket, &key("k")).await.unwrap().digest, Digest::of(b"other"));
+    assert_eq!(
+        restarted.fetch(&bucket, &key("k"), NOW).await.unwrap().digest,
+        Digest::of(b"other")
+    );
     // A directory bucket's objects are as near as the index would be.
     let local = Counting { local: true, ..Counting::default() }.with("l", "local");
-    restarted.fetch(&local, &key("l")).await.unwrap();
+    restarted.fetch(&local, &key("l"), NOW).await.unwrap();
     assert_eq!(files(&f.root.path().join("cache/index")).len(), 1);
 }
 
@@ -266,13 +358,13 @@ async fn what_was_fetched_survives_a_restart() {
 async fn an_index_entry_goes_with_its_blob() {
     let f = fixture();
     let bucket = Counting::default().with("k", "bytes");
-    f.cache(LARGE).fetch(&bucket, &key("k")).await.unwrap();
+    f.cache(LARGE).fetch(&bucket, &key("k"), NOW).await.unwrap();
     std::fs::remove_file(&f.blob_files()[0]).unwrap();
     let restarted = f.cache(LARGE);
     while !files(&f.root.path().join("cache/index")).is_empty() {
         tokio::task::yield_now().await;
     }
-    assert!(!restarted.fetch(&bucket, &key("k")).await.unwrap().hit);
+    assert!(!restarted.fetch(&bucket, &key("k"), NOW).await.unwrap().hit);
 }
 
 #[tokio::test]
@@ -286,7 +378,7 @@ async fn what_a_killed_host_left_is_swept_and_no_half_blob_is_used() {
     let cache = f.cache(LARGE);
     assert!(!dead.exists());
     let bucket = Counting::default().with("k", "bytes");
-    cache.fetch(&bucket, &key("k")).await.unwrap();
+    cache.fetch(&bucket, &key("k"), NOW).await.unwrap();
     assert_eq!(std::fs::read(&f.blob_files()[0]).unwrap(), b"bytes");
 }
 
@@ -295,14 +387,14 @@ async fn two_hosts_on_one_directory_share_its_blobs() {
     let f = fixture();
     let (one, two) = (f.cache(LARGE), f.cache(LARGE));
     let bucket = Counting::default().with("k", "bytes");
-    one.fetch(&bucket, &key("k")).await.unwrap();
-    let blob = two.fetch(&bucket, &key("k")).await.unwrap();
+    one.fetch(&bucket, &key("k"), NOW).await.unwrap();
+    let blob = two.fetch(&bucket, &key("k"), NOW).await.unwrap();
     assert!(blob.hit, "the index is shared too");
     // One removes what the other knows of; the other finds out and fetches it again.
     std::fs::remove_file(&f.blob_files()[0]).unwrap();
     let error = two.place(&blob, &f.into, &key("in"), Sharing::Copy).await.unwrap_err();
     assert!(matches!(error, CacheError::Gone { .. }), "{error}");
-    let again = two.fetch(&bucket, &key("k")).await.unwrap();
+    let again = two.fetch(&bucket, &key("k"), NOW).await.unwrap();
     two.place(&again, &f.into, &key("in"), Sharing::Copy).await.unwrap();
     assert_eq!(f.into.read("in").unwrap(), b"bytes");
 }
@@ -313,16 +405,16 @@ async fn a_blob_of_the_wrong_size_is_dropped_and_fetched_again() {
     let cache = f.cache(LARGE);
     let bucket = Counting::default().with("k", "bytes");
     for sharing in [Sharing::Link, Sharing::Copy] {
-        let blob = cache.fetch(&bucket, &key("k")).await.unwrap();
+        let blob = cache.fetch(&bucket, &key("k"), NOW).await.unwrap();
         truncate(&f.blob_files()[0]);
         let error = cache.place(&blob, &f.into, &key("in"), sharing).await.unwrap_err();
         assert!(matches!(error, CacheError::Gone { .. }), "{error}");
         assert!(!f.into.exists("in"));
-        assert!(!cache.fetch(&bucket, &key("k")).await.unwrap().hit);
+        assert!(!cache.fetch(&bucket, &key("k"), NOW).await.unwrap().hit);
     }
-    let _known = cache.fetch(&bucket, &key("k")).await.unwrap();
+    let _known = cache.fetch(&bucket, &key("k"), NOW).await.unwrap();
     truncate(&f.blob_files()[0]);
-    assert!(!cache.fetch(&bucket, &key("k")).await.unwrap().hit, "seen by the fetch as well");
+    assert!(!cache.fetch(&bucket, &key("k"), NOW).await.unwrap().hit, "seen by the fetch as well");
 }
 
 #[tokio::test]
@@ -331,10 +423,10 @@ async fn an_input_is_read_only_and_a_copy_is_a_file_of_its_own() {
     let cache = f.cache(LARGE);
     let large = vec![7; 2 * SMALL as usize];
     let bucket = Counting::default().with("k", "bytes").with("l", large.clone());
-    let blob = cache.fetch(&bucket, &key("k")).await.unwrap();
+    let blob = cache.fetch(&bucket, &key("k"), NOW).await.unwrap();
     cache.place(&blob, &f.into, &key("a/link"), Sharing::Link).await.unwrap();
     cache.place(&blob, &f.into, &key("a/b/copy"), Sharing::Copy).await.unwrap();
-    let blob = cache.fetch(&bucket, &key("l")).await.unwrap();
+    let blob = cache.fetch(&bucket, &key("l"), NOW).await.unwrap();
     cache.place(&blob, &f.into, &key("large"), Sharing::Copy).await.unwrap();
     let into = f.root.path().join("into");
     let meta = |name: &str| std::fs::metadata(into.join(name)).unwrap();
@@ -351,7 +443,7 @@ async fn a_link_to_another_file_system_becomes_a_copy() {
     let f = fixture();
     let cache = f.cache(LARGE);
     let bucket = Counting::default().with("k", "bytes");
-    let blob = cache.fetch(&bucket, &key("k")).await.unwrap();
+    let blob = cache.fetch(&bucket, &key("k"), NOW).await.unwrap();
     let shm = tempfile::tempdir_in("/dev/shm").unwrap();
     let into = Dir::from_std_file(File::open(shm.path()).unwrap());
     cache.place(&blob, &into, &key("d/in"), Sharing::Link).await.unwrap();
@@ -366,13 +458,13 @@ async fn the_cache_keeps_its_bound_and_what_was_used_last() {
     let bucket = Counting::default().with("hot", vec![255; 8000]);
     for i in 0..200_u8 {
         bucket.set(&format!("{i}"), vec![i; 8000]);
-        cache.fetch(&bucket, &key(&format!("{i}"))).await.unwrap();
+        cache.fetch(&bucket, &key(&format!("{i}")), NOW).await.unwrap();
         // A use is noted at most once a minute, so the test makes the last one look older.
-        let hot = cache.fetch(&bucket, &key("hot")).await.unwrap();
+        let hot = cache.fetch(&bucket, &key("hot"), NOW).await.unwrap();
         let old = std::time::SystemTime::now() - std::time::Duration::from_secs(100);
         let times = std::fs::FileTimes::new().set_accessed(old);
         cache.read(&hot).unwrap().set_times(times).unwrap();
-        cache.fetch(&bucket, &key("hot")).await.unwrap();
+        cache.fetch(&bucket, &key("hot"), NOW).await.unwrap();
         drop(hot);
         let stored: u64 = f.blob_files().iter().map(|b| b.metadata().map_or(0, |b| b.len())).sum();
         assert!(stored <= limit, "{stored}");
@@ -386,13 +478,13 @@ async fn what_is_in_use_is_not_removed() {
     let f = fixture();
     let cache = f.cache(20 * 8192);
     let bucket = Counting::default().with("linked", "linked").with("held", "held");
-    let linked = cache.fetch(&bucket, &key("linked")).await.unwrap();
+    let linked = cache.fetch(&bucket, &key("linked"), NOW).await.unwrap();
     cache.place(&linked, &f.into, &key("in"), Sharing::Link).await.unwrap();
     let linked = { linked }.digest;
-    let held = cache.fetch(&bucket, &key("held")).await.unwrap();
+    let held = cache.fetch(&bucket, &key("held"), NOW).await.unwrap();
     for i in 0..200_u8 {
         bucket.set("k", vec![i; 8000]);
-        cache.fetch(&bucket, &key("k")).await.unwrap();
+        cache.fetch(&bucket, &key("k"), NOW).await.unwrap();
     }
     let there =
         |digest: Digest| f.blob_files().iter().any(|file| file.ends_with(digest.to_string()));
@@ -401,7 +493,7 @@ async fn what_is_in_use_is_not_removed() {
     let held = { held }.digest;
     for i in 0..200_u8 {
         bucket.set("k", vec![i; 8001]);
-        cache.fetch(&bucket, &key("k")).await.unwrap();
+        cache.fetch(&bucket, &key("k"), NOW).await.unwrap();
     }
     assert_eq!((there(linked), there(held)), (false, false), "and later it is");
 }
@@ -412,8 +504,8 @@ async fn an_input_larger_than_the_cache_is_delivered() {
     let cache = f.cache(10_000);
     let large = vec![7; 3 * SMALL as usize];
     let bucket = Counting::default().with("l", large.clone()).with("s", "small");
-    let blob = cache.fetch(&bucket, &key("l")).await.unwrap();
-    cache.fetch(&bucket, &key("s")).await.unwrap();
+    let blob = cache.fetch(&bucket, &key("l"), NOW).await.unwrap();
+    cache.fetch(&bucket, &key("s"), NOW).await.unwrap();
     cache.place(&blob, &f.into, &key("in"), Sharing::Copy).await.unwrap();
     assert_eq!(f.into.read("in").unwrap(), large);
     drop(blob);
@@ -421,7 +513,7 @@ async fn an_input_larger_than_the_cache_is_delivered() {
     // Nothing is tried for a second after all that was left was in use.
     while f.blob_files().iter().any(|file| file.metadata().is_ok_and(|file| file.len() > 10_000)) {
         bucket.set("s", format!("{:?}", std::time::Instant::now()));
-        cache.fetch(&bucket, &key("s")).await.unwrap();
+        cache.fetch(&bucket, &key("s"), NOW).await.unwrap();
     }
 }
 
@@ -431,14 +523,14 @@ async fn what_earlier_hosts_left_counts_too() {
     let bucket = Counting::default();
     for i in 0..50_u8 {
         bucket.set(&format!("{i}"), vec![i; 8000]);
-        f.cache(LARGE).fetch(&bucket, &key(&format!("{i}"))).await.unwrap();
+        f.cache(LARGE).fetch(&bucket, &key(&format!("{i}")), NOW).await.unwrap();
     }
     let cache = f.cache(20 * 8192);
     while cache.0.room.stored() == 0 {
         tokio::task::yield_now().await;
     }
     bucket.set("new", "new");
-    cache.fetch(&bucket, &key("new")).await.unwrap();
+    cache.fetch(&bucket, &key("new"), NOW).await.unwrap();
     assert!(f.blob_files().len() <= 20, "{}", f.blob_files().len());
 }
 
@@ -447,14 +539,14 @@ async fn a_full_disk_makes_room_once_and_then_says_so() {
     let f = fixture();
     let cache = f.cache(LARGE);
     let bucket = Counting::default().with("old", vec![1; 100_000]).with("new", vec![2; 100_000]);
-    cache.fetch(&bucket, &key("old")).await.unwrap();
+    cache.fetch(&bucket, &key("old"), NOW).await.unwrap();
     bucket.full.store(1, Ordering::SeqCst);
-    cache.fetch(&bucket, &key("new")).await.unwrap();
+    cache.fetch(&bucket, &key("new"), NOW).await.unwrap();
     assert_eq!(f.blob_files().len(), 1, "the old one made room");
 
     bucket.set("newer", vec![3; 100_000]);
     bucket.full.store(2, Ordering::SeqCst);
-    let error = cache.fetch(&bucket, &key("newer")).await.unwrap_err();
+    let error = cache.fetch(&bucket, &key("newer"), NOW).await.unwrap_err();
     assert!(matches!(error, CacheError::Full { .. }), "{error}");
     let error = error.to_string();
     let dir = cache.dir().to_str().unwrap();

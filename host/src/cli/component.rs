@@ -63,7 +63,7 @@ impl Component {
         super::runtime()?.block_on(async {
             match self {
                 Self::Push(command) => command.push().await,
-                Self::Ls { json, flags } => ls(&Place::open(&flags.load()?)?, json).await,
+                Self::Ls { json, flags } => ls(&Place::open(&flags.load()?).await?, json).await,
                 Self::Inspect { which, json, flags } => inspect(&which, &flags.load()?, json).await,
             }
         })
@@ -77,18 +77,18 @@ struct Place {
 }
 
 impl Place {
-    fn open(settings: &Settings) -> anyhow::Result<Self> {
+    async fn open(settings: &Settings) -> anyhow::Result<Self> {
         Ok(match settings.value(&COMPONENTS, values::path)? {
             Some(dir) => Self { bucket: bucket::open_dir(&dir)?, prefix: Prefix::root() },
             None => Self {
-                bucket: bucket::open(&settings.bucket()?, &settings.bucket_access()?)?,
+                bucket: bucket::open(&settings.bucket()?, &settings.bucket_access()?).await?,
                 prefix: settings.component_prefix()?,
             },
         })
     }
 
     /// Makes the directory if it is not there: a push is how most buckets begin.
-    fn make(settings: &Settings) -> anyhow::Result<Self> {
+    async fn make(settings: &Settings) -> anyhow::Result<Self> {
         let dir = match settings.value(&COMPONENTS, values::path)? {
             Some(dir) => Some(dir),
             None => bucket_path(&settings.bucket()?),
@@ -98,7 +98,7 @@ impl Place {
                 .map_err(|e| Advice::failed(format!("{} can't be made: {e}", dir.display())))?;
             show::tell(format_args!("created {}", dir.display()));
         }
-        Self::open(settings)
+        Self::open(settings).await
     }
 
     fn key(&self, name: &TaskName) -> BucketKey {
@@ -115,7 +115,7 @@ impl Push {
         // The last word has what will run it.
         Workbench::open(&settings)?.compile(&self.file, &bytes).await?;
 
-        let place = Place::make(&settings)?;
+        let place = Place::make(&settings).await?;
         let key = place.key(&name);
         let copy = tempfile::tempdir().context("a temporary directory can't be made")?;
         std::fs::write(copy.path().join("component.wasm"), &bytes)
@@ -233,7 +233,7 @@ async fn inspect(which: &str, settings: &Settings, json: bool) -> anyhow::Result
         let Some(name) = name else {
             return Err(Advice::failed(format!("there is no file {which}")).into());
         };
-        let place = Place::open(settings)?;
+        let place = Place::open(settings).await?;
         let key = place.key(&name);
         let bytes = download(&place, &key).await.map_err(|error| match error {
             BucketError::NotFound { .. } => anyhow::Error::from(

@@ -1,6 +1,7 @@
 //! `host queue`: looks into a queue and sets it right. The words are `ptq`'s.
 
 mod ls;
+mod redrive;
 mod transfer;
 
 use std::io::{self, BufRead, IsTerminal, Write};
@@ -9,52 +10,56 @@ use serde::Serialize;
 use task_host::queue::{self, Access, Admin, Counts};
 
 use super::exit::{Advice, Exit};
-use super::settings::{Flags, QueueOnly, fq_path, queue_url};
+use super::meter::Meter;
+use super::sender;
+use super::settings::{Flags, Group, PROGRESS, QueueOnly, Settings, fq_path, queue_url};
 use super::show;
 use super::telemetry::Screen;
-use super::values::When;
+use super::values::{self, When};
 
 /// Commands of `host queue`.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Queue {
     /// Count the messages
-    Status {
-        #[command(flatten)]
-        queue: Which,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Status(Simple),
     /// List the messages, or the reports of an error queue
     Ls(ls::Ls),
     /// Make all messages available at once; who holds one loses it
-    Release {
-        #[command(flatten)]
-        queue: Which,
-    },
+    Release(Simple),
     /// Set the counters of messages inserted and completed to zero
-    Rezero {
-        #[command(flatten)]
-        queue: Which,
-    },
+    Rezero(Simple),
     /// Delete all messages, and set the counters to zero
     Purge {
         #[command(flatten)]
-        queue: Which,
+        simple: Simple,
         /// Don't ask
         #[arg(long, short)]
         yes: bool,
     },
-    /// Copy all messages to another queue, leased or not
+    /// Copy all messages to another queue
+    #[command(after_help = transfer::COPY_HELP)]
     Cp(transfer::Transfer),
     /// Move all messages that nobody holds to another queue
+    #[command(after_help = transfer::MOVE_HELP)]
     Mv(transfer::Transfer),
+    /// Put the tasks of an error queue or a dead-letter queue back into their queue
+    Redrive(redrive::Redrive),
+}
+
+/// Options of commands that are about one queue.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Simple {
+    #[command(flatten)]
+    queue: Which,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 /// The queue that a command is about.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Which {
-    /// The queue: fq://DIR, or a directory [default: as for `host run`]
+    /// The queue: a URL, or a directory [default: as for `host run`]
     #[arg(value_name = "QUEUE", conflicts_with_all = ["queue", "fq"])]
     url: Option<String>,
     #[command(flatten)]
@@ -62,14 +67,25 @@ pub(crate) struct Which {
 }
 
 impl Which {
-    async fn open(self) -> anyhow::Result<Box<dyn Admin>> {
-        let settings = self.flags.load()?;
-        let url = match self.url {
-            Some(url) => queue_url(&url).map_err(|e| Advice::usage(format!("QUEUE: {e}")))?,
-            None => settings.queue()?,
-        };
-        Ok(queue::admin(&url, &settings.queue_access()?).await?)
+    fn url(&self, settings: &Settings) -> anyhow::Result<String> {
+        match &self.url {
+            Some(url) => Ok(queue_url(url).map_err(|e| Advice::usage(format!("QUEUE: {e}")))?),
+            None => settings.queue(),
+        }
     }
+
+    async fn open(&self) -> anyhow::Result<(Box<dyn Admin>, Screen)> {
+        let (settings, screen) = load(&self.flags)?;
+        let url = self.url(&settings)?;
+        Ok((queue::admin(&url, &settings.queue_access()?).await?, screen))
+    }
+}
+
+/// The settings, and what is shown as they say.
+fn load<G: Group>(flags: &Flags<G>) -> anyhow::Result<(Settings, Screen)> {
+    let settings = flags.load()?;
+    let progress = settings.value(&PROGRESS, values::when)?.unwrap_or(When::Auto);
+    Ok((settings, Screen::plain(progress)))
 }
 
 impl Queue {
@@ -79,28 +95,58 @@ impl Queue {
 
     async fn act(self) -> anyhow::Result<Exit> {
         match self {
-            Self::Status { queue, json } => status(&*queue.open().await?, json).await,
+            Self::Status(Simple { queue, json }) => {
+                let (queue, _) = queue.open().await?;
+                status(&*queue, json).await
+            }
             Self::Ls(command) => command.run().await,
-            Self::Release { queue } => {
-                let queue = queue.open().await?;
-                let released = show::count(queue.release_all().await?, "message");
-                done(&format!("{released} released in {queue}"))
+            Self::Release(Simple { queue, json }) => {
+                let (queue, screen) = queue.open().await?;
+                let busy = Meter::busy(&screen, format!("releasing the messages of {queue}"));
+                let count = queue.release_all().await?;
+                drop(busy);
+                let released = show::count(count, "message");
+                let said = format!("{released} released in {queue}");
+                done(
+                    json,
+                    &said,
+                    &Done { queue: queue.to_string(), released: Some(count), deleted: None },
+                )
             }
-            Self::Rezero { queue } => {
-                let queue = queue.open().await?;
+            Self::Rezero(Simple { queue, json }) => {
+                let (queue, _) = queue.open().await?;
                 queue.rezero().await?;
-                done(&format!("the counters of {queue} are zero"))
+                let said = format!("the counters of {queue} are zero");
+                done(json, &said, &Done { queue: queue.to_string(), released: None, deleted: None })
             }
-            Self::Purge { queue, yes } => purge(&*queue.open().await?, yes).await,
-            Self::Cp(command) => command.copy(&Screen::plain(When::Auto)).await,
-            Self::Mv(command) => command.mv(&Screen::plain(When::Auto)).await,
+            Self::Purge { simple: Simple { queue, json }, yes } => {
+                let (queue, screen) = queue.open().await?;
+                purge(&*queue, &screen, yes, json).await
+            }
+            Self::Cp(command) => command.copy().await,
+            Self::Mv(command) => command.mv().await,
+            Self::Redrive(command) => command.run().await,
         }
     }
 }
 
+/// What was done to a queue, as `--json` prints it.
+#[derive(Serialize)]
+struct Done {
+    queue: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    released: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deleted: Option<u64>,
+}
+
 /// Says on standard output what has been done.
-fn done(what: &str) -> anyhow::Result<Exit> {
-    writeln!(io::stdout().lock(), "{what}")?;
+fn done(json: bool, what: &str, summary: &impl Serialize) -> anyhow::Result<Exit> {
+    if json {
+        show::json(summary)?;
+    } else {
+        writeln!(io::stdout().lock(), "{what}")?;
+    }
     Ok(Exit::Done)
 }
 
@@ -130,34 +176,35 @@ fn figures(counts: &Counts) -> Vec<String> {
         _ => "--%".to_owned(),
     };
     let Counts { enqueued, leased, inserted, completed } = *counts;
-    let mut lines = Vec::new();
-    if let Some(n) = inserted {
-        lines.push(format!("Inserted: {n}"));
-    }
-    if let Some(n) = enqueued {
-        lines.push(format!("Enqueued: {n} ({} left)", share(enqueued, inserted)));
-    }
-    if let Some(n) = completed {
-        lines.push(format!("Completed: {n} ({})", share(completed, inserted)));
-    }
-    if let Some(n) = leased {
-        lines.push(format!("Leased: {n} ({} of queue)", share(leased, enqueued)));
-    }
-    lines
+    let line = |name: &str, n: Option<u64>, rest: String| match n {
+        Some(n) => format!("{name}: {n}{rest}"),
+        None => format!("{name}: can't be counted"),
+    };
+    vec![
+        line("Inserted", inserted, String::new()),
+        line("Enqueued", enqueued, format!(" ({} left)", share(enqueued, inserted))),
+        line("Completed", completed, format!(" ({})", share(completed, inserted))),
+        line("Leased", leased, format!(" ({} of queue)", share(leased, enqueued))),
+    ]
 }
 
-async fn purge(queue: &dyn Admin, yes: bool) -> anyhow::Result<Exit> {
-    let there = queue.counts().await?.enqueued.unwrap_or(0);
+async fn purge(queue: &dyn Admin, screen: &Screen, yes: bool, json: bool) -> anyhow::Result<Exit> {
     if !yes {
+        let there = match queue.counts().await?.enqueued {
+            Some(n) if sender::is_remote(&queue.to_string())? => {
+                format!("about {}", show::count(n, "message"))
+            }
+            Some(n) => show::count(n, "message"),
+            None => "messages that can't be counted".to_owned(),
+        };
         if !io::stdin().is_terminal() {
             return Err(Advice::usage(format!(
-                "{queue} holds {}; deleting them has to be confirmed",
-                show::count(there, "message")
+                "{queue} holds {there}; deleting them has to be confirmed"
             ))
             .hint("add --yes")
             .into());
         }
-        let question = format!("Delete all {} of {queue}? [y/N] ", show::count(there, "message"));
+        let question = format!("{queue} holds {there}. Delete them all? [y/N] ");
         let mut err = io::stderr().lock();
         err.write_all(question.as_bytes()).and_then(|()| err.flush())?;
         let mut answer = String::new();
@@ -166,11 +213,12 @@ async fn purge(queue: &dyn Admin, yes: bool) -> anyhow::Result<Exit> {
             return Err(Advice::failed("nothing was deleted").into());
         }
     }
-    let deleted = match queue.purge().await? {
-        Some(count) => show::count(count, "message"),
-        None => "all messages".to_owned(),
-    };
-    done(&format!("{deleted} deleted from {queue}"))
+    let busy = Meter::busy(screen, format!("deleting the messages of {queue}"));
+    let count = queue.purge().await?;
+    drop(busy);
+    let deleted = count.map_or("all messages".to_owned(), |count| show::count(count, "message"));
+    let said = format!("{deleted} deleted from {queue}");
+    done(json, &said, &Done { queue: queue.to_string(), released: None, deleted: count })
 }
 
 /// A queue that has to be there, for commands that would otherwise make one.
@@ -209,6 +257,15 @@ mod tests {
                 "Enqueued: 0 (--% left)",
                 "Completed: 0 (--%)",
                 "Leased: 0 (--% of queue)"
+            ]
+        );
+        assert_eq!(
+            figures(&Counts { enqueued: Some(3), leased: Some(1), ..Counts::default() }),
+            [
+                "Inserted: can't be counted",
+                "Enqueued: 3 (--% left)",
+                "Completed: can't be counted",
+                "Leased: 1 (33.3% of queue)"
             ]
         );
     }

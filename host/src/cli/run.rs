@@ -11,6 +11,7 @@ use task_host::worker::{Stopped, Worker};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::doctor::{self, rules::Finding};
 use super::exit::{Advice, Exit};
 use super::probes;
 use super::progress::Progress;
@@ -59,11 +60,26 @@ impl Run {
             }
             let worker = Arc::new(Worker::open(config).await.map_err(open_error)?);
             announce(&screen, &worker, &missing);
+            let config = worker.config().clone();
+            // The queue may be slow to say how it is set up: nothing waits for that.
+            tokio::spawn(async move {
+                for problem in doctor::problems(&config).await {
+                    warn(&problem);
+                }
+            });
             if let Some(address) = listen {
                 probes::serve(address, worker.clone()).await?;
             }
             work(&screen, worker, signals, self.json).await
         })
+    }
+}
+
+/// Says what will go wrong, in the words of `host doctor`.
+fn warn(problem: &Finding) {
+    match &problem.cure {
+        Some(cure) => tracing::warn!("{problem} -> {cure}"),
+        None => tracing::warn!("{problem}"),
     }
 }
 

@@ -97,6 +97,14 @@ impl Group for QueueOnly {
         &[&QUEUE, &REGION, &CREATE_QUEUES, &MESSAGE_BUCKET, &MESSAGE_GROUP, &PROGRESS];
 }
 
+/// How queues that are named otherwise are reached.
+#[derive(Debug)]
+pub(crate) struct QueueAccess;
+impl Group for QueueAccess {
+    const SETTINGS: &'static [&'static Setting] =
+        &[&REGION, &CREATE_QUEUES, &MESSAGE_BUCKET, &MESSAGE_GROUP, &PROGRESS];
+}
+
 /// Where messages and data are.
 #[derive(Debug)]
 pub(crate) struct QueueAndBucket;

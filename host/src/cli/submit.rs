@@ -3,20 +3,23 @@
 
 mod each;
 mod lines;
-mod reports;
-mod sender;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
+use task_host::queue::Access;
 
 use super::exit::{Advice, Exit};
-use super::settings::{Flags, PROGRESS, QueueAndBucket, Settings};
+use super::meter::Meter;
+use super::redrive::{Filter, Redrive};
+use super::refusals::{Place, Refusals};
+use super::sender::{Sender, Target};
+use super::settings::{Flags, PROGRESS, QueueAndBucket, Settings, queue_url};
 use super::show;
 use super::telemetry::Screen;
 use super::values::{self, When};
-use sender::Sender;
 
 /// Options of `host submit`.
 #[derive(Debug, clap::Args)]
@@ -24,8 +27,9 @@ use sender::Sender;
 A line holds one task:
   {\"basic_info\": {\"id\": 4, \"name\": \"NO_OP\", \"base_directory\": \"datasets/noop_dataset\",
    \"inputs\": [\"0_input/4.dat\"]}, \"payload_info\": \"any JSON\"}
-It is sent as it stands. Lines that are no task are reported with their number; the others go
-in, and the exit code is 3.
+It is sent as it stands. Lines that are no task, or that the queue does not take, are reported
+with their number (the first 20), and kept in the file that --rejects names; the others go in,
+and the exit code is 3.
 
 With --each, every object of the bucket that matches becomes the one input of a task. In
 PATTERN, * and ? stay within a segment and ** does not. The base directory is what stands
@@ -36,6 +40,7 @@ its key below the base directory, its file name, that without the ending, and th
 Examples:
   host submit --fq ./queue tasks.jsonl
   generate-tasks | host submit --fq ./queue --all-or-nothing
+  generate-tasks | host submit --queue sqs://my-tasks --rejects not-sent.jsonl
   host submit --fq ./queue --name NO_OP --base-directory datasets/a --input 0_input/4.dat
   host submit --fq ./queue --name THRESHOLD --each 'datasets/cells/0_input/*.png' \\
       --payload '{\"title\": \"{stem}\"}'
@@ -95,6 +100,9 @@ pub(crate) struct Submit {
     )]
     limit: Option<u64>,
 
+    /// Write the tasks that could not be sent to this new file, one a line, to send them again
+    #[arg(long, value_name = "FILE", conflicts_with = "from_errors")]
+    rejects: Option<PathBuf>,
     /// Do everything but send
     #[arg(long)]
     dry_run: bool,
@@ -111,7 +119,7 @@ struct Outcome {
     queue: String,
     /// Tasks that are in the queue now; with `dry_run`, that would be.
     sent: u64,
-    /// Lines or reports that are no task.
+    /// Lines or reports that are no task, and tasks that the queue did not take.
     refused: u64,
     dry_run: bool,
 }
@@ -131,31 +139,20 @@ impl Submit {
     }
 
     async fn submit(self, settings: &Settings, screen: &Screen) -> anyhow::Result<Outcome> {
-        let queue = settings.queue()?;
-        let access = settings.queue_access()?;
+        let (url, access) = (&settings.queue()?, &settings.queue_access()?);
+        let to = &To { screen, url, access, dry_run: self.dry_run };
         if let Some(errors) = &self.from_errors {
-            let name = self.name.as_deref();
-            return reports::put_back(
-                screen,
-                &queue,
-                &access,
-                errors,
-                name,
-                self.limit,
-                self.dry_run,
-            )
-            .await;
+            let from =
+                queue_url(errors).map_err(|e| Advice::usage(format!("--from-errors: {e}")))?;
+            let filter = Filter { name: self.name, ..Filter::default() };
+            let (limit, dry_run) = (self.limit, self.dry_run);
+            let done = Redrive { from, to: url.clone(), filter, limit, dry_run }
+                .run(screen, access)
+                .await?;
+            return Ok(to.outcome(done.sent, done.refused));
         }
         let Some(name) = self.name else {
-            return lines::send(
-                self.files,
-                self.all_or_nothing,
-                screen,
-                &queue,
-                &access,
-                self.dry_run,
-            )
-            .await;
+            return lines::send(self.files, self.all_or_nothing, self.rejects, to).await;
         };
         let template = Template {
             name,
@@ -164,33 +161,46 @@ impl Submit {
             payload: self.payload,
         };
         template.check()?;
-        let open = async || Sender::open(screen, &queue, &access, self.dry_run).await;
-        match self.each {
-            Some(pattern) => {
-                let bucket = settings.bucket()?;
-                each::send(
-                    &bucket,
-                    &settings.bucket_access()?,
-                    &pattern,
-                    &template,
-                    self.id.unwrap_or(0),
-                    open,
-                )
-                .await
-            }
-            None => {
-                let Some(base) = template.base_directory.clone() else {
-                    return Err(Advice::usage("--base-directory is missing")
-                        .hint("it is the prefix in the bucket that inputs and outputs are relative to")
-                        .into());
-                };
-                let body =
-                    template.task(self.id, &base, &template.inputs, template.payload.as_deref())?;
-                let mut sender = open().await?;
-                sender.push(body.into(), "the task").await?;
-                sender.finish(0).await
-            }
+        let rejects = self.rejects.as_deref();
+        if let Some(pattern) = self.each {
+            let (bucket, bucket_access) = (settings.bucket()?, settings.bucket_access()?);
+            let id = self.id.unwrap_or(0);
+            return each::send(&bucket, &bucket_access, &pattern, &template, id, rejects, to).await;
         }
+        let Some(base) = template.base_directory.clone() else {
+            return Err(Advice::usage("--base-directory is missing")
+                .hint("it is the prefix in the bucket that inputs and outputs are relative to")
+                .into());
+        };
+        let body = template.task(self.id, &base, &template.inputs, template.payload.as_deref())?;
+        let refusals = Arc::new(Refusals::new(screen, rejects)?);
+        let meter = Meter::new(screen, "tasks", "sent", None);
+        let mut sender = Sender::new(to.open().await?, refusals, meter);
+        sender.push(body.into(), Place::Named("the task".to_owned())).await;
+        let (sent, refused) = sender.finish("task").await?;
+        Ok(to.outcome(sent, refused))
+    }
+}
+
+/// The queue that tasks go to.
+struct To<'a> {
+    screen: &'a Screen,
+    url: &'a str,
+    access: &'a Access,
+    dry_run: bool,
+}
+
+impl To<'_> {
+    /// Opens it, and makes it if there is none. None for a dry run.
+    async fn open(&self) -> anyhow::Result<Option<Target>> {
+        if self.dry_run {
+            return Ok(None);
+        }
+        Target::open(self.screen, self.url, self.access).await.map(Some)
+    }
+
+    fn outcome(&self, sent: u64, refused: u64) -> Outcome {
+        Outcome { queue: self.url.to_owned(), sent, refused, dry_run: self.dry_run }
     }
 }
 

@@ -39,6 +39,13 @@ impl Screen {
         Self::start("warn", false, progress)
     }
 
+    /// For tests: says what is said, and shows no progress.
+    #[cfg(test)]
+    pub(crate) fn hidden() -> Self {
+        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::hidden());
+        Self { bars, is_terminal: false, is_json: false, progress: When::Never }
+    }
+
     fn start(filter: &str, is_json: bool, progress: When) -> Self {
         let is_terminal = io::stderr().is_terminal();
         let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());

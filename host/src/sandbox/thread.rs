@@ -101,6 +101,13 @@ impl Threads {
     }
 }
 
+/// Whether the kernel can keep a thread to some directories: tried on one that is then gone.
+pub(super) fn can_confine() -> bool {
+    let root = Path::new("/");
+    let tried = std::thread::spawn(|| confine(root, root)).join();
+    matches!(tried, Ok(Ok(RulesetStatus::FullyEnforced)))
+}
+
 /// Asks the kernel to keep this thread, for good, from everything but reading below `inputs`
 /// and working below `outputs`.
 fn confine(inputs: &Path, outputs: &Path) -> Result<RulesetStatus, RulesetError> {

@@ -303,7 +303,8 @@ fn the_policies_allow_what_is_needed_and_no_more() {
     direct.push("digest");
     direct.put("datasets/a/0_input/1", b"one");
     direct.host(&["submit", "--queue", &direct.errors(), "/dev/null"]).good();
-    let cloud = direct.with("AWS_ENDPOINT_URL", &endpoint);
+    direct.submit(&[]);
+    let cloud = direct.with("AWS_ENDPOINT_URL", &endpoint).with("HOST_CREATE_QUEUES", "false");
 
     let task = |id: u64, name: &str, inputs: &[&str], payload: Value| {
         json!({
@@ -316,10 +317,13 @@ fn the_policies_allow_what_is_needed_and_no_more() {
         // Its output goes in parts.
         task(2, "misbehave", &[], json!({"do": "write", "bytes": 20_000_000})),
         task(3, "misbehave", &[], json!({"do": "reject"})),
+        // Its lease is renewed; and it is sent again.
+        task(4, "misbehave", &[], json!({"do": "sleep", "secs": 3})),
+        task(5, "misbehave", &[], json!({"do": "fail-until", "attempt": 2})),
     ]);
     cloud.host(&["queue", "status"]).good();
     let producer = std::mem::take(&mut *seen.lock().expect("no panic"));
-    cloud.host(&["run", "--max-tasks", "3", "--lease", "2s"]).code(3);
+    cloud.host(&["run", "--max-tasks", "5", "--lease", "2s"]).code(3);
     let worker = std::mem::take(&mut *seen.lock().expect("no panic"));
 
     compare("aws/producer-policy.json", &producer, &[]);

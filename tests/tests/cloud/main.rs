@@ -1,6 +1,8 @@
 //! The real host against services of clouds.
 
 mod deploy;
+mod faults;
 mod python;
 mod requests;
+mod tools;
 mod work;

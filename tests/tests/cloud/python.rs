@@ -71,10 +71,13 @@ fn python_and_a_host_share_a_queue() {
     python(&cloud, "tq.insert([PrintTask(txt='t') for i in range(200)])\n");
     let host = cloud.start(&["run", "--exit-when-empty", "--json"]);
     let text = "\
-done = [0]
-def after(task): done[0] += 1
-tq.poll(lease_seconds=60, stop_fn=lambda: tq.enqueued == 0, after_fns=[after], backoff_exceptions=[])
-print(done[0], file=sys.stderr)
+while True:
+    try:
+        task = tq.lease(seconds=60, wait_sec=1)
+    except QueueEmptyError:
+        break
+    task.execute()
+    tq.delete(task)
 ";
     python(&cloud, text);
     let summary: serde_json::Value =

@@ -8,4 +8,5 @@ mod isolation;
 mod limits;
 mod python;
 mod simple_tasks;
+mod tools;
 mod two_hosts;

@@ -8,39 +8,50 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::super::exit::Exit;
+use super::super::sender;
 use super::super::show;
 use super::Which;
+
+/// Messages that are shown where each has to be leased for it, unless more are asked for.
+const LEASED: usize = 100;
 
 /// Options of `host queue ls`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Ls {
     #[command(flatten)]
     queue: Which,
-    /// Show so many at the most
+    /// Show so many at the most [default: all of a directory; 100 of a service, where each
+    /// message has to be leased to be seen]
     #[arg(long, short = 'n', value_name = "N")]
     limit: Option<usize>,
     /// Show whole errors and messages, over as many lines as they take
     #[arg(long, short)]
     long: bool,
-    /// Print one JSON object a line: id, due (seconds since 1970), message
+    /// Print one JSON object a line: id, due and sent (seconds since 1970), message
     #[arg(long, conflicts_with = "long")]
     json: bool,
 }
 
 impl Ls {
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
-        let queue = self.queue.open().await?;
+        let (queue, screen) = self.queue.open().await?;
+        let is_leasing = sender::is_remote(&queue.to_string())?;
+        let most = self.limit.unwrap_or(if is_leasing { LEASED } else { usize::MAX });
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         // Written as it is read: a queue may be long.
         let mut out = io::BufWriter::new(io::stdout().lock());
-        let mut messages = queue.messages().take(self.limit.unwrap_or(usize::MAX));
-        while let Some(message) = messages.next().await {
-            let message = message?;
+        let mut messages = queue.messages();
+        let mut shown = 0;
+        while shown < most
+            && let Some(message) = messages.next().await.transpose()?
+        {
+            shown += 1;
             let text = String::from_utf8_lossy(&message.body);
             if self.json {
                 let line = Json {
                     id: &message.id,
                     due: message.due.map(|due| due.as_secs()),
+                    sent: message.sent.map(|sent| sent.as_secs()),
                     message: serde_json::from_str(&text).ok(),
                     text: serde_json::from_str::<&RawValue>(&text).is_err().then_some(&text),
                 };
@@ -62,6 +73,13 @@ impl Ls {
             }
         }
         out.flush()?;
+        drop(messages);
+        queue.close().await;
+        if is_leasing && shown > 0 {
+            let more = if shown == most { "; there may be more: -n N shows them" } else { "" };
+            let shown = show::count(shown as u64, "message");
+            screen.tell(format_args!("{shown} leased to be shown, and given back{more}"));
+        }
         Ok(Exit::Done)
     }
 }
@@ -70,6 +88,8 @@ impl Ls {
 struct Json<'a> {
     id: &'a str,
     due: Option<u64>,
+    /// Null where the queue does not know it.
+    sent: Option<u64>,
     /// The message; null when it is no JSON.
     message: Option<&'a RawValue>,
     /// The message when it is no JSON.

@@ -1,89 +1,139 @@
-//! `host queue cp` and `host queue mv`: from one queue to another, without a loss.
-//!
-//! A message is in the target before it leaves the source: a kill in between leaves it in
-//! both.
+//! `host queue cp` and `host queue mv`: from one queue to another, of whatever kind, without a
+//! loss.
 
-use std::time::Duration;
+use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::StreamExt;
-use task_host::lease::{Lease, Leases, Settlement};
-use task_host::queue::{self, Access, QueueError};
+use serde::Serialize;
+use task_host::queue::{self, Access};
 
+use super::super::carry::{Carrier, Choice};
 use super::super::exit::{Advice, Exit};
-use super::super::settings::{fq_path, queue_url};
+use super::super::meter::Meter;
+use super::super::refusals::{Place, Refusals};
+use super::super::sender::{self, Sender, Target};
+use super::super::settings::{Flags, QueueAccess, fq_path, queue_url};
 use super::super::show;
-use super::super::telemetry::Screen;
-use super::{done, existing};
+use super::{done, existing, load};
 
-/// Messages that are sent in one go.
-const BATCH: usize = 256;
-/// How long a message that is being moved is held at a time.
-const HOLD: Duration = Duration::from_secs(60);
+pub(super) const COPY_HELP: &str = "\
+Messages of a directory are copied whether somebody holds them or not. Those of a service can
+only be seen by leasing them: those that nobody holds are leased, copied and given back.
+
+Examples:
+  host queue cp ./queue ./queue-copy
+  host queue cp sqs://my-tasks ./my-tasks";
+pub(super) const MOVE_HELP: &str = "\
+A message is in the target before it leaves the source: after a kill it may be in both, and
+never in neither. What the target does not take stays where it is; the exit code is then 3.
+
+Examples:
+  host queue mv ./queue sqs://my-tasks
+  host queue mv sqs://my-tasks pubsub://projects/P/topics/T";
 
 /// Options of `host queue cp` and `host queue mv`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Transfer {
-    /// The queue that messages are taken from: fq://DIR, or a directory
+    /// The queue that messages are taken from: a URL, or a directory
     #[arg(value_name = "FROM")]
     from: String,
     /// The queue they go to; a directory that is not there is made
     #[arg(value_name = "TO")]
     to: String,
+    /// Print a summary as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    flags: Flags<QueueAccess>,
+}
+
+/// What was done, as `--json` prints it.
+#[derive(Serialize)]
+struct Summary {
+    from: String,
+    to: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    copied: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    moved: Option<u64>,
+    /// Messages that the target did not take.
+    refused: u64,
 }
 
 impl Transfer {
-    pub(crate) async fn copy(self, screen: &Screen) -> anyhow::Result<Exit> {
-        let access = Access::default();
-        let (from, to) = self.check(&access).await?;
+    pub(crate) async fn copy(self) -> anyhow::Result<Exit> {
+        let (settings, screen) = load(&self.flags)?;
+        let access = settings.queue_access()?;
+        let (from, to) = self.urls(&access).await?;
         let source = queue::admin(&from, &access).await?;
-        let target = open(screen, &to, &access).await?;
-        let mut copied = 0;
-        let mut batch = Vec::new();
+        let target = Target::open(&screen, &to, &access).await?;
+        let there = source.counts().await?.enqueued;
+        let refusals = Arc::new(Refusals::new(&screen, None)?);
+        let meter = Meter::new(&screen, "messages", "copied", there);
+        let mut sender = Sender::new(Some(target), refusals, meter);
         let mut messages = source.messages();
-        loop {
-            let next = messages.next().await.transpose()?;
-            let is_last = next.is_none();
-            batch.extend(next.map(|message| message.body));
-            if batch.len() >= BATCH || (is_last && !batch.is_empty()) {
-                for result in target.send(&batch).await {
-                    result.map_err(|error| broken_off(&error, "copied", copied))?;
-                    copied += 1;
-                }
-                batch.clear();
-            }
-            if is_last {
+        while let Some(message) = messages.next().await.transpose()? {
+            let place = Place::Named(format!("message {}", message.id));
+            if !sender.push(message.body, place).await {
                 break;
             }
         }
-        done(&format!("{} copied from {from} to {to}", show::count(copied, "message")))
+        let sent = sender.finish("message").await;
+        drop(messages);
+        source.close().await;
+        let (copied, refused) = sent?;
+        let mut said = format!("{} copied from {from} to {to}", show::count(copied, "message"));
+        if refused > 0 {
+            said.push_str(&format!("; {} refused", show::number(refused)));
+        }
+        let summary = Summary { from, to, copied: Some(copied), moved: None, refused };
+        done(self.json, &said, &summary)?;
+        Ok(if refused > 0 { Exit::Partly } else { Exit::Done })
     }
 
-    pub(crate) async fn mv(self, screen: &Screen) -> anyhow::Result<Exit> {
-        let access = Access::default();
-        let (from, to) = self.check(&access).await?;
-        let source = queue::open(&from, &access).await?;
-        let target = open(screen, &to, &access).await?;
-        let leases = Leases::new(source.clone(), HOLD);
-        let mut moved = 0;
-        loop {
-            let leased = leases.lease(BATCH, Duration::ZERO).await?;
-            if leased.is_empty() {
-                break;
-            }
-            let bodies: Vec<Bytes> = leased.iter().map(|l| l.message().body.clone()).collect();
-            let sent = target.send(&bodies).await;
-            moved += settle(leased, sent, moved).await?;
-        }
-        let held = source.counts().await?.enqueued.unwrap_or(0);
-        let rest = match held {
-            0 => String::new(),
-            n => format!("; {} held or delayed, and left there", show::number(n)),
+    pub(crate) async fn mv(self) -> anyhow::Result<Exit> {
+        let (settings, screen) = load(&self.flags)?;
+        let access = settings.queue_access()?;
+        let (from, to) = self.urls(&access).await?;
+        // Only the target may have to be made.
+        let source = queue::open(&from, &Access { create: false, ..access.clone() }).await?;
+        let target = Target::open(&screen, &to, &access).await?;
+        let there = source.counts().await?.enqueued;
+        let carrier = Carrier {
+            source: source.clone(),
+            is_remote: sender::is_remote(&from)? || sender::is_remote(&to)?,
+            target,
+            choose: Box::new(|body| Choice::Send(body.clone(), String::new())),
+            limit: u64::MAX,
+            looks: u64::MAX,
+            verb: "moved",
         };
-        done(&format!("{} moved from {from} to {to}{rest}", show::count(moved, "message")))
+        let carried = carrier.run(&screen, there).await?;
+        let refused = carried.refused;
+        let mut said =
+            format!("{} moved from {from} to {to}", show::count(carried.sent, "message"));
+        if refused > 0 {
+            said.push_str(&format!("; {} refused", show::number(refused)));
+        }
+        // What a service counts lags behind.
+        if !sender::is_remote(&from)?
+            && let Some(left @ 1..) =
+                source.counts().await?.enqueued.map(|n| n.saturating_sub(refused))
+        {
+            let why = if carried.is_interrupted {
+                "left there"
+            } else {
+                "held or delayed, and left there"
+            };
+            said.push_str(&format!("; {} {why}", show::number(left)));
+        }
+        let summary = Summary { from, to, copied: None, moved: Some(carried.sent), refused };
+        done(self.json, &said, &summary)?;
+        let is_part = refused > 0 || carried.is_interrupted || carried.is_cut_short;
+        Ok(if is_part { Exit::Partly } else { Exit::Done })
     }
 
-    async fn check(self, access: &Access) -> anyhow::Result<(String, String)> {
+    async fn urls(&self, access: &Access) -> anyhow::Result<(String, String)> {
         let url = |name: &str, text: &str| {
             queue_url(text).map_err(|e| Advice::usage(format!("{name}: {e}")))
         };
@@ -95,51 +145,4 @@ impl Transfer {
         }
         Ok((from, to))
     }
-}
-
-async fn open(
-    screen: &Screen,
-    url: &str,
-    access: &Access,
-) -> anyhow::Result<std::sync::Arc<dyn queue::Queue>> {
-    let is_new = fq_path(url).is_some_and(|dir| !dir.exists());
-    let queue = queue::open(url, access).await?;
-    if is_new {
-        screen.tell(format_args!("created {url}"));
-    }
-    Ok(queue)
-}
-
-/// Deletes what was sent, and gives back the rest.
-async fn settle(
-    leased: Vec<Lease>,
-    sent: Vec<Result<(), QueueError>>,
-    before: u64,
-) -> anyhow::Result<u64> {
-    let mut moved = 0;
-    let mut failed = None;
-    for (lease, sent) in leased.into_iter().zip(sent) {
-        let settled = match sent {
-            Ok(()) => {
-                moved += 1;
-                lease.settle(Settlement::Ack).await
-            }
-            Err(error) => {
-                failed.get_or_insert(error);
-                lease.settle(Settlement::Release(Duration::ZERO, queue::Release::Uncounted)).await
-            }
-        };
-        if let Err(error) = settled {
-            failed.get_or_insert(error);
-        }
-    }
-    match failed {
-        None => Ok(moved),
-        Some(error) => Err(broken_off(&error, "moved", before + moved).into()),
-    }
-}
-
-fn broken_off(error: &QueueError, done: &str, count: u64) -> Advice {
-    Advice::failed(error.to_string())
-        .hint(format!("{} {done} before that", show::count(count, "message")))
 }

@@ -93,6 +93,7 @@ impl Settings {
             region: self.value(&REGION, |text| Ok(text.to_owned()))?,
             anonymous: self.is_on(&ANONYMOUS)?,
             requester_pays: self.is_on(&REQUESTER_PAYS)?,
+            environment: config::environment(),
         })
     }
 

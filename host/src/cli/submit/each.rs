@@ -1,13 +1,19 @@
 //! A task for each object of the bucket that matches a pattern.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use futures_util::StreamExt;
 use globset::{GlobBuilder, GlobMatcher};
 use task_host::bucket;
 use task_host::key::{BucketKey, Prefix};
 
 use super::super::exit::Advice;
+use super::super::meter::Meter;
+use super::super::refusals::{Place, Refusals};
+use super::super::sender::Sender;
 use super::super::show;
-use super::{Outcome, Sender, Template};
+use super::{Outcome, Template, To};
 
 /// Lists the bucket and sends a task for each match, with ids from `first_id`.
 pub(super) async fn send(
@@ -16,10 +22,11 @@ pub(super) async fn send(
     pattern: &str,
     template: &Template,
     first_id: i64,
-    open: impl AsyncFnOnce() -> anyhow::Result<Sender>,
+    rejects: Option<&Path>,
+    to: &To<'_>,
 ) -> anyhow::Result<Outcome> {
     let matcher = matcher(pattern)?;
-    let bucket = bucket::open(bucket, access)?;
+    let bucket = bucket::open(bucket, access).await?;
     let below = literal_prefix(pattern)?;
     let base = match &template.base_directory {
         Some(base) => Some(
@@ -29,7 +36,7 @@ pub(super) async fn send(
         None => None,
     };
     let mut listing = bucket.list(&below);
-    let mut open = Some(open);
+    let refusals = Arc::new(Refusals::new(to.screen, rejects)?);
     let mut sender = None;
     let mut id = first_id;
     while let Some(object) = listing.next().await {
@@ -38,26 +45,36 @@ pub(super) async fn send(
             continue;
         }
         // A queue is not made for tasks that there are none of.
-        let sender = match (&mut sender, open.take()) {
-            (Some(sender), _) => sender,
-            (none, Some(open)) => none.insert(open().await?),
-            (None, None) => break,
+        let sender = match &mut sender {
+            Some(sender) => sender,
+            none => {
+                let meter = Meter::new(to.screen, "tasks", "sent", None);
+                none.insert(Sender::new(to.open().await?, refusals.clone(), meter))
+            }
         };
         let body =
             task(template, &key, base.as_ref(), id).map_err(|error| match sender.sent() {
                 0 => error,
                 n => error.context(format!("after {} sent", show::count(n, "task"))),
             })?;
-        sender.push(body.into(), key.as_str()).await?;
+        if !sender.push(body.into(), Place::Named(key.to_string())).await {
+            break;
+        }
         id = id
             .checked_add(1)
             .ok_or_else(|| Advice::usage("--id: there are too many tasks for it"))?;
     }
     match sender {
-        Some(sender) => sender.finish(0).await,
-        None => Err(Advice::failed(format!("no object of {bucket} matches {pattern:?}"))
-            .hint("the pattern is matched with whole keys from the bucket's root; quote it for the shell")
-            .into()),
+        Some(sender) => {
+            let (sent, refused) = sender.finish("task").await?;
+            Ok(to.outcome(sent, refused))
+        }
+        None => {
+            refusals.finish()?;
+            Err(Advice::failed(format!("no object of {bucket} matches {pattern:?}"))
+                .hint("the pattern is matched with whole keys from the bucket's root; quote it for the shell")
+                .into())
+        }
     }
 }
 

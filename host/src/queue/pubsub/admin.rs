@@ -19,7 +19,7 @@ use super::client::{ANSWER, Client, Kind, routed};
 use super::envelope::{self, Envelope};
 use super::{IDS, LONGEST_HOLD, PubSubQueue, Shared, pull, send, setup};
 use crate::queue::address::PubSub;
-use crate::queue::{self, Access, Counts, Facts, Listed, QueueError};
+use crate::queue::{self, Access, Counts, Facts, Listed, Queue as _, QueueError};
 
 /// Messages that are looked at in one go.
 const LOOK: usize = 100;
@@ -97,7 +97,12 @@ impl queue::Admin for Admin {
         Ok(None)
     }
 
+    async fn close(&self) {
+        self.queue.close().await;
+    }
+
     async fn facts(&self) -> Result<Facts, QueueError> {
+        // A deadline is no longer than ten minutes, and renewed without end: no longest hold.
         let facts = Facts { longest_message: Some(send::BYTES as u64), ..Facts::default() };
         let client = &self.queue.shared.client;
         if self.at.subscription.is_none() {

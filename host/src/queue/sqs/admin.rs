@@ -34,7 +34,7 @@ const EMPTY: u32 = 2;
 /// A queue of SQS as its operator sees it.
 #[derive(Debug)]
 pub struct Admin {
-    queue: SqsQueue,
+    pub(super) queue: SqsQueue,
 }
 
 impl Admin {
@@ -98,6 +98,10 @@ impl queue::Admin for Admin {
                 .cannot("SQS removes all messages once in 60 seconds only; try again in a minute")),
             Err(failure) => Err(failure.of_queue(&inner.name, "removing the messages")),
         }
+    }
+
+    async fn close(&self) {
+        self.queue.inner.close().await;
     }
 
     async fn facts(&self) -> Result<Facts, QueueError> {

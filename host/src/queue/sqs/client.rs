@@ -5,15 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use aws_config::meta::credentials::CredentialsProviderChain;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::config::interceptors::BeforeTransmitInterceptorContextRef;
 use aws_sdk_sqs::config::retry::RetryConfig;
 use aws_sdk_sqs::config::timeout::TimeoutConfig;
 use aws_sdk_sqs::config::{
-    ConfigBag, Credentials, Intercept, RuntimeComponents, SharedCredentialsProvider,
-    SharedHttpClient, StalledStreamProtectionConfig,
+    ConfigBag, Credentials, Intercept, ProvideCredentials, RuntimeComponents,
+    SharedCredentialsProvider, SharedHttpClient, StalledStreamProtectionConfig,
 };
 use aws_sdk_sqs::error::BoxError;
 use aws_types::service_config::ServiceConfigKey;
@@ -76,10 +75,12 @@ pub(super) async fn reach(
         config = config.into_builder().region(Region::new(region)).build();
     }
     if let (Some(secret), Some(standard)) = (secret, config.credentials_provider()) {
-        let chain = CredentialsProviderChain::first_try("standard", standard)
-            .or_else("python-task-queue's", secret.credentials);
-        let provider = SharedCredentialsProvider::new(chain);
-        config = config.into_builder().credentials_provider(provider).build();
+        // Whatever the reason is: a chain would end where the machine has a role that it
+        // refuses to us.
+        if standard.provide_credentials().await.is_err() {
+            let provider = SharedCredentialsProvider::new(secret.credentials);
+            config = config.into_builder().credentials_provider(provider).build();
+        }
     }
     let region = config.region().map(ToString::to_string).unwrap_or_default();
     let configured = endpoint(&config);

@@ -92,8 +92,8 @@ where
             },
             SdkError::ConstructionFailure(_) | SdkError::DispatchFailure(_) => {
                 let reasons = reasons(&error);
-                if reasons.contains("provided credentials") {
-                    return Self::Denied(NO_CREDENTIALS.to_owned());
+                if chain(&error).any(|error| error.to_string().contains("credential")) {
+                    return Self::Denied(format!("{NO_CREDENTIALS} ({reasons})"));
                 }
                 Self::Unavailable(reasons)
             }
@@ -169,14 +169,13 @@ fn is_about_a_lease(message: &str) -> bool {
         || message.contains("Total VisibilityTimeout")
 }
 
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| (*error).source())
+}
+
 /// The error and what caused it, each once.
 fn reasons(error: &(dyn Error + 'static)) -> String {
-    let mut reasons = Vec::new();
-    let mut next = Some(error);
-    while let Some(error) = next {
-        reasons.push(error.to_string());
-        next = error.source();
-    }
+    let reasons: Vec<String> = chain(error).map(ToString::to_string).collect();
     // Outer errors repeat the inner ones, or say nothing that a person would want.
     let mut said: Vec<String> = Vec::new();
     for reason in reasons.into_iter().rev() {

@@ -100,9 +100,7 @@ fn cant_open(failure: Failure, queue: &str, address: &Sqs, reached: &Reached) ->
              sqs create-queue --queue-name {0} --region {region}",
             address.name()
         )),
-        Failure::Denied(text) => {
-            invalid(format!("it can't be used with these credentials at {endpoint}: {text}"))
-        }
+        Failure::Denied(text) => invalid(format!("it can't be used at {endpoint}: {text}")),
         other => other.of_queue(queue, &format!("reaching SQS at {endpoint}")),
     }
 }

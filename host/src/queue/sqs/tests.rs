@@ -6,15 +6,22 @@ use std::time::Duration;
 
 use aws_sdk_sqs::config::Credentials;
 
+use futures_util::future::join_all;
+use futures_util::stream::StreamExt;
+
 use super::client::Instead;
 use super::*;
 use crate::queue::address::Sqs;
 use crate::queue::conformance::{Subject, suite};
 
+mod documented;
+mod large;
 mod server;
 
 const NONE: Duration = Duration::ZERO;
+const SHORT: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn credentials() -> Credentials {
     Credentials::new("test", "test", None, None, "test")

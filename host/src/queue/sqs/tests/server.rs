@@ -1,7 +1,5 @@
 //! Against the server that the test command starts.
 
-use futures_util::stream::StreamExt;
-
 use super::*;
 use crate::queue;
 
@@ -86,4 +84,17 @@ async fn looking_into_a_queue_changes_nothing() {
     assert_eq!(queue::Admin::counts(&admin).await.unwrap().leased, Some(25));
     queue::Admin::purge(&admin).await.unwrap();
     assert_eq!(queue::Admin::counts(&admin).await.unwrap().enqueued, Some(0));
+}
+
+#[tokio::test]
+async fn a_service_that_is_not_there_is_told_with_where_it_was_sought() {
+    let check = async |url: &str, why: &str| {
+        let address = Sqs::Url(format!("{url}/000000000000/x"));
+        let error = open(&address, &Access::default()).await.unwrap_err();
+        assert!(matches!(error, QueueError::Unavailable { .. }), "{error}");
+        assert!(error.to_string().contains(url), "{error}");
+        assert!(error.to_string().contains(why), "{error}");
+    };
+    check("http://127.0.0.1:1", "Connection refused").await;
+    check("http://nobody.invalid", "dns error").await;
 }

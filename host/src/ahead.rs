@@ -1,0 +1,38 @@
+//! Bounds the bytes of inputs that are brought in for tasks that do not run yet.
+
+use bytesize::ByteSize;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// The bytes that may be ahead of execution.
+#[derive(Debug)]
+pub struct Ahead {
+    kibibytes: Semaphore,
+    most: u32,
+}
+
+impl Ahead {
+    /// At most `bytes` at a time. A task that needs more than that on its own waits until it
+    /// is the only one, and gets it.
+    pub fn new(bytes: ByteSize) -> Self {
+        let most = u32::try_from(bytes.as_u64() >> 10).unwrap_or(u32::MAX).max(1);
+        let most = most.min(u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX));
+        Self { kibibytes: Semaphore::new(most as usize), most }
+    }
+
+    /// Waits until so many bytes may be brought in. They may until the permit is dropped.
+    pub async fn take(&self, bytes: u64) -> SemaphorePermit<'_> {
+        match self.kibibytes.acquire_many(self.permits(bytes)).await {
+            Ok(permit) => permit,
+            Err(_) => unreachable!("the semaphore is never closed"),
+        }
+    }
+
+    /// The same, if they may be brought in now.
+    pub fn try_take(&self, bytes: u64) -> Option<SemaphorePermit<'_>> {
+        self.kibibytes.try_acquire_many(self.permits(bytes)).ok()
+    }
+
+    fn permits(&self, bytes: u64) -> u32 {
+        u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(u32::MAX).min(self.most)
+    }
+}

@@ -1,0 +1,155 @@
+//! The URL of a bucket, taken apart. Pure.
+//!
+//! ```text
+//! PATH, file://PATH          a directory
+//! s3://BUCKET[/PREFIX]       S3, or what speaks its protocol
+//! gs://BUCKET[/PREFIX]       Google Cloud Storage
+//! az://CONTAINER[/PREFIX]    Azure Blob Storage, the account from the environment
+//! https://HOST[/PATH]        a web server, to read from
+//! ```
+
+use std::path::PathBuf;
+
+use super::BucketError;
+use crate::key::Prefix;
+
+/// Where a bucket is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Address {
+    /// A directory.
+    Dir(PathBuf),
+    /// Somewhere else.
+    Cloud(Place),
+}
+
+/// A bucket of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) service: Service,
+    /// The name of the bucket or container; the URL of a web server.
+    pub(super) name: String,
+    /// Where in it our keys begin.
+    pub(super) prefix: Prefix,
+}
+
+/// Who keeps the objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Service {
+    S3,
+    Google,
+    Azure,
+    Http,
+}
+
+impl Address {
+    /// Takes a URL apart.
+    ///
+    /// # Errors
+    /// [`BucketError::Invalid`] for what is no bucket's URL, with what would be one.
+    pub(super) fn parse(url: &str) -> Result<Self, BucketError> {
+        let invalid = |problem: String| BucketError::invalid(&url, problem);
+        let no_directory = || invalid("names no directory; use a path, or file://PATH".into());
+        let (service, rest) = match url.split_once("://") {
+            None if url.is_empty() => return Err(no_directory()),
+            None => return Ok(Self::Dir(url.into())),
+            Some(("file", "")) => return Err(no_directory()),
+            Some(("file", path)) => return Ok(Self::Dir(path.into())),
+            Some(("http" | "https", rest)) => {
+                if rest.split('/').next().is_none_or(str::is_empty) {
+                    return Err(invalid("names no server; use https://HOST/PATH".into()));
+                }
+                let name = url.trim_end_matches('/').to_owned();
+                let place = Place { service: Service::Http, name, prefix: Prefix::root() };
+                return Ok(Self::Cloud(place));
+            }
+            Some(("s3", rest)) => (Service::S3, rest),
+            Some(("gs", rest)) => (Service::Google, rest),
+            Some(("az", rest)) => (Service::Azure, rest),
+            Some((scheme, _)) => {
+                return Err(invalid(format!(
+                    "`{scheme}://` is no kind of bucket; use a directory (a path, or \
+                     file://PATH), s3://BUCKET, gs://BUCKET, az://CONTAINER, or https://HOST/PATH \
+                     for inputs"
+                )));
+            }
+        };
+        let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let named = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name.is_empty() || !name.chars().all(named) {
+            return Err(invalid(format!(
+                "{name:?} can't be the name of a bucket; use {}://BUCKET/PREFIX",
+                service.scheme()
+            )));
+        }
+        let prefix = match prefix.trim_end_matches('/') {
+            "" => Prefix::root(),
+            prefix => Prefix::new(prefix)
+                .map_err(|error| invalid(format!("the prefix {prefix:?} {error}")))?,
+        };
+        Ok(Self::Cloud(Place { service, name: name.to_owned(), prefix }))
+    }
+}
+
+impl Place {
+    /// The URL it is called by.
+    pub(super) fn url(&self) -> String {
+        match (self.service, self.prefix.is_root()) {
+            (Service::Http, _) => self.name.clone(),
+            (service, true) => format!("{}://{}", service.scheme(), self.name),
+            (service, false) => format!("{}://{}/{}", service.scheme(), self.name, self.prefix),
+        }
+    }
+}
+
+impl Service {
+    pub(super) fn scheme(self) -> &'static str {
+        match self {
+            Self::S3 => "s3",
+            Self::Google => "gs",
+            Self::Azure => "az",
+            Self::Http => "https",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_names_a_directory_or_a_place() {
+        let dir = |url: &str, path: &str| {
+            assert_eq!(Address::parse(url).unwrap(), Address::Dir(path.into()), "{url}");
+        };
+        dir("a/b", "a/b");
+        dir("file:///a/b", "/a/b");
+        let cloud = |url: &str, service, name: &str, prefix: &str, shown: &str| {
+            let Address::Cloud(place) = Address::parse(url).unwrap() else { panic!("{url}") };
+            assert_eq!((place.service, &*place.name), (service, name), "{url}");
+            assert_eq!((place.prefix.as_str(), &*place.url()), (prefix, shown), "{url}");
+        };
+        cloud("s3://b-1.x", Service::S3, "b-1.x", "", "s3://b-1.x");
+        cloud("s3://bucket/", Service::S3, "bucket", "", "s3://bucket");
+        cloud("gs://b_b/p/q ä/", Service::Google, "b_b", "p/q ä", "gs://b_b/p/q ä");
+        cloud("az://c/p", Service::Azure, "c", "p", "az://c/p");
+        cloud("https://h:1/p/", Service::Http, "https://h:1/p", "", "https://h:1/p");
+    }
+
+    #[test]
+    fn what_is_no_bucket_says_what_would_be() {
+        for (url, want) in [
+            ("memory://", "memory://: `memory://` is no kind of bucket"),
+            ("", ": names no directory"),
+            ("file://", "file://: names no directory"),
+            ("s3://", "s3://: \"\" can't be the name of a bucket; use s3://BUCKET/PREFIX"),
+            ("s3:///key", "can't be the name of a bucket"),
+            ("gs://a b", "gs://a b: \"a b\" can't be the name of a bucket"),
+            ("az://c/../d", "az://c/../d: the prefix \"../d\" has a `..` segment"),
+            ("https:///x", "https:///x: names no server"),
+        ] {
+            let error = Address::parse(url).unwrap_err();
+            assert!(matches!(error, BucketError::Invalid { .. }), "{url}");
+            assert!(error.to_string().contains(want), "{url}: {error}");
+        }
+    }
+}

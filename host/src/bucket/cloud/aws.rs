@@ -1,0 +1,279 @@
+//! S3: credentials, region and endpoint as for the AWS tools.
+//!
+//! The chain of the AWS SDK finds credentials (variables, profiles with roles and SSO, web
+//! identity, containers, instance metadata); after it comes the key that users of CloudVolume
+//! have in their home.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use aws_config::{BehaviorVersion, Region};
+use aws_sdk_sqs::config::{ProvideCredentials, SharedCredentialsProvider};
+use object_store::aws::{
+    AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, AwsCredentialProvider, Checksum,
+    resolve_bucket_region,
+};
+use object_store::client::CredentialProvider;
+use object_store::{HeaderMap, HeaderValue, StaticCredentialProvider};
+use tokio::sync::Mutex;
+
+use super::super::Access;
+use super::super::explain::NO_CREDENTIALS;
+use super::super::object::{Probe, Stores};
+use super::super::transport::{Patience, Transport};
+use super::{client, text};
+use crate::environment::{AwsSecret, Environment};
+
+/// Credentials are renewed when they are valid for less than this.
+const RENEWED: Duration = Duration::from_secs(300);
+/// How long credentials that don't say are used before they are asked for again.
+const UNSAID: Duration = Duration::from_secs(900);
+/// How long we look for the region of a bucket.
+const REGION: Duration = Duration::from_secs(10);
+
+/// What is needed to make clients of one bucket.
+pub(super) struct S3 {
+    bucket: String,
+    region: String,
+    endpoint: Option<String>,
+    credentials: Option<AwsCredentialProvider>,
+    requester_pays: bool,
+    environment: Environment,
+    patience: Patience,
+}
+
+impl S3 {
+    pub(super) async fn find(
+        bucket: &str,
+        access: &Access,
+        patience: Patience,
+    ) -> Result<Self, String> {
+        let environment = &access.environment;
+        let key = static_key(environment);
+        let region = access.region.as_deref();
+        let region = region.or(environment.first(&["AWS_REGION", "AWS_DEFAULT_REGION"]));
+        let mut endpoint =
+            environment.first(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]).map(str::to_owned);
+        let mut region = region.map(str::to_owned);
+
+        // The profile may say what is still missing.
+        let is_known = key.is_some() || access.anonymous;
+        let mut chain = None;
+        if !is_known || (region.is_none() && endpoint.is_none()) {
+            let mut loader = aws_config::defaults(BehaviorVersion::latest());
+            if let Some(region) = &region {
+                loader = loader.region(Region::new(region.clone()));
+            }
+            if is_known {
+                loader = loader.no_credentials();
+            }
+            let config = loader.load().await;
+            endpoint = endpoint.or_else(|| config.endpoint_url().map(str::to_owned));
+            region = region.or_else(|| config.region().map(ToString::to_string));
+            chain = config.credentials_provider();
+        }
+        let secret = environment.cloudvolume_aws()?;
+        let credentials: Option<AwsCredentialProvider> = match (access.anonymous, key, chain) {
+            (true, ..) => None,
+            (_, Some(key), _) => Some(Arc::new(StaticCredentialProvider::new(key))),
+            (.., chain) => {
+                let fallback = secret.clone();
+                Some(Arc::new(Chain { chain, fallback, kept: Mutex::default() }))
+            }
+        };
+        let region = match (region.or_else(|| secret?.region), &endpoint) {
+            (Some(region), _) => region,
+            // What has an endpoint of its own seldom cares.
+            (None, Some(_)) => "us-east-1".to_owned(),
+            (None, None) => region_of(bucket, patience).await?,
+        };
+        if endpoint.is_none() && region.starts_with("cn-") {
+            endpoint = Some(format!("https://s3.{region}.amazonaws.com.cn"));
+        }
+        Ok(Self {
+            bucket: bucket.to_owned(),
+            region,
+            endpoint,
+            credentials,
+            requester_pays: access.requester_pays,
+            environment: environment.clone(),
+            patience,
+        })
+    }
+
+    pub(super) fn stores(self) -> Result<Stores, String> {
+        Ok(Stores {
+            reads: Arc::new(self.store(self.patience, true)?),
+            writes: Some(Arc::new(self.store(self.patience, false)?)),
+            probe: Probe::List(Arc::new(self.store(self.patience.at_start(), true)?)),
+        })
+    }
+
+    fn store(&self, patience: Patience, reads: bool) -> Result<AmazonS3, String> {
+        let mut builder = AmazonS3Builder::new();
+        for (name, value) in self.environment.starting("AWS_") {
+            if let Ok(key) = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>()
+                && !is_ours(&key)
+            {
+                builder = builder.with_config(key, value);
+            }
+        }
+        // What S3-compatible services do without is switched off by the SDKs' own variables.
+        let wants = |name: &str| {
+            !self.environment.get(name).is_some_and(|v| v.eq_ignore_ascii_case("when_required"))
+        };
+        let mut options = client(patience, self.endpoint.as_deref().unwrap_or("https://"));
+        if reads && wants("AWS_RESPONSE_CHECKSUM_VALIDATION") {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-amz-checksum-mode", HeaderValue::from_static("ENABLED"));
+            options = options.with_default_headers(headers);
+        }
+        if !reads
+            && wants("AWS_REQUEST_CHECKSUM_CALCULATION")
+            && self.environment.get("AWS_CHECKSUM_ALGORITHM").is_none()
+        {
+            builder = builder.with_checksum_algorithm(Checksum::SHA256);
+        }
+        if let Some(endpoint) = &self.endpoint {
+            builder = builder.with_endpoint(endpoint);
+        }
+        builder = match &self.credentials {
+            Some(credentials) => builder.with_credentials(credentials.clone()),
+            None => builder.with_skip_signature(true),
+        };
+        if self.requester_pays {
+            builder = builder.with_request_payer(true);
+        }
+        builder
+            .with_bucket_name(&self.bucket)
+            .with_region(&self.region)
+            .with_client_options(options)
+            .with_retry(patience.retry())
+            .with_http_connector(Transport { idle: patience.idle })
+            .build()
+            .map_err(text)
+    }
+}
+
+/// What is decided above, and not by the store's own reading of variables.
+fn is_ours(key: &AmazonS3ConfigKey) -> bool {
+    use AmazonS3ConfigKey as K;
+    matches!(
+        key,
+        K::AccessKeyId
+            | K::SecretAccessKey
+            | K::Token
+            | K::Region
+            | K::DefaultRegion
+            | K::Bucket
+            | K::Endpoint
+            | K::S3Endpoint
+            | K::RoleArn
+            | K::RoleSessionName
+            | K::WebIdentityTokenFile
+            | K::ContainerCredentialsRelativeUri
+            | K::ContainerCredentialsFullUri
+            | K::ContainerAuthorizationTokenFile
+            | K::Client(_)
+    )
+}
+
+fn static_key(environment: &Environment) -> Option<AwsCredential> {
+    // A profile that is asked for comes before the variables only where it is given in code.
+    Some(AwsCredential {
+        key_id: environment.get("AWS_ACCESS_KEY_ID")?.to_owned(),
+        secret_key: environment.get("AWS_SECRET_ACCESS_KEY")?.to_owned(),
+        token: environment.get("AWS_SESSION_TOKEN").map(str::to_owned),
+    })
+}
+
+/// Asks S3 where a bucket is; it tells everybody.
+async fn region_of(bucket: &str, patience: Patience) -> Result<String, String> {
+    let options = patience.client();
+    let asked = resolve_bucket_region(bucket, &options);
+    let give = "give its region with --region, AWS_REGION, or in ~/.aws/config";
+    match tokio::time::timeout(REGION, asked).await {
+        Ok(Ok(region)) => Ok(region),
+        Ok(Err(error)) if error.to_string().contains("not found") => {
+            Err(format!("there is no bucket `{bucket}`; check its name, or create it"))
+        }
+        Ok(Err(error)) => {
+            Err(format!("no region is known for it, and S3 can't say: {error}; {give}"))
+        }
+        Err(_) => Err(format!("no region is known for it, and S3 did not say in time; {give}")),
+    }
+}
+
+/// The credentials of the SDK's chain, or the key in the user's home, kept while they are
+/// valid.
+struct Chain {
+    chain: Option<SharedCredentialsProvider>,
+    fallback: Option<AwsSecret>,
+    kept: Mutex<Option<(Arc<AwsCredential>, SystemTime)>>,
+}
+
+impl fmt::Debug for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Chain")
+    }
+}
+
+#[async_trait]
+impl CredentialProvider for Chain {
+    type Credential = AwsCredential;
+
+    async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
+        // Held while they are asked for, so that one asks for all.
+        let mut kept = self.kept.lock().await;
+        let now = SystemTime::now();
+        if let Some((credential, until)) = &*kept
+            && *until > now
+        {
+            return Ok(credential.clone());
+        }
+        let (credential, until) = self.ask(now).await?;
+        let credential = Arc::new(credential);
+        *kept = Some((credential.clone(), until));
+        Ok(credential)
+    }
+}
+
+impl Chain {
+    async fn ask(&self, now: SystemTime) -> object_store::Result<(AwsCredential, SystemTime)> {
+        let problem = match &self.chain {
+            None => "the AWS SDK has none".to_owned(),
+            Some(chain) => match chain.provide_credentials().await {
+                Ok(found) => {
+                    let until = found.expiry().and_then(|end| end.checked_sub(RENEWED));
+                    let credential = AwsCredential {
+                        key_id: found.access_key_id().to_owned(),
+                        secret_key: found.secret_access_key().to_owned(),
+                        token: found.session_token().map(str::to_owned),
+                    };
+                    return Ok((credential, until.unwrap_or(now + UNSAID)));
+                }
+                Err(error) => innermost(&error),
+            },
+        };
+        match &self.fallback {
+            Some(key) => {
+                let AwsSecret { key_id, secret_key, token, .. } = key.clone();
+                Ok((AwsCredential { key_id, secret_key, token }, now + UNSAID))
+            }
+            None => Err(object_store::Error::Generic {
+                store: "S3",
+                source: format!("{NO_CREDENTIALS} for AWS were found ({problem})").into(),
+            }),
+        }
+    }
+}
+
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}

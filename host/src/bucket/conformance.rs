@@ -1,0 +1,338 @@
+//! What every bucket promises, as tests that are run with each kind of bucket: a directory, a
+//! store in memory, and S3, Google Cloud Storage and Azure by servers that speak their
+//! protocols.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::sync::Arc;
+use std::time::Duration;
+
+use cap_std::fs::Dir;
+use futures_util::TryStreamExt;
+use object_store::azure::{AzureAccessKey, AzureAuthorizer, AzureCredential};
+use object_store::client::{HttpConnector, HttpRequest, HttpRequestBody, ReqwestConnector};
+use object_store::list::{PaginatedListOptions, PaginatedListResult, PaginatedListStore};
+use object_store::memory::InMemory;
+use object_store::{ClientOptions, ListResult, ObjectStore};
+
+use super::address::Place;
+use super::object::{ObjectBucket, Probe, Stores};
+use super::{Access, Bucket, BucketError, DirBucket, Opened, SMALL, Service, Version, cloud};
+use crate::bucket::transport::Patience;
+use crate::environment::Environment;
+use crate::key::{BucketKey, Prefix};
+
+/// A bucket with nothing in it, and a directory to put files from.
+pub(super) struct Subject {
+    pub(super) bucket: Arc<dyn Bucket>,
+    pub(super) outputs: Dir,
+    root: tempfile::TempDir,
+}
+
+impl Subject {
+    fn new(make: impl FnOnce(&std::path::Path) -> Arc<dyn Bucket>) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("outputs")).unwrap();
+        let outputs = Dir::from_std_file(File::open(root.path().join("outputs")).unwrap());
+        Self { bucket: make(root.path()), outputs, root }
+    }
+
+    pub(super) async fn put(&self, name: &str, bytes: &[u8]) {
+        self.outputs.write("file", bytes).unwrap();
+        self.bucket.put(&key(name), &self.outputs, &key("file")).await.unwrap();
+    }
+
+    pub(super) async fn list(&self, prefix: &str) -> Vec<(String, u64)> {
+        let prefix = if prefix.is_empty() { Prefix::root() } else { Prefix::new(prefix).unwrap() };
+        let all: Vec<_> = self.bucket.list(&prefix).try_collect().await.unwrap();
+        let mut all: Vec<_> = all.into_iter().map(|l| (l.key.to_string(), l.size)).collect();
+        all.sort();
+        all
+    }
+}
+
+pub(super) fn key(text: &str) -> BucketKey {
+    BucketKey::new(text).unwrap()
+}
+
+/// An object's version and bytes.
+pub(super) async fn get(
+    bucket: &dyn Bucket,
+    name: &str,
+) -> Result<(Version, Vec<u8>), BucketError> {
+    let mut file = tempfile::tempfile().unwrap();
+    let version = bucket.get(&key(name), file.try_clone().unwrap()).await?;
+    let mut bytes = Vec::new();
+    file.rewind().unwrap();
+    file.read_to_end(&mut bytes).unwrap();
+    Ok((version, bytes))
+}
+
+/// Bytes that are different everywhere.
+pub(super) fn bytes(size: usize) -> Vec<u8> {
+    (0..size as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
+}
+
+/// The value of a variable that tells where a server is.
+pub(super) fn server(variable: &str) -> String {
+    std::env::var(variable)
+        .unwrap_or_else(|_| panic!("{variable} is not set: this test is run by `cargo xtask test`"))
+}
+
+fn directory() -> Subject {
+    Subject::new(|root| Arc::new(DirBucket::create(&root.join("bucket")).unwrap()))
+}
+
+/// A store as a bucket below a prefix.
+pub(crate) fn in_memory(store: Arc<dyn ObjectStore>) -> ObjectBucket {
+    #[derive(Debug)]
+    struct Everything;
+    #[async_trait::async_trait]
+    impl PaginatedListStore for Everything {
+        async fn list_paginated(
+            &self,
+            _: Option<&str>,
+            _: PaginatedListOptions,
+        ) -> object_store::Result<PaginatedListResult> {
+            let result = ListResult {
+                common_prefixes: Vec::new(),
+                objects: Vec::new(),
+                extensions: Default::default(),
+            };
+            Ok(PaginatedListResult { result, page_token: None })
+        }
+    }
+    let prefix = Prefix::new("some/prefix").unwrap();
+    let place = Place { service: Service::S3, name: "memory".into(), prefix };
+    let probe = Probe::List(Arc::new(Everything));
+    let stores = Stores { reads: store.clone(), writes: Some(store), probe };
+    ObjectBucket::new(place, stores, Duration::from_secs(60))
+}
+
+fn memory() -> Subject {
+    Subject::new(|_| Arc::new(in_memory(Arc::new(InMemory::new()))))
+}
+
+fn new_name() -> String {
+    format!("t-{}", uuid::Uuid::new_v4())
+}
+
+async fn cloud(service: Service, name: String, environment: &[(&str, &str)]) -> Subject {
+    let place = Place { service, name, prefix: Prefix::new("some/prefix ä").unwrap() };
+    let access = Access::new(environment.iter().copied().collect::<Environment>());
+    let bucket = cloud::open(place, &access, Patience::default()).await.unwrap();
+    Subject::new(|_| Arc::new(bucket))
+}
+
+pub(super) fn s3_environment(endpoint: &str) -> [(&str, &str); 4] {
+    [
+        ("AWS_ENDPOINT_URL_S3", endpoint),
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("AWS_REGION", "us-east-1"),
+    ]
+}
+
+/// Asks a server without signing, by a connection of its own.
+pub(super) async fn ask(base: &str, method: &str, path: &str, headers: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let host = base.trim_start_matches("http://").trim_end_matches('/');
+    let mut connection = tokio::net::TcpStream::connect(host).await.unwrap();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: 0\r\nconnection: close\r\n\
+         {headers}\r\n"
+    );
+    connection.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+pub(super) async fn s3() -> Subject {
+    let (endpoint, name) = (server("TASK_HOST_TEST_AWS"), new_name());
+    let made = ask(&endpoint, "PUT", &format!("/{name}"), "").await;
+    assert!(made.starts_with("HTTP/1.1 200"), "{made}");
+    cloud(Service::S3, name, &s3_environment(&endpoint)).await
+}
+
+async fn google() -> Subject {
+    let (endpoint, name) = (server("TASK_HOST_TEST_GCS"), new_name());
+    let made = ask(&endpoint, "PUT", &format!("/{name}"), "").await;
+    assert!(made.starts_with("HTTP/1.1 200"), "{made}");
+    cloud(Service::Google, name, &[("STORAGE_EMULATOR_HOST", &endpoint)]).await
+}
+
+/// By a signed request, which is the only kind that Azure takes for this.
+async fn make_container(endpoint: &str, name: &str) {
+    let (account, key) = cloud::AZURE_EMULATOR;
+    let credential = AzureCredential::AccessKey(AzureAccessKey::try_new(key).unwrap());
+    let mut request = HttpRequest::new(HttpRequestBody::empty());
+    *request.method_mut() = "PUT".parse().unwrap();
+    let url = format!("{endpoint}/{account}/{name}?restype=container");
+    *request.uri_mut() = url.parse().unwrap();
+    AzureAuthorizer::new(&credential, account).try_authorize(&mut request).unwrap();
+    let options = ClientOptions::new().with_allow_http(true);
+    let client = ReqwestConnector::default().connect(&options).unwrap();
+    let answer = client.execute(request).await.unwrap();
+    assert_eq!(answer.status().as_u16(), 201, "{answer:?}");
+}
+
+async fn azure() -> Subject {
+    let (endpoint, name) = (server("TASK_HOST_TEST_AZURE"), new_name());
+    make_container(&endpoint, &name).await;
+    cloud(Service::Azure, name, &[("AZURITE_BLOB_STORAGE_URL", &endpoint)]).await
+}
+
+macro_rules! suite {
+    ($($kind:ident: $make:expr;)*) => {
+        $(mod $kind {
+            use super::*;
+            suite!(@ $make =>
+                what_is_put_is_got_and_listed_at_any_size
+                any_key_comes_back_as_it_was_put
+                what_is_not_there_is_not_found
+                a_changed_object_has_another_version
+                an_object_that_is_known_is_not_fetched_again
+                what_is_put_twice_is_the_last_and_never_a_mix
+                a_put_follows_no_link
+                a_bucket_that_is_there_passes_its_check
+            );
+        })*
+    };
+    (@ $make:expr => $($promise:ident)*) => {
+        $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $promise() {
+            super::$promise($make).await;
+        })*
+    };
+}
+
+suite! {
+    of_a_directory: directory();
+    of_memory: memory();
+    of_s3: s3().await;
+    of_google: google().await;
+    of_azure: azure().await;
+}
+
+async fn what_is_put_is_got_and_listed_at_any_size(subject: Subject) {
+    let sizes = [
+        ("empty", 0),
+        ("small", 100),
+        ("mid", 2 * SMALL as usize),
+        ("parts", 17 << 20),
+        // Fetched by ranges.
+        ("ranges", (33 << 20) + 12_345),
+    ];
+    let mut want = Vec::new();
+    for (name, size) in sizes {
+        let (name, bytes) = (format!("base/{name}"), bytes(size));
+        subject.put(&name, &bytes).await;
+        let (version, got) = get(&*subject.bucket, &name).await.unwrap();
+        assert!(got == bytes, "{name}: {} bytes came of {size}", got.len());
+        assert_eq!(version, subject.bucket.head(&key(&name)).await.unwrap(), "{name}");
+        want.push((name, size as u64));
+    }
+    want.sort();
+    assert_eq!(subject.list("base").await, want);
+    assert_eq!(subject.list("").await, want);
+    assert_eq!(subject.list("bas").await, []);
+    assert_eq!(subject.list("base/no").await, []);
+}
+
+async fn any_key_comes_back_as_it_was_put(subject: Subject) {
+    let names = [
+        "plain",
+        "ä/ö ü",
+        "a b",
+        "50%",
+        "%41",
+        "a+b",
+        "c#d",
+        "e?f=g&h",
+        "i;j",
+        "k=l",
+        "日本/語",
+        "~'()*!@$,",
+        "[x]",
+        "m:n",
+        "\"q\"",
+        "<t>",
+        "deep/er/and/deeper/still",
+    ];
+    for (i, name) in names.iter().enumerate() {
+        subject.put(&format!("d/{name}"), &[i as u8]).await;
+    }
+    for (i, name) in names.iter().enumerate() {
+        let (_, got) = get(&*subject.bucket, &format!("d/{name}")).await.unwrap();
+        assert_eq!(got, [i as u8], "{name}");
+    }
+    let mut want: Vec<_> = names.iter().map(|name| (format!("d/{name}"), 1)).collect();
+    want.sort();
+    assert_eq!(subject.list("d").await, want);
+    assert_eq!(subject.list("d/ä").await, [("d/ä/ö ü".to_owned(), 1)]);
+}
+
+async fn what_is_not_there_is_not_found(subject: Subject) {
+    for name in ["nothing", "no/thing", "a b#c"] {
+        let want = format!("{}: there is no object `{name}`", subject.bucket);
+        let head = subject.bucket.head(&key(name)).await.unwrap_err();
+        let get = get(&*subject.bucket, name).await.unwrap_err();
+        for error in [head, get] {
+            assert!(matches!(error, BucketError::NotFound { .. }), "{error}");
+            assert_eq!(error.to_string(), want);
+        }
+    }
+}
+
+async fn a_changed_object_has_another_version(subject: Subject) {
+    let mut versions = Vec::new();
+    for content in ["one", "two", "three"] {
+        subject.put("k", content.as_bytes()).await;
+        let (version, got) = get(&*subject.bucket, "k").await.unwrap();
+        assert_eq!(got, content.as_bytes());
+        versions.push(version);
+    }
+    assert!(versions[0] != versions[1] && versions[1] != versions[2], "{versions:?}");
+}
+
+async fn an_object_that_is_known_is_not_fetched_again(subject: Subject) {
+    subject.put("k", b"one").await;
+    let known = subject.bucket.head(&key("k")).await.unwrap();
+    let opened = subject.bucket.open(&key("k"), Some(&known)).await.unwrap();
+    assert!(matches!(opened, Opened::Unchanged), "{opened:?}");
+    subject.put("k", b"three").await;
+    let opened = subject.bucket.open(&key("k"), Some(&known)).await.unwrap();
+    let Opened::Object(object) = opened else { panic!("the change is not seen") };
+    assert_eq!(object.version().size, 5);
+}
+
+async fn what_is_put_twice_is_the_last_and_never_a_mix(subject: Subject) {
+    let (old, new) = (vec![1; 40 << 20], vec![2; 40 << 20]);
+    subject.put("k", &old).await;
+    let opened = subject.bucket.open(&key("k"), None).await.unwrap();
+    let Opened::Object(object) = opened else { panic!("nothing was known") };
+    let before = object.version().clone();
+    // Replaced between the headers and the parts.
+    subject.put("k", &new).await;
+    let mut file = tempfile::tempfile().unwrap();
+    let version = object.write_to(file.try_clone().unwrap()).await.unwrap();
+    let mut got = Vec::new();
+    file.rewind().unwrap();
+    file.read_to_end(&mut got).unwrap();
+    let want = if version == before { &old } else { &new };
+    assert!(got == *want, "the bytes of that version and no others");
+}
+
+async fn a_put_follows_no_link(subject: Subject) {
+    let outputs = subject.root.path().join("outputs");
+    std::os::unix::fs::symlink("/etc/passwd", outputs.join("link")).unwrap();
+    let put = subject.bucket.put(&key("out"), &subject.outputs, &key("link")).await;
+    let want = format!("{}: can't put `link`: it is not a file but a link", subject.bucket);
+    assert_eq!(put.unwrap_err().to_string(), want);
+    assert_eq!(subject.list("").await, []);
+}
+
+async fn a_bucket_that_is_there_passes_its_check(subject: Subject) {
+    subject.bucket.check().await.unwrap();
+}

@@ -1,0 +1,208 @@
+//! The checksums that a store gives with an object, and whether a file has them.
+//!
+//! | service | header | what it is of |
+//! |---|---|---|
+//! | S3 | `x-amz-checksum-{crc64nvme,crc32c,crc32,sha256}` | the whole object, where it was uploaded so |
+//! | Google | `x-goog-hash: crc32c=…,md5=…` | the whole object as it is stored |
+//! | Azure, others | `content-md5` | the whole object, when the answer is |
+//!
+//! An entity tag is no checksum: with S3 it is the MD5 of some objects, and nothing says
+//! which.
+
+use std::fs::File;
+use std::io::{self, Read, Seek};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use crc_fast::CrcAlgorithm;
+use md5::{Digest as _, Md5};
+use sha2::Sha256;
+
+/// What is read at once.
+const CHUNK: usize = 256 * 1024;
+
+/// The checksums of one object, as bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Sums(Vec<(Kind, Vec<u8>)>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Crc64Nvme,
+    Crc32c,
+    Crc32,
+    Sha256,
+    Md5,
+}
+
+/// The cheapest first: one is enough.
+const HEADERS: [(&str, Kind); 5] = [
+    ("x-amz-checksum-crc64nvme", Kind::Crc64Nvme),
+    ("x-amz-checksum-crc32c", Kind::Crc32c),
+    ("x-amz-checksum-crc32", Kind::Crc32),
+    ("x-amz-checksum-sha256", Kind::Sha256),
+    ("content-md5", Kind::Md5),
+];
+
+impl Sums {
+    /// Those that the headers of an answer name. A composite one, of the checksums of parts,
+    /// is none, and neither is one that can't be read.
+    pub(super) fn of_headers<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Self {
+        let mut sums = Self::default();
+        let composite = header("x-amz-checksum-type") == Some("COMPOSITE");
+        for (name, kind) in HEADERS {
+            if let Some(value) = header(name)
+                && !(composite && kind != Kind::Md5)
+            {
+                sums.add(kind, value);
+            }
+        }
+        // Google decompresses what was stored so for who doesn't take that.
+        let stored = header("x-goog-stored-content-encoding").unwrap_or("identity");
+        if let Some(hash) = header("x-goog-hash")
+            && stored == "identity"
+        {
+            for part in hash.split(',') {
+                match part.trim().split_once('=') {
+                    Some(("crc32c", value)) => sums.add(Kind::Crc32c, value),
+                    Some(("md5", value)) => sums.add(Kind::Md5, value),
+                    _ => {}
+                }
+            }
+        }
+        sums
+    }
+
+    fn add(&mut self, kind: Kind, value: &str) {
+        let length = match kind {
+            Kind::Crc64Nvme => 8,
+            Kind::Crc32c | Kind::Crc32 => 4,
+            Kind::Sha256 => 32,
+            Kind::Md5 => 16,
+        };
+        if let Ok(bytes) = BASE64_STANDARD.decode(value)
+            && bytes.len() == length
+        {
+            self.0.push((kind, bytes));
+        }
+    }
+
+    /// True when there is none to check.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Reads a file from its start: an error of the kind `InvalidData` when it isn't what the
+    /// store has.
+    pub(super) fn check(&self, mut file: &File) -> io::Result<()> {
+        let Some((kind, want)) = self.0.first() else { return Ok(()) };
+        file.rewind()?;
+        let got = match kind {
+            Kind::Crc64Nvme => crc(file, CrcAlgorithm::Crc64Nvme)?.to_be_bytes().to_vec(),
+            Kind::Crc32c => crc(file, CrcAlgorithm::Crc32Iscsi)?.to_be_bytes()[4..].to_vec(),
+            Kind::Crc32 => crc(file, CrcAlgorithm::Crc32IsoHdlc)?.to_be_bytes()[4..].to_vec(),
+            Kind::Sha256 => {
+                let mut sum = Sha256::new();
+                each(file, |chunk| sum.update(chunk))?;
+                sum.finalize().to_vec()
+            }
+            Kind::Md5 => {
+                let mut sum = Md5::new();
+                each(file, |chunk| sum.update(chunk))?;
+                sum.finalize().to_vec()
+            }
+        };
+        if got == *want {
+            return Ok(());
+        }
+        let problem = format!(
+            "the {kind:?} checksum of what came is {}, and the store says {}: the bytes changed \
+             on their way",
+            BASE64_STANDARD.encode(&got),
+            BASE64_STANDARD.encode(want)
+        );
+        Err(io::Error::new(io::ErrorKind::InvalidData, problem))
+    }
+}
+
+fn crc(file: &File, algorithm: CrcAlgorithm) -> io::Result<u64> {
+    let mut sum = crc_fast::Digest::new(algorithm);
+    each(file, |chunk| sum.update(chunk))?;
+    Ok(sum.finalize())
+}
+
+fn each(mut file: &File, mut take: impl FnMut(&[u8])) -> io::Result<()> {
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        match file.read(&mut chunk)? {
+            0 => return Ok(()),
+            n => take(&chunk[..n]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn file() -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        // The check values of these checksums are published for this text.
+        file.write_all(b"123456789").unwrap();
+        file
+    }
+
+    #[test]
+    fn each_kind_of_checksum_accepts_its_bytes_and_refuses_others() {
+        for (name, hex) in [
+            ("x-amz-checksum-crc64nvme", "ae8b14860a799888"),
+            ("x-amz-checksum-crc32c", "e3069283"),
+            ("x-amz-checksum-crc32", "cbf43926"),
+            (
+                "x-amz-checksum-sha256",
+                "15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225",
+            ),
+            ("content-md5", "25f9e794323b453885f5181f1b624d0b"),
+        ] {
+            let mut bytes: Vec<u8> = (0..hex.len() / 2)
+                .map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap())
+                .collect();
+            let sums = |bytes: &[u8]| {
+                let value = BASE64_STANDARD.encode(bytes);
+                Sums::of_headers(|asked| (asked == name).then_some(value.as_str()))
+            };
+            sums(&bytes).check(&file()).unwrap();
+            bytes[0] ^= 1;
+            let error = sums(&bytes).check(&file()).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_google_says_is_read_where_it_is_of_what_comes() {
+        let crc32c = BASE64_STANDARD.encode([0xe3, 0x06, 0x92, 0x83]);
+        let hash = format!("crc32c={crc32c},md5=AAAA");
+        let plain = Sums::of_headers(|name| (name == "x-goog-hash").then_some(hash.as_str()));
+        plain.check(&file()).unwrap();
+        assert_eq!(plain.0.len(), 1, "an md5 that is none is left out");
+        let packed = Sums::of_headers(|name| match name {
+            "x-goog-hash" => Some(hash.as_str()),
+            "x-goog-stored-content-encoding" => Some("gzip"),
+            _ => None,
+        });
+        assert!(packed.is_empty());
+    }
+
+    #[test]
+    fn a_checksum_of_checksums_is_none() {
+        for (value, kind) in [("AAAAAA==-3", None), ("AAAAAA==", Some("COMPOSITE"))] {
+            let sums = Sums::of_headers(|name| match name {
+                "x-amz-checksum-crc32c" => Some(value),
+                "x-amz-checksum-type" => kind,
+                _ => None,
+            });
+            assert!(sums.is_empty(), "{value}");
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! `host doctor`: whether a run would work, before it is begun. Makes and changes nothing.
+
+mod machine;
+pub(crate) mod rules;
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use serde::Serialize;
+use task_host::bucket::{self, Bucket};
+use task_host::config::Config;
+use task_host::key::Prefix;
+use task_host::queue::{self, Access, Admin, Counts, Facts, QueueError};
+
+use super::exit::Exit;
+use super::sender;
+use super::settings::{BUCKET, Everything, Flags, fq_path};
+use super::show;
+use super::telemetry::Screen;
+use super::values::When;
+use rules::{Finding, Level, Queues};
+
+/// How long one thing may take to answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Components that are named.
+const NAMED: usize = 5;
+/// Components that are counted.
+const COUNTED: usize = 1000;
+
+/// Options of `host doctor`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Takes the flags of `host run`, and says whether they would work: whether queues, buckets and the
+cache can be used, whether there is a component, and whether the settings fit to those of the
+queues. Makes and changes nothing. The exit code is 1 if there is a problem.
+
+Examples:
+  host doctor --fq ./queue
+  host doctor --queue sqs://my-tasks --bucket s3://my-bucket --json")]
+pub(crate) struct Doctor {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    flags: Flags<Everything>,
+}
+
+/// What was found, as `--json` prints it.
+#[derive(Serialize)]
+struct Report<'a> {
+    problems: usize,
+    warnings: usize,
+    findings: &'a [Finding],
+}
+
+impl Doctor {
+    pub(crate) fn run(self) -> anyhow::Result<Exit> {
+        let settings = self.flags.load()?;
+        let config = settings.config()?;
+        Screen::plain(When::Never);
+        let mut findings: Vec<Finding> = settings
+            .misspelt()
+            .iter()
+            .map(|slip| Finding::new(Level::Warn, "environment", slip))
+            .collect();
+        let is_made = settings.is_default(&BUCKET);
+        super::runtime()?.block_on(look(&config, is_made, &mut findings));
+        let count = |level| findings.iter().filter(|finding| finding.level == level).count();
+        let (problems, warnings) = (count(Level::Problem), count(Level::Warn));
+        if self.json {
+            show::json(&Report { problems, warnings, findings: &findings })?;
+        } else {
+            print(&findings, problems, warnings)?;
+        }
+        Ok(if problems > 0 { Exit::Failed } else { Exit::Done })
+    }
+}
+
+fn print(findings: &[Finding], problems: usize, warnings: usize) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for finding in findings {
+        let word = match finding.level {
+            Level::Ok => "ok",
+            Level::Note => "note",
+            Level::Warn => "warn",
+            Level::Problem => "problem",
+        };
+        writeln!(out, "{word:<8} {finding}")?;
+        if let Some(cure) = &finding.cure {
+            writeln!(out, "{:<8} -> {cure}", "")?;
+        }
+    }
+    let (problems, warnings) =
+        (show::count(problems as u64, "problem"), show::count(warnings as u64, "warning"));
+    writeln!(out, "{problems}, {warnings}")
+}
+
+async fn look(config: &Config, bucket_is_made: bool, findings: &mut Vec<Finding>) {
+    let access = &config.queue_access;
+    let (mut found, tasks) = look_at_queue("queue", &config.queue, access).await;
+    findings.append(&mut found);
+    let (mut found, errors) = look_at_queue("errors", &config.error_queue, access).await;
+    findings.append(&mut found);
+    if let Some(url) = &config.done_queue {
+        findings.append(&mut look_at_queue("done", url, access).await.0);
+    }
+    if let Some(tasks) = tasks {
+        let queues = queues(config, tasks, errors).await;
+        findings.append(&mut rules::judge(config, &queues));
+    }
+    let bucket = look_at_bucket("bucket", &config.bucket, config, bucket_is_made).await;
+    let is_usable = bucket.level != Level::Problem;
+    findings.push(bucket);
+    if let Some(url) = &config.input_bucket {
+        findings.push(look_at_bucket("inputs", url, config, false).await);
+    }
+    if is_usable || config.components.is_some() {
+        findings.push(look_for_components(config).await);
+    }
+    findings.append(&mut machine::look(config));
+}
+
+/// What the service says of the queues, with that of its own dead-letter queue.
+async fn queues(config: &Config, tasks: Facts, errors: Option<Facts>) -> Queues {
+    let dead_letters = match &tasks.dead_letter_queue {
+        Some(url) => facts_of(url, &config.queue_access).await.ok(),
+        None => None,
+    };
+    let is_remote = sender::is_remote(&config.queue).unwrap_or(false);
+    Queues { tasks, errors, dead_letters, is_remote }
+}
+
+async fn facts_of(url: &str, access: &Access) -> Result<Facts, QueueError> {
+    queue::admin(url, access).await?.facts().await
+}
+
+/// The problems that a host can tell of when it starts, in the same words. What can't be asked
+/// now is no problem: tasks may be leased all the same.
+pub(crate) async fn problems(config: &Config) -> Vec<Finding> {
+    if !sender::is_remote(&config.queue).unwrap_or(false) {
+        return Vec::new();
+    }
+    let asked = tokio::time::timeout(PATIENCE, facts_of(&config.queue, &config.queue_access));
+    let Ok(Ok(tasks)) = asked.await else { return Vec::new() };
+    let queues = Queues { tasks, is_remote: true, ..Queues::default() };
+    let mut found = rules::judge(config, &queues);
+    found.retain(|finding| finding.level == Level::Problem);
+    found
+}
+
+async fn look_at_queue(role: &str, url: &str, access: &Access) -> (Vec<Finding>, Option<Facts>) {
+    let subject = &format!("{role} {url}");
+    if fq_path(url).is_some_and(|dir| !dir.exists()) {
+        let text = "is not there yet; `host run` makes it";
+        return (vec![Finding::new(Level::Note, subject, text)], None);
+    }
+    let asked = async {
+        let queue: Box<dyn Admin> = queue::admin(url, access).await?;
+        let counts = queue.counts().await?;
+        Ok::<_, QueueError>((counts, queue.facts().await?))
+    };
+    match tokio::time::timeout(PATIENCE, asked).await {
+        Ok(Ok((counts, facts))) => {
+            (vec![Finding::new(Level::Ok, subject, held(&counts))], Some(facts))
+        }
+        Ok(Err(QueueError::Invalid { problem, .. })) if access.create => {
+            let problem = problem.split("; ").next().unwrap_or_default();
+            let text = format!("{problem}; `host run` makes it");
+            (vec![Finding::new(Level::Note, subject, text)], None)
+        }
+        Ok(Err(QueueError::Invalid { problem, .. })) => {
+            (vec![Finding::new(Level::Problem, subject, problem)], None)
+        }
+        Ok(Err(error)) => (vec![Finding::new(Level::Problem, subject, error.to_string())], None),
+        Err(_) => (vec![silent(subject)], None),
+    }
+}
+
+fn held(counts: &Counts) -> String {
+    match (counts.enqueued, counts.leased) {
+        (None, _) => "can be reached; its messages can't be counted".to_owned(),
+        (Some(n), None) => format!("can be reached; {}", show::count(n, "message")),
+        (Some(n), Some(held)) => format!(
+            "can be reached; {}, {} of them held or delayed",
+            show::count(n, "message"),
+            show::number(held)
+        ),
+    }
+}
+
+fn silent(subject: &str) -> Finding {
+    let text = format!("does not answer within {}", humantime::format_duration(PATIENCE));
+    Finding::new(Level::Problem, subject, text)
+        .cure("look at the network, and at proxies and endpoints in the environment")
+}
+
+async fn look_at_bucket(role: &str, url: &str, config: &Config, is_made: bool) -> Finding {
+    let subject = &format!("{role} {url}");
+    let is_missing = !url.contains("://") && !std::path::Path::new(url).exists();
+    if is_made && is_missing {
+        let text = "is not there yet; `host run` makes it, without a component";
+        return Finding::new(Level::Problem, subject, text).cure(
+            "`host component push FILE` puts a component there; --bucket names another bucket",
+        );
+    }
+    let opened = if role == "inputs" {
+        bucket::open(url, &config.bucket_access).await
+    } else {
+        bucket::open_for_outputs(url, &config.bucket_access).await
+    };
+    let opened = match opened {
+        Ok(opened) => opened,
+        Err(error) => return Finding::new(Level::Problem, subject, error.to_string()),
+    };
+    // What is below this prefix is no matter; that it can be listed is.
+    let first = first(&*opened, &config.component_prefix);
+    match tokio::time::timeout(PATIENCE, first).await {
+        Ok(Ok(())) => {
+            Finding::new(Level::Ok, subject, "can be listed (writing to it is not tried)")
+        }
+        // The web has no listings; each input is fetched by its name.
+        Ok(Err(error)) if url.starts_with("http") => {
+            Finding::new(Level::Note, subject, format!("can't be listed: {error}"))
+        }
+        Ok(Err(error)) => Finding::new(Level::Problem, subject, error.to_string()),
+        Err(_) => silent(subject),
+    }
+}
+
+async fn first(bucket: &dyn Bucket, prefix: &Prefix) -> Result<(), bucket::BucketError> {
+    bucket.list(prefix).next().await.transpose().map(drop)
+}
+
+async fn look_for_components(config: &Config) -> Finding {
+    let (place, opened) = match &config.components {
+        Some(dir) => {
+            (dir.display().to_string(), bucket::open_dir(dir).map(|b| (b, Prefix::root())))
+        }
+        None => (
+            format!("{}/{}", config.bucket.trim_end_matches('/'), config.component_prefix),
+            bucket::open(&config.bucket, &config.bucket_access)
+                .await
+                .map(|b| (b, config.component_prefix.clone())),
+        ),
+    };
+    let subject = &format!("components {place}");
+    let counting = async {
+        let (bucket, prefix) = opened?;
+        let mut names = Vec::new();
+        let mut listing = bucket.list(&prefix);
+        while let Some(object) = listing.next().await.transpose()? {
+            let file = object.key.as_str().rsplit('/').next().unwrap_or_default();
+            names.extend(file.strip_suffix(".wasm").map(str::to_owned));
+            if names.len() >= COUNTED {
+                break;
+            }
+        }
+        Ok::<_, bucket::BucketError>(names)
+    };
+    let mut names = match tokio::time::timeout(PATIENCE, counting).await {
+        Ok(Ok(names)) => names,
+        Ok(Err(error)) => return Finding::new(Level::Problem, subject, error.to_string()),
+        Err(_) => return silent(subject),
+    };
+    if names.is_empty() {
+        return Finding::new(Level::Problem, subject, "there is none, and no task can run")
+            .cure("`host component push FILE` puts one there");
+    }
+    names.sort();
+    let count = match names.len() {
+        COUNTED => format!("{COUNTED} or more"),
+        n => show::number(n as u64),
+    };
+    let more = if names.len() > NAMED { ", …" } else { "" };
+    names.truncate(NAMED);
+    Finding::new(Level::Ok, subject, format!("{count}: {}{more}", names.join(", ")))
+}

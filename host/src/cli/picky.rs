@@ -1,0 +1,109 @@
+//! A queue for tests that does not take every message, and remembers how it was used.
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use task_host::queue::memory::MemoryQueue;
+use task_host::queue::{Counts, Message, Queue, QueueError, Receipt, Release};
+
+/// What it says to a message that holds this text.
+const TOO_LARGE: &str = "too large";
+const UNREACHABLE: &str = "unreachable";
+
+/// A queue in memory that refuses messages with `too large` in them, and can't be reached by
+/// those with `unreachable` in them.
+#[derive(Debug, Default)]
+pub(crate) struct Picky {
+    inner: MemoryQueue,
+    under_way: AtomicUsize,
+    /// The most sends that were under way at once.
+    pub(crate) most: AtomicUsize,
+}
+
+impl Picky {
+    /// The bodies of all messages, which are leased for that.
+    pub(crate) async fn bodies(&self) -> Vec<String> {
+        let all = self.inner.lease(usize::MAX, Duration::from_secs(60), Duration::ZERO).await;
+        let text = |message: Message| String::from_utf8_lossy(&message.body).into_owned();
+        all.unwrap().into_iter().map(text).collect()
+    }
+
+    /// Puts messages into it, whatever they are.
+    pub(crate) async fn put(&self, bodies: &[Bytes]) -> Vec<Result<(), QueueError>> {
+        self.inner.send(bodies).await
+    }
+
+    fn judge(&self, body: &Bytes) -> Result<(), QueueError> {
+        let text = String::from_utf8_lossy(body);
+        let queue = self.to_string();
+        if text.contains(TOO_LARGE) {
+            return Err(QueueError::Invalid { queue, problem: format!("{text:?} is refused") });
+        }
+        if text.contains(UNREACHABLE) {
+            let source = "connection refused".into();
+            return Err(QueueError::Unavailable { queue, doing: "sending".to_owned(), source });
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Queue for Picky {
+    async fn lease(
+        &self,
+        max: usize,
+        hold: Duration,
+        wait: Duration,
+    ) -> Result<Vec<Message>, QueueError> {
+        self.inner.lease(max, hold, wait).await
+    }
+
+    async fn start(&self, receipt: &Receipt) -> Result<(), QueueError> {
+        self.inner.start(receipt).await
+    }
+
+    async fn extend(&self, receipt: &Receipt, hold: Duration) -> Result<Receipt, QueueError> {
+        self.inner.extend(receipt, hold).await
+    }
+
+    async fn ack(&self, receipt: &Receipt) -> Result<(), QueueError> {
+        self.inner.ack(receipt).await
+    }
+
+    async fn release(
+        &self,
+        receipt: &Receipt,
+        after: Duration,
+        why: Release<'_>,
+    ) -> Result<(), QueueError> {
+        self.inner.release(receipt, after, why).await
+    }
+
+    async fn send(&self, bodies: &[Bytes]) -> Vec<Result<(), QueueError>> {
+        self.most.fetch_max(self.under_way.fetch_add(1, SeqCst) + 1, SeqCst);
+        // Others come in between, as they do on a network.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let mut results = Vec::new();
+        for body in bodies {
+            results.push(match self.judge(body) {
+                Ok(()) => self.inner.send(std::slice::from_ref(body)).await.remove(0),
+                refused => refused,
+            });
+        }
+        self.under_way.fetch_sub(1, SeqCst);
+        results
+    }
+
+    async fn counts(&self) -> Result<Counts, QueueError> {
+        self.inner.counts().await
+    }
+}
+
+impl fmt::Display for Picky {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("picky")
+    }
+}

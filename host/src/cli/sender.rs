@@ -1,0 +1,379 @@
+//! Puts messages into a queue: batches, many of them under way at once, in bounded memory.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use task_host::queue::address::Address;
+use task_host::queue::{self, Queue, QueueError};
+use tokio::task::JoinSet;
+
+use super::exit::Advice;
+use super::meter::Meter;
+use super::refusals::{Place, Refusals};
+use super::settings::fq_path;
+use super::show;
+use super::telemetry::Screen;
+
+/// Messages that are sent in one go where a request takes any number.
+const BATCH: usize = 256;
+/// Bytes of messages that are sent in one go, unless one alone has more.
+const BATCH_BYTES: usize = 1 << 20;
+/// Batches that are under way at a time to a queue that is a network away.
+const UNDER_WAY: usize = 32;
+/// Bytes that are under way at a time, unless one batch alone has more.
+const BYTES_UNDER_WAY: usize = 32 << 20;
+
+/// Messages that are sent in one go, each with where it stood.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    messages: Vec<(Bytes, Place)>,
+    bytes: usize,
+}
+
+impl Batch {
+    pub(crate) fn add(&mut self, body: Bytes, place: Place) {
+        self.bytes += body.len();
+        self.messages.push((body, place));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// True when it should be sent, where a batch has so many messages.
+    pub(crate) fn is_full(&self, size: usize) -> bool {
+        self.messages.len() >= size || self.bytes >= BATCH_BYTES
+    }
+}
+
+/// A queue that messages go to, and how it is best used.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(crate) queue: Arc<dyn Queue>,
+    /// Messages of one batch.
+    pub(crate) batch: usize,
+    /// Batches that may be under way at once: one where messages have to stay in order, or
+    /// where more would be in each other's way.
+    pub(crate) under_way: usize,
+    /// Messages have to stay in order.
+    pub(crate) is_ordered: bool,
+}
+
+impl Target {
+    /// Opens a queue. A directory queue is made if there is none, which is said.
+    pub(crate) async fn open(
+        screen: &Screen,
+        url: &str,
+        access: &queue::Access,
+    ) -> anyhow::Result<Self> {
+        let is_new = fq_path(url).is_some_and(|dir| !dir.exists());
+        let queue = queue::open(url, access).await?;
+        if is_new {
+            screen.tell(format_args!("created {url}"));
+        }
+        let batch = match queue.batch() {
+            1 => BATCH,
+            n => n,
+        };
+        let is_ordered = is_ordered(url, access)?;
+        let under_way = if is_remote(url)? && !is_ordered { UNDER_WAY } else { 1 };
+        Ok(Self { queue, batch, under_way, is_ordered })
+    }
+}
+
+/// True for a queue that is a network away.
+pub(crate) fn is_remote(url: &str) -> Result<bool, QueueError> {
+    Ok(!matches!(Address::parse(url)?, Address::File { .. }))
+}
+
+/// True for a queue that keeps the order in which messages are sent.
+pub(crate) fn is_ordered(url: &str, access: &queue::Access) -> Result<bool, QueueError> {
+    Ok(match Address::parse(url)? {
+        Address::File { .. } => false,
+        // On a standard queue a group is a tenant among others, and promises no order.
+        Address::Sqs(sqs) => sqs.is_fifo(),
+        Address::PubSub(_) => access.group.is_some(),
+    })
+}
+
+/// Sends messages to a queue.
+pub(crate) struct Sender {
+    /// None when nothing is really to be sent.
+    target: Option<Target>,
+    next: Batch,
+    sending: JoinSet<Answer>,
+    bytes: usize,
+    sent: u64,
+    refusals: Arc<Refusals>,
+    meter: Meter,
+    /// Why no more is sent.
+    broken: Option<QueueError>,
+}
+
+/// What became of a batch.
+struct Answer {
+    batch: Batch,
+    results: Vec<Result<(), QueueError>>,
+}
+
+impl Sender {
+    pub(crate) fn new(target: Option<Target>, refusals: Arc<Refusals>, meter: Meter) -> Self {
+        Self {
+            target,
+            next: Batch::default(),
+            sending: JoinSet::new(),
+            bytes: 0,
+            sent: 0,
+            refusals,
+            meter,
+            broken: None,
+        }
+    }
+
+    /// Messages of one batch.
+    pub(crate) fn batch(&self) -> usize {
+        self.target.as_ref().map_or(BATCH, |target| target.batch)
+    }
+
+    /// How many messages are in the queue so far.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Sends a message, with the next ones. False when there is no use in further ones.
+    pub(crate) async fn push(&mut self, body: Bytes, place: Place) -> bool {
+        self.next.add(body, place);
+        if !self.next.is_full(self.batch()) {
+            return true;
+        }
+        let batch = std::mem::take(&mut self.next);
+        self.send(batch, self.sent).await
+    }
+
+    /// Sends a batch when there is room for it among those under way; `position` is how far
+    /// the work then is. False when there is no use in further ones: the queue can't be used,
+    /// and there is no file to keep them in.
+    pub(crate) async fn send(&mut self, batch: Batch, position: u64) -> bool {
+        let most = self.target.as_ref().map_or(1, |target| target.under_way);
+        let is_full = |sender: &Self| {
+            let bytes = sender.bytes + batch.bytes;
+            sender.sending.len() >= most || (bytes > BYTES_UNDER_WAY && !sender.sending.is_empty())
+        };
+        while is_full(self) {
+            self.answer().await;
+        }
+        if self.broken.is_some() {
+            return batch.messages.iter().all(|(body, _)| self.refusals.keep(body));
+        }
+        self.bytes += batch.bytes;
+        match self.target.clone() {
+            Some(target) => {
+                self.sending.spawn(async move {
+                    let bodies: Vec<Bytes> =
+                        batch.messages.iter().map(|(body, _)| body.clone()).collect();
+                    let results = target.queue.send(&bodies).await;
+                    Answer { batch, results }
+                });
+            }
+            None => {
+                let results = batch.messages.iter().map(|_| Ok(())).collect();
+                self.take(Answer { batch, results });
+            }
+        }
+        self.meter.at(self.sent, position);
+        true
+    }
+
+    /// Waits for the next batch that is under way.
+    async fn answer(&mut self) {
+        match self.sending.join_next().await {
+            Some(Ok(answer)) => self.take(answer),
+            Some(Err(stopped)) => {
+                self.broken.get_or_insert_with(|| QueueError::Unavailable {
+                    queue: self.target.as_ref().map_or(String::new(), |t| t.queue.to_string()),
+                    doing: "sending messages".to_owned(),
+                    source: Box::new(stopped),
+                });
+            }
+            None => {}
+        }
+    }
+
+    fn take(&mut self, answer: Answer) {
+        let Answer { batch, results } = answer;
+        self.bytes -= batch.bytes;
+        let is_ordered = self.target.as_ref().is_some_and(|target| target.is_ordered);
+        let accepted = results.iter().filter(|result| result.is_ok()).count() as u64;
+        self.sent += accepted;
+        if accepted == 0 && is_of_the_queue(&results, self.sent) {
+            for (body, _) in &batch.messages {
+                self.refusals.keep(body);
+            }
+            let error = results.into_iter().find_map(Result::err);
+            self.broken = self.broken.take().or(error);
+            return;
+        }
+        for ((body, place), result) in batch.messages.iter().zip(results) {
+            let Err(error) = result else { continue };
+            self.refusals.add(place, &error, Some(body));
+            // Whatever is sent after it would be there before it.
+            if is_ordered && matches!(error, QueueError::Unavailable { .. }) {
+                self.broken.get_or_insert(error);
+            }
+        }
+    }
+
+    /// Sends what is left, and waits for what is under way. Returns how many were sent, and
+    /// how many were refused, by whomever.
+    ///
+    /// # Errors
+    /// When the queue could not be used.
+    pub(crate) async fn finish(mut self, noun: &str) -> anyhow::Result<(u64, u64)> {
+        let rest = std::mem::take(&mut self.next);
+        if !rest.is_empty() {
+            self.send(rest, self.sent).await;
+        }
+        while !self.sending.is_empty() {
+            self.answer().await;
+        }
+        if let Some(target) = &self.target {
+            target.queue.close().await;
+        }
+        drop(self.meter);
+        let keeps = self.refusals.keeps();
+        let refused = self.refusals.finish()?;
+        match self.broken {
+            None => Ok((self.sent, refused)),
+            Some(error) => {
+                let sent = show::count(self.sent, noun);
+                let others = match keeps {
+                    true => "the others are in the file of --rejects",
+                    false => "of the others some may be; with --rejects FILE they would be kept",
+                };
+                Err(Advice::failed(error.to_string())
+                    .hint(format!("{sent} sent before that are in the queue; {others}"))
+                    .into())
+            }
+        }
+    }
+}
+
+/// Whether a batch, of which nothing was accepted, shows that the queue is at fault and not the
+/// messages: it can't be reached, or it says the same of all before it ever took one.
+fn is_of_the_queue(results: &[Result<(), QueueError>], sent: u64) -> bool {
+    let errors = || results.iter().filter_map(|result| result.as_ref().err());
+    let first = errors().next().map(QueueError::to_string);
+    errors().all(|error| matches!(error, QueueError::Unavailable { .. }))
+        || (sent == 0 && errors().all(|error| Some(error.to_string()) == first))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::atomic::Ordering::SeqCst;
+
+    use super::super::picky::Picky;
+    use super::*;
+
+    /// Sends these messages, one batch for each `batch` of them.
+    async fn send(
+        messages: impl IntoIterator<Item = String>,
+        under_way: usize,
+        rejects: Option<&Path>,
+    ) -> (Arc<Picky>, anyhow::Result<(u64, u64)>) {
+        let queue = Arc::new(Picky::default());
+        let is_ordered = under_way == 1;
+        let target = Target { queue: queue.clone(), batch: 10, under_way, is_ordered };
+        let screen = Screen::hidden();
+        let refusals = Arc::new(Refusals::new(&screen, rejects).unwrap());
+        let mut sender =
+            Sender::new(Some(target), refusals, Meter::new(&screen, "tasks", "sent", None));
+        for (i, message) in messages.into_iter().enumerate() {
+            if !sender.push(message.into(), Place::Line("f".into(), i as u64 + 1)).await {
+                break;
+            }
+        }
+        (queue, sender.finish("task").await)
+    }
+
+    fn numbers(n: usize) -> impl Iterator<Item = String> {
+        (0..n).map(|i| i.to_string())
+    }
+
+    #[tokio::test]
+    async fn all_are_sent_once_by_many_requests_at_a_time() {
+        let (queue, sent) = send(numbers(995), 8, None).await;
+        assert_eq!(sent.unwrap(), (995, 0));
+        let mut bodies = queue.bodies().await;
+        bodies.sort_by_key(|body| body.parse::<usize>().unwrap());
+        assert!(bodies.into_iter().eq(numbers(995)));
+        assert_eq!(queue.most.load(SeqCst), 8);
+    }
+
+    #[tokio::test]
+    async fn where_order_counts_the_next_batch_waits_for_the_last() {
+        let (queue, sent) = send(numbers(95), 1, None).await;
+        assert_eq!(sent.unwrap(), (95, 0));
+        assert!(queue.bodies().await.into_iter().eq(numbers(95)));
+        assert_eq!(queue.most.load(SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn what_the_queue_refuses_is_kept_to_be_sent_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let rejects = dir.path().join("rejects");
+        let messages =
+            || numbers(100).map(|i| if i.ends_with('7') { format!("{i} too large") } else { i });
+        let (queue, sent) = send(messages(), 4, Some(&rejects)).await;
+        assert_eq!(sent.unwrap(), (90, 10));
+        assert_eq!(queue.bodies().await.len(), 90);
+        let kept = std::fs::read_to_string(&rejects).unwrap();
+        let mut kept: Vec<&str> = kept.lines().collect();
+        kept.sort_unstable();
+        let mut want: Vec<String> = messages().filter(|m| m.ends_with("too large")).collect();
+        want.sort_unstable();
+        assert!(kept.iter().eq(want.iter()), "{kept:?}");
+    }
+
+    #[tokio::test]
+    async fn a_file_for_rejects_is_gone_if_there_are_none_and_never_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let rejects = dir.path().join("rejects");
+        send(numbers(3), 1, Some(&rejects)).await.1.unwrap();
+        assert!(!rejects.exists());
+        std::fs::write(&rejects, "mine").unwrap();
+        assert!(Refusals::new(&Screen::hidden(), Some(&rejects)).is_err());
+        assert_eq!(std::fs::read_to_string(&rejects).unwrap(), "mine");
+    }
+
+    #[tokio::test]
+    async fn a_queue_that_is_down_ends_it_and_the_rest_is_kept() {
+        let broken = |i: String| {
+            if (30..60).contains(&i.parse::<usize>().unwrap()) {
+                format!("{i} unreachable")
+            } else {
+                i
+            }
+        };
+        let (queue, sent) = send(numbers(100).map(broken), 1, None).await;
+        let error = format!("{:#}", sent.unwrap_err());
+        assert!(error.contains("connection refused"), "{error}");
+        assert_eq!(queue.bodies().await.len(), 30, "nothing is sent after that");
+
+        let dir = tempfile::tempdir().unwrap();
+        let rejects = dir.path().join("rejects");
+        let (queue, sent) = send(numbers(100).map(broken), 1, Some(&rejects)).await;
+        sent.unwrap_err();
+        let kept = std::fs::read_to_string(&rejects).unwrap();
+        let sent = queue.bodies().await;
+        assert!(
+            sent.into_iter().chain(kept.lines().map(str::to_owned)).eq(numbers(100).map(broken))
+        );
+    }
+
+    #[tokio::test]
+    async fn a_queue_that_says_no_to_all_alike_is_at_fault_and_not_the_tasks() {
+        let (_, sent) = send((0..30).map(|_| "too large".to_owned()), 1, None).await;
+        assert!(sent.unwrap_err().to_string().contains("is refused"));
+    }
+}

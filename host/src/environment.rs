@@ -1,0 +1,118 @@
+//! The variables of an environment, as a value that is handed on.
+//!
+//! [`crate::config`] reads those of the process; tests make their own.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+/// Variables and their values. A clone shares them.
+#[derive(Clone, Default)]
+pub struct Environment(Arc<BTreeMap<String, String>>);
+
+impl Environment {
+    /// The value of a variable. One that is set to nothing counts as not set.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// The value of the first of these variables that has one.
+    pub fn first(&self, names: &[&str]) -> Option<&str> {
+        names.iter().find_map(|name| self.get(name))
+    }
+
+    /// True for a variable that is `true`, `1` or `yes`.
+    pub fn is_on(&self, name: &str) -> bool {
+        self.get(name).is_some_and(|v| ["true", "1", "yes"].contains(&&*v.to_ascii_lowercase()))
+    }
+
+    /// All variables whose names begin so.
+    pub fn starting(&self, prefix: &str) -> impl Iterator<Item = (&str, &str)> {
+        let all = self.0.iter().filter(move |(name, _)| name.starts_with(prefix));
+        all.map(|(name, value)| (&**name, &**value)).filter(|(_, value)| !value.is_empty())
+    }
+
+    /// A file below the user's home.
+    pub fn home(&self, file: &str) -> Option<PathBuf> {
+        Some(PathBuf::from(self.get("HOME")?).join(file))
+    }
+
+    /// The file with credentials that users of CloudVolume and python-task-queue have, if it
+    /// is there.
+    pub fn cloudvolume_secret(&self, name: &str) -> Option<PathBuf> {
+        self.home(&format!(".cloudvolume/secrets/{name}")).filter(|path| path.is_file())
+    }
+
+    /// The key of AWS that is in `~/.cloudvolume/secrets/aws-secret.json`.
+    ///
+    /// # Errors
+    /// When there is such a file and it is no such key: what is wrong with it.
+    pub fn cloudvolume_aws(&self) -> Result<Option<AwsSecret>, String> {
+        let Some(path) = self.cloudvolume_secret("aws-secret.json") else { return Ok(None) };
+        let wrong = |error: String| format!("{}: {error}", path.display());
+        let text = std::fs::read(&path).map_err(|error| wrong(error.to_string()))?;
+        serde_json::from_slice(&text).map(Some).map_err(|error| wrong(error.to_string()))
+    }
+}
+
+impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Environment {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(all: I) -> Self {
+        Self(Arc::new(all.into_iter().map(|(n, v)| (n.into(), v.into())).collect()))
+    }
+}
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Values may be secrets.
+        write!(f, "Environment({} variables)", self.0.len())
+    }
+}
+
+/// A key of AWS.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+pub struct AwsSecret {
+    /// Its id.
+    #[serde(rename = "AWS_ACCESS_KEY_ID")]
+    pub key_id: String,
+    /// The key.
+    #[serde(rename = "AWS_SECRET_ACCESS_KEY")]
+    pub secret_key: String,
+    /// The token that goes with a key for a time.
+    #[serde(rename = "AWS_SESSION_TOKEN", default)]
+    pub token: Option<String>,
+    /// The region that goes with it.
+    #[serde(rename = "AWS_DEFAULT_REGION", default)]
+    pub region: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_not_shown() {
+        let environment: Environment = [("AWS_SECRET_ACCESS_KEY", "hidden")].into_iter().collect();
+        assert!(!format!("{environment:?}").contains("hidden"));
+    }
+
+    #[test]
+    fn a_key_of_cloudvolume_is_read_and_a_broken_one_is_named() {
+        let home = tempfile::tempdir().unwrap();
+        let environment: Environment =
+            [("HOME", home.path().to_str().unwrap())].into_iter().collect();
+        assert!(environment.cloudvolume_aws().unwrap().is_none());
+        let folder = home.path().join(".cloudvolume/secrets");
+        std::fs::create_dir_all(&folder).unwrap();
+        let text = r#"{"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key", "other": 1}"#;
+        std::fs::write(folder.join("aws-secret.json"), text).unwrap();
+        let secret = environment.cloudvolume_aws().unwrap().unwrap();
+        assert_eq!((&*secret.key_id, &*secret.secret_key), ("id", "key"));
+        assert_eq!((secret.token, secret.region), (None, None));
+        std::fs::write(folder.join("aws-secret.json"), "{}").unwrap();
+        let error = environment.cloudvolume_aws().err().unwrap();
+        assert!(error.contains("aws-secret.json: missing field `AWS_ACCESS_KEY_ID`"), "{error}");
+    }
+}

@@ -1,0 +1,233 @@
+//! SQS in this process, as its documentation says that it behaves: emulators are kinder.
+//!
+//! It speaks the service's JSON protocol below the SDK, without sockets. Its clock is the real
+//! one; what takes hours is set to seconds.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use aws_sdk_sqs::config::http::{HttpRequest, HttpResponse};
+use aws_sdk_sqs::config::{HttpClient, RuntimeComponents};
+use aws_smithy_runtime_api::client::http::{
+    HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_runtime_api::http::StatusCode;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use self::store::{Queue, Store};
+
+mod store;
+
+/// A service with its queues.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Fake {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    store: Mutex<Store>,
+    faults: Mutex<Vec<Fault>>,
+    changed: Notify,
+}
+
+/// What goes wrong with the next requests of that kind.
+#[derive(Debug, Clone)]
+pub(super) struct Fault {
+    /// The name of the operation.
+    pub(super) of: &'static str,
+    pub(super) times: usize,
+    pub(super) what: What,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum What {
+    /// This error, and nothing is done.
+    Refuse(u16, &'static str),
+    /// The entries with these numbers fail; true if it is the caller's fault.
+    Entries(Vec<usize>, &'static str, bool),
+    /// It is done, and the connection breaks before the answer.
+    LoseAnswer,
+}
+
+/// An error of the service: its code, and what it says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refused(&'static str, String);
+
+fn refused<T>(code: &'static str, text: impl Into<String>) -> Result<T, Refused> {
+    Err(Refused(code, text.into()))
+}
+
+impl Fake {
+    /// Makes a queue, and sets it up.
+    pub(super) fn make(&self, name: &str, set_up: impl FnOnce(&mut Queue)) -> String {
+        let mut queue = Queue::new(name);
+        set_up(&mut queue);
+        self.store().queues.insert(name.to_owned(), queue);
+        url(name)
+    }
+
+    /// Does something to a queue.
+    pub(super) fn with<T>(&self, name: &str, look: impl FnOnce(&mut Queue) -> T) -> T {
+        look(self.store().queues.get_mut(name).expect("there is no such queue"))
+    }
+
+    pub(super) fn exists(&self, name: &str) -> bool {
+        self.store().queues.contains_key(name)
+    }
+
+    pub(super) fn remove(&self, name: &str) {
+        self.store().queues.remove(name);
+    }
+
+    /// Makes that many of the next requests of this kind go wrong.
+    pub(super) fn fail(&self, of: &'static str, times: usize, what: What) {
+        let mut faults = self.shared.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        faults.push(Fault { of, times, what });
+    }
+
+    fn store(&self) -> MutexGuard<'_, Store> {
+        self.shared.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fault(&self, operation: &str) -> Option<What> {
+        let mut faults = self.shared.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        let fault = faults.iter_mut().find(|fault| fault.of == operation && fault.times > 0)?;
+        fault.times -= 1;
+        Some(fault.what.clone())
+    }
+
+    async fn answer(self, request: HttpRequest) -> Result<HttpResponse, ConnectorError> {
+        let target = request.headers().get("x-amz-target").unwrap_or_default();
+        let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
+        let body = request.body().bytes().unwrap_or_default();
+        let input: Value = serde_json::from_slice(body).expect("the request is no JSON");
+        let fault = self.fault(&operation);
+        let result = match &fault {
+            Some(What::Refuse(status, code)) => {
+                return Ok(response(*status, json!({"__type": code, "message": "on demand"})));
+            }
+            Some(What::Entries(entries, code, sender)) => {
+                let failing = |n: usize| entries.contains(&n).then_some((*code, *sender));
+                self.perform(&operation, &input, &failing).await
+            }
+            _ => self.perform(&operation, &input, &|_| None).await,
+        };
+        if let Some(What::LoseAnswer) = fault {
+            return Err(ConnectorError::io("connection reset by peer".into()));
+        }
+        Ok(match result {
+            Ok(output) => response(200, output),
+            Err(Refused(code, text)) => {
+                let status = if code == "OverLimit" { 403 } else { 400 };
+                response(
+                    status,
+                    json!({"__type": format!("com.amazonaws.sqs#{code}"), "message": text}),
+                )
+            }
+        })
+    }
+
+    async fn perform(
+        &self,
+        operation: &str,
+        input: &Value,
+        failing: &(dyn Fn(usize) -> Option<(&'static str, bool)> + Sync),
+    ) -> Result<Value, Refused> {
+        let result = match operation {
+            "ReceiveMessage" => return self.receive(input).await,
+            "SendMessageBatch" => self.batch(input, failing, Store::check_batch, Queue::send),
+            "DeleteMessageBatch" => self.batch(input, failing, Store::check_entries, Queue::delete),
+            "ChangeMessageVisibilityBatch" => {
+                self.batch(input, failing, Store::check_entries, Queue::change)
+            }
+            "GetQueueUrl" => self.store().queue_url(input),
+            "CreateQueue" => self.store().create(input),
+            "GetQueueAttributes" => self.store().queue(input).map(|queue| queue.attributes()),
+            "PurgeQueue" => self.store().queue(input).and_then(Queue::purge),
+            other => panic!("the fake can't do {other}"),
+        };
+        self.shared.changed.notify_waiters();
+        result
+    }
+
+    fn batch(
+        &self,
+        input: &Value,
+        failing: &dyn Fn(usize) -> Option<(&'static str, bool)>,
+        check: fn(&[Value]) -> Result<(), Refused>,
+        each: fn(&mut Queue, &Value) -> Result<Value, Refused>,
+    ) -> Result<Value, Refused> {
+        let entries = input["Entries"].as_array().cloned().unwrap_or_default();
+        check(&entries)?;
+        let mut store = self.store();
+        let queue = store.queue(input)?;
+        let (mut done, mut failed) = (Vec::new(), Vec::new());
+        for (n, entry) in entries.iter().enumerate() {
+            let (result, sender) = match failing(n) {
+                Some((code, sender)) => (refused(code, "on demand"), sender),
+                None => (each(queue, entry), true),
+            };
+            match result {
+                Ok(mut output) => {
+                    output["Id"] = entry["Id"].clone();
+                    done.push(output);
+                }
+                Err(Refused(code, text)) => failed.push(json!({
+                    "Id": entry["Id"], "Code": code, "SenderFault": sender, "Message": text,
+                })),
+            }
+        }
+        Ok(json!({"Successful": done, "Failed": failed}))
+    }
+
+    async fn receive(&self, input: &Value) -> Result<Value, Refused> {
+        let wait = input["WaitTimeSeconds"].as_u64().unwrap_or(0);
+        if wait > 20 {
+            return refused("InvalidParameterValue", "WaitTimeSeconds is above 20");
+        }
+        let until = Instant::now() + Duration::from_secs(wait);
+        loop {
+            let found = self.store().receive(input, wait > 0)?;
+            if !found.is_empty() || Instant::now() >= until {
+                self.shared.changed.notify_waiters();
+                return Ok(json!({"Messages": found}));
+            }
+            // Leases that end are not told.
+            let soon = until.min(Instant::now() + Duration::from_millis(20));
+            tokio::select! {
+                () = self.shared.changed.notified() => {}
+                () = tokio::time::sleep_until(soon) => {}
+            }
+        }
+    }
+}
+
+/// The URL of a queue of the fake.
+pub(super) fn url(name: &str) -> String {
+    format!("https://sqs.eu-west-1.amazonaws.com/123456789012/{name}")
+}
+
+fn response(status: u16, body: Value) -> HttpResponse {
+    let status = StatusCode::try_from(status).expect("a status");
+    HttpResponse::new(status, body.to_string().into())
+}
+
+impl HttpConnector for Fake {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        HttpConnectorFuture::new(self.clone().answer(request))
+    }
+}
+
+impl HttpClient for Fake {
+    fn http_connector(
+        &self,
+        _settings: &HttpConnectorSettings,
+        _components: &RuntimeComponents,
+    ) -> SharedHttpConnector {
+        SharedHttpConnector::new(self.clone())
+    }
+}

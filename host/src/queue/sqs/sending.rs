@@ -1,0 +1,114 @@
+//! Bodies into messages, and messages into as few requests as can be.
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt};
+
+use super::attempts::Sent;
+use super::batch::{MOST, REQUESTS};
+use super::requests::Outgoing;
+use super::{Inner, SOON};
+use crate::queue::QueueError;
+
+impl Inner {
+    /// Sends messages; the answer has one entry for each body, in their order.
+    pub(super) async fn send(&self, bodies: &[Bytes]) -> Vec<Result<(), QueueError>> {
+        // One after the other where their order is to be kept.
+        let is_ordered = self.settings.is_fifo && self.group.is_some();
+        let requests = if is_ordered { 1 } else { REQUESTS };
+        let sent: Vec<_> =
+            self.parts(bodies).into_iter().map(|part| self.send_some(part)).collect();
+        stream::iter(sent).buffered(requests).concat().await
+    }
+
+    /// Makes a body into a message, or says why SQS can't carry it.
+    async fn outgoing(&self, body: &Bytes) -> Result<Outgoing, QueueError> {
+        check_text(body).map_err(|problem| self.invalid(problem))?;
+        let mut message = Sent { body: body.clone(), ..Sent::default() };
+        let limit = self.settings.limit;
+        if message.size() > limit {
+            let Some(payloads) = &self.payloads else {
+                return Err(self.invalid(format!(
+                    "a message of {} bytes is too large: the queue takes {limit}; name a bucket \
+                     for large bodies, or put what is large into an input",
+                    message.size()
+                )));
+            };
+            payloads
+                .put(&mut message)
+                .await
+                .map_err(|failure| failure.of_queue(&self.name, "storing a large body"))?;
+        }
+        let unique = || uuid::Uuid::new_v4().to_string();
+        let is_fifo = self.settings.is_fifo;
+        // Without a group each message is one of its own: nothing waits for anything.
+        message.group = self.group.clone().or_else(|| is_fifo.then(unique));
+        let deduplication = is_fifo.then(unique);
+        Ok(Outgoing { message, delay: None, deduplication, until: None })
+    }
+
+    /// Sends these, which fit into one request unless they are large.
+    async fn send_some(&self, bodies: &[Bytes]) -> Vec<Result<(), QueueError>> {
+        let made = join_all(bodies.iter().map(|body| self.outgoing(body))).await;
+        let (mut ready, mut results) = (Vec::new(), Vec::new());
+        for made in made {
+            results.push(made.map(|outgoing| ready.push(outgoing)));
+        }
+        // A full batch need not wait for others.
+        let sent = if ready.len() >= MOST {
+            self.sends.call_all(ready).await
+        } else {
+            join_all(ready.into_iter().map(|outgoing| self.sends.call(outgoing, SOON))).await
+        };
+        let mut sent = sent.into_iter();
+        for result in &mut results {
+            if result.is_ok()
+                && let Some(Err(failure)) = sent.next()
+            {
+                *result = Err(failure.of_queue(&self.name, "sending a message"));
+            }
+        }
+        results
+    }
+
+    /// The bodies of each request that is worth one.
+    fn parts<'a>(&self, bodies: &'a [Bytes]) -> Vec<&'a [Bytes]> {
+        let most = self.settings.limit;
+        let (mut parts, mut start, mut size) = (Vec::new(), 0, 0);
+        for (n, body) in bodies.iter().enumerate() {
+            // A pointer is small.
+            let bytes = if body.len() > most { 1024 } else { body.len() };
+            if n - start >= MOST || (n > start && size + bytes > most) {
+                parts.push(&bodies[start..n]);
+                (start, size) = (n, 0);
+            }
+            size += bytes;
+        }
+        if start < bodies.len() {
+            parts.push(&bodies[start..]);
+        }
+        parts
+    }
+}
+
+/// SQS carries text of the characters that XML 1.0 allows, and never none at all.
+fn check_text(body: &[u8]) -> Result<(), String> {
+    if body.is_empty() {
+        return Err("SQS can't carry an empty message".to_owned());
+    }
+    let text = std::str::from_utf8(body)
+        .map_err(|error| format!("SQS can't carry a message that is not UTF-8 text: {error}"))?;
+    let is_barred = |c: char| match c {
+        '\t' | '\n' | '\r' => false,
+        '\u{fffe}' | '\u{ffff}' => true,
+        c => c < ' ',
+    };
+    match text.char_indices().find(|(_, c)| is_barred(*c)) {
+        None => Ok(()),
+        Some((at, c)) => Err(format!(
+            "SQS can't carry the character U+{:04X}, which is at byte {at}; JSON can write it \
+             as \\u{:04x}",
+            c as u32, c as u32
+        )),
+    }
+}

@@ -1,0 +1,253 @@
+//! Services that fail in the ways in which they do: the host stays up, says what is wrong once,
+//! is not ready meanwhile, and loses nothing.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use task_host_tests::faults::{Fault, Proxy};
+use task_host_tests::{Cloud, Running, eventually, files, http, server};
+
+fn task(id: u64) -> Value {
+    json!({
+        "basic_info": {
+            "id": id, "name": "digest", "base_directory": "data", "inputs": [format!("0_input/{id}")],
+        },
+    })
+}
+
+/// A cloud behind a proxy, with the inputs of `tasks` tasks, and those tasks.
+fn behind_a_proxy(tasks: u64) -> (Cloud, Proxy) {
+    let proxy = Proxy::to(&server("TASK_HOST_TEST_AWS"));
+    let cloud = Cloud::of_aws(&proxy.url());
+    cloud.push("digest");
+    for id in 0..tasks {
+        cloud.put(&format!("data/0_input/{id}"), format!("input {id}").as_bytes());
+    }
+    cloud.submit(&(0..tasks).map(task).collect::<Vec<_>>());
+    cloud.host(&["submit", "--queue", &cloud.errors(), "/dev/null"]).good();
+    (cloud, proxy)
+}
+
+/// A host that answers probes, and where.
+fn start(cloud: &Cloud, args: &[&str]) -> (Running, String) {
+    let fixed =
+        ["run", "--listen", "127.0.0.1:0", "--log-format", "json", "--retry-after", "100ms"];
+    let host = cloud.start(&[&fixed, args].concat());
+    let address = eventually("a host that listens", || {
+        let said = host.stderr();
+        let rest = said.split("listening at http://").nth(1)?;
+        rest.split('/').next().map(str::to_owned)
+    });
+    (host, address)
+}
+
+/// What `/readyz` says: the status, and the problems.
+fn ready(address: &str) -> (u16, String) {
+    let answer = http::send(address, "GET", "/readyz", &[], b"");
+    (answer.status, String::from_utf8_lossy(&answer.body).into_owned())
+}
+
+fn is_done(cloud: &Cloud, tasks: u64) -> bool {
+    (0..tasks).all(|id| cloud.object(&format!("data/0_digest/{id}.sha256")).is_some())
+}
+
+/// How many lines of that level a host has written.
+fn lines(host: &Running, level: &str) -> Vec<String> {
+    let is_of = |line: &&str| line.contains(&format!("\"level\":\"{level}\""));
+    host.stderr().lines().filter(is_of).map(str::to_owned).collect()
+}
+
+/// A host under a fault of everything: it waits, and goes on when that is over.
+fn waits_it_out(fault: Fault) {
+    const TASKS: u64 = 12;
+    let (cloud, proxy) = behind_a_proxy(TASKS);
+    // The first request of the worker is the last that goes well.
+    let (host, address) = start(&cloud, &["--lease", "4s", "--max-attempts", "3"]);
+    eventually("a host at work", || cloud.object("data/0_digest/0.sha256").is_some().then_some(()));
+    proxy.fail(fault.clone());
+    cloud_submits_directly(&cloud, TASKS);
+    eventually("a host that is not ready", || (ready(&address).0 == 503).then_some(()));
+    let (_, problems) = ready(&address);
+    assert!(problems.contains(&cloud.queue) || problems.contains(&cloud.bucket), "{problems}");
+    assert_eq!(http::send(&address, "GET", "/healthz", &[], b"").status, 200);
+    std::thread::sleep(Duration::from_secs(5));
+    let said = lines(&host, "ERROR");
+    assert!(!said.is_empty() && said.len() <= 4, "{fault:?}: {said:#?}");
+
+    proxy.mend();
+    eventually("all tasks", || is_done(&cloud, 2 * TASKS).then_some(()));
+    eventually("a host that is ready", || (ready(&address).0 == 200).then_some(()));
+    host.signal(Signal::TERM);
+    host.wait().good();
+    assert_eq!(cloud.status(&cloud.errors())["enqueued"], 0, "a task was given up");
+}
+
+/// More tasks, on a way that nothing is wrong with.
+fn cloud_submits_directly(cloud: &Cloud, from: u64) {
+    let direct = server("TASK_HOST_TEST_AWS");
+    let file = cloud.file("more.jsonl");
+    let mut lines = String::new();
+    for id in from..2 * from {
+        cloud.put(&format!("data/0_input/{id}"), format!("input {id}").as_bytes());
+        lines += &format!("{}\n", task(id));
+    }
+    std::fs::write(&file, lines).expect("a file of tasks");
+    let mut submit = cloud.command(&["submit", file.to_str().expect("text")]);
+    submit.env("AWS_ENDPOINT_URL", direct);
+    task_host_tests::Finished::run(&mut submit).good();
+}
+
+#[test]
+fn a_service_that_refuses_connections() {
+    waits_it_out(Fault::Refused);
+}
+
+#[test]
+fn a_service_that_resets_connections() {
+    waits_it_out(Fault::Reset(0));
+}
+
+#[test]
+fn a_service_that_is_overloaded() {
+    waits_it_out(Fault::Answer {
+        status: 503,
+        body: "<Error><Code>SlowDown</Code></Error>".into(),
+    });
+}
+
+#[test]
+fn a_service_that_forbids() {
+    let body = "<Error><Code>AccessDenied</Code></Error>";
+    waits_it_out(Fault::Answer { status: 403, body: body.into() });
+}
+
+/// No part of a file is ever taken for the file, wherever its answer breaks off.
+#[test]
+fn bodies_that_break_off() {
+    let proxy = Proxy::to(&server("TASK_HOST_TEST_AWS"));
+    let cloud = Cloud::s3_at(&proxy.url());
+    cloud.push("digest");
+    let input: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
+    for (id, at) in [0, 1, 4096, 1_000_000, 2_999_999].into_iter().enumerate() {
+        let id = id as u64;
+        cloud.put(&format!("data/0_input/{id}"), &input);
+        cloud.submit(&[task(id)]);
+        for fault in [Fault::Cut(at), Fault::Reset(at)] {
+            proxy.fail_some(fault, &format!("0_input/{id}"), 1);
+        }
+        cloud.host(&["run", "--max-tasks", "1", "--retry-after", "10ms"]).good();
+    }
+    let first = cloud.object("data/0_digest/0.sha256").expect("a digest");
+    let digest = String::from_utf8(first).expect("text");
+    let digest = digest.split_whitespace().next().expect("a digest");
+    // One blob: all inputs are equal, and nothing else that came is in the cache.
+    for id in 1..5 {
+        let other = cloud.object(&format!("data/0_digest/{id}.sha256")).expect("a digest");
+        assert!(String::from_utf8(other).expect("text").starts_with(digest));
+    }
+    let blobs = files(&cloud.place.cache().join("blobs"));
+    let inputs = blobs.iter().filter(|blob| size(&cloud, blob) == input.len() as u64).count();
+    assert_eq!((inputs, blobs.len()), (1, 2), "an input and a component: {blobs:?}");
+}
+
+fn size(cloud: &Cloud, blob: &str) -> u64 {
+    let path = cloud.place.cache().join("blobs").join(blob);
+    std::fs::metadata(path).expect("a blob").len()
+}
+
+/// A slow answer is waited for, and the lease is kept meanwhile.
+#[test]
+fn a_slow_service_is_only_slow() {
+    let (cloud, proxy) = behind_a_proxy(3);
+    proxy.fail(Fault::Slow(Duration::from_millis(700)));
+    let run = cloud.host(&["run", "--max-tasks", "3", "--lease", "6s", "--json"]).good();
+    let summary: Value = serde_json::from_str(&run.stdout).expect("a summary");
+    assert_eq!((&summary["done"], &summary["retried"]), (&json!(3), &json!(0)), "{summary}");
+    assert!(is_done(&cloud, 3));
+}
+
+/// What is throttled is asked for again, by and by, and nobody is told.
+#[test]
+fn throttled_requests_are_made_again() {
+    let (cloud, proxy) = behind_a_proxy(20);
+    let throttled =
+        || Fault::Answer { status: 503, body: "<Error><Code>SlowDown</Code></Error>".to_owned() };
+    proxy.fail_some(throttled(), "0_input/", 5);
+    proxy.fail_some(throttled(), "0_digest/", 5);
+    let sqs = r#"{"__type":"com.amazonaws.sqs#RequestThrottled","message":"slower"}"#;
+    for action in ["ReceiveMessage", "DeleteMessageBatch"] {
+        proxy.fail_some(Fault::Answer { status: 400, body: sqs.to_owned() }, action, 1);
+    }
+    let run = cloud.host(&["run", "--max-tasks", "20", "--json"]).good();
+    let summary: Value = serde_json::from_str(&run.stdout).expect("a summary");
+    assert_eq!((&summary["done"], &summary["retried"]), (&json!(20), &json!(0)), "{summary}");
+}
+
+/// What is wrong at the start is said in words that help, and nothing is begun.
+#[test]
+fn a_start_that_can_not_go_well() {
+    let cloud = Cloud::aws();
+    cloud.submit(&[]);
+    cloud.host(&["submit", "--queue", &cloud.errors(), "/dev/null"]).good();
+    let check = |name: &str, value: &str, code: i32, words: &[&str]| {
+        let mut command = cloud.command(&["run", "--for", "30s"]);
+        command.env(name, value);
+        let failed = task_host_tests::Finished::run(&mut command).code(code);
+        for word in words {
+            assert!(failed.stderr.contains(word), "{name}={value}: {word}: {}", failed.stderr);
+        }
+    };
+    check("HOST_BUCKET", "s3://no-such-bucket-here", 1, &["no-such-bucket-here"]);
+    check("HOST_QUEUE", "sqs://no/such", 2, &["no/such", "letters"]);
+    let mut command = cloud.command(&["run", "--for", "30s", "--queue", "sqs://not-there"]);
+    command.env("HOST_CREATE_QUEUES", "false");
+    let failed = task_host_tests::Finished::run(&mut command).code(1);
+    assert!(failed.stderr.contains("not-there") && failed.stderr.contains("--create-queues"));
+    check("AWS_ENDPOINT_URL", "http://no-such-host.invalid", 1, &["no-such-host.invalid"]);
+    check("AWS_ENDPOINT_URL", "http://127.0.0.1:9", 1, &["127.0.0.1:9"]);
+}
+
+/// A host that can't settle what it has done for a while does not do it twice, nor lose it.
+#[test]
+fn answers_that_are_lost_on_the_way() {
+    let (cloud, proxy) = behind_a_proxy(10);
+    // The service has done it; the host does not know.
+    for action in ["ReceiveMessage", "DeleteMessageBatch", "SendMessageBatch"] {
+        proxy.fail_some(Fault::Cut(0), action, 2);
+    }
+    cloud.host(&["run", "--lease", "3s", "--max-tasks", "10", "--for", "60s"]).good();
+    assert!(is_done(&cloud, 10));
+    let left = eventually("an empty queue", || {
+        let _ = cloud.host(&["run", "--lease", "3s", "--for", "3s"]);
+        (cloud.status(&cloud.queue)["enqueued"] == 0).then_some(0)
+    });
+    assert_eq!(left, 0);
+}
+
+/// There is no file that is half a blob at any time; looked at from outside.
+#[test]
+fn a_host_that_is_killed_in_the_middle_of_a_body() {
+    let proxy = Proxy::to(&server("TASK_HOST_TEST_AWS"));
+    let cloud = Cloud::s3_at(&proxy.url());
+    cloud.push("digest");
+    let input = vec![7; 4_000_000];
+    cloud.put("data/0_input/0", &input);
+    cloud.submit(&[task(0)]);
+    proxy.fail(Fault::Slow(Duration::from_millis(300)));
+    let host = cloud.start(&["run"]);
+    let downloads = cloud.place.cache().join("tmp");
+    let began = |dir: &Path| !files(dir).iter().all(|name| name.ends_with(".lock"));
+    eventually("a download", || began(&downloads).then_some(()));
+    host.signal(Signal::KILL);
+    host.wait();
+    for blob in files(&cloud.place.cache().join("blobs")) {
+        assert!(size(&cloud, &blob) != 0, "{blob}");
+        assert!(size(&cloud, &blob) == input.len() as u64 || size(&cloud, &blob) < 1_000_000);
+    }
+    proxy.mend();
+    cloud.host(&["queue", "release", "./queue"]).good();
+    cloud.host(&["run", "--max-tasks", "1"]).good();
+    assert!(cloud.object("data/0_digest/0.sha256").is_some());
+}
