@@ -135,12 +135,18 @@ async fn what_was_just_made_may_not_be_there_for_messages_yet() {
 #[tokio::test]
 async fn who_asks_for_counts_learns_whether_the_queue_answers() {
     let (fake, queue) = with_message().await;
+    let asked = fake.state().calls.len();
     assert_eq!(queue.counts().await.unwrap(), Counts::default());
+    // It has answered a moment ago.
+    assert_eq!(fake.state().calls.len(), asked);
+    fake.state().faults.push_back(("Publish", Status::permission_denied("no")));
+    queue.send(&[Bytes::from_static(b"1")]).await.remove(0).unwrap_err();
     for _ in 0..4 {
         fake.state().faults.push_back(("GetTopic", Status::unavailable("busy")));
     }
     let counts = queue.counts().await;
     assert!(matches!(counts, Err(QueueError::Unavailable { .. })), "{counts:?}");
+    queue.counts().await.unwrap();
 }
 
 #[tokio::test]
