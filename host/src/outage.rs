@@ -22,6 +22,14 @@ struct Outage {
     problem: String,
 }
 
+impl Outage {
+    /// Longer with each failure, and different for each host.
+    fn wait(&self) -> Duration {
+        let full = Duration::from_secs(1 << self.failures.min(6)).min(LONGEST_WAIT);
+        full.mul_f64(0.5 + fastrand::f64() / 2.0)
+    }
+}
+
 impl Outages {
     /// A try to reach `service` has failed. Says so if it is the first. Returns how long to
     /// wait before the next.
@@ -33,9 +41,14 @@ impl Outages {
         });
         outage.problem = problem.to_string();
         tracing::debug!(failures = outage.failures, "{problem}");
-        let full = Duration::from_secs(1 << outage.failures.min(6)).min(LONGEST_WAIT);
+        let wait = outage.wait();
         outage.failures += 1;
-        full.mul_f64(0.5 + fastrand::f64() / 2.0)
+        wait
+    }
+
+    /// How long to wait before `service` is tried again by the next who needs it.
+    pub fn pause(&self, service: &dyn fmt::Display) -> Duration {
+        self.out().get(&service.to_string()).map_or(Duration::ZERO, Outage::wait)
     }
 
     /// `service` has answered. Says so if it had not.
@@ -46,7 +59,7 @@ impl Outages {
         }
         if let Some(outage) = out.remove(&service.to_string()) {
             let time = Duration::from_secs(outage.since.elapsed().as_secs());
-            tracing::info!("{service} answers again, after {}", humantime::format_duration(time));
+            tracing::info!("{service} works again, after {}", humantime::format_duration(time));
         }
     }
 

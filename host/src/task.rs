@@ -275,6 +275,9 @@ impl Attempt {
         };
         self.steps.done(Step::Settle);
         stats.add_steps(&self.steps);
+        if settled.is_ok() && verdict != Verdict::Abandon {
+            worker.outages.ends(&worker.settling());
+        }
 
         match (&verdict, settled) {
             (_, Err(QueueError::LeaseLost { .. })) | (Verdict::Abandon, _) => {
@@ -283,7 +286,8 @@ impl Attempt {
             }
             (_, Err(error)) => {
                 stats.returned.fetch_add(1, Relaxed);
-                tracing::error!("{error}; the message comes back when its lease runs out");
+                worker.outages.begins(&worker.settling(), &error);
+                tracing::info!("the message comes back when its lease runs out");
             }
             (Verdict::Done, Ok(())) => {
                 stats.done.fetch_add(1, Relaxed);

@@ -360,7 +360,10 @@ impl Worker {
     /// Waits for as many permits as are worth a request, and takes as many more as are free.
     /// Meanwhile the running tasks and half of those made ready are still there to work on.
     async fn admit(&self, tasks: &TaskTracker) -> Vec<OwnedSemaphorePermit> {
-        let most = self.still_wanted(tasks).min(MOST_AT_ONCE as u64).max(1);
+        // While nothing can be settled, one task at a time tries it.
+        let settles = !self.outages.is_out(&self.settling());
+        let at_once = if settles { MOST_AT_ONCE as u64 } else { 1 };
+        let most = self.still_wanted(tasks).min(at_once).max(1);
         let worth = self.queue.batch().min(self.prefetch.load(Relaxed) / 2);
         let least = (worth as u64).min(most).max(1);
         let mut permits = Vec::with_capacity(MOST_AT_ONCE);
@@ -457,6 +460,12 @@ impl Worker {
         false
     }
 
+    /// What outages call deleting messages of the task queue and giving them back, which may
+    /// fail where leasing does not.
+    pub(crate) fn settling(&self) -> impl std::fmt::Display {
+        format!("settling messages of {}", self.queue)
+    }
+
     /// Waits until what can't be reached answers again: whoever leases tasks that can't be
     /// worked on only keeps them from others. The task queue is asked by leasing.
     async fn wait_for_services(&self) {
@@ -469,6 +478,9 @@ impl Worker {
                     Err(error) => wait = self.outages.begins(bucket, &error),
                 }
             }
+        }
+        if self.outages.is_out(&self.settling()) {
+            tokio::time::sleep(self.outages.pause(&self.settling())).await;
         }
         for queue in std::iter::once(&self.error_queue).chain(&self.done_queue) {
             let mut wait = Duration::from_secs(1);

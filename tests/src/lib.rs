@@ -7,6 +7,7 @@
 
 mod built;
 mod cloud;
+pub mod faults;
 pub mod http;
 mod place;
 mod process;

@@ -159,7 +159,14 @@ async fn google() -> Subject {
     let (endpoint, name) = (server("TASK_HOST_TEST_GCS"), new_name());
     let made = ask(&endpoint, "PUT", &format!("/{name}"), "").await;
     assert!(made.starts_with("HTTP/1.1 200"), "{made}");
-    cloud(Service::Google, name, &[("STORAGE_EMULATOR_HOST", &endpoint)]).await
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let account = serde_json::json!({
+        "gcs_base_url": endpoint, "disable_oauth": true, "client_email": "", "private_key": "",
+        "private_key_id": "",
+    });
+    std::fs::write(file.path(), account.to_string()).unwrap();
+    let variable = ("GOOGLE_APPLICATION_CREDENTIALS", file.path().to_str().unwrap());
+    cloud(Service::Google, name, &[variable]).await
 }
 
 /// By a signed request, which is the only kind that Azure takes for this.

@@ -76,10 +76,11 @@ impl Address {
             None => Ok(Self::File { url: format!("fq://{url}"), path: PathBuf::from(url) }),
             Some(("fq", path)) => Ok(Self::File { url: url.to_owned(), path: PathBuf::from(path) }),
             Some(("sqs", name)) if is_sqs_name(name) => Ok(Self::Sqs(Sqs::Name(name.to_owned()))),
-            Some(("sqs", name)) => Err(invalid(format!(
-                "{name:?} can't be the name of a queue: that is 1 to 80 letters, digits, - and _, \
-                 and .fifo at the end for a FIFO queue"
-            ))),
+            Some(("sqs", _)) => Err(invalid(
+                "has a name that no queue can have: 1 to 80 letters, digits, - and _, and .fifo at \
+                 the end for a FIFO queue, without a slash"
+                    .to_owned(),
+            )),
             Some(("http" | "https", rest))
                 if rest.split('/').filter(|s| !s.is_empty()).count() > 1 =>
             {
@@ -95,10 +96,11 @@ impl Address {
                         .to_owned(),
                 )
             })?)),
-            Some((scheme, _)) => Err(invalid(format!(
-                "{scheme}:// is no kind of queue; there are fq://DIR, sqs://NAME and \
+            Some(_) => Err(invalid(
+                "is no queue; there are fq://DIR, sqs://NAME and \
                  pubsub://projects/PROJECT/topics/TOPIC/subscriptions/SUBSCRIPTION"
-            ))),
+                    .to_owned(),
+            )),
         }
     }
 
@@ -257,7 +259,7 @@ mod tests {
             }
             other => panic!("{url}: {other:?}"),
         };
-        check("s3://bucket", "s3:// is no kind of queue");
+        check("s3://bucket", "is no queue; there are fq://DIR");
         check("fq://", "no directory is given");
         check("", "no directory is given");
         check("sqs://", "1 to 80 letters");

@@ -20,7 +20,6 @@ pub(crate) struct Subject {
     texts_only: bool,
     limit: Option<usize>,
     polls: bool,
-    recalls: bool,
     _keep: Box<dyn Any + Send>,
 }
 
@@ -33,7 +32,7 @@ enum Memory {
     Receives,
     /// How often the message was leased, and nothing else.
     ReceivesOnly,
-    /// Those that failed, and why; an execution that ended with its host is not counted.
+    /// Those that failed, and why; what ended with its host leaves no trace.
     Failures,
 }
 
@@ -45,7 +44,7 @@ impl Subject {
     ) -> Subject {
         let _keep = Box::new(keep);
         let (memory, texts_only, limit, polls) = (Memory::Starts, false, None, false);
-        Subject { ours, theirs, memory, texts_only, limit, polls, recalls: true, _keep }
+        Subject { ours, theirs, memory, texts_only, limit, polls, _keep }
     }
 
     /// A lease that ran out counts as an attempt, also if nothing was started under it.
@@ -60,8 +59,7 @@ impl Subject {
         self
     }
 
-    /// Nothing can be noted on a message under lease: an execution that ended with its host
-    /// is not counted.
+    /// Only executions that failed count as attempts, not those that ended with their host.
     pub(crate) fn counting_failures(mut self) -> Subject {
         self.memory = Memory::Failures;
         self
@@ -83,13 +81,6 @@ impl Subject {
     /// and for others after the host has closed the queue.
     pub(crate) fn polling(mut self) -> Subject {
         self.polls = true;
-        self
-    }
-
-    /// The service can't be told at once that nobody waits any more: what it sends then is
-    /// given back, a moment later.
-    pub(crate) fn recalling_late(mut self) -> Subject {
-        self.recalls = false;
         self
     }
 }
@@ -291,8 +282,11 @@ pub(crate) async fn what_is_released_with_a_delay_comes_back_after_it(q: Subject
 
 pub(crate) async fn a_started_execution_counts_even_if_its_host_crashes(q: Subject) {
     // What each lease that only ran out adds.
-    let counts = matches!(q.memory, Memory::Receives | Memory::ReceivesOnly);
-    let ran_out = u32::from(counts);
+    let (ran_out, started) = match q.memory {
+        Memory::Starts => (0, 1),
+        Memory::Receives | Memory::ReceivesOnly => (1, 1),
+        Memory::Failures => (0, 0),
+    };
     send(&q.ours, &["1"]).await;
     let first = lease_one(&q.ours, SHORT).await;
     assert_eq!(first.attempts, 0);
@@ -301,14 +295,10 @@ pub(crate) async fn a_started_execution_counts_even_if_its_host_crashes(q: Subje
     assert_eq!(second.attempts, ran_out);
     q.ours.start(&second.receipt).await.unwrap();
     let third = lease_one(&q.theirs, LONG).await;
-    let counted = match q.memory {
-        Memory::Failures => 0,
-        _ => ran_out + 1,
-    };
-    assert_eq!(third.attempts, counted);
+    assert_eq!(third.attempts, ran_out + started);
     q.theirs.start(&third.receipt).await.unwrap();
     q.theirs.release(&third.receipt, NONE, Release::Failed("x")).await.unwrap();
-    assert_eq!(lease_one(&q.ours, LONG).await.attempts, counted + 1);
+    assert_eq!(lease_one(&q.ours, LONG).await.attempts, ran_out + started + 1);
 }
 
 pub(crate) async fn what_was_not_the_tasks_fault_does_not_count(q: Subject) {
@@ -484,8 +474,7 @@ pub(crate) async fn a_wait_that_is_given_up_strands_nothing(q: Subject) {
         let message = lease_one(&q.ours, LONG).await;
         q.ours.ack(&message.receipt).await.unwrap();
     } else {
-        let soon = if q.recalls { NONE } else { PATIENCE };
-        assert!(lease(&q.theirs, LONG, soon).await.is_some());
+        assert!(lease(&q.theirs, LONG, NONE).await.is_some());
     }
 }
 
@@ -495,9 +484,8 @@ pub(crate) async fn what_a_wait_brings_after_it_was_given_up_is_given_back_at_th
     give_up_waiting(&q.ours).await;
     send(&q.theirs, &["1", "2"]).await;
     q.ours.close().await;
-    let soon = if q.recalls { NONE } else { PATIENCE };
     for _ in 0..2 {
-        let message = lease(&q.theirs, LONG, soon).await.expect("a message is stranded");
+        let message = lease(&q.theirs, LONG, NONE).await.expect("a message is stranded");
         assert_eq!(message.attempts, if q.polls { message.attempts.min(1) } else { 0 });
     }
 }
@@ -518,7 +506,6 @@ pub(crate) async fn what_waits_to_be_settled_is_settled_at_the_close(q: Subject)
     acked.unwrap();
     released.unwrap();
     extended.unwrap();
-    let soon = if q.recalls { NONE } else { PATIENCE };
-    assert_eq!(lease(&q.theirs, LONG, soon).await.unwrap().id, second.id);
+    assert_eq!(lease(&q.theirs, LONG, NONE).await.unwrap().id, second.id);
     assert!(lease(&q.theirs, LONG, NONE).await.is_none());
 }

@@ -175,7 +175,11 @@ impl Queue for PubSubQueue {
     }
 
     async fn counts(&self) -> Result<Counts, QueueError> {
-        // Only Cloud Monitoring counts, and minutes later.
+        // Only Cloud Monitoring counts, and minutes later. But who asks learns whether the
+        // queue is there. Not each time: such requests are limited for all of a project.
+        if !self.shared.client.is_well() {
+            setup::find_topic(&self.shared.client, &self.shared.topic).await?;
+        }
         Ok(Counts::default())
     }
 
@@ -185,6 +189,10 @@ impl Queue for PubSubQueue {
 
     fn longest_hold(&self) -> Duration {
         LONGEST_HOLD
+    }
+
+    fn until(&self, receipt: &Receipt) -> Option<Instant> {
+        self.shared.held.get(receipt).map(|held| held.until)
     }
 
     async fn close(&self) {

@@ -32,7 +32,8 @@ fn behind_a_proxy(tasks: u64) -> (Cloud, Proxy) {
 
 /// A host that answers probes, and where.
 fn start(cloud: &Cloud, args: &[&str]) -> (Running, String) {
-    let fixed = ["run", "--listen", "127.0.0.1:0", "--log-format", "json", "--retry-after", "100ms"];
+    let fixed =
+        ["run", "--listen", "127.0.0.1:0", "--log-format", "json", "--retry-after", "100ms"];
     let host = cloud.start(&[&fixed, args].concat());
     let address = eventually("a host that listens", || {
         let said = host.stderr();
@@ -110,7 +111,10 @@ fn a_service_that_resets_connections() {
 
 #[test]
 fn a_service_that_is_overloaded() {
-    waits_it_out(Fault::Answer { status: 503, body: "<Error><Code>SlowDown</Code></Error>".into() });
+    waits_it_out(Fault::Answer {
+        status: 503,
+        body: "<Error><Code>SlowDown</Code></Error>".into(),
+    });
 }
 
 #[test]

@@ -216,7 +216,7 @@ mod tests {
             queue_access: Default::default(),
             bucket: "s3://b".into(),
             input_bucket: None,
-            bucket_access: task_host::bucket::Access::new([("", ""); 0].into_iter().collect()),
+            bucket_access: task_host::bucket::Access::new(Default::default()),
             freshness: Duration::ZERO,
             components: None,
             component_prefix: Prefix::root(),

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use task_host::config::{self, Config};
 use task_host::key::Prefix;
+use task_host::queue::QueueError;
 use task_host::queue::address::Address;
 use task_host::sandbox::Limits;
 use task_host::verdict::Policy;
@@ -168,12 +169,17 @@ impl Settings {
 
 /// A queue's URL; a plain path is a directory.
 pub(crate) fn queue_url(text: &str) -> Parsed<String> {
-    match text.split_once("://") {
+    let url = match text.split_once("://") {
         Some(("fq", "")) | None if text.is_empty() || text == "fq://" => {
-            Err("names no queue; write fq://DIR".to_owned())
+            return Err("names no queue; write fq://DIR".to_owned());
         }
-        None if !text.starts_with("arn:") => Ok(format!("fq://{text}")),
-        _ => Ok(text.to_owned()),
+        None if !text.starts_with("arn:") => format!("fq://{text}"),
+        _ => text.to_owned(),
+    };
+    match Address::parse(&url) {
+        Ok(_) => Ok(url),
+        Err(QueueError::Invalid { problem, .. }) => Err(problem),
+        Err(other) => Err(other.to_string()),
     }
 }
 

@@ -53,7 +53,7 @@ impl Admin {
 #[async_trait]
 impl queue::Admin for Admin {
     async fn counts(&self) -> Result<Counts, QueueError> {
-        Ok(Counts::default())
+        queue::Queue::counts(&self.queue).await
     }
 
     fn messages(&self) -> BoxStream<'_, Result<Listed, QueueError>> {
@@ -102,12 +102,8 @@ impl queue::Admin for Admin {
     }
 
     async fn facts(&self) -> Result<Facts, QueueError> {
-        let facts = Facts {
-            longest_message: Some(send::BYTES as u64),
-            // A deadline is no longer than ten minutes, and renewed without end.
-            longest_hold: None,
-            ..Facts::default()
-        };
+        // A deadline is no longer than ten minutes, and renewed without end: no longest hold.
+        let facts = Facts { longest_message: Some(send::BYTES as u64), ..Facts::default() };
         let client = &self.queue.shared.client;
         if self.at.subscription.is_none() {
             return Ok(facts);

@@ -1,7 +1,7 @@
 //! The connection to Pub/Sub: whose it is, and requests that are made again when that helps.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use gcloud_auth::credentials::CredentialsFile;
@@ -34,6 +34,8 @@ const PAUSES: [Duration; 3] =
     [Duration::from_millis(200), Duration::from_millis(600), Duration::from_millis(1500)];
 /// For so long after it was made, a topic or subscription may not be there for messages.
 const PROPAGATION: Duration = Duration::from_secs(30);
+/// For so long it is not asked again whether the service answers.
+const RECENT: Duration = Duration::from_secs(10);
 
 /// A connection. Its requests can be made by many at once.
 pub(super) struct Client {
@@ -42,6 +44,8 @@ pub(super) struct Client {
     connection: ConnectionManager,
     tally: Tally,
     made: OnceLock<Instant>,
+    /// When the last request was done, unless one failed since.
+    answered: Mutex<Option<Instant>>,
 }
 
 /// What a request is counted as.
@@ -105,6 +109,7 @@ impl Client {
             connection,
             tally: Tally::default(),
             made: OnceLock::new(),
+            answered: Mutex::default(),
         })
     }
 
@@ -135,6 +140,7 @@ impl Client {
             let answer = answer.unwrap_or_else(|_| {
                 Err(Status::deadline_exceeded(format!("no answer within {within:?}")))
             });
+            *self.answered() = answer.is_ok().then(Instant::now);
             let error = match answer {
                 Ok(answer) => return Ok(answer.into_inner()),
                 Err(error) => error,
@@ -150,6 +156,15 @@ impl Client {
         let is_new = self.made.get().is_some_and(|made| made.elapsed() < PROPAGATION)
             && matches!(kind, Kind::Receive | Kind::Send);
         status::is_transient(error) || (is_new && error.code() == Code::NotFound)
+    }
+
+    fn answered(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// True when the service did a moment ago what it was asked to.
+    pub(super) fn is_well(&self) -> bool {
+        self.answered().is_some_and(|answered| answered.elapsed() < RECENT)
     }
 
     /// Notes that a topic or a subscription was made.
@@ -187,11 +202,12 @@ async fn credentials() -> Result<DefaultTokenSourceProvider, String> {
     };
     let error = match DefaultTokenSourceProvider::new(config()).await {
         Ok(found) => return Ok(found),
-        Err(error) => words(error),
+        Err(error) => error,
     };
-    let Some(secret) = config::google_secret().filter(|path| path.is_file()) else {
-        return Err(error);
-    };
+    // What is there and can't be used is an error; only where nothing is, there is a last place.
+    let is_nothing = matches!(error, gcloud_auth::error::Error::CredentialsIOError(_));
+    let secret = config::google_secret().filter(|path| is_nothing && path.is_file());
+    let Some(secret) = secret else { return Err(words(error)) };
     let shown = secret.display().to_string();
     let file = CredentialsFile::new_from_file(shown.clone());
     let named = |error| format!("{shown}: {}", words(error));
@@ -219,5 +235,19 @@ impl Tally {
             extend: self.extend.load(Relaxed),
             other: self.other.load(Relaxed),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gcloud_gax::grpc::transport::{ClientTlsConfig, Endpoint};
+
+    use super::*;
+
+    #[test]
+    fn a_connection_to_the_service_can_be_encrypted() {
+        // As gcloud-gax makes it; without a provider of cryptography this fails.
+        let tls = ClientTlsConfig::new().with_webpki_roots().domain_name(DOMAIN);
+        Endpoint::from_static(ENDPOINT).tls_config(tls).unwrap();
     }
 }

@@ -64,7 +64,10 @@ mod exactly_once {
         let ours = open(&fake, &at(Some("s")), true).await.unwrap();
         let theirs = open(&fake, &at(Some("s")), false).await.unwrap();
         fake.configure(S, |s| s.enable_exactly_once_delivery = true);
-        Subject::new(Arc::new(ours), Arc::new(theirs), fake).counting_failures().recalling_late()
+        Subject::new(Arc::new(ours), Arc::new(theirs), fake)
+            .counting_failures()
+            .polling()
+            .limited_to(send::BYTES)
     });
 }
 
@@ -127,6 +130,23 @@ async fn what_was_just_made_may_not_be_there_for_messages_yet() {
     let queue = open(&fake, &at(Some("s")), false).await.unwrap();
     fake.state().faults.push_back(missing("Pull"));
     assert!(problem(queue.lease(1, HOUR, Duration::ZERO).await).contains("--create-queues"));
+}
+
+#[tokio::test]
+async fn who_asks_for_counts_learns_whether_the_queue_answers() {
+    let (fake, queue) = with_message().await;
+    let asked = fake.state().calls.len();
+    assert_eq!(queue.counts().await.unwrap(), Counts::default());
+    // It has answered a moment ago.
+    assert_eq!(fake.state().calls.len(), asked);
+    fake.state().faults.push_back(("Publish", Status::permission_denied("no")));
+    queue.send(&[Bytes::from_static(b"1")]).await.remove(0).unwrap_err();
+    for _ in 0..4 {
+        fake.state().faults.push_back(("GetTopic", Status::unavailable("busy")));
+    }
+    let counts = queue.counts().await;
+    assert!(matches!(counts, Err(QueueError::Unavailable { .. })), "{counts:?}");
+    queue.counts().await.unwrap();
 }
 
 #[tokio::test]

@@ -104,6 +104,7 @@ async fn answer(
     mut respond: h2::server::SendResponse<Bytes>,
 ) {
     let method = request.uri().path().rsplit('/').next().unwrap().to_owned();
+    let deadline = request.headers().get("grpc-timeout").map(|value| time(value.to_str().unwrap()));
     let mut stream = request.into_body();
     let mut body = BytesMut::new();
     while let Some(data) = stream.data().await {
@@ -113,12 +114,14 @@ async fn answer(
     }
     // A byte that says that nothing is compressed, and four of the length.
     body.advance(5);
-    let waits = {
-        let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
-        if method == "Pull" { wait_for_messages(&lock, &body).await } else { Duration::ZERO }
-    };
-    tokio::time::sleep(waits).await;
-    let result = state.lock().unwrap_or_else(PoisonError::into_inner).call(&method, &body);
+    let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut result = Ok(());
+    if method == "Pull" {
+        let waiting = wait_for_messages(&lock, &body);
+        let waited = tokio::time::timeout(deadline.unwrap_or(Duration::MAX), waiting).await;
+        result = waited.map_err(|_| Status::deadline_exceeded("Deadline exceeded"));
+    }
+    let result = result.and_then(|()| lock().call(&method, &body));
     let head = http::Response::builder().header("content-type", "application/grpc");
     let Ok(mut out) = respond.send_response(head.body(()).unwrap(), false) else { return };
     let mut trailers = http::HeaderMap::new();
@@ -136,26 +139,38 @@ async fn answer(
     let _ = out.send_trailers(trailers);
 }
 
-/// Waits until a pull has something to bring. Returns how long to wait with bringing it.
-async fn wait_for_messages<'a>(
-    state: &impl Fn() -> MutexGuard<'a, State>,
-    body: &[u8],
-) -> Duration {
+/// A time as gRPC writes it.
+fn time(text: &str) -> Duration {
+    let (number, unit) = text.split_at(text.len() - 1);
+    let number: u64 = number.parse().unwrap();
+    match unit {
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => panic!("{text}"),
+    }
+}
+
+/// Waits until a pull has something to bring.
+async fn wait_for_messages<'a>(state: &impl Fn() -> MutexGuard<'a, State>, body: &[u8]) {
     let request = api::PullRequest::decode(body).unwrap();
     let end = Instant::now() + BOUNDED;
     loop {
-        {
+        let found = {
             let state = state();
             let now = Instant::now();
             let is_free = |kept: &Kept| kept.until <= now;
             let found = state.subscriptions.get(&request.subscription);
-            if found.is_none_or(|s| s.messages.iter().any(is_free)) || !state.faults.is_empty() {
-                return state.slow_pulls;
-            }
+            let is_there = found.is_none_or(|s| s.messages.iter().any(is_free));
+            (is_there || !state.faults.is_empty()).then_some(state.slow_pulls)
+        };
+        if let Some(slow) = found {
+            return tokio::time::sleep(slow).await;
         }
         #[expect(deprecated, reason = "it is what the client asks for")]
         if request.return_immediately || Instant::now() > end {
-            return Duration::ZERO;
+            return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

@@ -71,15 +71,19 @@ async fn look(
         let received = pull(shared, max, wait).await?;
         let were_any = !received.is_empty();
         let found = take(shared, received, hold).await?;
-        let is_over = Instant::now() >= until || answer.is_closed();
-        if !found.messages.is_empty() || (is_over && !were_any) || shared.closing.is_cancelled() {
+        if !found.messages.is_empty() || shared.closing.is_cancelled() {
             return Ok(found);
         }
-        if !were_any {
-            tokio::select! {
-                () = tokio::time::sleep_until(until.min(Instant::now() + PAUSE)) => {}
-                () = answer.closed() => {}
-            }
+        // What came was only put off; there may be more, also for who doesn't wait.
+        if were_any {
+            continue;
+        }
+        tokio::select! {
+            () = tokio::time::sleep_until(until.min(Instant::now() + PAUSE)) => {}
+            () = answer.closed() => {}
+        }
+        if Instant::now() >= until || answer.is_closed() {
+            return Ok(found);
         }
     }
 }

@@ -26,7 +26,7 @@ impl Shared {
             let one = |body| envelope::first(body, self.group.as_deref());
             let result = match bodies {
                 [body] if body.len() > BYTES => Err(self.client.invalid(format!(
-                    "a message of {} bytes is too large: Pub/Sub takes up to 10 MB",
+                    "a message of {} bytes is too large: Pub/Sub takes up to {BYTES}",
                     body.len()
                 ))),
                 _ => self.publish(bodies.iter().map(one).collect()).await,

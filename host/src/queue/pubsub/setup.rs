@@ -19,6 +19,9 @@ const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
 /// What the service calls the topic of a subscription whose topic is gone.
 const DELETED: &str = "_deleted-topic_";
 
+/// What is done when a topic is looked up.
+const TOPIC: &str = "looking for the topic";
+
 /// The full name of the topic.
 pub(super) fn topic(at: &PubSub) -> String {
     format!("projects/{}/topics/{}", at.project, at.topic)
@@ -33,8 +36,7 @@ pub(super) fn subscription(at: &PubSub) -> Option<String> {
 /// Makes sure that messages which are sent to the topic come to the subscription: a topic
 /// without one forgets them. Makes what is missing, if `create` says so.
 pub(super) async fn check(client: &Client, at: &PubSub, create: bool) -> Result<(), QueueError> {
-    let doing = "looking for the topic";
-    let topic = match look_up_topic(client, at).await {
+    let topic = match look_up_topic(client, &topic(at)).await {
         Err(error) if error.code() == Code::NotFound => {
             if !create {
                 return Err(client.invalid(format!(
@@ -45,7 +47,7 @@ pub(super) async fn check(client: &Client, at: &PubSub, create: bool) -> Result<
             }
             make_topic(client, at).await?
         }
-        topic => topic.map_err(|error| client.error(doing, &error))?,
+        topic => topic.map_err(|error| client.error(TOPIC, &error))?,
     };
     if at.subscription.is_none() {
         return check_listeners(client, at, &topic).await;
@@ -79,11 +81,15 @@ pub(super) async fn look_up(client: &Client, at: &PubSub) -> Result<Subscription
     client.tried(Kind::Other, ANSWER, get).await
 }
 
-async fn look_up_topic(client: &Client, at: &PubSub) -> Result<Topic, Status> {
-    let name = topic(at);
+/// The topic of that full name.
+pub(super) async fn find_topic(client: &Client, name: &str) -> Result<Topic, QueueError> {
+    look_up_topic(client, name).await.map_err(|error| client.error(TOPIC, &error))
+}
+
+async fn look_up_topic(client: &Client, name: &str) -> Result<Topic, Status> {
     let get = || async {
-        let request = GetTopicRequest { topic: name.clone() };
-        client.publisher().get_topic(routed("topic", &name, request)).await
+        let request = GetTopicRequest { topic: name.to_owned() };
+        client.publisher().get_topic(routed("topic", name, request)).await
     };
     client.tried(Kind::Other, ANSWER, get).await
 }

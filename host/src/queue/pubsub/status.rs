@@ -114,9 +114,11 @@ pub(super) fn with_failures(code: Code, ids: &[(&str, &str)]) -> Status {
         domain: "pubsub.googleapis.com".to_owned(),
         metadata: ids.iter().map(|(id, why)| (id.to_string(), why.to_string())).collect(),
     };
-    let mut details = gcloud_googleapis::rpc::Status::default();
-    details.code = code as i32;
-    details.details.push(Default::default());
+    let mut details = gcloud_googleapis::rpc::Status {
+        code: code as i32,
+        details: vec![Default::default()],
+        ..Default::default()
+    };
     details.details[0].type_url = ERROR_INFO.to_owned();
     details.details[0].value = info.encode_to_vec();
     Status::with_details(code, "Some acknowledgement ids failed", details.encode_to_vec().into())

@@ -41,7 +41,10 @@ mod conformance {
         let access = Access { create: true, ..Access::default() };
         let ours = open(&url, &at, &access).await.unwrap();
         let theirs = open(&url, &at, &Access::default()).await.unwrap();
-        Subject::new(Arc::new(ours), Arc::new(theirs), ()).counting_failures().recalling_late()
+        Subject::new(Arc::new(ours), Arc::new(theirs), ())
+            .counting_failures()
+            .polling()
+            .limited_to(send::BYTES)
     });
 }
 

@@ -16,7 +16,7 @@ use super::failure::Failure;
 use super::leases::{Held, Row};
 use super::pointer::{Body, Payloads};
 use super::polls::{Brought, Fresh, Polls, Ticket};
-use crate::queue::{Message, QueueError};
+use crate::queue::{Counts, Message, QueueError};
 
 /// The longest that a poll may wait.
 const LONGEST_POLL: Duration = Duration::from_secs(20);
@@ -222,16 +222,20 @@ impl Inner {
             *last = Some(Instant::now());
         }
         let Ok(counts) = self.counts().await else { return };
-        let (all, leased) = (counts.enqueued.unwrap_or(0), counts.leased.unwrap_or(0));
-        if leased >= NEARLY_FULL && all > leased {
+        if let Some(waiting) = held_up(counts) {
             tracing::warn!(
-                "{}: no message comes although {} are there: {leased} are in flight, and SQS \
-                 allows 120,000; run fewer hosts, or let them take fewer tasks ahead",
+                "{}: no message comes although {waiting} wait: about as many are in flight as SQS \
+                 allows, which is 120,000; run fewer hosts, or let them take fewer tasks ahead",
                 self.name,
-                all - leased
             );
         }
     }
+}
+
+/// How many messages wait because too many are in flight. None: that is not so.
+fn held_up(counts: Counts) -> Option<u64> {
+    let (all, leased) = (counts.enqueued?, counts.leased?);
+    (leased >= NEARLY_FULL && all > leased).then(|| all - leased)
 }
 
 /// Gives back what polls have brought for nobody, before much of its leases is over. Ends
@@ -248,5 +252,22 @@ pub(super) async fn watch_kept(polls: Arc<Polls>, queue: Weak<Inner>, stop: Canc
     tokio::select! {
         () = watch => {}
         () = stop.cancelled() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_wait_for_others_when_as_many_are_in_flight_as_may_be() {
+        let check = |enqueued, leased, waiting: Option<u64>| {
+            let counts = Counts { enqueued, leased, ..Counts::default() };
+            assert_eq!(held_up(counts), waiting, "{counts:?}");
+        };
+        check(Some(200_000), Some(119_990), Some(80_010));
+        check(Some(200_000), Some(100_000), None);
+        check(Some(120_000), Some(120_000), None);
+        check(None, None, None);
     }
 }

@@ -370,10 +370,9 @@ async fn the_order_within_a_group_is_kept() {
         if found.is_empty() {
             break;
         }
-        for message in found {
-            seen.push(message.body.clone());
-            queue.ack(&message.receipt).await.unwrap();
-        }
+        let acks = found.iter().map(|message| queue.ack(&message.receipt));
+        assert!(join_all(acks).await.iter().all(Result::is_ok));
+        seen.extend(found.into_iter().map(|message| message.body));
     }
     assert_eq!(seen, numbers(25));
 }
