@@ -205,7 +205,8 @@ fn a_start_that_can_not_go_well() {
     command.env("HOST_CREATE_QUEUES", "false");
     let failed = task_host_tests::Finished::run(&mut command).code(1);
     assert!(failed.stderr.contains("not-there") && failed.stderr.contains("--create-queues"));
-    check("AWS_ENDPOINT_URL", "http://no-such-host.invalid", 1, &["no-such-host.invalid"]);
+    let words = ["the name of the server is not known", "no-such-host.invalid"];
+    check("AWS_ENDPOINT_URL", "http://no-such-host.invalid", 1, &words);
     check("AWS_ENDPOINT_URL", "http://127.0.0.1:9", 1, &["127.0.0.1:9"]);
 }
 
