@@ -195,16 +195,13 @@ pub(super) fn explain(place: &Place, doing: &str, trouble: Trouble, error: &Erro
         }
         Trouble::Throttled => format!("the service has too much to do and refuses: {said}"),
         Trouble::NoServer => format!(
-            "the name of the server is not known{}: {said}; check the address or endpoint, and \
-             the network",
-            server(error)
+            "the name of the server is not known: {said}; check the address or endpoint, and the \
+             network"
         ),
         Trouble::NoConnection => format!(
-            "no connection to the server{}: {said}; check the address or endpoint, and the \
-             network",
-            server(error)
+            "no connection to the server: {said}; check the address or endpoint, and the network"
         ),
-        Trouble::NoAnswer => format!("the server does not answer{}: {said}", server(error)),
+        Trouble::NoAnswer => format!("the server does not answer: {said}"),
         Trouble::Other => said,
     }
 }
@@ -231,17 +228,6 @@ fn said(error: &Error) -> String {
         cause = source;
     }
     cause.to_string()
-}
-
-/// Which server it was, in brackets, where the error knows; without what was asked of it, which
-/// may be signed.
-fn server(error: &Error) -> String {
-    let text = chain(error);
-    let url = between(&text, "url (", ")").unwrap_or_default();
-    let end = url
-        .split_once("://")
-        .map(|(scheme, rest)| scheme.len() + 3 + rest.find(['/', '?']).unwrap_or(rest.len()));
-    end.map_or(String::new(), |end| format!(" ({})", &url[..end]))
 }
 
 /// An error with all its causes. Each may or may not repeat the next.
