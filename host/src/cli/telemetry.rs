@@ -9,6 +9,13 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::settings::{LOG_FORMAT, LOG_LEVEL, PROGRESS, Settings};
 use super::values::{self, LogFormat, When};
 
+/// What libraries have to say is for those who ask for it by their names: what they can't do
+/// comes back as an error, and is said by us.
+const QUIET: &str = "aws_config=error,aws_runtime=error,aws_sdk_sqs=error,aws_smithy_runtime=error,\
+    aws_smithy_http_client=error,aws_sigv4=error,google_cloud_auth=error,google_cloud_gax=error,\
+    h2=error,hyper=error,hyper_util=error,object_store=error,reqwest=error,rustls=error,\
+    tonic=error,tower=error";
+
 /// Standard error: who writes to it goes through here once there may be a bar.
 #[derive(Debug, Clone)]
 pub(crate) struct Screen {
@@ -50,7 +57,7 @@ impl Screen {
         let is_terminal = io::stderr().is_terminal();
         let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
         let screen = Self { bars, is_terminal, is_json, progress };
-        let filter = EnvFilter::builder().parse_lossy(filter);
+        let filter = EnvFilter::builder().parse_lossy(format!("{QUIET},{filter}"));
         let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(screen.clone());
         if is_json {
             lines.json().flatten_event(true).with_current_span(true).with_span_list(false).init();
