@@ -60,6 +60,8 @@ case "$1 $2 $3" in
 *) echo "gcloud $*: no page used that" >&2; exit 1 ;;
 esac"#,
     ),
+    // The first version of AWS's asks SQS at its own address unless it is told this way.
+    ("aws", "exec \"$AWS\" --endpoint-url \"$AWS_ENDPOINT_URL\" \"$@\""),
     // Azure's, as far as pages use it.
     ("az", "exec python -c \"$AZ\" \"$@\""),
 ];
@@ -244,9 +246,6 @@ fn run(root: &Path, name: &str, typed: &[Typed]) -> Option<String> {
     std::os::unix::fs::symlink(host(), bin.join("host")).unwrap();
 
     let python = python("python");
-    let aws = target().join("aws/bin/aws");
-    // Not the directory it is in, which has another Python.
-    std::os::unix::fs::symlink(aws, bin.join("aws")).unwrap();
     let mut path = vec![bin, python.parent().unwrap().to_owned()];
     path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
     let (git, cargo) = (program("git"), program("cargo"));
@@ -262,6 +261,8 @@ fn run(root: &Path, name: &str, typed: &[Typed]) -> Option<String> {
     bash.env("PATH", std::env::join_paths(path).unwrap());
     bash.env("ROOT", root).env("GIT", git).env("CARGO_PROGRAM", cargo);
     bash.env("XTASK", target().join("debug/xtask"));
+    // By its path: the directory it is in has another Python.
+    bash.env("AWS", target().join("aws/bin/aws"));
     bash.env("GUESTS", target().join("guests"));
     for (variable, below) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
         if let Some(path) = keep(variable, below) {
