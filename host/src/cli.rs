@@ -103,6 +103,12 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
 }
 
+/// The runtime of a command that does little but wait for answers: with one thread, since
+/// waking others up would cost more than they can do.
+fn waiting_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,9 +1,11 @@
 //! `cargo xtask demo`, on a build for tests.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use task_host_tests::{Cloud, Finished, files, target};
+use task_host_tests::{Cloud, Finished, files, server, target};
 
 #[test]
 fn the_demo_begins_afresh_and_leaves_a_picture() {
@@ -32,12 +34,41 @@ fn the_demo_begins_afresh_and_leaves_a_picture() {
 /// Only the URLs are others.
 #[test]
 fn the_demo_runs_on_sqs_and_s3() {
-    let cloud = Cloud::aws();
+    demo(&Cloud::aws());
+}
+
+#[test]
+fn the_demo_runs_on_sqs_with_data_in_gcs() {
+    let cloud = Cloud::hybrid();
+    let bin = cloud.file("bin");
+    std::fs::create_dir(&bin).unwrap();
+    std::fs::write(bin.join("gcloud"), GCLOUD).unwrap();
+    std::fs::set_permissions(bin.join("gcloud"), Permissions::from_mode(0o755)).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let cloud = cloud.with("PATH", &format!("{}:{path}", bin.display()));
+    demo(&cloud.with("GCS", &server("TASK_HOST_TEST_GCS")));
+}
+
+/// `gcloud storage cp --recursive … DIR gs://BUCKET/DIR`, against the server of the tests.
+const GCLOUD: &str = r#"#!/bin/bash
+set -euo pipefail
+[[ "$1 $2 $3" == 'storage cp --recursive' ]]
+args=("$@")
+dir=${args[-2]} url=${args[-1]}
+cd "$dir"
+find . -type f -printf '%P\n' | while read -r file; do
+    printf 'upload-file = "%s"\nurl = "%s"\n' "$file" "$GCS/${url#gs://}/$file"
+done | curl -fsS --config -
+"#;
+
+#[track_caller]
+fn demo(cloud: &Cloud) {
     let mut xtask = Command::new(target().join("debug/xtask"));
     xtask.args(["demo", "--profile", "dev", "--queue", &cloud.queue, "--bucket", &cloud.bucket]);
-    xtask.arg("--dir").arg(cloud.file("demo")).envs(cloud.variables());
+    xtask.arg("--dir").arg(cloud.file("demo"));
     let path = std::env::var("PATH").unwrap();
     xtask.env("PATH", format!("{}:{path}", target().join("aws/bin").display()));
+    xtask.envs(cloud.variables());
     let finished = Finished::run(&mut xtask).good();
     assert!(finished.stdout.contains("431 done"), "{}", finished.stdout);
     for picture in ["mandelbrot/0_render/seahorses", "hubble/1_downsampled/hubble_deep_field"] {

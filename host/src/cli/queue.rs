@@ -90,7 +90,7 @@ fn load<G: Group>(flags: &Flags<G>) -> anyhow::Result<(Settings, Screen)> {
 
 impl Queue {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
-        super::runtime()?.block_on(self.act())
+        super::waiting_runtime()?.block_on(self.act())
     }
 
     async fn act(self) -> anyhow::Result<Exit> {

@@ -129,7 +129,7 @@ impl Submit {
         let settings = self.flags.load()?;
         let screen = Screen::plain(settings.value(&PROGRESS, values::when)?.unwrap_or(When::Auto));
         let (dry_run, json) = (self.dry_run, self.json);
-        let outcome = super::runtime()?.block_on(self.submit(&settings, &screen))?;
+        let outcome = super::waiting_runtime()?.block_on(self.submit(&settings, &screen))?;
         if json {
             show::json(&outcome)?;
         } else {

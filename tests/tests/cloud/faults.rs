@@ -205,8 +205,9 @@ fn a_start_that_can_not_go_well() {
     command.env("HOST_CREATE_QUEUES", "false");
     let failed = task_host_tests::Finished::run(&mut command).code(1);
     assert!(failed.stderr.contains("not-there") && failed.stderr.contains("--create-queues"));
-    check("AWS_ENDPOINT_URL", "http://no-such-host.invalid", 1, &["no-such-host.invalid"]);
-    check("AWS_ENDPOINT_URL", "http://127.0.0.1:9", 1, &["127.0.0.1:9"]);
+    let words = ["the name of the server is not known", "check the address or endpoint"];
+    check("AWS_ENDPOINT_URL", "http://no-such-host.invalid", 1, &words);
+    check("AWS_ENDPOINT_URL", "http://127.0.0.1:9", 1, &["no connection to the server"]);
 }
 
 /// A host that can't settle what it has done for a while does not do it twice, nor lose it.
