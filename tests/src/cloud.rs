@@ -150,6 +150,15 @@ impl Cloud {
         (got.status == 200).then_some(got.body)
     }
 
+    /// The keys below a prefix.
+    pub fn keys(&self, prefix: &str) -> Vec<String> {
+        let (server, path) = self.objects();
+        let listed = http::send(server, "GET", &format!("{path}?prefix={prefix}"), &[], b"");
+        let listed = String::from_utf8_lossy(&listed.body).into_owned();
+        let keys = listed.split("<Key>").skip(1);
+        keys.filter_map(|rest| Some(rest.split_once("</Key>")?.0.to_owned())).collect()
+    }
+
     fn objects(&self) -> (&str, &str) {
         let (server, path) = self.objects.as_ref().expect("a bucket that tests can write");
         (server, path)

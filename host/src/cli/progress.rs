@@ -18,6 +18,8 @@ const FRAME: Duration = Duration::from_millis(120);
 const LINE: Duration = Duration::from_secs(10);
 /// Between two counts of the queue; counting may take no more than a part of this.
 const COUNT: Duration = Duration::from_secs(3);
+/// The same where each count is a request that is paid for.
+const PAID_COUNT: Duration = Duration::from_secs(60);
 /// The time over which tasks per second are shown.
 const WINDOW: Duration = Duration::from_secs(10);
 
@@ -158,6 +160,7 @@ fn ended(stats: &Stats) -> u64 {
 
 /// Counts the queue again and again, as often as that is cheap.
 async fn count(queue: Arc<dyn Queue>, stats: Arc<Stats>, left: Arc<Mutex<Option<Counted>>>) {
+    let often = if queue.requests().is_some() { PAID_COUNT } else { COUNT };
     loop {
         let start = Instant::now();
         // An error shows where it hurts: when the host leases.
@@ -165,7 +168,7 @@ async fn count(queue: Arc<dyn Queue>, stats: Arc<Stats>, left: Arc<Mutex<Option<
         let counted = counts.and_then(|counts| counts.enqueued);
         let counted = counted.map(|enqueued| Counted { enqueued, ended: ended(&stats) });
         *left.lock().unwrap_or_else(PoisonError::into_inner) = counted;
-        tokio::time::sleep(COUNT.max(start.elapsed() * 50)).await;
+        tokio::time::sleep(often.max(start.elapsed() * 50)).await;
     }
 }
 

@@ -21,13 +21,17 @@ fn task(id: u64) -> Value {
 fn behind_a_proxy(tasks: u64) -> (Cloud, Proxy) {
     let proxy = Proxy::to(&server("TASK_HOST_TEST_AWS"));
     let cloud = Cloud::of_aws(&proxy.url());
+    fill(&cloud, tasks);
+    (cloud, proxy)
+}
+
+fn fill(cloud: &Cloud, tasks: u64) {
     cloud.push("digest");
     for id in 0..tasks {
         cloud.put(&format!("data/0_input/{id}"), format!("input {id}").as_bytes());
     }
     cloud.submit(&(0..tasks).map(task).collect::<Vec<_>>());
     cloud.host(&["submit", "--queue", &cloud.errors(), "/dev/null"]).good();
-    (cloud, proxy)
 }
 
 /// A host that answers probes, and where.
@@ -61,13 +65,18 @@ fn lines(host: &Running, level: &str) -> Vec<String> {
 
 /// A host under a fault of everything: it waits, and goes on when that is over.
 fn waits_it_out(fault: Fault) {
-    const TASKS: u64 = 12;
     let (cloud, proxy) = behind_a_proxy(TASKS);
-    // The first request of the worker is the last that goes well.
-    let (host, address) = start(&cloud, &["--lease", "4s", "--max-attempts", "3"]);
+    let direct = server("TASK_HOST_TEST_AWS");
+    goes_on_after(&cloud, &proxy, fault, ("AWS_ENDPOINT_URL", &direct));
+}
+
+const TASKS: u64 = 12;
+
+fn goes_on_after(cloud: &Cloud, proxy: &Proxy, fault: Fault, direct: (&str, &str)) {
+    let (host, address) = start(cloud, &["--lease", "4s", "--max-attempts", "3"]);
     eventually("a host at work", || cloud.object("data/0_digest/0.sha256").is_some().then_some(()));
     proxy.fail(fault.clone());
-    cloud_submits_directly(&cloud, TASKS);
+    submit_directly(cloud, TASKS, direct);
     eventually("a host that is not ready", || (ready(&address).0 == 503).then_some(()));
     let (_, problems) = ready(&address);
     assert!(problems.contains(&cloud.queue) || problems.contains(&cloud.bucket), "{problems}");
@@ -77,16 +86,18 @@ fn waits_it_out(fault: Fault) {
     assert!(!said.is_empty() && said.len() <= 4, "{fault:?}: {said:#?}");
 
     proxy.mend();
-    eventually("all tasks", || is_done(&cloud, 2 * TASKS).then_some(()));
+    eventually("all tasks", || is_done(cloud, 2 * TASKS).then_some(()));
     eventually("a host that is ready", || (ready(&address).0 == 200).then_some(()));
     host.signal(Signal::TERM);
-    host.wait().good();
-    assert_eq!(cloud.status(&cloud.errors())["enqueued"], 0, "a task was given up");
+    let host_said = host.wait().good().stderr;
+    // What can't be counted is null.
+    let errors = &cloud.status(&cloud.errors())["enqueued"];
+    assert!(errors.as_u64().unwrap_or(0) == 0, "a task was given up");
+    assert!(!host_said.contains("given up"), "{host_said}");
 }
 
 /// More tasks, on a way that nothing is wrong with.
-fn cloud_submits_directly(cloud: &Cloud, from: u64) {
-    let direct = server("TASK_HOST_TEST_AWS");
+fn submit_directly(cloud: &Cloud, from: u64, direct: (&str, &str)) {
     let file = cloud.file("more.jsonl");
     let mut lines = String::new();
     for id in from..2 * from {
@@ -95,13 +106,22 @@ fn cloud_submits_directly(cloud: &Cloud, from: u64) {
     }
     std::fs::write(&file, lines).expect("a file of tasks");
     let mut submit = cloud.command(&["submit", file.to_str().expect("text")]);
-    submit.env("AWS_ENDPOINT_URL", direct);
+    submit.env(direct.0, direct.1);
     task_host_tests::Finished::run(&mut submit).good();
 }
 
 #[test]
 fn a_service_that_refuses_connections() {
     waits_it_out(Fault::Refused);
+}
+
+#[test]
+fn a_pubsub_that_refuses_connections() {
+    let direct = server("TASK_HOST_TEST_PUBSUB");
+    let proxy = Proxy::to(&direct);
+    let cloud = Cloud::google().with("PUBSUB_EMULATOR_HOST", &proxy.address());
+    fill(&cloud, TASKS);
+    goes_on_after(&cloud, &proxy, Fault::Refused, ("PUBSUB_EMULATOR_HOST", &direct));
 }
 
 #[test]

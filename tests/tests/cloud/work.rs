@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use task_host_tests::http::{self, Answer};
 use task_host_tests::{Cloud, eventually};
 
 fn task(id: u64, inputs: &[String]) -> Value {
@@ -120,4 +121,61 @@ fn an_idle_host_that_is_told_to_stop_strands_nothing() {
         cloud.host(&["run", "--max-tasks", "1", "--for", "60s"]).good();
         assert!(cloud.object("data/0_digest/1.sha256").is_some());
     }
+}
+
+/// Messages that are larger than SQS takes go by way of a bucket, and leave nothing there.
+#[test]
+fn large_messages_go_through_a_bucket() {
+    let cloud = Cloud::aws();
+    let messages = format!("{}/messages", cloud.bucket);
+    let cloud = cloud.with("HOST_MESSAGE_BUCKET", &messages);
+    cloud.push("digest");
+    cloud.put("data/0_input/1", b"one");
+    let mut large = task(1, &["0_input/1".to_owned()]);
+    large["payload_info"] = json!("x".repeat(3_000_000));
+    cloud.submit(&[large]);
+    assert_eq!(cloud.keys("messages/").len(), 1);
+    // A host that does not know the bucket takes the pointer for what it is: no task.
+    let stranger = ["run", "--max-tasks", "1", "--message-bucket", "s3://other-bucket"];
+    let refused = cloud.host(&stranger).code(3);
+    assert!(refused.stderr.contains("other-bucket"), "{}", refused.stderr);
+    assert_eq!(cloud.keys("messages/").len(), 1, "what it did not follow is still there");
+
+    let mut large = task(2, &["0_input/1".to_owned()]);
+    large["payload_info"] = json!("y".repeat(3_000_000));
+    cloud.submit(&[large]);
+    cloud.host(&["run", "--max-tasks", "1"]).good();
+    assert!(cloud.object("data/0_digest/1.sha256").is_some());
+    assert_eq!(cloud.keys("messages/").len(), 1, "the second message's body is left behind");
+}
+
+#[test]
+fn inputs_from_the_web_and_outputs_somewhere_else() {
+    let web = http::serve(|request| match &*request.path {
+        "/set/data/0_input/1" => Answer::new(200, "one"),
+        _ => Answer::new(404, ""),
+    });
+    let cloud = Cloud::aws();
+    cloud.push("digest");
+    cloud.submit(&[task(1, &["0_input/1".to_owned()])]);
+    let inputs = format!("http://{web}/set");
+    cloud.host(&["run", "--max-tasks", "1", "--input-bucket", &inputs]).good();
+    assert!(cloud.object("data/0_digest/1.sha256").is_some());
+    // And nothing can be put there.
+    let refused = cloud.host(&["run", "--bucket", &inputs]).code(1);
+    assert!(refused.stderr.contains("--input-bucket"), "{}", refused.stderr);
+}
+
+#[test]
+fn what_is_done_is_reported_where_that_is_wanted() {
+    let cloud = Cloud::aws();
+    let done = format!("{}-done", cloud.queue);
+    cloud.push("digest");
+    cloud.put("data/0_input/1", b"one");
+    cloud.submit(&[task(1, &["0_input/1".to_owned()])]);
+    cloud.host(&["run", "--max-tasks", "1", "--done-queue", &done]).good();
+    let listed = cloud.host(&["queue", "ls", &done, "--json"]).good();
+    let report: Value = serde_json::from_str(listed.stdout.trim()).expect("a report");
+    let outputs = json!(["data/0_digest/1.sha256"]);
+    assert_eq!(report["message"]["result"], json!({"success": true, "outputs": outputs}));
 }

@@ -128,6 +128,8 @@ impl Sqs {
         self.queues += 1;
         let name = format!("bench-{}-{}", std::process::id(), self.queues);
         let mut aws = Command::new(&self.aws);
+        // Its first version asks SQS at its own address unless it is told so.
+        aws.args(["--endpoint-url", &self.endpoint()?]);
         aws.args(["sqs", "create-queue", "--queue-name", &name]);
         self.took(&mut aws)?;
         Ok(name)
