@@ -60,7 +60,48 @@ case "$1 $2 $3" in
 *) echo "gcloud $*: no page used that" >&2; exit 1 ;;
 esac"#,
     ),
+    // The first version of AWS's asks SQS at its own address unless it is told this way.
+    ("aws", "exec \"$AWS\" --endpoint-url \"$AWS_ENDPOINT_URL\" \"$@\""),
+    // Azure's, as far as pages use it.
+    ("az", "exec python -c \"$AZ\" \"$@\""),
 ];
+
+/// `az` as a program of Python, which can sign a request.
+const AZ: &str = r#"
+import base64, email.utils, hashlib, hmac, os, sys, urllib.error, urllib.parse, urllib.request
+account, key = "devstoreaccount1", (
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==")
+
+def request(method, path, query="", body=None, headers={}):
+    resource = "/" + account + "/" + path
+    headers = dict(headers, **{"x-ms-version": "2021-08-06", "x-ms-date": email.utils.formatdate(usegmt=True)})
+    if body is not None:
+        headers["Content-Type"] = "application/octet-stream"
+    ours = "".join(f"{k}:{v}\n" for k, v in sorted(headers.items()) if k.startswith("x-ms-"))
+    asked = "".join(f"\n{k}:{v}" for k, v in sorted(urllib.parse.parse_qsl(query)))
+    length, kind = str(len(body)) if body else "", headers.get("Content-Type", "")
+    text = f"{method}\n\n\n{length}\n\n{kind}\n\n\n\n\n\n\n{ours}/{account}{resource}{asked}"
+    mac = hmac.new(base64.b64decode(key), text.encode(), hashlib.sha256).digest()
+    headers["Authorization"] = f"SharedKey {account}:" + base64.b64encode(mac).decode()
+    url = os.environ["AZURITE_BLOB_STORAGE_URL"] + resource + ("?" + query if query else "")
+    return urllib.request.urlopen(urllib.request.Request(url, body, headers, method=method)).read()
+
+command = sys.argv[1:4]
+given = dict(zip(sys.argv[4::2], sys.argv[5::2]))
+if command == ["storage", "container", "create"]:
+    try:
+        request("PUT", given["--name"], "restype=container")
+    except urllib.error.HTTPError as error:
+        # One that is there is no error for az.
+        if error.code != 409: raise
+elif command == ["storage", "blob", "upload"]:
+    path = given["--container-name"] + "/" + given["--name"]
+    request("PUT", path, body=open(given["--file"], "rb").read(), headers={"x-ms-blob-type": "BlockBlob"})
+elif command == ["storage", "blob", "download"]:
+    open(given["--file"], "wb").write(request("GET", given["--container-name"] + "/" + given["--name"]))
+else:
+    sys.exit(f"az {sys.argv[1:]}: no page used that")
+"#;
 
 #[derive(Debug, PartialEq, Eq)]
 struct Typed {
@@ -205,9 +246,6 @@ fn run(root: &Path, name: &str, typed: &[Typed]) -> Option<String> {
     std::os::unix::fs::symlink(host(), bin.join("host")).unwrap();
 
     let python = python("python");
-    let aws = target().join("aws/bin/aws");
-    // Not the directory it is in, which has another Python.
-    std::os::unix::fs::symlink(aws, bin.join("aws")).unwrap();
     let mut path = vec![bin, python.parent().unwrap().to_owned()];
     path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
     let (git, cargo) = (program("git"), program("cargo"));
@@ -223,6 +261,8 @@ fn run(root: &Path, name: &str, typed: &[Typed]) -> Option<String> {
     bash.env("PATH", std::env::join_paths(path).unwrap());
     bash.env("ROOT", root).env("GIT", git).env("CARGO_PROGRAM", cargo);
     bash.env("XTASK", target().join("debug/xtask"));
+    // By its path: the directory it is in has another Python.
+    bash.env("AWS", target().join("aws/bin/aws"));
     bash.env("GUESTS", target().join("guests"));
     for (variable, below) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
         if let Some(path) = keep(variable, below) {
@@ -232,6 +272,7 @@ fn run(root: &Path, name: &str, typed: &[Typed]) -> Option<String> {
     // Services of clouds are those that the tests have.
     bash.envs(aws_variables(&server("TASK_HOST_TEST_AWS"))).env("AWS_DEFAULT_REGION", "us-east-1");
     bash.env("PUBSUB_EMULATOR_HOST", server("TASK_HOST_TEST_PUBSUB"));
+    bash.env("AZURITE_BLOB_STORAGE_URL", server("TASK_HOST_TEST_AZURE")).env("AZ", AZ);
     bash.env("GOOGLE_APPLICATION_CREDENTIALS", google_key(&home));
     for (variable, _) in std::env::vars_os() {
         if variable.to_string_lossy().starts_with("HOST_") {
