@@ -28,6 +28,7 @@ use crate::workspace::{WorkspaceError, Workspaces};
 use quiet::Quiet;
 
 mod quiet;
+mod services;
 
 /// Messages that are leased in one go, at the most: what one SQS request brings.
 const MOST_AT_ONCE: usize = 10;
@@ -35,6 +36,8 @@ const MOST_AT_ONCE: usize = 10;
 const LONG_POLL: Duration = Duration::from_secs(20);
 /// The same when the host is to stop at an empty queue.
 const SHORT_POLL: Duration = Duration::from_millis(500);
+/// And when each look is a request.
+const SHORT_PAID_POLL: Duration = Duration::from_secs(5);
 /// How long a host that has to stop at once goes on giving back its tasks.
 const GIVING_BACK: Duration = Duration::from_secs(10);
 /// How long a host that stops waits for what its last poll may bring: as long as a poll, and
@@ -290,7 +293,11 @@ impl Worker {
             }
         };
         let mut over = std::pin::pin!(over);
-        let poll = if self.config.exit_when_empty { SHORT_POLL } else { LONG_POLL };
+        let poll = match (self.config.exit_when_empty, self.queue.batch()) {
+            (false, _) => LONG_POLL,
+            (true, 0..=1) => SHORT_POLL,
+            (true, _) => SHORT_PAID_POLL,
+        };
         let mut wait = poll;
         let mut quiet = Quiet::default();
         loop {
@@ -433,64 +440,6 @@ impl Worker {
                 return false;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-
-    /// What keeps the host from working; nothing if it can.
-    pub fn problems(&self) -> Vec<String> {
-        let mut problems = self.outages.problems();
-        if self.draining.is_cancelled() {
-            problems.push("the host is stopping".to_owned());
-        }
-        problems
-    }
-
-    /// After a failure that may be a bucket's: asks whether one can't be reached at all, so
-    /// that no task could be worked on.
-    pub(crate) async fn is_bucket_out(&self) -> bool {
-        for bucket in [&self.inputs.bucket, &self.bucket] {
-            if self.outages.is_out(bucket) {
-                return true;
-            }
-            if let Err(error) = bucket.check().await {
-                self.outages.begins(bucket, &error);
-                return true;
-            }
-        }
-        false
-    }
-
-    /// What outages call deleting messages of the task queue and giving them back, which may
-    /// fail where leasing does not.
-    pub(crate) fn settling(&self) -> impl std::fmt::Display {
-        format!("settling messages of {}", self.queue)
-    }
-
-    /// Waits until what can't be reached answers again: whoever leases tasks that can't be
-    /// worked on only keeps them from others. The task queue is asked by leasing.
-    async fn wait_for_services(&self) {
-        for bucket in [&self.inputs.bucket, &self.bucket] {
-            let mut wait = Duration::from_secs(1);
-            while self.outages.is_out(bucket) {
-                tokio::time::sleep(wait).await;
-                match bucket.check().await {
-                    Ok(()) => self.outages.ends(bucket),
-                    Err(error) => wait = self.outages.begins(bucket, &error),
-                }
-            }
-        }
-        if self.outages.is_out(&self.settling()) {
-            tokio::time::sleep(self.outages.pause(&self.settling())).await;
-        }
-        for queue in std::iter::once(&self.error_queue).chain(&self.done_queue) {
-            let mut wait = Duration::from_secs(1);
-            while self.outages.is_out(queue) {
-                tokio::time::sleep(wait).await;
-                match queue.counts().await {
-                    Ok(_) => self.outages.ends(queue),
-                    Err(error) => wait = self.outages.begins(queue, &error),
-                }
-            }
         }
     }
 
