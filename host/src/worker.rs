@@ -226,11 +226,22 @@ impl Worker {
         let stopped = self.end(&tasks, told, &drain, &kill).await;
         // The rest of a poll that was given up on; a person who does not want to wait for it
         // says so.
+        let told_why = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            tracing::info!(
+                "waiting up to {} s for the answer to the last poll of {}, so that nothing it \
+                 brings is held for nobody; another signal does not wait",
+                LAST_POLL.as_secs(),
+                self.queue
+            );
+            std::future::pending::<std::convert::Infallible>().await
+        };
         tokio::select! {
             closed = tokio::time::timeout(LAST_POLL, self.close_queues()) => if closed.is_err() {
                 tracing::warn!("{} did not answer in time; what its last answer held comes back \
                     when its lease ends", self.queue);
             },
+            never = told_why => match never {},
             () = kill.cancelled() => {}
         }
         if tokio::time::timeout(GIVING_BACK, self.bucket.close()).await.is_err() {
