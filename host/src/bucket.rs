@@ -238,6 +238,29 @@ pub trait Bucket: fmt::Display + fmt::Debug + Send + Sync + 'static {
     /// remembering its digest across restarts is not worth a file of its own.
     fn is_local(&self) -> bool;
 
+    /// Tries whether the object can be read: begins to fetch it, and takes none of its bytes.
+    ///
+    /// # Errors
+    /// As [`Bucket::open`].
+    async fn try_get(&self, key: &BucketKey) -> Result<(), BucketError> {
+        self.open(key, None).await.map(drop)
+    }
+
+    /// Tries whether an object could be put under `key`, by the requests or system calls that
+    /// putting makes. Leaves nothing that a reader of the bucket sees.
+    ///
+    /// # Errors
+    /// As [`Bucket::put`].
+    async fn try_put(&self, key: &BucketKey) -> Result<(), BucketError>;
+
+    /// Checks what can be known without writing: that `key` can be the key of an object here,
+    /// and that nothing is in its way. For a task with several outputs, before the first is
+    /// put.
+    ///
+    /// # Errors
+    /// [`BucketError::Invalid`] when an object can never be put under `key`.
+    async fn accepts(&self, key: &BucketKey) -> Result<(), BucketError>;
+
     /// Asks once whether the bucket is there and can be reached, without the patience of the
     /// other calls: for somebody who waits for a host to start. What only may be wrong, as
     /// when listing is not allowed, is logged.

@@ -34,8 +34,11 @@ pub struct Message {
     pub body: Bytes,
     /// The proof that the lease is ours, needed for everything done under it.
     pub receipt: Receipt,
-    /// Executions that were started under earlier leases and that count as attempts.
+    /// Executions under earlier leases that failed and count as attempts.
     pub attempts: u32,
+    /// Executions under earlier leases that were recorded as started, and whose end was never
+    /// recorded: the host was killed or lost. Not part of `attempts`.
+    pub deaths: u32,
     /// What ended those executions, oldest first, where the queue can remember it.
     pub failures: Vec<String>,
 }
@@ -116,8 +119,9 @@ pub trait Queue: fmt::Display + fmt::Debug + Send + Sync + 'static {
         wait: Duration,
     ) -> Result<Vec<Message>, QueueError>;
 
-    /// Records that an execution starts, before it does: it survives a crash of the host,
-    /// and counts in [`Message::attempts`] at the next delivery.
+    /// Records that an execution starts, before it does. The record survives a crash of the
+    /// host: unless the execution's end is recorded too, it counts in [`Message::deaths`] at
+    /// the next delivery.
     async fn start(&self, receipt: &Receipt) -> Result<(), QueueError>;
 
     /// Makes the lease end `hold` from now. The old receipt is of no further use.
@@ -125,6 +129,18 @@ pub trait Queue: fmt::Display + fmt::Debug + Send + Sync + 'static {
 
     /// Deletes the message: it is done.
     async fn ack(&self, receipt: &Receipt) -> Result<(), QueueError>;
+
+    /// Deletes the message of a task that was given up. It does not count in
+    /// [`Counts::completed`].
+    async fn give_up(&self, receipt: &Receipt) -> Result<(), QueueError> {
+        self.ack(receipt).await
+    }
+
+    /// The lease is lost, and the execution that was started under it has ended here without
+    /// a verdict. Where the queue can record that, the execution is not a death.
+    async fn disown(&self, _receipt: &Receipt) -> Result<(), QueueError> {
+        Ok(())
+    }
 
     /// Ends the lease: the message can be leased again `after` from now.
     async fn release(

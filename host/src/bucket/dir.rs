@@ -371,6 +371,22 @@ impl Bucket for DirBucket {
         true
     }
 
+    async fn try_put(&self, key: &BucketKey) -> Result<(), BucketError> {
+        self.check_key(key)?;
+        let unavailable = |error| BucketError::unavailable(self, "writing", key, error);
+        let tmp = self.tmp().map_err(unavailable)?;
+        let probe = RemovedOnDrop(tmp.path().join(uuid::Uuid::new_v4().to_string()));
+        std::fs::write(&probe.0, [0; 4096]).map_err(unavailable)
+    }
+
+    async fn accepts(&self, key: &BucketKey) -> Result<(), BucketError> {
+        self.check_key(key)?;
+        match self.stat(key) {
+            Err(error @ BucketError::Invalid { .. }) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     async fn check(&self) -> Result<(), BucketError> {
         match std::fs::metadata(&self.0.path) {
             Ok(_) => Ok(()),

@@ -304,6 +304,18 @@ impl Bucket for ObjectBucket {
         false
     }
 
+    async fn try_put(&self, key: &BucketKey) -> Result<(), BucketError> {
+        let failed = |error| self.failed("writing", key, error);
+        let mut upload = self.begin(self.path(key)?).await?.map_err(failed)?;
+        // Dropping the upload aborts it.
+        upload.get()?.put_part(Bytes::from_static(b"-").into()).await.map_err(failed)
+    }
+
+    async fn accepts(&self, key: &BucketKey) -> Result<(), BucketError> {
+        self.writes()?;
+        self.path(key).map(drop)
+    }
+
     async fn check(&self) -> Result<(), BucketError> {
         let place = &self.0.place;
         let error = match &self.0.stores.probe {

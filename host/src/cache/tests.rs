@@ -99,6 +99,14 @@ impl Bucket for Counting {
         self.local
     }
 
+    async fn try_put(&self, _: &BucketKey) -> Result<(), BucketError> {
+        Err(BucketError::invalid(self, "is only read"))
+    }
+
+    async fn accepts(&self, _: &BucketKey) -> Result<(), BucketError> {
+        Err(BucketError::invalid(self, "is only read"))
+    }
+
     async fn check(&self) -> Result<(), BucketError> {
         Ok(())
     }

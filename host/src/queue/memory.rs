@@ -36,8 +36,8 @@ struct Entry {
     due: Option<Instant>,
     /// The number of the last lease, as in its receipt.
     lease: u64,
-    /// Executions started, and those of them under the last lease.
-    attempts: u32,
+    /// Executions started whose end was not recorded, and those of them under the last lease.
+    open: u32,
     started: u32,
     failures: Vec<String>,
 }
@@ -99,7 +99,8 @@ impl MemoryQueue {
                         id: id.to_string(),
                         body: entry.body.clone(),
                         receipt: Receipt(format!("{id} {}", entry.lease)),
-                        attempts: entry.attempts,
+                        attempts: u32::try_from(entry.failures.len()).unwrap_or(u32::MAX),
+                        deaths: entry.open,
                         failures: entry.failures.clone(),
                     });
                 }
@@ -134,7 +135,7 @@ impl Queue for MemoryQueue {
     async fn start(&self, receipt: &Receipt) -> Result<(), QueueError> {
         self.with(receipt, |state, id| {
             if let Some(entry) = state.messages.get_mut(&id) {
-                entry.attempts += 1;
+                entry.open += 1;
                 entry.started += 1;
             }
         })
@@ -159,6 +160,12 @@ impl Queue for MemoryQueue {
         })
     }
 
+    async fn give_up(&self, receipt: &Receipt) -> Result<(), QueueError> {
+        self.with(receipt, |state, id| {
+            state.messages.remove(&id);
+        })
+    }
+
     async fn release(
         &self,
         receipt: &Receipt,
@@ -167,9 +174,9 @@ impl Queue for MemoryQueue {
     ) -> Result<(), QueueError> {
         self.with(receipt, |state, id| {
             if let Some(entry) = state.messages.get_mut(&id) {
-                match why {
-                    Release::Uncounted => entry.attempts -= entry.started,
-                    Release::Failed(reason) => entry.failures.push(reason.to_owned()),
+                entry.open -= entry.started;
+                if let Release::Failed(reason) = why {
+                    entry.failures.push(reason.to_owned());
                 }
                 // No lease has this number: the receipt is of no further use.
                 entry.lease = 0;
@@ -192,7 +199,7 @@ impl Queue for MemoryQueue {
                         body: body.clone(),
                         due: None,
                         lease: 0,
-                        attempts: 0,
+                        open: 0,
                         started: 0,
                         failures: Vec::new(),
                     },

@@ -130,7 +130,7 @@ async fn after(job: &str, last_step: &str) -> (tempfile::TempDir, Vec<Message>) 
 async fn check(job: &str, last_step: &str, attempts: u32, failures: &[&str]) {
     let (dir, found) = after(job, last_step).await;
     assert_eq!(found.len(), 1, "{job}, {last_step}");
-    assert_eq!(found[0].attempts, attempts, "{job}, {last_step}");
+    assert_eq!(found[0].attempts + found[0].deaths, attempts, "{job}, {last_step}");
     assert_eq!(found[0].failures, failures, "{job}, {last_step}");
     // And it can be done, and then nothing is left.
     let queue = open(dir.path());

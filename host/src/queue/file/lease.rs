@@ -225,7 +225,10 @@ impl FileQueue {
         Ok(Tried::Leased(Message {
             id: id.to_owned(),
             body: Bytes::from(stored),
-            attempts: history.attempts(),
+            attempts: u32::try_from(failures.len()).unwrap_or(u32::MAX),
+            deaths: history
+                .attempts()
+                .saturating_sub(u32::try_from(failures.len()).unwrap_or(u32::MAX)),
             failures,
             receipt: Held { name: leased, since: history.len(), redelivered }.receipt(),
         }))

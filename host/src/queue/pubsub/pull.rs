@@ -194,6 +194,7 @@ impl Found {
             body: envelope.body.clone(),
             receipt,
             attempts: envelope.attempts,
+            deaths: 0,
             failures: envelope.failures.clone(),
         });
         self.messages.extend(messages);

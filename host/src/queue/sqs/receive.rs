@@ -187,6 +187,7 @@ impl Inner {
             id: held.id.clone(),
             body,
             attempts: held.attempts,
+            deaths: 0,
             failures: held.failures.clone(),
             receipt: self.leases.add(held, until),
         }
