@@ -519,6 +519,18 @@ impl Cache {
         Ok(blob)
     }
 
+    /// Tries whether a file of `bytes` could be stored now.
+    ///
+    /// # Errors
+    /// What storing one would fail with.
+    pub async fn try_store(&self, bytes: u64) -> Result<(), CacheError> {
+        let tmp = Tmp::new(&self.0);
+        let failed = |doing| move |error| self.local(doing, error);
+        let mut file = tmp.create().map_err(failed("creating a file in tmp"))?;
+        let write = move || io::Write::write_all(&mut file, &vec![0; bytes.min(1 << 26) as usize]);
+        bucket::blocking(write).await.map_err(failed("writing a file in tmp"))
+    }
+
     /// Puts a blob's bytes into a directory as a read-only file, with the directories on its
     /// way. Nothing may be there under that name.
     ///

@@ -63,12 +63,13 @@ pub enum CatalogError {
         problem: String,
     },
     /// It could not be fetched or kept.
-    #[error("the component {place} could not be read: {problem}")]
+    #[error("the component {place} could not be read: {source}")]
     Unavailable {
         /// Where it is.
         place: String,
         /// What failed.
-        problem: String,
+        #[source]
+        source: CacheError,
     },
 }
 
@@ -129,6 +130,21 @@ impl Catalog {
             .await
             .map_err(|e: Arc<CatalogError>| (*e).clone())?;
         Ok(Ready { digest: blob.digest, guest })
+    }
+
+    /// Where components are.
+    pub fn bucket(&self) -> &Arc<dyn Bucket> {
+        &self.bucket
+    }
+
+    /// True when components are in that bucket.
+    pub fn is_in(&self, bucket: &Arc<dyn Bucket>) -> bool {
+        Arc::ptr_eq(&self.bucket, bucket)
+    }
+
+    /// The key of the component of that name.
+    pub fn key(&self, name: &TaskName) -> BucketKey {
+        self.prefix.join(&name.file())
     }
 
     async fn look_up(&self, name: &TaskName) -> Result<Blob, CatalogError> {
@@ -197,7 +213,7 @@ impl Catalog {
     }
 
     fn unavailable(&self, key: &BucketKey, error: &CacheError) -> CatalogError {
-        CatalogError::Unavailable { place: self.place(key), problem: error.to_string() }
+        CatalogError::Unavailable { place: self.place(key), source: error.clone() }
     }
 }
 

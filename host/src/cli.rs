@@ -9,6 +9,7 @@ mod config;
 mod doctor;
 mod examine;
 mod exit;
+mod machine;
 mod meter;
 mod new;
 #[cfg(test)]
@@ -32,6 +33,7 @@ mod workbench;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 use exit::Exit;
 
@@ -100,7 +102,15 @@ pub(crate) fn main() -> ExitCode {
 
 /// The runtime of a command that has to wait for queues and buckets.
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // With a handler, a write beyond `ulimit -f` is an error of that write, and not the end of
+    // the process. The handler stays when the stream is dropped.
+    {
+        let _context = runtime.enter();
+        let too_large = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+        drop(signal(too_large)?);
+    }
+    Ok(runtime)
 }
 
 /// The runtime of a command that does little but wait for answers: with one thread, since

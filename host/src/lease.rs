@@ -1,16 +1,19 @@
 //! A lease that is kept alive for as long as its task is held.
 //!
-//! [`Leases`] leases messages and extends what is held, from the moment of leasing on, in one
+//! [`Leases`] leases messages and renews what is held, from the moment of leasing on, in one
 //! task of its own: a slow download or upload can't let a lease run out. When a lease is lost
-//! all the same, its token is cancelled and nothing more is done under it.
+//! nevertheless, its token is cancelled and nothing more is done under it. Leases that the
+//! queue does not renew are an outage of the queue.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::outage::Outages;
 use crate::queue::{Message, Queue, QueueError, Receipt, Release};
 
 /// A lease is extended when this part of its time is left.
@@ -28,6 +31,7 @@ pub struct Leases {
 
 struct Shared {
     queue: Arc<dyn Queue>,
+    outages: Arc<Outages>,
     hold: Duration,
     held: Mutex<HashMap<u64, Arc<Held>>>,
     next: std::sync::atomic::AtomicU64,
@@ -41,6 +45,8 @@ struct Held {
     /// None once the lease is settled or lost. Locked while the queue works on the lease, so
     /// that an extension and a settlement never use the same receipt at once.
     receipt: tokio::sync::Mutex<Option<Receipt>>,
+    /// The receipt of a lease that was lost.
+    stale: Mutex<Option<Receipt>>,
     term: Mutex<Term>,
     lost: CancellationToken,
 }
@@ -50,8 +56,29 @@ struct Held {
 struct Term {
     /// When it ends.
     until: Instant,
+    /// The same by a clock that also runs while the machine is suspended.
+    until_awake: Duration,
     /// When the queue said so.
     said: Instant,
+}
+
+impl Term {
+    fn new(until: Instant, said: Instant) -> Self {
+        Self { until, until_awake: awake() + until.saturating_duration_since(Instant::now()), said }
+    }
+
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.until || awake() >= self.until_awake
+    }
+}
+
+/// The time since the machine started, suspended or not.
+fn awake() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(
+        u64::try_from(now.tv_sec).unwrap_or_default(),
+        u32::try_from(now.tv_nsec).unwrap_or_default(),
+    )
 }
 
 /// A message, ours until it is settled or lost. Dropping it unsettled lets it run out.
@@ -66,27 +93,41 @@ pub struct Lease {
 /// What to do with the message of a lease.
 #[derive(Debug)]
 pub enum Settlement<'a> {
-    /// Delete it.
+    /// Delete it: its task is done.
     Ack,
+    /// Delete it: its task was given up.
+    GiveUp,
     /// Let it be leased again after this long.
     Release(Duration, Release<'a>),
 }
 
 impl Leases {
-    /// Leases of `hold` each from `queue`, or as long as it can make them. Has to be called
-    /// within a runtime.
-    pub fn new(queue: Arc<dyn Queue>, hold: Duration) -> Self {
+    /// Leases of `hold` each from `queue`, or as long as it can make them. They are renewed on
+    /// `runtime`, which should be one that file calls of tasks can't block.
+    pub fn new(
+        queue: Arc<dyn Queue>,
+        hold: Duration,
+        outages: Arc<Outages>,
+        runtime: &tokio::runtime::Handle,
+    ) -> Self {
         let hold = hold.min(queue.longest_hold());
         let shared = Arc::new(Shared {
             queue,
+            outages,
             hold,
             held: Mutex::default(),
             next: std::sync::atomic::AtomicU64::new(0),
             returns: Mutex::default(),
         });
         let stop = CancellationToken::new();
-        tokio::spawn(heartbeat(shared.clone(), stop.clone()));
+        runtime.spawn(heartbeat(shared.clone(), stop.clone()));
         Self { shared, _heartbeat: stop.drop_guard() }
+    }
+
+    /// Leases on the runtime of a test, with outages that nobody looks at.
+    #[cfg(test)]
+    pub(crate) fn alone(queue: Arc<dyn Queue>, hold: Duration) -> Self {
+        Self::new(queue, hold, Arc::default(), &tokio::runtime::Handle::current())
     }
 
     /// Leases up to `max` messages, waiting up to `wait` for the first.
@@ -107,13 +148,42 @@ impl Leases {
     }
 }
 
+/// What an outage of renewing a queue's leases is called.
+pub fn renewing(queue: &dyn Queue) -> impl fmt::Display {
+    fmt::from_fn(move |f| write!(f, "renewing leases of {queue}"))
+}
+
+/// A lease that could not be settled.
+pub struct Unsettled {
+    /// Why.
+    pub error: QueueError,
+    /// The lease, if it is still ours.
+    pub lease: Option<Lease>,
+}
+
 impl Shared {
+    async fn settle(
+        &self,
+        receipt: &Receipt,
+        settlement: &Settlement<'_>,
+    ) -> Result<(), QueueError> {
+        match settlement {
+            Settlement::Ack => self.queue.ack(receipt).await,
+            Settlement::GiveUp => self.queue.give_up(receipt).await,
+            Settlement::Release(after, why) => {
+                self.returns_at(Instant::now() + *after);
+                self.queue.release(receipt, *after, *why).await
+            }
+        }
+    }
+
     fn hold(self: &Arc<Self>, message: Message, leased: Instant) -> Lease {
         let until = self.until(&message.receipt, leased);
         let held = Arc::new(Held {
             id: message.id.clone(),
             receipt: tokio::sync::Mutex::new(Some(message.receipt.clone())),
-            term: Mutex::new(Term { until, said: leased }),
+            stale: Mutex::default(),
+            term: Mutex::new(Term::new(until, leased)),
             lost: CancellationToken::new(),
         });
         let number = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -157,40 +227,53 @@ async fn heartbeat(shared: Arc<Shared>, stop: CancellationToken) {
                 .cloned()
                 .collect()
         };
-        let renewals = due.iter().map(|held| renew(&shared, held));
-        futures_util::future::join_all(renewals).await;
+        // Each by itself: one that is slow must not hold up the others.
+        for held in due {
+            let shared = shared.clone();
+            tokio::spawn(async move {
+                // Locked: it is being renewed or settled at this moment.
+                if let Ok(receipt) = held.receipt.try_lock() {
+                    renew(&shared, &held, receipt).await;
+                }
+            });
+        }
     }
 }
 
-async fn renew(shared: &Shared, held: &Held) {
-    let mut receipt = held.receipt.lock().await;
+async fn renew(
+    shared: &Shared,
+    held: &Held,
+    mut receipt: tokio::sync::MutexGuard<'_, Option<Receipt>>,
+) {
     let Some(current) = receipt.as_ref() else { return };
     let asked = Instant::now();
-    // An answer that comes after the lease ran out is of no use.
+    // An answer that comes after the lease ran out is of no use. A process that was stopped
+    // beyond the end of a lease may still find that nobody else has taken the message.
+    let was_over = held.term().is_over();
     let rest = held.until().saturating_duration_since(asked);
     let answer = tokio::time::timeout(rest, shared.queue.extend(current, shared.hold)).await;
     match answer {
         Ok(Ok(renewed)) => {
             let until = shared.until(&renewed, asked);
             *receipt = Some(renewed);
-            *held.term.lock().unwrap_or_else(PoisonError::into_inner) = Term { until, said: asked };
+            *held.term.lock().unwrap_or_else(PoisonError::into_inner) = Term::new(until, asked);
+            shared.outages.ends(&renewing(&*shared.queue));
         }
         Ok(Err(error @ (QueueError::LeaseLost { .. } | QueueError::Invalid { .. }))) => {
-            tracing::warn!(message = held.id, "{error}; its task is cancelled");
-            *receipt = None;
-            held.lost.cancel();
+            tracing::warn!(message_id = held.id, "{error}; its task is cancelled");
+            held.lose(&mut receipt);
         }
-        Ok(Err(error)) if Instant::now() < held.until() => {
-            tracing::warn!(message = held.id, "the lease could not be extended yet: {error}");
+        Ok(Err(error)) => {
+            shared.outages.begins(&renewing(&*shared.queue), &error);
+            if held.term().is_over() {
+                held.ran_out(&shared.queue, &mut receipt);
+            }
         }
-        Ok(Err(_)) | Err(_) => {
-            tracing::warn!(
-                message = held.id,
-                "{}: the lease ran out before it could be extended; its task is cancelled",
-                shared.queue
-            );
-            *receipt = None;
-            held.lost.cancel();
+        Err(_) if was_over => held.ran_out(&shared.queue, &mut receipt),
+        Err(_) => {
+            let late = format!("{}: renewing a lease took longer than the lease", shared.queue);
+            shared.outages.begins(&renewing(&*shared.queue), &late);
+            held.ran_out(&shared.queue, &mut receipt);
         }
     }
 }
@@ -202,6 +285,19 @@ impl Held {
 
     fn until(&self) -> Instant {
         self.term().until
+    }
+
+    fn ran_out(&self, queue: &Arc<dyn Queue>, receipt: &mut Option<Receipt>) {
+        tracing::warn!(
+            message_id = self.id,
+            "{queue}: the lease ran out before it could be renewed; its task is cancelled"
+        );
+        self.lose(receipt);
+    }
+
+    fn lose(&self, receipt: &mut Option<Receipt>) {
+        *self.stale.lock().unwrap_or_else(PoisonError::into_inner) = receipt.take();
+        self.lost.cancel();
     }
 }
 
@@ -226,10 +322,39 @@ impl Lease {
     /// # Errors
     /// When it is not.
     pub async fn confirm(&self) -> Result<(), QueueError> {
-        if self.held.term().said.elapsed() > RECENT {
-            renew(&self.shared, &self.held).await;
+        let term = self.held.term();
+        if term.said.elapsed() > RECENT || term.is_over() {
+            self.renew().await;
         }
-        if self.held.lost.is_cancelled() { Err(self.is_lost()) } else { Ok(()) }
+        if self.is_ours() { Ok(()) } else { Err(self.is_lost()) }
+    }
+
+    /// Renews the lease now, though it has most of its time: a try whether that works.
+    pub async fn renew(&self) {
+        // A renewal that is under way may never come back from a file system that hangs.
+        if let Ok(receipt) = tokio::time::timeout(self.patience(), self.held.receipt.lock()).await {
+            renew(&self.shared, &self.held, receipt).await;
+        }
+    }
+
+    /// How long to wait for another call under this lease: until its end, and a moment.
+    fn patience(&self) -> Duration {
+        self.held.until().saturating_duration_since(Instant::now()) + RECENT
+    }
+
+    /// False once the lease is lost, or its time is over by this machine's clock. Asks nobody.
+    pub fn is_ours(&self) -> bool {
+        !self.held.lost.is_cancelled() && !self.held.term().is_over()
+    }
+
+    /// Records for a lost lease that the execution under it has ended here.
+    pub async fn disown(&self) {
+        let stale = self.held.stale.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let (true, Some(receipt)) = (self.started, stale)
+            && let Err(error) = self.shared.queue.disown(&receipt).await
+        {
+            tracing::debug!("{error}");
+        }
     }
 
     /// True once [`start`](Self::start) has been called.
@@ -249,22 +374,29 @@ impl Lease {
         Ok(())
     }
 
+    async fn try_settle(&self, settlement: &Settlement<'_>) -> Result<(), QueueError> {
+        let locked = tokio::time::timeout(self.patience(), self.held.receipt.lock()).await;
+        let Ok(mut receipt) = locked else { return Err(self.is_lost()) };
+        let Some(current) = receipt.as_ref() else { return Err(self.is_lost()) };
+        let settled = self.shared.settle(current, settlement).await;
+        if !matches!(settled, Err(QueueError::Unavailable { .. })) {
+            // The heartbeat is done with this lease.
+            *receipt = None;
+        }
+        settled
+    }
+
     /// Ends the lease.
     ///
     /// # Errors
-    /// When the lease is lost: the message is somebody else's and nothing was done. Or when
-    /// the queue can't be asked: the message will be leased again when its lease runs out.
-    pub async fn settle(self, settlement: Settlement<'_>) -> Result<(), QueueError> {
-        let mut receipt = self.held.receipt.lock().await;
-        // Whatever becomes of it, the heartbeat is done with this lease.
-        let receipt = receipt.take().ok_or_else(|| self.is_lost())?;
-        match settlement {
-            Settlement::Ack => self.shared.queue.ack(&receipt).await,
-            Settlement::Release(after, why) => {
-                self.shared.returns_at(Instant::now() + after);
-                self.shared.queue.release(&receipt, after, why).await
-            }
-        }
+    /// When the lease is lost: the message is somebody else's and nothing was done. When the
+    /// queue can't be asked, the lease comes back with the error: it is still renewed, and can
+    /// be settled later.
+    pub async fn settle(self, settlement: &Settlement<'_>) -> Result<(), Unsettled> {
+        self.try_settle(settlement).await.map_err(|error| {
+            let is_ours = matches!(error, QueueError::Unavailable { .. }) && self.is_ours();
+            Unsettled { error, lease: is_ours.then_some(self) }
+        })
     }
 
     fn is_lost(&self) -> QueueError {
@@ -291,9 +423,13 @@ mod tests {
     async fn leased() -> (Arc<MemoryQueue>, Leases, Lease) {
         let queue = Arc::new(MemoryQueue::new());
         queue.send(&[Bytes::from_static(b"{}")]).await.remove(0).unwrap();
-        let leases = Leases::new(queue.clone(), HOLD);
+        let leases = Leases::alone(queue.clone(), HOLD);
         let lease = leases.lease(1, Duration::ZERO).await.unwrap().remove(0);
         (queue, leases, lease)
+    }
+
+    async fn settle(lease: Lease, settlement: Settlement<'_>) -> Result<(), QueueError> {
+        lease.settle(&settlement).await.map_err(|unsettled| unsettled.error)
     }
 
     async fn can_be_leased(queue: &MemoryQueue) -> bool {
@@ -306,7 +442,7 @@ mod tests {
         // Longer than the lease it began with.
         assert!(queue.lease(1, HOLD, HOLD * 2).await.unwrap().is_empty());
         assert!(!lease.lost().is_cancelled());
-        lease.settle(Settlement::Ack).await.unwrap();
+        settle(lease, Settlement::Ack).await.unwrap();
         assert_eq!(queue.counts().await.unwrap().enqueued, Some(0));
     }
 
@@ -315,7 +451,7 @@ mod tests {
         let (queue, leases, lease) = leased().await;
         drop(leases);
         assert!(queue.lease(1, HOLD, HOLD * 2).await.unwrap().is_empty());
-        lease.settle(Settlement::Ack).await.unwrap();
+        settle(lease, Settlement::Ack).await.unwrap();
     }
 
     #[tokio::test]
@@ -342,7 +478,7 @@ mod tests {
         let (_queue, leases, lease) = leased().await;
         assert_eq!(leases.last_return(), None);
         let now = Instant::now();
-        lease.settle(Settlement::Release(HOLD, Release::Failed("x"))).await.unwrap();
+        settle(lease, Settlement::Release(HOLD, Release::Failed("x"))).await.unwrap();
         assert!(leases.last_return().unwrap() >= now + HOLD);
     }
 
@@ -354,7 +490,7 @@ mod tests {
         queue.release(&receipt, Duration::ZERO, Release::Uncounted).await.unwrap();
         assert!(can_be_leased(&queue).await);
         lease.lost().cancelled().await;
-        let settled = lease.settle(Settlement::Ack).await;
+        let settled = settle(lease, Settlement::Ack).await;
         assert!(matches!(settled, Err(QueueError::LeaseLost { .. })), "{settled:?}");
         assert_eq!(queue.counts().await.unwrap().enqueued, Some(1));
     }

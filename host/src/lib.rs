@@ -28,6 +28,7 @@ pub mod queue;
 pub mod report;
 pub mod sandbox;
 mod scratch;
+pub mod shortage;
 pub mod stats;
 pub mod task;
 pub mod verdict;

@@ -1,72 +1,188 @@
-//! What a host needs and can't reach at the moment: said once, waited out, and told to whoever
+//! What a host needs and can't use at the moment: logged once, waited out, and told to whoever
 //! asks whether the host is ready.
+//!
+//! An outage has a name: a service (`s3://data`) or an operation of one (`writing to s3://data`,
+//! `storing inputs in the cache /var/cache`). It begins with a failure and ends when the same
+//! operation works. Where the operation can be tried by itself, the outage carries a probe;
+//! otherwise the next task that needs the operation tries it.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-/// The longest wait between two tries to reach a service that does not answer.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+use futures_util::future::BoxFuture;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
-/// The services that a host can't reach now, by what they are called.
-#[derive(Debug, Default)]
+/// The longest wait between two tries of an operation that fails. An outage is over for a host
+/// at most this long after its cause has ended.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// Tries the operation that failed.
+pub type Probe = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+
+/// What does not work now, by name.
+#[derive(Debug)]
 pub struct Outages {
     out: Mutex<BTreeMap<String, Outage>>,
+    /// How many there are.
+    count: watch::Sender<usize>,
+    ended: Notify,
 }
 
-#[derive(Debug)]
+impl Default for Outages {
+    fn default() -> Self {
+        let count = watch::Sender::new(0);
+        Self { out: Mutex::default(), count, ended: Notify::default() }
+    }
+}
+
 struct Outage {
     since: Instant,
-    failures: u32,
+    /// Tries so far. Failures that come between two tries don't count.
+    tries: u32,
+    next_try: Instant,
     problem: String,
+    probe: Option<Probe>,
+}
+
+impl fmt::Debug for Outage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outage")
+            .field("tries", &self.tries)
+            .field("problem", &self.problem)
+            .finish()
+    }
 }
 
 impl Outage {
-    /// Longer with each failure, and different for each host.
-    fn wait(&self) -> Duration {
-        let full = Duration::from_secs(1 << self.failures.min(6)).min(LONGEST_WAIT);
-        full.mul_f64(0.5 + fastrand::f64() / 2.0)
+    /// The wait doubles with each try, and differs between hosts.
+    fn step(&mut self, now: Instant) {
+        let full = Duration::from_millis(500 << self.tries.min(6)).min(LONGEST_WAIT);
+        self.next_try = now + full.mul_f64(0.5 + fastrand::f64() / 2.0);
+        self.tries += 1;
     }
 }
 
 impl Outages {
-    /// A try to reach `service` has failed. Says so if it is the first. Returns how long to
-    /// wait before the next.
+    /// An operation has failed that the next who needs it tries again. Logs the first failure.
+    /// Returns how long to wait before the next try: many that fail at once are one try.
     pub fn begins(&self, service: &dyn fmt::Display, problem: &dyn fmt::Display) -> Duration {
+        self.begin(service, problem, None)
+    }
+
+    /// The same for an operation that can be tried by itself.
+    pub fn begins_until(
+        &self,
+        service: &dyn fmt::Display,
+        problem: &dyn fmt::Display,
+        probe: Probe,
+    ) -> Duration {
+        self.begin(service, problem, Some(probe))
+    }
+
+    fn begin(
+        &self,
+        service: &dyn fmt::Display,
+        problem: &dyn fmt::Display,
+        probe: Option<Probe>,
+    ) -> Duration {
+        self.begin_at(Instant::now(), service, problem, probe)
+    }
+
+    fn begin_at(
+        &self,
+        now: Instant,
+        service: &dyn fmt::Display,
+        problem: &dyn fmt::Display,
+        probe: Option<Probe>,
+    ) -> Duration {
         let mut out = self.out();
         let outage = out.entry(service.to_string()).or_insert_with(|| {
             tracing::error!("{problem}; trying again until it works");
-            Outage { since: Instant::now(), failures: 0, problem: String::new() }
+            Outage { since: now, tries: 0, next_try: now, problem: String::new(), probe: None }
         });
         outage.problem = problem.to_string();
-        tracing::debug!(failures = outage.failures, "{problem}");
-        let wait = outage.wait();
-        outage.failures += 1;
+        outage.probe = probe.or(outage.probe.take());
+        tracing::debug!(tries = outage.tries, "{problem}");
+        if now >= outage.next_try {
+            outage.step(now);
+        }
+        let wait = outage.next_try.saturating_duration_since(now);
+        let count = out.len();
+        drop(out);
+        self.count.send_replace(count);
         wait
     }
 
-    /// How long to wait before `service` is tried again by the next who needs it.
-    pub fn pause(&self, service: &dyn fmt::Display) -> Duration {
-        self.out().get(&service.to_string()).map_or(Duration::ZERO, Outage::wait)
-    }
-
-    /// `service` has answered. Says so if it had not.
+    /// `service` works. Says so if it did not.
     pub fn ends(&self, service: &dyn fmt::Display) {
         let mut out = self.out();
         if out.is_empty() {
             return;
         }
         if let Some(outage) = out.remove(&service.to_string()) {
+            let count = out.len();
+            drop(out);
+            self.count.send_replace(count);
             let time = Duration::from_secs(outage.since.elapsed().as_secs());
             tracing::info!("{service} works again, after {}", humantime::format_duration(time));
+            self.ended.notify_waiters();
         }
     }
 
-    /// True while `service` can't be reached.
+    /// True while `service` does not work.
     pub fn is_out(&self, service: &dyn fmt::Display) -> bool {
         let out = self.out();
         !out.is_empty() && out.contains_key(&service.to_string())
+    }
+
+    /// True while anything does not work.
+    pub fn any(&self) -> bool {
+        *self.count.borrow() > 0
+    }
+
+    /// Waits until something does not work.
+    pub async fn begun(&self) {
+        // The sender lives as long as this.
+        let _ = self.count.subscribe().wait_for(|count| *count > 0).await;
+    }
+
+    /// How long to wait until what can't be probed may be tried again.
+    pub fn pause_of_unprobed(&self) -> Duration {
+        let out = self.out();
+        let unprobed = out.values().filter(|outage| outage.probe.is_none());
+        let next_try = unprobed.map(|outage| outage.next_try).max();
+        next_try.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()))
+    }
+
+    /// Waits for `time`, or until some outage ends.
+    pub async fn pause_for(&self, time: Duration) {
+        let ended = self.ended.notified();
+        tokio::select! {
+            () = tokio::time::sleep(time) => {}
+            () = ended => {}
+        }
+    }
+
+    /// Probes what can be probed, each at its time, until all of that works.
+    pub async fn probe(&self) {
+        while let Some((service, at, probe)) = self.next_probe() {
+            tokio::time::sleep_until(at).await;
+            match probe().await {
+                Ok(()) => self.ends(&service),
+                Err(problem) => drop(self.begins(&service, &problem)),
+            }
+        }
+    }
+
+    fn next_probe(&self) -> Option<(String, Instant, Probe)> {
+        let out = self.out();
+        let probed = out.iter().filter_map(|(service, outage)| {
+            Some((service.clone(), outage.next_try, outage.probe.clone()?))
+        });
+        probed.min_by_key(|(_, at, _)| *at)
     }
 
     /// What is wrong now; nothing if the host can work.
@@ -81,18 +197,26 @@ impl Outages {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+
     use super::*;
 
     #[test]
-    fn waits_grow_until_the_service_answers() {
+    fn waits_grow_with_each_try_and_not_with_each_failure() {
         let outages = Outages::default();
         assert!(!outages.is_out(&"s3://b"));
         let mut longest = Duration::ZERO;
+        let mut now = Instant::now();
         for n in 0..12 {
-            let wait = outages.begins(&"s3://b", &format!("failure {n}"));
-            let full = Duration::from_secs(1 << n.min(6)).min(LONGEST_WAIT);
+            let fails = || outages.begin_at(now, &"s3://b", &format!("failure {n}"), None);
+            let wait = fails();
+            let full = Duration::from_millis(500 << n.min(6)).min(LONGEST_WAIT);
             assert!(wait >= full / 2 && wait <= full, "{n}: {wait:?}");
+            for _ in 0..10 {
+                assert_eq!(fails(), wait);
+            }
             longest = longest.max(wait);
+            now += wait;
         }
         assert!(longest >= LONGEST_WAIT / 2);
         assert_eq!(outages.problems(), ["failure 11"]);
@@ -102,5 +226,23 @@ mod tests {
         outages.ends(&"sqs://q");
         assert!(outages.problems().is_empty());
         assert!(outages.begins(&"s3://b", &"again") <= Duration::from_secs(1));
+    }
+
+    #[tokio::test]
+    async fn what_failed_is_probed_until_it_works() {
+        let outages = Outages::default();
+        let tries = Arc::new(AtomicU32::new(0));
+        let count = tries.clone();
+        let probe: Probe = Arc::new(move || {
+            let works = count.fetch_add(1, SeqCst) == 1;
+            Box::pin(async move { if works { Ok(()) } else { Err("still full".to_owned()) } })
+        });
+        outages.begins_until(&"the disk", &"full", probe);
+        // Nobody can probe this one: waiting for it is the business of whoever needs it.
+        outages.begins(&"the queue", &"away");
+        outages.probe().await;
+        assert_eq!(tries.load(SeqCst), 2);
+        assert!(!outages.is_out(&"the disk"));
+        assert_eq!(outages.problems(), ["away"]);
     }
 }

@@ -13,9 +13,10 @@ mod limits;
 mod log;
 mod thread;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::{Component, Linker, ResourceTable};
 use wasmtime::{Config, Enabled, Engine, PoolingAllocationConfig, Store, Trap, UpdateDeadline};
@@ -46,7 +47,8 @@ use bindings::task_host::guest::types;
 pub struct Sandbox {
     engine: Engine,
     linker: Linker<State>,
-    threads: Threads,
+    threads: RwLock<Arc<Threads>>,
+    slots: usize,
     limits: Limits,
 }
 
@@ -83,16 +85,20 @@ pub struct Execution {
     pub elapsed: Duration,
     /// The part of `elapsed` that making the context and the instance took.
     pub instantiate: Duration,
+    /// A file call failed with an I/O error that may be the host's fault: worth a look at the
+    /// work directory.
+    pub io_failed: bool,
 }
 
 impl Execution {
     /// One that the host could not begin, or not follow to its end.
-    pub fn not_begun(problem: String) -> Self {
+    pub fn not_begun(error: RunError) -> Self {
         Self {
-            result: Err(RunError::Host(problem)),
+            result: Err(error),
             log: Log::default(),
             elapsed: Duration::ZERO,
             instantiate: Duration::ZERO,
+            io_failed: false,
         }
     }
 }
@@ -166,6 +172,20 @@ pub enum RunError {
     /// The host could not run it; not the guest's fault.
     #[error("the host could not run the task: {0}")]
     Host(String),
+    /// A file call of the guest met a failure of the host's own disk, or of the host.
+    #[error("a file call of the guest failed: {errno} ({})", crate::shortage::cure(*errno))]
+    Shortage {
+        /// The system's number.
+        errno: Errno,
+        /// What the guest had written until then, in bytes.
+        written: u64,
+    },
+    /// The host's own code broke off while it ran the task.
+    #[error(
+        "the host's own code panicked while it ran the task (its log says where); \
+         please report this"
+    )]
+    Broke,
 }
 
 impl RunError {
@@ -177,7 +197,7 @@ impl RunError {
             | Self::Limit { phase, .. }
             | Self::Trap { phase, .. } => Some(*phase),
             Self::Unsuccessful => Some(Phase::Finalize),
-            Self::Cancelled | Self::Host(_) => None,
+            Self::Cancelled | Self::Host(_) | Self::Shortage { .. } | Self::Broke => None,
         }
     }
 }
@@ -226,7 +246,7 @@ impl Sandbox {
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         filesystem::shadow(&mut linker)?;
         let threads = Threads::start(slots, &engine, inputs_root, outputs_root)?;
-        Ok(Self { engine, linker, threads, limits })
+        Ok(Self { engine, linker, threads: RwLock::new(Arc::new(threads)), slots, limits })
     }
 
     /// The engine, which decides what compiled code fits.
@@ -237,7 +257,26 @@ impl Sandbox {
     /// True when the kernel itself keeps guests from writing below the inputs directory and
     /// from reaching anything but the two directories.
     pub fn is_enforced_by_kernel(&self) -> bool {
-        self.threads.enforced()
+        self.threads().enforced()
+    }
+
+    /// Keeps guests to other directories from now on: starts new threads, and ends the present
+    /// ones when they are idle.
+    ///
+    /// # Errors
+    /// As [`Sandbox::new`].
+    pub fn confine_to(
+        &self,
+        inputs_root: &std::path::Path,
+        outputs_root: &std::path::Path,
+    ) -> wasmtime::Result<()> {
+        let threads = Threads::start(self.slots, &self.engine, inputs_root, outputs_root)?;
+        *self.threads.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(threads);
+        Ok(())
+    }
+
+    fn threads(&self) -> Arc<Threads> {
+        self.threads.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Compiles the bytes of a component. Takes from a tenth of a second to a minute of one
@@ -263,8 +302,9 @@ impl Sandbox {
     /// Runs a job on the next free thread.
     pub async fn run(&self, job: Job) -> Execution {
         let limits = self.limits;
-        let run = self.threads.run(move |engine| Box::pin(execute(engine, limits, job))).await;
-        run.unwrap_or_else(|| Execution::not_begun("the thread that ran it broke off".to_owned()))
+        let threads = self.threads();
+        let run = threads.run(move |engine| Box::pin(execute(engine, limits, job))).await;
+        run.unwrap_or_else(|| Execution::not_begun(RunError::Broke))
     }
 }
 
@@ -351,6 +391,10 @@ async fn execute(engine: &Engine, limits: Limits, job: Job) -> Execution {
     let exceeded = quota.exceeded();
     let result = match (ended, exceeded) {
         (Err(Ended::Cancelled), _) => Err(RunError::Cancelled),
+        // Whatever the guest made of it: what it left may be half of what it meant to.
+        _ if let Some(errno) = quota.shortage() => {
+            Err(RunError::Shortage { errno, written: quota.written() })
+        }
         (Err(Ended::Late), _) => Err(limit(phase, Limit::Time(limits.time))),
         (Err(Ended::Error(_)), _) if job.cancelled.is_cancelled() => Err(RunError::Cancelled),
         (Err(Ended::Error(error)), _) if error.downcast_ref() == Some(&Trap::Interrupt) => {
@@ -380,6 +424,7 @@ async fn execute(engine: &Engine, limits: Limits, job: Job) -> Execution {
         log: log.finish(),
         elapsed: start.elapsed(),
         instantiate: instantiated.map_or(Duration::ZERO, |at: Instant| at - start),
+        io_failed: quota.io_failed(),
     }
 }
 

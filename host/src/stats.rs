@@ -56,7 +56,6 @@ impl Step {
 /// The time that one task spent in each step.
 #[derive(Debug)]
 pub struct Steps {
-    start: Instant,
     last: Instant,
     spent: [Duration; Step::ALL.len()],
 }
@@ -65,7 +64,7 @@ impl Steps {
     /// Starts the clock.
     pub fn start() -> Self {
         let now = Instant::now();
-        Self { start: now, last: now, spent: [Duration::ZERO; Step::ALL.len()] }
+        Self { last: now, spent: [Duration::ZERO; Step::ALL.len()] }
     }
 
     /// The time since the last call, or the start, was spent on `step`.
@@ -82,9 +81,9 @@ impl Steps {
         self.spent[step as usize] += part;
     }
 
-    /// The time since the start.
-    pub fn elapsed(&self) -> Duration {
-        self.start.elapsed()
+    /// The time spent on the task itself, without its wait for a free slot.
+    pub fn worked(&self) -> Duration {
+        self.spent.iter().sum::<Duration>() - self.spent(Step::Wait) + self.last.elapsed()
     }
 
     /// The time spent on `step`.

@@ -1,27 +1,30 @@
-//! The life of one task, from top to bottom.
+//! The life of one task, from top to bottom. How it is settled is in `task/settle.rs`.
+
+mod ended;
+mod settle;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
 use crate::catalog::{CatalogError, Ready};
 use crate::digest::Digest;
 use crate::key::BucketKey;
-use crate::lease::{Lease, Settlement};
+use crate::lease::Lease;
 use crate::message::{self, DecodeError, Task};
 use crate::prefetch::PrefetchError;
 use crate::publish::{self, PublishError, Published};
-use crate::queue::{Queue, QueueError, Release};
-use crate::report::{DoneReport, ErrorReport};
+use crate::queue::QueueError;
 use crate::sandbox::{Execution, Job, Log, Phase, RunError};
+use crate::shortage;
 use crate::stats::{Gauge, Step, Steps};
 use crate::verdict::{self, Verdict};
 use crate::worker::Worker;
 use crate::workspace::{Workspace, WorkspaceError};
+
+pub(crate) use ended::Ended;
 
 /// Why an attempt at a task did not end with its outputs in the bucket.
 #[derive(Debug, thiserror::Error)]
@@ -29,15 +32,14 @@ pub enum Failure {
     /// The message is no task.
     #[error("the message is not a task: {0}")]
     Decode(#[from] DecodeError),
-    /// It was started as often as it may be, and none of the executions came to an end that
-    /// was judged: their hosts were killed, perhaps by the task.
+    /// Too many of its executions did not end: their hosts were killed or lost.
     #[error(
-        "the task was started {started} times, and its hosts did not live to see its end; \
-         it may be what kills them"
+        "{deaths} executions of the task did not end: each time the host was killed or lost; \
+         the task may be the cause (memory?)"
     )]
-    UsedUp {
-        /// Executions that count.
-        started: u32,
+    Deaths {
+        /// Executions that were started and whose end was not recorded.
+        deaths: u32,
     },
     /// The inputs are not there.
     #[error(transparent)]
@@ -77,6 +79,8 @@ struct Attempt {
     task: Option<Arc<Task>>,
     component: Option<Digest>,
     log: Log,
+    /// A file call of the guest failed, perhaps because of the host's disk.
+    io_failed: bool,
 }
 
 /// Takes a leased message to its end. The permit is given back as soon as the task needs no
@@ -91,14 +95,20 @@ pub async fn run(worker: Arc<Worker>, mut lease: Lease, permit: OwnedSemaphorePe
         task_name = tracing::field::Empty,
     );
     async {
-        let mut attempt =
-            Attempt { steps: Steps::start(), task: None, component: None, log: Log::default() };
-        let mut end = attempt.make(&worker, &mut lease, permit).await;
-        if let Err(failure) = &end
-            && failure.is_of_a_bucket()
-            && worker.is_bucket_out().await
-        {
-            end = Err(Failure::Outage(failure.to_string()));
+        let mut attempt = Attempt {
+            steps: Steps::start(),
+            task: None,
+            component: None,
+            log: Log::default(),
+            io_failed: false,
+        };
+        let mut end = match worker.ended.recall(&lease.message().id) {
+            // Its message came again because it could not be deleted.
+            Some(ended) => return attempt.settle_again(&worker, lease, ended).await,
+            None => attempt.make(&worker, &mut lease, permit).await,
+        };
+        if let Err(failure) = end {
+            end = Err(worker.diagnose(failure, attempt.task.as_deref(), attempt.io_failed).await);
         }
         let verdict = match &end {
             Ok(_) => Verdict::Done,
@@ -122,28 +132,45 @@ impl Attempt {
         tracing::Span::current().record("id", task.id).record("task_name", task.name.as_str());
         self.task = Some(task.clone());
         self.steps.done(Step::Decode);
-        let started = lease.message().attempts;
-        if !verdict::may_start(started, &worker.policy) {
-            return Err(Failure::UsedUp { started });
+        let deaths = lease.message().deaths;
+        if !verdict::may_start(deaths, &worker.policy) {
+            return Err(Failure::Deaths { deaths });
+        }
+        let is_trial = worker.outages.any();
+        if worker.outages.is_out(&worker.renewing()) {
+            // The first thing to try: without that nothing can be finished.
+            lease.renew().await;
+            if worker.outages.is_out(&worker.renewing()) {
+                return Err(Failure::Outage("leases can't be renewed".to_owned()));
+            }
         }
 
-        // Nothing has begun that could not be begun elsewhere: a drain ends it at once.
+        // Nothing has begun that could not be begun elsewhere: a drain ends it at once, and so
+        // does an outage, unless this task is to try whether that is over.
         let lost = lease.lost().clone();
         let (workspace, component, slot) = tokio::select! {
-            ready = self.get_ready(worker, &task) => ready?,
+            ready = self.get_ready(worker, &task, verdict::is_suspect(deaths)) => ready?,
             () = lost.cancelled() => return Err(Failure::LeaseLost),
             () = worker.draining.cancelled() => return Err(Failure::Draining),
+            () = worker.outages.begun(), if !is_trial => {
+                return Err(Failure::Outage(
+                    "the host can't work at the moment; it releases what it has not begun"
+                        .to_owned(),
+                ));
+            }
         };
 
         lease.start().await.map_err(Failure::Start)?;
         let execution = self.execute(worker, lease, &task, &workspace, &component).await;
-        drop(slot);
+        self.io_failed = execution.io_failed;
         self.log = execution.log;
         let listed = match execution.result {
             Err(RunError::Cancelled) if lost.is_cancelled() => return Err(Failure::LeaseLost),
             result => result?,
         };
 
+        // A task that may kill its host keeps others out until its outputs are published.
+        let slot = Some(slot).filter(|_| verdict::is_suspect(deaths));
         let _publishing = worker.publishing.acquire().await;
         drop(permit);
         check_listed(&workspace, &listed)?;
@@ -159,6 +186,7 @@ impl Attempt {
             () = lost.cancelled() => return Err(Failure::LeaseLost),
             () = worker.killed.cancelled() => return Err(RunError::Cancelled.into()),
         };
+        drop(slot);
         worker.stats.bytes_out.fetch_add(published.bytes, Relaxed);
         workspace.recycle();
         self.steps.done(Step::Publish);
@@ -170,10 +198,14 @@ impl Attempt {
         &mut self,
         worker: &'w Worker,
         task: &Task,
+        alone: bool,
     ) -> Result<(Workspace, Ready, tokio::sync::SemaphorePermit<'w>), Failure> {
-        let workspace = worker.workspaces.acquire()?;
+        let workspace = worker.workspace()?;
         let (fetched, _ahead) =
             worker.inputs.bring(&task.base_directory, &task.inputs, &workspace).await?;
+        if let Some(input) = task.inputs.last() {
+            worker.was_read(task.base_directory.join(input));
+        }
         worker.stats.bytes_in.fetch_add(fetched.bytes, Relaxed);
         worker.stats.cache_hits.fetch_add(fetched.hits.into(), Relaxed);
         worker.stats.cache_misses.fetch_add(fetched.misses.into(), Relaxed);
@@ -184,7 +216,13 @@ impl Attempt {
         self.steps.done(Step::Resolve);
 
         // The semaphore is never closed.
-        let slot = worker.slots.acquire().await.map_err(|_| Failure::Draining)?;
+        let slots = if alone { worker.parallel() } else { 1 };
+        let slot = worker.slots.acquire_many(slots).await.map_err(|_| Failure::Draining)?;
+        if alone {
+            // Those that ran before may still be publishing.
+            let most = worker.most_publishing();
+            drop(worker.publishing.acquire_many(most).await.map_err(|_| Failure::Draining)?);
+        }
         self.steps.done(Step::Wait);
         Ok((workspace, component, slot))
     }
@@ -218,152 +256,15 @@ impl Attempt {
                     }
                 }
             }
-            Err(error) => Execution::not_begun(format!("its directories: {error}")),
+            Err(error) => Execution::not_begun(match shortage::errno(&error) {
+                Some(errno) => RunError::Shortage { errno, written: 0 },
+                None => RunError::Host(format!("opening its directories: {error}")),
+            }),
         };
         self.steps.done(Step::Run);
         self.steps.move_from(Step::Run, Step::Instantiate, execution.instantiate);
         execution
     }
-
-    /// Tells the queues what became of it. A message is deleted only after what is to be
-    /// known of it is somewhere else.
-    async fn settle(
-        mut self,
-        worker: &Worker,
-        mut lease: Lease,
-        end: &Result<Published, Failure>,
-        verdict: Verdict,
-    ) {
-        let stats = &worker.stats;
-        let reason = end.as_ref().err().map(ToString::to_string).unwrap_or_default();
-        for line in self.log.text.lines() {
-            tracing::debug!(target: "guest", "{line}");
-        }
-        let reported = match (&verdict, end) {
-            (Verdict::Done, Ok(published)) => self.report_done(worker, &lease, published).await,
-            (Verdict::Reject, Err(failure)) => self.report_error(worker, &lease, failure).await,
-            _ => Ok(()),
-        };
-        let verdict = match reported {
-            Ok(()) => verdict,
-            Err((_, error @ QueueError::Invalid { .. })) => {
-                tracing::error!("the task is kept in its queue: its report was refused: {error}");
-                verdict::unreported()
-            }
-            Err((queue, error)) => {
-                worker.outages.begins(&queue, &error);
-                tracing::info!("the task is kept in its queue: its report was not taken");
-                verdict::unreported()
-            }
-        };
-        let settled = match &verdict {
-            Verdict::Done | Verdict::Reject => lease.settle(Settlement::Ack).await,
-            Verdict::Retry { after, counts: true } => {
-                // What failed before the guest ran counts as well, or it would go on for ever.
-                let recorded = if lease.started() { Ok(()) } else { lease.start().await };
-                match recorded {
-                    Ok(()) => {
-                        lease.settle(Settlement::Release(*after, Release::Failed(&reason))).await
-                    }
-                    Err(error) => Err(error),
-                }
-            }
-            Verdict::Retry { after, counts: false } => {
-                lease.settle(Settlement::Release(*after, Release::Uncounted)).await
-            }
-            Verdict::Abandon => Ok(()),
-        };
-        self.steps.done(Step::Settle);
-        stats.add_steps(&self.steps);
-        if settled.is_ok() && verdict != Verdict::Abandon {
-            worker.outages.ends(&worker.settling());
-        }
-
-        match (&verdict, settled) {
-            (_, Err(QueueError::LeaseLost { .. })) | (Verdict::Abandon, _) => {
-                stats.lost.fetch_add(1, Relaxed);
-                tracing::warn!("the lease was lost; the task is left to whoever has it now");
-            }
-            (_, Err(error)) => {
-                stats.returned.fetch_add(1, Relaxed);
-                worker.outages.begins(&worker.settling(), &error);
-                tracing::info!("the message comes back when its lease runs out");
-            }
-            (Verdict::Done, Ok(())) => {
-                stats.done.fetch_add(1, Relaxed);
-                tracing::debug!(steps = %self.steps, "done");
-            }
-            (Verdict::Reject, Ok(())) => {
-                stats.failed.fetch_add(1, Relaxed);
-                tracing::error!(steps = %self.steps, "given up: {reason}");
-            }
-            (Verdict::Retry { after, counts: true }, Ok(())) => {
-                stats.retried.fetch_add(1, Relaxed);
-                let after = humantime::format_duration(Duration::from_millis(
-                    u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
-                ));
-                tracing::warn!(steps = %self.steps, "failed, again in {after}: {reason}");
-            }
-            (Verdict::Retry { counts: false, .. }, Ok(())) => {
-                stats.returned.fetch_add(1, Relaxed);
-                tracing::info!("given back: {reason}");
-            }
-        }
-    }
-
-    async fn report_done(
-        &self,
-        worker: &Worker,
-        lease: &Lease,
-        published: &Published,
-    ) -> Result<(), Untaken> {
-        let Some(queue) = &worker.done_queue else { return Ok(()) };
-        let report = DoneReport {
-            message: &lease.message().body,
-            outputs: &published.keys,
-            attempt: lease.attempt(),
-            component: self.component,
-            elapsed: self.steps.elapsed(),
-        };
-        send(queue, report.to_message()).await
-    }
-
-    async fn report_error(
-        &self,
-        worker: &Worker,
-        lease: &Lease,
-        failure: &Failure,
-    ) -> Result<(), Untaken> {
-        let report = ErrorReport {
-            message: &lease.message().body,
-            exception: failure.to_string(),
-            attempt: match failure {
-                Failure::UsedUp { started } => *started,
-                _ => lease.attempt(),
-            },
-            earlier: &lease.message().failures,
-            phase: failure.phase(),
-            component: self.component,
-            log: Some(&self.log.text),
-            elapsed: self.steps.elapsed(),
-        };
-        match send(&worker.error_queue, report.to_message()).await {
-            // Too large, most likely: what the task is and what went wrong is what counts.
-            Err((queue, QueueError::Invalid { .. })) => {
-                let short = ErrorReport { earlier: &[], log: None, ..report };
-                send(&queue, short.to_message()).await
-            }
-            sent => sent,
-        }
-    }
-}
-
-/// A queue that did not take a report, and why.
-type Untaken = (Arc<dyn Queue>, QueueError);
-
-async fn send(queue: &Arc<dyn Queue>, report: Bytes) -> Result<(), Untaken> {
-    let sent: Result<(), QueueError> = queue.send(&[report]).await.into_iter().collect();
-    sent.map_err(|error| (queue.clone(), error))
 }
 
 /// Checks that what a guest says it left is there.
@@ -379,16 +280,6 @@ pub fn check_listed(workspace: &Workspace, listed: &[String]) -> Result<(), Fail
 }
 
 impl Failure {
-    /// True for what a bucket that can't be reached leads to, though not for that alone.
-    fn is_of_a_bucket(&self) -> bool {
-        matches!(
-            self,
-            Self::Prefetch(PrefetchError::Unavailable { .. })
-                | Self::Catalog(CatalogError::Unavailable { .. })
-                | Self::Publish(PublishError::Unavailable { .. })
-        )
-    }
-
     /// The guest's call during which it happened.
     fn phase(&self) -> Option<Phase> {
         match self {

@@ -34,6 +34,9 @@ pub enum Verdict {
 pub struct Policy {
     /// Attempts after which a task goes to the error queue.
     pub max_attempts: u32,
+    /// Executions whose host was killed or lost, after which a task goes to the error queue.
+    /// More than attempts: most hosts die for reasons of their own.
+    pub max_deaths: u32,
     /// The wait before the second attempt. Doubles with each further one.
     pub first_retry: Duration,
     /// The longest wait between two attempts.
@@ -44,21 +47,31 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             max_attempts: 5,
+            max_deaths: 10,
             first_retry: Duration::from_secs(1),
             longest_retry: Duration::from_secs(300),
         }
     }
 }
 
-/// Whether a task that was started `started` times may be started again. Executions that took
-/// their host along were never judged, and count all the same.
-pub fn may_start(started: u32, policy: &Policy) -> bool {
-    started < policy.max_attempts
+/// How often a task was executed without an end that anybody recorded, after which it may be
+/// what kills its hosts: from then on it is executed alone, so that no other task dies with it.
+const SUSPECT_AFTER: u32 = 2;
+
+/// Whether a task may be executed again after so many deaths of its hosts.
+pub fn may_start(deaths: u32, policy: &Policy) -> bool {
+    deaths < policy.max_deaths
 }
 
-/// What is done with a message whose report was not taken: it stays in its queue.
-pub fn unreported() -> Verdict {
-    Verdict::Retry { after: Duration::from_secs(30), counts: false }
+/// Whether a task is executed while no other is.
+pub fn is_suspect(deaths: u32) -> bool {
+    deaths >= SUSPECT_AFTER
+}
+
+/// What is done with a message whose report or deletion the queue did not take while its lease
+/// lasted: it comes back.
+pub fn unsettled() -> Verdict {
+    Verdict::Retry { after: Duration::ZERO, counts: false }
 }
 
 /// What a failure says about a further try.
@@ -97,11 +110,12 @@ fn further(failure: &Failure) -> Further {
     match failure {
         Failure::Draining | Failure::Outage(_) => MayFree,
         Failure::LeaseLost => NotOurs,
-        Failure::Decode(_) | Failure::UsedUp { .. } => Never,
+        Failure::Decode(_) | Failure::Deaths { .. } => Never,
 
         // An input may still be on its way to the bucket.
         Failure::Prefetch(PrefetchError::NotFound { .. }) => May,
         Failure::Prefetch(PrefetchError::Invalid { .. }) => Never,
+        // Not an outage: that was looked into before.
         Failure::Prefetch(PrefetchError::Unavailable { .. }) => May,
 
         // So may a component.
@@ -116,7 +130,9 @@ fn further(failure: &Failure) -> Further {
         Failure::Start(_) => MayFree,
 
         Failure::Run(error) => match error {
-            RunError::Retry { .. } | RunError::Trap { .. } => May,
+            RunError::Retry { .. } | RunError::Trap { .. } | RunError::Broke => May,
+            // More than the disk can hold.
+            RunError::Shortage { .. } => May,
             RunError::Reject { .. } | RunError::Unsuccessful => Never,
             // Time depends on the machine and its load; memory and bytes do not.
             RunError::Limit { limit: crate::sandbox::Limit::Time(_), .. } => May,
@@ -198,7 +214,7 @@ mod tests {
             Failure::Decode(message::decode(b"{}").unwrap_err()),
             ran(RunError::Reject { phase, reason: "no image".into() }),
             ran(RunError::Unsuccessful),
-            Failure::UsedUp { started: 5 },
+            Failure::Deaths { deaths: 10 },
             ran(RunError::Limit { phase, limit: Limit::OutputFiles(1) }),
             Failure::Missing("a".into()),
             Failure::Publish(PublishError::Invalid {

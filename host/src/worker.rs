@@ -1,7 +1,7 @@
 //! The loop: a permit, a lease, a task; and how it drains.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -14,7 +14,7 @@ use crate::bucket::{self, Access, Bucket, BucketError};
 use crate::cache::{Cache, CacheError, CacheOptions, Sharing};
 use crate::catalog::Catalog;
 use crate::config::Config;
-use crate::key::Prefix;
+use crate::key::{BucketKey, Prefix};
 use crate::lease::{Lease, Leases};
 use crate::outage::Outages;
 use crate::prefetch::Prefetch;
@@ -22,11 +22,12 @@ use crate::publish;
 use crate::queue::{self, Queue, QueueError};
 use crate::sandbox::Sandbox;
 use crate::stats::Stats;
-use crate::task;
+use crate::task::{self, Ended};
 use crate::verdict::Policy;
-use crate::workspace::{WorkspaceError, Workspaces};
+use crate::workspace::{Workspace, WorkspaceError, Workspaces};
 use quiet::Quiet;
 
+mod health;
 mod quiet;
 mod services;
 
@@ -51,13 +52,13 @@ const BATCHES_AHEAD: usize = 4;
 /// Everything that tasks need, opened.
 pub struct Worker {
     pub(crate) stats: Arc<Stats>,
-    pub(crate) outages: Outages,
+    pub(crate) outages: Arc<Outages>,
     pub(crate) inputs: Prefetch,
     /// Where outputs go.
     pub(crate) bucket: Arc<dyn Bucket>,
     /// Where tasks can't publish: what is there is run.
     pub(crate) components: Option<Prefix>,
-    pub(crate) workspaces: Workspaces,
+    workspaces: RwLock<Workspaces>,
     pub(crate) catalog: Catalog,
     pub(crate) sandbox: Arc<Sandbox>,
     pub(crate) publish_limits: publish::Limits,
@@ -75,6 +76,12 @@ pub struct Worker {
     queue: Arc<dyn Queue>,
     /// Told when no task is under way any more.
     idle: Notify,
+    /// Tasks that have ended and whose messages could not be deleted.
+    pub(crate) ended: Ended,
+    /// Tasks that wait with their result for a queue or a bucket.
+    waiting: AtomicU64,
+    /// An object that was read from the bucket of inputs, to see whether others can be.
+    good: Mutex<Option<BucketKey>>,
     /// One permit for each task between its lease and the end of its guest.
     admitted: Arc<Semaphore>,
     /// Of those permits, the ones that are not for running tasks.
@@ -154,7 +161,7 @@ impl Worker {
         );
         Ok(Self {
             stats: Arc::default(),
-            outages: Outages::default(),
+            outages: Arc::default(),
             inputs: Prefetch {
                 bucket: inputs,
                 cache,
@@ -167,7 +174,7 @@ impl Worker {
                 Some(dir) => bucket::prefix_of(dir, &config.bucket)?,
                 None => Some(config.component_prefix.clone()),
             },
-            workspaces,
+            workspaces: RwLock::new(workspaces),
             catalog,
             sandbox,
             publish_limits: config.limits.into(),
@@ -175,11 +182,14 @@ impl Worker {
             error_queue,
             done_queue,
             slots: Semaphore::new(config.parallel),
-            publishing: Semaphore::new(config.parallel * 2 + 16),
+            publishing: Semaphore::new(publishing(config.parallel)),
             draining: CancellationToken::new(),
             killed: CancellationToken::new(),
             queue,
             idle: Notify::new(),
+            ended: Ended::default(),
+            waiting: AtomicU64::new(0),
+            good: Mutex::default(),
             admitted: Arc::new(Semaphore::new(config.parallel + config.least_prefetch())),
             prefetch: AtomicUsize::new(config.least_prefetch()),
             config,
@@ -189,6 +199,11 @@ impl Worker {
     /// What has been done so far.
     pub fn stats(&self) -> &Arc<Stats> {
         &self.stats
+    }
+
+    /// What does not work at the moment.
+    pub fn outages(&self) -> &Outages {
+        &self.outages
     }
 
     /// The queue that tasks come from.
@@ -206,15 +221,33 @@ impl Worker {
         self.sandbox.is_enforced_by_kernel()
     }
 
+    /// Tasks that may run at the same time.
+    pub(crate) fn parallel(&self) -> u32 {
+        u32::try_from(self.config.parallel).unwrap_or(u32::MAX)
+    }
+
+    /// Tasks that may publish at the same time.
+    pub(crate) fn most_publishing(&self) -> u32 {
+        u32::try_from(publishing(self.config.parallel)).unwrap_or(u32::MAX)
+    }
+
+    /// A workspace for a task.
+    pub(crate) fn workspace(&self) -> Result<Workspace, WorkspaceError> {
+        self.workspaces.read().unwrap_or_else(PoisonError::into_inner).acquire()
+    }
+
     /// Works until there is a reason to stop. Cancelling `drain` lets running tasks finish
-    /// within the grace period and gives the others back; cancelling `kill` gives all back.
+    /// within the grace period and releases the others; cancelling `kill` releases all.
+    /// Leases are renewed on `renewals`, a runtime that file calls of tasks can't block.
     pub async fn run(
         self: Arc<Self>,
         drain: CancellationToken,
         kill: CancellationToken,
+        renewals: &tokio::runtime::Handle,
     ) -> Stopped {
         let tasks = TaskTracker::new();
-        let leases = Leases::new(self.queue.clone(), self.config.lease);
+        let leases =
+            Leases::new(self.queue.clone(), self.config.lease, self.outages.clone(), renewals);
         let told = tokio::select! {
             () = self.take_tasks(&leases, &tasks) => false,
             never = self.keep_pace() => match never {},
@@ -378,9 +411,8 @@ impl Worker {
     /// Waits for as many permits as are worth a request, and takes as many more as are free.
     /// Meanwhile the running tasks and half of those made ready are still there to work on.
     async fn admit(&self, tasks: &TaskTracker) -> Vec<OwnedSemaphorePermit> {
-        // While nothing can be settled, one task at a time tries it.
-        let settles = !self.outages.is_out(&self.settling());
-        let at_once = if settles { MOST_AT_ONCE as u64 } else { 1 };
+        // While something does not work that can't be probed, one task at a time tries it.
+        let at_once = if self.outages.any() { 1 } else { MOST_AT_ONCE as u64 };
         let most = self.still_wanted(tasks).min(at_once).max(1);
         let worth = self.queue.batch().min(self.prefetch.load(Relaxed) / 2);
         let least = (worth as u64).min(most).max(1);
@@ -465,6 +497,11 @@ impl Worker {
             }
         }
     }
+}
+
+/// Tasks that may publish at the same time, while `parallel` others run.
+fn publishing(parallel: usize) -> usize {
+    parallel * 2 + 16
 }
 
 /// The bucket that outputs go to, and the one that inputs come from, each asked whether it

@@ -34,7 +34,7 @@ pub struct Workspaces {
 #[derive(Debug)]
 struct Pool {
     /// Removed with the last workspace.
-    _home: Scratch,
+    home: Scratch,
     inputs: PathBuf,
     outputs: PathBuf,
     clean: Mutex<Vec<Arc<Slot>>>,
@@ -108,7 +108,21 @@ impl Workspaces {
         }
         let [inputs, outputs] = roots;
         let clean = Mutex::default();
-        Ok(Self { pool: Arc::new(Pool { _home: home, inputs, outputs, clean }) })
+        Ok(Self { pool: Arc::new(Pool { home, inputs, outputs, clean }) })
+    }
+
+    /// False when the directory of this process was removed, or its path leads elsewhere.
+    pub fn is_there(&self) -> bool {
+        let home = &self.pool.home;
+        let ours = rustix::fs::fstat(home.dir());
+        let found = rustix::fs::stat(home.path());
+        matches!((ours, found), (Ok(ours), Ok(found))
+            if (ours.st_dev, ours.st_ino) == (found.st_dev, found.st_ino))
+    }
+
+    /// The directory of this process, open.
+    pub fn home_dir(&self) -> &OwnedFd {
+        self.pool.home.dir()
     }
 
     /// Holds the inputs directories of all workspaces, and nothing else.
@@ -400,7 +414,7 @@ mod tests {
     fn the_process_directory_goes_with_its_last_workspace() {
         let root = tempfile::tempdir().unwrap();
         let workspaces = Workspaces::new(root.path()).unwrap();
-        let home = workspaces.pool._home.path().to_owned();
+        let home = workspaces.pool.home.path().to_owned();
         let used = workspaces.acquire().unwrap();
         used.outputs.write("output", "").unwrap();
         drop(workspaces);

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use task_host::lease::{Lease, Leases, Settlement};
+use task_host::lease::{Lease, Leases, Settlement, Unsettled};
 use task_host::queue::{Queue, QueueError, Release};
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use super::exit::Advice;
@@ -118,7 +119,7 @@ impl Carrier {
             (false, false) => LOCAL_LANES,
         };
         let work = Arc::new(Work {
-            leases: Leases::new(self.source.clone(), HOLD),
+            leases: Leases::new(self.source.clone(), HOLD, Arc::default(), &Handle::current()),
             batch: source_batch.min(self.target.batch),
             refusals: Refusals::new(screen, None)?,
             state: Mutex::new(State {
@@ -220,9 +221,10 @@ impl Work {
             results.into_iter().zip(sending).map(async |(sent, (lease, name))| match sent {
                 Ok(()) => {
                     let id = lease.message().id.clone();
-                    let settled = lease.settle(Settlement::Ack).await;
+                    // Moved, and not done.
+                    let settled = lease.settle(&Settlement::GiveUp).await;
                     self.state().sent(name);
-                    if let Err(error) = settled {
+                    if let Err(Unsettled { error, .. }) = settled {
                         let problem = format!("is in both queues: {error}");
                         self.refuse(&id, &problem);
                     }
@@ -286,10 +288,11 @@ impl Work {
             if some.is_empty() {
                 break;
             }
-            let released = some
-                .into_iter()
-                .map(|l| l.settle(Settlement::Release(Duration::ZERO, Release::Uncounted)));
-            for error in join_all(released).await.into_iter().filter_map(Result::err) {
+            let release = Settlement::Release(Duration::ZERO, Release::Uncounted);
+            let released = some.into_iter().map(async |l: Lease| l.settle(&release).await);
+            for Unsettled { error, .. } in
+                join_all(released).await.into_iter().filter_map(Result::err)
+            {
                 tracing::warn!("{error}");
             }
         }

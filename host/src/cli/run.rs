@@ -8,17 +8,26 @@ use std::time::{Duration, Instant};
 
 use task_host::config::Config;
 use task_host::worker::{Stopped, Worker};
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::doctor::{self, rules::Finding};
 use super::exit::{Advice, Exit};
+use super::machine;
 use super::probes;
 use super::progress::Progress;
 use super::settings::{BUCKET, Everything, Flags};
 use super::show;
 use super::summary::Summary;
 use super::telemetry::Screen;
+
+/// How often is looked whether calls to file systems return.
+const WATCH: Duration = Duration::from_secs(1);
+/// How long they may take until that is a problem.
+const STALLED: Duration = Duration::from_secs(5);
+/// How long a host that stops may take, beyond the time that tasks are given.
+const TO_STOP: Duration = Duration::from_secs(60);
 
 /// Options of `host run`.
 #[derive(Debug, clap::Args)]
@@ -50,9 +59,15 @@ impl Run {
         for slip in settings.misspelt() {
             tracing::warn!("{slip}");
         }
-        super::runtime()?.block_on(async {
-            // Before anything is said: who reads that a host has started may stop it.
-            let signals = Signals::listen()?;
+        // A file call may hang, as on a network file system whose server is away. It then
+        // holds up a thread of the runtime that works on tasks, and neither of these two.
+        let (control, renewals) = (super::waiting_runtime()?, super::waiting_runtime()?);
+        let side = Side { control: control.handle().clone(), renewals: renewals.handle().clone() };
+        // Before anything is said: who reads that a host has started may stop it.
+        let signals = side.listen()?;
+        let config = machine::prepare(config);
+        let runtime = super::runtime()?;
+        let exit = runtime.block_on(async {
             let missing = Missing::of(&config);
             if settings.is_default(&BUCKET) {
                 // One that was named has to be there: an empty one would be no help.
@@ -68,10 +83,16 @@ impl Run {
                 }
             });
             if let Some(address) = listen {
-                probes::serve(address, worker.clone()).await?;
+                side.control.spawn(probes::serve(address, worker.clone())).await??;
             }
-            work(&screen, worker, signals, self.json).await
-        })
+            side.control.spawn(watch(Handle::current(), worker.clone()));
+            work(&screen, worker, side, signals, self.json).await
+        });
+        for runtime in [runtime, control, renewals] {
+            // A call that hangs is not waited for.
+            runtime.shutdown_background();
+        }
+        exit
     }
 }
 
@@ -105,10 +126,11 @@ fn open_error(error: task_host::worker::OpenError) -> anyhow::Error {
 async fn work(
     screen: &Screen,
     worker: Arc<Worker>,
+    side: Side,
     signals: Signals,
     json: bool,
 ) -> anyhow::Result<Exit> {
-    let stop = Stop::heed(signals, screen.clone(), worker.clone());
+    let stop = Stop::heed(signals, screen.clone(), worker.clone(), &side.control);
     let start = Instant::now();
     let shown = Progress::new(
         screen.clone(),
@@ -117,7 +139,11 @@ async fn work(
         worker.config().exit_when_empty,
     )
     .start();
-    let stopped = worker.clone().run(stop.drain.clone(), stop.kill.clone()).await;
+    let running = worker.clone();
+    let (drain, kill) = (stop.drain.clone(), stop.kill.clone());
+    // On a thread of the runtime, so that the one that waits here is never held up.
+    let run = tokio::spawn(async move { running.run(drain, kill, &side.renewals).await });
+    let stopped = run.await?;
     let elapsed = start.elapsed();
     drop(shown);
 
@@ -142,6 +168,38 @@ async fn work(
         (Stopped::Killed, Some(signal)) => Exit::Killed(signal),
         (Stopped::Killed, None) => Exit::GaveBack,
     })
+}
+
+/// Runtimes beside the one that works on tasks.
+struct Side {
+    /// Signals, and answers to whoever asks how the host is.
+    control: Handle,
+    /// The renewal of leases.
+    renewals: Handle,
+}
+
+impl Side {
+    fn listen(&self) -> io::Result<Signals> {
+        let _control = self.control.enter();
+        Signals::listen()
+    }
+}
+
+/// Looks whether the runtime that works on tasks makes progress. Says so if it doesn't. Never
+/// ends.
+async fn watch(tasks: Handle, worker: Arc<Worker>) {
+    let name = "calls to file systems";
+    loop {
+        tokio::time::sleep(WATCH).await;
+        let mut turn = tasks.spawn(async {});
+        if tokio::time::timeout(STALLED, &mut turn).await.is_err() {
+            let problem = "calls to a file system do not return; is a network file system, of \
+                the queue, the bucket or the cache, away?";
+            worker.outages().begins(&name, &problem);
+            let _ = turn.await;
+            worker.outages().ends(&name);
+        }
+    }
 }
 
 /// SIGTERM and SIGINT.
@@ -179,14 +237,14 @@ struct Stop {
 
 impl Stop {
     /// The first signal drains, the second gives everything back, the third exits.
-    fn heed(mut signals: Signals, screen: Screen, worker: Arc<Worker>) -> Self {
+    fn heed(mut signals: Signals, screen: Screen, worker: Arc<Worker>, control: &Handle) -> Self {
         let stop = Self {
             drain: CancellationToken::new(),
             kill: CancellationToken::new(),
             second: Arc::default(),
         };
         let (drain, kill, second) = (stop.drain.clone(), stop.kill.clone(), stop.second.clone());
-        tokio::spawn(async move {
+        control.spawn(async move {
             signals.next().await;
             drain.cancel();
             let running = worker.stats().running.load(Relaxed);
@@ -199,13 +257,21 @@ impl Stop {
                     humantime::format_duration(worker.config().grace)
                 ),
             );
-            let signal = signals.next().await;
+            let patience = worker.config().grace + TO_STOP;
+            let signal = match tokio::time::timeout(patience, signals.next()).await {
+                Ok(signal) => signal,
+                // A file call hangs, or the host would have stopped by now.
+                Err(_) => SignalKind::terminate().as_raw_value(),
+            };
             second.store(signal, Relaxed);
             kill.cancel();
             say(&screen, "stopping now: running tasks go back to the queue; a third signal exits");
-            let signal = signals.next().await;
+            let third = tokio::time::timeout(TO_STOP, signals.next()).await;
+            if third.is_err() {
+                say(&screen, "stopping takes too long: a call to a file system hangs");
+            }
             // What is held comes back to the queue when its leases run out.
-            std::process::exit(128 + signal);
+            std::process::exit(128 + third.unwrap_or(signal));
         });
         stop
     }

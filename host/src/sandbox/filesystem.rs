@@ -11,10 +11,11 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
 
 use bytes::{Bytes, BytesMut};
 use bytesize::ByteSize;
+use rustix::io::Errno;
 use wasmtime::component::{HasData, Linker, Resource};
 use wasmtime_wasi::filesystem::{Descriptor, Dir, WasiFilesystemCtxView};
 use wasmtime_wasi::p2::bindings::filesystem::{preopens, types};
@@ -26,6 +27,7 @@ use wasmtime_wasi::{FsPerms, OpenMode};
 
 use super::State;
 use super::limits::Limit;
+use crate::shortage;
 use crate::workspace::{Directories, Spares};
 use types::ErrorCode;
 
@@ -78,10 +80,15 @@ impl Preopens {
     }
 }
 
-/// What a guest may still write. Shared by the streams of one instance.
+/// What a guest may still write, and what its calls met that is not its fault. Shared by the
+/// streams of one instance.
 pub(super) struct Quota {
     bytes: Account,
     files: Account,
+    /// The number of the host's shortage that a call met; zero if none did.
+    shortage: AtomicI32,
+    /// A call failed with an I/O error whose cause is not known.
+    io_failed: AtomicBool,
 }
 
 struct Account {
@@ -136,7 +143,51 @@ impl From<Refused> for StreamError {
 
 impl Quota {
     pub(super) fn new(bytes: ByteSize, files: u64) -> Self {
-        Self { bytes: Account::new(bytes.as_u64()), files: Account::new(files) }
+        Self {
+            bytes: Account::new(bytes.as_u64()),
+            files: Account::new(files),
+            shortage: AtomicI32::new(0),
+            io_failed: AtomicBool::new(false),
+        }
+    }
+
+    /// The host's shortage that a call of the guest met.
+    pub(super) fn shortage(&self) -> Option<Errno> {
+        let number = self.shortage.load(Relaxed);
+        (number != 0).then(|| Errno::from_raw_os_error(number))
+    }
+
+    /// True when a call failed with an I/O error that may or may not be the host's fault.
+    pub(super) fn io_failed(&self) -> bool {
+        self.io_failed.load(Relaxed)
+    }
+
+    /// The bytes that the guest has written.
+    pub(super) fn written(&self) -> u64 {
+        self.bytes.used.load(Relaxed)
+    }
+
+    /// Takes note of an error that a guest is about to see.
+    fn note(&self, error: &io::Error) {
+        if let Some(errno) = shortage::errno(error)
+            && (shortage::is_of_the_process(errno) || shortage::is_of_a_disk(errno))
+        {
+            self.shortage.store(errno.raw_os_error(), Relaxed);
+        }
+    }
+
+    /// The same for an error of the stock calls, which have left the system's number away.
+    fn note_code(&self, code: ErrorCode, of: impl std::os::fd::AsFd) {
+        let errno = match code {
+            ErrorCode::InsufficientSpace => Errno::NOSPC,
+            ErrorCode::InsufficientMemory => Errno::NOMEM,
+            ErrorCode::Io => match rustix::io::fcntl_dupfd_cloexec(of, 0) {
+                Err(errno) => errno,
+                Ok(_) => return self.io_failed.store(true, Relaxed),
+            },
+            _ => return,
+        };
+        self.shortage.store(errno.raw_os_error(), Relaxed);
     }
 
     /// The limit that the guest was stopped by, if it was.
@@ -154,7 +205,7 @@ impl Quota {
     /// as if it were written.
     fn charge_growth(&self, file: &File, offset: u64, len: u64) -> Result<(), WriteError> {
         let end = offset.saturating_add(len);
-        let size = file.metadata()?.len();
+        let size = file.metadata().inspect_err(|error| self.note(error))?.len();
         if end > size {
             self.bytes.charge(end - size)?;
         }
@@ -167,7 +218,7 @@ impl Quota {
         loop {
             match file.write_at(bytes, offset) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                done => return Ok(done?),
+                done => return Ok(done.inspect_err(|error| self.note(error))?),
             }
         }
     }
@@ -258,7 +309,9 @@ impl preopens::Host for GuestFiles<'_> {
 
 impl types::Host for GuestFiles<'_> {
     fn convert_error_code(&mut self, error: FsError) -> wasmtime::Result<ErrorCode> {
-        self.stock.convert_error_code(error)
+        let code = self.stock.convert_error_code(error)?;
+        self.quota.note_code(code, &*self.preopens.outputs.dir);
+        Ok(code)
     }
 
     fn filesystem_error_code(
@@ -276,7 +329,8 @@ impl types::Host for GuestFiles<'_> {
 
 impl types::HostDescriptor for GuestFiles<'_> {
     fn read_via_stream(&mut self, fd: Fd, offset: u64) -> FsResult<Resource<DynInputStream>> {
-        let stream = FileReader { file: self.readable(&fd)?.clone(), offset };
+        let file = self.readable(&fd)?.clone();
+        let stream = FileReader { file, offset, quota: self.quota.clone() };
         Ok(self.stock.table.push(Box::new(stream) as DynInputStream)?)
     }
 
@@ -293,7 +347,8 @@ impl types::HostDescriptor for GuestFiles<'_> {
     }
 
     async fn read(&mut self, fd: Fd, len: u64, offset: u64) -> FsResult<(Vec<u8>, bool)> {
-        let bytes = read(self.readable(&fd)?, usize::try_from(len).unwrap_or(MAX_READ), offset)?;
+        let bytes = read(self.readable(&fd)?, usize::try_from(len).unwrap_or(MAX_READ), offset)
+            .inspect_err(|error| self.quota.note(error))?;
         let end = bytes.is_empty();
         Ok((bytes.into(), end))
     }
@@ -492,6 +547,7 @@ fn read(file: &File, len: usize, offset: u64) -> io::Result<Bytes> {
 struct FileReader {
     file: Arc<File>,
     offset: u64,
+    quota: Arc<Quota>,
 }
 
 #[async_trait::async_trait]
@@ -506,6 +562,7 @@ impl InputStream for FileReader {
             return Ok(Bytes::new());
         }
         let bytes = read(&self.file, size, self.offset)
+            .inspect_err(|error| self.quota.note(error))
             .map_err(|e| StreamError::LastOperationFailed(e.into()))?;
         if bytes.is_empty() {
             return Err(StreamError::Closed);

@@ -1,11 +1,15 @@
-//! What a worker needs of services that it can't reach: it asks, waits, and says what is wrong.
+//! What a worker needs of services that don't work: it waits, and says what is wrong.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::Worker;
-use crate::bucket::Bucket;
+use crate::lease::{self, Lease};
+use crate::stats::Gauge;
+
+/// How often a host that leases nothing looks whether it may again.
+const LOOK: Duration = Duration::from_millis(200);
 
 impl Worker {
     /// What keeps the host from working; nothing if it can.
@@ -17,61 +21,41 @@ impl Worker {
         problems
     }
 
-    /// The buckets that tasks need, each once.
-    fn buckets(&self) -> impl Iterator<Item = &Arc<dyn Bucket>> {
-        let (inputs, outputs) = (&self.inputs.bucket, &self.bucket);
-        let other = (!Arc::ptr_eq(inputs, outputs)).then_some(outputs);
-        std::iter::once(inputs).chain(other)
-    }
-
-    /// After a failure that may be a bucket's: asks whether one can't be reached at all, so
-    /// that no task could be worked on.
-    pub(crate) async fn is_bucket_out(&self) -> bool {
-        for bucket in self.buckets() {
-            if self.outages.is_out(bucket) {
-                return true;
-            }
-            if let Err(error) = bucket.check().await {
-                self.outages.begins(bucket, &error);
-                return true;
-            }
-        }
-        false
-    }
-
-    /// What outages call deleting messages of the task queue and giving them back, which may
+    /// What outages call deleting messages of the task queue and releasing them, which may
     /// fail where leasing does not. Put into words only when somebody asks.
     pub(crate) fn settling(&self) -> impl fmt::Display {
         fmt::from_fn(|f| write!(f, "settling messages of {}", self.queue))
     }
 
-    /// Waits until what can't be reached answers again: whoever leases tasks that can't be
-    /// worked on only keeps them from others. The task queue is asked by leasing.
+    /// What outages call renewing leases.
+    pub(crate) fn renewing(&self) -> impl fmt::Display {
+        lease::renewing(&*self.queue)
+    }
+
+    /// Waits until it is worth while to lease a task: a host that can't work on tasks only
+    /// keeps them from others. What can't be probed is tried by the next task; the task queue
+    /// itself, by leasing.
     pub(super) async fn wait_for_services(&self) {
-        for bucket in self.buckets() {
-            self.wait_for(bucket, || bucket.check()).await;
-        }
-        if self.outages.is_out(&self.settling()) {
-            tokio::time::sleep(self.outages.pause(&self.settling())).await;
-        }
-        for queue in std::iter::once(&self.error_queue).chain(&self.done_queue) {
-            self.wait_for(queue, || queue.counts()).await;
+        while self.outages.any() {
+            self.outages.probe().await;
+            if self.waiting.load(Relaxed) > 0 {
+                // Tasks that have their results in hand try it themselves.
+                self.outages.pause_for(LOOK).await;
+                continue;
+            }
+            self.outages.pause_for(self.outages.pause_of_unprobed()).await;
+            return;
         }
     }
 
-    /// Asks a service that can't be reached until it answers.
-    async fn wait_for<T, E: fmt::Display>(
-        &self,
-        service: &impl fmt::Display,
-        ask: impl AsyncFn() -> Result<T, E>,
-    ) {
-        let mut wait = Duration::from_secs(1);
-        while self.outages.is_out(service) {
-            tokio::time::sleep(wait).await;
-            match ask().await {
-                Ok(_) => self.outages.ends(service),
-                Err(error) => wait = self.outages.begins(service, &error),
-            }
+    /// Waits with a result in hand until a service may be tried again. False when the wait is
+    /// over for good: the lease is lost, or the host stops at once.
+    pub(crate) async fn wait_with(&self, lease: &Lease, wait: Duration) -> bool {
+        let _waiting = Gauge::enter(&self.waiting);
+        tokio::select! {
+            () = self.outages.pause_for(wait) => lease.is_ours(),
+            () = lease.lost().cancelled() => false,
+            () = self.killed.cancelled() => false,
         }
     }
 }

@@ -129,8 +129,10 @@ impl Settings {
     pub(crate) fn policy(&self) -> anyhow::Result<Policy> {
         let longest = Policy::default().longest_retry;
         let first_retry = self.defaulted(&RETRY_AFTER, values::duration)?;
+        let max_attempts = self.defaulted(&MAX_ATTEMPTS, attempts)?;
         Ok(Policy {
-            max_attempts: self.defaulted(&MAX_ATTEMPTS, attempts)?,
+            max_attempts,
+            max_deaths: max_attempts.saturating_mul(2),
             first_retry,
             longest_retry: longest.max(first_retry),
         })

@@ -186,7 +186,7 @@ async fn a_task_is_cancelled_before_its_message_is_anybody_elses() {
     fake.make(NAME, |queue| queue.longest_hold = most);
     let queue = Arc::new(queue_with_longest_hold(&fake, most).await);
     send(&queue, &["1"]).await;
-    let leases = crate::lease::Leases::new(queue.clone(), Duration::from_secs(2));
+    let leases = crate::lease::Leases::alone(queue.clone(), Duration::from_secs(2));
     let leased = Instant::now();
     let lease = leases.lease(1, PATIENCE).await.unwrap().remove(0);
     tokio::time::timeout(most, lease.lost().cancelled()).await.expect("it is still ours");
