@@ -22,6 +22,8 @@ use super::show;
 use super::summary::Summary;
 use super::telemetry::Screen;
 
+/// What an outage of file systems is called.
+const FILE_CALLS: &str = "calls to file systems";
 /// How often is looked whether calls to file systems return.
 const WATCH: Duration = Duration::from_secs(1);
 /// How long they may take until that is a problem.
@@ -88,9 +90,9 @@ impl Run {
             side.control.spawn(watch(Handle::current(), worker.clone()));
             work(&screen, worker, side, signals, self.json).await
         });
-        for runtime in [runtime, control, renewals] {
+        for runtime in [control, renewals, runtime] {
             // A call that hangs is not waited for.
-            runtime.shutdown_background();
+            runtime.shutdown_timeout(Duration::from_secs(1));
         }
         exit
     }
@@ -185,19 +187,31 @@ impl Side {
     }
 }
 
+/// Waits until a host that was told to stop within `grace` should have stopped, and has not:
+/// soon after that time if calls to a file system hang, later otherwise.
+async fn overdue(worker: &Worker, grace: Duration) {
+    tokio::time::sleep(grace + STALLED).await;
+    let hangs = async {
+        while !worker.outages().is_out(&FILE_CALLS) {
+            tokio::time::sleep(WATCH).await;
+        }
+    };
+    // Else whatever it waits for has had its time.
+    let _ = tokio::time::timeout(TO_STOP, hangs).await;
+}
+
 /// Looks whether the runtime that works on tasks makes progress. Says so if it doesn't. Never
 /// ends.
 async fn watch(tasks: Handle, worker: Arc<Worker>) {
-    let name = "calls to file systems";
     loop {
         tokio::time::sleep(WATCH).await;
         let mut turn = tasks.spawn(async {});
         if tokio::time::timeout(STALLED, &mut turn).await.is_err() {
             let problem = "calls to a file system do not return; is a network file system, of \
                 the queue, the bucket or the cache, away?";
-            worker.outages().begins(&name, &problem);
+            worker.outages().begins(&FILE_CALLS, &problem);
             let _ = turn.await;
-            worker.outages().ends(&name);
+            worker.outages().ends(&FILE_CALLS);
         }
     }
 }
@@ -257,21 +271,25 @@ impl Stop {
                     humantime::format_duration(worker.config().grace)
                 ),
             );
-            let patience = worker.config().grace + TO_STOP;
-            let signal = match tokio::time::timeout(patience, signals.next()).await {
-                Ok(signal) => signal,
-                // A file call hangs, or the host would have stopped by now.
-                Err(_) => SignalKind::terminate().as_raw_value(),
+            let signal = tokio::select! {
+                signal = signals.next() => signal,
+                // It would have stopped by now.
+                () = overdue(&worker, worker.config().grace) => {
+                    SignalKind::terminate().as_raw_value()
+                }
             };
             second.store(signal, Relaxed);
             kill.cancel();
             say(&screen, "stopping now: running tasks go back to the queue; a third signal exits");
-            let third = tokio::time::timeout(TO_STOP, signals.next()).await;
-            if third.is_err() {
-                say(&screen, "stopping takes too long: a call to a file system hangs");
-            }
+            let signal = tokio::select! {
+                third = signals.next() => third,
+                () = overdue(&worker, Duration::ZERO) => {
+                    say(&screen, "exiting: calls to a file system do not return");
+                    signal
+                }
+            };
             // What is held comes back to the queue when its leases run out.
-            std::process::exit(128 + third.unwrap_or(signal));
+            std::process::exit(128 + signal);
         });
         stop
     }
