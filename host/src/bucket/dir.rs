@@ -28,7 +28,7 @@ use async_trait::async_trait;
 use cap_std::fs::Dir;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use rustix::fs::{
-    AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, Stat, fallocate, fstat, fstatvfs, fsync,
+    AtFlags, FallocateFlags, FileType, Mode, OFlags, Stat, fallocate, fstat, fstatvfs, fsync,
     ioctl_ficlone, mkdirat, openat, renameat, statat,
 };
 use rustix::io::Errno;

@@ -3,6 +3,7 @@
 use std::os::unix::fs::symlink;
 
 use futures_util::TryStreamExt;
+use rustix::fs::CWD;
 
 use super::*;
 
