@@ -22,6 +22,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
@@ -31,7 +32,7 @@ use self::transport::Patience;
 use crate::environment::Environment;
 use crate::key::{BucketKey, Prefix};
 
-pub use dir::DirBucket;
+pub use dir::{DirBucket, DirSync};
 pub(crate) use dir::{blocking, copy};
 pub use object::ObjectBucket;
 
@@ -48,6 +49,9 @@ pub struct Access {
     pub anonymous: bool,
     /// Pay for requests to buckets whose owner doesn't.
     pub requester_pays: bool,
+    /// How long after a put the file system of a directory is synced. Zero leaves that to the
+    /// system.
+    pub sync_every: Duration,
     /// Where credentials, regions and endpoints are looked for.
     pub environment: Environment,
 }
@@ -55,7 +59,13 @@ pub struct Access {
 impl Access {
     /// What the environment says, and nothing else.
     pub fn new(environment: Environment) -> Self {
-        Self { region: None, anonymous: false, requester_pays: false, environment }
+        Self {
+            region: None,
+            anonymous: false,
+            requester_pays: false,
+            sync_every: Duration::ZERO,
+            environment,
+        }
     }
 }
 
@@ -68,7 +78,7 @@ impl Access {
 /// when something is missing that is needed to reach it.
 pub async fn open(url: &str, access: &Access) -> Result<Arc<dyn Bucket>, BucketError> {
     Ok(match Address::parse(url)? {
-        Address::Dir(path) => Arc::new(DirBucket::open(&path)?),
+        Address::Dir(path) => Arc::new(DirBucket::open_synced(&path, access.sync_every)?),
         Address::Cloud(place) => Arc::new(cloud::open(place, access, Patience::default()).await?),
     })
 }
@@ -261,6 +271,15 @@ pub trait Bucket: fmt::Display + fmt::Debug + Send + Sync + 'static {
     /// [`BucketError::Invalid`] when an object can never be put under `key`.
     async fn accepts(&self, key: &BucketKey) -> Result<(), BucketError>;
 
+    /// Waits until what was put before is where a loss of power can't reach it: for a directory,
+    /// on the disk. Services answer a put only then.
+    ///
+    /// # Errors
+    /// When the disk fails. What was put may be lost then.
+    async fn sync(&self) -> Result<(), BucketError> {
+        Ok(())
+    }
+
     /// Asks once whether the bucket is there and can be reached, without the patience of the
     /// other calls: for somebody who waits for a host to start. What only may be wrong, as
     /// when listing is not allowed, is logged.
@@ -270,7 +289,8 @@ pub trait Bucket: fmt::Display + fmt::Debug + Send + Sync + 'static {
     /// [`BucketError::Unavailable`] when that can't be said.
     async fn check(&self) -> Result<(), BucketError>;
 
-    /// Waits until uploads that were given up are undone in the store.
+    /// Waits until uploads that were given up are undone in the store, and until a directory
+    /// that is synced now and then is.
     async fn close(&self) {}
 }
 

@@ -50,6 +50,9 @@ pub struct Config {
     pub prefetch: Option<usize>,
     /// Bytes of inputs that may be coming in ahead of execution.
     pub prefetch_bytes: ByteSize,
+    /// Whether outputs are on the disk before their task is acknowledged, where the bucket is
+    /// a directory.
+    pub durable: bool,
     /// How long a lease lasts when it is not renewed.
     pub lease: Duration,
     /// What one execution may use.

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::task::Poll;
 
 use bytesize::ByteSize;
 use cap_std::fs::Dir;
@@ -67,6 +68,13 @@ pub enum PublishError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The lease ended before everything was put: the task may be somebody else's by now, and
+    /// so are its outputs.
+    #[error("{output}: the lease ended before it was published")]
+    LeaseOver {
+        /// `output /outputs/…`.
+        output: String,
+    },
 }
 
 /// Puts every file below `outputs` into `bucket` under `base`; the files may be gone from
@@ -81,10 +89,19 @@ pub async fn outputs(
     protected: Option<&Prefix>,
     bucket: &dyn Bucket,
     limits: Limits,
+    may_put: &(dyn Fn() -> bool + Sync),
 ) -> Result<Published, PublishError> {
     let mut found = find(outputs, limits)?;
     found.sort_by(|a, b| a.file.cmp(&b.file));
     let keys = keys(&found, base, protected)?;
+    // A single output needs no look before it is put. The keys can't be in each other's way:
+    // they come from files of one directory.
+    if keys.len() > 1 {
+        for (output, key) in found.iter().zip(&keys) {
+            tokio::task::consume_budget().await;
+            bucket.accepts(key).await.map_err(|error| refused(output, error))?;
+        }
+    }
     let at_once = if bucket.is_local() { 1 } else { AT_ONCE };
     let mut under_way = FuturesUnordered::new();
     // Not a stream of mapped outputs: the future of that is not `Send` to the compiler.
@@ -92,7 +109,7 @@ pub async fn outputs(
         if under_way.len() == at_once {
             under_way.try_next().await?;
         }
-        under_way.push(put(outputs, output, key, bucket));
+        under_way.push(put(outputs, output, key, bucket, may_put));
     }
     while under_way.try_next().await?.is_some() {}
     drop(under_way);
@@ -104,12 +121,35 @@ async fn put(
     output: &Output,
     key: &BucketKey,
     bucket: &dyn Bucket,
+    may_put: &(dyn Fn() -> bool + Sync),
 ) -> Result<(), PublishError> {
     // A task with many small outputs takes turns with others.
     tokio::task::consume_budget().await;
-    bucket.put(key, outputs, &output.file).await.map_err(|error| match error {
+    let mut putting = bucket.put(key, outputs, &output.file);
+    std::future::poll_fn(|context| {
+        if !may_put() {
+            return Poll::Ready(Err(PublishError::LeaseOver { output: shown(&output.file) }));
+        }
+        putting.as_mut().poll(context).map_err(|error| refused(output, error))
+    })
+    .await
+}
+
+fn refused(output: &Output, error: BucketError) -> PublishError {
+    match error {
         BucketError::Invalid { .. } => invalid(&output.file, error.to_string()),
         error => unavailable(&output.file, error),
+    }
+}
+
+/// Waits until everything that was published is on the disk, where the bucket is a directory.
+///
+/// # Errors
+/// [`PublishError::Unavailable`]; what was published may be lost then.
+pub async fn sync(bucket: &dyn Bucket) -> Result<(), PublishError> {
+    bucket.sync().await.map_err(|error| PublishError::Unavailable {
+        output: "outputs".into(),
+        source: error.into(),
     })
 }
 
@@ -316,7 +356,7 @@ mod tests {
     async fn publish(f: &Fixture, base: &str) -> Result<Published, PublishError> {
         let components = Prefix::new("components").unwrap();
         let base = Prefix::new(base).unwrap();
-        outputs(&f.outputs, &base, Some(&components), &f.bucket, LIMITS).await
+        outputs(&f.outputs, &base, Some(&components), &f.bucket, LIMITS, &|| true).await
     }
 
     fn keys_of(published: &Published) -> Vec<&str> {
@@ -430,6 +470,69 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_output_that_has_no_place_in_the_bucket_means_that_none_is_published() {
+        type Make = fn(&Path, &Dir);
+        let make: [(&str, Make); 3] = [
+            ("has a segment `.task-host-tmp`", |_, outputs| {
+                outputs.create_dir_all("z/.task-host-tmp").unwrap();
+                outputs.write("z/.task-host-tmp/x", "x").unwrap();
+            }),
+            ("key `d/z` is a directory", |bucket, outputs| {
+                std::fs::create_dir(bucket.join("d/z")).unwrap();
+                outputs.write("z", "x").unwrap();
+            }),
+            ("key `d/z/x` can't be written: a part of its path is an object", |bucket, outputs| {
+                std::fs::write(bucket.join("d/z"), "old").unwrap();
+                outputs.create_dir("z").unwrap();
+                outputs.write("z/x", "x").unwrap();
+            }),
+        ];
+        for (want, make) in make {
+            let f = fixture();
+            std::fs::create_dir(f.bucket.path().join("d")).unwrap();
+            std::fs::write(f.bucket.path().join("d/good"), "old").unwrap();
+            f.outputs.write("good", "new").unwrap();
+            make(f.bucket.path(), &f.outputs);
+            let error = publish(&f, "d").await.unwrap_err();
+            assert!(matches!(error, PublishError::Invalid { .. }), "{error}");
+            assert!(error.to_string().contains(want), "{want}: {error}");
+            assert_eq!(std::fs::read(f.bucket.path().join("d/good")).unwrap(), b"old", "{want}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_put_after_the_lease_has_ended() {
+        let f = fixture();
+        for i in 0..10 {
+            f.outputs.write(i.to_string(), "x").unwrap();
+        }
+        let asked = std::sync::atomic::AtomicU32::new(0);
+        let may_put = || asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < 4;
+        let base = Prefix::new("d").unwrap();
+        let error = outputs(&f.outputs, &base, None, &f.bucket, LIMITS, &may_put).await;
+        assert!(matches!(error, Err(PublishError::LeaseOver { .. })), "{error:?}");
+        let put = std::fs::read_dir(f.bucket.path().join("d")).unwrap().count();
+        assert_eq!(put, 4, "each was allowed by itself");
+    }
+
+    /// A host that is stopped while a large output is copied must not make it visible later.
+    #[tokio::test]
+    async fn an_output_whose_lease_ends_while_it_is_copied_does_not_become_visible() {
+        let f = fixture();
+        let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
+        std::fs::write(elsewhere.path().join("large"), vec![7; 1 << 20]).unwrap();
+        let dir = Dir::from_std_file(File::open(elsewhere.path()).unwrap());
+        let asked = std::sync::atomic::AtomicU32::new(0);
+        // Allowed to begin.
+        let may_put = || asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
+        let base = Prefix::new("d").unwrap();
+        let error = outputs(&dir, &base, None, &f.bucket, LIMITS, &may_put).await.unwrap_err();
+        let want = "output /outputs/large: the lease ended before it was published";
+        assert_eq!(error.to_string(), want);
+        assert!(!f.bucket.path().join("d/large").exists());
+    }
+
+    #[tokio::test]
     async fn a_key_that_is_a_directory_already_is_named() {
         let f = fixture();
         std::fs::create_dir_all(f.bucket.path().join("d/x")).unwrap();
@@ -449,7 +552,8 @@ mod tests {
         }
         let base = Prefix::new("b").unwrap();
         let limits = Limits { max_files: 10_000, ..LIMITS };
-        let error = outputs(&f.outputs, &base, None, &f.bucket, limits).await.unwrap_err();
+        let error = outputs(&f.outputs, &base, None, &f.bucket, limits, &|| true).await;
+        let error = error.unwrap_err();
         assert!(error.to_string().contains("is too long"), "{error}");
     }
 
@@ -463,7 +567,7 @@ mod tests {
         // On the runtime's own threads, as the host does it.
         let (dir, store) = (f.outputs.try_clone().unwrap(), bucket.clone());
         let published = tokio::spawn(async move {
-            outputs(&dir, &Prefix::new("d").unwrap(), None, &store, LIMITS).await
+            outputs(&dir, &Prefix::new("d").unwrap(), None, &store, LIMITS, &|| true).await
         });
         let published = published.await.unwrap().unwrap();
         assert_eq!((published.keys.len(), published.bytes), (50, 5000));

@@ -175,14 +175,23 @@ impl Attempt {
         drop(permit);
         check_listed(&workspace, &listed)?;
         lease.confirm().await.map_err(|_| Failure::LeaseLost)?;
-        let published = tokio::select! {
-            published = publish::outputs(
+        let publish = async {
+            let published = publish::outputs(
                 &workspace.outputs,
                 &task.base_directory,
                 worker.components.as_ref(),
                 &*worker.bucket,
                 worker.publish_limits,
-            ) => published?,
+                &|| !lost.is_cancelled(),
+            )
+            .await?;
+            if worker.config().durable {
+                publish::sync(&*worker.bucket).await?;
+            }
+            Ok::<_, PublishError>(published)
+        };
+        let published = tokio::select! {
+            published = publish => published?,
             () = lost.cancelled() => return Err(Failure::LeaseLost),
             () = worker.killed.cancelled() => return Err(RunError::Cancelled.into()),
         };

@@ -143,6 +143,7 @@ fn further(failure: &Failure) -> Further {
         Failure::Missing(_) => Never,
         Failure::Publish(PublishError::Invalid { .. }) => Never,
         Failure::Publish(PublishError::Unavailable { .. }) => May,
+        Failure::Publish(PublishError::LeaseOver { .. }) => NotOurs,
     }
 }
 

@@ -203,6 +203,9 @@ macro_rules! suite {
                 what_is_put_twice_is_the_last_and_never_a_mix
                 a_put_follows_no_link
                 a_bucket_that_is_there_passes_its_check
+                trying_says_what_can_be_done_and_leaves_nothing
+                what_can_be_put_is_accepted
+                what_was_put_can_be_made_durable
             );
         })*
     };
@@ -342,4 +345,35 @@ async fn a_put_follows_no_link(subject: Subject) {
 
 async fn a_bucket_that_is_there_passes_its_check(subject: Subject) {
     subject.bucket.check().await.unwrap();
+}
+
+async fn trying_says_what_can_be_done_and_leaves_nothing(subject: Subject) {
+    for name in ["new", "deep/er/new"] {
+        subject.bucket.try_put(&key(name)).await.unwrap();
+        let error = subject.bucket.try_get(&key(name)).await.unwrap_err();
+        assert!(matches!(error, BucketError::NotFound { .. }), "{error}");
+    }
+    assert_eq!(subject.list("").await, []);
+    subject.put("deep/k", b"old").await;
+    subject.bucket.try_get(&key("deep/k")).await.unwrap();
+    subject.bucket.try_put(&key("deep/k")).await.unwrap();
+    let (_, got) = get(&*subject.bucket, "deep/k").await.unwrap();
+    assert_eq!(got, b"old", "trying replaces nothing");
+    assert_eq!(subject.list("").await, [("deep/k".to_owned(), 3)]);
+}
+
+async fn what_can_be_put_is_accepted(subject: Subject) {
+    subject.put("there", b"old").await;
+    for name in ["new", "deep/er/new", "there", "a b/ä"] {
+        subject.bucket.accepts(&key(name)).await.unwrap();
+    }
+    assert_eq!(subject.list("").await, [("there".to_owned(), 3)]);
+}
+
+async fn what_was_put_can_be_made_durable(subject: Subject) {
+    subject.bucket.sync().await.unwrap();
+    subject.put("d/k", b"new").await;
+    subject.bucket.sync().await.unwrap();
+    let (_, got) = get(&*subject.bucket, "d/k").await.unwrap();
+    assert_eq!(got, b"new");
 }

@@ -5,6 +5,13 @@
 //! The directory is its owner's: links in it are followed, so that a data set may be on
 //! another disk. Whoever adds objects while hosts run should rename them into place too.
 
+#[cfg(test)]
+mod faults;
+mod root;
+mod sync;
+#[cfg(test)]
+mod tests;
+mod trouble;
 mod walk;
 
 use std::ffi::OsStr;
@@ -13,22 +20,29 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use cap_std::fs::Dir;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, ioctl_ficlone, mkdirat, openat, renameat,
-    statat,
+    AtFlags, FallocateFlags, FileType, Mode, OFlags, Stat, fallocate, fstat, fstatvfs, fsync,
+    ioctl_ficlone, mkdirat, openat, renameat, statat,
 };
 use rustix::io::Errno;
 
+use self::root::{Id, Root};
+use self::sync::{Holder, Unsynced};
+use self::trouble::Trouble;
 use self::walk::Walk;
 use super::outgoing::{Outgoing, Refused};
 use super::{Bucket, BucketError, Listed, Object, Opened, SMALL, Version};
 use crate::key::{BucketKey, Prefix};
 use crate::scratch::{self, Scratch};
+
+pub use self::sync::DirSync;
 
 /// Where copies are made. No key has a segment of this name.
 const TMP: &str = ".task-host-tmp";
@@ -36,6 +50,13 @@ const TMP: &str = ".task-host-tmp";
 const LISTED_AHEAD: usize = 256;
 /// How often an object that changes while it is read is read again.
 const READS: usize = 5;
+/// How often directories are made for an object while somebody removes empty ones.
+const MAKES: usize = 5;
+
+/// What a trial put writes beside what could not be put for want of room.
+const TRIAL: usize = 4096;
+/// How long a host that stops waits for the disk.
+const LAST_SYNC: Duration = Duration::from_secs(8);
 
 /// A directory as a bucket.
 #[derive(Debug, Clone)]
@@ -44,9 +65,14 @@ pub struct DirBucket(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
-    root: OwnedFd,
-    /// Made when the first copy needs it; the last process to use it removes it.
-    tmp: Mutex<Option<Arc<Scratch>>>,
+    root: RwLock<Arc<Root>>,
+    unsynced: Unsynced,
+    /// How long after a put the file system is synced; never, if it is zero.
+    sync_every: Duration,
+    /// A sync is on its way.
+    sync_is_due: AtomicBool,
+    /// The size of the largest object that was not put for want of room.
+    no_room_for: AtomicU64,
 }
 
 impl DirBucket {
@@ -56,9 +82,18 @@ impl DirBucket {
     /// [`BucketError::Invalid`] when there is none, [`BucketError::Unavailable`] when it
     /// can't be read.
     pub fn open(path: &Path) -> Result<Self, BucketError> {
+        Self::open_synced(path, Duration::ZERO)
+    }
+
+    /// As [`DirBucket::open`]; and what is put is on the disk at most so much later. Zero
+    /// leaves that to the system.
+    ///
+    /// # Errors
+    /// As [`DirBucket::open`].
+    pub fn open_synced(path: &Path, sync_every: Duration) -> Result<Self, BucketError> {
         let shown = path.display();
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = match openat(CWD, path, flags, Mode::empty()) {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let root = match Root::open(&path) {
             Ok(root) => root,
             Err(Errno::NOENT) => {
                 let problem = "there is no such directory; check the path, or create it";
@@ -69,20 +104,19 @@ impl DirBucket {
                 return Err(BucketError::invalid(&shown, problem));
             }
             Err(error) => {
-                let error = io::Error::from(error);
+                let error = Trouble::at(&path, error);
                 return Err(BucketError::unavailable(&shown, "opening", &"", error));
             }
         };
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let bucket = Self(Arc::new(Inner { path, root, tmp: Mutex::default() }));
-        let tmp = bucket.0.path.join(TMP);
-        if tmp.exists()
-            && let Err(error) = scratch::sweep_and_tidy(&tmp)
-        {
-            // A bucket that is only read may well be read-only.
-            tracing::debug!(path = %tmp.display(), %error, "leftovers in the bucket stay");
-        }
-        Ok(bucket)
+        tidy(&path);
+        Ok(Self(Arc::new(Inner {
+            path,
+            root: RwLock::new(Arc::new(root)),
+            unsynced: Unsynced::default(),
+            sync_every,
+            sync_is_due: AtomicBool::new(false),
+            no_room_for: AtomicU64::new(0),
+        })))
     }
 
     /// Opens a directory, which is made if it doesn't exist.
@@ -100,24 +134,107 @@ impl DirBucket {
         &self.0.path
     }
 
-    /// What a failure on `key` means. `doing` it may have met a directory on the way.
-    fn failed(&self, doing: &'static str, key: &BucketKey, error: Errno) -> BucketError {
-        match error {
-            Errno::NOENT => {
-                BucketError::NotFound { bucket: self.to_string(), key: key.to_string() }
+    /// The directory that the path leads to now.
+    fn root(&self) -> Result<Arc<Root>, Trouble> {
+        let known = self.0.root.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let now = known.now()?;
+        if Arc::ptr_eq(&known, &now) {
+            return Ok(known);
+        }
+        let mut current = self.0.root.write().unwrap_or_else(PoisonError::into_inner);
+        // Somebody else may have opened it meanwhile.
+        if current.id != now.id {
+            tracing::warn!(
+                "{self}: the directory was replaced by another one, which is used from now on"
+            );
+            *current = now;
+            tidy(&self.0.path);
+        }
+        Ok(current.clone())
+    }
+
+    /// Works in the directory that the path leads to, and again if it leads to another one
+    /// when the work has failed.
+    fn in_root<T>(
+        &self,
+        doing: &'static str,
+        key: &BucketKey,
+        work: impl Fn(&Arc<Root>) -> Result<T, Errno>,
+    ) -> Result<T, BucketError> {
+        let root = || self.root().map_err(|gone| BucketError::unavailable(self, doing, key, gone));
+        let mut current = root()?;
+        loop {
+            let error = match work(&current) {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
+            let now = root()?;
+            if Arc::ptr_eq(&now, &current) {
+                return Err(self.failed(doing, key, &now, error));
             }
-            Errno::ISDIR => self.invalid(key, "is a directory, not an object"),
-            Errno::NOTDIR if doing == "writing" => self.invalid(
+            current = now;
+        }
+    }
+
+    /// What a failure on `key` means. `doing` it may have met a directory on the way.
+    fn failed(
+        &self,
+        doing: &'static str,
+        key: &BucketKey,
+        root: &Root,
+        error: Errno,
+    ) -> BucketError {
+        match error {
+            Errno::NOENT | Errno::NOTDIR if doing == "reading" => self.not_found(key, root),
+            Errno::NOENT => match root.dangling_link(key) {
+                Some(link) => self.dangling(doing, key, &link),
+                None => self.unavailable(doing, key, error),
+            },
+            Errno::NOTDIR => self.invalid(
                 key,
                 "can't be written: a part of its path is an object, and has to be a directory",
             ),
-            Errno::NOTDIR => {
-                BucketError::NotFound { bucket: self.to_string(), key: key.to_string() }
-            }
+            Errno::ISDIR => self.invalid(key, "is a directory, not an object"),
             Errno::NAMETOOLONG => self.invalid(key, "is too long for the file system"),
             Errno::LOOP => self.invalid(key, "leads through links that go round in a circle"),
-            error => BucketError::unavailable(self, doing, key, io::Error::from(error)),
+            error => self.unavailable(doing, key, error),
         }
+    }
+
+    /// An object that is not there: unless the place where it should be is not there either.
+    fn not_found(&self, key: &BucketKey, root: &Root) -> BucketError {
+        if let Some(link) = root.dangling_link(key) {
+            return self.dangling("reading", key, &link);
+        }
+        if root.is_being_restored() {
+            let text = "there is no such object; the directory was replaced a moment ago and may \
+                        not be complete yet";
+            let error = Trouble::because(text, Errno::NOENT);
+            return BucketError::unavailable(self, "reading", key, error);
+        }
+        BucketError::NotFound { bucket: self.to_string(), key: key.to_string() }
+    }
+
+    /// An object that no host with these limits can ever put here.
+    fn too_large(&self, key: &BucketKey) -> BucketError {
+        let problem = "can't be written: its object is larger than a file may be, by the limit \
+                       of the file system or of the host's process (`ulimit -f`)";
+        self.invalid(key, problem)
+    }
+
+    fn dangling(&self, doing: &'static str, key: &BucketKey, link: &str) -> BucketError {
+        let text = format!("the link `{link}` leads to nothing; is its file system mounted?");
+        BucketError::unavailable(self, doing, key, Trouble::because(text, Errno::NOENT))
+    }
+
+    fn unavailable(
+        &self,
+        doing: &'static str,
+        key: &BucketKey,
+        error: impl Into<io::Error>,
+    ) -> BucketError {
+        let dir = self.0.path.join(key.parent().unwrap_or_default());
+        BucketError::unavailable(self, doing, key, Trouble::at(&dir, error))
     }
 
     fn invalid(&self, key: &BucketKey, problem: &str) -> BucketError {
@@ -133,17 +250,10 @@ impl DirBucket {
         Ok(())
     }
 
-    fn stat(&self, key: &BucketKey) -> Result<Version, BucketError> {
-        self.check_key(key)?;
-        let stat = statat(&self.0.root, key.as_str(), AtFlags::empty())
-            .map_err(|error| self.failed("reading", key, error))?;
-        self.version(key, &stat)
-    }
-
     fn version(&self, key: &BucketKey, stat: &Stat) -> Result<Version, BucketError> {
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => Ok(version(stat)),
-            FileType::Directory => Err(self.failed("reading", key, Errno::ISDIR)),
+            FileType::Directory => Err(self.invalid(key, "is a directory, not an object")),
             _ => Err(self.invalid(key, "is not a regular file")),
         }
     }
@@ -151,9 +261,12 @@ impl DirBucket {
     fn open_object(&self, key: &BucketKey) -> Result<(File, Version), BucketError> {
         // A FIFO must not hold up the host until somebody writes to it.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let failed = |error| self.failed("reading", key, error);
-        let fd = openat(&self.0.root, key.as_str(), flags, Mode::empty()).map_err(failed)?;
-        let stat = fstat(&fd).map_err(failed)?;
+        let (fd, stat) = self.in_root("reading", key, |root| {
+            let fd = openat(root, key.as_str(), flags, Mode::empty())?;
+            let stat = fstat(&fd)?;
+            root.has_object();
+            Ok((fd, stat))
+        })?;
         Ok((File::from(fd), self.version(key, &stat)?))
     }
 
@@ -164,16 +277,24 @@ impl DirBucket {
         mut opened: (File, Version),
         into: &mut File,
     ) -> Result<Version, BucketError> {
-        let unavailable = |error| BucketError::unavailable(self, "reading", key, error);
+        let copy_failed = |error: io::Error| match Errno::from_io_error(&error) {
+            // Reading needs no room.
+            Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => {
+                let text = format!("the local copy can't be written: {error}");
+                let error = Trouble::because(text, error);
+                BucketError::unavailable(self, "reading", key, error)
+            }
+            _ => self.unavailable("reading", key, error),
+        };
         for _ in 0..READS {
             let (mut file, before) = opened;
-            let copied = copy(&mut file, into, before.size).map_err(unavailable)?;
-            let after = fstat(&file).map_err(|error| self.failed("reading", key, error))?;
+            let copied = copy(&mut file, into, before.size).map_err(copy_failed)?;
+            let after = fstat(&file).map_err(|error| self.unavailable("reading", key, error))?;
             if copied == before.size && version(&after) == before {
                 return Ok(before);
             }
-            into.set_len(0).map_err(unavailable)?;
-            io::Seek::rewind(into).map_err(unavailable)?;
+            into.set_len(0).map_err(copy_failed)?;
+            io::Seek::rewind(into).map_err(copy_failed)?;
             opened = self.open_object(key)?;
         }
         let busy = "it changed each time it was read; \
@@ -181,91 +302,240 @@ impl DirBucket {
         Err(BucketError::unavailable(self, "reading", key, busy))
     }
 
-    /// Renames into place, with the directories on the way made only when they are missing.
-    fn rename_in(
-        &self,
-        from: impl AsFd,
-        name: &OsStr,
-        key: &BucketKey,
-    ) -> Result<(), rustix::io::Errno> {
-        let rename = || renameat(from.as_fd(), name, &self.0.root, key.as_str());
-        match (rename(), key.parent()) {
-            (Err(Errno::NOENT), Some(parent)) => {
-                self.make_dirs(parent)?;
-                rename()
-            }
-            (result, _) => result,
-        }
-    }
-
-    fn make_dirs(&self, path: &str) -> Result<(), Errno> {
-        let make = |path: &str| match mkdirat(&self.0.root, path, Mode::from_raw_mode(0o777)) {
-            Err(Errno::EXIST) => Ok(()),
-            other => other,
-        };
-        match make(path) {
-            Err(Errno::NOENT) => {}
-            other => return other,
-        }
-        for (end, _) in path.match_indices('/') {
-            make(&path[..end])?;
-        }
-        make(path)
-    }
-
     fn refused(&self, key: &BucketKey, file: &BucketKey, why: Refused) -> BucketError {
         match why {
             Refused::Not(what) => {
                 BucketError::invalid(self, format!("can't put `{file}`: it is not {what}"))
             }
-            Refused::Failed(error) => BucketError::unavailable(self, "writing", key, error),
+            Refused::Failed(error) => {
+                let text = format!("the file that is to be put can't be read: {error}");
+                let error = Trouble::because(text, error);
+                BucketError::unavailable(self, "writing", key, error)
+            }
         }
+    }
+
+    /// Takes note that an object was put, into the file system `device`.
+    fn has_put(&self, root: &Arc<Root>, key: &BucketKey, device: u64) -> Result<(), BucketError> {
+        root.has_object();
+        let holder = || {
+            if device == root.id.device {
+                return Ok(Holder::Root(root.clone()));
+            }
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let dir = openat(root, key.parent().unwrap_or("."), flags, Mode::empty())?;
+            Ok(Holder::Linked(dir))
+        };
+        let added = self.0.unsynced.add(device, holder);
+        added.map_err(|error| self.unavailable("syncing", key, error))?;
+        self.sync_later();
+        Ok(())
+    }
+
+    /// Syncs after a while what is put by then, unless that is on its way.
+    fn sync_later(&self) {
+        if self.0.sync_every.is_zero() || self.0.sync_is_due.swap(true, Relaxed) {
+            return;
+        }
+        let (inner, wait) = (Arc::downgrade(&self.0), self.0.sync_every);
+        tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
+            let Some(bucket) = inner.upgrade().map(Self) else { return };
+            // What is put from now on may come too late for this one.
+            bucket.0.sync_is_due.store(false, Relaxed);
+            if let Err(error) = bucket.sync().await {
+                tracing::error!("{error}; outputs published since the last sync may be lost");
+            }
+        });
+    }
+
+    /// Copies a file to where it can be renamed from.
+    fn copy_in(&self, copying: &mut Copying, elsewhere: bool) -> Result<Copied, BucketError> {
+        let (key, size) = (&copying.key, copying.size);
+        let failed = |error: io::Error| self.copy_failed(key, size, error);
+        let (root, parent) =
+            self.in_root("writing", key, |root| Ok((root.clone(), open_parent(root, key)?)))?;
+        let id = Id::of_open(&parent).map_err(|error| failed(error.into()))?;
+        let tmp = if elsewhere || !id.shares_mount_with(root.id) {
+            // The key is on another file system, by a link in the bucket: copy there.
+            let path = self.0.path.join(key.parent().unwrap_or_default());
+            root::claim(&parent, &path).map(Arc::new)
+        } else {
+            root.tmp()
+        };
+        let tmp = tmp.map_err(failed)?;
+        let name = uuid::Uuid::new_v4().to_string();
+        let made = RemovedOnDrop(tmp.path().join(&name));
+        let mut target = File::create_new(&made.0).map_err(failed)?;
+        io::Seek::rewind(&mut copying.file).map_err(failed)?;
+        let copied = copy(&mut copying.file, &mut target, size).map_err(failed)?;
+        if copied != size {
+            let error = io::Error::other(format!("{copied} bytes came of {size}"));
+            return Err(BucketError::unavailable(self, "writing", key, error));
+        }
+        Ok(Copied { name, device: id.device, _made: made, tmp })
+    }
+
+    fn copy_failed(&self, key: &BucketKey, size: u64, error: io::Error) -> BucketError {
+        match Errno::from_io_error(&error) {
+            Some(Errno::FBIG) => return self.too_large(key),
+            Some(Errno::NOSPC | Errno::DQUOT) => {
+                self.0.no_room_for.fetch_max(size, Relaxed);
+            }
+            _ => {}
+        }
+        self.unavailable("writing", key, error)
     }
 
     /// For a file on another file system: copies it, and renames the copy.
-    fn put_copy(&self, key: &BucketKey, mut file: File, size: u64) -> Result<(), BucketError> {
-        let unavailable = |error| BucketError::unavailable(self, "writing", key, error);
-        let tmp = self.tmp().map_err(unavailable)?;
-        match self.put_copy_by(&tmp, key, &mut file, size)? {
-            Err(Errno::XDEV) => {}
-            result => return result.map_err(|error| self.failed("writing", key, error)),
+    async fn put_copy(&self, mut copying: Copying) -> Result<(), BucketError> {
+        let key = copying.key.clone();
+        let mut elsewhere = false;
+        loop {
+            let copied;
+            (copying, copied) = if copying.size <= SMALL {
+                let copied = self.copy_in(&mut copying, elsewhere)?;
+                (copying, copied)
+            } else {
+                let bucket = self.clone();
+                blocking(move || {
+                    let copied = bucket.copy_in(&mut copying, elsewhere)?;
+                    Ok::<_, BucketError>((copying, copied))
+                })
+                .await?
+            };
+            // Not on the thread that copies: who gives up the put while it is copied must not
+            // find it put later.
+            let put = self.in_root("writing", &key, |root| {
+                match rename_in(root, copied.tmp.dir(), OsStr::new(&copied.name), &key) {
+                    Err(Errno::XDEV) if !elsewhere => Ok(None),
+                    renamed => renamed.map(|()| Some(root.clone())),
+                }
+            })?;
+            match put {
+                Some(root) => return self.has_put(&root, &key, copied.device),
+                None => elsewhere = true,
+            }
         }
-        // The key is on yet another file system, by a link in the bucket: copy there.
-        let parent = self.0.path.join(key.parent().unwrap_or("")).join(TMP);
-        let tmp = Scratch::claim_and_tidy(&parent).map_err(unavailable)?;
-        io::Seek::rewind(&mut file).map_err(unavailable)?;
-        self.put_copy_by(&tmp, key, &mut file, size)?
-            .map_err(|error| self.failed("writing", key, error))
     }
 
-    fn put_copy_by(
-        &self,
-        tmp: &Scratch,
-        key: &BucketKey,
-        file: &mut File,
-        size: u64,
-    ) -> Result<Result<(), Errno>, BucketError> {
-        let unavailable = |error| BucketError::unavailable(self, "writing", key, error);
-        let name = uuid::Uuid::new_v4().to_string();
-        let copy_path = RemovedOnDrop(tmp.path().join(&name));
-        let mut target = File::create_new(&copy_path.0).map_err(unavailable)?;
-        let copied = copy(file, &mut target, size).map_err(unavailable)?;
-        if copied != size {
-            let error = io::Error::other(format!("{copied} bytes came of {size}"));
-            return Err(unavailable(error));
-        }
-        drop(target);
-        let dir = scratch::open_dir(CWD, tmp.path()).map_err(|e| unavailable(e.into()))?;
-        Ok(self.rename_in(&dir, OsStr::new(&name), key))
+    /// Does what a put does, short of the object.
+    fn try_to_put(&self, key: &BucketKey) -> Result<(), BucketError> {
+        let failed = |error: io::Error| self.unavailable("writing", key, error);
+        let (root, path, dir) = self.in_root("writing", key, |root| {
+            let (path, dir) = root.deepest_above(key)?;
+            Ok((root.clone(), path, dir))
+        })?;
+        let id = Id::of_open(&dir).map_err(|error| failed(error.into()))?;
+        let tmp = if id.shares_mount_with(root.id) {
+            root.tmp()
+        } else {
+            root::claim(&dir, &self.0.path.join(path)).map(Arc::new)
+        };
+        let tmp = tmp.map_err(failed)?;
+        let made = RemovedOnDrop(tmp.path().join(uuid::Uuid::new_v4().to_string()));
+        let renamed = RemovedOnDrop(made.0.with_extension("put"));
+        let wanted = self.0.no_room_for.load(Relaxed);
+        let try_all = || {
+            let mut file = File::create_new(&made.0)?;
+            make_room(&file, wanted)?;
+            io::Write::write_all(&mut file, &[0; TRIAL])?;
+            match fsync(&file) {
+                Ok(()) | Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
+                Err(error) => return Err(error.into()),
+            }
+            std::fs::rename(&made.0, &renamed.0)?;
+            std::fs::remove_file(&renamed.0)
+        };
+        try_all().map_err(failed)?;
+        // A put that failed meanwhile may have wanted more.
+        let _ = self.0.no_room_for.compare_exchange(wanted, 0, Relaxed, Relaxed);
+        Ok(())
     }
+}
 
-    fn tmp(&self) -> io::Result<Arc<Scratch>> {
-        let mut tmp = self.0.tmp.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(tmp) = &*tmp {
-            return Ok(tmp.clone());
+/// A file on its way into the bucket.
+struct Copying {
+    key: BucketKey,
+    file: File,
+    size: u64,
+}
+
+/// A copy of it that can be renamed.
+struct Copied {
+    name: String,
+    /// The file system that it is in.
+    device: u64,
+    _made: RemovedOnDrop,
+    tmp: Arc<Scratch>,
+}
+
+/// Removes what a killed process left.
+fn tidy(path: &Path) {
+    let tmp = path.join(TMP);
+    if tmp.exists()
+        && let Err(error) = scratch::sweep_and_tidy(&tmp)
+    {
+        // A bucket that is only read may well be read-only.
+        tracing::debug!(path = %tmp.display(), %error, "leftovers in the bucket stay");
+    }
+}
+
+/// Renames into place, with the directories on the way made only when they are missing.
+fn rename_in(root: &Root, from: impl AsFd, name: &OsStr, key: &BucketKey) -> Result<(), Errno> {
+    let rename = || renameat(from.as_fd(), name, root, key.as_str());
+    let mut renamed = rename();
+    for _ in 0..MAKES {
+        if renamed != Err(Errno::NOENT) || key.parent().is_none() {
+            break;
         }
-        let made = Arc::new(Scratch::claim_and_tidy(&self.0.path.join(TMP))?);
-        Ok(tmp.insert(made).clone())
+        make_dirs(root, key)?;
+        renamed = rename();
+    }
+    renamed
+}
+
+fn make_dirs(root: &Root, key: &BucketKey) -> Result<(), Errno> {
+    let make = |path: &str| match mkdirat(root, path, Mode::from_raw_mode(0o777)) {
+        Err(Errno::EXIST) => Ok(()),
+        other => other,
+    };
+    let Some(path) = key.parent() else { return Ok(()) };
+    match make(path) {
+        Err(Errno::NOENT) => {}
+        other => return other,
+    }
+    for (end, _) in path.match_indices('/') {
+        make(&path[..end])?;
+    }
+    make(path)
+}
+
+/// Opens the directory that the object is in, which is made if it is missing.
+fn open_parent(root: &Root, key: &BucketKey) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let open = || openat(root, key.parent().unwrap_or("."), flags, Mode::empty());
+    match open() {
+        Err(Errno::NOENT) => {
+            make_dirs(root, key)?;
+            open()
+        }
+        opened => opened,
+    }
+}
+
+/// Sees whether there is room for so many bytes.
+fn make_room(file: &File, bytes: u64) -> io::Result<()> {
+    if bytes == 0 {
+        return Ok(());
+    }
+    match fallocate(file, FallocateFlags::empty(), 0, bytes) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
+            let stat = fstatvfs(file)?;
+            let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+            if free < bytes { Err(Errno::NOSPC.into()) } else { Ok(()) }
+        }
+        made => Ok(made?),
     }
 }
 
@@ -317,7 +587,13 @@ impl fmt::Display for DirBucket {
 #[async_trait]
 impl Bucket for DirBucket {
     async fn head(&self, key: &BucketKey) -> Result<Version, BucketError> {
-        self.stat(key)
+        self.check_key(key)?;
+        let stat = self.in_root("reading", key, |root| {
+            let stat = statat(root, key.as_str(), AtFlags::empty())?;
+            root.has_object();
+            Ok(stat)
+        })?;
+        self.version(key, &stat)
     }
 
     async fn open(&self, key: &BucketKey, known: Option<&Version>) -> Result<Opened, BucketError> {
@@ -333,19 +609,17 @@ impl Bucket for DirBucket {
     async fn put(&self, key: &BucketKey, dir: &Dir, file: &BucketKey) -> Result<(), BucketError> {
         self.check_key(key)?;
         let outgoing = Outgoing::find(dir, file).map_err(|why| self.refused(key, file, why))?;
-        match self.rename_in(outgoing.parent(), outgoing.name(), key) {
-            Err(Errno::XDEV) => {}
-            result => return result.map_err(|error| self.failed("writing", key, error)),
+        let renamed = self.in_root("writing", key, |root| {
+            match rename_in(root, outgoing.parent(), outgoing.name(), key) {
+                Err(Errno::XDEV) => Ok(None),
+                renamed => renamed.map(|()| Some(root.clone())),
+            }
+        })?;
+        if let Some(root) = renamed {
+            return self.has_put(&root, key, outgoing.device);
         }
-        let (source, size) = match outgoing.open() {
-            Ok(source) => (source, outgoing.size),
-            Err(why) => return Err(self.refused(key, file, why)),
-        };
-        if size <= SMALL {
-            return self.put_copy(key, source, size);
-        }
-        let (bucket, key) = (self.clone(), key.clone());
-        blocking(move || bucket.put_copy(&key, source, size)).await
+        let source = outgoing.open().map_err(|why| self.refused(key, file, why))?;
+        self.put_copy(Copying { key: key.clone(), file: source, size: outgoing.size }).await
     }
 
     fn list<'a>(&'a self, prefix: &Prefix) -> BoxStream<'a, Result<Listed, BucketError>> {
@@ -371,26 +645,60 @@ impl Bucket for DirBucket {
         true
     }
 
+    async fn try_get(&self, key: &BucketKey) -> Result<(), BucketError> {
+        self.check_key(key)?;
+        let (mut file, _) = self.open_object(key)?;
+        // A disk that fails lets a file be opened.
+        let mut first = [0; TRIAL];
+        let read = io::Read::read(&mut file, &mut first);
+        read.map(drop).map_err(|error| self.unavailable("reading", key, error))
+    }
+
     async fn try_put(&self, key: &BucketKey) -> Result<(), BucketError> {
         self.check_key(key)?;
-        let unavailable = |error| BucketError::unavailable(self, "writing", key, error);
-        let tmp = self.tmp().map_err(unavailable)?;
-        let probe = RemovedOnDrop(tmp.path().join(uuid::Uuid::new_v4().to_string()));
-        std::fs::write(&probe.0, [0; 4096]).map_err(unavailable)
+        let (bucket, key) = (self.clone(), key.clone());
+        blocking(move || bucket.try_to_put(&key)).await
     }
 
     async fn accepts(&self, key: &BucketKey) -> Result<(), BucketError> {
         self.check_key(key)?;
-        match self.stat(key) {
-            Err(error @ BucketError::Invalid { .. }) => Err(error),
-            _ => Ok(()),
-        }
+        self.in_root("writing", key, |root| {
+            match statat(root, key.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+                    Err(Errno::ISDIR)
+                }
+                Ok(_) => Ok(()),
+                Err(Errno::NOENT) if root.dangling_link(key).is_some() => Err(Errno::NOENT),
+                Err(Errno::NOENT) => root.takes_names_of(key),
+                Err(error) => Err(error),
+            }
+        })
+    }
+
+    async fn sync(&self) -> Result<(), BucketError> {
+        self.0.unsynced.sync().await.map_err(|error| {
+            BucketError::unavailable(self, "syncing", ".", Trouble::at(&self.0.path, error))
+        })
     }
 
     async fn check(&self) -> Result<(), BucketError> {
-        match std::fs::metadata(&self.0.path) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(BucketError::unavailable(self, "reading", ".", error)),
+        let root = self.root().map(drop);
+        root.map_err(|gone| BucketError::unavailable(self, "reading", ".", gone))
+    }
+
+    async fn close(&self) {
+        if self.0.sync_every.is_zero() || self.0.unsynced.is_empty() {
+            return;
+        }
+        match tokio::time::timeout(LAST_SYNC, self.sync()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!("{error}; outputs published since the last sync may be lost");
+            }
+            Err(_) => tracing::warn!(
+                "{self}: the disk is slow; the last outputs are not on it yet, and would be lost \
+                 with the power"
+            ),
         }
     }
 }
@@ -428,289 +736,5 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
             // The runtime is going down, and so is everything that would use the answer.
             Err(_) => std::future::pending().await,
         },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::symlink;
-
-    use futures_util::TryStreamExt;
-
-    use super::*;
-
-    struct Fixture {
-        _root: tempfile::TempDir,
-        bucket: DirBucket,
-        path: PathBuf,
-        outputs: Dir,
-        outputs_path: PathBuf,
-    }
-
-    fn fixture() -> Fixture {
-        let root = tempfile::tempdir().unwrap();
-        let path = root.path().join("bucket");
-        let bucket = DirBucket::create(&path).unwrap();
-        let outputs_path = root.path().join("outputs");
-        std::fs::create_dir(&outputs_path).unwrap();
-        let outputs = Dir::from_std_file(File::open(&outputs_path).unwrap());
-        Fixture { _root: root, bucket, path, outputs, outputs_path }
-    }
-
-    fn key(text: &str) -> BucketKey {
-        BucketKey::new(text).unwrap()
-    }
-
-    async fn get(bucket: &DirBucket, text: &str) -> Result<Vec<u8>, BucketError> {
-        let mut file = tempfile::tempfile().unwrap();
-        let version = bucket.get(&key(text), file.try_clone().unwrap()).await?;
-        assert_eq!(version, bucket.head(&key(text)).await?);
-        let mut bytes = Vec::new();
-        io::Seek::rewind(&mut file).unwrap();
-        io::Read::read_to_end(&mut file, &mut bytes).unwrap();
-        Ok(bytes)
-    }
-
-    async fn list(bucket: &DirBucket, prefix: &Prefix) -> Vec<(String, u64)> {
-        let mut all: Vec<_> = bucket
-            .list(prefix)
-            .map_ok(|listed| (listed.key.to_string(), listed.size))
-            .try_collect()
-            .await
-            .unwrap();
-        all.sort();
-        all
-    }
-
-    #[tokio::test]
-    async fn what_is_put_is_got_and_listed() {
-        let f = fixture();
-        for (file, size) in [("small", 10), ("dir/large", 3 * SMALL as usize), ("empty", 0)] {
-            f.outputs.create_dir_all("dir").unwrap();
-            f.outputs.write(file, vec![7; size]).unwrap();
-            let target = format!("base/0_output/{file}");
-            f.bucket.put(&key(&target), &f.outputs, &key(file)).await.unwrap();
-            assert!(!f.outputs.exists(file), "moved, not copied");
-            assert_eq!(get(&f.bucket, &target).await.unwrap(), vec![7; size]);
-        }
-        let want = [
-            ("base/0_output/dir/large".to_owned(), 3 * SMALL),
-            ("base/0_output/empty".to_owned(), 0),
-            ("base/0_output/small".to_owned(), 10),
-        ];
-        assert_eq!(list(&f.bucket, &Prefix::root()).await, want);
-        assert_eq!(list(&f.bucket, &Prefix::new("base/0_output").unwrap()).await, want);
-        assert_eq!(list(&f.bucket, &Prefix::new("base/0_output/dir").unwrap()).await, want[..1]);
-        assert_eq!(list(&f.bucket, &Prefix::new("base/0_out").unwrap()).await, []);
-        assert!(!f.path.join(TMP).exists());
-    }
-
-    #[tokio::test]
-    async fn an_object_that_is_not_there_is_not_found() {
-        let f = fixture();
-        std::fs::write(f.path.join("object"), "x").unwrap();
-        for text in ["nothing", "no/thing", "object/below"] {
-            for error in [
-                f.bucket.head(&key(text)).await.unwrap_err(),
-                get(&f.bucket, text).await.unwrap_err(),
-            ] {
-                assert!(matches!(error, BucketError::NotFound { .. }), "{error}");
-                assert!(error.to_string().contains(&format!("`{text}`")), "{error}");
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn a_key_that_collides_with_a_directory_or_an_object_is_named() {
-        let f = fixture();
-        std::fs::create_dir(f.path.join("dir")).unwrap();
-        std::fs::write(f.path.join("object"), "x").unwrap();
-        rustix::fs::mkfifoat(CWD, f.path.join("fifo"), Mode::RWXU).unwrap();
-        f.outputs.write("file", "x").unwrap();
-        for (text, want) in [
-            ("dir", "key `dir` is a directory"),
-            ("object/below", "key `object/below` can't be written: a part of its path"),
-            ("object/far/below", "key `object/far/below` can't be written: a part of its path"),
-            ("a/.task-host-tmp/b", "key `a/.task-host-tmp/b` has a segment `.task-host-tmp`"),
-        ] {
-            let put = f.bucket.put(&key(text), &f.outputs, &key("file")).await;
-            let error = put.unwrap_err();
-            assert!(matches!(error, BucketError::Invalid { .. }), "{error}");
-            assert!(error.to_string().contains(want), "{error}");
-        }
-        for (text, want) in [("dir", "is a directory"), ("fifo", "is not a regular file")] {
-            let error = get(&f.bucket, text).await.unwrap_err();
-            assert!(error.to_string().contains(want), "{error}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_put_follows_no_link_and_takes_only_regular_files() {
-        let f = fixture();
-        std::fs::create_dir(f.path.join("secret")).unwrap();
-        std::fs::write(f.path.join("secret/file"), "secret").unwrap();
-        symlink(f.path.join("secret/file"), f.outputs_path.join("link")).unwrap();
-        symlink(f.path.join("secret"), f.outputs_path.join("linked")).unwrap();
-        std::fs::hard_link(f.path.join("secret/file"), f.outputs_path.join("hard")).unwrap();
-        rustix::fs::mkfifoat(CWD, f.outputs_path.join("fifo"), Mode::RWXU).unwrap();
-        for file in ["link", "linked/file", "hard", "fifo", "linked"] {
-            let error = f.bucket.put(&key("out"), &f.outputs, &key(file)).await.unwrap_err();
-            assert!(matches!(error, BucketError::Invalid { .. }), "{file}: {error}");
-            assert!(error.to_string().contains(&format!("`{file}`")), "{error}");
-        }
-        assert!(!f.path.join("out").exists());
-        assert!(f.path.join("secret/file").exists());
-    }
-
-    #[tokio::test]
-    async fn a_changed_object_has_another_version() {
-        let f = fixture();
-        let mut versions = Vec::new();
-        for content in ["one", "two", "three"] {
-            f.outputs.write("file", content).unwrap();
-            f.bucket.put(&key("k"), &f.outputs, &key("file")).await.unwrap();
-            versions.push(f.bucket.head(&key("k")).await.unwrap());
-            assert_eq!(get(&f.bucket, "k").await.unwrap(), content.as_bytes());
-        }
-        assert!(versions[0] != versions[1] && versions[1] != versions[2]);
-    }
-
-    /// A writer that never stops must lead to an error or to one version, not to a mix.
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_reader_never_gets_half_of_one_version_and_half_of_another() {
-        let f = fixture();
-        let path = f.path.join("k");
-        std::fs::write(&path, vec![0; 100_000]).unwrap();
-        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let writer = std::thread::spawn({
-            let (path, stop) = (path.clone(), stop.clone());
-            move || {
-                for n in (0..=255).cycle() {
-                    if stop.load(std::sync::atomic::Ordering::Relaxed) {
-                        return;
-                    }
-                    // Another name, renamed: what the documentation asks for.
-                    std::fs::write(path.with_extension("new"), vec![n; 100_000]).unwrap();
-                    std::fs::rename(path.with_extension("new"), &path).unwrap();
-                }
-            }
-        });
-        for _ in 0..200 {
-            let mut file = tempfile::tempfile().unwrap();
-            f.bucket.get(&key("k"), file.try_clone().unwrap()).await.ok();
-            let mut bytes = Vec::new();
-            io::Seek::rewind(&mut file).unwrap();
-            io::Read::read_to_end(&mut file, &mut bytes).unwrap();
-            assert!(bytes.windows(2).all(|pair| pair[0] == pair[1]));
-        }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        writer.join().unwrap();
-    }
-
-    #[tokio::test]
-    async fn links_in_the_bucket_are_its_owners_and_are_followed() {
-        let f = fixture();
-        let elsewhere = tempfile::tempdir().unwrap();
-        std::fs::write(elsewhere.path().join("a"), "linked").unwrap();
-        symlink(elsewhere.path(), f.path.join("data")).unwrap();
-        symlink("..", f.path.join("round")).unwrap();
-        symlink(".", f.path.join("self")).unwrap();
-        symlink("nowhere", f.path.join("dangling")).unwrap();
-        assert_eq!(get(&f.bucket, "data/a").await.unwrap(), b"linked");
-        let data = Prefix::new("data").unwrap();
-        assert_eq!(list(&f.bucket, &data).await, [("data/a".to_owned(), 6)]);
-        // A link to above the bucket comes back to it once, and then is seen to be a circle.
-        let all = list(&f.bucket, &Prefix::root()).await;
-        assert!(all.contains(&("data/a".to_owned(), 6)), "{all:?}");
-    }
-
-    #[tokio::test]
-    async fn a_listing_skips_what_can_not_be_a_key_and_what_is_the_hosts_own() {
-        use std::os::unix::ffi::OsStrExt;
-        let f = fixture();
-        for name in [&b"ok"[..], b"\xff", b"new\nline", b"back\\slash"] {
-            std::fs::write(f.path.join(OsStr::from_bytes(name)), "").unwrap();
-        }
-        let tmp = f.bucket.tmp().unwrap();
-        std::fs::write(tmp.path().join("half"), "half").unwrap();
-        assert_eq!(list(&f.bucket, &Prefix::root()).await, [("ok".to_owned(), 0)]);
-    }
-
-    #[tokio::test]
-    async fn a_listing_that_is_dropped_early_ends_its_walk() {
-        let f = fixture();
-        for i in 0..LISTED_AHEAD * 3 {
-            std::fs::write(f.path.join(i.to_string()), "").unwrap();
-        }
-        assert!(f.bucket.list(&Prefix::root()).next().await.unwrap().is_ok());
-        // The walk holds a handle on the bucket for as long as it runs.
-        while Arc::strong_count(&f.bucket.0) > 1 {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-        }
-    }
-
-    #[tokio::test]
-    async fn a_copy_from_another_file_system_is_whole_and_leaves_nothing_behind() {
-        let f = fixture();
-        for size in [100, 3 * SMALL] {
-            f.outputs.write("file", vec![7; size as usize]).unwrap();
-            let file = f.outputs.open("file").unwrap().into_std();
-            // What `put` does after a rename that failed with EXDEV.
-            f.bucket.put_copy(&key("a/b/c"), file, size).unwrap();
-            assert_eq!(get(&f.bucket, "a/b/c").await.unwrap(), vec![7; size as usize]);
-        }
-        let file = f.outputs.open("file").unwrap().into_std();
-        let error = f.bucket.put_copy(&key("a"), file, 3 * SMALL).unwrap_err();
-        assert!(error.to_string().contains("`a` is a directory"), "{error}");
-        assert_eq!(list(&f.bucket, &Prefix::root()).await.len(), 1);
-        let path = f.path.clone();
-        drop(f.bucket);
-        assert!(!path.join(TMP).exists());
-    }
-
-    /// `/dev/shm` is a file system of its own wherever there is one.
-    #[tokio::test]
-    async fn a_file_of_another_file_system_is_put_too() {
-        let f = fixture();
-        let shm = tempfile::tempdir_in("/dev/shm").unwrap();
-        std::fs::write(shm.path().join("file"), "x").unwrap();
-        let dir = Dir::from_std_file(File::open(shm.path()).unwrap());
-        f.bucket.put(&key("out/file"), &dir, &key("file")).await.unwrap();
-        assert_eq!(get(&f.bucket, "out/file").await.unwrap(), b"x");
-
-        // The other way round: the bucket has a link to that file system.
-        symlink(shm.path(), f.path.join("other")).unwrap();
-        f.outputs.write("file", "y").unwrap();
-        f.bucket.put(&key("other/sub/file"), &f.outputs, &key("file")).await.unwrap();
-        assert_eq!(get(&f.bucket, "other/sub/file").await.unwrap(), b"y");
-        assert!(!shm.path().join("sub").join(TMP).exists());
-    }
-
-    #[test]
-    fn what_a_killed_process_left_is_gone_after_the_next_open() {
-        let f = fixture();
-        let dead = f.path.join(TMP).join("dead");
-        std::fs::create_dir_all(&dead).unwrap();
-        std::fs::write(dead.join(".lock"), "").unwrap();
-        std::fs::write(dead.join("half"), "half").unwrap();
-        DirBucket::open(&f.path).unwrap();
-        assert!(!f.path.join(TMP).exists());
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn puts_at_once_into_a_new_directory_all_arrive() {
-        let f = fixture();
-        let puts = (0..64).map(|i| {
-            f.outputs.write(format!("{i}"), "x").unwrap();
-            let (bucket, dir) = (f.bucket.clone(), f.outputs.try_clone().unwrap());
-            tokio::spawn(async move {
-                let target = key(&format!("new/deep/{}/{i}", i % 3));
-                bucket.put(&target, &dir, &key(&i.to_string())).await.unwrap();
-            })
-        });
-        for put in puts.collect::<Vec<_>>() {
-            put.await.unwrap();
-        }
-        assert_eq!(list(&f.bucket, &Prefix::root()).await.len(), 64);
     }
 }

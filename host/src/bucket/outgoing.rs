@@ -20,6 +20,8 @@ pub(super) struct Outgoing<'a> {
     name: &'a OsStr,
     /// Its length in bytes.
     pub(super) size: u64,
+    /// The file system that it is in.
+    pub(super) device: u64,
 }
 
 /// Why a file can't be put.
@@ -52,9 +54,10 @@ impl<'a> Outgoing<'a> {
                 other => other?,
             });
         }
-        let mut found = Self { top: dir.as_fd(), parent, name: OsStr::new(name), size: 0 };
-        found.size = check(&statat(found.parent(), name, AtFlags::SYMLINK_NOFOLLOW)?)?;
-        Ok(found)
+        let (top, name) = (dir.as_fd(), OsStr::new(name));
+        let at = parent.as_ref().map_or(top, AsFd::as_fd);
+        let stat = statat(at, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(Self { top, parent, name, size: check(&stat)?, device: stat.st_dev })
     }
 
     /// The directory it is in.

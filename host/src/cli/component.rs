@@ -123,6 +123,8 @@ impl Push {
         let dir = cap_std::fs::Dir::open_ambient_dir(copy.path(), cap_std::ambient_authority())?;
         let is_new = matches!(place.bucket.head(&key).await, Err(BucketError::NotFound { .. }));
         place.bucket.put(&key, &dir, &BucketKey::new("component.wasm")?).await?;
+        // A host that finds an empty component after a loss of power gives its tasks up.
+        place.bucket.sync().await?;
         let done = if is_new { "pushed" } else { "replaced" };
         writeln!(
             io::stdout().lock(),

@@ -47,7 +47,7 @@ impl Setting {
     fn heading(&self) -> &'static str {
         match self.name {
             "queue" | "bucket" | "input-bucket" | "components" | "component-prefix"
-            | "error-queue" | "done-queue" => "Queues and data",
+            | "error-queue" | "done-queue" | "durable" | "sync-every" => "Queues and data",
             "region" | "create-queues" | "message-bucket" | "message-group" | "anonymous"
             | "requester-pays" => "Clouds",
             "parallel" | "prefetch" | "prefetch-bytes" | "lease" => "Work",

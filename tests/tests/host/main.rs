@@ -1,6 +1,7 @@
 //! The real host with real guests, from outside: one module for each promise.
 
 mod components;
+mod disks;
 mod drain;
 mod endings;
 mod invariants;

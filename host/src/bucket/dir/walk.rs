@@ -1,11 +1,13 @@
 //! The listing of a directory bucket: a walk that holds one open directory for each level.
 
-use std::io;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat};
 use rustix::io::Errno;
 
+use super::root::Root;
+use super::trouble::Trouble;
 use super::{DirBucket, TMP, size};
 use crate::bucket::{BucketError, Listed};
 use crate::key::{BucketKey, Prefix};
@@ -13,11 +15,13 @@ use crate::key::{BucketKey, Prefix};
 /// The objects below a prefix, with directories in the order the file system has them.
 pub(super) struct Walk<'a> {
     bucket: &'a DirBucket,
+    /// The directory that is listed.
+    root: Option<Arc<Root>>,
     levels: Vec<Level>,
     /// The path of the innermost level, with a slash at its end; empty at the root.
     path: String,
     /// Why the walk could not start.
-    failed: Option<Errno>,
+    failed: Option<Trouble>,
 }
 
 struct Level {
@@ -35,18 +39,44 @@ enum Found {
 impl<'a> Walk<'a> {
     pub(super) fn new(bucket: &'a DirBucket, prefix: &Prefix) -> Self {
         let path = if prefix.is_root() { String::new() } else { format!("{prefix}/") };
-        let mut walk = Self { bucket, levels: Vec::new(), path, failed: None };
-        match Level::open(&bucket.0.root, if prefix.is_root() { "." } else { prefix.as_str() }) {
-            Ok(level) => walk.levels.push(level),
-            Err(Errno::NOENT | Errno::NOTDIR) => {}
-            Err(error) => walk.failed = Some(error),
+        let mut walk = Self { bucket, root: None, levels: Vec::new(), path, failed: None };
+        match bucket.root() {
+            Ok(root) => {
+                let top = if prefix.is_root() { "." } else { prefix.as_str() };
+                match Level::open(&root, top) {
+                    Ok(level) => walk.levels.push(level),
+                    Err(Errno::NOENT | Errno::NOTDIR) => {}
+                    Err(error) => walk.failed = Some(walk.trouble(error)),
+                }
+                walk.root = Some(root);
+            }
+            Err(gone) => walk.failed = Some(gone),
         }
         walk
     }
 
-    fn unavailable(&self, error: Errno) -> BucketError {
+    fn trouble(&self, error: Errno) -> Trouble {
+        Trouble::at(&self.bucket.0.path.join(&self.path), error)
+    }
+
+    fn unavailable(&self, trouble: Trouble) -> BucketError {
         let listed = if self.path.is_empty() { "the root" } else { &self.path };
-        BucketError::unavailable(self.bucket, "listing", listed, io::Error::from(error))
+        BucketError::unavailable(self.bucket, "listing", listed, trouble)
+    }
+
+    /// At the end of the walk: nothing, or why it may not have seen everything.
+    fn end(&mut self) -> Option<BucketError> {
+        let root = self.root.take()?;
+        let trouble = match self.bucket.root() {
+            Ok(now) if Arc::ptr_eq(&now, &root) => return None,
+            Ok(_) => {
+                let text = "the directory was replaced by another one while it was listed";
+                Trouble::because(text, Errno::STALE)
+            }
+            Err(gone) => gone,
+        };
+        self.path.clear();
+        Some(self.unavailable(trouble))
     }
 
     /// The next entry of the innermost level; `None` at its end.
@@ -76,6 +106,10 @@ impl<'a> Walk<'a> {
         })
     }
 
+    fn open(&self, path: &str) -> Result<Level, Errno> {
+        Level::open(self.root.as_ref().ok_or(Errno::NOENT)?, path)
+    }
+
     fn look(&self, key: BucketKey, stat: &Stat) -> Result<Found, Errno> {
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => Ok(Found::Object(Listed { key, size: size(stat) })),
@@ -83,7 +117,7 @@ impl<'a> Walk<'a> {
             FileType::Directory if self.levels.iter().any(|l| l.id == id(stat)) => {
                 Ok(Found::Nothing)
             }
-            FileType::Directory => match Level::open(&self.bucket.0.root, key.as_str()) {
+            FileType::Directory => match self.open(key.as_str()) {
                 Ok(level) => Ok(Found::Level(level, key)),
                 Err(Errno::NOENT) => Ok(Found::Nothing),
                 Err(error) => Err(error),
@@ -109,7 +143,7 @@ impl Iterator for Walk<'_> {
                     self.path = format!("{key}/");
                 }
                 // A directory that can't be read ends by itself after its error.
-                Some(Err(error)) => return Some(Err(self.unavailable(error))),
+                Some(Err(error)) => return Some(Err(self.unavailable(self.trouble(error)))),
                 None => {
                     self.levels.pop();
                     let inner = self.path.trim_end_matches('/').rfind('/');
@@ -117,7 +151,7 @@ impl Iterator for Walk<'_> {
                 }
             }
         }
-        None
+        self.end().map(Err)
     }
 }
 

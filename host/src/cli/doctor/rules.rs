@@ -225,6 +225,7 @@ mod tests {
             parallel: 2,
             prefetch: None,
             prefetch_bytes: ByteSize::gib(1),
+            durable: false,
             lease: Duration::from_secs(300),
             limits: Limits {
                 memory: ByteSize::gib(1),

@@ -40,6 +40,18 @@ pub(crate) const ERROR_QUEUE: Setting = setting(
 );
 pub(crate) const DONE_QUEUE: Setting =
     setting("done-queue", "URL", None, "Queue for reports of tasks that are done [default: none]");
+pub(crate) const DURABLE: Setting = setting(
+    "durable",
+    "",
+    Some("false"),
+    "Force outputs in a directory to the disk before their task is acknowledged",
+);
+pub(crate) const SYNC_EVERY: Setting = setting(
+    "sync-every",
+    "TIME",
+    Some("5s"),
+    "Without --durable: force outputs in a directory to the disk this often; 0 is never",
+);
 pub(crate) const PARALLEL: Setting =
     setting("parallel", "N", None, "Tasks that run at the same time [default: the cores]");
 pub(crate) const PREFETCH: Setting = setting(
@@ -161,7 +173,7 @@ pub(crate) const LISTEN: Setting = setting(
 );
 
 /// All settings, in the order in which they are shown.
-pub(crate) const ALL: [&Setting; 34] = [
+pub(crate) const ALL: [&Setting; 36] = [
     &QUEUE,
     &BUCKET,
     &INPUT_BUCKET,
@@ -169,6 +181,8 @@ pub(crate) const ALL: [&Setting; 34] = [
     &COMPONENT_PREFIX,
     &ERROR_QUEUE,
     &DONE_QUEUE,
+    &DURABLE,
+    &SYNC_EVERY,
     &REGION,
     &CREATE_QUEUES,
     &MESSAGE_BUCKET,

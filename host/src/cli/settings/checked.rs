@@ -34,6 +34,7 @@ impl Settings {
             parallel,
             prefetch: self.value(&PREFETCH, prefetch)?,
             prefetch_bytes: self.defaulted(&PREFETCH_BYTES, values::size)?,
+            durable: self.is_on(&DURABLE)?,
             lease: self.defaulted(&LEASE, lease)?,
             limits: self.limits()?,
             policy: self.policy()?,
@@ -94,6 +95,7 @@ impl Settings {
             region: self.value(&REGION, |text| Ok(text.to_owned()))?,
             anonymous: self.is_on(&ANONYMOUS)?,
             requester_pays: self.is_on(&REQUESTER_PAYS)?,
+            sync_every: self.defaulted(&SYNC_EVERY, values::duration)?,
             environment: config::environment(),
         })
     }

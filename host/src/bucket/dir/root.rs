@@ -1,0 +1,222 @@
+//! The directory that a bucket's path leads to, and how a change of it is noticed.
+//!
+//! The directory is open for as long as the bucket is used. Its path may lead to another one
+//! meanwhile: the directory was restored from a copy, or its file system was mounted again.
+//! Objects put into the old directory would be lost, so the path is looked at before each
+//! operation.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, fstatvfs, makedev, mkdirat, openat, statat,
+    statx,
+};
+use rustix::io::Errno;
+
+use super::TMP;
+use super::trouble::Trouble;
+use crate::key::BucketKey;
+use crate::scratch::{self, Scratch};
+
+/// For this long after a directory was replaced, an object that is not there may still be on
+/// its way: somebody restores the directory from a copy.
+const RESTORING: Duration = Duration::from_secs(60);
+/// The longest name that every file system in use takes (ecryptfs has the lowest limit).
+const SAFE_NAME_BYTES: usize = 143;
+
+/// An open directory.
+#[derive(Debug)]
+pub(super) struct Root {
+    /// Made when the first copy needs it; the last process to use it removes it. Dropped
+    /// before the directory is closed.
+    tmp: Mutex<Option<Arc<Scratch>>>,
+    path: PathBuf,
+    dir: OwnedFd,
+    pub(super) id: Id,
+    /// There were objects in it.
+    had_objects: AtomicBool,
+    /// When it took the place of another one.
+    replaced: Option<Instant>,
+}
+
+/// Which directory it is, on which mount: equal for one directory only while it is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Id {
+    pub(super) device: u64,
+    inode: u64,
+    /// Zero where the kernel does not say.
+    mount: u64,
+}
+
+impl Id {
+    /// Of the directory that `path` leads to.
+    pub(super) fn of(path: &Path) -> Result<Self, Errno> {
+        Self::at(CWD, path, AtFlags::empty())
+    }
+
+    /// Of an open directory.
+    pub(super) fn of_open(dir: impl AsFd) -> Result<Self, Errno> {
+        Self::at(dir, Path::new(""), AtFlags::EMPTY_PATH)
+    }
+
+    fn at(dir: impl AsFd, path: &Path, flags: AtFlags) -> Result<Self, Errno> {
+        match statx(dir.as_fd(), path, flags, StatxFlags::INO | StatxFlags::MNT_ID) {
+            Ok(stat) => Ok(Self {
+                device: makedev(stat.stx_dev_major, stat.stx_dev_minor),
+                inode: stat.stx_ino,
+                mount: stat.stx_mnt_id,
+            }),
+            Err(Errno::NOSYS) => {
+                let stat = statat(dir, path, flags)?;
+                Ok(Self { device: stat.st_dev, inode: stat.st_ino, mount: 0 })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// True when a file can be renamed from one directory to the other.
+    pub(super) fn shares_mount_with(self, other: Self) -> bool {
+        (self.device, self.mount) == (other.device, other.mount)
+    }
+}
+
+impl Root {
+    /// Opens a directory.
+    pub(super) fn open(path: &Path) -> Result<Self, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = openat(CWD, path, flags, Mode::empty())?;
+        let id = Id::of_open(&dir)?;
+        let had_objects = AtomicBool::new(has_objects(&dir)?);
+        let path = path.to_owned();
+        Ok(Self { tmp: Mutex::default(), path, dir, id, had_objects, replaced: None })
+    }
+
+    /// What there is at the path now: this directory, or another one, which is opened.
+    ///
+    /// # Errors
+    /// When there is no directory. Nor is one that is empty while this one was not: it may be
+    /// the mount point of a file system that is not mounted.
+    pub(super) fn now(self: &Arc<Self>) -> Result<Arc<Self>, Trouble> {
+        match Id::of(&self.path) {
+            Ok(id) if id == self.id => return Ok(self.clone()),
+            Ok(_) => {}
+            Err(errno) => return Err(self.gone(errno)),
+        }
+        let mut other = Self::open(&self.path).map_err(|errno| self.gone(errno))?;
+        if other.id == self.id {
+            return Ok(self.clone());
+        }
+        if self.had_objects.load(Relaxed) && !other.had_objects.load(Relaxed) {
+            let text = "the directory was replaced by an empty one; is its file system mounted? \
+                        If it is to be empty, restart the host";
+            return Err(Trouble::because(text, Errno::STALE));
+        }
+        other.replaced = Some(Instant::now());
+        Ok(Arc::new(other))
+    }
+
+    fn gone(&self, errno: Errno) -> Trouble {
+        match errno {
+            Errno::NOENT => Trouble::because(
+                "the directory is gone; put it back, or mount its file system",
+                errno,
+            ),
+            Errno::NOTDIR => {
+                Trouble::because("the directory was replaced by something else; put it back", errno)
+            }
+            errno => Trouble::at(&self.path, errno),
+        }
+    }
+
+    /// True while a missing object may still be on its way from a copy.
+    pub(super) fn is_being_restored(&self) -> bool {
+        self.replaced.is_some_and(|at| at.elapsed() < RESTORING)
+    }
+
+    /// Takes note that there are objects.
+    pub(super) fn has_object(&self) {
+        self.had_objects.store(true, Relaxed);
+    }
+
+    /// The directory that objects are copied to before they are renamed into place.
+    pub(super) fn tmp(&self) -> io::Result<Arc<Scratch>> {
+        let mut tmp = self.tmp.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tmp) = &*tmp
+            && tmp.is_there()
+        {
+            return Ok(tmp.clone());
+        }
+        let made = Arc::new(claim(&self.dir, &self.path)?);
+        Ok(tmp.insert(made).clone())
+    }
+
+    /// The directory above `key` that is a link to nothing, if one is: what it should lead to
+    /// may be on a file system that is not mounted.
+    pub(super) fn dangling_link(&self, key: &BucketKey) -> Option<String> {
+        let mut above = key.as_str().match_indices('/').map(|(end, _)| &key.as_str()[..end]);
+        let dangles = |path: &&str| {
+            let is_link = statat(self, *path, AtFlags::SYMLINK_NOFOLLOW)
+                .is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Symlink);
+            is_link && matches!(statat(self, *path, AtFlags::empty()), Err(Errno::NOENT))
+        };
+        above.find(dangles).map(str::to_owned)
+    }
+
+    /// The innermost directory above `key` that exists: its path below the root, and itself.
+    pub(super) fn deepest_above(&self, key: &BucketKey) -> Result<(String, OwnedFd), Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut path = key.parent();
+        loop {
+            match openat(self, path.unwrap_or("."), flags, Mode::empty()) {
+                Err(Errno::NOENT) if path.is_some() => {}
+                opened => return Ok((path.unwrap_or_default().to_owned(), opened?)),
+            }
+            path = path.and_then(|path| path.rsplit_once('/')).map(|(parent, _)| parent);
+        }
+    }
+
+    /// Checks the names of a key whose directories may not be there yet.
+    pub(super) fn takes_names_of(&self, key: &BucketKey) -> Result<(), Errno> {
+        let Some(longest) = key.as_str().split('/').map(str::len).max() else { return Ok(()) };
+        if longest <= SAFE_NAME_BYTES {
+            return Ok(());
+        }
+        let (_, dir) = self.deepest_above(key)?;
+        if longest as u64 > fstatvfs(&dir)?.f_namemax { Err(Errno::NAMETOOLONG) } else { Ok(()) }
+    }
+}
+
+impl AsFd for Root {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+}
+
+/// Makes a directory for copies in `dir`, which is at `path`. It is made by way of the open
+/// directory: one that is gone by now must not come into being again.
+pub(super) fn claim(dir: impl AsFd, path: &Path) -> io::Result<Scratch> {
+    match mkdirat(dir, TMP, Mode::from_raw_mode(0o777)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Scratch::claim_and_tidy(&path.join(TMP))
+}
+
+/// True when a directory holds anything that is neither ours nor of its file system.
+fn has_objects(dir: &OwnedFd) -> Result<bool, Errno> {
+    let mut found = false;
+    let listed = scratch::for_each(dir.as_fd(), |name, _| {
+        found = ![TMP.as_bytes(), b"lost+found"].contains(&name.to_bytes());
+        // The first one is enough.
+        if found { Err(Errno::CANCELED) } else { Ok(()) }
+    });
+    match listed {
+        Err(error) if !found => Err(error),
+        _ => Ok(found),
+    }
+}

@@ -1,0 +1,274 @@
+//! Forcing to the disk what was put, for many who wait at once.
+//!
+//! One `syncfs` writes whatever its file system has not written yet, so those who wait for one
+//! share it. Who comes while one runs shares the next: that one covers all that was put before
+//! it began.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::{CWD, Mode, OFlags, openat, syncfs};
+use rustix::io::Errno;
+
+use super::blocking;
+use super::root::Root;
+
+/// Work that is done in rounds, each for all who wait.
+#[derive(Debug, Default)]
+struct Rounds {
+    begun: AtomicU64,
+    last: tokio::sync::Mutex<Last>,
+}
+
+#[derive(Debug, Default)]
+struct Last {
+    /// The last round that came to its end.
+    ended: u64,
+    /// The last round that failed.
+    failed: Option<(u64, Errno)>,
+}
+
+impl Rounds {
+    /// Waits for a round of `work` that begins after this call.
+    async fn join(
+        &self,
+        work: impl FnOnce() -> Result<(), Errno> + Send + 'static,
+    ) -> Result<(), Errno> {
+        let begun = self.begun.load(SeqCst);
+        // Given to those who wait in the order of their calls.
+        let mut last = self.last.lock().await;
+        if last.ended <= begun {
+            let round = self.begun.fetch_add(1, SeqCst) + 1;
+            let done = blocking(work).await;
+            last.ended = round;
+            if let Err(error) = done {
+                last.failed = Some((round, error));
+            }
+        }
+        match last.failed {
+            // The system reports a page that it could not write only once. The page may be of
+            // this caller also if the round before reported it.
+            Some((round, error)) if round >= begun => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What a bucket has put and not forced to the disk yet.
+#[derive(Debug, Default)]
+pub(super) struct Unsynced {
+    rounds: Rounds,
+    /// By the device of the file system.
+    dirty: Arc<Mutex<HashMap<u64, Dirty>>>,
+}
+
+/// A file system that was written to.
+#[derive(Debug)]
+struct Dirty {
+    dir: Arc<Holder>,
+    puts: u64,
+}
+
+/// Something open on a file system.
+#[derive(Debug)]
+pub(super) enum Holder {
+    /// The bucket's directory.
+    Root(Arc<Root>),
+    /// A directory that a link in the bucket leads to.
+    Linked(OwnedFd),
+}
+
+impl AsFd for Holder {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Root(root) => root.as_fd(),
+            Self::Linked(dir) => dir.as_fd(),
+        }
+    }
+}
+
+impl Unsynced {
+    /// Takes note of an object that was put into the file system `device`, in which `dir`
+    /// opens something.
+    pub(super) fn add(
+        &self,
+        device: u64,
+        dir: impl FnOnce() -> Result<Holder, Errno>,
+    ) -> Result<(), Errno> {
+        let mut all = lock(&self.dirty);
+        if let Some(dirty) = all.get_mut(&device) {
+            dirty.puts += 1;
+        } else {
+            all.insert(device, Dirty { dir: Arc::new(dir()?), puts: 1 });
+        }
+        Ok(())
+    }
+
+    /// True when everything is on the disk.
+    pub(super) fn is_empty(&self) -> bool {
+        lock(&self.dirty).is_empty()
+    }
+
+    /// The file systems that were written to.
+    #[cfg(test)]
+    pub(super) fn devices(&self) -> Vec<u64> {
+        let mut devices: Vec<u64> = lock(&self.dirty).keys().copied().collect();
+        devices.sort_unstable();
+        devices
+    }
+
+    /// Forces to the disk what was put before.
+    pub(super) async fn sync(&self) -> Result<(), Errno> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        let dirty = self.dirty.clone();
+        self.rounds.join(move || sync_all(&dirty)).await
+    }
+}
+
+fn lock(dirty: &Mutex<HashMap<u64, Dirty>>) -> MutexGuard<'_, HashMap<u64, Dirty>> {
+    dirty.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn sync_all(dirty: &Mutex<HashMap<u64, Dirty>>) -> Result<(), Errno> {
+    let look = |(device, dirty): (&u64, &Dirty)| (*device, dirty.dir.clone(), dirty.puts);
+    let now: Vec<_> = lock(dirty).iter().map(look).collect();
+    for (device, dir, puts) in now {
+        syncfs(&*dir)?;
+        let mut all = lock(dirty);
+        // What was put meanwhile may have come too late.
+        if all.get(&device).is_some_and(|dirty| dirty.puts == puts) {
+            all.remove(&device);
+        }
+    }
+    Ok(())
+}
+
+/// The file system of a directory, to be forced to the disk by many at once: for the reports in
+/// a queue that is a directory.
+#[derive(Debug)]
+pub struct DirSync {
+    path: PathBuf,
+    rounds: Rounds,
+}
+
+impl DirSync {
+    /// Of the file system that `path` is on whenever it is synced.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), rounds: Rounds::default() }
+    }
+
+    /// Forces to the disk what was written there before.
+    ///
+    /// # Errors
+    /// When the directory can't be opened or the disk fails. What was written may be lost then.
+    pub async fn sync(&self) -> io::Result<()> {
+        let path = self.path.clone();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let sync = move || syncfs(openat(CWD, &path, flags, Mode::empty())?);
+        Ok(self.rounds.join(sync).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Polls a future once, so that it has said that it waits.
+    async fn begin<F: Future + Unpin>(future: &mut F) {
+        assert!(futures_util::poll!(future).is_pending());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn those_who_come_while_a_round_runs_share_the_next() {
+        let rounds = Arc::new(Rounds::default());
+        let count = Arc::new(AtomicUsize::new(0));
+        let (go_on, wait) = mpsc::channel::<()>();
+        let counted = count.clone();
+        let mut first = Box::pin(rounds.join(move || {
+            let _ = wait.recv();
+            counted.fetch_add(1, SeqCst);
+            Ok(())
+        }));
+        begin(&mut first).await;
+        let more = (0..50).map(|_| {
+            let counted = count.clone();
+            Box::pin(rounds.join(move || {
+                counted.fetch_add(1, SeqCst);
+                Ok(())
+            }))
+        });
+        let mut more: Vec<_> = more.collect();
+        for waiting in &mut more {
+            begin(waiting).await;
+        }
+        go_on.send(()).unwrap();
+        first.await.unwrap();
+        for waiting in more {
+            waiting.await.unwrap();
+        }
+        assert_eq!(count.load(SeqCst), 2);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_failure_is_told_to_all_who_may_have_lost_something() {
+        let rounds = Arc::new(Rounds::default());
+        rounds.join(|| Ok(())).await.unwrap();
+        let (go_on, wait) = mpsc::channel::<()>();
+        let mut failing = Box::pin(rounds.join(move || {
+            let _ = wait.recv();
+            Err(Errno::IO)
+        }));
+        begin(&mut failing).await;
+        // Put while the round ran that failed.
+        let mut meanwhile: Vec<_> = (0..3).map(|_| Box::pin(rounds.join(|| Ok(())))).collect();
+        for waiting in &mut meanwhile {
+            begin(waiting).await;
+        }
+        go_on.send(()).unwrap();
+        assert_eq!(failing.await, Err(Errno::IO));
+        for waiting in meanwhile {
+            assert_eq!(waiting.await, Err(Errno::IO));
+        }
+        assert_eq!(rounds.join(|| Ok(())).await, Ok(()));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_round_whose_caller_went_away_is_not_taken_for_done() {
+        let rounds = Arc::new(Rounds::default());
+        let (_go_on, wait) = mpsc::channel::<()>();
+        let mut given_up = Box::pin(rounds.join(move || {
+            let _ = wait.recv();
+            Ok(())
+        }));
+        begin(&mut given_up).await;
+        drop(given_up);
+        let ran = Arc::new(AtomicUsize::new(0));
+        let run = ran.clone();
+        let done = rounds.join(move || {
+            run.fetch_add(1, SeqCst);
+            Ok(())
+        });
+        done.await.unwrap();
+        assert_eq!(ran.load(SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn a_directory_of_reports_is_synced_or_says_why_not() {
+        let root = tempfile::tempdir().unwrap();
+        DirSync::new(root.path()).sync().await.unwrap();
+        let link = root.path().join("link");
+        std::os::unix::fs::symlink(root.path(), &link).unwrap();
+        DirSync::new(link).sync().await.unwrap();
+        let missing = DirSync::new(root.path().join("missing")).sync().await.unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+    }
+}

@@ -1,0 +1,327 @@
+//! What a directory promises beyond what every bucket does.
+
+use std::os::unix::fs::symlink;
+
+use futures_util::TryStreamExt;
+use rustix::fs::CWD;
+
+use super::*;
+
+pub(super) struct Fixture {
+    _root: tempfile::TempDir,
+    pub(super) bucket: DirBucket,
+    pub(super) path: PathBuf,
+    pub(super) outputs: Dir,
+    outputs_path: PathBuf,
+}
+
+pub(super) fn fixture() -> Fixture {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("bucket");
+    let bucket = DirBucket::create(&path).unwrap();
+    let outputs_path = root.path().join("outputs");
+    std::fs::create_dir(&outputs_path).unwrap();
+    let outputs = Dir::from_std_file(File::open(&outputs_path).unwrap());
+    Fixture { _root: root, bucket, path, outputs, outputs_path }
+}
+
+pub(super) fn key(text: &str) -> BucketKey {
+    BucketKey::new(text).unwrap()
+}
+
+pub(super) async fn get(bucket: &DirBucket, text: &str) -> Result<Vec<u8>, BucketError> {
+    let mut file = tempfile::tempfile().unwrap();
+    let version = bucket.get(&key(text), file.try_clone().unwrap()).await?;
+    assert_eq!(version, bucket.head(&key(text)).await?);
+    let mut bytes = Vec::new();
+    io::Seek::rewind(&mut file).unwrap();
+    io::Read::read_to_end(&mut file, &mut bytes).unwrap();
+    Ok(bytes)
+}
+
+pub(super) async fn list(bucket: &DirBucket, prefix: &Prefix) -> Vec<(String, u64)> {
+    let mut all: Vec<_> = bucket
+        .list(prefix)
+        .map_ok(|listed| (listed.key.to_string(), listed.size))
+        .try_collect()
+        .await
+        .unwrap();
+    all.sort();
+    all
+}
+
+#[tokio::test]
+async fn what_is_put_is_got_and_listed() {
+    let f = fixture();
+    for (file, size) in [("small", 10), ("dir/large", 3 * SMALL as usize), ("empty", 0)] {
+        f.outputs.create_dir_all("dir").unwrap();
+        f.outputs.write(file, vec![7; size]).unwrap();
+        let target = format!("base/0_output/{file}");
+        f.bucket.put(&key(&target), &f.outputs, &key(file)).await.unwrap();
+        assert!(!f.outputs.exists(file), "moved, not copied");
+        assert_eq!(get(&f.bucket, &target).await.unwrap(), vec![7; size]);
+    }
+    let want = [
+        ("base/0_output/dir/large".to_owned(), 3 * SMALL),
+        ("base/0_output/empty".to_owned(), 0),
+        ("base/0_output/small".to_owned(), 10),
+    ];
+    assert_eq!(list(&f.bucket, &Prefix::root()).await, want);
+    assert_eq!(list(&f.bucket, &Prefix::new("base/0_output").unwrap()).await, want);
+    assert_eq!(list(&f.bucket, &Prefix::new("base/0_output/dir").unwrap()).await, want[..1]);
+    assert_eq!(list(&f.bucket, &Prefix::new("base/0_out").unwrap()).await, []);
+    assert!(!f.path.join(TMP).exists());
+}
+
+#[tokio::test]
+async fn an_object_that_is_not_there_is_not_found() {
+    let f = fixture();
+    std::fs::write(f.path.join("object"), "x").unwrap();
+    for text in ["nothing", "no/thing", "object/below"] {
+        for error in
+            [f.bucket.head(&key(text)).await.unwrap_err(), get(&f.bucket, text).await.unwrap_err()]
+        {
+            assert!(matches!(error, BucketError::NotFound { .. }), "{error}");
+            assert!(error.to_string().contains(&format!("`{text}`")), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_collides_with_a_directory_or_an_object_is_named() {
+    let f = fixture();
+    std::fs::create_dir(f.path.join("dir")).unwrap();
+    std::fs::write(f.path.join("object"), "x").unwrap();
+    rustix::fs::mkfifoat(CWD, f.path.join("fifo"), Mode::RWXU).unwrap();
+    f.outputs.write("file", "x").unwrap();
+    for (text, want) in [
+        ("dir", "key `dir` is a directory"),
+        ("object/below", "key `object/below` can't be written: a part of its path"),
+        ("object/far/below", "key `object/far/below` can't be written: a part of its path"),
+        ("a/.task-host-tmp/b", "key `a/.task-host-tmp/b` has a segment `.task-host-tmp`"),
+    ] {
+        let put = f.bucket.put(&key(text), &f.outputs, &key("file")).await;
+        let error = put.unwrap_err();
+        assert!(matches!(error, BucketError::Invalid { .. }), "{error}");
+        assert!(error.to_string().contains(want), "{error}");
+    }
+    for (text, want) in [("dir", "is a directory"), ("fifo", "is not a regular file")] {
+        let error = get(&f.bucket, text).await.unwrap_err();
+        assert!(error.to_string().contains(want), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_put_follows_no_link_and_takes_only_regular_files() {
+    let f = fixture();
+    std::fs::create_dir(f.path.join("secret")).unwrap();
+    std::fs::write(f.path.join("secret/file"), "secret").unwrap();
+    symlink(f.path.join("secret/file"), f.outputs_path.join("link")).unwrap();
+    symlink(f.path.join("secret"), f.outputs_path.join("linked")).unwrap();
+    std::fs::hard_link(f.path.join("secret/file"), f.outputs_path.join("hard")).unwrap();
+    rustix::fs::mkfifoat(CWD, f.outputs_path.join("fifo"), Mode::RWXU).unwrap();
+    for file in ["link", "linked/file", "hard", "fifo", "linked"] {
+        let error = f.bucket.put(&key("out"), &f.outputs, &key(file)).await.unwrap_err();
+        assert!(matches!(error, BucketError::Invalid { .. }), "{file}: {error}");
+        assert!(error.to_string().contains(&format!("`{file}`")), "{error}");
+    }
+    assert!(!f.path.join("out").exists());
+    assert!(f.path.join("secret/file").exists());
+}
+
+#[tokio::test]
+async fn a_changed_object_has_another_version() {
+    let f = fixture();
+    let mut versions = Vec::new();
+    for content in ["one", "two", "three"] {
+        f.outputs.write("file", content).unwrap();
+        f.bucket.put(&key("k"), &f.outputs, &key("file")).await.unwrap();
+        versions.push(f.bucket.head(&key("k")).await.unwrap());
+        assert_eq!(get(&f.bucket, "k").await.unwrap(), content.as_bytes());
+    }
+    assert!(versions[0] != versions[1] && versions[1] != versions[2]);
+}
+
+/// A writer that never stops must lead to an error or to one version, not to a mix.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_never_gets_half_of_one_version_and_half_of_another() {
+    let f = fixture();
+    let path = f.path.join("k");
+    std::fs::write(&path, vec![0; 100_000]).unwrap();
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let writer = std::thread::spawn({
+        let (path, stop) = (path.clone(), stop.clone());
+        move || {
+            for n in (0..=255).cycle() {
+                if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    return;
+                }
+                // Another name, renamed: what the documentation asks for.
+                std::fs::write(path.with_extension("new"), vec![n; 100_000]).unwrap();
+                std::fs::rename(path.with_extension("new"), &path).unwrap();
+            }
+        }
+    });
+    for _ in 0..200 {
+        let mut file = tempfile::tempfile().unwrap();
+        f.bucket.get(&key("k"), file.try_clone().unwrap()).await.ok();
+        let mut bytes = Vec::new();
+        io::Seek::rewind(&mut file).unwrap();
+        io::Read::read_to_end(&mut file, &mut bytes).unwrap();
+        assert!(bytes.windows(2).all(|pair| pair[0] == pair[1]));
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    writer.join().unwrap();
+}
+
+#[tokio::test]
+async fn links_in_the_bucket_are_its_owners_and_are_followed() {
+    let f = fixture();
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::fs::write(elsewhere.path().join("a"), "linked").unwrap();
+    symlink(elsewhere.path(), f.path.join("data")).unwrap();
+    symlink("..", f.path.join("round")).unwrap();
+    symlink(".", f.path.join("self")).unwrap();
+    symlink("nowhere", f.path.join("dangling")).unwrap();
+    assert_eq!(get(&f.bucket, "data/a").await.unwrap(), b"linked");
+    let data = Prefix::new("data").unwrap();
+    assert_eq!(list(&f.bucket, &data).await, [("data/a".to_owned(), 6)]);
+    // A link to above the bucket comes back to it once, and then is seen to be a circle.
+    let all = list(&f.bucket, &Prefix::root()).await;
+    assert!(all.contains(&("data/a".to_owned(), 6)), "{all:?}");
+}
+
+#[tokio::test]
+async fn a_listing_skips_what_can_not_be_a_key_and_what_is_the_hosts_own() {
+    use std::os::unix::ffi::OsStrExt;
+    let f = fixture();
+    for name in [&b"ok"[..], b"\xff", b"new\nline", b"back\\slash"] {
+        std::fs::write(f.path.join(OsStr::from_bytes(name)), "").unwrap();
+    }
+    let tmp = f.bucket.root().unwrap().tmp().unwrap();
+    std::fs::write(tmp.path().join("half"), "half").unwrap();
+    assert_eq!(list(&f.bucket, &Prefix::root()).await, [("ok".to_owned(), 0)]);
+}
+
+#[tokio::test]
+async fn a_listing_that_is_dropped_early_ends_its_walk() {
+    let f = fixture();
+    for i in 0..LISTED_AHEAD * 3 {
+        std::fs::write(f.path.join(i.to_string()), "").unwrap();
+    }
+    assert!(f.bucket.list(&Prefix::root()).next().await.unwrap().is_ok());
+    // The walk holds a handle on the bucket for as long as it runs.
+    while Arc::strong_count(&f.bucket.0) > 1 {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_copy_from_another_file_system_is_whole_and_leaves_nothing_behind() {
+    let f = fixture();
+    for size in [100, 3 * SMALL] {
+        f.outputs.write("file", vec![7; size as usize]).unwrap();
+        let file = f.outputs.open("file").unwrap().into_std();
+        // What `put` does after a rename that failed with EXDEV.
+        let copying = Copying { key: key("a/b/c"), file, size };
+        f.bucket.put_copy(copying).await.unwrap();
+        assert_eq!(get(&f.bucket, "a/b/c").await.unwrap(), vec![7; size as usize]);
+    }
+    let file = f.outputs.open("file").unwrap().into_std();
+    let copying = Copying { key: key("a"), file, size: 3 * SMALL };
+    let error = f.bucket.put_copy(copying).await.unwrap_err();
+    assert!(error.to_string().contains("`a` is a directory"), "{error}");
+    assert_eq!(list(&f.bucket, &Prefix::root()).await.len(), 1);
+    let path = f.path.clone();
+    drop(f.bucket);
+    assert!(!path.join(TMP).exists());
+}
+
+/// `/dev/shm` is a file system of its own wherever there is one.
+#[tokio::test]
+async fn a_file_of_another_file_system_is_put_too() {
+    let f = fixture();
+    let shm = tempfile::tempdir_in("/dev/shm").unwrap();
+    std::fs::write(shm.path().join("file"), "x").unwrap();
+    let dir = Dir::from_std_file(File::open(shm.path()).unwrap());
+    f.bucket.put(&key("out/file"), &dir, &key("file")).await.unwrap();
+    assert_eq!(get(&f.bucket, "out/file").await.unwrap(), b"x");
+
+    // The other way round: the bucket has a link to that file system.
+    symlink(shm.path(), f.path.join("other")).unwrap();
+    f.outputs.write("file", "y").unwrap();
+    f.bucket.put(&key("other/sub/file"), &f.outputs, &key("file")).await.unwrap();
+    assert_eq!(get(&f.bucket, "other/sub/file").await.unwrap(), b"y");
+    assert!(!shm.path().join("sub").join(TMP).exists());
+}
+
+#[test]
+fn what_a_killed_process_left_is_gone_after_the_next_open() {
+    let f = fixture();
+    let dead = f.path.join(TMP).join("dead");
+    std::fs::create_dir_all(&dead).unwrap();
+    std::fs::write(dead.join(".lock"), "").unwrap();
+    std::fs::write(dead.join("half"), "half").unwrap();
+    DirBucket::open(&f.path).unwrap();
+    assert!(!f.path.join(TMP).exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn puts_at_once_into_a_new_directory_all_arrive() {
+    let f = fixture();
+    let puts = (0..64).map(|i| {
+        f.outputs.write(format!("{i}"), "x").unwrap();
+        let (bucket, dir) = (f.bucket.clone(), f.outputs.try_clone().unwrap());
+        tokio::spawn(async move {
+            let target = key(&format!("new/deep/{}/{i}", i % 3));
+            bucket.put(&target, &dir, &key(&i.to_string())).await.unwrap();
+        })
+    });
+    for put in puts.collect::<Vec<_>>() {
+        put.await.unwrap();
+    }
+    assert_eq!(list(&f.bucket, &Prefix::root()).await.len(), 64);
+}
+
+#[tokio::test]
+async fn what_is_put_is_synced_after_a_while_and_at_the_end() {
+    let root = tempfile::tempdir().unwrap();
+    let put = async |bucket: &DirBucket| {
+        let outputs = Dir::from_std_file(File::open(root.path()).unwrap());
+        outputs.write("file", "x").unwrap();
+        let bucket_dir = bucket.path().to_owned();
+        bucket.put(&key("out"), &outputs, &key("file")).await.unwrap();
+        assert!(bucket_dir.join("out").exists());
+    };
+    let path = root.path().join("bucket");
+    std::fs::create_dir(&path).unwrap();
+    let soon = DirBucket::open_synced(&path, Duration::from_millis(1)).unwrap();
+    for _ in 0..2 {
+        put(&soon).await;
+        while !soon.0.unsynced.is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    let late = DirBucket::open_synced(&path, Duration::from_secs(3600)).unwrap();
+    put(&late).await;
+    assert!(!late.0.unsynced.is_empty());
+    late.close().await;
+    assert!(late.0.unsynced.is_empty());
+}
+
+#[tokio::test]
+async fn a_put_to_a_linked_file_system_is_synced_there() {
+    let f = fixture();
+    let shm = tempfile::tempdir_in("/dev/shm").unwrap();
+    symlink(shm.path(), f.path.join("linked")).unwrap();
+    for name in ["here", "linked/there", "linked/deep/there"] {
+        f.outputs.write("file", "x").unwrap();
+        f.bucket.put(&key(name), &f.outputs, &key("file")).await.unwrap();
+    }
+    let (here, there) = (Id::of(&f.path).unwrap(), Id::of(shm.path()).unwrap());
+    let mut want = vec![here.device, there.device];
+    want.sort_unstable();
+    assert_eq!(f.bucket.0.unsynced.devices(), want);
+    f.bucket.sync().await.unwrap();
+    assert!(f.bucket.0.unsynced.is_empty());
+}
