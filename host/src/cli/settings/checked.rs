@@ -177,6 +177,8 @@ pub(crate) fn queue_url(text: &str) -> Parsed<String> {
         _ => text.to_owned(),
     };
     match Address::parse(&url) {
+        // Where `~` is the home directory, the whole path.
+        Ok(Address::File { url, .. }) => Ok(url),
         Ok(_) => Ok(url),
         Err(QueueError::Invalid { problem, .. }) => Err(problem),
         Err(other) => Err(other.to_string()),
