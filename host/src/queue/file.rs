@@ -68,6 +68,21 @@ const LOOK: Duration = Duration::from_millis(200);
 /// How often an operation is tried in directories that were replaced meanwhile.
 const TRIES: usize = 3;
 
+/// Does something in the directories of a queue, and again if they were replaced meanwhile.
+macro_rules! in_place {
+    ($queue:expr, $place:ident => $act:expr) => {{
+        let mut tries = 0;
+        loop {
+            let $place = $queue.place()?;
+            let result = $act;
+            tries += 1;
+            if !$queue.was_replaced(&$place, &result)? || tries == TRIES {
+                break result;
+            }
+        }
+    }};
+}
+
 /// A queue in a directory.
 ///
 /// The directory may be removed and made again, moved away and back, restored from a copy or
@@ -139,15 +154,15 @@ impl FileQueue {
         Ok(current.place.clone())
     }
 
-    /// The directories in which to try again what failed in those of `place`, if the queue
-    /// has others by now. Fails if it has none: what seems to be a lost lease is none then.
-    fn elsewhere<T>(
+    /// Whether to try again what failed in `place`, since the queue has other directories by
+    /// now. Fails if it has none: what seems to be a lost lease is not one then.
+    fn was_replaced<T>(
         &self,
         place: &Arc<Place>,
         result: &Result<T, QueueError>,
-    ) -> Result<Option<Arc<Place>>, QueueError> {
+    ) -> Result<bool, QueueError> {
         let Err(error) = result else {
-            return Ok(None);
+            return Ok(false);
         };
         let is_lost = matches!(error, QueueError::LeaseLost { .. });
         let mut current = self.current();
@@ -156,7 +171,7 @@ impl FileQueue {
             current.look(is_stale(error))?;
         }
         if !Arc::ptr_eq(&current.place, place) {
-            return Ok(Some(current.place.clone()));
+            return Ok(true);
         }
         if is_lost && place.is_settling() {
             return Err(QueueError::Unavailable {
@@ -168,26 +183,16 @@ impl FileQueue {
         if is_lost {
             place.clock.suspect();
         }
-        Ok(None)
+        Ok(false)
     }
 
     fn send_one(&self, body: &[u8]) -> Result<(), QueueError> {
-        let place = self.place()?;
-        let sent = place.send(body);
-        match self.elsewhere(&place, &sent)? {
-            Some(place) => place.send(body),
-            None => sent,
-        }
+        in_place!(self, place => place.send(body))
     }
 
     fn delete(&self, receipt: &Receipt, is_done: bool) -> Result<(), QueueError> {
         let held = self.held(receipt)?;
-        let place = self.place()?;
-        let deleted = place.delete(&held, is_done, &self.reaper);
-        match self.elsewhere(&place, &deleted)? {
-            Some(place) => place.delete(&held, is_done, &self.reaper),
-            None => deleted,
-        }
+        in_place!(self, place => place.delete(&held, is_done, &self.reaper))
     }
 }
 
@@ -240,35 +245,18 @@ impl Queue for FileQueue {
     ) -> Result<Vec<Message>, QueueError> {
         const LONG: Duration = Duration::from_secs(365 * 24 * 3600);
         let until = Instant::now() + wait.min(LONG);
-        let mut tries = 0;
-        loop {
-            let place = self.place()?;
-            let found = place.lease(max, hold, until).await;
-            tries += 1;
-            if self.elsewhere(&place, &found)?.is_none() || tries == TRIES {
-                return found;
-            }
-        }
+        in_place!(self, place => place.lease(max, hold, until).await)
     }
 
     async fn start(&self, receipt: &Receipt) -> Result<(), QueueError> {
         let held = self.held(receipt)?;
-        let place = self.place()?;
-        let started = place.start(&held).await;
-        match self.elsewhere(&place, &started)? {
-            Some(place) => place.start(&held).await,
-            None => started,
-        }
+        in_place!(self, place => place.start(&held).await)
     }
 
     async fn extend(&self, receipt: &Receipt, hold: Duration) -> Result<Receipt, QueueError> {
         let held = self.held(receipt)?;
-        let place = self.place()?;
-        let mut extended = place.extend(&held, hold).await;
-        if let Some(place) = self.elsewhere(&place, &extended)? {
-            extended = place.extend(&held, hold).await;
-        }
-        extended.map(|name| Held { name, ..held }.receipt())
+        let name = in_place!(self, place => place.extend(&held, hold).await)?;
+        Ok(Held { name, ..held }.receipt())
     }
 
     async fn ack(&self, receipt: &Receipt) -> Result<(), QueueError> {
@@ -281,12 +269,7 @@ impl Queue for FileQueue {
 
     async fn disown(&self, receipt: &Receipt) -> Result<(), QueueError> {
         let held = self.held(receipt)?;
-        let place = self.place()?;
-        let disowned = place.disown(&held).await;
-        match self.elsewhere(&place, &disowned)? {
-            Some(place) => place.disown(&held).await,
-            None => disowned,
-        }
+        in_place!(self, place => place.disown(&held).await)
     }
 
     async fn release(
@@ -296,12 +279,7 @@ impl Queue for FileQueue {
         why: Release<'_>,
     ) -> Result<(), QueueError> {
         let held = self.held(receipt)?;
-        let place = self.place()?;
-        let released = place.release(&held, after, why).await;
-        match self.elsewhere(&place, &released)? {
-            Some(place) => place.release(&held, after, why).await,
-            None => released,
-        }
+        in_place!(self, place => place.release(&held, after, why).await)
     }
 
     async fn send(&self, bodies: &[Bytes]) -> Vec<Result<(), QueueError>> {
@@ -328,22 +306,17 @@ impl Queue for FileQueue {
     }
 
     async fn counts(&self) -> Result<Counts, QueueError> {
-        let place = self.place()?;
-        let counted = {
-            let place = place.clone();
-            tokio::task::spawn_blocking(move || admin::counts(&place.dirs, place.now())).await
-        };
-        let counted = counted.unwrap_or_else(|stopped| {
-            Err(QueueError::Unavailable {
-                queue: self.url.clone(),
-                doing: "counting the messages".to_owned(),
-                source: Box::new(stopped),
+        in_place!(self, place => {
+            let opened = place.clone();
+            let count = move || admin::counts(&opened.dirs, opened.now());
+            tokio::task::spawn_blocking(count).await.unwrap_or_else(|stopped| {
+                Err(QueueError::Unavailable {
+                    queue: self.url.clone(),
+                    doing: "counting the messages".to_owned(),
+                    source: Box::new(stopped),
+                })
             })
-        });
-        match self.elsewhere(&place, &counted)? {
-            Some(place) => admin::counts(&place.dirs, place.now()),
-            None => counted,
-        }
+        })
     }
 }
 
