@@ -92,9 +92,7 @@ impl Address {
 }
 
 fn directory(path: &str) -> Result<Address, String> {
-    let home = std::env::var_os("HOME");
-    let path = with_home(path, home.as_deref())?.unwrap_or_else(|| path.to_owned());
-    Ok(Address::Dir(path.into()))
+    Ok(Address::Dir(with_home(path)?.into()))
 }
 
 impl Place {

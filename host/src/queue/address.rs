@@ -159,17 +159,22 @@ impl std::fmt::Display for Sqs {
 
 /// A directory's path. What begins with `~` is called by its whole path from here on.
 fn directory(path: &str) -> Result<Address, String> {
-    let home = std::env::var_os("HOME");
-    let path = with_home(path, home.as_deref())?.unwrap_or_else(|| path.to_owned());
+    let path = with_home(path)?;
     Ok(Address::File { url: format!("fq://{path}"), path: PathBuf::from(path) })
 }
 
 /// The path with the home directory in the place of `~` at its beginning, as the Python client
-/// has it: a shell does that only for a word of its own. None without a `~`.
+/// has it: a shell does that only for a word of its own.
 ///
 /// # Errors
-/// What is wrong with `~` here.
-pub(crate) fn with_home(path: &str, home: Option<&OsStr>) -> Result<Option<String>, String> {
+/// What is wrong with `~` here: only the own home directory is known.
+pub fn with_home(path: &str) -> Result<String, String> {
+    let home = std::env::var_os("HOME");
+    Ok(below_home(path, home.as_deref())?.unwrap_or_else(|| path.to_owned()))
+}
+
+/// None for a path without a `~`.
+fn below_home(path: &str, home: Option<&OsStr>) -> Result<Option<String>, String> {
     let Some(rest) = path.strip_prefix('~') else {
         return Ok(None);
     };
@@ -253,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_tilde_is_the_home_directory_and_nothing_else() {
-        let home = |path: &str| with_home(path, Some(OsStr::new("/home/ana/")));
+        let home = |path: &str| below_home(path, Some(OsStr::new("/home/ana/")));
         assert_eq!(home("~/q").unwrap().unwrap(), "/home/ana/q");
         assert_eq!(home("~").unwrap().unwrap(), "/home/ana");
         assert_eq!(home("./~/q"), Ok(None));
@@ -263,7 +268,7 @@ mod tests {
             assert!(error.contains(&format!("./{other}")), "{error}");
         }
         for none in [None, Some(OsStr::new("")), Some(OsStr::new("home"))] {
-            assert!(with_home("~/q", none).unwrap_err().contains("HOME"));
+            assert!(below_home("~/q", none).unwrap_err().contains("HOME"));
         }
 
         let home = std::env::var("HOME").unwrap();

@@ -206,10 +206,10 @@ impl Current {
         if !self.place.dirs.are_in_place()? || must_open {
             self.place = Arc::new(self.place.opened_again()?);
             let dirs = &self.place.dirs;
-            tracing::warn!(
-                queue = dirs.url,
-                "the queue's directory was replaced, and opened again"
-            );
+            if self.place.is_settling() {
+                let queue = &dirs.url;
+                tracing::warn!(queue, "the queue's directory was replaced, and opened again");
+            }
             // What our directory in a copy has of ours is settled by whoever comes next.
             if let Err(errno) = scratch::sweep(dirs) {
                 tracing::debug!(queue = dirs.url, %errno, "can't tidy up");

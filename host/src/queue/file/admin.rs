@@ -16,7 +16,7 @@ use super::movement::{Movement, Opened};
 use super::name::{Name, is_id};
 use super::scan::Listing;
 use super::{ATTEMPTS, body, tally};
-use crate::queue::{self, Counts, Listed, QueueError};
+use crate::queue::{self, Counts, Facts, Listed, QueueError};
 
 /// How long to wait for somebody who is just moving a message, or counting.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -131,6 +131,11 @@ impl queue::Admin for Admin {
 
     async fn purge(&self) -> Result<Option<u64>, QueueError> {
         self.purge().map(Some)
+    }
+
+    async fn facts(&self) -> Result<Facts, QueueError> {
+        let notes = clock::complaint(&self.dirs).into_iter().collect();
+        Ok(Facts { notes, ..Facts::default() })
     }
 }
 

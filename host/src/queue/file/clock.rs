@@ -111,22 +111,18 @@ impl State {
         }
         self.said = self.offset;
         let queue = &dirs.url;
-        let (by, way) = match self.offset {
-            Offset::None => {
-                tracing::info!(queue, "the clocks of this host and of the queue's files agree");
-                return;
-            }
-            Offset::Ahead(by) => (by, "behind"),
-            Offset::Behind(by) => (by, "ahead of"),
-        };
-        let by = humantime::format_duration(Duration::from_secs(by.as_secs()));
-        tracing::warn!(
-            queue,
-            "this host's clock is {by} {way} the clock of the queue's file system; leases go by \
-             the file system's clock now. Set the clocks of this machine and of the file server \
-             right (NTP): the Python client goes by its own"
-        );
+        match self.offset.words() {
+            None => tracing::info!(queue, "the clocks of this host and of the queue's files agree"),
+            Some(words) => tracing::warn!(queue, "{words}"),
+        }
     }
+}
+
+/// What is wrong with the clock of this host, if that can be told without making anything that
+/// stays.
+pub(super) fn complaint(dirs: &Dirs) -> Option<String> {
+    dirs.host_if_any("tmp").ok()??;
+    Offset::measured(dirs, &HostClock::default()).ok()??.words()
 }
 
 /// Some time that is far from zero.
@@ -154,6 +150,21 @@ impl Offset {
         } else {
             Offset::None
         }
+    }
+
+    /// What is wrong, and what to do about it.
+    fn words(self) -> Option<String> {
+        let (by, way) = match self {
+            Offset::None => return None,
+            Offset::Ahead(by) => (by, "behind"),
+            Offset::Behind(by) => (by, "ahead of"),
+        };
+        let by = humantime::format_duration(Duration::from_secs(by.as_secs()));
+        Some(format!(
+            "this host's clock is {by} {way} the clock of the queue's file system; leases go by \
+             the file system's clock. Set the clocks of this machine and of the file server \
+             right (NTP): the Python client goes by its own"
+        ))
     }
 
     fn added_to(self, time: Duration) -> Duration {
@@ -236,6 +247,8 @@ mod tests {
         check(997, Offset::Behind(seconds(3)));
         check(1005, Offset::Ahead(seconds(4)));
         check(4601, Offset::Ahead(seconds(3600)));
+        let words = Offset::Ahead(seconds(3600)).words().unwrap();
+        assert!(words.contains("is 1h behind") && words.contains("NTP"), "{words}");
     }
 
     #[test]
