@@ -1,4 +1,4 @@
-//! The URL of a bucket, taken apart. Pure.
+//! The URL of a bucket, taken apart. Pure, but that `~` is the home directory.
 //!
 //! ```text
 //! PATH, file://PATH          a directory
@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use super::BucketError;
 use crate::key::Prefix;
+use crate::queue::address::with_home;
 
 /// Where a bucket is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,9 +52,9 @@ impl Address {
         let no_directory = || invalid("names no directory; use a path, or file://PATH".into());
         let (service, rest) = match url.split_once("://") {
             None if url.is_empty() => return Err(no_directory()),
-            None => return Ok(Self::Dir(url.into())),
+            None => return directory(url).map_err(invalid),
             Some(("file", "")) => return Err(no_directory()),
-            Some(("file", path)) => return Ok(Self::Dir(path.into())),
+            Some(("file", path)) => return directory(path).map_err(invalid),
             Some(("http" | "https", rest)) => {
                 if rest.split('/').next().is_none_or(str::is_empty) {
                     return Err(invalid("names no server; use https://HOST/PATH".into()));
@@ -90,6 +91,10 @@ impl Address {
     }
 }
 
+fn directory(path: &str) -> Result<Address, String> {
+    Ok(Address::Dir(with_home(path)?.into()))
+}
+
 impl Place {
     /// The URL it is called by.
     pub(super) fn url(&self) -> String {
@@ -123,6 +128,10 @@ mod tests {
         };
         dir("a/b", "a/b");
         dir("file:///a/b", "/a/b");
+        let home = std::env::var("HOME").unwrap();
+        for url in ["~/b", "file://~/b"] {
+            dir(url, &format!("{}/b", home.trim_end_matches('/')));
+        }
         let cloud = |url: &str, service, name: &str, prefix: &str, shown: &str| {
             let Address::Cloud(place) = Address::parse(url).unwrap() else { panic!("{url}") };
             assert_eq!((place.service, &*place.name), (service, name), "{url}");
@@ -146,6 +155,7 @@ mod tests {
             ("gs://a b", "gs://a b: \"a b\" can't be the name of a bucket"),
             ("az://c/../d", "az://c/../d: the prefix \"../d\" has a `..` segment"),
             ("https:///x", "https:///x: names no server"),
+            ("~bob/x", "~bob/x: the home directory of another user"),
         ] {
             let error = Address::parse(url).unwrap_err();
             assert!(matches!(error, BucketError::Invalid { .. }), "{url}");

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use task_host::key::Prefix;
+use task_host::queue::address::with_home;
 
 /// A value, or what is wrong with the text.
 pub(crate) type Parsed<T> = Result<T, String>;
@@ -56,7 +57,10 @@ pub(crate) fn switch(text: &str) -> Parsed<bool> {
 
 /// A path of at least one character.
 pub(crate) fn path(text: &str) -> Parsed<PathBuf> {
-    if text.is_empty() { Err("is empty; write a path".to_owned()) } else { Ok(text.into()) }
+    if text.is_empty() {
+        return Err("is empty; write a path".to_owned());
+    }
+    with_home(text).map(PathBuf::from)
 }
 
 /// A place in a bucket.

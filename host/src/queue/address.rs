@@ -1,4 +1,4 @@
-//! The URL of a queue, taken apart. Pure.
+//! The URL of a queue, taken apart. Pure, but that `~` is the home directory.
 //!
 //! ```text
 //! fq://DIR, or a path                                   a directory
@@ -8,6 +8,7 @@
 //! pubsub://projects/P/topics/T/subscriptions/S          Pub/Sub
 //! ```
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use super::QueueError;
@@ -73,8 +74,8 @@ impl Address {
             None | Some(("fq", "")) if url.is_empty() || url == "fq://" => Err(invalid(
                 "no directory is given; a queue is fq://DIR, like fq://./queue".to_owned(),
             )),
-            None => Ok(Self::File { url: format!("fq://{url}"), path: PathBuf::from(url) }),
-            Some(("fq", path)) => Ok(Self::File { url: url.to_owned(), path: PathBuf::from(path) }),
+            None => directory(url).map_err(invalid),
+            Some(("fq", path)) => directory(path).map_err(invalid),
             Some(("sqs", name)) if is_sqs_name(name) => Ok(Self::Sqs(Sqs::Name(name.to_owned()))),
             Some(("sqs", _)) => Err(invalid(
                 "has a name that no queue can have: 1 to 80 letters, digits, - and _, and .fifo at \
@@ -156,6 +157,43 @@ impl std::fmt::Display for Sqs {
     }
 }
 
+/// A directory's path. What begins with `~` is called by its whole path from here on.
+fn directory(path: &str) -> Result<Address, String> {
+    let path = with_home(path)?;
+    Ok(Address::File { url: format!("fq://{path}"), path: PathBuf::from(path) })
+}
+
+/// The path with the home directory in the place of `~` at its beginning, as the Python client
+/// has it: a shell does that only for a word of its own.
+///
+/// # Errors
+/// What is wrong with `~` here: only the own home directory is known.
+pub fn with_home(path: &str) -> Result<String, String> {
+    let home = std::env::var_os("HOME");
+    Ok(below_home(path, home.as_deref())?.unwrap_or_else(|| path.to_owned()))
+}
+
+/// None for a path without a `~`.
+fn below_home(path: &str, home: Option<&OsStr>) -> Result<Option<String>, String> {
+    let Some(rest) = path.strip_prefix('~') else {
+        return Ok(None);
+    };
+    if !rest.is_empty() && !rest.starts_with('/') {
+        let name = path.split('/').next().unwrap_or(path);
+        return Err(format!(
+            "the home directory of another user, `{name}`, is not looked up; write its path, or \
+             ./{path} for a directory of that name"
+        ));
+    }
+    match home.map(OsStr::to_str) {
+        Some(Some(home)) if home.starts_with('/') => {
+            Ok(Some(format!("{}{rest}", home.trim_end_matches('/'))))
+        }
+        _ => Err("`~` needs the variable HOME to be the path of a directory; write the whole path"
+            .to_owned()),
+    }
+}
+
 const FIFO: &str = ".fifo";
 
 fn errors_of(name: &str) -> String {
@@ -216,6 +254,33 @@ mod tests {
         check("fq:///a/b", "fq:///a/b", "/a/b");
         check("fq://a b", "fq://a b", "a b");
         check("./queue", "fq://./queue", "./queue");
+    }
+
+    #[test]
+    fn a_tilde_is_the_home_directory_and_nothing_else() {
+        let home = |path: &str| below_home(path, Some(OsStr::new("/home/ana/")));
+        assert_eq!(home("~/q").unwrap().unwrap(), "/home/ana/q");
+        assert_eq!(home("~").unwrap().unwrap(), "/home/ana");
+        assert_eq!(home("./~/q"), Ok(None));
+        assert_eq!(home("a~/q"), Ok(None));
+        for other in ["~bob/q", "~bob", "~-errors"] {
+            let error = home(other).unwrap_err();
+            assert!(error.contains(&format!("./{other}")), "{error}");
+        }
+        for none in [None, Some(OsStr::new("")), Some(OsStr::new("home"))] {
+            assert!(below_home("~/q", none).unwrap_err().contains("HOME"));
+        }
+
+        let home = std::env::var("HOME").unwrap();
+        for url in ["~/q", "fq://~/q"] {
+            let queue = Address::parse(url).unwrap();
+            let expected = format!("{}/q", home.trim_end_matches('/'));
+            let Address::File { url, path } = &queue else { panic!("{queue:?}") };
+            assert_eq!((url, path), (&format!("fq://{expected}"), &PathBuf::from(&expected)));
+            assert_eq!(queue.errors().unwrap(), format!("fq://{expected}-errors"));
+        }
+        let error = Address::parse("fq://~bob/q").unwrap_err().to_string();
+        assert!(error.starts_with("fq://~bob/q: ") && error.contains("./~bob/q"), "{error}");
     }
 
     #[test]

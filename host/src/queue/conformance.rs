@@ -96,9 +96,11 @@ macro_rules! suite {
             an_extended_lease_outlives_its_first_term
             a_receipt_is_of_no_use_once_it_was_replaced
             what_is_done_never_comes_back
+            what_is_given_up_never_comes_back_and_is_not_completed
             what_is_released_comes_back_at_once
             what_is_released_with_a_delay_comes_back_after_it
             a_started_execution_counts_even_if_its_host_crashes
+            an_execution_that_was_disowned_is_not_a_death
             what_was_not_the_tasks_fault_does_not_count
             why_executions_failed_is_told_at_the_next_delivery
             counts_are_of_all_and_of_those_that_wait
@@ -262,6 +264,19 @@ pub(crate) async fn what_is_done_never_comes_back(q: Subject) {
     check_lost(&q.ours, &ours.receipt).await;
 }
 
+pub(crate) async fn what_is_given_up_never_comes_back_and_is_not_completed(q: Subject) {
+    send(&q.ours, &["1", "2"]).await;
+    let given_up = lease_one(&q.ours, LONG).await;
+    let done = lease_one(&q.theirs, LONG).await;
+    q.ours.give_up(&given_up.receipt).await.unwrap();
+    q.theirs.ack(&done.receipt).await.unwrap();
+    assert!(lease(&q.theirs, LONG, NONE).await.is_none());
+    check_lost(&q.ours, &given_up.receipt).await;
+    let counts = q.ours.counts().await.unwrap();
+    assert!(counts.enqueued.is_none_or(|n| n == 0), "{counts:?}");
+    assert!(counts.completed.is_none_or(|n| n == 1), "{counts:?}");
+}
+
 pub(crate) async fn what_is_released_comes_back_at_once(q: Subject) {
     send(&q.ours, &["1"]).await;
     let ours = lease_one(&q.ours, LONG).await;
@@ -304,6 +319,38 @@ pub(crate) async fn a_started_execution_counts_even_if_its_host_crashes(q: Subje
     if q.memory == Memory::Starts {
         assert_eq!((fourth.attempts, fourth.deaths), (1, 1));
     }
+}
+
+pub(crate) async fn an_execution_that_was_disowned_is_not_a_death(q: Subject) {
+    // What can't be recorded does no harm.
+    let check = |message: &Message, deaths: u32| {
+        if q.memory == Memory::Starts {
+            assert_eq!((message.attempts, message.deaths), (0, deaths));
+        }
+    };
+    send(&q.ours, &["1"]).await;
+    let first = lease_one(&q.ours, LONG).await;
+    q.ours.start(&first.receipt).await.unwrap();
+    let first = q.ours.extend(&first.receipt, SHORT).await.unwrap();
+    let second = lease_one(&q.theirs, LONG).await;
+    check(&second, 1);
+    // One may have started its own before the other says that its has ended.
+    q.theirs.start(&second.receipt).await.unwrap();
+    let extended = q.theirs.extend(&second.receipt, SHORT).await.unwrap();
+    for _ in 0..2 {
+        q.ours.disown(&first).await.unwrap();
+    }
+    let third = lease_one(&q.ours, LONG).await;
+    check(&third, 1);
+    q.ours.start(&third.receipt).await.unwrap();
+    q.theirs.disown(&extended).await.unwrap();
+    q.ours.release(&third.receipt, NONE, Release::Uncounted).await.unwrap();
+    let fourth = lease_one(&q.theirs, LONG).await;
+    check(&fourth, 0);
+    // What is done has no record.
+    q.theirs.ack(&fourth.receipt).await.unwrap();
+    q.ours.disown(&first).await.unwrap();
+    assert!(lease(&q.ours, LONG, NONE).await.is_none());
 }
 
 pub(crate) async fn what_was_not_the_tasks_fault_does_not_count(q: Subject) {

@@ -26,29 +26,25 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use rustix::fs::{self, AtFlags, OFlags};
 use rustix::io::Errno;
-use tokio::sync::Notify;
 
 use super::{Counts, Message, Queue, QueueError, Receipt, Release};
-use dirs::{Dirs, FILE, invalid, write_all};
-use movement::{Movement, Opened, uncounted};
-use name::{Name, now, second_after};
+use dirs::{Dirs, Trouble, invalid};
+use name::Name;
+use place::Place;
 use reaper::Reaper;
-use scan::Feed;
-use scratch::Scratch;
-use tally::Completions;
-use watch::Watch;
 
 pub use admin::{Admin, Messages};
 
 mod admin;
 mod body;
+mod clock;
 mod dirs;
 mod failures;
 mod lease;
 mod movement;
 mod name;
+mod place;
 mod reaper;
 mod scan;
 mod scratch;
@@ -58,37 +54,57 @@ mod watch;
 #[cfg(test)]
 mod interrupted;
 #[cfg(test)]
+mod replaced;
+#[cfg(test)]
 mod tests;
 
 /// The directory of the failures, in `host/`.
 const ATTEMPTS: &str = "attempts";
-/// How long the holder of a lease waits for somebody who has its movement file locked.
-const PATIENCE: Duration = Duration::from_secs(1);
 /// Messages sent between two updates of the count, and between two chances for others.
 const BATCH: usize = 256;
+/// Between two looks whether the path still leads to the directories that are open, while
+/// nothing fails.
+const LOOK: Duration = Duration::from_millis(200);
+/// How often an operation is tried in directories that were replaced meanwhile.
+const TRIES: usize = 3;
 
-/// A queue in a directory.
-pub struct FileQueue {
-    dirs: Arc<Dirs>,
-    feed: Mutex<Feed>,
-    watching: Mutex<Watching>,
-    /// There are names in the feed that a waiting call may take.
-    more: Notify,
-    scratch: Mutex<Option<Arc<Scratch>>>,
-    reaper: Reaper,
-    completions: Completions,
-    said_unreadable: std::sync::Once,
+/// Does something in the directories of a queue, and again if they were replaced meanwhile.
+macro_rules! in_place {
+    ($queue:expr, $place:ident => $act:expr) => {{
+        let mut tries = 0;
+        loop {
+            let $place = $queue.place()?;
+            let result = $act;
+            tries += 1;
+            if !$queue.was_replaced(&$place, &result)? || tries == TRIES {
+                break result;
+            }
+        }
+    }};
 }
 
-#[derive(Default)]
-struct Watching {
-    watch: Option<Arc<Watch>>,
-    /// Leases since the last wait.
-    leases: u32,
-    said_refused: bool,
+/// A queue in a directory.
+///
+/// The directory may be removed and made again, moved away and back, restored from a copy or
+/// mounted anew while hosts run. What is open is used until it is seen that the path leads
+/// elsewhere, and then what is there is opened. While there is nothing, every operation is
+/// [`QueueError::Unavailable`], and nothing is made.
+pub struct FileQueue {
+    url: String,
+    current: Mutex<Current>,
+    reaper: Reaper,
+}
+
+struct Current {
+    place: Arc<Place>,
+    /// When the path was last seen to lead there.
+    looked: Instant,
+    /// It led to nothing at the last look.
+    is_away: bool,
 }
 
 /// What a receipt says.
+#[derive(Debug, Clone)]
 struct Held {
     name: Name,
     /// How long the movement file was when the message was leased.
@@ -101,155 +117,123 @@ impl FileQueue {
     /// Opens the queue in the directory `path`, which is made if need be, and finishes what
     /// hosts that were killed have left half done.
     pub fn open(url: &str, path: &Path) -> Result<FileQueue, QueueError> {
-        let dirs = Dirs::create(url, path)?;
-        scratch::sweep(&dirs)
-            .and_then(|()| admin::forget_orphans(&dirs))
+        let place = Place::new(Dirs::create(url, path)?);
+        let dirs = &place.dirs;
+        scratch::sweep(dirs)
+            .and_then(|()| admin::forget_orphans(dirs, place.now()))
             .map_err(|errno| dirs.failed("tidying up after a host that was killed", errno))?;
-        Ok(FileQueue::with(dirs))
+        Ok(FileQueue::with(place))
     }
 
-    fn with(dirs: Dirs) -> FileQueue {
+    fn with(place: Place) -> FileQueue {
         FileQueue {
-            dirs: Arc::new(dirs),
-            feed: Mutex::default(),
-            watching: Mutex::default(),
-            more: Notify::new(),
-            scratch: Mutex::default(),
+            url: place.dirs.url.clone(),
+            current: Mutex::new(Current {
+                place: Arc::new(place),
+                looked: Instant::now(),
+                is_away: false,
+            }),
             reaper: Reaper::default(),
-            completions: Completions::default(),
-            said_unreadable: std::sync::Once::new(),
         }
-    }
-
-    fn feed(&self) -> MutexGuard<'_, Feed> {
-        self.feed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn held(&self, receipt: &Receipt) -> Result<Held, QueueError> {
-        Held::read(receipt)
-            .ok_or_else(|| invalid(&self.dirs.url, "the receipt is not of this queue"))
+        Held::read(receipt).ok_or_else(|| invalid(&self.url, "the receipt is not of this queue"))
     }
 
-    fn exists(&self, name: &Name) -> Result<bool, Errno> {
-        match fs::accessat(&self.dirs.queue, name.as_str(), fs::Access::EXISTS, AtFlags::empty()) {
-            Ok(()) => Ok(true),
-            Err(Errno::NOENT) => Ok(false),
-            Err(errno) => Err(errno),
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The directories of the queue.
+    fn place(&self) -> Result<Arc<Place>, QueueError> {
+        let mut current = self.current();
+        if current.is_away || current.looked.elapsed() >= LOOK {
+            current.look(false)?;
         }
+        Ok(current.place.clone())
     }
 
-    /// Opens and locks the movement file of a message that we hold.
-    async fn movement(&self, held: &Held, doing: &str) -> Result<Movement, QueueError> {
-        let (dirs, id) = (&*self.dirs, held.name.id());
-        let failed = |errno| dirs.failed(format!("{doing} message {id}"), errno);
-        let started = Instant::now();
-        loop {
-            match Movement::open(dirs, id).map_err(failed)? {
-                Opened::Locked(movement) => return Ok(movement),
-                Opened::Missing => {
-                    if !self.exists(&held.name).map_err(failed)? {
-                        return Err(dirs.lost(id));
-                    }
-                    // A Python client that gave up on the message may have removed it.
-                    if let Opened::Locked(movement) =
-                        Movement::open_or_make(dirs, id).map_err(failed)?
-                    {
-                        movement.append(&held.name.line()).map_err(failed)?;
-                        return Ok(movement);
-                    }
-                }
-                Opened::Busy if started.elapsed() > PATIENCE => return Err(failed(Errno::AGAIN)),
-                Opened::Busy => {}
-            }
-            let pause = Duration::from_micros(fastrand::u64(200..5_000));
-            tokio::time::sleep(pause).await;
-        }
-    }
-
-    /// Gives a message that we hold another time, after more lines for its movement file.
-    fn move_to(
+    /// Whether to try again what failed in `place`, since the queue has other directories by
+    /// now. Fails if it has none: what seems to be a lost lease is not one then.
+    fn was_replaced<T>(
         &self,
-        movement: &Movement,
-        held: &Held,
-        to: &Name,
-        lines: &str,
-    ) -> Result<(), Errno> {
-        if *to == held.name {
-            // It has that time already; renaming it to itself would tell us nothing.
-            if !self.exists(to)? {
-                return Err(Errno::NOENT);
-            }
-            return if lines.is_empty() { Ok(()) } else { movement.append(lines) };
-        }
-        let lines = format!("{lines}{}", to.line());
-        movement.append(&lines)?;
-        reached("move: noted");
-        fs::renameat(&self.dirs.queue, held.name.as_str(), &self.dirs.queue, to.as_str())
-            .inspect_err(|_| movement.take_back(lines.len()))?;
-        reached("move: moved");
-        Ok(())
-    }
-
-    /// This process's own directory in the queue.
-    fn scratch(&self) -> Result<Arc<Scratch>, Errno> {
-        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        // Somebody may tidy up and remove it; a removed directory takes nothing.
-        let there = |scratch: &Arc<Scratch>| scratch.is_there();
-        let ours = match scratch.take().filter(there) {
-            Some(ours) => ours,
-            None => Arc::new(Scratch::make(&self.dirs)?),
+        place: &Arc<Place>,
+        result: &Result<T, QueueError>,
+    ) -> Result<bool, QueueError> {
+        let Err(error) = result else {
+            return Ok(false);
         };
-        Ok(scratch.insert(ours).clone())
-    }
-
-    /// Makes the next file in a new directory if it would take long in the present one. What
-    /// is under way there is finished there.
-    fn leave_worn_scratch(&self) {
-        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(scratch.take_if(|scratch| scratch.is_worn()));
-    }
-
-    /// Takes the message out of the queue, which is what makes it done. Nobody else can do it
-    /// once we have.
-    fn claim(&self, name: &Name) -> Result<Arc<Scratch>, Errno> {
-        let scratch = self.scratch()?;
-        match fs::renameat(&self.dirs.queue, name.as_str(), scratch.dir(), name.id()) {
-            // The answer to an earlier try got lost, or what came after it failed.
-            Err(Errno::NOENT) if scratch.has(name.id()) => Ok(scratch),
-            claimed => claimed.map(|()| scratch),
+        let is_lost = matches!(error, QueueError::LeaseLost { .. });
+        let mut current = self.current();
+        // Others may have found out already.
+        if Arc::ptr_eq(&current.place, place) {
+            current.look(is_stale(error))?;
         }
+        if !Arc::ptr_eq(&current.place, place) {
+            return Ok(true);
+        }
+        if is_lost && place.is_settling() {
+            return Err(QueueError::Unavailable {
+                queue: self.url.clone(),
+                doing: error.to_string(),
+                source: Box::new(Settling(Errno::NOENT)),
+            });
+        }
+        if is_lost {
+            place.clock.suspect();
+        }
+        Ok(false)
     }
 
-    fn send_one(&self, scratch: &Scratch, body: &[u8]) -> Result<(), Errno> {
-        let id = uuid::Uuid::new_v4().to_string();
-        let name = Name::new(0, &id);
-        let sent = self.write_and_move(scratch, &name, body);
-        if sent.is_err() {
-            // Room for others. What can't be removed now goes with the directory.
-            let _ = scratch.discard(&id);
-        }
-        sent
+    fn send_one(&self, body: &[u8]) -> Result<(), QueueError> {
+        in_place!(self, place => place.send(body))
     }
 
-    fn write_and_move(&self, scratch: &Scratch, name: &Name, body: &[u8]) -> Result<(), Errno> {
-        let id = name.id();
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let file = fs::openat(scratch.dir(), id, flags, FILE)?;
-        write_all(&file, &body::with_id(body, id))?;
-        if self.dirs.remote {
-            // Only then does the server have it, or say that it has no room for it.
-            fs::fsync(&file)?;
+    fn delete(&self, receipt: &Receipt, is_done: bool) -> Result<(), QueueError> {
+        let held = self.held(receipt)?;
+        in_place!(self, place => place.delete(&held, is_done, &self.reaper))
+    }
+}
+
+impl Current {
+    /// Opens the directories that the path leads to, if they are others than before, or if
+    /// those are of no use.
+    fn look(&mut self, is_stale: bool) -> Result<(), QueueError> {
+        // What was away may have been mounted anew: the same directories, and yet not the
+        // ones that are open.
+        let must_open = std::mem::replace(&mut self.is_away, true) || is_stale;
+        if !self.place.dirs.are_in_place()? || must_open {
+            self.place = Arc::new(self.place.opened_again()?);
+            let dirs = &self.place.dirs;
+            if self.place.is_settling() {
+                let queue = &dirs.url;
+                tracing::warn!(queue, "the queue's directory was replaced, and opened again");
+            }
+            // What our directory in a copy has of ours is settled by whoever comes next.
+            if let Err(errno) = scratch::sweep(dirs) {
+                tracing::debug!(queue = dirs.url, %errno, "can't tidy up");
+            }
         }
-        drop(file);
-        reached("send: written");
-        let first = scratch.is_better_place().then(|| scratch.dir());
-        Movement::make(&self.dirs, name, first)?;
-        reached("send: noted");
-        fs::renameat(scratch.dir(), id, &self.dirs.queue, name.as_str())?;
-        reached("send: sent");
+        (self.is_away, self.looked) = (false, Instant::now());
         Ok(())
     }
 }
+
+/// Whether an error says that what is open is of no use, whatever the path leads to.
+fn is_stale(error: &QueueError) -> bool {
+    match error {
+        QueueError::Unavailable { source, .. } => source
+            .downcast_ref::<Trouble>()
+            .is_some_and(|t| matches!(t.0, Errno::STALE | Errno::NOTCONN | Errno::XDEV)),
+        _ => false,
+    }
+}
+
+/// Why nobody can tell yet whether a lease is lost.
+#[derive(Debug, thiserror::Error)]
+#[error("the queue's directory was replaced a moment ago, and may not be complete yet")]
+struct Settling(#[source] Errno);
 
 #[async_trait]
 impl Queue for FileQueue {
@@ -259,61 +243,33 @@ impl Queue for FileQueue {
         hold: Duration,
         wait: Duration,
     ) -> Result<Vec<Message>, QueueError> {
-        self.lease_within(max, hold, wait).await
+        const LONG: Duration = Duration::from_secs(365 * 24 * 3600);
+        let until = Instant::now() + wait.min(LONG);
+        in_place!(self, place => place.lease(max, hold, until).await)
     }
 
     async fn start(&self, receipt: &Receipt) -> Result<(), QueueError> {
         let held = self.held(receipt)?;
-        let id = held.name.id();
-        let failed = |errno| self.dirs.failed(format!("starting message {id}"), errno);
-        let movement = self.movement(&held, "starting").await?;
-        // Nobody can lease the message while we have its movement file locked.
-        if !self.exists(&held.name).map_err(failed)? {
-            return Err(self.dirs.lost(id));
-        }
-        movement.start().map_err(failed)?;
-        reached("start: noted");
-        Ok(())
+        in_place!(self, place => place.start(&held).await)
     }
 
     async fn extend(&self, receipt: &Receipt, hold: Duration) -> Result<Receipt, QueueError> {
         let held = self.held(receipt)?;
-        let (dirs, id) = (&*self.dirs, held.name.id());
-        let movement = self.movement(&held, "extending the lease of").await?;
-        let extended = || {
-            let due = second_after(now(), hold);
-            let to = match due == held.name.due() {
-                true => held.name.clone(),
-                false => movement.history()?.unused(&held.name, due),
-            };
-            self.move_to(&movement, &held, &to, "")?;
-            Ok(to)
-        };
-        match extended() {
-            Ok(name) => Ok(Held { name, ..held }.receipt()),
-            Err(Errno::NOENT) => Err(dirs.lost(id)),
-            Err(errno) => Err(dirs.failed(format!("extending the lease of message {id}"), errno)),
-        }
+        let name = in_place!(self, place => place.extend(&held, hold).await)?;
+        Ok(Held { name, ..held }.receipt())
     }
 
     async fn ack(&self, receipt: &Receipt) -> Result<(), QueueError> {
+        self.delete(receipt, true)
+    }
+
+    async fn give_up(&self, receipt: &Receipt) -> Result<(), QueueError> {
+        self.delete(receipt, false)
+    }
+
+    async fn disown(&self, receipt: &Receipt) -> Result<(), QueueError> {
         let held = self.held(receipt)?;
-        let (dirs, id) = (&*self.dirs, held.name.id());
-        let failed = |errno| dirs.failed(format!("deleting message {id}"), errno);
-        let scratch = self.claim(&held.name).map_err(|errno| match errno {
-            Errno::NOENT => dirs.lost(id),
-            errno => failed(errno),
-        })?;
-        reached("ack: claimed");
-        if held.redelivered {
-            failures::forget(dirs, id).map_err(failed)?;
-        }
-        self.reaper.discard(scratch, id).map_err(failed)?;
-        reached("ack: discarded");
-        if let Err(errno) = self.completions.add(dirs) {
-            tracing::warn!(queue = dirs.url, %errno, "can't count a message that is done");
-        }
-        Ok(())
+        in_place!(self, place => place.disown(&held).await)
     }
 
     async fn release(
@@ -323,46 +279,26 @@ impl Queue for FileQueue {
         why: Release<'_>,
     ) -> Result<(), QueueError> {
         let held = self.held(receipt)?;
-        let (dirs, id) = (&*self.dirs, held.name.id());
-        let movement = self.movement(&held, "releasing").await?;
-        let released = || {
-            if !self.exists(&held.name)? {
-                return Err(Errno::NOENT);
-            }
-            let lines = match why {
-                Release::Uncounted => uncounted(movement.history()?.attempts_since(held.since)),
-                Release::Failed(reason) => {
-                    failures::add(dirs, id, reason)?;
-                    reached("release: noted");
-                    String::new()
-                }
-            };
-            let to = held.name.at(second_after(now(), after));
-            self.move_to(&movement, &held, &to, &lines)
-        };
-        released().map_err(|errno| match errno {
-            Errno::NOENT => dirs.lost(id),
-            errno => dirs.failed(format!("releasing message {id}"), errno),
-        })
+        in_place!(self, place => place.release(&held, after, why).await)
     }
 
     async fn send(&self, bodies: &[Bytes]) -> Vec<Result<(), QueueError>> {
-        let failed = |errno| self.dirs.failed("sending a message", errno);
         let mut results = Vec::with_capacity(bodies.len());
         for batch in bodies.chunks(BATCH) {
             let mut sent = 0;
             if batch.len() == BATCH {
-                self.leave_worn_scratch();
+                self.current().place.leave_worn_scratch();
             }
             for body in batch {
-                let result = self.scratch().and_then(|scratch| self.send_one(&scratch, body));
+                let result = self.send_one(body);
                 sent += u64::from(result.is_ok());
-                results.push(result.map_err(failed));
+                results.push(result);
             }
+            let dirs = self.current().place.dirs.clone();
             if sent > 0
-                && let Err(errno) = tally::add_insertions(&self.dirs, sent).await
+                && let Err(errno) = tally::add_insertions(&dirs, sent).await
             {
-                tracing::warn!(queue = self.dirs.url, %errno, "can't count messages sent");
+                tracing::warn!(queue = self.url, %errno, "can't count messages sent");
             }
             tokio::task::yield_now().await;
         }
@@ -370,25 +306,29 @@ impl Queue for FileQueue {
     }
 
     async fn counts(&self) -> Result<Counts, QueueError> {
-        let dirs = self.dirs.clone();
-        let counted = tokio::task::spawn_blocking(move || admin::counts(&dirs)).await;
-        counted.map_err(|stopped| QueueError::Unavailable {
-            queue: self.dirs.url.clone(),
-            doing: "counting the messages".to_owned(),
-            source: Box::new(stopped),
-        })?
+        in_place!(self, place => {
+            let opened = place.clone();
+            let count = move || admin::counts(&opened.dirs, opened.now());
+            tokio::task::spawn_blocking(count).await.unwrap_or_else(|stopped| {
+                Err(QueueError::Unavailable {
+                    queue: self.url.clone(),
+                    doing: "counting the messages".to_owned(),
+                    source: Box::new(stopped),
+                })
+            })
+        })
     }
 }
 
 impl fmt::Display for FileQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.dirs.url)
+        f.write_str(&self.url)
     }
 }
 
 impl fmt::Debug for FileQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("FileQueue").field(&self.dirs.url).finish()
+        f.debug_tuple("FileQueue").field(&self.url).finish()
     }
 }
 

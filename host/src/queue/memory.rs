@@ -36,9 +36,9 @@ struct Entry {
     due: Option<Instant>,
     /// The number of the last lease, as in its receipt.
     lease: u64,
-    /// Executions started whose end was not recorded, and those of them under the last lease.
-    open: u32,
-    started: u32,
+    /// Executions started whose end was not recorded, by the lease that they were started
+    /// under.
+    open: BTreeMap<u64, u32>,
     failures: Vec<String>,
 }
 
@@ -52,21 +52,23 @@ impl MemoryQueue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The numbers of the message and the lease that a receipt is for.
+    fn read(&self, receipt: &Receipt) -> Result<(u64, u64), QueueError> {
+        let numbers = receipt.0.split_once(' ');
+        let numbers = numbers.and_then(|(id, lease)| Some((id.parse().ok()?, lease.parse().ok()?)));
+        numbers.ok_or_else(|| QueueError::Invalid {
+            queue: self.to_string(),
+            problem: "the receipt is not of this queue".to_owned(),
+        })
+    }
+
     /// Does something to the message that the receipt is for.
     fn with<T>(
         &self,
         receipt: &Receipt,
         change: impl FnOnce(&mut State, u64) -> T,
     ) -> Result<T, QueueError> {
-        let read = |(id, lease): (&str, &str)| -> Option<(u64, u64)> {
-            Some((id.parse().ok()?, lease.parse().ok()?))
-        };
-        let Some((id, lease)) = receipt.0.split_once(' ').and_then(read) else {
-            return Err(QueueError::Invalid {
-                queue: self.to_string(),
-                problem: "the receipt is not of this queue".to_owned(),
-            });
-        };
+        let (id, lease) = self.read(receipt)?;
         let mut state = self.state();
         match state.messages.get(&id) {
             Some(entry) if entry.lease == lease => Ok(change(&mut state, id)),
@@ -93,14 +95,13 @@ impl MemoryQueue {
                 _ => {
                     state.leases += 1;
                     entry.lease = state.leases;
-                    entry.started = 0;
                     entry.due = Some(after(now, hold));
                     found.push(Message {
                         id: id.to_string(),
                         body: entry.body.clone(),
                         receipt: Receipt(format!("{id} {}", entry.lease)),
                         attempts: u32::try_from(entry.failures.len()).unwrap_or(u32::MAX),
-                        deaths: entry.open,
+                        deaths: entry.open.values().sum(),
                         failures: entry.failures.clone(),
                     });
                 }
@@ -135,8 +136,7 @@ impl Queue for MemoryQueue {
     async fn start(&self, receipt: &Receipt) -> Result<(), QueueError> {
         self.with(receipt, |state, id| {
             if let Some(entry) = state.messages.get_mut(&id) {
-                entry.open += 1;
-                entry.started += 1;
+                *entry.open.entry(entry.lease).or_default() += 1;
             }
         })
     }
@@ -146,6 +146,9 @@ impl Queue for MemoryQueue {
             state.leases += 1;
             let lease = state.leases;
             if let Some(entry) = state.messages.get_mut(&id) {
+                if let Some(open) = entry.open.remove(&entry.lease) {
+                    entry.open.insert(lease, open);
+                }
                 entry.lease = lease;
                 entry.due = Some(after(Instant::now(), hold));
             }
@@ -166,6 +169,14 @@ impl Queue for MemoryQueue {
         })
     }
 
+    async fn disown(&self, receipt: &Receipt) -> Result<(), QueueError> {
+        let (id, lease) = self.read(receipt)?;
+        if let Some(entry) = self.state().messages.get_mut(&id) {
+            entry.open.remove(&lease);
+        }
+        Ok(())
+    }
+
     async fn release(
         &self,
         receipt: &Receipt,
@@ -174,7 +185,7 @@ impl Queue for MemoryQueue {
     ) -> Result<(), QueueError> {
         self.with(receipt, |state, id| {
             if let Some(entry) = state.messages.get_mut(&id) {
-                entry.open -= entry.started;
+                entry.open.remove(&entry.lease);
                 if let Release::Failed(reason) = why {
                     entry.failures.push(reason.to_owned());
                 }
@@ -199,8 +210,7 @@ impl Queue for MemoryQueue {
                         body: body.clone(),
                         due: None,
                         lease: 0,
-                        open: 0,
-                        started: 0,
+                        open: BTreeMap::new(),
                         failures: Vec::new(),
                     },
                 );

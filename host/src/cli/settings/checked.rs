@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use task_host::config::{self, Config};
 use task_host::key::Prefix;
 use task_host::queue::QueueError;
-use task_host::queue::address::Address;
+use task_host::queue::address::{Address, with_home};
 use task_host::sandbox::Limits;
 use task_host::verdict::Policy;
 
@@ -24,7 +24,7 @@ impl Settings {
             queue,
             queue_access: self.queue_access()?,
             bucket: self.bucket()?,
-            input_bucket: self.value(&INPUT_BUCKET, |text| Ok(text.to_owned()))?,
+            input_bucket: self.value(&INPUT_BUCKET, bucket_url)?,
             bucket_access: self.bucket_access()?,
             freshness: self.defaulted(&FRESHNESS, values::duration)?,
             components: self.value(&COMPONENTS, values::path)?,
@@ -73,7 +73,7 @@ impl Settings {
             if text.is_empty() {
                 Err("is empty; write a directory".into())
             } else {
-                Ok(text.into())
+                bucket_url(text)
             }
         })
     }
@@ -181,9 +181,19 @@ pub(crate) fn queue_url(text: &str) -> Parsed<String> {
         _ => text.to_owned(),
     };
     match Address::parse(&url) {
+        // Where `~` is the home directory, the whole path.
+        Ok(Address::File { url, .. }) => Ok(url),
         Ok(_) => Ok(url),
         Err(QueueError::Invalid { problem, .. }) => Err(problem),
         Err(other) => Err(other.to_string()),
+    }
+}
+
+/// A bucket's URL, with the home directory in the place of `~`.
+fn bucket_url(text: &str) -> Parsed<String> {
+    match text.strip_prefix("file://") {
+        Some(path) => Ok(format!("file://{}", with_home(path)?)),
+        None => with_home(text),
     }
 }
 
@@ -229,6 +239,12 @@ mod tests {
     fn a_path_is_a_file_queue() {
         assert_eq!(queue_url("./queue").unwrap(), "fq://./queue");
         assert_eq!(queue_url("sqs://x").unwrap(), "sqs://x");
+        let home = std::env::var("HOME").unwrap();
+        let home = home.trim_end_matches('/');
+        assert_eq!(queue_url("~/q").unwrap(), format!("fq://{home}/q"));
+        assert_eq!(bucket_url("file://~/b").unwrap(), format!("file://{home}/b"));
+        assert_eq!(bucket_url("s3://b/~").unwrap(), "s3://b/~");
+        assert_eq!(values::path("~/c").unwrap(), Path::new(home).join("c"));
         assert!(queue_url("fq://").is_err());
         assert!(queue_url("").is_err());
     }

@@ -10,12 +10,13 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::clock::{self, Clock, written};
 use super::dirs::{Dirs, read_to_end, remove};
 use super::movement::{Movement, Opened};
-use super::name::{Name, now};
+use super::name::{Name, is_id};
 use super::scan::Listing;
 use super::{ATTEMPTS, body, tally};
-use crate::queue::{self, Counts, Listed, QueueError};
+use crate::queue::{self, Counts, Facts, Listed, QueueError};
 
 /// How long to wait for somebody who is just moving a message, or counting.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -34,7 +35,8 @@ impl Admin {
 
     /// How many messages there are, as `ptq status` counts them.
     pub fn counts(&self) -> Result<Counts, QueueError> {
-        counts(&self.dirs)
+        // Reading the file system's clock would change something.
+        counts(&self.dirs, clock::of_host())
     }
 
     /// All messages, in no order, a few at a time in memory. One that comes or goes or moves
@@ -46,7 +48,7 @@ impl Admin {
     /// Makes all messages available at once, leased or not. Who holds one loses it. Returns
     /// how many there were.
     pub fn release_all(&self) -> Result<u64, QueueError> {
-        let now = now().as_secs();
+        let now = Clock::default().now(&self.dirs).as_secs();
         let mut released = 0;
         let mut names = Names::begin(&self.dirs)?;
         while let Some(name) = names.next()? {
@@ -90,7 +92,7 @@ impl Admin {
     /// Returns how many there were.
     pub fn purge(&self) -> Result<u64, QueueError> {
         let failed = |errno| self.dirs.failed("removing the messages", errno);
-        let began = now();
+        let began = Clock::default().now(&self.dirs);
         let mut removed = 0;
         let mut names = Names::begin(&self.dirs)?;
         while let Some(name) = names.next()? {
@@ -99,10 +101,7 @@ impl Admin {
             removed += 1;
         }
         // What was left behind by whomever; but a message may come meanwhile, and keeps its.
-        forget_before(&self.dirs.movement, began).map_err(failed)?;
-        if let Some(attempts) = self.dirs.host_if_any(ATTEMPTS).map_err(failed)? {
-            forget_before(&attempts, began).map_err(failed)?;
-        }
+        forget_all_before(&self.dirs, began).map_err(failed)?;
         self.rezero()?;
         Ok(removed)
     }
@@ -133,6 +132,11 @@ impl queue::Admin for Admin {
     async fn purge(&self) -> Result<Option<u64>, QueueError> {
         self.purge().map(Some)
     }
+
+    async fn facts(&self) -> Result<Facts, QueueError> {
+        let notes = clock::complaint(&self.dirs).into_iter().collect();
+        Ok(Facts { notes, ..Facts::default() })
+    }
 }
 
 impl fmt::Display for Admin {
@@ -144,7 +148,7 @@ impl fmt::Display for Admin {
 /// Removes what is left about messages if there are none. A Python client that leases a
 /// message while another deletes it leaves an empty movement file, and the only cheap time
 /// to tell that nobody needs it is when nobody needs any.
-pub(super) fn forget_orphans(dirs: &Dirs) -> Result<(), Errno> {
+pub(super) fn forget_orphans(dirs: &Dirs, now: Duration) -> Result<(), Errno> {
     let mut listing = Listing::of(&dirs.queue)?;
     let (mut empty, mut more) = (true, true);
     while empty && more {
@@ -154,25 +158,40 @@ pub(super) fn forget_orphans(dirs: &Dirs) -> Result<(), Errno> {
         return Ok(());
     }
     // One that is just being sent has its movement file first.
-    let time = now().saturating_sub(Duration::from_secs(60));
-    forget_before(&dirs.movement, time)?;
+    forget_all_before(dirs, now.saturating_sub(Duration::from_secs(60)))
+}
+
+/// Removes movement files and reasons that were last written before that time.
+fn forget_all_before(dirs: &Dirs, time: Duration) -> Result<(), Errno> {
+    forget_before(&dirs.movement, time, is_movement)?;
     match dirs.host_if_any(ATTEMPTS)? {
-        Some(attempts) => forget_before(&attempts, time),
+        Some(attempts) => forget_before(&attempts, time, |_, _| true),
         None => Ok(()),
     }
 }
 
-/// Removes the files that were last written before that time.
-fn forget_before(dir: &OwnedFd, time: Duration) -> Result<(), Errno> {
+/// Removes the files about messages that were last written before that time. What else there
+/// is, is not ours.
+fn forget_before(
+    dir: &OwnedFd,
+    time: Duration,
+    is_ours: impl Fn(&OwnedFd, &str) -> bool,
+) -> Result<(), Errno> {
     let mut listing = Listing::of(dir)?;
     let mut more = true;
     while more {
         let mut ids = Vec::new();
         more = listing.piece(|text, _| ids.push(text.to_owned()))?;
-        for id in ids {
-            match fs::statat(dir, &*id, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) if written(&stat) < time => remove(dir, &id)?,
-                Ok(_) | Err(Errno::NOENT) => {}
+        for id in ids.iter().filter(|id| is_id(id)) {
+            match fs::statat(dir, &**id, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => {
+                    let is_file =
+                        fs::FileType::from_raw_mode(stat.st_mode) == fs::FileType::RegularFile;
+                    if is_file && written(&stat) < time && is_ours(dir, id) {
+                        remove(dir, id)?;
+                    }
+                }
+                Err(Errno::NOENT) => {}
                 Err(errno) => return Err(errno),
             }
         }
@@ -180,14 +199,24 @@ fn forget_before(dir: &OwnedFd, time: Duration) -> Result<(), Errno> {
     Ok(())
 }
 
-fn written(stat: &fs::Stat) -> Duration {
-    let nanos = u32::try_from(stat.st_mtime_nsec).unwrap_or_default();
-    Duration::new(u64::try_from(stat.st_mtime).unwrap_or_default(), nanos)
+/// Whether a file is the movement file of a message with this id: empty, or with a name of
+/// that message in its first line.
+fn is_movement(dir: &OwnedFd, id: &str) -> bool {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let Ok(text) = fs::openat(dir, id, flags, Mode::empty()).and_then(|file| read_to_end(&file))
+    else {
+        return false;
+    };
+    let first = text.split(|&b| b == b'\n').find(|line| !line.is_empty());
+    first.is_none_or(|line| {
+        let name = str::from_utf8(line).ok().and_then(Name::parse);
+        name.is_some_and(|name| name.id() == id)
+    })
 }
 
 /// Counts by listing the directory.
-pub(super) fn counts(dirs: &Dirs) -> Result<Counts, QueueError> {
-    let now = now().as_secs();
+pub(super) fn counts(dirs: &Dirs, now: Duration) -> Result<Counts, QueueError> {
+    let now = now.as_secs();
     let count = || {
         let (mut enqueued, mut leased) = (0, 0);
         let mut listing = Listing::of(&dirs.queue)?;

@@ -9,9 +9,13 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
+/// What some editors put before a text in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// The bytes to store for a body. All but a JSON object without an `id` are left as they are.
 pub(super) fn with_id<'a>(body: &'a [u8], id: &str) -> Cow<'a, [u8]> {
-    let Ok(object) = serde_json::from_slice::<Object>(body) else {
+    let json = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
+    let Ok(object) = serde_json::from_slice::<Object>(json) else {
         return Cow::Borrowed(body);
     };
     let end = body.iter().rposition(|&b| b == b'}');
@@ -108,6 +112,7 @@ mod tests {
         check(r#"{"a": 1}"#, r#"{"a": 1,"id":"u-1"}"#);
         check("{\"a\": {\"id\": 2} }\n", "{\"a\": {\"id\": 2} ,\"id\":\"u-1\"}\n");
         check("{}", r#"{"id":"u-1"}"#);
+        check("\u{feff}{\"a\": 1}\r\n", "\u{feff}{\"a\": 1,\"id\":\"u-1\"}\r\n");
         check(" { } ", " { \"id\":\"u-1\"} ");
         check(r#"{"ü": "}"}"#, r#"{"ü": "}","id":"u-1"}"#);
         check(

@@ -25,7 +25,15 @@ pub(super) struct Dirs {
     pub(super) root: OwnedFd,
     pub(super) queue: OwnedFd,
     pub(super) movement: OwnedFd,
+    /// What the three are, in the order of [`PARTS`].
+    ids: [Id; 3],
 }
+
+/// The directories that make a queue, below its own.
+const PARTS: [&str; 3] = ["", "queue", "movement"];
+
+/// The device and the inode: which directory a path leads to.
+type Id = (u64, u64);
 
 impl Dirs {
     /// Opens the queue at `path`, and makes it there if there is none.
@@ -48,29 +56,69 @@ impl Dirs {
 
     /// Opens the queue at `path`, which must exist. Changes nothing.
     pub(super) fn existing(url: &str, path: &Path) -> Result<Dirs, QueueError> {
-        let part = |name: &str| {
-            let path = if name.is_empty() { path.to_owned() } else { path.join(name) };
-            directory(CWD, &path).map_err(|errno| match errno {
-                Errno::NOENT | Errno::NOTDIR => invalid(
-                    url,
-                    format!(
-                        "there is no queue in this place: {path:?} is not a directory; \
-                         `host submit` and `host run` make a queue where there is none"
-                    ),
+        Dirs::open(url, path).map_err(|(path, errno)| match errno {
+            Errno::NOENT | Errno::NOTDIR => invalid(
+                url,
+                format!(
+                    "there is no queue in this place: {path:?} is not a directory; \
+                     `host submit` and `host run` make a queue where there is none"
                 ),
-                errno => invalid(url, format!("can't open {path:?}: {}", Trouble(errno))),
-            })
+            ),
+            errno => invalid(url, format!("can't open {path:?}: {}", Trouble(errno))),
+        })
+    }
+
+    /// Opens again what is at the path now. What is missing there is not made: it may be an
+    /// empty mount point.
+    pub(super) fn again(&self) -> Result<Dirs, QueueError> {
+        Dirs::open(&self.url, &self.path).map_err(|(path, errno)| self.away(&path, errno))
+    }
+
+    fn open(url: &str, path: &Path) -> Result<Dirs, (PathBuf, Errno)> {
+        // The working directory may be another one when the queue is opened again.
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let part = |name: &str| {
+            let path = part(&path, name);
+            let open = || {
+                let dir = directory(CWD, &path)?;
+                let id = id(&fs::fstat(&dir)?);
+                Ok((dir, id))
+            };
+            open().map_err(|errno| (path.clone(), errno))
         };
-        let root = part("")?;
+        let [root, queue, movement] = PARTS;
+        let ((root, a), (queue, b), (movement, c)) = (part(root)?, part(queue)?, part(movement)?);
         Ok(Dirs {
             remote: fs::fstatfs(&root).is_ok_and(|stat| is_remote(stat.f_type as u64)),
             root,
-            queue: part("queue")?,
-            movement: part("movement")?,
-            // The watch on the directory goes by the path, so it must stand on its own.
-            path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+            queue,
+            movement,
+            ids: [a, b, c],
+            path,
             url: url.to_owned(),
         })
+    }
+
+    /// Whether the path still leads to these directories. Fails if it leads to none.
+    pub(super) fn are_in_place(&self) -> Result<bool, QueueError> {
+        let mut same = true;
+        for (is, name) in self.ids.iter().zip(PARTS) {
+            let path = part(&self.path, name);
+            match rustix::io::retry_on_intr(|| fs::stat(&path)) {
+                Ok(stat) => same &= *is == id(&stat),
+                Err(errno) => return Err(self.away(&path, errno)),
+            }
+        }
+        Ok(same)
+    }
+
+    /// Whether two are the same directories, opened at different times.
+    pub(super) fn are_those_of(&self, other: &Dirs) -> bool {
+        self.ids == other.ids
+    }
+
+    fn away(&self, path: &Path, errno: Errno) -> QueueError {
+        self.failed(format!("opening {path:?}"), errno)
     }
 
     /// Opens `host/NAME`, the directories that only we know of, and makes them if need be.
@@ -94,9 +142,12 @@ impl Dirs {
         }
     }
 
-    /// Whether `queue/` itself was removed since it was opened.
-    pub(super) fn removed(&self) -> bool {
-        fs::fstat(&self.queue).is_ok_and(|stat| stat.st_nlink == 0)
+    /// Makes `host/NAME` if need be, and returns its path. Fails if the path leads elsewhere,
+    /// so that nothing is made below an empty mount point.
+    pub(super) fn host_path(&self, name: &str) -> Result<PathBuf, Errno> {
+        let here = fs::fstat(self.host(name)?)?;
+        let path = self.path.join("host").join(name);
+        if id(&fs::stat(&path)?) == id(&here) { Ok(path) } else { Err(Errno::NOENT) }
     }
 
     pub(super) fn failed(&self, doing: impl Into<String>, errno: Errno) -> QueueError {
@@ -110,6 +161,14 @@ impl Dirs {
     pub(super) fn lost(&self, id: &str) -> QueueError {
         QueueError::LeaseLost { queue: self.url.clone(), id: id.to_owned() }
     }
+}
+
+fn part(path: &Path, name: &str) -> PathBuf {
+    if name.is_empty() { path.to_owned() } else { path.join(name) }
+}
+
+pub(super) fn id(stat: &fs::Stat) -> Id {
+    (stat.st_dev, stat.st_ino)
 }
 
 /// Whether a file system of this type, as statfs(2) has it, is somewhere else.
@@ -203,8 +262,13 @@ impl fmt::Display for Trouble {
             }
             Errno::ROFS => "the file system is mounted read-only, and every lease is a write",
             Errno::NOTDIR => "a part of the path is a file",
-            Errno::NOENT => "the queue's directory was removed, in whole or in part",
+            Errno::NOENT => {
+                "the queue's directory was removed, moved or unmounted, in whole or in part: put \
+                 it back, or let `host submit` make a new queue there"
+            }
             Errno::STALE => "the network file system has lost the directory: mount it again",
+            Errno::NOTCONN => "the program that serves the file system has ended: mount it again",
+            Errno::IO => "the disk or the way to it fails: see the kernel's log",
             Errno::NOLCK | Errno::NOSYS | Errno::OPNOTSUPP => {
                 "the file system must have POSIX record locks (Lustre: mount with `flock`)"
             }
@@ -216,4 +280,8 @@ impl fmt::Display for Trouble {
     }
 }
 
-impl std::error::Error for Trouble {}
+impl std::error::Error for Trouble {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}

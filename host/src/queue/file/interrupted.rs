@@ -57,6 +57,8 @@ fn child() {
             "fail" => queue.release(&message.receipt, NONE, Release::Failed("x")).await.unwrap(),
             "drain one" => queue.release(&message.receipt, NONE, Release::Uncounted).await.unwrap(),
             "ack" => queue.ack(&message.receipt).await.unwrap(),
+            "give up" => queue.give_up(&message.receipt).await.unwrap(),
+            "disown" => queue.disown(&message.receipt).await.unwrap(),
             _ => panic!("no such job: {job}"),
         }
     });
@@ -126,12 +128,13 @@ async fn after(job: &str, last_step: &str) -> (tempfile::TempDir, Vec<Message>) 
     (dir, found)
 }
 
-/// Checks that one message is found, with so many attempts and such failures.
-async fn check(job: &str, last_step: &str, attempts: u32, failures: &[&str]) {
+/// Checks that one message is found, with as many attempts as failures, and these deaths.
+async fn check(job: &str, last_step: &str, deaths: u32, failures: &[&str]) {
     let (dir, found) = after(job, last_step).await;
     assert_eq!(found.len(), 1, "{job}, {last_step}");
-    assert_eq!(found[0].attempts + found[0].deaths, attempts, "{job}, {last_step}");
     assert_eq!(found[0].failures, failures, "{job}, {last_step}");
+    let counted = (found[0].attempts as usize, found[0].deaths);
+    assert_eq!(counted, (failures.len(), deaths), "{job}, {last_step}");
     // And it can be done, and then nothing is left.
     let queue = open(dir.path());
     queue.ack(&found[0].receipt).await.unwrap();
@@ -148,7 +151,7 @@ async fn a_host_killed_while_it_leases_loses_nothing_and_counts_nothing() {
 }
 
 #[tokio::test]
-async fn a_host_killed_while_it_executes_has_used_up_an_attempt() {
+async fn a_host_killed_while_it_executes_is_a_death() {
     tokio::join!(
         check("ack", "start: noted", 1, &["first"]),
         check("extend", "move: noted", 1, &["first"]),
@@ -159,18 +162,22 @@ async fn a_host_killed_while_it_executes_has_used_up_an_attempt() {
 #[tokio::test]
 async fn a_host_killed_while_it_gives_back_leaves_the_message() {
     tokio::join!(
-        check("fail", "release: noted", 1, &["first", "x"]),
-        check("fail", "move: noted", 1, &["first", "x"]),
-        check("fail", "move: moved", 1, &["first", "x"]),
+        check("fail", "release: noted", 0, &["first", "x"]),
+        check("fail", "move: noted", 0, &["first", "x"]),
+        check("fail", "move: moved", 0, &["first", "x"]),
+        check("drain one", "move: noted", 0, &["first"]),
         check("drain one", "move: moved", 0, &["first"]),
+        check("disown", "disown: noted", 0, &["first"]),
     );
 }
 
 #[tokio::test]
 async fn a_host_killed_while_it_deletes_leaves_nothing_behind() {
     for step in ["ack: claimed", "discard: forgotten", "ack: discarded"] {
-        let (_dir, found) = after("ack", step).await;
-        assert!(found.is_empty(), "{step}: {found:?}");
+        for job in ["ack", "give up"] {
+            let (_dir, found) = after(job, step).await;
+            assert!(found.is_empty(), "{job}, {step}: {found:?}");
+        }
     }
 }
 

@@ -4,14 +4,16 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rustix::fs::{self, Mode, OFlags};
+use rustix::fs::{self, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::clock::written;
 use super::dirs::read_to_end;
 use super::movement::{History, Movement, Opened};
-use super::name::{Name, now, second_after};
+use super::name::{Name, second_after};
+use super::place::Place;
 use super::watch::Watch;
-use super::{FileQueue, Held, body, dirs, failures, reached};
+use super::{Held, body, dirs, failures, reached};
 use crate::queue::{Message, QueueError};
 
 /// After this a message without a movement file is one whose sender died, and not one that
@@ -19,6 +21,8 @@ use crate::queue::{Message, QueueError};
 const ABANDONED: Duration = Duration::from_secs(10);
 /// Between two tries of a message that somebody is just writing or moving.
 const AGAIN: Duration = Duration::from_millis(50);
+/// How often a call that waits looks whether the directory is still the one it waits in.
+const LOOK: Duration = Duration::from_secs(1);
 /// After so many leases without a wait the kernel is no longer asked to tell of each.
 const BUSY: u32 = 64;
 
@@ -29,18 +33,19 @@ enum Tried {
     Gone,
     /// It is just being sent or moved.
     Later,
+    /// A directory, a link, a socket: not a message, whatever its name.
+    Foreign,
 }
 
-impl FileQueue {
-    /// [`Queue::lease`](crate::queue::Queue::lease).
-    pub(super) async fn lease_within(
+impl Place {
+    /// [`Queue::lease`](crate::queue::Queue::lease), waiting until then. Fails when the
+    /// directory is not the queue's any more.
+    pub(super) async fn lease(
         &self,
         max: usize,
         hold: Duration,
-        wait: Duration,
+        until: Instant,
     ) -> Result<Vec<Message>, QueueError> {
-        const LONG: Duration = Duration::from_secs(365 * 24 * 3600);
-        let until = Instant::now() + wait.min(LONG);
         if max == 0 {
             return Ok(Vec::new());
         }
@@ -56,9 +61,7 @@ impl FileQueue {
                 }
                 return Ok(found);
             }
-            if self.dirs.removed() {
-                return Err(self.dirs.failed("looking for messages", Errno::NOENT));
-            }
+            self.check()?;
             if Instant::now() >= until {
                 return Ok(found);
             }
@@ -104,6 +107,7 @@ impl FileQueue {
                 }
             }
             {
+                let now = self.now().as_secs();
                 let mut feed = self.feed();
                 if !found.is_empty() {
                     feed.found();
@@ -119,7 +123,7 @@ impl FileQueue {
                     return Ok(found);
                 }
                 pieces += 1;
-                if let Err(errno) = feed.refill(&self.dirs, now().as_secs()) {
+                if let Err(errno) = feed.refill(&self.dirs, now) {
                     if found.is_empty() {
                         return Err(self.dirs.failed("listing the messages", errno));
                     }
@@ -148,7 +152,13 @@ impl FileQueue {
                 self.feed().try_again(name);
                 Ok(None)
             }
-            Err(Errno::ACCESS | Errno::PERM | Errno::LOOP) => {
+            Ok(Tried::Foreign) => {
+                let mut feed = self.feed();
+                feed.settled(&name);
+                feed.saw_foreign(&self.dirs, name.as_str());
+                Ok(None)
+            }
+            Err(Errno::ACCESS | Errno::PERM) => {
                 self.said_unreadable.call_once(|| {
                     tracing::warn!(
                         queue = self.dirs.url,
@@ -170,10 +180,19 @@ impl FileQueue {
         let file = match fs::openat(&dirs.queue, name.as_str(), flags, Mode::empty()) {
             Ok(file) => file,
             Err(Errno::NOENT) => return Ok(Tried::Gone),
+            Err(Errno::LOOP | Errno::NXIO) => return Ok(Tried::Foreign),
             Err(errno) => return Err(errno),
         };
+        let stat = fs::fstat(&file)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Ok(Tried::Foreign);
+        }
 
-        let abandoned = || tried_for >= ABANDONED || fs::fstat(&file).is_ok_and(|s| is_old(&s));
+        // Nobody is writing it any more, nor putting back the queue's directory.
+        let abandoned = || {
+            let age = self.now().saturating_sub(written(&stat));
+            !self.is_settling() && (tried_for >= ABANDONED || age >= ABANDONED)
+        };
         let mut opened = Movement::open(dirs, id)?;
         let adopted = matches!(opened, Opened::Missing) && abandoned();
         if adopted {
@@ -192,7 +211,7 @@ impl FileQueue {
         }
 
         let mut stored = read_to_end(&file)?;
-        let leased = history.unused(name, second_after(now(), hold));
+        let leased = history.unused(name, second_after(self.now(), hold));
         if leased == *name {
             // It has no time that could be later. Renaming it to itself would succeed for
             // everybody.
@@ -221,14 +240,14 @@ impl FileQueue {
             true => failures::of(dirs, id),
             false => Vec::new(),
         };
+        // The reasons may have been removed, or one added by a host that was killed then.
+        let attempts = u32::try_from(failures.len()).unwrap_or(u32::MAX).max(history.failed());
         body::without_id(&mut stored, id);
         Ok(Tried::Leased(Message {
             id: id.to_owned(),
             body: Bytes::from(stored),
-            attempts: u32::try_from(failures.len()).unwrap_or(u32::MAX),
-            deaths: history
-                .attempts()
-                .saturating_sub(u32::try_from(failures.len()).unwrap_or(u32::MAX)),
+            attempts,
+            deaths: history.started().saturating_sub(attempts),
             failures,
             receipt: Held { name: leased, since: history.len(), redelivered }.receipt(),
         }))
@@ -238,8 +257,9 @@ impl FileQueue {
     /// listed to find it.
     async fn wait(&self, watch: Option<&Watch>, poll: Instant, until: Instant) -> bool {
         let (due, again) = {
+            let now = self.now();
             let feed = self.feed();
-            let away = |due| Duration::from_secs(due).saturating_sub(now());
+            let away = |due| Duration::from_secs(due).saturating_sub(now);
             // A few milliseconds apart, so that not all hosts list at the stroke of a second.
             let jitter = Duration::from_micros(fastrand::u64(500..15_000));
             let due =
@@ -247,14 +267,15 @@ impl FileQueue {
             (due, feed.has_to_retry().then(|| Instant::now() + AGAIN))
         };
         let look = due.map_or(poll, |due| due.min(poll));
-        let wake = again.map_or(look, |again| again.min(look)).min(until);
+        let wake = again.map_or(look, |again| again.min(look)).min(Instant::now() + LOOK);
+        let wake = wake.min(until);
         let alarm = tokio::time::sleep_until(wake.into());
         tokio::pin!(alarm);
         loop {
             tokio::select! {
                 () = changed(watch) => {
+                    let now = self.now().as_secs();
                     let mut feed = self.feed();
-                    let now = now().as_secs();
                     let whole = watch.is_none_or(|watch| watch.read(|name| feed.saw(name, now)));
                     if !whole || feed.has_more() {
                         return !whole;
@@ -277,7 +298,7 @@ impl FileQueue {
         if let Some(watch) = &watching.watch {
             return Some((watch.clone(), false));
         }
-        match Watch::begin(&self.dirs) {
+        match Watch::begin(&self.watched) {
             Ok(watch) => {
                 let watch = Arc::new(watch);
                 watching.watch = Some(watch.clone());
@@ -306,12 +327,6 @@ impl FileQueue {
             watching.watch = None;
         }
     }
-}
-
-/// Whether a file was last written so long ago that nobody is writing it any more.
-fn is_old(stat: &fs::Stat) -> bool {
-    let written = Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or_default());
-    now().saturating_sub(written) >= ABANDONED
 }
 
 async fn changed(watch: Option<&Watch>) {

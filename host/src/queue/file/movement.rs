@@ -3,8 +3,16 @@
 //!
 //! Python appends a line when it leases, and when it deletes, it removes the file of every
 //! name. It passes over empty lines in all that it does, so they are free for us: an empty
-//! line is an execution that was started. One that is not to count is taken back by the
-//! line `0--uncounted`: a name that no file has, of the form that Python can take apart.
+//! line is an execution that was started. Three other lines are names that no file has, of the
+//! form that Python can take apart. One says that an execution failed, which is an attempt;
+//! two take one back:
+//!
+//! ```text
+//! 0--failed            the last one, which failed
+//! 0--uncounted         the last one, by the holder of the lease that it was started under
+//! {N}--uncounted       one that was started under the lease whose first line begins at byte
+//!                      N, by its former holder: others may have started theirs meanwhile
+//! ```
 
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
@@ -16,7 +24,8 @@ use rustix::io::Errno;
 use super::dirs::{Dirs, FILE, read_to_end, remove, write_all};
 use super::name::Name;
 
-const UNCOUNTED: &str = "0--uncounted";
+const UNCOUNTED: &str = "--uncounted";
+const FAILED: &str = "0--failed";
 
 /// A movement file, open and locked against all other processes and threads.
 #[derive(Debug)]
@@ -156,29 +165,73 @@ impl History {
         }
     }
 
-    /// Executions that were started and that count.
-    pub(super) fn attempts(&self) -> u32 {
-        self.attempts_since(0)
+    /// Executions that failed.
+    pub(super) fn failed(&self) -> u32 {
+        let failed = self.lines(0).filter(|line| *line == FAILED.as_bytes());
+        u32::try_from(failed.count()).unwrap_or(u32::MAX)
     }
 
-    /// Those of them that were started after the file had this length.
-    pub(super) fn attempts_since(&self, length: usize) -> u32 {
-        let mut attempts = 0_u32;
-        let tail = self.0.get(length..).unwrap_or_default();
-        for line in tail.split_inclusive(|&b| b == b'\n') {
-            if line == b"\n" {
-                attempts += 1;
-            } else if line.strip_suffix(b"\n") == Some(UNCOUNTED.as_bytes()) {
-                attempts = attempts.saturating_sub(1);
+    /// Executions that were started and not taken back.
+    pub(super) fn started(&self) -> u32 {
+        let mut started = 0_u32;
+        for line in self.lines(0) {
+            if line.is_empty() {
+                started += 1;
+            } else if is_uncounted(line) {
+                started = started.saturating_sub(1);
             }
         }
-        attempts
+        started
+    }
+
+    /// Those of them that were started under one lease: the one whose first line begins at
+    /// `since`, and whose last name was `last`. What others wrote after it is theirs.
+    pub(super) fn started_under(&self, since: usize, last: &Name) -> u32 {
+        let taken_back = format!("{since}{UNCOUNTED}");
+        let (mut started, mut disowned) = (0_u32, 0_u32);
+        let (mut has_last, mut is_over) = (false, false);
+        for line in self.lines(since) {
+            if line.is_empty() {
+                started += u32::from(!is_over);
+            } else if is_uncounted(line) {
+                disowned += u32::from(line == taken_back.as_bytes());
+            } else if line == last.as_str().as_bytes() {
+                has_last = true;
+            } else {
+                is_over |= has_last;
+            }
+        }
+        // Without its last name this is not the file in which the lease was recorded.
+        if has_last { started.saturating_sub(disowned) } else { 0 }
+    }
+
+    /// The whole lines that begin at this byte or after.
+    fn lines(&self, from: usize) -> impl Iterator<Item = &[u8]> {
+        let lines = self.0.get(from..).unwrap_or_default().split_inclusive(|&b| b == b'\n');
+        lines.filter_map(|line| line.strip_suffix(b"\n"))
     }
 }
 
-/// The lines that take back so many executions.
+fn is_uncounted(line: &[u8]) -> bool {
+    let number = line.strip_suffix(UNCOUNTED.as_bytes());
+    number.is_some_and(|number| !number.is_empty() && number.iter().all(u8::is_ascii_digit))
+}
+
+/// The lines that say that an execution failed. There are as many executions as failures, or
+/// one that failed before it was started would stand for another one that never ended.
+pub(super) fn failed(is_started: bool) -> String {
+    let start = if is_started { "" } else { "\n" };
+    format!("{start}{FAILED}\n")
+}
+
+/// The lines by which the holder of a lease takes back executions that it started.
 pub(super) fn uncounted(executions: u32) -> String {
-    format!("{UNCOUNTED}\n").repeat(executions as usize)
+    disowned(0, executions)
+}
+
+/// The lines by which the former holder of the lease that begins at `since` does.
+pub(super) fn disowned(since: usize, executions: u32) -> String {
+    format!("{since}{UNCOUNTED}\n").repeat(executions as usize)
 }
 
 /// The right to have the movement file of one message open in this process. Record locks
@@ -210,13 +263,15 @@ mod tests {
     #[test]
     fn an_execution_counts_unless_it_was_taken_back() {
         let check =
-            |text: &str, all: u32| assert_eq!(History(text.into()).attempts(), all, "{text:?}");
+            |text: &str, all: u32| assert_eq!(History(text.into()).started(), all, "{text:?}");
         check("", 0);
         check("0--a.json\n", 0);
         check("0--a.json\n9--a.json\n\n", 1);
         check("0--a.json\n9--a.json\n\n12--a.json\n15--a.json\n\n", 2);
         check("0--a.json\n9--a.json\n\n10--a.json\n0--uncounted\n5--a.json\n", 0);
         check("0--a.json\n9--a.json\n\n20--a.json\n\n0--uncounted\n5--a.json\n", 1);
+        check("0--a.json\n9--a.json\n\n20--a.json\n\n10--uncounted\n", 1);
+        check("0--a.json\n9--a.json\n\n--uncounted\nx--uncounted\n0--uncounted.json\n", 1);
         // Two Python clients in one second, or one that gave back what it had given back.
         check("0--a.json\n9--a.json\n9--a.json\n", 0);
         // A line that was cut off.
@@ -236,9 +291,29 @@ mod tests {
 
     #[test]
     fn only_this_leases_executions_are_taken_back() {
-        let before = "0--a.json\n9--a.json\n\n";
-        let history = History(format!("{before}20--a.json\n30--a.json\n\n").into());
-        assert_eq!(history.attempts_since(before.len()), 1);
-        assert_eq!(history.attempts_since(10_000), 0);
+        let check = |text: &str, since: usize, last: &str, open: u32| {
+            let last = Name::parse(last).unwrap();
+            assert_eq!(History(text.into()).started_under(since, &last), open, "{text:?}");
+        };
+        let first = "0--a.json\n9--a.json\n\n";
+        let (at, since) = (10, first.len());
+        // Held, and extended.
+        check(first, at, "9--a.json", 1);
+        let second = format!("{first}20--a.json\n30--a.json\n\n");
+        check(&second, since, "30--a.json", 1);
+        // The first lease is over; what is started after it is not its own.
+        check(&second, at, "9--a.json", 1);
+        check(&format!("{second}\n\n"), at, "9--a.json", 1);
+        check(&format!("{second}\n\n"), since, "30--a.json", 3);
+        // Taken back by one, which is nothing to the other.
+        let one = format!("{second}{at}--uncounted\n");
+        check(&one, at, "9--a.json", 0);
+        check(&one, since, "30--a.json", 1);
+        let both = format!("{one}40--a.json\n{since}--uncounted\n");
+        check(&both, since, "30--a.json", 0);
+        check(&format!("{one}0--uncounted\n40--a.json\n\n"), at, "9--a.json", 0);
+        // Another file than the one in which the lease was recorded.
+        check(&second, 10_000, "9--a.json", 0);
+        check("0--a.json\n\n\n\n", 2, "9--a.json", 0);
     }
 }

@@ -1,6 +1,9 @@
-//! The names of messages in `queue/`, `{T}--{id}.json`, and the clock that `T` is read by.
+//! The names of messages in `queue/`: `{T}--{id}.json`.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
+
+/// What every name ends with.
+const EXTENSION: &str = ".json";
 
 /// The name of a message file: the second from which it may be leased, and its id.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -11,22 +14,22 @@ pub(super) struct Name {
 }
 
 impl Name {
-    /// Reads a file name. `None` is a file that is no message: nothing of ours and nothing
-    /// that the Python client could have written.
+    /// Reads a file name. `None` for a file that is not a message.
     ///
-    /// An id names files in other directories, so what could lead out of them, or be
-    /// mistaken for a file that is not about a message, is not an id.
+    /// Editors, `sed -i`, rsync, NFS, backups and desktops leave files beside the messages:
+    /// `0--id.json~`, `.0--id.json.swp`, `.nfs0001`, `0--id (copy).json`. A copy that is taken
+    /// for a message would be a task that runs twice. An id also names files in other
+    /// directories, so it can't lead out of them.
     pub(super) fn parse(text: &str) -> Option<Name> {
-        let dashes = text.find("--")?;
-        let (due, rest) = (&text[..dashes], &text[dashes + 2..]);
-        let name = Name { text: text.into(), dashes };
+        let (due, id) = text.strip_suffix(EXTENSION)?.split_once("--")?;
         let due_is_number = !due.is_empty() && due.bytes().all(|b| b.is_ascii_digit());
-        (due_is_number && !rest.contains("--") && is_id(name.id())).then_some(name)
+        let is_message = due_is_number && !id.contains("--") && is_id(id) && !is_copy(id);
+        is_message.then(|| Name { text: text.into(), dashes: due.len() })
     }
 
     /// The name of the message `id` when it is due at `due`.
     pub(super) fn new(due: u64, id: &str) -> Name {
-        let text = format!("{due}--{id}.json").into_boxed_str();
+        let text = format!("{due}--{id}{EXTENSION}").into_boxed_str();
         let dashes = text.find("--").unwrap_or_default();
         Name { text, dashes }
     }
@@ -48,10 +51,7 @@ impl Name {
     /// The id: what follows the dashes, without the extension.
     pub(super) fn id(&self) -> &str {
         let rest = &self.text[self.dashes + 2..];
-        match rest.rfind('.') {
-            Some(dot) if dot > 0 => &rest[..dot],
-            _ => rest,
-        }
+        rest.strip_suffix(EXTENSION).unwrap_or(rest)
     }
 
     pub(super) fn as_str(&self) -> &str {
@@ -70,9 +70,9 @@ pub(super) fn is_id(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.bytes().all(plain)
 }
 
-/// The time of day. A clock before 1970 reads as 1970.
-pub(super) fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+/// Whether a text that could be an id is what Syncthing calls the loser of two changes.
+fn is_copy(id: &str) -> bool {
+    id.contains(".sync-conflict-")
 }
 
 /// The first whole second that is no less than `after` away from `now`.
@@ -103,7 +103,6 @@ mod tests {
         let far = Name::parse("99999999999999999999999--x.json").unwrap();
         assert_eq!(far.due(), u64::MAX);
         assert_eq!(Name::parse("0--a.b.json").unwrap().id(), "a.b");
-        assert_eq!(Name::parse("0--plain").unwrap().id(), "plain");
 
         for foreign in [
             "",
@@ -120,6 +119,34 @@ mod tests {
             "0--ä.json",
             "1.5--x.json",
             "0--a\n.json",
+            // What is left beside messages by editors,
+            "0--a.json~",
+            ".0--a.json.swp",
+            "#0--a.json#",
+            ".#0--a.json",
+            "0--a.json.bak",
+            "0--a.json.orig",
+            "0--a.json.tmp",
+            "0--a",
+            "sedXyZ123",
+            // by rsync and NFS,
+            ".0--a.json.AbCdEf",
+            "0--a.json.AbCdEf",
+            ".nfs000000000a3c0001",
+            // and by desktops.
+            ".DS_Store",
+            "._0--a.json",
+            "Thumbs.db",
+            "desktop.ini",
+            "0--a (copy).json",
+            "0--a (1).json",
+            "0--a - Copy.json",
+            "0--a copy.json",
+            "0--a.json (conflict 2026-01-02).json",
+            "0--a (ana's conflicted copy 2026-01-02).json",
+            "0--a.sync-conflict-20260102-030405-ABCDEFG.json",
+            ".syncthing.0--a.json.tmp",
+            "0--a.JSON",
         ] {
             assert_eq!(Name::parse(foreign), None, "{foreign:?}");
         }

@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FileType, RawDir};
+use rustix::fs::{self, AtFlags, FileType, RawDir};
 use rustix::io::Errno;
 
 use super::dirs::{Dirs, directory};
@@ -47,10 +47,14 @@ impl Listing {
         let mut raw = RawDir::new(&self.dir, &mut self.buffer);
         while let Some(entry) = raw.next() {
             let entry = entry?;
-            let file = matches!(entry.file_type(), FileType::RegularFile | FileType::Unknown);
+            let is_file = || match entry.file_type() {
+                // Some file systems don't say what an entry is.
+                FileType::Unknown => is_file(&self.dir, entry.file_name()),
+                known => known == FileType::RegularFile,
+            };
             match entry.file_name().to_str() {
                 Ok("." | "..") => {}
-                Ok(text) => each(text, Name::parse(text).filter(|_| file)),
+                Ok(text) => each(text, Name::parse(text).filter(|_| is_file())),
                 Err(_) => each(&entry.file_name().to_string_lossy(), None),
             }
             // Asking on would ask the kernel for the next piece.
@@ -60,6 +64,12 @@ impl Listing {
         }
         Ok(false)
     }
+}
+
+/// Whether it is a file, and neither a directory nor a link, a pipe or a socket.
+pub(super) fn is_file(dir: &OwnedFd, name: impl rustix::path::Arg) -> bool {
+    fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
 }
 
 /// Where the names of messages to lease come from. Shared by all who lease.
@@ -147,13 +157,14 @@ impl Feed {
         }
     }
 
-    fn saw_foreign(&mut self, dirs: &Dirs, text: &str) {
+    /// Says that there is a file that is not a message, once.
+    pub(super) fn saw_foreign(&mut self, dirs: &Dirs, text: &str) {
         if !self.said_foreign {
             self.said_foreign = true;
             tracing::warn!(
                 queue = dirs.url,
                 file = text,
-                "a file in queue/ is no message and is passed over, as will be others like it; \
+                "a file in queue/ is not a message and is ignored, as will be others like it; \
                  the Python client can't work on a queue with such a file"
             );
         }

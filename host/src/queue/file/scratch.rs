@@ -13,7 +13,7 @@ use std::sync::Arc;
 use rustix::fs::{self, AtFlags, RawDir};
 use rustix::io::Errno;
 
-use super::dirs::{Dirs, directory, remove};
+use super::dirs::{self, Dirs, directory, remove};
 use super::name::is_id;
 use crate::scratch;
 
@@ -26,7 +26,8 @@ pub(super) struct Scratch {
 
 impl Scratch {
     pub(super) fn make(dirs: &Arc<Dirs>) -> Result<Scratch, Errno> {
-        let home = scratch::Scratch::make(&all(dirs)).map_err(|error| errno(&error))?;
+        let all = dirs.host_path("tmp")?;
+        let home = scratch::Scratch::make(&all).map_err(|error| errno(&error))?;
         Ok(Scratch { home, dirs: dirs.clone() })
     }
 
@@ -57,6 +58,15 @@ impl Scratch {
         self.home.is_there()
     }
 
+    /// Whether its path still leads to it. A copy of the queue that was put in its place has a
+    /// copy of this directory, which is for the next sweep.
+    fn is_at_its_path(&self) -> bool {
+        match (fs::fstat(self.home.dir()), fs::stat(self.home.path())) {
+            (Ok(ours), Ok(there)) => dirs::id(&ours) == dirs::id(&there),
+            _ => false,
+        }
+    }
+
     /// Whether there is an entry for that message.
     pub(super) fn has(&self, id: &str) -> bool {
         fs::accessat(self.dir(), id, fs::Access::EXISTS, AtFlags::empty()).is_ok()
@@ -66,7 +76,7 @@ impl Scratch {
 impl Drop for Scratch {
     /// Finishes what an error left half done; the directory goes when that is done.
     fn drop(&mut self) {
-        if clear(&self.dirs, self.home.dir()).is_err() {
+        if clear(&self.dirs, self.home.dir()).is_err() || !self.is_at_its_path() {
             self.home.stay();
         }
     }

@@ -3,10 +3,12 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
+use super::watch::Watch;
 use super::*;
 use crate::queue::conformance::{Subject, suite};
 
@@ -144,22 +146,82 @@ async fn a_message_whose_sender_died_is_adopted() {
     }
 }
 
-#[tokio::test]
-async fn files_that_are_no_messages_harm_nobody() {
-    let (dir, queue) = queue();
-    for name in ["README", "x--y.json", "0--a--b.json", ".nfs0001", "0--ä.json"] {
-        put(&dir, name, "{}");
+/// Puts beside the messages what other programs leave there, and returns the names.
+fn put_foreign(dir: &tempfile::TempDir) -> Vec<String> {
+    let files = [
+        "README",
+        "x--y.json",
+        "0--a--b.json",
+        ".nfs0001",
+        "0--ä.json",
+        "0--a.json~",
+        ".0--a.json.swp",
+        "0--a.json.bak",
+        "0--a.json.tmp",
+        ".0--a.json.AbCdEf",
+        "sedAbCdEf",
+        ".DS_Store",
+        "0--a (copy).json",
+    ];
+    for name in files {
+        make_old(&put(dir, name, "{}"));
     }
-    std::fs::create_dir(dir.path().join("queue/0--directory.json")).unwrap();
-    std::os::unix::fs::symlink("/etc/passwd", dir.path().join("queue/0--link.json")).unwrap();
-    std::fs::write(dir.path().join("movement/link"), "0--link.json\n").unwrap();
-    let before = names(&dir, "queue").len();
+    let queue = dir.path().join("queue");
+    std::fs::create_dir(queue.join("0--directory.json")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", queue.join("0--link.json")).unwrap();
+    drop(std::os::unix::net::UnixListener::bind(queue.join("0--socket.json")).unwrap());
+    let pipe = queue.join("0--pipe.json");
+    rustix::fs::mkfifoat(rustix::fs::CWD, pipe, rustix::fs::Mode::RWXU).unwrap();
+    let movement = dir.path().join("movement");
+    std::fs::write(movement.join("link"), "0--link.json\n").unwrap();
+    for name in ["README", "a.json~", ".DS_Store"] {
+        std::fs::write(movement.join(name), "not about a message").unwrap();
+        make_old(&movement.join(name));
+    }
+    names(dir, "queue")
+}
 
+fn sorted(mut names: Vec<String>) -> Vec<String> {
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn files_that_are_not_messages_harm_nobody_and_are_left_alone() {
+    let (dir, queue) = queue();
+    let foreign = sorted(put_foreign(&dir));
+    // Also when they come to a host that waits.
+    drop(open(dir.path()));
     send(&queue, &["[1]"]).await;
-    assert_eq!(lease(&queue, NONE).await.unwrap().body, "[1]");
-    assert!(lease(&queue, NONE).await.is_none());
+    let message = lease(&queue, NONE).await.unwrap();
+    assert_eq!(message.body, "[1]");
+    assert!(lease(&queue, SHORT / 10).await.is_none());
     assert_eq!(queue.counts().await.unwrap().enqueued, Some(1));
-    assert_eq!(names(&dir, "queue").len(), before + 1);
+    queue.ack(&message.receipt).await.unwrap();
+
+    send(&queue, &["[2]"]).await;
+    let admin = Admin::open("fq://test", dir.path()).unwrap();
+    assert_eq!(admin.messages().unwrap().map(Result::unwrap).count(), 1);
+    assert_eq!(admin.release_all().unwrap(), 0);
+    assert_eq!(admin.purge().unwrap(), 1);
+    assert_eq!(sorted(names(&dir, "queue")), foreign);
+    let left = sorted(names(&dir, "movement"));
+    assert_eq!(left, [".DS_Store", "README", "a.json~"]);
+}
+
+#[tokio::test]
+async fn what_only_looks_like_a_message_is_passed_over_where_its_kind_is_not_listed() {
+    let (dir, queue) = queue();
+    put_foreign(&dir);
+    let place = queue.place().unwrap();
+    for name in ["directory", "link", "socket", "pipe"] {
+        let name = Name::parse(&format!("0--{name}.json")).unwrap();
+        assert!(!scan::is_file(&place.dirs.queue, name.as_str()), "{}", name.as_str());
+        // As the kernel tells of it, without its kind.
+        place.feed().saw(name, 1);
+    }
+    assert!(lease(&queue, NONE).await.is_none());
+    assert!(!dir.path().join("movement/directory").exists());
 }
 
 #[tokio::test]
@@ -226,14 +288,14 @@ async fn leasing_lists_a_long_queue_once_and_not_for_each_message() {
         assert!(lease(&queue, NONE).await.is_some());
     }
     // What is listed while it is renamed may be listed again under its new name.
-    assert_eq!(queue.feed().next_listing(), 2);
+    assert_eq!(queue.current().place.feed().next_listing(), 2);
     assert!(lease(&queue, NONE).await.is_none());
 }
 
 #[tokio::test]
 async fn the_kernel_tells_of_messages_that_come() {
     let (dir, queue) = queue();
-    let watch = Watch::begin(&queue.dirs).unwrap();
+    let watch = Watch::begin(&queue.current().place.watched).unwrap();
     send(&queue, &["1"]).await;
     watch.changed().await;
     let mut told = Vec::new();
@@ -248,28 +310,17 @@ async fn the_kernel_tells_of_messages_that_come() {
 async fn messages_are_found_where_the_kernel_tells_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let sender = open(dir.path());
-    let mut dirs = Dirs::existing("fq://test", dir.path()).unwrap();
+    let mut place = Place::new(Dirs::existing("fq://test", dir.path()).unwrap());
     // There is nothing to watch under this path.
-    dirs.path = dir.path().join("elsewhere");
-    let queue = FileQueue::with(dirs);
-    assert!(queue.watch().is_none());
+    place.watched = dir.path().join("elsewhere");
+    let queue = FileQueue::with(place);
+    assert!(queue.current().place.watch().is_none());
     let started = Instant::now();
     let (message, ()) = tokio::join!(lease(&queue, PATIENCE), async {
         tokio::task::yield_now().await;
         send(&sender, &["1"]).await;
     });
     assert!(message.is_some() && started.elapsed() < PATIENCE / 2);
-}
-
-#[tokio::test]
-async fn a_queue_that_was_removed_is_an_error_and_not_an_empty_queue() {
-    let (dir, queue) = queue();
-    std::fs::remove_dir_all(dir.path()).unwrap();
-    let error = queue.lease(1, LONG, PATIENCE).await.unwrap_err();
-    assert!(matches!(error, QueueError::Unavailable { .. }));
-    let said = error.to_string();
-    assert!(said.contains("fq://test") && said.contains("directory was removed"), "{said}");
-    assert!(queue.send(&[Bytes::new()]).await.remove(0).is_err());
 }
 
 #[test]
@@ -298,6 +349,102 @@ fn an_error_says_what_to_do() {
     check(Errno::ACCESS, "read and write");
     check(Errno::NOLCK, "record locks");
     check(Errno::MFILE, "ulimit -n");
+    check(Errno::NOTCONN, "mount it again");
+}
+
+#[tokio::test]
+async fn who_lost_a_lease_can_take_back_what_was_started_under_it() {
+    let (dir, queue) = queue();
+    send(&queue, &["1"]).await;
+    let first = lease(&queue, NONE).await.unwrap();
+    let movement = || read(dir.path().join("movement").join(&first.id));
+    let sent = movement();
+    queue.start(&first.receipt).await.unwrap();
+    Admin::open("fq://test", dir.path()).unwrap().release_all().unwrap();
+    let second = lease(&queue, NONE).await.unwrap();
+    assert_eq!((second.attempts, second.deaths), (0, 1));
+    queue.start(&second.receipt).await.unwrap();
+    let before = movement();
+    for _ in 0..2 {
+        queue.disown(&first.receipt).await.unwrap();
+    }
+    // A name that no file has; Python passes it over.
+    let since = sent.lines().next().unwrap().len() + 1;
+    assert_eq!(movement(), format!("{before}{since}--uncounted\n"));
+    // Who holds it goes on as before.
+    let receipt = queue.extend(&second.receipt, 2 * LONG).await.unwrap();
+    queue.release(&receipt, NONE, Release::Failed("x")).await.unwrap();
+    let third = lease(&queue, NONE).await.unwrap();
+    assert_eq!((third.attempts, third.deaths), (1, 0));
+    queue.ack(&third.receipt).await.unwrap();
+    queue.disown(&third.receipt).await.unwrap();
+    assert!(names(&dir, "movement").is_empty());
+}
+
+#[tokio::test]
+async fn a_failure_before_the_start_hides_no_death() {
+    let (_dir, queue) = queue();
+    send(&queue, &["1"]).await;
+    let first = lease(&queue, NONE).await.unwrap();
+    queue.start(&first.receipt).await.unwrap();
+    queue.extend(&first.receipt, SHORT).await.unwrap();
+    let second = lease(&queue, PATIENCE).await.unwrap();
+    queue.release(&second.receipt, NONE, Release::Failed("no such input")).await.unwrap();
+    let third = lease(&queue, NONE).await.unwrap();
+    assert_eq!((third.attempts, third.deaths), (1, 1));
+}
+
+/// A host whose clock is wrong by that many seconds.
+fn open_wrong(path: &Path, seconds: i64) -> (FileQueue, Arc<AtomicI64>) {
+    let wrong = Arc::new(AtomicI64::new(seconds));
+    let mut place = Place::new(Dirs::create("fq://wrong", path).unwrap());
+    place.clock = clock::Clock::wrong_by(&wrong);
+    (FileQueue::with(place), wrong)
+}
+
+#[tokio::test]
+async fn hosts_whose_clocks_differ_take_nothing_from_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let hosts = [0, 3600, -3600].map(|seconds| open_wrong(dir.path(), seconds).0);
+    send(&hosts[0], &["1", "2", "3"]).await;
+    let mut held = Vec::new();
+    for host in &hosts {
+        held.push(lease(host, NONE).await.unwrap());
+    }
+    for name in names(&dir, "queue") {
+        let due: u64 = name.split("--").next().unwrap().parse().unwrap();
+        assert!(due.abs_diff(unix_now() + 300) < 200, "{name}");
+    }
+    for (host, message) in hosts.iter().zip(&held) {
+        assert!(lease(host, NONE).await.is_none());
+        let receipt = host.extend(&message.receipt, 2 * LONG).await.unwrap();
+        host.release(&receipt, NONE, Release::Uncounted).await.unwrap();
+        for other in &hosts {
+            let message = lease(other, PATIENCE).await.expect("what one gives back is for all");
+            other.release(&message.receipt, NONE, Release::Uncounted).await.unwrap();
+        }
+        let message = lease(host, PATIENCE).await.unwrap();
+        host.ack(&message.receipt).await.unwrap();
+    }
+    assert!(names(&dir, "queue").is_empty());
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_neither_takes_nor_loses_a_lease() {
+    let dir = tempfile::tempdir().unwrap();
+    let right = open(dir.path());
+    for jump in [3600, -3600] {
+        let (jumping, wrong) = open_wrong(dir.path(), 0);
+        send(&right, &["1", "2"]).await;
+        let theirs = lease(&right, NONE).await.unwrap();
+        let ours = lease(&jumping, NONE).await.unwrap();
+        wrong.store(jump, Ordering::Relaxed);
+        assert!(lease(&jumping, NONE).await.is_none());
+        let receipt = jumping.extend(&ours.receipt, 2 * LONG).await.unwrap();
+        assert!(lease(&right, NONE).await.is_none());
+        jumping.ack(&receipt).await.unwrap();
+        right.ack(&theirs.receipt).await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -358,7 +505,13 @@ async fn a_host_whose_own_directory_was_removed_goes_on() {
     remove();
     let failed = Release::Failed("x");
     queue.release(&message.receipt, NONE, failed).await.unwrap();
-    assert_eq!(queue.lease(2, LONG, NONE).await.unwrap().len(), 2);
+    remove();
+    // What is gone are the reasons, and not what is known of the executions.
+    let found = queue.lease(2, LONG, NONE).await.unwrap();
+    let counted = |m: &Message| (m.attempts, m.deaths, m.failures.len());
+    let mut counted: Vec<_> = found.iter().map(counted).collect();
+    counted.sort_unstable();
+    assert_eq!(counted, [(0, 0, 0), (1, 0, 0)]);
 }
 
 #[tokio::test]
