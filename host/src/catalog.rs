@@ -5,24 +5,29 @@
 //! compiled code from the cache directory. A new upload has a new digest and is picked up at
 //! the next look; tasks under way keep the component they began with.
 //!
-//! Compiled code is native code. It is loaded only from a directory that nobody else can
-//! write to, and never from a bucket.
+//! What is kept on disk is `catalog/compiled.rs`. A component that can't be read, kept or
+//! compiled for reasons that are the host's own is [`CatalogError::Unavailable`], never
+//! [`CatalogError::NotAGuest`].
 
-use std::fs;
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+mod compiled;
+
+use std::error::Error as StdError;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use moka::future::Cache as Memory;
 use wasmtime::component::Component;
 
+use self::compiled::Compiled;
 use crate::bucket::{Bucket, BucketError};
 use crate::cache::{Blob, Cache, CacheError};
 use crate::digest::Digest;
 use crate::key::{BucketKey, Prefix, TaskName};
-use crate::sandbox::{Guest, Sandbox};
+use crate::sandbox::{Guest, NotAGuest, Sandbox};
+
+pub use self::compiled::check_compiled;
 
 /// How long a name is taken to mean the digest it meant when it was last looked up.
 const FRESH: Duration = Duration::from_secs(1);
@@ -30,6 +35,10 @@ const FRESH: Duration = Duration::from_secs(1);
 const FRESH_REMOTE: Duration = Duration::from_secs(10);
 /// Components kept ready in memory.
 const READY: u64 = 256;
+/// How often a component is fetched again that was removed from the cache before it was read.
+const FETCHES: usize = 5;
+/// Compiled code may take this part of what the cache may take, and in addition to it.
+const COMPILED_PART: u64 = 4;
 
 /// A component that can be run.
 #[derive(Clone)]
@@ -62,14 +71,31 @@ pub enum CatalogError {
         /// What is wrong with it.
         problem: String,
     },
-    /// It could not be fetched or kept.
-    #[error("the component {place} could not be read: {problem}")]
+    /// It could not be fetched or compiled, for a reason that is the bucket's or this host's.
+    #[error("the component {place} could not be made ready: {source}")]
     Unavailable {
         /// Where it is.
         place: String,
-        /// What failed.
-        problem: String,
+        /// What failed: a [`CacheError`], or a [`HostError`].
+        #[source]
+        source: Arc<dyn StdError + Send + Sync>,
     },
+}
+
+/// What this host could not do for a component.
+#[derive(Debug, thiserror::Error)]
+#[error("{doing} failed: {source}")]
+pub struct HostError {
+    doing: &'static str,
+    source: Box<dyn StdError + Send + Sync>,
+}
+
+/// Why a component is not ready.
+enum NotReady {
+    /// Its blob was removed, or found to be damaged, since it was looked up.
+    Gone(CacheError),
+    /// Another try does not help at once.
+    Failed(CatalogError),
 }
 
 /// Where components come from, and those that are ready.
@@ -78,7 +104,7 @@ pub struct Catalog {
     prefix: Prefix,
     cache: Cache,
     sandbox: Arc<Sandbox>,
-    compiled: Option<PathBuf>,
+    compiled: Arc<Compiled>,
     names: Memory<TaskName, Blob>,
     ready: Memory<Digest, Guest>,
 }
@@ -92,15 +118,8 @@ impl Catalog {
         sandbox: Arc<Sandbox>,
         compiled: &Path,
     ) -> Self {
-        let compiled = match private_dir(compiled) {
-            Ok(()) => Some(compiled.to_owned()),
-            Err(error) => {
-                tracing::warn!(
-                    "compiled components are not kept, each start compiles them again: {error}"
-                );
-                None
-            }
-        };
+        let max_bytes = cache.max_bytes() / COMPILED_PART;
+        let compiled = Arc::new(Compiled::open(compiled, sandbox.engine(), max_bytes));
         let fresh = if bucket.is_local() { FRESH } else { FRESH_REMOTE };
         Self {
             bucket,
@@ -118,165 +137,153 @@ impl Catalog {
     /// # Errors
     /// When there is none, or none that can be run; both may be put right by a push.
     pub async fn resolve(&self, name: &TaskName) -> Result<Ready, CatalogError> {
-        let blob = self
-            .names
-            .try_get_with_by_ref(name, self.look_up(name))
-            .await
-            .map_err(|e: Arc<CatalogError>| (*e).clone())?;
-        let guest = self
-            .ready
-            .try_get_with(blob.digest, self.make_ready(name, &blob))
-            .await
-            .map_err(|e: Arc<CatalogError>| (*e).clone())?;
-        Ok(Ready { digest: blob.digest, guest })
+        let mut fetches = 1;
+        loop {
+            let blob = self
+                .names
+                .try_get_with_by_ref(name, self.look_up(name))
+                .await
+                .map_err(|e: Arc<CatalogError>| (*e).clone())?;
+            match self.ready.try_get_with(blob.digest, self.make_ready(name, &blob)).await {
+                Ok(guest) => return Ok(Ready { digest: blob.digest, guest }),
+                Err(error) => match &*error {
+                    NotReady::Gone(_) if fetches < FETCHES => fetches += 1,
+                    NotReady::Gone(error) => {
+                        return Err(self.unavailable(&self.key(name), error.clone()));
+                    }
+                    NotReady::Failed(error) => return Err(error.clone()),
+                },
+            }
+            self.names.invalidate(name).await;
+        }
     }
 
     async fn look_up(&self, name: &TaskName) -> Result<Blob, CatalogError> {
-        let key = self.prefix.join(&name.file());
+        let key = self.key(name);
         match self.cache.fetch(&*self.bucket, &key, Duration::ZERO).await {
             Ok(blob) => Ok(blob),
             Err(CacheError::Bucket(error)) if matches!(*error, BucketError::NotFound { .. }) => {
                 Err(CatalogError::NotFound { name: name.clone(), place: self.place(&key) })
             }
-            Err(error) => Err(self.unavailable(&key, &error)),
+            Err(error) => Err(self.unavailable(&key, error)),
         }
     }
 
-    async fn make_ready(&self, name: &TaskName, blob: &Blob) -> Result<Guest, CatalogError> {
-        let digest = blob.digest;
-        let key = self.prefix.join(&name.file());
-        let sandbox = self.sandbox.clone();
-        let not_a_guest =
-            |problem: String| CatalogError::NotAGuest { place: self.place(&key), problem };
-        let mut file = self.cache.read(blob).map_err(|e| self.unavailable(&key, &e))?;
-        let kept = self.kept_as(digest);
-        let preparing = sandbox.clone();
-        let task_name = name.clone();
-        let prepared = tokio::task::spawn_blocking(move || {
-            if let Some(component) = kept.as_deref().and_then(|path| load(&preparing, path)) {
-                return Ok(component);
-            }
-            // Another host may be compiling it for the same cache: wait, and take what it kept.
-            let _turn = kept.as_deref().and_then(Turn::take);
-            if let Some(component) = kept.as_deref().and_then(|path| load(&preparing, path)) {
-                return Ok(component);
-            }
-            let start = std::time::Instant::now();
-            let mut wasm = Vec::new();
-            file.read_to_end(&mut wasm).map_err(|e| e.to_string())?;
-            let component = preparing.compile(&wasm).map_err(|e| e.0)?;
-            let seconds = start.elapsed().as_secs_f64();
-            tracing::info!("component {task_name} compiled in {seconds:.1} s");
-            if let Some(path) = kept
-                && let Err(error) = keep(&component, &path)
-            {
-                tracing::warn!("{}: compiled code not kept: {error}", path.display());
-            }
-            Ok(component)
-        })
-        .await;
-        let component = match prepared {
-            Ok(prepared) => prepared.map_err(not_a_guest)?,
-            Err(error) => return Err(not_a_guest(format!("compiling it failed: {error}"))),
+    async fn make_ready(&self, name: &TaskName, blob: &Blob) -> Result<Guest, NotReady> {
+        let key = self.key(name);
+        let not_a_guest = |NotAGuest(problem)| {
+            NotReady::Failed(CatalogError::NotAGuest { place: self.place(&key), problem })
         };
-        sandbox.link(&component).map_err(|e| not_a_guest(e.0))
+        let (sandbox, compiled) = (self.sandbox.clone(), self.compiled.clone());
+        let (cache, blob, task_name) = (self.cache.clone(), blob.clone(), name.clone());
+        let prepare = move || prepare(&sandbox, &compiled, &cache, &blob, &task_name);
+        let component = match tokio::task::spawn_blocking(prepare).await {
+            Ok(Ok(component)) => component,
+            Ok(Err(Unprepared::Gone(error))) => return Err(NotReady::Gone(error)),
+            Ok(Err(Unprepared::NotAGuest(problem))) => return Err(not_a_guest(problem)),
+            Ok(Err(Unprepared::Host(error))) => {
+                return Err(NotReady::Failed(self.unavailable(&key, error)));
+            }
+            Ok(Err(Unprepared::Cache(error))) => {
+                return Err(NotReady::Failed(self.unavailable(&key, error)));
+            }
+            Err(error) if is_of_this_host(&error) => {
+                let error = HostError { doing: "compiling it", source: error.into() };
+                return Err(NotReady::Failed(self.unavailable(&key, error)));
+            }
+            Err(error) => {
+                return Err(not_a_guest(NotAGuest(format!("compiling it failed: {error}"))));
+            }
+        };
+        self.sandbox.link(&component).map_err(not_a_guest)
     }
 
-    /// The file for the compiled code of a component: its name tells the digest, and the
-    /// folder what engine and settings it was compiled for.
-    fn kept_as(&self, digest: Digest) -> Option<PathBuf> {
-        use std::hash::{Hash, Hasher};
-        let mut hasher = std::hash::DefaultHasher::new();
-        self.sandbox.engine().precompile_compatibility_hash().hash(&mut hasher);
-        let folder = format!("{:016x}", hasher.finish());
-        Some(self.compiled.as_ref()?.join(folder).join(format!("{digest}.cwasm")))
+    fn key(&self, name: &TaskName) -> BucketKey {
+        self.prefix.join(&name.file())
     }
 
     fn place(&self, key: &BucketKey) -> String {
         format!("{}/{key}", self.bucket)
     }
 
-    fn unavailable(&self, key: &BucketKey, error: &CacheError) -> CatalogError {
-        CatalogError::Unavailable { place: self.place(key), problem: error.to_string() }
+    fn unavailable(
+        &self,
+        key: &BucketKey,
+        error: impl StdError + Send + Sync + 'static,
+    ) -> CatalogError {
+        CatalogError::Unavailable { place: self.place(key), source: Arc::new(error) }
     }
 }
 
-/// Makes a directory that only we can write to, or checks that it is one.
-fn private_dir(dir: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let meta = fs::metadata(dir)?;
-    let ours = meta.uid() == rustix::process::geteuid().as_raw();
-    if ours && meta.mode() & 0o022 == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::other(format!(
-            "{} belongs to somebody else or is writable by others; \
-             native code is loaded only from a directory of our own (`chmod 700` it)",
-            dir.display()
-        )))
-    }
+/// Why there is no compiled code.
+enum Unprepared {
+    /// The blob has to be fetched again.
+    Gone(CacheError),
+    /// The blob could not be read.
+    Cache(CacheError),
+    /// This host could not compile it.
+    Host(HostError),
+    /// It can't be compiled.
+    NotAGuest(NotAGuest),
 }
 
-/// Loads compiled code that an earlier run kept. None means that it has to be compiled.
-fn load(sandbox: &Sandbox, path: &Path) -> Option<Component> {
-    if !path.exists() {
-        return None;
+/// Loads or compiles a component. Takes up to a minute of one core or more.
+fn prepare(
+    sandbox: &Sandbox,
+    compiled: &Compiled,
+    cache: &Cache,
+    blob: &Blob,
+    name: &TaskName,
+) -> Result<Component, Unprepared> {
+    let engine = sandbox.engine();
+    if let Some(component) = compiled.load(blob.digest, engine) {
+        return Ok(component);
     }
-    // SAFETY: the file is in a directory that `private_dir` found to be ours alone, and `keep`
-    // is the only one to write there, whole files only. The engine checks that its version
-    // and settings are the same.
-    match unsafe { Component::deserialize_file(sandbox.engine(), path) } {
-        Ok(component) => Some(component),
-        Err(error) => {
-            tracing::warn!("{}: not usable, compiling again: {error:#}", path.display());
-            None
+    // Another host may be compiling it for the same cache: wait, and take what it kept.
+    let _turn = compiled.turn(blob.digest);
+    if let Some(component) = compiled.load(blob.digest, engine) {
+        return Ok(component);
+    }
+    let start = std::time::Instant::now();
+    let wasm = cache.bytes(blob).map_err(|error| match error {
+        CacheError::Gone { .. } => Unprepared::Gone(error),
+        error => Unprepared::Cache(error),
+    })?;
+    let component = sandbox.compile(&wasm).map_err(|error| match host_cause(&error) {
+        Some(source) => Unprepared::Host(HostError { doing: "compiling it", source }),
+        None => Unprepared::NotAGuest(NotAGuest(format!("{error:#}"))),
+    })?;
+    drop(wasm);
+    let seconds = start.elapsed().as_secs_f64();
+    tracing::info!("component {name} compiled in {seconds:.1} s");
+    compiled.keep(blob.digest, &component);
+    Ok(component)
+}
+
+/// The machine's part in a failure to compile: no memory, no thread.
+fn host_cause(error: &wasmtime::Error) -> Option<Box<dyn StdError + Send + Sync>> {
+    for cause in error.chain() {
+        if let Some(errno) = cause.downcast_ref::<rustix::io::Errno>() {
+            return Some(io::Error::from(*errno).into());
+        }
+        if let Some(cause) = cause.downcast_ref::<io::Error>() {
+            let copy = match cause.raw_os_error() {
+                Some(code) => io::Error::from_raw_os_error(code),
+                None => io::Error::new(cause.kind(), cause.to_string()),
+            };
+            return Some(copy.into());
+        }
+        if cause.downcast_ref::<wasmtime::OutOfMemory>().is_some() {
+            return Some(io::Error::from(io::ErrorKind::OutOfMemory).into());
         }
     }
+    None
 }
 
-/// The right to compile one component, among the hosts that share a cache. Given back when it
-/// is dropped, and by the kernel when its holder dies.
-struct Turn {
-    lock: PathBuf,
-    _file: fs::File,
-}
-
-impl Turn {
-    /// Waits for it. None where files can't be locked: then both compile, which does no harm.
-    fn take(kept: &Path) -> Option<Self> {
-        let lock = kept.with_extension("lock");
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(lock.parent()?).ok()?;
-        let options = fs::OpenOptions::new().write(true).create(true).mode(0o600).clone();
-        let file = options.open(&lock).ok()?;
-        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).ok()?;
-        Some(Self { lock, _file: file })
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        // Whoever waits has it open, and finds the compiled code when it gets the lock.
-        let _ = fs::remove_file(&self.lock);
-    }
-}
-
-fn keep(component: &Component, path: &Path) -> io::Result<()> {
-    let bytes = component.serialize().map_err(|e| io::Error::other(format!("{e:#}")))?;
-    let folder = path.parent().unwrap_or(path);
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    let temporary = path.with_extension(format!("{}.tmp", uuid::Uuid::new_v4()));
-    let written = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&temporary)
-        .and_then(|mut file| file.write_all(&bytes))
-        .and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
-        // It may never have been made.
-        let _ = fs::remove_file(&temporary);
-    }
-    written
+/// Whether the thread that compiles broke off for want of something that is the machine's.
+fn is_of_this_host(error: &tokio::task::JoinError) -> bool {
+    // The runtime is going down; or no threads could be had, which is a panic in the compiler.
+    error.is_cancelled() || error.to_string().contains("ThreadPoolBuildError")
 }
 
 #[cfg(test)]
@@ -286,7 +293,9 @@ mod guest;
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
 
     use bytesize::ByteSize;
     use futures_util::{StreamExt, TryStreamExt};
