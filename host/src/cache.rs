@@ -45,9 +45,12 @@ use crate::bucket::{self, Bucket, BucketError, Object, Opened, SMALL, Version};
 use crate::digest::Digest;
 use crate::key::BucketKey;
 
+pub(crate) use self::blobs::is_damage;
 pub use self::check::{Checked, check};
 pub use self::error::{CacheError, SharedIoError};
 pub use self::place::Sharing;
+#[cfg(test)]
+pub(crate) use self::tests::Tmpfs;
 
 /// How many objects are remembered in memory with their digests.
 const REMEMBERED: u64 = 65_536;

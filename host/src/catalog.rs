@@ -82,6 +82,17 @@ pub enum CatalogError {
     },
 }
 
+impl CatalogError {
+    /// True when the cause is this machine: its disk, its directories, its limits.
+    pub fn is_of_this_host(&self) -> bool {
+        let Self::Unavailable { source, .. } = self else { return false };
+        match source.downcast_ref::<CacheError>() {
+            Some(error) => error.is_of_this_host(),
+            None => source.is::<HostError>(),
+        }
+    }
+}
+
 /// What this host could not do for a component.
 #[derive(Debug, thiserror::Error)]
 #[error("{doing} failed: {source}")]
@@ -313,13 +324,14 @@ mod tests {
     struct Fixture {
         root: tempfile::TempDir,
         name: TaskName,
+        cache_size: u64,
     }
 
     impl Fixture {
         fn new() -> Self {
             let root = tempfile::tempdir().unwrap();
             fs::create_dir_all(root.path().join("bucket/components")).unwrap();
-            Self { root, name: TaskName::new("A").unwrap() }
+            Self { root, name: TaskName::new("A").unwrap(), cache_size: 1 << 30 }
         }
 
         /// A host of its own, on the same bucket and cache directory.
@@ -339,7 +351,7 @@ mod tests {
             };
             let (inputs, outputs) = (workspaces.inputs_root(), workspaces.outputs_root());
             let sandbox = Arc::new(Sandbox::new(1, limits, inputs, outputs).unwrap());
-            let options = CacheOptions { dir: cache.clone(), max_bytes: 1 << 30 };
+            let options = CacheOptions { dir: cache.clone(), max_bytes: self.cache_size };
             Catalog::new(
                 bucket,
                 Prefix::new("components").unwrap(),
@@ -353,6 +365,21 @@ mod tests {
             let (new, file) = ("bucket/components/A.new", "bucket/components/A.wasm");
             fs::write(self.root.path().join(new), wasm).unwrap();
             fs::rename(self.root.path().join(new), self.root.path().join(file)).unwrap();
+        }
+
+        /// A bucket of a cloud with the component.
+        async fn remote(&self, wasm: Vec<u8>) -> Arc<dyn Bucket> {
+            self.put_into(Arc::new(InMemory::new()), wasm).await
+        }
+
+        async fn put_into(&self, store: Arc<InMemory>, wasm: Vec<u8>) -> Arc<dyn Bucket> {
+            let bucket = in_memory(store);
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join("file"), wasm).unwrap();
+            let dir = cap_std::fs::Dir::from_std_file(fs::File::open(dir.path()).unwrap());
+            let (target, file) = ("components/A.wasm", BucketKey::new("file").unwrap());
+            bucket.put(&BucketKey::new(target).unwrap(), &dir, &file).await.unwrap();
+            Arc::new(bucket)
         }
 
         fn compiled(&self) -> Vec<PathBuf> {
@@ -409,13 +436,8 @@ mod tests {
     async fn a_component_of_a_cloud_does_not_cost_a_request_for_each_task() {
         let fixture = Fixture::new();
         let store = Arc::new(InMemory::new());
-        let bucket = in_memory(store.clone());
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("file"), component(End::Done)).unwrap();
-        let dir = cap_std::fs::Dir::from_std_file(fs::File::open(dir.path()).unwrap());
-        let (target, file) = ("components/A.wasm", BucketKey::new("file").unwrap());
-        bucket.put(&BucketKey::new(target).unwrap(), &dir, &file).await.unwrap();
-        let catalog = fixture.catalog_of(Arc::new(bucket));
+        let bucket = fixture.put_into(store.clone(), component(End::Done)).await;
+        let catalog = fixture.catalog_of(bucket);
         catalog.resolve(&fixture.name).await.unwrap();
         // Whoever asks now hears that there is none.
         let all = store.list(None).map_ok(|found| found.location).boxed();
@@ -425,22 +447,170 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn damaged_or_foreign_code_is_not_loaded() {
+    async fn damaged_code_is_compiled_again_and_never_run() {
         let fixture = Fixture::new();
         fixture.push(component(End::Done));
         fixture.catalog().resolve(&fixture.name).await.unwrap();
         let file = fixture.compiled().remove(0);
         let whole = fs::read(&file).unwrap();
-        fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+        let half = whole.len() / 2;
+        let mut flipped = whole.clone();
+        flipped[half] ^= 1;
+        // What a power cut leaves: the length is right, and blocks are missing.
+        let mut zeros = whole.clone();
+        zeros[4096..half].fill(0);
+        let mut garbage = whole.clone();
+        garbage.iter_mut().enumerate().for_each(|(i, byte)| *byte = i as u8);
+        let longer = [&whole[..], b"more"].concat();
+        let damaged: [&[u8]; 7] =
+            [&flipped, &zeros, &garbage, &longer, &whole[..half], &whole[..10], b""];
+        for damaged in damaged {
+            fs::write(&file, damaged).unwrap();
+            fixture.catalog().resolve(&fixture.name).await.unwrap();
+            assert_eq!(fs::read(&file).unwrap(), whole, "it was compiled again");
+        }
+        fs::remove_file(&file).unwrap();
+        fs::create_dir_all(file.join("a directory")).unwrap();
         fixture.catalog().resolve(&fixture.name).await.unwrap();
-        assert_eq!(fs::read(&file).unwrap().len(), whole.len(), "it was compiled again");
+        assert_eq!(fs::read(&file).unwrap(), whole);
+    }
+
+    #[tokio::test]
+    async fn code_of_another_component_or_from_an_open_directory_is_not_loaded() {
+        let fixture = Fixture::new();
+        fixture.push(component(End::Reject));
+        fixture.catalog().resolve(&fixture.name).await.unwrap();
+        let other = fs::read(&fixture.compiled()[0]).unwrap();
+        fixture.push(component(End::Done));
+        fixture.catalog().resolve(&fixture.name).await.unwrap();
+        for file in fixture.compiled() {
+            fs::write(file, &other).unwrap();
+        }
+        fixture.catalog().resolve(&fixture.name).await.unwrap();
+        let is_other = |file: &&PathBuf| fs::read(file).unwrap() == other;
+        assert_eq!(fixture.compiled().iter().filter(is_other).count(), 1);
 
         // In a directory that others can write to, nothing is loaded or kept.
         let dir = fixture.root.path().join("cache/compiled");
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
-        fs::write(&file, "foreign").unwrap();
+        for file in fixture.compiled() {
+            fs::write(file, "foreign").unwrap();
+        }
+        let catalog = fixture.catalog();
+        catalog.resolve(&fixture.name).await.unwrap();
+        for file in fixture.compiled() {
+            assert_eq!(fs::read(file).unwrap(), b"foreign");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_damaged_component_in_the_cache_is_fetched_again() {
+        let fixture = Fixture::new();
+        let bucket = fixture.remote(component(End::Done)).await;
+        let digest =
+            fixture.catalog_of(bucket.clone()).resolve(&fixture.name).await.unwrap().digest;
+        fs::remove_file(fixture.compiled().remove(0)).unwrap();
+        let hex = digest.to_string();
+        let blob = fixture.root.path().join("cache/blobs").join(&hex[..2]).join(&hex);
+        let mut bytes = fs::read(&blob).unwrap();
+        let half = bytes.len() / 2;
+        bytes[half] ^= 1;
+        fs::set_permissions(&blob, fs::Permissions::from_mode(0o644)).unwrap();
+        fs::write(&blob, bytes).unwrap();
+        fixture.catalog_of(bucket).resolve(&fixture.name).await.unwrap();
+        assert_eq!(Digest::of(&fs::read(&blob).unwrap()), digest);
+    }
+
+    #[tokio::test]
+    async fn a_component_that_is_removed_between_its_look_up_and_its_use_is_fetched_again() {
+        let fixture = Fixture::new();
+        fixture.push(component(End::Done));
+        let catalog = fixture.catalog();
+        let blob = catalog.look_up(&fixture.name).await.unwrap();
+        catalog.names.insert(fixture.name.clone(), blob.clone()).await;
+        fs::remove_dir_all(fixture.root.path().join("cache")).unwrap();
+        assert!(matches!(
+            catalog.make_ready(&fixture.name, &blob).await,
+            Err(NotReady::Gone(CacheError::Gone { .. }))
+        ));
+        catalog.resolve(&fixture.name).await.unwrap();
+        assert_eq!(fixture.compiled().len(), 1, "and its code is kept again");
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_host_left_in_compiled_is_removed_and_a_live_ones_files_stay() {
+        let fixture = Fixture::new();
+        fixture.push(component(End::Done));
         fixture.catalog().resolve(&fixture.name).await.unwrap();
-        assert_eq!(fs::read(&file).unwrap(), b"foreign");
+        let kept = fixture.compiled().remove(0);
+        let left = [kept.with_extension("1.tmp"), kept.with_extension("lock")];
+        for file in &left {
+            fs::write(file, "half").unwrap();
+        }
+        let held = kept.with_extension("2.tmp");
+        let lock = fs::File::create(&held).unwrap();
+        lock.lock().unwrap();
+        fixture.catalog();
+        assert!(!left.iter().any(|file| file.exists()));
+        assert!(held.exists() && kept.exists());
+        drop(lock);
+        fixture.catalog();
+        assert_eq!(fixture.compiled(), [kept]);
+    }
+
+    #[tokio::test]
+    async fn compiled_code_has_a_bound_and_what_was_used_last_stays() {
+        let fixture = Fixture { cache_size: 0, ..Fixture::new() };
+        fixture.push(component(End::Reject));
+        fixture.catalog().resolve(&fixture.name).await.unwrap();
+        let first = fixture.compiled();
+        fixture.push(component(End::Done));
+        fixture.catalog().resolve(&fixture.name).await.unwrap();
+        assert_eq!(fixture.compiled().len(), 1, "the new one only");
+        assert_ne!(fixture.compiled(), first);
+
+        // Of the code for another engine, what was used lately stays.
+        let other = fixture.root.path().join("cache/compiled/0123456789abcdef");
+        fs::create_dir(&other).unwrap();
+        let days = |days: u64| {
+            let time = std::time::SystemTime::now() - Duration::from_secs(days * 24 * 60 * 60);
+            fs::FileTimes::new().set_accessed(time).set_modified(time)
+        };
+        for (name, times) in [("old.cwasm", days(31)), ("new.cwasm", days(29))] {
+            let file = fs::File::create(other.join(name)).unwrap();
+            file.set_times(times).unwrap();
+        }
+        let fixture = Fixture { cache_size: 1 << 30, ..fixture };
+        fixture.catalog();
+        assert!(!other.join("old.cwasm").exists() && other.join("new.cwasm").exists());
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_under_the_compiled_code_costs_nothing_but_the_next_start() {
+        let fixture = Fixture::new();
+        fixture.push(component(End::Done));
+        let dir = fixture.root.path().join("cache/compiled");
+        fs::create_dir_all(&dir).unwrap();
+        let _disk = crate::cache::Tmpfs::mount(&dir, "size=4k,mode=700");
+        fixture.catalog().resolve(&fixture.name).await.unwrap();
+        assert_eq!(fixture.compiled(), [] as [PathBuf; 0]);
+    }
+
+    #[tokio::test]
+    async fn a_cache_without_room_is_not_the_components_fault() {
+        let fixture = Fixture::new();
+        fixture.push(component(End::Done));
+        let dir = fixture.root.path().join("cache");
+        fs::create_dir_all(&dir).unwrap();
+        let disk = crate::cache::Tmpfs::mount(&dir, "size=2m");
+        let catalog = fixture.catalog();
+        let ballast = disk.fill();
+        let error = catalog.resolve(&fixture.name).await.err().unwrap();
+        assert!(error.is_of_this_host(), "{error}");
+        let CatalogError::Unavailable { source, .. } = &error else { panic!("{error}") };
+        assert!(matches!(source.downcast_ref(), Some(CacheError::Full { .. })), "{error}");
+        fs::remove_file(ballast).unwrap();
+        catalog.resolve(&fixture.name).await.unwrap();
     }
 
     #[tokio::test]

@@ -64,7 +64,8 @@ impl Blobs {
     pub(super) fn look(&self, digest: &Digest, size: u64) -> io::Result<Look> {
         let path = path(digest);
         let flags = AtFlags::SYMLINK_NOFOLLOW;
-        let found = self.places.with(|open| Ok((open.clone(), statat(&open.blobs, &*path, flags)?)));
+        let found =
+            self.places.with(|open| Ok((open.clone(), statat(&open.blobs, &*path, flags)?)));
         let (open, stat) = match found {
             Ok(found) => found,
             Err(error) if is_absent(&error) => return Ok(Look::Gone),
@@ -322,7 +323,7 @@ fn is_absent(error: &io::Error) -> bool {
 }
 
 /// A part of the disk that can't be read any more, or whose checksum is wrong.
-pub(super) fn is_damage(error: &io::Error) -> bool {
+pub(crate) fn is_damage(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::IO | Errno::BADMSG | Errno::UCLEAN))
 }
 

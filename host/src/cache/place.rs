@@ -1,5 +1,6 @@
 //! From a blob to a file in a task's directory.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
@@ -94,7 +95,8 @@ impl Cache {
             return Ok(false);
         };
         let create = || create(into.as_fd(), name.as_str());
-        let mut to = with_parents(into, name, create).map_err(|e| Failed::Into(e.into()))?;
+        let to = with_parents(into, name, create).map_err(|e| Failed::Into(e.into()))?;
+        let mut to = File::from(to);
         let mut copy = move || bucket::copy(&mut from, &mut to, size);
         let copied = if size <= SMALL { copy() } else { bucket::blocking(copy).await };
         if copied.as_ref().is_ok_and(|copied| *copied == size) {

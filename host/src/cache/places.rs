@@ -61,8 +61,10 @@ impl Places {
         if !Arc::ptr_eq(&open, seen) {
             return Ok(true);
         }
-        let has_tmp = is_current(open.tmp.dir(), open.tmp.path());
-        let has_blobs = is_current(&open.blobs, &self.dir.join("blobs"));
+        // A cache that was moved away as a whole may come back, and works where it is.
+        let is_away = stat(&self.dir).is_err();
+        let has_tmp = is_current(open.tmp.dir(), open.tmp.path(), is_away);
+        let has_blobs = is_current(&open.blobs, &self.dir.join("blobs"), is_away);
         if has_tmp && has_blobs {
             return Ok(false);
         }
@@ -105,12 +107,11 @@ fn open_blobs(dir: &Path) -> io::Result<Arc<OwnedFd>> {
     Ok(Arc::new(open_dir(CWD, &path)?))
 }
 
-/// Whether an open directory still is the one to work in. One that was moved away is, as long
-/// as there is no other at its path: it may come back.
-fn is_current(open: &OwnedFd, path: &Path) -> bool {
+/// Whether an open directory still is the one to work in.
+fn is_current(open: &OwnedFd, path: &Path, is_away: bool) -> bool {
     match (fstat(open), stat(path)) {
         (Ok(open), Ok(there)) => (open.st_dev, open.st_ino) == (there.st_dev, there.st_ino),
-        (Ok(open), Err(_)) => open.st_nlink > 0,
+        (Ok(open), Err(_)) => is_away && open.st_nlink > 0,
         (Err(_), _) => false,
     }
 }

@@ -123,7 +123,8 @@ impl Cache {
     /// Whether an object's bytes could not be read or could not be written: the bucket's error
     /// is the same.
     async fn blame(&self, error: BucketError, size: u64) -> CacheError {
-        let cause = io_cause(&error).and_then(io::Error::raw_os_error).map(Errno::from_raw_os_error);
+        let cause =
+            io_cause(&error).and_then(io::Error::raw_os_error).map(Errno::from_raw_os_error);
         let Some(cause) = cause else { return error.into() };
         if error.is_disk_full() {
             return error.into();

@@ -1,5 +1,9 @@
 //! What the cache promises, against a bucket that counts.
 
+mod damage;
+mod directories;
+mod disk;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
@@ -7,13 +11,18 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 
 use async_trait::async_trait;
+use bytesize::ByteSize;
+use cap_std::fs::Dir;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::BoxStream;
+use rustix::io::Errno;
 
 use super::*;
 use crate::bucket::Listed;
 use crate::key::Prefix;
+
+pub(crate) use disk::Tmpfs;
 
 /// A bucket in memory that counts what it is asked, and can be made to fail.
 #[derive(Debug, Default)]
@@ -139,7 +148,8 @@ impl Object for Counted {
         }
         let short = take_one(&self.short);
         let written = if short { &self.bytes[..self.bytes.len() / 2] } else { &self.bytes[..] };
-        io::Write::write_all(&mut into, written).unwrap();
+        io::Write::write_all(&mut into, written)
+            .map_err(|error| BucketError::unavailable(&"counting://", "reading", "", error))?;
         Ok(self.version)
     }
 }

@@ -19,12 +19,13 @@ use rustix::io::Errno;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use crate::cache::is_damage;
 use crate::digest::Digest;
 
-/// What ends a file, after the checksum. Changes with the format.
-const MAGIC: &[u8; 8] = b"THOSTCW2";
-/// The checksum and the magic.
-const TRAILER: usize = 32 + MAGIC.len();
+/// What ends the name of a folder: how its files are written.
+const FORMAT: &str = "-2";
+/// The checksum at the end of a file.
+const TRAILER: usize = 32;
 /// How long a host waits for another that compiles the same component.
 const LONGEST_TURN: Duration = Duration::from_secs(60);
 /// How often it looks.
@@ -50,8 +51,7 @@ impl Compiled {
     pub(super) fn open(dir: &Path, engine: &Engine, max_bytes: u64) -> Self {
         let mut hasher = std::hash::DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
-        MAGIC.hash(&mut hasher);
-        let folder = dir.join(format!("{:016x}", hasher.finish()));
+        let folder = dir.join(format!("{:016x}{FORMAT}", hasher.finish()));
         let compiled = Self { dir: dir.to_owned(), folder, max_bytes, refused: Mutex::default() };
         if compiled.is_usable() {
             compiled.tidy(None);
@@ -68,10 +68,16 @@ impl Compiled {
         let (file, bytes) = match read(&path) {
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-            Err(error) => return self.not_loaded(&path, &error.to_string()),
+            Err(error) => {
+                if is_damage(&error) || error.kind() == io::ErrorKind::IsADirectory {
+                    remove(&path);
+                }
+                return not_loaded(&path, &error.to_string());
+            }
         };
         let Some(code) = unseal(&bytes, digest) else {
-            return self.not_loaded(&path, "it is damaged");
+            remove(&path);
+            return not_loaded(&path, "it is damaged");
         };
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
         let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
@@ -83,14 +89,8 @@ impl Compiled {
         // engine checks that its version and settings are the same.
         match unsafe { Component::deserialize(engine, code) } {
             Ok(component) => Some(component),
-            Err(error) => self.not_loaded(&path, &format!("{error:#}")),
+            Err(error) => not_loaded(&path, &format!("{error:#}")),
         }
-    }
-
-    fn not_loaded(&self, path: &Path, why: &str) -> Option<Component> {
-        tracing::warn!("compiled code {} is not usable, compiling again: {why}", path.display());
-        remove(path);
-        None
     }
 
     /// Keeps compiled code for the next start. A failure costs time then, and nothing now.
@@ -117,7 +117,6 @@ impl Compiled {
         let (mut file, temporary) = Temporary::create(path)?;
         file.write_all(code)?;
         file.write_all(&checksum(code, digest)?.0)?;
-        file.write_all(MAGIC)?;
         // Before it has its name, so that a power cut leaves all of it or nothing.
         file.sync_all()?;
         if path.is_dir() {
@@ -197,14 +196,15 @@ impl Compiled {
     }
 }
 
-/// Compiled code below a `compiled` directory, of all engines: how many files there are, and
-/// how many of those were damaged and are removed now.
+/// Reads the compiled code of all engines below a `compiled` directory. Returns how many files
+/// there are, and how many of them were damaged and have been removed.
 ///
 /// # Errors
 /// When a file can't be read.
 pub fn check_compiled(dir: &Path) -> io::Result<(u64, u64)> {
     let (mut files, mut damaged) = (0, 0);
-    for file in entries(dir).flat_map(|folder| entries(&folder)) {
+    let folders = entries(dir).filter(|folder| folder.to_string_lossy().ends_with(FORMAT));
+    for file in folders.flat_map(|folder| entries(&folder)) {
         if file.extension().is_none_or(|extension| extension != "cwasm") {
             continue;
         }
@@ -226,8 +226,13 @@ pub fn check_compiled(dir: &Path) -> io::Result<(u64, u64)> {
     Ok((files, damaged))
 }
 
+fn not_loaded(path: &Path, why: &str) -> Option<Component> {
+    tracing::warn!("compiled code {} is not usable, compiling again: {why}", path.display());
+    None
+}
+
 /// The paths in a directory, as far as it can be listed.
-fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> {
+fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
@@ -249,9 +254,8 @@ fn read(path: &Path) -> io::Result<(fs::File, Vec<u8>)> {
 
 /// The code in a file that is whole.
 fn unseal(bytes: &[u8], digest: Digest) -> Option<&[u8]> {
-    let (code, trailer) = bytes.split_at_checked(bytes.len().checked_sub(TRAILER)?)?;
-    let (sum, magic) = trailer.split_at(32);
-    (magic == MAGIC && sum == checksum(code, digest).ok()?.0).then_some(code)
+    let (code, sum) = bytes.split_at_checked(bytes.len().checked_sub(TRAILER)?)?;
+    (sum == checksum(code, digest).ok()?.0).then_some(code)
 }
 
 /// The component's own digest is a part of it, so that code under a wrong name is not loaded.
