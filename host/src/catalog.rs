@@ -568,6 +568,8 @@ mod tests {
         fixture.catalog().resolve(&fixture.name).await.unwrap();
         assert_eq!(fixture.compiled().len(), 1, "the new one only");
         assert_ne!(fixture.compiled(), first);
+        fixture.catalog();
+        assert_eq!(fixture.compiled().len(), 1, "the next start finds it");
 
         // Of the code for another engine, what was used lately stays.
         let other = fixture.root.path().join("cache/compiled/0123456789abcdef");

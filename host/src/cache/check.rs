@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, openat, statat, unlinkat};
@@ -67,7 +68,7 @@ pub fn check(dir: &Path, mut progress: impl FnMut(&Checked)) -> Result<Checked, 
     Ok(checked)
 }
 
-fn list(blobs: &impl std::os::fd::AsFd) -> Result<Vec<Digest>, Errno> {
+fn list(blobs: &impl AsFd) -> Result<Vec<Digest>, Errno> {
     let mut found = Vec::new();
     for_each(blobs.as_fd(), |shard, _| {
         let shard = match open_dir(blobs, shard) {
@@ -75,7 +76,7 @@ fn list(blobs: &impl std::os::fd::AsFd) -> Result<Vec<Digest>, Errno> {
             Err(Errno::NOTDIR | Errno::NOENT | Errno::LOOP) => return Ok(()),
             Err(error) => return Err(error),
         };
-        for_each(std::os::fd::AsFd::as_fd(&shard), |name, _| {
+        for_each(shard.as_fd(), |name, _| {
             found.extend(name.to_str().ok().and_then(|name| name.parse::<Digest>().ok()));
             Ok(())
         })
@@ -85,7 +86,7 @@ fn list(blobs: &impl std::os::fd::AsFd) -> Result<Vec<Digest>, Errno> {
 
 /// The size of a blob, and whether it is whole; a damaged one is removed. `None` when it is
 /// gone by now.
-fn look(blobs: &impl std::os::fd::AsFd, digest: &Digest) -> io::Result<Option<(u64, bool)>> {
+fn look(blobs: &impl AsFd, digest: &Digest) -> io::Result<Option<(u64, bool)>> {
     let path = path(digest);
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     // Being looked at is not a use. Only the owner of a file may ask for that.

@@ -86,8 +86,7 @@ impl Index {
         Ok(renameat(open.tmp.dir(), tmp, CWD, file)?)
     }
 
-    /// Removes the entries that can't be read and those whose blob is gone, and says how many
-    /// of each there were.
+    /// Removes the entries that can't be read and those whose blob is gone.
     pub(super) fn prune(&self, is_there: impl Fn(&Digest) -> bool) -> Pruned {
         let mut pruned = Pruned::default();
         let Ok(shards) = std::fs::read_dir(&self.path) else { return pruned };
@@ -97,7 +96,7 @@ impl Index {
                 pruned.seen += 1;
                 match read(&file.path()) {
                     Some(entry) if is_there(&entry.digest) => continue,
-                    Some(_) => pruned.stale += 1,
+                    Some(_) => {}
                     None => pruned.damaged += 1,
                 }
                 let _ = std::fs::remove_file(file.path());
@@ -116,8 +115,6 @@ impl Index {
 #[derive(Debug, Default)]
 pub(super) struct Pruned {
     pub(super) seen: u64,
-    /// Their blobs are gone.
-    pub(super) stale: u64,
     /// They can't be read.
     pub(super) damaged: u64,
 }

@@ -36,6 +36,8 @@ struct Counting {
     full: Arc<AtomicUsize>,
     /// That many bodies are written by half, and claim that it is all.
     short: Arc<AtomicUsize>,
+    /// Bodies fail with this.
+    broken: Option<Errno>,
     local: bool,
     /// Each body waits until this is released.
     gate: Option<Arc<tokio::sync::Semaphore>>,
@@ -92,8 +94,8 @@ impl Bucket for Counting {
             return Ok(Opened::Unchanged);
         }
         let (full, short, gate) = (self.full.clone(), self.short.clone(), self.gate.clone());
-        let gets = self.gets.clone();
-        Ok(Opened::Object(Box::new(Counted { version, bytes, gets, full, short, gate })))
+        let (gets, broken) = (self.gets.clone(), self.broken);
+        Ok(Opened::Object(Box::new(Counted { version, bytes, gets, full, short, broken, gate })))
     }
 
     async fn put(&self, _: &BucketKey, _: &Dir, _: &BucketKey) -> Result<(), BucketError> {
@@ -128,6 +130,7 @@ struct Counted {
     gets: Arc<AtomicUsize>,
     full: Arc<AtomicUsize>,
     short: Arc<AtomicUsize>,
+    broken: Option<Errno>,
     gate: Option<Arc<tokio::sync::Semaphore>>,
 }
 
@@ -142,8 +145,9 @@ impl Object for Counted {
         if let Some(gate) = &self.gate {
             gate.acquire().await.unwrap().forget();
         }
-        if take_one(&self.full) {
-            let error = io::Error::from(Errno::NOSPC);
+        let full = take_one(&self.full).then_some(Errno::NOSPC);
+        if let Some(error) = full.or(self.broken) {
+            let error = io::Error::from(error);
             return Err(BucketError::unavailable(&"counting://", "reading", "", error));
         }
         let short = take_one(&self.short);

@@ -155,7 +155,8 @@ impl Compiled {
     }
 
     /// Removes what is left of killed hosts, the code of other engines that was not used for
-    /// long, and what was used longest ago beyond the bound; but never `new`.
+    /// long, and what was used longest ago beyond the bound; but never `new`, or what was used
+    /// last.
     fn tidy(&self, new: Option<&Path>) {
         let now = SystemTime::now();
         let mut kept = Vec::new();
@@ -184,11 +185,13 @@ impl Compiled {
         }
         let mut total: u64 = kept.iter().map(|(_, bytes, _)| bytes).sum();
         kept.sort();
+        let last = kept.last().map(|(_, _, file)| file.clone());
+        let stays = new.map(Path::to_owned).or(last);
         for (_, bytes, file) in kept {
             if total <= self.max_bytes {
                 break;
             }
-            if new != Some(&*file) {
+            if stays.as_ref() != Some(&file) {
                 remove(&file);
                 total -= bytes;
             }

@@ -128,3 +128,26 @@ async fn a_cache_whose_file_system_was_unmounted_goes_on_where_it_is_mounted_aga
     drop(cache);
     drop(new);
 }
+
+#[tokio::test]
+async fn whether_the_bucket_or_the_cache_failed_is_found_out() {
+    let f = fixture();
+    let cache = f.cache(LARGE);
+    let check = async |errno, is_ours: bool| {
+        let bucket = Counting { broken: Some(errno), ..Counting::default() }.with("k", "bytes");
+        let error = cache.fetch(&bucket, &key("k"), NOW).await.unwrap_err();
+        assert_eq!(error.is_of_this_host(), is_ours, "{error}");
+        assert_eq!(matches!(error, CacheError::Local { .. }), is_ours, "{error}");
+    };
+    // Reading can fail so, and the cache can be written to.
+    check(Errno::IO, false).await;
+    check(Errno::STALE, false).await;
+    check(Errno::CONNRESET, false).await;
+    // Only writing fails so.
+    check(Errno::ROFS, true).await;
+    check(Errno::FBIG, true).await;
+    // Both may have failed: the host's own trouble comes first.
+    std::fs::remove_dir_all(cache.dir()).unwrap();
+    std::fs::write(cache.dir(), "a file").unwrap();
+    check(Errno::IO, true).await;
+}
