@@ -3,6 +3,7 @@
 //! Nothing below the library writes to the terminal; everything here does. What a script
 //! reads goes to standard output, what a person follows goes to standard error.
 
+mod cache;
 mod carry;
 mod component;
 mod config;
@@ -65,6 +66,9 @@ enum Command {
     /// Put components where hosts find them, and look at them
     #[command(subcommand)]
     Component(component::Component),
+    /// Look after the cache of inputs and components
+    #[command(subcommand)]
+    Cache(cache::Cache),
     /// Run one task with one component: no queue, no bucket
     Try(try_task::Try),
     /// Start a project for a component of your own
@@ -82,6 +86,7 @@ impl Command {
             Self::Submit(command) => command.run(),
             Self::Queue(command) => command.run(),
             Self::Component(command) => command.run(),
+            Self::Cache(command) => command.run(),
             Self::Try(command) => command.run(),
             Self::New(command) => command.run(),
             Self::Doctor(command) => command.run(),

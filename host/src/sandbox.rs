@@ -283,9 +283,9 @@ impl Sandbox {
     /// core or more.
     ///
     /// # Errors
-    /// When the bytes are not a component.
-    pub fn compile(&self, wasm: &[u8]) -> Result<Component, NotAGuest> {
-        Component::new(&self.engine, wasm).map_err(|e| NotAGuest(format!("{e:#}")))
+    /// When the bytes are not a component, or the machine has no memory for it.
+    pub fn compile(&self, wasm: &[u8]) -> wasmtime::Result<Component> {
+        Component::new(&self.engine, wasm)
     }
 
     /// Checks that a component exports our world and imports no more than it is offered.

@@ -159,6 +159,45 @@ fn tasks_are_run_and_what_came_of_them_is_said() {
 }
 
 #[test]
+fn a_damaged_cache_is_found_put_right_and_fetched_again() {
+    let place = Place::new();
+    place.run("cache verify").exits(1).says("cache");
+    place.write("good.wasm", component(End::Done));
+    place.write("bucket/d/a", "an input");
+    place.run("component push good.wasm --name NO_OP").ok();
+    let submit = "submit --fq ./queue --name NO_OP --base-directory d --input a";
+    place.run(submit).ok();
+    place.run("run --fq ./queue -x").ok().says("1 done");
+    place.run("cache verify").ok().says("2 files").says("nothing is damaged");
+
+    let cache = place.path(".cache/task-host");
+    let mut files = Vec::new();
+    for part in ["blobs", "compiled"] {
+        for folder in fs::read_dir(cache.join(part)).unwrap() {
+            files.extend(fs::read_dir(folder.unwrap().path()).unwrap().map(|f| f.unwrap().path()));
+        }
+    }
+    assert_eq!(files.len(), 3);
+    for file in &files {
+        let mut bytes = fs::read(file).unwrap();
+        let half = bytes.len() / 2;
+        bytes[half] ^= 1;
+        fs::remove_file(file).unwrap();
+        fs::write(file, bytes).unwrap();
+    }
+    // A run finds out by itself, as does a look at all of it.
+    place.run(submit).ok();
+    place.run("run --fq ./queue -x").ok().says("1 done").says("is not usable, compiling again");
+    place.run("cache verify --json").ok();
+
+    fs::write(&files[0], "other bytes").unwrap();
+    let found = place.run("cache verify --json").exits(3).json();
+    assert_eq!((&found["blobs"], &found["damaged_blobs"]), (&2.into(), &1.into()), "{found}");
+    assert_eq!((&found["compiled"], &found["damaged_compiled"]), (&1.into(), &0.into()));
+    place.run("cache verify --cache-dir .cache/task-host").ok().says("1 file");
+}
+
+#[test]
 fn a_host_without_a_queue_says_how_to_give_one() {
     Place::new()
         .run("run")
@@ -652,6 +691,7 @@ fn the_help_is_as_people_read_it() {
         ("submit", "submit --help"),
         ("queue", "queue --help"),
         ("component", "component --help"),
+        ("cache", "cache verify --help"),
         ("push", "component push --help"),
         ("try", "try --help"),
         ("new", "new --help"),

@@ -3,24 +3,30 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, UTIME_NOW,
-    UTIME_OMIT, linkat, mkdirat, openat, renameat, renameat_with, statat, unlinkat, utimensat,
+    AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, UTIME_NOW,
+    UTIME_OMIT, fstat, linkat, mkdirat, openat, renameat, renameat_with, statat, unlinkat,
+    utimensat,
 };
 use rustix::io::Errno;
 
+use super::places::{Open, Places};
+use super::verified::{Stamp, Verified};
 use crate::digest::Digest;
 use crate::scratch::{for_each, open_dir};
 
 /// A use is noted on disk when the last note is older than this.
 const TOUCH_SECONDS: u64 = 60;
+/// How often a directory is made that somebody removes before a blob is in it.
+const TRIES: usize = 5;
 
 #[derive(Debug)]
 pub(super) struct Blobs {
-    dir: OwnedFd,
+    places: Arc<Places>,
+    verified: Verified,
 }
 
 /// What a scan sees of a blob.
@@ -33,29 +39,42 @@ pub(super) struct Seen {
     pub(super) cost: u64,
 }
 
+/// What is in the place of a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Nothing that can be used.
+    Gone,
+    /// A file of the right size that this process has not read yet.
+    Unread,
+    /// The blob: this process has read or written the file.
+    Verified,
+}
+
 /// What a file of `size` bytes takes on disk, about: whole blocks, and an inode.
 pub(super) fn cost(size: u64) -> u64 {
     size.saturating_add(512).next_multiple_of(4096)
 }
 
 impl Blobs {
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
-        std::fs::create_dir_all(path)?;
-        Ok(Self { dir: open_dir(CWD, path)? })
+    pub(super) fn new(places: Arc<Places>) -> Self {
+        Self { places, verified: Verified::default() }
     }
 
-    /// True when the blob is there, with the size it has to have. Notes that it is used. One
-    /// of another size is removed.
-    pub(super) fn check(&self, digest: &Digest, size: u64) -> io::Result<bool> {
+    /// Looks for a blob, and notes that it is used. A file of the wrong size is removed.
+    pub(super) fn look(&self, digest: &Digest, size: u64) -> io::Result<Look> {
         let path = path(digest);
-        let stat = match statat(&self.dir, &*path, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => stat,
-            Err(Errno::NOENT) => return Ok(false),
-            Err(error) => return Err(error.into()),
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        let found =
+            self.places.with(|open| Ok((open.clone(), statat(&open.blobs, &*path, flags)?)));
+        let (open, stat) = match found {
+            Ok(found) => found,
+            Err(error) if is_absent(&error) => return Ok(Look::Gone),
+            Err(error) => return Err(error),
         };
+        let stamp = Stamp::of(&stat);
         if !is_whole(&stat, size) {
-            self.discard(digest, "its size is wrong");
-            return Ok(false);
+            self.discard(digest, &stamp, "its size is wrong");
+            return Ok(Look::Gone);
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
         if now.saturating_sub(u64::try_from(stat.st_atime).unwrap_or(0)) > TOUCH_SECONDS {
@@ -64,9 +83,32 @@ impl Blobs {
             let time = |tv_nsec| Timespec { tv_sec: 0, tv_nsec };
             let times =
                 Timestamps { last_access: time(UTIME_NOW), last_modification: time(UTIME_OMIT) };
-            let _ = utimensat(&self.dir, &*path, &times, AtFlags::SYMLINK_NOFOLLOW);
+            let _ = utimensat(&open.blobs, &*path, &times, flags);
         }
-        Ok(true)
+        let is_verified = self.verified.has(digest, &stamp);
+        Ok(if is_verified { Look::Verified } else { Look::Unread })
+    }
+
+    /// Reads a blob. One whose bytes are not those of its name, or can't be read, is removed,
+    /// and the answer is false.
+    pub(super) fn verify(&self, digest: &Digest, size: u64) -> io::Result<bool> {
+        let Some(file) = self.read(digest, size)? else { return Ok(false) };
+        let stamp = Stamp::of(&fstat(&file)?);
+        match Digest::of_reader(file) {
+            Ok((found, _)) if found == *digest => {
+                self.verified.add(*digest, &stamp);
+                Ok(true)
+            }
+            Ok(_) => {
+                self.discard(digest, &stamp, "its bytes have changed");
+                Ok(false)
+            }
+            Err(error) if is_damage(&error) => {
+                self.discard(digest, &stamp, &format!("it can't be read: {error}"));
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Gives a blob a second name. `Ok(false)` when it is not there or not whole.
@@ -77,114 +119,191 @@ impl Blobs {
         into: impl AsFd,
         name: &str,
     ) -> Result<bool, Errno> {
-        match linkat(&self.dir, path(digest), &into, name, AtFlags::empty()) {
+        let open = self.places.get();
+        match linkat(&open.blobs, path(digest), &into, name, AtFlags::empty()) {
             // Either name may be what is missing: the caller knows its own.
-            Err(Errno::NOENT) if self.is_gone(digest) => return Ok(false),
+            Err(Errno::NOENT | Errno::STALE) if self.is_gone(digest) => return Ok(false),
             other => other?,
         }
-        if is_whole(&statat(&into, name, AtFlags::SYMLINK_NOFOLLOW)?, size) {
+        let stat = statat(&into, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if is_whole(&stat, size) {
             return Ok(true);
         }
         unlinkat(&into, name, AtFlags::empty())?;
-        self.discard(digest, "its size is wrong");
+        self.discard(digest, &Stamp::of(&stat), "its size is wrong");
         Ok(false)
     }
 
     pub(super) fn is_gone(&self, digest: &Digest) -> bool {
-        let stat = statat(&self.dir, path(digest), AtFlags::SYMLINK_NOFOLLOW);
-        stat.is_err_and(|error| error == Errno::NOENT)
+        let open = self.places.get();
+        let stat = statat(&open.blobs, path(digest), AtFlags::SYMLINK_NOFOLLOW);
+        stat.is_err_and(|error| matches!(error, Errno::NOENT | Errno::NOTDIR | Errno::STALE))
     }
 
     /// Opens a blob. `Ok(None)` when it is not there or not whole.
     pub(super) fn read(&self, digest: &Digest, size: u64) -> io::Result<Option<File>> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = match openat(&self.dir, path(digest), flags, Mode::empty()) {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let path = path(digest);
+        let open = self.places.with(|open| openat(&open.blobs, &*path, flags, Mode::empty()));
+        let file = match open {
             Ok(file) => File::from(file),
-            Err(Errno::NOENT) => return Ok(None),
-            Err(error) => return Err(error.into()),
+            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) => return Err(error),
         };
-        if file.metadata()?.len() != size {
-            self.discard(digest, "its size is wrong");
+        let stat = fstat(&file)?;
+        if !is_whole(&stat, size) {
+            self.discard(digest, &Stamp::of(&stat), "its size is wrong");
             return Ok(None);
         }
         Ok(Some(file))
     }
 
-    /// Moves a whole file in, in one visible step. False when the blob was there already.
+    /// Moves a whole file from `tmp` in, in one visible step. False when there was a file
+    /// already. One that this process has not verified is replaced: the new bytes are known
+    /// to be right.
     pub(super) fn add(
         &self,
-        from: impl AsFd,
+        open: &Open,
         name: &str,
-        digest: &Digest,
-        size: u64,
+        digest: Digest,
+        stamp: &Stamp,
     ) -> io::Result<bool> {
-        let path = path(digest);
-        let rename = || renameat_with(&from, name, &self.dir, &*path, RenameFlags::NOREPLACE);
-        let renamed = match rename() {
-            Err(Errno::NOENT) => match mkdirat(&self.dir, &path[..2], Mode::from_raw_mode(0o777)) {
-                Ok(()) | Err(Errno::EXIST) => rename(),
-                Err(error) => Err(error),
-            },
-            other => other,
-        };
-        match renamed {
-            Ok(()) => Ok(true),
-            Err(Errno::EXIST) if self.check(digest, size)? => {
-                unlinkat(&from, name, AtFlags::empty())?;
-                Ok(false)
+        let path = path(&digest);
+        let (tmp, blobs) = (open.tmp.dir(), &open.blobs);
+        let rename = || renameat_with(tmp, name, blobs, &*path, RenameFlags::NOREPLACE);
+        let mut renamed = rename();
+        for _ in 0..TRIES {
+            if !matches!(renamed, Err(Errno::NOENT | Errno::NOTDIR)) {
+                break;
             }
-            // The one that was there was not whole; or this file system has no such rename.
-            Err(Errno::EXIST | Errno::INVAL | Errno::NOSYS) => {
-                renameat(&from, name, &self.dir, &*path)?;
-                Ok(true)
-            }
-            Err(error) => Err(error.into()),
+            make_shard(open, &path[..2])?;
+            renamed = rename();
         }
+        let is_new = match renamed {
+            Ok(()) => true,
+            // There is a file, or this file system has no such rename.
+            Err(Errno::EXIST | Errno::INVAL | Errno::NOSYS) => {
+                let old = statat(blobs, &*path, AtFlags::SYMLINK_NOFOLLOW);
+                if let Ok(old) = &old
+                    && is_whole(old, stamp.size)
+                    && self.verified.has(&digest, &Stamp::of(old))
+                {
+                    unlinkat(tmp, name, AtFlags::empty())?;
+                    return Ok(false);
+                }
+                match renameat(tmp, name, blobs, &*path) {
+                    Err(Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST) => {
+                        move_away(open, &path)?;
+                        renameat(tmp, name, blobs, &*path)?;
+                    }
+                    other => other?,
+                }
+                old.is_err()
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.verified.add(digest, stamp);
+        Ok(is_new)
     }
 
-    fn discard(&self, digest: &Digest, why: &str) {
-        tracing::warn!(%digest, "a blob of the cache is dropped: {why}");
-        let _ = unlinkat(&self.dir, path(digest), AtFlags::empty());
+    /// Removes a blob that was seen to be damaged, unless another host has replaced it since.
+    pub(super) fn discard(&self, digest: &Digest, seen: &Stamp, why: &str) {
+        let (open, path) = (self.places.get(), path(digest));
+        match statat(&open.blobs, &*path, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if Stamp::of(&stat) == *seen => {}
+            _ => return,
+        }
+        tracing::warn!(%digest, "a blob of the cache is damaged: {why}; it is fetched again");
+        let removed = match unlinkat(&open.blobs, &*path, AtFlags::empty()) {
+            Err(Errno::ISDIR | Errno::PERM) => move_away(&open, &path),
+            other => other,
+        };
+        if let Err(error) = removed {
+            tracing::debug!(%digest, %error, "a damaged blob stays");
+        }
     }
 
     /// Removes a blob that nobody has used since it was seen. True when it is gone.
     pub(super) fn remove_unused(&self, seen: &Seen) -> bool {
-        let path = path(&seen.digest);
-        match statat(&self.dir, &*path, AtFlags::SYMLINK_NOFOLLOW) {
+        let (open, path) = (self.places.get(), path(&seen.digest));
+        match statat(&open.blobs, &*path, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) if stat.st_nlink == 1 && used(&stat) == seen.used => {
-                unlinkat(&self.dir, path, AtFlags::empty()).is_ok()
+                unlinkat(&open.blobs, path, AtFlags::empty()).is_ok()
             }
             Ok(_) => false,
             Err(error) => error == Errno::NOENT,
         }
     }
 
-    /// Calls `each` for every blob. Removes nothing, and skips what is no blob.
-    pub(super) fn scan(&self, mut each: impl FnMut(Seen)) -> io::Result<()> {
-        // Its own description, since another scan may be reading the directory.
-        let top = open_dir(&self.dir, ".")?;
-        for_each(top.as_fd(), |shard, _| {
-            let shard = match open_dir(&self.dir, shard) {
-                Ok(shard) => shard,
-                Err(Errno::NOTDIR | Errno::NOENT | Errno::LOOP) => return Ok(()),
-                Err(error) => return Err(error),
-            };
-            for_each(shard.as_fd(), |name, _| {
-                let digest = name.to_str().ok().and_then(|name| name.parse().ok());
-                let stat = statat(&shard, name, AtFlags::SYMLINK_NOFOLLOW);
-                if let (Some(digest), Ok(stat)) = (digest, stat) {
-                    let cost = cost(u64::try_from(stat.st_size).unwrap_or(0));
-                    each(Seen { used: used(&stat), digest, cost });
-                }
-                Ok(())
-            })
-        })
-        .map_err(|error: Errno| error.into())
+    /// The directory, open.
+    pub(super) fn dir(&self) -> Arc<OwnedFd> {
+        self.places.get().blobs.clone()
+    }
+
+    /// The same, after a look whether it still is the one at its path.
+    pub(super) fn current_dir(&self) -> io::Result<Arc<OwnedFd>> {
+        self.places.renew(&self.places.get())?;
+        Ok(self.dir())
     }
 }
 
+/// Calls `each` for every blob below a directory. Removes nothing, and skips what is not a
+/// blob.
+pub(super) fn scan(blobs: impl AsFd, mut each: impl FnMut(Seen)) -> io::Result<()> {
+    // Its own description, since another scan may be reading the directory.
+    let top = open_dir(&blobs, ".")?;
+    for_each(top.as_fd(), |shard, _| {
+        let shard = match open_dir(&blobs, shard) {
+            Ok(shard) => shard,
+            Err(Errno::NOTDIR | Errno::NOENT | Errno::LOOP) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        for_each(shard.as_fd(), |name, _| {
+            let digest = name.to_str().ok().and_then(|name| name.parse().ok());
+            let stat = statat(&shard, name, AtFlags::SYMLINK_NOFOLLOW);
+            if let (Some(digest), Ok(stat)) = (digest, stat) {
+                let cost = cost(u64::try_from(stat.st_size).unwrap_or(0));
+                each(Seen { used: used(&stat), digest, cost });
+            }
+            Ok(())
+        })
+    })
+    .map_err(|error: Errno| error.into())
+}
+
+/// Makes the directory of a blob, also where something else is in its place.
+fn make_shard(open: &Open, shard: &str) -> Result<(), Errno> {
+    let make = || mkdirat(&open.blobs, shard, Mode::from_raw_mode(0o777));
+    let is_dir = || {
+        statat(&open.blobs, shard, AtFlags::SYMLINK_NOFOLLOW)
+            .map(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+    };
+    match make() {
+        Err(Errno::EXIST) => {}
+        other => return other,
+    }
+    match is_dir() {
+        Ok(false) => {
+            unlinkat(&open.blobs, shard, AtFlags::empty())?;
+            make()
+        }
+        // Removed again since; the caller tries again.
+        Ok(true) | Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes a directory that is in the place of a blob.
+fn move_away(open: &Open, path: &str) -> Result<(), Errno> {
+    let name = format!("misplaced-{}", uuid::Uuid::new_v4());
+    renameat(&open.blobs, path, open.tmp.dir(), &*name)?;
+    // What stays goes with the directory of this process.
+    let _ = std::fs::remove_dir_all(open.tmp.path().join(name));
+    Ok(())
+}
+
 /// Where a blob is, below `blobs`.
-fn path(digest: &Digest) -> String {
+pub(super) fn path(digest: &Digest) -> String {
     let hex = digest.to_string();
     let mut path = String::with_capacity(3 + hex.len());
     path.push_str(&hex[..2]);
@@ -196,6 +315,16 @@ fn path(digest: &Digest) -> String {
 fn is_whole(stat: &Stat, size: u64) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
         && u64::try_from(stat.st_size) == Ok(size)
+}
+
+/// There is no file of that name, or something that is not one.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
+}
+
+/// A part of the disk that can't be read any more, or whose checksum is wrong.
+pub(crate) fn is_damage(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::IO | Errno::BADMSG | Errno::UCLEAN))
 }
 
 fn used(stat: &Stat) -> (i64, u64) {

@@ -1,14 +1,22 @@
 //! What the digest of a remote object was, across restarts: `index/ab/abcd…`, one small file
-//! for each key.
+//! for each key. An entry that can't be read is the same as none.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD, renameat, unlinkat};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::Source;
+use super::places::Open;
+use super::store::create;
 use crate::bucket::Version;
 use crate::digest::Digest;
+
+/// How often an entry's directory is made that somebody removes before the entry is in it.
+const TRIES: usize = 3;
 
 #[derive(Debug)]
 pub(super) struct Index {
@@ -36,13 +44,14 @@ impl Index {
         same.then_some((Version { tag, size }, digest))
     }
 
-    /// Remembers a digest. `tmp` is a name that is free for a file that is renamed.
+    /// Remembers a digest. `tmp` is a name that is free in `tmp`.
     pub(super) fn put(
         &self,
         source: &Source,
         version: &Version,
         digest: Digest,
-        tmp: &Path,
+        open: &Open,
+        tmp: &str,
     ) -> io::Result<()> {
         let entry = Entry {
             bucket: source.bucket.clone(),
@@ -51,37 +60,63 @@ impl Index {
             size: version.size,
             digest,
         };
-        std::fs::write(tmp, serde_json::to_vec(&entry)?)?;
-        let file = self.file(source);
-        match std::fs::rename(tmp, &file) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                if let Some(shard) = file.parent() {
-                    std::fs::create_dir_all(shard)?;
-                }
-                std::fs::rename(tmp, &file)
-            }
-            other => other,
+        let entry = serde_json::to_vec(&entry)?;
+        let mut file = File::from(create(open.tmp.dir(), tmp)?);
+        let put = file.write_all(&entry).and_then(|()| self.rename(open, tmp, &self.file(source)));
+        if put.is_err() {
+            let _ = unlinkat(open.tmp.dir(), tmp, AtFlags::empty());
         }
+        put
     }
 
-    /// Removes the entries whose blob is gone.
-    pub(super) fn prune(&self, is_there: impl Fn(&Digest) -> bool) {
-        let Ok(shards) = std::fs::read_dir(&self.path) else { return };
+    /// Renames an entry into place, with the directory on its way, whatever is there.
+    fn rename(&self, open: &Open, tmp: &str, file: &Path) -> io::Result<()> {
+        let shard = file.parent().unwrap_or(&self.path);
+        for _ in 0..TRIES {
+            match renameat(open.tmp.dir(), tmp, CWD, file) {
+                Err(Errno::NOENT) => {}
+                Err(Errno::NOTDIR) => std::fs::remove_file(shard)?,
+                Err(Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST) => {
+                    std::fs::remove_dir_all(file)?;
+                }
+                other => return Ok(other?),
+            }
+            std::fs::create_dir_all(shard)?;
+        }
+        Ok(renameat(open.tmp.dir(), tmp, CWD, file)?)
+    }
+
+    /// Removes the entries that can't be read and those whose blob is gone.
+    pub(super) fn prune(&self, is_there: impl Fn(&Digest) -> bool) -> Pruned {
+        let mut pruned = Pruned::default();
+        let Ok(shards) = std::fs::read_dir(&self.path) else { return pruned };
         for shard in shards.flatten() {
             let Ok(files) = std::fs::read_dir(shard.path()) else { continue };
             for file in files.flatten() {
-                // What can't be read is no entry.
-                if !read(&file.path()).is_some_and(|entry| is_there(&entry.digest)) {
-                    let _ = std::fs::remove_file(file.path());
+                pruned.seen += 1;
+                match read(&file.path()) {
+                    Some(entry) if is_there(&entry.digest) => continue,
+                    Some(_) => {}
+                    None => pruned.damaged += 1,
                 }
+                let _ = std::fs::remove_file(file.path());
             }
         }
+        pruned
     }
 
     fn file(&self, source: &Source) -> PathBuf {
         let name = Digest::of(format!("{}\0{}", source.bucket, source.key).as_bytes()).to_string();
         self.path.join(&name[..2]).join(name)
     }
+}
+
+/// How many entries of the index there were.
+#[derive(Debug, Default)]
+pub(super) struct Pruned {
+    pub(super) seen: u64,
+    /// They can't be read.
+    pub(super) damaged: u64,
 }
 
 fn read(path: &Path) -> Option<Entry> {

@@ -6,15 +6,16 @@
 //! that is pinned is on its way there.
 
 use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
 use tokio::sync::oneshot;
 
-use super::blobs::{Blobs, Seen, cost};
+use super::blobs::{Blobs, Seen, cost, scan};
 use super::index::Index;
 use crate::digest::Digest;
 
@@ -67,7 +68,7 @@ pub(super) struct Pin {
 }
 
 impl Room {
-    pub(super) fn new(max: u64, blobs: Arc<Blobs>, index: Arc<Index>) -> std::io::Result<Self> {
+    pub(super) fn new(max: u64, blobs: &Arc<Blobs>, index: Arc<Index>) -> std::io::Result<Self> {
         let usage = Arc::new(Usage {
             max,
             stored: AtomicU64::new(0),
@@ -77,8 +78,9 @@ impl Room {
             pins: Mutex::default(),
         });
         let (requests, received) = channel();
-        let (oldest, stuck) = (VecDeque::new(), None);
-        let evictor = Evictor { usage: usage.clone(), blobs, index, oldest, stuck };
+        let (oldest, scanned, stuck) = (VecDeque::new(), None, None);
+        let blobs = Arc::downgrade(blobs);
+        let evictor = Evictor { usage: usage.clone(), blobs, index, oldest, scanned, stuck };
         std::thread::Builder::new()
             .name("cache-eviction".into())
             .spawn(move || evictor.run(&received))?;
@@ -180,10 +182,14 @@ impl Drop for Pin {
 /// The thread that removes.
 struct Evictor {
     usage: Arc<Usage>,
-    blobs: Arc<Blobs>,
+    /// Weak, since the directories of a process go when it drops its cache, and a scan may take
+    /// longer.
+    blobs: Weak<Blobs>,
     index: Arc<Index>,
     /// What the last scan found to be unused for longest, the oldest first.
     oldest: VecDeque<Seen>,
+    /// The directory of that scan.
+    scanned: Option<Arc<OwnedFd>>,
     /// Since when nothing more could be removed.
     stuck: Option<Instant>,
 }
@@ -192,7 +198,8 @@ impl Evictor {
     fn run(mut self, requests: &Receiver<Request>) {
         let mut next_scan = Instant::now() + self.scan();
         // Entries outlive their blobs until the next start; they are small.
-        self.index.prune(|digest| !self.blobs.is_gone(digest));
+        let blobs = &self.blobs;
+        self.index.prune(|digest| !blobs.upgrade().is_some_and(|blobs| blobs.is_gone(digest)));
         loop {
             match requests.recv_timeout(next_scan.saturating_duration_since(Instant::now())) {
                 Ok(request) => {
@@ -212,6 +219,10 @@ impl Evictor {
 
     fn serve(&mut self, free: u64) {
         self.usage.asked_ahead.store(false, Ordering::Relaxed);
+        if self.is_replaced() {
+            // What was counted is gone with its directory.
+            self.scan();
+        }
         let total = self.usage.total();
         let over = total > self.usage.ahead();
         let excess = if over { total.saturating_sub(self.usage.target()) } else { 0 };
@@ -233,14 +244,20 @@ impl Evictor {
         tracing::debug!(freed = %ByteSize(freed), "removed from the cache");
     }
 
+    fn is_replaced(&self) -> bool {
+        let Some(blobs) = self.blobs.upgrade() else { return false };
+        !self.scanned.as_ref().is_some_and(|scanned| Arc::ptr_eq(scanned, &blobs.dir()))
+    }
+
     fn evict(&mut self, wanted: u64) -> u64 {
         let mut freed = 0;
         let mut freed_at_scan = None;
         while freed < wanted {
             if let Some(seen) = self.oldest.pop_front() {
                 // Held until the blob is gone, so that nobody pins it in between.
+                let Some(blobs) = self.blobs.upgrade() else { break };
                 let pins = self.usage.pins();
-                if !pins.contains_key(&seen.digest) && self.blobs.remove_unused(&seen) {
+                if !pins.contains_key(&seen.digest) && blobs.remove_unused(&seen) {
                     drop(pins);
                     self.usage.remove(seen.cost);
                     freed += seen.cost;
@@ -262,7 +279,10 @@ impl Evictor {
         let mut stored = 0;
         // The youngest of those kept is at the top, and leaves when an older one comes.
         let mut oldest: BinaryHeap<Seen> = BinaryHeap::new();
-        let scanned = self.blobs.scan(|seen| {
+        // A directory that was moved away works as before, so that no failure tells of it.
+        let current = self.blobs.upgrade().map(|blobs| blobs.current_dir());
+        let Some(dir) = current else { return RESCAN };
+        let each = |seen: Seen| {
             stored += seen.cost;
             if oldest.len() < REMEMBERED {
                 oldest.push(seen);
@@ -270,10 +290,13 @@ impl Evictor {
                 oldest.pop();
                 oldest.push(seen);
             }
-        });
-        if let Err(error) = scanned {
-            tracing::warn!(%error, "the cache could not be scanned; its size is not known");
-            return RESCAN;
+        };
+        match dir.and_then(|dir| scan(&*dir, each).map(|()| dir)) {
+            Ok(dir) => self.scanned = Some(dir),
+            Err(error) => {
+                tracing::warn!(%error, "the cache could not be scanned; its size is not known");
+                return RESCAN;
+            }
         }
         // What was added meanwhile may have been missed. Counting some twice does less harm
         // than not at all.

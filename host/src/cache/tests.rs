@@ -1,5 +1,9 @@
 //! What the cache promises, against a bucket that counts.
 
+mod damage;
+mod directories;
+mod disk;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
@@ -7,13 +11,18 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 
 use async_trait::async_trait;
+use bytesize::ByteSize;
+use cap_std::fs::Dir;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::BoxStream;
+use rustix::io::Errno;
 
 use super::*;
 use crate::bucket::Listed;
 use crate::key::Prefix;
+
+pub(crate) use disk::Tmpfs;
 
 /// A bucket in memory that counts what it is asked, and can be made to fail.
 #[derive(Debug, Default)]
@@ -27,6 +36,8 @@ struct Counting {
     full: Arc<AtomicUsize>,
     /// That many bodies are written by half, and claim that it is all.
     short: Arc<AtomicUsize>,
+    /// Bodies fail with this.
+    broken: Option<Errno>,
     local: bool,
     /// Each body waits until this is released.
     gate: Option<Arc<tokio::sync::Semaphore>>,
@@ -83,8 +94,8 @@ impl Bucket for Counting {
             return Ok(Opened::Unchanged);
         }
         let (full, short, gate) = (self.full.clone(), self.short.clone(), self.gate.clone());
-        let gets = self.gets.clone();
-        Ok(Opened::Object(Box::new(Counted { version, bytes, gets, full, short, gate })))
+        let (gets, broken) = (self.gets.clone(), self.broken);
+        Ok(Opened::Object(Box::new(Counted { version, bytes, gets, full, short, broken, gate })))
     }
 
     async fn put(&self, _: &BucketKey, _: &Dir, _: &BucketKey) -> Result<(), BucketError> {
@@ -119,6 +130,7 @@ struct Counted {
     gets: Arc<AtomicUsize>,
     full: Arc<AtomicUsize>,
     short: Arc<AtomicUsize>,
+    broken: Option<Errno>,
     gate: Option<Arc<tokio::sync::Semaphore>>,
 }
 
@@ -133,13 +145,15 @@ impl Object for Counted {
         if let Some(gate) = &self.gate {
             gate.acquire().await.unwrap().forget();
         }
-        if take_one(&self.full) {
-            let error = io::Error::from(Errno::NOSPC);
+        let full = take_one(&self.full).then_some(Errno::NOSPC);
+        if let Some(error) = full.or(self.broken) {
+            let error = io::Error::from(error);
             return Err(BucketError::unavailable(&"counting://", "reading", "", error));
         }
         let short = take_one(&self.short);
         let written = if short { &self.bytes[..self.bytes.len() / 2] } else { &self.bytes[..] };
-        io::Write::write_all(&mut into, written).unwrap();
+        io::Write::write_all(&mut into, written)
+            .map_err(|error| BucketError::unavailable(&"counting://", "reading", "", error))?;
         Ok(self.version)
     }
 }

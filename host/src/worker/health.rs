@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::Worker;
 use crate::bucket::{Bucket, BucketError};
-use crate::cache::CacheError;
+use crate::cache::{Cache, CacheError};
 use crate::catalog::CatalogError;
 use crate::key::BucketKey;
 use crate::message::Task;
@@ -109,6 +109,10 @@ impl Worker {
             (CacheError::Bucket(_), None) => false,
             // Another host removed it: the next try fetches it again.
             (CacheError::Gone { .. }, _) => true,
+            (CacheError::Placing { .. }, _) => {
+                self.is_work_out().await;
+                true
+            }
             (error, _) => self.is_cache_out(error).await,
         }
     }
@@ -119,7 +123,13 @@ impl Worker {
             return true;
         }
         let CatalogError::Unavailable { source, .. } = error else { return false };
-        match source {
+        let Some(cause) = source.downcast_ref::<CacheError>() else {
+            // The host could not compile it.
+            let cache = self.inputs.cache.clone();
+            self.begin_cache_outage(&cache, SOME_BYTES, error);
+            return true;
+        };
+        match cause {
             CacheError::Bucket(error) => {
                 let good = self.good.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 let others = good.filter(|_| self.catalog.is_in(&self.inputs.bucket));
@@ -217,13 +227,18 @@ impl Worker {
             CacheError::Full { needed, .. } => needed.as_u64(),
             _ => SOME_BYTES,
         };
+        self.begin_cache_outage(&cache, needed, error);
+        true
+    }
+
+    fn begin_cache_outage(&self, cache: &Cache, needed: u64, error: &dyn std::fmt::Display) {
         let name = format!("storing inputs in the cache {}", cache.dir().display());
+        let cache = cache.clone();
         let probe: Probe = Arc::new(move || {
             let cache = cache.clone();
             async move { cache.try_store(needed).await.map_err(|error| error.to_string()) }.boxed()
         });
         self.outages.begins_until(&name, error, probe);
-        true
     }
 
     /// Whether the process is short of something that all of its calls need.

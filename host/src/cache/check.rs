@@ -1,0 +1,126 @@
+//! Reads all of a cache, and removes what is damaged. Hosts may be using it meanwhile.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, openat, statat, unlinkat};
+use rustix::io::Errno;
+
+use super::CacheError;
+use super::blobs::{is_damage, path};
+use super::index::Index;
+use super::store::PROBE;
+use super::verified::Stamp;
+use crate::digest::Digest;
+use crate::scratch::{for_each, open_dir};
+
+/// What was found in a cache.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Checked {
+    /// Blobs that were read.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Blobs that were damaged, and were removed.
+    pub damaged_blobs: u64,
+    /// Their bytes.
+    pub damaged_bytes: u64,
+    /// Entries of the index.
+    pub index_entries: u64,
+    /// Entries that could not be read, and were removed.
+    pub damaged_index_entries: u64,
+    /// What could not be looked at, and why.
+    pub problems: Vec<String>,
+}
+
+/// Reads every blob of the cache in `dir`, and removes those whose bytes are not those of their
+/// names, and entries of the index that can't be read. `progress` is told after each blob.
+///
+/// # Errors
+/// [`CacheError::Local`] when there is no cache, or its directories can't be listed.
+pub fn check(dir: &Path, mut progress: impl FnMut(&Checked)) -> Result<Checked, CacheError> {
+    let failed = |error: io::Error| CacheError::local(dir, "listing its blobs", error);
+    let mut checked = Checked::default();
+    let blobs = open_dir(CWD, &dir.join("blobs")).map_err(|error| failed(error.into()))?;
+    for digest in list(&blobs).map_err(|error| failed(error.into()))? {
+        match look(&blobs, &digest) {
+            Ok(None) => continue,
+            Ok(Some((size, is_whole))) => {
+                checked.blobs += 1;
+                checked.bytes += size;
+                if !is_whole {
+                    checked.damaged_blobs += 1;
+                    checked.damaged_bytes += size;
+                }
+            }
+            Err(error) => {
+                checked.problems.push(format!("blob {digest}: {error}"));
+            }
+        }
+        progress(&checked);
+    }
+    let _ = unlinkat(&blobs, PROBE, AtFlags::empty());
+    let entries = Index::new(dir.join("index")).prune(|_| true);
+    checked.index_entries = entries.seen;
+    checked.damaged_index_entries = entries.damaged;
+    Ok(checked)
+}
+
+fn list(blobs: &impl AsFd) -> Result<Vec<Digest>, Errno> {
+    let mut found = Vec::new();
+    for_each(blobs.as_fd(), |shard, _| {
+        let shard = match open_dir(blobs, shard) {
+            Ok(shard) => shard,
+            Err(Errno::NOTDIR | Errno::NOENT | Errno::LOOP) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        for_each(shard.as_fd(), |name, _| {
+            found.extend(name.to_str().ok().and_then(|name| name.parse::<Digest>().ok()));
+            Ok(())
+        })
+    })?;
+    Ok(found)
+}
+
+/// The size of a blob, and whether it is whole; a damaged one is removed. `None` when it is
+/// gone by now.
+fn look(blobs: &impl AsFd, digest: &Digest) -> io::Result<Option<(u64, bool)>> {
+    let path = path(digest);
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    // Being looked at is not a use. Only the owner of a file may ask for that.
+    let opened = match openat(blobs, &*path, flags | OFlags::NOATIME, Mode::empty()) {
+        Err(Errno::PERM) => openat(blobs, &*path, flags, Mode::empty()),
+        other => other,
+    };
+    let file = match opened {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT) => return Ok(None),
+        Err(Errno::LOOP) => {
+            unlinkat(blobs, &*path, AtFlags::empty())?;
+            return Ok(Some((0, false)));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let stat = fstat(&file)?;
+    let stamp = Stamp::of(&stat);
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(io::Error::other("is not a file; remove it"));
+    }
+    let is_whole = match Digest::of_reader(file) {
+        Ok((found, _)) => found == *digest,
+        Err(error) if is_damage(&error) => false,
+        Err(error) => return Err(error),
+    };
+    if !is_whole {
+        // A host may have replaced it meanwhile.
+        match statat(blobs, &*path, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if Stamp::of(&stat) != stamp => return Ok(None),
+            Ok(_) => unlinkat(blobs, &*path, AtFlags::empty())?,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(Some((stamp.size, is_whole)))
+}

@@ -1,0 +1,271 @@
+//! From a bucket to a blob: a file in `tmp` that is renamed into place when it is whole.
+
+use std::error::Error as StdError;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use bytesize::ByteSize;
+use rustix::fs::{AtFlags, Mode, OFlags, fstat, openat, renameat, unlinkat};
+use rustix::io::Errno;
+
+use super::place::is_of_writing;
+use super::places::{Open, may_be_gone};
+use super::verified::Stamp;
+use super::{Blob, Cache, CacheError, Inner, Known, Source};
+use crate::bucket::{self, Bucket, BucketError, Object, Opened, SMALL};
+use crate::digest::Digest;
+
+/// How often one download is tried for reasons that are the cache's own.
+const TRIES: usize = 3;
+/// The most that is written to see whether the disk takes it.
+const MOST_TRIED: u64 = 64 * 1024 * 1024;
+/// What such a try leaves in `blobs` if it is killed at the wrong moment.
+pub(super) const PROBE: &str = ".probe";
+
+impl Cache {
+    /// Downloads; and again after making room if the disk is full, or in new directories if
+    /// the old ones were removed.
+    pub(super) async fn download(
+        &self,
+        bucket: &dyn Bucket,
+        source: &Source,
+        size: u64,
+        mut object: Option<Box<dyn Object>>,
+    ) -> Result<Blob, CacheError> {
+        let (mut made_room, mut tries) = (false, 1);
+        loop {
+            let open = self.0.places.get();
+            match self.try_download(bucket, source, object.take()).await {
+                Err(error) if error.is_disk_full() && made_room => return Err(self.full(size)),
+                Err(error) if error.is_disk_full() => {
+                    made_room = true;
+                    self.0.room.free(size).await;
+                }
+                Err(error) if tries < TRIES && self.is_moved(&error, &open)? => {}
+                other => return other,
+            }
+            tries += 1;
+        }
+    }
+
+    /// Whether a download failed because its files or directories were removed meanwhile.
+    fn is_moved(&self, error: &CacheError, began_in: &Arc<Open>) -> Result<bool, CacheError> {
+        let CacheError::Local { source, .. } = error else { return Ok(false) };
+        let Some(errno) = Errno::from_io_error(source.get()) else { return Ok(false) };
+        if !may_be_gone(errno) {
+            return Ok(false);
+        }
+        let renewed = self.0.places.renew(began_in);
+        let renewed = renewed.map_err(|error| self.local("opening it again", error))?;
+        Ok(renewed || errno == Errno::NOENT)
+    }
+
+    async fn try_download(
+        &self,
+        bucket: &dyn Bucket,
+        source: &Source,
+        object: Option<Box<dyn Object>>,
+    ) -> Result<Blob, CacheError> {
+        let looked = Some(Instant::now());
+        let object = match object {
+            Some(object) => object,
+            None => match bucket.open(&source.key, None).await? {
+                Opened::Object(object) => object,
+                Opened::Unchanged => {
+                    let problem = "the store says that it is unchanged, and was not asked that";
+                    let error = BucketError::unavailable(&bucket, "reading", &source.key, problem);
+                    return Err(error.into());
+                }
+            },
+        };
+        let expected = object.version().size;
+        let room = self.0.room.reserve(expected).await;
+        let failed = |doing| move |error| self.local(doing, error);
+        let (tmp, file) = Tmp::create(&self.0).map_err(failed("creating a file in tmp"))?;
+        let into = file.try_clone().map_err(failed("opening a file in tmp"))?;
+        let version = match object.write_to(into).await {
+            Ok(version) => version,
+            Err(error) => return Err(self.blame(error, expected).await),
+        };
+
+        // The digest is of what is in the file, not of what was meant to be written there.
+        let (digest, stamp) =
+            digest(file, version.size).await.map_err(failed("reading a downloaded file"))?;
+        if stamp.size != version.size {
+            let problem = format!("{} bytes came of {}", stamp.size, version.size);
+            return Err(BucketError::unavailable(&bucket, "reading", &source.key, problem).into());
+        }
+        let blob = self.blob(digest, stamp.size, false);
+        let open = tmp.open.clone();
+        if tmp.keep(digest, &stamp).map_err(failed("storing a blob"))? {
+            room.stored();
+        }
+
+        if !bucket.is_local() {
+            let tmp = self.0.tmp_name();
+            let put = self.0.index.put(source, &version, digest, &open, &tmp);
+            let failed_before = self.0.index_failed.swap(put.is_err(), Ordering::Relaxed);
+            if let Err(error) = put
+                && !failed_before
+            {
+                // Costs a download after a restart, and nothing now.
+                tracing::warn!(dir = %self.dir().display(), %error, "the index was not written");
+            }
+        }
+        self.0.known.insert(source.clone(), Known { version, digest, looked }).await;
+        Ok(blob)
+    }
+
+    /// Whether an object's bytes could not be read or could not be written: the bucket's error
+    /// is the same.
+    async fn blame(&self, error: BucketError, size: u64) -> CacheError {
+        let cause =
+            io_cause(&error).and_then(io::Error::raw_os_error).map(Errno::from_raw_os_error);
+        let Some(cause) = cause else { return error.into() };
+        if error.is_disk_full() {
+            return error.into();
+        }
+        if is_of_writing(&cause.into()) {
+            return self.local("writing a download", cause.into());
+        }
+        let may_be_either =
+            matches!(cause, Errno::IO | Errno::STALE | Errno::NODEV | Errno::NXIO | Errno::UCLEAN);
+        if !may_be_either {
+            return error.into();
+        }
+        match self.write_and_remove(size).await {
+            Ok(()) => error.into(),
+            Err(ours) => ours,
+        }
+    }
+
+    /// Tries what a download does: creates a file, writes `bytes` to it (64 MiB if it is more),
+    /// moves it to the blobs and removes it. For finding out whether a cache that failed works
+    /// again.
+    ///
+    /// # Errors
+    /// [`CacheError::Full`] and [`CacheError::Local`], as a download would fail.
+    pub async fn try_store(&self, bytes: u64) -> Result<(), CacheError> {
+        match self.write_and_remove(bytes).await {
+            Err(error) if error.is_disk_full() => {}
+            other => return other,
+        }
+        self.0.room.free(bytes).await;
+        match self.write_and_remove(bytes).await {
+            Err(error) if error.is_disk_full() => Err(self.full(bytes)),
+            other => other,
+        }
+    }
+
+    async fn write_and_remove(&self, bytes: u64) -> Result<(), CacheError> {
+        let cache = self.clone();
+        let written = bucket::blocking(move || write_and_remove(&cache.0, bytes)).await;
+        written.map_err(|error| self.local("writing a file to try it", error))
+    }
+
+    fn full(&self, needed: u64) -> CacheError {
+        let free = rustix::fs::fstatvfs(self.0.places.get().tmp.dir())
+            .map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+        CacheError::Full {
+            dir: self.dir().to_owned(),
+            needed: ByteSize(needed),
+            limit: ByteSize(self.0.options.max_bytes),
+            used: ByteSize(self.0.room.stored()),
+            free: ByteSize(free),
+        }
+    }
+}
+
+fn write_and_remove(cache: &Inner, bytes: u64) -> io::Result<()> {
+    // Some file systems compress what they are given.
+    let mut buffer = vec![0; 128 * 1024];
+    fastrand::fill(&mut buffer);
+    let (mut tmp, mut file) = Tmp::create(cache)?;
+    let mut left = bytes.clamp(1, MOST_TRIED);
+    while left > 0 {
+        let part = left.min(buffer.len() as u64);
+        file.write_all(&buffer[..part as usize])?;
+        left -= part;
+    }
+    let blobs = &tmp.open.blobs;
+    renameat(tmp.open.tmp.dir(), tmp.name(), blobs, PROBE)?;
+    // Another host may be trying the same.
+    let _ = unlinkat(blobs, PROBE, AtFlags::empty());
+    tmp.name = None;
+    Ok(())
+}
+
+/// The system's error in a chain of causes.
+fn io_cause(error: &BucketError) -> Option<&io::Error> {
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref() {
+            return Some(io);
+        }
+        cause = error.source();
+    }
+    None
+}
+
+/// A file in `tmp`. Dropping it removes it, unless it was kept as a blob.
+struct Tmp<'a> {
+    cache: &'a Inner,
+    open: Arc<Open>,
+    name: Option<String>,
+}
+
+impl<'a> Tmp<'a> {
+    fn create(cache: &'a Inner) -> io::Result<(Self, File)> {
+        let name = cache.tmp_name();
+        let create = |open: &Arc<Open>| Ok((open.clone(), create(open.tmp.dir(), &name)?));
+        let (open, file) = cache.places.with(create)?;
+        Ok((Self { cache, open, name: Some(name) }, File::from(file)))
+    }
+
+    fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or_default()
+    }
+
+    /// Makes it a blob. False when there is one already.
+    fn keep(mut self, digest: Digest, stamp: &Stamp) -> io::Result<bool> {
+        let new = self.cache.blobs.add(&self.open, self.name(), digest, stamp)?;
+        self.name = None;
+        Ok(new)
+    }
+}
+
+impl Drop for Tmp<'_> {
+    fn drop(&mut self) {
+        if let Some(name) = &self.name {
+            let _ = unlinkat(self.open.tmp.dir(), &**name, AtFlags::empty());
+        }
+    }
+}
+
+/// A new file that is read-only for everybody but the one who makes it, now.
+pub(super) fn create(dir: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    openat(dir, name, flags, Mode::from_raw_mode(0o444))
+}
+
+/// The digest of a file, from its start, and what the file looks like.
+async fn digest(mut file: File, size: u64) -> io::Result<(Digest, Stamp)> {
+    let digest = move || {
+        let mut stamp = Stamp::of(&fstat(&file)?);
+        io::Seek::rewind(&mut file)?;
+        if size > SMALL {
+            let (digest, read) = Digest::of_reader(file)?;
+            stamp.size = read;
+            return Ok((digest, stamp));
+        }
+        let mut bytes = Vec::with_capacity(size as usize + 1);
+        io::Read::read_to_end(&mut file, &mut bytes)?;
+        stamp.size = bytes.len() as u64;
+        Ok((Digest::of(&bytes), stamp))
+    };
+    if size <= SMALL { digest() } else { bucket::blocking(digest).await }
+}

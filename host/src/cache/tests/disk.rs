@@ -1,0 +1,153 @@
+//! What a full disk leads to: a small file system of its own is one.
+
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+
+use super::*;
+
+/// A file system in memory, mounted at a directory for as long as it lives.
+pub(crate) struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    pub(crate) fn mount(dir: &Path, options: &str) -> Self {
+        let status = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .arg(dir)
+            .status()
+            .expect("`mount` is needed for this test");
+        assert!(status.success(), "this test has to be run by root: mount: {status}");
+        Self(dir.to_owned())
+    }
+
+    /// Takes all that is left, with a file that may be removed.
+    pub(crate) fn fill(&self) -> PathBuf {
+        let ballast = self.0.join("ballast");
+        let mut file = File::create(&ballast).unwrap();
+        while io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
+        ballast
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_under_the_cache_is_named_and_tried_until_there_is_room() {
+    let f = fixture();
+    let dir = f.root.path().join("cache");
+    std::fs::create_dir(&dir).unwrap();
+    let disk = Tmpfs::mount(&dir, "size=2m");
+    let cache = f.cache(LARGE);
+    let bucket = Counting::default().with("k", vec![7; 1 << 20]);
+    let ballast = disk.fill();
+    for error in [
+        cache.fetch(&bucket, &key("k"), NOW).await.unwrap_err(),
+        cache.try_store(1 << 20).await.unwrap_err(),
+    ] {
+        assert!(matches!(error, CacheError::Full { .. }), "{error}");
+        assert!(error.is_of_this_host());
+        assert!(error.to_string().starts_with(&format!("cache {}: no space", dir.display())));
+    }
+    assert_eq!(f.tmp_files(), 0);
+    std::fs::remove_file(ballast).unwrap();
+    cache.try_store(1 << 20).await.unwrap();
+    assert_eq!((f.tmp_files(), f.blob_files().len()), (0, 0), "a try leaves nothing");
+    cache.fetch(&bucket, &key("k"), NOW).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_try_needs_as_much_room_as_what_failed() {
+    let f = fixture();
+    let dir = f.root.path().join("cache");
+    std::fs::create_dir(&dir).unwrap();
+    let _disk = Tmpfs::mount(&dir, "size=2m");
+    let cache = f.cache(LARGE);
+    cache.try_store(1 << 20).await.unwrap();
+    let error = cache.try_store(1 << 30).await.unwrap_err();
+    assert!(matches!(error, CacheError::Full { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_full_disk_under_a_tasks_directory_is_not_called_the_caches() {
+    let f = fixture();
+    let cache = f.cache(LARGE);
+    let bucket = Counting::default().with("s", vec![7; 9000]).with("l", vec![7; 1 << 20]);
+    let small = cache.fetch(&bucket, &key("s"), NOW).await.unwrap();
+    let large = cache.fetch(&bucket, &key("l"), NOW).await.unwrap();
+    let into = f.root.path().join("work");
+    std::fs::create_dir(&into).unwrap();
+    let disk = Tmpfs::mount(&into, "size=64k");
+    let dir = Dir::from_std_file(File::open(&into).unwrap());
+    let error = cache.place(&large, &dir, &key("d/in"), Sharing::Link).await.unwrap_err();
+    assert!(matches!(error, CacheError::Placing { .. }), "{error}");
+    assert!(error.is_of_this_host());
+    let place = format!("placing an input in {} failed: No space left", into.display());
+    assert!(error.to_string().starts_with(&place), "{error}");
+    // Who looks for the system's error finds it.
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while cause.is_some_and(|cause| cause.downcast_ref::<io::Error>().is_none()) {
+        cause = cause.and_then(std::error::Error::source);
+    }
+    assert!(cause.is_some());
+    // Emptying the cache would not help: it is elsewhere. And nothing half is left.
+    assert_eq!(f.blob_files().len(), 2);
+    assert!(!dir.exists("d/in"));
+    cache.place(&small, &dir, &key("d/in"), Sharing::Link).await.unwrap();
+    let read_only = |options: &str| {
+        let status = Command::new("mount").args(["-o", options]).arg(&into).status().unwrap();
+        assert!(status.success());
+    };
+    read_only("remount,ro");
+    let error = cache.place(&small, &dir, &key("in"), Sharing::Copy).await.unwrap_err();
+    assert!(matches!(error, CacheError::Placing { .. }), "{error}");
+    drop(disk);
+}
+
+#[tokio::test]
+async fn a_cache_whose_file_system_was_unmounted_goes_on_where_it_is_mounted_again() {
+    let f = fixture();
+    let dir = f.root.path().join("cache");
+    std::fs::create_dir(&dir).unwrap();
+    let old = Tmpfs::mount(&dir, "size=2m");
+    let cache = f.cache(LARGE);
+    let bucket = Counting::default().with("a", "a").with("b", "b");
+    cache.fetch(&bucket, &key("a"), NOW).await.unwrap();
+    drop(old);
+    let new = Tmpfs::mount(&dir, "size=2m");
+    // The old file system still is where the cache has it open, so that nothing fails there;
+    // a scan finds out.
+    cache.0.blobs.current_dir().unwrap();
+    cache.fetch(&bucket, &key("b"), NOW).await.unwrap();
+    let dev = std::fs::metadata(&dir).unwrap().dev();
+    let stored: Vec<_> = f.blob_files();
+    assert_eq!(stored.len(), 1);
+    assert_eq!(std::fs::metadata(&stored[0]).unwrap().dev(), dev);
+    drop(cache);
+    drop(new);
+}
+
+#[tokio::test]
+async fn whether_the_bucket_or_the_cache_failed_is_found_out() {
+    let f = fixture();
+    let cache = f.cache(LARGE);
+    let check = async |errno, is_ours: bool| {
+        let bucket = Counting { broken: Some(errno), ..Counting::default() }.with("k", "bytes");
+        let error = cache.fetch(&bucket, &key("k"), NOW).await.unwrap_err();
+        assert_eq!(error.is_of_this_host(), is_ours, "{error}");
+        assert_eq!(matches!(error, CacheError::Local { .. }), is_ours, "{error}");
+    };
+    // Reading can fail so, and the cache can be written to.
+    check(Errno::IO, false).await;
+    check(Errno::STALE, false).await;
+    check(Errno::CONNRESET, false).await;
+    // Only writing fails so.
+    check(Errno::ROFS, true).await;
+    check(Errno::FBIG, true).await;
+    // Both may have failed: the host's own trouble comes first.
+    std::fs::remove_dir_all(cache.dir()).unwrap();
+    std::fs::write(cache.dir(), "a file").unwrap();
+    check(Errno::IO, true).await;
+}

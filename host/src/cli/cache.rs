@@ -1,0 +1,114 @@
+//! `host cache`: looks after the cache of inputs and components.
+
+use std::io::{self, Write};
+
+use anyhow::Context;
+use serde::Serialize;
+use task_host::cache::{self, Checked};
+use task_host::catalog;
+
+use super::exit::Exit;
+use super::meter::Meter;
+use super::settings::{CACHE_DIR, Flags, Group, Setting};
+use super::show;
+use super::telemetry::Screen;
+use super::values::When;
+
+/// Commands of `host cache`.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Cache {
+    /// Read all of the cache, and remove what is damaged
+    #[command(after_help = "\
+Inputs and components whose bytes are not what they were, and compiled code with a wrong
+checksum, are removed and fetched or compiled again when they are needed. Hosts may use the
+cache meanwhile. The exit code is 0 if all was right and 3 if something was removed.")]
+    Verify(Verify),
+}
+
+/// Options of `host cache verify`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Verify {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    flags: Flags<CacheOnly>,
+}
+
+/// Where the cache is.
+#[derive(Debug)]
+pub(crate) struct CacheOnly;
+impl Group for CacheOnly {
+    const SETTINGS: &'static [&'static Setting] = &[&CACHE_DIR];
+}
+
+/// What was found, as `--json` prints it.
+#[derive(Serialize)]
+struct Report<'a> {
+    dir: &'a str,
+    #[serde(flatten)]
+    checked: &'a Checked,
+    compiled: u64,
+    damaged_compiled: u64,
+}
+
+impl Cache {
+    pub(crate) fn run(self) -> anyhow::Result<Exit> {
+        match self {
+            Self::Verify(command) => command.run(),
+        }
+    }
+}
+
+impl Verify {
+    fn run(self) -> anyhow::Result<Exit> {
+        let dir = self.flags.load()?.cache_dir()?;
+        let screen = Screen::plain(When::Auto);
+        let mut meter = Meter::new(&screen, "files", "read", None);
+        let checked = cache::check(&dir, |checked| meter.at(checked.blobs, checked.blobs))?;
+        meter.end();
+        let (compiled, damaged_compiled) = catalog::check_compiled(&dir.join("compiled"))
+            .context("the compiled code can't be read")?;
+        let removed = checked.damaged_blobs + checked.damaged_index_entries + damaged_compiled;
+        for problem in &checked.problems {
+            show::tell(format_args!("error: {problem}"));
+        }
+        let shown = dir.display().to_string();
+        if self.json {
+            show::json(&Report { dir: &shown, checked: &checked, compiled, damaged_compiled })?;
+        } else {
+            say(&shown, &checked, compiled, damaged_compiled)?;
+        }
+        Ok(match (checked.problems.is_empty(), removed) {
+            (false, _) => Exit::Failed,
+            (true, 0) => Exit::Done,
+            (true, _) => Exit::Partly,
+        })
+    }
+}
+
+fn say(dir: &str, checked: &Checked, compiled: u64, damaged_compiled: u64) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(
+        out,
+        "{dir}: {}, {}; {}",
+        show::count(checked.blobs, "file"),
+        show::bytes(checked.bytes),
+        show::count(compiled, "compiled component"),
+    )?;
+    let damaged = checked.damaged_blobs + checked.damaged_index_entries + damaged_compiled;
+    if damaged == 0 {
+        return writeln!(out, "nothing is damaged");
+    }
+    let removed = [
+        (checked.damaged_blobs, "file"),
+        (checked.damaged_index_entries, "index file"),
+        (damaged_compiled, "compiled component"),
+    ];
+    let removed: Vec<String> = removed
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, noun)| show::count(count, noun))
+        .collect();
+    writeln!(out, "damaged and removed: {}", removed.join(", "))
+}
