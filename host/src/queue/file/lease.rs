@@ -229,6 +229,7 @@ impl FileQueue {
             deaths: history
                 .attempts()
                 .saturating_sub(u32::try_from(failures.len()).unwrap_or(u32::MAX)),
+            unaccounted: 0,
             failures,
             receipt: Held { name: leased, since: history.len(), redelivered }.receipt(),
         }))
