@@ -13,11 +13,13 @@ use futures_util::stream::BoxStream;
 use tokio::time::Instant;
 
 pub mod address;
+mod clock;
 #[cfg(test)]
 pub(crate) mod conformance;
 pub mod file;
 pub mod memory;
 pub mod pubsub;
+mod remembered;
 pub mod sqs;
 
 use self::address::Address;
@@ -39,6 +41,11 @@ pub struct Message {
     /// Executions under earlier leases that were recorded as started, and whose end was never
     /// recorded: the host was killed or lost. Not part of `attempts`.
     pub deaths: u32,
+    /// Earlier deliveries of which nobody told how they ended, where the queue counts
+    /// deliveries and can't record starts. The host was killed or lost, or only the lease ran
+    /// out; whether an execution had begun is not known. An upper bound on deaths, and part of
+    /// neither `attempts` nor `deaths`. Zero after an execution that was judged.
+    pub unaccounted: u32,
     /// What ended those executions, oldest first, where the queue can remember it.
     pub failures: Vec<String>,
 }
@@ -174,6 +181,18 @@ pub trait Queue: fmt::Display + fmt::Debug + Send + Sync + 'static {
         LONGEST_HOLD
     }
 
+    /// True where the service itself moves a message away that was delivered too often. The
+    /// service decides there: a host gives no message up for its deliveries.
+    fn limits_deliveries(&self) -> bool {
+        false
+    }
+
+    /// True where a message that was only held ahead and is given back has used up one of a
+    /// limited number of deliveries. A host then holds only what is about to start.
+    fn charges_for_holding(&self) -> bool {
+        false
+    }
+
     /// Sends what is waiting to be sent with others, and gives back what a poll brings that
     /// was given up on but is still under way. After it, nothing is leased any more.
     async fn close(&self) {}
@@ -261,6 +280,8 @@ pub struct Facts {
     pub visibility: Option<Duration>,
     /// How often a message may be received before it is moved away.
     pub receive_limit: Option<u32>,
+    /// Every delivery uses up one of those, also one after which a task is given back.
+    pub every_delivery_counts: bool,
     /// Where it is moved to.
     pub dead_letter_queue: Option<String>,
     /// How long a message is kept.

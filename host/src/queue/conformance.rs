@@ -28,12 +28,10 @@ pub(crate) struct Subject {
 enum Memory {
     /// Those that were started, and why they failed.
     Starts,
-    /// The same, but that a lease that ran out counts whether anything was started or not.
-    Receives,
-    /// How often the message was leased, and nothing else.
-    ReceivesOnly,
     /// Those that failed, and why; what ended with its host leaves no trace.
     Failures,
+    /// The same, and only of those under the same host, for as long as that host runs.
+    OwnFailures,
 }
 
 impl Subject {
@@ -47,22 +45,21 @@ impl Subject {
         Subject { ours, theirs, memory, texts_only, limit, polls, _keep }
     }
 
-    /// A lease that ran out counts as an attempt, also if nothing was started under it.
-    pub(crate) fn counting_receives(mut self) -> Subject {
-        self.memory = Memory::Receives;
-        self
-    }
-
-    /// Every lease counts as an attempt, and reasons are forgotten.
-    pub(crate) fn counting_receives_only(mut self) -> Subject {
-        self.memory = Memory::ReceivesOnly;
-        self
-    }
-
     /// Only executions that failed count as attempts, not those that ended with their host.
     pub(crate) fn counting_failures(mut self) -> Subject {
         self.memory = Memory::Failures;
         self
+    }
+
+    /// Each host knows only of executions that failed under itself.
+    pub(crate) fn counting_own_failures(mut self) -> Subject {
+        self.memory = Memory::OwnFailures;
+        self
+    }
+
+    /// What a host is told of executions that failed under another one.
+    fn told(&self, failed: u32) -> u32 {
+        if self.memory == Memory::OwnFailures { 0 } else { failed }
     }
 
     /// Bodies have to be text, of one character at least and without control characters.
@@ -296,29 +293,21 @@ pub(crate) async fn what_is_released_with_a_delay_comes_back_after_it(q: Subject
 }
 
 pub(crate) async fn a_started_execution_counts_even_if_its_host_crashes(q: Subject) {
-    // What each lease that only ran out adds.
-    let (ran_out, started) = match q.memory {
-        Memory::Starts => (0, 1),
-        Memory::Receives | Memory::ReceivesOnly => (1, 1),
-        Memory::Failures => (0, 0),
-    };
+    let started = u32::from(q.memory == Memory::Starts);
     send(&q.ours, &["1"]).await;
     let first = lease_one(&q.ours, SHORT).await;
-    let tried = |message: &Message| message.attempts + message.deaths;
-    assert_eq!(tried(&first), 0);
+    let tried = |message: &Message| (message.attempts, message.deaths);
+    assert_eq!(tried(&first), (0, 0));
     // One that was only leased, as ahead of its turn, was not started.
     let second = lease_one(&q.ours, SHORT).await;
-    assert_eq!(tried(&second), ran_out);
+    assert_eq!(tried(&second), (0, 0));
     q.ours.start(&second.receipt).await.unwrap();
     let third = lease_one(&q.theirs, LONG).await;
-    assert_eq!(tried(&third), ran_out + started);
+    assert_eq!(tried(&third), (0, started));
     q.theirs.start(&third.receipt).await.unwrap();
     q.theirs.release(&third.receipt, NONE, Release::Failed("x")).await.unwrap();
     let fourth = lease_one(&q.ours, LONG).await;
-    assert_eq!(tried(&fourth), ran_out + started + 1);
-    if q.memory == Memory::Starts {
-        assert_eq!((fourth.attempts, fourth.deaths), (1, 1));
-    }
+    assert_eq!(tried(&fourth), (q.told(1), started));
 }
 
 pub(crate) async fn an_execution_that_was_disowned_is_not_a_death(q: Subject) {
@@ -354,8 +343,6 @@ pub(crate) async fn an_execution_that_was_disowned_is_not_a_death(q: Subject) {
 }
 
 pub(crate) async fn what_was_not_the_tasks_fault_does_not_count(q: Subject) {
-    // What a lease adds that was given back uncounted.
-    let given_back = if q.memory == Memory::ReceivesOnly { 1 } else { 0 };
     send(&q.ours, &["1"]).await;
     let first = lease_one(&q.ours, LONG).await;
     q.ours.start(&first.receipt).await.unwrap();
@@ -369,10 +356,11 @@ pub(crate) async fn what_was_not_the_tasks_fault_does_not_count(q: Subject) {
 
     // Nor does it take back what was started before.
     let third = lease_one(&q.ours, LONG).await;
-    assert_eq!(third.attempts, 1 + given_back);
+    assert_eq!(third.attempts, 1);
     let extended = q.ours.extend(&third.receipt, LONG).await.unwrap();
     q.ours.release(&extended, NONE, Release::Uncounted).await.unwrap();
-    assert_eq!(lease_one(&q.theirs, LONG).await.attempts, 1 + 2 * given_back);
+    let fourth = lease_one(&q.theirs, LONG).await;
+    assert_eq!((fourth.attempts, fourth.deaths), (q.told(1), 0));
 }
 
 pub(crate) async fn why_executions_failed_is_told_at_the_next_delivery(q: Subject) {
@@ -387,11 +375,8 @@ pub(crate) async fn why_executions_failed_is_told_at_the_next_delivery(q: Subjec
     q.theirs.release(&third.receipt, NONE, Release::Failed("again")).await.unwrap();
     let fourth = lease_one(&q.ours, LONG).await;
     assert_eq!(fourth.id, first.id);
-    if q.memory == Memory::ReceivesOnly {
-        assert!(fourth.failures.is_empty());
-    } else {
-        assert_eq!(fourth.failures, ["line\n\"ü\"", "again"]);
-    }
+    let all = ["line\n\"ü\"", "again"];
+    assert_eq!(fourth.failures, all[..1 + q.told(1) as usize]);
 }
 
 pub(crate) async fn a_poison_message_tells_how_often_it_was_tried(q: Subject) {
@@ -399,15 +384,16 @@ pub(crate) async fn a_poison_message_tells_how_often_it_was_tried(q: Subject) {
     for attempts in 0..6 {
         let queue = if attempts % 2 == 0 { &q.ours } else { &q.theirs };
         let message = lease_one(queue, LONG).await;
-        assert_eq!((message.attempts, &*message.body), (attempts, &b"poison"[..]));
+        // Every other time it was the other host.
+        let known = if q.told(1) == 1 { attempts } else { attempts / 2 };
+        assert_eq!((message.attempts, &*message.body), (known, &b"poison"[..]));
         queue.start(&message.receipt).await.unwrap();
         let why = format!("attempt {attempts}");
         queue.release(&message.receipt, NONE, Release::Failed(&why)).await.unwrap();
     }
     let last = lease_one(&q.ours, LONG).await;
-    if q.memory != Memory::ReceivesOnly {
-        assert_eq!(last.failures.last().unwrap(), "attempt 5");
-    }
+    let why = format!("attempt {}", 4 + q.told(1));
+    assert_eq!(last.failures.last().unwrap(), &why);
     q.ours.ack(&last.receipt).await.unwrap();
     assert!(lease(&q.theirs, LONG, NONE).await.is_none());
 }
@@ -538,7 +524,7 @@ pub(crate) async fn what_a_wait_brings_after_it_was_given_up_is_given_back_at_th
     q.ours.close().await;
     for _ in 0..2 {
         let message = lease(&q.theirs, LONG, NONE).await.expect("a message is stranded");
-        assert_eq!(message.attempts, if q.polls { message.attempts.min(1) } else { 0 });
+        assert_eq!(message.attempts, 0);
     }
 }
 

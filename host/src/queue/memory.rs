@@ -102,6 +102,7 @@ impl MemoryQueue {
                         receipt: Receipt(format!("{id} {}", entry.lease)),
                         attempts: u32::try_from(entry.failures.len()).unwrap_or(u32::MAX),
                         deaths: entry.open.values().sum(),
+                        unaccounted: 0,
                         failures: entry.failures.clone(),
                     });
                 }

@@ -3,26 +3,30 @@
 //! A lease is an acknowledgement deadline, which ends after 600 seconds at the latest and is
 //! made longer in time. The service can't count messages, and can't write on one what
 //! happened to it: a task that failed goes back as a copy that says so (`envelope.rs`), and
-//! an execution that ended with its host is not counted. Where the subscription has a dead
-//! letter policy the service counts the deliveries, and messages are given back as they are.
+//! an execution that ended with its host is not known. Where the subscription has a dead
+//! letter policy the service counts deliveries; so that it counts only those of which nobody
+//! told the end, what is given back goes as a copy there in any case.
 //!
 //! Who holds what, until when, is kept in `held.rs`; how messages come in is in `pull.rs`.
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use gcloud_gax::grpc::Status;
+use gcloud_gax::grpc::{Code, Status};
 use gcloud_googleapis::pubsub::v1::{AcknowledgeRequest, ModifyAckDeadlineRequest};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::client::{ANSWER, Client, Kind, routed};
+use self::envelope::Envelope;
 use self::held::{Held, Table};
 use super::address::PubSub;
+use super::remembered::{Forbidden, Remembered};
 use super::{Access, Counts, Message, Queue, QueueError, Receipt, Release, Requests};
 
 pub use admin::Admin;
@@ -70,7 +74,11 @@ struct Shared {
     under_way: TaskTracker,
     /// Cancelled when no message is wanted any more.
     closing: CancellationToken,
-    said_uncountable: std::sync::Once,
+    /// The service counts deliveries, for a dead letter policy.
+    is_counted: AtomicBool,
+    remembered: Remembered,
+    /// Messages can't be sent again: we are not allowed to publish to the topic.
+    mute: Forbidden,
 }
 
 impl PubSubQueue {
@@ -90,7 +98,9 @@ impl PubSubQueue {
             held: Table::default(),
             under_way: TaskTracker::new(),
             closing: CancellationToken::new(),
-            said_uncountable: std::sync::Once::new(),
+            is_counted: AtomicBool::new(false),
+            remembered: Remembered::default(),
+            mute: Forbidden::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -130,8 +140,9 @@ impl Queue for PubSubQueue {
     async fn ack(&self, receipt: &Receipt) -> Result<(), QueueError> {
         let shared = &*self.shared;
         let held = shared.held(receipt)?;
-        let done = shared.acknowledge(vec![held.ack_id]).await;
+        let done = shared.acknowledge(vec![held.ack_id.clone()]).await;
         done.map_err(|status| shared.failed(receipt, "acknowledging a message", &status))?;
+        shared.remembered.forget(&held.envelope.copy);
         shared.held.end(receipt);
         Ok(())
     }
@@ -144,28 +155,47 @@ impl Queue for PubSubQueue {
     ) -> Result<(), QueueError> {
         let shared = &*self.shared;
         let held = shared.held(receipt)?;
-        match why {
-            Release::Failed(reason) if !held.envelope.is_counted => {
-                match shared.publish(vec![held.envelope.again(after, reason)]).await {
-                    // If this fails there are two of it, which is better than none.
-                    Ok(()) => return self.ack(receipt).await,
-                    Err(error @ QueueError::Invalid { .. }) => {
-                        shared.said_uncountable.call_once(|| {
-                            tracing::warn!(
-                                "failed attempts are not counted, and tasks that fail are tried \
-                                 without end: what is to be tried again can't be sent with their \
-                                 number. {error}"
-                            );
-                        });
-                    }
-                    Err(error) => return Err(error),
+        let envelope = &held.envelope;
+        if shared.remembered.is_replaced(&envelope.copy) {
+            return self.ack(receipt).await;
+        }
+        let reason = match why {
+            Release::Failed(reason) => Some(reason),
+            Release::Uncounted => None,
+        };
+        if shared.wants_copy(envelope, reason) {
+            match shared.publish(vec![envelope.again(after, reason)]).await {
+                Ok(()) => {
+                    shared.mute.ends();
+                    // If the next step fails there are two, which is better than none.
+                    shared.remembered.replaced(&envelope.copy);
+                    return self.ack(receipt).await;
                 }
+                Err(status) if status.code() == Code::PermissionDenied => {
+                    if shared.mute.begins() {
+                        let error = shared.client.error("sending a task again", &status);
+                        tracing::warn!(
+                            "{error}: how often a task failed is known only to the host that ran it"
+                        );
+                    }
+                }
+                Err(status) => match shared.client.error("sending a task again", &status) {
+                    error @ QueueError::Invalid { .. } => tracing::warn!(
+                        message = envelope.id,
+                        "{error}: how often this task failed is known only to this host"
+                    ),
+                    error if reason.is_some() => return Err(error),
+                    error => tracing::debug!("{error}"),
+                },
             }
-            Release::Failed(_) | Release::Uncounted => {}
         }
         // The lease ends by itself when the message is to come back.
-        let changed = shared.set_deadline(vec![held.ack_id], after.min(LONGEST_HOLD)).await;
+        let ack_id = held.ack_id.clone();
+        let changed = shared.set_deadline(vec![ack_id], after.min(LONGEST_HOLD)).await;
         changed.map_err(|status| shared.failed(receipt, "giving back a message", &status))?;
+        if let Some(reason) = reason {
+            shared.remembered.failed(&envelope.copy, reason);
+        }
         shared.held.end(receipt);
         Ok(())
     }
@@ -193,6 +223,14 @@ impl Queue for PubSubQueue {
 
     fn until(&self, receipt: &Receipt) -> Option<Instant> {
         self.shared.held.get(receipt).map(|held| held.until)
+    }
+
+    fn limits_deliveries(&self) -> bool {
+        self.shared.is_counted.load(Relaxed)
+    }
+
+    fn charges_for_holding(&self) -> bool {
+        self.limits_deliveries() && self.shared.mute.is_on()
     }
 
     async fn close(&self) {
@@ -225,6 +263,35 @@ impl Shared {
 
     fn lost(&self, receipt: &Receipt) -> QueueError {
         QueueError::LeaseLost { queue: self.client.queue.clone(), id: held::id(receipt).to_owned() }
+    }
+
+    /// Whether a message is given back as a copy: to tell that its task failed, or so that a
+    /// delivery which came to nothing doesn't count. A copy would lose its place in an order.
+    fn wants_copy(&self, envelope: &Envelope, reason: Option<&str>) -> bool {
+        let is_told = reason.is_some() || (envelope.is_counted && !envelope.is_ordered());
+        is_told && !self.mute.is_on()
+    }
+
+    /// Ends messages in whose place copies were sent and that could not be ended then.
+    async fn end_replaced(&self, replaced: Vec<(String, Envelope)>) {
+        if replaced.is_empty() {
+            return;
+        }
+        let ids = replaced.iter().map(|(ack_id, _)| ack_id.clone()).collect();
+        match self.acknowledge(ids).await {
+            Ok(()) => replaced.iter().for_each(|(_, e)| self.remembered.forget(&e.copy)),
+            Err(status) => {
+                tracing::debug!("{}", self.client.error("ending an old copy", &status));
+            }
+        }
+    }
+
+    /// A message that was published in our future says that our clock is slow.
+    fn look_at_clock(&self, envelope: &Envelope) {
+        let now = SystemTime::now();
+        if let Some(published) = envelope.published.filter(|published| *published > now) {
+            self.client.clock.saw(&self.client.queue, published, now);
+        }
     }
 
     /// What it means that a request under a lease failed. A lease that the service says has

@@ -7,21 +7,20 @@
 //! receive.rs    leasing; polls.rs: polls outlive their callers, and strand nothing
 //! leases.rs     receipts, and when they are of no use any more
 //! settling.rs   leases made longer, and ended
-//! attempts.rs   what is remembered of a task's attempts, and where
+//! attempts.rs   what is remembered of a task's executions, and where
 //! pointer.rs    bodies that are too large
 //! batch.rs      calls of many tasks in one request of ten; requests.rs: those requests
 //! failure.rs    what an error of the service means
 //! admin.rs      what people do to a queue
 //! ```
 //!
-//! What SQS can't do: it delivers a message twice now and then; it counts receives and not
-//! attempts, so that on a FIFO queue and on one with a redrive policy, where a message can't
-//! be sent again, every receive counts; its counts are approximate; it holds a message for
-//! one host for 12 hours in all.
+//! What SQS can't do: it delivers a message twice now and then; it counts receives, and can't
+//! be told that an execution starts; on a FIFO queue a message can't be sent again, so that
+//! only the host which ran a task knows how often it failed; its counts are approximate; it
+//! holds a message for one host for 12 hours in all.
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -39,6 +38,7 @@ use self::pointer::Payloads;
 use self::polls::Polls;
 use self::requests::{Changes, Deletes, Sends, Service};
 use self::settings::Settings;
+use super::remembered::{Forbidden, Remembered};
 use super::{Access, Counts, Message, Queue, QueueError, Receipt, Release, Requests};
 
 pub use admin::Admin;
@@ -91,8 +91,9 @@ struct Inner {
     sends: Batcher<Sends>,
     /// Works of several steps that have to come to their end.
     work: TaskTracker,
+    remembered: Remembered,
     /// Messages can't be sent again: we are not allowed to send to this queue.
-    is_mute: AtomicBool,
+    mute: Forbidden,
     longest_hold: Duration,
     said_full: receive::SaidFull,
 }
@@ -118,7 +119,8 @@ impl Inner {
             changes: Batcher::new(Changes(service.clone())),
             sends: Batcher::new(sends),
             work: TaskTracker::new(),
-            is_mute: AtomicBool::new(false),
+            remembered: Remembered::default(),
+            mute: Forbidden::default(),
             longest_hold: LONGEST_HOLD,
             said_full: receive::SaidFull::default(),
             service,
@@ -165,8 +167,9 @@ impl Inner {
             Name::ApproximateNumberOfMessagesDelayed,
         ];
         let found = self.service.attributes(&names).await;
-        let found =
-            found.map_err(|failure| failure.of_queue(&self.name, "counting the messages"))?;
+        let found = found.map_err(|failure| {
+            failure.needing("sqs:GetQueueAttributes").of_queue(&self.name, "counting the messages")
+        })?;
         let [visible, leased, delayed] =
             names.map(|name| found.get(&name).and_then(|text| text.parse::<u64>().ok()));
         let sum = |a: Option<u64>, b: Option<u64>| Some(a? + b?);
@@ -186,7 +189,7 @@ impl Queue for SqsQueue {
         self.inner.lease(max, hold, wait).await
     }
 
-    /// There is nothing to record: SQS has counted the receive.
+    /// Nothing can be recorded: see `attempts.rs`.
     async fn start(&self, receipt: &Receipt) -> Result<(), QueueError> {
         self.inner.row(receipt).map(drop)
     }
@@ -210,14 +213,12 @@ impl Queue for SqsQueue {
     ) -> Result<(), QueueError> {
         let row = self.inner.row(receipt)?;
         let inner = self.inner.clone();
-        let mut attempts = row.held.attempts;
-        let mut failures = row.held.failures.clone();
-        if let Release::Failed(reason) = why {
-            attempts = attempts.saturating_add(1);
-            failures.push(reason.to_owned());
-        }
+        let reason = match why {
+            Release::Failed(reason) => Some(reason.to_owned()),
+            Release::Uncounted => None,
+        };
         let result = self
-            .see_through(async move { inner.give_back(row, after, attempts, &failures).await })
+            .see_through(async move { inner.give_back(row, after, reason.as_deref()).await })
             .await;
         self.settled(receipt, result, "releasing")
     }
@@ -236,6 +237,14 @@ impl Queue for SqsQueue {
 
     fn until(&self, receipt: &Receipt) -> Option<Instant> {
         self.inner.leases.get(receipt).map(|row| row.until)
+    }
+
+    fn limits_deliveries(&self) -> bool {
+        self.inner.settings.redrive.is_some()
+    }
+
+    fn charges_for_holding(&self) -> bool {
+        self.limits_deliveries() && !self.inner.remembers()
     }
 
     async fn close(&self) {

@@ -1,5 +1,6 @@
 //! The real host against services of clouds.
 
+mod deaths;
 mod deploy;
 mod faults;
 mod python;

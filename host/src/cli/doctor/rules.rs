@@ -92,6 +92,9 @@ pub(crate) fn judge(config: &Config, queues: &Queues) -> Vec<Finding> {
     findings
 }
 
+/// Deliveries that hosts which are killed may use up before that is worth a warning.
+const FEW_DELIVERIES: u32 = 5;
+
 /// How often the service gives a message out, and how often it is tried.
 fn receives(config: &Config, tasks: &Facts, findings: &mut Vec<Finding>) {
     let Some(limit) = tasks.receive_limit else { return };
@@ -109,6 +112,14 @@ fn receives(config: &Config, tasks: &Facts, findings: &mut Vec<Finding>) {
              was stopped or crashed is not tried again"
         );
         findings.push(Finding::new(Level::Problem, &queue(config), text).cure(cure));
+    } else if !tasks.every_delivery_counts {
+        if limit < FEW_DELIVERIES {
+            let text = format!(
+                "the service moves a message to {to} when hosts that held it were killed {limit} \
+                 times, also if its task had not begun, with no report on the error queue"
+            );
+            findings.push(Finding::new(Level::Warn, &queue(config), text).cure(cure));
+        }
     } else if limit <= attempts {
         let text = format!(
             "the service moves a message to {to} when it was received {limit} times, and tasks \
@@ -274,7 +285,7 @@ mod tests {
 
     #[test]
     fn a_receive_limit_leaves_room_for_all_attempts() {
-        let limited = |n| Facts { receive_limit: Some(n), ..facts() };
+        let limited = |n| Facts { receive_limit: Some(n), every_delivery_counts: true, ..facts() };
         check(&config(), limited(1), Some((Level::Problem, "gives a message out once")));
         check(&config(), limited(2), Some((Level::Problem, "received 2 times")));
         check(&config(), limited(5), Some((Level::Problem, "received 5 times")));
@@ -282,6 +293,11 @@ mod tests {
         let mut patient = config();
         patient.policy.max_attempts = 6;
         check(&patient, limited(6), Some((Level::Problem, "tried up to 6 times")));
+        // Where a host can give a message back uncounted, the limit is for hosts that die.
+        let told = |n| Facts { receive_limit: Some(n), ..facts() };
+        check(&config(), told(1), Some((Level::Problem, "gives a message out once")));
+        check(&config(), told(3), Some((Level::Warn, "were killed 3 times")));
+        check(&config(), told(5), None);
     }
 
     #[test]

@@ -248,6 +248,7 @@ impl Place {
             body: Bytes::from(stored),
             attempts,
             deaths: history.started().saturating_sub(attempts),
+            unaccounted: 0,
             failures,
             receipt: Held { name: leased, since: history.len(), redelivered }.receipt(),
         }))

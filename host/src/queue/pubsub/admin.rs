@@ -120,9 +120,17 @@ fn of(found: &Subscription, facts: Facts) -> Facts {
     let policy = found.dead_letter_policy.as_ref();
     if policy.is_some() {
         notes.push(
-            "every delivery counts for the dead letter policy, also one that is only listed or \
-             given back by a host that stops"
-                .to_owned(),
+            match found.enable_message_ordering {
+                true => {
+                    "every delivery counts for the dead letter policy, also one that is only \
+                     listed, or given back by a host that stops"
+                }
+                false => {
+                    "a delivery counts for the dead letter policy after which the host was \
+                     killed or lost, or that was only listed"
+                }
+            }
+            .to_owned(),
         );
     } else {
         notes.push(
@@ -152,6 +160,7 @@ fn of(found: &Subscription, facts: Facts) -> Facts {
     Facts {
         visibility: u64::try_from(found.ack_deadline_seconds).ok().map(Duration::from_secs),
         receive_limit: policy.and_then(|policy| u32::try_from(policy.max_delivery_attempts).ok()),
+        every_delivery_counts: found.enable_message_ordering,
         dead_letter_queue: policy.map(|policy| format!("pubsub://{}", policy.dead_letter_topic)),
         retention: found.message_retention_duration.and_then(|d| Duration::try_from(d).ok()),
         is_ordered: found.enable_message_ordering,
@@ -187,7 +196,7 @@ impl Looking {
             return None;
         };
         let since_1970 = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).ok();
-        let rest = envelope.rest(SystemTime::now());
+        let rest = envelope.rest(self.shared.client.clock.now());
         Some(Ok(Listed {
             due: (!rest.is_zero()).then(|| since_1970(SystemTime::now() + rest)).flatten(),
             sent: envelope.published.and_then(since_1970),

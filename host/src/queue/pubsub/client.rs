@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use gcloud_auth::credentials::CredentialsFile;
 use gcloud_auth::project;
@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::status::{self, chain, unavailable};
 use crate::config;
+use crate::queue::clock::{self, Clock};
 use crate::queue::{QueueError, Requests};
 
 const DOMAIN: &str = "pubsub.googleapis.com";
@@ -41,6 +42,8 @@ const RECENT: Duration = Duration::from_secs(10);
 pub(super) struct Client {
     /// The queue's URL, for errors.
     pub(super) queue: String,
+    /// What its answers say of the time.
+    pub(super) clock: Clock,
     connection: ConnectionManager,
     tally: Tally,
     made: OnceLock<Instant>,
@@ -106,6 +109,7 @@ impl Client {
         })?;
         Ok(Client {
             queue: queue.to_owned(),
+            clock: Clock::default(),
             connection,
             tally: Tally::default(),
             made: OnceLock::new(),
@@ -142,13 +146,23 @@ impl Client {
             });
             *self.answered() = answer.is_ok().then(Instant::now);
             let error = match answer {
-                Ok(answer) => return Ok(answer.into_inner()),
+                Ok(answer) => {
+                    self.look_at_date(&answer);
+                    return Ok(answer.into_inner());
+                }
                 Err(error) => error,
             };
             let pause = pauses.next().filter(|_| self.may_change(kind, &error));
             let Some(pause) = pause else { return Err(error) };
             tracing::debug!("{}: {error}; trying again", self.queue);
             tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+        }
+    }
+
+    fn look_at_date<A>(&self, answer: &Response<A>) {
+        let date = answer.metadata().get("date").and_then(|date| date.to_str().ok());
+        if let Some(date) = date.and_then(clock::parse) {
+            self.clock.saw(&self.queue, date, SystemTime::now());
         }
     }
 

@@ -48,6 +48,14 @@ fn is_lost<T>(result: Result<T, QueueError>) -> bool {
     matches!(result, Err(QueueError::LeaseLost { .. }))
 }
 
+fn unavailable<T>(result: Result<T, QueueError>) -> String {
+    match result {
+        Err(error @ QueueError::Unavailable { .. }) => error.to_string(),
+        Err(other) => panic!("{other:?}"),
+        Ok(_) => panic!("it is available"),
+    }
+}
+
 fn problem<T>(result: Result<T, QueueError>) -> String {
     match result {
         Err(QueueError::Invalid { problem, .. }) => problem,
@@ -129,7 +137,7 @@ async fn what_was_just_made_may_not_be_there_for_messages_yet() {
     // What was there before has gone.
     let queue = open(&fake, &at(Some("s")), false).await.unwrap();
     fake.state().faults.push_back(missing("Pull"));
-    assert!(problem(queue.lease(1, HOUR, Duration::ZERO).await).contains("--create-queues"));
+    assert!(unavailable(queue.lease(1, HOUR, Duration::ZERO).await).contains("--create-queues"));
 }
 
 #[tokio::test]
@@ -150,12 +158,12 @@ async fn who_asks_for_counts_learns_whether_the_queue_answers() {
 }
 
 #[tokio::test]
-async fn what_can_never_work_is_not_tried_again() {
+async fn what_a_moment_does_not_change_is_not_tried_again() {
     let (fake, queue) = with_message().await;
     fake.state().faults.push_back(("Pull", Status::permission_denied("no")));
     let before = fake.state().calls.len();
     let found = queue.lease(1, HOUR, Duration::ZERO).await;
-    assert!(problem(found).contains("roles/pubsub.subscriber"));
+    assert!(unavailable(found).contains("roles/pubsub.subscriber"));
     assert_eq!(fake.state().calls.len() - before, 1);
 }
 
@@ -169,23 +177,120 @@ async fn no_deadline_is_asked_for_that_the_service_refuses() {
     assert_eq!(fake.state().deadlines, [600, 600, 2, 600]);
 }
 
-#[tokio::test]
-async fn with_a_dead_letter_policy_deliveries_count_and_no_copies_are_sent() {
-    let (fake, queue) = with_message().await;
+/// Has the service count deliveries, as it does for a dead letter policy.
+fn count_deliveries(fake: &Fake) {
     let dead_letter_topic = "projects/p/topics/dead".to_owned();
     let policy = api::DeadLetterPolicy { dead_letter_topic, max_delivery_attempts: 5 };
     fake.configure(S, |s| s.dead_letter_policy = Some(policy));
+}
+
+#[tokio::test]
+async fn with_a_dead_letter_policy_only_what_nobody_told_of_uses_up_deliveries() {
+    let (fake, queue) = with_message().await;
+    assert!(!queue.limits_deliveries());
+    count_deliveries(&fake);
     let first = lease(&queue, HOUR).await;
-    assert_eq!(first.attempts, 0);
-    queue.release(&first.receipt, Duration::ZERO, Release::Failed("x")).await.unwrap();
-    let second = lease(&queue, HOUR).await;
-    assert_eq!((second.attempts, &second.id), (1, &first.id));
-    assert_eq!(fake.state().calls.iter().filter(|call| *call == "Publish").count(), 1);
+    assert!(queue.limits_deliveries() && !queue.charges_for_holding());
+    queue.release(&first.receipt, Duration::ZERO, Release::Uncounted).await.unwrap();
+    for attempts in 0..7 {
+        let message = lease(&queue, HOUR).await;
+        assert_eq!((message.attempts, message.deaths, message.unaccounted), (attempts, 0, 0));
+        assert_eq!(message.id, first.id);
+        queue.release(&message.receipt, Duration::ZERO, Release::Uncounted).await.unwrap();
+        let message = lease(&queue, HOUR).await;
+        assert_eq!(message.failures.len() as u32, attempts);
+        assert_eq!(fake.deliveries(S), [1]);
+        queue.release(&message.receipt, Duration::ZERO, Release::Failed("x")).await.unwrap();
+    }
+    // Of these the service decides.
+    for deliveries in 1..7 {
+        let message = lease(&queue, HOUR).await;
+        assert_eq!((message.attempts, message.id), (7, first.id.clone()));
+        assert_eq!(fake.deliveries(S), [deliveries]);
+        fake.expire(S);
+    }
     let admin = Admin::with(client(&fake).await, &at(Some("s")), &Access::default()).await;
     let facts = admin.unwrap().facts().await.unwrap();
-    assert_eq!(facts.receive_limit, Some(5));
+    assert_eq!((facts.receive_limit, facts.every_delivery_counts), (Some(5), false));
     assert_eq!(facts.dead_letter_queue.unwrap(), "pubsub://projects/p/topics/dead");
     assert!(facts.notes[0].contains("counts for the dead letter policy"), "{:?}", facts.notes);
+}
+
+#[tokio::test]
+async fn what_was_not_tried_keeps_its_place_in_an_order() {
+    let fake = Fake::start().await;
+    let group = Some("g".to_owned());
+    let access = Access { create: true, group, ..Access::default() };
+    let queue = PubSubQueue::with(client(&fake).await, &at(Some("s")), &access).await.unwrap();
+    count_deliveries(&fake);
+    let bodies = ["1", "2"].map(Bytes::from);
+    assert!(queue.send(&bodies).await.iter().all(Result::is_ok));
+    let first = lease(&queue, HOUR).await;
+    queue.release(&first.receipt, Duration::ZERO, Release::Uncounted).await.unwrap();
+    assert_eq!(lease(&queue, HOUR).await.body, "1");
+    assert_eq!(fake.deliveries(S), [2, 0]);
+}
+
+#[tokio::test]
+async fn a_copy_whose_old_message_could_not_be_ended_is_the_one_that_is_run() {
+    let (fake, queue) = with_message().await;
+    let message = lease(&queue, HOUR).await;
+    for _ in 0..2 {
+        fake.state().faults.push_back(("Acknowledge", Status::permission_denied("no")));
+        let released = queue.release(&message.receipt, Duration::ZERO, Release::Failed("x")).await;
+        assert!(unavailable(released).contains("roles/pubsub.subscriber"));
+        assert_eq!(fake.messages(S).0, 2, "it is sent again once only");
+    }
+    fake.expire(S);
+    let held = queue.lease(10, HOUR, Duration::from_secs(10)).await.unwrap();
+    assert_eq!((held.len(), held[0].attempts, &held[0].id), (1, 1, &message.id));
+    assert_eq!(fake.messages(S).0, 1);
+}
+
+#[tokio::test]
+async fn a_lease_that_cannot_be_renewed_now_is_not_lost() {
+    let (fake, queue) = with_message().await;
+    let mut receipt = lease(&queue, HOUR).await.receipt;
+    for status in [
+        Status::permission_denied("no"),
+        Status::unauthenticated("no"),
+        Status::failed_precondition("no"),
+        Status::not_found("no"),
+    ] {
+        fake.state().faults.push_back(("ModifyAckDeadline", status));
+        unavailable(queue.extend(&receipt, HOUR).await);
+        receipt = queue.extend(&receipt, HOUR).await.unwrap();
+    }
+    fake.state().faults.push_back(("Acknowledge", Status::permission_denied("no")));
+    assert!(unavailable(queue.ack(&receipt).await).contains("roles/pubsub.subscriber"));
+    queue.ack(&receipt).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_request_that_is_refused_for_one_of_its_messages_is_made_for_the_others() {
+    let (fake, queue) = with_message().await;
+    // All eight, the first four, the first two, and the first.
+    for _ in 0..4 {
+        fake.state().faults.push_back(("Publish", Status::invalid_argument("bad")));
+    }
+    let bodies: Vec<Bytes> = (0..8).map(|n| n.to_string().into()).collect();
+    let mut sent = queue.send(&bodies).await;
+    assert!(problem(sent.remove(0)).contains("bad"));
+    assert!(sent.iter().all(Result::is_ok), "{sent:?}");
+    assert_eq!(fake.messages(S).0, 1 + 7);
+}
+
+#[tokio::test]
+async fn a_slow_clock_makes_no_task_wait_for_longer() {
+    let (fake, queue) = with_message().await;
+    fake.state().ahead = HOUR;
+    let message = lease(&queue, HOUR).await;
+    queue.release(&message.receipt, Duration::from_secs(1), Release::Failed("x")).await.unwrap();
+    // By our clock it is due in an hour.
+    let found = queue.lease(1, HOUR, Duration::from_secs(30)).await.unwrap();
+    assert_eq!(found[0].attempts, 1);
+    let skew = queue.shared.client.clock.skew().unwrap().to_string();
+    assert!(skew.contains("behind the service's"), "{skew}");
 }
 
 #[tokio::test]
@@ -213,22 +318,38 @@ async fn a_host_that_may_not_send_gives_back_what_failed() {
     fake.state().faults.push_back(("Publish", Status::permission_denied("no")));
     queue.release(&message.receipt, Duration::ZERO, Release::Failed("x")).await.unwrap();
     assert_eq!(fake.messages(S), (1, 1));
+    // At least this host knows, and it does not try to send for a while.
+    for attempts in 1..4 {
+        let message = lease(&queue, HOUR).await;
+        assert_eq!((message.attempts, message.failures[0].as_str()), (attempts, "x"));
+        queue.release(&message.receipt, Duration::ZERO, Release::Failed("x")).await.unwrap();
+    }
+    assert_eq!(fake.state().calls.iter().filter(|call| *call == "Publish").count(), 2);
+}
+
+/// Begins to lease, and gives up when the pull is under way.
+async fn give_up(fake: &Fake, queue: &PubSubQueue, wait: Duration) {
+    let mut given_up = queue.lease(1, HOUR, wait);
+    assert!(futures_util::poll!(&mut given_up).is_pending());
+    while fake.state().waiting_pulls == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test]
 async fn what_a_poll_brings_for_nobody_is_given_back() {
     let (fake, queue) = with_message().await;
-    fake.state().slow_pulls = Duration::from_millis(300);
     for wait in [Duration::ZERO, Duration::from_secs(20)] {
-        let given_up = queue.lease(1, HOUR, wait);
-        assert!(tokio::time::timeout(Duration::from_millis(50), given_up).await.is_err());
-        // The pull is under way when nobody waits any more.
-        let closing = std::time::Instant::now();
+        fake.state().holds_pulls = true;
+        give_up(&fake, &queue, wait).await;
+        fake.state().holds_pulls = false;
         queue.shared.under_way.close();
         queue.shared.under_way.wait().await;
         queue.shared.under_way.reopen();
-        assert!(closing.elapsed() > Duration::from_millis(100), "{:?}", closing.elapsed());
+        // It was delivered, and is free again.
+        assert_eq!(fake.state().waiting_pulls, 0);
         assert_eq!(fake.messages(S), (1, 1), "{wait:?}");
+        assert!(fake.deliveries(S)[0] > 0);
     }
 }
 
@@ -236,14 +357,10 @@ async fn what_a_poll_brings_for_nobody_is_given_back() {
 async fn closing_waits_for_the_last_poll_and_not_for_a_message() {
     let fake = Fake::start().await;
     let queue = open(&fake, &at(Some("s")), true).await.unwrap();
-    let given_up = queue.lease(1, HOUR, Duration::from_secs(60));
-    assert!(tokio::time::timeout(Duration::from_millis(50), given_up).await.is_err());
-    let closing = std::time::Instant::now();
-    queue.close().await;
-    let waited = closing.elapsed();
-    assert!(waited < Duration::from_secs(8), "{waited:?}");
-    // Though it waits for what is under way.
-    assert!(waited > Duration::from_millis(100), "{waited:?}");
+    give_up(&fake, &queue, HOUR).await;
+    let closed = tokio::time::timeout(Duration::from_secs(60), queue.close()).await;
+    closed.expect("it waits for a message");
+    assert_eq!(fake.state().waiting_pulls, 0);
 }
 
 #[tokio::test]

@@ -1,12 +1,13 @@
 //! A task's message as Pub/Sub carries it. Pure.
 //!
-//! Pub/Sub can't change a message that it holds. What the next host is to know of the
+//! Pub/Sub can't change a message that it holds. What the next host should know of the
 //! executions that failed therefore goes into the attributes of a copy, which takes the
-//! message's place:
+//! message's place. Deliveries, which the service counts for a dead letter policy, say nothing
+//! about executions, and a copy begins without any.
 //!
 //! ```text
 //! task-host-id           the id the message was first sent with
-//! task-host-attempts     executions that count
+//! task-host-attempts     executions that failed
 //! task-host-failure-N    why the last of them failed, oldest first
 //! task-host-delay-ms     how long after it was published the copy may be leased
 //! task-host-empty        there because a message may not be quite empty
@@ -34,6 +35,8 @@ const LONGEST_DELAY: Duration = Duration::from_secs(31 * 24 * 3600);
 #[derive(Debug, Clone)]
 pub(super) struct Envelope {
     pub(super) id: String,
+    /// What the service calls this copy of the message.
+    pub(super) copy: String,
     pub(super) body: Bytes,
     pub(super) attempts: u32,
     pub(super) failures: Vec<String>,
@@ -52,17 +55,15 @@ pub(super) fn open(received: ReceivedMessage) -> (String, Envelope) {
     let (ours, attributes): (HashMap<_, _>, HashMap<_, _>) =
         message.attributes.into_iter().partition(|(name, _)| name.starts_with("task-host-"));
     let number = |name: &str| ours.get(name).and_then(|text| text.parse::<u64>().ok());
-    let attempts = number(ATTEMPTS).map_or(0, |n| u32::try_from(n).unwrap_or(u32::MAX));
-    let deliveries = u32::try_from(received.delivery_attempt).unwrap_or(0);
     let envelope = Envelope {
-        id: ours.get(ID).cloned().unwrap_or(message.message_id),
+        id: ours.get(ID).unwrap_or(&message.message_id).clone(),
+        copy: message.message_id,
         body: message.data.into(),
-        // This delivery is not one that failed.
-        attempts: attempts.max(deliveries.saturating_sub(1)),
+        attempts: number(ATTEMPTS).map_or(0, |n| u32::try_from(n).unwrap_or(u32::MAX)),
         failures: (1..=REASONS)
             .map_while(|n| ours.get(&format!("{FAILURE}{n}")).cloned())
             .collect(),
-        is_counted: deliveries > 0,
+        is_counted: received.delivery_attempt > 0,
         published: message.publish_time.and_then(|time| SystemTime::try_from(time).ok()),
         delay: Duration::from_millis(number(DELAY).unwrap_or(0)).min(LONGEST_DELAY),
         ordering_key: message.ordering_key,
@@ -93,17 +94,30 @@ impl Envelope {
         due.and_then(|due| due.duration_since(now).ok()).unwrap_or_default().min(self.delay)
     }
 
-    /// The copy that takes the message's place after an execution that failed.
-    pub(super) fn again(&self, after: Duration, reason: &str) -> PubsubMessage {
+    /// With what else is known of earlier executions.
+    pub(super) fn knowing(mut self, attempts: u32, failures: Vec<String>) -> Self {
+        self.attempts = self.attempts.saturating_add(attempts);
+        self.failures.extend(failures);
+        self
+    }
+
+    /// True when messages with the same key are given out in their order.
+    pub(super) fn is_ordered(&self) -> bool {
+        !self.ordering_key.is_empty()
+    }
+
+    /// The copy that takes the message's place: after an execution that failed for this
+    /// reason, or as it was.
+    pub(super) fn again(&self, after: Duration, reason: Option<&str>) -> PubsubMessage {
         let mut attributes = self.attributes.clone();
         attributes.insert(ID.to_owned(), self.id.clone());
-        let attempts = self.attempts.saturating_add(1);
+        let attempts = self.attempts.saturating_add(u32::from(reason.is_some()));
         attributes.insert(ATTEMPTS.to_owned(), attempts.to_string());
         if !after.is_zero() {
             attributes.insert(DELAY.to_owned(), after.as_millis().to_string());
         }
         let reasons: Vec<&str> =
-            self.failures.iter().map(String::as_str).chain([shortened(reason)]).collect();
+            self.failures.iter().map(String::as_str).chain(reason.map(shortened)).collect();
         let kept = &reasons[reasons.len().saturating_sub(REASONS)..];
         for (n, reason) in (1..).zip(kept) {
             attributes.insert(format!("{FAILURE}{n}"), (*reason).to_owned());
@@ -151,14 +165,17 @@ mod tests {
         sent.message_id = "old".to_owned();
         let received = ReceivedMessage { message: Some(sent), ..ReceivedMessage::default() };
         let (_, before) = open(received);
-        let copy = before.again(Duration::ZERO, "line\n\"ü\"");
+        let copy = before.again(Duration::ZERO, Some("line\n\"ü\""));
         assert_eq!(copy.attributes["colour"], "red");
         assert_eq!(copy.ordering_key, "group");
         let after = delivered(copy, 0);
         assert_eq!((&*after.id, &*after.body, after.attempts), ("old", &b"{}"[..], 1));
         assert_eq!(after.failures, ["line\n\"ü\""]);
-        let last = delivered(after.again(Duration::ZERO, "b"), 0);
+        let last = delivered(after.again(Duration::ZERO, Some("b")), 0);
         assert_eq!((&*last.id, last.attempts, last.failures.len()), ("old", 2, 2));
+        let same = delivered(last.again(Duration::ZERO, None), 0);
+        assert_eq!((&*same.id, &*same.copy, same.attempts), ("old", "new", 2));
+        assert_eq!(same.failures, last.failures);
     }
 
     #[test]
@@ -167,7 +184,7 @@ mod tests {
         assert!(message.body.is_empty());
         for n in 0..30 {
             let reason = format!("{n} {}", "é".repeat(2000));
-            let copy = message.again(Duration::from_secs(1), &reason);
+            let copy = message.again(Duration::from_secs(1), Some(&reason));
             assert!(copy.attributes.len() <= 20, "{}", copy.attributes.len());
             assert!(copy.attributes.values().all(|value| value.len() <= LONGEST_VALUE));
             message = delivered(copy, 0);
@@ -182,18 +199,18 @@ mod tests {
         let now = SystemTime::UNIX_EPOCH + 60 * second;
         let plain = delivered(first(&Bytes::from_static(b"x"), None), 0);
         assert_eq!(plain.rest(now), Duration::ZERO);
-        let copy = delivered(plain.again(100 * second, "x"), 0);
+        let copy = delivered(plain.again(100 * second, Some("x")), 0);
         assert_eq!(copy.rest(now), 40 * second);
         assert_eq!(copy.rest(now + 50 * second), Duration::ZERO);
         // A clock that is a day behind makes nobody wait for a day.
-        let copy = delivered(plain.again(second, "x"), 0);
+        let copy = delivered(plain.again(second, Some("x")), 0);
         assert_eq!(copy.rest(SystemTime::UNIX_EPOCH - 24 * 3600 * second), second);
     }
 
     #[test]
-    fn where_the_service_counts_its_count_is_taken() {
-        let message = delivered(first(&Bytes::from_static(b"x"), None), 3);
-        assert_eq!((message.attempts, message.is_counted), (2, true));
+    fn deliveries_are_no_executions() {
+        let message = delivered(first(&Bytes::from_static(b"x"), None), 30);
+        assert_eq!((message.attempts, message.is_counted), (0, true));
         assert!(!delivered(first(&Bytes::from_static(b"x"), None), 0).is_counted);
     }
 }

@@ -40,8 +40,12 @@ pub(super) struct State {
     pub(super) calls: Vec<String>,
     /// What deadlines were set, in seconds.
     pub(super) deadlines: Vec<i32>,
-    /// For how long no answer is given to a pull that found messages.
-    pub(super) slow_pulls: Duration,
+    /// Whether pulls that found messages are not answered yet, and how many pulls wait for an
+    /// answer.
+    pub(super) holds_pulls: bool,
+    pub(super) waiting_pulls: usize,
+    /// By how much its clock is ahead.
+    pub(super) ahead: Duration,
 }
 
 struct Subscribed {
@@ -74,6 +78,19 @@ impl Fake {
     /// Changes how a subscription is set up.
     pub(super) fn configure(&self, name: &str, change: impl FnOnce(&mut api::Subscription)) {
         change(&mut self.state().subscriptions.get_mut(name).unwrap().config);
+    }
+
+    /// Ends all leases, as if their time were over.
+    pub(super) fn expire(&self, name: &str) {
+        let now = Instant::now();
+        for kept in &mut self.state().subscriptions.get_mut(name).unwrap().messages {
+            kept.until = now;
+        }
+    }
+
+    /// How often each message was delivered, oldest first.
+    pub(super) fn deliveries(&self, name: &str) -> Vec<i32> {
+        self.state().subscriptions[name].messages.iter().map(|kept| kept.deliveries).collect()
     }
 
     /// How many messages a subscription has, and how many of those are free.
@@ -118,7 +135,9 @@ async fn answer(
     let mut result = Ok(());
     if method == "Pull" {
         let waiting = wait_for_messages(&lock, &body);
+        lock().waiting_pulls += 1;
         let waited = tokio::time::timeout(deadline.unwrap_or(Duration::MAX), waiting).await;
+        lock().waiting_pulls -= 1;
         result = waited.map_err(|_| Status::deadline_exceeded("Deadline exceeded"));
     }
     let result = result.and_then(|()| lock().call(&method, &body));
@@ -163,13 +182,13 @@ async fn wait_for_messages<'a>(state: &impl Fn() -> MutexGuard<'a, State>, body:
             let is_free = |kept: &Kept| kept.until <= now;
             let found = state.subscriptions.get(&request.subscription);
             let is_there = found.is_none_or(|s| s.messages.iter().any(is_free));
-            (is_there || !state.faults.is_empty()).then_some(state.slow_pulls)
+            (is_there || !state.faults.is_empty()).then_some(state.holds_pulls)
         };
-        if let Some(slow) = found {
-            return tokio::time::sleep(slow).await;
+        if found == Some(false) {
+            return;
         }
         #[expect(deprecated, reason = "it is what the client asks for")]
-        if request.return_immediately || Instant::now() > end {
+        if found.is_none() && (request.return_immediately || Instant::now() > end) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -264,7 +283,7 @@ impl State {
         for mut message in request.messages {
             self.published += 1;
             message.message_id = self.published.to_string();
-            message.publish_time = Some(SystemTime::now().into());
+            message.publish_time = Some((SystemTime::now() + self.ahead).into());
             message_ids.push(message.message_id.clone());
             for subscribed in self.subscriptions.values_mut() {
                 if subscribed.config.topic == request.topic {

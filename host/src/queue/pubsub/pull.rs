@@ -5,7 +5,8 @@
 //! service its end. What it brings when nobody waits for it any more is given back.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use gcloud_gax::grpc::{Code, Response, Status};
 use gcloud_googleapis::pubsub::v1::{PullRequest, PullResponse, ReceivedMessage};
@@ -135,9 +136,22 @@ async fn take(
     if received.is_empty() {
         return Ok(found);
     }
-    let now = SystemTime::now();
+    let (mut opened, mut replaced) = (Vec::new(), Vec::new());
+    for (ack_id, envelope) in received.into_iter().map(envelope::open) {
+        shared.look_at_clock(&envelope);
+        if envelope.is_counted {
+            shared.is_counted.store(true, Relaxed);
+        }
+        let known = shared.remembered.received(&envelope.copy);
+        match known.is_replaced {
+            true => replaced.push((ack_id, envelope)),
+            false => opened.push((ack_id, envelope.knowing(known.attempts, known.failures))),
+        }
+    }
+    shared.end_replaced(replaced).await;
+    let now = shared.client.clock.now();
     let (later, due): (Vec<_>, Vec<_>) =
-        received.into_iter().map(envelope::open).partition(|(_, e)| !e.rest(now).is_zero());
+        opened.into_iter().partition(|(_, envelope)| !envelope.rest(now).is_zero());
     for (ack_id, envelope) in later {
         let rest = envelope.rest(now).min(LONGEST_HOLD);
         if let Err(status) = shared.set_deadline(vec![ack_id], rest).await {
@@ -195,6 +209,7 @@ impl Found {
             receipt,
             attempts: envelope.attempts,
             deaths: 0,
+            unaccounted: 0,
             failures: envelope.failures.clone(),
         });
         self.messages.extend(messages);

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream;
+use gcloud_gax::grpc::Status;
 use gcloud_googleapis::pubsub::v1::{PublishRequest, PubsubMessage};
 
 use super::client::{ANSWER, Kind, routed};
@@ -23,49 +24,43 @@ impl Shared {
         let at_once = if self.group.is_some() { 1 } else { AT_ONCE };
         let sent = stream::iter(batches).map(|batch| async {
             let bodies = &bodies[batch];
-            let one = |body| envelope::first(body, self.group.as_deref());
-            let result = match bodies {
-                [body] if body.len() > BYTES => Err(self.client.invalid(format!(
+            match bodies {
+                [body] if body.len() > BYTES => vec![Err(self.client.invalid(format!(
                     "a message of {} bytes is too large: Pub/Sub takes up to {BYTES}",
                     body.len()
-                ))),
-                _ => self.publish(bodies.iter().map(one).collect()).await,
-            };
-            // Each message has an error of its own.
-            let again = |result: &Result<(), QueueError>| match result {
-                Ok(()) => Ok(()),
-                Err(error) => Err(copy(error)),
-            };
-            bodies.iter().map(|_| again(&result)).collect::<Vec<_>>()
+                )))],
+                _ => self.send_some(bodies).await,
+            }
         });
         sent.buffered(at_once).concat().await
     }
 
+    /// Sends messages that fit into one request. If the service refuses it, they are sent in
+    /// two, so that one message which is at fault doesn't hold up the others.
+    async fn send_some(&self, bodies: &[Bytes]) -> Vec<Result<(), QueueError>> {
+        let one = |body| envelope::first(body, self.group.as_deref());
+        let Err(status) = self.publish(bodies.iter().map(one).collect()).await else {
+            return bodies.iter().map(|_| Ok(())).collect();
+        };
+        let error = || self.client.error("sending messages", &status);
+        if bodies.len() > 1 && matches!(error(), QueueError::Invalid { .. }) {
+            let (first, second) = bodies.split_at(bodies.len() / 2);
+            let mut sent = Box::pin(self.send_some(first)).await;
+            sent.extend(Box::pin(self.send_some(second)).await);
+            return sent;
+        }
+        // Each message has an error of its own.
+        bodies.iter().map(|_| Err(error())).collect()
+    }
+
     /// Sends messages in one request, which they fit into.
-    pub(super) async fn publish(&self, messages: Vec<PubsubMessage>) -> Result<(), QueueError> {
+    pub(super) async fn publish(&self, messages: Vec<PubsubMessage>) -> Result<(), Status> {
         let request = PublishRequest { topic: self.topic.clone(), messages };
         let publish = || async {
             let request = routed("topic", &self.topic, request.clone());
             self.client.publisher().publish(request).await
         };
-        match self.client.tried(Kind::Send, ANSWER, publish).await {
-            Ok(_ids) => Ok(()),
-            Err(error) => Err(self.client.error("sending messages", &error)),
-        }
-    }
-}
-
-fn copy(error: &QueueError) -> QueueError {
-    match error {
-        QueueError::LeaseLost { queue, id } => {
-            QueueError::LeaseLost { queue: queue.clone(), id: id.clone() }
-        }
-        QueueError::Unavailable { queue, doing, source } => {
-            super::status::unavailable(queue, doing, source.to_string())
-        }
-        QueueError::Invalid { queue, problem } => {
-            QueueError::Invalid { queue: queue.clone(), problem: problem.clone() }
-        }
+        self.client.tried(Kind::Send, ANSWER, publish).await.map(drop)
     }
 }
 

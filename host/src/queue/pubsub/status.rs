@@ -70,10 +70,14 @@ pub(super) fn error(queue: &str, doing: &str, status: &Status) -> QueueError {
         _ => "",
     };
     let said = format!("{}{cure}", said(status));
-    if is_transient(status) || status.code() == Code::Unauthenticated {
-        unavailable(queue, doing, said)
-    } else {
-        QueueError::Invalid { queue: queue.to_owned(), problem: format!("{doing} failed: {said}") }
+    match status.code() {
+        // What was asked for is wrong. All else may work later: a topic is made again,
+        // credentials are renewed, and permissions are corrected while a host runs.
+        Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented => {
+            let problem = format!("{doing} failed: {said}");
+            QueueError::Invalid { queue: queue.to_owned(), problem }
+        }
+        _ => unavailable(queue, doing, said),
     }
 }
 
@@ -154,9 +158,10 @@ mod tests {
         };
         check(Code::Unavailable, true, "Unavailable: why");
         check(Code::ResourceExhausted, true, "ResourceExhausted: why");
-        check(Code::PermissionDenied, false, "needs roles/pubsub.subscriber");
+        check(Code::PermissionDenied, true, "needs roles/pubsub.subscriber");
         check(Code::Unauthenticated, true, "clock");
-        check(Code::NotFound, false, "--create-queues");
+        check(Code::NotFound, true, "--create-queues");
+        check(Code::FailedPrecondition, true, "FailedPrecondition: why");
         check(Code::InvalidArgument, false, "InvalidArgument: why");
     }
 }

@@ -125,7 +125,7 @@ async fn an_ordering_key_keeps_what_was_sent_in_order() {
     let found = lease_all(&queue).await;
     let keys = found.iter().map(|m| queue.shared.held(&m.receipt).unwrap());
     let keys: BTreeSet<String> =
-        keys.map(|held| held.envelope.again(Duration::ZERO, "x").ordering_key).collect();
+        keys.map(|held| held.envelope.again(Duration::ZERO, Some("x")).ordering_key).collect();
     assert_eq!(keys, ["group".to_owned()].into());
 }
 

@@ -2,7 +2,7 @@
 //!
 //! SQS shows a message to nobody but those who lease it. So looking into a queue leases all
 //! messages that nobody holds, keeps those leases while somebody looks, and gives the messages
-//! back at the end as a host does that stops: it does not count as an attempt.
+//! back at the end as a host does that stops: that is no attempt.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -64,10 +64,10 @@ impl queue::Admin for Admin {
 
     fn messages(&self) -> BoxStream<'_, Result<Listed, QueueError>> {
         let inner = &self.queue.inner;
-        if !inner.remembers() {
+        if !inner.remembers() || inner.settings.redrive.is_some() {
             let error = self.cannot(
                 "its messages can't be looked at: on a FIFO queue, and on one with a redrive \
-                 policy, that would count as an attempt at each, and might move them to the \
+                 policy, that changes how often each was received, and might move them to the \
                  dead-letter queue",
             );
             return stream::iter([Err(error)]).boxed();
@@ -116,19 +116,29 @@ impl queue::Admin for Admin {
 fn facts(settings: &Settings) -> Facts {
     let seconds = |time: Duration| humantime::format_duration(time).to_string();
     let mut notes = Vec::new();
-    if settings.is_fifo || settings.redrive.is_some() {
+    if settings.is_fifo {
         notes.push(
-            "every receive of a message counts as an attempt, also one that a host gave back \
-             because it had to stop, and reasons of failures are not remembered between attempts"
+            "how often a task failed, and why, is known only to the host that ran it, for as long \
+             as that host runs"
                 .to_owned(),
         );
     }
-    if let Some(redrive) = &settings.redrive {
-        notes.push(format!(
+    match &settings.redrive {
+        Some(redrive) => notes.push(format!(
             "a message that was received {} times is moved to {} by SQS, with no report on the \
-             error queue",
-            redrive.receives, redrive.to
-        ));
+             error queue; {}",
+            redrive.receives,
+            redrive.to,
+            match settings.is_fifo {
+                true => "every receive counts, also one by a host that only had to stop",
+                false => "a receive counts after which the host was killed or lost",
+            }
+        )),
+        None if settings.is_fifo => notes.push(
+            "there is no redrive policy, so a task that kills its host is tried without end"
+                .to_owned(),
+        ),
+        None => {}
     }
     if let Some(delay) = settings.delay.filter(|delay| !delay.is_zero()) {
         notes.push(format!("messages are first given out {} after they are sent", seconds(delay)));
@@ -150,6 +160,7 @@ fn facts(settings: &Settings) -> Facts {
     Facts {
         visibility: settings.visibility,
         receive_limit: settings.redrive.as_ref().map(|redrive| redrive.receives),
+        every_delivery_counts: settings.is_fifo,
         dead_letter_queue: settings.redrive.as_ref().map(|redrive| redrive.to.clone()),
         retention: settings.retention,
         longest_message: Some(settings.limit as u64),

@@ -1,17 +1,20 @@
-//! What a queue of SQS remembers of the attempts at a task.
+//! What a queue of SQS remembers of the executions of a task.
 //!
 //! SQS counts receives, and nothing else. Where we may, a message that is given back is sent
 //! again with what it should be remembered for, and the old one is deleted:
 //!
 //! ```text
-//! task-host-attempts   Number   executions that count, before it was sent this time
-//! task-host-failures   String   why they failed, as a JSON list, oldest first
-//! task-host-id         String   the id that the message had when it was sent first
+//! task-host-attempts     Number   executions that failed
+//! task-host-failures     String   why they failed, as a JSON list, oldest first
+//! task-host-unaccounted  Number   receives of earlier copies of which nobody told the end
+//! task-host-id           String   the id that the message had when it was sent first
 //! ```
 //!
-//! A receive that ended in no such way, because a host crashed or lost its lease, counts as
-//! an attempt. A host that is killed between the two requests leaves the message twice, as
-//! any delivery of SQS may be; it can't lose it.
+//! The start of an execution can't be recorded: a message that is sent again is not ours until
+//! it is received again. So a receive that ended in no such way says only that its host was
+//! killed or lost, or that its lease ran out, and not whether the task had begun. It is never
+//! an attempt. A host that is killed between the two requests leaves the message twice, as any
+//! delivery of SQS may be; it can't lose it.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -21,6 +24,7 @@ use bytes::Bytes;
 
 const ATTEMPTS: &str = "task-host-attempts";
 const FAILURES: &str = "task-host-failures";
+const UNACCOUNTED: &str = "task-host-unaccounted";
 const ID: &str = "task-host-id";
 /// Attributes that a message may have.
 const MOST_ATTRIBUTES: usize = 10;
@@ -37,15 +41,29 @@ pub(super) struct Sent {
     pub(super) group: Option<String>,
 }
 
+/// What is known of the executions of a task under earlier leases.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct History {
+    /// Those that failed.
+    pub(super) attempts: u32,
+    /// Why they failed, oldest first.
+    pub(super) failures: Vec<String>,
+    /// Receives of which nobody told the end.
+    pub(super) unaccounted: u32,
+}
+
 /// What a received message says about itself.
 #[derive(Debug)]
 pub(super) struct Received {
     pub(super) id: String,
+    /// What SQS calls this copy of the message.
+    pub(super) copy: String,
     pub(super) handle: String,
     pub(super) sent: Sent,
-    /// Attempts under earlier leases.
-    pub(super) attempts: u32,
-    pub(super) failures: Vec<String>,
+    /// What was recorded when it was sent.
+    pub(super) history: History,
+    /// How often this copy was received, this time included.
+    pub(super) receives: u32,
     /// When it was sent, since 1970.
     pub(super) sent_at: Option<Duration>,
 }
@@ -57,15 +75,16 @@ impl Received {
         let receives = number(System::ApproximateReceiveCount).unwrap_or(1);
         let mut attributes = message.message_attributes.unwrap_or_default();
         let mut ours = |name| attributes.remove(name).and_then(|value| value.string_value);
-        let counted: u32 = ours(ATTEMPTS).and_then(|text| text.parse().ok()).unwrap_or(0);
+        let mut count = |name| ours(name).and_then(|text| text.parse().ok()).unwrap_or(0);
+        let (attempts, unaccounted) = (count(ATTEMPTS), count(UNACCOUNTED));
         let failures = ours(FAILURES).and_then(|text| serde_json::from_str(&text).ok());
-        let id = ours(ID).or(message.message_id).unwrap_or_default();
-        let since = u32::try_from(receives.saturating_sub(1)).unwrap_or(u32::MAX);
+        let copy = message.message_id.unwrap_or_default();
         Self {
-            id,
+            id: ours(ID).unwrap_or_else(|| copy.clone()),
+            copy,
             handle: message.receipt_handle.unwrap_or_default(),
-            attempts: counted.saturating_add(since),
-            failures: failures.unwrap_or_default(),
+            history: History { attempts, failures: failures.unwrap_or_default(), unaccounted },
+            receives: u32::try_from(receives).unwrap_or(u32::MAX),
             sent_at: number(System::SentTimestamp).map(Duration::from_millis),
             sent: Sent {
                 body: message.body.unwrap_or_default().into(),
@@ -76,6 +95,15 @@ impl Received {
     }
 }
 
+impl History {
+    /// With another execution, which failed. It came to an end, so those before it may have.
+    pub(super) fn failed(&self, reason: &str) -> Self {
+        let mut failures = self.failures.clone();
+        failures.push(reason.to_owned());
+        Self { attempts: self.attempts.saturating_add(1), failures, unaccounted: 0 }
+    }
+}
+
 impl Sent {
     /// Bytes that count towards the queue's limit.
     pub(super) fn size(&self) -> usize {
@@ -83,23 +111,20 @@ impl Sent {
     }
 
     /// The message with what it is to be remembered for, if that fits into `limit` bytes; the
-    /// reasons are left out first. None: there is no room even for the number.
-    pub(super) fn remembering(
-        &self,
-        id: &str,
-        attempts: u32,
-        failures: &[String],
-        limit: usize,
-    ) -> Option<Self> {
+    /// reasons are left out first. None: there is no room even for the numbers.
+    pub(super) fn remembering(&self, id: &str, history: &History, limit: usize) -> Option<Self> {
         let mut again = self.clone();
-        again.put(ATTEMPTS, "Number", attempts.to_string());
+        again.put(ATTEMPTS, "Number", history.attempts.to_string());
         again.put(ID, "String", id.to_owned());
+        if history.unaccounted > 0 {
+            again.put(UNACCOUNTED, "Number", history.unaccounted.to_string());
+        }
         if !again.fits(limit) {
             return None;
         }
-        if !failures.is_empty() {
+        if !history.failures.is_empty() {
             let without = again.clone();
-            again.put(FAILURES, "String", newest(failures));
+            again.put(FAILURES, "String", newest(&history.failures));
             if !again.fits(limit) {
                 return Some(without);
             }
@@ -172,9 +197,9 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_left_out_and_the_number_last() {
-        let failures = ["why".to_owned()];
+        let history = History { attempts: 3, failures: vec!["why".to_owned()], unaccounted: 0 };
         let check = |limit: usize, expected: Option<usize>| {
-            let again = message("0123456789").remembering("id", 3, &failures, limit);
+            let again = message("0123456789").remembering("id", &history, limit);
             assert_eq!(again.map(|a| a.attributes.len()), expected, "{limit}");
         };
         check(1000, Some(3));
@@ -184,6 +209,6 @@ mod tests {
         for n in 0..9 {
             full.put(&n.to_string(), "String", "v".to_owned());
         }
-        assert!(full.remembering("id", 1, &[], 1000).is_none());
+        assert!(full.remembering("id", &History::default(), 1000).is_none());
     }
 }

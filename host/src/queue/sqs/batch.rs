@@ -223,7 +223,7 @@ impl<K: Kind> Shared<K> {
         again: &mut Vec<usize>,
     ) {
         // The semaphore is never closed.
-        let _permit = self.requests.acquire().await;
+        let permit = self.requests.acquire().await;
         let now = Instant::now();
         let is_over = |n: usize| self.kind.until(&items[n]).is_some_and(|until| until <= now);
         let (over, part): (Vec<usize>, Vec<usize>) = part.iter().partition(|n| is_over(**n));
@@ -234,13 +234,21 @@ impl<K: Kind> Shared<K> {
             return;
         }
         let asked: Vec<&K::Item> = part.iter().map(|n| &items[*n]).collect();
-        match self.kind.request(&asked).await {
+        let answer = self.kind.request(&asked).await;
+        drop(permit);
+        match answer {
             Ok(answers) => {
                 for (n, answer) in part.into_iter().zip(answers) {
                     if answer.as_ref().is_err_and(|refusal| refusal.again) {
                         again.push(n);
                     }
                     results[n] = answer.map_err(|refusal| refusal.failure);
+                }
+            }
+            // One may be at fault that the others have nothing to do with.
+            Err(Failure::Invalid(_)) if part.len() > 1 => {
+                for n in part {
+                    Box::pin(self.attempt(items, &[n], results, again)).await;
                 }
             }
             Err(failure) => {

@@ -3,11 +3,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_sqs::Client;
-use aws_sdk_sqs::config::interceptors::BeforeTransmitInterceptorContextRef;
+use aws_sdk_sqs::config::interceptors::{
+    BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextRef,
+};
 use aws_sdk_sqs::config::retry::RetryConfig;
 use aws_sdk_sqs::config::timeout::TimeoutConfig;
 use aws_sdk_sqs::config::{
@@ -18,14 +20,18 @@ use aws_sdk_sqs::error::BoxError;
 use aws_types::service_config::ServiceConfigKey;
 
 use object_store::ObjectStore;
+use tokio::time::Instant;
 
 use super::python::PythonSecret;
 use crate::queue::address::Sqs;
+use crate::queue::clock::{self, Clock};
 use crate::queue::{QueueError, Requests};
 
 /// How long one try of a request may take, beyond the time for which it was asked to wait.
 const ATTEMPT: Duration = Duration::from_secs(15);
 const CONNECT: Duration = Duration::from_secs(5);
+/// The time that any request is given.
+const SHORTEST: Duration = Duration::from_secs(1);
 /// Tries of one request.
 const TRIES: u32 = 4;
 
@@ -92,7 +98,7 @@ pub(super) async fn reach(
         .timeout_config(timeouts.build())
         // It would take an answer for stalled that the service holds back on our wish.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-        .interceptor(Counting(requests.clone()));
+        .interceptor(Counting { queue: queue.to_string(), tally: requests.clone() });
     let endpoint = match (configured, place.endpoint) {
         (Some(url), _) => url,
         (None, Some(url)) => {
@@ -109,6 +115,17 @@ pub(super) async fn reach(
 pub(super) fn patient(wait: Duration) -> aws_sdk_sqs::config::Builder {
     let timeouts =
         TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(ATTEMPT + wait);
+    aws_sdk_sqs::Config::builder().timeout_config(timeouts.build())
+}
+
+/// Timeouts for a request that is of no use after this time.
+pub(super) fn until(latest: Option<Instant>) -> aws_sdk_sqs::config::Builder {
+    let left = latest.map_or(ATTEMPT, |latest| latest.saturating_duration_since(Instant::now()));
+    let left = left.max(SHORTEST);
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(CONNECT)
+        .operation_attempt_timeout(ATTEMPT.min(left))
+        .operation_timeout(left);
     aws_sdk_sqs::Config::builder().timeout_config(timeouts.build())
 }
 
@@ -181,13 +198,18 @@ impl Place {
     }
 }
 
-/// Counts requests as they go out, the second and third tries as well.
+/// Counts requests as they go out, the second and third tries as well, and looks at the clock
+/// in the answers.
 #[derive(Debug)]
-struct Counting(Arc<Tally>);
+struct Counting {
+    queue: String,
+    tally: Arc<Tally>,
+}
 
-/// Requests made.
+/// Requests made, and what their answers say of the time.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
+    pub(super) clock: Clock,
     receive: AtomicU64,
     send: AtomicU64,
     delete: AtomicU64,
@@ -218,8 +240,8 @@ impl Intercept for Counting {
         _components: &RuntimeComponents,
         _config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
+        let tally = &self.tally;
         let target = context.request().headers().get("x-amz-target").unwrap_or_default();
-        let tally = &self.0;
         let counter = match target.rsplit('.').next().unwrap_or_default() {
             "ReceiveMessage" => &tally.receive,
             "SendMessage" | "SendMessageBatch" => &tally.send,
@@ -228,6 +250,18 @@ impl Intercept for Counting {
             _ => &tally.other,
         };
         counter.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    fn read_after_transmit(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if let Some(date) = context.response().headers().get("date").and_then(clock::parse) {
+            self.tally.clock.saw(&self.queue, date, SystemTime::now());
+        }
         Ok(())
     }
 }

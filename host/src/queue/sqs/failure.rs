@@ -17,6 +17,8 @@ pub(super) enum Failure {
     NoQueue,
     /// We are not allowed to.
     Denied(String),
+    /// The service does not know who we are: credentials, or the clock that signs with them.
+    Unknown(String),
     /// Several messages are too large together.
     TooLong,
     /// It will not work however often it is tried.
@@ -40,6 +42,14 @@ impl From<Failure> for Refusal {
 }
 
 impl Failure {
+    /// Says which permission is missing, if one is.
+    pub(super) fn needing(self, action: &str) -> Self {
+        match self {
+            Self::Denied(text) => Self::Denied(format!("{text}; allow {action} on this queue")),
+            other => other,
+        }
+    }
+
     /// The error for the caller, of what was being `doing` to message `id`.
     pub(super) fn of_message(self, queue: &str, doing: &str, id: &str) -> QueueError {
         match self {
@@ -53,12 +63,18 @@ impl Failure {
         let queue = queue.to_owned();
         let invalid = |problem| QueueError::Invalid { queue: queue.clone(), problem };
         match self {
-            Self::NoQueue => invalid("there is no such queue any more".to_owned()),
             Self::Invalid(problem) => invalid(format!("{doing} is refused: {problem}")),
             Self::TooLong => invalid(format!("{doing} is refused: too large for one request")),
             Self::Lost => unavailable(queue, doing, "the lease is over".to_owned()),
-            // Credentials are renewed and policies are corrected while a host runs.
-            Self::Denied(text) | Self::Unavailable(text) => unavailable(queue, doing, text),
+            // A queue is made again, credentials are renewed, and policies are corrected while
+            // a host runs.
+            Self::NoQueue => {
+                let text = "there is no such queue any more; make it again".to_owned();
+                unavailable(queue, doing, text)
+            }
+            Self::Denied(text) | Self::Unknown(text) | Self::Unavailable(text) => {
+                unavailable(queue, doing, text)
+            }
         }
     }
 }
@@ -93,7 +109,7 @@ where
             SdkError::ConstructionFailure(_) | SdkError::DispatchFailure(_) => {
                 let reasons = reasons(&error);
                 if chain(&error).any(|error| error.to_string().contains("credential")) {
-                    return Self::Denied(format!("{NO_CREDENTIALS} ({reasons})"));
+                    return Self::Unknown(format!("{NO_CREDENTIALS} ({reasons})"));
                 }
                 Self::Unavailable(reasons)
             }
@@ -101,6 +117,8 @@ where
         }
     }
 }
+
+const CLOCK: &str = "this machine's clock is wrong: set it by NTP (`timedatectl set-ntp true`)";
 
 const NO_CREDENTIALS: &str = "there are no credentials for AWS: set AWS_ACCESS_KEY_ID and \
     AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run where the machine has a role";
@@ -110,7 +128,8 @@ impl From<&BatchResultErrorEntry> for Refusal {
         let failure = of_code(entry.code(), entry.message().unwrap_or_default());
         let again = match failure {
             Failure::Unavailable(_) => true,
-            _ => !entry.sender_fault() && failure != Failure::Lost,
+            Failure::Lost | Failure::Denied(_) | Failure::Unknown(_) => false,
+            _ => !entry.sender_fault(),
         };
         Self { failure, again }
     }
@@ -135,17 +154,26 @@ fn of_code(code: &str, message: &str) -> Failure {
              hosts or let them take fewer tasks ahead"
                 .to_owned(),
         ),
-        "AccessDenied"
-        | "AccessDeniedException"
-        | "InvalidClientTokenId"
+        "AccessDenied" | "AccessDeniedException" => Failure::Denied(text),
+        "KMS.AccessDeniedException" | "KmsAccessDenied" => Failure::Denied(format!(
+            "{text}; allow kms:Decrypt and kms:GenerateDataKey on the key of the queue"
+        )),
+        "RequestTimeTooSkewed" | "RequestExpired" => Failure::Unknown(format!("{text}; {CLOCK}")),
+        "SignatureDoesNotMatch" | "InvalidSignatureException" | "IncompleteSignature" => {
+            let is_time = message.contains("expired") || message.contains("not yet current");
+            let cure =
+                if is_time { CLOCK } else { "check the secret key, and this machine's clock" };
+            Failure::Unknown(format!("{text}; {cure}"))
+        }
+        "ExpiredToken" | "ExpiredTokenException" => {
+            Failure::Unknown(format!("{text}; renew the credentials"))
+        }
+        "InvalidClientTokenId"
         | "UnrecognizedClientException"
         | "InvalidAccessKeyId"
         | "InvalidSecurity"
-        | "SignatureDoesNotMatch"
         | "MissingAuthenticationToken"
-        | "ExpiredToken"
-        | "ExpiredTokenException"
-        | "OptInRequired" => Failure::Denied(text),
+        | "OptInRequired" => Failure::Unknown(text),
         "InvalidParameterValue"
         | "InvalidParameterCombination"
         | "MissingParameter"
@@ -166,7 +194,6 @@ fn is_about_a_lease(message: &str) -> bool {
     message.contains("not available for visibility timeout change")
         || message.contains("receipt handle")
         || message.contains("ReceiptHandle")
-        || message.contains("Total VisibilityTimeout")
 }
 
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
@@ -205,5 +232,26 @@ mod tests {
         check("InvalidParameterValue", reason, true);
         check("InvalidParameterValue", "Value 17 for parameter DelaySeconds is invalid.", false);
         check("RequestThrottled", "", false);
+        let total = "Total VisibilityTimeout for the message is beyond the limit [43200 seconds]";
+        check("InvalidParameterValue", total, false);
+    }
+
+    #[test]
+    fn an_error_says_what_to_do() {
+        let check = |code: &str, message: &str, words: &str| {
+            let error =
+                of_code(code, message).needing("sqs:DeleteMessage").of_queue("q", "deleting");
+            assert!(matches!(error, QueueError::Unavailable { .. }), "{error}");
+            assert!(error.to_string().contains(words), "{error}");
+        };
+        check("AccessDeniedException", "no", "no; allow sqs:DeleteMessage on this queue");
+        check("KMS.AccessDeniedException", "no", "kms:Decrypt");
+        check("RequestTimeTooSkewed", "", "NTP");
+        check("InvalidSignatureException", "Signature expired: 1 is now earlier than 2", "NTP");
+        check("InvalidSignatureException", "Signature not yet current: 3 is later", "NTP");
+        check("SignatureDoesNotMatch", "The request signature we calculated", "secret key");
+        check("ExpiredToken", "", "renew the credentials");
+        check("QueueDoesNotExist", "", "make it again");
+        check("RequestThrottled", "slow", "RequestThrottled: slow");
     }
 }

@@ -3,11 +3,13 @@
 //! It speaks the service's JSON protocol below the SDK, without sockets. Its clock is the real
 //! one; what takes hours is set to seconds.
 
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_sdk_sqs::config::http::{HttpRequest, HttpResponse};
 use aws_sdk_sqs::config::{HttpClient, RuntimeComponents};
+use aws_sdk_sqs::primitives::{DateTime, DateTimeFormat};
 use aws_smithy_runtime_api::client::http::{
     HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
@@ -31,6 +33,8 @@ pub(super) struct Fake {
 struct Shared {
     store: Mutex<Store>,
     faults: Mutex<Vec<Fault>>,
+    /// By how many seconds its clock is ahead.
+    ahead: AtomicI64,
     changed: Notify,
 }
 
@@ -89,6 +93,22 @@ impl Fake {
         faults.push(Fault { of, times, what });
     }
 
+    /// Sets its clock so many seconds ahead.
+    pub(super) fn set_clock(&self, ahead: i64) {
+        self.shared.ahead.store(ahead, Relaxed);
+    }
+
+    /// An answer with the date that it is by its clock.
+    fn response(&self, status: u16, body: Value) -> HttpResponse {
+        let status = StatusCode::try_from(status).expect("a status");
+        let mut response = HttpResponse::new(status, body.to_string().into());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time after 1970");
+        let now = now.as_secs() as i64 + self.shared.ahead.load(Relaxed);
+        let date = DateTime::from_secs(now).fmt(DateTimeFormat::HttpDate).expect("a date");
+        response.headers_mut().insert("date", date);
+        response
+    }
+
     fn store(&self) -> MutexGuard<'_, Store> {
         self.shared.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -108,7 +128,7 @@ impl Fake {
         let fault = self.fault(&operation);
         let result = match &fault {
             Some(What::Refuse(status, code)) => {
-                return Ok(response(*status, json!({"__type": code, "message": "on demand"})));
+                return Ok(self.response(*status, json!({"__type": code, "message": "on demand"})));
             }
             Some(What::Entries(entries, code, sender)) => {
                 let failing = |n: usize| entries.contains(&n).then_some((*code, *sender));
@@ -120,10 +140,10 @@ impl Fake {
             return Err(ConnectorError::io("connection reset by peer".into()));
         }
         Ok(match result {
-            Ok(output) => response(200, output),
+            Ok(output) => self.response(200, output),
             Err(Refused(code, text)) => {
                 let status = if code == "OverLimit" { 403 } else { 400 };
-                response(
+                self.response(
                     status,
                     json!({"__type": format!("com.amazonaws.sqs#{code}"), "message": text}),
                 )
@@ -209,11 +229,6 @@ impl Fake {
 /// The URL of a queue of the fake.
 pub(super) fn url(name: &str) -> String {
     format!("https://sqs.eu-west-1.amazonaws.com/123456789012/{name}")
-}
-
-fn response(status: u16, body: Value) -> HttpResponse {
-    let status = StatusCode::try_from(status).expect("a status");
-    HttpResponse::new(status, body.to_string().into())
 }
 
 impl HttpConnector for Fake {

@@ -9,26 +9,27 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::attempts::Sent;
+use super::attempts::{History, Sent};
 use crate::queue::Receipt;
 
 /// How long a lease that ran out is kept in the table: whoever dropped it does not say so.
 const KEPT: Duration = Duration::from_secs(60);
 
 /// What is known of a message under lease.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Held {
     /// The message's id, the same at every delivery.
     pub(super) id: String,
+    /// What SQS calls this copy of it.
+    pub(super) copy: String,
     /// What SQS knows this receive by.
     pub(super) handle: String,
     /// The message as it was sent, to send it again.
     pub(super) sent: Sent,
     /// When that was, since 1970.
     pub(super) sent_at: Option<Duration>,
-    /// Attempts that were counted before this lease, and why they failed.
-    pub(super) attempts: u32,
-    pub(super) failures: Vec<String>,
+    /// What is known of executions before this lease.
+    pub(super) history: History,
     /// The earliest time at which it may have been received.
     pub(super) received: Instant,
     /// The object that holds its body, if SQS does not.

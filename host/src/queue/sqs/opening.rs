@@ -70,7 +70,7 @@ async fn find(
             let settings = Settings::read(&service).await?;
             Ok((service, settings))
         }
-        Err(Failure::Denied(text)) if text.starts_with("AccessDenied") => {
+        Err(Failure::Denied(text)) => {
             tracing::warn!(
                 "{address}: its attributes can't be read ({text}): it is taken for one without a \
                  redrive policy that takes messages of 256 KiB; allow sqs:GetQueueAttributes"
@@ -100,7 +100,9 @@ fn cant_open(failure: Failure, queue: &str, address: &Sqs, reached: &Reached) ->
              sqs create-queue --queue-name {0} --region {region}",
             address.name()
         )),
-        Failure::Denied(text) => invalid(format!("it can't be used at {endpoint}: {text}")),
+        Failure::Denied(text) | Failure::Unknown(text) => {
+            invalid(format!("it can't be used at {endpoint}: {text}"))
+        }
         other => other.of_queue(queue, &format!("reaching SQS at {endpoint}")),
     }
 }

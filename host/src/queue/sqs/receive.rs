@@ -9,13 +9,15 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Inner;
-use super::attempts::Received;
+use super::attempts::{History, Received};
 use super::batch::MOST;
 use super::failure::Failure;
 use super::leases::{Held, Row};
 use super::pointer::{Body, Payloads};
 use super::polls::{Brought, Fresh, Polls, Ticket};
+use super::requests::Delete;
+use super::{Inner, SOON};
+use crate::queue::remembered::Known;
 use crate::queue::{Counts, Message, QueueError};
 
 /// The longest that a poll may wait.
@@ -116,7 +118,7 @@ impl Inner {
         ticket
     }
 
-    async fn receive(&self, max: usize, hold: Duration, wait: Duration) -> Brought {
+    async fn receive(self: &Arc<Self>, max: usize, hold: Duration, wait: Duration) -> Brought {
         let asked = Instant::now();
         let visibility = hold.clamp(Duration::from_secs(1), self.longest_hold);
         let is_fifo = self.settings.is_fifo;
@@ -131,17 +133,25 @@ impl Inner {
     }
 
     /// Looks at a message, and fetches its body if that is elsewhere. None: it can't be had
-    /// now, and the message was given back.
+    /// now, and the message was given back; or another was sent in its place.
     async fn open(
-        &self,
+        self: &Arc<Self>,
         message: types::Message,
         received: Instant,
         until: Instant,
     ) -> Option<Fresh> {
-        let Received { id, handle, sent, sent_at, attempts, failures } = Received::of(message);
+        let received_message = Received::of(message);
+        let known = self.remembered.received(&received_message.copy);
+        let is_replaced = known.is_replaced;
+        let history = self.history(&received_message, known);
+        let Received { id, copy, handle, sent, sent_at, .. } = received_message;
         let mut body = sent.body.clone();
         let payload = None;
-        let mut held = Held { id, handle, sent, sent_at, attempts, failures, received, payload };
+        let mut held = Held { id, copy, handle, sent, sent_at, history, received, payload };
+        if is_replaced {
+            self.delete_replaced(held, until);
+            return None;
+        }
         match Payloads::locate(self.payloads.as_ref(), &held.sent) {
             Body::Here => {}
             Body::Elsewhere(why) => {
@@ -161,16 +171,41 @@ impl Inner {
                 Err(failure) => {
                     let error = failure.of_message(&self.name, "fetching the body of", &held.id);
                     tracing::warn!("{error}; it is given back");
-                    let (attempts, failures) = (held.attempts, held.failures.clone());
                     let row = Row { held: Arc::new(held), until };
                     // If that fails too, its lease will end.
-                    let _ = self.give_back(row, NO_BODY, attempts, &failures).await;
+                    let _ = self.give_back(row, NO_BODY, None).await;
                     return None;
                 }
             },
         }
         let stale = until.checked_sub((until - received) / 2).unwrap_or(until);
         Some(Fresh { held, body, until, stale })
+    }
+
+    /// What is known of earlier executions of a received message. A receive by this process is
+    /// no riddle: the process is there.
+    fn history(&self, received: &Received, known: Known) -> History {
+        let recorded = &received.history;
+        let since = received.receives.saturating_sub(1).saturating_sub(known.receives);
+        // Where messages can't be sent again, those that were given back count as well.
+        let is_told = self.remembers();
+        History {
+            attempts: recorded.attempts.saturating_add(known.attempts),
+            failures: recorded.failures.iter().cloned().chain(known.failures).collect(),
+            unaccounted: if is_told { recorded.unaccounted.saturating_add(since) } else { 0 },
+        }
+    }
+
+    /// Deletes an old copy that could not be deleted when another was sent in its place.
+    fn delete_replaced(self: &Arc<Self>, held: Held, until: Instant) {
+        let inner = self.clone();
+        self.work.spawn(async move {
+            let (copy, held) = (held.copy.clone(), Arc::new(held));
+            match inner.deletes.call(Delete { held, until }, SOON).await {
+                Ok(()) => inner.remembered.forget(&copy),
+                Err(failure) => tracing::debug!("{}: an old copy stays: {failure:?}", inner.name),
+            }
+        });
     }
 
     async fn fetch(&self, path: &object_store::path::Path) -> Result<Option<Bytes>, Failure> {
@@ -186,9 +221,10 @@ impl Inner {
         Message {
             id: held.id.clone(),
             body,
-            attempts: held.attempts,
+            attempts: held.history.attempts,
             deaths: 0,
-            failures: held.failures.clone(),
+            unaccounted: held.history.unaccounted,
+            failures: held.history.failures.clone(),
             receipt: self.leases.add(held, until),
         }
     }
@@ -203,8 +239,7 @@ impl Inner {
     pub(super) async fn give_back_all(&self, rows: Vec<Row>) {
         let back = rows.into_iter().map(|row| async move {
             let held = row.held.clone();
-            let (none, failures) = (Duration::ZERO, &held.failures);
-            if let Err(failure) = self.give_back(row, none, held.attempts, failures).await {
+            if let Err(failure) = self.give_back(row, Duration::ZERO, None).await {
                 let error = failure.of_message(&self.name, "giving back", &held.id);
                 tracing::warn!("{error}; it comes back when its lease ends");
             }

@@ -15,12 +15,16 @@ use tokio::time::Instant;
 
 use super::attempts::Sent;
 use super::batch::{Kind, MOST};
-use super::client::patient;
+use super::client::{patient, until};
 use super::failure::{Failure, Refusal};
 use super::leases::Held;
 
 /// Bytes of all messages of one request that every queue takes.
 const LEAST_BATCH: usize = 256 * 1024;
+/// What one has to be allowed for each kind of batch.
+const DELETE: &str = "sqs:DeleteMessage";
+const CHANGE: &str = "sqs:ChangeMessageVisibility";
+const SEND: &str = "sqs:SendMessage";
 
 /// One queue of the service.
 #[derive(Clone)]
@@ -64,7 +68,8 @@ impl Service {
             // A second try gets what the lost answer to the first one held.
             request = request.receive_request_attempt_id(uuid::Uuid::new_v4().to_string());
         }
-        let answer = request.customize().config_override(patient(wait)).send().await?;
+        let answer = request.customize().config_override(patient(wait)).send().await;
+        let answer = answer.map_err(|error| Failure::from(error).needing("sqs:ReceiveMessage"))?;
         Ok(answer.messages.unwrap_or_default())
     }
 
@@ -133,9 +138,12 @@ impl Kind for Deletes {
             let entry = entry.receipt_handle(&item.held.handle).build().map_err(unbuilt)?;
             request = request.entries(entry);
         }
-        let answer = request.send().await?;
+        // Of no use later.
+        let latest = items.iter().map(|item| item.until).max();
+        let request = request.customize().config_override(until(latest));
+        let answer = request.send().await.map_err(|error| denied(error, DELETE))?;
         let done = answer.successful().iter().map(|entry| entry.id());
-        Ok(each(items.len(), done, answer.failed()))
+        Ok(each(items.len(), done, answer.failed(), DELETE))
     }
 }
 
@@ -155,9 +163,12 @@ impl Kind for Changes {
                 .visibility_timeout(item.visibility);
             request = request.entries(entry.build().map_err(unbuilt)?);
         }
-        let answer = request.send().await?;
+        // Of no use later.
+        let latest = items.iter().map(|item| item.until).max();
+        let request = request.customize().config_override(until(latest));
+        let answer = request.send().await.map_err(|error| denied(error, CHANGE))?;
         let done = answer.successful().iter().map(|entry| entry.id());
-        Ok(each(items.len(), done, answer.failed()))
+        Ok(each(items.len(), done, answer.failed(), CHANGE))
     }
 }
 
@@ -192,10 +203,14 @@ impl Kind for Sends {
                 .set_delay_seconds(item.delay);
             request = request.entries(entry.build().map_err(unbuilt)?);
         }
-        let answer = request.send().await?;
+        let answer = request.send().await.map_err(|error| denied(error, SEND))?;
         let done = answer.successful().iter().map(|entry| entry.id());
-        Ok(each(items.len(), done, answer.failed()))
+        Ok(each(items.len(), done, answer.failed(), SEND))
     }
+}
+
+fn denied(error: impl Into<Failure>, action: &str) -> Failure {
+    error.into().needing(action)
 }
 
 fn unbuilt(error: impl Debug) -> Failure {
@@ -207,6 +222,7 @@ fn each<'a>(
     asked: usize,
     done: impl Iterator<Item = &'a str>,
     failed: &[BatchResultErrorEntry],
+    action: &str,
 ) -> Vec<Result<(), Refusal>> {
     let unsaid = || {
         let failure = Failure::Unavailable("the answer does not say what became of it".to_owned());
@@ -214,7 +230,10 @@ fn each<'a>(
     };
     let mut results: Vec<_> = (0..asked).map(|_| unsaid()).collect();
     let done = done.map(|id| (id, Ok(())));
-    let failed = failed.iter().map(|entry| (entry.id(), Err(Refusal::from(entry))));
+    let failed = failed.iter().map(|entry| {
+        let Refusal { failure, again } = Refusal::from(entry);
+        (entry.id(), Err(Refusal { failure: failure.needing(action), again }))
+    });
     for (id, result) in done.chain(failed) {
         if let Some(place) = id.parse::<usize>().ok().and_then(|n| results.get_mut(n)) {
             *place = result;

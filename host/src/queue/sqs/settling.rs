@@ -1,6 +1,5 @@
 //! Leases made longer, and ended: the message deleted, or given back.
 
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -16,6 +15,8 @@ use crate::queue::{QueueError, Receipt};
 const LINGER: Duration = Duration::from_millis(500);
 /// The longest delay of a message that is sent.
 const LONGEST_DELAY: Duration = Duration::from_secs(900);
+/// What the service says of a lease that would be too long, all extensions together.
+const HELD_TOO_LONG: &str = "Total VisibilityTimeout";
 
 impl Inner {
     /// Deletes the message, and then its body if that is elsewhere.
@@ -24,41 +25,50 @@ impl Inner {
         let linger = LINGER.min(left / 4);
         let Row { held, until } = row;
         self.deletes.call(Delete { held: held.clone(), until }, linger).await?;
+        self.remembered.forget(&held.copy);
         if let (Some(payloads), Some(path)) = (&self.payloads, &held.payload) {
             payloads.delete(path).await;
         }
         Ok(())
     }
 
-    /// Whether what is to be remembered of a message can be: by sending it again.
+    /// Whether the queue can be told what became of a message: by sending it again.
     pub(super) fn remembers(&self) -> bool {
-        let settings = &self.settings;
-        !settings.is_fifo && settings.redrive.is_none() && !self.is_mute.load(Relaxed)
+        !self.settings.is_fifo && !self.mute.is_on()
     }
 
-    /// Ends a lease. What the message is to be remembered for is what it says at its next
-    /// delivery, if the queue can remember that.
+    /// Ends a lease, after an execution that failed for this `reason` or without one that
+    /// counts. The next delivery tells of it, if the queue can remember that.
     pub(super) async fn give_back(
         &self,
         row: Row,
         after: Duration,
-        attempts: u32,
-        failures: &[String],
+        reason: Option<&str>,
     ) -> Result<(), Failure> {
         let held = &row.held;
+        if self.remembered.is_replaced(&held.copy) {
+            return self.delete_old(row).await;
+        }
+        let history = match reason {
+            Some(reason) => held.history.failed(reason),
+            None => held.history.clone(),
+        };
         let again = match self.remembers() {
-            true => held.sent.remembering(&held.id, attempts, failures, self.settings.limit),
+            true => held.sent.remembering(&held.id, &history, self.settings.limit),
             false => None,
         };
         if let Some(message) = again {
             match self.send_again(&row, message, after).await {
+                Ok(()) => return self.delete_old(row).await,
                 Err(Failure::Denied(text)) => {
-                    self.is_mute.store(true, Relaxed);
-                    tracing::warn!(
-                        "{}: messages can't be sent to this queue ({text}): every receive of a \
-                         message counts as an attempt from now on; allow sqs:SendMessage",
-                        self.name
-                    );
+                    if self.mute.begins() {
+                        tracing::warn!(
+                            "{}: messages can't be sent to this queue ({text}): how often a task \
+                             failed is known only to the host that ran it, and a task that kills \
+                             its host is tried without end",
+                            self.name
+                        );
+                    }
                 }
                 Err(Failure::Invalid(text)) => {
                     tracing::warn!(
@@ -67,13 +77,17 @@ impl Inner {
                         held.id
                     );
                 }
-                result => return result,
+                Err(failure) => return Err(failure),
             }
         }
         let left = self.rest_of(held);
         let visibility = seconds(after).min(i32::try_from(left.as_secs()).unwrap_or(i32::MAX));
         let Row { held, until } = row;
-        self.changes.call(Change { held, until, visibility }, SOON).await
+        self.changes.call(Change { held: held.clone(), until, visibility }, SOON).await?;
+        if let Some(reason) = reason {
+            self.remembered.failed(&held.copy, reason);
+        }
+        Ok(())
     }
 
     async fn send_again(&self, row: &Row, message: Sent, after: Duration) -> Result<(), Failure> {
@@ -84,16 +98,31 @@ impl Inner {
             until: Some(row.until),
         };
         self.sends.call(again, SOON).await?;
-        let Row { held, until } = row.clone();
-        let id = held.id.clone();
-        if let Err(failure) = self.deletes.call(Delete { held, until }, SOON).await {
-            tracing::warn!(
-                "{}: message {id} was given back, and its old copy is still there ({failure:?}): \
-                 its task may run twice",
-                self.name
-            );
-        }
+        self.mute.ends();
+        self.remembered.replaced(&row.held.copy);
         Ok(())
+    }
+
+    /// Deletes the copy in whose place another was sent. Should it be delivered to this process
+    /// again, it is not handed out.
+    async fn delete_old(&self, row: Row) -> Result<(), Failure> {
+        let Row { held, until } = row;
+        match self.deletes.call(Delete { held: held.clone(), until }, SOON).await {
+            Ok(()) => {
+                self.remembered.forget(&held.copy);
+                Ok(())
+            }
+            Err(Failure::Lost) => {
+                tracing::warn!(
+                    "{}: message {} was given back, and its lease was over before its old copy \
+                     was deleted: its task may run twice",
+                    self.name,
+                    held.id
+                );
+                Ok(())
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
     /// What is left of the time that SQS lets anybody hold the message.
@@ -112,12 +141,7 @@ impl Inner {
         let visibility = seconds(hold).min(i32::try_from(rest).unwrap_or(i32::MAX));
         if visibility < 1 {
             self.leases.remove(receipt);
-            return Err(self.invalid(format!(
-                "message {} was held for {}, the longest that SQS allows; make its task shorter, \
-                 or use another kind of queue",
-                held.id,
-                humantime::format_duration(self.longest_hold)
-            )));
+            return Err(self.held_too_long(&held));
         }
         let asked = Instant::now();
         let change = Change { held: held.clone(), until, visibility };
@@ -127,13 +151,32 @@ impl Inner {
             result => result,
         };
         if let Err(failure) = result {
-            if failure == Failure::Lost {
-                self.leases.remove(receipt);
-            }
+            let failure = match failure {
+                Failure::Lost => {
+                    self.leases.remove(receipt);
+                    Failure::Lost
+                }
+                Failure::Invalid(text) if text.contains(HELD_TOO_LONG) => {
+                    self.leases.remove(receipt);
+                    return Err(self.held_too_long(&held));
+                }
+                // Nothing is wrong with what was asked for, whatever the service says.
+                Failure::Invalid(text) => Failure::Unavailable(text),
+                failure => failure,
+            };
             return Err(failure.of_message(&self.name, "extending the lease of", &held.id));
         }
         self.leases.remove(receipt);
         let until = asked + Duration::from_secs(visibility.unsigned_abs().into());
         Ok(self.leases.add(held, until))
+    }
+
+    fn held_too_long(&self, held: &Held) -> QueueError {
+        self.invalid(format!(
+            "message {} was held for {}, the longest that SQS allows; make its task shorter, or \
+             use another kind of queue",
+            held.id,
+            humantime::format_duration(self.longest_hold)
+        ))
     }
 }

@@ -182,6 +182,11 @@ impl Queue {
         self.messages.values().filter(|message| message.is_in_flight(now)).count()
     }
 
+    /// When each message can be received again, oldest first.
+    pub(in super::super) fn visible(&self) -> Vec<Instant> {
+        self.messages.values().map(|message| message.visible).collect()
+    }
+
     /// The groups of the messages, oldest first.
     pub(in super::super) fn groups(&self) -> Vec<Option<String>> {
         self.messages.values().map(|message| message.group.clone()).collect()

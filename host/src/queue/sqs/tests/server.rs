@@ -30,12 +30,12 @@ async fn subject(name: &str) -> Subject {
     Subject::new(Arc::new(ours), Arc::new(theirs), ()).texts_only().limited_to(limit).polling()
 }
 
-suite!({ subject(&unique()).await.counting_receives() });
+suite!({ subject(&unique()).await.counting_failures() });
 
 mod fifo {
     use super::*;
 
-    suite!({ subject(&format!("{}.fifo", unique())).await.counting_receives_only() });
+    suite!({ subject(&format!("{}.fifo", unique())).await.counting_own_failures() });
 }
 
 #[tokio::test]
