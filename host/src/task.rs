@@ -325,7 +325,14 @@ impl Attempt {
             component: self.component,
             elapsed: self.steps.elapsed(),
         };
-        send(queue, report.to_message()).await
+        match send(queue, report.versions()).await {
+            // The outputs are in the bucket: running the task again would not shorten its report.
+            Err((_, error @ QueueError::Invalid { .. })) => {
+                tracing::error!("the task is done, and there is no report of it: {error}");
+                Ok(())
+            }
+            sent => sent,
+        }
     }
 
     async fn report_error(
@@ -347,23 +354,34 @@ impl Attempt {
             log: Some(&self.log.text),
             elapsed: self.steps.elapsed(),
         };
-        match send(&worker.error_queue, report.to_message()).await {
-            // Too large, most likely: what the task is and what went wrong is what counts.
-            Err((queue, QueueError::Invalid { .. })) => {
-                let short = ErrorReport { earlier: &[], log: None, ..report };
-                send(&queue, short.to_message()).await
-            }
-            sent => sent,
-        }
+        send(&worker.error_queue, report.versions()).await
     }
 }
 
 /// A queue that did not take a report, and why.
 type Untaken = (Arc<dyn Queue>, QueueError);
 
-async fn send(queue: &Arc<dyn Queue>, report: Bytes) -> Result<(), Untaken> {
-    let sent: Result<(), QueueError> = queue.send(&[report]).await.into_iter().collect();
-    sent.map_err(|error| (queue.clone(), error))
+/// Sends the first version of a report that the queue takes.
+async fn send(
+    queue: &Arc<dyn Queue>,
+    versions: impl Iterator<Item = Bytes>,
+) -> Result<(), Untaken> {
+    let mut refused = None;
+    for version in versions {
+        let sent: Result<(), QueueError> = queue.send(&[version]).await.into_iter().collect();
+        match sent {
+            // Too large, most likely.
+            Err(error @ QueueError::Invalid { .. }) => refused = Some(error),
+            Ok(()) => {
+                if let Some(error) = refused {
+                    tracing::warn!("a report was shortened, because it was refused: {error}");
+                }
+                return Ok(());
+            }
+            Err(error) => return Err((queue.clone(), error)),
+        }
+    }
+    refused.map_or(Ok(()), |error| Err((queue.clone(), error)))
 }
 
 /// Checks that what a guest says it left is there.

@@ -5,20 +5,21 @@
 //! again, and are delivered without it, as they were sent.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use crate::json;
 
 /// The bytes to store for a body. All but a JSON object without an `id` are left as they are.
 pub(super) fn with_id<'a>(body: &'a [u8], id: &str) -> Cow<'a, [u8]> {
-    let Ok(object) = serde_json::from_slice::<Object>(body) else {
+    let text = std::str::from_utf8(body).unwrap_or_default();
+    let Some(fields) = json::parse(text).ok().and_then(json::Value::fields) else {
         return Cow::Borrowed(body);
     };
+    let has_id = fields.iter().any(|(name, _)| name.is("id"));
     let end = body.iter().rposition(|&b| b == b'}');
-    let (Some(end), false) = (end, object.has_id) else {
+    let (Some(end), false) = (end, has_id) else {
         return Cow::Borrowed(body);
     };
-    let comma = if object.is_empty { "" } else { "," };
+    let comma = if fields.is_empty() { "" } else { "," };
     let mut stored = Vec::with_capacity(body.len() + id.len() + 9);
     stored.extend_from_slice(&body[..end]);
     stored.extend_from_slice(format!("{comma}\"id\":\"{id}\"").as_bytes());
@@ -42,55 +43,6 @@ pub(super) fn without_id(stored: &mut Vec<u8>, id: &str) {
     }
 }
 
-/// What matters of a JSON object; reading it builds nothing.
-#[derive(Default)]
-struct Object {
-    is_empty: bool,
-    has_id: bool,
-}
-
-impl<'de> Deserialize<'de> for Object {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Keys;
-        impl<'de> Visitor<'de> for Keys {
-            type Value = Object;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
-                let mut object = Object { is_empty: true, has_id: false };
-                while let Some(key) = map.next_key::<Key>()? {
-                    object.is_empty = false;
-                    object.has_id |= key.is_id;
-                    map.next_value::<IgnoredAny>()?;
-                }
-                Ok(object)
-            }
-        }
-        from.deserialize_map(Keys)
-    }
-}
-
-struct Key {
-    is_id: bool,
-}
-
-impl<'de> Deserialize<'de> for Key {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl Visitor<'_> for Text {
-            type Value = Key;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a key")
-            }
-            fn visit_str<E>(self, key: &str) -> Result<Key, E> {
-                Ok(Key { is_id: key == "id" })
-            }
-        }
-        from.deserialize_str(Text)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,6 +59,7 @@ mod tests {
     fn a_body_comes_back_as_it_was_sent() {
         check(r#"{"a": 1}"#, r#"{"a": 1,"id":"u-1"}"#);
         check("{\"a\": {\"id\": 2} }\n", "{\"a\": {\"id\": 2} ,\"id\":\"u-1\"}\n");
+        check(r#"{"a": [NaN, -Infinity]}"#, r#"{"a": [NaN, -Infinity],"id":"u-1"}"#);
         check("{}", r#"{"id":"u-1"}"#);
         check(" { } ", " { \"id\":\"u-1\"} ");
         check(r#"{"ü": "}"}"#, r#"{"ü": "}","id":"u-1"}"#);
