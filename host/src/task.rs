@@ -415,3 +415,72 @@ impl Failure {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::memory::MemoryQueue;
+    use crate::report::SHORTEST;
+
+    /// The reports of a task whose message has this many bytes of payload, sent to queues that
+    /// take so much.
+    async fn reports(payload: usize, longest: usize) -> [Result<serde_json::Value, QueueError>; 2] {
+        let payload = "x".repeat(payload);
+        let message = format!(
+            r#"{{"basic_info": {{"id": 4, "name": "A", "base_directory": "d"}}, "payload_info": "{payload}"}}"#
+        );
+        let outputs: Vec<BucketKey> =
+            (0..500).filter_map(|i| BucketKey::new(&format!("d/output-{i}")).ok()).collect();
+        let error = ErrorReport {
+            message: message.as_bytes(),
+            exception: "\u{0}\u{ffff}".repeat(20_000),
+            attempt: 1,
+            earlier: &[],
+            phase: None,
+            component: None,
+            log: Some("a long log"),
+            elapsed: Duration::ZERO,
+        };
+        let done = DoneReport {
+            message: message.as_bytes(),
+            outputs: &outputs,
+            attempt: 1,
+            component: None,
+            elapsed: Duration::ZERO,
+        };
+        let versions: [Vec<Bytes>; 2] = [error.versions().collect(), done.versions().collect()];
+        let mut sent = Vec::new();
+        for versions in versions {
+            let queue: Arc<dyn Queue> = Arc::new(MemoryQueue::taking(longest));
+            sent.push(match send(&queue, versions.into_iter()).await {
+                Err((_, error)) => Err(error),
+                Ok(()) => {
+                    let wait = Duration::ZERO;
+                    let leased = queue.lease(2, Duration::from_secs(60), wait).await.unwrap();
+                    assert_eq!(leased.len(), 1, "a report is sent once");
+                    Ok(serde_json::from_slice(&leased[0].body).unwrap())
+                }
+            });
+        }
+        sent.try_into().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_report_that_a_queue_refuses_is_sent_shorter() {
+        for payload in [0, 100, 200_000, 3_000_000] {
+            for longest in [SHORTEST, 20_000, 262_144, usize::MAX] {
+                for report in reports(payload, longest).await {
+                    let report = report.unwrap();
+                    assert_eq!(report["task"]["basic_info"]["id"], 4, "{payload} in {longest}");
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_queue_that_takes_no_report_at_all_is_told() {
+        for report in reports(10, 10).await {
+            assert!(matches!(report, Err(QueueError::Invalid { .. })), "{report:?}");
+        }
+    }
+}

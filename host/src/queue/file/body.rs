@@ -8,15 +8,13 @@ use std::borrow::Cow;
 
 use crate::json;
 
-/// The bytes to store for a body. All but a JSON object without an `id` are left as they are.
+/// The bytes to store for a body. All but JSON objects are left as they are. A body that Python
+/// sent to another queue has that message's `id`; of two fields Python takes the last.
 pub(super) fn with_id<'a>(body: &'a [u8], id: &str) -> Cow<'a, [u8]> {
     let text = std::str::from_utf8(body).unwrap_or_default();
-    let Some(fields) = json::parse(text).ok().and_then(json::Value::fields) else {
-        return Cow::Borrowed(body);
-    };
-    let has_id = fields.iter().any(|(name, _)| name.is("id"));
+    let fields = json::parse(text).ok().and_then(json::Value::fields);
     let end = body.iter().rposition(|&b| b == b'}');
-    let (Some(end), false) = (end, has_id) else {
+    let (Some(fields), Some(end)) = (fields, end) else {
         return Cow::Borrowed(body);
     };
     let comma = if fields.is_empty() { "" } else { "," };
@@ -70,20 +68,16 @@ mod tests {
     }
 
     #[test]
-    fn what_has_an_id_or_is_no_object_is_left_alone() {
-        for body in [
-            r#"{"id": "u-1"}"#,
-            r#"{"a": 1, "id": "u-1"}"#,
-            r#"{"id": 7, "a": {}}"#,
-            r#"{"\u0069d": 1}"#,
-            "[1]",
-            "",
-            "}",
-            "{",
-            "{} x",
-            "\"text\"",
-            "{\"a\":1",
-        ] {
+    fn the_id_of_another_queue_is_not_the_last() {
+        check(r#"{"id": "old"}"#, r#"{"id": "old","id":"u-1"}"#);
+        check(r#"{"a": 1, "id":"u-0"}"#, r#"{"a": 1, "id":"u-0","id":"u-1"}"#);
+        check(r#"{"id": 7, "a": {}}"#, r#"{"id": 7, "a": {},"id":"u-1"}"#);
+        check(r#"{"id":"u-1"}"#, r#"{"id":"u-1","id":"u-1"}"#);
+    }
+
+    #[test]
+    fn what_is_not_an_object_is_left_alone() {
+        for body in ["[1]", "", "}", "{", "{} x", "\"text\"", "{\"a\":1", "[{}]", "NaN"] {
             check(body, body);
         }
     }
