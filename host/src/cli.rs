@@ -36,7 +36,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
-use exit::Exit;
+use exit::{Advice, Exit};
 
 /// Runs queued tasks over data in buckets as sandboxed WebAssembly components
 #[derive(Parser)]
@@ -107,6 +107,8 @@ pub(crate) fn main() -> ExitCode {
 
 /// The runtime of a command that has to wait for queues and buckets.
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    ask_for_threads(workers + SPARE_THREADS)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     // With a handler, a write beyond `ulimit -f` is an error of that write, and not the end of
     // the process. The handler stays when the stream is dropped.
@@ -121,7 +123,29 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 /// The runtime of a command that does little but wait for answers: with one thread, since
 /// waking others up would cost more than they can do.
 fn waiting_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    ask_for_threads(1 + SPARE_THREADS)?;
     Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?)
+}
+
+/// Threads beyond the runtime's workers, for work that blocks.
+const SPARE_THREADS: usize = 2;
+
+/// Has this many threads at once, and lets them go. A runtime that is refused one panics.
+fn ask_for_threads(count: usize) -> anyhow::Result<()> {
+    let gate = std::sync::RwLock::new(());
+    let closed = gate.write();
+    let asked = std::thread::scope(|scope| {
+        let waiting = || drop(gate.read());
+        let asked: Result<Vec<_>, _> =
+            (0..count).map(|_| std::thread::Builder::new().spawn_scoped(scope, waiting)).collect();
+        drop(closed);
+        asked.map(drop)
+    });
+    asked.map_err(|error| {
+        Advice::failed(format!("this process can't have {count} threads: {error}"))
+            .hint(doctor::machine::cure(&error.to_string()))
+            .into()
+    })
 }
 
 #[cfg(test)]

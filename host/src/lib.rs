@@ -18,6 +18,7 @@ pub mod catalog;
 pub mod config;
 pub mod digest;
 pub mod environment;
+pub mod json;
 pub mod key;
 pub mod lease;
 pub mod message;

@@ -6,11 +6,8 @@
 //! `{"class": "Name", …}`, or a function call `[["module", "fn"], args, kwargs, id]`.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
-
+use crate::json::{self, Value};
 use crate::key::{BucketKey, KeyError, Prefix, TaskName};
 
 /// One task, as its producer described it.
@@ -29,7 +26,7 @@ pub struct Task {
     pub payload: Option<String>,
 }
 
-/// Where a message is not what it has to be, and what was expected there.
+/// Where a message is wrong, and what was expected there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{at}: {problem}")]
 pub struct DecodeError {
@@ -44,8 +41,8 @@ impl DecodeError {
         Self { at: at.into(), problem: problem.into() }
     }
 
-    fn expected(at: impl Into<String>, expected: &str, found: &RawValue) -> Self {
-        Self::new(at, format!("expected {expected}, found {}", describe(found.get())))
+    fn expected(at: impl Into<String>, expected: &str, found: Value<'_>) -> Self {
+        Self::new(at, format!("expected {expected}, found {}", describe(found.text())))
     }
 }
 
@@ -55,9 +52,13 @@ impl DecodeError {
 /// Says where in the message something else was expected. No further try can help.
 pub fn decode(body: &[u8]) -> Result<Task, DecodeError> {
     let text = std::str::from_utf8(body).map_err(|e| {
-        DecodeError::new("message", format!("is not UTF-8 text (byte {})", e.valid_up_to()))
+        let problem = match body {
+            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "is UTF-16 text; it has to be UTF-8".to_owned(),
+            _ => format!("is not UTF-8 text (byte {})", e.valid_up_to()),
+        };
+        DecodeError::new("message", problem)
     })?;
-    let message: &RawValue = serde_json::from_str(text)
+    let message = json::parse(without_mark(text))
         .map_err(|e| DecodeError::new("message", format!("is not JSON: {e}")))?;
     let fields = object("message", message)?;
     match (get("message", &fields, "basic_info")?, get("message", &fields, "payload")?) {
@@ -70,25 +71,32 @@ pub fn decode(body: &[u8]) -> Result<Task, DecodeError> {
     }
 }
 
+/// The text without the byte order mark that some editors put before it.
+pub fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
 /// A task with `basic_info`. `at` is where it stands in the message: empty, or `payload.`.
-fn simple_task(at: &str, info: &RawValue, payload: Option<&RawValue>) -> Result<Task, DecodeError> {
+fn simple_task(at: &str, info: Value<'_>, payload: Option<Value<'_>>) -> Result<Task, DecodeError> {
     let place = format!("{at}basic_info");
     let fields = object(&place, info)?;
     const KNOWN: [&str; 4] = ["id", "name", "base_directory", "inputs"];
-    if let Some((unknown, _)) = fields.iter().find(|(k, _)| !KNOWN.contains(&k.as_ref())) {
+    let is_known = |name: &Value<'_>| KNOWN.iter().any(|known| name.is(known));
+    if let Some((unknown, _)) = fields.iter().find(|(name, _)| !is_known(name)) {
+        let unknown = unknown.string().unwrap_or(Cow::Borrowed(unknown.text()));
         return Err(DecodeError::new(
             &place,
             format!(
                 "has an unknown field `{}`; it takes `id`, `name`, `base_directory` and `inputs` \
                  (a task's own parameters belong in `payload_info`)",
-                unknown.escape_default()
+                shorten(&unknown).escape_default()
             ),
         ));
     }
     let text = |field: &str| -> Result<String, DecodeError> {
         let at = format!("{place}.{field}");
         match get(&place, &fields, field)? {
-            Some(value) => string(&at, value),
+            Some(value) => string(&at, value).map(Cow::into_owned),
             None => Err(DecodeError::new(at, "is missing; expected a string")),
         }
     };
@@ -101,7 +109,7 @@ fn simple_task(at: &str, info: &RawValue, payload: Option<&RawValue>) -> Result<
             .map_err(|e| bad_key(format!("{place}.base_directory"), &base, &e))?,
         inputs: get(&place, &fields, "inputs")?
             .map_or(Ok(Vec::new()), |v| inputs(&format!("{place}.inputs"), v))?,
-        payload: payload.map(|p| p.get().to_owned()),
+        payload: payload.map(|p| p.text().to_owned()),
     };
     for (i, input) in task.inputs.iter().enumerate() {
         let key = task.base_directory.join(input);
@@ -111,9 +119,9 @@ fn simple_task(at: &str, info: &RawValue, payload: Option<&RawValue>) -> Result<
     Ok(task)
 }
 
-/// What python-task-queue has in `payload`.
-fn python_task(payload: &RawValue) -> Result<Task, DecodeError> {
-    match payload.get().as_bytes().first() {
+/// A task in python-task-queue's `payload`.
+fn python_task(payload: Value<'_>) -> Result<Task, DecodeError> {
+    match payload.text().as_bytes().first() {
         Some(b'{') => {
             let fields = object("payload", payload)?;
             if let Some(info) = get("payload", &fields, "basic_info")? {
@@ -125,24 +133,22 @@ fn python_task(payload: &RawValue) -> Result<Task, DecodeError> {
                     "is an object with neither `basic_info` nor `class`",
                 ));
             };
-            let rest = fields.iter().filter(|(key, _)| key != "class");
-            let rest = rest.map(|(key, value)| (key.as_ref(), value.get()));
+            let rest = fields.iter().filter(|(name, _)| !name.is("class"));
+            let rest = rest.map(|(name, value)| (name.text(), value.text()));
             bare_task("payload.class", &string("payload.class", class)?, write_object(rest))
         }
         Some(b'[') => {
             let expected = "a function task `[[module, function], args, kwargs, id]`";
-            let parts: Vec<&RawValue> = serde_json::from_str(payload.get())
-                .map_err(|e| DecodeError::new("payload", e.to_string()))?;
+            let parts = payload.items().unwrap_or_default();
             let [function, args, kwargs, _id] = parts[..] else {
                 return Err(DecodeError::expected("payload", expected, payload));
             };
-            let path: Vec<String> = serde_json::from_str(function.get()).map_err(|_| {
-                DecodeError::expected("payload[0]", "`[module, function]`", function)
-            })?;
-            let [module, function] = &path[..] else {
+            let path = function.items().unwrap_or_default();
+            let path: Option<Vec<_>> = path.into_iter().map(Value::string).collect();
+            let Some([module, function]) = path.as_deref() else {
                 return Err(DecodeError::expected("payload[0]", "`[module, function]`", function));
             };
-            let call = [("args", args.get()), ("kwargs", kwargs.get())];
+            let call = [("\"args\"", args.text()), ("\"kwargs\"", kwargs.text())];
             bare_task("payload[0]", &format!("{module}.{function}"), write_object(call.into_iter()))
         }
         _ => Err(DecodeError::expected("payload", "an object or an array", payload)),
@@ -160,23 +166,23 @@ fn bare_task(at: &str, name: &str, payload: String) -> Result<Task, DecodeError>
     })
 }
 
-fn id(at: &str, value: &RawValue) -> Result<i64, DecodeError> {
+fn id(at: &str, value: Value<'_>) -> Result<i64, DecodeError> {
     let expected = "an integer of 64 bits, or a string that holds one";
     let wrong = || DecodeError::expected(at, expected, value);
-    if value.get().starts_with('"') {
+    if value.is_string() {
         string(at, value)?.parse().map_err(|_| wrong())
     } else {
-        value.get().parse().map_err(|_| wrong())
+        value.text().parse().map_err(|_| wrong())
     }
 }
 
-fn inputs(at: &str, value: &RawValue) -> Result<Vec<BucketKey>, DecodeError> {
-    if value.get() == "null" {
+fn inputs(at: &str, value: Value<'_>) -> Result<Vec<BucketKey>, DecodeError> {
+    if value.text() == "null" {
         return Ok(Vec::new());
     }
-    let items: Vec<&RawValue> = serde_json::from_str(value.get())
-        .map_err(|_| DecodeError::expected(at, "an array of keys", value))?;
-    let key = |(i, item): (usize, &RawValue)| {
+    let items =
+        value.items().ok_or_else(|| DecodeError::expected(at, "an array of keys", value))?;
+    let key = |(i, item): (usize, Value<'_>)| {
         let at = format!("{at}[{i}]");
         let text = string(&at, item)?;
         BucketKey::new(&text).map_err(|e| bad_key(at, &text, &e))
@@ -184,81 +190,37 @@ fn inputs(at: &str, value: &RawValue) -> Result<Vec<BucketKey>, DecodeError> {
     items.into_iter().enumerate().map(key).collect()
 }
 
-fn string(at: &str, value: &RawValue) -> Result<String, DecodeError> {
-    serde_json::from_str(value.get()).map_err(|_| DecodeError::expected(at, "a string", value))
+fn string<'a>(at: &str, value: Value<'a>) -> Result<Cow<'a, str>, DecodeError> {
+    value.string().ok_or_else(|| match value.is_string() {
+        true => DecodeError::expected(at, "whole characters (no half of a surrogate pair)", value),
+        false => DecodeError::expected(at, "a string", value),
+    })
 }
 
 fn bad_key(at: String, text: &str, error: &KeyError) -> DecodeError {
     DecodeError::new(at, format!("{:?} {error}", shorten(text)))
 }
 
+/// An object of these fields: names and values as they stand in JSON.
 fn write_object<'a>(fields: impl Iterator<Item = (&'a str, &'a str)>) -> String {
-    let fields: Vec<String> =
-        fields.map(|(key, value)| format!("{}:{value}", serde_json::Value::from(key))).collect();
+    let fields: Vec<String> = fields.map(|(name, value)| format!("{name}:{value}")).collect();
     format!("{{{}}}", fields.join(","))
 }
 
-/// The fields of an object in their order, each value as the text it was sent as.
-struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+/// The fields of an object.
+type Fields<'a> = Vec<(Value<'a>, Value<'a>)>;
 
-impl<'de> Deserialize<'de> for Fields<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct All;
-        impl<'de> Visitor<'de> for All {
-            type Value = Fields<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut fields = Vec::new();
-                while let Some(Key(key)) = map.next_key::<Key<'de>>()? {
-                    fields.push((key, map.next_value()?));
-                }
-                Ok(Fields(fields))
-            }
-        }
-        deserializer.deserialize_map(All)
-    }
-}
-
-/// A field's name, borrowed from the message where it has no escapes.
-struct Key<'a>(Cow<'a, str>);
-
-impl<'de> Deserialize<'de> for Key<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl<'de> Visitor<'de> for Text {
-            type Value = Key<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
-            }
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Key(Cow::Borrowed(text)))
-            }
-            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Key(Cow::Owned(text.to_owned())))
-            }
-        }
-        deserializer.deserialize_str(Text)
-    }
-}
-
-fn object<'a>(
-    at: &str,
-    value: &'a RawValue,
-) -> Result<Vec<(Cow<'a, str>, &'a RawValue)>, DecodeError> {
-    serde_json::from_str::<Fields<'a>>(value.get())
-        .map(|fields| fields.0)
-        .map_err(|_| DecodeError::expected(at, "an object", value))
+fn object<'a>(at: &str, value: Value<'a>) -> Result<Fields<'a>, DecodeError> {
+    value.fields().ok_or_else(|| DecodeError::expected(at, "an object", value))
 }
 
 /// A field that is there once or not at all; twice would leave open which one counts.
 fn get<'a>(
     at: &str,
-    fields: &[(Cow<'a, str>, &'a RawValue)],
+    fields: &[(Value<'a>, Value<'a>)],
     name: &str,
-) -> Result<Option<&'a RawValue>, DecodeError> {
-    let mut found = fields.iter().filter(|(key, _)| key == name).map(|(_, value)| *value);
+) -> Result<Option<Value<'a>>, DecodeError> {
+    let mut found = fields.iter().filter(|(field, _)| field.is(name)).map(|(_, value)| *value);
     let first = found.next();
     match found.next() {
         Some(_) => Err(DecodeError::new(at, format!("has `{name}` twice"))),
@@ -343,6 +305,9 @@ mod tests {
             "12345678901234567890123",
             "0.10000000000000000000001",
             "1e400",
+            "NaN",
+            "[ -Infinity, Infinity ]",
+            r#"{"x": [NaN, "NaN", "\ud800"]}"#,
             r#"{ "a" : [ 1 , 9007199254740993 ], "b":"\u00e9\/" }"#,
         ] {
             let body = format!(
@@ -370,9 +335,51 @@ mod tests {
     }
 
     #[test]
+    fn numbers_of_python_and_half_characters_are_no_error_where_nobody_looks() {
+        check(
+            r#"{"a": NaN, "b\udc00": {"c": [-Infinity, "\ud800"]}, "basic_info": {"name": "A", "base_directory": "d"}}"#,
+            Ok((-1, "A", "d", &[], None)),
+        );
+        check(
+            r#"{"payload": {"class": "PrintTask", "t\ud800": NaN, "b": Infinity}}"#,
+            Ok((-1, "PrintTask", "", &[], Some(r#"{"t\ud800":NaN,"b":Infinity}"#))),
+        );
+        check(
+            r#"{"payload": [["m", "f"], [NaN], {"k": -Infinity}, -1], "queueName": NaN}"#,
+            Ok((-1, "m.f", "", &[], Some(r#"{"args":[NaN],"kwargs":{"k": -Infinity}}"#))),
+        );
+        check(
+            r#"{"basic_info": {"id": NaN, "name": "A", "base_directory": "d"}}"#,
+            Err(
+                "basic_info.id: expected an integer of 64 bits, or a string that holds one, found the number NaN",
+            ),
+        );
+        check(
+            r#"{"basic_info": {"name": "A\ud800", "base_directory": "d"}}"#,
+            Err(
+                "basic_info.name: expected whole characters (no half of a surrogate pair), found the string \"A\\ud800\"",
+            ),
+        );
+    }
+
+    #[test]
+    fn a_mark_of_an_editor_is_no_error() {
+        let task = r#"{"basic_info": {"name": "A", "base_directory": "d"}}"#;
+        check(&format!("\u{feff}{task}"), Ok((-1, "A", "d", &[], None)));
+        let utf16: Vec<u8> = "\u{feff}{}".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let error = decode(&utf16).unwrap_err().to_string();
+        assert_eq!(error, "message: is UTF-16 text; it has to be UTF-8");
+    }
+
+    #[test]
     fn wrong_messages_say_where_and_what_was_expected() {
         let info = |inner: &str| format!(r#"{{"basic_info": {{{inner}}}}}"#);
-        check("", Err("message: is not JSON: EOF while parsing a value at line 1 column 0"));
+        check(
+            "",
+            Err(
+                "message: is not JSON: the text ends where a value was expected at line 1 column 1",
+            ),
+        );
         check("[1]", Err("message: expected an object, found an array [1]"));
         check(
             "{}",
@@ -488,7 +495,7 @@ mod tests {
                     prop_assert!(BucketKey::new(task.base_directory.join(input).as_str()).is_ok());
                 }
                 if let Some(payload) = &task.payload {
-                    prop_assert!(serde_json::from_str::<&RawValue>(payload).is_ok());
+                    prop_assert!(json::parse(payload).is_ok());
                 }
             }
         }

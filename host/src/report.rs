@@ -1,18 +1,35 @@
-//! What the error queue and the done queue are told.
+//! The reports that go to the error queue and the done queue.
 //!
 //! `host_info`, `task`, and `exception` or `result` are what SimpleTasks' users read; the
 //! other fields are ours.
+//!
+//! A report is JSON that every queue can carry and every reader can parse, whatever the message,
+//! the guest or the component put into it. Queues differ in the size they take, so a report
+//! comes in ever shorter versions; the last one fits into [`SHORTEST`] bytes.
 
+use std::borrow::Cow;
+use std::io;
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use serde::Serialize;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::ser::{Formatter, Serializer};
+use serde_json::value::RawValue;
 
 use crate::digest::Digest;
+use crate::json;
 use crate::key::BucketKey;
+use crate::message;
 use crate::sandbox::Phase;
+
+/// Bytes of the shortest version of a report, at most.
+pub const SHORTEST: usize = 4096;
+/// Bytes that a name of this host or its user takes, at most.
+const LONGEST_NAME: usize = 256;
+/// Bytes of one reason for the failure of an earlier attempt, and how many reasons are told.
+const REASON: usize = 8 << 10;
+const REASONS: usize = 16;
 
 /// Who writes the report.
 #[derive(Debug, Serialize)]
@@ -22,8 +39,8 @@ struct HostInfo {
 }
 
 static HOST_INFO: LazyLock<HostInfo> = LazyLock::new(|| HostInfo {
-    hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-    user: crate::config::user_name(),
+    hostname: head(&rustix::system::uname().nodename().to_string_lossy(), LONGEST_NAME).into(),
+    user: head(&crate::config::user_name(), LONGEST_NAME).into(),
 });
 
 /// The report of a task that is given up.
@@ -47,40 +64,77 @@ pub struct ErrorReport<'a> {
     pub elapsed: Duration,
 }
 
+/// How much of an error report one of its versions has. Sizes are bytes of JSON.
+struct Extent {
+    /// The message, not only its digest.
+    has_message: bool,
+    /// Reasons of earlier attempts.
+    reasons: usize,
+    exception: usize,
+    log: usize,
+}
+
+/// The versions of an error report. The message is kept for as long as a queue may take it:
+/// `host queue redrive` can send back no other.
+const EXTENTS: [Extent; 6] = [
+    Extent { has_message: true, reasons: REASONS, exception: 64 << 10, log: 128 << 10 },
+    Extent { has_message: true, reasons: 0, exception: 16 << 10, log: 8 << 10 },
+    Extent { has_message: true, reasons: 0, exception: 4 << 10, log: 0 },
+    Extent { has_message: true, reasons: 0, exception: 256, log: 0 },
+    Extent { has_message: false, reasons: 0, exception: 16 << 10, log: 8 << 10 },
+    Extent { has_message: false, reasons: 0, exception: 1024, log: 0 },
+];
+
 impl ErrorReport<'_> {
-    /// The report as the text of a message.
-    pub fn to_message(&self) -> Bytes {
+    /// The report as the text of a message: the whole, then ever shorter versions.
+    pub fn versions(&self) -> impl Iterator<Item = Bytes> {
+        ever_shorter(EXTENTS.iter().map(|extent| self.version(extent)))
+    }
+
+    fn version(&self, extent: &Extent) -> Bytes {
         #[derive(Serialize)]
         struct Wire<'a> {
             host_info: &'static HostInfo,
-            task: Box<RawValue>,
-            exception: &'a str,
+            task: Received<'a>,
+            exception: Cow<'a, str>,
             attempt: u32,
-            #[serde(skip_serializing_if = "<[_]>::is_empty")]
-            earlier: &'a [String],
+            #[serde(skip_serializing_if = "Vec::is_empty")]
+            earlier: Vec<Cow<'a, str>>,
             #[serde(skip_serializing_if = "Option::is_none")]
             phase: Option<Phase>,
             #[serde(skip_serializing_if = "Option::is_none")]
             component: Option<String>,
             #[serde(skip_serializing_if = "Option::is_none")]
-            log: Option<&'a str>,
+            log: Option<Cow<'a, str>>,
             /// When the report was made, in UTC.
             time: String,
             elapsed_seconds: f64,
         }
+        let log = self.log.filter(|log| !log.is_empty() && extent.log > 0);
         to_bytes(&Wire {
-            time: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             host_info: &HOST_INFO,
-            task: as_received(self.message),
-            exception: &self.exception,
+            task: Received::new(self.message, extent.has_message),
+            exception: head(&self.exception, extent.exception),
             attempt: self.attempt,
-            earlier: self.earlier,
+            earlier: earlier(self.earlier, extent.reasons),
             phase: self.phase,
             component: self.component.map(|digest| digest.to_string()),
-            log: self.log.filter(|log| !log.is_empty()),
+            log: log.map(|log| tail(log, extent.log)),
+            time: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             elapsed_seconds: self.elapsed.as_secs_f64(),
         })
     }
+}
+
+/// The last `most` reasons, and a word of those before them.
+fn earlier(reasons: &[String], most: usize) -> Vec<Cow<'_, str>> {
+    if most == 0 {
+        return Vec::new();
+    }
+    let left_out = reasons.len().saturating_sub(most);
+    let word = (left_out > 0).then(|| format!("({left_out} earlier reasons are left out)").into());
+    let told = reasons[left_out..].iter().map(|reason| head(reason, REASON));
+    word.into_iter().chain(told).collect()
 }
 
 /// The report of a task that is done.
@@ -99,12 +153,20 @@ pub struct DoneReport<'a> {
 }
 
 impl DoneReport<'_> {
-    /// The report as the text of a message.
-    pub fn to_message(&self) -> Bytes {
+    /// The report as the text of a message: the whole, then with the outputs as a count, then
+    /// with the digest of the message.
+    pub fn versions(&self) -> impl Iterator<Item = Bytes> {
+        let versions = [(true, true), (true, false), (false, false)];
+        ever_shorter(
+            versions.into_iter().map(|(has_message, has_keys)| self.version(has_message, has_keys)),
+        )
+    }
+
+    fn version(&self, has_message: bool, has_keys: bool) -> Bytes {
         #[derive(Serialize)]
         struct Wire<'a> {
             host_info: &'static HostInfo,
-            task: Box<RawValue>,
+            task: Received<'a>,
             result: Outcome<'a>,
             attempt: u32,
             #[serde(skip_serializing_if = "Option::is_none")]
@@ -114,12 +176,22 @@ impl DoneReport<'_> {
         #[derive(Serialize)]
         struct Outcome<'a> {
             success: bool,
-            outputs: &'a [BucketKey],
+            outputs: Outputs<'a>,
         }
+        #[derive(Serialize)]
+        #[serde(untagged)]
+        enum Outputs<'a> {
+            Keys(&'a [BucketKey]),
+            Count(usize),
+        }
+        let outputs = match has_keys {
+            true => Outputs::Keys(self.outputs),
+            false => Outputs::Count(self.outputs.len()),
+        };
         to_bytes(&Wire {
             host_info: &HOST_INFO,
-            task: as_received(self.message),
-            result: Outcome { success: true, outputs: self.outputs },
+            task: Received::new(self.message, has_message),
+            result: Outcome { success: true, outputs },
             attempt: self.attempt,
             component: self.component.map(|digest| digest.to_string()),
             elapsed_seconds: self.elapsed.as_secs_f64(),
@@ -127,39 +199,210 @@ impl DoneReport<'_> {
     }
 }
 
-/// The message, character for character where it is JSON, and as one string where it is not.
-fn as_received(message: &[u8]) -> Box<RawValue> {
-    serde_json::from_slice::<Box<RawValue>>(message)
-        .or_else(|_| to_raw_value(&String::from_utf8_lossy(message)))
-        .unwrap_or_default()
+/// The message that a report is about.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Received<'a> {
+    /// Character for character, where that is JSON that all readers read and all queues carry.
+    Json(Box<RawValue>),
+    /// The whole text as one string. A message that is itself a string comes this way too, so
+    /// that a string here always stands for the text of a message.
+    Text(Cow<'a, str>),
+    /// What a message that is too large was.
+    Digest(Summary<'a>),
+}
+
+/// Stands for a message that a report has no room for. It can't be taken for a task: no task's
+/// `inputs` are a number.
+#[derive(Serialize)]
+struct Summary<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    basic_info: Option<BasicInfo>,
+    /// The beginning of what is not a task.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<Cow<'a, str>>,
+    sha256: String,
+    bytes: usize,
+}
+
+#[derive(Serialize)]
+struct BasicInfo {
+    id: i64,
+    name: String,
+    base_directory: String,
+    /// How many there are.
+    inputs: usize,
+}
+
+impl<'a> Received<'a> {
+    fn new(message: &'a [u8], is_whole: bool) -> Self {
+        if is_whole { Self::whole(message) } else { Self::Digest(Summary::of(message)) }
+    }
+
+    fn whole(message: &'a [u8]) -> Self {
+        let text = String::from_utf8_lossy(message);
+        let as_json = |text: &str| {
+            let value = json::parse(text).ok().filter(|value| !value.is_string())?;
+            let can_be_embedded = value.is_portable() && !value.text().contains(is_barred);
+            can_be_embedded.then(|| RawValue::from_string(value.text().to_owned()).ok())?
+        };
+        match as_json(&text) {
+            Some(json) => Self::Json(json),
+            None => Self::Text(text),
+        }
+    }
+}
+
+impl<'a> Summary<'a> {
+    /// Bytes of a name, a base directory, or of what is not a task.
+    const SHOWN: usize = 800;
+
+    fn of(message: &'a [u8]) -> Self {
+        let task = message::decode(message).ok();
+        let text = task.is_none().then(|| {
+            let start = &message[..message.len().min(Self::SHOWN)];
+            head(&String::from_utf8_lossy(start), Self::SHOWN).into_owned().into()
+        });
+        let basic_info = task.map(|task| BasicInfo {
+            id: task.id,
+            name: head(task.name.as_str(), Self::SHOWN).into(),
+            base_directory: head(task.base_directory.as_str(), Self::SHOWN).into(),
+            inputs: task.inputs.len(),
+        });
+        Self { basic_info, text, sha256: Digest::of(message).to_string(), bytes: message.len() }
+    }
+}
+
+/// Leaves out what is not shorter than the version before.
+fn ever_shorter(versions: impl Iterator<Item = Bytes>) -> impl Iterator<Item = Bytes> {
+    let mut shortest = usize::MAX;
+    versions.filter(move |version| {
+        let is_shorter = version.len() < shortest;
+        shortest = shortest.min(version.len());
+        is_shorter
+    })
+}
+
+/// The beginning of a text, such that it takes up to `most` bytes in JSON.
+fn head(text: &str, most: usize) -> Cow<'_, str> {
+    const CUT: &str = " … (cut)";
+    let cut = |room: usize| {
+        let mut size = 0;
+        text.char_indices().find(|(_, c)| {
+            size += size_in_json(*c);
+            size > room
+        })
+    };
+    if cut(most).is_none() {
+        return Cow::Borrowed(text);
+    }
+    let end = cut(most.saturating_sub(CUT.len())).map_or(text.len(), |(at, _)| at);
+    Cow::Owned(format!("{}{CUT}", &text[..end]))
+}
+
+/// The end of a text, such that it takes up to `most` bytes in JSON.
+fn tail(text: &str, most: usize) -> Cow<'_, str> {
+    const CUT: &str = "(cut) … ";
+    let cut = |room: usize| {
+        let mut size = 0;
+        text.char_indices().rev().find(|(_, c)| {
+            size += size_in_json(*c);
+            size > room
+        })
+    };
+    if cut(most).is_none() {
+        return Cow::Borrowed(text);
+    }
+    let start = cut(most.saturating_sub(CUT.len())).map_or(0, |(at, c)| at + c.len_utf8());
+    Cow::Owned(format!("{CUT}{}", &text[start..]))
+}
+
+/// Bytes of a character in a JSON string.
+fn size_in_json(c: char) -> usize {
+    match c {
+        '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
+        c if c < ' ' || is_barred(c) => 6,
+        c => c.len_utf8(),
+    }
+}
+
+/// True for a character that XML 1.0 has no place for, and so SQS neither. Control characters,
+/// of which the same is true, never stand in JSON as themselves.
+fn is_barred(c: char) -> bool {
+    matches!(c, '\u{fffe}' | '\u{ffff}')
+}
+
+/// JSON on one line, in which barred characters are escapes.
+struct Carried;
+
+impl Formatter for Carried {
+    fn write_string_fragment<W>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()>
+    where
+        W: ?Sized + io::Write,
+    {
+        let mut rest = fragment;
+        while let Some(at) = rest.find(is_barred) {
+            let (before, barred) = rest.split_at(at);
+            writer.write_all(before.as_bytes())?;
+            let mut chars = barred.chars();
+            if let Some(c) = chars.next() {
+                write!(writer, "\\u{:04x}", u32::from(c))?;
+            }
+            rest = chars.as_str();
+        }
+        writer.write_all(rest.as_bytes())
+    }
 }
 
 fn to_bytes(report: &impl Serialize) -> Bytes {
-    // Strings, numbers and checked JSON always serialise.
-    serde_json::to_vec(report).unwrap_or_default().into()
+    let mut bytes = Vec::new();
+    // Strings, numbers and checked JSON always serialise, and memory always takes them.
+    let written = report.serialize(&mut Serializer::with_formatter(&mut bytes, Carried));
+    debug_assert!(written.is_ok(), "{written:?}");
+    bytes.into()
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+
     use super::*;
 
-    fn error_report(message: &[u8]) -> serde_json::Value {
-        let report = ErrorReport {
+    fn report<'a>(message: &'a [u8], earlier: &'a [String], log: &'a str) -> ErrorReport<'a> {
+        ErrorReport {
             message,
             exception: "it broke".to_owned(),
             attempt: 2,
-            earlier: &["first".to_owned()],
+            earlier,
             phase: Some(Phase::Execute),
-            component: None,
-            log: Some("a line\n"),
+            component: Some(Digest::of(b"")),
+            log: Some(log),
             elapsed: Duration::from_millis(1500),
-        };
-        serde_json::from_slice(&report.to_message()).unwrap()
+        }
+    }
+
+    fn read(report: &Bytes) -> Value {
+        let text = std::str::from_utf8(report).unwrap();
+        let is_carried = |c: char| c >= ' ' && !is_barred(c);
+        assert!(text.chars().all(is_carried), "a queue can't carry {text:?}");
+        serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
+    }
+
+    fn whole(message: &[u8]) -> Value {
+        let earlier = ["first".to_owned()];
+        read(&report(message, &earlier, "a line\n").versions().next().unwrap())
+    }
+
+    fn task(payload: &str) -> String {
+        format!(
+            r#"{{"basic_info":{{"id":7,"name":"A","base_directory":"d","inputs":["i","j"]}},"payload_info":{payload}}}"#
+        )
     }
 
     #[test]
     fn an_error_report_has_what_simple_tasks_users_read() {
-        let report = error_report(br#"{"basic_info": {"id": 12345678901234567}}"#);
+        let report = whole(br#"{"basic_info": {"id": 12345678901234567}}"#);
         assert!(report["host_info"]["hostname"].is_string());
         assert!(report["host_info"]["user"].is_string());
         assert_eq!(report["task"]["basic_info"]["id"], 12345678901234567_i64);
@@ -171,8 +414,137 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_is_no_json_is_reported_as_text() {
-        assert_eq!(error_report(b"{oops")["task"], "{oops");
-        assert_eq!(error_report(b"\xff")["task"], "\u{fffd}");
+    fn a_message_that_some_reader_or_queue_can_not_take_is_reported_as_text() {
+        for text in [
+            "{oops",
+            "",
+            "\"a string\"",
+            r#"{"a": NaN}"#,
+            r#"{"a": "\ud800"}"#,
+            "{\"a\": \"\u{ffff}\u{fffe}\"}",
+            "\u{feff}{}",
+            "\0\u{1}\u{1b}[31m",
+            &("[".repeat(200) + &"]".repeat(200)),
+        ] {
+            assert_eq!(whole(text.as_bytes())["task"], text);
+        }
+        assert_eq!(whole(b"\xff")["task"], "\u{fffd}");
+    }
+
+    #[test]
+    fn what_a_guest_says_can_be_carried() {
+        let words = "\0\u{1b}[31m \u{ffff}\u{fffe}\u{fdd0} \u{2028} \"\\ \r\n\t";
+        let earlier = [words.to_owned()];
+        let report = ErrorReport { exception: words.to_owned(), ..report(b"{}", &earlier, words) };
+        let report = read(&report.versions().next().unwrap());
+        assert_eq!(report["exception"], words);
+        assert_eq!(report["log"], words);
+        assert_eq!(report["earlier"][0], words);
+    }
+
+    #[test]
+    fn an_error_report_gets_shorter_and_keeps_the_message_for_as_long_as_it_can() {
+        let message = task(&format!("\"{}\"", "x".repeat(20_000)));
+        let earlier = vec!["e".repeat(5_000); 40];
+        let log = "l\n".repeat(30_000) + "the last line";
+        let report = ErrorReport {
+            exception: "x".repeat(100_000),
+            ..report(message.as_bytes(), &earlier, &log)
+        };
+        let versions: Vec<Bytes> = report.versions().collect();
+        assert!(versions.windows(2).all(|two| two[1].len() < two[0].len()));
+        let read: Vec<Value> = versions.iter().map(read).collect();
+        assert_eq!(read[0]["earlier"].as_array().unwrap().len(), REASONS + 1);
+        assert!(read[0]["log"].as_str().unwrap().ends_with("the last line"));
+        assert!(read[1]["earlier"].is_null() && read[2]["log"].is_null());
+        assert!(read[1]["log"].as_str().unwrap().ends_with("the last line"));
+        let is_whole = |report: &&Value| report["task"]["payload_info"].is_string();
+        assert_eq!(read.iter().take_while(is_whole).count(), 4);
+        assert!(versions[3].len() < message.len() + 1024, "little is added to the message");
+        let last = read.last().unwrap();
+        assert_eq!(last["task"]["basic_info"]["id"], 7);
+        assert_eq!(last["task"]["basic_info"]["inputs"], 2);
+        assert_eq!(last["task"]["bytes"], message.len());
+        assert_eq!(last["task"]["sha256"], Digest::of(message.as_bytes()).to_string());
+        // Nobody who sends it back by mistake runs half a task.
+        assert!(message::decode(last["task"].to_string().as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_done_report_gets_shorter() {
+        let message = task(&format!("\"{}\"", "x".repeat(20_000)));
+        let outputs: Vec<BucketKey> =
+            (0..4000).map(|i| BucketKey::new(&format!("d/{i}")).unwrap()).collect();
+        let report = DoneReport {
+            message: message.as_bytes(),
+            outputs: &outputs,
+            attempt: 1,
+            component: None,
+            elapsed: Duration::ZERO,
+        };
+        let versions: Vec<Bytes> = report.versions().collect();
+        let read: Vec<Value> = versions.iter().map(read).collect();
+        assert_eq!(read.len(), 3);
+        assert_eq!(read[0]["result"]["outputs"].as_array().unwrap().len(), 4000);
+        assert_eq!(read[1]["result"]["outputs"], 4000);
+        assert!(read[1]["task"]["payload_info"].is_string());
+        assert_eq!(read[2]["task"]["basic_info"]["name"], "A");
+        assert!(versions[2].len() <= SHORTEST);
+    }
+
+    /// Texts that take much room in JSON.
+    fn any_text() -> impl Strategy<Value = String> {
+        let unit = prop_oneof![".", "[\u{0}-\u{1f}\"\\\\]", "[\u{fffe}\u{ffff}]", "[a-z]"];
+        (proptest::collection::vec(unit, 0..20), 0_usize..600)
+            .prop_map(|(units, times)| units.concat().repeat(times))
+    }
+
+    /// Names of tasks as they may be, and messages that are no tasks.
+    fn any_message() -> impl Strategy<Value = Vec<u8>> {
+        let of_task =
+            ("[a-z\"\u{ffff}é]{1,80}", "[a-z\"\u{fffe}é]{1,80}(/[a-z\"é]{1,80}){0,4}", any_text());
+        prop_oneof![
+            proptest::collection::vec(any::<u8>(), 0..5000),
+            any_text().prop_map(String::into_bytes),
+            of_task.prop_map(|(name, base, payload)| {
+                let info = serde_json::json!({"name": name, "base_directory": base});
+                serde_json::json!({"basic_info": info, "payload_info": payload})
+                    .to_string()
+                    .into_bytes()
+            }),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn every_version_can_be_read_and_carried_and_the_last_is_short(
+            message in any_message(), exception in any_text(), log in any_text(), reason in any_text(),
+        ) {
+            let earlier = vec![reason; 3];
+            let error = ErrorReport { exception, ..report(&message, &earlier, &log) };
+            let done = DoneReport {
+                message: &message,
+                outputs: &[],
+                attempt: 1,
+                component: Some(Digest::of(b"")),
+                elapsed: Duration::MAX,
+            };
+            for versions in [error.versions().collect::<Vec<_>>(), done.versions().collect()] {
+                for version in &versions {
+                    read(version);
+                }
+                prop_assert!(versions.last().unwrap().len() <= SHORTEST);
+            }
+        }
+
+        #[test]
+        fn a_cut_text_takes_no_more_room_than_it_may(text in any_text(), most in 20_usize..2000) {
+            for cut in [head(&text, most), tail(&text, most)] {
+                let size: usize = cut.chars().map(size_in_json).sum();
+                prop_assert!(size <= most, "{size} of {most}");
+            }
+        }
     }
 }

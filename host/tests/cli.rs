@@ -371,6 +371,88 @@ fn what_is_sent_is_what_was_written() {
 }
 
 #[test]
+fn numbers_of_python_are_kept_byte_for_byte() {
+    let place = Place::new();
+    let line = r#"{"basic_info": {"name": "BAD", "base_directory": "d"}, "payload_info": [NaN, -Infinity ,1.50], "x": Infinity}"#;
+    place.feed("submit --fq ./queue", line.as_bytes()).ok();
+    let listed = place.run("queue ls ./queue --json").ok().json();
+    assert_eq!((&listed["message"], &listed["text"]), (&serde_json::Value::Null, &line.into()));
+    place.write("bad.wasm", component(End::Reject));
+    place.run("component push bad.wasm --name BAD").ok();
+    place.run("run --fq ./queue -x").exits(3);
+    // The report is JSON for everybody.
+    let report = place.run("queue ls ./queue-errors --json").ok().json();
+    assert_eq!(report["message"]["task"], line);
+    place.run("queue ls ./queue-errors").ok().says("BAD -1 in \"d\", 0 inputs: prepare: no good");
+    place.run("queue redrive ./queue").ok().says("1 task put back");
+    let listed = place.run("queue ls ./queue --json").ok().json();
+    assert_eq!(listed["text"], line);
+
+    place.write("good.wasm", component(End::Done));
+    let mut command = place.host("try good.wasm --payload");
+    Ended::of(command.arg("[NaN]").output().unwrap()).ok();
+    let mut command = place.host("submit --fq ./queue --name A --base-directory d --payload");
+    Ended::of(command.arg("{\"x\": NaN}").output().unwrap()).ok();
+    place.run("queue ls ./queue --json").ok().says(r#"\"payload_info\":{\"x\": NaN}"#);
+}
+
+#[test]
+fn a_mark_that_an_editor_put_before_a_text_is_no_error() {
+    let place = Place::new();
+    let marked = |text: &str| format!("\u{feff}{text}");
+    place.write("a.jsonl", marked(&lines(0..2)));
+    place.write("b.jsonl", marked(&lines(2..4)).replace('\n', "\r\n"));
+    place.write("host.toml", marked("queue = \"fq://./from-file\"\n"));
+    place.run("submit a.jsonl b.jsonl").ok().says("4 tasks sent to fq://./from-file");
+    let listed = place.run("queue ls ./from-file --json").ok().stdout;
+    assert_eq!(listed.matches("\"message\":{").count(), 4, "{listed}");
+    let utf16: Vec<u8> = marked(&task(1)).encode_utf16().flat_map(u16::to_le_bytes).collect();
+    place.feed("submit", &utf16).exits(3).says("is UTF-16 text; it has to be UTF-8");
+}
+
+#[test]
+fn more_memory_than_a_component_can_use_is_refused_and_why() {
+    let place = Place::new();
+    let ended = place.run("run --fq q --memory 8GiB").exits(2);
+    ended.says("--memory: \"8GiB\" is more than a task can use").says("4GiB is the most");
+    place.run("run --fq q -x --memory 4GiB").ok();
+}
+
+#[test]
+fn a_variable_of_another_program_is_not_taken_for_a_slip() {
+    let place = Place::new();
+    let mut command = place.host("config");
+    command.env("HOST_OS", "linux").env("HOST_IP", "::1").env("HOST_NAME", "vm");
+    let ended = Ended::of(command.output().unwrap()).ok();
+    assert_eq!(ended.stderr, "");
+}
+
+#[test]
+fn an_object_that_no_task_can_be_made_of_is_refused_wherever_it_is_listed() {
+    for bad in ["a", "m", "z"] {
+        let place = Place::new();
+        place.write(&format!("bucket/d/{bad}/x.png"), "x");
+        for good in ["c", "n", "y"] {
+            place.write(&format!("bucket/d/{good}/0_input/x.png"), "x");
+        }
+        let mut command = place.host("submit --fq ./queue --name A --each");
+        let ended = Ended::of(command.arg("d/**/*.png").output().unwrap()).exits(3);
+        let ended = ended.says("3 tasks sent to fq://./queue; 1 refused");
+        ended.says(&format!("d/{bad}/x.png: d/{bad}/x.png: its base directory can't be told"));
+        assert_eq!(place.enqueued("queue"), 3);
+    }
+    // None at all is an error of whoever asked, and so is a payload that is never JSON.
+    let place = Place::new();
+    place.write("bucket/d/x.png", "x");
+    let mut command = place.host("submit --fq ./queue --name A --each");
+    let ended = Ended::of(command.arg("d/*.png").output().unwrap()).exits(2);
+    ended.says("hint: give --base-directory");
+    let mut command = place.host("submit --fq ./queue --name A --payload [{key}] --each");
+    Ended::of(command.arg("d/*.png").output().unwrap()).exits(2).says("--payload is not JSON");
+    assert!(!place.has("queue"));
+}
+
+#[test]
 fn a_file_that_is_not_there_keeps_the_others_out() {
     let place = Place::new();
     place.write("a.jsonl", lines(0..3));

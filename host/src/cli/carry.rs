@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use super::exit::Advice;
 use super::meter::Meter;
 use super::refusals::{Place, Refusals};
-use super::sender::Target;
+use super::sender::{Target, send_each};
 use super::show;
 use super::telemetry::Screen;
 
@@ -215,8 +215,7 @@ impl Work {
         if bodies.is_empty() {
             return;
         }
-        let results = self.carrier.target.queue.send(&bodies).await;
-        let is_down = results.iter().all(|r| matches!(r, Err(QueueError::Unavailable { .. })));
+        let results = send_each(&*self.carrier.target.queue, &bodies).await;
         let settling =
             results.into_iter().zip(sending).map(async |(sent, (lease, name))| match sent {
                 Ok(()) => {
@@ -230,6 +229,8 @@ impl Work {
                     }
                 }
                 Err(error) => {
+                    // The target may work again later, and the message is not at fault.
+                    let is_down = !matches!(error, QueueError::Invalid { .. });
                     if !is_down {
                         self.refuse(&lease.message().id, &error);
                     }
@@ -376,6 +377,35 @@ mod tests {
         assert_eq!((carried.sent, carried.refused), (99, 1));
         assert_eq!(source.bodies().await, ["too large"]);
         assert_eq!(target.bodies().await.len(), 99);
+    }
+
+    #[tokio::test]
+    async fn a_message_that_is_refused_stays_wherever_it_stands() {
+        for position in [0, 1, 9, 10, 24] {
+            for (bad, is_refused) in
+                [("too large", true), ("whole request", true), ("unreachable", false)]
+            {
+                let messages = (0..25).map(|i| match i == position {
+                    true => bad.to_owned(),
+                    false => i.to_string(),
+                });
+                let source = source(messages).await;
+                let (target, carried) = carry(&source, u64::MAX, all).await;
+                let case = format!("{bad} at {position}");
+                if is_refused {
+                    let carried = carried.unwrap();
+                    assert_eq!((carried.sent, carried.refused), (24, 1), "{case}");
+                    assert_eq!(source.bodies().await, [bad], "{case}");
+                    assert_eq!(target.bodies().await.len(), 24, "{case}");
+                } else {
+                    // What the target could not take is where it was, and nothing is in both.
+                    carried.unwrap_err();
+                    let (left, moved) = (source.bodies().await, target.bodies().await);
+                    assert!(left.iter().any(|body| body == bad), "{case}");
+                    assert_eq!(left.len() + moved.len(), 25, "{case}");
+                }
+            }
+        }
     }
 
     #[tokio::test]

@@ -1,9 +1,10 @@
-//! `host doctor`: whether a run would work, before it is begun. Makes and changes nothing.
+//! `host doctor`: whether a run would work, before it is begun. Nothing that it makes stays.
 
-mod machine;
+pub(crate) mod machine;
 pub(crate) mod rules;
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -19,6 +20,7 @@ use super::settings::{BUCKET, Everything, Flags, fq_path};
 use super::show;
 use super::telemetry::Screen;
 use super::values::When;
+use machine::Use;
 use rules::{Finding, Level, Queues};
 
 /// How long one thing may take to answer.
@@ -32,8 +34,9 @@ const COUNTED: usize = 1000;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Takes the flags of `host run`, and says whether they would work: whether queues, buckets and the
-cache can be used, whether there is a component, and whether the settings fit to those of the
-queues. Makes and changes nothing. The exit code is 1 if there is a problem.
+cache can be used, whether there is a component, whether this process may have the files, threads
+and address space that it needs, and whether the settings fit to those of the queues. Changes
+nothing. The exit code is 1 if there is a problem.
 
 Examples:
   host doctor --fq ./queue
@@ -151,9 +154,15 @@ pub(crate) async fn problems(config: &Config) -> Vec<Finding> {
 
 async fn look_at_queue(role: &str, url: &str, access: &Access) -> (Vec<Finding>, Option<Facts>) {
     let subject = &format!("{role} {url}");
-    if fq_path(url).is_some_and(|dir| !dir.exists()) {
-        let text = "is not there yet; `host run` makes it";
-        return (vec![Finding::new(Level::Note, subject, text)], None);
+    let dir = fq_path(url);
+    if let Some(dir) = dir.as_deref().filter(|dir| !dir.join("queue").is_dir()) {
+        let note = match dir.exists() {
+            true => "is not a queue yet; `host run` makes it one",
+            false => "is not there yet; `host run` makes it",
+        };
+        let place = machine::look_at(subject, dir, Use::Share);
+        let text = Finding::new(Level::Note, subject, note);
+        return (std::iter::once(text).chain(place.err()).collect(), None);
     }
     let asked = async {
         let queue: Box<dyn Admin> = queue::admin(url, access).await?;
@@ -162,7 +171,14 @@ async fn look_at_queue(role: &str, url: &str, access: &Access) -> (Vec<Finding>,
     };
     match tokio::time::timeout(PATIENCE, asked).await {
         Ok(Ok((counts, facts))) => {
-            (vec![Finding::new(Level::Ok, subject, held(&counts))], Some(facts))
+            let mut findings = vec![Finding::new(Level::Ok, subject, held(&counts))];
+            let parts = ["", "queue", "movement", "host"];
+            let parts = dir.iter().flat_map(|dir| parts.map(|part| dir.join(part)));
+            // One word is enough for a disk that they are all on.
+            findings.extend(
+                parts.filter_map(|part| machine::look_at(subject, &part, Use::Share).err()).next(),
+            );
+            (findings, Some(facts))
         }
         Ok(Err(QueueError::Invalid { problem, .. })) if access.create => {
             let problem = problem.split("; ").next().unwrap_or_default();
@@ -197,8 +213,12 @@ fn silent(subject: &str) -> Finding {
 
 async fn look_at_bucket(role: &str, url: &str, config: &Config, is_made: bool) -> Finding {
     let subject = &format!("{role} {url}");
-    let is_missing = !url.contains("://") && !std::path::Path::new(url).exists();
-    if is_made && is_missing {
+    let dir = match url.split_once("://") {
+        None => Some(Path::new(url)),
+        Some(("file", path)) => Some(Path::new(path)),
+        Some(_) => None,
+    };
+    if is_made && dir.is_some_and(|dir| !dir.exists()) {
         let text = "is not there yet; `host run` makes it, without a component";
         return Finding::new(Level::Problem, subject, text).cure(
             "`host component push FILE` puts a component there; --bucket names another bucket",
@@ -216,15 +236,31 @@ async fn look_at_bucket(role: &str, url: &str, config: &Config, is_made: bool) -
     // What is below this prefix is no matter; that it can be listed is.
     let first = first(&*opened, &config.component_prefix);
     match tokio::time::timeout(PATIENCE, first).await {
-        Ok(Ok(())) => {
-            Finding::new(Level::Ok, subject, "can be listed (writing to it is not tried)")
-        }
+        Ok(Ok(())) => match dir.filter(|_| role != "inputs") {
+            Some(dir) => writable(subject, dir),
+            None => Finding::new(Level::Ok, subject, "can be listed (writing to it is not tried)"),
+        },
         // The web has no listings; each input is fetched by its name.
         Ok(Err(error)) if url.starts_with("http") => {
             Finding::new(Level::Note, subject, format!("can't be listed: {error}"))
         }
         Ok(Err(error)) => Finding::new(Level::Problem, subject, error.to_string()),
         Err(_) => silent(subject),
+    }
+}
+
+/// A bucket that is a directory, to which outputs go.
+fn writable(subject: &str, dir: &Path) -> Finding {
+    match machine::look_at(
+        subject,
+        dir,
+        Use::Fill("outputs go there: see to it, or name another --bucket"),
+    ) {
+        Ok(free) => {
+            let text = format!("can be written; its disk has {} left", free.display().iec());
+            Finding::new(Level::Ok, subject, text)
+        }
+        Err(finding) => finding,
     }
 }
 

@@ -72,6 +72,12 @@ impl Advice {
         Self { problem: problem.into(), hint: None, exit: Exit::Failed }
     }
 
+    /// What a person is told to do about it.
+    #[cfg(test)]
+    pub(crate) fn told_hint(&self) -> &str {
+        self.hint.as_deref().unwrap_or_default()
+    }
+
     /// What to do about it.
     pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }

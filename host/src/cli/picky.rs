@@ -1,7 +1,7 @@
 //! A queue for tests that does not take every message, and remembers how it was used.
 
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,16 +9,21 @@ use bytes::Bytes;
 use task_host::queue::memory::MemoryQueue;
 use task_host::queue::{Counts, Message, Queue, QueueError, Receipt, Release};
 
-/// What it says to a message that holds this text.
+/// A message that holds one of these texts is refused,
 const TOO_LARGE: &str = "too large";
+/// or can't be sent now,
 const UNREACHABLE: &str = "unreachable";
+/// or makes the whole request be refused,
+const WHOLE_REQUEST: &str = "whole request";
+/// or comes to a queue that was deleted.
+const GONE: &str = "gone";
 
-/// A queue in memory that refuses messages with `too large` in them, and can't be reached by
-/// those with `unreachable` in them.
+/// A queue in memory that does with a message what the message says.
 #[derive(Debug, Default)]
 pub(crate) struct Picky {
     inner: MemoryQueue,
     under_way: AtomicUsize,
+    is_gone: AtomicBool,
     /// The most sends that were under way at once.
     pub(crate) most: AtomicUsize,
 }
@@ -36,11 +41,20 @@ impl Picky {
         self.inner.send(bodies).await
     }
 
+    fn gone(&self) -> QueueError {
+        let problem = "there is no such queue any more".to_owned();
+        QueueError::Invalid { queue: self.to_string(), problem }
+    }
+
     fn judge(&self, body: &Bytes) -> Result<(), QueueError> {
         let text = String::from_utf8_lossy(body);
         let queue = self.to_string();
         if text.contains(TOO_LARGE) {
             return Err(QueueError::Invalid { queue, problem: format!("{text:?} is refused") });
+        }
+        if text.contains(GONE) {
+            self.is_gone.store(true, SeqCst);
+            return Err(self.gone());
         }
         if text.contains(UNREACHABLE) {
             let source = "connection refused".into();
@@ -87,6 +101,14 @@ impl Queue for Picky {
         // Others come in between, as they do on a network.
         tokio::time::sleep(Duration::from_millis(1)).await;
         let mut results = Vec::new();
+        let is_whole = |body: &Bytes| String::from_utf8_lossy(body).contains(WHOLE_REQUEST);
+        if bodies.iter().any(is_whole) {
+            let problem = "the request is refused".to_owned();
+            let refused =
+                || QueueError::Invalid { queue: self.to_string(), problem: problem.clone() };
+            self.under_way.fetch_sub(1, SeqCst);
+            return bodies.iter().map(|_| Err(refused())).collect();
+        }
         for body in bodies {
             results.push(match self.judge(body) {
                 Ok(()) => self.inner.send(std::slice::from_ref(body)).await.remove(0),
@@ -98,6 +120,9 @@ impl Queue for Picky {
     }
 
     async fn counts(&self) -> Result<Counts, QueueError> {
+        if self.is_gone.load(SeqCst) {
+            return Err(self.gone());
+        }
         self.inner.counts().await
     }
 }

@@ -1,5 +1,6 @@
 //! Tasks back from an error queue or a dead-letter queue to the queue that they are of.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,6 +8,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use task_host::json;
 use task_host::queue::{self, Access};
 
 use super::carry::{Carrier, Choice};
@@ -170,6 +172,73 @@ impl Redrive {
     }
 }
 
+/// A report, as far as commands read it.
+#[derive(Deserialize)]
+pub(crate) struct Report<'a> {
+    #[serde(borrow)]
+    task: &'a RawValue,
+    exception: Option<serde_json::Value>,
+    time: Option<serde_json::Value>,
+}
+
+/// What a report has of a message that was too large for it.
+#[derive(Deserialize)]
+pub(crate) struct Summary {
+    basic_info: Option<Info>,
+    sha256: String,
+    bytes: u64,
+}
+
+/// Of the task that such a message was.
+#[derive(Deserialize)]
+struct Info {
+    id: i64,
+    name: String,
+}
+
+impl<'a> Report<'a> {
+    pub(crate) fn read(body: &'a [u8]) -> Option<Self> {
+        serde_json::from_slice(body).ok()
+    }
+
+    /// The message that is reported on, byte for byte.
+    pub(crate) fn message(&self) -> Cow<'a, str> {
+        // A message that could not be embedded stands there as one string.
+        let text = self.task.get();
+        json::parse(text).ok().and_then(json::Value::string).unwrap_or(Cow::Borrowed(text))
+    }
+
+    /// What there is instead of the message, if it was too large.
+    pub(crate) fn summary(&self) -> Option<Summary> {
+        let is_task = task_host::message::decode(self.task.get().as_bytes()).is_ok();
+        serde_json::from_str(self.task.get()).ok().filter(|_| !is_task)
+    }
+
+    /// Why the task was given up. None for the report of one that is done.
+    pub(crate) fn exception(&self) -> Option<String> {
+        let text = |e: &serde_json::Value| e.as_str().map_or_else(|| e.to_string(), str::to_owned);
+        self.exception.as_ref().map(text)
+    }
+}
+
+impl std::fmt::Display for Summary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { basic_info, sha256, bytes } = self;
+        write!(f, "has no message to send back: ")?;
+        if let Some(Info { id, name }) = basic_info {
+            write!(f, "that of {name} {id} ")?;
+        } else {
+            write!(f, "it ")?;
+        }
+        let bytes = show::number(*bytes);
+        write!(
+            f,
+            "was too large for a report ({bytes} bytes, SHA-256 {sha256}); send it again from \
+             where it came from"
+        )
+    }
+}
+
 /// A task that may go back.
 #[derive(Debug)]
 struct Found {
@@ -186,13 +255,6 @@ struct Found {
 impl Found {
     /// The task that a message is or reports on.
     fn of(body: &Bytes) -> Result<Self, String> {
-        #[derive(Deserialize)]
-        struct Report<'a> {
-            #[serde(borrow)]
-            task: &'a RawValue,
-            exception: Option<serde_json::Value>,
-            time: Option<serde_json::Value>,
-        }
         // Services put on their dead-letter queues what they could not deliver, as it was.
         let plain = match task_host::message::decode(body) {
             Ok(task) => {
@@ -201,17 +263,22 @@ impl Found {
             }
             Err(error) => error,
         };
-        let report: Report<'_> = serde_json::from_slice(body)
-            .map_err(|_| format!("is neither a task nor a report of one: {plain}"))?;
-        let text = report.task.get();
-        let task = task_host::message::decode(text.as_bytes())
-            .map_err(|e| format!("what it reports on is no task and would fail again: {e}"))?;
-        let time = report.time.and_then(|time| humantime::parse_rfc3339(time.as_str()?).ok());
+        let report = Report::read(body)
+            .ok_or_else(|| format!("is neither a task nor a report of one: {plain}"))?;
+        if let Some(summary) = report.summary() {
+            return Err(summary.to_string());
+        }
+        let text = report.message();
+        let task = task_host::message::decode(text.as_bytes()).map_err(|e| {
+            format!("the message it reports on is not a task and would fail again: {e}")
+        })?;
+        let time =
+            report.time.as_ref().and_then(|time| humantime::parse_rfc3339(time.as_str()?).ok());
         Ok(Self {
             task: Bytes::copy_from_slice(text.as_bytes()),
             name: task.name.to_string(),
             id: task.id,
-            exception: report.exception.map(|e| e.as_str().map_or(e.to_string(), str::to_owned)),
+            exception: report.exception(),
             time: time.and_then(|time| time.duration_since(UNIX_EPOCH).ok()),
         })
     }
@@ -265,7 +332,60 @@ mod tests {
             assert!(problem.starts_with(want), "{body}: {problem}");
         };
         check("{}", "is neither a task nor a report of one");
-        check(r#"{"task": "not JSON", "exception": "x"}"#, "what it reports on is no task");
+        check(
+            r#"{"task": "not JSON", "exception": "x"}"#,
+            "the message it reports on is not a task",
+        );
+        check(
+            r#"{"task": {"basic_info": {"id": 7, "name": "A", "base_directory": "d", "inputs": 2},
+                "sha256": "e3b0", "bytes": 4000000}, "exception": "x"}"#,
+            "has no message to send back: that of A 7 was too large for a report (4,000,000 bytes, \
+             SHA-256 e3b0); send it again",
+        );
+        check(
+            r#"{"task": {"text": "oops", "sha256": "e3b0", "bytes": 9}, "exception": "x"}"#,
+            "has no message to send back: it was too large",
+        );
+    }
+
+    #[test]
+    fn whatever_a_host_reports_comes_back_byte_for_byte_or_not_at_all() {
+        use task_host::report::ErrorReport;
+        let check = |payload: &str| {
+            let message = format!(
+                r#"{{ "x": "\u00e9\/", "basic_info": {{"name": "A", "base_directory": "d", "inputs": ["i"]}}, "payload_info": {payload} }}"#
+            );
+            let report = ErrorReport {
+                message: message.as_bytes(),
+                exception: "no room".to_owned(),
+                attempt: 1,
+                earlier: &[],
+                phase: None,
+                component: None,
+                log: None,
+                elapsed: Duration::ZERO,
+            };
+            let mut back = 0;
+            for version in report.versions() {
+                match Found::of(&version) {
+                    Ok(found) => {
+                        assert_eq!(found.task, message);
+                        assert_eq!(found.exception.as_deref(), Some("no room"));
+                        back += 1;
+                    }
+                    Err(problem) => {
+                        assert!(problem.starts_with("has no message to send back"), "{problem}");
+                    }
+                }
+            }
+            assert!(back > 0, "{payload:.40}");
+        };
+        check("1.50");
+        check("[NaN, -Infinity, \"NaN\"]");
+        check(r#""\ud800""#);
+        check("\"\u{ffff} \u{fffe}\"");
+        check(&("[".repeat(300) + &"]".repeat(300)));
+        check(&format!("\"{}\"", "x".repeat(300_000)));
     }
 
     #[test]

@@ -114,13 +114,10 @@ fn make_bucket(bucket: &str) -> anyhow::Result<()> {
 fn open_error(error: task_host::worker::OpenError) -> anyhow::Error {
     use task_host::worker::OpenError;
     match error {
-        OpenError::Sandbox(problem) => Advice::failed(format!(
-            "the sandbox could not be set up: {problem}"
-        ))
-        .hint(
-            "it takes address space for each task that may run: try a lower --parallel or --memory",
-        )
-        .into(),
+        OpenError::Sandbox(problem) => {
+            let cure = doctor::machine::cure(&problem);
+            Advice::failed(format!("the sandbox could not be set up: {problem}")).hint(cure).into()
+        }
         other => other.into(),
     }
 }

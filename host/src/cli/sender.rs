@@ -1,4 +1,8 @@
 //! Puts messages into a queue: batches, many of them under way at once, in bounded memory.
+//!
+//! A message that the queue refuses is reported, and the others are sent, wherever in a batch it
+//! stands. A queue that can't be used ends the work. Nothing is sent a second time: the first
+//! answer may have been lost after the message had arrived.
 
 use std::sync::Arc;
 
@@ -28,6 +32,8 @@ const BYTES_UNDER_WAY: usize = 32 << 20;
 pub(crate) struct Batch {
     messages: Vec<(Bytes, Place)>,
     bytes: usize,
+    /// How many batches there were before it.
+    number: u64,
 }
 
 impl Batch {
@@ -96,6 +102,30 @@ pub(crate) fn is_ordered(url: &str, access: &queue::Access) -> Result<bool, Queu
     })
 }
 
+/// Sends messages, and asks about each by itself where a service refuses a request as a whole.
+/// The answer has one entry for each body, in their order.
+pub(crate) async fn send_each(queue: &dyn Queue, bodies: &[Bytes]) -> Vec<Result<(), QueueError>> {
+    let results = queue.send(bodies).await;
+    if bodies.len() < 2 || !are_refused_alike(&results) {
+        return results;
+    }
+    // What was refused is not in the queue, so it is not sent twice.
+    let (first, second) = bodies.split_at(bodies.len() / 2);
+    let mut results = Box::pin(send_each(queue, first)).await;
+    results.extend(Box::pin(send_each(queue, second)).await);
+    results
+}
+
+/// True when all messages are refused for one reason.
+fn are_refused_alike(results: &[Result<(), QueueError>]) -> bool {
+    let reason = |result: &Result<(), QueueError>| match result {
+        Err(QueueError::Invalid { problem, .. }) => Some(problem.clone()),
+        _ => None,
+    };
+    let first = results.first().and_then(reason);
+    first.is_some() && results.iter().all(|result| reason(result) == first)
+}
+
 /// Sends messages to a queue.
 pub(crate) struct Sender {
     /// None when nothing is really to be sent.
@@ -108,12 +138,17 @@ pub(crate) struct Sender {
     meter: Meter,
     /// Why no more is sent.
     broken: Option<QueueError>,
+    batches: u64,
+    /// The first message that was not sent because of that, and its batch.
+    stopped: Option<(u64, Place)>,
 }
 
 /// What became of a batch.
 struct Answer {
     batch: Batch,
     results: Vec<Result<(), QueueError>>,
+    /// The queue takes no message, whatever it is.
+    broken: Option<QueueError>,
 }
 
 impl Sender {
@@ -127,17 +162,14 @@ impl Sender {
             refusals,
             meter,
             broken: None,
+            batches: 0,
+            stopped: None,
         }
     }
 
     /// Messages of one batch.
     pub(crate) fn batch(&self) -> usize {
         self.target.as_ref().map_or(BATCH, |target| target.batch)
-    }
-
-    /// How many messages are in the queue so far.
-    pub(crate) fn sent(&self) -> u64 {
-        self.sent
     }
 
     /// Sends a message, with the next ones. False when there is no use in further ones.
@@ -153,7 +185,9 @@ impl Sender {
     /// Sends a batch when there is room for it among those under way; `position` is how far
     /// the work then is. False when there is no use in further ones: the queue can't be used,
     /// and there is no file to keep them in.
-    pub(crate) async fn send(&mut self, batch: Batch, position: u64) -> bool {
+    pub(crate) async fn send(&mut self, mut batch: Batch, position: u64) -> bool {
+        batch.number = self.batches;
+        self.batches += 1;
         let most = self.target.as_ref().map_or(1, |target| target.under_way);
         let is_full = |sender: &Self| {
             let bytes = sender.bytes + batch.bytes;
@@ -163,21 +197,27 @@ impl Sender {
             self.answer().await;
         }
         if self.broken.is_some() {
-            return batch.messages.iter().all(|(body, _)| self.refusals.keep(body));
+            return self.keep(&batch, 0..batch.messages.len());
         }
         self.bytes += batch.bytes;
         match self.target.clone() {
             Some(target) => {
+                let is_untried = self.sent == 0;
                 self.sending.spawn(async move {
                     let bodies: Vec<Bytes> =
                         batch.messages.iter().map(|(body, _)| body.clone()).collect();
-                    let results = target.queue.send(&bodies).await;
-                    Answer { batch, results }
+                    let results = send_each(&*target.queue, &bodies).await;
+                    // A queue that was deleted refuses everything, and can't be counted either.
+                    let broken = match is_untried && results.iter().all(Result::is_err) {
+                        true => target.queue.counts().await.err(),
+                        false => None,
+                    };
+                    Answer { batch, results, broken }
                 });
             }
             None => {
                 let results = batch.messages.iter().map(|_| Ok(())).collect();
-                self.take(Answer { batch, results });
+                self.take(Answer { batch, results, broken: None });
             }
         }
         self.meter.at(self.sent, position);
@@ -200,27 +240,41 @@ impl Sender {
     }
 
     fn take(&mut self, answer: Answer) {
-        let Answer { batch, results } = answer;
+        let Answer { batch, results, broken } = answer;
         self.bytes -= batch.bytes;
-        let is_ordered = self.target.as_ref().is_some_and(|target| target.is_ordered);
-        let accepted = results.iter().filter(|result| result.is_ok()).count() as u64;
-        self.sent += accepted;
-        if accepted == 0 && is_of_the_queue(&results, self.sent) {
-            for (body, _) in &batch.messages {
-                self.refusals.keep(body);
-            }
-            let error = results.into_iter().find_map(Result::err);
-            self.broken = self.broken.take().or(error);
+        if let Some(error) = broken {
+            self.keep(&batch, 0..batch.messages.len());
+            self.broken.get_or_insert(error);
             return;
         }
-        for ((body, place), result) in batch.messages.iter().zip(results) {
-            let Err(error) = result else { continue };
-            self.refusals.add(place, &error, Some(body));
-            // Whatever is sent after it would be there before it.
-            if is_ordered && matches!(error, QueueError::Unavailable { .. }) {
-                self.broken.get_or_insert(error);
+        for (n, result) in results.into_iter().enumerate() {
+            match result {
+                Ok(()) => self.sent += 1,
+                // It is the message that can't be sent.
+                Err(error @ QueueError::Invalid { .. }) => {
+                    if let Some((body, place)) = batch.messages.get(n) {
+                        self.refusals.add(place, &error, Some(body));
+                    }
+                }
+                Err(error) => {
+                    self.keep(&batch, n..n + 1);
+                    self.broken.get_or_insert(error);
+                }
             }
         }
+    }
+
+    /// Keeps messages of a batch that are not sent for no fault of theirs. False if there is no
+    /// file to keep them in.
+    fn keep(&mut self, batch: &Batch, which: std::ops::Range<usize>) -> bool {
+        let mut all_kept = true;
+        for (body, place) in batch.messages.get(which).unwrap_or_default() {
+            all_kept &= self.refusals.keep(body);
+            if self.stopped.as_ref().is_none_or(|(number, _)| batch.number < *number) {
+                self.stopped = Some((batch.number, place.clone()));
+            }
+        }
+        all_kept
     }
 
     /// Sends what is left, and waits for what is under way. Returns how many were sent, and
@@ -246,25 +300,23 @@ impl Sender {
             None => Ok((self.sent, refused)),
             Some(error) => {
                 let sent = show::count(self.sent, noun);
+                let first = match &self.stopped {
+                    Some((_, place)) => format!("the first that is not: {place}"),
+                    None => "none is missing".to_owned(),
+                };
                 let others = match keeps {
                     true => "the others are in the file of --rejects",
-                    false => "of the others some may be; with --rejects FILE they would be kept",
+                    false => "from there on some may be missing",
                 };
                 Err(Advice::failed(error.to_string())
-                    .hint(format!("{sent} sent before that are in the queue; {others}"))
+                    .hint(format!(
+                        "{sent} sent before that are in the queue; {first}; {others}. One whose \
+                         answer got lost may be in the queue all the same"
+                    ))
                     .into())
             }
         }
     }
-}
-
-/// Whether a batch, of which nothing was accepted, shows that the queue is at fault and not the
-/// messages: it can't be reached, or it says the same of all before it ever took one.
-fn is_of_the_queue(results: &[Result<(), QueueError>], sent: u64) -> bool {
-    let errors = || results.iter().filter_map(|result| result.as_ref().err());
-    let first = errors().next().map(QueueError::to_string);
-    errors().all(|error| matches!(error, QueueError::Unavailable { .. }))
-        || (sent == 0 && errors().all(|error| Some(error.to_string()) == first))
 }
 
 #[cfg(test)]
@@ -372,8 +424,78 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_queue_that_says_no_to_all_alike_is_at_fault_and_not_the_tasks() {
-        let (_, sent) = send((0..30).map(|_| "too large".to_owned()), 1, None).await;
-        assert!(sent.unwrap_err().to_string().contains("is refused"));
+    async fn a_queue_that_is_gone_is_at_fault_and_not_the_tasks() {
+        let (_, sent) = send((0..30).map(|i| format!("{i} gone")), 1, None).await;
+        assert!(sent.unwrap_err().to_string().contains("there is no such queue any more"));
+    }
+
+    #[tokio::test]
+    async fn a_message_that_is_refused_is_refused_wherever_it_stands() {
+        // 10 to a batch: alone, first, last, in the middle, in a batch of its own, all of one.
+        let bad: [&[usize]; 8] = [
+            &[0],
+            &[9],
+            &[10],
+            &[24],
+            &[30],
+            &[0, 30],
+            &[0, 9, 10, 11],
+            &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9],
+        ];
+        for bad in bad {
+            for how in ["too large", "whole request"] {
+                for under_way in [1, 4] {
+                    let dir = tempfile::tempdir().unwrap();
+                    let rejects = dir.path().join("rejects");
+                    let text = |n: usize| match bad.contains(&n) {
+                        true => format!("{n} {how}"),
+                        false => n.to_string(),
+                    };
+                    let (queue, sent) = send((0..31).map(text), under_way, Some(&rejects)).await;
+                    let counts = ((31 - bad.len()) as u64, bad.len() as u64);
+                    assert_eq!(sent.unwrap(), counts, "{bad:?} {how}");
+                    let mut kept: Vec<String> = std::fs::read_to_string(&rejects)
+                        .unwrap()
+                        .lines()
+                        .map(str::to_owned)
+                        .collect();
+                    kept.sort_by_key(|line| {
+                        line.split(' ').next().unwrap().parse::<usize>().unwrap()
+                    });
+                    assert!(kept.into_iter().eq(bad.iter().map(|&n| text(n))), "{bad:?} {how}");
+                    let mut there = queue.bodies().await;
+                    there.sort_by_key(|body| body.parse::<usize>().unwrap());
+                    let good = (0..31).filter(|n| !bad.contains(n)).map(text);
+                    assert!(there.into_iter().eq(good), "{bad:?} {how}");
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_alone_is_refused_as_among_others() {
+        assert_eq!(send(["too large".to_owned()], 1, None).await.1.unwrap(), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn a_queue_that_can_not_be_reached_for_one_message_ends_it_wherever_that_stands() {
+        for position in [0, 9, 10, 24, 30] {
+            let dir = tempfile::tempdir().unwrap();
+            let rejects = dir.path().join("rejects");
+            let text = |n: usize| match n == position {
+                true => format!("{n} unreachable"),
+                false => n.to_string(),
+            };
+            let (queue, sent) = send((0..31).map(text), 1, Some(&rejects)).await;
+            let error = sent.unwrap_err();
+            let hint = error.downcast_ref::<Advice>().unwrap().told_hint();
+            assert!(hint.contains(&format!("f, line {}", position + 1)), "{hint}");
+            // Each is in one place, and in no other.
+            let mut all = queue.bodies().await;
+            let kept = std::fs::read_to_string(&rejects).unwrap();
+            all.extend(kept.lines().map(str::to_owned));
+            all.sort_by_key(|body| body.split(' ').next().unwrap().parse::<usize>().unwrap());
+            assert!(all.into_iter().eq((0..31).map(text)), "position {position}");
+        }
     }
 }

@@ -279,16 +279,21 @@ impl<G: Group> Flags<G> {
 /// The variable that names the file.
 const CONFIG: &str = "HOST_CONFIG";
 
-/// A variable that almost is one of ours.
+/// A variable that almost is one of ours. Many programs have variables that begin with `HOST_`,
+/// so a short name has to be nearer than a long one.
 fn misspelt(name: &str) -> Option<String> {
-    let known = ALL.iter().map(|setting| setting.variable());
-    let mut known: Vec<String> = known.chain([CONFIG.to_owned()]).collect();
-    if known.iter().any(|k| k == name) {
-        return None;
-    }
-    known.sort_by_key(|k| strsim::damerau_levenshtein(k, name));
-    let nearest = known.first().filter(|k| strsim::damerau_levenshtein(k, name) <= 2)?;
-    Some(format!("{name} is no variable of this program; did you mean {nearest}?"))
+    const PREFIX: &str = "HOST_";
+    let known = ALL.iter().map(|setting| setting.variable()).chain([CONFIG.to_owned()]);
+    let distance = |known: &String| strsim::damerau_levenshtein(known, name);
+    let nearest = known.min_by_key(distance)?;
+    let letters = nearest.len().min(name.len()) - PREFIX.len().min(name.len());
+    let slips = match letters {
+        0..4 => 0,
+        4..8 => 1,
+        _ => 2,
+    };
+    let is_slip = (1..=slips).contains(&distance(&nearest));
+    is_slip.then(|| format!("{name} is not a variable of this program; did you mean {nearest}?"))
 }
 
 /// The setting whose name is most like this one.
@@ -349,5 +354,58 @@ impl Settings {
     /// A switch is on.
     pub(crate) fn is_on(&self, setting: &Setting) -> anyhow::Result<bool> {
         self.defaulted(setting, switch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_is_told_from_a_variable_of_another_program() {
+        let check = |name: &str, want: Option<&str>| {
+            let told = misspelt(name);
+            match want {
+                Some(want) => {
+                    let told = told.unwrap_or_else(|| panic!("nothing is said of {name}"));
+                    assert!(told.ends_with(&format!("did you mean {want}?")), "{told}");
+                }
+                None => assert_eq!(told, None),
+            }
+        };
+        check("HOST_PARALEL", Some("HOST_PARALLEL"));
+        check("HOST_MAXTASKS", Some("HOST_MAX_TASKS"));
+        check("HOST_BUKCET", Some("HOST_BUCKET"));
+        check("HOST_QUEUES", Some("HOST_QUEUE"));
+        check("HOST_LEESE", Some("HOST_LEASE"));
+        check("HOST_CONFG", Some("HOST_CONFIG"));
+        for setting in ALL {
+            check(&setting.variable(), None);
+        }
+        for others in [
+            "HOST_OS",
+            "HOST_IP",
+            "HOST_NAME",
+            "HOST_PORT",
+            "HOST_ID",
+            "HOST_USER",
+            "HOST_UID",
+            "HOST_GID",
+            "HOST_HOME",
+            "HOST_PWD",
+            "HOST_ARCH",
+            "HOST_TYPE",
+            "HOST_ADDR",
+            "HOST_TOR",
+            "HOST_ENV",
+            "HOST_URL",
+            "HOST_FORM",
+            "HOST_CC",
+            "HOST_",
+            "HOST_TIME",
+            "HOST_MEM",
+        ] {
+            check(others, None);
+        }
     }
 }

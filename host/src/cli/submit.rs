@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Serialize;
-use serde_json::value::RawValue;
+use task_host::json;
 use task_host::queue::Access;
 
 use super::exit::{Advice, Exit};
@@ -236,6 +236,17 @@ impl Template {
         raw(payload).map(drop)
     }
 
+    /// Checks that the payload is JSON for one of the samples that it is filled with.
+    fn check_filled(&self, samples: impl FnOnce(&str) -> Vec<String>) -> anyhow::Result<()> {
+        let Some(payload) = &self.payload else { return Ok(()) };
+        let samples = samples(payload);
+        let mut checked = samples.iter().map(|sample| raw(sample).map(drop));
+        match checked.next() {
+            Some(Err(error)) if !checked.any(|checked| checked.is_ok()) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// The text of one task, checked.
     pub(crate) fn task(
         &self,
@@ -244,12 +255,6 @@ impl Template {
         inputs: &[String],
         payload: Option<&str>,
     ) -> anyhow::Result<String> {
-        #[derive(Serialize)]
-        struct Wire<'a> {
-            basic_info: Info<'a>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            payload_info: Option<&'a RawValue>,
-        }
         #[derive(Serialize)]
         struct Info<'a> {
             #[serde(skip_serializing_if = "Option::is_none")]
@@ -260,7 +265,11 @@ impl Template {
         }
         let payload_info = payload.map(raw).transpose()?;
         let info = Info { id, name: &self.name, base_directory, inputs };
-        let text = serde_json::to_string(&Wire { basic_info: info, payload_info })?;
+        let info = serde_json::to_string(&info)?;
+        let text = match payload_info {
+            Some(payload) => format!("{{\"basic_info\":{info},\"payload_info\":{payload}}}"),
+            None => format!("{{\"basic_info\":{info}}}"),
+        };
         match task_host::message::decode(text.as_bytes()) {
             Ok(_) => Ok(text),
             Err(error) => Err(Advice::usage(error.to_string()).into()),
@@ -268,8 +277,9 @@ impl Template {
     }
 }
 
-fn raw(payload: &str) -> anyhow::Result<&RawValue> {
-    serde_json::from_str(payload).map_err(|error| {
+/// The text of a payload, which has to be JSON: the standard's or Python's.
+fn raw(payload: &str) -> anyhow::Result<&str> {
+    json::parse(payload).map(json::Value::text).map_err(|error| {
         Advice::usage(format!("--payload is not JSON: {error}: {}", show::cut(payload, 60)))
             .hint("a text needs its quotes: --payload '\"text\"'")
             .into()

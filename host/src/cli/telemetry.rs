@@ -1,10 +1,13 @@
 //! Log lines on standard error, for people or as JSON, that leave a progress bar whole.
 
+mod json;
+
 use std::io::{self, IsTerminal, Write};
 
 use indicatif::{MultiProgress, ProgressDrawTarget};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::JsonFields;
 
 use super::settings::{LOG_FORMAT, LOG_LEVEL, PROGRESS, Settings};
 use super::values::{self, LogFormat, When};
@@ -60,7 +63,7 @@ impl Screen {
         let filter = EnvFilter::builder().parse_lossy(format!("{QUIET},{filter}"));
         let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(screen.clone());
         if is_json {
-            lines.json().flatten_event(true).with_current_span(true).with_span_list(false).init();
+            lines.fmt_fields(JsonFields::new()).event_format(json::JsonLines).init();
         } else {
             let colours = is_terminal && std::env::var_os("NO_COLOR").is_none();
             lines.with_ansi(colours).with_target(false).compact().init();

@@ -35,8 +35,11 @@ impl Workbench {
         })?;
         let workspaces = Workspaces::new(&cache_dir.join("work"))?;
         let (inputs, outputs) = (workspaces.inputs_root(), workspaces.outputs_root());
-        let sandbox = Sandbox::new(1, settings.limits()?, inputs, outputs)
-            .map_err(|e| Advice::failed(format!("the sandbox could not be set up: {e:#}")))?;
+        let sandbox = Sandbox::new(1, settings.limits()?, inputs, outputs).map_err(|e| {
+            let problem = format!("{e:#}");
+            let cure = super::doctor::machine::cure(&problem);
+            Advice::failed(format!("the sandbox could not be set up: {problem}")).hint(cure)
+        })?;
         let sandbox = Arc::new(sandbox);
         let dir = tempfile::tempdir().context("a temporary directory can't be made")?;
         let bucket: Arc<dyn Bucket> = Arc::new(DirBucket::open(dir.path())?);

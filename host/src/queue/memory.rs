@@ -16,6 +16,8 @@ use super::{Counts, Message, Queue, QueueError, Receipt, Release};
 /// may pause it.
 #[derive(Debug, Default)]
 pub struct MemoryQueue {
+    /// Bytes of the longest message, where there is a limit.
+    longest: Option<usize>,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -46,6 +48,11 @@ impl MemoryQueue {
     /// An empty queue.
     pub fn new() -> MemoryQueue {
         MemoryQueue::default()
+    }
+
+    /// An empty queue that refuses messages with more than `longest` bytes.
+    pub fn taking(longest: usize) -> MemoryQueue {
+        MemoryQueue { longest: Some(longest), ..MemoryQueue::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -200,25 +207,29 @@ impl Queue for MemoryQueue {
     }
 
     async fn send(&self, bodies: &[Bytes]) -> Vec<Result<(), QueueError>> {
-        {
-            let mut state = self.state();
-            for body in bodies {
-                state.sent += 1;
-                let id = state.sent;
-                state.messages.insert(
-                    id,
-                    Entry {
-                        body: body.clone(),
-                        due: None,
-                        lease: 0,
-                        open: BTreeMap::new(),
-                        failures: Vec::new(),
-                    },
-                );
+        let send = |body: &Bytes| {
+            if let Some(longest) = self.longest.filter(|longest| body.len() > *longest) {
+                let problem = format!("a message of {} bytes: {longest} is the most", body.len());
+                return Err(QueueError::Invalid { queue: self.to_string(), problem });
             }
-        }
+            let mut state = self.state();
+            state.sent += 1;
+            let id = state.sent;
+            state.messages.insert(
+                id,
+                Entry {
+                    body: body.clone(),
+                    due: None,
+                    lease: 0,
+                    open: BTreeMap::new(),
+                    failures: Vec::new(),
+                },
+            );
+            Ok(())
+        };
+        let results = bodies.iter().map(send).collect();
         self.changed.notify_one();
-        bodies.iter().map(|_| Ok(())).collect()
+        results
     }
 
     async fn counts(&self) -> Result<Counts, QueueError> {

@@ -160,10 +160,10 @@ impl Attempt {
             component: self.component,
             elapsed: self.steps.worked(),
         };
-        match send(worker, lease, queue, &[report.to_message()], Duty::MayBeRefused).await {
+        match send(worker, lease, queue, || report.versions(), Duty::MayBeRefused).await {
             // Whatever the queue has against it: the task is finished, and stays finished.
             Err(Unsent::Refused(error)) => {
-                tracing::error!("the done report was refused: {error}");
+                tracing::error!("the task is done, and there is no report of it: {error}");
                 Ok(())
             }
             sent => sent.map_err(Unsent::verdict),
@@ -189,7 +189,7 @@ impl Attempt {
             log: Some(&self.log.text),
             elapsed: self.steps.worked(),
         };
-        send(worker, lease, &worker.error_queue, &[report.to_message()], Duty::MustArrive)
+        send(worker, lease, &worker.error_queue, || report.versions(), Duty::MustArrive)
             .await
             .map_err(Unsent::verdict)
     }
@@ -226,11 +226,11 @@ impl Unsent {
 
 /// Sends the first of a report's versions that the queue takes, and waits for a queue that
 /// takes none, as long as the lease lasts.
-async fn send(
+async fn send<V: Iterator<Item = Bytes> + Send>(
     worker: &Worker,
     lease: &Lease,
     queue: &Arc<dyn Queue>,
-    versions: &[Bytes],
+    versions: impl Fn() -> V,
     duty: Duty,
 ) -> Result<(), Unsent> {
     // A host that was stopped for a while must not report on a task that another one has.
@@ -240,14 +240,17 @@ async fn send(
     loop {
         let mut refused = None;
         let mut failed = None;
-        for report in versions {
-            let sent: Result<(), QueueError> =
-                queue.send(std::slice::from_ref(report)).await.into_iter().collect();
+        for version in versions() {
+            let sent: Result<(), QueueError> = queue.send(&[version]).await.into_iter().collect();
             match sent {
                 Ok(()) => {
+                    if let Some(error) = refused {
+                        tracing::warn!("a report was shortened, because it was refused: {error}");
+                    }
                     worker.outages.ends(queue);
                     return Ok(());
                 }
+                // Too large, most likely.
                 Err(error @ QueueError::Invalid { .. }) => refused = Some(error),
                 Err(error) => {
                     failed = Some(error);

@@ -170,3 +170,42 @@ print(json.dumps(sorted(seen)))
     assert_eq!(place.counts(), (0, 0));
     assert!(place.left_behind().is_empty(), "{:?}", place.left_behind());
 }
+
+#[test]
+fn numbers_that_only_python_writes_go_to_a_host_and_back() {
+    let place = Place::with(&["misbehave"]);
+    Script::new(
+        "
+nan, inf = float('nan'), float('inf')
+class Misbehave(RegisteredTask):
+  def __init__(self, basic_info, payload_info, extra):
+    super().__init__(basic_info, payload_info, extra)
+info = {'id': 1, 'name': 'misbehave', 'base_directory': 'host'}
+tq.insert([PrintTask([nan, inf, -inf, 'NaN']),
+           Misbehave(info, {'do': 'output', 'key': 'a.txt', 'text': 'done'}, [nan])])
+",
+    )
+    .run(place.path());
+    let sent = place.host(&["queue", "ls", "./queue", "--json"]).good().stdout;
+    // One has no component here; the other's payload is as good as any.
+    place.run_until_empty(&["--max-attempts", "1"]).code(3);
+    assert_eq!(place.object("host/a.txt").as_deref(), Some(&b"done"[..]));
+    let report = place.the_error();
+    assert!(report["exception"].as_str().unwrap().contains("PrintTask.wasm"), "{report:#}");
+    let message = report["task"].as_str().expect("what not all parsers read is one text");
+    assert!(message.contains("[NaN, Infinity, -Infinity, "), "{message}");
+    assert!(sent.contains(&Value::from(message).to_string()), "{message} was not sent: {sent}");
+
+    place.host(&["queue", "redrive", "./queue"]).good();
+    let seen = Script::new(
+        "
+def seen(task):
+  print(repr(task.txt))
+tq.poll(lease_seconds=60, tally=True, stop_fn=tq.is_empty, before_fn=seen)
+",
+    )
+    .run(place.path())
+    .stdout;
+    assert!(seen.contains("[nan, inf, -inf, 'NaN']"), "{seen}");
+    assert_eq!(place.counts(), (0, 0), "Python could not delete it");
+}

@@ -1,56 +1,55 @@
-//! What of the machine a run depends on.
+//! What of the machine a run depends on: its disks, its kernel, and the limits of a process.
+
+mod directory;
+mod shortage;
 
 use std::path::Path;
 
 use bytesize::ByteSize;
-use rustix::fs::{Access, AtFlags, CWD, accessat, statvfs};
 use rustix::process::{Resource, getrlimit};
 use task_host::config::Config;
-use task_host::sandbox;
+use task_host::sandbox::{self, Sandbox};
 
+use super::super::show;
 use super::rules::{Finding, Level};
+
+pub(super) use directory::{Use, look_at};
+pub(crate) use shortage::cure;
 
 /// Open files of a host that has nothing to do: its queues, its cache, its connections.
 const BASE_FILES: u64 = 128;
 /// Open files of one task: its directories, what is read, written, fetched and published.
 const TASK_FILES: u64 = 16;
 
-/// Looks at the disk, the kernel and the limits of this process.
+/// Looks at the cache, the kernel and the limits of this process.
 pub(super) fn look(config: &Config) -> Vec<Finding> {
-    vec![cache(config), kernel(), files(config)]
-}
-
-/// The nearest directory on the way to `path` that is there.
-fn existing(path: &Path) -> &Path {
-    path.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("."))
+    let mut findings = vec![cache(config), kernel(), guests(config), files(config)];
+    findings.extend(file_size(config));
+    findings.extend(memory(config));
+    findings
 }
 
 fn cache(config: &Config) -> Finding {
-    let subject = format!("cache {}", config.cache_dir.display());
-    let place = existing(&config.cache_dir);
-    if let Err(error) = accessat(CWD, place, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS) {
-        let text = format!("{} can't be written to: {error}", place.display());
-        return Finding::new(Level::Problem, &subject, text)
-            .cure("name a directory of your own with --cache-dir");
-    }
-    let free = match statvfs(place) {
-        Ok(stat) => ByteSize(stat.f_bavail.saturating_mul(stat.f_frsize)),
-        Err(error) => {
-            let text = format!("its disk can't be looked at: {error}");
-            return Finding::new(Level::Warn, &subject, text);
+    let subject = &format!("cache {}", config.cache_dir.display());
+    let parts = ["", "blobs", "compiled", "work"].map(|part| config.cache_dir.join(part));
+    let mut free = ByteSize(u64::MAX);
+    for part in parts {
+        match look_at(subject, &part, Use::Fill("name a directory of your own with --cache-dir")) {
+            Ok(there) => free = free.min(there),
+            Err(finding) => return finding,
         }
-    };
+    }
     let (shown, size) = (free.display().iec(), config.cache_size.display().iec());
     if free < config.cache_size && !config.cache_dir.join("blobs").is_dir() {
         return Finding::new(
             Level::Warn,
-            &subject,
+            subject,
             format!("it may grow to {size}, and its disk has {shown} left"),
         )
         .cure(format!("set --cache-size below {shown}, or another --cache-dir"));
     }
     let text = format!("can be written; up to {size}, and its disk has {shown} left");
-    Finding::new(Level::Ok, &subject, text)
+    Finding::new(Level::Ok, subject, text)
 }
 
 fn kernel() -> Finding {
@@ -70,22 +69,112 @@ fn kernel() -> Finding {
     .cure("use Linux 6.2 or newer with landlock among its security modules")
 }
 
+/// Sets up the sandbox as a run would: it needs address space and threads, and no other way
+/// tells whether there are enough.
+fn guests(config: &Config) -> Finding {
+    let place = directory::existing(&config.cache_dir);
+    let tasks = show::count(config.parallel as u64, "task");
+    match Sandbox::new(config.parallel, config.limits, place, place) {
+        Ok(_) => Finding::new(Level::Ok, "sandbox", format!("{tasks} can run at a time")),
+        Err(error) => {
+            let problem = format!("{error:#}");
+            let text = format!("{tasks} can't run at a time: {problem}");
+            Finding::new(Level::Problem, "sandbox", text).cure(cure(&problem))
+        }
+    }
+}
+
 fn files(config: &Config) -> Finding {
     let tasks = (config.parallel + config.least_prefetch()) as u64;
     let needed = BASE_FILES + TASK_FILES * tasks;
-    match getrlimit(Resource::Nofile).current {
-        Some(limit) if limit < needed => {
-            let text = format!(
-                "this process may have {limit} open, and {tasks} tasks under way may need {needed}"
-            );
-            Finding::new(Level::Warn, "files", text)
-                .cure(format!("`ulimit -n {needed}`, LimitNOFILE={needed} in a systemd unit, or a lower --parallel"))
-        }
-        Some(limit) => Finding::new(
-            Level::Ok,
-            "files",
-            format!("{limit} may be open, enough for {tasks} tasks"),
-        ),
-        None => Finding::new(Level::Ok, "files", "any number may be open"),
+    // A host raises the lower of the two limits by itself.
+    let limits = getrlimit(Resource::Nofile);
+    let Some(limit) = limits.maximum.or(limits.current) else {
+        return Finding::new(Level::Ok, "files", "any number may be open");
+    };
+    if limit >= needed {
+        let text = format!("{limit} may be open, enough for {tasks} tasks");
+        return Finding::new(Level::Ok, "files", text);
+    }
+    let level = match limit < BASE_FILES + TASK_FILES {
+        true => Level::Problem,
+        false => Level::Warn,
+    };
+    let text = format!(
+        "this process may have {limit} open, and {tasks} tasks under way may need {needed}"
+    );
+    Finding::new(level, "files", text).cure(format!(
+        "`ulimit -n {needed}`, LimitNOFILE={needed} in a systemd unit, or a lower --parallel"
+    ))
+}
+
+/// The size that one file may have, where there is a limit.
+fn file_size(config: &Config) -> Option<Finding> {
+    let limit = ByteSize(getrlimit(Resource::Fsize).current?);
+    let needed = config.limits.output_bytes;
+    let shown = limit.display().iec();
+    if limit >= needed {
+        return Some(Finding::new(Level::Ok, "file size", format!("up to {shown}")));
+    }
+    let text = format!(
+        "this process may write files of up to {shown}, and an output may have {} (--max-output); \
+         larger inputs, outputs and components fail",
+        needed.display().iec()
+    );
+    let cure = format!(
+        "`ulimit -f unlimited`, LimitFSIZE=infinity in a systemd unit, or --max-output {}",
+        limit.as_u64()
+    );
+    Some(Finding::new(Level::Warn, "file size", text).cure(cure))
+}
+
+/// The memory that all tasks may use together, where there is less.
+fn memory(config: &Config) -> Option<Finding> {
+    let there = available_memory(|path| std::fs::read_to_string(path).ok())?;
+    let needed = ByteSize(config.limits.memory.as_u64().saturating_mul(config.parallel as u64));
+    (needed > there).then(|| {
+        let text = format!(
+            "{} of {} each may use {}, and there are {}; the kernel may kill a host that uses more",
+            show::count(config.parallel as u64, "task"),
+            config.limits.memory.display().iec(),
+            needed.display().iec(),
+            there.display().iec()
+        );
+        Finding::new(Level::Note, "memory", text).cure("a lower --memory or --parallel")
+    })
+}
+
+/// The memory of the machine, or of the container if that is less.
+fn available_memory(read: impl Fn(&Path) -> Option<String>) -> Option<ByteSize> {
+    let machine = read(Path::new("/proc/meminfo"))?;
+    let machine = machine.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = machine.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    // Inside a container these are its own; `max` is no number.
+    let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let limits = limits.iter().filter_map(|path| read(Path::new(path))?.trim().parse().ok());
+    Some(ByteSize(limits.fold(kib.saturating_mul(1024), u64::min)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_may_have_less_memory_than_its_machine() {
+        let memory = |files: &[(&str, &str)]| {
+            available_memory(|path| {
+                let (_, text) = files.iter().find(|(name, _)| Path::new(name) == path)?;
+                Some((*text).to_owned())
+            })
+        };
+        let machine = ("/proc/meminfo", "MemTotal:       8388608 kB\nMemFree: 1 kB\n");
+        assert_eq!(memory(&[]), None);
+        assert_eq!(memory(&[machine]), Some(ByteSize::gib(8)));
+        let none = ("/sys/fs/cgroup/memory.max", "max\n");
+        assert_eq!(memory(&[machine, none]), Some(ByteSize::gib(8)));
+        let some = ("/sys/fs/cgroup/memory.max", "1073741824\n");
+        assert_eq!(memory(&[machine, some]), Some(ByteSize::gib(1)));
+        let none = ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
+        assert_eq!(memory(&[machine, none]), Some(ByteSize::gib(8)));
     }
 }

@@ -4,10 +4,11 @@ use std::io::{self, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::StreamExt;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::super::exit::Exit;
+use super::super::redrive::Report;
 use super::super::sender;
 use super::super::show;
 use super::Which;
@@ -108,25 +109,21 @@ fn due(due: Option<Duration>, now: Duration) -> String {
 
 /// What a person wants to know of a message: the task, or the error that is reported.
 fn describe(text: &str) -> String {
-    #[derive(Deserialize)]
-    struct Report<'a> {
-        #[serde(borrow)]
-        task: &'a RawValue,
-        exception: Option<String>,
-    }
     let task = |text: &str| match task_host::message::decode(text.as_bytes()) {
         Ok(task) => {
             let inputs = show::count(task.inputs.len() as u64, "input");
             format!("{} {} in {:?}, {inputs}", task.name, task.id, task.base_directory)
         }
-        Err(error) => format!("no task: {error}"),
+        Err(error) => format!("not a task: {error}"),
     };
-    match serde_json::from_str::<Report<'_>>(text) {
-        Ok(Report { task: reported, exception: Some(exception) }) => {
-            format!("{}: {exception}", task(reported.get()))
-        }
-        Ok(Report { task: reported, exception: None }) => task(reported.get()),
-        Err(_) => task(text),
+    let Some(report) = Report::read(text.as_bytes()) else { return task(text) };
+    let what = match report.summary() {
+        Some(summary) => summary.to_string(),
+        None => task(&report.message()),
+    };
+    match report.exception() {
+        Some(exception) => format!("{what}: {exception}"),
+        None => what,
     }
 }
 
@@ -141,6 +138,9 @@ mod tests {
         assert_eq!(describe(task), "A 3 in \"d\", 1 input");
         let report = format!(r#"{{"task": {task}, "exception": "execute: no"}}"#);
         assert_eq!(describe(&report), "A 3 in \"d\", 1 input: execute: no");
-        assert!(describe("x").starts_with("no task: message: is not JSON"));
+        let as_text = serde_json::Value::from(format!("{task} "));
+        let report = format!(r#"{{"task": {as_text}, "exception": "execute: no"}}"#);
+        assert_eq!(describe(&report), "A 3 in \"d\", 1 input: execute: no");
+        assert!(describe("x").starts_with("not a task: message: is not JSON"));
     }
 }

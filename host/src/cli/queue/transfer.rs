@@ -72,16 +72,31 @@ impl Transfer {
         let meter = Meter::new(&screen, "messages", "copied", there);
         let mut sender = Sender::new(Some(target), refusals, meter);
         let mut messages = source.messages();
-        while let Some(message) = messages.next().await.transpose()? {
+        let mut unread = None;
+        while let Some(message) = messages.next().await {
+            let message = match message {
+                Ok(message) => message,
+                Err(error) => {
+                    unread = Some(error);
+                    break;
+                }
+            };
             let place = Place::Named(format!("message {}", message.id));
             if !sender.push(message.body, place).await {
                 break;
             }
         }
+        // What was read is sent all the same, and counted.
         let sent = sender.finish("message").await;
         drop(messages);
         source.close().await;
         let (copied, refused) = sent?;
+        if let Some(error) = unread {
+            let copied = show::count(copied, "message");
+            return Err(Advice::failed(error.to_string())
+                .hint(format!("{copied} copied before that are in {to}"))
+                .into());
+        }
         let mut said = format!("{} copied from {from} to {to}", show::count(copied, "message"));
         if refused > 0 {
             said.push_str(&format!("; {} refused", show::number(refused)));

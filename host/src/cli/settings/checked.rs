@@ -1,6 +1,6 @@
 //! From texts to a checked [`Config`], and to the parts of it that single commands need.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use task_host::config::{self, Config};
 use task_host::key::Prefix;
@@ -121,7 +121,7 @@ impl Settings {
 
     pub(crate) fn limits(&self) -> anyhow::Result<Limits> {
         Ok(Limits {
-            memory: self.defaulted(&MEMORY, values::size)?,
+            memory: self.defaulted(&MEMORY, memory)?,
             time: self.defaulted(&TIMEOUT, values::some_time)?,
             output_bytes: self.defaulted(&MAX_OUTPUT, values::size)?,
             output_files: self.defaulted(&MAX_OUTPUT_FILES, values::whole)?,
@@ -198,8 +198,26 @@ fn bucket_url(text: &str) -> Parsed<String> {
 }
 
 /// The directory of a file queue's URL.
-pub(crate) fn fq_path(url: &str) -> Option<&Path> {
-    url.strip_prefix("fq://").map(Path::new)
+pub(crate) fn fq_path(url: &str) -> Option<PathBuf> {
+    match Address::parse(url) {
+        Ok(Address::File { path, .. }) => Some(path),
+        _ => None,
+    }
+}
+
+/// Memory of a task: a component's addresses have 32 bits, and its memory comes in pages of
+/// 64 KiB.
+fn memory(text: &str) -> Parsed<bytesize::ByteSize> {
+    match values::size(text)? {
+        size if size > bytesize::ByteSize::gib(4) => Err(
+            "is more than a task can use: a component has addresses of 32 bits, so 4GiB is the most"
+                .to_owned(),
+        ),
+        size if size < bytesize::ByteSize::kib(64) => {
+            Err("is too little for any task; 64KiB is the least".to_owned())
+        }
+        size => Ok(size),
+    }
 }
 
 fn lease(text: &str) -> Parsed<std::time::Duration> {
@@ -247,5 +265,12 @@ mod tests {
         assert_eq!(values::path("~/c").unwrap(), Path::new(home).join("c"));
         assert!(queue_url("fq://").is_err());
         assert!(queue_url("").is_err());
+    }
+
+    #[test]
+    fn a_task_has_the_memory_that_a_component_can_use() {
+        assert_eq!(memory("4GiB"), Ok(bytesize::ByteSize::gib(4)));
+        assert!(memory("5GB").unwrap_err().contains("4GiB is the most"));
+        assert!(memory("0").unwrap_err().contains("64KiB is the least"));
     }
 }

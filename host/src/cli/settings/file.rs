@@ -32,6 +32,8 @@ pub(super) fn read(
 
 fn parse(path: &Path, text: &str) -> Result<BTreeMap<&'static str, Given>, Advice> {
     let shown = path.display();
+    // Some editors put a byte order mark before the text.
+    let text = task_host::message::without_mark(text);
     let table: toml::Table = toml::from_str(text)
         .map_err(|e| Advice::usage(format!("{shown} is not TOML: {}", e.to_string().trim_end())))?;
     let mut given = BTreeMap::new();
@@ -79,6 +81,7 @@ mod tests {
     #[test]
     fn a_file_holds_settings_by_their_flags_names() {
         check("", Ok(&[]));
+        check("\u{feff}parallel = 3", Ok(&[("parallel", "3")]));
         check(
             "queue = \"fq://q\"\nparallel = 3\nexit-when-empty = true",
             Ok(&[("exit-when-empty", "true"), ("parallel", "3"), ("queue", "fq://q")]),

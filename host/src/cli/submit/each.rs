@@ -12,7 +12,6 @@ use super::super::exit::Advice;
 use super::super::meter::Meter;
 use super::super::refusals::{Place, Refusals};
 use super::super::sender::Sender;
-use super::super::show;
 use super::{Outcome, Template, To};
 
 /// Lists the bucket and sends a task for each match, with ids from `first_id`.
@@ -35,15 +34,36 @@ pub(super) async fn send(
         ),
         None => None,
     };
+    template.check_filled(|payload| {
+        let samples = ["d/0_input/1", "d/0_input/a"];
+        let keys = samples.into_iter().filter_map(|key| BucketKey::new(key).ok());
+        keys.map(|key| fill(payload, &key, "0_input", first_id)).collect()
+    })?;
     let mut listing = bucket.list(&below);
     let refusals = Arc::new(Refusals::new(to.screen, rejects)?);
     let mut sender = None;
     let mut id = first_id;
+    // Why no task could be made of an object, and why the listing ended.
+    let (mut first_problem, mut unlisted) = (None, None);
     while let Some(object) = listing.next().await {
-        let key = object?.key;
+        let key = match object {
+            Ok(object) => object.key,
+            Err(error) => {
+                unlisted = Some(error);
+                break;
+            }
+        };
         if !matcher.is_match(key.as_path()) {
             continue;
         }
+        let body = match task(template, &key, base.as_ref(), id) {
+            Ok(body) => body,
+            Err(error) => {
+                refusals.add(&Place::Named(key.to_string()), &error, None);
+                first_problem.get_or_insert(error);
+                continue;
+            }
+        };
         // A queue is not made for tasks that there are none of.
         let sender = match &mut sender {
             Some(sender) => sender,
@@ -52,11 +72,6 @@ pub(super) async fn send(
                 none.insert(Sender::new(to.open().await?, refusals.clone(), meter))
             }
         };
-        let body =
-            task(template, &key, base.as_ref(), id).map_err(|error| match sender.sent() {
-                0 => error,
-                n => error.context(format!("after {} sent", show::count(n, "task"))),
-            })?;
         if !sender.push(body.into(), Place::Named(key.to_string())).await {
             break;
         }
@@ -64,16 +79,31 @@ pub(super) async fn send(
             .checked_add(1)
             .ok_or_else(|| Advice::usage("--id: there are too many tasks for it"))?;
     }
-    match sender {
-        Some(sender) => {
+    let outcome = match (sender, first_problem) {
+        (Some(sender), _) => {
             let (sent, refused) = sender.finish("task").await?;
-            Ok(to.outcome(sent, refused))
+            to.outcome(sent, refused)
         }
-        None => {
+        (None, Some(problem)) => {
             refusals.finish()?;
-            Err(Advice::failed(format!("no object of {bucket} matches {pattern:?}"))
+            return Err(problem);
+        }
+        (None, None) => {
+            refusals.finish()?;
+            if let Some(error) = unlisted {
+                return Err(error.into());
+            }
+            return Err(Advice::failed(format!("no object of {bucket} matches {pattern:?}"))
                 .hint("the pattern is matched with whole keys from the bucket's root; quote it for the shell")
-                .into())
+                .into());
+        }
+    };
+    match unlisted {
+        None => Ok(outcome),
+        // What was listed before is sent, and said.
+        Some(error) => {
+            outcome.tell(to.screen, to.dry_run);
+            Err(error.into())
         }
     }
 }

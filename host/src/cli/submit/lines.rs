@@ -257,10 +257,13 @@ fn read(inputs: &mut [Input], each: &mut dyn FnMut(Line<'_>) -> bool) -> anyhow:
     Ok(())
 }
 
-/// None for a blank line. What is sent is the line without its end, byte for byte.
+/// None for a blank line. What is sent is the line without its end, and without the byte order
+/// mark that some editors put at the start of a file, byte for byte.
 fn check(whole: &[u8], place: Place) -> Option<Line<'_>> {
     let line = whole.strip_suffix(b"\n").unwrap_or(whole);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
+    // Files that were put together have one in the middle, too.
+    let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
     let trimmed = line.trim_ascii();
     if trimmed.is_empty() {
         return None;
@@ -295,6 +298,15 @@ mod tests {
             let want = Line::Good(Bytes::from_static(task), place(), line.len() as u64);
             assert_eq!(check(&line, place()), Some(want));
         }
+    }
+
+    #[test]
+    fn a_mark_of_an_editor_is_not_sent() {
+        let task = br#"{"basic_info": {"name": "A", "base_directory": "d"}}"#;
+        let line = [b"\xef\xbb\xbf", &task[..], b"\n"].concat();
+        let want = Line::Good(Bytes::from_static(task), place(), line.len() as u64);
+        assert_eq!(check(&line, place()), Some(want));
+        assert_eq!(check(b"\xef\xbb\xbf\r\n", place()), None);
     }
 
     #[test]

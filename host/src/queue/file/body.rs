@@ -5,24 +5,23 @@
 //! again, and are delivered without it, as they were sent.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use crate::json;
 
 /// What some editors put before a text in UTF-8.
-const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+const BYTE_ORDER_MARK: &str = "\u{feff}";
 
-/// The bytes to store for a body. All but a JSON object without an `id` are left as they are.
+/// The bytes to store for a body. All but JSON objects are left as they are. A body that Python
+/// sent to another queue has that message's `id`; of two fields Python takes the last.
 pub(super) fn with_id<'a>(body: &'a [u8], id: &str) -> Cow<'a, [u8]> {
-    let json = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
-    let Ok(object) = serde_json::from_slice::<Object>(json) else {
-        return Cow::Borrowed(body);
-    };
+    let text = std::str::from_utf8(body).unwrap_or_default();
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+    let fields = json::parse(text).ok().and_then(json::Value::fields);
     let end = body.iter().rposition(|&b| b == b'}');
-    let (Some(end), false) = (end, object.has_id) else {
+    let (Some(fields), Some(end)) = (fields, end) else {
         return Cow::Borrowed(body);
     };
-    let comma = if object.is_empty { "" } else { "," };
+    let comma = if fields.is_empty() { "" } else { "," };
     let mut stored = Vec::with_capacity(body.len() + id.len() + 9);
     stored.extend_from_slice(&body[..end]);
     stored.extend_from_slice(format!("{comma}\"id\":\"{id}\"").as_bytes());
@@ -46,55 +45,6 @@ pub(super) fn without_id(stored: &mut Vec<u8>, id: &str) {
     }
 }
 
-/// What matters of a JSON object; reading it builds nothing.
-#[derive(Default)]
-struct Object {
-    is_empty: bool,
-    has_id: bool,
-}
-
-impl<'de> Deserialize<'de> for Object {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Keys;
-        impl<'de> Visitor<'de> for Keys {
-            type Value = Object;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
-                let mut object = Object { is_empty: true, has_id: false };
-                while let Some(key) = map.next_key::<Key>()? {
-                    object.is_empty = false;
-                    object.has_id |= key.is_id;
-                    map.next_value::<IgnoredAny>()?;
-                }
-                Ok(object)
-            }
-        }
-        from.deserialize_map(Keys)
-    }
-}
-
-struct Key {
-    is_id: bool,
-}
-
-impl<'de> Deserialize<'de> for Key {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl Visitor<'_> for Text {
-            type Value = Key;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a key")
-            }
-            fn visit_str<E>(self, key: &str) -> Result<Key, E> {
-                Ok(Key { is_id: key == "id" })
-            }
-        }
-        from.deserialize_str(Text)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,6 +61,7 @@ mod tests {
     fn a_body_comes_back_as_it_was_sent() {
         check(r#"{"a": 1}"#, r#"{"a": 1,"id":"u-1"}"#);
         check("{\"a\": {\"id\": 2} }\n", "{\"a\": {\"id\": 2} ,\"id\":\"u-1\"}\n");
+        check(r#"{"a": [NaN, -Infinity]}"#, r#"{"a": [NaN, -Infinity],"id":"u-1"}"#);
         check("{}", r#"{"id":"u-1"}"#);
         check("\u{feff}{\"a\": 1}\r\n", "\u{feff}{\"a\": 1,\"id\":\"u-1\"}\r\n");
         check(" { } ", " { \"id\":\"u-1\"} ");
@@ -122,20 +73,16 @@ mod tests {
     }
 
     #[test]
-    fn what_has_an_id_or_is_no_object_is_left_alone() {
-        for body in [
-            r#"{"id": "u-1"}"#,
-            r#"{"a": 1, "id": "u-1"}"#,
-            r#"{"id": 7, "a": {}}"#,
-            r#"{"\u0069d": 1}"#,
-            "[1]",
-            "",
-            "}",
-            "{",
-            "{} x",
-            "\"text\"",
-            "{\"a\":1",
-        ] {
+    fn the_id_of_another_queue_is_not_the_last() {
+        check(r#"{"id": "old"}"#, r#"{"id": "old","id":"u-1"}"#);
+        check(r#"{"a": 1, "id":"u-0"}"#, r#"{"a": 1, "id":"u-0","id":"u-1"}"#);
+        check(r#"{"id": 7, "a": {}}"#, r#"{"id": 7, "a": {},"id":"u-1"}"#);
+        check(r#"{"id":"u-1"}"#, r#"{"id":"u-1","id":"u-1"}"#);
+    }
+
+    #[test]
+    fn what_is_not_an_object_is_left_alone() {
+        for body in ["[1]", "", "}", "{", "{} x", "\"text\"", "{\"a\":1", "[{}]", "NaN"] {
             check(body, body);
         }
     }

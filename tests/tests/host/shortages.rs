@@ -1,0 +1,146 @@
+//! What the machine does not give: `host doctor` says it in advance, and `host run` with the same
+//! cure.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use task_host_tests::{Finished, Place};
+
+/// Runs `host ARGS…` under limits of the shell.
+fn under(place: &Place, limits: &str, args: &str) -> Finished {
+    let host = place.command(&[]);
+    let mut command = Command::new("sh");
+    let script = format!("{limits}; exec \"$0\" {args}");
+    command.args(["-c", &script]).arg(host.get_program()).current_dir(place.path());
+    command.env_clear().envs(host.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    Finished::run(&mut command)
+}
+
+/// The findings of `host doctor` about subjects that begin so, as `level: text -> cure`.
+fn findings(doctor: &Finished, subject: &str) -> Vec<String> {
+    let found: Value = serde_json::from_str(&doctor.stdout)
+        .unwrap_or_else(|e| panic!("{e}: {}\n{}", doctor.stdout, doctor.stderr));
+    let of_subject = |f: &&Value| f["subject"].as_str().is_some_and(|s| s.starts_with(subject));
+    let told = |f: &Value| {
+        let part = |name: &str| f[name].as_str().unwrap_or_default().to_owned();
+        format!("{}: {} -> {}", part("level"), part("text"), part("cure"))
+    };
+    found["findings"].as_array().unwrap().iter().filter(of_subject).map(told).collect()
+}
+
+#[track_caller]
+fn says(findings: &[String], words: &[&str]) {
+    let is_said = |finding: &String| words.iter().all(|word| finding.contains(word));
+    assert!(findings.iter().any(is_said), "{words:?} are not in {findings:#?}");
+}
+
+const DOCTOR: &str = "doctor --json --fq ./queue --parallel 4";
+
+#[test]
+fn little_address_space_is_found_before_a_run_and_explained_by_it() {
+    let place = Place::with(&["NO_OP"]);
+    let limit = "ulimit -v 8388608";
+    let doctor = under(&place, limit, DOCTOR).code(1);
+    says(&findings(&doctor, "sandbox"), &["problem", "8.0 GiB of address space", "`ulimit -v`"]);
+    let run = under(&place, limit, "run -x --fq ./queue --parallel 4").code(1);
+    assert!(run.stderr.contains("8.0 GiB of address space (`ulimit -v`)"), "{}", run.stderr);
+    // Enough is enough.
+    says(&findings(&under(&place, "true", DOCTOR).code(0), "sandbox"), &["ok"]);
+}
+
+#[test]
+fn few_open_files_and_small_ones_are_found_with_the_figures() {
+    let place = Place::with(&["NO_OP"]);
+    let doctor = under(&place, "ulimit -n 140", DOCTOR);
+    says(
+        &findings(&doctor, "files"),
+        &["problem", "may have 140 open", "may need 320", "`ulimit -n 320`"],
+    );
+    let doctor = under(&place, "ulimit -n 200", DOCTOR);
+    says(&findings(&doctor, "files"), &["warn", "may have 200 open"]);
+    // Blocks of 512 bytes, or of 1024, by the shell.
+    let doctor = under(&place, "ulimit -f 2048", DOCTOR);
+    says(
+        &findings(&doctor, "file size"),
+        &["warn", "MiB", "an output may have 4.0 GiB", "`ulimit -f unlimited`"],
+    );
+    // The trial of a disk must not end the doctor.
+    let doctor = under(&place, "ulimit -f 1", DOCTOR);
+    says(&findings(&doctor, "file size"), &["warn"]);
+}
+
+/// A small file system in memory. Unmounted when dropped.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn new(place: &Place, name: &str, options: &str) -> Self {
+        let path = place.path().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        let disk = Self(path);
+        disk.mount(options);
+        disk
+    }
+
+    fn mount(&self, options: &str) {
+        let mut mount = Command::new("mount");
+        let mount = mount.args(["-t", "tmpfs", "-o", options, "none"]).arg(&self.0);
+        Finished::run(mount).good();
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // A lazy one: a host that is being killed may still be there.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_and_one_that_is_read_only_are_found_wherever_they_are() {
+    for (part, flags) in
+        [("queue", ""), ("queue-errors", ""), ("bucket", ""), ("cache", "--cache-dir ./cache")]
+    {
+        for (state, word) in [("full", "is full"), ("ro", "is read-only"), ("small", "has only")] {
+            let place = Place::new();
+            // The place first, so that it is gone last.
+            let disk = Disk::new(&place, part, "size=2m");
+            place.push("NO_OP");
+            place
+                .host(&["submit", "--fq", "./queue", "--name", "A", "--base-directory", "d"])
+                .good();
+            place
+                .host(&["submit", "--fq", "./queue-errors", "--name", "A", "--base-directory", "d"])
+                .good();
+            match state {
+                "full" => {
+                    let fill = std::fs::write(disk.path().join("filler"), vec![1; 8 << 20]);
+                    fill.expect_err("the disk is small");
+                }
+                "ro" => {
+                    let mut mount = Command::new("mount");
+                    Finished::run(mount.args(["-o", "remount,ro"]).arg(disk.path())).good();
+                }
+                _ => {}
+            }
+            let doctor = under(&place, "true", &format!("{DOCTOR} {flags}"));
+            let subject = match part {
+                "queue-errors" => "errors",
+                part => part,
+            };
+            let level = if state == "small" { "warn" } else { "problem" };
+            says(&findings(&doctor, subject), &[level, word]);
+            assert_eq!(
+                doctor.status.code(),
+                Some(i32::from(state != "small")),
+                "{}",
+                doctor.stdout
+            );
+            drop(disk);
+        }
+    }
+}
