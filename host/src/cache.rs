@@ -261,7 +261,7 @@ impl Cache {
         }
         let (blob, permit) = self.look(bucket, key, freshness, Some(ahead)).await?;
         let permit = match permit {
-            Some(permit) => permit,
+            Some(permit) => ahead.grown(permit, blob.size).await,
             None => ahead.take(blob.size).await,
         };
         Ok((blob, permit))
@@ -489,12 +489,18 @@ impl Cache {
                 }
             },
         };
-        let room = self.0.room.reserve(object.version().size).await;
+        let expected = object.version().size;
+        let mut room = self.0.room.reserve(expected).await;
         let failed = |doing| move |error| self.local(doing, error);
         let tmp = Tmp::new(&self.0);
         let file = tmp.create().map_err(failed("creating a file in tmp"))?;
         let into = file.try_clone().map_err(failed("opening a file in tmp"))?;
         let version = object.write_to(into).await?;
+        if version.size > expected {
+            // It was decoded, or nothing was known of its size.
+            drop(room);
+            room = self.0.room.reserve(version.size).await;
+        }
 
         // The digest is of what is in the file, not of what was meant to be written there.
         let (digest, size) =

@@ -26,6 +26,7 @@ pub mod prefetch;
 pub mod publish;
 pub mod queue;
 pub mod report;
+pub mod roots;
 pub mod sandbox;
 mod scratch;
 pub mod stats;
