@@ -443,7 +443,7 @@ pub(super) fn facts(got: &GetResult) -> Facts {
 
 /// The entity tag says it best. A web server may only have a time, or not even that.
 pub(super) fn version(meta: &ObjectMeta, facts: &Facts, encoding: StoredEncoding) -> Version {
-    let tag = match &meta.e_tag {
+    let tag = match meta.e_tag.as_ref().or(facts.tag.as_ref()) {
         Some(tag) => tag.clone(),
         None if meta.last_modified.timestamp() > 0 => {
             format!("{TIME}{}", meta.last_modified.to_rfc3339())

@@ -163,22 +163,32 @@ fn object(request: &Request, tag: &str, bytes: &[u8]) -> Vec<u8> {
     }
 }
 
-/// As patient as a test may be.
+/// Tries again at once, and is patient with a busy machine.
 const SHORT: Patience = Patience {
     retries: 3,
-    retry_for: Duration::from_secs(5),
+    retry_for: Duration::from_secs(60),
     longest_wait: Duration::from_millis(20),
-    connect: Duration::from_secs(2),
-    idle: Duration::from_millis(300),
+    connect: Duration::from_secs(30),
+    idle: Duration::from_secs(60),
 };
+/// For servers that stop to speak.
+const IMPATIENT: Patience = Patience { idle: Duration::from_millis(300), ..SHORT };
 
 async fn try_open(url: &str, environment: &[(&str, &str)]) -> Result<Arc<dyn Bucket>, BucketError> {
     open_with(url, &Access::new(environment.iter().copied().collect())).await
 }
 
 async fn open_with(url: &str, access: &Access) -> Result<Arc<dyn Bucket>, BucketError> {
+    open_within(url, access, SHORT).await
+}
+
+async fn open_within(
+    url: &str,
+    access: &Access,
+    patience: Patience,
+) -> Result<Arc<dyn Bucket>, BucketError> {
     let Address::Cloud(place) = Address::parse(url)? else { panic!("{url} is a directory") };
-    Ok(Arc::new(cloud::open(place, access, SHORT).await?))
+    Ok(Arc::new(cloud::open(place, access, patience).await?))
 }
 
 async fn open(url: &str, environment: &[(&str, &str)]) -> Arc<dyn Bucket> {
@@ -192,7 +202,7 @@ async fn fetch(bucket: &dyn Bucket, name: &str) -> Result<(Digest, u64), String>
     let cache = Cache::open(CacheOptions { dir: dir.clone(), max_bytes: 1 << 30 }).unwrap();
     let start = Instant::now();
     let fetched = cache.fetch(bucket, &key(name), Duration::ZERO).await;
-    assert!(start.elapsed() < Duration::from_secs(20), "it took {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(120), "it took {:?}", start.elapsed());
     match fetched {
         Ok(blob) => Ok((blob.digest, blob.size)),
         Err(error) => {
@@ -250,6 +260,11 @@ async fn a_body_that_always_breaks_off_is_an_error_that_ends() {
     assert!(server.seen().len() < 40, "{} requests", server.seen().len());
 }
 
+async fn impatient(server: &Server) -> Arc<dyn Bucket> {
+    let access = Access::new(s3_environment(&server.url).into_iter().collect());
+    open_within("s3://bucket", &access, IMPATIENT).await.unwrap()
+}
+
 #[tokio::test]
 async fn a_body_that_stalls_is_resumed_and_a_server_that_never_speaks_is_an_error() {
     let all = bytes(100_000);
@@ -262,15 +277,15 @@ async fn a_body_that_stalls_is_resumed_and_a_server_that_never_speaks_is_an_erro
         }
     })
     .await;
-    let got = fetch(&*server.s3().await, "k").await.unwrap();
+    let got = fetch(&*impatient(&server).await, "k").await.unwrap();
     assert_eq!(got.0, Digest::of(&all));
 
     let server = Server::new(|_| Answer::Stall(Vec::new())).await;
-    let error = fetch(&*server.s3().await, "k").await.unwrap_err();
+    let error = fetch(&*impatient(&server).await, "k").await.unwrap_err();
     let host = server.url.trim_start_matches("http://");
     let want = format!("the server {host} does not answer: no answer within 0.3 s");
     assert!(error.contains(&want), "{error}");
-    let error = server.s3().await.check().await.unwrap_err();
+    let error = impatient(&server).await.check().await.unwrap_err();
     assert!(error.to_string().contains(&want), "{error}");
 }
 
@@ -724,7 +739,7 @@ fn packed(request: &Request, tag: &str, stored: &[u8], headers: &[(&str, &str)])
 
 #[tokio::test]
 async fn an_object_that_is_stored_by_gzip_is_decoded_and_resumed_where_it_broke_off() {
-    let all: Vec<u8> = (0..200_000_u32).flat_map(|i| (i / 7).to_le_bytes()).collect();
+    let all: Vec<u8> = (0..200_000_u32).flat_map(|i| (i / 7).pow(2).to_le_bytes()).collect();
     let stored = gzip(&all).unwrap();
     assert!(stored.len() > 50_000);
     for cut in [0, 10, 50_000] {

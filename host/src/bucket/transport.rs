@@ -144,12 +144,20 @@ pub(super) struct Facts {
     pub(super) coding: Coding,
     /// The server says how many bytes come.
     pub(super) has_length: bool,
+    /// The entity tag, where it was taken from the store's client.
+    pub(super) tag: Option<String>,
 }
 
 impl Default for Facts {
     /// Of a store that speaks no HTTP.
     fn default() -> Self {
-        Self { sums: Sums::default(), has_ranges: false, coding: Coding::Plain, has_length: true }
+        Self {
+            sums: Sums::default(),
+            has_ranges: false,
+            coding: Coding::Plain,
+            has_length: true,
+            tag: None,
+        }
     }
 }
 
@@ -179,14 +187,18 @@ impl HttpService for Timed {
             return prune(*service, answer, skipped).await;
         }
         let header = |name: &str| answer.headers().get(name)?.to_str().ok();
-        let facts = Facts {
+        let mut facts = Facts {
             sums: Sums::of_headers(header),
             has_ranges: header("accept-ranges") == Some("bytes"),
             coding: header("content-encoding").map(Coding::of_header).unwrap_or_default(),
             has_length: header("content-length").is_some(),
+            tag: None,
         };
         if is_object && !facts.has_length && *service == Service::Http {
-            // The client of the store insists on one.
+            // The client of the store insists on a length. With a tag as well, it would resume a
+            // body that breaks off, as if that were its length.
+            facts.tag = header("etag").map(str::to_owned);
+            answer.headers_mut().remove("etag");
             answer.headers_mut().insert("content-length", HeaderValue::from_static("0"));
         }
         answer.extensions_mut().insert(facts);

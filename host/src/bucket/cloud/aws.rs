@@ -273,7 +273,7 @@ impl Chain {
                     };
                     return Ok((credential, until.unwrap_or(now + UNSAID)));
                 }
-                Err(error) => innermost(&error),
+                Err(error) => first_line(&innermost(&error)),
             },
         };
         match &self.fallback {
@@ -296,6 +296,12 @@ impl Chain {
 /// A problem, and what may be its causes.
 fn because(problem: String, causes: &[Option<String>]) -> String {
     causes.iter().flatten().fold(problem, |problem, cause| format!("{problem}; {cause}"))
+}
+
+/// The SDK lists all its sources on lines of their own.
+fn first_line(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    line.trim_end_matches("Attempted:").trim_end_matches([' ', '.']).to_owned()
 }
 
 fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
