@@ -32,6 +32,20 @@ impl Ahead {
         self.kibibytes.try_acquire_many(self.permits(bytes)).ok()
     }
 
+    /// A permit for at least so many bytes, instead of one that was taken before they came.
+    pub async fn grown<'a>(
+        &'a self,
+        permit: SemaphorePermit<'a>,
+        bytes: u64,
+    ) -> SemaphorePermit<'a> {
+        if permit.num_permits() >= self.permits(bytes) as usize {
+            return permit;
+        }
+        // Who waits for more than it has would wait for itself.
+        drop(permit);
+        self.take(bytes).await
+    }
+
     fn permits(&self, bytes: u64) -> u32 {
         u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(u32::MAX).min(self.most)
     }

@@ -10,9 +10,11 @@ mod cloud;
 pub(crate) mod conformance;
 mod dir;
 mod download;
+mod encoding;
 mod explain;
 #[cfg(test)]
 mod faults;
+mod listing;
 mod object;
 mod outgoing;
 mod sums;
@@ -20,12 +22,14 @@ mod transport;
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
+use globset::GlobMatcher;
 
 use self::address::{Address, Place, Service};
 use self::transport::Patience;
@@ -39,6 +43,9 @@ pub use object::ObjectBucket;
 /// Files up to this many bytes are read and written where the caller runs; for larger ones
 /// it is worth the way to a thread that may block.
 pub(crate) const SMALL: u64 = 256 * 1024;
+
+/// The most bytes that a decoded object may have, unless something else is set: 10 GiB.
+const LARGEST_DECODED: u64 = 10 << 30;
 
 /// How buckets of clouds are reached.
 #[derive(Debug, Clone)]
@@ -54,6 +61,23 @@ pub struct Access {
     pub sync_every: Duration,
     /// Where credentials, regions and endpoints are looked for.
     pub environment: Environment,
+    /// What is done with inputs that are stored compressed.
+    pub stored_encoding: StoredEncoding,
+    /// The most bytes that one object may have after it was decoded: what keeps a small object
+    /// that unpacks to terabytes from filling the disk.
+    pub largest_decoded: u64,
+    /// The outputs that are stored compressed, by their path below `/outputs`.
+    pub gzip_outputs: Option<GlobMatcher>,
+}
+
+/// What is done with an object that is stored with a `Content-Encoding`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StoredEncoding {
+    /// Tasks see its content.
+    #[default]
+    Decode,
+    /// Tasks see the bytes as they are stored.
+    Keep,
 }
 
 impl Access {
@@ -65,6 +89,9 @@ impl Access {
             requester_pays: false,
             sync_every: Duration::ZERO,
             environment,
+            stored_encoding: StoredEncoding::default(),
+            largest_decoded: LARGEST_DECODED,
+            gzip_outputs: None,
         }
     }
 }
@@ -86,16 +113,22 @@ pub async fn open(url: &str, access: &Access) -> Result<Arc<dyn Bucket>, BucketE
 /// Opens a bucket that outputs can be put into.
 ///
 /// # Errors
-/// As [`open`]; and [`BucketError::Invalid`] for one that can only be read.
+/// As [`open`]; and [`BucketError::Invalid`] for one that can only be read, and for a directory
+/// where outputs have to be stored compressed.
 pub async fn open_for_outputs(url: &str, access: &Access) -> Result<Arc<dyn Bucket>, BucketError> {
-    if let Address::Cloud(Place { service: Service::Http, .. }) = Address::parse(url)? {
-        return Err(BucketError::invalid(
+    match Address::parse(url)? {
+        Address::Cloud(Place { service: Service::Http, .. }) => Err(BucketError::invalid(
             &url,
             "can only be read; give it as --input-bucket, and with --bucket one that outputs \
              can be put into",
-        ));
+        )),
+        Address::Dir(_) if access.gzip_outputs.is_some() => Err(BucketError::invalid(
+            &url,
+            "is a directory, and files have no Content-Encoding; --gzip-outputs needs a bucket \
+             of a service: s3://, gs:// or az://",
+        )),
+        _ => open(url, access).await,
     }
-    open(url, access).await
 }
 
 /// Opens a directory as a bucket.
@@ -128,12 +161,44 @@ pub fn prefix_of(dir: &Path, url: &str) -> Result<Option<Prefix>, BucketError> {
 }
 
 /// What an object is at one moment: the same version means the same bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone)]
 pub struct Version {
-    /// The store's entity tag or version; for a directory: inode, size, and times.
+    /// The store's entity tag or version; for a directory: inode, size, and times. It begins
+    /// with `~` where [`Version::tells_size`] is false.
     pub tag: String,
-    /// Its length in bytes.
+    /// Its length in bytes. Where [`Version::tells_size`] is false: what the store says of it,
+    /// or 0, before its bytes came; and after that the number of those.
     pub size: u64,
+}
+
+/// What begins the tag of a version whose size is not known before its bytes came.
+const UNSIZED: char = '~';
+
+impl Version {
+    /// True when as many bytes come as `size` says. False for an object that is decoded on its
+    /// way, and for one whose length the server does not tell.
+    pub fn tells_size(&self) -> bool {
+        !self.tag.starts_with(UNSIZED)
+    }
+
+    /// What two equal versions have in common.
+    fn identity(&self) -> (&str, Option<u64>) {
+        (&self.tag, self.tells_size().then_some(self.size))
+    }
+}
+
+impl PartialEq for Version {
+    fn eq(&self, other: &Self) -> bool {
+        self.identity() == other.identity()
+    }
+}
+
+impl Eq for Version {}
+
+impl Hash for Version {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.identity().hash(state);
+    }
 }
 
 /// What a failed bucket operation means for the caller.
@@ -341,6 +406,18 @@ mod tests {
         let error = open_for_outputs("https://host/data", &nothing()).await.unwrap_err();
         assert!(matches!(error, BucketError::Invalid { .. }), "{error}");
         assert!(error.to_string().contains("--input-bucket"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn outputs_are_not_compressed_into_a_directory() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().to_str().unwrap();
+        let glob = globset::Glob::new("*.json").unwrap().compile_matcher();
+        let access = Access { gzip_outputs: Some(glob), ..nothing() };
+        let error = open_for_outputs(path, &access).await.unwrap_err();
+        assert!(matches!(error, BucketError::Invalid { .. }), "{error}");
+        assert!(error.to_string().contains("--gzip-outputs needs a bucket"), "{error}");
+        open(path, &access).await.unwrap();
     }
 
     #[test]

@@ -205,7 +205,7 @@ impl Cache {
         }
         let (blob, permit) = self.look(bucket, key, freshness, Some(ahead)).await?;
         let permit = match permit {
-            Some(permit) => permit,
+            Some(permit) => ahead.grown(permit, blob.size).await,
             None => ahead.take(blob.size).await,
         };
         Ok((blob, permit))

@@ -56,6 +56,45 @@ impl Environment {
         let text = std::fs::read(&path).map_err(|error| wrong(error.to_string()))?;
         serde_json::from_slice(&text).map(Some).map_err(|error| wrong(error.to_string()))
     }
+
+    /// That the profile that `AWS_PROFILE` asks for is in neither of AWS's files, if it is so.
+    pub fn missing_aws_profile(&self) -> Option<String> {
+        let profile = self.get("AWS_PROFILE")?;
+        let file = |variable: &str, default: &str| {
+            let named = self.get(variable).map(PathBuf::from);
+            named.or_else(|| self.home(default))
+        };
+        let files = [
+            file("AWS_CONFIG_FILE", ".aws/config"),
+            file("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials"),
+        ];
+        let is_there = files.iter().flatten().any(|file| {
+            std::fs::read_to_string(file).is_ok_and(|text| has_profile(&text, profile))
+        });
+        if is_there {
+            return None;
+        }
+        let shown = |file: &Option<PathBuf>| match file {
+            Some(file) => file.display().to_string(),
+            None => "~/.aws".to_owned(),
+        };
+        let [config, credentials] = files.each_ref().map(shown);
+        Some(format!(
+            "AWS_PROFILE is `{profile}`, and there is no such profile in {config} or {credentials}"
+        ))
+    }
+}
+
+/// True when one of AWS's files has a section for the profile.
+fn has_profile(text: &str, profile: &str) -> bool {
+    text.lines().any(|line| {
+        let section = line.trim().strip_prefix('[').and_then(|rest| rest.split(']').next());
+        section.is_some_and(|section| {
+            let section = section.trim();
+            let name = section.strip_prefix("profile ").unwrap_or(section);
+            name.trim().trim_matches('"') == profile
+        })
+    })
 }
 
 impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Environment {
@@ -91,6 +130,27 @@ pub struct AwsSecret {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_profile_that_is_not_there_is_named_with_the_files() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().to_str().unwrap();
+        let missing = |profile: &str| -> Option<String> {
+            let variables = [("HOME", dir), ("AWS_PROFILE", profile)];
+            variables.into_iter().collect::<Environment>().missing_aws_profile()
+        };
+        let want = format!(
+            "AWS_PROFILE is `nope`, and there is no such profile in {dir}/.aws/config or \
+             {dir}/.aws/credentials"
+        );
+        assert_eq!(missing("nope").unwrap(), want);
+        std::fs::create_dir(home.path().join(".aws")).unwrap();
+        std::fs::write(home.path().join(".aws/config"), "[profile a]\nregion = x\n").unwrap();
+        std::fs::write(home.path().join(".aws/credentials"), "[b]\n # [c]\n").unwrap();
+        assert_eq!((missing("a"), missing("b"), missing("")), (None, None, None));
+        assert_eq!(missing("nope").unwrap(), want);
+        assert!(missing("c").is_some());
+    }
 
     #[test]
     fn values_are_not_shown() {

@@ -27,6 +27,7 @@ pub mod prefetch;
 pub mod publish;
 pub mod queue;
 pub mod report;
+pub mod roots;
 pub mod sandbox;
 mod scratch;
 pub mod shortage;

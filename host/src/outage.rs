@@ -19,6 +19,9 @@ use tokio::time::Instant;
 /// at most this long after its cause has ended.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
+/// How often is looked whether there is something to probe, while something else does not work.
+const LOOK: Duration = Duration::from_millis(200);
+
 /// Tries the operation that failed.
 pub type Probe = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
@@ -166,8 +169,23 @@ impl Outages {
         }
     }
 
+    /// Probes what can be probed, whenever there is something. Never ends.
+    pub async fn keep_probing(&self) {
+        loop {
+            self.begun().await;
+            self.probe().await;
+            // What is left can't be probed.
+            self.pause_for(LOOK).await;
+        }
+    }
+
+    /// True while something does not work that is being probed.
+    pub fn is_probing(&self) -> bool {
+        self.out().values().any(|outage| outage.probe.is_some())
+    }
+
     /// Probes what can be probed, each at its time, until all of that works.
-    pub async fn probe(&self) {
+    async fn probe(&self) {
         while let Some((service, at, probe)) = self.next_probe() {
             tokio::time::sleep_until(at).await;
             match probe().await {

@@ -117,6 +117,8 @@ impl Prefetch {
         while let Some(one) = under_way.try_next().await? {
             sum = sum.plus(one);
         }
+        // What is stored compressed is larger now.
+        let permit = self.ahead.grown(permit, sum.bytes).await;
         Ok((sum, Some(permit)))
     }
 

@@ -11,7 +11,7 @@ use std::task::Poll;
 
 use bytesize::ByteSize;
 use cap_std::fs::Dir;
-use futures_util::stream::{FuturesUnordered, TryStreamExt};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use rustix::fs::{AtFlags, FileType, Stat, statat};
 use rustix::io::Errno;
 
@@ -77,13 +77,89 @@ pub enum PublishError {
     },
 }
 
-/// Puts every file below `outputs` into `bucket` under `base`; the files may be gone from
-/// `outputs` afterwards. An output that would land in `protected` is refused. Directories
-/// without files are ignored.
-///
-/// # Errors
-/// With [`PublishError::Invalid`] for what the guest made, nothing is published.
-pub async fn outputs(
+/// What a task left, found and checked, and how much of it is published.
+#[derive(Debug)]
+pub struct Outputs {
+    found: Vec<Output>,
+    keys: Vec<BucketKey>,
+    /// Those of `found` that are in the bucket.
+    put: Vec<bool>,
+}
+
+impl Outputs {
+    /// Finds every file below `outputs`, to be put into `bucket` under `base`. An output that
+    /// would land in `protected` is refused. Directories without files are ignored.
+    ///
+    /// # Errors
+    /// With [`PublishError::Invalid`] for what the guest made.
+    pub async fn find(
+        outputs: &Dir,
+        base: &Prefix,
+        protected: Option<&Prefix>,
+        bucket: &dyn Bucket,
+        limits: Limits,
+    ) -> Result<Self, PublishError> {
+        let mut found = find(outputs, limits)?;
+        found.sort_by(|a, b| a.file.cmp(&b.file));
+        let keys = keys(&found, base, protected)?;
+        // A single output needs no look before it is put. The keys can't be in each other's
+        // way: they come from files of one directory.
+        if keys.len() > 1 {
+            for (output, key) in found.iter().zip(&keys) {
+                tokio::task::consume_budget().await;
+                bucket.accepts(key).await.map_err(|error| refused(output, error))?;
+            }
+        }
+        let put = vec![false; found.len()];
+        Ok(Self { found, keys, put })
+    }
+
+    /// Puts those that are not in `bucket` yet; the files may be gone from `outputs`
+    /// afterwards. Asks `may_put` before each step that makes something visible.
+    ///
+    /// # Errors
+    /// For the first that fails. The others may be called for again.
+    pub async fn put(
+        &mut self,
+        outputs: &Dir,
+        bucket: &dyn Bucket,
+        may_put: &(dyn Fn() -> bool + Sync),
+    ) -> Result<(), PublishError> {
+        let at_once = if bucket.is_local() { 1 } else { AT_ONCE };
+        let mut under_way = FuturesUnordered::new();
+        let mut first_failure = None;
+        let mut rest = (0..self.found.len()).filter(|n| !self.put[*n]).collect::<VecDeque<_>>();
+        let mut done = Vec::with_capacity(rest.len());
+        loop {
+            // After a failure those under way are seen to their end, and no other begins.
+            while first_failure.is_none() && under_way.len() < at_once {
+                let Some(n) = rest.pop_front() else { break };
+                // Not a stream of mapped outputs: the future of that is not `Send` to the
+                // compiler.
+                under_way.push(put(outputs, &self.found[n], n, &self.keys[n], bucket, may_put));
+            }
+            match under_way.next().await {
+                Some(Ok(n)) => done.push(n),
+                Some(Err(error)) => drop(first_failure.get_or_insert(error)),
+                None => break,
+            }
+        }
+        drop(under_way);
+        for n in done {
+            self.put[n] = true;
+        }
+        first_failure.map_or(Ok(()), Err)
+    }
+
+    /// What is published now.
+    pub fn published(self) -> Published {
+        Published { bytes: self.found.iter().map(|output| output.size).sum(), keys: self.keys }
+    }
+}
+
+/// Finds all outputs and puts them.
+#[cfg(test)]
+async fn outputs(
     outputs: &Dir,
     base: &Prefix,
     protected: Option<&Prefix>,
@@ -91,38 +167,19 @@ pub async fn outputs(
     limits: Limits,
     may_put: &(dyn Fn() -> bool + Sync),
 ) -> Result<Published, PublishError> {
-    let mut found = find(outputs, limits)?;
-    found.sort_by(|a, b| a.file.cmp(&b.file));
-    let keys = keys(&found, base, protected)?;
-    // A single output needs no look before it is put. The keys can't be in each other's way:
-    // they come from files of one directory.
-    if keys.len() > 1 {
-        for (output, key) in found.iter().zip(&keys) {
-            tokio::task::consume_budget().await;
-            bucket.accepts(key).await.map_err(|error| refused(output, error))?;
-        }
-    }
-    let at_once = if bucket.is_local() { 1 } else { AT_ONCE };
-    let mut under_way = FuturesUnordered::new();
-    // Not a stream of mapped outputs: the future of that is not `Send` to the compiler.
-    for (output, key) in found.iter().zip(&keys) {
-        if under_way.len() == at_once {
-            under_way.try_next().await?;
-        }
-        under_way.push(put(outputs, output, key, bucket, may_put));
-    }
-    while under_way.try_next().await?.is_some() {}
-    drop(under_way);
-    Ok(Published { bytes: found.iter().map(|output| output.size).sum(), keys })
+    let mut all = Outputs::find(outputs, base, protected, bucket, limits).await?;
+    all.put(outputs, bucket, may_put).await?;
+    Ok(all.published())
 }
 
 async fn put(
     outputs: &Dir,
     output: &Output,
+    number: usize,
     key: &BucketKey,
     bucket: &dyn Bucket,
     may_put: &(dyn Fn() -> bool + Sync),
-) -> Result<(), PublishError> {
+) -> Result<usize, PublishError> {
     // A task with many small outputs takes turns with others.
     tokio::task::consume_budget().await;
     let mut putting = bucket.put(key, outputs, &output.file);
@@ -133,6 +190,7 @@ async fn put(
         putting.as_mut().poll(context).map_err(|error| refused(output, error))
     })
     .await
+    .map(|()| number)
 }
 
 fn refused(output: &Output, error: BucketError) -> PublishError {

@@ -5,8 +5,10 @@ mod settle;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::catalog::{CatalogError, Ready};
@@ -41,6 +43,15 @@ pub enum Failure {
         /// Executions that were started and whose end was not recorded.
         deaths: u32,
     },
+    /// The message was delivered too often without a word of how that ended.
+    #[error(
+        "the message was delivered {deliveries} times, and nobody told how that ended: each time \
+         the host was killed or lost, or its lease ran out; the task may be the cause (memory?)"
+    )]
+    Unaccounted {
+        /// Deliveries.
+        deliveries: u32,
+    },
     /// The inputs are not there.
     #[error(transparent)]
     Prefetch(#[from] PrefetchError),
@@ -72,6 +83,10 @@ pub enum Failure {
     #[error("the lease was lost")]
     LeaseLost,
 }
+
+/// How long a task waits at least, and at most, for a bucket that does not take its outputs.
+const LEAST_PATIENCE: Duration = Duration::from_secs(5);
+const MOST_PATIENCE: Duration = Duration::from_secs(600);
 
 /// What is known of an attempt while it is under way, for whoever has to report on it.
 struct Attempt {
@@ -132,10 +147,9 @@ impl Attempt {
         tracing::Span::current().record("id", task.id).record("task_name", task.name.as_str());
         self.task = Some(task.clone());
         self.steps.done(Step::Decode);
-        let deaths = lease.message().deaths;
-        if !verdict::may_start(deaths, &worker.policy) {
-            return Err(Failure::Deaths { deaths });
-        }
+        let limits_deliveries = worker.queue().limits_deliveries();
+        verdict::may_start(lease.message(), &worker.policy, limits_deliveries)?;
+        let alone = verdict::is_suspect(lease.message());
         let is_trial = worker.outages.any();
         if worker.outages.is_out(&worker.renewing()) {
             // The first thing to try: without that nothing can be finished.
@@ -149,7 +163,7 @@ impl Attempt {
         // does an outage, unless this task is to try whether that is over.
         let lost = lease.lost().clone();
         let (workspace, component, slot) = tokio::select! {
-            ready = self.get_ready(worker, &task, verdict::is_suspect(deaths)) => ready?,
+            ready = self.get_ready(worker, &task, alone) => ready?,
             () = lost.cancelled() => return Err(Failure::LeaseLost),
             () = worker.draining.cancelled() => return Err(Failure::Draining),
             () = worker.outages.begun(), if !is_trial => {
@@ -170,28 +184,13 @@ impl Attempt {
         };
 
         // A task that may kill its host keeps others out until its outputs are published.
-        let slot = Some(slot).filter(|_| verdict::is_suspect(deaths));
+        let slot = Some(slot).filter(|_| alone);
         let _publishing = worker.publishing.acquire().await;
         drop(permit);
         check_listed(&workspace, &listed)?;
         lease.confirm().await.map_err(|_| Failure::LeaseLost)?;
-        let publish = async {
-            let published = publish::outputs(
-                &workspace.outputs,
-                &task.base_directory,
-                worker.components.as_ref(),
-                &*worker.bucket,
-                worker.publish_limits,
-                &|| !lost.is_cancelled(),
-            )
-            .await?;
-            if worker.config().durable {
-                publish::sync(&*worker.bucket).await?;
-            }
-            Ok::<_, PublishError>(published)
-        };
         let published = tokio::select! {
-            published = publish => published?,
+            published = self.publish(worker, lease, &task, &workspace) => published?,
             () = lost.cancelled() => return Err(Failure::LeaseLost),
             () = worker.killed.cancelled() => return Err(RunError::Cancelled.into()),
         };
@@ -200,6 +199,41 @@ impl Attempt {
         workspace.recycle();
         self.steps.done(Step::Publish);
         Ok(published)
+    }
+
+    /// Puts the outputs into the bucket. A bucket that does not take them is waited for with the
+    /// outputs in hand, for as long as the execution took: to run it again would take longer.
+    async fn publish(
+        &self,
+        worker: &Worker,
+        lease: &Lease,
+        task: &Task,
+        workspace: &Workspace,
+    ) -> Result<Published, Failure> {
+        let bucket = &*worker.bucket;
+        let protected = worker.components.as_ref();
+        let mut outputs = publish::Outputs::find(
+            &workspace.outputs,
+            &task.base_directory,
+            protected,
+            bucket,
+            worker.publish_limits,
+        )
+        .await?;
+        let patience = self.steps.spent(Step::Run).clamp(LEAST_PATIENCE, MOST_PATIENCE);
+        let until = Instant::now() + patience;
+        let may_put = || lease.is_ours();
+        while let Err(error) = outputs.put(&workspace.outputs, bucket, &may_put).await {
+            let failure = worker.diagnose(error.into(), Some(task), false).await;
+            let is_outage = matches!(failure, Failure::Outage(_));
+            if !is_outage || !worker.wait_to_write(lease, until).await {
+                return Err(failure);
+            }
+        }
+        if worker.config().durable {
+            publish::sync(bucket).await?;
+        }
+        Ok(outputs.published())
     }
 
     /// Everything that can be done before the guest runs: inputs, component, and a slot.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::catalog::CatalogError;
 use crate::prefetch::PrefetchError;
 use crate::publish::PublishError;
-use crate::queue::QueueError;
+use crate::queue::{Message, QueueError};
 use crate::sandbox::RunError;
 use crate::task::Failure;
 
@@ -58,14 +58,33 @@ impl Default for Policy {
 /// what kills its hosts: from then on it is executed alone, so that no other task dies with it.
 const SUSPECT_AFTER: u32 = 2;
 
-/// Whether a task may be executed again after so many deaths of its hosts.
-pub fn may_start(deaths: u32, policy: &Policy) -> bool {
-    deaths < policy.max_deaths
+/// Deliveries of which nobody told how they ended, where a queue knows no more. Far more than
+/// deaths: each may have been a message that was only held while its host was killed.
+const MAX_UNACCOUNTED: u32 = 20;
+
+/// Whether a task may be executed again after what its message tells of earlier deliveries.
+/// `limits_deliveries`: the queue itself moves away a message that was delivered too often.
+///
+/// # Errors
+/// What ended the task, if it may not.
+pub fn may_start(
+    message: &Message,
+    policy: &Policy,
+    limits_deliveries: bool,
+) -> Result<(), Failure> {
+    let Message { deaths, unaccounted, .. } = *message;
+    if deaths >= policy.max_deaths {
+        return Err(Failure::Deaths { deaths });
+    }
+    if unaccounted >= MAX_UNACCOUNTED && !limits_deliveries {
+        return Err(Failure::Unaccounted { deliveries: unaccounted });
+    }
+    Ok(())
 }
 
 /// Whether a task is executed while no other is.
-pub fn is_suspect(deaths: u32) -> bool {
-    deaths >= SUSPECT_AFTER
+pub fn is_suspect(message: &Message) -> bool {
+    message.deaths.saturating_add(message.unaccounted) >= SUSPECT_AFTER
 }
 
 /// What is done with a message whose report or deletion the queue did not take while its lease
@@ -110,7 +129,7 @@ fn further(failure: &Failure) -> Further {
     match failure {
         Failure::Draining | Failure::Outage(_) => MayFree,
         Failure::LeaseLost => NotOurs,
-        Failure::Decode(_) | Failure::Deaths { .. } => Never,
+        Failure::Decode(_) | Failure::Deaths { .. } | Failure::Unaccounted { .. } => Never,
 
         // An input may still be on its way to the bucket.
         Failure::Prefetch(PrefetchError::NotFound { .. }) => May,
@@ -216,6 +235,7 @@ mod tests {
             ran(RunError::Reject { phase, reason: "no image".into() }),
             ran(RunError::Unsuccessful),
             Failure::Deaths { deaths: 10 },
+            Failure::Unaccounted { deliveries: 20 },
             ran(RunError::Limit { phase, limit: Limit::OutputFiles(1) }),
             Failure::Missing("a".into()),
             Failure::Publish(PublishError::Invalid {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::ahead::Ahead;
 use crate::bucket::{self, Access, Bucket, BucketError};
@@ -246,6 +246,9 @@ impl Worker {
         renewals: &tokio::runtime::Handle,
     ) -> Stopped {
         let tasks = TaskTracker::new();
+        let outages = self.outages.clone();
+        let _probing =
+            AbortOnDropHandle::new(tokio::spawn(async move { outages.keep_probing().await }));
         let leases =
             Leases::new(self.queue.clone(), self.config.lease, self.outages.clone(), renewals);
         let told = tokio::select! {

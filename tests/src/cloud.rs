@@ -138,8 +138,14 @@ impl Cloud {
     /// Puts an object into the bucket.
     #[track_caller]
     pub fn put(&self, key: &str, bytes: &[u8]) {
+        self.put_with(key, &[], bytes);
+    }
+
+    /// Puts an object into the bucket, with these headers.
+    #[track_caller]
+    pub fn put_with(&self, key: &str, headers: &[(&str, &str)], bytes: &[u8]) {
         let (server, path) = self.objects();
-        let put = http::send(server, "PUT", &format!("{path}/{key}"), &[], bytes);
+        let put = http::send(server, "PUT", &format!("{path}/{key}"), headers, bytes);
         assert_eq!(put.status, 200, "{key}: {}", String::from_utf8_lossy(&put.body));
     }
 

@@ -13,7 +13,7 @@ use self::aws::S3;
 #[cfg(test)]
 pub(super) use self::azure::EMULATOR as AZURE_EMULATOR;
 use super::address::{Place, Service};
-use super::object::{ObjectBucket, Probe, Stores};
+use super::object::{ObjectBucket, Stores};
 use super::transport::{Patience, Transport};
 use super::{Access, BucketError};
 
@@ -24,31 +24,39 @@ pub(super) async fn open(
     access: &Access,
     patience: Patience,
 ) -> Result<ObjectBucket, BucketError> {
+    crate::roots::tell();
     let problem = |problem: String| BucketError::invalid(&place.url(), problem);
+    let transport = Transport::new(&place, access.stored_encoding);
+    let name = &place.name;
     let make = match place.service {
-        Service::S3 => S3::find(&place.name, access, patience).await.and_then(|s3| s3.stores()),
-        Service::Google => google::stores(&place.name, access, patience),
-        Service::Azure => azure::stores(&place.name, access, patience),
-        Service::Http => http(&place.name, patience),
+        Service::S3 => {
+            let found = S3::find(name, access, patience, transport).await;
+            found.and_then(|s3| s3.stores())
+        }
+        Service::Google => google::stores(name, access, patience, &transport),
+        Service::Azure => azure::stores(name, access, patience, &transport),
+        Service::Http => http(name, patience, &transport),
     };
     let stores = make.map_err(problem)?;
-    Ok(ObjectBucket::new(place, stores, patience.idle))
+    Ok(ObjectBucket::new(place, stores, patience.idle, access))
 }
 
-fn http(url: &str, patience: Patience) -> Result<Stores, String> {
+fn http(url: &str, patience: Patience, transport: &Transport) -> Result<Stores, String> {
     let make = |patience: Patience| {
         let store = HttpBuilder::new()
             .with_url(url)
             .with_client_options(client(patience, url))
             .with_retry(patience.retry())
-            .with_http_connector(Transport { idle: patience.idle })
+            .with_http_connector(transport.with(patience))
             .build();
         store.map(Arc::new).map_err(text)
     };
     Ok(Stores {
         reads: make(patience)?,
         writes: None,
-        probe: Probe::Head(make(patience.at_start())?),
+        quick_reads: make(patience.at_start())?,
+        quick_writes: None,
+        quick_list: None,
     })
 }
 

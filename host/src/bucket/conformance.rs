@@ -16,7 +16,7 @@ use object_store::memory::InMemory;
 use object_store::{ClientOptions, ListResult, ObjectStore};
 
 use super::address::Place;
-use super::object::{ObjectBucket, Probe, Stores};
+use super::object::{ObjectBucket, Stores};
 use super::{Access, Bucket, BucketError, DirBucket, Opened, SMALL, Service, Version, cloud};
 use crate::bucket::transport::Patience;
 use crate::environment::Environment;
@@ -26,6 +26,8 @@ use crate::key::{BucketKey, Prefix};
 pub(super) struct Subject {
     pub(super) bucket: Arc<dyn Bucket>,
     pub(super) outputs: Dir,
+    /// How it was reached, if it is a service's.
+    pub(super) access: Option<Access>,
     root: tempfile::TempDir,
 }
 
@@ -34,7 +36,7 @@ impl Subject {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join("outputs")).unwrap();
         let outputs = Dir::from_std_file(File::open(root.path().join("outputs")).unwrap());
-        Self { bucket: make(root.path()), outputs, root }
+        Self { bucket: make(root.path()), outputs, access: None, root }
     }
 
     pub(super) async fn put(&self, name: &str, bytes: &[u8]) {
@@ -104,9 +106,15 @@ pub(crate) fn in_memory(store: Arc<dyn ObjectStore>) -> ObjectBucket {
     }
     let prefix = Prefix::new("some/prefix").unwrap();
     let place = Place { service: Service::S3, name: "memory".into(), prefix };
-    let probe = Probe::List(Arc::new(Everything));
-    let stores = Stores { reads: store.clone(), writes: Some(store), probe };
-    ObjectBucket::new(place, stores, Duration::from_secs(60))
+    let stores = Stores {
+        reads: store.clone(),
+        writes: Some(store.clone()),
+        quick_reads: store.clone(),
+        quick_writes: Some(store),
+        quick_list: Some(Arc::new(Everything)),
+    };
+    let access = Access::new(Environment::default());
+    ObjectBucket::new(place, stores, Duration::from_secs(60), &access)
 }
 
 fn memory() -> Subject {
@@ -121,7 +129,8 @@ async fn cloud(service: Service, name: String, environment: &[(&str, &str)]) -> 
     let place = Place { service, name, prefix: Prefix::new("some/prefix ä").unwrap() };
     let access = Access::new(environment.iter().copied().collect::<Environment>());
     let bucket = cloud::open(place, &access, Patience::default()).await.unwrap();
-    Subject::new(|_| Arc::new(bucket))
+    let subject = Subject::new(|_| Arc::new(bucket));
+    Subject { access: Some(access), ..subject }
 }
 
 pub(super) fn s3_environment(endpoint: &str) -> [(&str, &str); 4] {
@@ -155,7 +164,7 @@ pub(super) async fn s3() -> Subject {
     cloud(Service::S3, name, &s3_environment(&endpoint)).await
 }
 
-async fn google() -> Subject {
+pub(super) async fn google() -> Subject {
     let (endpoint, name) = (server("TASK_HOST_TEST_GCS"), new_name());
     let made = ask(&endpoint, "PUT", &format!("/{name}"), "").await;
     assert!(made.starts_with("HTTP/1.1 200"), "{made}");
@@ -166,7 +175,10 @@ async fn google() -> Subject {
     });
     std::fs::write(file.path(), account.to_string()).unwrap();
     let variable = ("GOOGLE_APPLICATION_CREDENTIALS", file.path().to_str().unwrap());
-    cloud(Service::Google, name, &[variable]).await
+    let subject = cloud(Service::Google, name, &[variable]).await;
+    // The file is gone when it is reached again.
+    let key = [("GOOGLE_SERVICE_ACCOUNT_KEY", account.to_string())];
+    Subject { access: Some(Access::new(key.into_iter().collect())), ..subject }
 }
 
 /// By a signed request, which is the only kind that Azure takes for this.
@@ -184,7 +196,7 @@ async fn make_container(endpoint: &str, name: &str) {
     assert_eq!(answer.status().as_u16(), 201, "{answer:?}");
 }
 
-async fn azure() -> Subject {
+pub(super) async fn azure() -> Subject {
     let (endpoint, name) = (server("TASK_HOST_TEST_AZURE"), new_name());
     make_container(&endpoint, &name).await;
     cloud(Service::Azure, name, &[("AZURITE_BLOB_STORAGE_URL", &endpoint)]).await

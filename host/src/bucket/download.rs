@@ -1,12 +1,12 @@
 //! Taking the bytes of an object of a store: in parts if it is large, resumed where they
-//! broke off, and never a mix of two versions.
+//! broke off, decoded if they are stored compressed, and never a mix of two versions.
 
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -14,9 +14,10 @@ use futures_util::stream::{BoxStream, FuturesUnordered, StreamExt};
 use object_store::{GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore};
 
 use super::dir::blocking;
+use super::encoding::{Coding, Fault, Gunzip};
 use super::object::ObjectBucket;
-use super::transport::Facts;
-use super::{BucketError, Object, Opened, SMALL, Version};
+use super::transport::{Facts, ForObject};
+use super::{BucketError, Object, Opened, SMALL, StoredEncoding, UNSIZED, Version};
 use crate::key::BucketKey;
 
 /// Objects above this many bytes are fetched in parts.
@@ -31,6 +32,8 @@ const RESUMES: u32 = 4;
 const VERSIONS: usize = 5;
 /// What is written at once.
 const WRITE: usize = 1024 * 1024;
+/// Compressed bytes that are decoded where the caller runs: they become at most 16 MiB.
+const DECODED_HERE: usize = 16 * 1024;
 
 type Body = BoxStream<'static, object_store::Result<Bytes>>;
 
@@ -51,7 +54,7 @@ impl fmt::Debug for Coming {
 
 /// Why a part did not come.
 enum Stop {
-    /// The object is another now.
+    /// The object is another now, or there is no telling whether it is.
     Changed,
     /// The store can't give a part of it.
     NoRanges,
@@ -64,14 +67,21 @@ impl From<BucketError> for Stop {
     }
 }
 
+/// What every request for an object has.
+pub(super) fn options() -> GetOptions {
+    let mut options = GetOptions::default();
+    options.extensions.insert(ForObject);
+    options
+}
+
 /// Begins to fetch an object, unless it still is the version that is known.
 pub(super) async fn open(
     bucket: &ObjectBucket,
     key: &BucketKey,
     known: Option<&Version>,
 ) -> Result<Opened, BucketError> {
-    let mut options = GetOptions::default();
-    match known.map(Tag::of) {
+    let mut options = options();
+    match known.filter(|known| is_ours(known, bucket.stored_encoding())).map(Tag::of) {
         Some(Tag::Entity(tag)) => options.if_none_match = Some(tag.to_owned()),
         Some(Tag::Time(time)) => options.if_modified_since = time.parse().ok(),
         Some(Tag::None) | None => {}
@@ -83,37 +93,49 @@ pub(super) async fn open(
         }
         Err(error) => return Err(bucket.failed("reading", key, error)),
     };
-    let version = version(&got.meta);
+    let coming = Coming::new(bucket.clone(), key.clone(), got);
     // Not every server knows conditions.
-    if known == Some(&version) {
+    if known == Some(&coming.version) {
         return Ok(Opened::Unchanged);
     }
-    let (bucket, key) = (bucket.clone(), key.clone());
-    Ok(Opened::Object(Box::new(Coming::new(bucket, key, version, got))))
+    Ok(Opened::Object(Box::new(coming)))
 }
 
 impl Coming {
-    fn new(bucket: ObjectBucket, key: BucketKey, version: Version, got: GetResult) -> Self {
-        let facts = got.extensions.get::<Facts>().cloned().unwrap_or_default();
+    fn new(bucket: ObjectBucket, key: BucketKey, got: GetResult) -> Self {
+        let facts = facts(&got);
+        let version = version(&got.meta, &facts, bucket.stored_encoding());
         Self { bucket, key, version, facts, body: got.into_stream() }
     }
 
     /// The bytes of this version, all of them, or why not.
     async fn take(self, into: &Arc<File>) -> Result<Version, Stop> {
-        let Self { bucket, key, version, facts, body } = self;
-        let parts = Parts { bucket: &bucket, key: &key, version: &version, into };
+        let Self { bucket, key, mut version, facts, body } = self;
+        let target = match (&facts.coding, bucket.stored_encoding()) {
+            (Coding::Plain, _) | (_, StoredEncoding::Keep) => Target::File(into.clone()),
+            (Coding::Gzip, _) => {
+                let gunzip = Gunzip::new(into.clone(), bucket.largest_decoded(), &facts.sums);
+                Target::Gunzip(Arc::new(Mutex::new(gunzip)))
+            }
+            (Coding::Other(name), _) => {
+                let problem = format!(
+                    "`{key}` is stored with `Content-Encoding: {name}`, which can't be decoded \
+                     here; with --stored-encoding keep, tasks get the bytes as they are stored"
+                );
+                return Err(BucketError::invalid(&bucket, problem).into());
+            }
+        };
+        let parts = Parts { bucket: &bucket, key: &key, version: &version, target };
         let has_ranges = bucket.has_ranges() || facts.has_ranges;
-        if version.size <= ONE_GET || !has_ranges {
+        let mut size = version.size;
+        if !facts.has_length {
+            size = parts.take_to_the_end(body).await?;
+        } else if version.size <= ONE_GET || !has_ranges || parts.is_decoded() {
             parts.take(0..version.size, Some(body)).await?;
         } else {
             parts.take_all(body).await?;
         }
-        if !facts.sums.is_empty() {
-            let file = into.clone();
-            let check = move || facts.sums.check(&file);
-            let checked = if version.size <= SMALL { check() } else { blocking(check).await };
-            checked.map_err(|error| parts.unavailable(error))?;
-        }
+        version.size = parts.check(facts, into, size).await?;
         Ok(version)
     }
 }
@@ -136,9 +158,9 @@ impl Object for Coming {
                 Err(Stop::Changed | Stop::NoRanges) => {}
             }
             into.set_len(0).map_err(unavailable)?;
-            let got = bucket.reads().get_opts(&bucket.path(&key)?, GetOptions::default()).await;
+            let got = bucket.reads().get_opts(&bucket.path(&key)?, options()).await;
             let got = got.map_err(|error| bucket.failed("reading", &key, error))?;
-            coming = Self::new(bucket.clone(), key.clone(), version(&got.meta), got);
+            coming = Self::new(bucket.clone(), key.clone(), got);
         }
         let problem = "it changed or broke off each time it was read";
         Err(BucketError::unavailable(&bucket, "reading", &key, problem))
@@ -150,10 +172,77 @@ struct Parts<'a> {
     bucket: &'a ObjectBucket,
     key: &'a BucketKey,
     version: &'a Version,
-    into: &'a Arc<File>,
+    target: Target,
+}
+
+/// Where its bytes go.
+enum Target {
+    /// To their place in a file, in any order.
+    File(Arc<File>),
+    /// Through a decoder, in order.
+    Gunzip(Arc<Mutex<Gunzip>>),
 }
 
 impl Parts<'_> {
+    fn is_decoded(&self) -> bool {
+        matches!(self.target, Target::Gunzip(_))
+    }
+
+    /// Takes a body whose length nobody knows. One that breaks off can't be resumed: without
+    /// its length, there is no telling what the rest of it is.
+    async fn take_to_the_end(&self, body: Body) -> Result<u64, Stop> {
+        let mut size = 0;
+        match self.pump(body, &mut size, None).await? {
+            Ok(()) => Ok(size),
+            Err(error) => {
+                tracing::debug!("{error}; beginning again");
+                Err(Stop::Changed)
+            }
+        }
+    }
+
+    /// Looks whether the bytes are what the store has, and says how many there are in the file.
+    /// As many as `size` came.
+    async fn check(&self, facts: Facts, file: &Arc<File>, size: u64) -> Result<u64, BucketError> {
+        match &self.target {
+            Target::File(_) if facts.sums.is_empty() => Ok(size),
+            Target::File(_) => {
+                let file = file.clone();
+                let check = move || facts.sums.check(&file);
+                let checked = if size <= SMALL { check() } else { blocking(check).await };
+                checked.map(|()| size).map_err(|error| self.unavailable(error))
+            }
+            Target::Gunzip(gunzip) => {
+                let done = lock(gunzip).finish().map_err(|fault| self.fault(fault))?;
+                done.map_err(|problem| {
+                    let key = self.key;
+                    let problem = format!(
+                        "`{key}` is stored with `Content-Encoding: gzip` and is not gzip: \
+                         {problem}; with --stored-encoding keep, tasks get the bytes as they are \
+                         stored"
+                    );
+                    BucketError::invalid(self.bucket, problem)
+                })
+            }
+        }
+    }
+
+    fn fault(&self, fault: Fault) -> BucketError {
+        match fault {
+            Fault::Disk(error) => self.unavailable(error),
+            Fault::TooLarge => {
+                let most = bytesize::ByteSize(self.bucket.largest_decoded());
+                let problem = format!(
+                    "`{}` is stored with `Content-Encoding: gzip` and has more than {most} when \
+                     it is decoded; give the cache more room with --cache-size, or use \
+                     --stored-encoding keep",
+                    self.key
+                );
+                BucketError::invalid(self.bucket, problem)
+            }
+        }
+    }
+
     async fn take_all(&self, body: Body) -> Result<(), Stop> {
         let mut body = Some(body);
         let mut under_way = FuturesUnordered::new();
@@ -185,7 +274,7 @@ impl Parts<'_> {
                 Some(body) => body,
                 None => self.range(at..range.end).await?,
             };
-            if let Err(error) = self.pump(body, &mut at, range.end).await? {
+            if let Err(error) = self.pump(body, &mut at, Some(range.end)).await? {
                 failures = if at > before { 1 } else { failures + 1 };
                 if failures > RESUMES {
                     return Err(error.into());
@@ -201,7 +290,7 @@ impl Parts<'_> {
         let mut options = GetOptions {
             range: (range.start > 0 || range.end < self.version.size)
                 .then(|| GetRange::Bounded(range.clone())),
-            ..GetOptions::default()
+            ..options()
         };
         match Tag::of(self.version) {
             // A weak one never matches.
@@ -211,7 +300,7 @@ impl Parts<'_> {
         }
         let path = self.bucket.path(self.key)?;
         match self.bucket.reads().get_opts(&path, options).await {
-            Ok(got) if !is_same(&version(&got.meta), self.version) => Err(Stop::Changed),
+            Ok(got) if !is_same(&self.version_of(&got), self.version) => Err(Stop::Changed),
             Ok(got) => Ok(got.into_stream()),
             Err(object_store::Error::Precondition { .. }) => Err(Stop::Changed),
             Err(object_store::Error::NotSupported { .. }) => Err(Stop::NoRanges),
@@ -219,23 +308,34 @@ impl Parts<'_> {
         }
     }
 
-    /// Writes a body from `at` to `end`, and moves `at` on. The outer error is one of the
-    /// local disk, the inner one that the body broke off.
+    fn version_of(&self, got: &GetResult) -> Version {
+        version(&got.meta, &facts(got), self.bucket.stored_encoding())
+    }
+
+    /// Writes a body from `at` to `end`, and moves `at` on; to its own end where there is none.
+    /// The inner error is that the body broke off.
     async fn pump(
         &self,
         mut body: Body,
         at: &mut u64,
-        end: u64,
+        end: Option<u64>,
     ) -> Result<Result<(), BucketError>, Stop> {
         let idle = self.bucket.idle();
         let mut buffer = BytesMut::new();
         loop {
             let broke = match tokio::time::timeout(idle, body.next()).await {
                 Ok(Some(Ok(chunk))) => {
-                    let wanted = end - *at - buffer.len() as u64;
-                    let chunk = chunk.slice(..chunk.len().min(wanted as usize));
-                    buffer.extend_from_slice(&chunk);
+                    let wanted = end.map_or(u64::MAX, |end| end - *at - buffer.len() as u64);
+                    let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+                    buffer.extend_from_slice(&chunk[..chunk.len().min(wanted)]);
                     None
+                }
+                Ok(None) if end.is_none() => {
+                    let bytes = buffer.split().freeze();
+                    let written = bytes.len() as u64;
+                    self.write(bytes, *at).await?;
+                    *at += written;
+                    return Ok(Ok(()));
                 }
                 Ok(None) => Some(self.unavailable("the connection ended before the object did")),
                 Ok(Some(Err(error))) => Some(self.bucket.failed("reading", self.key, error)),
@@ -244,11 +344,11 @@ impl Parts<'_> {
                     Some(self.unavailable(problem))
                 }
             };
-            let is_all = *at + buffer.len() as u64 == end;
+            let is_all = end == Some(*at + buffer.len() as u64);
             if is_all || broke.is_some() || buffer.len() >= WRITE {
                 let bytes = buffer.split().freeze();
                 let written = bytes.len() as u64;
-                self.write(bytes, *at).await.map_err(|error| self.unavailable(error))?;
+                self.write(bytes, *at).await?;
                 *at += written;
             }
             match broke {
@@ -259,12 +359,23 @@ impl Parts<'_> {
         }
     }
 
-    async fn write(&self, bytes: Bytes, at: u64) -> io::Result<()> {
-        if bytes.len() as u64 <= SMALL {
-            return self.into.write_all_at(&bytes, at);
+    async fn write(&self, bytes: Bytes, at: u64) -> Result<(), BucketError> {
+        match &self.target {
+            Target::File(file) => {
+                let file = file.clone();
+                let is_small = bytes.len() as u64 <= SMALL;
+                let write = move || -> io::Result<()> { file.write_all_at(&bytes, at) };
+                let written = if is_small { write() } else { blocking(write).await };
+                written.map_err(|error| self.unavailable(error))
+            }
+            Target::Gunzip(gunzip) => {
+                let gunzip = gunzip.clone();
+                let is_small = bytes.len() <= DECODED_HERE;
+                let feed = move || lock(&gunzip).feed(&bytes);
+                let fed = if is_small { feed() } else { blocking(feed).await };
+                fed.map_err(|fault| self.fault(fault))
+            }
         }
-        let into = self.into.clone();
-        blocking(move || into.write_all_at(&bytes, at)).await
     }
 
     fn unavailable(
@@ -273,6 +384,10 @@ impl Parts<'_> {
     ) -> BucketError {
         BucketError::unavailable(self.bucket, "reading", self.key, error)
     }
+}
+
+fn lock(gunzip: &Mutex<Gunzip>) -> std::sync::MutexGuard<'_, Gunzip> {
+    gunzip.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How a version was told.
@@ -286,15 +401,35 @@ enum Tag<'a> {
 const TIME: &str = "time ";
 /// What begins that of one that nothing tells: what follows is new each time.
 const NOTHING: &str = "nothing ";
+/// What begins the tag of an object that is stored as it is.
+const PLAIN: &str = "plain ";
+/// What begins that of an object that is stored compressed, and decoded on its way.
+const DECODED: &str = "decoded ";
+/// What begins that of one that is stored compressed, and kept so.
+const KEPT: &str = "kept ";
 
 impl<'a> Tag<'a> {
     fn of(version: &'a Version) -> Self {
-        match version.tag.strip_prefix(TIME) {
+        let tag = version.tag.trim_start_matches(UNSIZED);
+        let stored = [PLAIN, DECODED, KEPT].iter().find_map(|stored| tag.strip_prefix(stored));
+        let tag = stored.unwrap_or(tag);
+        match tag.strip_prefix(TIME) {
             Some(time) => Self::Time(time),
-            None if version.tag.starts_with(NOTHING) => Self::None,
-            None => Self::Entity(&version.tag),
+            None if tag.starts_with(NOTHING) => Self::None,
+            None => Self::Entity(tag),
         }
     }
+}
+
+/// False for a version that was fetched when the other thing was done with what is stored
+/// compressed, or by a host that knew nothing of it: the same tag may stand for other bytes then.
+fn is_ours(version: &Version, encoding: StoredEncoding) -> bool {
+    let tag = version.tag.trim_start_matches(UNSIZED);
+    tag.starts_with(PLAIN)
+        || tag.starts_with(match encoding {
+            StoredEncoding::Decode => DECODED,
+            StoredEncoding::Keep => KEPT,
+        })
 }
 
 /// Where nothing tells versions apart, only the size can be compared.
@@ -302,14 +437,28 @@ fn is_same(a: &Version, b: &Version) -> bool {
     a == b || (a.size == b.size && matches!((Tag::of(a), Tag::of(b)), (Tag::None, Tag::None)))
 }
 
+pub(super) fn facts(got: &GetResult) -> Facts {
+    got.extensions.get::<Facts>().cloned().unwrap_or_default()
+}
+
 /// The entity tag says it best. A web server may only have a time, or not even that.
-pub(super) fn version(meta: &ObjectMeta) -> Version {
-    let tag = match &meta.e_tag {
+pub(super) fn version(meta: &ObjectMeta, facts: &Facts, encoding: StoredEncoding) -> Version {
+    let tag = match meta.e_tag.as_ref().or(facts.tag.as_ref()) {
         Some(tag) => tag.clone(),
         None if meta.last_modified.timestamp() > 0 => {
             format!("{TIME}{}", meta.last_modified.to_rfc3339())
         }
         None => format!("{NOTHING}{}", uuid::Uuid::new_v4()),
+    };
+    let stored = match (&facts.coding, encoding) {
+        (Coding::Plain, _) => PLAIN,
+        (_, StoredEncoding::Decode) => DECODED,
+        (_, StoredEncoding::Keep) => KEPT,
+    };
+    let tag = if facts.has_length && stored != DECODED {
+        format!("{stored}{tag}")
+    } else {
+        format!("{UNSIZED}{stored}{tag}")
     };
     Version { tag, size: meta.size }
 }

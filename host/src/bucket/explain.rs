@@ -8,6 +8,7 @@ use object_store::client::{HttpError, HttpErrorKind};
 
 use super::BucketError;
 use super::address::{Place, Service};
+use super::transport::Reaching;
 
 /// What went wrong, as far as it matters to who has to do something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub(super) enum Trouble {
     NoObject,
     /// There is no such bucket.
     NoBucket,
+    /// The object is archived, and has to be restored before it can be read.
+    Archived,
     /// The credentials are not accepted, or there are none.
     Credentials,
     /// They are, and they don't allow this.
@@ -43,6 +46,9 @@ impl Trouble {
         let code = between(&text, "<Code>", "</Code>").unwrap_or_default();
         match code {
             "NoSuchBucket" | "ContainerNotFound" => return Self::NoBucket,
+            "InvalidObjectState" | "BlobArchived" | "BlobBeingRehydrated" => {
+                return Self::Archived;
+            }
             "RequestTimeTooSkewed" => return Self::Clock,
             "PermanentRedirect" | "AuthorizationHeaderMalformed" | "TemporaryRedirect" => {
                 return Self::Region;
@@ -94,10 +100,16 @@ impl Trouble {
 /// What our own lookup of credentials begins its complaint with.
 pub(super) const NO_CREDENTIALS: &str = "no credentials";
 
+/// True for an error of ours whose cause is that the credentials don't allow what was done.
+pub(super) fn is_denied(error: &(dyn StdError + 'static)) -> bool {
+    error.downcast_ref().is_some_and(|e: &Explained| e.trouble == Trouble::Denied)
+}
+
 /// An error of a store with what it means before it.
 #[derive(Debug)]
 pub(super) struct Explained {
     text: String,
+    trouble: Trouble,
     source: Error,
 }
 
@@ -128,9 +140,14 @@ pub(super) fn failed(
         Trouble::NoObject => {
             BucketError::NotFound { bucket: bucket.to_string(), key: key.to_string() }
         }
+        // No further try can help before somebody acts.
+        Trouble::Archived => {
+            let text = explain(place, doing, Trouble::Archived, &error);
+            BucketError::invalid(bucket, format!("`{key}` {text}"))
+        }
         trouble => {
             let text = explain(place, doing, trouble, &error);
-            BucketError::unavailable(bucket, doing, key, Explained { text, source: error })
+            BucketError::unavailable(bucket, doing, key, Explained { text, trouble, source: error })
         }
     }
 }
@@ -144,6 +161,20 @@ pub(super) fn explain(place: &Place, doing: &str, trouble: Trouble, error: &Erro
         Trouble::NoBucket => {
             let what = if *service == Service::Azure { "container" } else { "bucket" };
             format!("there is no {what} `{name}`; check its name, or create it")
+        }
+        Trouble::Archived => {
+            let text = chain(error);
+            let class = between(&text, "<StorageClass>", "</StorageClass>");
+            let class = class.map(|class| format!(" ({class})")).unwrap_or_default();
+            let cure = if *service == Service::Azure {
+                "rehydrate it with `az storage blob set-tier --tier Hot`"
+            } else {
+                "restore it with `aws s3api restore-object`"
+            };
+            format!(
+                "is archived{class} and can't be read before it is restored: {cure}, wait until \
+                 that is done, and send the task again"
+            )
         }
         Trouble::Credentials => format!(
             "the credentials were not accepted: {said}; {}",
@@ -195,13 +226,16 @@ pub(super) fn explain(place: &Place, doing: &str, trouble: Trouble, error: &Erro
         }
         Trouble::Throttled => format!("the service has too much to do and refuses: {said}"),
         Trouble::NoServer => format!(
-            "the name of the server is not known: {said}; check the address or endpoint, and the \
-             network"
+            "the name of the server{} is not known: {said}; check the address or endpoint, and \
+             the network",
+            host(error)
         ),
         Trouble::NoConnection => format!(
-            "no connection to the server: {said}; check the address or endpoint, and the network"
+            "no connection to the server{}: {said}; check the address or endpoint, and the \
+             network",
+            host(error)
         ),
-        Trouble::NoAnswer => format!("the server does not answer: {said}"),
+        Trouble::NoAnswer => format!("the server{} does not answer: {said}", host(error)),
         Trouble::Other => said,
     }
 }
@@ -245,15 +279,26 @@ fn chain(error: &Error) -> String {
     text
 }
 
-fn http_kind(error: &Error) -> Option<HttpErrorKind> {
+/// The server that was to be reached, for a sentence about it.
+fn host(error: &Error) -> String {
+    let reaching = find::<Reaching>(error).filter(|reaching| !reaching.host.is_empty());
+    reaching.map(|reaching| format!(" {}", reaching.host)).unwrap_or_default()
+}
+
+/// The cause of this type, if there is one.
+pub(super) fn find<T: StdError + 'static>(error: &Error) -> Option<&T> {
     let mut cause = error.source();
     while let Some(error) = cause {
-        if let Some(http) = error.downcast_ref::<HttpError>() {
-            return Some(http.kind());
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
         }
         cause = error.source();
     }
     None
+}
+
+fn http_kind(error: &Error) -> Option<HttpErrorKind> {
+    find::<HttpError>(error).map(HttpError::kind)
 }
 
 fn between<'a>(text: &'a str, start: &str, end: &str) -> Option<&'a str> {

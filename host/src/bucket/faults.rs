@@ -12,9 +12,12 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::address::Address;
-use super::conformance::{ask, bytes, key, s3, s3_environment, server};
+use super::conformance::{
+    Subject, ask, azure, bytes, get, google, key, s3, s3_environment, server,
+};
+use super::encoding::gzip;
 use super::transport::Patience;
-use super::{Access, Bucket, BucketError, cloud};
+use super::{Access, Bucket, BucketError, Opened, StoredEncoding, cloud};
 use crate::cache::{Cache, CacheOptions};
 use crate::digest::Digest;
 use crate::key::Prefix;
@@ -37,6 +40,8 @@ enum Answer {
     Reset(Vec<u8>),
     /// These bytes are sent, and then nothing more.
     Stall(Vec<u8>),
+    /// These bytes are sent, and then the connection ends.
+    Close(Vec<u8>),
 }
 
 /// A web server that says what it is told to.
@@ -100,6 +105,7 @@ async fn serve(
         requests.lock().unwrap().push(request.clone());
         match answer(&request) {
             Answer::Send(bytes) => connection.write_all(&bytes).await?,
+            Answer::Close(bytes) => return connection.write_all(&bytes).await,
             Answer::Stall(bytes) => {
                 connection.write_all(&bytes).await?;
                 std::future::pending::<()>().await;
@@ -157,19 +163,32 @@ fn object(request: &Request, tag: &str, bytes: &[u8]) -> Vec<u8> {
     }
 }
 
-/// As patient as a test may be.
+/// Tries again at once, and is patient with a busy machine.
 const SHORT: Patience = Patience {
     retries: 3,
-    retry_for: Duration::from_secs(5),
+    retry_for: Duration::from_secs(60),
     longest_wait: Duration::from_millis(20),
-    connect: Duration::from_secs(2),
-    idle: Duration::from_millis(300),
+    connect: Duration::from_secs(30),
+    idle: Duration::from_secs(60),
 };
+/// For servers that stop to speak.
+const IMPATIENT: Patience = Patience { idle: Duration::from_millis(300), ..SHORT };
 
 async fn try_open(url: &str, environment: &[(&str, &str)]) -> Result<Arc<dyn Bucket>, BucketError> {
+    open_with(url, &Access::new(environment.iter().copied().collect())).await
+}
+
+async fn open_with(url: &str, access: &Access) -> Result<Arc<dyn Bucket>, BucketError> {
+    open_within(url, access, SHORT).await
+}
+
+async fn open_within(
+    url: &str,
+    access: &Access,
+    patience: Patience,
+) -> Result<Arc<dyn Bucket>, BucketError> {
     let Address::Cloud(place) = Address::parse(url)? else { panic!("{url} is a directory") };
-    let access = Access::new(environment.iter().copied().collect());
-    Ok(Arc::new(cloud::open(place, &access, SHORT).await?))
+    Ok(Arc::new(cloud::open(place, access, patience).await?))
 }
 
 async fn open(url: &str, environment: &[(&str, &str)]) -> Arc<dyn Bucket> {
@@ -183,7 +202,7 @@ async fn fetch(bucket: &dyn Bucket, name: &str) -> Result<(Digest, u64), String>
     let cache = Cache::open(CacheOptions { dir: dir.clone(), max_bytes: 1 << 30 }).unwrap();
     let start = Instant::now();
     let fetched = cache.fetch(bucket, &key(name), Duration::ZERO).await;
-    assert!(start.elapsed() < Duration::from_secs(20), "it took {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(120), "it took {:?}", start.elapsed());
     match fetched {
         Ok(blob) => Ok((blob.digest, blob.size)),
         Err(error) => {
@@ -241,6 +260,11 @@ async fn a_body_that_always_breaks_off_is_an_error_that_ends() {
     assert!(server.seen().len() < 40, "{} requests", server.seen().len());
 }
 
+async fn impatient(server: &Server) -> Arc<dyn Bucket> {
+    let access = Access::new(s3_environment(&server.url).into_iter().collect());
+    open_within("s3://bucket", &access, IMPATIENT).await.unwrap()
+}
+
 #[tokio::test]
 async fn a_body_that_stalls_is_resumed_and_a_server_that_never_speaks_is_an_error() {
     let all = bytes(100_000);
@@ -253,14 +277,16 @@ async fn a_body_that_stalls_is_resumed_and_a_server_that_never_speaks_is_an_erro
         }
     })
     .await;
-    let got = fetch(&*server.s3().await, "k").await.unwrap();
+    let got = fetch(&*impatient(&server).await, "k").await.unwrap();
     assert_eq!(got.0, Digest::of(&all));
 
     let server = Server::new(|_| Answer::Stall(Vec::new())).await;
-    let error = fetch(&*server.s3().await, "k").await.unwrap_err();
-    assert!(error.contains("the server does not answer: no answer within 0.3 s"), "{error}");
-    let error = server.s3().await.check().await.unwrap_err();
-    assert!(error.to_string().contains("the server does not answer"), "{error}");
+    let error = fetch(&*impatient(&server).await, "k").await.unwrap_err();
+    let host = server.url.trim_start_matches("http://");
+    let want = format!("the server {host} does not answer: no answer within 0.3 s");
+    assert!(error.contains(&want), "{error}");
+    let error = impatient(&server).await.check().await.unwrap_err();
+    assert!(error.to_string().contains(&want), "{error}");
 }
 
 #[tokio::test]
@@ -413,9 +439,10 @@ async fn a_server_that_is_not_there_is_named() {
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let refused = format!("http://{}", nobody.local_addr().unwrap());
     drop(nobody);
+    let address = refused.trim_start_matches("http://");
     for (url, want) in [
-        (&*refused, "no connection to the server: "),
-        ("http://no-such-host.invalid", "the name of the server is not known: "),
+        (&*refused, &*format!("no connection to the server {address}: ")),
+        ("http://no-such-host.invalid", "the name of the server no-such-host.invalid is not known"),
     ] {
         let buckets = [
             open(url, &[]).await,
@@ -563,7 +590,8 @@ async fn a_folder_that_a_console_made_is_no_object() {
     let endpoint = server("TASK_HOST_TEST_AWS");
     let text = subject.bucket.to_string();
     let name = text.trim_start_matches("s3://").split('/').next().unwrap();
-    for folder in ["", "d/", "d/e/"] {
+    // And neither are keys that no task can name.
+    for folder in ["", "d/", "d/e/", "d/f_%24folder%24", "d//x", "d/%5Cx", "d/../x"] {
         let path = format!("/{name}/some/prefix%20%C3%A4/{folder}");
         let made = ask(&endpoint, "PUT", &path, "").await;
         assert!(made.starts_with("HTTP/1.1 200"), "{made}");
@@ -587,4 +615,426 @@ async fn what_is_uploaded_to_s3_has_a_checksum_that_the_service_verifies() {
         put.headers["x-amz-checksum-sha256"],
         "FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU="
     );
+}
+
+/// The same bucket of a service, reached otherwise.
+async fn again(subject: &Subject, change: impl FnOnce(&mut Access)) -> Arc<dyn Bucket> {
+    let mut access = subject.access.clone().unwrap();
+    change(&mut access);
+    open_with(&subject.bucket.to_string(), &access).await.unwrap()
+}
+
+#[tokio::test]
+async fn trying_a_put_makes_the_requests_of_one_and_waits_until_nothing_is_left() {
+    let begun = "<InitiateMultipartUploadResult><UploadId>the-id</UploadId>\
+                 </InitiateMultipartUploadResult>";
+    for (status, want) in [
+        ("200 OK", None),
+        ("500 Oops", Some("We broke")),
+        ("403 Forbidden", Some("the credentials need s3:PutObject")),
+    ] {
+        let server = Server::new(move |request| match &*request.method {
+            "POST" => Answer::Send(say("200 OK", &[], begun.as_bytes())),
+            "DELETE" => Answer::Send(say("204 No Content", &[], b"")),
+            _ if status == "200 OK" => Answer::Send(say(status, &[("etag", "\"part\"")], b"")),
+            _ if status == "500 Oops" => failed(status, "InternalError", "We broke"),
+            _ => failed(status, "AccessDenied", "Access Denied"),
+        })
+        .await;
+        let bucket = server.s3().await;
+        let tried = bucket.try_put(&key("out")).await;
+        let seen = server.seen();
+        match (tried, want) {
+            (Ok(()), None) => {}
+            (Err(error @ BucketError::Unavailable { .. }), Some(want)) => {
+                assert!(error.to_string().contains(want), "{error}");
+            }
+            (tried, _) => panic!("{status}: {tried:?}"),
+        }
+        let methods: Vec<_> = seen.iter().map(|request| &*request.method).collect();
+        assert_eq!((methods[0], methods[methods.len() - 1]), ("POST", "DELETE"), "{methods:?}");
+        assert!(methods.len() <= 5, "soon given up: {methods:?}");
+        let puts = seen.iter().filter(|request| request.method == "PUT");
+        assert!(puts.clone().count() > 0);
+        for put in puts {
+            assert!(put.path.starts_with("/bucket/out?"), "{}", put.path);
+        }
+    }
+}
+
+#[tokio::test]
+async fn trying_a_get_soon_gives_up_and_says_what_a_get_would() {
+    let server = Server::new(|request| match &*request.path {
+        "/bucket/there" => Answer::Send(object(request, "\"v\"", b"bytes")),
+        "/bucket/missing" => failed("404 Not Found", "NoSuchKey", "no"),
+        _ => failed("503 Slow Down", "SlowDown", "Reduce your rate"),
+    })
+    .await;
+    let bucket = server.s3().await;
+    bucket.try_get(&key("there")).await.unwrap();
+    let error = bucket.try_get(&key("missing")).await.unwrap_err();
+    assert!(matches!(error, BucketError::NotFound { .. }), "{error}");
+    let before = server.seen().len();
+    let error = bucket.try_get(&key("k")).await.unwrap_err();
+    assert!(matches!(error, BucketError::Unavailable { .. }), "{error}");
+    assert!(server.seen().len() - before <= 3, "{:?}", server.seen());
+}
+
+#[tokio::test]
+async fn a_bucket_that_is_tried_is_as_it_was() {
+    for (name, subject) in
+        [("s3", s3().await), ("google", google().await), ("azure", azure().await)]
+    {
+        let bucket = &subject.bucket;
+        bucket.try_put(&key("new")).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(subject.list("").await, [], "{name}");
+        subject.put("old", b"content").await;
+        bucket.try_put(&key("old")).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(get(&**bucket, "old").await.unwrap().1, b"content", "{name}");
+        assert_eq!(subject.list("").await, [("old".to_owned(), 7)], "{name}");
+        bucket.try_get(&key("old")).await.unwrap();
+        let error = bucket.try_get(&key("new")).await.unwrap_err();
+        assert!(matches!(error, BucketError::NotFound { .. }), "{name}: {error}");
+    }
+    let subject = s3().await;
+    let endpoint = server("TASK_HOST_TEST_AWS");
+    let text = subject.bucket.to_string();
+    let name = text.trim_start_matches("s3://").split('/').next().unwrap();
+    subject.bucket.try_put(&key("new")).await.unwrap();
+    let uploads = ask(&endpoint, "GET", &format!("/{name}?uploads"), "").await;
+    assert!(!uploads.contains("<UploadId>"), "an upload is left: {uploads}");
+}
+
+#[tokio::test]
+async fn a_bucket_that_can_not_be_put_to_is_found_by_trying() {
+    // The account may read; what it may not is the same on each service.
+    for url in ["s3://bucket", "gs://bucket", "az://bucket"] {
+        let server =
+            Server::new(|_| failed("403 Forbidden", "AccessDenied", "Access Denied")).await;
+        let environment = [
+            s3_environment(&server.url)[0],
+            s3_environment(&server.url)[1],
+            s3_environment(&server.url)[2],
+            s3_environment(&server.url)[3],
+            ("STORAGE_EMULATOR_HOST", &*server.url),
+            ("AZURITE_BLOB_STORAGE_URL", &*server.url),
+        ];
+        let bucket = open(url, &environment).await;
+        let error = bucket.try_put(&key("k")).await.unwrap_err();
+        assert!(matches!(error, BucketError::Unavailable { .. }), "{url}: {error}");
+        assert!(error.to_string().contains("access denied"), "{url}: {error}");
+    }
+}
+
+/// Serves an object that is stored by gzip.
+fn packed(request: &Request, tag: &str, stored: &[u8], headers: &[(&str, &str)]) -> Vec<u8> {
+    let answer = object(request, tag, stored);
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap();
+    let mut head = answer[..end].to_vec();
+    for (name, value) in [("content-encoding", "gzip")].iter().chain(headers) {
+        head.extend_from_slice(format!("\r\n{name}: {value}").as_bytes());
+    }
+    [&head, &answer[end..]].concat()
+}
+
+#[tokio::test]
+async fn an_object_that_is_stored_by_gzip_is_decoded_and_resumed_where_it_broke_off() {
+    let all: Vec<u8> = (0..200_000_u32).flat_map(|i| (i / 7).pow(2).to_le_bytes()).collect();
+    let stored = gzip(&all).unwrap();
+    assert!(stored.len() > 50_000);
+    for cut in [0, 10, 50_000] {
+        let served = stored.clone();
+        let server = Server::new(move |request| {
+            let answer = packed(request, "\"v1\"", &served, &[]);
+            let head = answer.len() - served.len().min(answer.len());
+            match request.number {
+                0 => Answer::Reset(answer[..head + cut].to_vec()),
+                _ => Answer::Send(answer),
+            }
+        })
+        .await;
+        let got = fetch(&*server.s3().await, "k").await.unwrap();
+        assert_eq!(got, (Digest::of(&all), 800_000), "cut at {cut}");
+        assert_eq!(server.seen().len(), 2, "cut at {cut}");
+    }
+}
+
+#[tokio::test]
+async fn google_is_asked_for_what_it_stores_and_its_checksum_is_of_that() {
+    // As for `Warning: 214 UploadServer gunzipped`: no tag and no length.
+    let content = b"a chunk of a volume".repeat(100);
+    let stored = gzip(&content).unwrap();
+    let mut sum = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
+    sum.update(&stored);
+    let crc32c = base64::Engine::encode(
+        &base64::prelude::BASE64_STANDARD,
+        &sum.finalize().to_be_bytes()[4..],
+    );
+    let server = Server::new(move |request| {
+        if request.headers.get("accept-encoding").map(String::as_str) != Some("gzip") {
+            let plain = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
+            return Answer::Send(plain.as_bytes().to_vec());
+        }
+        let hash = format!("crc32c={crc32c}");
+        let mut stored = stored.clone();
+        if request.path.ends_with("bad") {
+            let at = stored.len() / 2;
+            stored[at] ^= 1;
+        }
+        let headers = [("x-goog-hash", &*hash), ("x-goog-stored-content-encoding", "gzip")];
+        Answer::Send(packed(request, "\"v1\"", &stored, &headers))
+    })
+    .await;
+    let environment: [(&str, &str); 1] = [("STORAGE_EMULATOR_HOST", &server.url)];
+    let bucket = open("gs://bucket", &environment).await;
+    let content = b"a chunk of a volume".repeat(100);
+    assert_eq!(fetch(&*bucket, "1_1_1").await.unwrap(), (Digest::of(&content), 1900));
+    let error = fetch(&*bucket, "bad").await.unwrap_err();
+    assert!(error.contains("the Crc32c checksum of what came is"), "{error}");
+    assert!(error.contains("reading `bad` failed"), "may be tried again: {error}");
+}
+
+#[tokio::test]
+async fn what_is_decoded_is_cached_by_what_it_is_stored_as() {
+    let stored = gzip(b"content").unwrap();
+    let size = stored.len() as u64;
+    let raw = Digest::of(&stored);
+    let server =
+        Server::new(move |request| Answer::Send(packed(request, "\"v1\"", &stored, &[]))).await;
+    let access = Access::new(s3_environment(&server.url).into_iter().collect());
+    let decoding = open_with("s3://bucket", &access).await.unwrap();
+    let keeping = Access { stored_encoding: StoredEncoding::Keep, ..access };
+    let keeping = open_with("s3://bucket", &keeping).await.unwrap();
+    let root = tempfile::tempdir().unwrap();
+    // Each is another host that comes after the other.
+    let fetch = async |bucket: &dyn Bucket| {
+        let dir = root.path().to_owned();
+        let cache = Cache::open(CacheOptions { dir, max_bytes: 1 << 30 }).unwrap();
+        let ahead = crate::ahead::Ahead::new(bytesize::ByteSize::mib(1));
+        let k = key("k");
+        let fetched = cache.fetch_ahead(bucket, &k, Duration::ZERO, &ahead).await;
+        let (blob, _permit) = fetched.unwrap();
+        let version = cache.version(bucket, &key("k"), Duration::ZERO).await.unwrap();
+        let by_version = cache.fetch_version(bucket, &key("k"), version).await.unwrap();
+        assert!(by_version.hit, "what a HEAD tells is the same version");
+        assert_eq!(by_version.digest, blob.digest);
+        (blob.digest, blob.size, blob.hit)
+    };
+    let content = Digest::of(b"content");
+    assert_eq!(fetch(&*decoding).await, (content, 7, false));
+    assert_eq!(fetch(&*decoding).await, (content, 7, true));
+    assert_eq!(fetch(&*keeping).await, (raw, size, false), "other bytes under the same tag");
+    assert_eq!(fetch(&*keeping).await, (raw, size, true));
+    assert_eq!(fetch(&*decoding).await.0, content);
+}
+
+#[tokio::test]
+async fn what_can_not_be_decoded_is_no_fault_of_the_service_and_says_what_to_do() {
+    let server = Server::new(|request| {
+        let (encoding, body) = match &*request.path {
+            "/bucket/br" => ("br", b"whatever".to_vec()),
+            "/bucket/plain" => ("gzip", b"this is not gzip".to_vec()),
+            "/bucket/cut" => ("gzip", gzip(&[7; 1000]).unwrap()[..20].to_vec()),
+            _ => ("gzip", gzip(&vec![0; 2 << 20]).unwrap()),
+        };
+        Answer::Send(say("200 OK", &[("etag", "\"v\""), ("content-encoding", encoding)], &body))
+    })
+    .await;
+    let access = Access::new(s3_environment(&server.url).into_iter().collect());
+    let access = Access { largest_decoded: 1 << 20, ..access };
+    let bucket = open_with("s3://bucket", &access).await.unwrap();
+    for (name, want) in [
+        ("br", "`br` is stored with `Content-Encoding: br`, which can't be decoded here"),
+        ("plain", "`plain` is stored with `Content-Encoding: gzip` and is not gzip"),
+        ("cut", "`cut` is stored with `Content-Encoding: gzip` and is not gzip"),
+        ("bomb", "has more than 1.0 MiB when it is decoded"),
+    ] {
+        let into = tempfile::tempfile().unwrap();
+        let error = bucket.get(&key(name), into).await.unwrap_err();
+        assert!(matches!(error, BucketError::Invalid { .. }), "{name}: {error}");
+        let error = error.to_string();
+        assert!(error.contains(want) && error.contains("--stored-encoding keep"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn outputs_are_compressed_where_that_is_asked_for_and_come_back_as_they_were() {
+    let glob = globset::Glob::new("*.json").unwrap().compile_matcher();
+    // The second compresses to more than one part.
+    let (small, large) = (b"{}".repeat(1000), bytes(20 << 20));
+    for (name, subject) in
+        [("s3", s3().await), ("google", google().await), ("azure", azure().await)]
+    {
+        let compressing = again(&subject, |access| access.gzip_outputs = Some(glob.clone())).await;
+        let keeping = again(&subject, |access| access.stored_encoding = StoredEncoding::Keep).await;
+        for content in [&small, &large] {
+            for file in ["a.json", "a.bin"] {
+                subject.outputs.write(file, content).unwrap();
+                compressing.put(&key("out"), &subject.outputs, &key(file)).await.unwrap();
+                let (version, got) = get(&*subject.bucket, "out").await.unwrap();
+                assert!(got == *content, "{name}: {} bytes came of {file}", got.len());
+                assert_eq!(version.size, content.len() as u64, "{name}: {file}");
+                assert_eq!(version, subject.bucket.head(&key("out")).await.unwrap(), "{name}");
+                let (_, stored) = get(&*keeping, "out").await.unwrap();
+                let is_packed = stored.starts_with(&[0x1f, 0x8b]) && stored != *content;
+                assert_eq!(is_packed, file == "a.json", "{name}: {file}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_key_that_can_not_be_used_does_not_end_a_listing() {
+    let contents: String = ["d//x", "d/", "d/1", "d/..", "d/2"]
+        .iter()
+        .map(|key| {
+            format!(
+                "<Contents><Key>{key}</Key><Size>{}</Size><ETag>e</ETag>\
+                 <LastModified>2020-01-01T00:00:00Z</LastModified></Contents>",
+                if key.ends_with('/') { 0 } else { 1 }
+            )
+        })
+        .collect();
+    let server = Server::new(move |_| {
+        let xml = format!("<ListBucketResult>{contents}</ListBucketResult>");
+        Answer::Send(say("200 OK", &[], xml.as_bytes()))
+    })
+    .await;
+    for bucket in
+        [server.s3().await, open("gs://bucket", &[("STORAGE_EMULATOR_HOST", &server.url)]).await]
+    {
+        bucket.check().await.unwrap();
+        let listed = futures_util::TryStreamExt::try_collect(bucket.list(&Prefix::root()));
+        let listed: Vec<super::Listed> = listed.await.unwrap();
+        let keys: Vec<_> = listed.iter().map(|listed| listed.key.as_str()).collect();
+        assert_eq!(keys, ["d/1", "d/2"], "{bucket}");
+    }
+}
+
+#[tokio::test]
+async fn an_archived_object_fails_as_what_it_is_with_its_cure() {
+    for (url, status, code, more, want) in [
+        (
+            "s3://bucket",
+            "403 Forbidden",
+            "InvalidObjectState",
+            "<StorageClass>DEEP_ARCHIVE</StorageClass>",
+            "`k` is archived (DEEP_ARCHIVE) and can't be read before it is restored: restore it \
+             with `aws s3api restore-object`",
+        ),
+        (
+            "az://bucket",
+            "409 Conflict",
+            "BlobArchived",
+            "",
+            "`k` is archived and can't be read before it is restored: rehydrate it with `az",
+        ),
+    ] {
+        let server = Server::new(move |_| {
+            let body = format!("<Error><Code>{code}</Code><Message>no</Message>{more}</Error>");
+            Answer::Send(say(status, &[], body.as_bytes()))
+        })
+        .await;
+        let mut environment = s3_environment(&server.url).to_vec();
+        environment.push(("AZURITE_BLOB_STORAGE_URL", &server.url));
+        let bucket = open(url, &environment).await;
+        let error = bucket.open(&key("k"), None).await.unwrap_err();
+        assert!(matches!(error, BucketError::Invalid { .. }), "{error}");
+        assert!(error.to_string().contains(want), "{error}");
+    }
+}
+
+/// A body whose end only its last chunk tells.
+fn chunked(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+    let mut answer =
+        format!("HTTP/1.1 {status}\r\n{headers}transfer-encoding: chunked\r\n\r\n").into_bytes();
+    for chunk in body.chunks(70_000) {
+        answer.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+        answer.extend_from_slice(chunk);
+        answer.extend_from_slice(b"\r\n");
+    }
+    answer.extend_from_slice(b"0\r\n\r\n");
+    answer
+}
+
+#[tokio::test]
+async fn a_web_server_that_tells_no_length_is_read_to_the_end() {
+    let all = bytes(300_000);
+    for headers in ["etag: \"v1\"\r\n", ""] {
+        let served = all.clone();
+        let server = Server::new(move |request| {
+            if request.headers.contains_key("range") {
+                return Answer::Send(say("416 Range Not Satisfiable", &[], b""));
+            }
+            let body = if request.path == "/empty" { b"" } else { &served[..] };
+            let answer = chunked("200 OK", headers, body);
+            match (request.number, &*request.path) {
+                // One that breaks off is begun again.
+                (0, _) => Answer::Reset(answer[..200_000].to_vec()),
+                (_, "/cut") => Answer::Reset(answer[..100_000].to_vec()),
+                _ => Answer::Send(answer),
+            }
+        })
+        .await;
+        let bucket = open(&server.url, &[]).await;
+        assert_eq!(fetch(&*bucket, "k").await.unwrap(), (Digest::of(&all), 300_000));
+        assert_eq!(fetch(&*bucket, "empty").await.unwrap(), (Digest::of(b""), 0));
+        let error = fetch(&*bucket, "cut").await.unwrap_err();
+        assert!(error.contains("it changed or broke off each time it was read"), "{error}");
+        let version = bucket.head(&key("k")).await.unwrap();
+        let opened = bucket.open(&key("k"), None).await.unwrap();
+        let Opened::Object(object) = opened else { panic!("nothing was known") };
+        assert_eq!(&version == object.version(), !headers.is_empty(), "as far as it can be told");
+    }
+    // An old one ends a body by closing the connection.
+    let served = all.clone();
+    let server =
+        Server::new(move |_| Answer::Close([b"HTTP/1.0 200 OK\r\n\r\n", &served[..]].concat()))
+            .await;
+    let got = fetch(&*open(&server.url, &[]).await, "k").await.unwrap();
+    assert_eq!(got, (Digest::of(&all), 300_000));
+}
+
+#[tokio::test]
+async fn a_web_server_may_compress_on_the_way() {
+    let all: Vec<u8> = (0..50_000_u32).flat_map(|i| (i / 7).to_le_bytes()).collect();
+    let (served, packed) = (all.clone(), gzip(&all).unwrap());
+    let server = Server::new(move |request| {
+        Answer::Send(match request.headers["accept-encoding"].as_str() {
+            "gzip" => chunked("200 OK", "etag: W/\"v\"\r\ncontent-encoding: gzip\r\n", &packed),
+            _ => say("200 OK", &[("etag", "\"v\"")], &served),
+        })
+    })
+    .await;
+    for stored_encoding in [StoredEncoding::Decode, StoredEncoding::Keep] {
+        let access = Access { stored_encoding, ..Access::new([("", ""); 0].into_iter().collect()) };
+        let bucket = open_with(&server.url, &access).await.unwrap();
+        let got = fetch(&*bucket, "k").await.unwrap();
+        assert_eq!(got, (Digest::of(&all), 200_000), "{stored_encoding:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_web_server_that_refuses_head_is_asked_by_get() {
+    for status in
+        ["405 Method Not Allowed", "403 Forbidden", "501 Not Implemented", "400 Bad Request"]
+    {
+        let server = Server::new(move |request| match &*request.method {
+            "HEAD" => Answer::Send(format!("HTTP/1.1 {status}\r\n\r\n").into_bytes()),
+            _ if request.path == "/missing" => Answer::Send(say("404 Not Found", &[], b"")),
+            _ => Answer::Send(object(request, "\"v1\"", b"bytes")),
+        })
+        .await;
+        let bucket = open(&server.url, &[]).await;
+        bucket.check().await.unwrap();
+        let version = bucket.head(&key("k")).await.unwrap();
+        assert_eq!((version.size, version.tells_size()), (5, true), "{status}");
+        let heads = || server.seen().iter().filter(|seen| seen.method == "HEAD").count();
+        assert_eq!(heads(), 2, "{status}: each is tried once");
+        let error = bucket.head(&key("missing")).await.unwrap_err();
+        assert!(matches!(error, BucketError::NotFound { .. }), "{error}");
+        assert_eq!(heads(), 2, "{status}: and then not again");
+        let known = bucket.open(&key("k"), Some(&version)).await.unwrap();
+        assert!(matches!(known, Opened::Unchanged), "{status}");
+    }
 }

@@ -13,16 +13,22 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cap_std::fs::Dir;
 use futures_util::stream::{self, BoxStream, FuturesUnordered, StreamExt};
+use globset::GlobMatcher;
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path;
-use object_store::{MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt};
+use object_store::{
+    Attribute, Attributes, GetOptions, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
+    PutOptions, UpdateVersion,
+};
 use tokio_util::task::TaskTracker;
 
 use super::address::{Place, Service};
 use super::dir::blocking;
+use super::encoding::{self, Gzip};
 use super::explain::{self, Trouble};
 use super::outgoing::{Outgoing, Refused};
-use super::{Bucket, BucketError, Listed, Opened, Version, download};
+use super::transport::HeadRefused;
+use super::{Access, Bucket, BucketError, Listed, Opened, StoredEncoding, Version, download};
 use crate::key::{BucketKey, Prefix};
 
 /// Files above this many bytes are put in parts.
@@ -45,6 +51,11 @@ struct Inner {
     stores: Stores,
     /// How long a body may bring nothing.
     idle: Duration,
+    stored_encoding: StoredEncoding,
+    largest_decoded: u64,
+    gzip_outputs: Option<GlobMatcher>,
+    /// The server refused a HEAD request, and was not asked for another since.
+    refuses_head: AtomicBool,
     /// It was said that listing is not allowed.
     warned: AtomicBool,
     /// Uploads that begin or are given up.
@@ -58,17 +69,11 @@ pub(super) struct Stores {
     pub(super) reads: Arc<dyn ObjectStore>,
     /// For putting. None where that can't be done.
     pub(super) writes: Option<Arc<dyn ObjectStore>>,
-    /// For the look at the start.
-    pub(super) probe: Probe,
-}
-
-/// What can be asked cheaply whether a bucket is there.
-#[derive(Clone)]
-pub(super) enum Probe {
-    /// For the first of its keys.
-    List(Arc<dyn PaginatedListStore>),
-    /// For its root, which may well not be there.
-    Head(Arc<dyn ObjectStore>),
+    /// The same for trying whether it works: these soon stop to try again.
+    pub(super) quick_reads: Arc<dyn ObjectStore>,
+    pub(super) quick_writes: Option<Arc<dyn ObjectStore>>,
+    /// For a look whether the bucket is there. None where nothing can be listed.
+    pub(super) quick_list: Option<Arc<dyn PaginatedListStore>>,
 }
 
 impl fmt::Debug for Stores {
@@ -78,12 +83,16 @@ impl fmt::Debug for Stores {
 }
 
 impl ObjectBucket {
-    pub(super) fn new(place: Place, stores: Stores, idle: Duration) -> Self {
+    pub(super) fn new(place: Place, stores: Stores, idle: Duration, access: &Access) -> Self {
         Self(Arc::new(Inner {
             url: place.url(),
             place,
             stores,
             idle,
+            stored_encoding: access.stored_encoding,
+            largest_decoded: access.largest_decoded,
+            gzip_outputs: access.gzip_outputs.clone(),
+            refuses_head: AtomicBool::new(false),
             warned: AtomicBool::new(false),
             aborts: TaskTracker::new(),
         }))
@@ -94,9 +103,25 @@ impl ObjectBucket {
     }
 
     fn writes(&self) -> Result<&Arc<dyn ObjectStore>, BucketError> {
-        self.0.stores.writes.as_ref().ok_or_else(|| {
-            BucketError::invalid(self, "can only be read; put outputs into another bucket")
-        })
+        self.0.stores.writes.as_ref().ok_or_else(|| self.read_only())
+    }
+
+    fn quick_writes(&self) -> Result<&Arc<dyn ObjectStore>, BucketError> {
+        self.0.stores.quick_writes.as_ref().ok_or_else(|| self.read_only())
+    }
+
+    fn read_only(&self) -> BucketError {
+        BucketError::invalid(self, "can only be read; put outputs into another bucket")
+    }
+
+    /// What is done with objects that are stored compressed.
+    pub(super) fn stored_encoding(&self) -> StoredEncoding {
+        self.0.stored_encoding
+    }
+
+    /// The most bytes that one of them may have when it is decoded.
+    pub(super) fn largest_decoded(&self) -> u64 {
+        self.0.largest_decoded
     }
 
     /// How long a body may bring nothing.
@@ -137,11 +162,16 @@ impl ObjectBucket {
 
     /// Begins an upload. Goes on when nobody waits for it, so that what the store begins is
     /// aborted.
-    async fn begin(&self, path: Path) -> Result<object_store::Result<Upload>, BucketError> {
-        let (store, aborts) = (self.writes()?.clone(), self.0.aborts.clone());
+    async fn begin(
+        &self,
+        store: &Arc<dyn ObjectStore>,
+        path: Path,
+        attributes: Attributes,
+    ) -> Result<object_store::Result<Upload>, BucketError> {
+        let (store, aborts) = (store.clone(), self.0.aborts.clone());
         let (begun, upload) = tokio::sync::oneshot::channel();
         self.0.aborts.spawn(async move {
-            let started = store.put_multipart(&path).await;
+            let started = store.put_multipart_opts(&path, attributes.into()).await;
             let upload = started.map(|started| Upload { started: Some(started), aborts });
             // Dropped here if nobody waits for it.
             let _ = begun.send(upload);
@@ -149,27 +179,33 @@ impl ObjectBucket {
         upload.await.map_err(|error| BucketError::unavailable(self, "writing", "", error))
     }
 
-    async fn put_parts(&self, key: &BucketKey, file: File, size: u64) -> Result<(), BucketError> {
+    async fn put_parts(
+        &self,
+        key: &BucketKey,
+        file: File,
+        size: u64,
+        attributes: Attributes,
+    ) -> Result<(), BucketError> {
         let path = self.path(key)?;
         let failed = |error| self.failed("writing", key, error);
         let unavailable = |error| BucketError::unavailable(self, "writing", key, error);
-        let mut upload = self.begin(path).await?.map_err(failed)?;
-        let part = PART.max(size.div_ceil(MAX_PARTS));
-        let file = Arc::new(file);
+        // What does not compress gets larger by a little.
+        let part = PART.max(size.div_ceil(MAX_PARTS - 100));
+        let gzip = (!attributes.is_empty()).then(|| Gzip::new(part as usize));
+        let mut upload = self.begin(self.writes()?, path, attributes).await?.map_err(failed)?;
+        let mut source = Source { file: Arc::new(file), at: 0, size, part, gzip };
         let mut under_way = FuturesUnordered::<object_store::UploadPart>::new();
-        let mut start = 0;
-        while start < size {
-            if under_way.len() == PARTS_AT_ONCE
-                && let Some(done) = under_way.next().await
-            {
-                done.map_err(failed)?;
+        while let Some(ready) = source.next().await.map_err(unavailable)? {
+            for bytes in ready {
+                if under_way.len() == PARTS_AT_ONCE
+                    && let Some(done) = under_way.next().await
+                {
+                    done.map_err(failed)?;
+                }
+                // Polled as soon as there is something to wait for; the order of the parts is
+                // that of the calls.
+                under_way.push(upload.get()?.put_part(bytes.into()));
             }
-            let range = start..size.min(start + part);
-            start = range.end;
-            let bytes = read(file.clone(), range).await.map_err(unavailable)?;
-            // Polled as soon as there is something to wait for; the order of the parts is
-            // that of the calls.
-            under_way.push(upload.get()?.put_part(bytes.into()));
         }
         while let Some(done) = under_way.next().await {
             done.map_err(failed)?;
@@ -178,6 +214,93 @@ impl ObjectBucket {
         upload.get()?.complete().await.map_err(failed)?;
         upload.started = None;
         Ok(())
+    }
+
+    /// Puts one part of an upload, and aborts it.
+    async fn try_upload(&self, key: &BucketKey) -> Result<(), BucketError> {
+        let failed = |error| self.failed("writing", key, error);
+        let begun = self.begin(self.quick_writes()?, self.path(key)?, Attributes::new()).await?;
+        let mut upload = begun.map_err(failed)?;
+        let put = upload.get()?.put_part(Bytes::from_static(TRIED).into()).await;
+        match upload.abort().await {
+            // Who may put objects may not be allowed to abort uploads.
+            Err(error) if put.is_ok() && Trouble::of(&error) == Trouble::Denied => {
+                if !self.0.warned.swap(true, Ordering::Relaxed) {
+                    let text = explain::explain(&self.0.place, "writing", Trouble::Denied, &error);
+                    tracing::warn!("{self}: an upload could not be aborted: {text}");
+                }
+                Ok(())
+            }
+            aborted => put.and(aborted).map_err(failed),
+        }
+    }
+
+    /// Puts an object on a condition that none can meet.
+    async fn try_put_unmet(
+        &self,
+        key: &BucketKey,
+        unmet: UpdateVersion,
+    ) -> Result<(), BucketError> {
+        let options = PutOptions { mode: PutMode::Update(unmet), ..PutOptions::default() };
+        let bytes = Bytes::from_static(TRIED);
+        let put = self.quick_writes()?.put_opts(&self.path(key)?, bytes.into(), options).await;
+        match put {
+            // Azure's emulator says that there is no such object.
+            Err(object_store::Error::Precondition { .. }) => Ok(()),
+            Err(error) if Trouble::of(&error) == Trouble::NoObject => Ok(()),
+            Err(error) => Err(self.failed("writing", key, error)),
+            Ok(_) => Err(BucketError::unavailable(
+                self,
+                "writing",
+                key,
+                "the store does not know conditions, and has put an object of one byte",
+            )),
+        }
+    }
+}
+
+/// The content of what is put to see whether that works.
+const TRIED: &[u8] = b"-";
+
+/// An entity tag that no object of Azure has.
+fn no_entity_tag() -> UpdateVersion {
+    UpdateVersion { e_tag: Some("\"0x0\"".to_owned()), version: None }
+}
+
+/// A generation that no object of Google has: they are times in microseconds.
+fn no_generation() -> UpdateVersion {
+    UpdateVersion { e_tag: None, version: Some("1".to_owned()) }
+}
+
+/// A file as the parts of an upload.
+struct Source {
+    file: Arc<File>,
+    at: u64,
+    size: u64,
+    part: u64,
+    /// Compresses them, if that is wanted.
+    gzip: Option<Gzip>,
+}
+
+impl Source {
+    /// The next parts, which may be none yet; nothing at the end.
+    async fn next(&mut self) -> io::Result<Option<Vec<Bytes>>> {
+        let range = self.at..self.size.min(self.at + self.part);
+        self.at = range.end;
+        if range.is_empty() {
+            let Some(gzip) = self.gzip.take() else { return Ok(None) };
+            let left = blocking(|| gzip.finish()).await?;
+            return Ok(Some(left.into_iter().map(Bytes::from).collect()));
+        }
+        let bytes = read(self.file.clone(), range).await?;
+        let Some(mut gzip) = self.gzip.take() else { return Ok(Some(vec![bytes])) };
+        let (gzip, parts) = blocking(move || {
+            let parts = gzip.feed(&bytes);
+            (gzip, parts)
+        })
+        .await;
+        self.gzip = Some(gzip);
+        Ok(Some(parts?.into_iter().map(Bytes::from).collect()))
     }
 }
 
@@ -192,20 +315,27 @@ impl Upload {
     fn get(&mut self) -> Result<&mut Box<dyn MultipartUpload>, BucketError> {
         self.started.as_mut().ok_or_else(|| BucketError::invalid(&"upload", "is complete already"))
     }
+
+    /// Aborts it, and waits until that is done. Goes on when nobody waits for it.
+    async fn abort(mut self) -> object_store::Result<()> {
+        let Some(started) = self.started.take() else { return Ok(()) };
+        match self.aborts.spawn(abort(started)).await {
+            Ok(aborted) => aborted,
+            Err(error) => {
+                Err(object_store::Error::Generic { store: "upload", source: Box::new(error) })
+            }
+        }
+    }
 }
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        if let (Some(mut upload), Ok(runtime)) =
+        if let (Some(started), Ok(runtime)) =
             (self.started.take(), tokio::runtime::Handle::try_current())
         {
             let abort = async move {
-                match upload.abort().await {
-                    // It was completed, and only we did not hear of it.
-                    Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                    Err(error) => {
-                        tracing::warn!(%error, "could not abort an upload; its parts stay");
-                    }
+                if let Err(error) = abort(started).await {
+                    tracing::warn!(%error, "could not abort an upload; its parts stay");
                 }
             };
             self.aborts.spawn_on(abort, &runtime);
@@ -213,8 +343,16 @@ impl Drop for Upload {
     }
 }
 
-/// The consoles of clouds make a folder by an empty object whose key ends with a slash, which
-/// the store leaves away. It comes just before what is in the folder.
+async fn abort(mut started: Box<dyn MultipartUpload>) -> object_store::Result<()> {
+    match started.abort().await {
+        // It was completed, and only we did not hear of it.
+        Err(object_store::Error::NotFound { .. }) => Ok(()),
+        aborted => aborted,
+    }
+}
+
+/// Azure lists the folders of some accounts as empty objects. Each comes just before what is
+/// in the folder.
 fn is_folder(meta: &ObjectMeta, next: &object_store::Result<ObjectMeta>) -> bool {
     let Ok(next) = next else { return false };
     let rest = next.location.as_ref().strip_prefix(meta.location.as_ref());
@@ -239,12 +377,42 @@ impl fmt::Display for ObjectBucket {
 #[async_trait]
 impl Bucket for ObjectBucket {
     async fn head(&self, key: &BucketKey) -> Result<Version, BucketError> {
-        let meta = self.reads().head(&self.path(key)?).await;
-        Ok(download::version(&meta.map_err(|error| self.failed("reading", key, error))?))
+        let is_http = self.0.place.service == Service::Http;
+        let mut is_refused = self.0.refuses_head.load(Ordering::Relaxed);
+        if !is_refused {
+            let options = GetOptions { head: true, ..download::options() };
+            match self.reads().get_opts(&self.path(key)?, options).await {
+                Ok(got) => {
+                    let facts = download::facts(&got);
+                    // Some servers tell the length only with the bytes.
+                    if facts.has_length || !is_http {
+                        return Ok(download::version(&got.meta, &facts, self.0.stored_encoding));
+                    }
+                }
+                Err(error) if explain::find::<HeadRefused>(&error).is_some() => is_refused = true,
+                Err(error) => return Err(self.failed("reading", key, error)),
+            }
+        }
+        // Begins to fetch it, and takes none of its bytes.
+        match self.open(key, None).await? {
+            Opened::Object(object) => {
+                self.0.refuses_head.store(is_refused, Ordering::Relaxed);
+                Ok(object.version().clone())
+            }
+            Opened::Unchanged => {
+                let problem = "the server says that an object is unchanged, and was not asked that";
+                Err(BucketError::unavailable(self, "reading", key, problem))
+            }
+        }
     }
 
     async fn open(&self, key: &BucketKey, known: Option<&Version>) -> Result<Opened, BucketError> {
         download::open(self, key, known).await
+    }
+
+    async fn try_get(&self, key: &BucketKey) -> Result<(), BucketError> {
+        let got = self.0.stores.quick_reads.get_opts(&self.path(key)?, download::options()).await;
+        got.map(drop).map_err(|error| self.failed("reading", key, error))
     }
 
     async fn put(&self, key: &BucketKey, dir: &Dir, file: &BucketKey) -> Result<(), BucketError> {
@@ -254,13 +422,21 @@ impl Bucket for ObjectBucket {
             Ok((outgoing.open()?, outgoing.size))
         };
         let (source, size) = open().map_err(|why| self.refused(key, file, why))?;
+        let gzips = self.0.gzip_outputs.as_ref().is_some_and(|glob| glob.is_match(file.as_path()));
+        let attributes = match gzips {
+            true => Attributes::from_iter([(Attribute::ContentEncoding, "gzip")]),
+            false => Attributes::new(),
+        };
         if size > ONE_PUT {
-            return self.put_parts(key, source, size).await;
+            return self.put_parts(key, source, size, attributes).await;
         }
-        let bytes = read(Arc::new(source), 0..size)
-            .await
-            .map_err(|error| BucketError::unavailable(self, "writing", key, error))?;
-        let put = store.put(&self.path(key)?, bytes.into()).await;
+        let unavailable = |error| BucketError::unavailable(self, "writing", key, error);
+        let mut bytes = read(Arc::new(source), 0..size).await.map_err(unavailable)?;
+        if gzips {
+            let gzip = blocking(move || encoding::gzip(&bytes)).await;
+            bytes = gzip.map_err(unavailable)?.into();
+        }
+        let put = store.put_opts(&self.path(key)?, bytes.into(), attributes.into()).await;
         put.map(drop).map_err(|error| self.failed("writing", key, error))
     }
 
@@ -287,7 +463,8 @@ impl Bucket for ObjectBucket {
                         Err(error) => Some(Err(self.failed("listing", &shown, error))),
                         Ok(meta) => {
                             let next = found.as_mut().peek().await;
-                            let is_folder = next.is_some_and(|next| is_folder(&meta, next));
+                            let is_folder = place.service == Service::Azure
+                                && next.is_some_and(|next| is_folder(&meta, next));
                             if is_folder { None } else { self.listed(&meta).map(Ok) }
                         }
                     };
@@ -305,10 +482,18 @@ impl Bucket for ObjectBucket {
     }
 
     async fn try_put(&self, key: &BucketKey) -> Result<(), BucketError> {
-        let failed = |error| self.failed("writing", key, error);
-        let mut upload = self.begin(self.path(key)?).await?.map_err(failed)?;
-        // Dropping the upload aborts it.
-        upload.get()?.put_part(Bytes::from_static(b"-").into()).await.map_err(failed)
+        match self.0.place.service {
+            // Nothing would abort the parts of an upload to Azure.
+            Service::Azure => self.try_put_unmet(key, no_entity_tag()).await,
+            Service::Google => match self.try_upload(key).await {
+                // Uploads in parts need permissions of their own.
+                Err(BucketError::Unavailable { source, .. }) if explain::is_denied(&*source) => {
+                    self.try_put_unmet(key, no_generation()).await
+                }
+                tried => tried,
+            },
+            Service::S3 | Service::Http => self.try_upload(key).await,
+        }
     }
 
     async fn accepts(&self, key: &BucketKey) -> Result<(), BucketError> {
@@ -318,8 +503,8 @@ impl Bucket for ObjectBucket {
 
     async fn check(&self) -> Result<(), BucketError> {
         let place = &self.0.place;
-        let error = match &self.0.stores.probe {
-            Probe::List(store) => {
+        let error = match &self.0.stores.quick_list {
+            Some(store) => {
                 let below = (!place.prefix.is_root()).then(|| format!("{}/", place.prefix));
                 let first = PaginatedListOptions { max_keys: Some(1), ..Default::default() };
                 match store.list_paginated(below.as_deref(), first).await {
@@ -327,10 +512,13 @@ impl Bucket for ObjectBucket {
                     Err(error) => error,
                 }
             }
-            Probe::Head(store) => match store.head(&Path::default()).await {
-                Ok(_) => return Ok(()),
-                Err(error) => error,
-            },
+            None => {
+                let root = GetOptions { head: true, ..download::options() };
+                match self.0.stores.quick_reads.get_opts(&Path::default(), root).await {
+                    Ok(_) => return Ok(()),
+                    Err(error) => error,
+                }
+            }
         };
         let trouble = Trouble::of(&error);
         let text = explain::explain(place, "listing", trouble, &error);

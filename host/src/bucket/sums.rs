@@ -56,10 +56,10 @@ impl Sums {
                 sums.add(kind, value);
             }
         }
-        // Google decompresses what was stored so for who doesn't take that.
+        // Google decompresses what was stored compressed for clients that don't ask for that.
         let stored = header("x-goog-stored-content-encoding").unwrap_or("identity");
         if let Some(hash) = header("x-goog-hash")
-            && stored == "identity"
+            && stored == header("content-encoding").unwrap_or("identity")
         {
             for part in hash.split(',') {
                 match part.trim().split_once('=') {
@@ -91,52 +91,78 @@ impl Sums {
         self.0.is_empty()
     }
 
+    /// Begins to sum bytes as they come, if there is a checksum to compare with.
+    pub(super) fn start(&self) -> Option<Running> {
+        let (kind, want) = self.0.first()?;
+        let crc = |algorithm| State::Crc(crc_fast::Digest::new(algorithm));
+        let state = match kind {
+            Kind::Crc64Nvme => crc(CrcAlgorithm::Crc64Nvme),
+            Kind::Crc32c => crc(CrcAlgorithm::Crc32Iscsi),
+            Kind::Crc32 => crc(CrcAlgorithm::Crc32IsoHdlc),
+            Kind::Sha256 => State::Sha256(Sha256::new()),
+            Kind::Md5 => State::Md5(Md5::new()),
+        };
+        Some(Running { kind: *kind, want: want.clone(), state })
+    }
+
     /// Reads a file from its start: an error of the kind `InvalidData` when it isn't what the
     /// store has.
     pub(super) fn check(&self, mut file: &File) -> io::Result<()> {
-        let Some((kind, want)) = self.0.first() else { return Ok(()) };
+        let Some(mut sum) = self.start() else { return Ok(()) };
         file.rewind()?;
-        let got = match kind {
-            Kind::Crc64Nvme => crc(file, CrcAlgorithm::Crc64Nvme)?.to_be_bytes().to_vec(),
-            Kind::Crc32c => crc(file, CrcAlgorithm::Crc32Iscsi)?.to_be_bytes()[4..].to_vec(),
-            Kind::Crc32 => crc(file, CrcAlgorithm::Crc32IsoHdlc)?.to_be_bytes()[4..].to_vec(),
-            Kind::Sha256 => {
-                let mut sum = Sha256::new();
-                each(file, |chunk| sum.update(chunk))?;
-                sum.finalize().to_vec()
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            match file.read(&mut chunk)? {
+                0 => return sum.check(),
+                n => sum.update(&chunk[..n]),
             }
-            Kind::Md5 => {
-                let mut sum = Md5::new();
-                each(file, |chunk| sum.update(chunk))?;
-                sum.finalize().to_vec()
+        }
+    }
+}
+
+/// A checksum of the bytes so far, and what it has to become.
+pub(super) struct Running {
+    kind: Kind,
+    want: Vec<u8>,
+    state: State,
+}
+
+enum State {
+    Crc(crc_fast::Digest),
+    Sha256(Sha256),
+    Md5(Md5),
+}
+
+impl Running {
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        match &mut self.state {
+            State::Crc(sum) => sum.update(bytes),
+            State::Sha256(sum) => sum.update(bytes),
+            State::Md5(sum) => sum.update(bytes),
+        }
+    }
+
+    /// An error of the kind `InvalidData` when the bytes are not those that the store has.
+    pub(super) fn check(self) -> io::Result<()> {
+        let Self { kind, want, state } = self;
+        let got = match state {
+            State::Crc(sum) => {
+                let bytes = sum.finalize().to_be_bytes();
+                bytes[bytes.len() - want.len()..].to_vec()
             }
+            State::Sha256(sum) => sum.finalize().to_vec(),
+            State::Md5(sum) => sum.finalize().to_vec(),
         };
-        if got == *want {
+        if got == want {
             return Ok(());
         }
         let problem = format!(
             "the {kind:?} checksum of what came is {}, and the store says {}: the bytes changed \
              on their way",
             BASE64_STANDARD.encode(&got),
-            BASE64_STANDARD.encode(want)
+            BASE64_STANDARD.encode(&want)
         );
         Err(io::Error::new(io::ErrorKind::InvalidData, problem))
-    }
-}
-
-fn crc(file: &File, algorithm: CrcAlgorithm) -> io::Result<u64> {
-    let mut sum = crc_fast::Digest::new(algorithm);
-    each(file, |chunk| sum.update(chunk))?;
-    Ok(sum.finalize())
-}
-
-fn each(mut file: &File, mut take: impl FnMut(&[u8])) -> io::Result<()> {
-    let mut chunk = vec![0; CHUNK];
-    loop {
-        match file.read(&mut chunk)? {
-            0 => return Ok(()),
-            n => take(&chunk[..n]),
-        }
     }
 }
 
@@ -192,6 +218,13 @@ mod tests {
             _ => None,
         });
         assert!(packed.is_empty());
+        let stored = Sums::of_headers(|name| match name {
+            "x-goog-hash" => Some(hash.as_str()),
+            "x-goog-stored-content-encoding" | "content-encoding" => Some("gzip"),
+            _ => None,
+        });
+        stored.check(&file()).unwrap();
+        assert!(!stored.is_empty());
     }
 
     #[test]

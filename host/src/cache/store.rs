@@ -83,7 +83,7 @@ impl Cache {
             },
         };
         let expected = object.version().size;
-        let room = self.0.room.reserve(expected).await;
+        let mut room = self.0.room.reserve(expected).await;
         let failed = |doing| move |error| self.local(doing, error);
         let (tmp, file) = Tmp::create(&self.0).map_err(failed("creating a file in tmp"))?;
         let into = file.try_clone().map_err(failed("opening a file in tmp"))?;
@@ -91,6 +91,11 @@ impl Cache {
             Ok(version) => version,
             Err(error) => return Err(self.blame(error, expected).await),
         };
+        if version.size > expected {
+            // It was decoded, or nothing was known of its size.
+            drop(room);
+            room = self.0.room.reserve(version.size).await;
+        }
 
         // The digest is of what is in the file, not of what was meant to be written there.
         let (digest, stamp) =

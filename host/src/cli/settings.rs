@@ -49,7 +49,7 @@ impl Setting {
             "queue" | "bucket" | "input-bucket" | "components" | "component-prefix"
             | "error-queue" | "done-queue" | "durable" | "sync-every" => "Queues and data",
             "region" | "create-queues" | "message-bucket" | "message-group" | "anonymous"
-            | "requester-pays" => "Clouds",
+            | "requester-pays" | "stored-encoding" | "gzip-outputs" => "Clouds",
             "parallel" | "prefetch" | "prefetch-bytes" | "lease" => "Work",
             "exit-when-empty" | "max-tasks" | "for" | "grace" => "Stopping",
             "memory" | "timeout" | "max-output" | "max-output-files" => "Limits of a task",

@@ -181,6 +181,7 @@ impl Attempt {
             exception: failure.to_string(),
             attempt: match failure {
                 Failure::Deaths { deaths } => *deaths,
+                Failure::Unaccounted { deliveries } => *deliveries,
                 _ => lease.attempt(),
             },
             earlier: &lease.message().failures,

@@ -11,7 +11,7 @@ use std::sync::{Arc, PoisonError};
 use futures_util::FutureExt;
 use rustix::io::Errno;
 
-use super::Worker;
+use super::{Worker, services};
 use crate::bucket::{Bucket, BucketError};
 use crate::cache::{Cache, CacheError};
 use crate::catalog::CatalogError;
@@ -198,7 +198,7 @@ impl Worker {
             return false;
         }
         let bucket = self.bucket.clone();
-        let name = format!("writing to {bucket}");
+        let name = services::writing(&*self.bucket);
         let Ok(key) = BucketKey::new(key) else { return false };
         if self.outages.is_out(&name) {
             return true;

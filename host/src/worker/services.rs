@@ -4,9 +4,17 @@ use std::fmt;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Worker;
+use crate::bucket::Bucket;
 use crate::lease::{self, Lease};
 use crate::stats::Gauge;
+
+/// What an outage of putting objects into a bucket is called.
+pub(super) fn writing(bucket: &dyn Bucket) -> impl fmt::Display {
+    fmt::from_fn(move |f| write!(f, "writing to {bucket}"))
+}
 
 /// How often a host that leases nothing looks whether it may again.
 const LOOK: Duration = Duration::from_millis(200);
@@ -37,15 +45,27 @@ impl Worker {
     /// itself, by leasing.
     pub(super) async fn wait_for_services(&self) {
         while self.outages.any() {
-            self.outages.probe().await;
-            if self.waiting.load(Relaxed) > 0 {
-                // Tasks that have their results in hand try it themselves.
+            if self.outages.is_probing() || self.waiting.load(Relaxed) > 0 {
+                // Tasks that have their results in hand try what can't be probed.
                 self.outages.pause_for(LOOK).await;
                 continue;
             }
             self.outages.pause_for(self.outages.pause_of_unprobed()).await;
             return;
         }
+    }
+
+    /// Waits with outputs in hand until the bucket can be written, and until a time at most.
+    /// False when it is not worth while to wait longer.
+    pub(crate) async fn wait_to_write(&self, lease: &Lease, until: Instant) -> bool {
+        let name = writing(&*self.bucket);
+        while self.outages.is_out(&name) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || !self.wait_with(lease, left.min(LOOK)).await {
+                return false;
+            }
+        }
+        true
     }
 
     /// Waits with a result in hand until a service may be tried again. False when the wait is

@@ -225,9 +225,65 @@ fn a_start_that_can_not_go_well() {
     command.env("HOST_CREATE_QUEUES", "false");
     let failed = task_host_tests::Finished::run(&mut command).code(1);
     assert!(failed.stderr.contains("not-there") && failed.stderr.contains("--create-queues"));
-    let words = ["the name of the server is not known", "check the address or endpoint"];
+    let words = [
+        "the name of the server no-such-host.invalid is not known",
+        "check the address or endpoint",
+    ];
     check("AWS_ENDPOINT_URL", "http://no-such-host.invalid", 1, &words);
-    check("AWS_ENDPOINT_URL", "http://127.0.0.1:9", 1, &["no connection to the server"]);
+    let words = ["no connection to the server 127.0.0.1:9: "];
+    check("AWS_ENDPOINT_URL", "http://127.0.0.1:9", 1, &words);
+    check("HOST_GZIP_OUTPUTS", "[", 2, &["HOST_GZIP_OUTPUTS", "is not a pattern"]);
+    check("HOST_STORED_ENCODING", "raw", 2, &["is neither decode nor keep"]);
+    let mut command = cloud.command(&["run", "--for", "30s", "--queue", "fq://./queue"]);
+    command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
+    command.env("AWS_PROFILE", "nope").env("AWS_EC2_METADATA_DISABLED", "true");
+    let failed = task_host_tests::Finished::run(&mut command).code(1);
+    let words = "AWS_PROFILE is `nope`, and there is no such profile in ";
+    assert!(failed.stderr.contains(words), "{}", failed.stderr);
+}
+
+/// A machine without certificates of authorities can reach services all the same, encrypted or
+/// not.
+#[test]
+fn a_machine_without_certificates() {
+    let cloud = Cloud::aws();
+    fill(&cloud, 1);
+    let mut command = cloud.command(&["run", "--max-tasks", "1", "--for", "60s"]);
+    command.env("SSL_CERT_FILE", "/nowhere.pem").env("SSL_CERT_DIR", "/nowhere");
+    let run = task_host_tests::Finished::run(&mut command).code(0);
+    assert!(is_done(&cloud, 1));
+    let words = "SSL_CERT_FILE=/nowhere.pem: there are no certificates of authorities";
+    assert_eq!(run.stderr.matches(words).count(), 1, "{}", run.stderr);
+
+    // Nobody answers there: what counts is that there is a client that asks.
+    let login = cloud.file("login.json");
+    let text = r#"{"type": "authorized_user", "client_id": "i", "client_secret": "s",
+                   "refresh_token": "t"}"#;
+    std::fs::write(&login, text).expect("a login");
+    let pubsub = "pubsub://projects/p/topics/t/subscriptions/s";
+    for (url, variables) in [
+        ("s3", [("HOST_BUCKET", "s3://b"), ("AWS_ENDPOINT_URL_S3", "https://127.0.0.1:9")]),
+        ("https", [("HOST_INPUT_BUCKET", "https://127.0.0.1:9"), ("HOST_REGION", "us-east-1")]),
+        (
+            pubsub,
+            [
+                ("HOST_QUEUE", pubsub),
+                ("GOOGLE_APPLICATION_CREDENTIALS", login.to_str().expect("a path")),
+            ],
+        ),
+    ] {
+        let command = cloud.command(&["run", "--for", "30s"]);
+        let mut alone = std::process::Command::new("unshare");
+        // Without a network, so that it reaches nobody.
+        alone.arg("--net").arg(command.get_program()).args(command.get_args());
+        alone.current_dir(command.get_current_dir().expect("a place")).env_clear();
+        alone.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        alone.env("SSL_CERT_FILE", "/nowhere.pem").env("SSL_CERT_DIR", "/nowhere");
+        let failed = task_host_tests::Finished::run(alone.envs(variables)).code(1);
+        for word in ["panicked", "builder error"] {
+            assert!(!failed.stderr.contains(word), "{url}: {}", failed.stderr);
+        }
+    }
 }
 
 /// A host that can't settle what it has done for a while does not do it twice, nor lose it.

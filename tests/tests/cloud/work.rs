@@ -179,3 +179,44 @@ fn what_is_done_is_reported_where_that_is_wanted() {
     let outputs = json!(["data/0_digest/1.sha256"]);
     assert_eq!(report["message"]["result"], json!({"success": true, "outputs": outputs}));
 }
+
+/// A task reads the content of what is stored compressed, and what it leaves is stored so where
+/// that is asked for.
+#[test]
+fn objects_that_are_stored_compressed() {
+    let content = b"content";
+    let stored: &[u8] = &[
+        0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0x03, 0x4b, 0xce, 0xcf, 0x2b, 0x49,
+        0xcd, 0x2b, 0x01, 0x00, 0xa9, 0x30, 0xc5, 0xfe, 0x07, 0x00, 0x00, 0x00,
+    ];
+    for cloud in [Cloud::aws(), Cloud::hybrid()] {
+        cloud.push("digest");
+        cloud.put("data/0_input/plain", content);
+        cloud.put_with("data/0_input/packed", &[("Content-Encoding", "gzip")], stored);
+        let inputs = ["0_input/plain", "0_input/packed"].map(str::to_owned);
+        let tasks: Vec<_> =
+            inputs.iter().zip(0..).map(|(input, id)| task(id, &[input.clone()])).collect();
+        let outputs = |args: &[&str]| {
+            cloud.submit(&tasks);
+            cloud
+                .host(&[&["run", "--max-tasks", "2", "--progress", "never"], args].concat())
+                .good();
+            // Without the name that follows the digest.
+            ["plain", "packed"].map(|name| {
+                let digest = cloud.object(&format!("data/0_digest/{name}.sha256"));
+                digest.expect(name).into_iter().take(64).collect::<Vec<_>>()
+            })
+        };
+        let [plain, packed] = outputs(&[]);
+        assert_eq!(packed, plain, "the task has read the content");
+        let [again, kept] = outputs(&["--stored-encoding", "keep"]);
+        assert_eq!(again, plain);
+        assert_ne!(kept, plain, "the task has read what is stored");
+        let [compressed, _] = outputs(&["--gzip-outputs", "**/*.sha256"]);
+        assert!(compressed.starts_with(&[0x1f, 0x8b]), "{compressed:?}");
+    }
+    let cloud = Cloud::aws();
+    let args = ["run", "--bucket", ".", "--gzip-outputs", "*"];
+    let refused = cloud.host(&args).code(1);
+    assert!(refused.stderr.contains("--gzip-outputs needs a bucket of a service"));
+}

@@ -21,7 +21,7 @@ use tokio::sync::Mutex;
 
 use super::super::Access;
 use super::super::explain::NO_CREDENTIALS;
-use super::super::object::{Probe, Stores};
+use super::super::object::Stores;
 use super::super::transport::{Patience, Transport};
 use super::{client, text};
 use crate::environment::{AwsSecret, Environment};
@@ -42,6 +42,7 @@ pub(super) struct S3 {
     requester_pays: bool,
     environment: Environment,
     patience: Patience,
+    transport: Transport,
 }
 
 impl S3 {
@@ -49,6 +50,7 @@ impl S3 {
         bucket: &str,
         access: &Access,
         patience: Patience,
+        transport: Transport,
     ) -> Result<Self, String> {
         let environment = &access.environment;
         let key = static_key(environment);
@@ -71,23 +73,33 @@ impl S3 {
             }
             let config = loader.load().await;
             endpoint = endpoint.or_else(|| config.endpoint_url().map(str::to_owned));
-            region = region.or_else(|| config.region().map(ToString::to_string));
+            // `AWS_REGION=` is a region without a name to the SDK.
+            let found = config.region().map(ToString::to_string).filter(|name| !name.is_empty());
+            region = region.or(found);
             chain = config.credentials_provider();
         }
-        let secret = environment.cloudvolume_aws()?;
+        // Read only where it may be needed: what is wrong with it stops nobody else.
+        let needs_secret = !is_known || (region.is_none() && endpoint.is_none());
+        let secret = if needs_secret { environment.cloudvolume_aws() } else { Ok(None) };
         let credentials: Option<AwsCredentialProvider> = match (access.anonymous, key, chain) {
             (true, ..) => None,
             (_, Some(key), _) => Some(Arc::new(StaticCredentialProvider::new(key))),
             (.., chain) => {
                 let fallback = secret.clone();
-                Some(Arc::new(Chain { chain, fallback, kept: Mutex::default() }))
+                let profile = environment.missing_aws_profile();
+                Some(Arc::new(Chain { chain, fallback, profile, kept: Mutex::default() }))
             }
         };
-        let region = match (region.or_else(|| secret?.region), &endpoint) {
-            (Some(region), _) => region,
+        let region = match (region, &endpoint, &secret) {
+            (Some(region), ..) => region,
+            (None, _, Ok(Some(AwsSecret { region: Some(region), .. }))) => region.clone(),
             // What has an endpoint of its own seldom cares.
-            (None, Some(_)) => "us-east-1".to_owned(),
-            (None, None) => region_of(bucket, patience).await?,
+            (None, Some(_), _) => "us-east-1".to_owned(),
+            (None, None, secret) => {
+                let found = region_of(bucket, patience).await;
+                let more = [environment.missing_aws_profile(), secret.clone().err()];
+                found.map_err(|problem| because(problem, &more))?
+            }
         };
         if endpoint.is_none() && region.starts_with("cn-") {
             endpoint = Some(format!("https://s3.{region}.amazonaws.com.cn"));
@@ -100,14 +112,18 @@ impl S3 {
             requester_pays: access.requester_pays,
             environment: environment.clone(),
             patience,
+            transport,
         })
     }
 
     pub(super) fn stores(self) -> Result<Stores, String> {
+        let quick = Arc::new(self.store(self.patience.at_start(), true)?);
         Ok(Stores {
             reads: Arc::new(self.store(self.patience, true)?),
             writes: Some(Arc::new(self.store(self.patience, false)?)),
-            probe: Probe::List(Arc::new(self.store(self.patience.at_start(), true)?)),
+            quick_reads: quick.clone(),
+            quick_writes: Some(Arc::new(self.store(self.patience.at_start(), false)?)),
+            quick_list: Some(quick),
         })
     }
 
@@ -151,7 +167,7 @@ impl S3 {
             .with_region(&self.region)
             .with_client_options(options)
             .with_retry(patience.retry())
-            .with_http_connector(Transport { idle: patience.idle })
+            .with_http_connector(self.transport.with(patience))
             .build()
             .map_err(text)
     }
@@ -210,7 +226,10 @@ async fn region_of(bucket: &str, patience: Patience) -> Result<String, String> {
 /// valid.
 struct Chain {
     chain: Option<SharedCredentialsProvider>,
-    fallback: Option<AwsSecret>,
+    /// The key, or what is wrong with its file.
+    fallback: Result<Option<AwsSecret>, String>,
+    /// That the profile that was asked for is not there.
+    profile: Option<String>,
     kept: Mutex<Option<(Arc<AwsCredential>, SystemTime)>>,
 }
 
@@ -254,20 +273,35 @@ impl Chain {
                     };
                     return Ok((credential, until.unwrap_or(now + UNSAID)));
                 }
-                Err(error) => innermost(&error),
+                Err(error) => first_line(&innermost(&error)),
             },
         };
         match &self.fallback {
-            Some(key) => {
+            Ok(Some(key)) => {
                 let AwsSecret { key_id, secret_key, token, .. } = key.clone();
                 Ok((AwsCredential { key_id, secret_key, token }, now + UNSAID))
             }
-            None => Err(object_store::Error::Generic {
-                store: "S3",
-                source: format!("{NO_CREDENTIALS} for AWS were found ({problem})").into(),
-            }),
+            fallback => {
+                let more = [self.profile.clone(), fallback.clone().err()];
+                let problem = because(problem, &more);
+                Err(object_store::Error::Generic {
+                    store: "S3",
+                    source: format!("{NO_CREDENTIALS} for AWS were found ({problem})").into(),
+                })
+            }
         }
     }
+}
+
+/// A problem, and what may be its causes.
+fn because(problem: String, causes: &[Option<String>]) -> String {
+    causes.iter().flatten().fold(problem, |problem, cause| format!("{problem}; {cause}"))
+}
+
+/// The SDK lists all its sources on lines of their own.
+fn first_line(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    line.trim_end_matches("Attempted:").trim_end_matches([' ', '.']).to_owned()
 }
 
 fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
@@ -276,4 +310,44 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
         error = source;
     }
     error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::address::{Place, Service};
+    use super::*;
+    use crate::bucket::StoredEncoding;
+    use crate::key::Prefix;
+
+    async fn find(anonymous: bool, variables: &[(&str, &str)]) -> Result<S3, String> {
+        let place = Place { service: Service::S3, name: "b".into(), prefix: Prefix::root() };
+        let transport = Transport::new(&place, StoredEncoding::Decode);
+        let environment = variables.iter().copied().collect();
+        let access = Access { anonymous, ..Access::new(environment) };
+        S3::find("b", &access, Patience::default(), transport).await
+    }
+
+    #[tokio::test]
+    async fn a_broken_secret_stops_only_who_needs_it_and_is_named() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join(".cloudvolume/secrets");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("aws-secret.json"), "{ not JSON").unwrap();
+        let home = ("HOME", home.path().to_str().unwrap());
+        let endpoint = ("AWS_ENDPOINT_URL", "http://127.0.0.1:9");
+        let key = [("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "key")];
+        find(true, &[home, endpoint]).await.unwrap();
+        find(false, &[home, endpoint, key[0], key[1]]).await.unwrap();
+        find(false, &[home, endpoint]).await.unwrap();
+
+        let fallback = environment_of(home).cloudvolume_aws();
+        let chain = Chain { chain: None, fallback, profile: None, kept: Mutex::default() };
+        let error = chain.get_credential().await.unwrap_err().to_string();
+        assert!(error.contains("no credentials for AWS were found"), "{error}");
+        assert!(error.contains("aws-secret.json: "), "{error}");
+    }
+
+    fn environment_of(variable: (&str, &str)) -> Environment {
+        [variable].into_iter().collect()
+    }
 }

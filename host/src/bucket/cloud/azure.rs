@@ -7,7 +7,7 @@ use std::sync::Arc;
 use object_store::azure::{AzureConfigKey, MicrosoftAzure, MicrosoftAzureBuilder};
 
 use super::super::Access;
-use super::super::object::{Probe, Stores};
+use super::super::object::Stores;
 use super::super::transport::{Patience, Transport};
 use super::{client, text};
 use crate::environment::Environment;
@@ -22,15 +22,25 @@ pub(super) fn stores(
     container: &str,
     access: &Access,
     patience: Patience,
+    transport: &Transport,
 ) -> Result<Stores, String> {
+    let patient = Arc::new(store(container, access, patience, transport)?);
+    let quick = Arc::new(store(container, access, patience.at_start(), transport)?);
     Ok(Stores {
-        reads: Arc::new(store(container, access, patience)?),
-        writes: Some(Arc::new(store(container, access, patience)?)),
-        probe: Probe::List(Arc::new(store(container, access, patience.at_start())?)),
+        reads: patient.clone(),
+        writes: Some(patient),
+        quick_reads: quick.clone(),
+        quick_writes: Some(quick.clone()),
+        quick_list: Some(quick),
     })
 }
 
-fn store(container: &str, access: &Access, patience: Patience) -> Result<MicrosoftAzure, String> {
+fn store(
+    container: &str,
+    access: &Access,
+    patience: Patience,
+    transport: &Transport,
+) -> Result<MicrosoftAzure, String> {
     let environment = &access.environment;
     let mut builder = MicrosoftAzureBuilder::new();
     for (name, value) in environment.starting("AZURE_") {
@@ -63,7 +73,7 @@ fn store(container: &str, access: &Access, patience: Patience) -> Result<Microso
         .with_container_name(container)
         .with_client_options(client(patience, endpoint.unwrap_or("https://")))
         .with_retry(patience.retry())
-        .with_http_connector(Transport { idle: patience.idle })
+        .with_http_connector(transport.with(patience))
         .build()
         .map_err(text)
 }

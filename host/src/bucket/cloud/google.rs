@@ -11,7 +11,7 @@ use object_store::{ClientOptions, HeaderMap, HeaderValue, StaticCredentialProvid
 use serde::Deserialize;
 
 use super::super::Access;
-use super::super::object::{Probe, Stores};
+use super::super::object::Stores;
 use super::super::transport::{Patience, Transport};
 use super::{client, text};
 use crate::environment::Environment;
@@ -19,15 +19,29 @@ use crate::environment::Environment;
 /// What names the project that pays.
 const PROJECT: [&str; 3] = ["GOOGLE_CLOUD_PROJECT", "CLOUDSDK_CORE_PROJECT", "GCLOUD_PROJECT"];
 
-pub(super) fn stores(bucket: &str, access: &Access, patience: Patience) -> Result<Stores, String> {
+pub(super) fn stores(
+    bucket: &str,
+    access: &Access,
+    patience: Patience,
+    transport: &Transport,
+) -> Result<Stores, String> {
+    let patient = Arc::new(store(bucket, access, patience, transport)?);
+    let quick = Arc::new(store(bucket, access, patience.at_start(), transport)?);
     Ok(Stores {
-        reads: Arc::new(store(bucket, access, patience)?),
-        writes: Some(Arc::new(store(bucket, access, patience)?)),
-        probe: Probe::List(Arc::new(store(bucket, access, patience.at_start())?)),
+        reads: patient.clone(),
+        writes: Some(patient),
+        quick_reads: quick.clone(),
+        quick_writes: Some(quick.clone()),
+        quick_list: Some(quick),
     })
 }
 
-fn store(bucket: &str, access: &Access, patience: Patience) -> Result<GoogleCloudStorage, String> {
+fn store(
+    bucket: &str,
+    access: &Access,
+    patience: Patience,
+    transport: &Transport,
+) -> Result<GoogleCloudStorage, String> {
     let environment = &access.environment;
     let mut builder = GoogleCloudStorageBuilder::new();
     for (name, value) in environment.starting("GOOGLE_") {
@@ -38,13 +52,6 @@ fn store(bucket: &str, access: &Access, patience: Patience) -> Result<GoogleClou
             builder = builder.with_config(key, value);
         }
     }
-    let account = account(bucket, environment)?;
-    let mut base = environment.get("GOOGLE_BASE_URL").map(str::to_owned);
-    if let Some(account) = &account {
-        builder = builder.with_service_account_key(account);
-        let account: Account = serde_json::from_str(account).unwrap_or_default();
-        base = base.or(account.gcs_base_url);
-    }
     // The variable of Google's own libraries. An emulator wants no credentials.
     let emulator = environment.get("STORAGE_EMULATOR_HOST").map(|host| match host {
         host if host.contains("://") => host.trim_end_matches('/').to_owned(),
@@ -53,7 +60,23 @@ fn store(bucket: &str, access: &Access, patience: Patience) -> Result<GoogleClou
     if let Some(emulator) = &emulator {
         builder = builder.with_base_url(emulator);
     }
-    if access.anonymous || emulator.is_some() {
+    let is_nobody = access.anonymous || emulator.is_some();
+    let key = match key(bucket, environment) {
+        // What is wrong with a key matters only to who needs one.
+        Err(_) if is_nobody => None,
+        key => key?,
+    };
+    let mut base = environment.get("GOOGLE_BASE_URL").map(str::to_owned);
+    if let Some(Key { text, account }) = key {
+        if !is_nobody {
+            builder = builder.with_service_account_key(text);
+        }
+        base = base.or(account.gcs_base_url);
+    }
+    if let Some(base) = base.as_ref().filter(|_| access.anonymous && emulator.is_none()) {
+        builder = builder.with_base_url(base);
+    }
+    if is_nobody {
         let nobody = GcpCredential { bearer: String::new() };
         builder = builder.with_credentials(Arc::new(StaticCredentialProvider::new(nobody)));
         builder = builder.with_skip_signature(access.anonymous);
@@ -63,12 +86,18 @@ fn store(bucket: &str, access: &Access, patience: Patience) -> Result<GoogleClou
         .with_bucket_name(bucket)
         .with_client_options(payer(client(patience, &endpoint), access)?)
         .with_retry(patience.retry())
-        .with_http_connector(Transport { idle: patience.idle })
+        .with_http_connector(transport.with(patience))
         .build()
         .map_err(text)
 }
 
-/// What we look at in the key of a service account.
+/// The key of a service account.
+struct Key {
+    text: String,
+    account: Account,
+}
+
+/// What we look at in it.
 #[derive(Default, Deserialize)]
 struct Account {
     private_key: Option<String>,
@@ -78,22 +107,27 @@ struct Account {
 
 /// The key of a service account, if that is what is to be used, and not a login or the
 /// machine's own account.
-fn account(bucket: &str, environment: &Environment) -> Result<Option<String>, String> {
-    if let Some(key) = environment.get("GOOGLE_SERVICE_ACCOUNT_KEY") {
-        return Ok(Some(key.to_owned()));
-    }
-    let read = |path: &Path| {
-        std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
+fn key(bucket: &str, environment: &Environment) -> Result<Option<Key>, String> {
+    let parse = |named: &str, text: String| match serde_json::from_str(&text) {
+        Ok(account) => Ok(Key { text, account }),
+        Err(error) => Err(format!("{named}: is no key of a service account: {error}")),
     };
-    let named = ["GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_PATH"];
-    if let Some(path) = environment.first(&named) {
-        return read(Path::new(path)).map(Some);
+    let read = |path: &Path| {
+        let shown = path.display();
+        let text = std::fs::read_to_string(path).map_err(|error| format!("{shown}: {error}"))?;
+        parse(&shown.to_string(), text)
+    };
+    if let Some(text) = environment.get("GOOGLE_SERVICE_ACCOUNT_KEY") {
+        return parse("GOOGLE_SERVICE_ACCOUNT_KEY", text.to_owned()).map(Some);
     }
-    if let Some(path) = environment.get("GOOGLE_APPLICATION_CREDENTIALS") {
-        let text = read(Path::new(path))?;
-        let account: Account = serde_json::from_str(&text)
-            .map_err(|error| format!("GOOGLE_APPLICATION_CREDENTIALS: {path}: {error}"))?;
-        return Ok(account.private_key.is_some().then_some(text));
+    for name in
+        ["GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_PATH", "GOOGLE_APPLICATION_CREDENTIALS"]
+    {
+        let Some(path) = environment.get(name) else { continue };
+        let key = read(Path::new(path)).map_err(|error| format!("{name}: {error}"))?;
+        // What has no key is a login, which the store reads by itself.
+        let is_key = name != "GOOGLE_APPLICATION_CREDENTIALS" || key.account.private_key.is_some();
+        return Ok(is_key.then_some(key));
     }
     let login = environment.home(".config/gcloud/application_default_credentials.json");
     if login.is_some_and(|path| path.is_file()) || environment.get("GOOGLE_BEARER_TOKEN").is_some()
@@ -120,4 +154,35 @@ fn payer(options: ClientOptions, access: &Access) -> Result<ClientOptions, Strin
     let mut headers = HeaderMap::new();
     headers.insert("x-goog-user-project", value);
     Ok(options.with_default_headers(headers))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::address::{Place, Service};
+    use super::*;
+    use crate::bucket::StoredEncoding;
+    use crate::key::Prefix;
+
+    #[test]
+    fn a_broken_key_stops_only_who_needs_one_and_is_named() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join(".cloudvolume/secrets");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("google-secret.json"), "{ not JSON").unwrap();
+        let home = ("HOME", home.path().to_str().unwrap());
+        let place = Place { service: Service::Google, name: "b".into(), prefix: Prefix::root() };
+        let transport = Transport::new(&place, StoredEncoding::Decode);
+        let make = |anonymous, more: &[(&str, &str)]| {
+            let environment = [home].iter().chain(more).copied().collect();
+            let access = Access { anonymous, ..Access::new(environment) };
+            store("b", &access, Patience::default(), &transport).map(drop)
+        };
+        let error = make(false, &[]).unwrap_err();
+        assert!(error.contains("google-secret.json: is no key of a service account"), "{error}");
+        make(true, &[]).unwrap();
+        make(false, &[("STORAGE_EMULATOR_HOST", "localhost:1")]).unwrap();
+        let error = make(false, &[("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere")]).unwrap_err();
+        assert!(error.contains("GOOGLE_APPLICATION_CREDENTIALS: /nowhere: No such"), "{error}");
+        make(true, &[("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere")]).unwrap();
+    }
 }

@@ -138,6 +138,18 @@ pub(crate) const ANONYMOUS: Setting =
     setting("anonymous", "", Some("false"), "Read buckets without credentials, as everybody may");
 pub(crate) const REQUESTER_PAYS: Setting =
     setting("requester-pays", "", Some("false"), "Pay for requests to buckets whose owner doesn't");
+pub(crate) const STORED_ENCODING: Setting = setting(
+    "stored-encoding",
+    "WHAT",
+    Some("decode"),
+    "Inputs stored with Content-Encoding: gzip: decode them, or keep the bytes as they are stored",
+);
+pub(crate) const GZIP_OUTPUTS: Setting = setting(
+    "gzip-outputs",
+    "GLOB",
+    None,
+    "Outputs stored compressed, with Content-Encoding: gzip, like '**/*.json' [default: none]",
+);
 pub(crate) const FRESHNESS: Setting = setting(
     "freshness",
     "TIME",
@@ -189,6 +201,8 @@ pub(crate) const ALL: [&Setting; 36] = [
     &MESSAGE_GROUP,
     &ANONYMOUS,
     &REQUESTER_PAYS,
+    &STORED_ENCODING,
+    &GZIP_OUTPUTS,
     &PARALLEL,
     &PREFETCH,
     &PREFETCH_BYTES,

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use task_host::bucket::StoredEncoding;
 use task_host::config::{self, Config};
 use task_host::key::Prefix;
 use task_host::queue::QueueError;
@@ -25,7 +26,10 @@ impl Settings {
             queue_access: self.queue_access()?,
             bucket: self.bucket()?,
             input_bucket: self.value(&INPUT_BUCKET, bucket_url)?,
-            bucket_access: self.bucket_access()?,
+            bucket_access: task_host::bucket::Access {
+                gzip_outputs: self.value(&GZIP_OUTPUTS, glob)?,
+                ..self.bucket_access()?
+            },
             freshness: self.defaulted(&FRESHNESS, values::duration)?,
             components: self.value(&COMPONENTS, values::path)?,
             component_prefix: self.component_prefix()?,
@@ -97,6 +101,9 @@ impl Settings {
             requester_pays: self.is_on(&REQUESTER_PAYS)?,
             sync_every: self.defaulted(&SYNC_EVERY, values::duration)?,
             environment: config::environment(),
+            stored_encoding: self.defaulted(&STORED_ENCODING, stored_encoding)?,
+            largest_decoded: self.cache_size()?.as_u64(),
+            gzip_outputs: None,
         })
     }
 
@@ -218,6 +225,19 @@ fn memory(text: &str) -> Parsed<bytesize::ByteSize> {
         }
         size => Ok(size),
     }
+}
+
+fn stored_encoding(text: &str) -> Parsed<StoredEncoding> {
+    match text {
+        "decode" => Ok(StoredEncoding::Decode),
+        "keep" => Ok(StoredEncoding::Keep),
+        _ => Err("is neither decode nor keep".to_owned()),
+    }
+}
+
+fn glob(text: &str) -> Parsed<globset::GlobMatcher> {
+    let glob = globset::GlobBuilder::new(text).literal_separator(true).build();
+    Ok(glob.map_err(|error| format!("is not a pattern: {error}"))?.compile_matcher())
 }
 
 fn lease(text: &str) -> Parsed<std::time::Duration> {

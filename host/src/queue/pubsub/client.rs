@@ -78,6 +78,7 @@ impl Client {
         let environment = match config::pubsub_emulator() {
             Some(host) => Environment::Emulator(host),
             None => {
+                crate::roots::tell();
                 let found = tokio::time::timeout(CREDENTIALS, credentials()).await;
                 let found = found.unwrap_or_else(|_| Err("no answer in time".to_owned()));
                 Environment::GoogleCloud(Box::new(found.map_err(|problem| {

@@ -1,0 +1,264 @@
+//! Objects that are stored compressed: what `Content-Encoding` says, and gzip both ways.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use flate2::Compression;
+use flate2::write::{GzEncoder, MultiGzDecoder};
+
+use super::sums::{Running, Sums};
+
+/// The longest name of an encoding that is told to people.
+const SHOWN: usize = 40;
+
+/// How the content of an object is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) enum Coding {
+    /// As it is.
+    #[default]
+    Plain,
+    /// By gzip.
+    Gzip,
+    /// In another way, which has this name.
+    Other(String),
+}
+
+impl Coding {
+    /// What a `Content-Encoding` header says. `aws-chunked` is how some clients uploaded an
+    /// object, and says nothing of what is stored.
+    pub(super) fn of_header(value: &str) -> Self {
+        let names = value.split(',').map(|name| name.trim().to_ascii_lowercase());
+        let names: Vec<String> =
+            names.filter(|name| !matches!(&**name, "" | "identity" | "aws-chunked")).collect();
+        match names.as_slice() {
+            [] => Self::Plain,
+            [one] if one == "gzip" || one == "x-gzip" => Self::Gzip,
+            _ => Self::Other(names.join(", ").chars().take(SHOWN).collect()),
+        }
+    }
+}
+
+/// Why decoding can't go on.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// The local disk failed.
+    Disk(io::Error),
+    /// More comes out than may.
+    TooLarge,
+}
+
+/// Decodes the bytes of an object in order, and sums them as they are stored.
+pub(super) struct Gunzip {
+    decoder: MultiGzDecoder<Bounded>,
+    sum: Option<Running>,
+    stored: u64,
+    /// Why they are not gzip. The rest is summed all the same: it may have changed on its way.
+    wrong: Option<String>,
+}
+
+impl Gunzip {
+    /// Writes what is decoded to `file`, at most `limit` bytes.
+    pub(super) fn new(file: Arc<File>, limit: u64, sums: &Sums) -> Self {
+        let bounded = Bounded { file, at: 0, limit, fault: None };
+        let decoder = MultiGzDecoder::new(bounded);
+        Self { decoder, sum: sums.start(), stored: 0, wrong: None }
+    }
+
+    /// Takes the next bytes.
+    pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        self.stored += bytes.len() as u64;
+        if let Some(sum) = &mut self.sum {
+            sum.update(bytes);
+        }
+        if self.wrong.is_none() {
+            let fed = self.decoder.write_all(bytes);
+            self.note(fed)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is left, and says how many bytes there are. The inner error is that what the
+    /// store has is not gzip; that the bytes changed on their way is one of the disk, of the
+    /// kind `InvalidData`.
+    pub(super) fn finish(&mut self) -> Result<Result<u64, String>, Fault> {
+        // An empty object is empty, whatever its header says.
+        if self.wrong.is_none() && self.stored > 0 {
+            let done = self.decoder.try_finish();
+            self.note(done)?;
+        }
+        if let Some(sum) = self.sum.take() {
+            sum.check().map_err(Fault::Disk)?;
+        }
+        Ok(self.wrong.take().map_or(Ok(self.decoder.get_ref().at), Err))
+    }
+
+    fn note(&mut self, done: io::Result<()>) -> Result<(), Fault> {
+        let Err(error) = done else { return Ok(()) };
+        if let Some(fault) = self.decoder.get_mut().fault.take() {
+            return Err(fault);
+        }
+        self.wrong = Some(match error.kind() {
+            io::ErrorKind::UnexpectedEof => "it ends too early".to_owned(),
+            _ => error.to_string(),
+        });
+        Ok(())
+    }
+}
+
+/// A file that takes so many bytes and no more.
+#[derive(Debug)]
+struct Bounded {
+    file: Arc<File>,
+    at: u64,
+    limit: u64,
+    /// What the writer could not say by its error.
+    fault: Option<Fault>,
+}
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.at + bytes.len() as u64 > self.limit {
+            self.fault = Some(Fault::TooLarge);
+            return Err(io::Error::other("too large"));
+        }
+        if let Err(error) = self.file.write_all_at(bytes, self.at) {
+            self.fault = Some(Fault::Disk(error));
+            return Err(io::Error::other("the disk failed"));
+        }
+        self.at += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Compresses bytes, all of them.
+pub(super) fn gzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(bytes)?;
+    encoder.finish()
+}
+
+/// Compresses a file into parts of one size; the last may be smaller. Equal files give equal
+/// parts: no time is noted in them.
+pub(super) struct Gzip {
+    encoder: GzEncoder<Vec<u8>>,
+    part: usize,
+}
+
+impl Gzip {
+    pub(super) fn new(part: usize) -> Self {
+        Self { encoder: GzEncoder::new(Vec::new(), Compression::default()), part }
+    }
+
+    /// Takes the next bytes, and gives the parts that are complete.
+    pub(super) fn feed(&mut self, bytes: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        self.encoder.write_all(bytes)?;
+        let mut parts = Vec::new();
+        while self.encoder.get_ref().len() > self.part {
+            let rest = self.encoder.get_mut().split_off(self.part);
+            parts.push(std::mem::replace(self.encoder.get_mut(), rest));
+        }
+        Ok(parts)
+    }
+
+    /// The parts that are left.
+    pub(super) fn finish(self) -> io::Result<Vec<Vec<u8>>> {
+        let left = self.encoder.finish()?;
+        Ok(left.chunks(self.part).map(<[u8]>::to_vec).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    const LARGE: u64 = 1 << 30;
+
+    fn decode(stored: &[u8], limit: u64) -> (Result<Result<u64, String>, Fault>, Vec<u8>) {
+        let file = Arc::new(tempfile::tempfile().unwrap());
+        let mut gunzip = Gunzip::new(file.clone(), limit, &Sums::default());
+        let mut fed = Ok(());
+        // Members and headers are cut everywhere.
+        for chunk in stored.chunks(7) {
+            fed = fed.and_then(|()| gunzip.feed(chunk));
+        }
+        let done = fed.and_then(|()| gunzip.finish());
+        let mut got = Vec::new();
+        io::Seek::rewind(&mut &*file).unwrap();
+        (&*file).read_to_end(&mut got).unwrap();
+        (done, got)
+    }
+
+    #[test]
+    fn what_a_header_says_is_understood() {
+        for (header, want) in [
+            ("", Coding::Plain),
+            ("identity", Coding::Plain),
+            ("aws-chunked", Coding::Plain),
+            ("gzip", Coding::Gzip),
+            ("GZIP,aws-chunked", Coding::Gzip),
+            ("x-gzip", Coding::Gzip),
+            ("br", Coding::Other("br".into())),
+            ("gzip, gzip", Coding::Other("gzip, gzip".into())),
+        ] {
+            assert_eq!(Coding::of_header(header), want, "{header}");
+        }
+    }
+
+    #[test]
+    fn gzip_is_decoded_with_all_its_members() {
+        let one: Vec<u8> = (0..100_000_u32).flat_map(|i| i.wrapping_mul(i).to_le_bytes()).collect();
+        let stored = [gzip(&one).unwrap(), gzip(b"").unwrap(), gzip(b"two").unwrap()].concat();
+        let (done, got) = decode(&stored, LARGE);
+        assert_eq!(done.unwrap(), Ok(400_003));
+        assert!(got == [&one[..], b"two"].concat(), "{} bytes came", got.len());
+        assert_eq!(decode(b"", LARGE).0.unwrap(), Ok(0), "an empty object is empty");
+    }
+
+    #[test]
+    fn what_is_no_gzip_or_not_all_of_it_is_said_to_be_so() {
+        let whole = gzip(&[7; 1000]).unwrap();
+        let mut flipped = whole.clone();
+        let last = flipped.len() - 6;
+        flipped[last] ^= 1;
+        let cut = &whole[..whole.len() - 3];
+        for stored in [b"plain text".as_slice(), cut, &whole[..5], &flipped] {
+            let (done, _) = decode(stored, LARGE);
+            assert!(done.unwrap().is_err(), "{stored:?}");
+        }
+    }
+
+    #[test]
+    fn a_small_object_does_not_become_a_large_file() {
+        let stored = gzip(&vec![0; 10 << 20]).unwrap();
+        assert!(stored.len() < 20_000);
+        let (done, got) = decode(&stored, 1 << 20);
+        assert!(matches!(done, Err(Fault::TooLarge)));
+        assert!(got.len() <= 1 << 20, "{}", got.len());
+        assert_eq!(decode(&stored, 10 << 20).0.unwrap(), Ok(10 << 20), "exactly so many may");
+    }
+
+    #[test]
+    fn parts_are_of_one_size_and_are_one_gzip() {
+        let bytes: Vec<u8> =
+            (0..300_000_u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u8).collect();
+        let mut gzip = Gzip::new(10_000);
+        let mut parts = Vec::new();
+        for chunk in bytes.chunks(70_000) {
+            parts.extend(gzip.feed(chunk).unwrap());
+        }
+        parts.extend(gzip.finish().unwrap());
+        let (last, all) = parts.split_last().unwrap();
+        assert!(all.iter().all(|part| part.len() == 10_000) && last.len() <= 10_000);
+        let (done, got) = decode(&parts.concat(), LARGE);
+        assert_eq!(done.unwrap(), Ok(300_000));
+        assert!(got == bytes);
+    }
+}

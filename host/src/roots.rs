@@ -1,0 +1,106 @@
+//! Certificates of authorities for machines that have none, as in a container made from
+//! nothing.
+//!
+//! The clients of S3, SQS, Google and web servers read the machine's own. Where there are none,
+//! one panics, one fails with "builder error", and one refuses every server. All of them obey
+//! `SSL_CERT_FILE`, so that names Mozilla's certificates then, which are part of the program.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Once, OnceLock};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use rustix::fs::{MemfdFlags, memfd_create};
+use webpki_root_certs::TLS_SERVER_ROOT_CERTS;
+
+/// The variable that names the file of certificates.
+pub const VARIABLE: &str = "SSL_CERT_FILE";
+const DIRECTORY: &str = "SSL_CERT_DIR";
+
+/// The certificates of this program, which are never closed.
+static BUNDLED: OnceLock<Bundled> = OnceLock::new();
+
+struct Bundled {
+    _file: File,
+    /// What names none, if something was to.
+    named: Option<String>,
+}
+
+/// The file with the certificates of this program, if the machine has none. The caller sets
+/// [`VARIABLE`] to it, before any other thread runs.
+pub fn missing() -> Option<PathBuf> {
+    let named = [VARIABLE, DIRECTORY].iter().find_map(|name| {
+        let value = std::env::var_os(name).filter(|value| !value.is_empty())?;
+        Some(format!("{name}={}", Path::new(&value).display()))
+    });
+    if has_own(named.is_some()) {
+        return None;
+    }
+    // Without them there is the error of each client, which is not worth ending for here.
+    let file = bundle().ok()?;
+    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    BUNDLED.set(Bundled { _file: file, named }).ok()?;
+    Some(path)
+}
+
+/// Says once whose certificates are used, if they are not the machine's.
+pub(crate) fn tell() {
+    static TOLD: Once = Once::new();
+    let Some(Bundled { named, .. }) = BUNDLED.get() else { return };
+    TOLD.call_once(|| match named {
+        Some(named) => tracing::warn!(
+            "{named}: there are no certificates of authorities; Mozilla's are used, which are \
+             part of this program"
+        ),
+        None => tracing::info!(
+            "this machine has no certificates of authorities; Mozilla's are used, which are part \
+             of this program"
+        ),
+    });
+}
+
+fn has_own(is_named: bool) -> bool {
+    // Reading them all takes ten milliseconds, and nearly every machine has this file.
+    let file = openssl_probe::probe().cert_file;
+    let is_there = |file: &PathBuf| file.metadata().is_ok_and(|meta| meta.len() > 0);
+    if !is_named && file.as_ref().is_some_and(is_there) {
+        return true;
+    }
+    !rustls_native_certs::load_native_certs().certs.is_empty()
+}
+
+/// A file without a name. Programs that the clients start for credentials can read it as well.
+fn bundle() -> io::Result<File> {
+    let mut file = File::from(memfd_create("ca-certificates", MemfdFlags::empty())?);
+    let mut text = String::new();
+    for certificate in TLS_SERVER_ROOT_CERTS {
+        text.push_str("-----BEGIN CERTIFICATE-----\n");
+        let encoded = BASE64_STANDARD.encode(certificate);
+        for line in encoded.as_bytes().chunks(64) {
+            text.extend(line.iter().map(|byte| char::from(*byte)));
+            text.push('\n');
+        }
+        text.push_str("-----END CERTIFICATE-----\n");
+    }
+    file.write_all(text.as_bytes())?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bundled_certificates_can_be_read_by_the_clients() {
+        let file = bundle().unwrap();
+        let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        for _ in 0..2 {
+            let read = rustls_native_certs::load_certs_from_paths(Some(&path), None);
+            assert!(read.errors.is_empty(), "{:?}", read.errors);
+            assert_eq!(read.certs.len(), TLS_SERVER_ROOT_CERTS.len());
+        }
+    }
+}
