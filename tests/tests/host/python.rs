@@ -209,3 +209,32 @@ tq.poll(lease_seconds=60, tally=True, stop_fn=tq.is_empty, before_fn=seen)
     assert!(seen.contains("[nan, inf, -inf, 'NaN']"), "{seen}");
     assert_eq!(place.counts(), (0, 0), "Python could not delete it");
 }
+
+#[test]
+fn python_passes_over_what_hosts_note_about_executions() {
+    let place = Place::new();
+    let tasks: Vec<Value> = (0..2)
+        .map(|id| json!({"payload": {"class": "MockTask", "n": id}, "queueName": "queue"}))
+        .collect();
+    place.submit(&tasks);
+    for entry in std::fs::read_dir(place.path().join("queue/movement")).unwrap() {
+        let path = entry.unwrap().path();
+        // One that failed, one that the host cut off, and one whose lease was lost.
+        let noted = "\n0--failed\n\n0--uncounted\n\n44--uncounted\n";
+        let text = std::fs::read_to_string(&path).unwrap() + noted;
+        std::fs::write(path, text).unwrap();
+    }
+    Script::new(
+        "
+task = tq.lease(seconds=60)
+tq.renew(task, 120)
+tq.release_all()
+tq.delete(tq.lease(seconds=60), tally=True)
+tq.poll(lease_seconds=60, tally=True, stop_fn=tq.is_empty)
+assert tq.completed == 2, tq.completed
+",
+    )
+    .run(place.path());
+    assert_eq!(place.counts(), (0, 0));
+    assert!(place.left_behind().is_empty(), "{:?}", place.left_behind());
+}

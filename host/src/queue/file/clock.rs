@@ -72,7 +72,7 @@ impl Clock {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One whose host's clock is wrong by so many seconds.
+    /// A clock on a host whose time of day is wrong by this many seconds.
     #[cfg(test)]
     pub(super) fn wrong_by(seconds: &std::sync::Arc<std::sync::atomic::AtomicI64>) -> Clock {
         Clock { host: HostClock { wrong_by: seconds.clone() }, state: Mutex::default() }
@@ -184,15 +184,16 @@ struct HostClock {
 }
 
 impl HostClock {
+    #[cfg(not(test))]
     fn now(&self) -> Duration {
-        let now = of_host();
-        #[cfg(test)]
-        let now = {
-            let seconds = self.wrong_by.load(std::sync::atomic::Ordering::Relaxed);
-            let by = Duration::from_secs(seconds.unsigned_abs());
-            if seconds < 0 { now.saturating_sub(by) } else { now + by }
-        };
-        now
+        of_host()
+    }
+
+    #[cfg(test)]
+    fn now(&self) -> Duration {
+        let seconds = self.wrong_by.load(std::sync::atomic::Ordering::Relaxed);
+        let by = Duration::from_secs(seconds.unsigned_abs());
+        if seconds < 0 { of_host().saturating_sub(by) } else { of_host() + by }
     }
 }
 

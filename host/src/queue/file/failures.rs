@@ -22,16 +22,26 @@ pub(super) fn add(dirs: &Dirs, id: &str, reason: &str) -> Result<(), Errno> {
 }
 
 /// The reasons, oldest first. What can't be read is left out: a message must not become
-/// undeliverable by what is said about it.
-pub(super) fn of(dirs: &Dirs, id: &str) -> Vec<String> {
+/// undeliverable by what is said about it. A shortage of this host is another thing, and an
+/// error: the failures would be taken for executions that never ended.
+pub(super) fn of(dirs: &Dirs, id: &str) -> Result<Vec<String>, Errno> {
     let read = || {
-        let dir = dirs.host_if_any(ATTEMPTS).ok()??;
-        let file = fs::openat(dir, id, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-        read_to_end(&file).ok()
+        let Some(dir) = dirs.host_if_any(ATTEMPTS)? else {
+            return Ok(Vec::new());
+        };
+        read_to_end(&fs::openat(dir, id, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
     };
-    let text = read().unwrap_or_default();
+    let text = match read() {
+        Ok(text) => text,
+        Err(errno) if is_shortage(errno) => return Err(errno),
+        Err(_) => return Ok(Vec::new()),
+    };
     let lines = text.split(|&b| b == b'\n');
-    lines.filter_map(|line| serde_json::from_slice(line).ok()).collect()
+    Ok(lines.filter_map(|line| serde_json::from_slice(line).ok()).collect())
+}
+
+fn is_shortage(errno: Errno) -> bool {
+    [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::STALE, Errno::NOTCONN].contains(&errno)
 }
 
 /// Removes all that is kept of a message.

@@ -217,6 +217,13 @@ impl Place {
             // everybody.
             return Ok(Tried::Later);
         }
+        let redelivered = adopted || history.was_moved();
+        let failures = match redelivered {
+            true => failures::of(dirs, id)?,
+            false => Vec::new(),
+        };
+        // The reasons may have been removed, or one added by a host that was killed then.
+        let attempts = u32::try_from(failures.len()).unwrap_or(u32::MAX).max(history.failed());
         // The name comes first: one that no file has does no harm, but Python deletes a
         // message by the names that it finds here.
         let line = leased.line();
@@ -235,13 +242,6 @@ impl Place {
         }
         reached("lease: leased");
 
-        let redelivered = adopted || history.was_moved();
-        let failures = match redelivered {
-            true => failures::of(dirs, id),
-            false => Vec::new(),
-        };
-        // The reasons may have been removed, or one added by a host that was killed then.
-        let attempts = u32::try_from(failures.len()).unwrap_or(u32::MAX).max(history.failed());
         body::without_id(&mut stored, id);
         Ok(Tried::Leased(Message {
             id: id.to_owned(),
