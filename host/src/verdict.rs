@@ -257,6 +257,8 @@ mod tests {
         let outage = Failure::Outage("the bucket does not answer".into());
         check(&outage, "give back for later", "give back for later");
         check(&Failure::LeaseLost, "abandon", "abandon");
+        let late = PublishError::LeaseOver { output: "o".into() };
+        check(&Failure::Publish(late), "abandon", "abandon");
     }
 
     #[test]
