@@ -577,6 +577,8 @@ async fn a_clock_that_differs_from_the_services_is_noticed() {
     }
     let told = skew(&queue).unwrap().to_string();
     assert!(told.contains("ahead of the service's"), "{told}");
+    let facts = crate::queue::Admin::facts(&Admin::of(queue)).await.unwrap();
+    assert!(facts.notes.last().unwrap().contains("set it by NTP"), "{:?}", facts.notes);
 }
 
 #[tokio::test]
