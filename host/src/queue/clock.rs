@@ -56,15 +56,19 @@ impl Clock {
             }
             all.push_back(ahead);
         }
-        if let Some(skew) = self.skew() {
-            self.said.call_once(|| {
-                tracing::warn!(
-                    "{queue}: {skew}; set it by NTP (`timedatectl set-ntp true`): a service \
-                     refuses requests of a clock that is more than 5 minutes off, and times in \
-                     reports are wrong"
-                );
-            });
+        if let Some(complaint) = self.complaint() {
+            self.said.call_once(|| tracing::warn!("{queue}: {complaint}"));
         }
+    }
+
+    /// What is wrong with this machine's clock, and what to do about it.
+    pub(super) fn complaint(&self) -> Option<String> {
+        self.skew().map(|skew| {
+            format!(
+                "{skew}; set it by NTP (`timedatectl set-ntp true`): a service refuses requests of \
+                 a clock that is more than 5 minutes off, and times in reports are wrong"
+            )
+        })
     }
 
     /// How far the clocks are apart, if that is far and enough answers say so.

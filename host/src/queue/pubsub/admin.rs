@@ -110,7 +110,9 @@ impl queue::Admin for Admin {
         }
         let found = setup::look_up(client, &self.at).await;
         let found = found.map_err(|e| client.error("looking for the subscription", &e))?;
-        Ok(of(&found, facts))
+        let mut facts = of(&found, facts);
+        facts.notes.extend(client.clock.complaint());
+        Ok(facts)
     }
 }
 

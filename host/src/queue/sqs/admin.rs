@@ -109,7 +109,9 @@ impl queue::Admin for Admin {
         let settings = Settings::read(&inner.service).await;
         let settings =
             settings.map_err(|failure| failure.of_queue(&inner.name, "reading its settings"))?;
-        Ok(facts(&settings))
+        let mut facts = facts(&settings);
+        facts.notes.extend(inner.requests.clock.complaint());
+        Ok(facts)
     }
 }
 
