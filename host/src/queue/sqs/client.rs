@@ -67,7 +67,8 @@ pub(super) async fn reach(
         loader = loader.http_client(http);
     }
     let mut config = loader.load().await;
-    if config.region().is_none() {
+    // `AWS_REGION=` is a region without a name to the SDK.
+    if config.region().is_none_or(|region| region.as_ref().is_empty()) {
         // A server of one's own has no regions; only its requests are signed for one.
         let own = place.endpoint.as_ref().map(|_| "us-east-1".to_owned());
         let region = secret.as_ref().and_then(|secret| secret.region.clone()).or(own);
@@ -134,11 +135,14 @@ fn endpoint(config: &SdkConfig) -> Option<String> {
 }
 
 fn no_region(queue: &Sqs) -> QueueError {
+    let profile = crate::config::environment().missing_aws_profile();
+    let profile = profile.map(|problem| format!("; {problem}")).unwrap_or_default();
     QueueError::Invalid {
         queue: queue.to_string(),
-        problem: "no region is set: give --region, or set AWS_REGION or the region of your \
-                  profile in ~/.aws/config, or name the queue by its URL"
-            .to_owned(),
+        problem: format!(
+            "no region is set: give --region, or set AWS_REGION or the region of your profile in \
+             ~/.aws/config, or name the queue by its URL{profile}"
+        ),
     }
 }
 
