@@ -71,7 +71,8 @@ pub(super) async fn reach(
     if config.region().is_none_or(|region| region.as_ref().is_empty()) {
         // A server of one's own has no regions; only its requests are signed for one.
         let own = place.endpoint.as_ref().map(|_| "us-east-1".to_owned());
-        let region = secret.as_ref().and_then(|secret| secret.region.clone()).or(own);
+        let secret = secret.as_ref().and_then(|secret| secret.as_ref().ok());
+        let region = secret.and_then(|secret| secret.region.clone()).or(own);
         let region = region.ok_or_else(|| no_region(queue))?;
         config = config.into_builder().region(Region::new(region)).build();
     }
@@ -79,8 +80,13 @@ pub(super) async fn reach(
         // Whatever the reason is: a chain would end where the machine has a role that it
         // refuses to us.
         if standard.provide_credentials().await.is_err() {
-            let provider = SharedCredentialsProvider::new(secret.credentials);
-            config = config.into_builder().credentials_provider(provider).build();
+            match secret {
+                Ok(secret) => {
+                    let provider = SharedCredentialsProvider::new(secret.credentials);
+                    config = config.into_builder().credentials_provider(provider).build();
+                }
+                Err(problem) => tracing::warn!("credentials can't be taken from {problem}"),
+            }
         }
     }
     let region = config.region().map(ToString::to_string).unwrap_or_default();
