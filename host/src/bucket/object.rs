@@ -29,7 +29,7 @@ use super::explain::{self, Trouble};
 use super::outgoing::{Outgoing, Refused};
 use super::transport::HeadRefused;
 use super::{Access, Bucket, BucketError, Listed, Opened, StoredEncoding, Version, download};
-use crate::key::{BucketKey, Prefix};
+use crate::key::{BucketKey, MAX_KEY_BYTES, Prefix};
 
 /// Files above this many bytes are put in parts.
 const ONE_PUT: u64 = 16 * 1024 * 1024;
@@ -129,9 +129,18 @@ impl ObjectBucket {
 
     /// Where an object is in the store.
     pub(super) fn path(&self, key: &BucketKey) -> Result<Path, BucketError> {
+        let whole = self.0.place.prefix.join(key);
+        let len = whole.as_str().len();
+        if len > MAX_KEY_BYTES && self.0.place.service != Service::Http {
+            let problem = format!(
+                "key `{key}` is too long: with the bucket's prefix it has {len} bytes, and the \
+                 limit is {MAX_KEY_BYTES}"
+            );
+            return Err(BucketError::invalid(self, problem));
+        }
         // `parse` takes the key as it is; `from` would percent-encode some characters, and
         // then other tools would see another key.
-        Path::parse(self.0.place.prefix.join(key).as_str())
+        Path::parse(whole.as_str())
             .map_err(|error| BucketError::invalid(self, format!("key `{key}`: {error}")))
     }
 
@@ -490,6 +499,18 @@ mod tests {
         ) -> object_store::Result<()> {
             self.inner.copy_opts(from, to, options).await
         }
+    }
+
+    #[tokio::test]
+    async fn a_key_that_is_too_long_with_the_prefix_is_known_before_anything_is_put() {
+        let bucket = in_memory(Arc::new(InMemory::new()));
+        let fits = format!("{}/{}", "a/".repeat(400), "b".repeat(180));
+        let fits = key(&fits.replace("//", "/"));
+        bucket.accepts(&fits).await.unwrap();
+        let long = key(&format!("{fits}{}", "c".repeat(40)));
+        let error = bucket.accepts(&long).await.unwrap_err();
+        assert!(matches!(error, BucketError::Invalid { .. }), "{error}");
+        assert!(error.to_string().contains("with the bucket's prefix it has"), "{error}");
     }
 
     #[tokio::test]

@@ -91,14 +91,9 @@ async fn a_bucket_that_can_not_be_put_to_is_found_by_trying() {
     for url in ["s3://bucket", "gs://bucket", "az://bucket"] {
         let server =
             Server::new(|_| failed("403 Forbidden", "AccessDenied", "Access Denied")).await;
-        let environment = [
-            s3_environment(&server.url)[0],
-            s3_environment(&server.url)[1],
-            s3_environment(&server.url)[2],
-            s3_environment(&server.url)[3],
-            ("STORAGE_EMULATOR_HOST", &*server.url),
-            ("AZURITE_BLOB_STORAGE_URL", &*server.url),
-        ];
+        let mut environment = s3_environment(&server.url).to_vec();
+        environment.push(("STORAGE_EMULATOR_HOST", &server.url));
+        environment.push(("AZURITE_BLOB_STORAGE_URL", &server.url));
         let bucket = open(url, &environment).await;
         let error = bucket.try_put(&key("k")).await.unwrap_err();
         assert!(matches!(error, BucketError::Unavailable { .. }), "{url}: {error}");

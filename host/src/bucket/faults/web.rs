@@ -5,6 +5,7 @@ use super::super::encoding::gzip;
 use super::super::{Access, BucketError, Opened, StoredEncoding};
 use super::{Answer, Server, failed, fetch, object, open, open_with, say};
 use crate::digest::Digest;
+use crate::environment::Environment;
 use crate::key::Prefix;
 
 /// A plain web server: it knows no ranges, may know no versions, and has nothing to list.
@@ -110,7 +111,7 @@ async fn a_web_server_may_compress_on_the_way() {
     })
     .await;
     for stored_encoding in [StoredEncoding::Decode, StoredEncoding::Keep] {
-        let access = Access { stored_encoding, ..Access::new([("", ""); 0].into_iter().collect()) };
+        let access = Access { stored_encoding, ..Access::new(Environment::default()) };
         let bucket = open_with(&server.url, &access).await.unwrap();
         let got = fetch(&*bucket, "k").await.unwrap();
         assert_eq!(got, (Digest::of(&all), 200_000), "{stored_encoding:?}");
