@@ -50,3 +50,18 @@ impl Ahead {
         u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(u32::MAX).min(self.most)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn bytes_that_became_more_are_charged_and_nobody_waits_for_itself() {
+        let ahead = Ahead::new(ByteSize::kib(4));
+        let permit = ahead.take(1024).await;
+        let permit = ahead.grown(permit, 4096).await;
+        assert!(ahead.try_take(1).is_none(), "all of it is charged");
+        let permit = ahead.grown(permit, 10).await;
+        assert_eq!(permit.num_permits(), 4, "and less is not");
+    }
+}

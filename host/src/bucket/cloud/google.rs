@@ -110,7 +110,7 @@ struct Account {
 fn key(bucket: &str, environment: &Environment) -> Result<Option<Key>, String> {
     let parse = |named: &str, text: String| match serde_json::from_str(&text) {
         Ok(account) => Ok(Key { text, account }),
-        Err(error) => Err(format!("{named}: is no key of a service account: {error}")),
+        Err(error) => Err(format!("{named}: holds no credentials of Google: {error}")),
     };
     let read = |path: &Path| {
         let shown = path.display();
@@ -130,9 +130,12 @@ fn key(bucket: &str, environment: &Environment) -> Result<Option<Key>, String> {
         return Ok(is_key.then_some(key));
     }
     let login = environment.home(".config/gcloud/application_default_credentials.json");
-    if login.is_some_and(|path| path.is_file()) || environment.get("GOOGLE_BEARER_TOKEN").is_some()
-    {
+    if environment.get("GOOGLE_BEARER_TOKEN").is_some() {
         return Ok(None);
+    }
+    if let Some(login) = login.filter(|path| path.is_file()) {
+        // The store reads it by itself, and does not name it where it is broken.
+        return read(&login).map(|_| None);
     }
     let secret = environment
         .cloudvolume_secret(&format!("{bucket}-google-secret.json"))
@@ -178,7 +181,7 @@ mod tests {
             store("b", &access, Patience::default(), &transport).map(drop)
         };
         let error = make(false, &[]).unwrap_err();
-        assert!(error.contains("google-secret.json: is no key of a service account"), "{error}");
+        assert!(error.contains("google-secret.json: holds no credentials of Google"), "{error}");
         make(true, &[]).unwrap();
         make(false, &[("STORAGE_EMULATOR_HOST", "localhost:1")]).unwrap();
         let error = make(false, &[("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere")]).unwrap_err();

@@ -73,10 +73,12 @@ pub(super) async fn reach(
         loader = loader.http_client(http);
     }
     let mut config = loader.load().await;
-    if config.region().is_none() {
+    // `AWS_REGION=` is a region without a name to the SDK.
+    if config.region().is_none_or(|region| region.as_ref().is_empty()) {
         // A server of one's own has no regions; only its requests are signed for one.
         let own = place.endpoint.as_ref().map(|_| "us-east-1".to_owned());
-        let region = secret.as_ref().and_then(|secret| secret.region.clone()).or(own);
+        let secret = secret.as_ref().and_then(|secret| secret.as_ref().ok());
+        let region = secret.and_then(|secret| secret.region.clone()).or(own);
         let region = region.ok_or_else(|| no_region(queue))?;
         config = config.into_builder().region(Region::new(region)).build();
     }
@@ -84,8 +86,13 @@ pub(super) async fn reach(
         // Whatever the reason is: a chain would end where the machine has a role that it
         // refuses to us.
         if standard.provide_credentials().await.is_err() {
-            let provider = SharedCredentialsProvider::new(secret.credentials);
-            config = config.into_builder().credentials_provider(provider).build();
+            match secret {
+                Ok(secret) => {
+                    let provider = SharedCredentialsProvider::new(secret.credentials);
+                    config = config.into_builder().credentials_provider(provider).build();
+                }
+                Err(problem) => tracing::warn!("credentials can't be taken from {problem}"),
+            }
         }
     }
     let region = config.region().map(ToString::to_string).unwrap_or_default();
@@ -151,11 +158,14 @@ fn endpoint(config: &SdkConfig) -> Option<String> {
 }
 
 fn no_region(queue: &Sqs) -> QueueError {
+    let profile = crate::config::environment().missing_aws_profile();
+    let profile = profile.map(|problem| format!("; {problem}")).unwrap_or_default();
     QueueError::Invalid {
         queue: queue.to_string(),
-        problem: "no region is set: give --region, or set AWS_REGION or the region of your \
-                  profile in ~/.aws/config, or name the queue by its URL"
-            .to_owned(),
+        problem: format!(
+            "no region is set: give --region, or set AWS_REGION or the region of your profile in \
+             ~/.aws/config, or name the queue by its URL{profile}"
+        ),
     }
 }
 

@@ -27,13 +27,16 @@ struct File {
 }
 
 impl PythonSecret {
-    /// Those of the user, if there are any; says so if the file can't be used.
-    pub(super) fn find() -> Option<Self> {
+    /// Those of the user, if there is such a file; or why it can't be used, which matters only
+    /// to who needs it.
+    pub(super) fn find() -> Option<Result<Self, String>> {
         let path = PathBuf::from(std::env::var_os("HOME")?).join(FILE);
-        let text = std::fs::read(&path).ok()?;
-        Self::parse(&text)
-            .inspect_err(|error| tracing::warn!("{} is not used: {error}", path.display()))
-            .ok()
+        let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        match std::fs::read(&path) {
+            Ok(text) => Some(Self::parse(&text).map_err(|error| wrong(&error))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => Some(Err(wrong(&error))),
+        }
     }
 
     fn parse(text: &[u8]) -> Result<Self, serde_json::Error> {

@@ -1,0 +1,218 @@
+//! Uploads in parts, which are aborted when they are given up, and what is put to see whether
+//! that works.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use object_store::path::Path;
+use object_store::{Attributes, MultipartUpload, ObjectStore, PutMode, PutOptions, UpdateVersion};
+use tokio_util::task::TaskTracker;
+
+use super::super::dir::blocking;
+use super::super::encoding::Gzip;
+use super::super::explain::{self, Trouble};
+use super::{BucketError, ObjectBucket, read};
+use crate::key::BucketKey;
+
+/// The size of a part, unless the file has too many of them.
+pub(super) const PART: u64 = 8 * 1024 * 1024;
+/// The most parts that S3 takes.
+const MAX_PARTS: u64 = 10_000;
+/// Parts of one file that are under way at once.
+const PARTS_AT_ONCE: usize = 4;
+
+impl ObjectBucket {
+    /// Begins an upload. Goes on when nobody waits for it, so that what the store begins is
+    /// aborted.
+    async fn begin(
+        &self,
+        store: &Arc<dyn ObjectStore>,
+        path: Path,
+        attributes: Attributes,
+    ) -> Result<object_store::Result<Upload>, BucketError> {
+        let (store, aborts) = (store.clone(), self.0.aborts.clone());
+        let (begun, upload) = tokio::sync::oneshot::channel();
+        self.0.aborts.spawn(async move {
+            let started = store.put_multipart_opts(&path, attributes.into()).await;
+            let upload = started.map(|started| Upload { started: Some(started), aborts });
+            // Dropped here if nobody waits for it.
+            let _ = begun.send(upload);
+        });
+        upload.await.map_err(|error| BucketError::unavailable(self, "writing", "", error))
+    }
+
+    pub(super) async fn put_parts(
+        &self,
+        key: &BucketKey,
+        file: File,
+        size: u64,
+        attributes: Attributes,
+    ) -> Result<(), BucketError> {
+        let path = self.path(key)?;
+        let failed = |error| self.failed("writing", key, error);
+        let unavailable = |error| BucketError::unavailable(self, "writing", key, error);
+        // What does not compress gets larger by a little.
+        let part = PART.max(size.div_ceil(MAX_PARTS - 100));
+        let gzip = (!attributes.is_empty()).then(|| Gzip::new(part as usize));
+        let mut upload = self.begin(self.writes()?, path, attributes).await?.map_err(failed)?;
+        let mut source = Source { file: Arc::new(file), at: 0, size, part, gzip };
+        let mut under_way = FuturesUnordered::<object_store::UploadPart>::new();
+        while let Some(ready) = source.next().await.map_err(unavailable)? {
+            for bytes in ready {
+                if under_way.len() == PARTS_AT_ONCE
+                    && let Some(done) = under_way.next().await
+                {
+                    done.map_err(failed)?;
+                }
+                // Polled as soon as there is something to wait for; the order of the parts is
+                // that of the calls.
+                under_way.push(upload.get()?.put_part(bytes.into()));
+            }
+        }
+        while let Some(done) = under_way.next().await {
+            done.map_err(failed)?;
+        }
+        drop(under_way);
+        upload.get()?.complete().await.map_err(failed)?;
+        upload.started = None;
+        Ok(())
+    }
+
+    /// Puts one part of an upload, and aborts it.
+    pub(super) async fn try_upload(&self, key: &BucketKey) -> Result<(), BucketError> {
+        let failed = |error| self.failed("writing", key, error);
+        let begun = self.begin(self.quick_writes()?, self.path(key)?, Attributes::new()).await?;
+        let mut upload = begun.map_err(failed)?;
+        let put = upload.get()?.put_part(Bytes::from_static(TRIED).into()).await;
+        match upload.abort().await {
+            // Who may put objects may not be allowed to abort uploads.
+            Err(error) if put.is_ok() && Trouble::of(&error) == Trouble::Denied => {
+                if !self.0.warned.swap(true, Ordering::Relaxed) {
+                    let text = explain::explain(&self.0.place, "writing", Trouble::Denied, &error);
+                    tracing::warn!("{self}: an upload could not be aborted: {text}");
+                }
+                Ok(())
+            }
+            aborted => put.and(aborted).map_err(failed),
+        }
+    }
+
+    /// Puts an object on a condition that none can meet.
+    pub(super) async fn try_put_unmet(
+        &self,
+        key: &BucketKey,
+        unmet: UpdateVersion,
+    ) -> Result<(), BucketError> {
+        let options = PutOptions { mode: PutMode::Update(unmet), ..PutOptions::default() };
+        let bytes = Bytes::from_static(TRIED);
+        let put = self.quick_writes()?.put_opts(&self.path(key)?, bytes.into(), options).await;
+        match put {
+            // Azure's emulator says that there is no such object.
+            Err(object_store::Error::Precondition { .. }) => Ok(()),
+            Err(error) if Trouble::of(&error) == Trouble::NoObject => Ok(()),
+            Err(error) => Err(self.failed("writing", key, error)),
+            Ok(_) => Err(BucketError::unavailable(
+                self,
+                "writing",
+                key,
+                "the store does not know conditions, and has put an object of one byte",
+            )),
+        }
+    }
+}
+
+/// The content of what is put to see whether that works.
+const TRIED: &[u8] = b"-";
+
+/// An entity tag that no object of Azure has.
+pub(super) fn no_entity_tag() -> UpdateVersion {
+    UpdateVersion { e_tag: Some("\"0x0\"".to_owned()), version: None }
+}
+
+/// A generation that no object of Google has: they are times in microseconds.
+pub(super) fn no_generation() -> UpdateVersion {
+    UpdateVersion { e_tag: None, version: Some("1".to_owned()) }
+}
+
+/// A file as the parts of an upload.
+struct Source {
+    file: Arc<File>,
+    at: u64,
+    size: u64,
+    part: u64,
+    /// Compresses them, if that is wanted.
+    gzip: Option<Gzip>,
+}
+
+impl Source {
+    /// The next parts, which may be none yet; nothing at the end.
+    async fn next(&mut self) -> io::Result<Option<Vec<Bytes>>> {
+        let range = self.at..self.size.min(self.at + self.part);
+        self.at = range.end;
+        if range.is_empty() {
+            let Some(gzip) = self.gzip.take() else { return Ok(None) };
+            let left = blocking(|| gzip.finish()).await?;
+            return Ok(Some(left.into_iter().map(Bytes::from).collect()));
+        }
+        let bytes = read(self.file.clone(), range).await?;
+        let Some(mut gzip) = self.gzip.take() else { return Ok(Some(vec![bytes])) };
+        let (gzip, parts) = blocking(move || {
+            let parts = gzip.feed(&bytes);
+            (gzip, parts)
+        })
+        .await;
+        self.gzip = Some(gzip);
+        Ok(Some(parts?.into_iter().map(Bytes::from).collect()))
+    }
+}
+
+/// A multipart upload. Dropping it before it is complete aborts it: stores keep, and charge
+/// for, the parts of one that is neither.
+struct Upload {
+    started: Option<Box<dyn MultipartUpload>>,
+    aborts: TaskTracker,
+}
+
+impl Upload {
+    fn get(&mut self) -> Result<&mut Box<dyn MultipartUpload>, BucketError> {
+        self.started.as_mut().ok_or_else(|| BucketError::invalid(&"upload", "is complete already"))
+    }
+
+    /// Aborts it, and waits until that is done. Goes on when nobody waits for it.
+    async fn abort(mut self) -> object_store::Result<()> {
+        let Some(started) = self.started.take() else { return Ok(()) };
+        match self.aborts.spawn(abort(started)).await {
+            Ok(aborted) => aborted,
+            Err(error) => {
+                Err(object_store::Error::Generic { store: "upload", source: Box::new(error) })
+            }
+        }
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if let (Some(started), Ok(runtime)) =
+            (self.started.take(), tokio::runtime::Handle::try_current())
+        {
+            let abort = async move {
+                if let Err(error) = abort(started).await {
+                    tracing::warn!(%error, "could not abort an upload; its parts stay");
+                }
+            };
+            self.aborts.spawn_on(abort, &runtime);
+        }
+    }
+}
+
+async fn abort(mut started: Box<dyn MultipartUpload>) -> object_store::Result<()> {
+    match started.abort().await {
+        // It was completed, and only we did not hear of it.
+        Err(object_store::Error::NotFound { .. }) => Ok(()),
+        aborted => aborted,
+    }
+}
