@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
@@ -16,7 +15,7 @@ use crate::message::{self, DecodeError, Task};
 use crate::prefetch::PrefetchError;
 use crate::publish::{self, PublishError, Published};
 use crate::queue::{Queue, QueueError, Release};
-use crate::report::{DoneReport, ErrorReport};
+use crate::report::{self, DoneReport, ErrorReport};
 use crate::sandbox::{Execution, Job, Log, Phase, RunError};
 use crate::stats::{Gauge, Step, Steps};
 use crate::verdict::{self, Verdict};
@@ -325,13 +324,13 @@ impl Attempt {
             component: self.component,
             elapsed: self.steps.elapsed(),
         };
-        match send(queue, report.versions()).await {
+        match report::send(&**queue, report.versions()).await {
             // The outputs are in the bucket: running the task again would not shorten its report.
-            Err((_, error @ QueueError::Invalid { .. })) => {
+            Err(error @ QueueError::Invalid { .. }) => {
                 tracing::error!("the task is done, and there is no report of it: {error}");
                 Ok(())
             }
-            sent => sent,
+            sent => sent.map_err(|error| (queue.clone(), error)),
         }
     }
 
@@ -354,35 +353,14 @@ impl Attempt {
             log: Some(&self.log.text),
             elapsed: self.steps.elapsed(),
         };
-        send(&worker.error_queue, report.versions()).await
+        let queue = &worker.error_queue;
+        let sent = report::send(&**queue, report.versions()).await;
+        sent.map_err(|error| (queue.clone(), error))
     }
 }
 
 /// A queue that did not take a report, and why.
 type Untaken = (Arc<dyn Queue>, QueueError);
-
-/// Sends the first version of a report that the queue takes.
-async fn send(
-    queue: &Arc<dyn Queue>,
-    versions: impl Iterator<Item = Bytes>,
-) -> Result<(), Untaken> {
-    let mut refused = None;
-    for version in versions {
-        let sent: Result<(), QueueError> = queue.send(&[version]).await.into_iter().collect();
-        match sent {
-            // Too large, most likely.
-            Err(error @ QueueError::Invalid { .. }) => refused = Some(error),
-            Ok(()) => {
-                if let Some(error) = refused {
-                    tracing::warn!("a report was shortened, because it was refused: {error}");
-                }
-                return Ok(());
-            }
-            Err(error) => return Err((queue.clone(), error)),
-        }
-    }
-    refused.map_or(Ok(()), |error| Err((queue.clone(), error)))
-}
 
 /// Checks that what a guest says it left is there.
 pub fn check_listed(workspace: &Workspace, listed: &[String]) -> Result<(), Failure> {
@@ -412,75 +390,6 @@ impl Failure {
         match self {
             Self::Run(error) => error.phase(),
             _ => None,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::queue::memory::MemoryQueue;
-    use crate::report::SHORTEST;
-
-    /// The reports of a task whose message has this many bytes of payload, sent to queues that
-    /// take so much.
-    async fn reports(payload: usize, longest: usize) -> [Result<serde_json::Value, QueueError>; 2] {
-        let payload = "x".repeat(payload);
-        let message = format!(
-            r#"{{"basic_info": {{"id": 4, "name": "A", "base_directory": "d"}}, "payload_info": "{payload}"}}"#
-        );
-        let outputs: Vec<BucketKey> =
-            (0..500).filter_map(|i| BucketKey::new(&format!("d/output-{i}")).ok()).collect();
-        let error = ErrorReport {
-            message: message.as_bytes(),
-            exception: "\u{0}\u{ffff}".repeat(20_000),
-            attempt: 1,
-            earlier: &[],
-            phase: None,
-            component: None,
-            log: Some("a long log"),
-            elapsed: Duration::ZERO,
-        };
-        let done = DoneReport {
-            message: message.as_bytes(),
-            outputs: &outputs,
-            attempt: 1,
-            component: None,
-            elapsed: Duration::ZERO,
-        };
-        let versions: [Vec<Bytes>; 2] = [error.versions().collect(), done.versions().collect()];
-        let mut sent = Vec::new();
-        for versions in versions {
-            let queue: Arc<dyn Queue> = Arc::new(MemoryQueue::taking(longest));
-            sent.push(match send(&queue, versions.into_iter()).await {
-                Err((_, error)) => Err(error),
-                Ok(()) => {
-                    let wait = Duration::ZERO;
-                    let leased = queue.lease(2, Duration::from_secs(60), wait).await.unwrap();
-                    assert_eq!(leased.len(), 1, "a report is sent once");
-                    Ok(serde_json::from_slice(&leased[0].body).unwrap())
-                }
-            });
-        }
-        sent.try_into().unwrap()
-    }
-
-    #[tokio::test]
-    async fn a_report_that_a_queue_refuses_is_sent_shorter() {
-        for payload in [0, 100, 200_000, 3_000_000] {
-            for longest in [SHORTEST, 20_000, 262_144, usize::MAX] {
-                for report in reports(payload, longest).await {
-                    let report = report.unwrap();
-                    assert_eq!(report["task"]["basic_info"]["id"], 4, "{payload} in {longest}");
-                }
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn a_queue_that_takes_no_report_at_all_is_told() {
-        for report in reports(10, 10).await {
-            assert!(matches!(report, Err(QueueError::Invalid { .. })), "{report:?}");
         }
     }
 }
