@@ -50,6 +50,8 @@ impl Run {
         for slip in settings.misspelt() {
             tracing::warn!("{slip}");
         }
+        // What compiles a component has to find threads when the tasks have theirs.
+        super::ask_for_threads(super::base_threads() + config.parallel)?;
         super::runtime()?.block_on(async {
             // Before anything is said: who reads that a host has started may stop it.
             let signals = Signals::listen()?;
