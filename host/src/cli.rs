@@ -107,8 +107,7 @@ pub(crate) fn main() -> ExitCode {
 
 /// The runtime of a command that has to wait for queues and buckets.
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    ask_for_threads(workers + SPARE_THREADS)?;
+    ask_for_threads(base_threads())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     // With a handler, a write beyond `ulimit -f` is an error of that write, and not the end of
     // the process. The handler stays when the stream is dropped.
@@ -123,14 +122,22 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 /// The runtime of a command that does little but wait for answers: with one thread, since
 /// waking others up would cost more than they can do.
 fn waiting_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    ask_for_threads(1 + SPARE_THREADS)?;
+    ask_for_threads(2)?;
     Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?)
 }
 
-/// Threads beyond the runtime's workers, for work that blocks.
-const SPARE_THREADS: usize = 2;
+/// Threads of a command that runs tasks, beside those of the tasks: the runtime and the compiler
+/// have one for each core each, and there are some for signals and for calls that block.
+fn base_threads() -> usize {
+    const OTHERS: usize = 6;
+    2 * std::thread::available_parallelism().map_or(1, usize::from) + OTHERS
+}
 
-/// Has this many threads at once, and lets them go. A runtime that is refused one panics.
+/// Has this many threads at once, and lets them go. A runtime or a compiler that is refused one
+/// panics.
+///
+/// # Errors
+/// When the system refuses one, with the cure.
 fn ask_for_threads(count: usize) -> anyhow::Result<()> {
     let gate = std::sync::RwLock::new(());
     let closed = gate.write();

@@ -21,6 +21,7 @@ use crate::digest::Digest;
 use crate::json;
 use crate::key::BucketKey;
 use crate::message;
+use crate::queue::{Queue, QueueError};
 use crate::sandbox::Phase;
 
 /// Bytes of the shortest version of a report, at most.
@@ -42,6 +43,32 @@ static HOST_INFO: LazyLock<HostInfo> = LazyLock::new(|| HostInfo {
     hostname: head(&rustix::system::uname().nodename().to_string_lossy(), LONGEST_NAME).into(),
     user: head(&crate::config::user_name(), LONGEST_NAME).into(),
 });
+
+/// Sends the first version of a report that the queue takes.
+///
+/// # Errors
+/// [`QueueError::Invalid`] when the queue refuses all of them; or what keeps it from taking any.
+pub async fn send(
+    queue: &dyn Queue,
+    versions: impl Iterator<Item = Bytes>,
+) -> Result<(), QueueError> {
+    let mut refused = None;
+    for version in versions {
+        let sent: Result<(), QueueError> = queue.send(&[version]).await.into_iter().collect();
+        match sent {
+            // Too large, most likely.
+            Err(error @ QueueError::Invalid { .. }) => refused = Some(error),
+            Ok(()) => {
+                if let Some(error) = refused {
+                    tracing::warn!("a report was shortened, because it was refused: {error}");
+                }
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    refused.map_or(Ok(()), Err)
+}
 
 /// The report of a task that is given up.
 #[derive(Debug)]
@@ -368,6 +395,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::queue::memory::MemoryQueue;
 
     fn report<'a>(message: &'a [u8], earlier: &'a [String], log: &'a str) -> ErrorReport<'a> {
         ErrorReport {
@@ -490,6 +518,65 @@ mod tests {
         assert!(read[1]["task"]["payload_info"].is_string());
         assert_eq!(read[2]["task"]["basic_info"]["name"], "A");
         assert!(versions[2].len() <= SHORTEST);
+    }
+
+    /// The reports of a task whose message has this many bytes of payload, sent to queues that
+    /// take so much.
+    async fn sent(payload: usize, longest: usize) -> [Result<Value, QueueError>; 2] {
+        let message = task(&format!("\"{}\"", "x".repeat(payload)));
+        let outputs: Vec<BucketKey> =
+            (0..500).filter_map(|i| BucketKey::new(&format!("d/output-{i}")).ok()).collect();
+        let error = ErrorReport {
+            message: message.as_bytes(),
+            exception: "\u{0}\u{ffff}".repeat(20_000),
+            attempt: 1,
+            earlier: &[],
+            phase: None,
+            component: None,
+            log: Some("a long log"),
+            elapsed: Duration::ZERO,
+        };
+        let done = DoneReport {
+            message: message.as_bytes(),
+            outputs: &outputs,
+            attempt: 1,
+            component: None,
+            elapsed: Duration::ZERO,
+        };
+        let versions: [Vec<Bytes>; 2] = [error.versions().collect(), done.versions().collect()];
+        let mut sent = Vec::new();
+        for versions in versions {
+            let queue = MemoryQueue::taking(longest);
+            sent.push(match send(&queue, versions.into_iter()).await {
+                Err(error) => Err(error),
+                Ok(()) => {
+                    let wait = Duration::ZERO;
+                    let leased = queue.lease(2, Duration::from_secs(60), wait).await.unwrap();
+                    assert_eq!(leased.len(), 1, "a report is sent once");
+                    Ok(read(&leased[0].body))
+                }
+            });
+        }
+        sent.try_into().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_report_that_a_queue_refuses_is_sent_shorter() {
+        for payload in [0, 100, 200_000, 3_000_000] {
+            for longest in [SHORTEST, 20_000, 262_144, usize::MAX] {
+                for report in sent(payload, longest).await {
+                    let report = report.unwrap();
+                    assert_eq!(report["task"]["basic_info"]["id"], 7, "{payload} in {longest}");
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_queue_that_takes_no_report_at_all_is_told() {
+        for report in sent(10, 10).await {
+            assert!(matches!(report, Err(QueueError::Invalid { .. })), "{report:?}");
+        }
     }
 
     /// Texts that take much room in JSON.

@@ -1,5 +1,6 @@
 //! The loop: a permit, a lease, a task; and how it drains.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::ahead::Ahead;
-use crate::bucket::{self, Access, Bucket, BucketError};
+use crate::bucket::{self, Access, Bucket, BucketError, DirSync};
 use crate::cache::{Cache, CacheError, CacheOptions, Sharing};
 use crate::catalog::Catalog;
 use crate::config::Config;
@@ -19,6 +20,7 @@ use crate::lease::{Lease, Leases};
 use crate::outage::Outages;
 use crate::prefetch::Prefetch;
 use crate::publish;
+use crate::queue::address::Address;
 use crate::queue::{self, Queue, QueueError};
 use crate::sandbox::Sandbox;
 use crate::stats::Stats;
@@ -65,6 +67,9 @@ pub struct Worker {
     pub(crate) policy: Policy,
     pub(crate) error_queue: Arc<dyn Queue>,
     pub(crate) done_queue: Option<Arc<dyn Queue>>,
+    /// The disks of directory queues that get reports, by the names of the queues, where
+    /// reports have to be on them before a message is deleted.
+    pub(crate) report_disks: HashMap<String, DirSync>,
     /// One permit for each guest that may run.
     pub(crate) slots: Semaphore,
     /// One permit for each task that may be publishing.
@@ -159,6 +164,8 @@ impl Worker {
             sandbox.clone(),
             &config.cache_dir.join("compiled"),
         );
+        // A message that is only held may use up a delivery when the host stops.
+        let least_prefetch = if queue.charges_for_holding() { 0 } else { config.least_prefetch() };
         Ok(Self {
             stats: Arc::default(),
             outages: Arc::default(),
@@ -179,6 +186,7 @@ impl Worker {
             sandbox,
             publish_limits: config.limits.into(),
             policy: config.policy,
+            report_disks: report_disks(&config, [Some(&error_queue), done_queue.as_ref()]),
             error_queue,
             done_queue,
             slots: Semaphore::new(config.parallel),
@@ -190,8 +198,8 @@ impl Worker {
             ended: Ended::default(),
             waiting: AtomicU64::new(0),
             good: Mutex::default(),
-            admitted: Arc::new(Semaphore::new(config.parallel + config.least_prefetch())),
-            prefetch: AtomicUsize::new(config.least_prefetch()),
+            admitted: Arc::new(Semaphore::new(config.parallel + least_prefetch)),
+            prefetch: AtomicUsize::new(least_prefetch),
             config,
         })
     }
@@ -440,7 +448,8 @@ impl Worker {
     /// for what another host could do. Never ends.
     async fn keep_pace(&self) -> std::convert::Infallible {
         let batch = self.queue.batch();
-        if batch <= 1 || self.config.prefetch.is_some() {
+        let is_fixed = self.config.prefetch.is_some() || self.queue.charges_for_holding();
+        if batch <= 1 || is_fixed {
             return std::future::pending().await;
         }
         let least = self.config.least_prefetch();
@@ -500,6 +509,15 @@ impl Worker {
             }
         }
     }
+}
+
+/// The disks that reports have to be on, if they have to.
+fn report_disks(config: &Config, queues: [Option<&Arc<dyn Queue>>; 2]) -> HashMap<String, DirSync> {
+    let disk = |queue: &Arc<dyn Queue>| match Address::parse(&queue.to_string()) {
+        Ok(Address::File { path, .. }) => Some((queue.to_string(), DirSync::new(path))),
+        _ => None,
+    };
+    queues.into_iter().flatten().filter(|_| config.durable).filter_map(disk).collect()
 }
 
 /// Tasks that may publish at the same time, while `parallel` others run.

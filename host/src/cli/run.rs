@@ -61,6 +61,8 @@ impl Run {
         for slip in settings.misspelt() {
             tracing::warn!("{slip}");
         }
+        // What compiles a component has to find threads when the tasks have theirs.
+        super::ask_for_threads(super::base_threads() + config.parallel)?;
         // A file call may hang, as on a network file system whose server is away. It then
         // holds up a thread of the runtime that works on tasks, and neither of these two.
         let (control, renewals) = (super::waiting_runtime()?, super::waiting_runtime()?);

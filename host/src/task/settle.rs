@@ -15,7 +15,7 @@ use super::{Attempt, Failure};
 use crate::lease::{Lease, Settlement, Unsettled};
 use crate::publish::Published;
 use crate::queue::{Queue, QueueError, Release};
-use crate::report::{DoneReport, ErrorReport};
+use crate::report::{self, DoneReport, ErrorReport};
 use crate::stats::Step;
 use crate::verdict::{self, Verdict};
 use crate::worker::Worker;
@@ -75,7 +75,8 @@ impl Attempt {
             _ => {}
         }
         self.steps.done(Step::Settle);
-        self.account(worker, &verdict, settled, &reason);
+        let is_outage = matches!(end, Err(Failure::Outage(_)));
+        self.account(worker, &verdict, settled, &reason, is_outage);
     }
 
     /// Settles a message that came again although its task has ended.
@@ -111,6 +112,7 @@ impl Attempt {
         verdict: &Verdict,
         settled: Result<(), QueueError>,
         reason: &str,
+        is_outage: bool,
     ) {
         let (stats, steps) = (&worker.stats, &self.steps);
         stats.add_steps(steps);
@@ -141,7 +143,11 @@ impl Attempt {
             }
             (Verdict::Retry { counts: false, .. }, Ok(())) => {
                 stats.returned.fetch_add(1, Relaxed);
-                tracing::info!("released: {reason}");
+                // An outage is logged when it begins, and not once for each task.
+                match is_outage {
+                    true => tracing::debug!("released: {reason}"),
+                    false => tracing::info!("released: {reason}"),
+                }
             }
         }
     }
@@ -239,39 +245,38 @@ async fn send<V: Iterator<Item = Bytes> + Send>(
         return Err(Unsent::Lost);
     }
     loop {
-        let mut refused = None;
-        let mut failed = None;
-        for version in versions() {
-            let sent: Result<(), QueueError> = queue.send(&[version]).await.into_iter().collect();
-            match sent {
-                Ok(()) => {
-                    if let Some(error) = refused {
-                        tracing::warn!("a report was shortened, because it was refused: {error}");
-                    }
-                    worker.outages.ends(queue);
-                    return Ok(());
-                }
-                // Too large, most likely.
-                Err(error @ QueueError::Invalid { .. }) => refused = Some(error),
-                Err(error) => {
-                    failed = Some(error);
-                    break;
-                }
+        let error = match report::send(&**queue, versions()).await {
+            Ok(()) => {
+                worker.outages.ends(queue);
+                return sync_report(worker, lease, queue).await;
             }
-        }
-        let error = match (failed, refused) {
-            (Some(error), _) => error,
-            (None, Some(error)) if duty == Duty::MayBeRefused => {
+            Err(error @ QueueError::Invalid { .. }) if duty == Duty::MayBeRefused => {
                 return Err(Unsent::Refused(error));
             }
-            (None, Some(error)) => error,
-            (None, None) => return Ok(()),
+            Err(error) => error,
         };
         let wait = worker.outages.begins(queue, &error);
-        if !worker.wait_with(lease, wait).await {
-            return Err(if lease.is_ours() { Unsent::Stopping } else { Unsent::Lost });
-        }
+        wait_with(worker, lease, wait).await?;
     }
+}
+
+async fn wait_with(worker: &Worker, lease: &Lease, wait: Duration) -> Result<(), Unsent> {
+    match worker.wait_with(lease, wait).await {
+        true => Ok(()),
+        false => Err(if lease.is_ours() { Unsent::Stopping } else { Unsent::Lost }),
+    }
+}
+
+/// Waits until a report is on the disk, where outputs have to be there as well.
+async fn sync_report(worker: &Worker, lease: &Lease, queue: &Arc<dyn Queue>) -> Result<(), Unsent> {
+    let Some(disk) = worker.report_disks.get(&queue.to_string()) else { return Ok(()) };
+    let name = format!("syncing reports of {queue}");
+    while let Err(error) = disk.sync().await {
+        let wait = worker.outages.begins(&name, &format!("{name} failed: {error}"));
+        wait_with(worker, lease, wait).await?;
+    }
+    worker.outages.ends(&name);
+    Ok(())
 }
 
 /// Ends a lease. A deletion that fails is tried again for as long as the lease lasts.

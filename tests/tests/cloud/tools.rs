@@ -111,3 +111,39 @@ fn tasks_go_to_pubsub_and_back_with_nothing_lost() {
     assert!(ids.into_iter().eq(0..300));
     assert_eq!(cloud.host(&["queue", "ls", "--json"]).good().stdout, "", "all are gone from there");
 }
+
+#[test]
+fn a_message_that_a_queue_refuses_keeps_no_other_out_whatever_the_command() {
+    let cloud = Cloud::aws();
+    for position in [0, 5, 12, 24] {
+        // A directory takes any character, and SQS does not.
+        let payload = |id| if id == position { "\u{ffff}" } else { "" };
+        let task = |id| json!({"basic_info": {"id": id, "name": "A", "base_directory": "d"}, "payload_info": payload(id)});
+        let tasks: String = (0..25).map(|id| format!("{}\n", task(id))).collect();
+        std::fs::write(cloud.file("tasks.jsonl"), tasks).unwrap();
+        let to = |what: &str| format!("{}-{what}-{position}", cloud.queue);
+        let local = |what: &str| {
+            let queue = format!("fq://{what}-{position}");
+            cloud.host(&["submit", "--queue", &queue, "tasks.jsonl"]).good();
+            queue
+        };
+
+        let (sent, rejects) = (to("submit"), format!("rejects-{position}"));
+        let submit = ["submit", "--queue", &sent, "tasks.jsonl", "--rejects", &rejects];
+        let said = cloud.host(&submit).code(3).stderr;
+        assert!(said.contains(&format!("tasks.jsonl, line {}: ", position + 1)), "{said}");
+        let kept = std::fs::read_to_string(cloud.file(&rejects)).unwrap();
+        assert_eq!(kept, format!("{}\n", task(position)));
+
+        let (copied, moved, back) = (to("cp"), to("mv"), to("redrive"));
+        cloud.host(&["queue", "cp", &local("cp"), &copied]).code(3);
+        cloud.host(&["queue", "mv", &local("mv"), &moved]).code(3);
+        cloud.host(&["queue", "redrive", &back, "--from", &local("redrive")]).code(3);
+        for queue in [sent, copied, moved, back] {
+            assert_eq!(cloud.status(&queue)["enqueued"], 24, "{queue}");
+        }
+        for (queue, left) in [("cp", 25), ("mv", 1), ("redrive", 1)] {
+            assert_eq!(cloud.place.messages(&format!("{queue}-{position}")).len(), left, "{queue}");
+        }
+    }
+}

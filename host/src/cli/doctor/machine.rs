@@ -74,14 +74,18 @@ fn kernel() -> Finding {
 fn guests(config: &Config) -> Finding {
     let place = directory::existing(&config.cache_dir);
     let tasks = show::count(config.parallel as u64, "task");
-    match Sandbox::new(config.parallel, config.limits, place, place) {
-        Ok(_) => Finding::new(Level::Ok, "sandbox", format!("{tasks} can run at a time")),
-        Err(error) => {
-            let problem = format!("{error:#}");
-            let text = format!("{tasks} can't run at a time: {problem}");
-            Finding::new(Level::Problem, "sandbox", text).cure(cure(&problem))
-        }
-    }
+    let problem = match Sandbox::new(config.parallel, config.limits, place, place) {
+        // The threads of the tasks are there meanwhile.
+        Ok(_sandbox) => match super::super::ask_for_threads(super::super::base_threads()) {
+            Ok(()) => {
+                return Finding::new(Level::Ok, "sandbox", format!("{tasks} can run at a time"));
+            }
+            Err(error) => error.to_string(),
+        },
+        Err(error) => format!("{error:#}"),
+    };
+    Finding::new(Level::Problem, "sandbox", format!("{tasks} can't run at a time: {problem}"))
+        .cure(cure(&problem))
 }
 
 fn files(config: &Config) -> Finding {
