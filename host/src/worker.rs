@@ -46,9 +46,13 @@ const GIVING_BACK: Duration = Duration::from_secs(10);
 /// How long a host that stops waits for what its last poll may bring: as long as a poll, and
 /// the answer's way.
 const LAST_POLL: Duration = Duration::from_secs(25);
-/// How often the pace of tasks is looked at, to take as many ahead as are worth it.
-const PACE: Duration = Duration::from_secs(1);
-/// Batches that are taken ahead at the most because tasks are short.
+/// How often the pace of tasks is looked at, to hold as many ahead as are worth it.
+const PACE: Duration = Duration::from_millis(200);
+/// How much the newest look counts in the pace.
+const NEWEST: f64 = 0.3;
+/// The tasks that are held ahead end within this time at the pace of the host, in seconds.
+const SECONDS_AHEAD: f64 = 5.0;
+/// The most batches that are held ahead because tasks are short.
 const BATCHES_AHEAD: usize = 4;
 
 /// Everything that tasks need, opened.
@@ -443,9 +447,9 @@ impl Worker {
         permits
     }
 
-    /// With a queue that is asked in batches: takes more tasks ahead while they are short, so
+    /// With a queue that is asked in batches: holds more tasks ahead while they are short, so
     /// that each request brings many, and few while they are long, so that none waits here
-    /// for what another host could do. Never ends.
+    /// although another host could do it. Never ends.
     async fn keep_pace(&self) -> std::convert::Infallible {
         let batch = self.queue.batch();
         let is_fixed = self.config.prefetch.is_some() || self.queue.charges_for_holding();
@@ -454,12 +458,16 @@ impl Worker {
         }
         let least = self.config.least_prefetch();
         let mut before = self.ended();
+        // Tasks a second.
+        let mut pace = 0.0;
         loop {
             tokio::time::sleep(PACE).await;
             let ended = self.ended();
-            let pace = usize::try_from(ended - before).unwrap_or(usize::MAX);
+            let newest = (ended - before) as f64 / PACE.as_secs_f64();
+            pace = NEWEST * newest + (1.0 - NEWEST) * pace;
             before = ended;
-            let wanted = pace.clamp(least, least + BATCHES_AHEAD * batch);
+            let wanted = (pace * SECONDS_AHEAD) as usize;
+            let wanted = wanted.clamp(least, least + BATCHES_AHEAD * batch);
             let now = self.prefetch.load(Relaxed);
             if wanted > now {
                 self.admitted.add_permits(wanted - now);
