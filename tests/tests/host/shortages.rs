@@ -49,6 +49,34 @@ fn little_address_space_is_found_before_a_run_and_explained_by_it() {
     says(&findings(&under(&place, "true", DOCTOR).code(0), "sandbox"), &["ok"]);
 }
 
+/// Runs `host ARGS…` as a user that nobody else is, who may have so many processes and threads.
+fn with_threads(place: &Place, most: usize, args: &str) -> Finished {
+    // Root may have any number.
+    let user = format!("{}", 1_900_000_000 + std::process::id());
+    Finished::run(Command::new("chown").args(["-R", &user]).arg(place.path())).good();
+    let host = place.command(&[]);
+    let mut command = Command::new("sh");
+    // The program may be where only its owner finds it.
+    let script = format!(
+        "exec 3<\"$0\"; exec setpriv --reuid={user} --clear-groups prlimit --nproc={most}:{most} \
+         /proc/self/fd/3 {args}"
+    );
+    command.args(["-c", &script]).arg(host.get_program()).current_dir(place.path());
+    command.env_clear().envs(host.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    Finished::run(&mut command)
+}
+
+#[test]
+fn few_threads_are_told_from_little_address_space() {
+    let place = Place::with(&["NO_OP"]);
+    let run = "run -x --fq ./queue --parallel 4";
+    let refused = with_threads(&place, 3, run).code(1).stderr;
+    let is_told = refused.contains("3 processes and threads (`ulimit -u`");
+    assert!(is_told && !refused.contains("address space"), "{refused}");
+    with_threads(&place, 4096, run).code(0);
+    says(&findings(&with_threads(&place, 4096, DOCTOR).code(0), "sandbox"), &["ok"]);
+}
+
 #[test]
 fn few_open_files_and_small_ones_are_found_with_the_figures() {
     let place = Place::with(&["NO_OP"]);
