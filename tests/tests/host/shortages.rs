@@ -49,17 +49,24 @@ fn little_address_space_is_found_before_a_run_and_explained_by_it() {
     says(&findings(&under(&place, "true", DOCTOR).code(0), "sandbox"), &["ok"]);
 }
 
-/// Runs `host ARGS…` as a user that nobody else is, who may have so many processes and threads.
-fn with_threads(place: &Place, most: usize, args: &str) -> Finished {
-    // Root may have any number.
-    let user = format!("{}", 1_900_000_000 + std::process::id());
-    Finished::run(Command::new("chown").args(["-R", &user]).arg(place.path())).good();
+/// A user that nobody else is. Root may do anything.
+fn user() -> u32 {
+    1_900_000_000 + std::process::id()
+}
+
+fn give(path: &Path, user: u32) {
+    Finished::run(Command::new("chown").args(["-R", &user.to_string()]).arg(path)).good();
+}
+
+/// Runs `host ARGS…` as that user, with so many processes and threads at most.
+fn as_user(place: &Place, most: usize, args: &str) -> Finished {
     let host = place.command(&[]);
     let mut command = Command::new("sh");
     // The program may be where only its owner finds it.
     let script = format!(
-        "exec 3<\"$0\"; exec setpriv --reuid={user} --clear-groups prlimit --nproc={most}:{most} \
-         /proc/self/fd/3 {args}"
+        "exec 3<\"$0\"; exec setpriv --reuid={} --clear-groups prlimit --nproc={most}:{most} \
+         /proc/self/fd/3 {args}",
+        user()
     );
     command.args(["-c", &script]).arg(host.get_program()).current_dir(place.path());
     command.env_clear().envs(host.get_envs().filter_map(|(name, value)| Some((name, value?))));
@@ -67,14 +74,30 @@ fn with_threads(place: &Place, most: usize, args: &str) -> Finished {
 }
 
 #[test]
+fn a_directory_of_another_user_is_named_with_its_owner() {
+    for (part, subject) in [("queue", "queue"), ("queue-errors", "errors"), ("bucket", "bucket")] {
+        let place = Place::with(&["NO_OP"]);
+        for queue in ["./queue", "./queue-errors"] {
+            place.host(&["submit", "--fq", queue, "/dev/null"]).good();
+        }
+        give(place.path(), user());
+        as_user(&place, 4096, DOCTOR).code(0);
+        give(&place.path().join(part), 0);
+        let found = findings(&as_user(&place, 4096, DOCTOR).code(1), subject);
+        says(&found, &["problem", &format!("by this user (uid {})", user()), "belongs to uid 0"]);
+    }
+}
+
+#[test]
 fn few_threads_are_told_from_little_address_space() {
     let place = Place::with(&["NO_OP"]);
+    give(place.path(), user());
     let run = "run -x --fq ./queue --parallel 4";
-    let refused = with_threads(&place, 3, run).code(1).stderr;
+    let refused = as_user(&place, 3, run).code(1).stderr;
     let is_told = refused.contains("3 processes and threads (`ulimit -u`");
     assert!(is_told && !refused.contains("address space"), "{refused}");
-    with_threads(&place, 4096, run).code(0);
-    says(&findings(&with_threads(&place, 4096, DOCTOR).code(0), "sandbox"), &["ok"]);
+    as_user(&place, 4096, run).code(0);
+    says(&findings(&as_user(&place, 4096, DOCTOR).code(0), "sandbox"), &["ok"]);
 }
 
 #[test]
