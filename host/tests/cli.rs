@@ -423,8 +423,13 @@ fn a_variable_of_another_program_is_not_taken_for_a_slip() {
     let place = Place::new();
     let mut command = place.host("config");
     command.env("HOST_OS", "linux").env("HOST_IP", "::1").env("HOST_NAME", "vm");
+    let no_text: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(b"\xff");
+    command.env("HOST_MOTTO", no_text);
     let ended = Ended::of(command.output().unwrap()).ok();
     assert_eq!(ended.stderr, "");
+    let mut command = place.host("config");
+    command.env("HOST_QUEUE", no_text);
+    Ended::of(command.output().unwrap()).exits(2).says("HOST_QUEUE: is not UTF-8 text");
 }
 
 #[test]

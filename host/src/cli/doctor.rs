@@ -173,11 +173,10 @@ async fn look_at_queue(role: &str, url: &str, access: &Access) -> (Vec<Finding>,
         Ok(Ok((counts, facts))) => {
             let mut findings = vec![Finding::new(Level::Ok, subject, held(&counts))];
             let parts = ["", "queue", "movement", "host"];
-            let parts = dir.iter().flat_map(|dir| parts.map(|part| dir.join(part)));
+            let mut parts = dir.iter().flat_map(|dir| parts.map(|part| dir.join(part)));
             // One word is enough for a disk that they are all on.
-            findings.extend(
-                parts.filter_map(|part| machine::look_at(subject, &part, Use::Share).err()).next(),
-            );
+            let wrong = parts.find_map(|part| machine::look_at(subject, &part, Use::Share).err());
+            findings.extend(wrong);
             (findings, Some(facts))
         }
         Ok(Err(QueueError::Invalid { problem, .. })) if access.create => {

@@ -36,7 +36,7 @@ pub(crate) struct Setting {
 
 impl Setting {
     fn variable(&self) -> String {
-        format!("HOST_{}", self.name.replace('-', "_").to_uppercase())
+        format!("{PREFIX}{}", self.name.replace('-', "_").to_uppercase())
     }
 
     fn is_switch(&self) -> bool {
@@ -250,10 +250,14 @@ impl<G: Group> Flags<G> {
     pub(crate) fn load(&self) -> anyhow::Result<Settings> {
         let variables: Vec<(String, String)> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
-            .filter(|(name, _)| name.starts_with("HOST_"))
-            .map(|(name, value)| match value.into_string() {
-                Ok(value) => Ok((name, value)),
-                Err(_) => Err(Advice::usage(format!("{name}: is not UTF-8 text"))),
+            .filter(|(name, _)| name.starts_with(PREFIX))
+            .filter_map(|(name, value)| match value.into_string() {
+                Ok(value) => Some(Ok((name, value))),
+                Err(_) if is_ours(&name) => {
+                    Some(Err(Advice::usage(format!("{name}: is not UTF-8 text"))))
+                }
+                // Other programs' variables are their affair.
+                Err(_) => None,
             })
             .collect::<Result<_, _>>()?;
         let config = self.config.clone().map(|path| (path, "--config")).or_else(|| {
@@ -276,16 +280,25 @@ impl<G: Group> Flags<G> {
     }
 }
 
+/// What the names of our variables begin with; and those of many others.
+const PREFIX: &str = "HOST_";
 /// The variable that names the file.
 const CONFIG: &str = "HOST_CONFIG";
+
+/// The names of our variables.
+fn variables() -> impl Iterator<Item = String> {
+    ALL.iter().map(|setting| setting.variable()).chain([CONFIG.to_owned()])
+}
+
+fn is_ours(name: &str) -> bool {
+    variables().any(|ours| ours == name)
+}
 
 /// A variable that almost is one of ours. Many programs have variables that begin with `HOST_`,
 /// so a short name has to be nearer than a long one.
 fn misspelt(name: &str) -> Option<String> {
-    const PREFIX: &str = "HOST_";
-    let known = ALL.iter().map(|setting| setting.variable()).chain([CONFIG.to_owned()]);
-    let distance = |known: &String| strsim::damerau_levenshtein(known, name);
-    let nearest = known.min_by_key(distance)?;
+    let distance = |ours: &String| strsim::damerau_levenshtein(ours, name);
+    let nearest = variables().min_by_key(distance)?;
     let letters = nearest.len().min(name.len()) - PREFIX.len().min(name.len());
     let slips = match letters {
         0..4 => 0,

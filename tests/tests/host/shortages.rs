@@ -49,6 +49,57 @@ fn little_address_space_is_found_before_a_run_and_explained_by_it() {
     says(&findings(&under(&place, "true", DOCTOR).code(0), "sandbox"), &["ok"]);
 }
 
+/// A user that nobody else is. Root may do anything.
+fn user() -> u32 {
+    1_900_000_000 + std::process::id()
+}
+
+fn give(path: &Path, user: u32) {
+    Finished::run(Command::new("chown").args(["-R", &user.to_string()]).arg(path)).good();
+}
+
+/// Runs `host ARGS…` as that user, with so many processes and threads at most.
+fn as_user(place: &Place, most: usize, args: &str) -> Finished {
+    let host = place.command(&[]);
+    let mut command = Command::new("sh");
+    // The program may be where only its owner finds it.
+    let script = format!(
+        "exec 3<\"$0\"; exec setpriv --reuid={} --clear-groups prlimit --nproc={most}:{most} \
+         /proc/self/fd/3 {args}",
+        user()
+    );
+    command.args(["-c", &script]).arg(host.get_program()).current_dir(place.path());
+    command.env_clear().envs(host.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    Finished::run(&mut command)
+}
+
+#[test]
+fn a_directory_of_another_user_is_named_with_its_owner() {
+    for (part, subject) in [("queue", "queue"), ("queue-errors", "errors"), ("bucket", "bucket")] {
+        let place = Place::with(&["NO_OP"]);
+        for queue in ["./queue", "./queue-errors"] {
+            place.host(&["submit", "--fq", queue, "/dev/null"]).good();
+        }
+        give(place.path(), user());
+        as_user(&place, 4096, DOCTOR).code(0);
+        give(&place.path().join(part), 0);
+        let found = findings(&as_user(&place, 4096, DOCTOR).code(1), subject);
+        says(&found, &["problem", &format!("by this user (uid {})", user()), "belongs to uid 0"]);
+    }
+}
+
+#[test]
+fn few_threads_are_told_from_little_address_space() {
+    let place = Place::with(&["NO_OP"]);
+    give(place.path(), user());
+    let run = "run -x --fq ./queue --parallel 4";
+    let refused = as_user(&place, 3, run).code(1).stderr;
+    let is_told = refused.contains("3 processes and threads (`ulimit -u`");
+    assert!(is_told && !refused.contains("address space"), "{refused}");
+    as_user(&place, 4096, run).code(0);
+    says(&findings(&as_user(&place, 4096, DOCTOR).code(0), "sandbox"), &["ok"]);
+}
+
 #[test]
 fn few_open_files_and_small_ones_are_found_with_the_figures() {
     let place = Place::with(&["NO_OP"]);
