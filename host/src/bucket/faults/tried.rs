@@ -100,3 +100,33 @@ async fn a_bucket_that_can_not_be_put_to_is_found_by_trying() {
         assert!(error.to_string().contains("access denied"), "{url}: {error}");
     }
 }
+
+#[tokio::test]
+async fn who_may_put_objects_and_not_begin_uploads_is_found_to_be_able_to_put() {
+    for (url, condition) in [
+        ("gs://bucket", ("x-goog-if-generation-match", "1")),
+        ("az://bucket", ("if-match", "\"0x0\"")),
+    ] {
+        for is_well in [true, false] {
+            let server = Server::new(move |request| {
+                let header = request.headers.get(condition.0).map(String::as_str);
+                match &*request.method {
+                    "PUT" if !is_well => failed("500 Oops", "InternalError", "We broke"),
+                    "PUT" if header == Some(condition.1) => {
+                        failed("412 Precondition Failed", "ConditionNotMet", "no")
+                    }
+                    _ => failed("403 Forbidden", "AccessDenied", "Access Denied"),
+                }
+            })
+            .await;
+            let environment = [
+                ("STORAGE_EMULATOR_HOST", &*server.url),
+                ("AZURITE_BLOB_STORAGE_URL", &*server.url),
+            ];
+            let tried = open(url, &environment).await.try_put(&key("k")).await;
+            assert_eq!(tried.is_ok(), is_well, "{url}: {tried:?}");
+            let puts = server.seen().iter().filter(|seen| seen.method == "PUT").count();
+            assert!((1..=3).contains(&puts), "{url}: {puts} puts");
+        }
+    }
+}
