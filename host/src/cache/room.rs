@@ -109,7 +109,8 @@ impl Room {
         self.ask(cost(size).max(self.stored() / 10)).await;
     }
 
-    async fn ask(&self, free: u64) {
+    /// Waits until the thread has done this, and all that it was asked before.
+    pub(super) async fn ask(&self, free: u64) {
         let (done, waiting) = oneshot::channel();
         if self.requests.send(Request { free, done: Some(done) }).is_ok() {
             // An error means that the thread is gone, and with it the hope for room.

@@ -142,7 +142,7 @@ impl Cache {
         if !may_be_either {
             return error.into();
         }
-        match self.write_and_remove(size).await {
+        match self.write_and_remove(size, "writing a download").await {
             Ok(()) => error.into(),
             Err(ours) => ours,
         }
@@ -155,21 +155,22 @@ impl Cache {
     /// # Errors
     /// [`CacheError::Full`] and [`CacheError::Local`], as a download would fail.
     pub async fn try_store(&self, bytes: u64) -> Result<(), CacheError> {
-        match self.write_and_remove(bytes).await {
+        let doing = "writing a file to try it";
+        match self.write_and_remove(bytes, doing).await {
             Err(error) if error.is_disk_full() => {}
             other => return other,
         }
         self.0.room.free(bytes).await;
-        match self.write_and_remove(bytes).await {
+        match self.write_and_remove(bytes, doing).await {
             Err(error) if error.is_disk_full() => Err(self.full(bytes)),
             other => other,
         }
     }
 
-    async fn write_and_remove(&self, bytes: u64) -> Result<(), CacheError> {
+    async fn write_and_remove(&self, bytes: u64, doing: &'static str) -> Result<(), CacheError> {
         let cache = self.clone();
         let written = bucket::blocking(move || write_and_remove(&cache.0, bytes)).await;
-        written.map_err(|error| self.local("writing a file to try it", error))
+        written.map_err(|error| self.local(doing, error))
     }
 
     fn full(&self, needed: u64) -> CacheError {

@@ -19,6 +19,13 @@ fn remove(dir: &Path) {
 }
 
 impl Fixture {
+    /// A cache that has looked through its directories, as it does when it was just opened.
+    async fn scanned_cache(&self) -> Cache {
+        let cache = self.cache(LARGE);
+        cache.0.room.ask(0).await;
+        cache
+    }
+
     /// Fetches an object and places it, as a task's input is brought: what is gone is fetched
     /// again. Returns whether it had to be downloaded.
     async fn bring(&self, cache: &Cache, bucket: &Counting, name: &str) -> bool {
@@ -71,13 +78,13 @@ async fn any_part_may_be_removed_at_any_time() {
 async fn what_is_put_back_by_a_copy_is_used() {
     for part in PARTS {
         let f = fixture();
-        let cache = f.cache(LARGE);
+        let cache = f.scanned_cache().await;
         let bucket = Counting::default().with("k", "bytes");
         f.bring(&cache, &bucket, "k").await;
         let (dir, kept) = (cache.dir().join(part), f.root.path().join("kept"));
         std::fs::create_dir_all(&dir).unwrap();
         let copy = |from: &Path, to: &Path| {
-            let status = Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+            let status = Command::new("cp").arg("-aT").arg(from).arg(to).status().unwrap();
             assert!(status.success());
         };
         copy(&dir, &kept);
@@ -95,7 +102,7 @@ async fn what_is_put_back_by_a_copy_is_used() {
 async fn a_download_survives_the_removal_of_its_directory() {
     for part in PARTS {
         let f = fixture();
-        let cache = f.cache(LARGE);
+        let cache = f.scanned_cache().await;
         let gate = Some(Arc::new(tokio::sync::Semaphore::new(0)));
         let bucket = Counting { gate, ..Counting::default() }.with("k", "bytes");
         let k = key("k");
@@ -112,7 +119,7 @@ async fn a_download_survives_the_removal_of_its_directory() {
 #[tokio::test]
 async fn a_cache_that_is_moved_away_and_back_goes_on() {
     let f = fixture();
-    let cache = f.cache(LARGE);
+    let cache = f.scanned_cache().await;
     let bucket = Counting::default().with("k", "bytes");
     f.bring(&cache, &bucket, "k").await;
     let away = f.root.path().join("away");
@@ -147,7 +154,7 @@ async fn blobs_that_were_removed_by_hand_make_room() {
 #[tokio::test]
 async fn a_file_in_the_place_of_a_directory_is_said_and_can_be_put_right() {
     let f = fixture();
-    let cache = f.cache(LARGE);
+    let cache = f.scanned_cache().await;
     let bucket = Counting::default().with("k", "bytes");
     remove(cache.dir());
     std::fs::write(cache.dir(), "a file").unwrap();
@@ -162,7 +169,7 @@ async fn a_file_in_the_place_of_a_directory_is_said_and_can_be_put_right() {
 #[tokio::test]
 async fn a_cache_that_is_dropped_takes_its_directory_along() {
     let f = fixture();
-    let cache = f.cache(LARGE);
+    let cache = f.scanned_cache().await;
     let bucket = Counting::default().with("k", "bytes");
     f.bring(&cache, &bucket, "k").await;
     remove(cache.dir());

@@ -26,6 +26,23 @@ impl Tmpfs {
         while io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
         ballast
     }
+
+    /// Removes a file and waits until its blocks are free: a process that another test is
+    /// starting has all files of this one open for a moment.
+    pub(crate) fn remove(&self, file: &Path) {
+        std::fs::remove_file(file).unwrap();
+        self.wait_until_empty();
+    }
+
+    fn wait_until_empty(&self) {
+        loop {
+            let stat = rustix::fs::statvfs(&self.0).unwrap();
+            if stat.f_bfree * 2 > stat.f_blocks {
+                return;
+            }
+            std::thread::yield_now();
+        }
+    }
 }
 
 impl Drop for Tmpfs {
@@ -39,7 +56,7 @@ async fn a_full_disk_under_the_cache_is_named_and_tried_until_there_is_room() {
     let f = fixture();
     let dir = f.root.path().join("cache");
     std::fs::create_dir(&dir).unwrap();
-    let disk = Tmpfs::mount(&dir, "size=2m");
+    let disk = Tmpfs::mount(&dir, "size=4m");
     let cache = f.cache(LARGE);
     let bucket = Counting::default().with("k", vec![7; 1 << 20]);
     let ballast = disk.fill();
@@ -52,7 +69,7 @@ async fn a_full_disk_under_the_cache_is_named_and_tried_until_there_is_room() {
         assert!(error.to_string().starts_with(&format!("cache {}: no space", dir.display())));
     }
     assert_eq!(f.tmp_files(), 0);
-    std::fs::remove_file(ballast).unwrap();
+    disk.remove(&ballast);
     cache.try_store(1 << 20).await.unwrap();
     assert_eq!((f.tmp_files(), f.blob_files().len()), (0, 0), "a try leaves nothing");
     cache.fetch(&bucket, &key("k"), NOW).await.unwrap();
@@ -63,7 +80,7 @@ async fn a_try_needs_as_much_room_as_what_failed() {
     let f = fixture();
     let dir = f.root.path().join("cache");
     std::fs::create_dir(&dir).unwrap();
-    let _disk = Tmpfs::mount(&dir, "size=2m");
+    let _disk = Tmpfs::mount(&dir, "size=4m");
     let cache = f.cache(LARGE);
     cache.try_store(1 << 20).await.unwrap();
     let error = cache.try_store(1 << 30).await.unwrap_err();
@@ -95,15 +112,16 @@ async fn a_full_disk_under_a_tasks_directory_is_not_called_the_caches() {
     // Emptying the cache would not help: it is elsewhere. And nothing half is left.
     assert_eq!(f.blob_files().len(), 2);
     assert!(!dir.exists("d/in"));
+    disk.wait_until_empty();
     cache.place(&small, &dir, &key("d/in"), Sharing::Link).await.unwrap();
-    let read_only = |options: &str| {
-        let status = Command::new("mount").args(["-o", options]).arg(&into).status().unwrap();
-        assert!(status.success());
-    };
-    read_only("remount,ro");
+    // The same for one that became read-only. A file that is still open for writing elsewhere
+    // keeps it from that for a moment.
+    let remount = || Command::new("mount").args(["-o", "remount,ro"]).arg(&into).output().unwrap();
+    while !remount().status.success() {
+        std::thread::yield_now();
+    }
     let error = cache.place(&small, &dir, &key("in"), Sharing::Copy).await.unwrap_err();
     assert!(matches!(error, CacheError::Placing { .. }), "{error}");
-    drop(disk);
 }
 
 #[tokio::test]
@@ -111,12 +129,12 @@ async fn a_cache_whose_file_system_was_unmounted_goes_on_where_it_is_mounted_aga
     let f = fixture();
     let dir = f.root.path().join("cache");
     std::fs::create_dir(&dir).unwrap();
-    let old = Tmpfs::mount(&dir, "size=2m");
+    let old = Tmpfs::mount(&dir, "size=4m");
     let cache = f.cache(LARGE);
     let bucket = Counting::default().with("a", "a").with("b", "b");
     cache.fetch(&bucket, &key("a"), NOW).await.unwrap();
     drop(old);
-    let new = Tmpfs::mount(&dir, "size=2m");
+    let new = Tmpfs::mount(&dir, "size=4m");
     // The old file system still is where the cache has it open, so that nothing fails there;
     // a scan finds out.
     cache.0.blobs.current_dir().unwrap();
@@ -147,6 +165,7 @@ async fn whether_the_bucket_or_the_cache_failed_is_found_out() {
     check(Errno::ROFS, true).await;
     check(Errno::FBIG, true).await;
     // Both may have failed: the host's own trouble comes first.
+    cache.0.room.ask(0).await;
     std::fs::remove_dir_all(cache.dir()).unwrap();
     std::fs::write(cache.dir(), "a file").unwrap();
     check(Errno::IO, true).await;
