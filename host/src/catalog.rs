@@ -218,7 +218,14 @@ impl Catalog {
                 return Err(NotReady::Failed(self.unavailable(&key, error)));
             }
             Err(error) => {
-                return Err(not_a_guest(NotAGuest(format!("compiling it failed: {error}"))));
+                let problem = format!("compiling it failed: {error}");
+                // The compiler's threads are this host's.
+                if problem.contains("hread pool") {
+                    let error =
+                        HostError { doing: "starting threads to compile it", source: error.into() };
+                    return Err(NotReady::Failed(self.unavailable(&key, error)));
+                }
+                return Err(not_a_guest(NotAGuest(problem)));
             }
         };
         self.sandbox.link(&component).map_err(not_a_guest)

@@ -157,9 +157,11 @@ impl Outputs {
     }
 }
 
-/// Finds all outputs and puts them.
-#[cfg(test)]
-async fn outputs(
+/// Finds all outputs and puts them. The files may be gone from `outputs` afterwards.
+///
+/// # Errors
+/// With [`PublishError::Invalid`] for what the guest made, nothing is published.
+pub async fn outputs(
     outputs: &Dir,
     base: &Prefix,
     protected: Option<&Prefix>,

@@ -185,7 +185,7 @@ pub(crate) const LISTEN: Setting = setting(
 );
 
 /// All settings, in the order in which they are shown.
-pub(crate) const ALL: [&Setting; 36] = [
+pub(crate) const ALL: [&Setting; 38] = [
     &QUEUE,
     &BUCKET,
     &INPUT_BUCKET,
