@@ -282,7 +282,7 @@ mod tests {
         assert_eq!(queue_url("~/q").unwrap(), format!("fq://{home}/q"));
         assert_eq!(bucket_url("file://~/b").unwrap(), format!("file://{home}/b"));
         assert_eq!(bucket_url("s3://b/~").unwrap(), "s3://b/~");
-        assert_eq!(values::path("~/c").unwrap(), Path::new(home).join("c"));
+        assert_eq!(values::path("~/c").unwrap(), std::path::Path::new(home).join("c"));
         assert!(queue_url("fq://").is_err());
         assert!(queue_url("").is_err());
     }
