@@ -4,9 +4,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use task_host::config::Config;
 
 /// Files that a host has open whatever it works on: queues, directories, connections.
-const FILES: u64 = 48;
+pub(super) const FILES: u64 = 48;
 /// Files that a task has open, from its lease to its end.
-const FILES_OF_TASK: u64 = 8;
+pub(super) const FILES_OF_TASK: u64 = 8;
 
 /// Prepares the process, and fits the configuration to what it may use.
 pub(crate) fn prepare(config: Config) -> Config {

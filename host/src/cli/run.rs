@@ -17,7 +17,7 @@ use super::exit::{Advice, Exit};
 use super::machine;
 use super::probes;
 use super::progress::Progress;
-use super::settings::{BUCKET, Everything, Flags};
+use super::settings::{BUCKET, Everything, Flags, fq_path};
 use super::show;
 use super::summary::Summary;
 use super::telemetry::Screen;
@@ -313,10 +313,9 @@ impl Missing {
     fn of(config: &Config) -> Self {
         let queues = [Some(&config.queue), Some(&config.error_queue), config.done_queue.as_ref()];
         let urls = queues.into_iter().flatten().chain([&config.bucket]);
-        let is_missing = |url: &&String| match url.split_once("://") {
-            None => !Path::new(url.as_str()).exists(),
-            Some(("fq" | "file", path)) => !Path::new(path).exists(),
-            Some(_) => false,
+        let is_missing = |url: &&String| match fq_path(url) {
+            Some(path) => !path.exists(),
+            None => url.strip_prefix("file://").is_some_and(|path| !Path::new(path).exists()),
         };
         Self(urls.filter(is_missing).cloned().collect())
     }

@@ -103,13 +103,13 @@ fn few_threads_are_told_from_little_address_space() {
 #[test]
 fn few_open_files_and_small_ones_are_found_with_the_figures() {
     let place = Place::with(&["NO_OP"]);
-    let doctor = under(&place, "ulimit -n 140", DOCTOR);
+    let doctor = under(&place, "ulimit -n 50", DOCTOR);
     says(
         &findings(&doctor, "files"),
-        &["problem", "may have 140 open", "may need 320", "`ulimit -n 320`"],
+        &["problem", "may have 50 open", "may need 144", "`ulimit -n 144`"],
     );
-    let doctor = under(&place, "ulimit -n 200", DOCTOR);
-    says(&findings(&doctor, "files"), &["warn", "may have 200 open"]);
+    let doctor = under(&place, "ulimit -n 100", DOCTOR);
+    says(&findings(&doctor, "files"), &["warn", "may have 100 open"]);
     // Blocks of 512 bytes, or of 1024, by the shell.
     let doctor = under(&place, "ulimit -f 2048", DOCTOR);
     says(

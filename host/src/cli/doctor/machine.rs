@@ -10,16 +10,12 @@ use rustix::process::{Resource, getrlimit};
 use task_host::config::Config;
 use task_host::sandbox::{self, Sandbox};
 
+use super::super::machine::{FILES, FILES_OF_TASK};
 use super::super::show;
 use super::rules::{Finding, Level};
 
 pub(super) use directory::{Use, look_at};
 pub(crate) use shortage::cure;
-
-/// Open files of a host that has nothing to do: its queues, its cache, its connections.
-const BASE_FILES: u64 = 128;
-/// Open files of one task: its directories, what is read, written, fetched and published.
-const TASK_FILES: u64 = 16;
 
 /// Looks at the cache, the kernel and the limits of this process.
 pub(super) fn look(config: &Config) -> Vec<Finding> {
@@ -90,7 +86,7 @@ fn guests(config: &Config) -> Finding {
 
 fn files(config: &Config) -> Finding {
     let tasks = (config.parallel + config.least_prefetch()) as u64;
-    let needed = BASE_FILES + TASK_FILES * tasks;
+    let needed = FILES + FILES_OF_TASK * tasks;
     // A host raises the lower of the two limits by itself.
     let limits = getrlimit(Resource::Nofile);
     let Some(limit) = limits.maximum.or(limits.current) else {
@@ -100,7 +96,7 @@ fn files(config: &Config) -> Finding {
         let text = format!("{limit} may be open, enough for {tasks} tasks");
         return Finding::new(Level::Ok, "files", text);
     }
-    let level = match limit < BASE_FILES + TASK_FILES {
+    let level = match limit < FILES + FILES_OF_TASK {
         true => Level::Problem,
         false => Level::Warn,
     };
