@@ -123,6 +123,9 @@ pub(crate) use suite;
 
 const LONG: Duration = Duration::from_secs(300);
 const SHORT: Duration = Duration::from_secs(1);
+/// Long enough for the next call to come in time on a busy machine, and short enough to wait for
+/// its end.
+const MEDIUM: Duration = Duration::from_secs(4);
 /// Longer than any wait here takes; what takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
 const NONE: Duration = Duration::ZERO;
@@ -235,15 +238,15 @@ pub(crate) async fn an_expired_lease_is_given_out_again_and_lost_to_its_holder(q
 
 pub(crate) async fn an_extended_lease_outlives_its_first_term(q: Subject) {
     send(&q.ours, &["1"]).await;
-    let ours = lease_one(&q.ours, SHORT).await;
+    let ours = lease_one(&q.ours, MEDIUM).await;
     let receipt = q.ours.extend(&ours.receipt, LONG).await.unwrap();
-    assert!(lease(&q.theirs, LONG, 3 * SHORT).await.is_none());
+    assert!(lease(&q.theirs, LONG, MEDIUM + SHORT).await.is_none());
     q.ours.ack(&receipt).await.unwrap();
 }
 
 pub(crate) async fn a_receipt_is_of_no_use_once_it_was_replaced(q: Subject) {
     send(&q.ours, &["1"]).await;
-    let first = lease_one(&q.ours, SHORT).await;
+    let first = lease_one(&q.ours, LONG).await;
     let second = q.ours.extend(&first.receipt, LONG).await.unwrap();
     check_lost(&q.ours, &first.receipt).await;
     // Again for the same time: a queue whose clock is coarse has nothing to change.
@@ -255,9 +258,9 @@ pub(crate) async fn a_receipt_is_of_no_use_once_it_was_replaced(q: Subject) {
 
 pub(crate) async fn what_is_done_never_comes_back(q: Subject) {
     send(&q.ours, &["1"]).await;
-    let ours = lease_one(&q.ours, SHORT).await;
+    let ours = lease_one(&q.ours, MEDIUM).await;
     q.ours.ack(&ours.receipt).await.unwrap();
-    assert!(lease(&q.theirs, LONG, 3 * SHORT).await.is_none());
+    assert!(lease(&q.theirs, LONG, MEDIUM + SHORT).await.is_none());
     check_lost(&q.ours, &ours.receipt).await;
 }
 
@@ -286,10 +289,10 @@ pub(crate) async fn what_is_released_with_a_delay_comes_back_after_it(q: Subject
     send(&q.ours, &["1"]).await;
     let ours = lease_one(&q.ours, LONG).await;
     let released = Instant::now();
-    q.ours.release(&ours.receipt, SHORT, Release::Failed("x")).await.unwrap();
+    q.ours.release(&ours.receipt, MEDIUM, Release::Failed("x")).await.unwrap();
     assert!(lease(&q.theirs, LONG, NONE).await.is_none());
     lease_one(&q.theirs, LONG).await;
-    assert!(released.elapsed() >= SHORT, "back after {:?}", released.elapsed());
+    assert!(released.elapsed() >= MEDIUM, "back after {:?}", released.elapsed());
 }
 
 pub(crate) async fn a_started_execution_counts_even_if_its_host_crashes(q: Subject) {
@@ -299,7 +302,7 @@ pub(crate) async fn a_started_execution_counts_even_if_its_host_crashes(q: Subje
     let tried = |message: &Message| (message.attempts, message.deaths);
     assert_eq!(tried(&first), (0, 0));
     // One that was only leased, as ahead of its turn, was not started.
-    let second = lease_one(&q.ours, SHORT).await;
+    let second = lease_one(&q.ours, MEDIUM).await;
     assert_eq!(tried(&second), (0, 0));
     q.ours.start(&second.receipt).await.unwrap();
     let third = lease_one(&q.theirs, LONG).await;

@@ -25,7 +25,7 @@ impl Attempt {
     pub(super) async fn settle(
         mut self,
         worker: &Worker,
-        mut lease: Lease,
+        lease: Lease,
         end: &Result<Published, Failure>,
         verdict: Verdict,
     ) {
@@ -54,12 +54,8 @@ impl Attempt {
             Verdict::Reject => settle(worker, lease, &Settlement::GiveUp).await,
             Verdict::Retry { after, counts: true } => {
                 // What failed before the guest ran counts as well, or it would go on for ever.
-                let recorded = if lease.started() { Ok(()) } else { lease.start().await };
                 let why = Release::Failed(&reason);
-                match recorded {
-                    Ok(()) => settle(worker, lease, &Settlement::Release(*after, why)).await,
-                    Err(error) => Err(error),
-                }
+                settle(worker, lease, &Settlement::Release(*after, why)).await
             }
             Verdict::Retry { after, counts: false } => {
                 settle(worker, lease, &Settlement::Release(*after, Release::Uncounted)).await

@@ -182,7 +182,7 @@ fn size(cloud: &Cloud, blob: &str) -> u64 {
 fn a_slow_service_is_only_slow() {
     let (cloud, proxy) = behind_a_proxy(3);
     proxy.fail(Fault::Slow(Duration::from_millis(700)));
-    let run = cloud.host(&["run", "--max-tasks", "3", "--lease", "6s", "--json"]).good();
+    let run = cloud.host(&["run", "--max-tasks", "3", "--lease", "60s", "--json"]).good();
     let summary: Value = serde_json::from_str(&run.stdout).expect("a summary");
     assert_eq!((&summary["done"], &summary["retried"]), (&json!(3), &json!(0)), "{summary}");
     assert!(is_done(&cloud, 3));

@@ -3,6 +3,7 @@
 
 use std::process::Command;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use task_host_tests::{Finished, Place, Script, eventually, misbehaviour, python};
 
@@ -66,18 +67,21 @@ tq.insert(partial(shrink, 'a.png', factor=4))
 fn ptq_reads_our_queue_before_during_and_after() {
     let place = Place::with(&["misbehave"]);
     let tasks: Vec<Value> =
-        (0..10).map(|id| misbehaviour(id, &[], json!({"do": "sleep", "secs": 2}))).collect();
+        (0..10).map(|id| misbehaviour(id, &[], json!({"do": "sleep", "secs": 4}))).collect();
     place.submit(&tasks);
     assert_eq!(
         ptq_status(&place),
         "Inserted: 10\nEnqueued: 10 (100.0% left)\nCompleted: 0 (0.0%)\nLeased: 0 (0.0% of queue)\n"
     );
-    let host = place.start(&["-x", "--parallel", "2", "--prefetch", "2"]);
-    eventually("leases", || (place.counts() == (10, 4)).then_some(()));
+    let host = place.start(&["-x", "--parallel", "5", "--prefetch", "0"]);
+    eventually("leases", || (place.counts() == (10, 5)).then_some(()));
+    // Python may take longer to start than the tasks take.
+    host.signal(Signal::STOP);
     assert_eq!(
         ptq_status(&place),
-        "Inserted: 10\nEnqueued: 10 (100.0% left)\nCompleted: 0 (0.0%)\nLeased: 4 (40.0% of queue)\n"
+        "Inserted: 10\nEnqueued: 10 (100.0% left)\nCompleted: 0 (0.0%)\nLeased: 5 (50.0% of queue)\n"
     );
+    host.signal(Signal::CONT);
     host.wait().good();
     assert_eq!(
         ptq_status(&place),
