@@ -22,6 +22,10 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// How often is looked whether there is something to probe, while something else does not work.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// An outage that begins again within this time never really ended: a disk that is almost full
+/// takes one file and not the next.
+const SAME: Duration = Duration::from_secs(60);
+
 /// Tries the operation that failed.
 pub type Probe = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
@@ -32,13 +36,23 @@ pub struct Outages {
     /// How many there are.
     count: watch::Sender<usize>,
     ended: Notify,
+    /// Those that are over, by name.
+    over: Mutex<BTreeMap<String, Over>>,
 }
 
 impl Default for Outages {
     fn default() -> Self {
         let count = watch::Sender::new(0);
-        Self { out: Mutex::default(), count, ended: Notify::default() }
+        Self { out: Mutex::default(), count, ended: Notify::default(), over: Mutex::default() }
     }
+}
+
+/// An outage that has ended.
+#[derive(Debug, Clone, Copy)]
+struct Over {
+    since: Instant,
+    at: Instant,
+    tries: u32,
 }
 
 struct Outage {
@@ -102,9 +116,20 @@ impl Outages {
         probe: Option<Probe>,
     ) -> Duration {
         let mut out = self.out();
-        let outage = out.entry(service.to_string()).or_insert_with(|| {
-            tracing::error!("{problem}; trying again until it works");
-            Outage { since: now, tries: 0, next_try: now, problem: String::new(), probe: None }
+        let service = service.to_string();
+        let outage = out.entry(service.clone()).or_insert_with(|| {
+            let over = self.over().get(&service).copied();
+            let (since, tries) = match over.filter(|over| now < over.at + SAME) {
+                Some(over) => {
+                    tracing::warn!("{problem}; it worked only for a moment");
+                    (over.since, over.tries)
+                }
+                None => {
+                    tracing::error!("{problem}; trying again until it works");
+                    (now, 0)
+                }
+            };
+            Outage { since, tries, next_try: now, problem: String::new(), probe: None }
         });
         outage.problem = problem.to_string();
         outage.probe = probe.or(outage.probe.take());
@@ -125,14 +150,35 @@ impl Outages {
         if out.is_empty() {
             return;
         }
-        if let Some(outage) = out.remove(&service.to_string()) {
+        let service = service.to_string();
+        if let Some(outage) = out.remove(&service) {
             let count = out.len();
             drop(out);
+            let (since, tries) = (outage.since, outage.tries);
+            self.over().insert(service.clone(), Over { since, at: Instant::now(), tries });
             self.count.send_replace(count);
             let time = Duration::from_secs(outage.since.elapsed().as_secs());
             tracing::info!("{service} works again, after {}", humantime::format_duration(time));
             self.ended.notify_waiters();
         }
+    }
+
+    /// `service` worked for somebody. That says nothing new where it is being probed.
+    pub fn ends_unless_probed(&self, service: &dyn fmt::Display) {
+        if self.any() && !self.is_probed(&service.to_string()) {
+            self.ends(service);
+        }
+    }
+
+    /// True if a failure of something that began at `since` is explained: `service` is being
+    /// probed, or has been out meanwhile.
+    pub fn covers(&self, service: &dyn fmt::Display, since: Instant) -> bool {
+        let service = service.to_string();
+        self.is_probed(&service) || self.over().get(&service).is_some_and(|over| over.at >= since)
+    }
+
+    fn is_probed(&self, service: &str) -> bool {
+        self.out().get(service).is_some_and(|outage| outage.probe.is_some())
     }
 
     /// True while `service` does not work.
@@ -208,6 +254,10 @@ impl Outages {
         self.out().values().map(|outage| outage.problem.clone()).collect()
     }
 
+    fn over(&self) -> MutexGuard<'_, BTreeMap<String, Over>> {
+        self.over.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn out(&self) -> MutexGuard<'_, BTreeMap<String, Outage>> {
         self.out.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -243,7 +293,12 @@ mod tests {
         assert!(!outages.is_out(&"s3://b") && outages.is_out(&"sqs://q"));
         outages.ends(&"sqs://q");
         assert!(outages.problems().is_empty());
-        assert!(outages.begins(&"s3://b", &"again") <= Duration::from_secs(1));
+        // It worked for a moment: the wait goes on growing.
+        assert!(outages.begins(&"s3://b", &"again") >= LONGEST_WAIT / 2);
+        outages.ends(&"s3://b");
+        let later = Instant::now() + SAME;
+        let wait = outages.begin_at(later, &"s3://b", &"again", None);
+        assert!(wait <= Duration::from_secs(1), "{wait:?}");
     }
 
     #[tokio::test]

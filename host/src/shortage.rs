@@ -69,6 +69,10 @@ pub fn cure(errno: Errno) -> &'static str {
         Errno::NFILE => "too many files are open on this machine: raise fs.file-max",
         Errno::NOMEM => "the machine is short of memory: lower --parallel or --memory",
         Errno::NOSPC | Errno::DQUOT => "free some space on its disk",
+        Errno::FBIG => {
+            "the file is larger than this process or its file system may have files: raise \
+             `ulimit -f`"
+        }
         Errno::ROFS => "its file system is mounted read-only: mount it for writing",
         Errno::IO => "its disk fails: look at the system's log",
         Errno::STALE | Errno::NOTCONN | Errno::HOSTDOWN | Errno::TIMEDOUT => {

@@ -110,6 +110,7 @@ pub async fn run(worker: Arc<Worker>, mut lease: Lease, permit: OwnedSemaphorePe
         task_name = tracing::field::Empty,
     );
     async {
+        let since = Instant::now();
         let mut attempt = Attempt {
             steps: Steps::start(),
             task: None,
@@ -123,7 +124,8 @@ pub async fn run(worker: Arc<Worker>, mut lease: Lease, permit: OwnedSemaphorePe
             None => attempt.make(&worker, &mut lease, permit).await,
         };
         if let Err(failure) = end {
-            end = Err(worker.diagnose(failure, attempt.task.as_deref(), attempt.io_failed).await);
+            let (task, io_failed) = (attempt.task.as_deref(), attempt.io_failed);
+            end = Err(worker.diagnose(failure, task, since, io_failed).await);
         }
         let verdict = match &end {
             Ok(_) => Verdict::Done,
@@ -223,17 +225,23 @@ impl Attempt {
         let patience = self.steps.spent(Step::Run).clamp(LEAST_PATIENCE, MOST_PATIENCE);
         let until = Instant::now() + patience;
         let may_put = || lease.is_ours();
+        let mut since = Instant::now();
         while let Err(error) = outputs.put(&workspace.outputs, bucket, &may_put).await {
-            let failure = worker.diagnose(error.into(), Some(task), false).await;
+            let failure = worker.diagnose(error.into(), Some(task), since, false).await;
             let is_outage = matches!(failure, Failure::Outage(_));
             if !is_outage || !worker.wait_to_write(lease, until).await {
                 return Err(failure);
             }
+            since = Instant::now();
         }
         if worker.config().durable {
             publish::sync(bucket).await?;
         }
-        Ok(outputs.published())
+        let published = outputs.published();
+        if let Some(key) = published.keys.last() {
+            worker.was_put(key.clone());
+        }
+        Ok(published)
     }
 
     /// Everything that can be done before the guest runs: inputs, component, and a slot.
@@ -256,6 +264,7 @@ impl Attempt {
 
         let component = worker.catalog.resolve(&task.name).await?;
         self.component = Some(component.digest);
+        worker.was_resolved(worker.catalog.key(&task.name));
         self.steps.done(Step::Resolve);
 
         // The semaphore is never closed.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -15,7 +15,7 @@ use crate::bucket::{self, Access, Bucket, BucketError, DirSync};
 use crate::cache::{Cache, CacheError, CacheOptions, Sharing};
 use crate::catalog::Catalog;
 use crate::config::Config;
-use crate::key::{BucketKey, Prefix};
+use crate::key::Prefix;
 use crate::lease::{Lease, Leases};
 use crate::outage::Outages;
 use crate::prefetch::Prefetch;
@@ -89,8 +89,8 @@ pub struct Worker {
     pub(crate) ended: Ended,
     /// Tasks that wait with their result for a queue or a bucket.
     waiting: AtomicU64,
-    /// An object that was read from the bucket of inputs, to see whether others can be.
-    good: Mutex<Option<BucketKey>>,
+    /// Objects that were used, to see whether others can be.
+    known: health::Known,
     /// One permit for each task between its lease and the end of its guest.
     admitted: Arc<Semaphore>,
     /// Of those permits, the ones that are not for running tasks.
@@ -201,7 +201,7 @@ impl Worker {
             idle: Notify::new(),
             ended: Ended::default(),
             waiting: AtomicU64::new(0),
-            good: Mutex::default(),
+            known: health::Known::default(),
             admitted: Arc::new(Semaphore::new(config.parallel + least_prefetch)),
             prefetch: AtomicUsize::new(least_prefetch),
             config,

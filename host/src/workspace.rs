@@ -269,10 +269,13 @@ impl Slot {
                 }
                 Err(Stopped::OverBudget) => return false,
                 Err(Stopped::Failed(error)) => {
-                    tracing::warn!(
-                        path = %self.outputs_path.display(), %error,
-                        "a workspace could not be emptied and is not used again"
-                    );
+                    // With the work directory gone, there is nothing to be emptied.
+                    if pool.home.is_there() {
+                        tracing::warn!(
+                            path = %self.outputs_path.display(), %error,
+                            "a workspace could not be emptied and is not used again"
+                        );
+                    }
                     worth_keeping = false;
                 }
             }

@@ -12,6 +12,8 @@ use tempfile::TempDir;
 
 use crate::built;
 use crate::process::{Finished, Running};
+use crate::wait::eventually;
+use crate::watched::Watched;
 
 /// Where a test works. Hosts run in it as a user's would: `host run --fq ./queue`, with the
 /// bucket at `./bucket`, errors in `./queue-errors`, and a home with nothing in it.
@@ -57,7 +59,20 @@ impl Place {
 
     /// `host ARGS…` in this place, with an environment that is the same on all machines.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(built::host());
+        self.command_by(&[], args)
+    }
+
+    /// `PROGRAM… host ARGS…`: the same, started by another program.
+    pub fn command_by(&self, program: &[&str], args: &[&str]) -> Command {
+        let host = built::host();
+        let mut command = match program {
+            [] => Command::new(host),
+            [program, first @ ..] => {
+                let mut command = Command::new(program);
+                command.args(first).arg(host);
+                command
+            }
+        };
         command.args(args).current_dir(self.path());
         command.env_clear().env("HOME", self.path().join("home")).env("USER", "tester");
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
@@ -85,6 +100,12 @@ impl Place {
         Running::start(command, &self.path().join("logs"))
     }
 
+    /// Starts `host run --fq ./queue ARGS…` so that it can be watched.
+    #[track_caller]
+    pub fn watch(&self, args: &[&str]) -> Watched {
+        Watched::new(self.start(&[&Watched::FLAGS, args].concat()))
+    }
+
     /// Pushes a guest, under its own name.
     #[track_caller]
     pub fn push(&self, name: &str) {
@@ -108,6 +129,28 @@ impl Place {
     /// The keys of all objects in the bucket.
     pub fn keys(&self) -> BTreeSet<String> {
         files(&self.path().join("bucket"))
+    }
+
+    /// Tasks that do nothing wrong, and their inputs in the bucket, which has `NO_OP`.
+    pub fn innocent(&self, count: usize) -> Vec<Value> {
+        let task = |id| {
+            let input = format!("0_input/{id}.dat");
+            self.put(&format!("data/{input}"), innocent_bytes(id));
+            no_op(id, &[input])
+        };
+        (0..count).map(task).collect()
+    }
+
+    /// Waits until all of these tasks have left their outputs and their queue, and checks what
+    /// they left.
+    #[track_caller]
+    pub fn innocent_are_done(&self, count: usize) {
+        eventually("an empty queue", || (self.counts() == (0, 0)).then_some(()));
+        for id in 0..count {
+            let output = self.object(&format!("data/0_output/{id}.dat"));
+            assert!(output == Some(innocent_bytes(id)), "the output of task {id} is not right");
+        }
+        assert_eq!(self.errors(), [Value::Null; 0], "a task was given up");
     }
 
     /// Submits messages, as they are.
@@ -205,6 +248,18 @@ impl Place {
         left.extend(cached.iter().filter(is_work).map(|name| format!("cache/{name}")));
         left
     }
+}
+
+/// Enough to need room on a disk, and different for each task.
+fn innocent_bytes(id: usize) -> Vec<u8> {
+    format!("content {id};").repeat(4_000).into_bytes()
+}
+
+/// A task for the guest `NO_OP`, which copies its inputs.
+pub fn no_op(id: usize, inputs: &[String]) -> Value {
+    json!({
+        "basic_info": {"id": id, "name": "NO_OP", "base_directory": "data", "inputs": inputs},
+    })
 }
 
 /// A task for the guest `misbehave`.

@@ -110,6 +110,11 @@ pub(crate) fn machine_tools() -> anyhow::Result<()> {
     available("systemd-analyze", &["systemd"], "systemd-analyze, which comes with systemd")
 }
 
+/// What the file system that fails on request is served with.
+pub(crate) fn fuse() -> anyhow::Result<()> {
+    available("fusermount", &["fuse", "libfuse2"], "FUSE 2 (Debian's packages fuse and libfuse2)")
+}
+
 /// A virtual environment with what a file of requirements says.
 fn virtual_environment(
     project: &Project,

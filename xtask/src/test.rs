@@ -36,6 +36,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
         setup::wasm_target(project)?;
         setup::python(project)?;
         setup::machine_tools()?;
+        setup::fuse()?;
         build::guests(project)?;
         build::host(project, Profile::Dev)?;
         let servers = Servers::start(project)?;

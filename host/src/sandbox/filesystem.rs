@@ -170,7 +170,10 @@ impl Quota {
     /// Takes note of an error that a guest is about to see.
     fn note(&self, error: &io::Error) {
         if let Some(errno) = shortage::errno(error)
-            && (shortage::is_of_the_process(errno) || shortage::is_of_a_disk(errno))
+            && (shortage::is_of_the_process(errno)
+                || shortage::is_of_a_disk(errno)
+                // Guests' libraries make an I/O error of it.
+                || errno == Errno::FBIG)
         {
             self.shortage.store(errno.raw_os_error(), Relaxed);
         }
@@ -181,6 +184,7 @@ impl Quota {
         let errno = match code {
             ErrorCode::InsufficientSpace => Errno::NOSPC,
             ErrorCode::InsufficientMemory => Errno::NOMEM,
+            ErrorCode::FileTooLarge => Errno::FBIG,
             ErrorCode::Io => match rustix::io::fcntl_dupfd_cloexec(of, 0) {
                 Err(errno) => errno,
                 Ok(_) => return self.io_failed.store(true, Relaxed),

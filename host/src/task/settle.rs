@@ -275,7 +275,7 @@ async fn sync_report(worker: &Worker, lease: &Lease, queue: &Arc<dyn Queue>) -> 
     Ok(())
 }
 
-/// Ends a lease. A deletion that fails is tried again for as long as the lease lasts.
+/// Ends a lease. What fails is tried again for as long as the lease lasts.
 async fn settle(
     worker: &Worker,
     mut lease: Lease,
@@ -291,6 +291,8 @@ async fn settle(
         };
         lease = match (back, settlement) {
             (Some(back), Settlement::Ack | Settlement::GiveUp) => back,
+            // A host that stops leaves it to the end of the lease.
+            (Some(back), Settlement::Release(..)) if !worker.draining.is_cancelled() => back,
             _ => return Err(error),
         };
         let wait = worker.outages.begins(&worker.settling(), &error);

@@ -3,13 +3,14 @@
 //!
 //! A failure names one object or file. Where it can't be told from that alone whether only
 //! that object is bad or everything is, something else is tried by the same operation: another
-//! object that could be read before, or a write that leaves nothing.
+//! object that worked before, or a write that leaves nothing.
 
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt;
 use rustix::io::Errno;
+use tokio::time::Instant;
 
 use super::{Worker, services};
 use crate::bucket::{Bucket, BucketError};
@@ -29,27 +30,96 @@ use crate::workspace::Workspaces;
 /// What is written to see whether there is room on a disk, in bytes.
 const SOME_BYTES: u64 = 1 << 20;
 
-impl Worker {
-    /// Remembers an object that could be read.
-    pub(crate) fn was_read(&self, key: BucketKey) {
-        *self.good.lock().unwrap_or_else(PoisonError::into_inner) = Some(key);
+/// How often one object may fail, while no other was tried, until it is taken to be bad itself.
+const UNDECIDED: u32 = 3;
+
+/// Which objects of one kind worked and which failed lately.
+#[derive(Debug, Default)]
+struct Objects {
+    /// One that worked.
+    good: Option<BucketKey>,
+    /// Those that have failed since. Two are enough to know.
+    failed: Vec<BucketKey>,
+    failures: u32,
+}
+
+impl Objects {
+    fn worked(&mut self, key: BucketKey) {
+        *self = Self { good: Some(key), ..Self::default() };
     }
 
-    /// The failure as it is, or the outage that it is part of. `io_failed`: a file call of the
-    /// guest failed for an unknown reason.
+    /// Another object than `key` that worked.
+    fn other_than(&self, key: &BucketKey) -> Option<BucketKey> {
+        self.good.clone().filter(|good| good != key)
+    }
+
+    /// Notes a failure. True while it may be one of all objects: several have failed, or only
+    /// this one, and not often.
+    fn may_all_fail(&mut self, key: &BucketKey) -> bool {
+        self.failures += 1;
+        if self.failed.len() < 2 && !self.failed.contains(key) {
+            self.failed.push(key.clone());
+        }
+        self.failed.len() > 1 || self.failures <= UNDECIDED
+    }
+}
+
+/// What is known of the objects that tasks have used.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    inputs: Mutex<Objects>,
+    components: Mutex<Objects>,
+    outputs: Mutex<Objects>,
+}
+
+fn lock(objects: &Mutex<Objects>) -> MutexGuard<'_, Objects> {
+    objects.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn reading(bucket: &dyn Bucket) -> String {
+    format!("reading from {bucket}")
+}
+
+impl Worker {
+    /// Remembers an input that could be read.
+    pub(crate) fn was_read(&self, key: BucketKey) {
+        lock(&self.known.inputs).worked(key);
+        if self.outages.any() {
+            self.outages.ends_unless_probed(&reading(&*self.inputs.bucket));
+        }
+    }
+
+    /// Remembers a component that could be read.
+    pub(crate) fn was_resolved(&self, key: BucketKey) {
+        lock(&self.known.components).worked(key);
+        // That a component can be read does not mean that inputs can.
+        let is_inputs = self.catalog.is_in(&self.inputs.bucket);
+        if self.outages.any() && !(is_inputs && lock(&self.known.inputs).failures > 0) {
+            self.outages.ends_unless_probed(&reading(&**self.catalog.bucket()));
+        }
+    }
+
+    /// Remembers an output that could be put.
+    pub(crate) fn was_put(&self, key: BucketKey) {
+        lock(&self.known.outputs).worked(key);
+    }
+
+    /// The failure as it is, or the outage that it is part of. `since`: when began what has
+    /// failed. `io_failed`: a file call of the guest failed for an unknown reason.
     pub(crate) async fn diagnose(
         &self,
         failure: Failure,
         task: Option<&Task>,
+        since: Instant,
         io_failed: bool,
     ) -> Failure {
         let is_outage = match &failure {
             Failure::Prefetch(PrefetchError::Unavailable { input, source }) => {
                 let key = task.map(|task| task.base_directory.join(input));
-                self.is_fetching_out(source, key, task).await
+                self.is_fetching_out(source, key, since).await
             }
             Failure::Catalog(CatalogError::Unavailable { .. }) => {
-                self.is_component_out(&failure, task).await
+                self.is_component_out(&failure, task, since).await
             }
             Failure::Workspace(error) => {
                 if !self.begin_of_process(error) {
@@ -60,7 +130,7 @@ impl Worker {
             }
             Failure::Publish(PublishError::Unavailable { source, .. }) => {
                 match source.downcast_ref::<BucketError>() {
-                    Some(error) => self.is_writing_out(error).await,
+                    Some(error) => self.is_writing_out(error, since).await,
                     // Reading what the guest left.
                     None => self.begin_of_process(&**source) || self.is_work_out().await,
                 }
@@ -69,6 +139,8 @@ impl Worker {
                 self.outages.begins(&self.settling(), error);
                 true
             }
+            // A limit of this process or of its file system: other tasks can do without.
+            Failure::Run(RunError::Shortage { errno: Errno::FBIG, .. }) => false,
             Failure::Run(RunError::Shortage { errno, written }) => {
                 self.begin_of_process(errno) || self.is_short_of_disk(*written).await
             }
@@ -88,23 +160,16 @@ impl Worker {
         &self,
         error: &CacheError,
         key: Option<BucketKey>,
-        task: Option<&Task>,
+        since: Instant,
     ) -> bool {
         if self.begin_of_process(error) {
             return true;
         }
         match (error, key) {
             (CacheError::Bucket(error), Some(key)) => {
-                let bucket = self.inputs.bucket.clone();
-                let mut others = Vec::new();
-                others.extend(self.good.lock().unwrap_or_else(PoisonError::into_inner).clone());
-                if let Some(task) = task
-                    && self.catalog.is_in(&bucket)
-                {
-                    others.push(self.catalog.key(&task.name));
-                }
-                others.retain(|other| *other != key);
-                self.is_reading_out(bucket, error, key, others).await
+                let (bucket, inputs) = (&self.inputs.bucket, &self.known.inputs);
+                let other = lock(inputs).other_than(&key);
+                self.is_reading_out(bucket, error, key, other, inputs, since).await
             }
             (CacheError::Bucket(_), None) => false,
             // Another host removed it: the next try fetches it again.
@@ -117,7 +182,12 @@ impl Worker {
         }
     }
 
-    async fn is_component_out(&self, failure: &Failure, task: Option<&Task>) -> bool {
+    async fn is_component_out(
+        &self,
+        failure: &Failure,
+        task: Option<&Task>,
+        since: Instant,
+    ) -> bool {
         let (Failure::Catalog(error), Some(task)) = (failure, task) else { return false };
         if self.begin_of_process(error) {
             return true;
@@ -131,64 +201,82 @@ impl Worker {
         };
         match cause {
             CacheError::Bucket(error) => {
-                let good = self.good.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                let others = good.filter(|_| self.catalog.is_in(&self.inputs.bucket));
+                let (bucket, components) = (self.catalog.bucket(), &self.known.components);
                 let key = self.catalog.key(&task.name);
-                let others = others.into_iter().collect();
-                self.is_reading_out(self.catalog.bucket().clone(), error, key, others).await
+                let beside = if self.catalog.is_in(&self.inputs.bucket) {
+                    &self.known.inputs
+                } else {
+                    components
+                };
+                let other = lock(beside).other_than(&key);
+                self.is_reading_out(bucket, error, key, other, components, since).await
             }
             CacheError::Gone { .. } => true,
             error => self.is_cache_out(error).await,
         }
     }
 
-    /// Whether nothing can be read from a bucket, and not only this object. `others` are
-    /// objects that should be there.
+    /// Whether nothing can be read from a bucket, and not only this object. `other` is one that
+    /// could be read before.
     async fn is_reading_out(
         &self,
-        bucket: Arc<dyn Bucket>,
+        bucket: &Arc<dyn Bucket>,
         error: &BucketError,
         key: BucketKey,
-        others: Vec<BucketKey>,
+        other: Option<BucketKey>,
+        objects: &Mutex<Objects>,
+        since: Instant,
     ) -> bool {
-        let name = format!("reading from {bucket}");
-        if self.outages.is_out(&name) {
+        let name = reading(&**bucket);
+        if self.outages.covers(&name, since) {
             return true;
         }
-        let mut probed = key;
-        let mut is_out = true;
-        if bucket.check().await.is_ok() {
-            for other in others {
-                match bucket.try_get(&other).await {
-                    Ok(()) => return false,
-                    Err(BucketError::NotFound { .. } | BucketError::Invalid { .. }) => {}
-                    Err(BucketError::Unavailable { .. }) => probed = other,
+        let mut probed = None;
+        if let Some(other) = other {
+            match bucket.try_get(&other).await {
+                Ok(()) => {
+                    self.outages.ends_unless_probed(&name);
+                    return false;
+                }
+                Err(BucketError::NotFound { .. } | BucketError::Invalid { .. }) => {}
+                Err(BucketError::Unavailable { .. }) => probed = Some(other),
+            }
+        }
+        if probed.is_none() && bucket.check().await.is_err() {
+            probed = Some(key.clone());
+        }
+        let Some(probed) = probed else {
+            // Nothing else is known that could be tried: the inputs of the next tasks show
+            // whether others can be read.
+            let is_out = lock(objects).may_all_fail(&key);
+            if is_out {
+                self.outages.begins(&name, error);
+            } else {
+                self.outages.ends_unless_probed(&name);
+            }
+            return is_out;
+        };
+        let bucket = bucket.clone();
+        let probe: Probe = Arc::new(move || {
+            let (bucket, key) = (bucket.clone(), probed.clone());
+            async move {
+                bucket.check().await.map_err(|error| error.to_string())?;
+                match bucket.try_get(&key).await {
+                    // It was removed meanwhile: the bucket answers.
+                    Ok(()) | Err(BucketError::NotFound { .. } | BucketError::Invalid { .. }) => {
+                        Ok(())
+                    }
+                    Err(error) => Err(error.to_string()),
                 }
             }
-            // Without anything else that was ever read, the object itself decides.
-            is_out = matches!(bucket.try_get(&probed).await, Err(BucketError::Unavailable { .. }));
-        }
-        if is_out {
-            let probe: Probe = Arc::new(move || {
-                let (bucket, key) = (bucket.clone(), probed.clone());
-                async move {
-                    bucket.check().await.map_err(|error| error.to_string())?;
-                    match bucket.try_get(&key).await {
-                        // It was removed meanwhile: the bucket answers.
-                        Ok(())
-                        | Err(BucketError::NotFound { .. } | BucketError::Invalid { .. }) => Ok(()),
-                        Err(error) => Err(error.to_string()),
-                    }
-                }
-                .boxed()
-            });
-            self.outages.begins_until(&name, error, probe);
-        }
-        is_out
+            .boxed()
+        });
+        self.outages.begins_until(&name, error, probe);
+        true
     }
 
     /// Whether nothing can be written to the bucket, and not only this object.
-    async fn is_writing_out(&self, error: &BucketError) -> bool {
+    async fn is_writing_out(&self, error: &BucketError, since: Instant) -> bool {
         if self.begin_of_process(error) {
             return true;
         }
@@ -200,9 +288,10 @@ impl Worker {
         let bucket = self.bucket.clone();
         let name = services::writing(&*self.bucket);
         let Ok(key) = BucketKey::new(key) else { return false };
-        if self.outages.is_out(&name) {
+        if self.outages.covers(&name, since) {
             return true;
         }
+        let other = lock(&self.known.outputs).other_than(&key);
         let probe: Probe = Arc::new(move || {
             let (bucket, key) = (bucket.clone(), key.clone());
             async move {
@@ -211,7 +300,11 @@ impl Worker {
             }
             .boxed()
         });
-        let is_out = probe().await.is_err();
+        let mut is_out = probe().await.is_err();
+        if is_out && let Some(other) = other {
+            // Perhaps only this object, or all in its directory.
+            is_out = self.bucket.try_put(&other).await.is_err();
+        }
         if is_out {
             self.outages.begins_until(&name, error, probe);
         }
@@ -352,4 +445,25 @@ async fn write_some(root: PathBuf) -> std::io::Result<()> {
         written
     };
     tokio::task::spawn_blocking(write).await.map_err(std::io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_object_that_keeps_failing_is_bad_and_several_are_all() {
+        let key = |name| BucketKey::new(name).unwrap();
+        let (a, b) = (key("a"), key("b"));
+        let mut objects = Objects::default();
+        for n in 1..=5 {
+            assert_eq!(objects.may_all_fail(&a), n <= UNDECIDED, "{n}");
+        }
+        assert!(objects.may_all_fail(&b) && objects.may_all_fail(&a));
+        assert_eq!(objects.other_than(&a), None);
+
+        objects.worked(b.clone());
+        assert_eq!((objects.other_than(&a), objects.other_than(&b)), (Some(b.clone()), None));
+        assert!(objects.may_all_fail(&a), "it began anew");
+    }
 }

@@ -5,5 +5,6 @@ mod deploy;
 mod faults;
 mod python;
 mod requests;
+mod sick_s3;
 mod tools;
 mod work;
