@@ -1,8 +1,10 @@
 //! The real host with real guests, from outside: one module for each promise.
 
+mod attempts;
 mod components;
 mod drain;
 mod endings;
+mod finished;
 mod invariants;
 mod isolation;
 mod limits;
