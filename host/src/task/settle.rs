@@ -16,6 +16,7 @@ use crate::lease::{Lease, Settlement, Unsettled};
 use crate::publish::Published;
 use crate::queue::{Queue, QueueError, Release};
 use crate::report::{DoneReport, ErrorReport};
+use crate::shortage;
 use crate::stats::Step;
 use crate::verdict::{self, Verdict};
 use crate::worker::Worker;
@@ -121,7 +122,11 @@ impl Attempt {
             }
             (_, Err(error)) => {
                 stats.returned.fetch_add(1, Relaxed);
-                worker.outages.begins(&worker.settling(), &error);
+                if shortage::is_locked(&error) {
+                    tracing::warn!("{error}");
+                } else {
+                    worker.outages.begins(&worker.settling(), &error);
+                }
                 tracing::info!("the message comes back when its lease runs out");
             }
             (Verdict::Done, Ok(())) => {
