@@ -2,6 +2,7 @@
 
 mod deploy;
 mod faults;
+mod finished;
 mod python;
 mod requests;
 mod tools;

@@ -1,9 +1,11 @@
 //! What counts as an attempt: executions of the task, and nothing that happens to its hosts.
 
 use std::fs;
+use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use task_host_tests::{Place, Running, eventually, misbehaviour};
@@ -30,11 +32,11 @@ fn movement(place: &Place, id: i64) -> Option<PathBuf> {
         body.is_some_and(|body| body["basic_info"]["id"] == id)
     });
     let names = ours.filter_map(|message| message.file_name().into_string().ok());
-    let ids = names.filter_map(|name| {
+    let mut ids = names.filter_map(|name| {
         let (_, id) = name.strip_suffix(".json")?.split_once("--")?;
         Some(queue.join("movement").join(id))
     });
-    ids.into_iter().next()
+    ids.next()
 }
 
 /// How many executions of a task were begun: empty lines of its message's movement file.
@@ -113,11 +115,12 @@ fn a_task_that_kills_its_hosts_is_given_up_and_its_neighbours_are_not() {
     const POISON: i64 = 0;
     let place = Place::with(&["misbehave"]);
     let mut tasks = vec![task(POISON, 3600.0)];
-    tasks.extend((1..6).map(|id| task(id, 0.3)));
+    tasks.extend((1..6).map(|id| task(id, 0.5)));
     place.submit(&tasks);
     let args = ["--parallel", "4", "--prefetch", "0", "--lease", "30s", "--max-attempts", "3"];
     let mut deaths = 0;
     loop {
+        let before = all_starts(&place, 1..6);
         let mut host = place.start(&[&args[..], &["-x"]].concat());
         let has_ended = eventually("the poison or the end of a host", || {
             if starts(&place, POISON) > deaths {
@@ -130,12 +133,19 @@ fn a_task_that_kills_its_hosts_is_given_up_and_its_neighbours_are_not() {
             host.wait().code(3);
             break;
         }
-        if deaths >= 2 {
-            // Now it runs while no other task does: what is leased beside it waits.
+        if deaths < 2 {
+            eventually("a neighbour that dies with it, unless all are done", || {
+                let is_begun = all_starts(&place, 1..6) > before;
+                (is_begun || place.counts().0 == 1).then_some(())
+            });
+        } else {
+            // From the second death on it runs alone: no other task begins, and none ends.
             let before: Vec<usize> = (1..6).map(|id| starts(&place, id)).collect();
-            std::thread::sleep(Duration::from_millis(500));
+            let objects = place.keys();
+            std::thread::sleep(Duration::from_millis(700));
             let begun = (1..6).filter(|&id| starts(&place, id) > before[id as usize - 1]);
             assert_eq!(Vec::from_iter(begun), [] as [i64; 0], "begun beside the poison");
+            assert_eq!(place.keys(), objects, "published beside the poison");
         }
         kill(&place, host);
         deaths += 1;
@@ -205,4 +215,45 @@ fn tasks_that_are_only_held_ahead_are_not_charged_when_their_host_is_killed() {
     let given_up = report["task"]["basic_info"]["id"].as_i64().unwrap();
     let others: usize = (0..TASKS).filter(|id| *id != given_up).map(|id| starts(&place, id)).sum();
     assert!(others <= kills - 1, "{others} executions of others, and {kills} kills");
+}
+
+/// Locks the movement file of a task that has not begun, as a host that is stopped at that moment.
+fn lock_one_that_waits(place: &Place, ids: std::ops::Range<i64>) -> Option<(i64, fs::File)> {
+    ids.rev().find_map(|id| {
+        let path = movement(place, id)?;
+        let mut file = fs::File::options().read(true).write(true).open(path).ok()?;
+        fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
+        // By this file: a process that closes another one of it loses its lock.
+        let mut text = String::new();
+        file.read_to_string(&mut text).ok()?;
+        text.lines().all(|line| !line.is_empty()).then_some((id, file))
+    })
+}
+
+#[test]
+fn a_message_that_another_process_has_locked_holds_up_no_other() {
+    let place = Place::with(&["misbehave"]);
+    let ids = 1..5;
+    place.submit(&ids.clone().map(|id| task(id, 2.0)).collect::<Vec<_>>());
+    let args = ["--parallel", "1", "--prefetch", "5", "--lease", "4s", "--max-attempts", "1"];
+    let host = place.start(&args);
+    eventually("one that runs, and all others held", || {
+        (place.counts() == (4, 4) && all_starts(&place, ids.clone()) > 0).then_some(())
+    });
+    let (waiting, lock) = eventually("a task that waits", || lock_one_that_waits(&place, 1..5));
+    eventually("a message that can't be started", || {
+        host.stderr().contains("the message comes back when its lease runs out").then_some(())
+    });
+    eventually("all other tasks", || {
+        let mut others = ids.clone().filter(|&id| id != waiting);
+        others.all(|id| published(&place, id) > 0).then_some(())
+    });
+    assert_eq!(published(&place, waiting), 0);
+    drop(lock);
+    eventually("the last task", || (place.counts().0 == 0).then_some(()));
+    host.signal(Signal::TERM);
+    let said = host.wait().good().stderr;
+    assert!(!said.contains("trying again until it works"), "an outage: {said}");
+    assert_eq!(published(&place, waiting), 1);
+    none_given_up(&place);
 }
