@@ -145,7 +145,9 @@ fn disturb(
         }
         if now >= next_fault {
             next_fault = now + Duration::from_millis(dice.below(2 * options.every.max(1)));
-            let host = dice.below(options.hosts as u64) as usize;
+            let running = crew.running();
+            let which = dice.below(running.len() as u64) as usize;
+            let Some(&host) = running.get(which) else { continue };
             if dice.below(5) < 3 {
                 crew.kill(host, Duration::from_millis(dice.below(500)));
             } else {

@@ -112,6 +112,12 @@ impl<'p> Crew<'p> {
         Ok(())
     }
 
+    /// The numbers of the hosts that run.
+    pub(super) fn running(&self) -> Vec<usize> {
+        let is_running = |number: &usize| matches!(self.hosts[*number], Host::Running(_));
+        (0..self.hosts.len()).filter(is_running).collect()
+    }
+
     /// Kills a host that runs. Another one takes its place after a while.
     pub(super) fn kill(&mut self, number: usize, pause: Duration) {
         let host = &mut self.hosts[number];
