@@ -16,7 +16,6 @@ use crate::lease::{Lease, Settlement, Unsettled};
 use crate::publish::Published;
 use crate::queue::{Queue, QueueError, Release};
 use crate::report::{DoneReport, ErrorReport};
-use crate::shortage;
 use crate::stats::Step;
 use crate::verdict::{self, Verdict};
 use crate::worker::Worker;
@@ -122,7 +121,7 @@ impl Attempt {
             }
             (_, Err(error)) => {
                 stats.returned.fetch_add(1, Relaxed);
-                if shortage::is_locked(&error) {
+                if crate::shortage::is_locked(&error) {
                     tracing::warn!("{error}");
                 } else {
                     worker.outages.begins(&worker.settling(), &error);
