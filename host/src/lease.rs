@@ -275,7 +275,11 @@ async fn renew(
                 held.ran_out(&shared.queue, &mut receipt);
             }
         }
-        Err(_) if was_over => held.ran_out(&shared.queue, &mut receipt),
+        // Of a try that began late, an earlier one has failed, and has said so if that was an
+        // outage.
+        Err(_) if was_over || rest < shared.hold.mul_f64(RENEW_AT / 2.0) => {
+            held.ran_out(&shared.queue, &mut receipt);
+        }
         Err(_) => {
             let late = format!("{}: renewing a lease took longer than the lease", shared.queue);
             shared.outages.begins(&renewing(&*shared.queue), &late);
