@@ -15,6 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::outage::Outages;
 use crate::queue::{Message, Queue, QueueError, Receipt, Release};
+use crate::shortage;
 
 /// A lease is extended when this part of its time is left.
 const RENEW_AT: f64 = 0.5;
@@ -264,12 +265,21 @@ async fn renew(
             held.lose(&mut receipt);
         }
         Ok(Err(error)) => {
-            shared.outages.begins(&renewing(&*shared.queue), &error);
+            // One message that another process has locked keeps no other lease from renewal.
+            if shortage::is_locked(&error) {
+                tracing::debug!(message_id = held.id, "{error}");
+            } else {
+                shared.outages.begins(&renewing(&*shared.queue), &error);
+            }
             if held.term().is_over() {
                 held.ran_out(&shared.queue, &mut receipt);
             }
         }
-        Err(_) if was_over => held.ran_out(&shared.queue, &mut receipt),
+        // Of a try that began late, an earlier one has failed, and has said so if that was an
+        // outage.
+        Err(_) if was_over || rest < shared.hold.mul_f64(RENEW_AT / 2.0) => {
+            held.ran_out(&shared.queue, &mut receipt);
+        }
         Err(_) => {
             let late = format!("{}: renewing a lease took longer than the lease", shared.queue);
             shared.outages.begins(&renewing(&*shared.queue), &late);

@@ -62,6 +62,12 @@ pub fn is_of_a_disk(errno: Errno) -> bool {
     )
 }
 
+/// True when another process has had something locked for too long. That says nothing of the
+/// rest.
+pub fn is_locked(error: &(dyn Error + 'static)) -> bool {
+    errno(error) == Some(Errno::AGAIN)
+}
+
 /// What a person can do about it.
 pub fn cure(errno: Errno) -> &'static str {
     match errno {

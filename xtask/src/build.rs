@@ -30,11 +30,18 @@ pub(crate) fn host(project: &Project, profile: Profile) -> anyhow::Result<PathBu
         Profile::Release => cargo.args(["build", "--release", "-p", "task-host"]),
     };
     run(&mut cargo)?;
-    let directory = match profile {
-        Profile::Dev => "debug",
-        Profile::Release => "release",
-    };
-    Ok(project.target.join(directory).join("host"))
+    Ok(profile.host(project))
+}
+
+impl Profile {
+    /// Where `host` is when it has been built.
+    pub(crate) fn host(self, project: &Project) -> PathBuf {
+        let directory = match self {
+            Self::Dev => "debug",
+            Self::Release => "release",
+        };
+        project.target.join(directory).join("host")
+    }
 }
 
 /// Builds all guests, of examples and of tests, and returns their components:

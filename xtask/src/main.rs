@@ -1,9 +1,11 @@
-//! The project's own chores: `cargo xtask demo`, `cargo xtask test`, `cargo xtask bench`.
+//! The project's own chores: `cargo xtask demo`, `cargo xtask test`, `cargo xtask bench`,
+//! `cargo xtask chaos`.
 //!
 //! Each does all of its own set-up, so that a clone and a Rust toolchain are enough.
 
 mod bench;
 mod build;
+mod chaos;
 mod command;
 mod demo;
 mod project;
@@ -32,6 +34,9 @@ enum Chore {
     Test(test::Options),
     /// Measure `host` beside the real python-task-queue
     Bench(bench::Options),
+    /// Run thousands of tasks on hosts that are killed and stopped at random, and count what
+    /// became of them
+    Chaos(chaos::Options),
     /// Only install what the other chores need
     Setup,
     /// Start the servers that tests work against, and stop them at Ctrl-C or the end of input
@@ -56,6 +61,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Chore::Demo(options) => demo::run(&project, &options),
         Chore::Test(options) => test::run(&project, &options),
         Chore::Bench(options) => bench::run(&project, &options),
+        Chore::Chaos(options) => chaos::run(&project, &options),
         Chore::Setup => {
             setup::wasm_target(&project)?;
             setup::python(&project)?;

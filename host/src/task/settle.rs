@@ -119,7 +119,11 @@ impl Attempt {
             }
             (_, Err(error)) => {
                 stats.returned.fetch_add(1, Relaxed);
-                worker.outages.begins(&worker.settling(), &error);
+                if crate::shortage::is_locked(&error) {
+                    tracing::warn!("{error}");
+                } else {
+                    worker.outages.begins(&worker.settling(), &error);
+                }
                 tracing::info!("the message comes back when its lease runs out");
             }
             (Verdict::Done, Ok(())) => {

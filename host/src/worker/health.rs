@@ -135,6 +135,8 @@ impl Worker {
                     None => self.begin_of_process(&**source) || self.is_work_out().await,
                 }
             }
+            // A host that was stopped may have one message's file locked.
+            Failure::Start(error) if shortage::is_locked(error) => false,
             Failure::Start(error @ QueueError::Unavailable { .. }) => {
                 self.outages.begins(&self.settling(), error);
                 true

@@ -3,6 +3,7 @@
 mod deaths;
 mod deploy;
 mod faults;
+mod finished;
 mod python;
 mod requests;
 mod sick_s3;

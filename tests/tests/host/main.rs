@@ -1,9 +1,11 @@
 //! The real host with real guests, from outside: one module for each promise.
 
+mod attempts;
 mod components;
 mod disks;
 mod drain;
 mod endings;
+mod finished;
 mod invariants;
 mod isolation;
 mod limits;

@@ -1,0 +1,262 @@
+//! What counts as an attempt: executions of the task, and nothing that happens to its hosts.
+
+use std::fs;
+use std::io::Read;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use task_host_tests::{Place, Running, eventually, misbehaviour};
+
+/// A task with outputs of its own, which takes so many seconds.
+fn task(id: i64, secs: f64) -> Value {
+    let steps = json!([{"do": "sleep", "secs": secs}, {"do": "mark", "dir": "marks"}]);
+    misbehaviour(id, &[], json!({"do": "all", "steps": steps}))
+}
+
+/// How many executions of a task were published.
+fn published(place: &Place, id: i64) -> usize {
+    let begin = format!("tests/marks/{id}-");
+    place.keys().iter().filter(|key| key.starts_with(&begin)).count()
+}
+
+/// The movement file of a task's message, while the message is in the queue.
+fn movement(place: &Place, id: i64) -> Option<PathBuf> {
+    let queue = place.path().join("queue");
+    let messages = fs::read_dir(queue.join("queue")).ok()?.flatten();
+    let ours = messages.filter(|message| {
+        let body: Option<Value> =
+            fs::read(message.path()).ok().and_then(|body| serde_json::from_slice(&body).ok());
+        body.is_some_and(|body| body["basic_info"]["id"] == id)
+    });
+    let names = ours.filter_map(|message| message.file_name().into_string().ok());
+    let mut ids = names.filter_map(|name| {
+        let (_, id) = name.strip_suffix(".json")?.split_once("--")?;
+        Some(queue.join("movement").join(id))
+    });
+    ids.next()
+}
+
+/// How many executions of a task were begun: empty lines of its message's movement file.
+fn starts(place: &Place, id: i64) -> usize {
+    let lines = movement(place, id).and_then(|path| fs::read_to_string(path).ok());
+    lines.unwrap_or_default().lines().filter(|line| line.is_empty()).count()
+}
+
+fn all_starts(place: &Place, ids: std::ops::Range<i64>) -> usize {
+    ids.map(|id| starts(place, id)).sum()
+}
+
+/// Kills a host, and lets others have what it held at once.
+fn kill(place: &Place, host: Running) {
+    host.signal(Signal::KILL);
+    host.wait();
+    place.host(&["queue", "release", "--fq", "./queue"]).good();
+}
+
+#[track_caller]
+fn none_given_up(place: &Place) {
+    assert!(place.errors().is_empty(), "{:#?}", place.errors());
+}
+
+#[test]
+fn leases_that_are_lost_are_no_attempts() {
+    let place = Place::with(&["misbehave"]);
+    place.submit(&[task(1, 3600.0)]);
+    // One failure, or two deaths of its hosts, would end the task.
+    let args = [
+        "--max-attempts",
+        "1",
+        "--lease",
+        "2s",
+        "--parallel",
+        "1",
+        "--prefetch",
+        "0",
+        "--grace",
+        "100ms",
+    ];
+    let mut holder = place.start(&args);
+    eventually("the first execution", || (starts(&place, 1) == 1).then_some(()));
+    for _ in 0..4 {
+        let before = starts(&place, 1);
+        holder.signal(Signal::STOP);
+        let other = place.start(&args);
+        eventually("another host that executes the task", || {
+            none_given_up(&place);
+            (starts(&place, 1) > before).then_some(())
+        });
+        holder.signal(Signal::CONT);
+        eventually("a host that sees what it lost", || {
+            holder.stderr().contains("the task is left to whoever has it now").then_some(())
+        });
+        holder.signal(Signal::TERM);
+        holder.wait();
+        holder = other;
+    }
+    drop(holder);
+
+    // A task that was never tried to its end has all its attempts.
+    place.push("NO_OP");
+    fs::copy(
+        place.path().join("bucket/components/NO_OP.wasm"),
+        place.path().join("bucket/components/misbehave.wasm"),
+    )
+    .unwrap();
+    place.host(&["queue", "release", "--fq", "./queue"]).good();
+    place.run_until_empty(&["--max-attempts", "1"]).good();
+    none_given_up(&place);
+}
+
+#[test]
+fn a_task_that_kills_its_hosts_is_given_up_and_its_neighbours_are_not() {
+    const POISON: i64 = 0;
+    let place = Place::with(&["misbehave"]);
+    let mut tasks = vec![task(POISON, 3600.0)];
+    tasks.extend((1..6).map(|id| task(id, 0.5)));
+    place.submit(&tasks);
+    let args = ["--parallel", "4", "--prefetch", "0", "--lease", "30s", "--max-attempts", "3"];
+    let mut deaths = 0;
+    loop {
+        let before = all_starts(&place, 1..6);
+        let mut host = place.start(&[&args[..], &["-x"]].concat());
+        let has_ended = eventually("the poison or the end of a host", || {
+            if starts(&place, POISON) > deaths {
+                return Some(false);
+            }
+            host.has_ended().then_some(true)
+        });
+        if has_ended {
+            // It gave up the poison.
+            host.wait().code(3);
+            break;
+        }
+        if deaths < 2 {
+            eventually("a neighbour that dies with it, unless all are done", || {
+                let is_begun = all_starts(&place, 1..6) > before;
+                (is_begun || place.counts().0 == 1).then_some(())
+            });
+        } else {
+            // From the second death on it runs alone: no other task begins, and none ends.
+            let before: Vec<usize> = (1..6).map(|id| starts(&place, id)).collect();
+            let objects = place.keys();
+            std::thread::sleep(Duration::from_millis(700));
+            let begun = (1..6).filter(|&id| starts(&place, id) > before[id as usize - 1]);
+            assert_eq!(Vec::from_iter(begun), [] as [i64; 0], "begun beside the poison");
+            assert_eq!(place.keys(), objects, "published beside the poison");
+        }
+        kill(&place, host);
+        deaths += 1;
+        assert!(deaths <= 6, "the poison is executed for ever");
+    }
+    let report = place.the_error();
+    assert_eq!(report["task"]["basic_info"]["id"], POISON, "{report:#}");
+    let exception = report["exception"].as_str().unwrap();
+    assert!(exception.contains("6 executions of the task did not end"), "{exception}");
+    assert_eq!(deaths, 6);
+    for id in 1..6 {
+        assert!(published(&place, id) >= 1, "task {id}");
+    }
+    assert_eq!(place.counts(), (0, 0));
+}
+
+#[test]
+fn hosts_that_are_taken_away_use_up_no_attempts() {
+    const TASKS: i64 = 4;
+    let place = Place::with(&["misbehave"]);
+    place.submit(&(0..TASKS).map(|id| task(id, 1.0)).collect::<Vec<_>>());
+    let args = ["--parallel", "4", "--max-attempts", "5", "--lease", "30s"];
+    // Fewer than ten, after which a task may be what kills its hosts; more than five.
+    let mut seen = 0;
+    for _ in 0..9 {
+        let host = place.start(&args);
+        eventually("an execution, or nothing left to execute", || {
+            let is_begun = all_starts(&place, 0..TASKS) > seen;
+            (is_begun || place.counts().0 == 0).then_some(())
+        });
+        kill(&place, host);
+        seen = all_starts(&place, 0..TASKS);
+    }
+    place.run_until_empty(&["--max-attempts", "5", "--parallel", "4"]).good();
+    none_given_up(&place);
+    for id in 0..TASKS {
+        assert!(published(&place, id) >= 1, "task {id}");
+    }
+}
+
+#[test]
+fn tasks_that_are_only_held_ahead_are_not_charged_when_their_host_is_killed() {
+    const TASKS: i64 = 5;
+    let place = Place::with(&["misbehave"]);
+    place.submit(&(0..TASKS).map(|id| task(id, 3600.0)).collect::<Vec<_>>());
+    // The second death of its hosts ends a task. All tasks are held at each of them.
+    let args = ["--parallel", "1", "--prefetch", "10", "--lease", "30s", "--max-attempts", "1"];
+    let mut kills = 0;
+    while place.errors().is_empty() {
+        let host = place.start(&args);
+        eventually("one that runs, and all others held", || {
+            let held = place.counts().1 == place.counts().0;
+            let is_over = !place.errors().is_empty();
+            let runs = all_starts(&place, 0..TASKS) == kills + 1;
+            (is_over || (held && runs)).then_some(())
+        });
+        if place.errors().is_empty() {
+            kill(&place, host);
+            kills += 1;
+        }
+        assert!(kills <= 2 * TASKS as usize, "nothing is ever given up");
+    }
+    // Whichever was given up was executed twice itself.
+    let report = place.the_error();
+    let exception = report["exception"].as_str().unwrap();
+    assert!(exception.contains("2 executions of the task did not end"), "{exception}");
+    let given_up = report["task"]["basic_info"]["id"].as_i64().unwrap();
+    let others: usize = (0..TASKS).filter(|id| *id != given_up).map(|id| starts(&place, id)).sum();
+    assert!(others <= kills - 1, "{others} executions of others, and {kills} kills");
+}
+
+/// Locks the movement file of a task that has not begun, as a host that is stopped at that moment.
+fn lock_one_that_waits(place: &Place, ids: std::ops::Range<i64>) -> Option<(i64, fs::File)> {
+    ids.rev().find_map(|id| {
+        let path = movement(place, id)?;
+        let mut file = fs::File::options().read(true).write(true).open(path).ok()?;
+        fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
+        // By this file: a process that closes another one of it loses its lock.
+        let mut text = String::new();
+        file.read_to_string(&mut text).ok()?;
+        text.lines().all(|line| !line.is_empty()).then_some((id, file))
+    })
+}
+
+#[test]
+fn a_message_that_another_process_has_locked_holds_up_no_other() {
+    let place = Place::with(&["misbehave"]);
+    let ids = 1..5;
+    place.submit(&ids.clone().map(|id| task(id, 2.0)).collect::<Vec<_>>());
+    let args = ["--parallel", "1", "--prefetch", "5", "--lease", "6s", "--max-attempts", "1"];
+    let host = place.start(&args);
+    eventually("one that runs, and all others held", || {
+        (place.counts() == (4, 4) && all_starts(&place, ids.clone()) > 0).then_some(())
+    });
+    let (waiting, lock) = eventually("a task that waits", || lock_one_that_waits(&place, 1..5));
+    // Its turn comes before its lease has run out, or after that.
+    let signs = ["the message comes back when its lease runs out", "the lease ran out before"];
+    eventually("a message that can neither be started nor kept", || {
+        let said = host.stderr();
+        signs.iter().any(|sign| said.contains(sign)).then_some(())
+    });
+    eventually("all other tasks", || {
+        let mut others = ids.clone().filter(|&id| id != waiting);
+        others.all(|id| published(&place, id) > 0).then_some(())
+    });
+    assert_eq!(published(&place, waiting), 0);
+    drop(lock);
+    eventually("the last task", || (place.counts().0 == 0).then_some(()));
+    host.signal(Signal::TERM);
+    let said = host.wait().good().stderr;
+    assert!(!said.contains("trying again until it works"), "an outage: {said}");
+    assert_eq!(published(&place, waiting), 1);
+    none_given_up(&place);
+}

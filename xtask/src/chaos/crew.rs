@@ -1,0 +1,239 @@
+//! The processes of a chaos run.
+
+use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+
+use super::place::Place;
+
+/// How long a host that was told to stop may take.
+const TO_STOP: Duration = Duration::from_secs(120);
+
+/// What happened to the hosts.
+#[derive(Default)]
+pub(super) struct Report {
+    pub(super) kills: u64,
+    pub(super) stops: u64,
+    pub(super) peak_bytes: u64,
+    /// How hosts ended that did not end as they should have.
+    pub(super) bad_ends: Vec<String>,
+}
+
+/// Hosts and a Python worker. They are killed when this is dropped.
+pub(super) struct Crew<'p> {
+    place: &'p Place,
+    lease: u64,
+    hosts: Vec<Host>,
+    python: Child,
+    /// Hosts started so far.
+    started: usize,
+    report: Report,
+}
+
+enum Host {
+    Running(Process),
+    Stopped { process: Process, until: Instant },
+    Dead { until: Instant },
+}
+
+struct Process {
+    child: Child,
+    log: String,
+}
+
+impl<'p> Crew<'p> {
+    pub(super) fn start(
+        place: &'p Place,
+        python: &Path,
+        hosts: usize,
+        lease: u64,
+    ) -> anyhow::Result<Self> {
+        let log = File::create(place.dir().join("logs/python"))?;
+        let python = Command::new(python)
+            .arg("python.py")
+            .current_dir(place.dir())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("the Python worker can't be started")?;
+        let dead = || Host::Dead { until: Instant::now() };
+        let hosts = (0..hosts).map(|_| dead()).collect();
+        let mut crew = Self { place, lease, hosts, python, started: 0, report: Report::default() };
+        crew.look()?;
+        Ok(crew)
+    }
+
+    /// Brings back those whose time has come, and looks how the others are.
+    pub(super) fn look(&mut self) -> anyhow::Result<()> {
+        let now = Instant::now();
+        for number in 0..self.hosts.len() {
+            match &mut self.hosts[number] {
+                Host::Dead { until } if *until <= now => self.start_host(number)?,
+                Host::Dead { .. } => {}
+                Host::Stopped { until, .. } if *until <= now => self.go_on(number)?,
+                Host::Stopped { .. } => {}
+                Host::Running(process) => {
+                    if let Some(peak) = peak_of(&process.child) {
+                        self.report.peak_bytes = self.report.peak_bytes.max(peak);
+                    }
+                    let ended = process.child.try_wait()?;
+                    ensure!(
+                        ended.is_none(),
+                        "a host ended by itself: {}",
+                        self.place.log(&process.log)
+                    );
+                }
+            }
+        }
+        let ended = self.python.try_wait()?;
+        ensure!(ended.is_none(), "the Python worker ended: {}", self.place.log("python"));
+        Ok(())
+    }
+
+    fn start_host(&mut self, number: usize) -> anyhow::Result<()> {
+        let log = format!("host-{}", self.started);
+        let stderr = File::create(self.place.dir().join("logs").join(&log))?;
+        let lease = format!("{}s", self.lease);
+        let child = self
+            .place
+            .command(&["run", "--fq", "./queue", "--cache-dir", "./cache"])
+            .args(["--lease", &lease, "--parallel", "2", "--progress", "never"])
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .spawn()
+            .context("a host can't be started")?;
+        self.started += 1;
+        self.hosts[number] = Host::Running(Process { child, log });
+        Ok(())
+    }
+
+    /// The numbers of the hosts that run.
+    pub(super) fn running(&self) -> Vec<usize> {
+        let is_running = |number: &usize| matches!(self.hosts[*number], Host::Running(_));
+        (0..self.hosts.len()).filter(is_running).collect()
+    }
+
+    /// Kills a host that runs. Another one takes its place after a while.
+    pub(super) fn kill(&mut self, number: usize, pause: Duration) {
+        let host = &mut self.hosts[number];
+        if let Host::Running(process) = host {
+            let child = &mut process.child;
+            if let Some(peak) = peak_of(child) {
+                self.report.peak_bytes = self.report.peak_bytes.max(peak);
+            }
+            // It may have ended a moment ago.
+            let _ = child.kill();
+            let _ = child.wait();
+            self.report.kills += 1;
+            *host = Host::Dead { until: Instant::now() + pause };
+        }
+    }
+
+    /// Stops a host, as a machine that is suspended, for that long.
+    pub(super) fn stop(&mut self, number: usize, time: Duration) -> anyhow::Result<()> {
+        let dead = Host::Dead { until: Instant::now() };
+        self.hosts[number] = match std::mem::replace(&mut self.hosts[number], dead) {
+            Host::Running(process) => {
+                signal(&process.child, "STOP")?;
+                self.report.stops += 1;
+                Host::Stopped { process, until: Instant::now() + time }
+            }
+            other => other,
+        };
+        Ok(())
+    }
+
+    fn go_on(&mut self, number: usize) -> anyhow::Result<()> {
+        let dead = Host::Dead { until: Instant::now() };
+        self.hosts[number] = match std::mem::replace(&mut self.hosts[number], dead) {
+            Host::Stopped { process, .. } => {
+                signal(&process.child, "CONT")?;
+                Host::Running(process)
+            }
+            other => other,
+        };
+        Ok(())
+    }
+
+    /// From now on all hosts run.
+    pub(super) fn mend(&mut self) -> anyhow::Result<()> {
+        for number in 0..self.hosts.len() {
+            match self.hosts[number] {
+                Host::Running(_) => {}
+                Host::Stopped { .. } => self.go_on(number)?,
+                Host::Dead { .. } => self.start_host(number)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells all to stop, and waits until they have.
+    pub(super) fn end(mut self) -> anyhow::Result<Report> {
+        self.look()?;
+        fs::write(self.place.dir().join("stop"), "")?;
+        let mut report = std::mem::take(&mut self.report);
+        for host in &self.hosts {
+            if let Host::Running(process) = host {
+                signal(&process.child, "TERM")?;
+            }
+        }
+        for host in &mut self.hosts {
+            let Host::Running(process) = host else { continue };
+            let status = wait(&mut process.child).context("a host that was told to stop")?;
+            // One that had only just started does not listen to signals yet.
+            if !status.success() && status.signal() != Some(15) {
+                report.bad_ends.push(format!("a host that was told to stop ended: {status}"));
+            }
+        }
+        wait(&mut self.python).context("the Python worker")?;
+        Ok(report)
+    }
+}
+
+impl Drop for Crew<'_> {
+    fn drop(&mut self) {
+        let hosts = self.hosts.iter_mut().filter_map(|host| match host {
+            Host::Running(process) | Host::Stopped { process, .. } => Some(&mut process.child),
+            Host::Dead { .. } => None,
+        });
+        for child in hosts.chain([&mut self.python]) {
+            // It may have ended already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn wait(child: &mut Child) -> anyhow::Result<std::process::ExitStatus> {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        ensure!(start.elapsed() < TO_STOP, "it did not end in {} s", TO_STOP.as_secs());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The shell's own `kill`: there is one wherever there is a shell.
+fn signal(child: &Child, name: &str) -> anyhow::Result<()> {
+    let script = format!("kill -{name} {}", child.id());
+    let status = Command::new("sh").args(["-c", &script]).stderr(Stdio::null()).status()?;
+    // A host that has ended by itself is found by the next look.
+    if !status.success() {
+        eprintln!("`{script}` failed");
+    }
+    Ok(())
+}
+
+/// The most memory that a process has had, in bytes.
+fn peak_of(child: &Child) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(kib.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
+}
