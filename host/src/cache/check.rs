@@ -43,7 +43,7 @@ pub struct Checked {
 pub fn check(dir: &Path, mut progress: impl FnMut(&Checked)) -> Result<Checked, CacheError> {
     let failed = |error: io::Error| CacheError::local(dir, "listing its blobs", error);
     let mut checked = Checked::default();
-    let blobs = open_dir(CWD, &dir.join("blobs")).map_err(|error| failed(error.into()))?;
+    let blobs = open_dir(CWD, dir.join("blobs")).map_err(|error| failed(error.into()))?;
     for digest in list(&blobs).map_err(|error| failed(error.into()))? {
         match look(&blobs, &digest) {
             Ok(None) => continue,

@@ -246,7 +246,7 @@ pub(crate) async fn an_extended_lease_outlives_its_first_term(q: Subject) {
 
 pub(crate) async fn a_receipt_is_of_no_use_once_it_was_replaced(q: Subject) {
     send(&q.ours, &["1"]).await;
-    let first = lease_one(&q.ours, LONG).await;
+    let first = lease_one(&q.ours, MEDIUM).await;
     let second = q.ours.extend(&first.receipt, LONG).await.unwrap();
     check_lost(&q.ours, &first.receipt).await;
     // Again for the same time: a queue whose clock is coarse has nothing to change.
