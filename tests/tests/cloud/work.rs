@@ -194,8 +194,11 @@ fn objects_that_are_stored_compressed() {
         cloud.put("data/0_input/plain", content);
         cloud.put_with("data/0_input/packed", &[("Content-Encoding", "gzip")], stored);
         let inputs = ["0_input/plain", "0_input/packed"].map(str::to_owned);
-        let tasks: Vec<_> =
-            inputs.iter().zip(0..).map(|(input, id)| task(id, &[input.clone()])).collect();
+        let tasks: Vec<_> = inputs
+            .iter()
+            .zip(0..)
+            .map(|(input, id)| task(id, std::slice::from_ref(input)))
+            .collect();
         let outputs = |args: &[&str]| {
             cloud.submit(&tasks);
             cloud
