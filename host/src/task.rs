@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, SemaphorePermit};
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -76,6 +76,9 @@ pub enum Failure {
     /// It failed because of a service that no task could work with now.
     #[error("{0}")]
     Outage(String),
+    /// Its directories were removed before its outputs were published.
+    #[error("the work directory was removed while the task used it")]
+    Homeless,
     /// The host is stopping and the task had not begun.
     #[error("the host is stopping")]
     Draining,
@@ -96,6 +99,18 @@ struct Attempt {
     log: Log,
     /// A file call of the guest failed, perhaps because of the host's disk.
     io_failed: bool,
+    /// The task's directories were removed while it used them.
+    is_homeless: bool,
+}
+
+/// What a task needs to run.
+struct Prepared<'w> {
+    workspace: Workspace,
+    component: Ready,
+    /// Some until others may run.
+    slots: Option<SemaphorePermit<'w>>,
+    /// No other task runs or publishes meanwhile.
+    alone: bool,
 }
 
 /// Takes a leased message to its end. The permit is given back as soon as the task needs no
@@ -117,6 +132,7 @@ pub async fn run(worker: Arc<Worker>, mut lease: Lease, permit: OwnedSemaphorePe
             component: None,
             log: Log::default(),
             io_failed: false,
+            is_homeless: false,
         };
         let mut end = match worker.ended.recall(&lease.message().id) {
             // Its message came again because it could not be deleted.
@@ -125,7 +141,10 @@ pub async fn run(worker: Arc<Worker>, mut lease: Lease, permit: OwnedSemaphorePe
         };
         if let Err(failure) = end {
             let (task, io_failed) = (attempt.task.as_deref(), attempt.io_failed);
-            end = Err(worker.diagnose(failure, task, since, io_failed).await);
+            end = Err(match attempt.is_homeless {
+                true => worker.find_home(failure),
+                false => worker.diagnose(failure, task, since, io_failed).await,
+            });
         }
         let verdict = match &end {
             Ok(_) => Verdict::Done,
@@ -164,7 +183,7 @@ impl Attempt {
         // Nothing has begun that could not be begun elsewhere: a drain ends it at once, and so
         // does an outage, unless this task is to try whether that is over.
         let lost = lease.lost().clone();
-        let (workspace, component, slot) = tokio::select! {
+        let mut prepared = tokio::select! {
             ready = self.get_ready(worker, &task, alone) => ready?,
             () = lost.cancelled() => return Err(Failure::LeaseLost),
             () = worker.draining.cancelled() => return Err(Failure::Draining),
@@ -176,8 +195,33 @@ impl Attempt {
             }
         };
 
+        let ended = self.run_and_publish(worker, lease, &task, &mut prepared, permit).await;
+        // Whatever it ended with: without its directories it can have left nothing.
+        if prepared.workspace.was_removed(ended.is_err()) {
+            self.is_homeless = true;
+            return Err(ended.err().unwrap_or(Failure::Homeless));
+        }
+        prepared.workspace.recycle();
+        ended
+    }
+
+    /// Everything under a recorded start.
+    async fn run_and_publish(
+        &mut self,
+        worker: &Worker,
+        lease: &mut Lease,
+        task: &Arc<Task>,
+        prepared: &mut Prepared<'_>,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Published, Failure> {
+        let lost = lease.lost().clone();
+        let Prepared { workspace, component, slots, alone } = prepared;
         lease.start().await.map_err(Failure::Start)?;
-        let execution = self.execute(worker, lease, &task, &workspace, &component).await;
+        let execution = self.execute(worker, lease, task, workspace, component).await;
+        if !*alone {
+            // A task that may kill its host keeps others out until its outputs are published.
+            *slots = None;
+        }
         self.io_failed = execution.io_failed;
         self.log = execution.log;
         let listed = match execution.result {
@@ -185,20 +229,16 @@ impl Attempt {
             result => result?,
         };
 
-        // A task that may kill its host keeps others out until its outputs are published.
-        let slot = Some(slot).filter(|_| alone);
         let _publishing = worker.publishing.acquire().await;
         drop(permit);
-        check_listed(&workspace, &listed)?;
+        check_listed(workspace, &listed)?;
         lease.confirm().await.map_err(|_| Failure::LeaseLost)?;
         let published = tokio::select! {
-            published = self.publish(worker, lease, &task, &workspace) => published?,
+            published = self.publish(worker, lease, task, workspace) => published?,
             () = lost.cancelled() => return Err(Failure::LeaseLost),
             () = worker.killed.cancelled() => return Err(RunError::Cancelled.into()),
         };
-        drop(slot);
         worker.stats.bytes_out.fetch_add(published.bytes, Relaxed);
-        workspace.recycle();
         self.steps.done(Step::Publish);
         Ok(published)
     }
@@ -250,7 +290,7 @@ impl Attempt {
         worker: &'w Worker,
         task: &Task,
         alone: bool,
-    ) -> Result<(Workspace, Ready, tokio::sync::SemaphorePermit<'w>), Failure> {
+    ) -> Result<Prepared<'w>, Failure> {
         let workspace = worker.workspace()?;
         let (fetched, _ahead) =
             worker.inputs.bring(&task.base_directory, &task.inputs, &workspace).await?;
@@ -268,15 +308,15 @@ impl Attempt {
         self.steps.done(Step::Resolve);
 
         // The semaphore is never closed.
-        let slots = if alone { worker.parallel() } else { 1 };
-        let slot = worker.slots.acquire_many(slots).await.map_err(|_| Failure::Draining)?;
+        let needed = if alone { worker.parallel() } else { 1 };
+        let slots = worker.slots.acquire_many(needed).await.map_err(|_| Failure::Draining)?;
         if alone {
             // Those that ran before may still be publishing.
             let most = worker.most_publishing();
             drop(worker.publishing.acquire_many(most).await.map_err(|_| Failure::Draining)?);
         }
         self.steps.done(Step::Wait);
-        Ok((workspace, component, slot))
+        Ok(Prepared { workspace, component, slots: Some(slots), alone })
     }
 
     async fn execute(

@@ -127,7 +127,7 @@ pub fn judge(failure: &Failure, attempt: u32, policy: &Policy) -> Verdict {
 fn further(failure: &Failure) -> Further {
     use Further::{May, MayFree, Never, NotOurs};
     match failure {
-        Failure::Draining | Failure::Outage(_) => MayFree,
+        Failure::Draining | Failure::Outage(_) | Failure::Homeless => MayFree,
         Failure::LeaseLost => NotOurs,
         Failure::Decode(_) | Failure::Deaths { .. } | Failure::Unaccounted { .. } => Never,
 
@@ -256,6 +256,7 @@ mod tests {
         check(&host, "give back for later", "give back for later");
         let outage = Failure::Outage("the bucket does not answer".into());
         check(&outage, "give back for later", "give back for later");
+        check(&Failure::Homeless, "give back for later", "give back for later");
         check(&Failure::LeaseLost, "abandon", "abandon");
         let late = PublishError::LeaseOver { output: "o".into() };
         check(&Failure::Publish(late), "abandon", "abandon");

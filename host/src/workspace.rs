@@ -113,11 +113,7 @@ impl Workspaces {
 
     /// False when the directory of this process was removed, or its path leads elsewhere.
     pub fn is_there(&self) -> bool {
-        let home = &self.pool.home;
-        let ours = rustix::fs::fstat(home.dir());
-        let found = rustix::fs::stat(home.path());
-        matches!((ours, found), (Ok(ours), Ok(found))
-            if (ours.st_dev, ours.st_ino) == (found.st_dev, found.st_ino))
+        self.pool.is_there()
     }
 
     /// The directory of this process, open.
@@ -161,6 +157,13 @@ impl Workspaces {
 }
 
 impl Pool {
+    fn is_there(&self) -> bool {
+        let ours = fstat(self.home.dir());
+        let found = rustix::fs::stat(self.home.path());
+        matches!((ours, found), (Ok(ours), Ok(found))
+            if (ours.st_dev, ours.st_ino) == (found.st_dev, found.st_ino))
+    }
+
     fn make(&self) -> Result<Slot, WorkspaceError> {
         // ext4 picks the block group by the name.
         let name = uuid::Uuid::new_v4();
@@ -203,6 +206,13 @@ impl Workspace {
             outputs: self.outputs.try_clone()?,
             spares: self.spares().clone(),
         })
+    }
+
+    /// True when its directories were removed. `thoroughly`: also when they still are there,
+    /// but not at the place where guests are kept to.
+    pub fn was_removed(&self, thoroughly: bool) -> bool {
+        let gone = |dir: &OwnedFd| fstat(dir).is_ok_and(|stat| stat.st_nlink == 0);
+        gone(&self.slot.outputs) || (thoroughly && !self.pool.is_there())
     }
 
     /// Where [`Workspace::inputs`] is.

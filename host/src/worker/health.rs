@@ -364,6 +364,21 @@ impl Worker {
         true
     }
 
+    /// The end of a task whose directories were removed while it used them. Sees to it that
+    /// the next has some.
+    pub(crate) fn find_home(&self, failure: Failure) -> Failure {
+        if !self.has_work()
+            && let Err(problem) = self.make_work_again()
+        {
+            self.begin_work_outage(&problem);
+        }
+        match failure {
+            // Those are the ends of no execution.
+            Failure::LeaseLost | Failure::Draining | Failure::Run(RunError::Cancelled) => failure,
+            _ => Failure::Homeless,
+        }
+    }
+
     /// Whether the work directory, which all tasks use, does not work. One that was removed is
     /// made again.
     async fn is_work_out(&self) -> bool {
