@@ -16,6 +16,7 @@ pub mod address;
 mod clock;
 #[cfg(test)]
 pub(crate) mod conformance;
+mod elsewhere;
 pub mod file;
 pub mod memory;
 pub mod pubsub;
@@ -321,6 +322,30 @@ pub async fn open(url: &str, access: &Access) -> Result<Arc<dyn Queue>, QueueErr
         Address::Sqs(sqs) => Ok(Arc::new(sqs::SqsQueue::open(&sqs, access).await?)),
         Address::PubSub(at) => Ok(Arc::new(pubsub::PubSubQueue::open(url, &at, access).await?)),
     }
+}
+
+/// Opens a queue as [`open`] does. The connections of a service are opened and driven on
+/// `runtime`, which should be one that file calls can't block.
+///
+/// # Errors
+/// As [`open`].
+pub async fn open_on(
+    runtime: &tokio::runtime::Handle,
+    url: &str,
+    access: &Access,
+) -> Result<Arc<dyn Queue>, QueueError> {
+    if let Address::File { .. } = Address::parse(url)? {
+        return open(url, access).await;
+    }
+    let (url, access) = (url.to_owned(), access.clone());
+    let shown = url.clone();
+    let opened = runtime.spawn(async move { open(&url, &access).await }).await;
+    let queue = opened.map_err(|stopped| QueueError::Unavailable {
+        queue: shown,
+        doing: "opening it".to_owned(),
+        source: Box::new(stopped),
+    })??;
+    Ok(Arc::new(elsewhere::Elsewhere::new(queue, runtime.clone())))
 }
 
 /// Opens a queue, which must exist, to look into it and to set it right.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -131,17 +132,19 @@ pub enum Stopped {
 }
 
 impl Worker {
-    /// Opens everything that `config` names.
+    /// Opens everything that `config` names. Connections to queues of services are driven on
+    /// `services`, a runtime that file calls of tasks can't block.
     ///
     /// # Errors
     /// Names what could not be opened.
-    pub async fn open(config: Config) -> Result<Self, OpenError> {
+    pub async fn open(config: Config, services: &Handle) -> Result<Self, OpenError> {
         // The buckets first: who named a bad one is not to find queues made for nothing.
         let (bucket, inputs) = open_buckets(&config).await?;
-        let queue = queue::open(&config.queue, &config.queue_access).await?;
-        let error_queue = queue::open(&config.error_queue, &config.queue_access).await?;
+        let access = &config.queue_access;
+        let queue = queue::open_on(services, &config.queue, access).await?;
+        let error_queue = queue::open_on(services, &config.error_queue, access).await?;
         let done_queue = match &config.done_queue {
-            Some(url) => Some(queue::open(url, &config.queue_access).await?),
+            Some(url) => Some(queue::open_on(services, url, access).await?),
             None => None,
         };
         let cache = Cache::open(CacheOptions {
@@ -255,7 +258,7 @@ impl Worker {
         self: Arc<Self>,
         drain: CancellationToken,
         kill: CancellationToken,
-        renewals: &tokio::runtime::Handle,
+        renewals: &Handle,
     ) -> Stopped {
         let tasks = TaskTracker::new();
         let outages = self.outages.clone();

@@ -77,7 +77,7 @@ impl Run {
                 // One that was named has to be there: an empty one would be no help.
                 make_bucket(&config.bucket)?;
             }
-            let worker = Arc::new(Worker::open(config).await.map_err(open_error)?);
+            let worker = Arc::new(Worker::open(config, &side.control).await.map_err(open_error)?);
             announce(&screen, &worker, &missing);
             let config = worker.config().clone();
             // The queue may be slow to say how it is set up: nothing waits for that.
@@ -173,7 +173,7 @@ async fn work(
 
 /// Runtimes beside the one that works on tasks.
 struct Side {
-    /// Signals, and answers to whoever asks how the host is.
+    /// Signals, answers to whoever asks how the host is, and connections to queues of services.
     control: Handle,
     /// The renewal of leases.
     renewals: Handle,
