@@ -6,6 +6,7 @@ mod faults;
 mod finished;
 mod python;
 mod requests;
+mod sick_calls;
 mod sick_s3;
 mod tools;
 mod work;
