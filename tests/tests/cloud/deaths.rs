@@ -5,32 +5,29 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use task_host_tests::{Cloud, Running, eventually, http, server};
 
-/// Tasks that are held while the first one runs.
+/// Tasks that are held while another one runs.
 const HELD: u64 = 8;
 
-/// A task that writes one object.
-fn short(id: u64) -> Value {
-    json!({
-        "basic_info": {"id": id, "name": "misbehave", "base_directory": format!("done-{id}")},
-        "payload_info": {"do": "output", "key": "here", "text": "x"},
-    })
-}
-
-/// A long task, and short ones that wait for it.
+/// Tasks that take for ever, until another guest has their name. Which of them runs first is the
+/// queue's affair.
 fn submit(cloud: &Cloud) {
-    cloud.push("misbehave");
-    push_long(cloud, "misbehave");
-    let long = json!({
-        "basic_info": {"id": 999, "name": "long", "base_directory": "done-long"},
-        "payload_info": {"do": "sleep", "secs": 3600},
-    });
-    let tasks = std::iter::once(long).chain((0..HELD).map(short));
-    cloud.submit(&tasks.collect::<Vec<_>>());
+    push(cloud, "misbehave");
+    let task = |id: u64| {
+        cloud.put(&format!("done-{id}/0_input/x.dat"), b"x");
+        json!({
+            "basic_info": {
+                "id": id, "name": "long", "base_directory": format!("done-{id}"),
+                "inputs": ["0_input/x.dat"],
+            },
+            "payload_info": {"do": "sleep", "secs": 3600},
+        })
+    };
+    cloud.submit(&(0..=HELD).map(task).collect::<Vec<_>>());
     cloud.host(&["submit", "--queue", &cloud.errors(), "/dev/null"]).good();
 }
 
-/// Has long tasks do what that guest does.
-fn push_long(cloud: &Cloud, guest: &str) {
+/// Has tasks do what that guest does.
+fn push(cloud: &Cloud, guest: &str) {
     let guest = task_host_tests::guest(guest);
     let guest = guest.to_str().expect("a path that is text");
     cloud.host(&["component", "push", guest, "--name", "long"]).good();
@@ -51,10 +48,11 @@ fn holding(cloud: &Cloud, lease: &str) -> Running {
 
 /// Has a host do all tasks, and sees that none was given up.
 fn finish(cloud: &Cloud) {
-    push_long(cloud, "NO_OP");
+    // It copies inputs.
+    push(cloud, "NO_OP");
     let host = cloud.start(&["run", "--parallel", "2", "--lease", "5s"]);
-    let is_done = |id: u64| cloud.object(&format!("done-{id}/here")).is_some();
-    eventually("all tasks", || (0..HELD).all(is_done).then_some(()));
+    let is_done = |id: u64| cloud.object(&format!("done-{id}/0_output/x.dat")).is_some();
+    eventually("all tasks", || (0..=HELD).all(is_done).then_some(()));
     eventually("an empty queue", || (cloud.status(&cloud.queue)["enqueued"] == 0).then_some(()));
     host.signal(Signal::TERM);
     let said = host.wait().good().stderr;
