@@ -16,9 +16,13 @@ use crate::lease::{Lease, Settlement, Unsettled};
 use crate::publish::Published;
 use crate::queue::{Queue, QueueError, Release};
 use crate::report::{self, DoneReport, ErrorReport};
+use crate::shortage;
 use crate::stats::Step;
 use crate::verdict::{self, Verdict};
 use crate::worker::Worker;
+
+/// How long to wait for a message that another process has locked.
+const LOCKED: Duration = Duration::from_millis(500);
 
 impl Attempt {
     /// Tells the queues what became of the task.
@@ -119,7 +123,7 @@ impl Attempt {
             }
             (_, Err(error)) => {
                 stats.returned.fetch_add(1, Relaxed);
-                if crate::shortage::is_locked(&error) {
+                if shortage::is_locked(&error) {
                     tracing::warn!("{error}");
                 } else {
                     worker.outages.begins(&worker.settling(), &error);
@@ -299,7 +303,11 @@ async fn settle(
             (Some(back), Settlement::Release(..)) if !worker.draining.is_cancelled() => back,
             _ => return Err(error),
         };
-        let wait = worker.outages.begins(&worker.settling(), &error);
+        // Another process has this one message: that says nothing of the others.
+        let wait = match shortage::is_locked(&error) {
+            true => LOCKED,
+            false => worker.outages.begins(&worker.settling(), &error),
+        };
         if !worker.wait_with(&lease, wait).await {
             return Err(error);
         }
