@@ -113,6 +113,15 @@ impl Account {
             Err(Refused::Stop)
         }
     }
+
+    /// Takes back a charge for what was not made.
+    fn refund(&self, amount: u64) {
+        self.used.store(self.used.load(Relaxed).saturating_sub(amount), Relaxed);
+    }
+
+    fn is_used_up(&self) -> bool {
+        self.used.load(Relaxed) >= self.limit
+    }
 }
 
 /// What to answer a guest that is over its quota.
@@ -291,6 +300,21 @@ impl GuestFiles<'_> {
         }
     }
 
+    /// Makes a directory that is charged for.
+    async fn make_directory_at(&mut self, fd: Fd, path: String) -> FsResult<()> {
+        // One name, in a directory that may be written: no way to resolve, nothing to escape by.
+        if !path.is_empty()
+            && !path.contains('/')
+            && path != "."
+            && path != ".."
+            && let Descriptor::Dir(dir) = self.stock.table.get(&fd)?
+            && !dir.perms.write_not_permitted()
+        {
+            return Ok(self.preopens.spares.make_at(&*dir.dir, &path).map_err(io::Error::from)?);
+        }
+        types::HostDescriptor::create_directory_at(&mut self.stock, fd, path).await
+    }
+
     fn readable(&self, fd: &Fd) -> FsResult<&Arc<File>> {
         match self.stock.table.get(fd)? {
             Descriptor::Dir(_) => Err(ErrorCode::IsDirectory.into()),
@@ -386,23 +410,25 @@ impl types::HostDescriptor for GuestFiles<'_> {
                 }
             }
             self.quota.files.charge(1)?;
+            let made = self.stock.open_at(fd, path_flags, path, open_flags, flags).await;
+            return made.inspect_err(|_| self.quota.files.refund(1));
         }
         self.stock.open_at(fd, path_flags, path, open_flags, flags).await
     }
 
     async fn create_directory_at(&mut self, fd: Fd, path: String) -> FsResult<()> {
-        self.quota.files.charge(1)?;
-        // One name, in a directory that may be written: no way to resolve, nothing to escape by.
-        if !path.is_empty()
-            && !path.contains('/')
-            && path != "."
-            && path != ".."
-            && let Descriptor::Dir(dir) = self.stock.table.get(&fd)?
-            && !dir.perms.write_not_permitted()
-        {
-            return Ok(self.preopens.spares.make_at(&*dir.dir, &path).map_err(io::Error::from)?);
+        // Libraries make the directories of each file that they write. One that is there
+        // already costs nothing, and is no reason to be stopped.
+        if self.quota.files.is_used_up() {
+            let there = Resource::<Descriptor>::new_borrow(fd.rep());
+            let none = types::PathFlags::empty();
+            if self.stock.stat_at(there, none, path.clone()).await.is_ok() {
+                return Err(ErrorCode::Exist.into());
+            }
         }
-        self.stock.create_directory_at(fd, path).await
+        self.quota.files.charge(1)?;
+        let made = self.make_directory_at(fd, path).await;
+        made.inspect_err(|_| self.quota.files.refund(1))
     }
 
     async fn link_at(
@@ -414,12 +440,14 @@ impl types::HostDescriptor for GuestFiles<'_> {
         new: String,
     ) -> FsResult<()> {
         self.quota.files.charge(1)?;
-        self.stock.link_at(fd, flags, old, new_fd, new).await
+        let made = self.stock.link_at(fd, flags, old, new_fd, new).await;
+        made.inspect_err(|_| self.quota.files.refund(1))
     }
 
     async fn symlink_at(&mut self, fd: Fd, target: String, path: String) -> FsResult<()> {
         self.quota.files.charge(1)?;
-        self.stock.symlink_at(fd, target, path).await
+        let made = self.stock.symlink_at(fd, target, path).await;
+        made.inspect_err(|_| self.quota.files.refund(1))
     }
 
     // Whether and when bytes reach the disk is the host's business: publishing decides.

@@ -113,3 +113,17 @@ fn the_log_has_a_bound_and_its_end_is_in_the_report() {
     assert!(log.contains("the last words"), "the end of the log is missing: {log:?}");
     assert!(log.len() <= 64 << 10, "the log has {} bytes", log.len());
 }
+
+#[test]
+fn directories_that_are_there_already_are_not_charged() {
+    let place = Place::with(&["misbehave"]);
+    // The SDK makes the directory of each output that it writes.
+    let steps: Vec<Value> = (0..10)
+        .map(|n| json!({"do": "output", "key": format!("a/{n}.txt"), "text": "x"}))
+        .collect();
+    place.submit_misbehaviour(json!({"do": "all", "steps": steps}));
+    place.run_until_empty(&["--max-output-files", "11"]).good();
+    assert!(place.object("tests/a/9.txt").is_some());
+    let expected = "the guest ran into its limit of 10 output files";
+    check(json!({"do": "all", "steps": steps}), &["--max-output-files", "10"], expected);
+}
