@@ -32,7 +32,8 @@ impl Ahead {
         self.kibibytes.try_acquire_many(self.permits(bytes)).ok()
     }
 
-    /// A permit for at least so many bytes, instead of one that was taken before they came.
+    /// A permit for at least `bytes`, in the place of one that was taken before the size was
+    /// known.
     pub async fn grown<'a>(
         &'a self,
         permit: SemaphorePermit<'a>,
@@ -41,7 +42,7 @@ impl Ahead {
         if permit.num_permits() >= self.permits(bytes) as usize {
             return permit;
         }
-        // Who waits for more than it has would wait for itself.
+        // A task that waits for more while it holds a permit would wait for itself.
         drop(permit);
         self.take(bytes).await
     }

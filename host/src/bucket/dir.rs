@@ -524,7 +524,7 @@ fn open_parent(root: &Root, key: &BucketKey) -> Result<OwnedFd, Errno> {
     }
 }
 
-/// Sees whether there is room for so many bytes.
+/// Checks whether there is room for that many bytes.
 fn make_room(file: &File, bytes: u64) -> io::Result<()> {
     if bytes == 0 {
         return Ok(());
