@@ -389,9 +389,11 @@ impl Lease {
         let Ok(mut receipt) = locked else { return Err(self.is_lost()) };
         let Some(current) = receipt.as_ref() else { return Err(self.is_lost()) };
         let settled = self.shared.settle(current, settlement).await;
-        if !matches!(settled, Err(QueueError::Unavailable { .. })) {
+        match settled {
+            Err(QueueError::Unavailable { .. }) => {}
+            Err(QueueError::LeaseLost { .. }) => self.held.lose(&mut receipt),
             // The heartbeat is done with this lease.
-            *receipt = None;
+            _ => *receipt = None,
         }
         settled
     }
@@ -403,7 +405,11 @@ impl Lease {
     /// queue can't be asked, the lease comes back with the error: it is still renewed, and can
     /// be settled later.
     pub async fn settle(self, settlement: &Settlement<'_>) -> Result<(), Unsettled> {
-        self.try_settle(settlement).await.map_err(|error| {
+        let settled = self.try_settle(settlement).await;
+        if let Err(QueueError::LeaseLost { .. }) = settled {
+            self.disown().await;
+        }
+        settled.map_err(|error| {
             let is_ours = matches!(error, QueueError::Unavailable { .. }) && self.is_ours();
             Unsettled { error, lease: is_ours.then_some(self) }
         })
@@ -481,6 +487,22 @@ mod tests {
         queue.release(&receipt, Duration::ZERO, Release::Uncounted).await.unwrap();
         lease.held.term.lock().unwrap().said -= RECENT;
         assert!(matches!(lease.confirm().await, Err(QueueError::LeaseLost { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_turns_out_to_be_lost_when_it_is_settled_leaves_no_death() {
+        let (queue, _leases, mut lease) = leased().await;
+        lease.start().await.unwrap();
+        // It is not renewed, and somebody else takes the message.
+        let busy = lease.held.receipt.lock().await;
+        let theirs = queue.lease(1, HOLD, HOLD * 10).await.unwrap().remove(0);
+        drop(busy);
+        let release = Settlement::Release(Duration::ZERO, Release::Failed("x"));
+        let settled = settle(lease, release).await;
+        assert!(matches!(settled, Err(QueueError::LeaseLost { .. })), "{settled:?}");
+        queue.release(&theirs.receipt, Duration::ZERO, Release::Uncounted).await.unwrap();
+        let next = queue.lease(1, HOLD, Duration::ZERO).await.unwrap().remove(0);
+        assert_eq!((next.attempts, next.deaths), (0, 0));
     }
 
     #[tokio::test]

@@ -404,8 +404,8 @@ impl DirBucket {
                 })
                 .await?
             };
-            // Not on the thread that copies: who gives up the put while it is copied must not
-            // find it put later.
+            // Not on the thread that copies: a put that was given up during the copy must not
+            // become visible later.
             let put = self.in_root("writing", &key, |root| {
                 match rename_in(root, copied.tmp.dir(), OsStr::new(&copied.name), &key) {
                     Err(Errno::XDEV) if !elsewhere => Ok(None),

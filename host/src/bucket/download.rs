@@ -54,7 +54,7 @@ impl fmt::Debug for Coming {
 
 /// Why a part did not come.
 enum Stop {
-    /// The object is another now, or there is no telling whether it is.
+    /// The object was replaced, or it can't be known whether it was.
     Changed,
     /// The store can't give a part of it.
     NoRanges,
@@ -189,7 +189,7 @@ impl Parts<'_> {
     }
 
     /// Takes a body whose length nobody knows. One that breaks off can't be resumed: without
-    /// its length, there is no telling what the rest of it is.
+    /// its length, nobody knows what the rest is.
     async fn take_to_the_end(&self, body: Body) -> Result<u64, Stop> {
         let mut size = 0;
         match self.pump(body, &mut size, None).await? {

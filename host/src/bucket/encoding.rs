@@ -10,7 +10,7 @@ use flate2::write::{GzEncoder, MultiGzDecoder};
 
 use super::sums::{Running, Sums};
 
-/// The longest name of an encoding that is told to people.
+/// The longest name of an encoding that an error shows, in bytes.
 const SHOWN: usize = 40;
 
 /// How the content of an object is stored.
@@ -54,7 +54,7 @@ pub(super) struct Gunzip {
     decoder: MultiGzDecoder<Bounded>,
     sum: Option<Running>,
     stored: u64,
-    /// Why they are not gzip. The rest is summed all the same: it may have changed on its way.
+    /// Why they are not gzip. The checksum still covers the rest: it may have changed on its way.
     wrong: Option<String>,
 }
 

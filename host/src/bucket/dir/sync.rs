@@ -1,8 +1,8 @@
 //! Forcing to the disk what was put, for many who wait at once.
 //!
 //! One `syncfs` writes whatever its file system has not written yet, so those who wait for one
-//! share it. Who comes while one runs shares the next: that one covers all that was put before
-//! it began.
+//! share it. A caller that comes while one runs shares the next: that one covers all that was
+//! put before it began.
 
 use std::collections::HashMap;
 use std::io;
