@@ -55,13 +55,16 @@ impl Scratch {
     /// Removes what dead processes left below `parent`, and makes a directory there.
     pub(crate) fn claim(parent: &Path) -> io::Result<Self> {
         make_parent(parent)?;
-        sweep(parent, &mut |_| Ok(()))?;
+        sweep(parent)?;
         Self::make(parent)
     }
 
-    /// As [`Scratch::claim`]; and the last one to go takes the parent along.
+    /// As [`Scratch::claim`]; and the last one to go takes the parent along, which must not be a
+    /// link.
     pub(crate) fn claim_and_tidy(parent: &Path) -> io::Result<Self> {
-        let mut scratch = Self::claim(parent)?;
+        make_parent(parent)?;
+        sweep_in(&open_dir(CWD, parent)?, parent, &mut |_| Ok(()))?;
+        let mut scratch = Self::make(parent)?;
         scratch.remove_parent = true;
         Ok(scratch)
     }
@@ -70,7 +73,12 @@ impl Scratch {
     pub(crate) fn make(parent: &Path) -> io::Result<Self> {
         loop {
             make_parent(parent)?;
-            let _parent_lock = match lock_parent(parent) {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let dir = match openat(CWD, parent, flags, Mode::empty()) {
+                Err(Errno::NOENT) => continue,
+                dir => dir?,
+            };
+            let _parent_lock = match lock_parent(&dir) {
                 Ok(Some(lock)) => Some(lock),
                 // The last user of the parent has just removed it.
                 Ok(None) => continue,
@@ -143,6 +151,13 @@ impl Scratch {
         rustix::fs::fstat(&self.dir).is_ok_and(|stat| stat.st_nlink > 0)
     }
 
+    fn remove(&self) -> io::Result<()> {
+        let name = self.path.file_name().unwrap_or_default();
+        let name = std::ffi::CString::new(name.as_bytes())?;
+        let parent = openat(&self.dir, c"..", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        remove_process_dir(&parent, &name, &open_dir(&self.dir, c".")?)
+    }
+
     /// Leaves the directory to the next sweep.
     pub(crate) fn stay(&mut self) {
         self.stays = true;
@@ -155,7 +170,7 @@ impl Drop for Scratch {
             return;
         }
         // What can't be removed now is swept by the next process.
-        let _ = remove_process_dir(&self.path);
+        let _ = self.remove();
         if self.remove_parent {
             remove_unused_parent(&self.parent);
         }
@@ -178,40 +193,59 @@ fn pace(dir: &OwnedFd) -> Duration {
 }
 
 /// Removes what dead processes left below `parent`.
-pub(crate) fn sweep(parent: &Path, settle: Settle<'_>) -> io::Result<()> {
+fn sweep(parent: &Path) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match openat(CWD, parent, flags, Mode::empty()) {
+        Ok(dir) => sweep_in(&dir, parent, &mut |_| Ok(())),
+        Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Removes what dead processes left in a directory, whose path is `parent`. Everything in it may
+/// be of whoever can write there, so no link is followed on the way to what is removed.
+pub(crate) fn sweep_in(dir: &OwnedFd, parent: &Path, settle: Settle<'_>) -> io::Result<()> {
     let mut dead = Vec::new();
     {
-        let _parent_lock = match lock_parent(parent) {
+        let _parent_lock = match lock_parent(dir) {
             Ok(Some(lock)) => lock,
             Ok(None) => return Ok(()),
-            // Without locks the dead can't be told from the living.
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(()),
+            // Without locks the dead can't be told from the living, nor while somebody holds on
+            // to this one.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported || is_held(&error) => {
+                return Ok(());
+            }
             Err(error) => return Err(error),
         };
-        for entry in std::fs::read_dir(parent)? {
-            let path = entry?.path();
-            if !path.is_dir() {
-                continue;
-            }
-            let lock = path.join(OsStr::from_bytes(LOCK.to_bytes()));
-            match File::options().read(true).write(true).open(lock) {
+        let listed = openat(dir, c".", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        for_each(listed.as_fd(), |name, _| {
+            let process = match open_dir(dir, name) {
+                Ok(process) => process,
+                // A file, a link; or it went away.
+                Err(Errno::NOTDIR | Errno::LOOP | Errno::NOENT) => return Ok(()),
+                Err(error) => return Err(io::Error::from(error)),
+            };
+            match open_lock(&process, LOCK, OFlags::RDWR) {
                 Ok(lock) => match lock.try_lock() {
                     // Holding the lock makes it ours; it can be removed without holding up
                     // the processes that wait for the parent's lock.
-                    Ok(()) => dead.push((path, Some(lock))),
+                    Ok(()) => dead.push((name.to_owned(), process, Some(lock))),
                     Err(TryLockError::WouldBlock) => {}
                     Err(TryLockError::Error(error)) => return Err(error),
                 },
                 // A directory gets its lock under the parent's lock; one without is being
                 // removed, or the process that removed it was killed.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => dead.push((path, None)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    dead.push((name.to_owned(), process, None));
+                }
                 Err(error) => return Err(error),
             }
-        }
+            Ok(())
+        })?;
     }
-    for (path, _lock) in dead {
-        let settled = open_dir(CWD, &path).map_err(io::Error::from).and_then(|dir| settle(&dir));
-        match settled.and_then(|()| remove_process_dir(&path)) {
+    for (name, process, _lock) in dead {
+        let path = parent.join(OsStr::from_bytes(name.to_bytes()));
+        match settle(&process).and_then(|()| remove_process_dir(dir, &name, &process)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(path = %path.display(), %error, "leftovers of a dead process stay");
             }
@@ -221,9 +255,10 @@ pub(crate) fn sweep(parent: &Path, settle: Settle<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// As [`sweep`], for a parent that the last process to leave should have removed.
+/// Removes what dead processes left below a parent that the last process to leave should have
+/// removed, and that must not be a link.
 pub(crate) fn sweep_and_tidy(parent: &Path) -> io::Result<()> {
-    sweep(parent, &mut |_| Ok(()))?;
+    sweep_in(&open_dir(CWD, parent)?, parent, &mut |_| Ok(()))?;
     remove_unused_parent(parent);
     Ok(())
 }
@@ -241,22 +276,52 @@ fn make_parent(parent: &Path) -> io::Result<()> {
     }
 }
 
-/// `None` when the parent is not there, or has just been removed.
-fn lock_parent(parent: &Path) -> io::Result<Option<File>> {
-    let path = parent.join(PARENT_LOCK);
-    let options = &mut File::options();
-    let lock = match options.write(true).create(true).truncate(false).open(&path) {
+/// How long a process waits for the lock of the parent, which is never held for long.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// `None` when the parent has just been removed.
+fn lock_parent(parent: &OwnedFd) -> io::Result<Option<File>> {
+    let lock = match open_lock(parent, PARENT_LOCK, OFlags::WRONLY | OFlags::CREATE) {
         Ok(lock) => lock,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    lock.lock()?;
+    let started = Instant::now();
+    loop {
+        match lock.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) if started.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(TryLockError::WouldBlock) => {
+                let text = format!("another process holds the lock `{PARENT_LOCK}` of the place");
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, text));
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
     // While we waited it may have been unlinked with its directory.
     Ok((lock.metadata()?.nlink() > 0).then_some(lock))
 }
 
+fn is_held(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+}
+
+/// Opens a lock file, which has to be a regular file: a pipe would keep us waiting, and a link
+/// could lead to anything.
+fn open_lock(dir: &OwnedFd, name: impl rustix::path::Arg, flags: OFlags) -> io::Result<File> {
+    let careful = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let lock = File::from(openat(dir, name, flags | careful, Mode::from_raw_mode(0o666))?);
+    if !lock.metadata()?.is_file() {
+        return Err(io::Error::other("a lock is no regular file"));
+    }
+    Ok(lock)
+}
+
 fn remove_unused_parent(parent: &Path) {
-    let Ok(Some(_lock)) = lock_parent(parent) else { return };
+    let Ok(dir) = open_dir(CWD, parent) else { return };
+    let Ok(Some(_lock)) = lock_parent(&dir) else { return };
     let Ok(mut entries) = std::fs::read_dir(parent) else { return };
     if entries.all(|e| e.is_ok_and(|e| e.file_name() == PARENT_LOCK)) {
         let _ = std::fs::remove_file(parent.join(PARENT_LOCK));
@@ -266,8 +331,7 @@ fn remove_unused_parent(parent: &Path) {
 
 /// Removes a tree whatever is in it. Its lock goes last but one, so that a removal that is
 /// interrupted leaves something that the next sweep recognises.
-fn remove_process_dir(path: &Path) -> io::Result<()> {
-    let dir = open_dir(CWD, path)?;
+fn remove_process_dir(parent: &OwnedFd, name: &CStr, dir: &OwnedFd) -> io::Result<()> {
     let emptier = Emptier {
         dir: dir.as_fd(),
         keep: Some(LOCK),
@@ -280,11 +344,11 @@ fn remove_process_dir(path: &Path) -> io::Result<()> {
         Ok(_) | Err(Stopped::OverBudget) => {}
         Err(Stopped::Failed(error)) => return Err(error.into()),
     }
-    match unlinkat(&dir, LOCK, AtFlags::empty()) {
+    match unlinkat(dir, LOCK, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(error) => return Err(error.into()),
     }
-    std::fs::remove_dir(path)
+    Ok(unlinkat(parent, name, AtFlags::REMOVEDIR)?)
 }
 
 /// Sets ext4's top-directory flag, so that the directories made in `parent` are spread over

@@ -15,7 +15,7 @@ use crate::catalog::{CatalogError, Ready};
 use crate::digest::Digest;
 use crate::key::BucketKey;
 use crate::lease::Lease;
-use crate::message::{self, DecodeError, Task};
+use crate::message::{DecodeError, Task};
 use crate::prefetch::PrefetchError;
 use crate::publish::{self, PublishError, Published};
 use crate::queue::QueueError;
@@ -134,7 +134,7 @@ pub async fn run(worker: Arc<Worker>, mut lease: Lease, permit: OwnedSemaphorePe
             io_failed: false,
             is_homeless: false,
         };
-        let mut end = match worker.ended.recall(&lease.message().id) {
+        let mut end = match worker.ended.recall(&lease.message().id, &lease.message().body) {
             // Its message came again because it could not be deleted.
             Some(ended) => return attempt.settle_again(&worker, lease, ended).await,
             None => attempt.make(&worker, &mut lease, permit).await,
@@ -164,7 +164,7 @@ impl Attempt {
         lease: &mut Lease,
         permit: OwnedSemaphorePermit,
     ) -> Result<Published, Failure> {
-        let task = Arc::new(message::decode(&lease.message().body)?);
+        let task = Arc::new(lease.message().task()?);
         tracing::Span::current().record("id", task.id).record("task_name", task.name.as_str());
         self.task = Some(task.clone());
         self.steps.done(Step::Decode);

@@ -47,12 +47,12 @@ impl Attempt {
             Err(instead) => {
                 if let Ok(published) = end {
                     let end = End::Published(published.clone());
-                    worker.ended.remember(&lease.message().id, end);
+                    worker.ended.remember(&lease.message().id, &lease.message().body, end);
                 }
                 instead
             }
         };
-        let message = lease.message().id.clone();
+        let (id, body) = (lease.message().id.clone(), lease.message().body.clone());
         let settled = match &verdict {
             Verdict::Done => settle(worker, lease, &Settlement::Ack).await,
             Verdict::Reject => settle(worker, lease, &Settlement::GiveUp).await,
@@ -70,8 +70,8 @@ impl Attempt {
             }
         };
         match (&verdict, &settled) {
-            (Verdict::Done, Err(_)) => worker.ended.remember(&message, End::Done),
-            (Verdict::Reject, Err(_)) => worker.ended.remember(&message, End::GivenUp),
+            (Verdict::Done, Err(_)) => worker.ended.remember(&id, &body, End::Done),
+            (Verdict::Reject, Err(_)) => worker.ended.remember(&id, &body, End::GivenUp),
             _ => {}
         }
         self.steps.done(Step::Settle);
@@ -81,13 +81,13 @@ impl Attempt {
 
     /// Settles a message that came again although its task has ended.
     pub(super) async fn settle_again(self, worker: &Worker, lease: Lease, end: End) {
-        let message = lease.message().id.clone();
+        let (id, body) = (lease.message().id.clone(), lease.message().body.clone());
         let settlement = match &end {
             End::Published(published) => {
                 if self.report_done(worker, &lease, published).await.is_err() {
                     return;
                 }
-                worker.ended.remember(&message, End::Done);
+                worker.ended.remember(&id, &body, End::Done);
                 Settlement::Ack
             }
             End::Done => Settlement::Ack,
@@ -95,7 +95,7 @@ impl Attempt {
         };
         match settle(worker, lease, &settlement).await {
             Ok(()) => {
-                worker.ended.forget(&message);
+                worker.ended.forget(&id, &body);
                 if !matches!(settlement, Settlement::GiveUp) {
                     worker.stats.done.fetch_add(1, Relaxed);
                 }

@@ -23,7 +23,7 @@ impl Settings {
             error_queue: self.error_queue(&queue)?,
             done_queue: self.value(&DONE_QUEUE, queue_url)?,
             queue,
-            queue_access: self.queue_access()?,
+            queue_access: task_host::queue::Access { reports: false, ..self.queue_access()? },
             bucket: self.bucket()?,
             input_bucket: self.value(&INPUT_BUCKET, bucket_url)?,
             bucket_access: task_host::bucket::Access {
@@ -88,9 +88,36 @@ impl Settings {
         Ok(task_host::queue::Access {
             region: self.value(&REGION, text)?,
             create: self.is_on(&CREATE_QUEUES)?,
-            body_bucket: self.value(&MESSAGE_BUCKET, text)?,
+            body_bucket: self.message_bucket()?,
+            reports: true,
             group: self.value(&MESSAGE_GROUP, text)?,
         })
+    }
+
+    /// The place of large messages, which has to be apart from the data: what a task publishes
+    /// must not become a message, nor what a message points to be data.
+    fn message_bucket(&self) -> anyhow::Result<Option<String>> {
+        let Some(messages) = self.value(&MESSAGE_BUCKET, |text: &str| Ok(text.to_owned()))? else {
+            return Ok(None);
+        };
+        for data in [&BUCKET, &INPUT_BUCKET] {
+            let Some(url) = self.value(data, bucket_url)? else { continue };
+            let overlap = task_host::bucket::overlap(&messages, &url)
+                .map_err(|error| Advice::usage(format!("--message-bucket: {error}")))?;
+            if overlap {
+                return Err(Advice::usage(format!(
+                    "--message-bucket {messages} and --{} {url} overlap: tasks could read and \
+                     replace messages, and messages could name data to be deleted",
+                    data.name
+                ))
+                .hint(
+                    "use another bucket, or a prefix for each: --bucket s3://BUCKET/data \
+                     --message-bucket s3://BUCKET/messages",
+                )
+                .into());
+            }
+        }
+        Ok(Some(messages))
     }
 
     /// How buckets are reached.

@@ -4,16 +4,16 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rustix::fs::{self, FileType, Mode, OFlags};
+use rustix::fs::{self, OFlags};
 use rustix::io::Errno;
 
 use super::clock::written;
-use super::dirs::read_to_end;
+use super::dirs::open_file;
 use super::movement::{History, Movement, Opened};
 use super::name::{Name, second_after};
 use super::place::Place;
 use super::watch::Watch;
-use super::{Held, body, dirs, failures, reached};
+use super::{Held, body, failures, reached};
 use crate::queue::{Message, QueueError};
 
 /// After this a message without a movement file is one whose sender died, and not one that
@@ -176,17 +176,14 @@ impl Place {
     fn try_lease(&self, name: &Name, hold: Duration, tried_for: Duration) -> Result<Tried, Errno> {
         let (dirs, id) = (&*self.dirs, name.id());
         // First, because it costs least to see here that somebody else was faster.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = match fs::openat(&dirs.queue, name.as_str(), flags, Mode::empty()) {
-            Ok(file) => file,
+        let (file, stat) = match open_file(&dirs.queue, name.as_str(), OFlags::RDONLY) {
+            Ok(Some(opened)) => opened,
+            Ok(None) => return Ok(Tried::Foreign),
             Err(Errno::NOENT) => return Ok(Tried::Gone),
-            Err(Errno::LOOP | Errno::NXIO) => return Ok(Tried::Foreign),
+            // A file server has given it to somebody else for the moment.
+            Err(Errno::AGAIN) => return Ok(Tried::Later),
             Err(errno) => return Err(errno),
         };
-        let stat = fs::fstat(&file)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Ok(Tried::Foreign);
-        }
 
         // Nobody is writing it any more, nor putting back the queue's directory.
         let abandoned = || {
@@ -210,7 +207,14 @@ impl Place {
             history = History::of(name);
         }
 
-        let mut stored = read_to_end(&file)?;
+        let (body, unread) = match body::read(&file, &stat, id)? {
+            Ok(body) => (body, None),
+            Err(size) => {
+                let (problem, kept) = (body::too_long(name.as_str(), size), body::kept(id));
+                let dir = dirs.path.display();
+                (Bytes::new(), Some(format!("{problem}; the file is kept as {dir}/{kept}")))
+            }
+        };
         let leased = history.unused(name, second_after(self.now(), hold));
         if leased == *name {
             // It has no time that could be later. Renaming it to itself would succeed for
@@ -233,7 +237,7 @@ impl Place {
         if let Err(errno) = renamed {
             movement.take_back(line.len());
             if adopted {
-                let _ = dirs::remove(&dirs.movement, id);
+                let _ = dirs.remove(&dirs.movement, id);
             }
             return match errno {
                 Errno::NOENT => Ok(Tried::Gone),
@@ -242,15 +246,16 @@ impl Place {
         }
         reached("lease: leased");
 
-        body::without_id(&mut stored, id);
+        let is_unread = unread.is_some();
         Ok(Tried::Leased(Message {
             id: id.to_owned(),
-            body: Bytes::from(stored),
+            body,
+            unread,
             attempts,
             deaths: history.started().saturating_sub(attempts),
             unaccounted: 0,
             failures,
-            receipt: Held { name: leased, since: history.len(), redelivered }.receipt(),
+            receipt: Held { name: leased, since: history.len(), redelivered, is_unread }.receipt(),
         }))
     }
 
