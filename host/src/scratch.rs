@@ -63,7 +63,7 @@ impl Scratch {
     /// link.
     pub(crate) fn claim_and_tidy(parent: &Path) -> io::Result<Self> {
         make_parent(parent)?;
-        sweep_in(&open_dir(CWD, parent)?, parent, &mut |_| Ok(()))?;
+        sweep_no_link(parent)?;
         let mut scratch = Self::make(parent)?;
         scratch.remove_parent = true;
         Ok(scratch)
@@ -219,28 +219,25 @@ pub(crate) fn sweep_in(dir: &OwnedFd, parent: &Path, settle: Settle<'_>) -> io::
         };
         let listed = openat(dir, c".", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         for_each(listed.as_fd(), |name, _| {
-            let process = match open_dir(dir, name) {
-                Ok(process) => process,
-                // A file, a link; or it went away.
-                Err(Errno::NOTDIR | Errno::LOOP | Errno::NOENT) => return Ok(()),
-                Err(error) => return Err(io::Error::from(error)),
-            };
-            match open_lock(&process, LOCK, OFlags::RDWR) {
-                Ok(lock) => match lock.try_lock() {
-                    // Holding the lock makes it ours; it can be removed without holding up
-                    // the processes that wait for the parent's lock.
-                    Ok(()) => dead.push((name.to_owned(), process, Some(lock))),
-                    Err(TryLockError::WouldBlock) => {}
-                    Err(TryLockError::Error(error)) => return Err(error),
-                },
+            // A file, a link, what others may not open, or what went away: nothing of a process.
+            let Ok(process) = open_dir(dir, name) else { return Ok(()) };
+            let lock = open_lock(&process, LOCK, OFlags::RDWR);
+            match lock.and_then(|lock| Ok(lock.try_lock().map(|()| lock)?)) {
+                // Holding the lock makes it ours; it can be removed without holding up the
+                // processes that wait for the parent's lock.
+                Ok(lock) => dead.push((name.to_owned(), process, Some(lock))),
                 // A directory gets its lock under the parent's lock; one without is being
                 // removed, or the process that removed it was killed.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     dead.push((name.to_owned(), process, None));
                 }
-                Err(error) => return Err(error),
+                Err(error) if is_held(&error) => {}
+                Err(error) => {
+                    let path = parent.join(OsStr::from_bytes(name.to_bytes()));
+                    tracing::debug!(path = %path.display(), %error, "left as it is");
+                }
             }
-            Ok(())
+            Ok::<(), io::Error>(())
         })?;
     }
     for (name, process, _lock) in dead {
@@ -258,9 +255,17 @@ pub(crate) fn sweep_in(dir: &OwnedFd, parent: &Path, settle: Settle<'_>) -> io::
 /// Removes what dead processes left below a parent that the last process to leave should have
 /// removed, and that must not be a link.
 pub(crate) fn sweep_and_tidy(parent: &Path) -> io::Result<()> {
-    sweep_in(&open_dir(CWD, parent)?, parent, &mut |_| Ok(()))?;
+    sweep_no_link(parent)?;
     remove_unused_parent(parent);
     Ok(())
+}
+
+fn sweep_no_link(parent: &Path) -> io::Result<()> {
+    match open_dir(CWD, parent) {
+        Ok(dir) => sweep_in(&dir, parent, &mut |_| Ok(())),
+        Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Makes the directory unless it is there, while others may be removing it.
@@ -281,7 +286,15 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// `None` when the parent has just been removed.
 fn lock_parent(parent: &OwnedFd) -> io::Result<Option<File>> {
-    let lock = match open_lock(parent, PARENT_LOCK, OFlags::WRONLY | OFlags::CREATE) {
+    let open = || open_lock(parent, PARENT_LOCK, OFlags::WRONLY | OFlags::CREATE);
+    let opened = match open() {
+        Err(error) if is_no_lock(&error) => {
+            clear_away(parent, PARENT_LOCK)?;
+            open()
+        }
+        opened => opened,
+    };
+    let lock = match opened {
         Ok(lock) => lock,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
@@ -313,10 +326,25 @@ fn is_held(error: &io::Error) -> bool {
 fn open_lock(dir: &OwnedFd, name: impl rustix::path::Arg, flags: OFlags) -> io::Result<File> {
     let careful = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let lock = File::from(openat(dir, name, flags | careful, Mode::from_raw_mode(0o666))?);
-    if !lock.metadata()?.is_file() {
-        return Err(io::Error::other("a lock is no regular file"));
+    if lock.metadata()?.is_file() { Ok(lock) } else { Err(Errno::NXIO.into()) }
+}
+
+/// Whether what should be a lock is something else: a link, a pipe, a directory.
+fn is_no_lock(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::LOOP | Errno::NXIO | Errno::NODEV | Errno::ISDIR)
+    )
+}
+
+/// Removes what is no file; a directory gets another name, by which the next sweep takes it for
+/// that of a dead process.
+fn clear_away(dir: &OwnedFd, name: &str) -> Result<(), Errno> {
+    match unlinkat(dir, name, AtFlags::empty()) {
+        Err(Errno::ISDIR) => renameat(dir, name, dir, uuid::Uuid::new_v4().to_string()),
+        Err(Errno::NOENT) => Ok(()),
+        other => other,
     }
-    Ok(lock)
 }
 
 fn remove_unused_parent(parent: &Path) {
@@ -566,6 +594,60 @@ mod tests {
         assert!(live.path().exists() && new.path().exists());
         drop((live, new));
         assert_eq!(names(parent.path()), [PARENT_LOCK]);
+    }
+
+    #[test]
+    fn what_others_put_among_the_directories_of_processes_leads_nowhere_and_holds_up_nobody() {
+        let root = tempfile::tempdir().unwrap();
+        let (parent, others) = (root.path().join("tmp"), root.path().join("others"));
+        std::fs::create_dir_all(others.join("work")).unwrap();
+        std::fs::write(others.join("work/thesis"), "mine").unwrap();
+        let fifo = |path: &Path| rustix::fs::mkfifoat(CWD, path, Mode::RWXU).unwrap();
+        fifo(&others.join("fifo"));
+        let lock = parent.join(PARENT_LOCK);
+        let put: [&dyn Fn(); 5] = [
+            &|| fifo(&lock),
+            &|| symlink(others.join("fifo"), &lock).unwrap(),
+            &|| symlink(others.join("new"), &lock).unwrap(),
+            &|| std::fs::create_dir_all(lock.join("more")).unwrap(),
+            &|| drop(std::os::unix::net::UnixListener::bind(&lock).unwrap()),
+        ];
+        for put in put {
+            std::fs::create_dir_all(parent.join("dead")).unwrap();
+            symlink(&others, parent.join("dead/link")).unwrap();
+            symlink(&others, parent.join("link")).unwrap();
+            for (dir, is_link) in [("pipe", false), ("linked", true)] {
+                std::fs::create_dir(parent.join(dir)).unwrap();
+                match is_link {
+                    true => symlink(others.join("fifo"), parent.join(dir).join(".lock")).unwrap(),
+                    false => fifo(&parent.join(dir).join(".lock")),
+                }
+            }
+            put();
+            let scratch = Scratch::claim(&parent).unwrap();
+            assert!(scratch.path().exists() && !parent.join("dead").exists());
+            assert!(parent.join("pipe").exists() && parent.join("linked").exists());
+            drop(scratch);
+            std::fs::remove_dir_all(&parent).unwrap();
+        }
+        // The place itself, where the one who sweeps does not own what it is in.
+        symlink(&others, &parent).unwrap();
+        assert!(sweep_and_tidy(&parent).is_err() && Scratch::claim_and_tidy(&parent).is_err());
+        assert_eq!(names(&others), ["fifo", "work"]);
+        assert_eq!(names(&others.join("work")), ["thesis"]);
+    }
+
+    #[test]
+    fn a_lock_that_somebody_holds_on_to_ends_the_wait() {
+        let parent = tempfile::tempdir().unwrap();
+        let lock = File::create(parent.path().join(PARENT_LOCK)).unwrap();
+        lock.lock().unwrap();
+        std::fs::create_dir(parent.path().join("dead")).unwrap();
+        assert!(is_held(&Scratch::claim(parent.path()).err().unwrap()));
+        assert!(parent.path().join("dead").exists(), "it may be a living one's");
+        drop(lock);
+        Scratch::claim(parent.path()).unwrap();
+        assert!(!parent.path().join("dead").exists());
     }
 
     #[test]

@@ -58,6 +58,8 @@ mod tally;
 mod watch;
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod interrupted;
 #[cfg(test)]
 mod replaced;

@@ -230,7 +230,8 @@ impl Place {
         let attempts = u32::try_from(failures.len()).unwrap_or(u32::MAX).max(history.failed());
         // The name comes first: one that no file has does no harm, but Python deletes a
         // message by the names that it finds here.
-        let line = leased.line();
+        let end = if history.is_torn() { "\n" } else { "" };
+        let line = format!("{end}{}", leased.line());
         movement.append(&line)?;
         reached("lease: noted");
         let renamed = fs::renameat(&dirs.queue, name.as_str(), &dirs.queue, leased.as_str());
@@ -255,7 +256,13 @@ impl Place {
             deaths: history.started().saturating_sub(attempts),
             unaccounted: 0,
             failures,
-            receipt: Held { name: leased, since: history.len(), redelivered, is_unread }.receipt(),
+            receipt: Held {
+                name: leased,
+                since: history.len() + end.len(),
+                redelivered,
+                is_unread,
+            }
+            .receipt(),
         }))
     }
 

@@ -154,6 +154,11 @@ impl History {
         self.len() == 0
     }
 
+    /// Whether the last line was never finished.
+    pub(super) fn is_torn(&self) -> bool {
+        !self.is_empty() && self.text.last() != Some(&b'\n')
+    }
+
     /// Whether the message has been moved since it was sent.
     pub(super) fn was_moved(&self) -> bool {
         self.skipped > 0 || self.text.iter().filter(|&&b| b == b'\n').take(2).count() > 1
