@@ -63,9 +63,8 @@ impl DecodeError {
 pub fn decode(body: &[u8]) -> Result<Task, DecodeError> {
     if body.len() > LONGEST {
         let size = body.len();
-        let problem = format!(
-            "has {size} bytes; a task may have {LONGEST}: put what is large into an input"
-        );
+        let problem =
+            format!("has {size} bytes; a task may have {LONGEST}: put what is large into an input");
         return Err(DecodeError::new("message", problem));
     }
     let text = std::str::from_utf8(body).map_err(|e| {

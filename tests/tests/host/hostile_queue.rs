@@ -298,7 +298,8 @@ fn whatever_a_message_holds_other_programs_read_its_report_and_it_goes_back_as_i
         })
         .collect();
     let mut sent = tasks.to_vec();
-    (back.sort(), sent.sort());
+    back.sort();
+    sent.sort();
     assert!(back == sent, "what came back is not what was sent");
 }
 

@@ -7,6 +7,7 @@ use task_host::config::{self, Config};
 use task_host::key::Prefix;
 use task_host::queue::QueueError;
 use task_host::queue::address::{Address, with_home};
+use task_host::queue::sqs::check_body_bucket;
 use task_host::sandbox::Limits;
 use task_host::verdict::Policy;
 
@@ -97,9 +98,8 @@ impl Settings {
     /// The place of large messages, which has to be apart from the data: what a task publishes
     /// must not become a message, nor what a message points to be data.
     fn message_bucket(&self) -> anyhow::Result<Option<String>> {
-        let Some(messages) = self.value(&MESSAGE_BUCKET, |text: &str| Ok(text.to_owned()))? else {
-            return Ok(None);
-        };
+        let place = |text: &str| check_body_bucket(text).map(|()| text.to_owned());
+        let Some(messages) = self.value(&MESSAGE_BUCKET, place)? else { return Ok(None) };
         for data in [&BUCKET, &INPUT_BUCKET] {
             let Some(url) = self.value(data, bucket_url)? else { continue };
             let overlap = task_host::bucket::overlap(&messages, &url)

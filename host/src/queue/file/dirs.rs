@@ -86,7 +86,8 @@ impl Dirs {
             let path = part(&path, name);
             let open = || {
                 // The path may have links; what is in the directory is not only its owner's.
-                let dir = if name.is_empty() { directory(CWD, &path) } else { part_of(CWD, &path) }?;
+                let dir =
+                    if name.is_empty() { directory(CWD, &path) } else { part_of(CWD, &path) }?;
                 let id = id(&fs::fstat(&dir)?);
                 Ok((dir, id))
             };
@@ -270,10 +271,8 @@ pub(super) fn open_file(
     name: &str,
     flags: OFlags,
 ) -> Result<Option<(OwnedFd, Stat)>, Errno> {
-    const CAREFUL: OFlags = OFlags::CLOEXEC
-        .union(OFlags::NOFOLLOW)
-        .union(OFlags::NONBLOCK)
-        .union(OFlags::NOCTTY);
+    const CAREFUL: OFlags =
+        OFlags::CLOEXEC.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
     match rustix::io::retry_on_intr(|| fs::openat(at, name, flags | CAREFUL, FILE)) {
         Ok(file) => {
             let stat = fs::fstat(&file)?;

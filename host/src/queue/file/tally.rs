@@ -76,8 +76,7 @@ pub(super) fn insertions(dirs: &Dirs) -> Result<Option<u64>, Errno> {
 pub(super) fn completions(dirs: &Dirs) -> Result<Option<u64>, Errno> {
     match fs::statat(&dirs.root, COMPLETIONS, fs::AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => {
-            let is_file =
-                fs::FileType::from_raw_mode(stat.st_mode) == fs::FileType::RegularFile;
+            let is_file = fs::FileType::from_raw_mode(stat.st_mode) == fs::FileType::RegularFile;
             Ok(is_file.then_some(size(&stat) as u64))
         }
         Err(Errno::NOENT) => Ok(Some(0)),

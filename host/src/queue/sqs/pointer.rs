@@ -180,8 +180,7 @@ impl Payloads {
             return nothing(format!("has {} bytes; {most} are the most", found.meta.size));
         }
         let body = found.bytes().await.map_err(|error| failed(&error))?;
-        let is_body =
-            message::decode(&body).is_ok() || (self.reports && report::is_report(&body));
+        let is_body = message::decode(&body).is_ok() || (self.reports && report::is_report(&body));
         if !is_body {
             return nothing("is not a task; it is left there".to_owned());
         }
@@ -204,14 +203,25 @@ fn failed(error: &object_store::Error) -> Failure {
     Failure::Unavailable(format!("the bucket for large bodies: {error}"))
 }
 
+/// Checks the URL of a place for large bodies.
+///
+/// # Errors
+/// What it is not, and what would be right.
+pub fn check_body_bucket(url: &str) -> Result<(), String> {
+    match parse(url) {
+        Some(_) => Ok(()),
+        None => Err(NO_PLACE.to_owned()),
+    }
+}
+
+const NO_PLACE: &str = "can't be used for large messages: that takes a bucket and a prefix for them \
+                        alone, s3://BUCKET/PREFIX (a producer in Java sets the prefix with \
+                        `withS3KeyPrefix(\"PREFIX/\")`)";
+
 fn named(queue: &str, url: &str) -> Result<(String, String), QueueError> {
     parse(url).ok_or_else(|| QueueError::Invalid {
         queue: queue.to_owned(),
-        problem: format!(
-            "{url} can't be used for large bodies: it takes a bucket and a prefix that is for them \
-             alone, s3://BUCKET/PREFIX (a producer in Java sets the prefix with \
-             `withS3KeyPrefix(\"PREFIX/\")`)"
-        ),
+        problem: format!("{url} {NO_PLACE}"),
     })
 }
 
@@ -225,9 +235,8 @@ fn parse(url: &str) -> Option<(String, String)> {
 
 /// Whether it is a name that senders of bodies give: a UUID, written as they all write it.
 fn is_name(name: &str) -> bool {
-    uuid::Uuid::try_parse(name).is_ok_and(|uuid| {
-        uuid.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()) == name
-    })
+    uuid::Uuid::try_parse(name)
+        .is_ok_and(|uuid| uuid.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()) == name)
 }
 
 /// As much of a name in a pointer as a person needs. Anything may stand there.
@@ -337,7 +346,8 @@ mod tests {
     #[test]
     fn what_is_no_bucket_with_a_prefix_is_refused() {
         assert_eq!(parse("s3://b/p/q/"), Some(("b".to_owned(), "p/q/".to_owned())));
-        for url in ["s3://", "s3://b", "s3://b/", "s3://b//", "s3:///p", "gs://b/p", "s3://b/../c"] {
+        for url in ["s3://", "s3://b", "s3://b/", "s3://b//", "s3:///p", "gs://b/p", "s3://b/../c"]
+        {
             assert_eq!(parse(url), None, "{url}");
         }
         let error = named("q", "s3://b").unwrap_err().to_string();
