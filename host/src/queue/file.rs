@@ -314,7 +314,7 @@ impl Queue for FileQueue {
             }
             let place = self.current().place.clone();
             if sent > 0
-                && let Err(errno) = tally::add_insertions(&place.dirs, sent).await
+                && let Err(errno) = tally::add_insertions(&place.dirs, sent, place.patience()).await
             {
                 place.say_uncounted("can't count messages sent", errno);
             }

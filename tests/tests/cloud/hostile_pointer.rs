@@ -143,7 +143,7 @@ fn a_bucket_for_messages_is_apart_from_the_data_and_has_a_prefix() {
     refused(&[&below("data")], &below("data/messages"), "overlap");
     refused(&[&below("messages/data")], &below("messages"), "overlap");
     refused(&["./bucket", &bucket], &below("messages"), "overlap");
-    refused(&[&bucket], &bucket, "overlap");
+    refused(&[&bucket], &bucket, "s3://BUCKET/PREFIX");
     refused(&["./bucket"], &bucket, "s3://BUCKET/PREFIX");
     refused(&["./bucket"], &format!("{bucket}/"), "s3://BUCKET/PREFIX");
     refused(&["./bucket"], "elsewhere", "s3://BUCKET/PREFIX");

@@ -20,7 +20,11 @@ pub(super) fn add(dirs: &Dirs, id: &str, reason: &str) -> Result<(), Errno> {
     let reason = serde_json::Value::from(format!("{}{cut}", &reason[..end]));
     let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE;
     let (file, _) = dirs.file(&dirs.host(ATTEMPTS)?, id, flags)?;
-    write_all(&file, format!("{reason}\n").as_bytes())
+    match write_all(&file, format!("{reason}\n").as_bytes()) {
+        // It was made as long as a file can be. That the execution failed is known all the same.
+        Err(Errno::FBIG) => Ok(()),
+        written => written,
+    }
 }
 
 /// The reasons, oldest first. What can't be read is left out: a message must not become

@@ -313,6 +313,52 @@ async fn of_a_long_movement_file_the_end_counts() {
 }
 
 #[tokio::test]
+async fn one_message_that_can_not_be_leased_keeps_no_other_from_it() {
+    let yard = Yard::new();
+    // A program that is executed can't be opened for writing.
+    std::fs::copy("/bin/sleep", yard.path("movement/program")).unwrap();
+    std::fs::write(yard.path("queue/0--program.json"), "{}").unwrap();
+    let program = yard.path("movement/program");
+    let mut program = std::process::Command::new(program).arg("600").spawn().unwrap();
+    // With a `T` of ten digits its name is longer than a name can be.
+    let long = format!("0--{}.json", "a".repeat(255 - "0--.json".len()));
+    std::fs::write(yard.path("queue").join(&long), "{}").unwrap();
+    std::fs::write(yard.path("movement").join(&long[3..long.len() - 5]), "").unwrap();
+    for _ in 0..3 {
+        yard.send("{}").await;
+        let message = yard.lease().await.unwrap();
+        assert!(uuid::Uuid::parse_str(&message.id).is_ok(), "{}", message.id);
+        yard.queue.ack(&message.receipt).await.unwrap();
+        assert!(yard.lease().await.is_none());
+    }
+    program.kill().unwrap();
+    program.wait().unwrap();
+    let message = yard.lease().await.unwrap();
+    assert_eq!(message.id, "program");
+    yard.queue.ack(&message.receipt).await.unwrap();
+    assert_eq!(yard.messages(), [long]);
+}
+
+#[test]
+fn messages_that_somebody_keeps_locked_are_not_tried_ever_more_often() {
+    let mut feed = scan::Feed::default();
+    assert_eq!(feed.retry_after(), None);
+    for (count, tries_a_second) in [(1, 20), (64, 1280), (1000, 1280), (10_000, 1280)] {
+        for n in 0..count {
+            feed.try_again(Name::new(0, &n.to_string()));
+        }
+        let after = feed.retry_after().unwrap();
+        feed.retry();
+        let mut tries = 0;
+        while feed.next().is_some() {
+            tries += 1;
+        }
+        assert!(after >= Duration::from_millis(50));
+        assert!(f64::from(tries) / after.as_secs_f64() <= f64::from(tries_a_second), "{count}");
+    }
+}
+
+#[tokio::test]
 async fn of_many_reasons_the_last_are_read() {
     let yard = Yard::new();
     let id = yard.send("{}").await;

@@ -19,8 +19,6 @@ use crate::queue::{Message, QueueError};
 /// After this a message without a movement file is one whose sender died, and not one that
 /// is being sent. Python makes the message first.
 const ABANDONED: Duration = Duration::from_secs(10);
-/// Between two tries of a message that somebody is just writing or moving.
-const AGAIN: Duration = Duration::from_millis(50);
 /// How often a call that waits looks whether the directory is still the one it waits in.
 const LOOK: Duration = Duration::from_secs(1);
 /// After so many leases without a wait the kernel is no longer asked to tell of each.
@@ -158,12 +156,14 @@ impl Place {
                 feed.saw_foreign(&self.dirs, name.as_str());
                 Ok(None)
             }
-            Err(Errno::ACCESS | Errno::PERM) => {
+            // Of this one message, whatever the others are.
+            Err(errno @ (Errno::ACCESS | Errno::PERM | Errno::FBIG | Errno::NAMETOOLONG)) => {
                 self.said_unreadable.call_once(|| {
                     tracing::warn!(
                         queue = self.dirs.url,
                         message = name.as_str(),
-                        "this user may not read a message and write its movement file; \
+                        %errno,
+                        "this user can't read a message and write its movement file; \
                          it is left to others, as will be others like it"
                     );
                 });
@@ -277,7 +277,7 @@ impl Place {
             let jitter = Duration::from_micros(fastrand::u64(500..15_000));
             let due =
                 feed.next_due().and_then(|due| Instant::now().checked_add(away(due) + jitter));
-            (due, feed.has_to_retry().then(|| Instant::now() + AGAIN))
+            (due, feed.retry_after().map(|after| Instant::now() + after))
         };
         let look = due.map_or(poll, |due| due.min(poll));
         let wake = again.map_or(look, |again| again.min(look)).min(Instant::now() + LOOK);

@@ -68,6 +68,8 @@ impl Movement {
         let fd = match dirs.file(&dirs.movement, id, flags) {
             Ok((fd, _)) => fd,
             Err(Errno::NOENT) => return Ok(Opened::Missing),
+            // Somebody has a hold on the file that no lock of ours gets past, or executes it.
+            Err(Errno::AGAIN | Errno::TXTBSY) => return Ok(Opened::Busy),
             Err(errno) => return Err(errno),
         };
         match fs::fcntl_lock(&fd, FlockOperation::NonBlockingLockExclusive) {

@@ -21,7 +21,7 @@ use super::scan::Feed;
 use super::scratch::Scratch;
 use super::tally::Completions;
 use super::watch::Watch;
-use super::{Held, body, failures, reached};
+use super::{Held, body, failures, reached, tally};
 use crate::queue::{QueueError, Release};
 
 /// How long the holder of a lease waits for somebody who has its movement file locked.
@@ -293,6 +293,11 @@ impl Place {
         tracing::warn!(queue = dirs.url, "message {id} is too long; it is kept as {kept}");
         failures::forget(dirs, id)?;
         dirs.remove(&dirs.movement, id)
+    }
+
+    /// How long to wait for a counter's lock: not again and again for one that somebody keeps.
+    pub(super) fn patience(&self) -> Duration {
+        if self.said_uncounted.is_completed() { Duration::ZERO } else { tally::PATIENCE }
     }
 
     /// Says that a counter does not work, once: the messages are not kept from anything.

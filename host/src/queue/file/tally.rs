@@ -17,13 +17,17 @@ const DIGITS: usize = 64;
 
 /// How long a sender waits for its turn to count. The count is a statistic: what can't be
 /// counted is sent all the same.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Adds to the number of messages ever sent.
-pub(super) async fn add_insertions(dirs: &Dirs, count: u64) -> Result<(), Errno> {
+/// Adds to the number of messages ever sent, waiting that long for others who do.
+pub(super) async fn add_insertions(
+    dirs: &Dirs,
+    count: u64,
+    patience: Duration,
+) -> Result<(), Errno> {
     let started = Instant::now();
     while !change_insertions(dirs, |n| n.saturating_add(count))? {
-        if started.elapsed() > PATIENCE {
+        if started.elapsed() >= patience {
             return Err(Errno::AGAIN);
         }
         let pause = Duration::from_micros(fastrand::u64(500..20_000));
