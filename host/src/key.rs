@@ -245,6 +245,12 @@ fn check(text: &str) -> Result<(), KeyError> {
     Ok(())
 }
 
+/// A name as a file system that ignores case sees it. Character by character, so that it does
+/// not depend on what is around a character.
+pub fn lowercase(text: &str) -> String {
+    text.chars().flat_map(char::to_lowercase).collect()
+}
+
 fn check_plain(text: &str) -> Result<(), KeyError> {
     plain::first_odd(text).map_or(Ok(()), |c| Err(KeyError::Odd(c)))
 }

@@ -35,6 +35,7 @@ mod scratch;
 pub mod shortage;
 pub mod stats;
 pub mod task;
+mod turns;
 pub mod verdict;
 pub mod worker;
 pub mod workspace;

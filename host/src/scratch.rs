@@ -299,8 +299,16 @@ pub(crate) fn spread_over_block_groups(parent: &Path) -> bool {
     set().is_ok()
 }
 
+#[cfg(test)]
+thread_local! {
+    /// How many directories this thread has opened.
+    pub(crate) static OPENED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// Opens a directory for listing; a link is an error.
 pub(crate) fn open_dir(at: impl AsFd, path: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
+    #[cfg(test)]
+    OPENED.with(|opened| opened.set(opened.get() + 1));
     openat(
         at,
         path,
@@ -324,8 +332,8 @@ impl From<Errno> for Stopped {
     }
 }
 
-/// Empties a directory, whatever is in it: files, links, and trees of any depth; but removes
-/// no more than about `budget` entries. Returns how many there were. It has read the
+/// Empties a directory, whatever is in it: files, links, and trees of any depth; but moves and
+/// removes no more than about `budget` entries. Returns how many there were. It has read the
 /// directory to its end and found nothing when it returns `Ok`. A directory in it that is
 /// empty by now is offered to `spare`, which says whether it took it away.
 ///
@@ -376,11 +384,15 @@ impl Emptier<'_> {
     }
 
     fn charge(&mut self) -> Result<(), Stopped> {
-        if self.removed == self.budget {
-            return Err(Stopped::OverBudget);
-        }
+        self.check_budget()?;
         self.removed += 1;
         Ok(())
+    }
+
+    fn check_budget(&self) -> Result<(), Stopped> {
+        // A name is made up for each directory that is moved.
+        let calls = self.removed.saturating_add(self.fresh_names);
+        if calls >= self.budget { Err(Stopped::OverBudget) } else { Ok(()) }
     }
 
     /// Directories in the one that is removed become directories of `self.dir`, to be
@@ -399,6 +411,7 @@ impl Emptier<'_> {
             for_each(child.as_fd(), |entry, kind| {
                 found = true;
                 let result = if kind == FileType::Directory || is_dir(child.as_fd(), entry) {
+                    self.check_budget()?;
                     self.move_up(child.as_fd(), entry)
                 } else {
                     self.charge()?;
@@ -532,6 +545,19 @@ mod tests {
             }
         });
         assert!(!parent.exists());
+    }
+
+    #[test]
+    fn a_budget_bounds_the_directories_that_are_moved_too() {
+        let root = tempfile::tempdir().unwrap();
+        for i in 0..200 {
+            std::fs::create_dir_all(root.path().join(format!("wide/{i}"))).unwrap();
+        }
+        let dir = open_dir(CWD, root.path()).unwrap();
+        assert!(matches!(empty(dir.as_fd(), 10, &mut |_, _| false), Err(Stopped::OverBudget)));
+        assert!(names(root.path()).len() <= 10, "{:?}", names(root.path()));
+        assert!(empty(dir.as_fd(), u64::MAX, &mut |_, _| false).is_ok());
+        assert_eq!(names(root.path()), Vec::<String>::new());
     }
 
     #[test]

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, SemaphorePermit};
 use tokio::time::Instant;
 use tracing::Instrument;
 
+use crate::bucket;
 use crate::catalog::{CatalogError, Ready};
 use crate::digest::Digest;
 use crate::key::BucketKey;
@@ -22,6 +24,7 @@ use crate::queue::QueueError;
 use crate::sandbox::{Execution, Job, Log, Phase, RunError};
 use crate::shortage;
 use crate::stats::{Gauge, Step, Steps};
+use crate::turns::Turns;
 use crate::verdict::{self, Verdict};
 use crate::worker::Worker;
 use crate::workspace::{Workspace, WorkspaceError};
@@ -87,6 +90,8 @@ pub enum Failure {
     LeaseLost,
 }
 
+/// Larger messages, in bytes, are decoded on a thread that may block.
+const DECODED_INLINE: usize = 256 << 10;
 /// How long a task waits at least, and at most, for a bucket that does not take its outputs.
 const LEAST_PATIENCE: Duration = Duration::from_secs(5);
 const MOST_PATIENCE: Duration = Duration::from_secs(600);
@@ -164,7 +169,7 @@ impl Attempt {
         lease: &mut Lease,
         permit: OwnedSemaphorePermit,
     ) -> Result<Published, Failure> {
-        let task = Arc::new(message::decode(&lease.message().body)?);
+        let task = Arc::new(decode(&lease.message().body).await?);
         tracing::Span::current().record("id", task.id).record("task_name", task.name.as_str());
         self.task = Some(task.clone());
         self.steps.done(Step::Decode);
@@ -231,7 +236,7 @@ impl Attempt {
 
         let _publishing = worker.publishing.acquire().await;
         drop(permit);
-        check_listed(workspace, &listed)?;
+        check_listed(workspace, &listed).await?;
         lease.confirm().await.map_err(|_| Failure::LeaseLost)?;
         let published = tokio::select! {
             published = self.publish(worker, lease, task, workspace) => published?,
@@ -359,9 +364,23 @@ impl Attempt {
     }
 }
 
+/// Decodes a message, a large one on a thread that may block.
+async fn decode(body: &Bytes) -> Result<Task, DecodeError> {
+    if body.len() <= DECODED_INLINE {
+        return message::decode(body);
+    }
+    let body = body.clone();
+    bucket::blocking(move || message::decode(&body)).await
+}
+
 /// Checks that what a guest says it left is there.
-pub fn check_listed(workspace: &Workspace, listed: &[String]) -> Result<(), Failure> {
+///
+/// # Errors
+/// Names the first that is not.
+pub async fn check_listed(workspace: &Workspace, listed: &[String]) -> Result<(), Failure> {
+    let mut turns = Turns::begin();
     for path in listed {
+        turns.pass().await;
         let there = BucketKey::new(path)
             .is_ok_and(|key| workspace.outputs.symlink_metadata(key.as_path()).is_ok());
         if !there {

@@ -18,6 +18,7 @@ use rustix::fs::{CWD, fstat};
 pub use self::spares::Spares;
 use crate::key::BucketKey;
 use crate::scratch::{self, Scratch, Stopped};
+use crate::turns::Turns;
 
 /// More entries than this are removed on a thread of their own.
 const REMOVED_INLINE: u64 = 64;
@@ -230,17 +231,25 @@ impl Workspace {
         &self.slot.spares
     }
 
-    /// Makes the directories on the way to some inputs. What fails here fails again, and is
-    /// reported, when the input is placed.
-    pub(crate) fn make_parents<'a>(&self, inputs: impl IntoIterator<Item = &'a BucketKey>) {
-        let mut last = None;
+    /// Makes the directories on the way to some inputs. Where those of one directory follow each
+    /// other, none is made twice. What fails here fails again, and is reported, when the input is
+    /// placed.
+    pub(crate) async fn make_parents(&self, inputs: &[&BucketKey]) {
+        let mut turns = Turns::begin();
+        let mut made = "";
         for input in inputs {
-            if input.parent().is_some() && input.parent() != last {
-                last = input.parent();
-                for (end, _) in input.as_str().match_indices('/') {
+            let Some(parent) = input.parent().filter(|parent| *parent != made) else { continue };
+            let pairs = made.bytes().zip(parent.bytes());
+            let common = pairs.take_while(|(one, other)| one == other).count();
+            for (end, _) in input.as_str().match_indices('/') {
+                let is_made =
+                    end <= common && matches!(made.as_bytes().get(end), None | Some(b'/'));
+                if !is_made {
+                    turns.pass().await;
                     let _ = self.slot.spares.make_at(&self.slot.inputs, &input.as_str()[..end]);
                 }
             }
+            made = parent;
         }
     }
 
@@ -397,6 +406,19 @@ mod tests {
         assert_eq!(kind("../../escaped"), io::ErrorKind::PermissionDenied);
         spares.make_dir(&second.outputs, "a/inner").unwrap();
         assert!(second.outputs.is_dir("a/inner"));
+    }
+
+    #[tokio::test]
+    async fn the_directories_on_the_way_to_inputs_are_made() {
+        let root = tempfile::tempdir().unwrap();
+        let workspace = Workspaces::new(root.path()).unwrap().acquire().unwrap();
+        let keys = ["a/b/c/1", "a/b/c/2", "a/b/d/3", "a/bc/4", "a-b/5", "a-b/c/6", "7"];
+        let keys = keys.map(|key| BucketKey::new(key).unwrap());
+        workspace.make_parents(&keys.iter().collect::<Vec<_>>()).await;
+        for dir in ["a/b/c", "a/b/d", "a/bc", "a-b/c"] {
+            assert!(workspace.inputs.is_dir(dir), "{dir}");
+        }
+        assert_eq!(workspace.inputs.entries().unwrap().count(), 2);
     }
 
     #[test]

@@ -165,7 +165,7 @@ impl Try {
             Ok(listed) => listed,
             Err(error) => return Ok(Err(error.into())),
         };
-        if let Err(failure) = task::check_listed(&workspace, &listed) {
+        if let Err(failure) = task::check_listed(&workspace, &listed).await {
             return Ok(Err(failure));
         }
         let bucket = DirBucket::create(&self.out)?;
