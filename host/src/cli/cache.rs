@@ -88,7 +88,7 @@ impl Verify {
 }
 
 fn say(dir: &str, checked: &Checked, compiled: u64, damaged_compiled: u64) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+    let mut out = show::out();
     writeln!(
         out,
         "{dir}: {}, {}; {}",

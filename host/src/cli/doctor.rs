@@ -81,7 +81,7 @@ impl Doctor {
 }
 
 fn print(findings: &[Finding], problems: usize, warnings: usize) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+    let mut out = show::out();
     for finding in findings {
         let word = match finding.level {
             Level::Ok => "ok",

@@ -161,7 +161,7 @@ async fn work(
     if json {
         show::json(&summary)?;
     } else {
-        summary.print(io::stdout().lock())?;
+        summary.print(show::out())?;
     }
     Ok(match (stopped, stop.second_signal()) {
         (Stopped::Finished, _) if summary.has_failures() => Exit::Partly,

@@ -23,7 +23,7 @@ use super::exit::{Advice, Exit};
 use super::settings::{Execution, Flags, Settings};
 use super::show;
 use super::submit::Template;
-use super::telemetry::Screen;
+use super::telemetry::{GuestOutput, Screen};
 use super::values::When;
 use super::workbench::Workbench;
 
@@ -32,7 +32,8 @@ use super::workbench::Workbench;
 #[command(after_help = "\
 An input is given to the task under the path that it has on the command line, or under its
 file name if that path leads elsewhere (/data/a.png, ../a.png); KEY=FILE says another one.
-What the task prints is shown as it comes. Its outputs are published to DIR as `host run` would
+What the task prints is shown as it comes: a file or a pipe gets it byte for byte, a terminal gets
+text and colours, with an escape for whatever else it would obey. The task's outputs are published to DIR as `host run` would
 publish them to a bucket. Exit code: 0 if the task is done, 3 if it failed.
 
 Examples:
@@ -90,7 +91,7 @@ impl Try {
         let elapsed = start.elapsed();
         match result {
             Ok(published) => {
-                let mut out = io::stdout().lock();
+                let mut out = show::out();
                 let rows: Vec<Vec<String>> = published
                     .keys
                     .iter()
@@ -151,16 +152,18 @@ impl Try {
         for input in inputs {
             input.place(&workspace)?;
         }
-        let screen = screen.clone();
+        let output = Arc::new(GuestOutput::new(screen.clone()));
+        let tee = output.clone();
         let job = Job {
             guest,
             task: Arc::new(task),
             attempt: self.attempt,
             directories: workspace.directories().context("the task's directories")?,
             cancelled: CancellationToken::new(),
-            tee: Some(Arc::new(move |bytes: &[u8]| screen.write(bytes))),
+            tee: Some(Arc::new(move |bytes: &[u8]| tee.write(bytes))),
         };
         let execution = bench.sandbox.run(job).await;
+        output.end();
         let listed = match execution.result {
             Ok(listed) => listed,
             Err(error) => return Ok(Err(error.into())),

@@ -6,6 +6,8 @@ mod disks;
 mod drain;
 mod endings;
 mod finished;
+mod hostile_names;
+mod hostile_trees;
 mod invariants;
 mod isolation;
 mod limits;

@@ -1,6 +1,6 @@
 //! `host queue ls`: the messages of a queue, one a line.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::StreamExt;
@@ -40,7 +40,7 @@ impl Ls {
         let most = self.limit.unwrap_or(if is_leasing { LEASED } else { usize::MAX });
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         // Written as it is read: a queue may be long.
-        let mut out = io::BufWriter::new(io::stdout().lock());
+        let mut out = show::long_out();
         let mut messages = queue.messages();
         let mut shown = 0;
         while shown < most
@@ -56,8 +56,7 @@ impl Ls {
                     message: serde_json::from_str(&text).ok(),
                     text: serde_json::from_str::<&RawValue>(&text).is_err().then_some(&text),
                 };
-                serde_json::to_writer(&mut out, &line).map_err(io::Error::from)?;
-                writeln!(out)?;
+                out.json(&line)?;
             } else {
                 let due = due(message.due, now);
                 let what = describe(&text);

@@ -87,6 +87,17 @@ pub(crate) enum Action {
     ManyFiles { count: u64 },
     /// Makes directories, each in the one before: `d/d/d/…`, with `d.txt` in the last.
     Mkdirs { depth: u32 },
+    /// Makes directories `t/t/t/…`, and so many directories and empty files in the last one. Lists
+    /// the files.
+    Tree {
+        depth: u32,
+        #[serde(default)]
+        dirs: u64,
+        #[serde(default)]
+        files: u64,
+    },
+    /// Writes a text to its log.
+    Say { text: String },
     /// Writes so many bytes of lines to its log.
     Log {
         bytes: u64,
@@ -291,6 +302,10 @@ fn perform(action: &Action, task: &Task<Action>) -> Result<Outcome> {
         }
         Action::ManyFiles { count } => excess::many_files(task, *count)?,
         Action::Mkdirs { depth } => excess::mkdirs(task, *depth)?,
+        Action::Tree { depth, dirs, files } => {
+            return Ok(Outcome::success(excess::tree(task, *depth, *dirs, *files)?));
+        }
+        Action::Say { text } => eprintln!("{text}"),
         Action::Log { bytes, to } => excess::log(*bytes, *to)?,
         Action::Symlink { target, name } => {
             probe::symlink(target, &task.outputs_dir().join(name)).context("symlink")?;
@@ -346,6 +361,7 @@ mod tests {
         assert_eq!(sandbox.output("written/0.dat").unwrap().len(), 33_334);
         assert_eq!(sandbox.output("d/d/d.txt").unwrap(), b"deep");
         assert_eq!(sandbox.output("many/1").unwrap(), b"");
+        assert_eq!(sandbox.output("t/t/t/1").unwrap(), b"");
 
         assert!(!run(r#"{"do": "unsuccessful"}"#).1.unwrap().is_success());
         assert!(run(r#"{"do": "missing-output"}"#).1.is_err());
