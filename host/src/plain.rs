@@ -60,19 +60,20 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// The same for a text that may have several lines: line feeds and tabs stay, and each line but
-/// the first is indented, so that none can pass for a line of its own.
+/// The same for a text that may have several lines: line feeds and tabs stay, and the lines after
+/// the first are indented if they are not, so that none can pass for a line of its own.
 pub fn escape_lines(text: &str) -> Cow<'_, str> {
     if first_odd(text).is_none() {
         return Cow::Borrowed(text);
     }
+    let is_indented = |line: &str| line.is_empty() || line.starts_with([' ', '\t']);
+    // All of them or none, so that what is aligned stays aligned.
+    let indent = if text.split('\n').skip(1).all(is_indented) { "" } else { INDENT };
     let mut escaped = String::with_capacity(text.len() + 16);
     for (number, line) in text.split('\n').enumerate() {
         if number > 0 {
             escaped.push('\n');
-            if !line.is_empty() && !line.starts_with([' ', '\t']) {
-                escaped.push_str(INDENT);
-            }
+            escaped.push_str(if line.is_empty() { "" } else { indent });
         }
         for c in line.chars() {
             match c {
@@ -178,8 +179,9 @@ mod tests {
         assert_eq!(escape("a\\n\u{1b}[2J\n\té\u{202e}"), "a\\n\\u{1b}[2J\\n\\té\\u{202e}");
         assert_eq!(
             escape_lines("one\ntwo\r\n\tthree\n  four\n\nERROR five\u{9b}"),
-            "one\n    two\\r\n\tthree\n  four\n\n    ERROR five\\u{9b}"
+            "one\n    two\\r\n    \tthree\n      four\n\n    ERROR five\\u{9b}"
         );
+        assert_eq!(escape_lines("one\n  two\n\tthree"), "one\n  two\n\tthree");
     }
 
     proptest! {

@@ -163,7 +163,7 @@ fn messages_and_reports_are_escaped_where_they_are_listed() {
     says(place.host(&redrive[..3]).code(3), &["1 task put back"]);
     let submit = ["submit", "--fq", "./queue", "lines"];
     fs::write(place.path().join("lines"), format!("{}\n{ODD}\n", raw.replace('\n', " "))).unwrap();
-    says(place.host(&submit).code(3), &["U+202E"]);
+    says(place.host(&submit).code(3), &[r"A\u{202e}\u{9b}"]);
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn places_of_odd_names_are_shown_escaped() {
     says(place.host(&["cache", "verify", "--cache-dir", &cache]).good(), &[shown]);
     let config = ["config", "--bucket", &bucket];
     says(place.host(&config).good(), &[shown]);
-    says(place.host(&["doctor", "--bucket", &bucket]).code(1), &[shown]);
+    says(place.host(&["doctor", "--fq", "./queue", "--bucket", &bucket]).code(1), &[shown]);
     let missing = format!("no\u{1b}[2J{ODD}");
     says(place.host(&["component", "inspect", &missing]).code(1), &["no\\u{1b}[2J"]);
     says(place.host(&["queue", "ls", &missing]).code(1), &["no\\u{1b}[2J"]);
