@@ -32,8 +32,7 @@ use super::workbench::Workbench;
 #[command(after_help = "\
 An input is given to the task under the path that it has on the command line, or under its
 file name if that path leads elsewhere (/data/a.png, ../a.png); KEY=FILE says another one.
-What the task prints is shown as it comes: a file or a pipe gets it byte for byte, a terminal gets
-text and colours, with an escape for whatever else it would obey. The task's outputs are published to DIR as `host run` would
+What the task prints is shown as it comes. Its outputs are published to DIR as `host run` would
 publish them to a bucket. Exit code: 0 if the task is done, 3 if it failed.
 
 Examples:

@@ -1,7 +1,7 @@
 //! Trees of outputs that take long to look at hold up nobody.
 
 use serde_json::json;
-use task_host_tests::{Place, Watched, eventually, misbehaviour};
+use task_host_tests::{Place, Watched, eventually, misbehaviour, no_op};
 
 /// Asks until the queue is empty. A host whose threads are all busy with one task's files says
 /// nothing, or that calls do not return.
@@ -15,9 +15,10 @@ fn answers_until_the_queue_is_empty(place: &Place, host: &Watched) {
 }
 
 #[test]
-fn wide_trees_are_published_while_others_have_their_turn() {
+fn wide_trees_are_fetched_and_published_while_others_have_their_turn() {
     const DIRS: u64 = 2_000;
     const FILES: u64 = 2_000;
+    const INPUTS: usize = 1_000;
     let place = Place::with(&["misbehave", "NO_OP"]);
     let tree = json!({"do": "tree", "depth": 60, "dirs": DIRS, "files": FILES});
     let mut tasks: Vec<_> = (0..4).map(|id| misbehaviour(id, &[], tree.clone())).collect();
@@ -26,6 +27,11 @@ fn wide_trees_are_published_while_others_have_their_turn() {
     }
     let innocent = place.innocent(50);
     tasks.extend(innocent);
+    let inputs: Vec<String> = (0..INPUTS).map(|n| format!("many/{n}/in/{n}.many")).collect();
+    for input in &inputs {
+        place.put(&format!("data/{input}"), input);
+    }
+    tasks.push(no_op(1_000, &inputs));
     place.submit(&tasks);
     let host = place.watch(&["--parallel", "4", "--lease", "10s", "--max-attempts", "1"]);
     answers_until_the_queue_is_empty(&place, &host);
@@ -35,9 +41,11 @@ fn wide_trees_are_published_while_others_have_their_turn() {
         let last = format!("tree-{id}/{}{}", "t/".repeat(60), FILES - 1);
         assert!(keys.contains(&last), "{last}");
     }
+    let copied = keys.iter().filter(|k| k.starts_with("data/0_output/") && k.ends_with(".many"));
+    assert_eq!(copied.count(), INPUTS);
     let published = keys.iter().filter(|key| key.starts_with("tree-")).count();
     assert_eq!(published as u64, 4 * FILES);
-    let summary = host.did_without_harm(54);
+    let summary = host.did_without_harm(55);
     assert_eq!(summary["lost"], 0, "{summary:#}");
 }
 
