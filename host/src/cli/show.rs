@@ -56,7 +56,7 @@ impl<W: Write> Write for Plain<W> {
         let text = text.to_string();
         let line = text.strip_suffix('\n').unwrap_or(&text);
         self.0.write_all(plain::escape_lines(line).as_bytes())?;
-        self.0.write_all(text[line.len()..].as_bytes())
+        self.0.write_all(&text.as_bytes()[line.len()..])
     }
 
     fn flush(&mut self) -> io::Result<()> {
