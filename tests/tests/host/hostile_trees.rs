@@ -16,9 +16,9 @@ fn answers_until_the_queue_is_empty(place: &Place, host: &Watched) {
 
 #[test]
 fn wide_trees_are_fetched_and_published_while_others_have_their_turn() {
-    const DIRS: u64 = 2_000;
-    const FILES: u64 = 2_000;
-    const INPUTS: usize = 1_000;
+    const DIRS: u64 = 1_000;
+    const FILES: u64 = 1_000;
+    const INPUTS: usize = 500;
     let place = Place::with(&["misbehave", "NO_OP"]);
     let tree = json!({"do": "tree", "depth": 60, "dirs": DIRS, "files": FILES});
     let mut tasks: Vec<_> = (0..4).map(|id| misbehaviour(id, &[], tree.clone())).collect();

@@ -355,7 +355,8 @@ mod tests {
     fn actions_that_a_native_process_survives_do_what_they_say() {
         let (sandbox, result) = run(r#"{"do": "all", "steps": [
             {"do": "copy"}, {"do": "write", "bytes": 100000, "files": 3}, {"do": "many-files", "count": 2},
-            {"do": "mkdirs", "depth": 2}, {"do": "odd-names"}]}"#);
+            {"do": "mkdirs", "depth": 2}, {"do": "odd-names"},
+            {"do": "tree", "depth": 3, "dirs": 1, "files": 2}]}"#);
         result.unwrap();
         assert_eq!(sandbox.output("out/0_input/a.txt").unwrap(), b"a");
         assert_eq!(sandbox.output("written/0.dat").unwrap().len(), 33_334);
