@@ -33,6 +33,7 @@ async fn bench(component: &Path, directory: &Path) {
             time: Duration::from_secs(60),
             output_bytes: ByteSize::gib(1),
             output_files: 1000,
+            open_files: 1000,
         };
         let workspaces = Workspaces::new(&root).expect("work directories");
         let (inputs, outputs) = (workspaces.inputs_root(), workspaces.outputs_root());

@@ -280,7 +280,7 @@ fn prepare(
     })?;
     let component = sandbox.compile(&wasm).map_err(|error| match host_cause(&error) {
         Some(source) => Unprepared::Host(HostError { doing: "compiling it", source }),
-        None => Unprepared::NotAGuest(NotAGuest(format!("{error:#}"))),
+        None => Unprepared::NotAGuest(NotAGuest::new(&error)),
     })?;
     drop(wasm);
     let seconds = start.elapsed().as_secs_f64();
@@ -366,6 +366,7 @@ mod tests {
                 time: Duration::from_secs(1),
                 output_bytes: ByteSize::mib(1),
                 output_files: 1,
+                open_files: 10,
             };
             let (inputs, outputs) = (workspaces.inputs_root(), workspaces.outputs_root());
             let sandbox = Arc::new(Sandbox::new(1, limits, inputs, outputs).unwrap());

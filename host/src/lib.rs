@@ -34,5 +34,6 @@ pub mod shortage;
 pub mod stats;
 pub mod task;
 pub mod verdict;
+pub mod words;
 pub mod worker;
 pub mod workspace;

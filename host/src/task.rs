@@ -23,6 +23,7 @@ use crate::sandbox::{Execution, Job, Log, Phase, RunError};
 use crate::shortage;
 use crate::stats::{Gauge, Step, Steps};
 use crate::verdict::{self, Verdict};
+use crate::words;
 use crate::worker::Worker;
 use crate::workspace::{Workspace, WorkspaceError};
 
@@ -86,6 +87,9 @@ pub enum Failure {
     #[error("the lease was lost")]
     LeaseLost,
 }
+
+/// Bytes that are kept of the name of an output that is not there.
+const MAX_LISTED: usize = 300;
 
 /// How long a task waits at least, and at most, for a bucket that does not take its outputs.
 const LEAST_PATIENCE: Duration = Duration::from_secs(5);
@@ -365,7 +369,7 @@ pub fn check_listed(workspace: &Workspace, listed: &[String]) -> Result<(), Fail
         let there = BucketKey::new(path)
             .is_ok_and(|key| workspace.outputs.symlink_metadata(key.as_path()).is_ok());
         if !there {
-            return Err(Failure::Missing(path.clone()));
+            return Err(Failure::Missing(words::cut(path, MAX_LISTED).into_owned()));
         }
     }
     Ok(())

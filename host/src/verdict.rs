@@ -8,7 +8,7 @@ use crate::catalog::CatalogError;
 use crate::prefetch::PrefetchError;
 use crate::publish::PublishError;
 use crate::queue::{Message, QueueError};
-use crate::sandbox::RunError;
+use crate::sandbox::{self, RunError};
 use crate::task::Failure;
 
 /// What is done with a message.
@@ -139,6 +139,11 @@ fn further(failure: &Failure) -> Further {
 
         // So may a component.
         Failure::Catalog(CatalogError::NotFound { .. }) => May,
+        Failure::Catalog(CatalogError::NotAGuest { problem, .. })
+            if sandbox::is_too_large(problem) =>
+        {
+            Never
+        }
         // A corrected component may be pushed under the same name.
         Failure::Catalog(CatalogError::NotAGuest { .. }) => May,
         Failure::Catalog(CatalogError::Unavailable { .. }) => May,
@@ -153,8 +158,8 @@ fn further(failure: &Failure) -> Further {
             // More than the disk can hold.
             RunError::Shortage { .. } => May,
             RunError::Reject { .. } | RunError::Unsuccessful => Never,
-            // Time depends on the machine and its load; memory and bytes do not.
-            RunError::Limit { limit: crate::sandbox::Limit::Time(_), .. } => May,
+            // Time depends on the machine and its load; all else does not.
+            RunError::Limit { limit: sandbox::Limit::Time(_), .. } => May,
             RunError::Limit { .. } => Never,
             RunError::Cancelled | RunError::Host(_) => MayFree,
         },
@@ -237,6 +242,13 @@ mod tests {
             Failure::Deaths { deaths: 10 },
             Failure::Unaccounted { deliveries: 20 },
             ran(RunError::Limit { phase, limit: Limit::OutputFiles(1) }),
+            ran(RunError::Limit { phase, limit: Limit::OpenFiles(1) }),
+            ran(RunError::Limit { phase, limit: Limit::Handles }),
+            ran(RunError::Limit { phase, limit: Limit::Parts }),
+            Failure::Catalog(CatalogError::NotAGuest {
+                place: "b".into(),
+                problem: "it does not fit in pooling allocator requirements".into(),
+            }),
             Failure::Missing("a".into()),
             Failure::Publish(PublishError::Invalid {
                 output: "o".into(),

@@ -35,7 +35,8 @@ impl Workbench {
         })?;
         let workspaces = Workspaces::new(&cache_dir.join("work"))?;
         let (inputs, outputs) = (workspaces.inputs_root(), workspaces.outputs_root());
-        let sandbox = Sandbox::new(1, settings.limits()?, inputs, outputs).map_err(|e| {
+        let limits = super::machine::prepare_for_one(settings.limits()?);
+        let sandbox = Sandbox::new(1, limits, inputs, outputs).map_err(|e| {
             let problem = format!("{e:#}");
             let cure = super::doctor::machine::cure(&problem);
             Advice::failed(format!("the sandbox could not be set up: {problem}")).hint(cure)

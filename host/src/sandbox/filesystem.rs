@@ -8,16 +8,19 @@
 //! of the interface could slip through.
 
 use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
 use bytesize::ByteSize;
 use rustix::io::Errno;
 use wasmtime::component::{HasData, Linker, Resource};
 use wasmtime_wasi::filesystem::{Descriptor, Dir, WasiFilesystemCtxView};
+use wasmtime_wasi::p2::bindings::clocks::wall_clock::Datetime;
 use wasmtime_wasi::p2::bindings::filesystem::{preopens, types};
 use wasmtime_wasi::p2::{
     DynInputStream, DynOutputStream, FsError, FsResult, InputStream, OutputStream, Pollable,
@@ -27,30 +30,33 @@ use wasmtime_wasi::{FsPerms, OpenMode};
 
 use super::State;
 use super::limits::Limit;
+use super::open::{Listing, OpenFiles};
 use crate::shortage;
 use crate::workspace::{Directories, Spares};
-use types::ErrorCode;
+use types::{ErrorCode, HostDescriptor};
 
 /// The most that one read hands to a guest, in bytes.
 const MAX_READ: usize = 64 << 10;
 /// The most that a stream takes in one write, in bytes.
 const MAX_WRITE: usize = 64 << 10;
+/// The longest path that a guest may name, in bytes: as Linux has it. Some of the stock calls take
+/// a path apart, which no time limit ends.
+const MAX_PATH: usize = 4095;
 /// Refusals after which a guest that goes on trying is stopped.
 const MAX_REFUSALS: u64 = 1000;
 
 /// Puts the guest's file calls in the place of the stock ones.
 pub(super) fn shadow(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    linker.allow_shadowing(true);
     types::add_to_linker::<State, GuestFiles<'static>>(linker, view)?;
-    preopens::add_to_linker::<State, GuestFiles<'static>>(linker, view)?;
-    linker.allow_shadowing(false);
-    Ok(())
+    preopens::add_to_linker::<State, GuestFiles<'static>>(linker, view)
 }
 
 fn view(state: &mut State) -> GuestFiles<'_> {
     GuestFiles {
         stock: WasiFilesystemCtxView { ctx: state.wasi.filesystem(), table: &mut state.table },
         preopens: &state.preopens,
+        open: &mut state.open,
+        facts: &state.facts,
         quota: &state.quota,
     }
 }
@@ -77,6 +83,56 @@ impl Preopens {
             outputs: dir(directories.outputs, FsPerms::ReadWrite, OpenMode::READ | OpenMode::WRITE),
             spares: directories.spares,
         }
+    }
+}
+
+/// What an instance is told of files in the place of what would tell of other tasks.
+pub(super) struct Facts {
+    /// When the instance was made. The cache keeps an input for whoever needs it: when that was
+    /// stored, and last read, is nobody's business.
+    started: Datetime,
+    /// Numbers of files differ between instances, so that none can be followed.
+    numbers: RandomState,
+}
+
+impl Facts {
+    pub(super) fn new() -> Self {
+        // A clock that is before 1970 is no reason to fail.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let started = Datetime { seconds: now.as_secs(), nanoseconds: now.subsec_nanos() };
+        Self { started, numbers: RandomState::new() }
+    }
+
+    fn of_input(&self, stat: types::DescriptorStat) -> types::DescriptorStat {
+        let started = Some(self.started);
+        let link_count = match stat.type_ {
+            types::DescriptorType::RegularFile => 1,
+            _ => stat.link_count,
+        };
+        types::DescriptorStat {
+            link_count,
+            data_access_timestamp: started,
+            data_modification_timestamp: started,
+            status_change_timestamp: started,
+            ..stat
+        }
+    }
+
+    /// Directories are used again: only what the guest did shows.
+    fn of_output(&self, stat: types::DescriptorStat) -> types::DescriptorStat {
+        let since = |at: Datetime| match (at.seconds, at.nanoseconds) {
+            at if at < (self.started.seconds, self.started.nanoseconds) => self.started,
+            _ => at,
+        };
+        types::DescriptorStat {
+            status_change_timestamp: stat.status_change_timestamp.map(since),
+            ..stat
+        }
+    }
+
+    fn number(&self, of: types::MetadataHashValue) -> types::MetadataHashValue {
+        let lower = self.numbers.hash_one((of.lower, of.upper));
+        types::MetadataHashValue { lower, upper: self.numbers.hash_one(lower) }
     }
 }
 
@@ -214,6 +270,12 @@ impl Quota {
         }
     }
 
+    /// # Errors
+    /// The limit that the guest was stopped by, if it was.
+    pub(super) fn check(&self) -> Result<(), Limit> {
+        self.exceeded().map_or(Ok(()), Err)
+    }
+
     /// Charges what a write of `len` bytes at `offset` adds to the file's size. A hole counts
     /// as if it were written.
     fn charge_growth(&self, file: &File, offset: u64, len: u64) -> Result<(), WriteError> {
@@ -276,6 +338,8 @@ impl From<WriteError> for StreamError {
 pub(super) struct GuestFiles<'a> {
     stock: WasiFilesystemCtxView<'a>,
     preopens: &'a Preopens,
+    open: &'a mut OpenFiles,
+    facts: &'a Facts,
     quota: &'a Arc<Quota>,
 }
 
@@ -298,6 +362,60 @@ impl GuestFiles<'_> {
             }
             Descriptor::File(file) => Ok(&file.file),
         }
+    }
+
+    /// Opens what is there, or makes a file that is charged for. Nothing is counted as open.
+    async fn open(
+        &mut self,
+        fd: Fd,
+        path_flags: types::PathFlags,
+        path: String,
+        open_flags: types::OpenFlags,
+        flags: types::DescriptorFlags,
+    ) -> FsResult<Fd> {
+        use types::OpenFlags;
+        if open_flags.contains(OpenFlags::DIRECTORY)
+            && open_flags.intersects(OpenFlags::CREATE | OpenFlags::EXCLUSIVE | OpenFlags::TRUNCATE)
+        {
+            return Err(ErrorCode::Invalid.into());
+        }
+        if !open_flags.contains(OpenFlags::CREATE) {
+            return self.stock.open_at(fd, path_flags, path, open_flags, flags).await;
+        }
+        if self.is_input(&fd)? {
+            return Err(ErrorCode::NotPermitted.into());
+        }
+        if !open_flags.contains(OpenFlags::EXCLUSIVE) {
+            let existing = open_flags & !OpenFlags::CREATE;
+            let again = Resource::<Descriptor>::new_borrow(fd.rep());
+            match self.stock.open_at(again, path_flags, path.clone(), existing, flags).await {
+                Err(e) if matches!(e.downcast_ref(), Some(ErrorCode::NoEntry)) => {}
+                Ok(opened) if matches!(self.stock.table.get(&opened)?, Descriptor::Dir(_)) => {
+                    self.stock.table.delete(opened)?;
+                    return Err(ErrorCode::IsDirectory.into());
+                }
+                opened => return opened,
+            }
+        }
+        self.quota.files.charge(1)?;
+        let made = self.stock.open_at(fd, path_flags, path, open_flags, flags).await;
+        made.inspect_err(|_| self.quota.files.refund(1))
+    }
+
+    /// True for what is in the directory that can't be changed.
+    fn is_input(&self, fd: &Fd) -> FsResult<bool> {
+        Ok(match self.stock.table.get(fd)? {
+            Descriptor::Dir(dir) => dir.perms.write_not_permitted(),
+            Descriptor::File(file) => file.perms.write_not_permitted(),
+        })
+    }
+
+    /// What a guest is told of a file at or below `fd`.
+    fn told(&self, fd: &Fd, stat: types::DescriptorStat) -> FsResult<types::DescriptorStat> {
+        Ok(match self.is_input(fd)? {
+            true => self.facts.of_input(stat),
+            false => self.facts.of_output(stat),
+        })
     }
 
     /// Makes a directory that is charged for.
@@ -386,7 +504,17 @@ impl types::HostDescriptor for GuestFiles<'_> {
     }
 
     async fn set_size(&mut self, fd: Fd, size: u64) -> FsResult<()> {
-        self.quota.charge_growth(self.writable(&fd)?, size, 0)?;
+        let file = match self.writable(&fd) {
+            // As `ftruncate` says it of a file that was opened for reading.
+            Err(error)
+                if matches!(error.downcast_ref(), Some(ErrorCode::BadDescriptor))
+                    && matches!(self.stock.table.get(&fd)?, Descriptor::File(_)) =>
+            {
+                return Err(ErrorCode::Invalid.into());
+            }
+            file => file?,
+        };
+        self.quota.charge_growth(file, size, 0)?;
         self.stock.set_size(fd, size).await
     }
 
@@ -398,25 +526,18 @@ impl types::HostDescriptor for GuestFiles<'_> {
         open_flags: types::OpenFlags,
         flags: types::DescriptorFlags,
     ) -> FsResult<Fd> {
-        let again = || Resource::<Descriptor>::new_borrow(fd.rep());
-        if open_flags.contains(types::OpenFlags::CREATE) {
-            if !open_flags.contains(types::OpenFlags::EXCLUSIVE) {
-                let existing = open_flags & !types::OpenFlags::CREATE;
-                let opened =
-                    self.stock.open_at(again(), path_flags, path.clone(), existing, flags).await;
-                match opened {
-                    Err(e) if matches!(e.downcast_ref(), Some(ErrorCode::NoEntry)) => {}
-                    opened => return opened,
-                }
-            }
-            self.quota.files.charge(1)?;
-            let made = self.stock.open_at(fd, path_flags, path, open_flags, flags).await;
-            return made.inspect_err(|_| self.quota.files.refund(1));
+        check(&path)?;
+        self.open.ask()?;
+        let opened = self.open(fd, path_flags, path, open_flags, flags).await?;
+        match self.stock.table.get(&opened)? {
+            Descriptor::Dir(dir) => self.open.count(&dir.dir),
+            Descriptor::File(file) => self.open.count(&file.file),
         }
-        self.stock.open_at(fd, path_flags, path, open_flags, flags).await
+        Ok(opened)
     }
 
     async fn create_directory_at(&mut self, fd: Fd, path: String) -> FsResult<()> {
+        check(&path)?;
         // Libraries make the directories of each file that they write. One that is there
         // already costs nothing, and is no reason to be stopped.
         if self.quota.files.is_used_up() {
@@ -439,12 +560,16 @@ impl types::HostDescriptor for GuestFiles<'_> {
         new_fd: Fd,
         new: String,
     ) -> FsResult<()> {
+        check(&old)?;
+        check(&new)?;
         self.quota.files.charge(1)?;
         let made = self.stock.link_at(fd, flags, old, new_fd, new).await;
         made.inspect_err(|_| self.quota.files.refund(1))
     }
 
     async fn symlink_at(&mut self, fd: Fd, target: String, path: String) -> FsResult<()> {
+        check(&target)?;
+        check(&path)?;
         self.quota.files.charge(1)?;
         let made = self.stock.symlink_at(fd, target, path).await;
         made.inspect_err(|_| self.quota.files.refund(1))
@@ -491,15 +616,25 @@ impl types::HostDescriptor for GuestFiles<'_> {
         accessed: types::NewTimestamp,
         modified: types::NewTimestamp,
     ) -> FsResult<()> {
+        check(&path)?;
         self.stock.set_times_at(fd, flags, path, accessed, modified).await
     }
 
     async fn read_directory(&mut self, fd: Fd) -> FsResult<Resource<ReaddirIterator>> {
-        self.stock.read_directory(fd).await
+        let Descriptor::Dir(dir) = self.stock.table.get(&fd)? else {
+            return Err(ErrorCode::NotDirectory.into());
+        };
+        self.open.ask()?;
+        let listing = Listing::open(&dir.dir).map_err(io::Error::from);
+        let listing = listing.inspect_err(|error| self.quota.note(error))?;
+        self.open.count(listing.dir());
+        Ok(Resource::new_own(self.stock.table.push(listing)?.rep()))
     }
 
     async fn stat(&mut self, fd: Fd) -> FsResult<types::DescriptorStat> {
-        self.stock.stat(fd).await
+        let again = Resource::new_borrow(fd.rep());
+        let stat = self.stock.stat(fd).await?;
+        self.told(&again, stat)
     }
 
     async fn stat_at(
@@ -508,22 +643,30 @@ impl types::HostDescriptor for GuestFiles<'_> {
         flags: types::PathFlags,
         path: String,
     ) -> FsResult<types::DescriptorStat> {
-        self.stock.stat_at(fd, flags, path).await
+        check(&path)?;
+        let again = Resource::new_borrow(fd.rep());
+        let stat = self.stock.stat_at(fd, flags, path).await?;
+        self.told(&again, stat)
     }
 
     async fn readlink_at(&mut self, fd: Fd, path: String) -> FsResult<String> {
+        check(&path)?;
         self.stock.readlink_at(fd, path).await
     }
 
     async fn remove_directory_at(&mut self, fd: Fd, path: String) -> FsResult<()> {
+        check(&path)?;
         self.stock.remove_directory_at(fd, path).await
     }
 
     async fn rename_at(&mut self, fd: Fd, old: String, new_fd: Fd, new: String) -> FsResult<()> {
+        check(&old)?;
+        check(&new)?;
         self.stock.rename_at(fd, old, new_fd, new).await
     }
 
     async fn unlink_file_at(&mut self, fd: Fd, path: String) -> FsResult<()> {
+        check(&path)?;
         self.stock.unlink_file_at(fd, path).await
     }
 
@@ -532,7 +675,7 @@ impl types::HostDescriptor for GuestFiles<'_> {
     }
 
     async fn metadata_hash(&mut self, fd: Fd) -> FsResult<types::MetadataHashValue> {
-        self.stock.metadata_hash(fd).await
+        Ok(self.facts.number(self.stock.metadata_hash(fd).await?))
     }
 
     async fn metadata_hash_at(
@@ -541,7 +684,8 @@ impl types::HostDescriptor for GuestFiles<'_> {
         flags: types::PathFlags,
         path: String,
     ) -> FsResult<types::MetadataHashValue> {
-        self.stock.metadata_hash_at(fd, flags, path).await
+        check(&path)?;
+        Ok(self.facts.number(self.stock.metadata_hash_at(fd, flags, path).await?))
     }
 
     fn drop(&mut self, fd: Fd) -> wasmtime::Result<()> {
@@ -554,12 +698,23 @@ impl types::HostDirectoryEntryStream for GuestFiles<'_> {
         &mut self,
         stream: Resource<ReaddirIterator>,
     ) -> FsResult<Option<types::DirectoryEntry>> {
-        self.stock.read_directory_entry(stream).await
+        self.stock.table.get_mut(&listing(&stream))?.next()
     }
 
     fn drop(&mut self, stream: Resource<ReaddirIterator>) -> wasmtime::Result<()> {
-        types::HostDirectoryEntryStream::drop(&mut self.stock, stream)
+        self.stock.table.delete(listing(&stream))?;
+        Ok(())
     }
+}
+
+/// What the guest knows as a stream of the stock kind: no other is ever made.
+fn listing(stream: &Resource<ReaddirIterator>) -> Resource<Listing> {
+    Resource::new_own(stream.rep())
+}
+
+/// Refuses a path that the system would refuse for its length.
+fn check(path: &str) -> FsResult<()> {
+    if path.len() > MAX_PATH { Err(ErrorCode::NameTooLong.into()) } else { Ok(()) }
 }
 
 /// Reads up to `len` bytes; none at the end of the file.

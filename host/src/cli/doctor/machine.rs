@@ -10,7 +10,7 @@ use rustix::process::{Resource, getrlimit};
 use task_host::config::Config;
 use task_host::sandbox::{self, Sandbox};
 
-use super::super::machine::{FILES, FILES_OF_TASK};
+use super::super::machine::{LEAST_FILES, needed};
 use super::super::show;
 use super::rules::{Finding, Level};
 
@@ -86,25 +86,24 @@ fn guests(config: &Config) -> Finding {
 
 fn files(config: &Config) -> Finding {
     let tasks = (config.parallel + config.least_prefetch()) as u64;
-    let needed = FILES + FILES_OF_TASK * tasks;
+    let files = needed(config.parallel, config.least_prefetch());
     // A host raises the lower of the two limits by itself.
     let limits = getrlimit(Resource::Nofile);
     let Some(limit) = limits.maximum.or(limits.current) else {
         return Finding::new(Level::Ok, "files", "any number may be open");
     };
-    if limit >= needed {
+    if limit >= files {
         let text = format!("{limit} may be open, enough for {tasks} tasks");
         return Finding::new(Level::Ok, "files", text);
     }
-    let level = match limit < FILES + FILES_OF_TASK {
+    let level = match limit < LEAST_FILES {
         true => Level::Problem,
         false => Level::Warn,
     };
-    let text = format!(
-        "this process may have {limit} open, and {tasks} tasks under way may need {needed}"
-    );
+    let text =
+        format!("this process may have {limit} open, and {tasks} tasks under way may need {files}");
     Finding::new(level, "files", text).cure(format!(
-        "`ulimit -n {needed}`, LimitNOFILE={needed} in a systemd unit, or a lower --parallel"
+        "`ulimit -n {files}`, LimitNOFILE={files} in a systemd unit, or a lower --parallel"
     ))
 }
 

@@ -243,6 +243,7 @@ mod tests {
                 time: HOUR,
                 output_bytes: ByteSize::gib(1),
                 output_files: 10,
+                open_files: 10,
             },
             policy: Policy::default(),
             exit_when_empty: false,

@@ -7,7 +7,7 @@ use task_host::config::{self, Config};
 use task_host::key::Prefix;
 use task_host::queue::QueueError;
 use task_host::queue::address::{Address, with_home};
-use task_host::sandbox::Limits;
+use task_host::sandbox::{Limits, MOST_OPEN_FILES};
 use task_host::verdict::Policy;
 
 use super::super::exit::Advice;
@@ -132,6 +132,7 @@ impl Settings {
             time: self.defaulted(&TIMEOUT, values::some_time)?,
             output_bytes: self.defaulted(&MAX_OUTPUT, values::size)?,
             output_files: self.defaulted(&MAX_OUTPUT_FILES, values::whole)?,
+            open_files: MOST_OPEN_FILES,
         })
     }
 

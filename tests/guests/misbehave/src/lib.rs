@@ -6,6 +6,7 @@
 
 mod excess;
 mod probe;
+mod raw;
 
 use std::fs;
 use std::hash::{BuildHasher, Hasher};
@@ -93,6 +94,9 @@ pub(crate) enum Action {
         #[serde(default)]
         to: Stream,
     },
+
+    /// A call of the host's interfaces themselves, past the standard library.
+    Raw { call: raw::Call },
 
     // What should not be published.
     /// A symbolic link in the outputs.
@@ -292,6 +296,7 @@ fn perform(action: &Action, task: &Task<Action>) -> Result<Outcome> {
         Action::ManyFiles { count } => excess::many_files(task, *count)?,
         Action::Mkdirs { depth } => excess::mkdirs(task, *depth)?,
         Action::Log { bytes, to } => excess::log(*bytes, *to)?,
+        Action::Raw { call } => raw::perform(call, task)?,
         Action::Symlink { target, name } => {
             probe::symlink(target, &task.outputs_dir().join(name)).context("symlink")?;
         }
