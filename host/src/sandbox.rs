@@ -8,11 +8,12 @@
 //! file calls in `sandbox/filesystem.rs`, and the kernel's rules for the executing thread in
 //! `sandbox/thread.rs`.
 
-mod errors;
+mod facts;
 mod filesystem;
 mod limits;
 mod log;
 mod open;
+mod quota;
 mod stack;
 mod thread;
 
@@ -33,11 +34,13 @@ use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 use crate::message::Task;
 use crate::words;
 use crate::workspace::Directories;
-use filesystem::{Facts, Preopens, Quota};
+use facts::Facts;
+use filesystem::Preopens;
 use limits::Memory;
 pub use limits::{Limit, Limits, MOST_OPEN_FILES, is_too_large};
 pub use log::{Log, Tee};
 use open::OpenFiles;
+use quota::Quota;
 use thread::Threads;
 
 /// Bytes of a guest's reason for a failure that are kept.
@@ -265,10 +268,7 @@ impl Sandbox {
         let engine = Engine::new(&config(slots))?;
         let mut linker = Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-        linker.allow_shadowing(true);
         filesystem::shadow(&mut linker)?;
-        errors::shadow(&mut linker)?;
-        linker.allow_shadowing(false);
         let threads = Threads::start(slots, &engine, inputs_root, outputs_root)?;
         Ok(Self { engine, linker, threads: RwLock::new(Arc::new(threads)), slots, limits })
     }

@@ -8,19 +8,13 @@
 //! of the interface could slip through.
 
 use std::fs::File;
-use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
-use bytesize::ByteSize;
-use rustix::io::Errno;
 use wasmtime::component::{HasData, Linker, Resource};
 use wasmtime_wasi::filesystem::{Descriptor, Dir, WasiFilesystemCtxView};
-use wasmtime_wasi::p2::bindings::clocks::wall_clock::Datetime;
 use wasmtime_wasi::p2::bindings::filesystem::{preopens, types};
 use wasmtime_wasi::p2::{
     DynInputStream, DynOutputStream, FsError, FsResult, InputStream, OutputStream, Pollable,
@@ -29,9 +23,9 @@ use wasmtime_wasi::p2::{
 use wasmtime_wasi::{FsPerms, OpenMode};
 
 use super::State;
-use super::limits::Limit;
+use super::facts::Facts;
 use super::open::{Listing, OpenFiles};
-use crate::shortage;
+use super::quota::{Quota, WriteError};
 use crate::workspace::{Directories, Spares};
 use types::{ErrorCode, HostDescriptor};
 
@@ -42,13 +36,14 @@ const MAX_WRITE: usize = 64 << 10;
 /// The longest path that a guest may name, in bytes: as Linux has it. Some of the stock calls take
 /// a path apart, which no time limit ends.
 const MAX_PATH: usize = 4095;
-/// Refusals after which a guest that goes on trying is stopped.
-const MAX_REFUSALS: u64 = 1000;
 
 /// Puts the guest's file calls in the place of the stock ones.
 pub(super) fn shadow(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    linker.allow_shadowing(true);
     types::add_to_linker::<State, GuestFiles<'static>>(linker, view)?;
-    preopens::add_to_linker::<State, GuestFiles<'static>>(linker, view)
+    preopens::add_to_linker::<State, GuestFiles<'static>>(linker, view)?;
+    linker.allow_shadowing(false);
+    Ok(())
 }
 
 fn view(state: &mut State) -> GuestFiles<'_> {
@@ -82,254 +77,6 @@ impl Preopens {
             inputs: dir(directories.inputs, FsPerms::ReadOnly, OpenMode::READ),
             outputs: dir(directories.outputs, FsPerms::ReadWrite, OpenMode::READ | OpenMode::WRITE),
             spares: directories.spares,
-        }
-    }
-}
-
-/// What an instance is told of files in the place of what would tell of other tasks.
-pub(super) struct Facts {
-    /// When the instance was made. The cache keeps an input for whoever needs it: when that was
-    /// stored, and last read, is nobody's business.
-    started: Datetime,
-    /// Numbers of files differ between instances, so that none can be followed.
-    numbers: RandomState,
-}
-
-impl Facts {
-    pub(super) fn new() -> Self {
-        // A clock that is before 1970 is no reason to fail.
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let started = Datetime { seconds: now.as_secs(), nanoseconds: now.subsec_nanos() };
-        Self { started, numbers: RandomState::new() }
-    }
-
-    fn of_input(&self, stat: types::DescriptorStat) -> types::DescriptorStat {
-        let started = Some(self.started);
-        let link_count = match stat.type_ {
-            types::DescriptorType::RegularFile => 1,
-            _ => stat.link_count,
-        };
-        types::DescriptorStat {
-            link_count,
-            data_access_timestamp: started,
-            data_modification_timestamp: started,
-            status_change_timestamp: started,
-            ..stat
-        }
-    }
-
-    /// Directories are used again: only what the guest did shows.
-    fn of_output(&self, stat: types::DescriptorStat) -> types::DescriptorStat {
-        let since = |at: Datetime| match (at.seconds, at.nanoseconds) {
-            at if at < (self.started.seconds, self.started.nanoseconds) => self.started,
-            _ => at,
-        };
-        types::DescriptorStat {
-            status_change_timestamp: stat.status_change_timestamp.map(since),
-            ..stat
-        }
-    }
-
-    fn number(&self, of: types::MetadataHashValue) -> types::MetadataHashValue {
-        let lower = self.numbers.hash_one((of.lower, of.upper));
-        types::MetadataHashValue { lower, upper: self.numbers.hash_one(lower) }
-    }
-}
-
-/// What a guest may still write, and what its calls met that is not its fault. Shared by the
-/// streams of one instance.
-pub(super) struct Quota {
-    bytes: Account,
-    files: Account,
-    /// The number of the host's shortage that a call met; zero if none did.
-    shortage: AtomicI32,
-    /// A call failed with an I/O error whose cause is not known.
-    io_failed: AtomicBool,
-}
-
-struct Account {
-    limit: u64,
-    used: AtomicU64,
-    refused: AtomicU64,
-}
-
-impl Account {
-    fn new(limit: u64) -> Self {
-        Self { limit, used: AtomicU64::new(0), refused: AtomicU64::new(0) }
-    }
-
-    fn charge(&self, amount: u64) -> Result<(), Refused> {
-        let used = self.used.load(Relaxed).saturating_add(amount);
-        if used <= self.limit {
-            self.used.store(used, Relaxed);
-            Ok(())
-        } else if self.refused.fetch_add(1, Relaxed) < MAX_REFUSALS {
-            Err(Refused::Quota)
-        } else {
-            Err(Refused::Stop)
-        }
-    }
-
-    /// Takes back a charge for what was not made.
-    fn refund(&self, amount: u64) {
-        self.used.store(self.used.load(Relaxed).saturating_sub(amount), Relaxed);
-    }
-
-    fn is_used_up(&self) -> bool {
-        self.used.load(Relaxed) >= self.limit
-    }
-}
-
-/// What to answer a guest that is over its quota.
-enum Refused {
-    Quota,
-    Stop,
-}
-
-impl From<Refused> for FsError {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Quota => ErrorCode::Quota.into(),
-            Refused::Stop => FsError::trap(wasmtime::format_err!("the quota is used up")),
-        }
-    }
-}
-
-impl From<Refused> for StreamError {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Quota => StreamError::LastOperationFailed(
-                io::Error::from(io::ErrorKind::QuotaExceeded).into(),
-            ),
-            Refused::Stop => StreamError::trap("the quota is used up"),
-        }
-    }
-}
-
-impl Quota {
-    pub(super) fn new(bytes: ByteSize, files: u64) -> Self {
-        Self {
-            bytes: Account::new(bytes.as_u64()),
-            files: Account::new(files),
-            shortage: AtomicI32::new(0),
-            io_failed: AtomicBool::new(false),
-        }
-    }
-
-    /// The host's shortage that a call of the guest met.
-    pub(super) fn shortage(&self) -> Option<Errno> {
-        let number = self.shortage.load(Relaxed);
-        (number != 0).then(|| Errno::from_raw_os_error(number))
-    }
-
-    /// True when a call failed with an I/O error that may or may not be the host's fault.
-    pub(super) fn io_failed(&self) -> bool {
-        self.io_failed.load(Relaxed)
-    }
-
-    /// The bytes that the guest has written.
-    pub(super) fn written(&self) -> u64 {
-        self.bytes.used.load(Relaxed)
-    }
-
-    /// Takes note of an error that a guest is about to see.
-    fn note(&self, error: &io::Error) {
-        if let Some(errno) = shortage::errno(error)
-            && (shortage::is_of_the_process(errno)
-                || shortage::is_of_a_disk(errno)
-                // Guests' libraries make an I/O error of it.
-                || errno == Errno::FBIG)
-        {
-            self.shortage.store(errno.raw_os_error(), Relaxed);
-        }
-    }
-
-    /// The same for an error of the stock calls, which have left the system's number away.
-    fn note_code(&self, code: ErrorCode, of: impl std::os::fd::AsFd) {
-        let errno = match code {
-            ErrorCode::InsufficientSpace => Errno::NOSPC,
-            ErrorCode::InsufficientMemory => Errno::NOMEM,
-            ErrorCode::FileTooLarge => Errno::FBIG,
-            ErrorCode::Io => match rustix::io::fcntl_dupfd_cloexec(of, 0) {
-                Err(errno) => errno,
-                Ok(_) => return self.io_failed.store(true, Relaxed),
-            },
-            _ => return,
-        };
-        self.shortage.store(errno.raw_os_error(), Relaxed);
-    }
-
-    /// The limit that the guest was stopped by, if it was.
-    pub(super) fn exceeded(&self) -> Option<Limit> {
-        if self.bytes.refused.load(Relaxed) > 0 {
-            Some(Limit::OutputBytes(ByteSize(self.bytes.limit)))
-        } else if self.files.refused.load(Relaxed) > 0 {
-            Some(Limit::OutputFiles(self.files.limit))
-        } else {
-            None
-        }
-    }
-
-    /// # Errors
-    /// The limit that the guest was stopped by, if it was.
-    pub(super) fn check(&self) -> Result<(), Limit> {
-        self.exceeded().map_or(Ok(()), Err)
-    }
-
-    /// Charges what a write of `len` bytes at `offset` adds to the file's size. A hole counts
-    /// as if it were written.
-    fn charge_growth(&self, file: &File, offset: u64, len: u64) -> Result<(), WriteError> {
-        let end = offset.saturating_add(len);
-        let size = file.metadata().inspect_err(|error| self.note(error))?.len();
-        if end > size {
-            self.bytes.charge(end - size)?;
-        }
-        Ok(())
-    }
-
-    /// Charges and writes as much of `bytes` as one system call takes.
-    fn write(&self, file: &File, bytes: &[u8], offset: u64) -> Result<usize, WriteError> {
-        self.charge_growth(file, offset, bytes.len() as u64)?;
-        loop {
-            match file.write_at(bytes, offset) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                done => return Ok(done.inspect_err(|error| self.note(error))?),
-            }
-        }
-    }
-}
-
-enum WriteError {
-    Refused(Refused),
-    Io(io::Error),
-}
-
-impl From<Refused> for WriteError {
-    fn from(refused: Refused) -> Self {
-        Self::Refused(refused)
-    }
-}
-
-impl From<io::Error> for WriteError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-impl From<WriteError> for FsError {
-    fn from(error: WriteError) -> Self {
-        match error {
-            WriteError::Refused(refused) => refused.into(),
-            WriteError::Io(error) => error.into(),
-        }
-    }
-}
-
-impl From<WriteError> for StreamError {
-    fn from(error: WriteError) -> Self {
-        match error {
-            WriteError::Refused(refused) => refused.into(),
-            WriteError::Io(error) => StreamError::LastOperationFailed(error.into()),
         }
     }
 }

@@ -5,6 +5,7 @@ use serde::Deserialize;
 /// What to call. All that is made is kept until the end.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[cfg_attr(not(target_os = "wasi"), expect(dead_code, reason = "there is no host to call"))]
 pub(crate) enum Call {
     /// So many streams of the entries of a directory with so many files, of long names. Each
     /// stream is read once. Reports `{"made", "error"}`, of the first that was refused.
