@@ -16,6 +16,10 @@ const LEAST_OPEN: u64 = 32;
 /// in one each. Fewer where the process may have few: they take a quarter at most.
 const COMPONENTS: u64 = 256;
 
+/// The most tasks that are held ahead beyond the fewest, while they are short: a few answers of a
+/// queue that gives many messages in one.
+const MORE_AHEAD: usize = 40;
+
 /// Prepares the process, and fits the configuration to what it may use.
 pub(crate) fn prepare(config: Config) -> Config {
     match raise_open_files() {
@@ -83,7 +87,15 @@ fn fit(mut config: Config, most: u64) -> Config {
             config.prefetch.unwrap_or_default(),
         );
     }
-    config.limits.open_files = open_files(left, config.parallel, config.least_prefetch());
+    let ahead = config.least_prefetch();
+    let most_ahead = if config.prefetch.is_some() { ahead } else { ahead + MORE_AHEAD };
+    let mut open = open_files(left, config.parallel, most_ahead);
+    if open < LEAST_OPEN {
+        // Rather no more tasks ahead than guests that can't open their inputs.
+        config.prefetch = Some(ahead);
+        open = open_files(left, config.parallel, ahead);
+    }
+    config.limits.open_files = open;
     config
 }
 
