@@ -356,6 +356,13 @@ fn config(slots: usize) -> Config {
         } else {
             Enabled::No
         });
+    let mut config = code_config();
+    config.allocation_strategy(pool);
+    config
+}
+
+/// Everything that compiled code depends on.
+fn code_config() -> Config {
     let mut config = Config::new();
     config
         .wasm_component_model(true)
@@ -364,8 +371,7 @@ fn config(slots: usize) -> Config {
         .memory_init_cow(true)
         // The default asks an environment variable, and reads debug information.
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
-        .wasm_backtrace_max_frames(NonZeroUsize::new(stack::MOST_FRAMES))
-        .allocation_strategy(pool);
+        .wasm_backtrace_max_frames(NonZeroUsize::new(stack::MOST_FRAMES));
     config
 }
 
