@@ -54,10 +54,10 @@ async fn bench(component: &Path, directory: &Path) {
             }
             rounds.sort_by(f64::total_cmp);
             println!(
-                "{threads} thread(s), {what}: {:.1} us per task, {:.0} tasks a second (kernel rules: {})",
+                "{threads} thread(s), {what}: {:.1} us per task, {:.0} tasks a second (the kernel {})",
                 rounds[ROUNDS / 2] * 1e6,
                 1.0 / rounds[ROUNDS / 2],
-                sandbox.is_enforced_by_kernel(),
+                sandbox.confinement(),
             );
         }
     }

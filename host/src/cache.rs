@@ -44,6 +44,7 @@ use crate::ahead::Ahead;
 use crate::bucket::{self, Bucket, BucketError, Object, Opened, SMALL, Version};
 use crate::digest::Digest;
 use crate::key::BucketKey;
+use crate::ownership;
 
 pub(crate) use self::blobs::is_damage;
 pub use self::check::{Checked, check};
@@ -51,9 +52,16 @@ pub use self::error::{CacheError, SharedIoError};
 pub use self::place::Sharing;
 #[cfg(test)]
 pub(crate) use self::tests::Tmpfs;
+pub use crate::ownership::NotOurs;
 
 /// How many objects are remembered in memory with their digests.
 const REMEMBERED: u64 = 65_536;
+
+/// The directories that the host makes in a cache directory, beside [`COMPILED`]. Anything else
+/// may be there too.
+pub const PARTS: [&str; 4] = ["blobs", "index", "tmp", "work"];
+/// Where compiled code is, in a cache directory.
+pub const COMPILED: &str = "compiled";
 
 /// Where the cache is, and how large it may get.
 #[derive(Debug, Clone)]
@@ -63,6 +71,17 @@ pub struct CacheOptions {
     /// What its blobs may take on disk, in bytes. A single input that is larger than that is
     /// delivered all the same, and removed as soon as no task uses it.
     pub max_bytes: u64,
+}
+
+/// Looks whether a cache directory, where it is there, can be trusted: its way, itself, and the
+/// directories that the host makes in it. Returns a risk on the way, if there is one.
+///
+/// # Errors
+/// Names the first directory that can't.
+pub fn check_owner(dir: &Path) -> Result<Option<NotOurs>, NotOurs> {
+    let risk = ownership::check(dir, &PARTS)?;
+    // Compiled code is loaded by a stricter rule, and is not needed.
+    Ok(risk.or_else(|| ownership::check(dir, &[COMPILED]).err()))
 }
 
 /// A cache on disk. A clone is another handle on it.
@@ -127,7 +146,7 @@ impl Cache {
     /// `tmp`. Blobs are counted in the background.
     ///
     /// # Errors
-    /// When the host can't create files in it.
+    /// When the host can't create files in it, or when somebody else owns it or may write to it.
     pub fn open(options: CacheOptions) -> Result<Self, CacheError> {
         let open = || {
             let places = Arc::new(Places::open(&options.dir)?);

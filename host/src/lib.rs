@@ -23,6 +23,7 @@ pub mod key;
 pub mod lease;
 pub mod message;
 pub mod outage;
+mod ownership;
 pub mod prefetch;
 pub mod publish;
 pub mod queue;

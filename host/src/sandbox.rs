@@ -6,8 +6,9 @@
 //!
 //! What a guest can reach is decided in three files: the imports that are linked here, the
 //! file calls in `sandbox/filesystem.rs`, and the kernel's rules for the executing thread in
-//! `sandbox/thread.rs`.
+//! `sandbox/confine.rs`.
 
+mod confine;
 mod filesystem;
 mod limits;
 mod log;
@@ -24,6 +25,7 @@ use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
 use crate::message::Task;
 use crate::workspace::Directories;
+pub use confine::Confinement;
 use filesystem::{Preopens, Quota};
 use limits::Memory;
 pub use limits::{Limit, Limits};
@@ -222,9 +224,9 @@ impl WasiView for State {
     }
 }
 
-/// True when the kernel can keep guests to their two directories.
-pub fn kernel_can_confine() -> bool {
-    thread::can_confine()
+/// What this machine's kernel can keep guests from.
+pub fn possible_confinement() -> Confinement {
+    confine::possible()
 }
 
 impl Sandbox {
@@ -254,10 +256,9 @@ impl Sandbox {
         &self.engine
     }
 
-    /// True when the kernel itself keeps guests from writing below the inputs directory and
-    /// from reaching anything but the two directories.
-    pub fn is_enforced_by_kernel(&self) -> bool {
-        self.threads().enforced()
+    /// What the kernel itself keeps guests from.
+    pub fn confinement(&self) -> Confinement {
+        self.threads().confinement()
     }
 
     /// Keeps guests to other directories from now on: starts new threads, and ends the present

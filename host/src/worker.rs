@@ -23,7 +23,7 @@ use crate::prefetch::Prefetch;
 use crate::publish;
 use crate::queue::address::Address;
 use crate::queue::{self, Queue, QueueError};
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Confinement, Sandbox};
 use crate::stats::Stats;
 use crate::task::{self, Ended};
 use crate::verdict::Policy;
@@ -159,7 +159,7 @@ impl Worker {
             workspaces.outputs_root(),
         );
         let sandbox = Arc::new(sandbox.map_err(|e| OpenError::Sandbox(format!("{e:#}")))?);
-        let sharing = if sandbox.is_enforced_by_kernel() { Sharing::Link } else { Sharing::Copy };
+        let sharing = if sandbox.confinement().files { Sharing::Link } else { Sharing::Copy };
         let (component_bucket, component_prefix) = match &config.components {
             Some(dir) => (bucket::open_dir(dir)?, Prefix::root()),
             None => (bucket.clone(), config.component_prefix.clone()),
@@ -231,9 +231,9 @@ impl Worker {
         &self.config
     }
 
-    /// True when the kernel keeps guests to their two directories, beside the sandbox.
-    pub fn is_enforced_by_kernel(&self) -> bool {
-        self.sandbox.is_enforced_by_kernel()
+    /// What the kernel keeps guests from, in addition to the sandbox.
+    pub fn confinement(&self) -> Confinement {
+        self.sandbox.confinement()
     }
 
     /// Tasks that may run at the same time.

@@ -17,6 +17,7 @@ use rustix::fs::{CWD, fstat};
 
 pub use self::spares::Spares;
 use crate::key::BucketKey;
+use crate::ownership;
 use crate::scratch::{self, Scratch, Stopped};
 
 /// More entries than this are removed on a thread of their own.
@@ -89,9 +90,10 @@ impl Workspaces {
     /// Removes what dead processes left below `root`, and makes a directory for this one.
     ///
     /// # Errors
-    /// When the host can't create directories there.
+    /// When the host can't create directories there, or somebody else could too.
     pub fn new(root: &Path) -> Result<Self, WorkspaceError> {
-        let home = Scratch::claim(root).map_err(|source| WorkspaceError {
+        let claimed = ownership::make(root, &[]).and_then(|_| Scratch::claim(root));
+        let home = claimed.map_err(|source| WorkspaceError {
             path: root.to_owned(),
             doing: "making a directory for this process",
             source,
@@ -145,6 +147,7 @@ impl Workspaces {
             // cap-std lists through a description of its own, so a duplicate will do.
             fd.try_clone().map(|fd| Dir::from_std_file(fd.into()))
         };
+        slot.spares.freshen();
         let (inputs, outputs) = match (dir(&slot.inputs), dir(&slot.outputs)) {
             (Ok(inputs), Ok(outputs)) => (inputs, outputs),
             (Err(source), _) | (_, Err(source)) => {
@@ -372,12 +375,14 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let workspaces = Workspaces::new(root.path()).unwrap();
         let first = workspaces.acquire().unwrap();
-        first.outputs.create_dir_all("secret/of/mine").unwrap();
-        first.outputs.write("secret/of/mine/file", "secret").unwrap();
         let old = std::time::SystemTime::UNIX_EPOCH;
         let times = std::fs::FileTimes::new().set_modified(old).set_accessed(old);
-        let mine = std::fs::File::open(first.outputs_path().join("secret/of/mine")).unwrap();
-        mine.set_times(times).unwrap();
+        for name in ["secret", "of", "mine"] {
+            first.spares().make_dir(&first.outputs, name).unwrap();
+            first.outputs.write(format!("{name}/file"), "secret").unwrap();
+            let mine = std::fs::File::open(first.outputs_path().join(name)).unwrap();
+            mine.set_times(times).unwrap();
+        }
         drop(first);
         assert_eq!(workspaces.pool.clean.lock().unwrap()[0].spares.ready(), 3);
 

@@ -491,6 +491,16 @@ impl types::HostDescriptor for GuestFiles<'_> {
         accessed: types::NewTimestamp,
         modified: types::NewTimestamp,
     ) -> FsResult<()> {
+        // The kernel's rules for this thread let it set the times of what it has opened, which a
+        // link can't be.
+        if !flags.contains(types::PathFlags::SYMLINK_FOLLOW) {
+            let there = Resource::<Descriptor>::new_borrow(fd.rep());
+            let found = self.stock.stat_at(there, flags, path.clone()).await?;
+            if found.type_ == types::DescriptorType::SymbolicLink {
+                return Err(ErrorCode::Unsupported.into());
+            }
+        }
+        let flags = flags | types::PathFlags::SYMLINK_FOLLOW;
         self.stock.set_times_at(fd, flags, path, accessed, modified).await
     }
 

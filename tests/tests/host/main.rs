@@ -6,6 +6,8 @@ mod disks;
 mod drain;
 mod endings;
 mod finished;
+mod hostile_cache;
+mod hostile_kernel;
 mod invariants;
 mod isolation;
 mod limits;

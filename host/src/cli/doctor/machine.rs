@@ -7,8 +7,9 @@ use std::path::Path;
 
 use bytesize::ByteSize;
 use rustix::process::{Resource, getrlimit};
+use task_host::cache::{self, NotOurs};
 use task_host::config::Config;
-use task_host::sandbox::{self, Sandbox};
+use task_host::sandbox::{self, Confinement, Sandbox};
 
 use super::super::machine::{FILES, FILES_OF_TASK};
 use super::super::show;
@@ -19,14 +20,20 @@ pub(crate) use shortage::cure;
 
 /// Looks at the cache, the kernel and the limits of this process.
 pub(super) fn look(config: &Config) -> Vec<Finding> {
-    let mut findings = vec![cache(config), kernel(), guests(config), files(config)];
+    let mut findings = vec![cache_dir(config), kernel(), guests(config), files(config)];
     findings.extend(file_size(config));
     findings.extend(memory(config));
     findings
 }
 
-fn cache(config: &Config) -> Finding {
+fn cache_dir(config: &Config) -> Finding {
     let subject = &format!("cache {}", config.cache_dir.display());
+    let told = |level, NotOurs { problem, cure }| Finding::new(level, subject, problem).cure(cure);
+    match cache::check_owner(&config.cache_dir) {
+        Ok(None) => {}
+        Ok(Some(risk)) => return told(Level::Warn, risk),
+        Err(not_ours) => return told(Level::Problem, not_ours),
+    }
     let parts = ["", "blobs", "compiled", "work"].map(|part| config.cache_dir.join(part));
     let mut free = ByteSize(u64::MAX);
     for part in parts {
@@ -49,20 +56,23 @@ fn cache(config: &Config) -> Finding {
 }
 
 fn kernel() -> Finding {
-    if sandbox::kernel_can_confine() {
-        return Finding::new(
-            Level::Ok,
-            "kernel",
-            "keeps tasks to their directories too (Landlock)",
-        );
+    judge_kernel(sandbox::possible_confinement())
+}
+
+fn judge_kernel(confinement: Confinement) -> Finding {
+    let cure = match (confinement.files, confinement.calls) {
+        (true, true) => None,
+        (false, _) => Some("use Linux 6.2 or newer with landlock among its security modules"),
+        (true, false) => Some(
+            "use a kernel with CONFIG_SECCOMP_FILTER on x86_64 or aarch64, in a container whose \
+             rules allow the call `seccomp`",
+        ),
+    };
+    let text = confinement.to_string();
+    match cure {
+        None => Finding::new(Level::Ok, "kernel", text),
+        Some(cure) => Finding::new(Level::Warn, "kernel", text).cure(cure),
     }
-    Finding::new(
-        Level::Warn,
-        "kernel",
-        "does not confine tasks (no Landlock of version 3): the sandbox does, and inputs are \
-         copied for each task",
-    )
-    .cure("use Linux 6.2 or newer with landlock among its security modules")
 }
 
 /// Sets up the sandbox as a run would: it needs address space and threads, and no other way

@@ -6,6 +6,7 @@
 
 mod excess;
 mod probe;
+mod times;
 
 use std::fs;
 use std::hash::{BuildHasher, Hasher};
@@ -117,6 +118,9 @@ pub(crate) enum Action {
         #[serde(default = "Action::an_address")]
         address: String,
     },
+    /// Sets times of outputs in every way. Reports `{"tried": […]}`; leaves `file.txt` and
+    /// `dir/in-it.txt`.
+    SetTimes,
     /// Reads standard input to its end. Reports `{"bytes"}` or `{"error"}`.
     Stdin,
     /// Reports what is there at the start, `{"runs", "inputs": [paths], "outputs": [paths]}`, and
@@ -305,6 +309,7 @@ fn perform(action: &Action, task: &Task<Action>) -> Result<Outcome> {
         Action::Escape => probe::escape(task)?,
         Action::Env => probe::environment(task)?,
         Action::Net { address } => probe::network(task, address)?,
+        Action::SetTimes => times::set(task)?,
         Action::Stdin => probe::stdin(task)?,
         Action::Leave => probe::leave(task)?,
         Action::Copy { ignore_errors } => {
