@@ -16,7 +16,7 @@ use task_host::queue::{self, Access, Admin, Counts, Facts, QueueError};
 
 use super::exit::Exit;
 use super::sender;
-use super::settings::{BUCKET, Everything, Flags, fq_path};
+use super::settings::{BUCKET, Everything, Flags, Overlap, fq_path, overlaps};
 use super::show;
 use super::telemetry::Screen;
 use super::values::When;
@@ -122,6 +122,10 @@ async fn look(config: &Config, bucket_is_made: bool, findings: &mut Vec<Finding>
         findings.push(look_for_components(config).await);
     }
     findings.append(&mut machine::look(config));
+    let apart = |overlap: Overlap| {
+        Finding::new(Level::Problem, "directories", overlap.problem).cure(overlap.cure)
+    };
+    findings.extend(overlaps(config).into_iter().map(apart));
 }
 
 /// What the service says of the queues, with that of its own dead-letter queue.

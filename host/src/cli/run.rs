@@ -55,7 +55,7 @@ pub(crate) struct Run {
 impl Run {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         let settings = self.flags.load()?;
-        let config = settings.config()?;
+        let config = settings.config_to_run()?;
         let listen = settings.listen()?;
         let screen = Screen::open(&settings)?;
         for slip in settings.misspelt() {

@@ -7,6 +7,7 @@
 mod all;
 mod checked;
 mod file;
+mod places;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,6 +21,7 @@ use super::values::{Parsed, switch};
 
 pub(crate) use all::*;
 pub(crate) use checked::{fq_path, queue_url};
+pub(crate) use places::{Overlap, overlaps};
 
 /// Something that can be set.
 #[derive(Debug)]

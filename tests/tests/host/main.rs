@@ -8,6 +8,7 @@ mod endings;
 mod finished;
 mod hostile_cache;
 mod hostile_kernel;
+mod hostile_places;
 mod invariants;
 mod isolation;
 mod limits;

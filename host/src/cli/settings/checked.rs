@@ -49,6 +49,18 @@ impl Settings {
         })
     }
 
+    /// The same, for whoever is about to work by it: its directories are apart.
+    ///
+    /// # Errors
+    /// Names two directories that lie in each other, and what would come of it.
+    pub(crate) fn config_to_run(&self) -> anyhow::Result<Config> {
+        let config = self.config()?;
+        match overlaps(&config).into_iter().next() {
+            Some(Overlap { problem, cure }) => Err(Advice::usage(problem).hint(cure).into()),
+            None => Ok(config),
+        }
+    }
+
     /// The queue, which has no default: a host that guessed would work on the wrong one.
     pub(crate) fn queue(&self) -> anyhow::Result<String> {
         match self.value(&QUEUE, queue_url)? {
@@ -155,7 +167,7 @@ impl Settings {
     pub(crate) fn shown(&self) -> anyhow::Result<Vec<(&'static str, Option<String>, Origin)>> {
         // What can't be used can't be shown either.
         if !self.is_default(&QUEUE) {
-            self.config()?;
+            self.config_to_run()?;
         }
         let shown = |setting: &&'static Setting| {
             let given = self.get(setting);
