@@ -117,7 +117,9 @@ fn what_guests_do_not_need_is_refused() {
     let (file, udp, program) = (mine.as_raw_fd(), sender.as_raw_fd(), program.as_raw_fd());
     let other = call!(libc::SYS_gettid).unwrap();
 
-    let refused = place.confined(move |_| {
+    let refused = place.confined(move |confinement| {
+        // Without it the calls below would be made.
+        assert!(confinement.calls, "there is no filter");
         let none = std::ptr::null::<u8>();
         let (path, at) = (outside.as_ptr(), libc::AT_FDCWD);
         let this = call!(libc::SYS_getpid).unwrap();
