@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytesize::ByteSize;
 use task_host::key::{BucketKey, Prefix, TaskName};
 use task_host::message::Task;
-use task_host::sandbox::{Guest, Job, Limits, Sandbox};
+use task_host::sandbox::{self, Guest, Job, Limits, Sandbox};
 use task_host::workspace::{Workspace, Workspaces};
 use tokio_util::sync::CancellationToken;
 
@@ -39,8 +39,11 @@ async fn bench(component: &Path, directory: &Path) {
         let sandbox = Sandbox::new(threads, limits, inputs, outputs);
         let sandbox = Arc::new(sandbox.expect("a sandbox"));
         let wasm = std::fs::read(component).expect("the component");
-        let compiled = sandbox.compile(&wasm).expect("a component");
-        let guest = sandbox.link(&compiled).expect("a guest");
+        let engine = sandbox::compiling_engine().expect("an engine");
+        let code = engine.precompile_component(&wasm).expect("a component");
+        // SAFETY: the code was made above.
+        let loaded = unsafe { sandbox.load(&code) }.expect("compiled code");
+        let guest = sandbox.link(&loaded).expect("a guest");
         for (what, inputs) in [("nothing", 0), ("4 KiB in, 4 KiB out", 1)] {
             let mut rounds = Vec::new();
             for _ in 0..ROUNDS {

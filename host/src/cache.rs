@@ -420,22 +420,14 @@ impl Cache {
             .ok_or_else(|| self.gone(blob.digest))
     }
 
-    /// A blob's bytes, which are those of its digest. A damaged blob is removed.
-    ///
-    /// # Errors
-    /// [`CacheError::Gone`] when the blob has to be fetched again.
-    pub fn bytes(&self, blob: &Blob) -> Result<Vec<u8>, CacheError> {
-        let mut file = self.read(blob)?;
-        let mut bytes = Vec::with_capacity(usize::try_from(blob.size).unwrap_or(0));
-        let read = io::Read::read_to_end(&mut file, &mut bytes);
-        if read.is_ok() && Digest::of(&bytes) == blob.digest {
-            return Ok(bytes);
-        }
+    /// What is to be said of a blob whose bytes somebody could not read, because of `error`, or found
+    /// not to be those of its digest. A damaged blob is removed: [`CacheError::Gone`] when the blob
+    /// has to be looked up again.
+    pub fn distrust(&self, blob: &Blob, error: Option<io::Error>) -> CacheError {
         // What is wrong with it is found out once more, and logged.
-        match (self.0.blobs.verify(&blob.digest, blob.size), read) {
-            (Ok(true), Ok(_)) => self.bytes(blob),
-            (Ok(true), Err(error)) | (Err(error), _) => Err(self.local("reading a blob", error)),
-            (Ok(false), _) => Err(self.gone(blob.digest)),
+        match (self.0.blobs.verify(&blob.digest, blob.size), error) {
+            (Ok(true), Some(error)) | (Err(error), _) => self.local("reading a blob", error),
+            (Ok(true), None) | (Ok(false), _) => self.gone(blob.digest),
         }
     }
 

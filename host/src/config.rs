@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use crate::bucket;
+use crate::catalog::{CompileLimits, Compiler};
 use crate::environment::Environment;
 use crate::key::Prefix;
 use crate::queue;
@@ -57,6 +58,8 @@ pub struct Config {
     pub lease: Duration,
     /// What one execution may use.
     pub limits: Limits,
+    /// What compiling one component may use.
+    pub compile_limits: CompileLimits,
     /// How often and how fast a task is tried again.
     pub policy: Policy,
     /// Stop when the queue holds no message any more.
@@ -93,6 +96,13 @@ pub fn environment() -> Environment {
         Some((name.into_string().ok()?, value.into_string().ok()?))
     };
     std::env::vars_os().filter_map(text).collect()
+}
+
+/// The program that compiles components, and its arguments: this one, whatever its file has become
+/// since it was started. Its hidden command calls
+/// [`compile_for_parent`](crate::catalog::compile_for_parent).
+pub fn compiler(limits: CompileLimits) -> Compiler {
+    Compiler::new(PathBuf::from("/proc/self/exe"), vec!["compile-component".into()], limits)
 }
 
 /// Where Google's emulator of Pub/Sub listens, if it is to be used: `$PUBSUB_EMULATOR_HOST`.

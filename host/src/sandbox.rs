@@ -1,8 +1,9 @@
 //! One guest, one fresh instance, three calls, under limits.
 //!
-//! A [`Sandbox`] owns the engine and the threads that execute guests. A component is
-//! [compiled](Sandbox::compile) once into a [`Guest`] and [run](Sandbox::run) any number of
-//! times; no two runs share an instance, a file or a byte of memory.
+//! A [`Sandbox`] owns the engine and the threads that execute guests. A component is compiled once
+//! by a [`compiling_engine`], [loaded](Sandbox::load) and [linked](Sandbox::link) as a [`Guest`],
+//! and [run](Sandbox::run) any number of times; no two runs share an instance, a file or a byte of
+//! memory.
 //!
 //! What a guest can reach is decided in three files: the imports that are linked here, the
 //! file calls in `sandbox/filesystem.rs`, and the kernel's rules for the executing thread in
@@ -279,13 +280,17 @@ impl Sandbox {
         self.threads.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Compiles the bytes of a component. Takes from a tenth of a second to a minute of one
-    /// core or more.
+    /// Loads compiled code.
     ///
     /// # Errors
-    /// When the bytes are not a component, or the machine has no memory for it.
-    pub fn compile(&self, wasm: &[u8]) -> wasmtime::Result<Component> {
-        Component::new(&self.engine, wasm)
+    /// When the code is another engine's, asks for more than the sandbox has, or the machine has
+    /// no memory for it.
+    ///
+    /// # Safety
+    /// The bytes have to be what [`Engine::precompile_component`] made, as code is trusted.
+    pub unsafe fn load(&self, code: &[u8]) -> wasmtime::Result<Component> {
+        // SAFETY: as the caller says.
+        unsafe { Component::deserialize(&self.engine, code) }
     }
 
     /// Checks that a component exports our world and imports no more than it is offered.
@@ -334,14 +339,29 @@ fn config(slots: usize, limits: Limits) -> Config {
         } else {
             Enabled::No
         });
+    let mut config = code_config();
+    config.allocation_strategy(pool);
+    config
+}
+
+/// Everything that compiled code depends on.
+fn code_config() -> Config {
     let mut config = Config::new();
     config
         .wasm_component_model(true)
         .concurrency_support(false)
         .epoch_interruption(true)
-        .memory_init_cow(true)
-        .allocation_strategy(pool);
+        .memory_init_cow(true);
     config
+}
+
+/// An engine whose compiled code every [`Sandbox`] can load, and which reserves nothing to run any:
+/// how instances are allocated makes no difference to their code.
+///
+/// # Errors
+/// When the machine's processor is not known to the compiler.
+pub fn compiling_engine() -> wasmtime::Result<Engine> {
+    Engine::new(&code_config())
 }
 
 async fn execute(engine: &Engine, limits: Limits, job: Job) -> Execution {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, SemaphorePermit};
+use tokio::sync::{Notify, OwnedSemaphorePermit, SemaphorePermit};
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -61,6 +61,14 @@ pub enum Failure {
     /// There is no component for it.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+    /// Its component is not ready, and others can work meanwhile.
+    #[error("{source}")]
+    NotYet {
+        /// What it waits for.
+        source: CatalogError,
+        /// When it may be.
+        after: Duration,
+    },
     /// The queue did not take note of its start.
     #[error("the start of the task could not be recorded: {0}")]
     Start(#[source] QueueError),
@@ -164,6 +172,7 @@ impl Attempt {
         lease: &mut Lease,
         permit: OwnedSemaphorePermit,
     ) -> Result<Published, Failure> {
+        let mut permit = Some(permit);
         let task = Arc::new(message::decode(&lease.message().body)?);
         tracing::Span::current().record("id", task.id).record("task_name", task.name.as_str());
         self.task = Some(task.clone());
@@ -184,7 +193,7 @@ impl Attempt {
         // does an outage, unless this task is to try whether that is over.
         let lost = lease.lost().clone();
         let mut prepared = tokio::select! {
-            ready = self.get_ready(worker, &task, alone) => ready?,
+            ready = self.get_ready(worker, &task, alone, &mut permit) => ready?,
             () = lost.cancelled() => return Err(Failure::LeaseLost),
             () = worker.draining.cancelled() => return Err(Failure::Draining),
             () = worker.outages.begun(), if !is_trial => {
@@ -212,7 +221,7 @@ impl Attempt {
         lease: &mut Lease,
         task: &Arc<Task>,
         prepared: &mut Prepared<'_>,
-        permit: OwnedSemaphorePermit,
+        permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Published, Failure> {
         let lost = lease.lost().clone();
         let Prepared { workspace, component, slots, alone } = prepared;
@@ -290,9 +299,13 @@ impl Attempt {
         worker: &'w Worker,
         task: &Task,
         alone: bool,
+        permit: &mut Option<OwnedSemaphorePermit>,
     ) -> Result<Prepared<'w>, Failure> {
+        if let Some(error) = worker.catalog.is_slow(&task.name).await {
+            return Err(failed_to_find(worker, error));
+        }
         let workspace = worker.workspace()?;
-        let (fetched, _ahead) =
+        let (fetched, mut ahead) =
             worker.inputs.bring(&task.base_directory, &task.inputs, &workspace).await?;
         if let Some(input) = task.inputs.last() {
             worker.was_read(task.base_directory.join(input));
@@ -302,10 +315,15 @@ impl Attempt {
         worker.stats.cache_misses.fetch_add(fetched.misses.into(), Relaxed);
         self.steps.done(Step::Fetch);
 
-        let component = worker.catalog.resolve(&task.name).await?;
-        self.component = Some(component.digest);
-        worker.was_resolved(worker.catalog.key(&task.name));
-        self.steps.done(Step::Resolve);
+        let component = self
+            .find_component(worker, task, || {
+                ahead = None;
+                *permit = None;
+            })
+            .await?;
+        if permit.is_none() {
+            *permit = Some(worker.readmit().await);
+        }
 
         // The semaphore is never closed.
         let needed = if alone { worker.parallel() } else { 1 };
@@ -317,6 +335,31 @@ impl Attempt {
         }
         self.steps.done(Step::Wait);
         Ok(Prepared { workspace, component, slots: Some(slots), alone })
+    }
+
+    /// The task's component. While one that takes long to compile is waited for, others have what
+    /// `make_room` gives back.
+    async fn find_component(
+        &mut self,
+        worker: &Worker,
+        task: &Task,
+        make_room: impl FnOnce(),
+    ) -> Result<Ready, Failure> {
+        let takes_long = Notify::new();
+        let mut resolving = std::pin::pin!(worker.catalog.resolve(&task.name, &takes_long));
+        let found = tokio::select! {
+            biased;
+            found = &mut resolving => found,
+            () = takes_long.notified() => {
+                make_room();
+                resolving.await
+            }
+        };
+        self.steps.done(Step::Resolve);
+        let component = found.map_err(|error| failed_to_find(worker, error))?;
+        self.component = Some(component.digest);
+        worker.was_resolved(worker.catalog.key(&task.name));
+        Ok(component)
     }
 
     async fn execute(
@@ -356,6 +399,17 @@ impl Attempt {
         self.steps.done(Step::Run);
         self.steps.move_from(Step::Run, Step::Instantiate, execution.instantiate);
         execution
+    }
+}
+
+fn failed_to_find(worker: &Worker, error: CatalogError) -> Failure {
+    match error {
+        CatalogError::NotYet { since, .. } => {
+            let limits_deliveries = worker.queue().limits_deliveries();
+            let after = verdict::until_compiled(since, limits_deliveries);
+            Failure::NotYet { source: error, after }
+        }
+        error => error.into(),
     }
 }
 

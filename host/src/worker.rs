@@ -15,7 +15,7 @@ use crate::ahead::Ahead;
 use crate::bucket::{self, Access, Bucket, BucketError, DirSync};
 use crate::cache::{Cache, CacheError, CacheOptions, Sharing};
 use crate::catalog::Catalog;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::key::Prefix;
 use crate::lease::{Lease, Leases};
 use crate::outage::Outages;
@@ -169,6 +169,7 @@ impl Worker {
             component_prefix,
             cache.clone(),
             sandbox.clone(),
+            config::compiler(config.compile_limits),
             &config.cache_dir.join("compiled"),
         );
         // A message that is only held may use up a delivery when the host stops.
@@ -344,6 +345,14 @@ impl Worker {
             tracing::warn!("not all tasks could be given back; they return when their leases end");
         }
         Stopped::Killed
+    }
+
+    /// A place for a task that gave back the one it had.
+    pub(crate) async fn readmit(&self) -> OwnedSemaphorePermit {
+        match self.admitted.clone().acquire_owned().await {
+            Ok(permit) => permit,
+            Err(_) => unreachable!("the semaphore is never closed"),
+        }
     }
 
     /// Leases messages and starts their tasks, until there is nothing more to take.

@@ -34,9 +34,9 @@ const COUNTED: usize = 1000;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Takes the flags of `host run`, and says whether they would work: whether queues, buckets and the
-cache can be used, whether there is a component, whether this process may have the files, threads
-and address space that it needs, and whether the settings fit to those of the queues. Changes
-nothing. The exit code is 1 if there is a problem.
+cache can be used, whether there is a component, whether components can be compiled, whether this
+process may have the files, threads and address space that it needs, and whether the settings fit
+to those of the queues. Changes nothing. The exit code is 1 if there is a problem.
 
 Examples:
   host doctor --fq ./queue
@@ -122,6 +122,7 @@ async fn look(config: &Config, bucket_is_made: bool, findings: &mut Vec<Finding>
         findings.push(look_for_components(config).await);
     }
     findings.append(&mut machine::look(config));
+    findings.push(machine::compiler(config).await);
 }
 
 /// What the service says of the queues, with that of its own dead-letter queue.

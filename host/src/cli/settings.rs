@@ -53,6 +53,7 @@ impl Setting {
             "parallel" | "prefetch" | "prefetch-bytes" | "lease" => "Work",
             "exit-when-empty" | "max-tasks" | "for" | "grace" => "Stopping",
             "memory" | "timeout" | "max-output" | "max-output-files" => "Limits of a task",
+            "compile-memory" | "compile-timeout" => "Limits of compiling a component",
             "max-attempts" | "retry-after" => "Failures",
             "cache-dir" | "cache-size" | "freshness" => "Cache",
             _ => "What is shown",
@@ -126,16 +127,32 @@ impl Group for QueueAndBucket {
 #[derive(Debug)]
 pub(crate) struct Components;
 impl Group for Components {
-    const SETTINGS: &'static [&'static Setting] =
-        &[&BUCKET, &REGION, &COMPONENTS, &COMPONENT_PREFIX, &CACHE_DIR, &CACHE_SIZE];
+    const SETTINGS: &'static [&'static Setting] = &[
+        &BUCKET,
+        &REGION,
+        &COMPONENTS,
+        &COMPONENT_PREFIX,
+        &COMPILE_MEMORY,
+        &COMPILE_TIMEOUT,
+        &CACHE_DIR,
+        &CACHE_SIZE,
+    ];
 }
 
 /// What one execution is given.
 #[derive(Debug)]
 pub(crate) struct Execution;
 impl Group for Execution {
-    const SETTINGS: &'static [&'static Setting] =
-        &[&MEMORY, &TIMEOUT, &MAX_OUTPUT, &MAX_OUTPUT_FILES, &CACHE_DIR, &CACHE_SIZE];
+    const SETTINGS: &'static [&'static Setting] = &[
+        &MEMORY,
+        &TIMEOUT,
+        &MAX_OUTPUT,
+        &MAX_OUTPUT_FILES,
+        &COMPILE_MEMORY,
+        &COMPILE_TIMEOUT,
+        &CACHE_DIR,
+        &CACHE_SIZE,
+    ];
 }
 
 /// What of a group was given on the command line.

@@ -75,8 +75,8 @@ impl Attempt {
             _ => {}
         }
         self.steps.done(Step::Settle);
-        let is_outage = matches!(end, Err(Failure::Outage(_)));
-        self.account(worker, &verdict, settled, &reason, is_outage);
+        let is_told = matches!(end, Err(Failure::Outage(_) | Failure::NotYet { .. }));
+        self.account(worker, &verdict, settled, &reason, is_told);
     }
 
     /// Settles a message that came again although its task has ended.
@@ -112,7 +112,7 @@ impl Attempt {
         verdict: &Verdict,
         settled: Result<(), QueueError>,
         reason: &str,
-        is_outage: bool,
+        is_told: bool,
     ) {
         let (stats, steps) = (&worker.stats, &self.steps);
         stats.add_steps(steps);
@@ -147,8 +147,9 @@ impl Attempt {
             }
             (Verdict::Retry { counts: false, .. }, Ok(())) => {
                 stats.returned.fetch_add(1, Relaxed);
-                // An outage is logged when it begins, and not once for each task.
-                match is_outage {
+                // An outage is logged when it begins, a slow component when it is compiled, and not
+                // once for each task.
+                match is_told {
                     true => tracing::debug!("released: {reason}"),
                     false => tracing::info!("released: {reason}"),
                 }

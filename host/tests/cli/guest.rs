@@ -18,6 +18,11 @@ pub(crate) enum End {
 
 /// A component of our world that does nothing but end.
 pub(crate) fn component(end: End) -> Vec<u8> {
+    component_with(end, "")
+}
+
+/// The same with more in its core module.
+pub(crate) fn component_with(end: End, more: &str) -> Vec<u8> {
     let (prepare, execute) = match end {
         End::Done => ("(i32.const 1024)", "(i32.const 1040)"),
         End::Reject => ("(i32.const 1056)", "(i32.const 1040)"),
@@ -40,7 +45,8 @@ pub(crate) fn component(end: End) -> Vec<u8> {
                 (param i64 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32) (i32.const 1024))
             (data (i32.const 1040) "\00\00\00\00\01\00\00\00\00\00\00\00\00\00\00\00")
             (data (i32.const 1056) "\01\00\00\00\01\00\00\00\40\04\00\00\07\00\00\00")
-            (data (i32.const 1088) "no good"))"#
+            (data (i32.const 1088) "no good")
+            {more})"#
     );
     let mut module = wat::parse_str(wat).unwrap();
     let mut resolve = Resolve::default();

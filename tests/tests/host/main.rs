@@ -6,6 +6,7 @@ mod disks;
 mod drain;
 mod endings;
 mod finished;
+mod hostile_compile;
 mod invariants;
 mod isolation;
 mod limits;

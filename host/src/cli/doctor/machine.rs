@@ -84,6 +84,28 @@ fn guests(config: &Config) -> Finding {
         .cure(cure(&problem))
 }
 
+/// Compiles next to nothing, as a run would: in a process of its own.
+pub(super) async fn compiler(config: &Config) -> Finding {
+    let limits = config.compile_limits;
+    match task_host::config::compiler(limits).try_out().await {
+        Ok(()) => {
+            let text = format!(
+                "works; a component may use {} and {} of processor time",
+                limits.memory.display().iec(),
+                humantime::format_duration(limits.time)
+            );
+            Finding::new(Level::Ok, "compiler", text)
+        }
+        Err(error) => {
+            let problem = format!("components can't be compiled: {error}");
+            Finding::new(Level::Problem, "compiler", problem).cure(
+                "this program starts itself to compile: let it have one more process \
+                 (`ulimit -u`, TasksMax, pids.max) and /proc",
+            )
+        }
+    }
+}
+
 fn files(config: &Config) -> Finding {
     let tasks = (config.parallel + config.least_prefetch()) as u64;
     let needed = FILES + FILES_OF_TASK * tasks;
@@ -128,9 +150,19 @@ fn file_size(config: &Config) -> Option<Finding> {
     Some(Finding::new(Level::Warn, "file size", text).cure(cure))
 }
 
-/// The memory that all tasks may use together, where there is less.
+/// The memory that all tasks may use together, or that compiling may use, where there is less.
 fn memory(config: &Config) -> Option<Finding> {
     let there = available_memory(|path| std::fs::read_to_string(path).ok())?;
+    let compiling = config.compile_limits.memory;
+    if compiling > there {
+        let text = format!(
+            "compiling a component may use {}, and there are {}; the kernel may kill what uses \
+             more",
+            compiling.display().iec(),
+            there.display().iec()
+        );
+        return Some(Finding::new(Level::Note, "memory", text).cure("a lower --compile-memory"));
+    }
     let needed = ByteSize(config.limits.memory.as_u64().saturating_mul(config.parallel as u64));
     (needed > there).then(|| {
         let text = format!(

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use task_host::bucket::StoredEncoding;
+use task_host::catalog::CompileLimits;
 use task_host::config::{self, Config};
 use task_host::key::Prefix;
 use task_host::queue::QueueError;
@@ -41,6 +42,7 @@ impl Settings {
             durable: self.is_on(&DURABLE)?,
             lease: self.defaulted(&LEASE, lease)?,
             limits: self.limits()?,
+            compile_limits: self.compile_limits()?,
             policy: self.policy()?,
             exit_when_empty: self.is_on(&EXIT_WHEN_EMPTY)?,
             max_tasks: self.value(&MAX_TASKS, values::positive)?,
@@ -135,6 +137,13 @@ impl Settings {
         })
     }
 
+    pub(crate) fn compile_limits(&self) -> anyhow::Result<CompileLimits> {
+        Ok(CompileLimits {
+            memory: self.defaulted(&COMPILE_MEMORY, compile_memory)?,
+            time: self.defaulted(&COMPILE_TIMEOUT, values::some_time)?,
+        })
+    }
+
     pub(crate) fn policy(&self) -> anyhow::Result<Policy> {
         let longest = Policy::default().longest_retry;
         let first_retry = self.defaulted(&RETRY_AFTER, values::duration)?;
@@ -222,6 +231,16 @@ fn memory(text: &str) -> Parsed<bytesize::ByteSize> {
         ),
         size if size < bytesize::ByteSize::kib(64) => {
             Err("is too little for any task; 64KiB is the least".to_owned())
+        }
+        size => Ok(size),
+    }
+}
+
+/// Memory of a process that compiles: some of it is there before it begins.
+fn compile_memory(text: &str) -> Parsed<bytesize::ByteSize> {
+    match values::size(text)? {
+        size if size < bytesize::ByteSize::mib(64) => {
+            Err("is too little to compile anything; 64MiB is the least".to_owned())
         }
         size => Ok(size),
     }
