@@ -117,6 +117,6 @@ exec systemd-run --unit=task-host --collect \
     -p TimeoutStopSec=90 \
     -p Restart=on-failure -p RestartSec=10 \
     -p SuccessExitStatus=4 -p RestartPreventExitStatus=2 \
-    -p LimitNOFILE=65536 \
+    -p LimitNOFILE=65536 -p OOMPolicy=continue \
     -p NoNewPrivileges=yes -p ProtectSystem=strict -p ProtectHome=yes -p PrivateTmp=yes \
     "$program" run $(attribute host-flags)

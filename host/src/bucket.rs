@@ -160,6 +160,16 @@ pub fn prefix_of(dir: &Path, url: &str) -> Result<Option<Prefix>, BucketError> {
     }))
 }
 
+/// Whether keys of one bucket of a service are keys of the other as well. `other` may be anything;
+/// what is no bucket has no keys.
+///
+/// # Errors
+/// [`BucketError::Invalid`] when `one` is no URL of a bucket.
+pub fn overlap(one: &str, other: &str) -> Result<bool, BucketError> {
+    let one = Address::parse(one)?;
+    Ok(Address::parse(other).is_ok_and(|other| one.overlaps(&other)))
+}
+
 /// What an object is at one moment: the same version means the same bytes.
 #[derive(Debug, Clone)]
 pub struct Version {

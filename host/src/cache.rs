@@ -44,6 +44,7 @@ use crate::ahead::Ahead;
 use crate::bucket::{self, Bucket, BucketError, Object, Opened, SMALL, Version};
 use crate::digest::Digest;
 use crate::key::BucketKey;
+use crate::ownership;
 
 pub(crate) use self::blobs::is_damage;
 pub use self::check::{Checked, check};
@@ -51,9 +52,16 @@ pub use self::error::{CacheError, SharedIoError};
 pub use self::place::Sharing;
 #[cfg(test)]
 pub(crate) use self::tests::Tmpfs;
+pub use crate::ownership::NotOurs;
 
 /// How many objects are remembered in memory with their digests.
 const REMEMBERED: u64 = 65_536;
+
+/// The directories that the host makes in a cache directory, beside [`COMPILED`]. Anything else
+/// may be there too.
+pub const PARTS: [&str; 4] = ["blobs", "index", "tmp", "work"];
+/// Where compiled code is, in a cache directory.
+pub const COMPILED: &str = "compiled";
 
 /// Where the cache is, and how large it may get.
 #[derive(Debug, Clone)]
@@ -63,6 +71,17 @@ pub struct CacheOptions {
     /// What its blobs may take on disk, in bytes. A single input that is larger than that is
     /// delivered all the same, and removed as soon as no task uses it.
     pub max_bytes: u64,
+}
+
+/// Looks whether a cache directory, where it is there, can be trusted: its way, itself, and the
+/// directories that the host makes in it. Returns a risk on the way, if there is one.
+///
+/// # Errors
+/// Names the first directory that can't.
+pub fn check_owner(dir: &Path) -> Result<Option<NotOurs>, NotOurs> {
+    let risk = ownership::check(dir, &PARTS)?;
+    // Compiled code is loaded by a stricter rule, and is not needed.
+    Ok(risk.or_else(|| ownership::check(dir, &[COMPILED]).err()))
 }
 
 /// A cache on disk. A clone is another handle on it.
@@ -127,7 +146,7 @@ impl Cache {
     /// `tmp`. Blobs are counted in the background.
     ///
     /// # Errors
-    /// When the host can't create files in it.
+    /// When the host can't create files in it, or when somebody else owns it or may write to it.
     pub fn open(options: CacheOptions) -> Result<Self, CacheError> {
         let open = || {
             let places = Arc::new(Places::open(&options.dir)?);
@@ -420,22 +439,14 @@ impl Cache {
             .ok_or_else(|| self.gone(blob.digest))
     }
 
-    /// A blob's bytes, which are those of its digest. A damaged blob is removed.
-    ///
-    /// # Errors
-    /// [`CacheError::Gone`] when the blob has to be fetched again.
-    pub fn bytes(&self, blob: &Blob) -> Result<Vec<u8>, CacheError> {
-        let mut file = self.read(blob)?;
-        let mut bytes = Vec::with_capacity(usize::try_from(blob.size).unwrap_or(0));
-        let read = io::Read::read_to_end(&mut file, &mut bytes);
-        if read.is_ok() && Digest::of(&bytes) == blob.digest {
-            return Ok(bytes);
-        }
+    /// What is to be said of a blob whose bytes somebody could not read, because of `error`, or found
+    /// not to be those of its digest. A damaged blob is removed: [`CacheError::Gone`] when the blob
+    /// has to be looked up again.
+    pub fn distrust(&self, blob: &Blob, error: Option<io::Error>) -> CacheError {
         // What is wrong with it is found out once more, and logged.
-        match (self.0.blobs.verify(&blob.digest, blob.size), read) {
-            (Ok(true), Ok(_)) => self.bytes(blob),
-            (Ok(true), Err(error)) | (Err(error), _) => Err(self.local("reading a blob", error)),
-            (Ok(false), _) => Err(self.gone(blob.digest)),
+        match (self.0.blobs.verify(&blob.digest, blob.size), error) {
+            (Ok(true), Some(error)) | (Err(error), _) => self.local("reading a blob", error),
+            (Ok(true), None) | (Ok(false), _) => self.gone(blob.digest),
         }
     }
 

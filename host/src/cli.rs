@@ -33,6 +33,7 @@ mod workbench;
 
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -77,6 +78,9 @@ enum Command {
     Doctor(doctor::Doctor),
     /// Show every setting, its value and where it came from
     Config(config::Config),
+    /// Compile a component for the host that started this process
+    #[command(hide = true)]
+    CompileComponent,
 }
 
 impl Command {
@@ -91,6 +95,9 @@ impl Command {
             Self::New(command) => command.run(),
             Self::Doctor(command) => command.run(),
             Self::Config(command) => command.run(),
+            Self::CompileComponent => Ok(task_host::catalog::compile_for_parent()
+                .context("this command is for `host` itself")
+                .map(|()| Exit::Done)?),
         }
     }
 }

@@ -11,6 +11,9 @@ use std::fmt;
 /// Arrays and objects within each other up to which every reader can be trusted. `serde_json`
 /// reads 128, and Python about a thousand.
 const SAFE_DEPTH: usize = 100;
+/// Characters of a number up to which every reader can be trusted. Python reads integers of 4,300
+/// digits, and Java's most used reader numbers of 1,000 characters.
+const SAFE_NUMBER: usize = 1000;
 
 /// The text of one JSON value, without the white space around it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,49 +55,28 @@ impl<'a> Value<'a> {
         self.0
     }
 
-    /// True when all readers of JSON read it: it has no number that only Python writes, no half
-    /// of a surrogate pair, and no deep nesting.
+    /// True when all readers of JSON read it: it has no number that only Python writes, none of
+    /// more than a thousand characters, no half of a surrogate pair, and no deep nesting.
     pub fn is_portable(self) -> bool {
         let mut scanner = Scanner::new(self.0);
         scanner.whole().is_ok()
             && !scanner.has_python_numbers
             && !scanner.has_half_pairs
+            && scanner.longest_number <= SAFE_NUMBER
             && scanner.depth <= SAFE_DEPTH
     }
 
-    /// The fields of an object in their order. None if it is something else.
-    pub fn fields(self) -> Option<Vec<(Value<'a>, Value<'a>)>> {
+    /// The fields of an object in their order, read as they are asked for. None if it is
+    /// something else.
+    pub fn fields(self) -> Option<Fields<'a>> {
         let mut scanner = Scanner::new(self.0);
-        let mut fields = Vec::new();
-        if !scanner.eat(b'{') {
-            return None;
-        }
-        scanner.space();
-        while !scanner.eat(b'}') {
-            let name = scanner.value().ok()?;
-            scanner.space();
-            scanner.eat(b':');
-            fields.push((name, scanner.value().ok()?));
-            scanner.space();
-            scanner.eat(b',');
-        }
-        Some(fields)
+        scanner.eat(b'{').then_some(Fields(scanner))
     }
 
-    /// The items of an array. None if it is something else.
-    pub fn items(self) -> Option<Vec<Value<'a>>> {
+    /// The items of an array, read as they are asked for. None if it is something else.
+    pub fn items(self) -> Option<Items<'a>> {
         let mut scanner = Scanner::new(self.0);
-        let mut items = Vec::new();
-        if !scanner.eat(b'[') {
-            return None;
-        }
-        scanner.space();
-        while !scanner.eat(b']') {
-            items.push(scanner.value().ok()?);
-            scanner.space();
-            scanner.eat(b',');
-        }
-        Some(items)
+        scanner.eat(b'[').then_some(Items(scanner))
     }
 
     /// True for a string, also for one that [`string`](Self::string) has no text for.
@@ -119,19 +101,64 @@ impl<'a> Value<'a> {
     }
 }
 
+/// The fields of an object: names and values.
+#[derive(Debug, Clone)]
+pub struct Fields<'a>(Scanner<'a>);
+
+/// The items of an array.
+#[derive(Debug, Clone)]
+pub struct Items<'a>(Scanner<'a>);
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = (Value<'a>, Value<'a>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let name = self.0.next_in(b'}')?;
+        self.0.space();
+        self.0.eat(b':');
+        Some((name, self.0.value().ok()?))
+    }
+}
+
+impl<'a> Iterator for Items<'a> {
+    type Item = Value<'a>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next_in(b']')
+    }
+}
+
 /// Goes through a text once. What is nested is kept on the heap, a byte a level.
+#[derive(Debug, Clone)]
 struct Scanner<'a> {
     text: &'a str,
     at: usize,
     has_python_numbers: bool,
     has_half_pairs: bool,
+    /// Characters of the longest number so far.
+    longest_number: usize,
     /// The deepest level so far.
     depth: usize,
 }
 
 impl<'a> Scanner<'a> {
     fn new(text: &'a str) -> Self {
-        Self { text, at: 0, has_python_numbers: false, has_half_pairs: false, depth: 0 }
+        Self {
+            text,
+            at: 0,
+            has_python_numbers: false,
+            has_half_pairs: false,
+            longest_number: 0,
+            depth: 0,
+        }
+    }
+
+    /// The next value within what this byte closes. None at its end.
+    fn next_in(&mut self, closing: u8) -> Option<Value<'a>> {
+        self.space();
+        self.eat(b',');
+        self.space();
+        if self.peek() == Some(closing) { None } else { self.value().ok() }
     }
 
     /// The one value of the text.
@@ -267,6 +294,7 @@ impl<'a> Scanner<'a> {
     }
 
     fn number(&mut self) -> Result<(), SyntaxError> {
+        let start = self.at;
         if self.eat(b'-') && self.literal("Infinity") {
             self.has_python_numbers = true;
             return Ok(());
@@ -282,6 +310,7 @@ impl<'a> Scanner<'a> {
             let _ = self.eat(b'+') || self.eat(b'-');
             self.digits()?;
         }
+        self.longest_number = self.longest_number.max(self.at - start);
         Ok(())
     }
 
@@ -382,9 +411,9 @@ mod tests {
         fn parts_put_together_are_the_whole(text in almost_json()) {
             let Ok(value) = parse(&text) else { return Ok(()) };
             if let Some(items) = value.items() {
-                let items: Vec<_> = items.into_iter().map(Value::text).collect();
+                let items: Vec<_> = items.map(Value::text).collect();
                 let again = format!("[{}]", items.join(","));
-                prop_assert_eq!(parse(&again).unwrap().items().unwrap().len(), items.len());
+                prop_assert_eq!(parse(&again).unwrap().items().unwrap().count(), items.len());
             }
             if let Some(fields) = value.fields() {
                 for (name, value) in fields {
@@ -428,7 +457,11 @@ mod tests {
         check(&("[".repeat(100) + &"]".repeat(100)), true);
         check(&("[".repeat(101) + &"]".repeat(101)), false);
         // Deep nesting must not exhaust the stack.
-        check(&("[".repeat(1_000_000) + &"]".repeat(1_000_000)), false);
+        check(&("[".repeat(10_000_000) + &"]".repeat(10_000_000)), false);
+        check(&format!("[-{}]", "9".repeat(999)), true);
+        check(&format!("[-{}]", "9".repeat(1000)), false);
+        check(&format!("{{\"a\": 1.{}}}", "0".repeat(1_000_000)), false);
+        check(&format!("\"{}\"", "9".repeat(1_000_000)), true);
     }
 
     #[test]

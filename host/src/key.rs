@@ -8,6 +8,8 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::plain;
+
 /// The longest key, in bytes of UTF-8: what S3 and Google Cloud Storage take.
 pub const MAX_KEY_BYTES: usize = 1024;
 /// The longest segment between two slashes, in bytes: what Linux file systems take.
@@ -34,6 +36,12 @@ pub enum KeyError {
     /// Has a control character, which no path or log line should carry.
     #[error("has the control character {0:?}")]
     Control(char),
+    /// A new name has a character that a reader would not see, or not in its place.
+    #[error(
+        "has the character U+{:04X}, which is not shown or changes how the rest is shown",
+        u32::from(*.0)
+    )]
+    Odd(char),
     /// Looks like a URL.
     #[error("starts with a URL scheme; it has to be a plain relative path")]
     Scheme,
@@ -62,6 +70,17 @@ impl BucketKey {
     pub fn new(text: &str) -> Result<Self, KeyError> {
         check(text)?;
         Ok(Self(text.into()))
+    }
+
+    /// Checks the name of an object that is to be made. Those that are there already may have
+    /// characters that no new one has.
+    ///
+    /// # Errors
+    /// Says which rule it breaks.
+    pub fn of_output(text: &str) -> Result<Self, KeyError> {
+        let key = Self::new(text)?;
+        check_plain(text)?;
+        Ok(key)
     }
 
     /// The key as text.
@@ -148,6 +167,7 @@ impl TaskName {
     /// Says which rule it breaks.
     pub fn new(text: &str) -> Result<Self, KeyError> {
         check(text)?;
+        check_plain(text)?;
         Ok(Self(text.into()))
     }
 
@@ -225,6 +245,16 @@ fn check(text: &str) -> Result<(), KeyError> {
     Ok(())
 }
 
+/// A name as a file system that ignores case sees it. Character by character, so that it does
+/// not depend on what is around a character.
+pub fn lowercase(text: &str) -> String {
+    text.chars().flat_map(char::to_lowercase).collect()
+}
+
+fn check_plain(text: &str) -> Result<(), KeyError> {
+    plain::first_odd(text).map_or(Ok(()), |c| Err(KeyError::Odd(c)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,6 +286,23 @@ mod tests {
     fn ordinary_keys_are_taken_as_they_are() {
         for text in ["a", "0_input/4.dat", "a..b/c", "é/ü", "x:y/z", "a b/c", "..."] {
             assert_eq!(BucketKey::new(text).unwrap().as_str(), text);
+        }
+    }
+
+    #[test]
+    fn new_names_are_plain_and_names_of_what_is_there_may_be_anything() {
+        for (text, code_point) in
+            [("a\u{202e}gpj", "U+202E"), ("NO\u{200b}OP", "U+200B"), ("a\u{fe0f}", "U+FE0F")]
+        {
+            let want = format!(
+                "has the character {code_point}, which is not shown or changes how the rest is shown"
+            );
+            assert_eq!(TaskName::new(text).unwrap_err().to_string(), want);
+            assert_eq!(BucketKey::of_output(text).unwrap_err().to_string(), want);
+            assert!(BucketKey::new(text).is_ok() && Prefix::new(text).is_ok());
+        }
+        for text in ["NO_OP", "ΔF/F", "e\u{301}", "日本 語", "mod.sub.fn"] {
+            assert!(TaskName::new(text).is_ok() && BucketKey::of_output(text).is_ok(), "{text}");
         }
     }
 

@@ -1,7 +1,8 @@
 //! Task Host: the life of one task, and the modules in that order.
 //!
 //! 1. [`worker`] takes a permit and a [`lease`] on a message of the task [`queue`].
-//! 2. [`message`] decodes it into a [`message::Task`]; names are checked in [`key`].
+//! 2. [`message`] decodes it into a [`message::Task`]; names are checked in [`key`],
+//!    their characters in [`plain`].
 //! 3. [`prefetch`] brings its inputs from the [`bucket`] through the [`cache`] into a
 //!    [`workspace`].
 //! 4. [`catalog`] finds the component of that name, compiled once.
@@ -23,6 +24,8 @@ pub mod key;
 pub mod lease;
 pub mod message;
 pub mod outage;
+mod ownership;
+pub mod plain;
 pub mod prefetch;
 pub mod publish;
 pub mod queue;
@@ -33,6 +36,8 @@ mod scratch;
 pub mod shortage;
 pub mod stats;
 pub mod task;
+mod turns;
 pub mod verdict;
+pub mod words;
 pub mod worker;
 pub mod workspace;

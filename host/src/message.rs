@@ -7,8 +7,13 @@
 
 use std::borrow::Cow;
 
-use crate::json::{self, Value};
+use crate::json::{self, Fields, Value};
 use crate::key::{BucketKey, KeyError, Prefix, TaskName};
+
+/// Bytes of the longest message that can be a task.
+pub const LONGEST: usize = 16 << 20;
+/// The most inputs that a task can name.
+pub const MOST_INPUTS: usize = 100_000;
 
 /// One task, as its producer described it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +42,11 @@ pub struct DecodeError {
 }
 
 impl DecodeError {
+    /// Of a message whose text could not be had, for this reason.
+    pub(crate) fn unread(problem: &str) -> Self {
+        Self::new("message", problem)
+    }
+
     fn new(at: impl Into<String>, problem: impl Into<String>) -> Self {
         Self { at: at.into(), problem: problem.into() }
     }
@@ -51,6 +61,12 @@ impl DecodeError {
 /// # Errors
 /// Says where in the message something else was expected. No further try can help.
 pub fn decode(body: &[u8]) -> Result<Task, DecodeError> {
+    if body.len() > LONGEST {
+        let size = body.len();
+        let problem =
+            format!("has {size} bytes; a task may have {LONGEST}: put what is large into an input");
+        return Err(DecodeError::new("message", problem));
+    }
     let text = std::str::from_utf8(body).map_err(|e| {
         let problem = match body {
             [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "is UTF-16 text; it has to be UTF-8".to_owned(),
@@ -61,10 +77,10 @@ pub fn decode(body: &[u8]) -> Result<Task, DecodeError> {
     let message = json::parse(without_mark(text))
         .map_err(|e| DecodeError::new("message", format!("is not JSON: {e}")))?;
     let fields = object("message", message)?;
-    match (get("message", &fields, "basic_info")?, get("message", &fields, "payload")?) {
-        (Some(info), _) => simple_task("", info, get("message", &fields, "payload_info")?),
-        (None, Some(payload)) => python_task(payload),
-        (None, None) => Err(DecodeError::new(
+    match pick("message", fields, ["basic_info", "payload_info", "payload"])? {
+        [Some(info), payload_info, _] => simple_task("", info, payload_info),
+        [None, _, Some(payload)] => python_task(payload),
+        [None, _, None] => Err(DecodeError::new(
             "message",
             "has neither `basic_info` (a SimpleTasks task) nor `payload` (a python-task-queue task)",
         )),
@@ -82,7 +98,7 @@ fn simple_task(at: &str, info: Value<'_>, payload: Option<Value<'_>>) -> Result<
     let fields = object(&place, info)?;
     const KNOWN: [&str; 4] = ["id", "name", "base_directory", "inputs"];
     let is_known = |name: &Value<'_>| KNOWN.iter().any(|known| name.is(known));
-    if let Some((unknown, _)) = fields.iter().find(|(name, _)| !is_known(name)) {
+    if let Some((unknown, _)) = fields.clone().find(|(name, _)| !is_known(name)) {
         let unknown = unknown.string().unwrap_or(Cow::Borrowed(unknown.text()));
         return Err(DecodeError::new(
             &place,
@@ -93,22 +109,22 @@ fn simple_task(at: &str, info: Value<'_>, payload: Option<Value<'_>>) -> Result<
             ),
         ));
     }
-    let text = |field: &str| -> Result<String, DecodeError> {
+    let [number, name, base, keys] = pick(&place, fields, KNOWN)?;
+    let text = |field: &str, value: Option<Value<'_>>| -> Result<String, DecodeError> {
         let at = format!("{place}.{field}");
-        match get(&place, &fields, field)? {
+        match value {
             Some(value) => string(&at, value).map(Cow::into_owned),
             None => Err(DecodeError::new(at, "is missing; expected a string")),
         }
     };
-    let name = text("name")?;
-    let base = text("base_directory")?;
+    let name = text("name", name)?;
+    let base = text("base_directory", base)?;
     let task = Task {
-        id: get(&place, &fields, "id")?.map_or(Ok(-1), |v| id(&format!("{place}.id"), v))?,
+        id: number.map_or(Ok(-1), |v| id(&format!("{place}.id"), v))?,
         name: TaskName::new(&name).map_err(|e| bad_key(format!("{place}.name"), &name, &e))?,
         base_directory: Prefix::new(&base)
             .map_err(|e| bad_key(format!("{place}.base_directory"), &base, &e))?,
-        inputs: get(&place, &fields, "inputs")?
-            .map_or(Ok(Vec::new()), |v| inputs(&format!("{place}.inputs"), v))?,
+        inputs: keys.map_or(Ok(Vec::new()), |v| inputs(&format!("{place}.inputs"), v))?,
         payload: payload.map(|p| p.text().to_owned()),
     };
     for (i, input) in task.inputs.iter().enumerate() {
@@ -124,27 +140,31 @@ fn python_task(payload: Value<'_>) -> Result<Task, DecodeError> {
     match payload.text().as_bytes().first() {
         Some(b'{') => {
             let fields = object("payload", payload)?;
-            if let Some(info) = get("payload", &fields, "basic_info")? {
-                return simple_task("payload.", info, get("payload", &fields, "payload_info")?);
-            }
-            let Some(class) = get("payload", &fields, "class")? else {
-                return Err(DecodeError::new(
-                    "payload",
-                    "is an object with neither `basic_info` nor `class`",
-                ));
+            let names = ["basic_info", "payload_info", "class"];
+            let class = match pick("payload", fields.clone(), names)? {
+                [Some(info), payload_info, _] => {
+                    return simple_task("payload.", info, payload_info);
+                }
+                [None, _, Some(class)] => class,
+                [None, _, None] => {
+                    return Err(DecodeError::new(
+                        "payload",
+                        "is an object with neither `basic_info` nor `class`",
+                    ));
+                }
             };
-            let rest = fields.iter().filter(|(name, _)| !name.is("class"));
+            let rest = fields.filter(|(name, _)| !name.is("class"));
             let rest = rest.map(|(name, value)| (name.text(), value.text()));
             bare_task("payload.class", &string("payload.class", class)?, write_object(rest))
         }
         Some(b'[') => {
             let expected = "a function task `[[module, function], args, kwargs, id]`";
-            let parts = payload.items().unwrap_or_default();
+            let parts: Vec<_> = payload.items().into_iter().flatten().take(5).collect();
             let [function, args, kwargs, _id] = parts[..] else {
                 return Err(DecodeError::expected("payload", expected, payload));
             };
-            let path = function.items().unwrap_or_default();
-            let path: Option<Vec<_>> = path.into_iter().map(Value::string).collect();
+            let path = function.items().into_iter().flatten().take(3);
+            let path: Option<Vec<_>> = path.map(Value::string).collect();
             let Some([module, function]) = path.as_deref() else {
                 return Err(DecodeError::expected("payload[0]", "`[module, function]`", function));
             };
@@ -182,12 +202,20 @@ fn inputs(at: &str, value: Value<'_>) -> Result<Vec<BucketKey>, DecodeError> {
     }
     let items =
         value.items().ok_or_else(|| DecodeError::expected(at, "an array of keys", value))?;
-    let key = |(i, item): (usize, Value<'_>)| {
-        let at = format!("{at}[{i}]");
-        let text = string(&at, item)?;
-        BucketKey::new(&text).map_err(|e| bad_key(at, &text, &e))
-    };
-    items.into_iter().enumerate().map(key).collect()
+    let mut keys = Vec::new();
+    for (i, item) in items.enumerate() {
+        if i == MOST_INPUTS {
+            let problem = format!("has more than {MOST_INPUTS} keys, which is the most");
+            return Err(DecodeError::new(at, problem));
+        }
+        let place = || format!("{at}[{i}]");
+        let text = match item.string() {
+            Some(text) => text,
+            None => string(&place(), item)?,
+        };
+        keys.push(BucketKey::new(&text).map_err(|e| bad_key(place(), &text, &e))?);
+    }
+    Ok(keys)
 }
 
 fn string<'a>(at: &str, value: Value<'a>) -> Result<Cow<'a, str>, DecodeError> {
@@ -203,29 +231,36 @@ fn bad_key(at: String, text: &str, error: &KeyError) -> DecodeError {
 
 /// An object of these fields: names and values as they stand in JSON.
 fn write_object<'a>(fields: impl Iterator<Item = (&'a str, &'a str)>) -> String {
-    let fields: Vec<String> = fields.map(|(name, value)| format!("{name}:{value}")).collect();
-    format!("{{{}}}", fields.join(","))
+    let mut text = String::from("{");
+    for (name, value) in fields {
+        if text.len() > 1 {
+            text.push(',');
+        }
+        text.extend([name, ":", value]);
+    }
+    text.push('}');
+    text
 }
-
-/// The fields of an object.
-type Fields<'a> = Vec<(Value<'a>, Value<'a>)>;
 
 fn object<'a>(at: &str, value: Value<'a>) -> Result<Fields<'a>, DecodeError> {
     value.fields().ok_or_else(|| DecodeError::expected(at, "an object", value))
 }
 
-/// A field that is there once or not at all; twice would leave open which one counts.
-fn get<'a>(
+/// The fields of these names, each there once or not at all; twice would leave open which one
+/// counts.
+fn pick<'a, const N: usize>(
     at: &str,
-    fields: &[(Value<'a>, Value<'a>)],
-    name: &str,
-) -> Result<Option<Value<'a>>, DecodeError> {
-    let mut found = fields.iter().filter(|(field, _)| field.is(name)).map(|(_, value)| *value);
-    let first = found.next();
-    match found.next() {
-        Some(_) => Err(DecodeError::new(at, format!("has `{name}` twice"))),
-        None => Ok(first),
+    fields: Fields<'a>,
+    names: [&str; N],
+) -> Result<[Option<Value<'a>>; N], DecodeError> {
+    let mut found = [None; N];
+    for (field, value) in fields {
+        let Some(n) = names.iter().position(|name| field.is(name)) else { continue };
+        if found[n].replace(value).is_some() {
+            return Err(DecodeError::new(at, format!("has `{}` twice", names[n])));
+        }
     }
+    Ok(found)
 }
 
 fn describe(json: &str) -> String {
@@ -457,9 +492,33 @@ mod tests {
             Err("payload.basic_info.name: \"../x\" has a `..` segment"),
         );
         assert_eq!(decode(b"\xff").unwrap_err().to_string(), "message: is not UTF-8 text (byte 0)");
+    }
+
+    #[test]
+    fn a_message_made_to_exhaust_a_host_is_refused_or_taken_as_it_is() {
+        let check = |body: &str, want: &str| {
+            let error = decode(body.as_bytes()).unwrap_err().to_string();
+            assert!(error.starts_with(want) && error.len() < 500, "{error:.600}");
+        };
+        let info = |inner: &str| {
+            format!(r#"{{"basic_info": {{"name": "A", "base_directory": "d", {inner}}}}}"#)
+        };
         // Deep nesting must not exhaust the stack.
-        let deep = format!("{{\"basic_info\": {}", "[".repeat(1_000_000));
-        assert!(decode(deep.as_bytes()).is_err());
+        check(&format!("{{\"basic_info\": {}", "[".repeat(10_000_000)), "message: is not JSON");
+        check(&"[".repeat(LONGEST + 1), "message: has 16777217 bytes");
+        let keys = |n: usize| info(&format!(r#""inputs": [{}"a"]"#, r#""a","#.repeat(n - 1)));
+        check(&keys(4_000_000), "basic_info.inputs: has more than 100000 keys");
+        assert_eq!(decode(keys(MOST_INPUTS).as_bytes()).unwrap().inputs.len(), MOST_INPUTS);
+        let digits = "9".repeat(10_000_000);
+        check(&info(&format!(r#""id": {digits}"#)), "basic_info.id: expected an integer");
+        check(&info(&format!(r#""id": "{digits}""#)), "basic_info.id: expected an integer");
+        check(&info(&format!(r#""inputs": ["{digits}"]"#)), "basic_info.inputs[0]: ");
+        check(&info(&format!(r#""{digits}": 1"#)), "basic_info: has an unknown field");
+        check(&format!(r#"{{"payload": [{}1]}}"#, "1,".repeat(5_000_000)), "payload: expected");
+        check(&format!("{{{}\"\": 1}}", r#""":1,"#.repeat(2_000_000)), "message: has neither");
+        let many = r#""":1,"#.repeat(2_000_000);
+        let body = format!(r#"{{"payload": {{{many}"class": "A"}}}}"#);
+        assert_eq!(decode(body.as_bytes()).unwrap().payload.unwrap().len(), many.len() + 1);
     }
 
     /// A message that holds to the rules here and there, with the bytes of an attacker between.

@@ -9,13 +9,16 @@ use futures_util::stream::{self, FuturesUnordered, StreamExt, TryStreamExt};
 use tokio::sync::SemaphorePermit;
 
 use crate::ahead::Ahead;
-use crate::bucket::{Bucket, BucketError, Version};
+use crate::bucket::{self, Bucket, BucketError, Version};
 use crate::cache::{Blob, Cache, CacheError, Sharing};
 use crate::key::{BucketKey, Prefix};
+use crate::turns::Turns;
 use crate::workspace::Workspace;
 
 /// Inputs of one task that are fetched at once.
 const AT_ONCE: usize = 8;
+/// More inputs than this are sorted on a thread that may block.
+const SORTED_INLINE: usize = 256;
 /// How often an input is fetched again that another host removed before it was placed.
 const FETCHES: usize = 5;
 
@@ -93,20 +96,31 @@ impl Prefetch {
     ) -> Result<(Fetched, Option<SemaphorePermit<'_>>), PrefetchError> {
         let into = &workspace.inputs;
         if let [input] = inputs {
-            workspace.make_parents([input]);
-            return self.bring_one(base, input, into).await;
+            return self.bring_one(base, input, workspace).await;
         }
+        let distinct = if inputs.len() <= SORTED_INLINE {
+            Distinct::of(inputs)?
+        } else {
+            let inputs = inputs.to_vec();
+            bucket::blocking(move || Distinct::of(&inputs)).await?
+        };
         // All sizes are known before anything is fetched: two tasks that each held a part of
         // the bytes they need would wait for each other.
-        let distinct = distinct(inputs)?;
-        workspace.make_parents(distinct.iter().copied());
-        let finds: Vec<_> = distinct.iter().map(|input| self.find(base, input)).collect();
-        let found: Vec<Found<'_>> = stream::iter(finds).buffered(AT_ONCE).try_collect().await?;
+        let mut turns = Turns::begin();
+        let finds: Vec<_> = distinct.inputs.iter().map(|input| self.find(base, input)).collect();
+        let mut finds = stream::iter(finds).buffered(AT_ONCE);
+        let mut found = Vec::with_capacity(distinct.inputs.len());
+        while let Some(one) = finds.try_next().await? {
+            found.push(one);
+            turns.pass().await;
+        }
+        workspace.make_parents(&distinct.in_order()).await;
         let permit = self.ahead.take(found.iter().map(|found| found.version.size).sum()).await;
         let mut sum = Fetched::default();
         let mut under_way = FuturesUnordered::new();
         // Not a stream of mapped inputs: the future of that is not `Send` to the compiler.
         for found in found {
+            turns.pass().await;
             if under_way.len() == AT_ONCE
                 && let Some(one) = under_way.try_next().await?
             {
@@ -127,15 +141,16 @@ impl Prefetch {
         &self,
         base: &Prefix,
         input: &BucketKey,
-        into: &Dir,
+        workspace: &Workspace,
     ) -> Result<(Fetched, Option<SemaphorePermit<'_>>), PrefetchError> {
         let key = base.join(input);
         let failed = |error| PrefetchError::from_cache(input, &key, error);
         let (cache, bucket) = (&self.cache, &*self.bucket);
         let first = cache.fetch_ahead(bucket, &key, self.freshness, &self.ahead).await;
         let (mut blob, permit) = first.map_err(failed)?;
+        workspace.make_parents(&[input]).await;
         let mut fetches = 1;
-        while !self.place(&blob, into, input, fetches).await.map_err(failed)? {
+        while !self.place(&blob, &workspace.inputs, input, fetches).await.map_err(failed)? {
             fetches += 1;
             blob = cache.fetch(bucket, &key, Duration::ZERO).await.map_err(failed)?;
         }
@@ -155,8 +170,6 @@ impl Prefetch {
     }
 
     async fn bring_found(&self, found: Found<'_>, into: &Dir) -> Result<Fetched, PrefetchError> {
-        // A task with many small inputs takes turns with others.
-        tokio::task::consume_budget().await;
         let Found { input, key, mut version } = found;
         let failed = |error| PrefetchError::from_cache(input, &key, error);
         let (cache, bucket) = (&self.cache, &*self.bucket);
@@ -194,23 +207,41 @@ struct Found<'a> {
     version: Version,
 }
 
-/// Each input once. One can't be a directory on the way to another.
-fn distinct(inputs: &[BucketKey]) -> Result<Vec<&BucketKey>, PrefetchError> {
-    let mut names = HashSet::with_capacity(inputs.len());
-    let distinct: Vec<_> = inputs.iter().filter(|input| names.insert(input.as_str())).collect();
-    for input in &distinct {
-        for (end, _) in input.as_str().match_indices('/') {
-            let above = &input.as_str()[..end];
-            if names.contains(above) {
+/// Each input once.
+struct Distinct {
+    /// In the order of the message.
+    inputs: Vec<BucketKey>,
+    /// Their numbers, such that what is in a directory follows it.
+    order: Vec<usize>,
+}
+
+impl Distinct {
+    /// # Errors
+    /// When an input would have to be a directory on the way to another.
+    fn of(all: &[BucketKey]) -> Result<Self, PrefetchError> {
+        let mut names = HashSet::with_capacity(all.len());
+        let inputs: Vec<BucketKey> =
+            all.iter().filter(|input| names.insert(input.as_str())).cloned().collect();
+        let mut order: Vec<usize> = (0..inputs.len()).collect();
+        let segments = |n: &usize| inputs[*n].as_str().split('/');
+        order.sort_by(|a, b| segments(a).cmp(segments(b)));
+        for pair in order.windows(2) {
+            let (above, input) = (&inputs[pair[0]], &inputs[pair[1]]);
+            let rest = input.as_str().strip_prefix(above.as_str());
+            if rest.is_some_and(|rest| rest.starts_with('/')) {
                 let problem = format!(
                     "can't be placed below /inputs/{above}, which is an input itself; \
                      a name can be a file or a directory, not both"
                 );
-                return Err(PrefetchError::Invalid { input: (*input).clone(), problem });
+                return Err(PrefetchError::Invalid { input: input.clone(), problem });
             }
         }
+        Ok(Self { inputs, order })
     }
-    Ok(distinct)
+
+    fn in_order(&self) -> Vec<&BucketKey> {
+        self.order.iter().map(|n| &self.inputs[*n]).collect()
+    }
 }
 
 impl Fetched {
@@ -320,6 +351,44 @@ mod tests {
         assert_eq!(f.workspace.inputs.read_to_string("a").unwrap(), "A");
         assert_eq!(f.workspace.inputs.read_to_string("0_input/b").unwrap(), "B");
         assert_eq!(f.workspace.inputs.read_to_string("x/y/z").unwrap(), "same A");
+    }
+
+    #[test]
+    fn an_input_below_another_is_found_whatever_is_between_them() {
+        let check = |names: &[&str], want: Option<&str>| {
+            let keys: Vec<_> = names.iter().map(|name| BucketKey::new(name).unwrap()).collect();
+            match (Distinct::of(&keys), want) {
+                (Ok(distinct), None) => {
+                    let got: Vec<_> = distinct.inputs.iter().map(BucketKey::as_str).collect();
+                    assert_eq!(got, names, "in the order of the message");
+                }
+                (Err(error), Some(want)) => assert!(error.to_string().contains(want), "{error}"),
+                (got, want) => panic!("{names:?}: {:?}, {want:?}", got.err()),
+            }
+        };
+        check(&["z", "a/b", "a-b", "ab", "a.b/c"], None);
+        check(&["a/b/c", "a-b", "a", "a/a"], Some("input a/a: can't be placed below /inputs/a"));
+        check(
+            &["a/b/x/y", "a/b-c", "a/b"],
+            Some("input a/b/x/y: can't be placed below /inputs/a/b"),
+        );
+    }
+
+    #[tokio::test]
+    async fn many_inputs_in_many_directories_are_placed() {
+        let f = fixture();
+        let names: Vec<String> = (0..SORTED_INLINE + 10).map(|n| format!("{n}/x/{n}")).collect();
+        for name in &names {
+            let path = f.bucket.path().join("d").join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, name).unwrap();
+        }
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let fetched = bring(&f, &names).await.unwrap();
+        assert_eq!(fetched.misses as usize, names.len());
+        for name in names {
+            assert_eq!(f.workspace.inputs.read_to_string(name).unwrap(), name);
+        }
     }
 
     #[tokio::test]

@@ -3,22 +3,28 @@
 //! Everything is looked at before anything is put: one output that can't be published means
 //! that none is. No link is followed, and nothing is opened that is not a regular file.
 
-use std::collections::VecDeque;
+mod walk;
+
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::task::Poll;
 
-use bytesize::ByteSize;
 use cap_std::fs::Dir;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use rustix::fs::{AtFlags, FileType, Stat, statat};
 use rustix::io::Errno;
+use tokio_util::sync::CancellationToken;
 
-use crate::bucket::{Bucket, BucketError};
-use crate::key::{BucketKey, MAX_KEY_BYTES, Prefix};
-use crate::scratch::{for_each, open_dir};
+use self::walk::{Output, Stopped, walk};
+use crate::bucket::{self, Bucket, BucketError};
+use crate::key::{BucketKey, MAX_KEY_BYTES, Prefix, lowercase};
+use crate::plain;
+use crate::turns::Turns;
 
+/// Directories in each other that a task may leave.
+pub const MAX_DEPTH: usize = 64;
+/// More files and directories than this are looked at on a thread that may block.
+const WALKED_INLINE: u64 = 128;
 /// Outputs of one task that are put at once into a bucket that is not local.
 const AT_ONCE: usize = 8;
 
@@ -99,14 +105,17 @@ impl Outputs {
         bucket: &dyn Bucket,
         limits: Limits,
     ) -> Result<Self, PublishError> {
-        let mut found = find(outputs, limits)?;
-        found.sort_by(|a, b| a.file.cmp(&b.file));
-        let keys = keys(&found, base, protected)?;
+        let look = Look { base: base.clone(), protected: protected.cloned(), limits };
+        let (found, keys) = match look.at(outputs, WALKED_INLINE, &CancellationToken::new()) {
+            Err(Stopped::OverBudget) => look.at_all(outputs).await?,
+            looked => looked.map_err(Stopped::into_error)?,
+        };
+        let mut turns = Turns::begin();
         // A single output needs no look before it is put. The keys can't be in each other's
         // way: they come from files of one directory.
         if keys.len() > 1 {
             for (output, key) in found.iter().zip(&keys) {
-                tokio::task::consume_budget().await;
+                turns.pass().await;
                 bucket.accepts(key).await.map_err(|error| refused(output, error))?;
             }
         }
@@ -130,7 +139,9 @@ impl Outputs {
         let mut first_failure = None;
         let mut rest = (0..self.found.len()).filter(|n| !self.put[*n]).collect::<VecDeque<_>>();
         let mut done = Vec::with_capacity(rest.len());
+        let mut turns = Turns::begin();
         loop {
+            turns.pass().await;
             // After a failure those under way are seen to their end, and no other begins.
             while first_failure.is_none() && under_way.len() < at_once {
                 let Some(n) = rest.pop_front() else { break };
@@ -182,8 +193,6 @@ async fn put(
     bucket: &dyn Bucket,
     may_put: &(dyn Fn() -> bool + Sync),
 ) -> Result<usize, PublishError> {
-    // A task with many small outputs takes turns with others.
-    tokio::task::consume_budget().await;
     let mut putting = bucket.put(key, outputs, &output.file);
     std::future::poll_fn(|context| {
         if !may_put() {
@@ -202,6 +211,50 @@ fn refused(output: &Output, error: BucketError) -> PublishError {
     }
 }
 
+/// What is looked for in a task's outputs directory, to be published.
+struct Look {
+    base: Prefix,
+    protected: Option<Prefix>,
+    limits: Limits,
+}
+
+impl Look {
+    /// The outputs and their keys, in alphabetical order.
+    fn at(
+        &self,
+        outputs: &Dir,
+        budget: u64,
+        cancelled: &CancellationToken,
+    ) -> Result<(Vec<Output>, Vec<BucketKey>), Stopped> {
+        let mut found = walk(outputs, self.limits, budget, cancelled)?;
+        found.sort_by(|a, b| a.file.cmp(&b.file));
+        check_case(&found)?;
+        let keys = keys(&found, &self.base, self.protected.as_ref())?;
+        Ok((found, keys))
+    }
+
+    /// The same on a thread that may block, whatever there is.
+    async fn at_all(self, outputs: &Dir) -> Result<(Vec<Output>, Vec<BucketKey>), PublishError> {
+        let outputs = outputs.try_clone().map_err(|error| unavailable("", error))?;
+        let cancelled = CancellationToken::new();
+        // A task that does not wait for the answer any more needs none.
+        let _ending = cancelled.clone().drop_guard();
+        bucket::blocking(move || self.at(&outputs, u64::MAX, &cancelled))
+            .await
+            .map_err(Stopped::into_error)
+    }
+}
+
+impl Stopped {
+    fn into_error(self) -> PublishError {
+        match self {
+            Self::Because(error) => error,
+            Self::Failed(error) => unavailable("", error),
+            Self::OverBudget | Self::Cancelled => unavailable("", Errno::CANCELED),
+        }
+    }
+}
+
 /// Waits until everything that was published is on the disk, where the bucket is a directory.
 ///
 /// # Errors
@@ -213,89 +266,37 @@ pub async fn sync(bucket: &dyn Bucket) -> Result<(), PublishError> {
     })
 }
 
-/// A regular file below `/outputs`.
-#[derive(Debug)]
-struct Output {
-    file: BucketKey,
-    size: u64,
-}
-
-/// Walks the directory, level by level: it holds one open directory, however deep they are.
-fn find(outputs: &Dir, limits: Limits) -> Result<Vec<Output>, PublishError> {
-    let mut found = Found { limits, outputs: Vec::new(), entries: 0, bytes: 0 };
-    let mut ahead = VecDeque::from([String::new()]);
-    while let Some(path) = ahead.pop_front() {
-        let dir = open_below(outputs, &path).map_err(|error| unavailable(&path, error))?;
-        for_each(dir.as_fd(), |name, _| {
-            let text = name.to_str().map_err(|_| {
-                let shown = format!("{path}{}", String::from_utf8_lossy(name.to_bytes()));
-                invalid(&shown, "its name is not UTF-8, and so can't be a key")
-            })?;
-            let file = BucketKey::new(&format!("{path}{text}")).map_err(|error| {
-                let problem = format!("its name can't be a key: it {error}");
-                invalid(&format!("{path}{text}"), problem)
-            })?;
-            let stat = statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(|error| unavailable(&file, error))?;
-            if found.look(file, &stat)? {
-                ahead.push_back(format!("{path}{text}/"));
-            }
-            Ok::<(), Stop>(())
-        })
-        .map_err(|stop| match stop {
-            Stop::Because(error) => error,
-            Stop::Failed(error) => unavailable(&path, error),
-        })?;
+/// Refuses outputs that a file system which ignores case would take for one, or for a file and
+/// a directory of one name: of those, a bucket or a download there would keep only one.
+fn check_case(found: &[Output]) -> Result<(), PublishError> {
+    if found.len() < 2 || found.iter().all(|output| is_lowercase(output.file.as_str())) {
+        return Ok(());
     }
-    Ok(found.outputs)
-}
-
-/// Opens a directory a segment at a time, so that no link is followed.
-fn open_below(top: &Dir, path: &str) -> Result<OwnedFd, Errno> {
-    let mut dir = open_dir(top, ".")?;
-    for segment in path.split('/').filter(|segment| !segment.is_empty()) {
-        dir = open_dir(&dir, segment)?;
-    }
-    Ok(dir)
-}
-
-struct Found {
-    limits: Limits,
-    outputs: Vec<Output>,
-    entries: u64,
-    bytes: u64,
-}
-
-impl Found {
-    /// Takes an entry, or refuses it. True for a directory.
-    fn look(&mut self, file: BucketKey, stat: &Stat) -> Result<bool, PublishError> {
-        let Limits { max_bytes, max_files } = self.limits;
-        self.entries += 1;
-        if self.entries > max_files {
-            let problem = format!("there are more than {max_files} files and directories");
-            return Err(too_much(problem));
+    let mut by_name = HashMap::with_capacity(found.len());
+    let clash = |file: &BucketKey, other: &BucketKey| {
+        let problem = format!(
+            "differs only in case from the output /outputs/{other}; a file system that ignores \
+             case keeps only one of them"
+        );
+        Err(invalid(file, problem))
+    };
+    for Output { file, .. } in found {
+        if let Some(other) = by_name.insert(lowercase(file.as_str()), file) {
+            return clash(file, other);
         }
-        let what = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => return Ok(true),
-            FileType::RegularFile if stat.st_nlink == 1 => {
-                let size = u64::try_from(stat.st_size).unwrap_or(u64::MAX);
-                self.bytes = self.bytes.saturating_add(size);
-                if self.bytes > max_bytes {
-                    let max = ByteSize(max_bytes);
-                    return Err(too_much(format!("they are larger than {max} together")));
-                }
-                self.outputs.push(Output { file, size });
-                return Ok(false);
-            }
-            FileType::RegularFile => "a file with a second name (a hard link)",
-            FileType::Symlink => "a symbolic link",
-            FileType::Fifo => "a FIFO",
-            FileType::Socket => "a socket",
-            FileType::CharacterDevice | FileType::BlockDevice => "a device",
-            FileType::Unknown => "of an unknown type",
-        };
-        Err(invalid(&file, format!("is {what}; only regular files can be published")))
     }
+    for Output { file, .. } in found {
+        let name = lowercase(file.as_str());
+        let above = name.match_indices('/').find_map(|(end, _)| by_name.get(&name[..end]));
+        if let Some(other) = above {
+            return clash(file, other);
+        }
+    }
+    Ok(())
+}
+
+fn is_lowercase(text: &str) -> bool {
+    text.chars().all(|c| c.is_ascii_lowercase() || c.to_lowercase().eq([c]))
 }
 
 fn keys(
@@ -324,29 +325,9 @@ fn keys(
     found.iter().map(key).collect()
 }
 
-/// Why a walk ended early.
-enum Stop {
-    Because(PublishError),
-    Failed(Errno),
-}
-
-impl From<PublishError> for Stop {
-    fn from(error: PublishError) -> Self {
-        Self::Because(error)
-    }
-}
-
-impl From<Errno> for Stop {
-    fn from(error: Errno) -> Self {
-        Self::Failed(error)
-    }
-}
-
 /// The name as the guest would write it; what could mislead a reader is escaped.
 fn shown(file: &(impl fmt::Display + ?Sized)) -> String {
-    let text = file.to_string();
-    let escaped = text.escape_debug().to_string();
-    format!("output /outputs/{escaped}")
+    format!("output /outputs/{}", plain::escape(&file.to_string()))
 }
 
 fn invalid(file: &(impl fmt::Display + ?Sized), problem: impl Into<String>) -> PublishError {
@@ -364,12 +345,18 @@ fn unavailable(
     PublishError::Unavailable { output: shown(file), source: source.into().0 }
 }
 
-/// The two kinds of failure, so that one function takes both.
+/// The kinds of failure, so that one function takes them all.
 struct Unavailable(Box<dyn std::error::Error + Send + Sync>);
 
 impl From<Errno> for Unavailable {
     fn from(error: Errno) -> Self {
         Self(io::Error::from(error).into())
+    }
+}
+
+impl From<io::Error> for Unavailable {
+    fn from(error: io::Error) -> Self {
+        Self(error.into())
     }
 }
 
@@ -383,17 +370,19 @@ impl From<BucketError> for Unavailable {
 mod tests {
     use std::ffi::OsStr;
     use std::fs::File;
+    use std::os::fd::OwnedFd;
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::symlink;
     use std::path::{Path, PathBuf};
     use std::sync::Arc;
 
     use object_store::memory::InMemory;
-    use rustix::fs::{CWD, Mode};
+    use rustix::fs::{CWD, Mode, OFlags};
 
     use super::*;
     use crate::bucket::DirBucket;
     use crate::bucket::conformance::in_memory;
+    use crate::scratch::{OPENED, open_dir};
 
     const LIMITS: Limits = Limits { max_bytes: 1 << 20, max_files: 100 };
 
@@ -467,7 +456,7 @@ mod tests {
                     std::fs::write(at.join("new\nline"), "").unwrap();
                 },
             ),
-            (r"/outputs/z/back\\slash: its name can't be a key: it has a backslash", |at| {
+            (r"/outputs/z/back\slash: its name can't be a key: it has a backslash", |at| {
                 std::fs::write(at.join("back\\slash"), "").unwrap();
             }),
             ("larger than 1.0 MiB together", |at| {
@@ -602,19 +591,161 @@ mod tests {
         assert!(error.to_string().contains("key `d/x` is a directory"), "{error}");
     }
 
-    #[tokio::test]
-    async fn a_tree_of_any_depth_is_walked_or_named() {
-        let f = fixture();
-        let mut dir = open_dir(&f.outputs, ".").unwrap();
-        for _ in 0..600 {
+    fn make_dirs(outputs: &Dir, depth: usize) -> OwnedFd {
+        let mut dir = open_dir(outputs, ".").unwrap();
+        for _ in 0..depth {
             rustix::fs::mkdirat(&dir, "d", Mode::RWXU).unwrap();
             dir = open_dir(&dir, "d").unwrap();
         }
-        let base = Prefix::new("b").unwrap();
+        dir
+    }
+
+    #[tokio::test]
+    async fn a_tree_that_is_too_deep_is_refused() {
+        for (depth, is_taken) in [(MAX_DEPTH, true), (MAX_DEPTH + 1, false), (1200, false)] {
+            let f = fixture();
+            let deepest = make_dirs(&f.outputs, depth);
+            let flags = OFlags::WRONLY | OFlags::CREATE;
+            rustix::fs::openat(&deepest, "x", flags, Mode::RUSR).unwrap();
+            let published = publish(&f, "b").await;
+            if is_taken {
+                let key = format!("b/{}x", "d/".repeat(depth));
+                assert_eq!(keys_of(&published.unwrap()), [key]);
+            } else {
+                let error = published.unwrap_err();
+                assert!(matches!(error, PublishError::Invalid { .. }), "{error}");
+                let want = "d: is a directory 65 levels deep; outputs may be up to 64 directories";
+                assert!(error.to_string().contains(want), "{error}");
+                assert!(!f.bucket.path().join("b").exists());
+            }
+        }
+    }
+
+    #[test]
+    fn a_walk_opens_each_directory_as_often_however_deep_it_is() {
+        let f = fixture();
+        for branch in 0..10 {
+            let mut path = format!("{branch}");
+            for level in 0..50 {
+                path += "/d";
+                f.outputs.create_dir_all(&path).unwrap();
+                f.outputs.write(format!("{path}/{level}"), "").unwrap();
+                f.outputs.create_dir(format!("{path}/beside")).unwrap();
+            }
+        }
+        let dirs = 10 + 10 * 50 * 2;
+        let before = OPENED.get();
         let limits = Limits { max_files: 10_000, ..LIMITS };
-        let error = outputs(&f.outputs, &base, None, &f.bucket, limits, &|| true).await;
-        let error = error.unwrap_err();
-        assert!(error.to_string().contains("is too long"), "{error}");
+        let found = walk(&f.outputs, limits, u64::MAX, &CancellationToken::new());
+        assert_eq!(found.ok().unwrap().len(), 500);
+        // Once on the way down, and at most once on the way back.
+        let opened = OPENED.get() - before;
+        assert!((1 + dirs..=1 + 2 * dirs).contains(&opened), "{opened} for {dirs}");
+    }
+
+    #[test]
+    fn a_walk_that_nobody_waits_for_ends() {
+        let f = fixture();
+        make_dirs(&f.outputs, 10);
+        let cancelled = CancellationToken::new();
+        cancelled.cancel();
+        let before = OPENED.get();
+        let found = walk(&f.outputs, LIMITS, u64::MAX, &cancelled);
+        assert!(matches!(found, Err(Stopped::Cancelled)));
+        assert_eq!(OPENED.get() - before, 1);
+    }
+
+    #[test]
+    fn many_entries_are_looked_at_on_a_thread_that_may_block() {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        runtime.block_on(async {
+            let f = fixture();
+            let base = Prefix::new("d").unwrap();
+            let limits = Limits { max_files: 1000, ..LIMITS };
+            // No walk can end on the one such thread there is.
+            let (free, is_free) = std::sync::mpsc::channel::<()>();
+            let busy = tokio::task::spawn_blocking(move || is_free.recv());
+            for n in 0..WALKED_INLINE {
+                f.outputs.write(n.to_string(), "").unwrap();
+            }
+            // It passes its turn at times, and waits for no other thread.
+            let ends = async |find: &mut (dyn Future<Output = _> + Unpin)| {
+                for _ in 0..10 * WALKED_INLINE {
+                    if futures_util::poll!(&mut *find).is_ready() {
+                        return true;
+                    }
+                    tokio::task::yield_now().await;
+                }
+                false
+            };
+            let find = || Box::pin(Outputs::find(&f.outputs, &base, None, &f.bucket, limits));
+            assert!(ends(&mut find()).await);
+            f.outputs.write("one more", "").unwrap();
+            let mut find = find();
+            assert!(!ends(&mut find).await);
+            free.send(()).unwrap();
+            assert_eq!(find.await.unwrap().keys.len() as u64, WALKED_INLINE + 1);
+            busy.await.unwrap().unwrap();
+        });
+    }
+
+    #[tokio::test]
+    async fn names_that_a_reader_can_not_tell_apart_are_refused() {
+        for (name, code_point) in [
+            ("a\u{202e}gpj.exe", "U+202E"),
+            ("a\u{200b}", "U+200B"),
+            ("a\u{fe0f}", "U+FE0F"),
+            ("a\u{2028}b", "U+2028"),
+        ] {
+            let f = fixture();
+            f.outputs.write("good", "x").unwrap();
+            f.outputs.write(name, "x").unwrap();
+            let error = publish(&f, "d").await.unwrap_err();
+            assert!(matches!(error, PublishError::Invalid { .. }), "{error}");
+            let want = format!("its name can't be a key: it has the character {code_point}");
+            assert!(error.to_string().contains(&want), "{error}");
+            assert_eq!(plain::first_odd(&error.to_string()), None, "{error}");
+            assert!(!f.bucket.path().join("d").exists());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_base_directory_of_any_name_takes_outputs() {
+        let f = fixture();
+        f.outputs.write("x", "x").unwrap();
+        let published = publish(&f, "old\u{202e}name").await.unwrap();
+        assert_eq!(keys_of(&published), ["old\u{202e}name/x"]);
+    }
+
+    #[tokio::test]
+    async fn outputs_that_differ_only_in_case_are_refused() {
+        for (names, want) in [
+            (&["Result.txt", "result.txt"][..], Some(("result.txt", "Result.txt"))),
+            (&["x", "0_output/É", "0_output/é"], Some(("0_output/é", "0_output/É"))),
+            (&["D/x", "d/X", "y"], Some(("d/X", "D/x"))),
+            (&["A", "a/b/c"], Some(("a/b/c", "A"))),
+            (&["A/x", "a/y", "B", "c", "ΔF", "日本"], None),
+        ] {
+            let f = fixture();
+            for name in names {
+                f.outputs.create_dir_all(Path::new(name).parent().unwrap()).unwrap();
+                f.outputs.write(name, "x").unwrap();
+            }
+            match (publish(&f, "b").await, want) {
+                (Ok(published), None) => assert_eq!(published.keys.len(), names.len()),
+                (Err(error), Some((second, first))) => {
+                    assert!(matches!(error, PublishError::Invalid { .. }), "{error}");
+                    let want = format!(
+                        "output /outputs/{second}: differs only in case from the output \
+                         /outputs/{first}; "
+                    );
+                    assert!(error.to_string().starts_with(&want), "{error}");
+                    assert!(!f.bucket.path().join("b").exists());
+                }
+                (got, want) => panic!("{names:?}: {got:?}, {want:?}"),
+            }
+        }
     }
 
     #[tokio::test]

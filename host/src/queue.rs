@@ -24,7 +24,11 @@ mod remembered;
 pub mod sqs;
 
 use self::address::Address;
+use crate::message::{self, DecodeError, Task};
 
+/// Bytes of the longest message that is read from a queue or put into one, whatever the queue
+/// would take: a task has at most half of it, and its report has to fit as well.
+pub const LONGEST_MESSAGE: usize = 2 * message::LONGEST;
 /// The longest a lease lasts unless the service says less: what SQS allows.
 const LONGEST_HOLD: Duration = Duration::from_secs(12 * 3600);
 
@@ -35,6 +39,10 @@ pub struct Message {
     pub id: String,
     /// The text that was sent, byte for byte.
     pub body: Bytes,
+    /// Why [`Message::body`] is not the text that was sent, where that could not or must not be
+    /// read. Nothing can be done with such a message but to report it: nobody else's text may
+    /// stand in the report, and giving the message up destroys nothing but the message.
+    pub unread: Option<String>,
     /// The proof that the lease is ours, needed for everything done under it.
     pub receipt: Receipt,
     /// Executions under earlier leases that failed and count as attempts.
@@ -49,6 +57,19 @@ pub struct Message {
     pub unaccounted: u32,
     /// What ended those executions, oldest first, where the queue can remember it.
     pub failures: Vec<String>,
+}
+
+impl Message {
+    /// The task that it is.
+    ///
+    /// # Errors
+    /// Says where in the message something else was expected, or why its text can't be had.
+    pub fn task(&self) -> Result<Task, DecodeError> {
+        match &self.unread {
+            Some(problem) => Err(DecodeError::unread(problem)),
+            None => message::decode(&self.body),
+        }
+    }
 }
 
 /// Proof of a lease. Opaque outside its backend; extending a lease makes a new one.
@@ -238,6 +259,8 @@ pub struct Listed {
     pub sent: Option<Duration>,
     /// The text that was sent.
     pub body: Bytes,
+    /// Why [`Listed::body`] is not that text: see [`Message::unread`].
+    pub unread: Option<String>,
 }
 
 /// A queue as its operator sees it: what people do to a queue, as against hosts. `Display`
@@ -297,6 +320,13 @@ pub struct Facts {
     pub notes: Vec<String>,
 }
 
+/// Whether a text can be what a message was called when it was sent first. Services call messages
+/// by short plain names; a sender may write anything there.
+fn is_id(text: &str) -> bool {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    (1..=128).contains(&text.len()) && text.bytes().all(is_plain)
+}
+
 /// How cloud queues are reached, and what may be done to have them.
 #[derive(Debug, Clone, Default)]
 pub struct Access {
@@ -307,6 +337,9 @@ pub struct Access {
     /// URL of the one bucket that bodies too large for the queue are in: written there by
     /// us, and read from there where a message points to it. None: there are no such bodies.
     pub body_bucket: Option<String>,
+    /// Such a body may also be a report, and not only a task: for who looks into queues of
+    /// reports, and moves what is in them.
+    pub reports: bool,
     /// The group of the messages that are sent, where the queue has groups.
     pub group: Option<String>,
 }

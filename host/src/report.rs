@@ -21,7 +21,7 @@ use crate::digest::Digest;
 use crate::json;
 use crate::key::BucketKey;
 use crate::message;
-use crate::queue::{Queue, QueueError};
+use crate::queue::{LONGEST_MESSAGE, Queue, QueueError};
 use crate::sandbox::Phase;
 
 /// Bytes of the shortest version of a report, at most.
@@ -68,6 +68,15 @@ pub async fn send(
         }
     }
     refused.map_or(Ok(()), Err)
+}
+
+/// Whether a message is a report: of ours, or of another program for the same readers.
+pub(crate) fn is_report(message: &[u8]) -> bool {
+    let text = std::str::from_utf8(message).unwrap_or_default();
+    let fields = json::parse(text).ok().and_then(json::Value::fields);
+    let Some(fields) = fields else { return false };
+    let has = |wanted: &str| fields.clone().any(|(name, _)| name.is(wanted));
+    has("host_info") && has("task") && (has("exception") || has("result"))
 }
 
 /// The report of a task that is given up.
@@ -230,7 +239,8 @@ impl DoneReport<'_> {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Received<'a> {
-    /// Character for character, where that is JSON that all readers read and all queues carry.
+    /// Character for character, where that is JSON that all readers read and all queues carry:
+    /// not nested too deeply, with no number too long.
     Json(Box<RawValue>),
     /// The whole text as one string. A message that is itself a string comes this way too, so
     /// that a string here always stands for the text of a message.
@@ -262,8 +272,25 @@ struct BasicInfo {
 }
 
 impl<'a> Received<'a> {
+    /// Bytes that a message may take in a report: the rest of a report takes far less than half
+    /// of what a queue carries.
+    const LONGEST: usize = LONGEST_MESSAGE / 4 * 3;
+
     fn new(message: &'a [u8], is_whole: bool) -> Self {
-        if is_whole { Self::whole(message) } else { Self::Digest(Summary::of(message)) }
+        // What is no text becomes three times as long.
+        let most = match std::str::from_utf8(message) {
+            Ok(_) => Self::LONGEST,
+            Err(_) => Self::LONGEST / 4,
+        };
+        if !is_whole || message.len() > most {
+            return Self::Digest(Summary::of(message));
+        }
+        match Self::whole(message) {
+            Self::Text(text) if text.chars().map(size_in_json).sum::<usize>() > Self::LONGEST => {
+                Self::Digest(Summary::of(message))
+            }
+            whole => whole,
+        }
     }
 
     fn whole(message: &'a [u8]) -> Self {
@@ -453,8 +480,10 @@ mod tests {
             "\u{feff}{}",
             "\0\u{1}\u{1b}[31m",
             &("[".repeat(200) + &"]".repeat(200)),
+            &("[".repeat(100_000) + &"]".repeat(100_000)),
+            &"9".repeat(1_000_000),
         ] {
-            assert_eq!(whole(text.as_bytes())["task"], text);
+            assert!(whole(text.as_bytes())["task"] == text, "{text:.80}");
         }
         assert_eq!(whole(b"\xff")["task"], "\u{fffd}");
     }
@@ -496,6 +525,15 @@ mod tests {
         assert_eq!(last["task"]["sha256"], Digest::of(message.as_bytes()).to_string());
         // Nobody who sends it back by mistake runs half a task.
         assert!(message::decode(last["task"].to_string().as_bytes()).is_err());
+    }
+
+    #[test]
+    fn no_message_makes_a_report_that_no_queue_takes() {
+        for message in [vec![b'x'; LONGEST_MESSAGE], vec![0; LONGEST_MESSAGE / 4]] {
+            let version = report(&message, &[], "").versions().next().unwrap();
+            assert!(version.len() < LONGEST_MESSAGE / 4, "{}", version.len());
+            assert_eq!(read(&version)["task"]["bytes"], message.len());
+        }
     }
 
     #[test]

@@ -1,37 +1,55 @@
 //! One guest, one fresh instance, three calls, under limits.
 //!
-//! A [`Sandbox`] owns the engine and the threads that execute guests. A component is
-//! [compiled](Sandbox::compile) once into a [`Guest`] and [run](Sandbox::run) any number of
-//! times; no two runs share an instance, a file or a byte of memory.
+//! A [`Sandbox`] owns the engine and the threads that execute guests. A component is compiled once
+//! by a [`compiling_engine`], [loaded](Sandbox::load) and [linked](Sandbox::link) as a [`Guest`],
+//! and [run](Sandbox::run) any number of times; no two runs share an instance, a file or a byte of
+//! memory.
 //!
 //! What a guest can reach is decided in three files: the imports that are linked here, the
 //! file calls in `sandbox/filesystem.rs`, and the kernel's rules for the executing thread in
-//! `sandbox/thread.rs`.
+//! `sandbox/confine.rs`.
 
+mod confine;
+mod facts;
 mod filesystem;
 mod limits;
 mod log;
+mod open;
+mod quota;
+mod stack;
 mod thread;
 
+use std::borrow::Cow;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::{Component, Linker, ResourceTable};
-use wasmtime::{Config, Enabled, Engine, PoolingAllocationConfig, Store, Trap, UpdateDeadline};
+use wasmtime::{
+    Config, Enabled, Engine, PoolingAllocationConfig, Store, Trap, UpdateDeadline,
+    WasmBacktraceDetails,
+};
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
 use crate::message::Task;
+use crate::words;
 use crate::workspace::Directories;
-use filesystem::{Preopens, Quota};
+pub use confine::Confinement;
+use facts::Facts;
+use filesystem::Preopens;
 use limits::Memory;
-pub use limits::{Limit, Limits};
+pub use limits::{Limit, Limits, MOST_OPEN_FILES, is_too_large};
 pub use log::{Log, Tee};
+use open::OpenFiles;
+use quota::Quota;
 use thread::Threads;
 
 /// Bytes of a guest's reason for a failure that are kept.
 const MAX_REASON: usize = 16 << 10;
+/// Bytes of the engine's words that are kept: they may have names in them.
+const MAX_PROBLEM: usize = 2 << 10;
 
 mod bindings {
     //! The guest world of `wit/task.wit`.
@@ -207,11 +225,20 @@ impl RunError {
 #[error("{0}")]
 pub struct NotAGuest(pub String);
 
+impl NotAGuest {
+    /// The engine's words, in one line and with a bound: names in them are the component's.
+    pub fn new(error: &wasmtime::Error) -> Self {
+        Self(words::bounded_line(&format_args!("{error:#}"), MAX_PROBLEM))
+    }
+}
+
 /// What belongs to one instance. Dropped with it.
 struct State {
     wasi: WasiCtx,
     table: ResourceTable,
     preopens: Preopens,
+    open: OpenFiles,
+    facts: Facts,
     quota: Arc<Quota>,
     memory: Memory,
 }
@@ -222,9 +249,9 @@ impl WasiView for State {
     }
 }
 
-/// True when the kernel can keep guests to their two directories.
-pub fn kernel_can_confine() -> bool {
-    thread::can_confine()
+/// What this machine's kernel can keep guests from.
+pub fn possible_confinement() -> Confinement {
+    confine::possible()
 }
 
 impl Sandbox {
@@ -241,7 +268,7 @@ impl Sandbox {
         inputs_root: &std::path::Path,
         outputs_root: &std::path::Path,
     ) -> wasmtime::Result<Self> {
-        let engine = Engine::new(&config(slots, limits))?;
+        let engine = Engine::new(&config(slots))?;
         let mut linker = Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         filesystem::shadow(&mut linker)?;
@@ -254,10 +281,9 @@ impl Sandbox {
         &self.engine
     }
 
-    /// True when the kernel itself keeps guests from writing below the inputs directory and
-    /// from reaching anything but the two directories.
-    pub fn is_enforced_by_kernel(&self) -> bool {
-        self.threads().enforced()
+    /// What the kernel itself keeps guests from.
+    pub fn confinement(&self) -> Confinement {
+        self.threads().confinement()
     }
 
     /// Keeps guests to other directories from now on: starts new threads, and ends the present
@@ -279,13 +305,17 @@ impl Sandbox {
         self.threads.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Compiles the bytes of a component. Takes from a tenth of a second to a minute of one
-    /// core or more.
+    /// Loads compiled code.
     ///
     /// # Errors
-    /// When the bytes are not a component, or the machine has no memory for it.
-    pub fn compile(&self, wasm: &[u8]) -> wasmtime::Result<Component> {
-        Component::new(&self.engine, wasm)
+    /// When the code is another engine's, asks for more than the sandbox has, or the machine has
+    /// no memory for it.
+    ///
+    /// # Safety
+    /// The bytes have to be what [`Engine::precompile_component`] made, as code is trusted.
+    pub unsafe fn load(&self, code: &[u8]) -> wasmtime::Result<Component> {
+        // SAFETY: as the caller says.
+        unsafe { Component::deserialize(&self.engine, code) }
     }
 
     /// Checks that a component exports our world and imports no more than it is offered.
@@ -293,9 +323,8 @@ impl Sandbox {
     /// # Errors
     /// Names the export that is missing, or the import that nothing here provides.
     pub fn link(&self, component: &Component) -> Result<Guest, NotAGuest> {
-        let pre =
-            self.linker.instantiate_pre(component).map_err(|e| NotAGuest(format!("{e:#}")))?;
-        let pre = bindings::TaskPre::new(pre).map_err(|e| NotAGuest(format!("{e:#}")))?;
+        let pre = self.linker.instantiate_pre(component).map_err(|e| NotAGuest::new(&e))?;
+        let pre = bindings::TaskPre::new(pre).map_err(|e| NotAGuest::new(&e))?;
         Ok(Guest { pre })
     }
 
@@ -308,21 +337,20 @@ impl Sandbox {
     }
 }
 
-fn config(slots: usize, limits: Limits) -> Config {
+fn config(slots: usize) -> Config {
     let slots = u32::try_from(slots).unwrap_or(u32::MAX);
-    // A component is several core modules: the guest's own, adapters and shims.
-    const MODULES: u32 = 32;
-    const MEMORIES: u32 = 4;
+    let in_all = |each: usize| u32::try_from(each).unwrap_or(u32::MAX).saturating_mul(slots);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(slots)
-        .total_core_instances(slots.saturating_mul(MODULES))
-        .max_core_instances_per_component(MODULES)
-        .max_memories_per_component(MEMORIES)
-        .max_tables_per_component(MODULES)
-        .total_memories(slots.saturating_mul(MEMORIES))
-        .total_tables(slots.saturating_mul(MODULES))
+        .total_core_instances(in_all(limits::MAX_MODULES))
+        .total_memories(in_all(limits::MAX_MEMORIES))
+        .total_tables(in_all(limits::MAX_TABLES))
+        // What one instance may have is counted when it is made: there the limit has a name.
+        .max_core_instances_per_component(u32::MAX)
+        .max_memories_per_component(u32::MAX)
+        .max_tables_per_component(u32::MAX)
+        .max_memory_size(4 << 30)
         .total_stacks(slots)
-        .max_memory_size(usize::try_from(limits.memory.as_u64()).unwrap_or(usize::MAX).min(4 << 30))
         .table_elements(limits::MAX_TABLE_ELEMENTS)
         // What a small guest touches stays mapped and is cleared instead of being unmapped
         // and faulted in again; the scan finds what it touched without reading all of it.
@@ -334,14 +362,32 @@ fn config(slots: usize, limits: Limits) -> Config {
         } else {
             Enabled::No
         });
+    let mut config = code_config();
+    config.allocation_strategy(pool);
+    config
+}
+
+/// Everything that compiled code depends on.
+fn code_config() -> Config {
     let mut config = Config::new();
     config
         .wasm_component_model(true)
         .concurrency_support(false)
         .epoch_interruption(true)
         .memory_init_cow(true)
-        .allocation_strategy(pool);
+        // The default asks an environment variable, and reads debug information.
+        .wasm_backtrace_details(WasmBacktraceDetails::Disable)
+        .wasm_backtrace_max_frames(NonZeroUsize::new(stack::MOST_FRAMES));
     config
+}
+
+/// An engine whose compiled code every [`Sandbox`] can load, and which reserves nothing to run any:
+/// how instances are allocated makes no difference to their code.
+///
+/// # Errors
+/// When the machine's processor is not known to the compiler.
+pub fn compiling_engine() -> wasmtime::Result<Engine> {
+    Engine::new(&code_config())
 }
 
 async fn execute(engine: &Engine, limits: Limits, job: Job) -> Execution {
@@ -349,22 +395,29 @@ async fn execute(engine: &Engine, limits: Limits, job: Job) -> Execution {
     let deadline = start + limits.time;
     let log = log::Sink::new(job.tee);
     let quota = Arc::new(Quota::new(limits.output_bytes, limits.output_files));
+    let mut table = ResourceTable::new();
+    table.set_max_capacity(limits::MAX_HANDLES);
     let state = State {
         wasi: WasiCtx::builder()
             .stdout(log.clone())
             .stderr(log.clone())
             .allow_tcp(false)
             .allow_udp(false)
+            .max_random_size(limits.call().as_u64())
             // The file calls that the wrapper does not make itself stay on this thread too.
             .allow_blocking_current_thread(true)
             .build(),
-        table: ResourceTable::new(),
+        table,
         preopens: Preopens::new(job.directories),
+        open: OpenFiles::new(limits.open_files),
+        facts: Facts::new(),
         quota: quota.clone(),
         memory: Memory::new(limits.memory),
     };
     let mut store = Store::new(engine, state);
     store.limiter(|state| &mut state.memory);
+    store.set_hostcall_fuel(usize::try_from(limits.call().as_u64()).unwrap_or(usize::MAX));
+    store.set_max_component_handles(limits::MAX_ALL_HANDLES);
     // A guest that computes is stopped by the epoch; one that waits in a host call, by the
     // timer below. It takes both.
     store.set_epoch_deadline(1);
@@ -381,11 +434,14 @@ async fn execute(engine: &Engine, limits: Limits, job: Job) -> Execution {
     let mut instantiated = None;
     let ended = tokio::select! {
         biased;
-        ended = calls(&mut store, &job.guest, &job.task, job.attempt, &mut phase, &mut instantiated) => ended,
+        ended = calls(
+            &mut store, &job.guest, &job.task, job.attempt, &limits, &mut phase, &mut instantiated,
+        ) => ended,
         () = tokio::time::sleep_until(deadline.into()) => Err(Ended::Late),
         () = job.cancelled.cancelled() => Err(Ended::Cancelled),
     };
-    let memory_denied = store.data().memory.denied();
+    let denied = store.data().memory.denied();
+    let files_refused = store.data().open.was_refused();
     // The instance is gone before anybody looks at what it left.
     drop(store);
     let exceeded = quota.exceeded();
@@ -403,18 +459,21 @@ async fn execute(engine: &Engine, limits: Limits, job: Job) -> Execution {
         // A guest that was refused bytes and went on has left half of what it meant to, and
         // what it makes of the refusal says less than the limit does.
         (_, Some(exceeded)) => Err(limit(phase, exceeded)),
-        (Err(Ended::Error(_)), None) if memory_denied => {
-            Err(limit(phase, Limit::Memory(limits.memory)))
+        (Err(Ended::Limit(exceeded)), None) => Err(limit(phase, exceeded)),
+        (Err(Ended::Error(error)), None) if let Some(of) = Limit::of_error(&error, &limits) => {
+            Err(limit(phase, of))
         }
+        // A guest that closes some and goes on was not ended by the refusal.
+        (Err(Ended::Error(_) | Ended::Failure(_)), None) if files_refused => {
+            Err(limit(phase, Limit::OpenFiles(limits.open_files)))
+        }
+        (Err(Ended::Error(_)), None) if let Some(denied) = denied => Err(limit(phase, denied)),
         (Err(Ended::Error(error)), None) => Err(trapped(phase, &error)),
         (Err(Ended::Failure(types::Failure::Retry(reason))), None) => {
             Err(RunError::Retry { phase, reason: shorten(reason) })
         }
         (Err(Ended::Failure(types::Failure::Reject(reason))), None) => {
             Err(RunError::Reject { phase, reason: shorten(reason) })
-        }
-        (Ok(outcome), None) if outcome.outputs.len() as u64 > limits.output_files => {
-            Err(limit(phase, Limit::OutputFiles(limits.output_files)))
         }
         (Ok(outcome), None) if outcome.success => Ok(outcome.outputs),
         (Ok(_), None) => Err(RunError::Unsuccessful),
@@ -432,8 +491,16 @@ async fn execute(engine: &Engine, limits: Limits, job: Job) -> Execution {
 enum Ended {
     Failure(types::Failure),
     Error(wasmtime::Error),
+    /// It goes on as if nothing were wrong.
+    Limit(Limit),
     Late,
     Cancelled,
+}
+
+impl From<Limit> for Ended {
+    fn from(limit: Limit) -> Self {
+        Self::Limit(limit)
+    }
 }
 
 impl From<wasmtime::Error> for Ended {
@@ -449,21 +516,21 @@ impl From<types::Failure> for Ended {
 }
 
 /// A guest's words go into logs and reports, so there is a bound on them.
-fn shorten(mut reason: String) -> String {
-    if reason.len() > MAX_REASON {
-        let end = reason.floor_char_boundary(MAX_REASON);
-        reason.truncate(end);
-        reason.push_str(" … (cut)");
+fn shorten(reason: String) -> String {
+    match words::cut(&reason, MAX_REASON) {
+        Cow::Borrowed(_) => reason,
+        Cow::Owned(cut) => cut,
     }
-    reason
 }
 
-/// The three calls of the world, in their order.
+/// The three calls of the world, in their order. A guest that went on after it ran into its quota
+/// is not called again: nothing that it returns counts.
 async fn calls(
     store: &mut Store<State>,
     guest: &Guest,
     task: &Task,
     attempt: u32,
+    limits: &Limits,
     phase: &mut Phase,
     instantiated: &mut Option<Instant>,
 ) -> Result<types::Outcome, Ended> {
@@ -481,8 +548,13 @@ async fn calls(
     };
     *phase = Phase::Prepare;
     instance.call_prepare(&mut *store, &task).await??;
+    store.data().quota.check()?;
     *phase = Phase::Execute;
     let outcome = instance.call_execute(&mut *store, &task).await??;
+    store.data().quota.check()?;
+    if outcome.outputs.len() as u64 > limits.output_files {
+        return Err(Limit::OutputFiles(limits.output_files).into());
+    }
     *phase = Phase::Finalize;
     instance.call_finalize(&mut *store, &task, &outcome).await??;
     Ok(outcome)
@@ -500,7 +572,9 @@ fn trapped(phase: Phase, error: &wasmtime::Error) -> RunError {
         return RunError::Trap { phase, what };
     }
     if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
-        return RunError::Host(format!("{error:#}"));
+        return RunError::Host(
+            "more instances were needed than the engine has room for".to_owned(),
+        );
     }
     let what = match error.downcast_ref::<Trap>() {
         Some(Trap::UnreachableCodeReached) => {
@@ -512,12 +586,14 @@ fn trapped(phase: Phase, error: &wasmtime::Error) -> RunError {
                 .to_owned()
         }
         Some(trap) => format!("the guest trapped: {trap}"),
-        None => format!("the guest broke off: {}", error.root_cause()),
-    };
-    match error.downcast_ref::<wasmtime::WasmBacktrace>() {
-        Some(stack) if !stack.frames().is_empty() => {
-            RunError::Trap { phase, what: format!("{what}\n{stack}") }
+        None => {
+            let cause = words::bounded_line(&error.root_cause(), MAX_PROBLEM);
+            format!("the guest broke off: {cause}")
         }
-        _ => RunError::Trap { phase, what },
-    }
+    };
+    let what = match stack::of(error) {
+        Some(stack) => format!("{what}\n{stack}"),
+        None => what,
+    };
+    RunError::Trap { phase, what }
 }

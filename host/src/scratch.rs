@@ -55,13 +55,16 @@ impl Scratch {
     /// Removes what dead processes left below `parent`, and makes a directory there.
     pub(crate) fn claim(parent: &Path) -> io::Result<Self> {
         make_parent(parent)?;
-        sweep(parent, &mut |_| Ok(()))?;
+        sweep(parent)?;
         Self::make(parent)
     }
 
-    /// As [`Scratch::claim`]; and the last one to go takes the parent along.
+    /// As [`Scratch::claim`]; and the last one to go takes the parent along, which must not be a
+    /// link.
     pub(crate) fn claim_and_tidy(parent: &Path) -> io::Result<Self> {
-        let mut scratch = Self::claim(parent)?;
+        make_parent(parent)?;
+        sweep_no_link(parent)?;
+        let mut scratch = Self::make(parent)?;
         scratch.remove_parent = true;
         Ok(scratch)
     }
@@ -70,7 +73,12 @@ impl Scratch {
     pub(crate) fn make(parent: &Path) -> io::Result<Self> {
         loop {
             make_parent(parent)?;
-            let _parent_lock = match lock_parent(parent) {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let dir = match openat(CWD, parent, flags, Mode::empty()) {
+                Err(Errno::NOENT) => continue,
+                dir => dir?,
+            };
+            let _parent_lock = match lock_parent(&dir) {
                 Ok(Some(lock)) => Some(lock),
                 // The last user of the parent has just removed it.
                 Ok(None) => continue,
@@ -143,6 +151,13 @@ impl Scratch {
         rustix::fs::fstat(&self.dir).is_ok_and(|stat| stat.st_nlink > 0)
     }
 
+    fn remove(&self) -> io::Result<()> {
+        let name = self.path.file_name().unwrap_or_default();
+        let name = std::ffi::CString::new(name.as_bytes())?;
+        let parent = openat(&self.dir, c"..", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        remove_process_dir(&parent, &name, &open_dir(&self.dir, c".")?)
+    }
+
     /// Leaves the directory to the next sweep.
     pub(crate) fn stay(&mut self) {
         self.stays = true;
@@ -155,7 +170,7 @@ impl Drop for Scratch {
             return;
         }
         // What can't be removed now is swept by the next process.
-        let _ = remove_process_dir(&self.path);
+        let _ = self.remove();
         if self.remove_parent {
             remove_unused_parent(&self.parent);
         }
@@ -178,40 +193,56 @@ fn pace(dir: &OwnedFd) -> Duration {
 }
 
 /// Removes what dead processes left below `parent`.
-pub(crate) fn sweep(parent: &Path, settle: Settle<'_>) -> io::Result<()> {
+fn sweep(parent: &Path) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match openat(CWD, parent, flags, Mode::empty()) {
+        Ok(dir) => sweep_in(&dir, parent, &mut |_| Ok(())),
+        Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Removes what dead processes left in a directory, whose path is `parent`. Everything in it may
+/// be of whoever can write there, so no link is followed on the way to what is removed.
+pub(crate) fn sweep_in(dir: &OwnedFd, parent: &Path, settle: Settle<'_>) -> io::Result<()> {
     let mut dead = Vec::new();
     {
-        let _parent_lock = match lock_parent(parent) {
+        let _parent_lock = match lock_parent(dir) {
             Ok(Some(lock)) => lock,
             Ok(None) => return Ok(()),
-            // Without locks the dead can't be told from the living.
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(()),
+            // Without locks the dead can't be told from the living, nor while somebody holds on
+            // to this one.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported || is_held(&error) => {
+                return Ok(());
+            }
             Err(error) => return Err(error),
         };
-        for entry in std::fs::read_dir(parent)? {
-            let path = entry?.path();
-            if !path.is_dir() {
-                continue;
-            }
-            let lock = path.join(OsStr::from_bytes(LOCK.to_bytes()));
-            match File::options().read(true).write(true).open(lock) {
-                Ok(lock) => match lock.try_lock() {
-                    // Holding the lock makes it ours; it can be removed without holding up
-                    // the processes that wait for the parent's lock.
-                    Ok(()) => dead.push((path, Some(lock))),
-                    Err(TryLockError::WouldBlock) => {}
-                    Err(TryLockError::Error(error)) => return Err(error),
-                },
+        let listed = openat(dir, c".", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        for_each(listed.as_fd(), |name, _| {
+            // A file, a link, what others may not open, or what went away: nothing of a process.
+            let Ok(process) = open_dir(dir, name) else { return Ok(()) };
+            let lock = open_lock(&process, LOCK, OFlags::RDWR);
+            match lock.and_then(|lock| Ok(lock.try_lock().map(|()| lock)?)) {
+                // Holding the lock makes it ours; it can be removed without holding up the
+                // processes that wait for the parent's lock.
+                Ok(lock) => dead.push((name.to_owned(), process, Some(lock))),
                 // A directory gets its lock under the parent's lock; one without is being
                 // removed, or the process that removed it was killed.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => dead.push((path, None)),
-                Err(error) => return Err(error),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    dead.push((name.to_owned(), process, None));
+                }
+                Err(error) if is_held(&error) => {}
+                Err(error) => {
+                    let path = parent.join(OsStr::from_bytes(name.to_bytes()));
+                    tracing::debug!(path = %path.display(), %error, "left as it is");
+                }
             }
-        }
+            Ok::<(), io::Error>(())
+        })?;
     }
-    for (path, _lock) in dead {
-        let settled = open_dir(CWD, &path).map_err(io::Error::from).and_then(|dir| settle(&dir));
-        match settled.and_then(|()| remove_process_dir(&path)) {
+    for (name, process, _lock) in dead {
+        let path = parent.join(OsStr::from_bytes(name.to_bytes()));
+        match settle(&process).and_then(|()| remove_process_dir(dir, &name, &process)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(path = %path.display(), %error, "leftovers of a dead process stay");
             }
@@ -221,11 +252,20 @@ pub(crate) fn sweep(parent: &Path, settle: Settle<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// As [`sweep`], for a parent that the last process to leave should have removed.
+/// Removes what dead processes left below a parent that the last process to leave should have
+/// removed, and that must not be a link.
 pub(crate) fn sweep_and_tidy(parent: &Path) -> io::Result<()> {
-    sweep(parent, &mut |_| Ok(()))?;
+    sweep_no_link(parent)?;
     remove_unused_parent(parent);
     Ok(())
+}
+
+fn sweep_no_link(parent: &Path) -> io::Result<()> {
+    match open_dir(CWD, parent) {
+        Ok(dir) => sweep_in(&dir, parent, &mut |_| Ok(())),
+        Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Makes the directory unless it is there, while others may be removing it.
@@ -241,22 +281,75 @@ fn make_parent(parent: &Path) -> io::Result<()> {
     }
 }
 
-/// `None` when the parent is not there, or has just been removed.
-fn lock_parent(parent: &Path) -> io::Result<Option<File>> {
-    let path = parent.join(PARENT_LOCK);
-    let options = &mut File::options();
-    let lock = match options.write(true).create(true).truncate(false).open(&path) {
+/// How long a process waits for the lock of the parent, which is never held for long.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// `None` when the parent has just been removed.
+fn lock_parent(parent: &OwnedFd) -> io::Result<Option<File>> {
+    let open = || open_lock(parent, PARENT_LOCK, OFlags::WRONLY | OFlags::CREATE);
+    let opened = match open() {
+        Err(error) if is_no_lock(&error) => {
+            clear_away(parent, PARENT_LOCK)?;
+            open()
+        }
+        opened => opened,
+    };
+    let lock = match opened {
         Ok(lock) => lock,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    lock.lock()?;
+    let started = Instant::now();
+    loop {
+        match lock.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) if started.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(TryLockError::WouldBlock) => {
+                let text = format!("another process holds the lock `{PARENT_LOCK}` of the place");
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, text));
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
     // While we waited it may have been unlinked with its directory.
     Ok((lock.metadata()?.nlink() > 0).then_some(lock))
 }
 
+fn is_held(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+}
+
+/// Opens a lock file, which has to be a regular file: a pipe would keep us waiting, and a link
+/// could lead to anything.
+fn open_lock(dir: &OwnedFd, name: impl rustix::path::Arg, flags: OFlags) -> io::Result<File> {
+    let careful = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let lock = File::from(openat(dir, name, flags | careful, Mode::from_raw_mode(0o666))?);
+    if lock.metadata()?.is_file() { Ok(lock) } else { Err(Errno::NXIO.into()) }
+}
+
+/// Whether what should be a lock is something else: a link, a pipe, a directory.
+fn is_no_lock(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::LOOP | Errno::NXIO | Errno::NODEV | Errno::ISDIR)
+    )
+}
+
+/// Removes what is no file; a directory gets another name, by which the next sweep takes it for
+/// that of a dead process.
+fn clear_away(dir: &OwnedFd, name: &str) -> Result<(), Errno> {
+    match unlinkat(dir, name, AtFlags::empty()) {
+        Err(Errno::ISDIR) => renameat(dir, name, dir, uuid::Uuid::new_v4().to_string()),
+        Err(Errno::NOENT) => Ok(()),
+        other => other,
+    }
+}
+
 fn remove_unused_parent(parent: &Path) {
-    let Ok(Some(_lock)) = lock_parent(parent) else { return };
+    let Ok(dir) = open_dir(CWD, parent) else { return };
+    let Ok(Some(_lock)) = lock_parent(&dir) else { return };
     let Ok(mut entries) = std::fs::read_dir(parent) else { return };
     if entries.all(|e| e.is_ok_and(|e| e.file_name() == PARENT_LOCK)) {
         let _ = std::fs::remove_file(parent.join(PARENT_LOCK));
@@ -266,8 +359,7 @@ fn remove_unused_parent(parent: &Path) {
 
 /// Removes a tree whatever is in it. Its lock goes last but one, so that a removal that is
 /// interrupted leaves something that the next sweep recognises.
-fn remove_process_dir(path: &Path) -> io::Result<()> {
-    let dir = open_dir(CWD, path)?;
+fn remove_process_dir(parent: &OwnedFd, name: &CStr, dir: &OwnedFd) -> io::Result<()> {
     let emptier = Emptier {
         dir: dir.as_fd(),
         keep: Some(LOCK),
@@ -280,11 +372,11 @@ fn remove_process_dir(path: &Path) -> io::Result<()> {
         Ok(_) | Err(Stopped::OverBudget) => {}
         Err(Stopped::Failed(error)) => return Err(error.into()),
     }
-    match unlinkat(&dir, LOCK, AtFlags::empty()) {
+    match unlinkat(dir, LOCK, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(error) => return Err(error.into()),
     }
-    std::fs::remove_dir(path)
+    Ok(unlinkat(parent, name, AtFlags::REMOVEDIR)?)
 }
 
 /// Sets ext4's top-directory flag, so that the directories made in `parent` are spread over
@@ -299,8 +391,16 @@ pub(crate) fn spread_over_block_groups(parent: &Path) -> bool {
     set().is_ok()
 }
 
+#[cfg(test)]
+thread_local! {
+    /// How many directories this thread has opened.
+    pub(crate) static OPENED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// Opens a directory for listing; a link is an error.
 pub(crate) fn open_dir(at: impl AsFd, path: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
+    #[cfg(test)]
+    OPENED.with(|opened| opened.set(opened.get() + 1));
     openat(
         at,
         path,
@@ -324,8 +424,8 @@ impl From<Errno> for Stopped {
     }
 }
 
-/// Empties a directory, whatever is in it: files, links, and trees of any depth; but removes
-/// no more than about `budget` entries. Returns how many there were. It has read the
+/// Empties a directory, whatever is in it: files, links, and trees of any depth; but moves and
+/// removes no more than about `budget` entries. Returns how many there were. It has read the
 /// directory to its end and found nothing when it returns `Ok`. A directory in it that is
 /// empty by now is offered to `spare`, which says whether it took it away.
 ///
@@ -376,11 +476,15 @@ impl Emptier<'_> {
     }
 
     fn charge(&mut self) -> Result<(), Stopped> {
-        if self.removed == self.budget {
-            return Err(Stopped::OverBudget);
-        }
+        self.check_budget()?;
         self.removed += 1;
         Ok(())
+    }
+
+    fn check_budget(&self) -> Result<(), Stopped> {
+        // A name is made up for each directory that is moved.
+        let calls = self.removed.saturating_add(self.fresh_names);
+        if calls >= self.budget { Err(Stopped::OverBudget) } else { Ok(()) }
     }
 
     /// Directories in the one that is removed become directories of `self.dir`, to be
@@ -399,6 +503,7 @@ impl Emptier<'_> {
             for_each(child.as_fd(), |entry, kind| {
                 found = true;
                 let result = if kind == FileType::Directory || is_dir(child.as_fd(), entry) {
+                    self.check_budget()?;
                     self.move_up(child.as_fd(), entry)
                 } else {
                     self.charge()?;
@@ -505,6 +610,60 @@ mod tests {
     }
 
     #[test]
+    fn what_others_put_among_the_directories_of_processes_leads_nowhere_and_holds_up_nobody() {
+        let root = tempfile::tempdir().unwrap();
+        let (parent, others) = (root.path().join("tmp"), root.path().join("others"));
+        std::fs::create_dir_all(others.join("work")).unwrap();
+        std::fs::write(others.join("work/thesis"), "mine").unwrap();
+        let fifo = |path: &Path| rustix::fs::mkfifoat(CWD, path, Mode::RWXU).unwrap();
+        fifo(&others.join("fifo"));
+        let lock = parent.join(PARENT_LOCK);
+        let put: [&dyn Fn(); 5] = [
+            &|| fifo(&lock),
+            &|| symlink(others.join("fifo"), &lock).unwrap(),
+            &|| symlink(others.join("new"), &lock).unwrap(),
+            &|| std::fs::create_dir_all(lock.join("more")).unwrap(),
+            &|| drop(std::os::unix::net::UnixListener::bind(&lock).unwrap()),
+        ];
+        for put in put {
+            std::fs::create_dir_all(parent.join("dead")).unwrap();
+            symlink(&others, parent.join("dead/link")).unwrap();
+            symlink(&others, parent.join("link")).unwrap();
+            for (dir, is_link) in [("pipe", false), ("linked", true)] {
+                std::fs::create_dir(parent.join(dir)).unwrap();
+                match is_link {
+                    true => symlink(others.join("fifo"), parent.join(dir).join(".lock")).unwrap(),
+                    false => fifo(&parent.join(dir).join(".lock")),
+                }
+            }
+            put();
+            let scratch = Scratch::claim(&parent).unwrap();
+            assert!(scratch.path().exists() && !parent.join("dead").exists());
+            assert!(parent.join("pipe").exists() && parent.join("linked").exists());
+            drop(scratch);
+            std::fs::remove_dir_all(&parent).unwrap();
+        }
+        // The place itself, where the one who sweeps does not own what it is in.
+        symlink(&others, &parent).unwrap();
+        assert!(sweep_and_tidy(&parent).is_err() && Scratch::claim_and_tidy(&parent).is_err());
+        assert_eq!(names(&others), ["fifo", "work"]);
+        assert_eq!(names(&others.join("work")), ["thesis"]);
+    }
+
+    #[test]
+    fn a_lock_that_somebody_holds_on_to_ends_the_wait() {
+        let parent = tempfile::tempdir().unwrap();
+        let lock = File::create(parent.path().join(PARENT_LOCK)).unwrap();
+        lock.lock().unwrap();
+        std::fs::create_dir(parent.path().join("dead")).unwrap();
+        assert!(is_held(&Scratch::claim(parent.path()).err().unwrap()));
+        assert!(parent.path().join("dead").exists(), "it may be a living one's");
+        drop(lock);
+        Scratch::claim(parent.path()).unwrap();
+        assert!(!parent.path().join("dead").exists());
+    }
+
+    #[test]
     fn the_last_user_takes_a_tidied_parent_along() {
         let root = tempfile::tempdir().unwrap();
         let parent = root.path().join("tmp");
@@ -532,6 +691,19 @@ mod tests {
             }
         });
         assert!(!parent.exists());
+    }
+
+    #[test]
+    fn a_budget_bounds_the_directories_that_are_moved_too() {
+        let root = tempfile::tempdir().unwrap();
+        for i in 0..200 {
+            std::fs::create_dir_all(root.path().join(format!("wide/{i}"))).unwrap();
+        }
+        let dir = open_dir(CWD, root.path()).unwrap();
+        assert!(matches!(empty(dir.as_fd(), 10, &mut |_, _| false), Err(Stopped::OverBudget)));
+        assert!(names(root.path()).len() <= 10, "{:?}", names(root.path()));
+        assert!(empty(dir.as_fd(), u64::MAX, &mut |_, _| false).is_ok());
+        assert_eq!(names(root.path()), Vec::<String>::new());
     }
 
     #[test]

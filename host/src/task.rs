@@ -7,22 +7,25 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, SemaphorePermit};
+use tokio::sync::{Notify, OwnedSemaphorePermit, SemaphorePermit};
 use tokio::time::Instant;
 use tracing::Instrument;
 
+use crate::bucket;
 use crate::catalog::{CatalogError, Ready};
 use crate::digest::Digest;
 use crate::key::BucketKey;
 use crate::lease::Lease;
-use crate::message::{self, DecodeError, Task};
+use crate::message::{DecodeError, Task};
 use crate::prefetch::PrefetchError;
 use crate::publish::{self, PublishError, Published};
-use crate::queue::QueueError;
+use crate::queue::{Message, QueueError};
 use crate::sandbox::{Execution, Job, Log, Phase, RunError};
 use crate::shortage;
 use crate::stats::{Gauge, Step, Steps};
+use crate::turns::Turns;
 use crate::verdict::{self, Verdict};
+use crate::words;
 use crate::worker::Worker;
 use crate::workspace::{Workspace, WorkspaceError};
 
@@ -61,6 +64,14 @@ pub enum Failure {
     /// There is no component for it.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+    /// Its component is not ready, and others can work meanwhile.
+    #[error("{source}")]
+    NotYet {
+        /// What it waits for.
+        source: CatalogError,
+        /// When it may be.
+        after: Duration,
+    },
     /// The queue did not take note of its start.
     #[error("the start of the task could not be recorded: {0}")]
     Start(#[source] QueueError),
@@ -86,6 +97,12 @@ pub enum Failure {
     #[error("the lease was lost")]
     LeaseLost,
 }
+
+/// Larger messages, in bytes, are decoded on a thread that may block.
+const DECODED_INLINE: usize = 256 << 10;
+
+/// Bytes that are kept of the name of an output that is not there.
+const MAX_LISTED: usize = 300;
 
 /// How long a task waits at least, and at most, for a bucket that does not take its outputs.
 const LEAST_PATIENCE: Duration = Duration::from_secs(5);
@@ -134,7 +151,7 @@ pub async fn run(worker: Arc<Worker>, mut lease: Lease, permit: OwnedSemaphorePe
             io_failed: false,
             is_homeless: false,
         };
-        let mut end = match worker.ended.recall(&lease.message().id) {
+        let mut end = match worker.ended.recall(&lease.message().id, &lease.message().body) {
             // Its message came again because it could not be deleted.
             Some(ended) => return attempt.settle_again(&worker, lease, ended).await,
             None => attempt.make(&worker, &mut lease, permit).await,
@@ -164,7 +181,8 @@ impl Attempt {
         lease: &mut Lease,
         permit: OwnedSemaphorePermit,
     ) -> Result<Published, Failure> {
-        let task = Arc::new(message::decode(&lease.message().body)?);
+        let mut permit = Some(permit);
+        let task = Arc::new(decode(lease.message()).await?);
         tracing::Span::current().record("id", task.id).record("task_name", task.name.as_str());
         self.task = Some(task.clone());
         self.steps.done(Step::Decode);
@@ -184,7 +202,7 @@ impl Attempt {
         // does an outage, unless this task is to try whether that is over.
         let lost = lease.lost().clone();
         let mut prepared = tokio::select! {
-            ready = self.get_ready(worker, &task, alone) => ready?,
+            ready = self.get_ready(worker, &task, alone, &mut permit) => ready?,
             () = lost.cancelled() => return Err(Failure::LeaseLost),
             () = worker.draining.cancelled() => return Err(Failure::Draining),
             () = worker.outages.begun(), if !is_trial => {
@@ -212,7 +230,7 @@ impl Attempt {
         lease: &mut Lease,
         task: &Arc<Task>,
         prepared: &mut Prepared<'_>,
-        permit: OwnedSemaphorePermit,
+        permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Published, Failure> {
         let lost = lease.lost().clone();
         let Prepared { workspace, component, slots, alone } = prepared;
@@ -231,7 +249,7 @@ impl Attempt {
 
         let _publishing = worker.publishing.acquire().await;
         drop(permit);
-        check_listed(workspace, &listed)?;
+        check_listed(workspace, &listed).await?;
         lease.confirm().await.map_err(|_| Failure::LeaseLost)?;
         let published = tokio::select! {
             published = self.publish(worker, lease, task, workspace) => published?,
@@ -290,9 +308,13 @@ impl Attempt {
         worker: &'w Worker,
         task: &Task,
         alone: bool,
+        permit: &mut Option<OwnedSemaphorePermit>,
     ) -> Result<Prepared<'w>, Failure> {
+        if let Some(error) = worker.catalog.is_slow(&task.name).await {
+            return Err(failed_to_find(worker, error));
+        }
         let workspace = worker.workspace()?;
-        let (fetched, _ahead) =
+        let (fetched, mut ahead) =
             worker.inputs.bring(&task.base_directory, &task.inputs, &workspace).await?;
         if let Some(input) = task.inputs.last() {
             worker.was_read(task.base_directory.join(input));
@@ -302,10 +324,15 @@ impl Attempt {
         worker.stats.cache_misses.fetch_add(fetched.misses.into(), Relaxed);
         self.steps.done(Step::Fetch);
 
-        let component = worker.catalog.resolve(&task.name).await?;
-        self.component = Some(component.digest);
-        worker.was_resolved(worker.catalog.key(&task.name));
-        self.steps.done(Step::Resolve);
+        let component = self
+            .find_component(worker, task, || {
+                ahead = None;
+                *permit = None;
+            })
+            .await?;
+        if permit.is_none() {
+            *permit = Some(worker.readmit().await);
+        }
 
         // The semaphore is never closed.
         let needed = if alone { worker.parallel() } else { 1 };
@@ -317,6 +344,31 @@ impl Attempt {
         }
         self.steps.done(Step::Wait);
         Ok(Prepared { workspace, component, slots: Some(slots), alone })
+    }
+
+    /// The task's component. While one that takes long to compile is waited for, others have what
+    /// `make_room` gives back.
+    async fn find_component(
+        &mut self,
+        worker: &Worker,
+        task: &Task,
+        make_room: impl FnOnce(),
+    ) -> Result<Ready, Failure> {
+        let takes_long = Notify::new();
+        let mut resolving = std::pin::pin!(worker.catalog.resolve(&task.name, &takes_long));
+        let found = tokio::select! {
+            biased;
+            found = &mut resolving => found,
+            () = takes_long.notified() => {
+                make_room();
+                resolving.await
+            }
+        };
+        self.steps.done(Step::Resolve);
+        let component = found.map_err(|error| failed_to_find(worker, error))?;
+        self.component = Some(component.digest);
+        worker.was_resolved(worker.catalog.key(&task.name));
+        Ok(component)
     }
 
     async fn execute(
@@ -359,13 +411,38 @@ impl Attempt {
     }
 }
 
+/// Decodes a message, a large one on a thread that may block.
+async fn decode(message: &Message) -> Result<Task, DecodeError> {
+    if message.body.len() <= DECODED_INLINE {
+        return message.task();
+    }
+    let message = message.clone();
+    bucket::blocking(move || message.task()).await
+}
+
+fn failed_to_find(worker: &Worker, error: CatalogError) -> Failure {
+    match error {
+        CatalogError::NotYet { since, .. } => {
+            let limits_deliveries = worker.queue().limits_deliveries();
+            let after = verdict::until_compiled(since, limits_deliveries);
+            Failure::NotYet { source: error, after }
+        }
+        error => error.into(),
+    }
+}
+
 /// Checks that what a guest says it left is there.
-pub fn check_listed(workspace: &Workspace, listed: &[String]) -> Result<(), Failure> {
+///
+/// # Errors
+/// Names the first that is not.
+pub async fn check_listed(workspace: &Workspace, listed: &[String]) -> Result<(), Failure> {
+    let mut turns = Turns::begin();
     for path in listed {
+        turns.pass().await;
         let there = BucketKey::new(path)
             .is_ok_and(|key| workspace.outputs.symlink_metadata(key.as_path()).is_ok());
         if !there {
-            return Err(Failure::Missing(path.clone()));
+            return Err(Failure::Missing(words::cut(path, MAX_LISTED).into_owned()));
         }
     }
     Ok(())

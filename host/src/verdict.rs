@@ -8,7 +8,7 @@ use crate::catalog::CatalogError;
 use crate::prefetch::PrefetchError;
 use crate::publish::PublishError;
 use crate::queue::{Message, QueueError};
-use crate::sandbox::RunError;
+use crate::sandbox::{self, RunError};
 use crate::task::Failure;
 
 /// What is done with a message.
@@ -93,6 +93,17 @@ pub fn unsettled() -> Verdict {
     Verdict::Retry { after: Duration::ZERO, counts: false }
 }
 
+/// How long a message stays away whose component has been compiling for a time: about as long
+/// again, but where the queue itself moves away a message that was delivered too often, so long
+/// that few deliveries are used up.
+pub fn until_compiled(since: Duration, limits_deliveries: bool) -> Duration {
+    let full = match limits_deliveries {
+        false => since.clamp(Duration::from_secs(2), Duration::from_secs(30)),
+        true => (since * 2).clamp(Duration::from_secs(30), Duration::from_secs(600)),
+    };
+    vary(full)
+}
+
 /// What a failure says about a further try.
 enum Further {
     /// It may help.
@@ -117,6 +128,7 @@ pub fn judge(failure: &Failure, attempt: u32, policy: &Policy) -> Verdict {
         Further::MayFree => {
             let after = match failure {
                 Failure::Draining | Failure::Run(RunError::Cancelled) => Duration::ZERO,
+                Failure::NotYet { after, .. } => *after,
                 _ => backoff(1, policy),
             };
             Verdict::Retry { after, counts: false }
@@ -139,9 +151,15 @@ fn further(failure: &Failure) -> Further {
 
         // So may a component.
         Failure::Catalog(CatalogError::NotFound { .. }) => May,
+        Failure::Catalog(CatalogError::NotAGuest { problem, .. })
+            if sandbox::is_too_large(problem) =>
+        {
+            Never
+        }
         // A corrected component may be pushed under the same name.
         Failure::Catalog(CatalogError::NotAGuest { .. }) => May,
         Failure::Catalog(CatalogError::Unavailable { .. }) => May,
+        Failure::Catalog(CatalogError::NotYet { .. }) | Failure::NotYet { .. } => MayFree,
 
         Failure::Workspace(_) => MayFree,
 
@@ -153,8 +171,8 @@ fn further(failure: &Failure) -> Further {
             // More than the disk can hold.
             RunError::Shortage { .. } => May,
             RunError::Reject { .. } | RunError::Unsuccessful => Never,
-            // Time depends on the machine and its load; memory and bytes do not.
-            RunError::Limit { limit: crate::sandbox::Limit::Time(_), .. } => May,
+            // Time depends on the machine and its load; all else does not.
+            RunError::Limit { limit: sandbox::Limit::Time(_), .. } => May,
             RunError::Limit { .. } => Never,
             RunError::Cancelled | RunError::Host(_) => MayFree,
         },
@@ -171,7 +189,12 @@ fn further(failure: &Failure) -> Further {
 fn backoff(attempt: u32, policy: &Policy) -> Duration {
     let doublings = attempt.saturating_sub(1).min(30);
     let full = policy.first_retry.saturating_mul(1 << doublings).min(policy.longest_retry);
-    full.mul_f64(fastrand::f64() * 0.5 + 0.75).min(policy.longest_retry)
+    vary(full).min(policy.longest_retry)
+}
+
+/// A quarter more or less.
+fn vary(time: Duration) -> Duration {
+    time.mul_f64(fastrand::f64() * 0.5 + 0.75)
 }
 
 #[cfg(test)]
@@ -237,6 +260,13 @@ mod tests {
             Failure::Deaths { deaths: 10 },
             Failure::Unaccounted { deliveries: 20 },
             ran(RunError::Limit { phase, limit: Limit::OutputFiles(1) }),
+            ran(RunError::Limit { phase, limit: Limit::OpenFiles(1) }),
+            ran(RunError::Limit { phase, limit: Limit::Handles }),
+            ran(RunError::Limit { phase, limit: Limit::Parts }),
+            Failure::Catalog(CatalogError::NotAGuest {
+                place: "b".into(),
+                problem: "it does not fit in pooling allocator requirements".into(),
+            }),
             Failure::Missing("a".into()),
             Failure::Publish(PublishError::Invalid {
                 output: "o".into(),
@@ -257,9 +287,36 @@ mod tests {
         let outage = Failure::Outage("the bucket does not answer".into());
         check(&outage, "give back for later", "give back for later");
         check(&Failure::Homeless, "give back for later", "give back for later");
+        let since = Duration::from_secs(1);
+        let source = CatalogError::NotYet { place: "c".into(), why: "it compiles".into(), since };
+        let not_yet = Failure::NotYet { source, after: Duration::from_secs(2) };
+        check(&not_yet, "give back for later", "give back for later");
         check(&Failure::LeaseLost, "abandon", "abandon");
         let late = PublishError::LeaseOver { output: "o".into() };
         check(&Failure::Publish(late), "abandon", "abandon");
+    }
+
+    #[test]
+    fn a_slow_component_uses_up_few_deliveries() {
+        let deliveries = |seconds: u64, limits_deliveries| {
+            let (mut passed, mut deliveries) = (Duration::from_secs(1), 1);
+            while passed < Duration::from_secs(seconds) {
+                let after = until_compiled(passed, limits_deliveries);
+                assert!(
+                    after >= Duration::from_secs(1)
+                        && after <= passed * 3 + Duration::from_secs(40)
+                );
+                passed += after;
+                deliveries += 1;
+            }
+            deliveries
+        };
+        for _ in 0..100 {
+            // As long as compiling may take by default.
+            assert!(deliveries(1200, true) <= 7);
+            assert!(deliveries(20, true) <= 2);
+            assert!(deliveries(20, false) <= 7 && deliveries(1200, false) >= 30);
+        }
     }
 
     #[test]

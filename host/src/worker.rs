@@ -15,7 +15,7 @@ use crate::ahead::Ahead;
 use crate::bucket::{self, Access, Bucket, BucketError, DirSync};
 use crate::cache::{Cache, CacheError, CacheOptions, Sharing};
 use crate::catalog::Catalog;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::key::Prefix;
 use crate::lease::{Lease, Leases};
 use crate::outage::Outages;
@@ -23,7 +23,7 @@ use crate::prefetch::Prefetch;
 use crate::publish;
 use crate::queue::address::Address;
 use crate::queue::{self, Queue, QueueError};
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Confinement, Sandbox};
 use crate::stats::Stats;
 use crate::task::{self, Ended};
 use crate::verdict::Policy;
@@ -159,7 +159,7 @@ impl Worker {
             workspaces.outputs_root(),
         );
         let sandbox = Arc::new(sandbox.map_err(|e| OpenError::Sandbox(format!("{e:#}")))?);
-        let sharing = if sandbox.is_enforced_by_kernel() { Sharing::Link } else { Sharing::Copy };
+        let sharing = if sandbox.confinement().files { Sharing::Link } else { Sharing::Copy };
         let (component_bucket, component_prefix) = match &config.components {
             Some(dir) => (bucket::open_dir(dir)?, Prefix::root()),
             None => (bucket.clone(), config.component_prefix.clone()),
@@ -169,6 +169,7 @@ impl Worker {
             component_prefix,
             cache.clone(),
             sandbox.clone(),
+            config::compiler(config.compile_limits),
             &config.cache_dir.join("compiled"),
         );
         // A message that is only held may use up a delivery when the host stops.
@@ -231,9 +232,9 @@ impl Worker {
         &self.config
     }
 
-    /// True when the kernel keeps guests to their two directories, beside the sandbox.
-    pub fn is_enforced_by_kernel(&self) -> bool {
-        self.sandbox.is_enforced_by_kernel()
+    /// What the kernel keeps guests from, in addition to the sandbox.
+    pub fn confinement(&self) -> Confinement {
+        self.sandbox.confinement()
     }
 
     /// Tasks that may run at the same time.
@@ -344,6 +345,14 @@ impl Worker {
             tracing::warn!("not all tasks could be given back; they return when their leases end");
         }
         Stopped::Killed
+    }
+
+    /// A place for a task that gave back the one it had.
+    pub(crate) async fn readmit(&self) -> OwnedSemaphorePermit {
+        match self.admitted.clone().acquire_owned().await {
+            Ok(permit) => permit,
+            Err(_) => unreachable!("the semaphore is never closed"),
+        }
     }
 
     /// Leases messages and starts their tasks, until there is nothing more to take.

@@ -17,7 +17,9 @@ use rustix::fs::{CWD, fstat};
 
 pub use self::spares::Spares;
 use crate::key::BucketKey;
+use crate::ownership;
 use crate::scratch::{self, Scratch, Stopped};
+use crate::turns::Turns;
 
 /// More entries than this are removed on a thread of their own.
 const REMOVED_INLINE: u64 = 64;
@@ -89,9 +91,10 @@ impl Workspaces {
     /// Removes what dead processes left below `root`, and makes a directory for this one.
     ///
     /// # Errors
-    /// When the host can't create directories there.
+    /// When the host can't create directories there, or somebody else could too.
     pub fn new(root: &Path) -> Result<Self, WorkspaceError> {
-        let home = Scratch::claim(root).map_err(|source| WorkspaceError {
+        let claimed = ownership::make(root, &[]).and_then(|_| Scratch::claim(root));
+        let home = claimed.map_err(|source| WorkspaceError {
             path: root.to_owned(),
             doing: "making a directory for this process",
             source,
@@ -145,6 +148,7 @@ impl Workspaces {
             // cap-std lists through a description of its own, so a duplicate will do.
             fd.try_clone().map(|fd| Dir::from_std_file(fd.into()))
         };
+        slot.spares.freshen();
         let (inputs, outputs) = match (dir(&slot.inputs), dir(&slot.outputs)) {
             (Ok(inputs), Ok(outputs)) => (inputs, outputs),
             (Err(source), _) | (_, Err(source)) => {
@@ -230,17 +234,25 @@ impl Workspace {
         &self.slot.spares
     }
 
-    /// Makes the directories on the way to some inputs. What fails here fails again, and is
-    /// reported, when the input is placed.
-    pub(crate) fn make_parents<'a>(&self, inputs: impl IntoIterator<Item = &'a BucketKey>) {
-        let mut last = None;
+    /// Makes the directories on the way to some inputs. Where those of one directory follow each
+    /// other, none is made twice. What fails here fails again, and is reported, when the input is
+    /// placed.
+    pub(crate) async fn make_parents(&self, inputs: &[&BucketKey]) {
+        let mut turns = Turns::begin();
+        let mut made = "";
         for input in inputs {
-            if input.parent().is_some() && input.parent() != last {
-                last = input.parent();
-                for (end, _) in input.as_str().match_indices('/') {
+            let Some(parent) = input.parent().filter(|parent| *parent != made) else { continue };
+            let pairs = made.bytes().zip(parent.bytes());
+            let common = pairs.take_while(|(one, other)| one == other).count();
+            for (end, _) in input.as_str().match_indices('/') {
+                let is_made =
+                    end <= common && matches!(made.as_bytes().get(end), None | Some(b'/'));
+                if !is_made {
+                    turns.pass().await;
                     let _ = self.slot.spares.make_at(&self.slot.inputs, &input.as_str()[..end]);
                 }
             }
+            made = parent;
         }
     }
 
@@ -372,12 +384,14 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let workspaces = Workspaces::new(root.path()).unwrap();
         let first = workspaces.acquire().unwrap();
-        first.outputs.create_dir_all("secret/of/mine").unwrap();
-        first.outputs.write("secret/of/mine/file", "secret").unwrap();
         let old = std::time::SystemTime::UNIX_EPOCH;
         let times = std::fs::FileTimes::new().set_modified(old).set_accessed(old);
-        let mine = std::fs::File::open(first.outputs_path().join("secret/of/mine")).unwrap();
-        mine.set_times(times).unwrap();
+        for name in ["secret", "of", "mine"] {
+            first.spares().make_dir(&first.outputs, name).unwrap();
+            first.outputs.write(format!("{name}/file"), "secret").unwrap();
+            let mine = std::fs::File::open(first.outputs_path().join(name)).unwrap();
+            mine.set_times(times).unwrap();
+        }
         drop(first);
         assert_eq!(workspaces.pool.clean.lock().unwrap()[0].spares.ready(), 3);
 
@@ -397,6 +411,19 @@ mod tests {
         assert_eq!(kind("../../escaped"), io::ErrorKind::PermissionDenied);
         spares.make_dir(&second.outputs, "a/inner").unwrap();
         assert!(second.outputs.is_dir("a/inner"));
+    }
+
+    #[tokio::test]
+    async fn the_directories_on_the_way_to_inputs_are_made() {
+        let root = tempfile::tempdir().unwrap();
+        let workspace = Workspaces::new(root.path()).unwrap().acquire().unwrap();
+        let keys = ["a/b/c/1", "a/b/c/2", "a/b/d/3", "a/bc/4", "a-b/5", "a-b/c/6", "7"];
+        let keys = keys.map(|key| BucketKey::new(key).unwrap());
+        workspace.make_parents(&keys.iter().collect::<Vec<_>>()).await;
+        for dir in ["a/b/c", "a/b/d", "a/bc", "a-b/c"] {
+            assert!(workspace.inputs.is_dir(dir), "{dir}");
+        }
+        assert_eq!(workspace.inputs.entries().unwrap().count(), 2);
     }
 
     #[test]

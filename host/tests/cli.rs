@@ -1,5 +1,7 @@
 //! The real program, as people and scripts use it.
 
+#[path = "cli/compiling.rs"]
+mod compiling;
 #[path = "cli/guest.rs"]
 mod guest;
 
@@ -779,6 +781,7 @@ fn the_help_is_as_people_read_it() {
         ("queue", "queue --help"),
         ("component", "component --help"),
         ("cache", "cache verify --help"),
+        ("quarantine", "cache quarantine --help"),
         ("push", "component push --help"),
         ("try", "try --help"),
         ("new", "new --help"),

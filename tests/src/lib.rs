@@ -7,6 +7,7 @@
 
 mod built;
 mod cloud;
+pub mod components;
 pub mod faults;
 pub mod http;
 mod mount;

@@ -45,10 +45,15 @@ impl Watched {
         self.host.signal(Signal::CONT);
     }
 
+    /// What it answers there: the status, and the text.
+    pub fn ask(&self, path: &str) -> (u16, String) {
+        let answer = http::send(&self.address, "GET", path, &[], b"");
+        (answer.status, String::from_utf8_lossy(&answer.body).into_owned())
+    }
+
     /// What `/readyz` says: the status, and the problems.
     pub fn ready(&self) -> (u16, String) {
-        let answer = http::send(&self.address, "GET", "/readyz", &[], b"");
-        (answer.status, String::from_utf8_lossy(&answer.body).into_owned())
+        self.ask("/readyz")
     }
 
     /// Waits until the host says that it is not ready because of this, and insists that it
@@ -60,7 +65,7 @@ impl Watched {
             let (status, problems) = self.ready();
             (status == 503 && problems.contains(words)).then_some(())
         });
-        assert_eq!(http::send(&self.address, "GET", "/healthz", &[], b"").status, 200);
+        assert_eq!(self.ask("/healthz").0, 200);
     }
 
     /// Waits until what is out has been tried this many times.

@@ -20,3 +20,25 @@ fn every_file_says_what_it_is_for() {
         .collect();
     assert!(silent.is_empty(), "these do not begin with `//!`: {silent:#?}");
 }
+
+#[test]
+fn what_is_printed_goes_through_the_place_that_escapes_it() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let files = task_host_tests::files(&root.join("host/src"));
+    assert!(files.len() > 100, "hardly any files: {files:?}");
+    let prints = ["io::stdout()", "io::stderr()", "print!(", "println!("];
+    let is_theirs = |file: &&String| {
+        // Tests of processes that are killed talk to each other.
+        ["cli/show.rs", "cli/telemetry.rs", "queue/file/interrupted.rs"].contains(&file.as_str())
+    };
+    let others: Vec<&String> = files
+        .iter()
+        .filter(|file| file.ends_with(".rs") && !is_theirs(file))
+        .filter(|file| {
+            let text = std::fs::read_to_string(root.join("host/src").join(file)).unwrap();
+            let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+            code.into_iter().any(|line| prints.iter().any(|print| line.contains(print)))
+        })
+        .collect();
+    assert!(others.is_empty(), "these print by themselves, not by `show`: {others:#?}");
+}

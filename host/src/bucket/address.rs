@@ -89,6 +89,17 @@ impl Address {
         };
         Ok(Self::Cloud(Place { service, name: name.to_owned(), prefix }))
     }
+
+    /// Whether they are places in one bucket of a service, one of them within the other.
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        let (Self::Cloud(one), Self::Cloud(other)) = (self, other) else { return false };
+        let is_within = |inner: &Prefix, outer: &Prefix| {
+            let rest = inner.as_str().strip_prefix(outer.as_str());
+            outer.is_root() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let is_same = (one.service, &one.name) == (other.service, &other.name);
+        is_same && (is_within(&one.prefix, &other.prefix) || is_within(&other.prefix, &one.prefix))
+    }
 }
 
 fn directory(path: &str) -> Result<Address, String> {
@@ -142,6 +153,22 @@ mod tests {
         cloud("gs://b_b/p/q ä/", Service::Google, "b_b", "p/q ä", "gs://b_b/p/q ä");
         cloud("az://c/p", Service::Azure, "c", "p", "az://c/p");
         cloud("https://h:1/p/", Service::Http, "https://h:1/p", "", "https://h:1/p");
+    }
+
+    #[test]
+    fn places_overlap_where_a_key_of_one_is_a_key_of_the_other() {
+        let check = |one: &str, other: &str, want: bool| {
+            let [one, other] = [one, other].map(|url| Address::parse(url).unwrap());
+            assert_eq!((one.overlaps(&other), other.overlaps(&one)), (want, want), "{one:?}");
+        };
+        check("s3://b/messages", "s3://b", true);
+        check("s3://b/messages", "s3://b/messages/", true);
+        check("s3://b/messages", "s3://b/messages/x", true);
+        check("s3://b/messages", "s3://b/messages2", false);
+        check("s3://b/messages", "s3://b/data", false);
+        check("s3://b/messages", "s3://c", false);
+        check("s3://b/messages", "gs://b", false);
+        check("s3://b/messages", "b/messages", false);
     }
 
     #[test]

@@ -197,6 +197,8 @@ impl DirBucket {
             Errno::ISDIR => self.invalid(key, "is a directory, not an object"),
             Errno::NAMETOOLONG => self.invalid(key, "is too long for the file system"),
             Errno::LOOP => self.invalid(key, "leads through links that go round in a circle"),
+            // A socket, or a device that is not there.
+            Errno::NXIO | Errno::NODEV => self.invalid(key, "is not a regular file"),
             error => self.unavailable(doing, key, error),
         }
     }

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use super::places::{Open, Places};
 use super::verified::{Stamp, Verified};
 use crate::digest::Digest;
+use crate::ownership::Us;
 use crate::scratch::{for_each, open_dir};
 
 /// A use is noted on disk when the last note is older than this.
@@ -26,6 +27,7 @@ const TRIES: usize = 5;
 #[derive(Debug)]
 pub(super) struct Blobs {
     places: Arc<Places>,
+    us: Us,
     verified: Verified,
 }
 
@@ -57,7 +59,7 @@ pub(super) fn cost(size: u64) -> u64 {
 
 impl Blobs {
     pub(super) fn new(places: Arc<Places>) -> Self {
-        Self { places, verified: Verified::default() }
+        Self { places, us: Us::now(), verified: Verified::default() }
     }
 
     /// Looks for a blob, and notes that it is used. A file of the wrong size is removed.
@@ -72,8 +74,8 @@ impl Blobs {
             Err(error) => return Err(error),
         };
         let stamp = Stamp::of(&stat);
-        if !is_whole(&stat, size) {
-            self.discard(digest, &stamp, "its size is wrong");
+        if let Some(flaw) = self.flaw(&stat, size) {
+            self.discard(digest, &stamp, flaw);
             return Ok(Look::Gone);
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
@@ -126,11 +128,9 @@ impl Blobs {
             other => other?,
         }
         let stat = statat(&into, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        if is_whole(&stat, size) {
-            return Ok(true);
-        }
+        let Some(flaw) = self.flaw(&stat, size) else { return Ok(true) };
         unlinkat(&into, name, AtFlags::empty())?;
-        self.discard(digest, &Stamp::of(&stat), "its size is wrong");
+        self.discard(digest, &Stamp::of(&stat), flaw);
         Ok(false)
     }
 
@@ -151,11 +151,24 @@ impl Blobs {
             Err(error) => return Err(error),
         };
         let stat = fstat(&file)?;
-        if !is_whole(&stat, size) {
-            self.discard(digest, &Stamp::of(&stat), "its size is wrong");
+        if let Some(flaw) = self.flaw(&stat, size) {
+            self.discard(digest, &Stamp::of(&stat), flaw);
             return Ok(None);
         }
         Ok(Some(file))
+    }
+
+    /// Why a file can't be the blob, as far as that shows from outside.
+    fn flaw(&self, stat: &Stat, size: u64) -> Option<&'static str> {
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        if !is_file || u64::try_from(stat.st_size) != Ok(size) {
+            Some("its size is wrong")
+        } else if !self.us.trusts(stat.st_uid) {
+            // Who could change its bytes after they were read.
+            Some("it belongs to another user")
+        } else {
+            None
+        }
     }
 
     /// Moves a whole file from `tmp` in, in one visible step. False when there was a file
@@ -185,7 +198,7 @@ impl Blobs {
             Err(Errno::EXIST | Errno::INVAL | Errno::NOSYS) => {
                 let old = statat(blobs, &*path, AtFlags::SYMLINK_NOFOLLOW);
                 if let Ok(old) = &old
-                    && is_whole(old, stamp.size)
+                    && self.flaw(old, stamp.size).is_none()
                     && self.verified.has(&digest, &Stamp::of(old))
                 {
                     unlinkat(tmp, name, AtFlags::empty())?;
@@ -273,7 +286,7 @@ pub(super) fn scan(blobs: impl AsFd, mut each: impl FnMut(Seen)) -> io::Result<(
 
 /// Makes the directory of a blob, also where something else is in its place.
 fn make_shard(open: &Open, shard: &str) -> Result<(), Errno> {
-    let make = || mkdirat(&open.blobs, shard, Mode::from_raw_mode(0o777));
+    let make = || mkdirat(&open.blobs, shard, Mode::RWXU);
     let is_dir = || {
         statat(&open.blobs, shard, AtFlags::SYMLINK_NOFOLLOW)
             .map(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
@@ -310,11 +323,6 @@ pub(super) fn path(digest: &Digest) -> String {
     path.push('/');
     path.push_str(&hex);
     path
-}
-
-fn is_whole(stat: &Stat, size: u64) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-        && u64::try_from(stat.st_size) == Ok(size)
 }
 
 /// There is no file of that name, or something that is not one.

@@ -8,12 +8,13 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, openat, statat, unlinkat};
 use rustix::io::Errno;
 
-use super::CacheError;
 use super::blobs::{is_damage, path};
 use super::index::Index;
 use super::store::PROBE;
 use super::verified::Stamp;
+use super::{CacheError, PARTS};
 use crate::digest::Digest;
+use crate::ownership::{self, Us};
 use crate::scratch::{for_each, open_dir};
 
 /// What was found in a cache.
@@ -43,6 +44,8 @@ pub struct Checked {
 pub fn check(dir: &Path, mut progress: impl FnMut(&Checked)) -> Result<Checked, CacheError> {
     let failed = |error: io::Error| CacheError::local(dir, "listing its blobs", error);
     let mut checked = Checked::default();
+    ownership::check(dir, &PARTS)
+        .map_err(|not_ours| CacheError::local(dir, "opening it", io::Error::other(not_ours)))?;
     let blobs = open_dir(CWD, dir.join("blobs")).map_err(|error| failed(error.into()))?;
     for digest in list(&blobs).map_err(|error| failed(error.into()))? {
         match look(&blobs, &digest) {
@@ -109,7 +112,7 @@ fn look(blobs: &impl AsFd, digest: &Digest) -> io::Result<Option<(u64, bool)>> {
         return Err(io::Error::other("is not a file; remove it"));
     }
     let is_whole = match Digest::of_reader(file) {
-        Ok((found, _)) => found == *digest,
+        Ok((found, _)) => found == *digest && Us::now().trusts(stat.st_uid),
         Err(error) if is_damage(&error) => false,
         Err(error) => return Err(error),
     };

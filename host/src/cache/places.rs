@@ -12,6 +12,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use rustix::fs::{CWD, fstat, stat};
 use rustix::io::Errno;
 
+use super::PARTS;
+use crate::ownership::{self, NotOurs};
 use crate::scratch::{Scratch, open_dir};
 
 /// The directories of one cache.
@@ -31,7 +33,13 @@ pub(super) struct Open {
 impl Places {
     /// Makes the directories where they are missing, and removes what dead processes left in
     /// `tmp`.
+    ///
+    /// # Errors
+    /// Also when somebody else owns them or may write to them.
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
+        if let Some(risk) = make_ours(dir)? {
+            tracing::warn!("cache {}: {risk}", dir.display());
+        }
         let tmp = Arc::new(Scratch::claim(&dir.join("tmp"))?);
         let blobs = open_blobs(dir)?;
         Ok(Self { dir: dir.to_owned(), open: RwLock::new(Arc::new(Open { tmp, blobs })) })
@@ -54,8 +62,8 @@ impl Places {
         }
     }
 
-    /// Opens or makes again what was removed, or opens what is in its place now. True when [`Places::get`] gives
-    /// other directories than `seen`.
+    /// Opens or makes again what was removed, or opens what is in its place now. True when
+    /// [`Places::get`] gives other directories than `seen`.
     pub(super) fn renew(&self, seen: &Arc<Open>) -> io::Result<bool> {
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&open, seen) {
@@ -68,6 +76,8 @@ impl Places {
         if has_tmp && has_blobs {
             return Ok(false);
         }
+        // Whoever replaced them may be somebody else.
+        make_ours(&self.dir)?;
         let tmp = match has_tmp {
             true => open.tmp.clone(),
             false => Arc::new(Scratch::make(&self.dir.join("tmp"))?),
@@ -101,10 +111,27 @@ pub(super) fn may_be_gone(error: Errno) -> bool {
     )
 }
 
+/// Makes the directories, or checks whose they are. Returns a risk on the way to them.
+fn make_ours(dir: &Path) -> io::Result<Option<NotOurs>> {
+    ownership::make(dir, &["tmp", "blobs"])?;
+    let risk = ownership::check(dir, &PARTS).map_err(io::Error::other)?;
+    for part in PARTS {
+        ownership::close(&dir.join(part))?;
+    }
+    Ok(risk)
+}
+
 fn open_blobs(dir: &Path) -> io::Result<Arc<OwnedFd>> {
     let path = dir.join("blobs");
-    std::fs::create_dir_all(&path)?;
-    Ok(Arc::new(open_dir(CWD, &path)?))
+    let blobs = open_dir(CWD, &path)?;
+    ownership::check_inner(dir, &path, &blobs)?;
+    let index = dir.join("index");
+    match open_dir(CWD, &index) {
+        Ok(open) => ownership::check_inner(dir, &index, &open)?,
+        Err(Errno::NOENT) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(Arc::new(blobs))
 }
 
 /// Whether an open directory still is the one to work in.

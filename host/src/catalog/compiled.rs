@@ -1,4 +1,5 @@
-//! Compiled code on disk: `compiled/ENGINE/DIGEST.cwasm`, the code and a checksum.
+//! Compiled code on disk: `compiled/ENGINE/DIGEST.cwasm`, the code and a checksum; and beside it
+//! what is known of components that can't be compiled (`quarantine.rs`).
 //!
 //! Compiled code is native code. It is loaded only from a directory that nobody else can write
 //! to, and only if its checksum is right: the engine itself checks little, and would run into
@@ -8,7 +9,6 @@
 use std::fs;
 use std::hash::{Hash, Hasher};
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -17,8 +17,9 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::fs::{FlockOperation, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, flock, futimens};
 use rustix::io::Errno;
 use wasmtime::Engine;
-use wasmtime::component::Component;
 
+use super::compiler::{CompileLimits, Failed};
+use super::quarantine::{DEATHS_COUNT, MOST_RECORDS, Turn, Unkept, read_failed};
 use crate::cache::is_damage;
 use crate::digest::Digest;
 
@@ -29,7 +30,7 @@ const TRAILER: usize = 32;
 /// How long a host waits for another that compiles the same component.
 const LONGEST_TURN: Duration = Duration::from_secs(60);
 /// How often it looks.
-const TURN_LOOK: Duration = Duration::from_millis(20);
+const TURN_LOOK: Duration = Duration::from_millis(50);
 /// Code for other engines and versions that was not used for this long is removed.
 const OTHERS_KEPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// A temporary file of this age is nobody's, where files can't be locked.
@@ -44,6 +45,8 @@ pub(super) struct Compiled {
     max_bytes: u64,
     /// Why the directory could not be used the last time, which was logged.
     refused: Mutex<Option<String>>,
+    /// What is known of components that can't be compiled, where it can't be kept.
+    unkept: Unkept,
 }
 
 impl Compiled {
@@ -52,20 +55,27 @@ impl Compiled {
         let mut hasher = std::hash::DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
         let folder = dir.join(format!("{:016x}{FORMAT}", hasher.finish()));
-        let compiled = Self { dir: dir.to_owned(), folder, max_bytes, refused: Mutex::default() };
+        let compiled = Self {
+            dir: dir.to_owned(),
+            folder,
+            max_bytes,
+            refused: Mutex::default(),
+            unkept: Unkept::default(),
+        };
         if compiled.is_usable() {
             compiled.tidy(None);
         }
         compiled
     }
 
-    /// Loads what was kept. `None` means that the component has to be compiled.
-    pub(super) fn load(&self, digest: Digest, engine: &Engine) -> Option<Component> {
+    /// The bytes that were kept: those that [`keep`](Self::keep) was given for this component by
+    /// a host with an engine like ours. `None` means that the component has to be compiled.
+    pub(super) fn load(&self, digest: Digest) -> Option<Vec<u8>> {
         let path = self.path(digest);
         if !self.is_usable() {
             return None;
         }
-        let (file, bytes) = match read(&path) {
+        let (file, mut bytes) = match read(&path) {
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
@@ -79,32 +89,30 @@ impl Compiled {
             remove(&path);
             return not_loaded(&path, "it is damaged");
         };
+        let length = code.len();
+        bytes.truncate(length);
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
         let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
         let times = Timestamps { last_access: now, last_modification: omit };
         // A failure makes it look older than it is.
         let _ = futimens(&file, &times);
-        // SAFETY: these are the bytes that `keep` wrote for this component: their checksum is
-        // right, and the file is in a directory that `is_usable` found to be ours alone. The
-        // engine checks that its version and settings are the same.
-        match unsafe { Component::deserialize(engine, code) } {
-            Ok(component) => Some(component),
-            Err(error) => not_loaded(&path, &format!("{error:#}")),
-        }
+        Some(bytes)
     }
 
     /// Keeps compiled code for the next start. A failure costs time then, and nothing now.
-    pub(super) fn keep(&self, digest: Digest, component: &Component) {
+    pub(super) fn keep(&self, digest: Digest, code: &[u8]) {
+        self.unkept.forget(digest);
         if !self.is_usable() {
             return;
         }
         let path = self.path(digest);
-        let kept = component
-            .serialize()
-            .map_err(|error| io::Error::other(format!("{error:#}")))
-            .and_then(|code| self.write(&path, digest, &code));
+        let kept = checksum(code, digest).and_then(|sum| self.write(&path, &[code, &sum.0]));
         match kept {
-            Ok(()) => self.tidy(Some(&path)),
+            Ok(()) => {
+                // It failed with lower limits, perhaps.
+                let _ = fs::remove_file(self.failed_path(digest));
+                self.tidy(Some(&path));
+            }
             Err(error) => tracing::warn!(
                 "compiled code is not kept, the next start compiles it again: {}: {error}",
                 path.display()
@@ -112,11 +120,12 @@ impl Compiled {
         }
     }
 
-    fn write(&self, path: &Path, digest: Digest, code: &[u8]) -> io::Result<()> {
+    fn write(&self, path: &Path, parts: &[&[u8]]) -> io::Result<()> {
         make_private(&self.folder)?;
         let (mut file, temporary) = Temporary::create(path)?;
-        file.write_all(code)?;
-        file.write_all(&checksum(code, digest)?.0)?;
+        for part in parts {
+            file.write_all(part)?;
+        }
         // Before it has its name, so that a power cut leaves all of it or nothing.
         file.sync_all()?;
         if path.is_dir() {
@@ -125,14 +134,59 @@ impl Compiled {
         temporary.rename(path)
     }
 
-    /// The right to compile a component, or `None` where that can't be had or took too long.
-    /// Then several hosts may compile it, which does no harm.
-    pub(super) fn turn(&self, digest: Digest) -> Option<Turn> {
+    /// The right to compile a component, or `None` where that can't be had or took too long: its
+    /// holder may be stopped. Then several hosts may compile it, which does no harm.
+    pub(super) async fn turn(&self, digest: Digest) -> Option<Turn> {
         if !self.is_usable() {
             return None;
         }
         make_private(&self.folder).ok()?;
-        Turn::take(self.path(digest).with_extension("lock"))
+        let path = self.path(digest).with_extension("trying");
+        let start = Instant::now();
+        loop {
+            match Turn::try_take(&path) {
+                Ok(Some(turn)) => return Some(turn),
+                Ok(None) if start.elapsed() < LONGEST_TURN => tokio::time::sleep(TURN_LOOK).await,
+                _ => return None,
+            }
+        }
+    }
+
+    /// Why a component can't be compiled with these limits, if that is known.
+    pub(super) fn failed(&self, digest: Digest, limits: CompileLimits) -> Option<Failed> {
+        if self.is_usable()
+            && let Some(failed) = read_failed(&self.failed_path(digest), limits)
+        {
+            return Some(failed);
+        }
+        self.unkept.failed(digest).filter(|failed| failed.holds_for(limits))
+    }
+
+    /// Remembers why a component can't be compiled.
+    pub(super) fn remember(&self, digest: Digest, failed: &Failed) {
+        let path = self.failed_path(digest);
+        let kept = self.is_usable()
+            && serde_json::to_vec(failed)
+                .map_err(io::Error::from)
+                .and_then(|text| self.write(&path, &[&text]))
+                .inspect_err(|error| tracing::warn!("{}: {error}", path.display()))
+                .is_ok();
+        match kept {
+            true => self.tidy(None),
+            false => self.unkept.remember(digest, failed.clone()),
+        }
+    }
+
+    /// Counts the death of a compiler. Returns how many there were for this component.
+    pub(super) fn died(&self, digest: Digest, turn: &mut Option<Turn>) -> u32 {
+        match turn {
+            Some(turn) => turn.died(),
+            None => self.unkept.died(digest),
+        }
+    }
+
+    fn failed_path(&self, digest: Digest) -> PathBuf {
+        self.path(digest).with_extension("failed")
     }
 
     fn path(&self, digest: Digest) -> PathBuf {
@@ -159,12 +213,18 @@ impl Compiled {
     /// last.
     fn tidy(&self, new: Option<&Path>) {
         let now = SystemTime::now();
-        let mut kept = Vec::new();
+        let (mut kept, mut failed) = (Vec::new(), Vec::new());
         for folder in entries(&self.dir).filter(|folder| folder.is_dir()) {
             let is_ours = folder == self.folder;
             for file in entries(&folder) {
                 match file.extension().and_then(|extension| extension.to_str()) {
-                    Some("tmp" | "lock") => remove_abandoned(&file, now),
+                    Some("tmp" | "lock") => remove_abandoned(&file, now, Duration::ZERO),
+                    // A death that still counts may have left it.
+                    Some("trying") => remove_abandoned(&file, now, DEATHS_COUNT),
+                    Some("failed") => {
+                        let Ok(meta) = file.symlink_metadata() else { continue };
+                        failed.push((meta.modified().unwrap_or(now), file));
+                    }
                     Some("cwasm") => {
                         let Ok(meta) = file.symlink_metadata() else { continue };
                         let used = meta.accessed().or_else(|_| meta.modified()).unwrap_or(now);
@@ -182,6 +242,11 @@ impl Compiled {
                 // Only if it is empty.
                 let _ = fs::remove_dir(&folder);
             }
+        }
+        failed.sort();
+        let too_many = failed.len().saturating_sub(MOST_RECORDS);
+        for (_, file) in failed.drain(..too_many) {
+            remove(&file);
         }
         let mut total: u64 = kept.iter().map(|(_, bytes, _)| bytes).sum();
         kept.sort();
@@ -229,13 +294,13 @@ pub fn check_compiled(dir: &Path) -> io::Result<(u64, u64)> {
     Ok((files, damaged))
 }
 
-fn not_loaded(path: &Path, why: &str) -> Option<Component> {
+fn not_loaded(path: &Path, why: &str) -> Option<Vec<u8>> {
     tracing::warn!("compiled code {} is not usable, compiling again: {why}", path.display());
     None
 }
 
 /// The paths in a directory, as far as it can be listed.
-fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+pub(super) fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
@@ -329,48 +394,16 @@ impl Drop for Temporary {
     }
 }
 
-/// Removes a file that a host locks while it needs it, if none does.
-fn remove_abandoned(path: &Path, now: SystemTime) {
+/// Removes a file of at least that age that a host locks while it needs it, if none does.
+fn remove_abandoned(path: &Path, now: SystemTime, least: Duration) {
     let Ok(file) = fs::File::open(path) else { return };
     let age = file.metadata().and_then(|meta| meta.modified());
-    let age = age.ok().and_then(|modified| now.duration_since(modified).ok());
+    let age = age.ok().and_then(|modified| now.duration_since(modified).ok()).unwrap_or_default();
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        _ if age < least => {}
         Ok(()) => remove(path),
         Err(Errno::WOULDBLOCK) => {}
-        Err(_) if age.is_some_and(|age| age > ABANDONED) => remove(path),
+        Err(_) if age > ABANDONED => remove(path),
         Err(_) => {}
-    }
-}
-
-/// The right to compile one component, among the hosts that share a cache. Given back when it
-/// is dropped, and by the kernel when its holder dies.
-pub(super) struct Turn {
-    lock: PathBuf,
-    _file: OwnedFd,
-}
-
-impl Turn {
-    /// Waits for it, but not for ever: the holder may be stopped.
-    fn take(lock: PathBuf) -> Option<Self> {
-        let options =
-            fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).clone();
-        let file = OwnedFd::from(options.open(&lock).ok()?);
-        let start = Instant::now();
-        loop {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Some(Self { lock, _file: file }),
-                Err(Errno::WOULDBLOCK) if start.elapsed() < LONGEST_TURN => {
-                    std::thread::sleep(TURN_LOOK);
-                }
-                Err(_) => return None,
-            }
-        }
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        // Whoever waits has it open, and finds the compiled code when it gets the lock.
-        let _ = fs::remove_file(&self.lock);
     }
 }

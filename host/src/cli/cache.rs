@@ -7,7 +7,7 @@ use serde::Serialize;
 use task_host::cache::{self, Checked};
 use task_host::catalog;
 
-use super::exit::Exit;
+use super::exit::{Advice, Exit};
 use super::meter::Meter;
 use super::settings::{CACHE_DIR, Flags, Group, Setting};
 use super::show;
@@ -23,6 +23,26 @@ Inputs and components whose bytes are not what they were, and compiled code with
 checksum, are removed and fetched or compiled again when they are needed. Hosts may use the
 cache meanwhile. The exit code is 0 if all was right and 3 if something was removed.")]
     Verify(Verify),
+    /// List the components that this machine does not compile again, and why
+    #[command(after_help = "\
+A component whose compilation failed, ran over a limit or was killed twice is not compiled again
+by hosts with this cache: its tasks fail with the reason. Higher limits (--compile-memory,
+--compile-timeout), another version of the host, and --clear allow another try. What was killed
+is forgotten after a day.")]
+    Quarantine(Quarantine),
+}
+
+/// Options of `host cache quarantine`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Quarantine {
+    /// Let all of them be compiled again
+    #[arg(long)]
+    clear: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    flags: Flags<CacheOnly>,
 }
 
 /// Options of `host cache verify`.
@@ -56,7 +76,32 @@ impl Cache {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         match self {
             Self::Verify(command) => command.run(),
+            Self::Quarantine(command) => command.run(),
         }
+    }
+}
+
+impl Quarantine {
+    fn run(self) -> anyhow::Result<Exit> {
+        let dir = self.flags.load()?.cache_dir()?.join("compiled");
+        let found = catalog::quarantined(&dir);
+        if self.json {
+            show::json(&found)?;
+        } else {
+            let rows: Vec<Vec<String>> =
+                found.iter().map(|one| vec![one.digest.clone(), one.reason.clone()]).collect();
+            show::table(io::stdout().lock(), &rows)?;
+        }
+        let count = show::count(found.len() as u64, "component");
+        if self.clear {
+            catalog::forget_quarantined(&dir).map_err(|error| {
+                Advice::failed(format!("the quarantine can't be cleared: {error}"))
+            })?;
+            show::tell(format_args!("{count} may be compiled again"));
+        } else if found.is_empty() {
+            show::tell(format_args!("no components are in quarantine"));
+        }
+        Ok(Exit::Done)
     }
 }
 
@@ -88,7 +133,7 @@ impl Verify {
 }
 
 fn say(dir: &str, checked: &Checked, compiled: u64, damaged_compiled: u64) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+    let mut out = show::out();
     writeln!(
         out,
         "{dir}: {}, {}; {}",

@@ -253,7 +253,10 @@ impl Work {
             state.looks = state.looks.saturating_sub(leased.len() as u64);
         }
         for lease in leased {
-            let choice = (self.carrier.choose)(&lease.message().body);
+            let choice = match &lease.message().unread {
+                Some(problem) => Choice::Refuse(problem.clone()),
+                None => (self.carrier.choose)(&lease.message().body),
+            };
             if let Choice::Refuse(problem) = &choice {
                 self.refuse(&lease.message().id, problem);
             }

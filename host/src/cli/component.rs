@@ -9,7 +9,7 @@ use futures_util::TryStreamExt;
 use serde::Serialize;
 use task_host::bucket::{self, Bucket, BucketError};
 use task_host::digest::Digest;
-use task_host::key::{BucketKey, Prefix, TaskName};
+use task_host::key::{BucketKey, Prefix, TaskName, lowercase};
 
 use super::examine::{Examined, examine};
 use super::exit::{Advice, Exit};
@@ -104,6 +104,51 @@ impl Place {
     fn key(&self, name: &TaskName) -> BucketKey {
         self.prefix.join(&name.file())
     }
+
+    /// Calls `each` with the name and the size in bytes of every component.
+    async fn each(&self, mut each: impl FnMut(&str, u64)) -> Result<(), BucketError> {
+        let mut listing = self.bucket.list(&self.prefix);
+        while let Some(object) = listing.try_next().await? {
+            let key = object.key.as_str();
+            let below = if self.prefix.is_root() {
+                Some(key)
+            } else {
+                key.strip_prefix(self.prefix.as_str()).and_then(|rest| rest.strip_prefix('/'))
+            };
+            if let Some(name) = below.and_then(|rest| rest.strip_suffix(".wasm")) {
+                each(name, object.size);
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a name that is another component's but for the case of its letters.
+    async fn check_case(&self, name: &TaskName) -> anyhow::Result<()> {
+        let wanted = lowercase(name.as_str());
+        let mut other = None;
+        let mut is_there = false;
+        let looked = self.each(|found, _| {
+            is_there |= found == name.as_str();
+            if found != name.as_str() && lowercase(found) == wanted {
+                other = Some(found.to_owned());
+            }
+        });
+        if let Err(error) = looked.await {
+            // Who may write may not be allowed to list.
+            tracing::warn!(
+                "whether there is a component of nearly the same name is not known: {error}"
+            );
+            return Ok(());
+        }
+        let Some(other) = other.filter(|_| !is_there) else { return Ok(()) };
+        let place = self.prefix.join(&BucketKey::new(&format!("{other}.wasm"))?);
+        Err(Advice::failed(format!(
+            "the name {name} differs only in case from the component {other}; a file system that \
+             ignores case keeps only one of them"
+        ))
+        .hint(format!("give another one with --name, or remove {}/{place} first", self.bucket))
+        .into())
+    }
 }
 
 impl Push {
@@ -116,6 +161,7 @@ impl Push {
         Workbench::open(&settings)?.compile(&self.file, &bytes).await?;
 
         let place = Place::make(&settings).await?;
+        place.check_case(&name).await?;
         let key = place.key(&name);
         let copy = tempfile::tempdir().context("a temporary directory can't be made")?;
         std::fs::write(copy.path().join("component.wasm"), &bytes)
@@ -127,7 +173,7 @@ impl Push {
         place.bucket.sync().await?;
         let done = if is_new { "pushed" } else { "replaced" };
         writeln!(
-            io::stdout().lock(),
+            show::out(),
             "{done} {name}: {}, {} in {}/{key}",
             Digest::of(&bytes),
             show::bytes(bytes.len() as u64),
@@ -184,18 +230,7 @@ async fn ls(place: &Place, json: bool) -> anyhow::Result<Exit> {
         size: u64,
     }
     let mut rows = Vec::new();
-    let mut listing = place.bucket.list(&place.prefix);
-    while let Some(object) = listing.try_next().await? {
-        let key = object.key.as_str();
-        let below = if place.prefix.is_root() {
-            Some(key)
-        } else {
-            key.strip_prefix(place.prefix.as_str()).and_then(|rest| rest.strip_prefix('/'))
-        };
-        if let Some(name) = below.and_then(|rest| rest.strip_suffix(".wasm")) {
-            rows.push(Row { name: name.to_owned(), size: object.size });
-        }
-    }
+    place.each(|name, size| rows.push(Row { name: name.to_owned(), size })).await?;
     rows.sort_by(|a, b| a.name.cmp(&b.name));
     if json {
         show::json(&rows)?;
@@ -204,7 +239,7 @@ async fn ls(place: &Place, json: bool) -> anyhow::Result<Exit> {
     } else {
         let rows: Vec<Vec<String>> =
             rows.into_iter().map(|row| vec![row.name, show::bytes(row.size).to_string()]).collect();
-        show::table(io::stdout().lock(), &rows)?;
+        show::table(show::out(), &rows)?;
     }
     Ok(Exit::Done)
 }
@@ -311,5 +346,5 @@ fn print(inspected: &Inspected) -> io::Result<()> {
     if let Some(problem) = &inspected.problem {
         rows.push(row("problem", problem.clone()));
     }
-    show::table(io::stdout().lock(), &rows)
+    show::table(show::out(), &rows)
 }

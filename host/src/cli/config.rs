@@ -1,7 +1,5 @@
 //! `host config`: every setting, its value, and where it came from.
 
-use std::io;
-
 use super::exit::Exit;
 use super::settings::{Everything, Flags};
 use super::show;
@@ -44,7 +42,7 @@ impl Config {
                     vec![name.to_owned(), value, origin.to_string()]
                 })
                 .collect();
-            show::table(io::stdout().lock(), &rows)?;
+            show::table(show::out(), &rows)?;
         }
         Ok(Exit::Done)
     }

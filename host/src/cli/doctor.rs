@@ -16,7 +16,7 @@ use task_host::queue::{self, Access, Admin, Counts, Facts, QueueError};
 
 use super::exit::Exit;
 use super::sender;
-use super::settings::{BUCKET, Everything, Flags, fq_path};
+use super::settings::{BUCKET, Everything, Flags, Overlap, fq_path, overlaps};
 use super::show;
 use super::telemetry::Screen;
 use super::values::When;
@@ -34,9 +34,9 @@ const COUNTED: usize = 1000;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Takes the flags of `host run`, and says whether they would work: whether queues, buckets and the
-cache can be used, whether there is a component, whether this process may have the files, threads
-and address space that it needs, and whether the settings fit to those of the queues. Changes
-nothing. The exit code is 1 if there is a problem.
+cache can be used, whether there is a component, whether components can be compiled, whether this
+process may have the files, threads and address space that it needs, and whether the settings fit
+to those of the queues. Changes nothing. The exit code is 1 if there is a problem.
 
 Examples:
   host doctor --fq ./queue
@@ -81,7 +81,7 @@ impl Doctor {
 }
 
 fn print(findings: &[Finding], problems: usize, warnings: usize) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+    let mut out = show::out();
     for finding in findings {
         let word = match finding.level {
             Level::Ok => "ok",
@@ -122,6 +122,11 @@ async fn look(config: &Config, bucket_is_made: bool, findings: &mut Vec<Finding>
         findings.push(look_for_components(config).await);
     }
     findings.append(&mut machine::look(config));
+    let apart = |overlap: Overlap| {
+        Finding::new(Level::Problem, "directories", overlap.problem).cure(overlap.cure)
+    };
+    findings.extend(overlaps(config).into_iter().map(apart));
+    findings.push(machine::compiler(config).await);
 }
 
 /// What the service says of the queues, with that of its own dead-letter queue.

@@ -2,11 +2,23 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use task_host::config::Config;
+use task_host::sandbox::{Limits, MOST_OPEN_FILES};
 
 /// Files that a host has open whatever it works on: queues, directories, connections.
-pub(super) const FILES: u64 = 48;
-/// Files that a task has open, from its lease to its end.
-pub(super) const FILES_OF_TASK: u64 = 8;
+const FILES: u64 = 48;
+/// Files that a task has open, from its lease to its end, but for what its guest opens.
+const FILES_OF_TASK: u64 = 8;
+/// With fewer than these a host can't work on a single task.
+pub(super) const LEAST_FILES: u64 = FILES + FILES_OF_TASK;
+/// The fewest files that each guest may open, where the process may have enough for one task.
+const LEAST_OPEN: u64 = 32;
+/// The most files that are open for the components that are ready: what they start with is kept
+/// in one each. Fewer where the process may have few: they take a quarter at most.
+const COMPONENTS: u64 = 256;
+
+/// The most tasks that are held ahead beyond the fewest, while they are short: a few answers of a
+/// queue that gives many messages in one.
+const MORE_AHEAD: usize = 40;
 
 /// Prepares the process, and fits the configuration to what it may use.
 pub(crate) fn prepare(config: Config) -> Config {
@@ -14,6 +26,39 @@ pub(crate) fn prepare(config: Config) -> Config {
         Some(most) => fit(config, most),
         None => config,
     }
+}
+
+/// The same for one task that runs by itself.
+pub(crate) fn prepare_for_one(mut limits: Limits) -> Limits {
+    if let Some(most) = raise_open_files() {
+        limits.open_files = open_files(for_tasks(most), 1, 0);
+    }
+    limits
+}
+
+/// How many files a process may need that works on so many tasks.
+pub(super) fn needed(parallel: usize, ahead: usize) -> u64 {
+    let tasks = of_tasks(parallel, ahead);
+    FILES + tasks + tasks.div_ceil(3).min(COMPONENTS)
+}
+
+/// What is left for tasks.
+fn for_tasks(most: u64) -> u64 {
+    let left = most.saturating_sub(FILES);
+    left - (left / 4).min(COMPONENTS)
+}
+
+fn of_tasks(parallel: usize, ahead: usize) -> u64 {
+    let (parallel, ahead) = (parallel as u64, ahead as u64);
+    let running = parallel.saturating_mul(FILES_OF_TASK + LEAST_OPEN);
+    running.saturating_add(ahead.saturating_mul(FILES_OF_TASK))
+}
+
+/// What each guest may open.
+fn open_files(for_tasks: u64, parallel: usize, ahead: usize) -> u64 {
+    let (parallel, ahead) = (parallel as u64, ahead as u64);
+    let left = for_tasks.saturating_sub(FILES_OF_TASK.saturating_mul(parallel + ahead));
+    (left / parallel.max(1)).clamp(1, MOST_OPEN_FILES)
 }
 
 /// Raises the soft limit of open files to the hard one. Returns the limit; none if it has none.
@@ -26,13 +71,15 @@ fn raise_open_files() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
-/// Runs and prefetches no more tasks than the process may have files open for.
+/// Runs and prefetches no more tasks than the process may have files open for, and lets each
+/// guest open its part of the others.
 fn fit(mut config: Config, most: u64) -> Config {
-    let tasks = usize::try_from(most.saturating_sub(FILES) / FILES_OF_TASK).unwrap_or(usize::MAX);
-    let (parallel, ahead) = (config.parallel, config.least_prefetch());
-    if parallel.saturating_add(ahead) > tasks {
-        config.parallel = parallel.min(tasks.div_ceil(2)).max(1);
-        config.prefetch = Some(ahead.min(tasks.saturating_sub(config.parallel)));
+    let (parallel, ahead, left) = (config.parallel, config.least_prefetch(), for_tasks(most));
+    if of_tasks(parallel, ahead) > left {
+        let whole = |files: u64| usize::try_from(files).unwrap_or(usize::MAX);
+        config.parallel = parallel.min(whole(left / of_tasks(1, 1))).max(1);
+        let for_ahead = left.saturating_sub(of_tasks(config.parallel, 0)) / FILES_OF_TASK;
+        config.prefetch = Some(ahead.min(whole(for_ahead)));
         tracing::warn!(
             "this process may have {most} files open: {} tasks run at a time instead of \
              {parallel}, and {} are prefetched instead of {ahead}; raise `ulimit -n`",
@@ -40,5 +87,39 @@ fn fit(mut config: Config, most: u64) -> Config {
             config.prefetch.unwrap_or_default(),
         );
     }
+    let ahead = config.least_prefetch();
+    let most_ahead = if config.prefetch.is_some() { ahead } else { ahead + MORE_AHEAD };
+    let mut open = open_files(left, config.parallel, most_ahead);
+    if open < LEAST_OPEN {
+        // Rather no more tasks ahead than guests that can't open their inputs.
+        config.prefetch = Some(ahead);
+        open = open_files(left, config.parallel, ahead);
+    }
+    config.limits.open_files = open;
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_may_be_open_at_a_time_fits_in_the_limit_of_the_process() {
+        for most in [64, 100, 256, 1024, 4096, 1 << 20] {
+            for parallel in [1, 4, 64] {
+                let ahead = 2 * parallel;
+                let left = for_tasks(most);
+                let open = open_files(left, parallel, ahead);
+                if most >= needed(parallel, ahead) {
+                    let all = (parallel as u64) * open
+                        + FILES_OF_TASK * (parallel + ahead) as u64
+                        + FILES
+                        + (most - FILES - left);
+                    assert!(all <= most, "{all} of {most}");
+                    assert!(open >= LEAST_OPEN, "{open} of {most}");
+                }
+            }
+        }
+        assert_eq!(open_files(for_tasks(1 << 20), 8, 16), MOST_OPEN_FILES);
+    }
 }

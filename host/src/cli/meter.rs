@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use task_host::plain;
 
 use super::show;
 use super::telemetry::Screen;
@@ -56,7 +57,7 @@ impl Meter {
     pub(crate) fn busy(screen: &Screen, doing: String) -> Self {
         let meter = Self::new(screen, "", "", None);
         if let Some(bar) = &meter.bar {
-            bar.set_message(doing);
+            bar.set_message(plain::escape(&doing).into_owned());
         }
         meter
     }

@@ -27,7 +27,7 @@ impl New {
             NewError::Name { .. } => Advice::usage(error.to_string()),
             _ => Advice::failed(error.to_string()),
         })?;
-        writeln!(io::stdout().lock(), "made {}", dir.display())?;
+        writeln!(show::out(), "made {}", dir.display())?;
         show::tell(format_args!(
             "build and try it:\n  \
              cd {dir}\n  \

@@ -7,15 +7,18 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
 use axum::routing::get;
-use axum::{Json, Router};
 use serde::Serialize;
 use task_host::worker::Worker;
 use tokio::net::TcpListener;
 
 use super::exit::Advice;
+use super::show;
 
 /// What `/readyz` says.
 #[derive(Debug, Serialize)]
@@ -45,9 +48,11 @@ pub(crate) async fn serve(address: SocketAddr, worker: Arc<Worker>) -> anyhow::R
     Ok(())
 }
 
-async fn ready(State(worker): State<Arc<Worker>>) -> (StatusCode, Json<Ready>) {
+async fn ready(State(worker): State<Arc<Worker>>) -> impl IntoResponse {
     let problems = worker.problems();
     let ready = problems.is_empty();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(Ready { ready, problems }))
+    // Strings always serialise.
+    let body = show::json_line(&Ready { ready, problems }).unwrap_or_default();
+    (status, [(CONTENT_TYPE, "application/json")], body)
 }

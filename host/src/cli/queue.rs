@@ -145,7 +145,7 @@ fn done(json: bool, what: &str, summary: &impl Serialize) -> anyhow::Result<Exit
     if json {
         show::json(summary)?;
     } else {
-        writeln!(io::stdout().lock(), "{what}")?;
+        writeln!(show::out(), "{what}")?;
     }
     Ok(Exit::Done)
 }
@@ -163,7 +163,7 @@ async fn status(queue: &dyn Admin, json: bool) -> anyhow::Result<Exit> {
         show::json(&Status { queue: queue.to_string(), counts })?;
         return Ok(Exit::Done);
     }
-    let mut out = io::stdout().lock();
+    let mut out = show::out();
     for line in figures(&counts) {
         writeln!(out, "{line}")?;
     }
@@ -204,9 +204,7 @@ async fn purge(queue: &dyn Admin, screen: &Screen, yes: bool, json: bool) -> any
             .hint("add --yes")
             .into());
         }
-        let question = format!("{queue} holds {there}. Delete them all? [y/N] ");
-        let mut err = io::stderr().lock();
-        err.write_all(question.as_bytes()).and_then(|()| err.flush())?;
+        show::ask(&format!("{queue} holds {there}. Delete them all? [y/N]"))?;
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer)?;
         if !matches!(answer.trim(), "y" | "Y" | "yes") {

@@ -148,7 +148,11 @@ impl Redrive {
             if message.due.is_some_and(|due| due > now) {
                 continue;
             }
-            match Found::of(&message.body) {
+            let found = match message.unread {
+                Some(problem) => Err(problem),
+                None => Found::of(&message.body),
+            };
+            match found {
                 Ok(found) if self.filter.lets(&found) => {
                     if done.sent < limit {
                         if done.examples.len() < EXAMPLES {
@@ -385,6 +389,9 @@ mod tests {
         check(r#""\ud800""#);
         check("\"\u{ffff} \u{fffe}\"");
         check(&("[".repeat(300) + &"]".repeat(300)));
+        check(&("[".repeat(100_000) + &"]".repeat(100_000)));
+        check(&"9".repeat(1_000_000));
+        check(&format!("{{\"a\": -{}, \"a\": \"\\u0000\"}}", "1".repeat(5_000)));
         check(&format!("\"{}\"", "x".repeat(300_000)));
     }
 

@@ -55,7 +55,7 @@ pub(crate) struct Run {
 impl Run {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         let settings = self.flags.load()?;
-        let config = settings.config()?;
+        let config = settings.config_to_run()?;
         let listen = settings.listen()?;
         let screen = Screen::open(&settings)?;
         for slip in settings.misspelt() {
@@ -161,7 +161,7 @@ async fn work(
     if json {
         show::json(&summary)?;
     } else {
-        summary.print(io::stdout().lock())?;
+        summary.print(show::out())?;
     }
     Ok(match (stopped, stop.second_signal()) {
         (Stopped::Finished, _) if summary.has_failures() => Exit::Partly,
@@ -356,11 +356,7 @@ fn announce(screen: &Screen, worker: &Worker, missing: &Missing) {
         limits.output_bytes.display().iec(),
         show::number(limits.output_files)
     );
-    let kernel = if worker.is_enforced_by_kernel() {
-        "keeps tasks to their directories too (Landlock)"
-    } else {
-        "does not confine tasks (no Landlock): inputs are copied for each"
-    };
+    let kernel = worker.confinement().to_string();
     let until = until(config);
     if screen.is_json {
         tracing::info!(
@@ -393,7 +389,7 @@ fn announce(screen: &Screen, worker: &Worker, missing: &Missing) {
         ("lease", Some(&*lease)),
         ("attempts", Some(&*attempts)),
         ("limits", Some(&*limits)),
-        ("kernel", Some(kernel)),
+        ("kernel", Some(&*kernel)),
         ("until", Some(&*until)),
     ];
     for (name, value) in rows {

@@ -7,6 +7,7 @@
 mod all;
 mod checked;
 mod file;
+mod places;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,6 +21,7 @@ use super::values::{Parsed, switch};
 
 pub(crate) use all::*;
 pub(crate) use checked::{fq_path, queue_url};
+pub(crate) use places::{Overlap, overlaps};
 
 /// Something that can be set.
 #[derive(Debug)]
@@ -53,6 +55,7 @@ impl Setting {
             "parallel" | "prefetch" | "prefetch-bytes" | "lease" => "Work",
             "exit-when-empty" | "max-tasks" | "for" | "grace" => "Stopping",
             "memory" | "timeout" | "max-output" | "max-output-files" => "Limits of a task",
+            "compile-memory" | "compile-timeout" => "Limits of compiling a component",
             "max-attempts" | "retry-after" => "Failures",
             "cache-dir" | "cache-size" | "freshness" => "Cache",
             _ => "What is shown",
@@ -126,16 +129,32 @@ impl Group for QueueAndBucket {
 #[derive(Debug)]
 pub(crate) struct Components;
 impl Group for Components {
-    const SETTINGS: &'static [&'static Setting] =
-        &[&BUCKET, &REGION, &COMPONENTS, &COMPONENT_PREFIX, &CACHE_DIR, &CACHE_SIZE];
+    const SETTINGS: &'static [&'static Setting] = &[
+        &BUCKET,
+        &REGION,
+        &COMPONENTS,
+        &COMPONENT_PREFIX,
+        &COMPILE_MEMORY,
+        &COMPILE_TIMEOUT,
+        &CACHE_DIR,
+        &CACHE_SIZE,
+    ];
 }
 
 /// What one execution is given.
 #[derive(Debug)]
 pub(crate) struct Execution;
 impl Group for Execution {
-    const SETTINGS: &'static [&'static Setting] =
-        &[&MEMORY, &TIMEOUT, &MAX_OUTPUT, &MAX_OUTPUT_FILES, &CACHE_DIR, &CACHE_SIZE];
+    const SETTINGS: &'static [&'static Setting] = &[
+        &MEMORY,
+        &TIMEOUT,
+        &MAX_OUTPUT,
+        &MAX_OUTPUT_FILES,
+        &COMPILE_MEMORY,
+        &COMPILE_TIMEOUT,
+        &CACHE_DIR,
+        &CACHE_SIZE,
+    ];
 }
 
 /// What of a group was given on the command line.

@@ -1,14 +1,18 @@
 //! Log lines on standard error, for people or as JSON, that leave a progress bar whole.
 
+mod guest;
+mod human;
 mod json;
 
 use std::io::{self, IsTerminal, Write};
 
 use indicatif::{MultiProgress, ProgressDrawTarget};
+use task_host::plain;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::JsonFields;
 
+pub(crate) use self::guest::GuestOutput;
 use super::settings::{LOG_FORMAT, LOG_LEVEL, PROGRESS, Settings};
 use super::values::{self, LogFormat, When};
 
@@ -66,7 +70,8 @@ impl Screen {
             lines.fmt_fields(JsonFields::new()).event_format(json::JsonLines).init();
         } else {
             let colours = is_terminal && std::env::var_os("NO_COLOR").is_none();
-            lines.with_ansi(colours).with_target(false).compact().init();
+            let lines = lines.fmt_fields(human::PlainFields).with_ansi(colours);
+            lines.with_target(false).compact().init();
         }
         screen
     }
@@ -81,15 +86,17 @@ impl Screen {
         self.live().is_none() && self.progress != When::Never
     }
 
-    /// Writes bytes to standard error without tearing a bar apart.
-    pub(crate) fn write(&self, bytes: &[u8]) {
+    /// Writes bytes to standard error, as they are, without tearing a bar apart.
+    fn write(&self, bytes: &[u8]) {
         // There is nobody to tell when standard error is closed.
         self.bars.suspend(|| drop(io::stderr().lock().write_all(bytes)));
     }
 
-    /// Writes a line to standard error without tearing a bar apart.
+    /// Writes a line to standard error without tearing a bar apart. Whatever is in it, a terminal
+    /// obeys none of it.
     pub(crate) fn tell(&self, line: impl std::fmt::Display) {
-        self.write(format!("{line}\n").as_bytes());
+        let line = line.to_string();
+        self.write(format!("{}\n", plain::escape_lines(&line)).as_bytes());
     }
 }
 

@@ -23,7 +23,7 @@ use super::exit::{Advice, Exit};
 use super::settings::{Execution, Flags, Settings};
 use super::show;
 use super::submit::Template;
-use super::telemetry::Screen;
+use super::telemetry::{GuestOutput, Screen};
 use super::values::When;
 use super::workbench::Workbench;
 
@@ -90,7 +90,7 @@ impl Try {
         let elapsed = start.elapsed();
         match result {
             Ok(published) => {
-                let mut out = io::stdout().lock();
+                let mut out = show::out();
                 let rows: Vec<Vec<String>> = published
                     .keys
                     .iter()
@@ -151,21 +151,23 @@ impl Try {
         for input in inputs {
             input.place(&workspace)?;
         }
-        let screen = screen.clone();
+        let output = Arc::new(GuestOutput::new(screen.clone()));
+        let tee = output.clone();
         let job = Job {
             guest,
             task: Arc::new(task),
             attempt: self.attempt,
             directories: workspace.directories().context("the task's directories")?,
             cancelled: CancellationToken::new(),
-            tee: Some(Arc::new(move |bytes: &[u8]| screen.write(bytes))),
+            tee: Some(Arc::new(move |bytes: &[u8]| tee.write(bytes))),
         };
         let execution = bench.sandbox.run(job).await;
+        output.end();
         let listed = match execution.result {
             Ok(listed) => listed,
             Err(error) => return Ok(Err(error.into())),
         };
-        if let Err(failure) = task::check_listed(&workspace, &listed) {
+        if let Err(failure) = task::check_listed(&workspace, &listed).await {
             return Ok(Err(failure));
         }
         let bucket = DirBucket::create(&self.out)?;

@@ -7,9 +7,11 @@ use anyhow::Context;
 use task_host::bucket::{Bucket, DirBucket};
 use task_host::cache::{Cache, CacheOptions};
 use task_host::catalog::{Catalog, CatalogError};
+use task_host::config;
 use task_host::key::{Prefix, TaskName};
 use task_host::sandbox::{Guest, Sandbox};
 use task_host::workspace::Workspaces;
+use tokio::sync::Notify;
 
 use super::exit::Advice;
 use super::settings::Settings;
@@ -35,7 +37,8 @@ impl Workbench {
         })?;
         let workspaces = Workspaces::new(&cache_dir.join("work"))?;
         let (inputs, outputs) = (workspaces.inputs_root(), workspaces.outputs_root());
-        let sandbox = Sandbox::new(1, settings.limits()?, inputs, outputs).map_err(|e| {
+        let limits = super::machine::prepare_for_one(settings.limits()?);
+        let sandbox = Sandbox::new(1, limits, inputs, outputs).map_err(|e| {
             let problem = format!("{e:#}");
             let cure = super::doctor::machine::cure(&problem);
             Advice::failed(format!("the sandbox could not be set up: {problem}")).hint(cure)
@@ -44,7 +47,9 @@ impl Workbench {
         let dir = tempfile::tempdir().context("a temporary directory can't be made")?;
         let bucket: Arc<dyn Bucket> = Arc::new(DirBucket::open(dir.path())?);
         let compiled = cache_dir.join("compiled");
-        let catalog = Catalog::new(bucket, Prefix::root(), cache, sandbox.clone(), &compiled);
+        let compiler = config::compiler(settings.compile_limits()?);
+        let catalog =
+            Catalog::new(bucket, Prefix::root(), cache, sandbox.clone(), compiler, &compiled);
         Ok(Self { workspaces, sandbox, catalog, dir })
     }
 
@@ -54,11 +59,15 @@ impl Workbench {
         let copy = self.dir.path().join(name.file().as_path());
         std::fs::write(&copy, wasm)
             .with_context(|| format!("{} can't be written", copy.display()))?;
-        match self.catalog.resolve(&name).await {
+        // Nobody else waits for anything.
+        match self.catalog.resolve(&name, &Notify::new()).await {
             Ok(ready) => Ok(ready.guest),
             // The place is ours, and says nothing to a person.
             Err(CatalogError::NotAGuest { problem, .. }) => {
                 Err(Advice::failed(format!("{} can't be run: {problem}", file.display())).into())
+            }
+            Err(CatalogError::NotYet { why, .. }) => {
+                Err(Advice::failed(format!("{} was not compiled: {why}", file.display())).into())
             }
             Err(error) => Err(error.into()),
         }

@@ -9,12 +9,18 @@
 //!   tmp/{process}/{id}   a message that is being written or deleted      (scratch.rs, reaper.rs)
 //!   tmp/{process}/.{id}  its movement file, while that is being written
 //!   attempts/{id}        why its executions failed                       (failures.rs)
+//!   refused/             what stood where a file of the queue should, and messages that are too
+//!                        long: nobody but people looks at it                 (dirs.rs)
 //! ```
 //!
 //! A message is held by whoever could rename its file: rename(2) is atomic, also between
 //! machines, and fails for all but one. The locks only keep the movement files whole. Every
 //! step leaves a state from which the next host goes on: a message is in `queue/`, or it
 //! never was sent, or it is done.
+//!
+//! Whoever may write to the directory may put anything into it. What is opened here is a regular
+//! file, or it is not read; links are not followed, no open waits, and of each file no more is
+//! read than such a file has.
 //!
 //! The calls to the file system are short and made in place; handing each of them to another
 //! thread would cost more than it takes.
@@ -28,7 +34,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rustix::io::Errno;
 
-use super::{Counts, Message, Queue, QueueError, Receipt, Release};
+use super::{Counts, LONGEST_MESSAGE, Message, Queue, QueueError, Receipt, Release};
 use dirs::{Dirs, Trouble, invalid};
 use name::Name;
 use place::Place;
@@ -51,6 +57,8 @@ mod scratch;
 mod tally;
 mod watch;
 
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod interrupted;
 #[cfg(test)]
@@ -111,6 +119,8 @@ struct Held {
     since: usize,
     /// Whether there may be failures of earlier leases.
     redelivered: bool,
+    /// The message is too long to be read.
+    is_unread: bool,
 }
 
 impl FileQueue {
@@ -187,6 +197,14 @@ impl FileQueue {
     }
 
     fn send_one(&self, body: &[u8]) -> Result<(), QueueError> {
+        if body.len() > LONGEST_MESSAGE {
+            let problem = format!(
+                "a message of {} bytes is too large: {LONGEST_MESSAGE} are the most; put what is \
+                 large into an input",
+                body.len()
+            );
+            return Err(invalid(&self.url, problem));
+        }
         in_place!(self, place => place.send(body))
     }
 
@@ -294,11 +312,11 @@ impl Queue for FileQueue {
                 sent += u64::from(result.is_ok());
                 results.push(result);
             }
-            let dirs = self.current().place.dirs.clone();
+            let place = self.current().place.clone();
             if sent > 0
-                && let Err(errno) = tally::add_insertions(&dirs, sent).await
+                && let Err(errno) = tally::add_insertions(&place.dirs, sent, place.patience()).await
             {
-                tracing::warn!(queue = self.url, %errno, "can't count messages sent");
+                place.say_uncounted("can't count messages sent", errno);
             }
             tokio::task::yield_now().await;
         }
@@ -335,16 +353,22 @@ impl fmt::Debug for FileQueue {
 impl Held {
     fn receipt(&self) -> Receipt {
         let more = if self.redelivered { "+" } else { "" };
-        Receipt(format!("{} {}{more}", self.name.as_str(), self.since))
+        let unread = if self.is_unread { "!" } else { "" };
+        Receipt(format!("{} {}{more}{unread}", self.name.as_str(), self.since))
     }
 
     fn read(receipt: &Receipt) -> Option<Held> {
         let (name, rest) = receipt.0.split_once(' ')?;
+        let (rest, is_unread) = match rest.strip_suffix('!') {
+            Some(rest) => (rest, true),
+            None => (rest, false),
+        };
         let since = rest.strip_suffix('+');
         Some(Held {
             name: Name::parse(name)?,
             since: since.unwrap_or(rest).parse().ok()?,
             redelivered: since.is_some(),
+            is_unread,
         })
     }
 }

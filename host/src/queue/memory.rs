@@ -106,6 +106,7 @@ impl MemoryQueue {
                     found.push(Message {
                         id: id.to_string(),
                         body: entry.body.clone(),
+                        unread: None,
                         receipt: Receipt(format!("{id} {}", entry.lease)),
                         attempts: u32::try_from(entry.failures.len()).unwrap_or(u32::MAX),
                         deaths: entry.open.values().sum(),

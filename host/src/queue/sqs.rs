@@ -42,6 +42,7 @@ use super::remembered::{Forbidden, Remembered};
 use super::{Access, Counts, Message, Queue, QueueError, Receipt, Release, Requests};
 
 pub use admin::Admin;
+pub use pointer::check_body_bucket;
 
 mod admin;
 mod attempts;

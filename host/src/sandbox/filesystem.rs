@@ -11,11 +11,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
 
 use bytes::{Bytes, BytesMut};
-use bytesize::ByteSize;
-use rustix::io::Errno;
 use wasmtime::component::{HasData, Linker, Resource};
 use wasmtime_wasi::filesystem::{Descriptor, Dir, WasiFilesystemCtxView};
 use wasmtime_wasi::p2::bindings::filesystem::{preopens, types};
@@ -26,17 +23,19 @@ use wasmtime_wasi::p2::{
 use wasmtime_wasi::{FsPerms, OpenMode};
 
 use super::State;
-use super::limits::Limit;
-use crate::shortage;
+use super::facts::Facts;
+use super::open::{Listing, OpenFiles};
+use super::quota::{Quota, WriteError};
 use crate::workspace::{Directories, Spares};
-use types::ErrorCode;
+use types::{ErrorCode, HostDescriptor};
 
 /// The most that one read hands to a guest, in bytes.
 const MAX_READ: usize = 64 << 10;
 /// The most that a stream takes in one write, in bytes.
 const MAX_WRITE: usize = 64 << 10;
-/// Refusals after which a guest that goes on trying is stopped.
-const MAX_REFUSALS: u64 = 1000;
+/// The longest path that a guest may name, in bytes: as Linux has it. Some of the stock calls take
+/// a path apart, which no time limit ends.
+const MAX_PATH: usize = 4095;
 
 /// Puts the guest's file calls in the place of the stock ones.
 pub(super) fn shadow(linker: &mut Linker<State>) -> wasmtime::Result<()> {
@@ -51,6 +50,8 @@ fn view(state: &mut State) -> GuestFiles<'_> {
     GuestFiles {
         stock: WasiFilesystemCtxView { ctx: state.wasi.filesystem(), table: &mut state.table },
         preopens: &state.preopens,
+        open: &mut state.open,
+        facts: &state.facts,
         quota: &state.quota,
     }
 }
@@ -80,202 +81,12 @@ impl Preopens {
     }
 }
 
-/// What a guest may still write, and what its calls met that is not its fault. Shared by the
-/// streams of one instance.
-pub(super) struct Quota {
-    bytes: Account,
-    files: Account,
-    /// The number of the host's shortage that a call met; zero if none did.
-    shortage: AtomicI32,
-    /// A call failed with an I/O error whose cause is not known.
-    io_failed: AtomicBool,
-}
-
-struct Account {
-    limit: u64,
-    used: AtomicU64,
-    refused: AtomicU64,
-}
-
-impl Account {
-    fn new(limit: u64) -> Self {
-        Self { limit, used: AtomicU64::new(0), refused: AtomicU64::new(0) }
-    }
-
-    fn charge(&self, amount: u64) -> Result<(), Refused> {
-        let used = self.used.load(Relaxed).saturating_add(amount);
-        if used <= self.limit {
-            self.used.store(used, Relaxed);
-            Ok(())
-        } else if self.refused.fetch_add(1, Relaxed) < MAX_REFUSALS {
-            Err(Refused::Quota)
-        } else {
-            Err(Refused::Stop)
-        }
-    }
-
-    /// Takes back a charge for what was not made.
-    fn refund(&self, amount: u64) {
-        self.used.store(self.used.load(Relaxed).saturating_sub(amount), Relaxed);
-    }
-
-    fn is_used_up(&self) -> bool {
-        self.used.load(Relaxed) >= self.limit
-    }
-}
-
-/// What to answer a guest that is over its quota.
-enum Refused {
-    Quota,
-    Stop,
-}
-
-impl From<Refused> for FsError {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Quota => ErrorCode::Quota.into(),
-            Refused::Stop => FsError::trap(wasmtime::format_err!("the quota is used up")),
-        }
-    }
-}
-
-impl From<Refused> for StreamError {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Quota => StreamError::LastOperationFailed(
-                io::Error::from(io::ErrorKind::QuotaExceeded).into(),
-            ),
-            Refused::Stop => StreamError::trap("the quota is used up"),
-        }
-    }
-}
-
-impl Quota {
-    pub(super) fn new(bytes: ByteSize, files: u64) -> Self {
-        Self {
-            bytes: Account::new(bytes.as_u64()),
-            files: Account::new(files),
-            shortage: AtomicI32::new(0),
-            io_failed: AtomicBool::new(false),
-        }
-    }
-
-    /// The host's shortage that a call of the guest met.
-    pub(super) fn shortage(&self) -> Option<Errno> {
-        let number = self.shortage.load(Relaxed);
-        (number != 0).then(|| Errno::from_raw_os_error(number))
-    }
-
-    /// True when a call failed with an I/O error that may or may not be the host's fault.
-    pub(super) fn io_failed(&self) -> bool {
-        self.io_failed.load(Relaxed)
-    }
-
-    /// The bytes that the guest has written.
-    pub(super) fn written(&self) -> u64 {
-        self.bytes.used.load(Relaxed)
-    }
-
-    /// Takes note of an error that a guest is about to see.
-    fn note(&self, error: &io::Error) {
-        if let Some(errno) = shortage::errno(error)
-            && (shortage::is_of_the_process(errno)
-                || shortage::is_of_a_disk(errno)
-                // Guests' libraries make an I/O error of it.
-                || errno == Errno::FBIG)
-        {
-            self.shortage.store(errno.raw_os_error(), Relaxed);
-        }
-    }
-
-    /// The same for an error of the stock calls, which have left the system's number away.
-    fn note_code(&self, code: ErrorCode, of: impl std::os::fd::AsFd) {
-        let errno = match code {
-            ErrorCode::InsufficientSpace => Errno::NOSPC,
-            ErrorCode::InsufficientMemory => Errno::NOMEM,
-            ErrorCode::FileTooLarge => Errno::FBIG,
-            ErrorCode::Io => match rustix::io::fcntl_dupfd_cloexec(of, 0) {
-                Err(errno) => errno,
-                Ok(_) => return self.io_failed.store(true, Relaxed),
-            },
-            _ => return,
-        };
-        self.shortage.store(errno.raw_os_error(), Relaxed);
-    }
-
-    /// The limit that the guest was stopped by, if it was.
-    pub(super) fn exceeded(&self) -> Option<Limit> {
-        if self.bytes.refused.load(Relaxed) > 0 {
-            Some(Limit::OutputBytes(ByteSize(self.bytes.limit)))
-        } else if self.files.refused.load(Relaxed) > 0 {
-            Some(Limit::OutputFiles(self.files.limit))
-        } else {
-            None
-        }
-    }
-
-    /// Charges what a write of `len` bytes at `offset` adds to the file's size. A hole counts
-    /// as if it were written.
-    fn charge_growth(&self, file: &File, offset: u64, len: u64) -> Result<(), WriteError> {
-        let end = offset.saturating_add(len);
-        let size = file.metadata().inspect_err(|error| self.note(error))?.len();
-        if end > size {
-            self.bytes.charge(end - size)?;
-        }
-        Ok(())
-    }
-
-    /// Charges and writes as much of `bytes` as one system call takes.
-    fn write(&self, file: &File, bytes: &[u8], offset: u64) -> Result<usize, WriteError> {
-        self.charge_growth(file, offset, bytes.len() as u64)?;
-        loop {
-            match file.write_at(bytes, offset) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                done => return Ok(done.inspect_err(|error| self.note(error))?),
-            }
-        }
-    }
-}
-
-enum WriteError {
-    Refused(Refused),
-    Io(io::Error),
-}
-
-impl From<Refused> for WriteError {
-    fn from(refused: Refused) -> Self {
-        Self::Refused(refused)
-    }
-}
-
-impl From<io::Error> for WriteError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-impl From<WriteError> for FsError {
-    fn from(error: WriteError) -> Self {
-        match error {
-            WriteError::Refused(refused) => refused.into(),
-            WriteError::Io(error) => error.into(),
-        }
-    }
-}
-
-impl From<WriteError> for StreamError {
-    fn from(error: WriteError) -> Self {
-        match error {
-            WriteError::Refused(refused) => refused.into(),
-            WriteError::Io(error) => StreamError::LastOperationFailed(error.into()),
-        }
-    }
-}
-
 /// The view of an instance's state that answers its file calls.
 pub(super) struct GuestFiles<'a> {
     stock: WasiFilesystemCtxView<'a>,
     preopens: &'a Preopens,
+    open: &'a mut OpenFiles,
+    facts: &'a Facts,
     quota: &'a Arc<Quota>,
 }
 
@@ -298,6 +109,60 @@ impl GuestFiles<'_> {
             }
             Descriptor::File(file) => Ok(&file.file),
         }
+    }
+
+    /// Opens what is there, or makes a file that is charged for. Nothing is counted as open.
+    async fn open(
+        &mut self,
+        fd: Fd,
+        path_flags: types::PathFlags,
+        path: String,
+        open_flags: types::OpenFlags,
+        flags: types::DescriptorFlags,
+    ) -> FsResult<Fd> {
+        use types::OpenFlags;
+        if open_flags.contains(OpenFlags::DIRECTORY)
+            && open_flags.intersects(OpenFlags::CREATE | OpenFlags::EXCLUSIVE | OpenFlags::TRUNCATE)
+        {
+            return Err(ErrorCode::Invalid.into());
+        }
+        if !open_flags.contains(OpenFlags::CREATE) {
+            return self.stock.open_at(fd, path_flags, path, open_flags, flags).await;
+        }
+        if self.is_input(&fd)? {
+            return Err(ErrorCode::NotPermitted.into());
+        }
+        if !open_flags.contains(OpenFlags::EXCLUSIVE) {
+            let existing = open_flags & !OpenFlags::CREATE;
+            let again = Resource::<Descriptor>::new_borrow(fd.rep());
+            match self.stock.open_at(again, path_flags, path.clone(), existing, flags).await {
+                Err(e) if matches!(e.downcast_ref(), Some(ErrorCode::NoEntry)) => {}
+                Ok(opened) if matches!(self.stock.table.get(&opened)?, Descriptor::Dir(_)) => {
+                    self.stock.table.delete(opened)?;
+                    return Err(ErrorCode::IsDirectory.into());
+                }
+                opened => return opened,
+            }
+        }
+        self.quota.files.charge(1)?;
+        let made = self.stock.open_at(fd, path_flags, path, open_flags, flags).await;
+        made.inspect_err(|_| self.quota.files.refund(1))
+    }
+
+    /// True for what is in the directory that can't be changed.
+    fn is_input(&self, fd: &Fd) -> FsResult<bool> {
+        Ok(match self.stock.table.get(fd)? {
+            Descriptor::Dir(dir) => dir.perms.write_not_permitted(),
+            Descriptor::File(file) => file.perms.write_not_permitted(),
+        })
+    }
+
+    /// What a guest is told of a file at or below `fd`.
+    fn told(&self, fd: &Fd, stat: types::DescriptorStat) -> FsResult<types::DescriptorStat> {
+        Ok(match self.is_input(fd)? {
+            true => self.facts.of_input(stat),
+            false => self.facts.of_output(stat),
+        })
     }
 
     /// Makes a directory that is charged for.
@@ -386,7 +251,17 @@ impl types::HostDescriptor for GuestFiles<'_> {
     }
 
     async fn set_size(&mut self, fd: Fd, size: u64) -> FsResult<()> {
-        self.quota.charge_growth(self.writable(&fd)?, size, 0)?;
+        let file = match self.writable(&fd) {
+            // As `ftruncate` says it of a file that was opened for reading.
+            Err(error)
+                if matches!(error.downcast_ref(), Some(ErrorCode::BadDescriptor))
+                    && matches!(self.stock.table.get(&fd)?, Descriptor::File(_)) =>
+            {
+                return Err(ErrorCode::Invalid.into());
+            }
+            file => file?,
+        };
+        self.quota.charge_growth(file, size, 0)?;
         self.stock.set_size(fd, size).await
     }
 
@@ -398,25 +273,18 @@ impl types::HostDescriptor for GuestFiles<'_> {
         open_flags: types::OpenFlags,
         flags: types::DescriptorFlags,
     ) -> FsResult<Fd> {
-        let again = || Resource::<Descriptor>::new_borrow(fd.rep());
-        if open_flags.contains(types::OpenFlags::CREATE) {
-            if !open_flags.contains(types::OpenFlags::EXCLUSIVE) {
-                let existing = open_flags & !types::OpenFlags::CREATE;
-                let opened =
-                    self.stock.open_at(again(), path_flags, path.clone(), existing, flags).await;
-                match opened {
-                    Err(e) if matches!(e.downcast_ref(), Some(ErrorCode::NoEntry)) => {}
-                    opened => return opened,
-                }
-            }
-            self.quota.files.charge(1)?;
-            let made = self.stock.open_at(fd, path_flags, path, open_flags, flags).await;
-            return made.inspect_err(|_| self.quota.files.refund(1));
+        check(&path)?;
+        self.open.ask()?;
+        let opened = self.open(fd, path_flags, path, open_flags, flags).await?;
+        match self.stock.table.get(&opened)? {
+            Descriptor::Dir(dir) => self.open.count(&dir.dir),
+            Descriptor::File(file) => self.open.count(&file.file),
         }
-        self.stock.open_at(fd, path_flags, path, open_flags, flags).await
+        Ok(opened)
     }
 
     async fn create_directory_at(&mut self, fd: Fd, path: String) -> FsResult<()> {
+        check(&path)?;
         // Libraries make the directories of each file that they write. One that is there
         // already costs nothing, and is no reason to be stopped.
         if self.quota.files.is_used_up() {
@@ -439,12 +307,16 @@ impl types::HostDescriptor for GuestFiles<'_> {
         new_fd: Fd,
         new: String,
     ) -> FsResult<()> {
+        check(&old)?;
+        check(&new)?;
         self.quota.files.charge(1)?;
         let made = self.stock.link_at(fd, flags, old, new_fd, new).await;
         made.inspect_err(|_| self.quota.files.refund(1))
     }
 
     async fn symlink_at(&mut self, fd: Fd, target: String, path: String) -> FsResult<()> {
+        check(&target)?;
+        check(&path)?;
         self.quota.files.charge(1)?;
         let made = self.stock.symlink_at(fd, target, path).await;
         made.inspect_err(|_| self.quota.files.refund(1))
@@ -491,15 +363,35 @@ impl types::HostDescriptor for GuestFiles<'_> {
         accessed: types::NewTimestamp,
         modified: types::NewTimestamp,
     ) -> FsResult<()> {
+        check(&path)?;
+        // The kernel's rules for this thread let it set the times of what it has opened, which a
+        // link can't be.
+        if !flags.contains(types::PathFlags::SYMLINK_FOLLOW) {
+            let there = Resource::<Descriptor>::new_borrow(fd.rep());
+            let found = self.stock.stat_at(there, flags, path.clone()).await?;
+            if found.type_ == types::DescriptorType::SymbolicLink {
+                return Err(ErrorCode::Unsupported.into());
+            }
+        }
+        let flags = flags | types::PathFlags::SYMLINK_FOLLOW;
         self.stock.set_times_at(fd, flags, path, accessed, modified).await
     }
 
     async fn read_directory(&mut self, fd: Fd) -> FsResult<Resource<ReaddirIterator>> {
-        self.stock.read_directory(fd).await
+        let Descriptor::Dir(dir) = self.stock.table.get(&fd)? else {
+            return Err(ErrorCode::NotDirectory.into());
+        };
+        self.open.ask()?;
+        let listing = Listing::open(&dir.dir).map_err(io::Error::from);
+        let listing = listing.inspect_err(|error| self.quota.note(error))?;
+        self.open.count(listing.dir());
+        Ok(Resource::new_own(self.stock.table.push(listing)?.rep()))
     }
 
     async fn stat(&mut self, fd: Fd) -> FsResult<types::DescriptorStat> {
-        self.stock.stat(fd).await
+        let again = Resource::new_borrow(fd.rep());
+        let stat = self.stock.stat(fd).await?;
+        self.told(&again, stat)
     }
 
     async fn stat_at(
@@ -508,22 +400,30 @@ impl types::HostDescriptor for GuestFiles<'_> {
         flags: types::PathFlags,
         path: String,
     ) -> FsResult<types::DescriptorStat> {
-        self.stock.stat_at(fd, flags, path).await
+        check(&path)?;
+        let again = Resource::new_borrow(fd.rep());
+        let stat = self.stock.stat_at(fd, flags, path).await?;
+        self.told(&again, stat)
     }
 
     async fn readlink_at(&mut self, fd: Fd, path: String) -> FsResult<String> {
+        check(&path)?;
         self.stock.readlink_at(fd, path).await
     }
 
     async fn remove_directory_at(&mut self, fd: Fd, path: String) -> FsResult<()> {
+        check(&path)?;
         self.stock.remove_directory_at(fd, path).await
     }
 
     async fn rename_at(&mut self, fd: Fd, old: String, new_fd: Fd, new: String) -> FsResult<()> {
+        check(&old)?;
+        check(&new)?;
         self.stock.rename_at(fd, old, new_fd, new).await
     }
 
     async fn unlink_file_at(&mut self, fd: Fd, path: String) -> FsResult<()> {
+        check(&path)?;
         self.stock.unlink_file_at(fd, path).await
     }
 
@@ -532,7 +432,7 @@ impl types::HostDescriptor for GuestFiles<'_> {
     }
 
     async fn metadata_hash(&mut self, fd: Fd) -> FsResult<types::MetadataHashValue> {
-        self.stock.metadata_hash(fd).await
+        Ok(self.facts.number(self.stock.metadata_hash(fd).await?))
     }
 
     async fn metadata_hash_at(
@@ -541,7 +441,8 @@ impl types::HostDescriptor for GuestFiles<'_> {
         flags: types::PathFlags,
         path: String,
     ) -> FsResult<types::MetadataHashValue> {
-        self.stock.metadata_hash_at(fd, flags, path).await
+        check(&path)?;
+        Ok(self.facts.number(self.stock.metadata_hash_at(fd, flags, path).await?))
     }
 
     fn drop(&mut self, fd: Fd) -> wasmtime::Result<()> {
@@ -554,12 +455,23 @@ impl types::HostDirectoryEntryStream for GuestFiles<'_> {
         &mut self,
         stream: Resource<ReaddirIterator>,
     ) -> FsResult<Option<types::DirectoryEntry>> {
-        self.stock.read_directory_entry(stream).await
+        self.stock.table.get_mut(&listing(&stream))?.next()
     }
 
     fn drop(&mut self, stream: Resource<ReaddirIterator>) -> wasmtime::Result<()> {
-        types::HostDirectoryEntryStream::drop(&mut self.stock, stream)
+        self.stock.table.delete(listing(&stream))?;
+        Ok(())
     }
+}
+
+/// What the guest knows as a stream of the stock kind: no other is ever made.
+fn listing(stream: &Resource<ReaddirIterator>) -> Resource<Listing> {
+    Resource::new_own(stream.rep())
+}
+
+/// Refuses a path that the system would refuse for its length.
+fn check(path: &str) -> FsResult<()> {
+    if path.len() > MAX_PATH { Err(ErrorCode::NameTooLong.into()) } else { Ok(()) }
 }
 
 /// Reads up to `len` bytes; none at the end of the file.

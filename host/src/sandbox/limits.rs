@@ -1,10 +1,13 @@
-//! What one execution may use, and the count of its memory.
+//! What one execution may use, the count of its memory, and the engine's own limits by name.
 
 use std::fmt;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use wasmtime::ResourceLimiter;
+use wasmtime::component::ResourceTableError;
+
+use crate::words;
 
 /// What one execution may use.
 #[derive(Debug, Clone, Copy)]
@@ -17,6 +20,36 @@ pub struct Limits {
     pub output_bytes: ByteSize,
     /// Files, directories and links that may be created in `/outputs`.
     pub output_files: u64,
+    /// Files and directories that may be open at a time: they are the process's own.
+    pub open_files: u64,
+}
+
+/// The most files and directories that a guest may have open at a time, where the process may
+/// have many: about as many as a program may have by itself.
+pub const MOST_OPEN_FILES: u64 = 1000;
+
+/// Things of the host that a guest may hold at a time: open files, streams, timers, errors.
+pub(super) const MAX_HANDLES: usize = 10_000;
+/// Handles on anything, those among the parts of a component included.
+pub(super) const MAX_ALL_HANDLES: usize = 100_000;
+/// Core modules that a component is made of: the guest's own, adapters and shims.
+pub(super) const MAX_MODULES: usize = 32;
+/// Memories of all modules of a component.
+pub(super) const MAX_MEMORIES: usize = 4;
+/// Tables of all modules of a component.
+pub(super) const MAX_TABLES: usize = 32;
+/// Elements of all tables of an instance; a guest's tables hold its function pointers.
+pub(super) const MAX_TABLE_ELEMENTS: usize = 1_000_000;
+/// Bytes that a guest may hand over in one call, or ask for. The host holds them meanwhile.
+const MAX_CALL: u64 = 16 << 20;
+/// Bytes to count for each output that a guest lists: its name, and the host's handle on it.
+const LISTED: u64 = 128;
+
+impl Limits {
+    /// What may cross between guest and host in one call. The list of all outputs fits.
+    pub(super) fn call(&self) -> ByteSize {
+        ByteSize(MAX_CALL.max(self.output_files.saturating_mul(LISTED)))
+    }
 }
 
 /// A limit that an execution ran into.
@@ -30,6 +63,16 @@ pub enum Limit {
     OutputBytes(ByteSize),
     /// See [`Limits::output_files`].
     OutputFiles(u64),
+    /// See [`Limits::open_files`].
+    OpenFiles(u64),
+    /// Things of the host that a guest holds at a time.
+    Handles,
+    /// Bytes that cross between guest and host in one call.
+    Call(ByteSize),
+    /// Core modules, memories and tables of a component.
+    Parts,
+    /// Elements of all its tables.
+    TableElements,
 }
 
 impl fmt::Display for Limit {
@@ -54,28 +97,81 @@ impl fmt::Display for Limit {
                 f,
                 "the guest ran into its limit of {most} output files; `--max-output-files` raises it"
             ),
+            Self::OpenFiles(most) => {
+                let cure = match *most < MOST_OPEN_FILES {
+                    true => "a higher `ulimit -n` of the host or a lower `--parallel` raises it",
+                    false => "nothing raises it: close what is not needed any more",
+                };
+                write!(
+                    f,
+                    "the guest ran into its limit of {most} files and directories that are open \
+                     at a time; {cure}"
+                )
+            }
+            Self::Handles => write!(
+                f,
+                "the guest ran into the limit of {MAX_HANDLES} handles (files, streams, timers) \
+                 that it may hold at a time, or of {MAX_ALL_HANDLES} with its own; nothing raises \
+                 it: drop what is not needed any more"
+            ),
+            Self::Call(most) => write!(
+                f,
+                "the guest ran into the limit of {} that may be handed over or asked for in one \
+                 call; nothing raises it: use several calls",
+                most.display().iec()
+            ),
+            Self::Parts => write!(
+                f,
+                "the component is made of more than {MAX_MODULES} core modules, {MAX_MEMORIES} \
+                 memories or {MAX_TABLES} tables; nothing raises that: link it into fewer modules"
+            ),
+            Self::TableElements => write!(
+                f,
+                "the guest ran into the limit of {MAX_TABLE_ELEMENTS} elements of its tables; \
+                 nothing raises it"
+            ),
         }
     }
 }
 
-/// Elements of all tables of an instance; a guest's tables hold its function pointers.
-pub(super) const MAX_TABLE_ELEMENTS: usize = 1_000_000;
+impl Limit {
+    /// The limit that an error of the engine stands for. Most of these errors have no type: a
+    /// test for each says when the engine words them otherwise.
+    pub(super) fn of_error(error: &wasmtime::Error, limits: &Limits) -> Option<Self> {
+        if let Some(ResourceTableError::Full) = error.downcast_ref() {
+            return Some(Self::Handles);
+        }
+        let said = words::bounded(&error.root_cause(), 200);
+        let known = [
+            ("store handle limit exceeded", Self::Handles),
+            ("fuel allocated for hostcalls has been exhausted", Self::Call(limits.call())),
+            ("requested len", Self::Call(limits.call())),
+            ("resource limit exceeded", Self::Parts),
+        ];
+        known.into_iter().find(|(words, _)| said.contains(words)).map(|(_, limit)| limit)
+    }
+}
+
+/// True for what the engine says of a component that it can't hold, whatever the machine.
+pub fn is_too_large(problem: &str) -> bool {
+    problem.contains("pooling allocator")
+}
 
 /// Counts the memory of all linear memories of one instance.
 pub(super) struct Memory {
     limit: ByteSize,
     bytes: usize,
     elements: usize,
-    denied: bool,
+    denied: Option<Limit>,
 }
 
 impl Memory {
     pub(super) fn new(limit: ByteSize) -> Self {
-        Self { limit, bytes: 0, elements: 0, denied: false }
+        Self { limit, bytes: 0, elements: 0, denied: None }
     }
 
-    /// True when the guest was refused memory at least once.
-    pub(super) fn denied(&self) -> bool {
+    /// The limit for which the guest was refused memory or table elements first, if it was.
+    pub(super) fn denied(&self) -> Option<Limit> {
         self.denied
     }
 }
@@ -92,7 +188,7 @@ impl ResourceLimiter for Memory {
         if granted {
             self.bytes = total;
         } else {
-            self.denied = true;
+            self.denied.get_or_insert(Limit::Memory(self.limit));
         }
         Ok(granted)
     }
@@ -107,7 +203,21 @@ impl ResourceLimiter for Memory {
         let granted = total <= MAX_TABLE_ELEMENTS;
         if granted {
             self.elements = total;
+        } else {
+            self.denied.get_or_insert(Limit::TableElements);
         }
         Ok(granted)
+    }
+
+    fn instances(&self) -> usize {
+        MAX_MODULES
+    }
+
+    fn memories(&self) -> usize {
+        MAX_MEMORIES
+    }
+
+    fn tables(&self) -> usize {
+        MAX_TABLES
     }
 }

@@ -1,4 +1,4 @@
-//! The threads that execute guests, and the kernel's rules for them.
+//! The threads that execute guests.
 
 use std::path::Path;
 use std::pin::Pin;
@@ -6,12 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
-    RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus,
-};
 use tokio::sync::oneshot;
 use wasmtime::Engine;
+
+use super::confine::{Confinement, confine};
 
 /// How often a computing guest is asked whether its time is up.
 const EPOCH: Duration = Duration::from_millis(10);
@@ -21,7 +19,7 @@ type Work = Box<dyn FnOnce(&Engine, &tokio::runtime::Runtime) + Send>;
 /// A fixed number of threads, each with a runtime of its own, that take work from one queue.
 pub(super) struct Threads {
     work: flume::Sender<Work>,
-    enforced: bool,
+    confinement: Confinement,
     ticker: Arc<Ticker>,
 }
 
@@ -50,15 +48,9 @@ impl Threads {
                             return;
                         }
                     };
-                let enforced = match confine(&inputs, &outputs) {
-                    Ok(status) => status == RulesetStatus::FullyEnforced,
-                    Err(error) => {
-                        tracing::debug!("the kernel does not confine guests: {error}");
-                        false
-                    }
-                };
+                let confinement = confine(&inputs, &outputs);
                 // The receiver is gone only when starting failed elsewhere.
-                let _ = started.send(enforced);
+                let _ = started.send(confinement);
                 drop(started);
                 for work in queue {
                     work(&engine, &runtime);
@@ -66,15 +58,15 @@ impl Threads {
             })?;
         }
         drop(started);
-        let enforced: Vec<bool> = all_started.into_iter().collect();
-        wasmtime::ensure!(enforced.len() == count, "a thread for guests could not start");
+        let started: Vec<Confinement> = all_started.into_iter().collect();
+        wasmtime::ensure!(started.len() == count, "a thread for guests could not start");
         let ticker = Ticker::start(engine)?;
-        Ok(Self { work, enforced: enforced.iter().all(|yes| *yes), ticker })
+        Ok(Self { work, confinement: Confinement::of_all(started), ticker })
     }
 
-    /// True when the kernel confines every thread to the two directories.
-    pub(super) fn enforced(&self) -> bool {
-        self.enforced
+    /// What the kernel keeps every one of the threads from.
+    pub(super) fn confinement(&self) -> Confinement {
+        self.confinement
     }
 
     /// Runs `job` on the next free thread. None when the thread died under it.
@@ -99,57 +91,6 @@ impl Threads {
         self.work.send_async(Box::new(work)).await.ok()?;
         result.await.ok()
     }
-}
-
-/// Whether the kernel can keep a thread to some directories: tried on one that is then gone.
-pub(super) fn can_confine() -> bool {
-    let root = Path::new("/");
-    let tried = std::thread::spawn(|| confine(root, root)).join();
-    matches!(tried, Ok(Ok(RulesetStatus::FullyEnforced)))
-}
-
-/// Asks the kernel to keep this thread, for good, from everything but reading below `inputs`
-/// and working below `outputs`.
-fn confine(inputs: &Path, outputs: &Path) -> Result<RulesetStatus, RulesetError> {
-    // Version 3 is the first that covers truncation, and so all ways to change a file.
-    let needed = AccessFs::from_all(ABI::V3);
-    let beneath = |path: &Path, access| -> Result<_, RulesetError> {
-        match PathFd::new(path) {
-            Ok(fd) => Ok(Some(PathBeneath::new(fd, access))),
-            Err(error) => {
-                tracing::debug!("{error}");
-                Ok(None)
-            }
-        }
-    };
-    let mut rules = Ruleset::default()
-        .set_compatibility(CompatLevel::HardRequirement)
-        .handle_access(needed)?
-        .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(ABI::V5))?
-        .handle_access(AccessNet::from_all(ABI::V5))?
-        .create()?;
-    let read = AccessFs::ReadFile | AccessFs::ReadDir;
-    let work = read
-        | AccessFs::WriteFile
-        | AccessFs::Truncate
-        | AccessFs::MakeReg
-        | AccessFs::MakeDir
-        | AccessFs::MakeSym
-        | AccessFs::RemoveFile
-        | AccessFs::RemoveDir
-        | AccessFs::Refer;
-    for (path, access) in [(inputs, read), (outputs, work)] {
-        if let Some(rule) = beneath(path, access)? {
-            rules = rules.add_rule(rule)?;
-        }
-    }
-    let status = rules.restrict_self()?;
-    // Version 4 (networks) and later may be missing: no network call is linked anyway.
-    Ok(match status.ruleset {
-        RulesetStatus::NotEnforced => RulesetStatus::NotEnforced,
-        _ => RulesetStatus::FullyEnforced,
-    })
 }
 
 /// Moves the engine's epoch on while any guest runs, and sleeps while none does.

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
+use crate::digest::Digest;
 use crate::publish::Published;
 
 /// Messages that are remembered. Only those that could not be deleted are.
@@ -20,30 +21,40 @@ pub(crate) enum End {
     GivenUp,
 }
 
-/// The ends of tasks by the ids of their messages. When such a message comes again, its task
-/// is not run again.
+/// The ends of tasks by their messages. When such a message comes again, its task is not run
+/// again. On a service a sender can give a message the id of another one, so the body counts as
+/// well.
 #[derive(Debug, Default)]
 pub(crate) struct Ended(Mutex<Memory>);
 
 #[derive(Debug, Default)]
 struct Memory {
-    ends: HashMap<String, End>,
+    ends: HashMap<Key, End>,
     /// Oldest first.
-    order: VecDeque<String>,
+    order: VecDeque<Key>,
+}
+
+/// The id and the body of a message.
+type Key = (String, Digest);
+
+fn key(id: &str, body: &[u8]) -> Key {
+    (id.to_owned(), Digest::of(body))
 }
 
 impl Ended {
     /// What is known of a message's task.
-    pub(crate) fn recall(&self, message: &str) -> Option<End> {
+    pub(crate) fn recall(&self, id: &str, body: &[u8]) -> Option<End> {
         let memory = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        memory.ends.get(message).cloned()
+        // Nearly always there is none, and the body need not be looked at.
+        if memory.ends.is_empty() { None } else { memory.ends.get(&key(id, body)).cloned() }
     }
 
     /// Remembers the end of a task, in the place of what was known before.
-    pub(super) fn remember(&self, message: &str, end: End) {
+    pub(super) fn remember(&self, id: &str, body: &[u8], end: End) {
+        let key = key(id, body);
         let mut memory = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if memory.ends.insert(message.to_owned(), end).is_none() {
-            memory.order.push_back(message.to_owned());
+        if memory.ends.insert(key.clone(), end).is_none() {
+            memory.order.push_back(key);
         }
         if memory.order.len() > REMEMBERED
             && let Some(oldest) = memory.order.pop_front()
@@ -53,10 +64,11 @@ impl Ended {
     }
 
     /// The message is deleted.
-    pub(super) fn forget(&self, message: &str) {
+    pub(super) fn forget(&self, id: &str, body: &[u8]) {
+        let key = key(id, body);
         let mut memory = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if memory.ends.remove(message).is_some() {
-            memory.order.retain(|known| known != message);
+        if memory.ends.remove(&key).is_some() {
+            memory.order.retain(|known| *known != key);
         }
     }
 }
@@ -69,12 +81,19 @@ mod tests {
     fn the_newest_ends_are_remembered_until_their_messages_are_gone() {
         let ended = Ended::default();
         for n in 0..=REMEMBERED {
-            ended.remember(&n.to_string(), End::Done);
+            ended.remember(&n.to_string(), b"", End::Done);
         }
-        assert!(ended.recall("0").is_none() && ended.recall("1").is_some());
-        ended.remember("1", End::GivenUp);
-        assert!(matches!(ended.recall("1"), Some(End::GivenUp)));
-        ended.forget("1");
-        assert!(ended.recall("1").is_none());
+        assert!(ended.recall("0", b"").is_none() && ended.recall("1", b"").is_some());
+        ended.remember("1", b"", End::GivenUp);
+        assert!(matches!(ended.recall("1", b""), Some(End::GivenUp)));
+        ended.forget("1", b"");
+        assert!(ended.recall("1", b"").is_none());
+    }
+
+    #[test]
+    fn a_message_with_the_id_of_another_is_another() {
+        let ended = Ended::default();
+        ended.remember("1", b"{}", End::Done);
+        assert!(ended.recall("1", b"[]").is_none() && ended.recall("1", b"{}").is_some());
     }
 }

@@ -47,12 +47,12 @@ impl Attempt {
             Err(instead) => {
                 if let Ok(published) = end {
                     let end = End::Published(published.clone());
-                    worker.ended.remember(&lease.message().id, end);
+                    worker.ended.remember(&lease.message().id, &lease.message().body, end);
                 }
                 instead
             }
         };
-        let message = lease.message().id.clone();
+        let (id, body) = (lease.message().id.clone(), lease.message().body.clone());
         let settled = match &verdict {
             Verdict::Done => settle(worker, lease, &Settlement::Ack).await,
             Verdict::Reject => settle(worker, lease, &Settlement::GiveUp).await,
@@ -70,24 +70,24 @@ impl Attempt {
             }
         };
         match (&verdict, &settled) {
-            (Verdict::Done, Err(_)) => worker.ended.remember(&message, End::Done),
-            (Verdict::Reject, Err(_)) => worker.ended.remember(&message, End::GivenUp),
+            (Verdict::Done, Err(_)) => worker.ended.remember(&id, &body, End::Done),
+            (Verdict::Reject, Err(_)) => worker.ended.remember(&id, &body, End::GivenUp),
             _ => {}
         }
         self.steps.done(Step::Settle);
-        let is_outage = matches!(end, Err(Failure::Outage(_)));
-        self.account(worker, &verdict, settled, &reason, is_outage);
+        let is_told = matches!(end, Err(Failure::Outage(_) | Failure::NotYet { .. }));
+        self.account(worker, &verdict, settled, &reason, is_told);
     }
 
     /// Settles a message that came again although its task has ended.
     pub(super) async fn settle_again(self, worker: &Worker, lease: Lease, end: End) {
-        let message = lease.message().id.clone();
+        let (id, body) = (lease.message().id.clone(), lease.message().body.clone());
         let settlement = match &end {
             End::Published(published) => {
                 if self.report_done(worker, &lease, published).await.is_err() {
                     return;
                 }
-                worker.ended.remember(&message, End::Done);
+                worker.ended.remember(&id, &body, End::Done);
                 Settlement::Ack
             }
             End::Done => Settlement::Ack,
@@ -95,7 +95,7 @@ impl Attempt {
         };
         match settle(worker, lease, &settlement).await {
             Ok(()) => {
-                worker.ended.forget(&message);
+                worker.ended.forget(&id, &body);
                 if !matches!(settlement, Settlement::GiveUp) {
                     worker.stats.done.fetch_add(1, Relaxed);
                 }
@@ -112,7 +112,7 @@ impl Attempt {
         verdict: &Verdict,
         settled: Result<(), QueueError>,
         reason: &str,
-        is_outage: bool,
+        is_told: bool,
     ) {
         let (stats, steps) = (&worker.stats, &self.steps);
         stats.add_steps(steps);
@@ -147,8 +147,9 @@ impl Attempt {
             }
             (Verdict::Retry { counts: false, .. }, Ok(())) => {
                 stats.returned.fetch_add(1, Relaxed);
-                // An outage is logged when it begins, and not once for each task.
-                match is_outage {
+                // An outage is logged when it begins, a slow component when it is compiled, and not
+                // once for each task.
+                match is_told {
                     true => tracing::debug!("released: {reason}"),
                     false => tracing::info!("released: {reason}"),
                 }

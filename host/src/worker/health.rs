@@ -196,9 +196,13 @@ impl Worker {
         }
         let CatalogError::Unavailable { source, .. } = error else { return false };
         let Some(cause) = source.downcast_ref::<CacheError>() else {
-            // The host could not compile it.
-            let cache = self.inputs.cache.clone();
-            self.begin_cache_outage(&cache, SOME_BYTES, error);
+            // The host could not compile it, or not load it.
+            let compiler = self.catalog.compiler().clone();
+            let probe: Probe = Arc::new(move || {
+                let compiler = compiler.clone();
+                async move { compiler.try_out().await.map_err(|error| error.to_string()) }.boxed()
+            });
+            self.outages.begins_until(&"compiling components", error, probe);
             return true;
         };
         match cause {

@@ -3,6 +3,10 @@
 //! Most tasks have `0_input/` and `0_output/`. Making a directory and removing it costs more
 //! than moving one on any disk file system, and far more on an ext4 without a journal that is
 //! mounted with `discard`: there a removal waits for the disk (3 ms in a virtual machine).
+//!
+//! Nobody is to see when a directory was used before, so its times are set before a task gets it.
+//! That happens when the task gets its workspace: the kernel's rules for the thread of a guest let
+//! it set no times by name.
 
 use std::ffi::CStr;
 use std::io;
@@ -36,7 +40,11 @@ pub struct Spares {
 
 #[derive(Debug, Default)]
 struct Names {
-    ready: Vec<String>,
+    kept: Vec<String>,
+    /// Those whose times say nothing of their past.
+    fresh: Vec<String>,
+    /// Directories that were asked for since the last preparation.
+    asked: usize,
     next: u64,
 }
 
@@ -46,6 +54,24 @@ impl Spares {
         let dir = scratch::open_dir(CWD, &path)?;
         let mode = fstat(&dir)?.st_mode;
         Ok(Self { path, dir, mode, names: Mutex::default() })
+    }
+
+    /// Prepares as many for the next task as the last one asked for.
+    pub(super) fn freshen(&self) {
+        let mut names = self.names();
+        let wanted = std::mem::take(&mut names.asked);
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        let times = Timestamps { last_access: now, last_modification: now };
+        // One that was prepared for a task that did not need it is older than the next task.
+        let unused = std::mem::take(&mut names.fresh);
+        names.kept.extend(unused);
+        while names.fresh.len() < wanted
+            && let Some(spare) = names.kept.pop()
+        {
+            if utimensat(&self.dir, &*spare, &times, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+                names.fresh.push(spare);
+            }
+        }
     }
 
     /// Makes a directory `name` in `at`, as `mkdir` does: from a spare one if there is one.
@@ -63,16 +89,16 @@ impl Spares {
     /// The same for a path that is known not to lead through links or out of `at`.
     pub(crate) fn make_at(&self, at: impl AsFd, path: &str) -> Result<(), Errno> {
         let fresh = || mkdirat(&at, path, Mode::from_raw_mode(0o777));
-        let Some(spare) = self.names().ready.pop() else { return fresh() };
-        // Nobody is to see when it was used before.
-        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-        let times = Timestamps { last_access: now, last_modification: now };
-        let moved = utimensat(&self.dir, &*spare, &times, AtFlags::SYMLINK_NOFOLLOW)
-            .and_then(|()| renameat_with(&self.dir, &*spare, &at, path, RenameFlags::NOREPLACE));
-        match moved {
+        let spare = {
+            let mut names = self.names();
+            names.asked += 1;
+            names.fresh.pop()
+        };
+        let Some(spare) = spare else { return fresh() };
+        match renameat_with(&self.dir, &*spare, &at, path, RenameFlags::NOREPLACE) {
             Ok(()) => Ok(()),
             Err(error) => {
-                self.names().ready.push(spare);
+                self.names().fresh.push(spare);
                 match error {
                     Errno::EXIST | Errno::NOTDIR => Err(error),
                     // The kernel's rules for this thread, or a file system without such a
@@ -87,7 +113,7 @@ impl Spares {
     pub(super) fn keep(&self, at: BorrowedFd<'_>, name: &CStr) -> bool {
         let as_new = |stat: Stat| stat.st_mode == self.mode && stat.st_size <= LARGEST;
         let mut names = self.names();
-        if names.ready.len() >= MOST
+        if names.kept.len() + names.fresh.len() >= MOST
             || !statat(at, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(as_new)
         {
             return false;
@@ -96,14 +122,14 @@ impl Spares {
         names.next += 1;
         let kept = renameat_with(at, name, &self.dir, &*spare, RenameFlags::NOREPLACE).is_ok();
         if kept {
-            names.ready.push(spare);
+            names.kept.push(spare);
         }
         kept
     }
 
     /// Removes them all, as far as that can be done.
     pub(super) fn remove(&self) {
-        self.names().ready.clear();
+        *self.names() = Names::default();
         let _ = scratch::empty(self.dir.as_fd(), u64::MAX, &mut |_, _| false);
         let _ = std::fs::remove_dir(&self.path);
     }
@@ -114,6 +140,7 @@ impl Spares {
 
     #[cfg(test)]
     pub(super) fn ready(&self) -> usize {
-        self.names().ready.len()
+        let names = self.names();
+        names.kept.len() + names.fresh.len()
     }
 }

@@ -16,28 +16,60 @@ pub(crate) enum End {
     Never,
 }
 
+/// The parts of a core module of our world, in text form.
+pub(crate) struct Core<'a> {
+    /// The bodies of the three calls. The canonical ABI has results in memory: at 1024 `ok`, at
+    /// 1040 `ok({success: true, outputs: []})`, at 1056 `err(reject("no good"))`.
+    pub(crate) prepare: &'a str,
+    pub(crate) execute: &'a str,
+    /// What the module calls the function behind `execute`: text with the escapes of the format.
+    pub(crate) name: &'a str,
+    /// Pages of memory at the start.
+    pub(crate) pages: u32,
+    /// More of the module's fields.
+    pub(crate) more: &'a str,
+}
+
+impl Default for Core<'_> {
+    fn default() -> Self {
+        let (prepare, execute) = ("(i32.const 1024)", "(i32.const 1040)");
+        Self { prepare, execute, name: "execute", pages: 2, more: "" }
+    }
+}
+
 /// A component of our world that does nothing but end.
 pub(crate) fn component(end: End) -> Vec<u8> {
-    let (prepare, execute) = match end {
-        End::Done => ("(i32.const 1024)", "(i32.const 1040)"),
-        End::Reject => ("(i32.const 1056)", "(i32.const 1040)"),
-        End::Trap => ("(i32.const 1024)", "(unreachable)"),
-        End::Never => ("(i32.const 1024)", "(loop $again (br $again)) (unreachable)"),
-    };
-    // The results are laid out as the canonical ABI has them: at 1024 `ok`, at 1040
-    // `ok({success: true, outputs: []})`, at 1056 `err(reject("no good"))`.
+    component_with(end, "")
+}
+
+/// The same with more in its core module.
+pub(crate) fn component_with(end: End, more: &str) -> Vec<u8> {
+    let core = Core { more, ..Core::default() };
+    component_of(&match end {
+        End::Done => core,
+        End::Reject => Core { prepare: "(i32.const 1056)", ..core },
+        End::Trap => Core { execute: "(unreachable)", ..core },
+        End::Never => Core { execute: "(loop $again (br $again)) (unreachable)", ..core },
+    })
+}
+
+/// A component of our world around that core module.
+pub(crate) fn component_of(core: &Core<'_>) -> Vec<u8> {
+    let Core { prepare, execute, name, pages, more } = core;
     let wat = format!(
         r#"(module
-            (memory (export "memory") 2)
+            (memory (export "memory") {pages})
             (global $next (mut i32) (i32.const 65536))
             (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
                 (global.set $next (i32.and (i32.add (global.get $next) (i32.const 15)) (i32.const -16)))
                 (global.get $next)
                 (global.set $next (i32.add (global.get $next) (local.get 3))))
             (func (export "prepare") (param i64 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32) {prepare})
-            (func (export "execute") (param i64 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32) {execute})
+            (func $execute (@name "{name}") (export "execute")
+                (param i64 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32) {execute})
             (func (export "finalize")
                 (param i64 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32) (i32.const 1024))
+            {more}
             (data (i32.const 1040) "\00\00\00\00\01\00\00\00\00\00\00\00\00\00\00\00")
             (data (i32.const 1056) "\01\00\00\00\01\00\00\00\40\04\00\00\07\00\00\00")
             (data (i32.const 1088) "no good"))"#

@@ -4,6 +4,7 @@ mod deaths;
 mod deploy;
 mod faults;
 mod finished;
+mod hostile_pointer;
 mod python;
 mod requests;
 mod sick_calls;

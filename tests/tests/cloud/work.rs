@@ -126,17 +126,18 @@ fn an_idle_host_that_is_told_to_stop_strands_nothing() {
 /// Messages that are larger than SQS takes go by way of a bucket, and leave nothing there.
 #[test]
 fn large_messages_go_through_a_bucket() {
-    let cloud = Cloud::aws();
+    let mut cloud = Cloud::aws();
     let messages = format!("{}/messages", cloud.bucket);
+    cloud.bucket.push_str("/root");
     let cloud = cloud.with("HOST_MESSAGE_BUCKET", &messages);
     cloud.push("digest");
-    cloud.put("data/0_input/1", b"one");
+    cloud.put("root/data/0_input/1", b"one");
     let mut large = task(1, &["0_input/1".to_owned()]);
     large["payload_info"] = json!("x".repeat(3_000_000));
     cloud.submit(&[large]);
     assert_eq!(cloud.keys("messages/").len(), 1);
     // A host that does not know the bucket takes the pointer for what it is: no task.
-    let stranger = ["run", "--max-tasks", "1", "--message-bucket", "s3://other-bucket"];
+    let stranger = ["run", "--max-tasks", "1", "--message-bucket", "s3://other-bucket/messages"];
     let refused = cloud.host(&stranger).code(3);
     assert!(refused.stderr.contains("other-bucket"), "{}", refused.stderr);
     assert_eq!(cloud.keys("messages/").len(), 1, "what it did not follow is still there");
@@ -145,7 +146,7 @@ fn large_messages_go_through_a_bucket() {
     large["payload_info"] = json!("y".repeat(3_000_000));
     cloud.submit(&[large]);
     cloud.host(&["run", "--max-tasks", "1"]).good();
-    assert!(cloud.object("data/0_digest/1.sha256").is_some());
+    assert!(cloud.object("root/data/0_digest/1.sha256").is_some());
     assert_eq!(cloud.keys("messages/").len(), 1, "the second message's body is left behind");
 }
 

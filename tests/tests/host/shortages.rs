@@ -106,7 +106,7 @@ fn few_open_files_and_small_ones_are_found_with_the_figures() {
     let doctor = under(&place, "ulimit -n 50", DOCTOR);
     says(
         &findings(&doctor, "files"),
-        &["problem", "may have 50 open", "may need 144", "`ulimit -n 144`"],
+        &["problem", "may have 50 open", "may need 347", "`ulimit -n 347`"],
     );
     let doctor = under(&place, "ulimit -n 100", DOCTOR);
     says(&findings(&doctor, "files"), &["warn", "may have 100 open"]);

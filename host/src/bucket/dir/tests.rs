@@ -105,7 +105,14 @@ async fn a_key_that_collides_with_a_directory_or_an_object_is_named() {
         assert!(matches!(error, BucketError::Invalid { .. }), "{error}");
         assert!(error.to_string().contains(want), "{error}");
     }
-    for (text, want) in [("dir", "is a directory"), ("fifo", "is not a regular file")] {
+    drop(std::os::unix::net::UnixListener::bind(f.path.join("socket")).unwrap());
+    std::os::unix::fs::symlink("fifo", f.path.join("link")).unwrap();
+    for (text, want) in [
+        ("dir", "is a directory"),
+        ("fifo", "is not a regular file"),
+        ("link", "is not a regular file"),
+        ("socket", "is not a regular file"),
+    ] {
         let error = get(&f.bucket, text).await.unwrap_err();
         assert!(error.to_string().contains(want), "{error}");
     }

@@ -7,10 +7,11 @@ use std::path::Path;
 
 use bytesize::ByteSize;
 use rustix::process::{Resource, getrlimit};
+use task_host::cache::{self, NotOurs};
 use task_host::config::Config;
-use task_host::sandbox::{self, Sandbox};
+use task_host::sandbox::{self, Confinement, Sandbox};
 
-use super::super::machine::{FILES, FILES_OF_TASK};
+use super::super::machine::{LEAST_FILES, needed};
 use super::super::show;
 use super::rules::{Finding, Level};
 
@@ -19,14 +20,20 @@ pub(crate) use shortage::cure;
 
 /// Looks at the cache, the kernel and the limits of this process.
 pub(super) fn look(config: &Config) -> Vec<Finding> {
-    let mut findings = vec![cache(config), kernel(), guests(config), files(config)];
+    let mut findings = vec![cache_dir(config), kernel(), guests(config), files(config)];
     findings.extend(file_size(config));
     findings.extend(memory(config));
     findings
 }
 
-fn cache(config: &Config) -> Finding {
+fn cache_dir(config: &Config) -> Finding {
     let subject = &format!("cache {}", config.cache_dir.display());
+    let told = |level, NotOurs { problem, cure }| Finding::new(level, subject, problem).cure(cure);
+    match cache::check_owner(&config.cache_dir) {
+        Ok(None) => {}
+        Ok(Some(risk)) => return told(Level::Warn, risk),
+        Err(not_ours) => return told(Level::Problem, not_ours),
+    }
     let parts = ["", "blobs", "compiled", "work"].map(|part| config.cache_dir.join(part));
     let mut free = ByteSize(u64::MAX);
     for part in parts {
@@ -49,20 +56,23 @@ fn cache(config: &Config) -> Finding {
 }
 
 fn kernel() -> Finding {
-    if sandbox::kernel_can_confine() {
-        return Finding::new(
-            Level::Ok,
-            "kernel",
-            "keeps tasks to their directories too (Landlock)",
-        );
+    judge_kernel(sandbox::possible_confinement())
+}
+
+fn judge_kernel(confinement: Confinement) -> Finding {
+    let cure = match (confinement.files, confinement.calls) {
+        (true, true) => None,
+        (false, _) => Some("use Linux 6.2 or newer with landlock among its security modules"),
+        (true, false) => Some(
+            "use a kernel with CONFIG_SECCOMP_FILTER on x86_64 or aarch64, in a container whose \
+             rules allow the call `seccomp`",
+        ),
+    };
+    let text = confinement.to_string();
+    match cure {
+        None => Finding::new(Level::Ok, "kernel", text),
+        Some(cure) => Finding::new(Level::Warn, "kernel", text).cure(cure),
     }
-    Finding::new(
-        Level::Warn,
-        "kernel",
-        "does not confine tasks (no Landlock of version 3): the sandbox does, and inputs are \
-         copied for each task",
-    )
-    .cure("use Linux 6.2 or newer with landlock among its security modules")
 }
 
 /// Sets up the sandbox as a run would: it needs address space and threads, and no other way
@@ -84,27 +94,48 @@ fn guests(config: &Config) -> Finding {
         .cure(cure(&problem))
 }
 
+/// Compiles next to nothing, as a run would: in a process of its own.
+pub(super) async fn compiler(config: &Config) -> Finding {
+    let limits = config.compile_limits;
+    match task_host::config::compiler(limits).try_out().await {
+        Ok(()) => {
+            let text = format!(
+                "works; a component may use {} and {} of processor time",
+                limits.memory.display().iec(),
+                humantime::format_duration(limits.time)
+            );
+            Finding::new(Level::Ok, "compiler", text)
+        }
+        Err(error) => {
+            let problem = format!("components can't be compiled: {error}");
+            Finding::new(Level::Problem, "compiler", problem).cure(
+                "this program starts itself to compile: let it have one more process \
+                 (`ulimit -u`, TasksMax, pids.max) and /proc",
+            )
+        }
+    }
+}
+
 fn files(config: &Config) -> Finding {
     let tasks = (config.parallel + config.least_prefetch()) as u64;
-    let needed = FILES + FILES_OF_TASK * tasks;
+    let files = needed(config.parallel, config.least_prefetch());
     // A host raises the lower of the two limits by itself.
     let limits = getrlimit(Resource::Nofile);
     let Some(limit) = limits.maximum.or(limits.current) else {
         return Finding::new(Level::Ok, "files", "any number may be open");
     };
-    if limit >= needed {
+    if limit >= files {
         let text = format!("{limit} may be open, enough for {tasks} tasks");
         return Finding::new(Level::Ok, "files", text);
     }
-    let level = match limit < FILES + FILES_OF_TASK {
+    let level = match limit < LEAST_FILES {
         true => Level::Problem,
         false => Level::Warn,
     };
-    let text = format!(
-        "this process may have {limit} open, and {tasks} tasks under way may need {needed}"
-    );
+    let text =
+        format!("this process may have {limit} open, and {tasks} tasks under way may need {files}");
     Finding::new(level, "files", text).cure(format!(
-        "`ulimit -n {needed}`, LimitNOFILE={needed} in a systemd unit, or a lower --parallel"
+        "`ulimit -n {files}`, LimitNOFILE={files} in a systemd unit, or a lower --parallel"
     ))
 }
 
@@ -128,9 +159,19 @@ fn file_size(config: &Config) -> Option<Finding> {
     Some(Finding::new(Level::Warn, "file size", text).cure(cure))
 }
 
-/// The memory that all tasks may use together, where there is less.
+/// The memory that all tasks may use together, or that compiling may use, where there is less.
 fn memory(config: &Config) -> Option<Finding> {
     let there = available_memory(|path| std::fs::read_to_string(path).ok())?;
+    let compiling = config.compile_limits.memory;
+    if compiling > there {
+        let text = format!(
+            "compiling a component may use {}, and there are {}; the kernel may kill what uses \
+             more",
+            compiling.display().iec(),
+            there.display().iec()
+        );
+        return Some(Finding::new(Level::Note, "memory", text).cure("a lower --compile-memory"));
+    }
     let needed = ByteSize(config.limits.memory.as_u64().saturating_mul(config.parallel as u64));
     (needed > there).then(|| {
         let text = format!(

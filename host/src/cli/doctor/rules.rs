@@ -210,6 +210,7 @@ fn time(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use bytesize::ByteSize;
+    use task_host::catalog::CompileLimits;
     use task_host::key::Prefix;
     use task_host::sandbox::Limits;
     use task_host::verdict::Policy;
@@ -243,7 +244,9 @@ mod tests {
                 time: HOUR,
                 output_bytes: ByteSize::gib(1),
                 output_files: 10,
+                open_files: 10,
             },
+            compile_limits: CompileLimits { memory: ByteSize::gib(1), time: HOUR },
             policy: Policy::default(),
             exit_when_empty: false,
             max_tasks: None,

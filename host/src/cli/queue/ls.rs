@@ -1,11 +1,12 @@
 //! `host queue ls`: the messages of a queue, one a line.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::StreamExt;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use task_host::json;
 
 use super::super::exit::Exit;
 use super::super::redrive::Report;
@@ -40,7 +41,7 @@ impl Ls {
         let most = self.limit.unwrap_or(if is_leasing { LEASED } else { usize::MAX });
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         // Written as it is read: a queue may be long.
-        let mut out = io::BufWriter::new(io::stdout().lock());
+        let mut out = show::long_out();
         let mut messages = queue.messages();
         let mut shown = 0;
         while shown < most
@@ -49,18 +50,22 @@ impl Ls {
             shown += 1;
             let text = String::from_utf8_lossy(&message.body);
             if self.json {
+                let portable = portable(&text);
                 let line = Json {
                     id: &message.id,
                     due: message.due.map(|due| due.as_secs()),
                     sent: message.sent.map(|sent| sent.as_secs()),
-                    message: serde_json::from_str(&text).ok(),
-                    text: serde_json::from_str::<&RawValue>(&text).is_err().then_some(&text),
+                    message: portable,
+                    text: portable.is_none().then_some(&text),
+                    unread: message.unread.as_deref(),
                 };
-                serde_json::to_writer(&mut out, &line).map_err(io::Error::from)?;
-                writeln!(out)?;
+                out.json(&line)?;
             } else {
                 let due = due(message.due, now);
-                let what = describe(&text);
+                let what = match message.unread {
+                    Some(problem) => format!("can't be read: {problem}"),
+                    None => describe(&text),
+                };
                 if self.long {
                     writeln!(
                         out,
@@ -91,11 +96,20 @@ struct Json<'a> {
     due: Option<u64>,
     /// Null where the queue does not know it.
     sent: Option<u64>,
-    /// The message; null when it is no JSON.
+    /// The message; null when it is no JSON, or none that all readers read.
     message: Option<&'a RawValue>,
-    /// The message when it is no JSON.
+    /// The message in that case.
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<&'a str>,
+    /// Why the message could not be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unread: Option<&'a str>,
+}
+
+/// A message as it stands, if all readers of JSON read it.
+fn portable(text: &str) -> Option<&RawValue> {
+    let is_portable = json::parse(text).is_ok_and(json::Value::is_portable);
+    serde_json::from_str(text).ok().filter(|_| is_portable)
 }
 
 fn due(due: Option<Duration>, now: Duration) -> String {
@@ -142,5 +156,14 @@ mod tests {
         let report = format!(r#"{{"task": {as_text}, "exception": "execute: no"}}"#);
         assert_eq!(describe(&report), "A 3 in \"d\", 1 input: execute: no");
         assert!(describe("x").starts_with("not a task: message: is not JSON"));
+    }
+
+    #[test]
+    fn what_some_reader_can_not_read_is_shown_as_text() {
+        assert!(portable(r#"{"a": [1.50]}"#).is_some());
+        for text in [&"[".repeat(100_000), "NaN", r#""\ud800""#, &"9".repeat(10_000), "x", ""] {
+            assert!(portable(text).is_none(), "{text:.80}");
+        }
+        assert!(portable(&("[".repeat(100_000) + &"]".repeat(100_000))).is_none());
     }
 }

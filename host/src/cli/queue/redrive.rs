@@ -110,7 +110,7 @@ impl Redrive {
 }
 
 fn tell(done: &Redriven, from: &str, to: &str, dry_run: bool) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+    let mut out = show::out();
     let sent = show::count(done.sent, "task");
     let verb = if dry_run { "would be put" } else { "put" };
     let mut rest = String::new();

@@ -70,7 +70,7 @@ impl Transfer {
         let there = source.counts().await?.enqueued;
         let refusals = Arc::new(Refusals::new(&screen, None)?);
         let meter = Meter::new(&screen, "messages", "copied", there);
-        let mut sender = Sender::new(Some(target), refusals, meter);
+        let mut sender = Sender::new(Some(target), refusals.clone(), meter);
         let mut messages = source.messages();
         let mut unread = None;
         while let Some(message) = messages.next().await {
@@ -82,6 +82,10 @@ impl Transfer {
                 }
             };
             let place = Place::Named(format!("message {}", message.id));
+            if let Some(problem) = &message.unread {
+                refusals.add(&place, problem, None);
+                continue;
+            }
             if !sender.push(message.body, place).await {
                 break;
             }

@@ -109,6 +109,18 @@ pub(crate) const MAX_OUTPUT_FILES: Setting = setting(
     Some("10000"),
     "Files and directories that a task may create in /outputs",
 );
+pub(crate) const COMPILE_MEMORY: Setting = setting(
+    "compile-memory",
+    "SIZE",
+    Some("2GiB"),
+    "Memory that compiling a component may use; its compiled code may have a sixteenth of that",
+);
+pub(crate) const COMPILE_TIMEOUT: Setting = setting(
+    "compile-timeout",
+    "TIME",
+    Some("5m"),
+    "Processor time that compiling a component may take; by the clock, four times that",
+);
 pub(crate) const LOG_LEVEL: Setting = setting(
     "log-level",
     "LEVEL",
@@ -185,7 +197,7 @@ pub(crate) const LISTEN: Setting = setting(
 );
 
 /// All settings, in the order in which they are shown.
-pub(crate) const ALL: [&Setting; 38] = [
+pub(crate) const ALL: [&Setting; 40] = [
     &QUEUE,
     &BUCKET,
     &INPUT_BUCKET,
@@ -217,6 +229,8 @@ pub(crate) const ALL: [&Setting; 38] = [
     &TIMEOUT,
     &MAX_OUTPUT,
     &MAX_OUTPUT_FILES,
+    &COMPILE_MEMORY,
+    &COMPILE_TIMEOUT,
     &CACHE_DIR,
     &CACHE_SIZE,
     &FRESHNESS,

@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 
 use task_host::bucket::StoredEncoding;
+use task_host::catalog::CompileLimits;
 use task_host::config::{self, Config};
 use task_host::key::Prefix;
 use task_host::queue::QueueError;
 use task_host::queue::address::{Address, with_home};
-use task_host::sandbox::Limits;
+use task_host::queue::sqs::check_body_bucket;
+use task_host::sandbox::{Limits, MOST_OPEN_FILES};
 use task_host::verdict::Policy;
 
 use super::super::exit::Advice;
@@ -23,7 +25,7 @@ impl Settings {
             error_queue: self.error_queue(&queue)?,
             done_queue: self.value(&DONE_QUEUE, queue_url)?,
             queue,
-            queue_access: self.queue_access()?,
+            queue_access: task_host::queue::Access { reports: false, ..self.queue_access()? },
             bucket: self.bucket()?,
             input_bucket: self.value(&INPUT_BUCKET, bucket_url)?,
             bucket_access: task_host::bucket::Access {
@@ -41,12 +43,25 @@ impl Settings {
             durable: self.is_on(&DURABLE)?,
             lease: self.defaulted(&LEASE, lease)?,
             limits: self.limits()?,
+            compile_limits: self.compile_limits()?,
             policy: self.policy()?,
             exit_when_empty: self.is_on(&EXIT_WHEN_EMPTY)?,
             max_tasks: self.value(&MAX_TASKS, values::positive)?,
             run_for: self.value(&FOR, values::some_time)?,
             grace: self.defaulted(&GRACE, values::duration)?,
         })
+    }
+
+    /// The same, for whoever is about to work by it: its directories are apart.
+    ///
+    /// # Errors
+    /// Names two directories that lie in each other, and what would come of it.
+    pub(crate) fn config_to_run(&self) -> anyhow::Result<Config> {
+        let config = self.config()?;
+        match overlaps(&config).into_iter().next() {
+            Some(Overlap { problem, cure }) => Err(Advice::usage(problem).hint(cure).into()),
+            None => Ok(config),
+        }
     }
 
     /// The queue, which has no default: a host that guessed would work on the wrong one.
@@ -88,9 +103,35 @@ impl Settings {
         Ok(task_host::queue::Access {
             region: self.value(&REGION, text)?,
             create: self.is_on(&CREATE_QUEUES)?,
-            body_bucket: self.value(&MESSAGE_BUCKET, text)?,
+            body_bucket: self.message_bucket()?,
+            reports: true,
             group: self.value(&MESSAGE_GROUP, text)?,
         })
+    }
+
+    /// The place of large messages, which has to be apart from the data: what a task publishes
+    /// must not become a message, nor what a message points to be data.
+    fn message_bucket(&self) -> anyhow::Result<Option<String>> {
+        let place = |text: &str| check_body_bucket(text).map(|()| text.to_owned());
+        let Some(messages) = self.value(&MESSAGE_BUCKET, place)? else { return Ok(None) };
+        for data in [&BUCKET, &INPUT_BUCKET] {
+            let Some(url) = self.value(data, bucket_url)? else { continue };
+            let overlap = task_host::bucket::overlap(&messages, &url)
+                .map_err(|error| Advice::usage(format!("--message-bucket: {error}")))?;
+            if overlap {
+                return Err(Advice::usage(format!(
+                    "--message-bucket {messages} and --{} {url} overlap: tasks could read and \
+                     replace messages, and messages could name data to be deleted",
+                    data.name
+                ))
+                .hint(
+                    "use another bucket, or a prefix for each: --bucket s3://BUCKET/data \
+                     --message-bucket s3://BUCKET/messages",
+                )
+                .into());
+            }
+        }
+        Ok(Some(messages))
     }
 
     /// How buckets are reached.
@@ -132,6 +173,14 @@ impl Settings {
             time: self.defaulted(&TIMEOUT, values::some_time)?,
             output_bytes: self.defaulted(&MAX_OUTPUT, values::size)?,
             output_files: self.defaulted(&MAX_OUTPUT_FILES, values::whole)?,
+            open_files: MOST_OPEN_FILES,
+        })
+    }
+
+    pub(crate) fn compile_limits(&self) -> anyhow::Result<CompileLimits> {
+        Ok(CompileLimits {
+            memory: self.defaulted(&COMPILE_MEMORY, compile_memory)?,
+            time: self.defaulted(&COMPILE_TIMEOUT, values::some_time)?,
         })
     }
 
@@ -155,7 +204,7 @@ impl Settings {
     pub(crate) fn shown(&self) -> anyhow::Result<Vec<(&'static str, Option<String>, Origin)>> {
         // What can't be used can't be shown either.
         if !self.is_default(&QUEUE) {
-            self.config()?;
+            self.config_to_run()?;
         }
         let shown = |setting: &&'static Setting| {
             let given = self.get(setting);
@@ -222,6 +271,16 @@ fn memory(text: &str) -> Parsed<bytesize::ByteSize> {
         ),
         size if size < bytesize::ByteSize::kib(64) => {
             Err("is too little for any task; 64KiB is the least".to_owned())
+        }
+        size => Ok(size),
+    }
+}
+
+/// Memory of a process that compiles: some of it is there before it begins.
+fn compile_memory(text: &str) -> Parsed<bytesize::ByteSize> {
+    match values::size(text)? {
+        size if size < bytesize::ByteSize::mib(64) => {
+            Err("is too little to compile anything; 64MiB is the least".to_owned())
         }
         size => Ok(size),
     }

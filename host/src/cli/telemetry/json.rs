@@ -14,6 +14,8 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use super::super::show;
+
 /// Writes events as lines of JSON. The fields of spans have to be formatted as JSON too.
 pub(super) struct JsonLines;
 
@@ -45,8 +47,8 @@ where
             fields.entry("name").or_insert_with(|| span.name().into());
             line.add("span", Value::Object(fields));
         }
-        let line = serde_json::to_string(&line).map_err(|_| fmt::Error)?;
-        writeln!(writer, "{line}")
+        let line = show::json_line(&line).map_err(|_| fmt::Error)?;
+        writeln!(writer, "{}", String::from_utf8_lossy(&line))
     }
 }
 
@@ -104,7 +106,7 @@ impl Serialize for Line {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io::{self, Write};
     use std::sync::{Arc, Mutex};
 
@@ -112,8 +114,15 @@ mod tests {
 
     use super::*;
 
+    /// What was logged.
     #[derive(Clone, Default)]
-    struct Written(Arc<Mutex<Vec<u8>>>);
+    pub(in super::super) struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl Written {
+        pub(in super::super) fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
 
     impl Write for Written {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -140,10 +149,17 @@ mod tests {
             span.record("id", 1);
             span.record("id", 2);
             let _in = span.enter();
-            tracing::warn!(message = 7, level = "mine", rate = f64::NAN, "a \"line\"\n{}", '\u{0}');
+            tracing::warn!(
+                message = 7,
+                level = "mine",
+                rate = f64::NAN,
+                "a \"line\"\n{}\u{202e}",
+                '\u{0}'
+            );
         });
-        let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        let text = written.text();
         assert_eq!(text.matches('\n').count(), 1, "{text}");
+        assert!(text.contains("\\u202e") && !text.contains('\u{202e}'), "{text}");
         for key in ["message", "message_", "level", "level_", "timestamp", "target", "span", "id"] {
             assert_eq!(text.matches(&format!("\"{key}\":")).count(), 1, "{key}: {text}");
         }
@@ -152,6 +168,6 @@ mod tests {
         assert_eq!(line["rate"], Value::Null);
         assert_eq!((&line["span"]["id"], &line["span"]["name"]), (&2.into(), &"N".into()));
         let words = [&line["message"], &line["message_"]];
-        assert!(words.contains(&&Value::from("a \"line\"\n\u{0}")), "{text}");
+        assert!(words.contains(&&Value::from("a \"line\"\n\u{0}\u{202e}")), "{text}");
     }
 }

@@ -6,16 +6,17 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt};
-use rustix::fs::{self, AtFlags, Mode, OFlags};
+use rustix::fs::{self, AtFlags, OFlags};
 use rustix::io::Errno;
 
 use super::clock::{self, Clock, written};
-use super::dirs::{Dirs, read_to_end, remove};
+use super::dirs::{Dirs, open_file};
 use super::movement::{Movement, Opened};
 use super::name::{Name, is_id};
 use super::scan::Listing;
-use super::{ATTEMPTS, body, tally};
+use super::{ATTEMPTS, body, dirs, tally};
 use crate::queue::{self, Counts, Facts, Listed, QueueError};
 
 /// How long to wait for somebody who is just moving a message, or counting.
@@ -75,7 +76,7 @@ impl Admin {
                 movement.take_back(line.len());
                 if is_new {
                     // It was done meanwhile, and its movement file removed.
-                    remove(&self.dirs.movement, name.id())?;
+                    self.dirs.remove(&self.dirs.movement, name.id())?;
                 }
                 if errno == Errno::NOENT { Ok(false) } else { Err(errno) }
             }
@@ -96,8 +97,8 @@ impl Admin {
         let mut removed = 0;
         let mut names = Names::begin(&self.dirs)?;
         while let Some(name) = names.next()? {
-            remove(&self.dirs.queue, name.as_str()).map_err(failed)?;
-            remove(&self.dirs.movement, name.id()).map_err(failed)?;
+            self.dirs.remove(&self.dirs.queue, name.as_str()).map_err(failed)?;
+            self.dirs.remove(&self.dirs.movement, name.id()).map_err(failed)?;
             removed += 1;
         }
         // What was left behind by whomever; but a message may come meanwhile, and keeps its.
@@ -163,9 +164,9 @@ pub(super) fn forget_orphans(dirs: &Dirs, now: Duration) -> Result<(), Errno> {
 
 /// Removes movement files and reasons that were last written before that time.
 fn forget_all_before(dirs: &Dirs, time: Duration) -> Result<(), Errno> {
-    forget_before(&dirs.movement, time, is_movement)?;
+    forget_before(dirs, &dirs.movement, time, is_movement)?;
     match dirs.host_if_any(ATTEMPTS)? {
-        Some(attempts) => forget_before(&attempts, time, |_, _| true),
+        Some(attempts) => forget_before(dirs, &attempts, time, |_, _| true),
         None => Ok(()),
     }
 }
@@ -173,6 +174,7 @@ fn forget_all_before(dirs: &Dirs, time: Duration) -> Result<(), Errno> {
 /// Removes the files about messages that were last written before that time. What else there
 /// is, is not ours.
 fn forget_before(
+    dirs: &Dirs,
     dir: &OwnedFd,
     time: Duration,
     is_ours: impl Fn(&OwnedFd, &str) -> bool,
@@ -188,7 +190,7 @@ fn forget_before(
                     let is_file =
                         fs::FileType::from_raw_mode(stat.st_mode) == fs::FileType::RegularFile;
                     if is_file && written(&stat) < time && is_ours(dir, id) {
-                        remove(dir, id)?;
+                        dirs.remove(dir, id)?;
                     }
                 }
                 Err(Errno::NOENT) => {}
@@ -202,11 +204,10 @@ fn forget_before(
 /// Whether a file is the movement file of a message with this id: empty, or with a name of
 /// that message in its first line.
 fn is_movement(dir: &OwnedFd, id: &str) -> bool {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let Ok(text) = fs::openat(dir, id, flags, Mode::empty()).and_then(|file| read_to_end(&file))
-    else {
-        return false;
-    };
+    // The first line that is not empty; of a file that begins otherwise, nobody knows.
+    const BEGINNING: usize = 4096;
+    let Ok(Some((file, _))) = open_file(dir, id, OFlags::RDONLY) else { return false };
+    let Ok(text) = dirs::read(&file, BEGINNING) else { return false };
     let first = text.split(|&b| b == b'\n').find(|line| !line.is_empty());
     first.is_none_or(|line| {
         let name = str::from_utf8(line).ok().and_then(Name::parse);
@@ -231,8 +232,8 @@ pub(super) fn counts(dirs: &Dirs, now: Duration) -> Result<Counts, QueueError> {
         Ok(Counts {
             enqueued: Some(enqueued),
             leased: Some(leased),
-            inserted: Some(tally::insertions(dirs)?),
-            completed: Some(tally::completions(dirs)?),
+            inserted: tally::insertions(dirs)?,
+            completed: tally::completions(dirs)?,
         })
     };
     count().map_err(|errno| dirs.failed("counting the messages", errno))
@@ -254,11 +255,11 @@ impl Iterator for Messages<'_> {
                 Err(error) => return Some(Err(error)),
                 Ok(Some(name)) => match read(self.names.dirs, &name) {
                     // It was leased or done since it was listed.
-                    Err(Errno::NOENT) => {}
-                    result => {
+                    Err(Errno::NOENT) | Ok(None) => {}
+                    Ok(Some(listed)) => return Some(Ok(listed)),
+                    Err(errno) => {
                         let doing = format!("reading message {}", name.id());
-                        let failed = |errno| self.names.dirs.failed(doing, errno);
-                        return Some(result.map_err(failed));
+                        return Some(Err(self.names.dirs.failed(doing, errno)));
                     }
                 },
             }
@@ -266,17 +267,17 @@ impl Iterator for Messages<'_> {
     }
 }
 
-fn read(dirs: &Dirs, name: &Name) -> Result<Listed, Errno> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file = fs::openat(&dirs.queue, name.as_str(), flags, Mode::empty())?;
-    let mut stored = read_to_end(&file)?;
-    body::without_id(&mut stored, name.id());
-    Ok(Listed {
-        id: name.id().to_owned(),
-        due: Some(Duration::from_secs(name.due())),
-        sent: None,
-        body: stored.into(),
-    })
+/// `None` for what is no message, whatever its name.
+fn read(dirs: &Dirs, name: &Name) -> Result<Option<Listed>, Errno> {
+    let Some((file, stat)) = open_file(&dirs.queue, name.as_str(), OFlags::RDONLY)? else {
+        return Ok(None);
+    };
+    let (body, unread) = match body::read(&file, &stat, name.id())? {
+        Ok(body) => (body, None),
+        Err(size) => (Bytes::new(), Some(body::too_long(name.as_str(), size))),
+    };
+    let due = Some(Duration::from_secs(name.due()));
+    Ok(Some(Listed { id: name.id().to_owned(), due, sent: None, body, unread }))
 }
 
 /// The names of the messages, a piece of the listing at a time.

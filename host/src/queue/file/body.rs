@@ -5,11 +5,48 @@
 //! again, and are delivered without it, as they were sent.
 
 use std::borrow::Cow;
+use std::os::fd::OwnedFd;
 
+use bytes::Bytes;
+use rustix::fs::Stat;
+use rustix::io::Errno;
+
+use super::dirs::{self, REFUSED};
 use crate::json;
+use crate::queue::LONGEST_MESSAGE;
 
+/// Bytes of the longest file that is read: the body, and the `id` that is put into it.
+const LONGEST_STORED: usize = LONGEST_MESSAGE + 512;
 /// What some editors put before a text in UTF-8.
 const BYTE_ORDER_MARK: &str = "\u{feff}";
+
+/// The body in a message's file, or how many bytes the file has, which are too many.
+pub(super) fn read(file: &OwnedFd, stat: &Stat, id: &str) -> Result<Result<Bytes, usize>, Errno> {
+    let size = dirs::size(stat);
+    if size > LONGEST_STORED {
+        return Ok(Err(size));
+    }
+    // It may be growing.
+    let mut stored = dirs::read(file, LONGEST_STORED + 1)?;
+    if stored.len() > LONGEST_STORED {
+        return Ok(Err(stored.len()));
+    }
+    without_id(&mut stored, id);
+    Ok(Ok(stored.into()))
+}
+
+/// What is said of a message whose file has that many bytes.
+pub(super) fn too_long(file: &str, size: usize) -> String {
+    format!(
+        "its file {file} has {size} bytes, and was not read: {LONGEST_MESSAGE} are the most; put \
+         what is large into an input"
+    )
+}
+
+/// What becomes of it when it is given up.
+pub(super) fn kept(id: &str) -> String {
+    format!("host/{REFUSED}/{id}.json")
+}
 
 /// The bytes to store for a body. All but JSON objects are left as they are. A body that Python
 /// sent to another queue has that message's `id`; of two fields Python takes the last.
@@ -18,10 +55,10 @@ pub(super) fn with_id<'a>(body: &'a [u8], id: &str) -> Cow<'a, [u8]> {
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     let fields = json::parse(text).ok().and_then(json::Value::fields);
     let end = body.iter().rposition(|&b| b == b'}');
-    let (Some(fields), Some(end)) = (fields, end) else {
+    let (Some(mut fields), Some(end)) = (fields, end) else {
         return Cow::Borrowed(body);
     };
-    let comma = if fields.is_empty() { "" } else { "," };
+    let comma = if fields.next().is_none() { "" } else { "," };
     let mut stored = Vec::with_capacity(body.len() + id.len() + 9);
     stored.extend_from_slice(&body[..end]);
     stored.extend_from_slice(format!("{comma}\"id\":\"{id}\"").as_bytes());

@@ -4,10 +4,14 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, CWD, Mode, OFlags};
+use rustix::fs::{self, CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::queue::QueueError;
+
+/// The directory, in `host/`, for what stood where a file of the queue should, and for messages
+/// that are too long.
+pub(super) const REFUSED: &str = "refused";
 
 /// Permissions before the umask, as Python has them: a queue may be shared by a group.
 pub(super) const FILE: Mode = Mode::from_raw_mode(0o666);
@@ -60,8 +64,9 @@ impl Dirs {
             Errno::NOENT | Errno::NOTDIR => invalid(
                 url,
                 format!(
-                    "there is no queue in this place: {path:?} is not a directory; \
-                     `host submit` and `host run` make a queue where there is none"
+                    "there is no queue in this place: {path:?} is not a directory{}; \
+                     `host submit` and `host run` make a queue where there is none",
+                    if path.is_symlink() { ", but a link, which is not followed" } else { "" }
                 ),
             ),
             errno => invalid(url, format!("can't open {path:?}: {}", Trouble(errno))),
@@ -80,7 +85,9 @@ impl Dirs {
         let part = |name: &str| {
             let path = part(&path, name);
             let open = || {
-                let dir = directory(CWD, &path)?;
+                // The path may have links; what is in the directory is not only its owner's.
+                let dir =
+                    if name.is_empty() { directory(CWD, &path) } else { part_of(CWD, &path) }?;
                 let id = id(&fs::fstat(&dir)?);
                 Ok((dir, id))
             };
@@ -123,22 +130,67 @@ impl Dirs {
 
     /// Opens `host/NAME`, the directories that only we know of, and makes them if need be.
     pub(super) fn host(&self, name: &str) -> Result<OwnedFd, Errno> {
-        let path = format!("host/{name}");
-        match directory(&self.root, &path) {
+        let opened = |at: &OwnedFd, name: &str| match part_of(at, name) {
             Err(Errno::NOENT) => {
-                make(&self.root, "host")?;
-                make(&self.root, &path)?;
-                directory(&self.root, &path)
+                make(at, name)?;
+                part_of(at, name)
             }
             other => other,
-        }
+        };
+        opened(&opened(&self.root, "host")?, name)
     }
 
     /// Opens `host/NAME` if it is there.
     pub(super) fn host_if_any(&self, name: &str) -> Result<Option<OwnedFd>, Errno> {
-        match directory(&self.root, format!("host/{name}")) {
+        match part_of(&self.root, "host").and_then(|host| part_of(&host, name)) {
             Err(Errno::NOENT) => Ok(None),
             other => other.map(Some),
+        }
+    }
+
+    /// Opens a file of the queue. What stands in its place and is not a file, such as a link, a
+    /// pipe or a directory, is put into [`REFUSED`], which is said.
+    pub(super) fn file(
+        &self,
+        at: &OwnedFd,
+        name: &str,
+        flags: OFlags,
+    ) -> Result<(OwnedFd, Stat), Errno> {
+        for _ in 0..3 {
+            if let Some(opened) = open_file(at, name, flags)? {
+                return Ok(opened);
+            }
+            self.set_aside(at, name)?;
+        }
+        // Somebody goes on putting it there.
+        Err(Errno::AGAIN)
+    }
+
+    /// Removes a file of the queue unless it is gone already. A directory is put into
+    /// [`REFUSED`].
+    pub(super) fn remove(&self, at: &OwnedFd, name: &str) -> Result<(), Errno> {
+        match remove(at, name) {
+            Err(Errno::ISDIR) => self.set_aside(at, name),
+            other => other,
+        }
+    }
+
+    /// Puts what is no file of the queue where nobody trips over it. Two hosts may do it at
+    /// once, and the second then takes away the file that the first has made: what is lost are
+    /// counts, which whoever stood it there could have changed as well.
+    fn set_aside(&self, at: &OwnedFd, name: &str) -> Result<(), Errno> {
+        let kept = uuid::Uuid::new_v4().to_string();
+        match fs::renameat(at, name, &self.host(REFUSED)?, &*kept) {
+            Ok(()) => {
+                tracing::warn!(
+                    queue = self.url,
+                    "{name:?} was where a file of the queue should be, and is none (a link, a \
+                     pipe, a directory); it is now host/{REFUSED}/{kept}"
+                );
+                Ok(())
+            }
+            Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(errno),
         }
     }
 
@@ -203,6 +255,40 @@ pub(super) fn directory(
     })
 }
 
+/// Opens a directory, and no link to one: whoever may write to the queue could make it lead to
+/// anything.
+fn part_of(at: impl std::os::fd::AsFd, path: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::io::retry_on_intr(|| {
+        fs::openat(&at, path.as_cow_c_str()?.as_ref(), flags, Mode::empty())
+    })
+}
+
+/// Opens a regular file, waiting for nobody. `None` for anything else: a link is not followed,
+/// and a pipe has no other end.
+pub(super) fn open_file(
+    at: &OwnedFd,
+    name: &str,
+    flags: OFlags,
+) -> Result<Option<(OwnedFd, Stat)>, Errno> {
+    const CAREFUL: OFlags =
+        OFlags::CLOEXEC.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
+    match rustix::io::retry_on_intr(|| fs::openat(at, name, flags | CAREFUL, FILE)) {
+        Ok(file) => {
+            let stat = fs::fstat(&file)?;
+            let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+            Ok(is_file.then_some((file, stat)))
+        }
+        Err(Errno::LOOP | Errno::NXIO | Errno::NODEV | Errno::ISDIR) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// The size of a file, in bytes.
+pub(super) fn size(stat: &Stat) -> usize {
+    usize::try_from(stat.st_size).unwrap_or_default()
+}
+
 /// Makes a directory unless it is there.
 pub(super) fn make(at: impl std::os::fd::AsFd, path: &str) -> Result<(), Errno> {
     match fs::mkdirat(at, path, DIRECTORY) {
@@ -230,23 +316,41 @@ pub(super) fn write_all(fd: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Reads a file from where it stands to its end. A short read of a regular file is its end,
-/// so most files take one call.
-pub(super) fn read_to_end(fd: &OwnedFd) -> Result<Vec<u8>, Errno> {
+/// Reads a file from where it stands to its end, but no more than `most` bytes. A short read of
+/// a regular file is its end, so most files take one call.
+pub(super) fn read(fd: &OwnedFd, most: usize) -> Result<Vec<u8>, Errno> {
     let mut small = [std::mem::MaybeUninit::<u8>::uninit(); 8192];
-    let (read, rest) = rustix::io::read(fd, &mut small[..])?;
+    let room = most.min(small.len());
+    let (read, rest) = rustix::io::read(fd, &mut small[..room])?;
     let mut bytes = read.to_vec();
-    if !rest.is_empty() {
-        return Ok(bytes);
-    }
-    loop {
-        bytes.reserve(bytes.len().max(64 * 1024));
+    let mut is_over = !rest.is_empty();
+    while !is_over && bytes.len() < most {
+        bytes.reserve(bytes.len().max(64 * 1024).min(most - bytes.len()));
         let room = bytes.capacity() - bytes.len();
         let into = rustix::buffer::spare_capacity(&mut bytes);
-        if rustix::io::read(fd, into)? < room {
-            return Ok(bytes);
-        }
+        is_over = rustix::io::read(fd, into)? < room;
     }
+    bytes.truncate(most);
+    Ok(bytes)
+}
+
+/// Reads the lines of a file: all, or as many of the last as have `most` bytes. Returns how many
+/// bytes come before them.
+pub(super) fn read_lines(fd: &OwnedFd, most: usize) -> Result<(usize, Vec<u8>), Errno> {
+    let bytes = read(fd, most)?;
+    if bytes.len() < most {
+        return Ok((0, bytes));
+    }
+    let mut skipped = size(&fs::fstat(fd)?).saturating_sub(most);
+    fs::seek(fd, fs::SeekFrom::Start(skipped as u64))?;
+    let mut bytes = read(fd, most)?;
+    if skipped > 0 {
+        // The first may have lost its beginning.
+        let first = bytes.iter().position(|&b| b == b'\n').map_or(bytes.len(), |end| end + 1);
+        bytes.drain(..first);
+        skipped += first;
+    }
+    Ok((skipped, bytes))
 }
 
 /// An error of the file system, and what to do about it.
@@ -261,7 +365,7 @@ impl fmt::Display for Trouble {
                 "this user needs to read and write all of the queue's directory"
             }
             Errno::ROFS => "the file system is mounted read-only, and every lease is a write",
-            Errno::NOTDIR => "a part of the path is a file",
+            Errno::NOTDIR => "a part of the path is a file, or a link in the queue's directory",
             Errno::NOENT => {
                 "the queue's directory was removed, moved or unmounted, in whole or in part: put \
                  it back, or let `host submit` make a new queue there"

@@ -4,23 +4,21 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rustix::fs::{self, FileType, Mode, OFlags};
+use rustix::fs::{self, OFlags};
 use rustix::io::Errno;
 
 use super::clock::written;
-use super::dirs::read_to_end;
+use super::dirs::open_file;
 use super::movement::{History, Movement, Opened};
 use super::name::{Name, second_after};
 use super::place::Place;
 use super::watch::Watch;
-use super::{Held, body, dirs, failures, reached};
+use super::{Held, body, failures, reached};
 use crate::queue::{Message, QueueError};
 
 /// After this a message without a movement file is one whose sender died, and not one that
 /// is being sent. Python makes the message first.
 const ABANDONED: Duration = Duration::from_secs(10);
-/// Between two tries of a message that somebody is just writing or moving.
-const AGAIN: Duration = Duration::from_millis(50);
 /// How often a call that waits looks whether the directory is still the one it waits in.
 const LOOK: Duration = Duration::from_secs(1);
 /// After so many leases without a wait the kernel is no longer asked to tell of each.
@@ -158,12 +156,14 @@ impl Place {
                 feed.saw_foreign(&self.dirs, name.as_str());
                 Ok(None)
             }
-            Err(Errno::ACCESS | Errno::PERM) => {
+            // Of this one message, whatever the others are.
+            Err(errno @ (Errno::ACCESS | Errno::PERM | Errno::FBIG | Errno::NAMETOOLONG)) => {
                 self.said_unreadable.call_once(|| {
                     tracing::warn!(
                         queue = self.dirs.url,
                         message = name.as_str(),
-                        "this user may not read a message and write its movement file; \
+                        %errno,
+                        "this user can't read a message and write its movement file; \
                          it is left to others, as will be others like it"
                     );
                 });
@@ -176,17 +176,14 @@ impl Place {
     fn try_lease(&self, name: &Name, hold: Duration, tried_for: Duration) -> Result<Tried, Errno> {
         let (dirs, id) = (&*self.dirs, name.id());
         // First, because it costs least to see here that somebody else was faster.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = match fs::openat(&dirs.queue, name.as_str(), flags, Mode::empty()) {
-            Ok(file) => file,
+        let (file, stat) = match open_file(&dirs.queue, name.as_str(), OFlags::RDONLY) {
+            Ok(Some(opened)) => opened,
+            Ok(None) => return Ok(Tried::Foreign),
             Err(Errno::NOENT) => return Ok(Tried::Gone),
-            Err(Errno::LOOP | Errno::NXIO) => return Ok(Tried::Foreign),
+            // A file server has given it to somebody else for the moment.
+            Err(Errno::AGAIN) => return Ok(Tried::Later),
             Err(errno) => return Err(errno),
         };
-        let stat = fs::fstat(&file)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Ok(Tried::Foreign);
-        }
 
         // Nobody is writing it any more, nor putting back the queue's directory.
         let abandoned = || {
@@ -210,7 +207,14 @@ impl Place {
             history = History::of(name);
         }
 
-        let mut stored = read_to_end(&file)?;
+        let (body, unread) = match body::read(&file, &stat, id)? {
+            Ok(body) => (body, None),
+            Err(size) => {
+                let (problem, kept) = (body::too_long(name.as_str(), size), body::kept(id));
+                let dir = dirs.path.display();
+                (Bytes::new(), Some(format!("{problem}; the file is kept as {dir}/{kept}")))
+            }
+        };
         let leased = history.unused(name, second_after(self.now(), hold));
         if leased == *name {
             // It has no time that could be later. Renaming it to itself would succeed for
@@ -226,14 +230,15 @@ impl Place {
         let attempts = u32::try_from(failures.len()).unwrap_or(u32::MAX).max(history.failed());
         // The name comes first: one that no file has does no harm, but Python deletes a
         // message by the names that it finds here.
-        let line = leased.line();
+        let end = if history.is_torn() { "\n" } else { "" };
+        let line = format!("{end}{}", leased.line());
         movement.append(&line)?;
         reached("lease: noted");
         let renamed = fs::renameat(&dirs.queue, name.as_str(), &dirs.queue, leased.as_str());
         if let Err(errno) = renamed {
             movement.take_back(line.len());
             if adopted {
-                let _ = dirs::remove(&dirs.movement, id);
+                let _ = dirs.remove(&dirs.movement, id);
             }
             return match errno {
                 Errno::NOENT => Ok(Tried::Gone),
@@ -242,15 +247,22 @@ impl Place {
         }
         reached("lease: leased");
 
-        body::without_id(&mut stored, id);
+        let is_unread = unread.is_some();
         Ok(Tried::Leased(Message {
             id: id.to_owned(),
-            body: Bytes::from(stored),
+            body,
+            unread,
             attempts,
             deaths: history.started().saturating_sub(attempts),
             unaccounted: 0,
             failures,
-            receipt: Held { name: leased, since: history.len(), redelivered }.receipt(),
+            receipt: Held {
+                name: leased,
+                since: history.len() + end.len(),
+                redelivered,
+                is_unread,
+            }
+            .receipt(),
         }))
     }
 
@@ -265,7 +277,7 @@ impl Place {
             let jitter = Duration::from_micros(fastrand::u64(500..15_000));
             let due =
                 feed.next_due().and_then(|due| Instant::now().checked_add(away(due) + jitter));
-            (due, feed.has_to_retry().then(|| Instant::now() + AGAIN))
+            (due, feed.retry_after().map(|after| Instant::now() + after))
         };
         let look = due.map_or(poll, |due| due.min(poll));
         let wake = again.map_or(look, |again| again.min(look)).min(Instant::now() + LOOK);

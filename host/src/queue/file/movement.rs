@@ -21,11 +21,14 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use rustix::fs::{self, FlockOperation, OFlags};
 use rustix::io::Errno;
 
-use super::dirs::{Dirs, FILE, read_to_end, remove, write_all};
+use super::dirs::{Dirs, FILE, read_lines, remove, write_all};
 use super::name::Name;
 
 const UNCOUNTED: &str = "--uncounted";
 const FAILED: &str = "0--failed";
+/// Bytes that are read of a movement file, its end: thousands of leases. Of one that is longer
+/// the beginning is forgotten.
+const READ: usize = 1 << 20;
 
 /// A movement file, open and locked against all other processes and threads.
 #[derive(Debug)]
@@ -61,10 +64,12 @@ impl Movement {
         let Some(alone) = Alone::with(id) else {
             return Ok(Opened::Busy);
         };
-        let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOFOLLOW | more;
-        let fd = match fs::openat(&dirs.movement, id, flags, FILE) {
-            Ok(fd) => fd,
+        let flags = OFlags::RDWR | OFlags::APPEND | more;
+        let fd = match dirs.file(&dirs.movement, id, flags) {
+            Ok((fd, _)) => fd,
             Err(Errno::NOENT) => return Ok(Opened::Missing),
+            // Somebody has a hold on the file that no lock of ours gets past, or executes it.
+            Err(Errno::AGAIN | Errno::TXTBSY) => return Ok(Opened::Busy),
             Err(errno) => return Err(errno),
         };
         match fs::fcntl_lock(&fd, FlockOperation::NonBlockingLockExclusive) {
@@ -96,7 +101,8 @@ impl Movement {
 
     /// All that it says. To be read once, from the start.
     pub(super) fn history(&self) -> Result<History, Errno> {
-        Ok(History(read_to_end(&self.fd)?))
+        let (skipped, text) = read_lines(&self.fd, READ)?;
+        Ok(History { skipped, text })
     }
 
     /// Appends lines: all of them, or none.
@@ -129,26 +135,35 @@ impl Movement {
 
 /// What a movement file says.
 #[derive(Debug)]
-pub(super) struct History(Vec<u8>);
+pub(super) struct History {
+    /// Bytes before those that were read.
+    skipped: usize,
+    text: Vec<u8>,
+}
 
 impl History {
     /// That of a message which nobody has leased yet.
     pub(super) fn of(name: &Name) -> History {
-        History(name.line().into_bytes())
+        History { skipped: 0, text: name.line().into_bytes() }
     }
 
     /// Where the next line will begin.
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.skipped + self.text.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.len() == 0
+    }
+
+    /// Whether the last line was never finished.
+    pub(super) fn is_torn(&self) -> bool {
+        !self.is_empty() && self.text.last() != Some(&b'\n')
     }
 
     /// Whether the message has been moved since it was sent.
     pub(super) fn was_moved(&self) -> bool {
-        self.0.iter().filter(|&&b| b == b'\n').take(2).count() > 1
+        self.skipped > 0 || self.text.iter().filter(|&&b| b == b'\n').take(2).count() > 1
     }
 
     /// The first name that the message has never had, if it is to be due no earlier than
@@ -157,7 +172,7 @@ impl History {
     pub(super) fn unused(&self, name: &Name, mut due: u64) -> Name {
         loop {
             let candidate = name.at(due);
-            let mut lines = self.0.split(|&b| b == b'\n');
+            let mut lines = self.text.split(|&b| b == b'\n');
             if due == u64::MAX || lines.all(|line| line != candidate.as_str().as_bytes()) {
                 return candidate;
             }
@@ -207,7 +222,8 @@ impl History {
 
     /// The whole lines that begin at this byte or after.
     fn lines(&self, from: usize) -> impl Iterator<Item = &[u8]> {
-        let lines = self.0.get(from..).unwrap_or_default().split_inclusive(|&b| b == b'\n');
+        let from = from.saturating_sub(self.skipped);
+        let lines = self.text.get(from..).unwrap_or_default().split_inclusive(|&b| b == b'\n');
         lines.filter_map(|line| line.strip_suffix(b"\n"))
     }
 }
@@ -260,10 +276,16 @@ impl Drop for Alone {
 mod tests {
     use super::*;
 
+    impl From<&str> for History {
+        fn from(text: &str) -> History {
+            History { skipped: 0, text: text.into() }
+        }
+    }
+
     #[test]
     fn an_execution_counts_unless_it_was_taken_back() {
         let check =
-            |text: &str, all: u32| assert_eq!(History(text.into()).started(), all, "{text:?}");
+            |text: &str, all: u32| assert_eq!(History::from(text).started(), all, "{text:?}");
         check("", 0);
         check("0--a.json\n", 0);
         check("0--a.json\n9--a.json\n\n", 1);
@@ -280,7 +302,7 @@ mod tests {
 
     #[test]
     fn a_lease_has_a_name_of_its_own() {
-        let history = History("0--a.json\n9--a.json\n\n10--a.json\n5--a.json\n".into());
+        let history = History::from("0--a.json\n9--a.json\n\n10--a.json\n5--a.json\n");
         let check = |due, name: &str| {
             assert_eq!(history.unused(&Name::new(5, "a"), due).as_str(), name);
         };
@@ -293,7 +315,7 @@ mod tests {
     fn only_this_leases_executions_are_taken_back() {
         let check = |text: &str, since: usize, last: &str, open: u32| {
             let last = Name::parse(last).unwrap();
-            assert_eq!(History(text.into()).started_under(since, &last), open, "{text:?}");
+            assert_eq!(History::from(text).started_under(since, &last), open, "{text:?}");
         };
         let first = "0--a.json\n9--a.json\n\n";
         let (at, since) = (10, first.len());

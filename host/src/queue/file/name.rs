@@ -64,10 +64,15 @@ impl Name {
     }
 }
 
+/// Bytes of the longest id: a file's name has room for it with any `T`.
+const LONGEST_ID: usize = 200;
+
 /// Whether a text can be the id of a message.
 pub(super) fn is_id(text: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.bytes().all(plain)
+    text.len() <= LONGEST_ID
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.bytes().all(plain)
 }
 
 /// Whether a text that could be an id is what Syncthing calls the loser of two changes.
@@ -104,7 +109,9 @@ mod tests {
         assert_eq!(far.due(), u64::MAX);
         assert_eq!(Name::parse("0--a.b.json").unwrap().id(), "a.b");
 
+        assert!(Name::parse(&format!("0--{}.json", "a".repeat(200))).is_some());
         for foreign in [
+            &*format!("0--{}.json", "a".repeat(201)),
             "",
             "x",
             "0-x.json",

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use tokio::sync::Notify;
 
 use super::clock::Clock;
-use super::dirs::{Dirs, FILE, write_all};
+use super::dirs::{Dirs, FILE, REFUSED, write_all};
 use super::movement::{Movement, Opened, disowned, failed, uncounted};
 use super::name::{Name, second_after};
 use super::reaper::Reaper;
@@ -21,7 +21,7 @@ use super::scan::Feed;
 use super::scratch::Scratch;
 use super::tally::Completions;
 use super::watch::Watch;
-use super::{Held, body, failures, reached};
+use super::{Held, body, failures, reached, tally};
 use crate::queue::{QueueError, Release};
 
 /// How long the holder of a lease waits for somebody who has its movement file locked.
@@ -43,6 +43,7 @@ pub(super) struct Place {
     scratch: Mutex<Option<Arc<Scratch>>>,
     completions: Completions,
     pub(super) said_unreadable: Once,
+    said_uncounted: Once,
     /// When this was put in the place of other directories, if it was.
     replaced: Option<Instant>,
     /// Something else was opened since.
@@ -70,6 +71,7 @@ impl Place {
             scratch: Mutex::default(),
             completions: Completions::default(),
             said_unreadable: Once::new(),
+            said_uncounted: Once::new(),
             replaced: None,
             left: AtomicBool::new(false),
         }
@@ -262,6 +264,12 @@ impl Place {
     ) -> Result<(), QueueError> {
         let (dirs, id) = (&*self.dirs, held.name.id());
         let failed = |errno| dirs.failed(format!("deleting message {id}"), errno);
+        if held.is_unread {
+            return match self.keep(held) {
+                Err(Errno::NOENT) => Err(dirs.lost(id)),
+                other => other.map_err(failed),
+            };
+        }
         let scratch = self.claim(&held.name).map_err(failed)?.ok_or_else(|| dirs.lost(id))?;
         reached("ack: claimed");
         if held.redelivered {
@@ -270,9 +278,31 @@ impl Place {
         reaper.discard(scratch, id).map_err(failed)?;
         reached("ack: discarded");
         if is_done && let Err(errno) = self.completions.add(dirs) {
-            tracing::warn!(queue = dirs.url, %errno, "can't count a message that is done");
+            self.say_uncounted("can't count a message that is done", errno);
         }
         Ok(())
+    }
+
+    /// Takes a message that nobody has read out of the queue, and keeps it for people.
+    fn keep(&self, held: &Held) -> Result<(), Errno> {
+        let (dirs, id) = (&*self.dirs, held.name.id());
+        let refused = dirs.host(REFUSED)?;
+        let kept = body::kept(id);
+        let file = kept.rsplit('/').next().unwrap_or_default();
+        fs::renameat(&dirs.queue, held.name.as_str(), &refused, file)?;
+        tracing::warn!(queue = dirs.url, "message {id} is too long; it is kept as {kept}");
+        failures::forget(dirs, id)?;
+        dirs.remove(&dirs.movement, id)
+    }
+
+    /// How long to wait for a counter's lock: not again and again for one that somebody keeps.
+    pub(super) fn patience(&self) -> Duration {
+        if self.said_uncounted.is_completed() { Duration::ZERO } else { tally::PATIENCE }
+    }
+
+    /// Says that a counter does not work, once: the messages are not kept from anything.
+    pub(super) fn say_uncounted(&self, what: &str, errno: Errno) {
+        self.said_uncounted.call_once(|| tracing::warn!(queue = self.dirs.url, %errno, "{what}"));
     }
 
     /// Takes the message out of the queue, which is what makes it done. Nobody else can do it

@@ -19,6 +19,8 @@ use super::name::Name;
 const PIECE: usize = 256 * 1024;
 /// Messages to be tried again are remembered up to this many; the next listing has the rest.
 const AGAIN: usize = 4096;
+/// Between two tries of messages that somebody is just writing or moving, for every so many.
+const RETRY: (Duration, u32) = (Duration::from_millis(50), 64);
 /// The first and the longest time between two listings that find nothing.
 const IDLE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
@@ -194,8 +196,12 @@ impl Feed {
         self.ready.extend(self.again.keys().cloned());
     }
 
-    pub(super) fn has_to_retry(&self) -> bool {
-        !self.again.is_empty()
+    /// How long to wait before that. Somebody may hold on to the locks of many messages: they
+    /// are tried no more often together than a few.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        let (pause, of) = RETRY;
+        let count = u32::try_from(self.again.len()).unwrap_or(u32::MAX);
+        (count > 0).then(|| pause * count.div_ceil(of))
     }
 
     /// The second at which the next message becomes due, as far as is known.

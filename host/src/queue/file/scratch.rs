@@ -7,13 +7,12 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustix::fs::{self, AtFlags, RawDir};
 use rustix::io::Errno;
 
-use super::dirs::{self, Dirs, directory, remove};
+use super::dirs::{self, Dirs, directory};
 use super::name::is_id;
 use crate::scratch;
 
@@ -48,9 +47,9 @@ impl Scratch {
     /// Removes all of a message that was not sent, or is done. Leaves the entry for last:
     /// while it is there, the rest can still be found.
     pub(super) fn discard(&self, id: &str) -> Result<(), Errno> {
-        remove(&self.dirs.movement, id)?;
+        self.dirs.remove(&self.dirs.movement, id)?;
         super::reached("discard: forgotten");
-        remove(self.dir(), id)
+        self.dirs.remove(self.dir(), id)
     }
 
     /// Whether the directory is there still.
@@ -84,12 +83,9 @@ impl Drop for Scratch {
 
 /// Finishes what dead processes left half done.
 pub(super) fn sweep(dirs: &Dirs) -> Result<(), Errno> {
-    scratch::sweep(&all(dirs), &mut |dir| Ok(clear(dirs, dir)?)).map_err(|error| errno(&error))
-}
-
-/// The directories of all processes.
-fn all(dirs: &Dirs) -> PathBuf {
-    dirs.path.join("host/tmp")
+    let Some(all) = dirs.host_if_any("tmp")? else { return Ok(()) };
+    scratch::sweep_in(&all, &dirs.path.join("host/tmp"), &mut |dir| Ok(clear(dirs, dir)?))
+        .map_err(|error| errno(&error))
 }
 
 fn errno(error: &io::Error) -> Errno {
@@ -102,12 +98,12 @@ fn clear(dirs: &Dirs, dir: &OwnedFd) -> Result<(), Errno> {
         if !is_id(&id) {
             continue;
         }
-        remove(&dirs.movement, &id)?;
+        dirs.remove(&dirs.movement, &id)?;
         super::reached("sweep: forgotten");
         if let Some(attempts) = &attempts {
-            remove(attempts, &id)?;
+            dirs.remove(attempts, &id)?;
         }
-        remove(dir, &id)?;
+        dirs.remove(dir, &id)?;
     }
     Ok(())
 }

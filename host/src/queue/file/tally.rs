@@ -5,23 +5,29 @@ use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{self, FlockOperation, Mode, OFlags};
+use rustix::fs::{self, FlockOperation, OFlags};
 use rustix::io::Errno;
 
-use super::dirs::{Dirs, FILE, read_to_end};
+use super::dirs::{Dirs, open_file, read, size};
 
 const INSERTIONS: &str = "insertions";
 const COMPLETIONS: &str = "completions";
+/// Bytes that are read of the number: more than any has.
+const DIGITS: usize = 64;
 
 /// How long a sender waits for its turn to count. The count is a statistic: what can't be
 /// counted is sent all the same.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Adds to the number of messages ever sent.
-pub(super) async fn add_insertions(dirs: &Dirs, count: u64) -> Result<(), Errno> {
+/// Adds to the number of messages ever sent, waiting that long for others who do.
+pub(super) async fn add_insertions(
+    dirs: &Dirs,
+    count: u64,
+    patience: Duration,
+) -> Result<(), Errno> {
     let started = Instant::now();
     while !change_insertions(dirs, |n| n.saturating_add(count))? {
-        if started.elapsed() > PATIENCE {
+        if started.elapsed() >= patience {
             return Err(Errno::AGAIN);
         }
         let pause = Duration::from_micros(fastrand::u64(500..20_000));
@@ -32,8 +38,8 @@ pub(super) async fn add_insertions(dirs: &Dirs, count: u64) -> Result<(), Errno>
 
 /// Sets both counters to zero. `false` if somebody else is counting just now.
 pub(super) fn rezero(dirs: &Dirs) -> Result<bool, Errno> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-    fs::openat(&dirs.root, COMPLETIONS, flags, FILE)?;
+    let (file, _) = dirs.file(&dirs.root, COMPLETIONS, OFlags::WRONLY | OFlags::CREATE)?;
+    fs::ftruncate(&file, 0)?;
     change_insertions(dirs, |_| 0)
 }
 
@@ -43,14 +49,13 @@ fn change_insertions(dirs: &Dirs, change: impl Fn(u64) -> u64) -> Result<bool, E
     static IN_PROCESS: Mutex<()> = Mutex::new(());
     let _alone = IN_PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
 
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
-    let fd = fs::openat(&dirs.root, INSERTIONS, flags, FILE)?;
+    let (fd, _) = dirs.file(&dirs.root, INSERTIONS, OFlags::RDWR | OFlags::CREATE)?;
     match fs::fcntl_lock(&fd, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(Errno::AGAIN | Errno::ACCESS) => return Ok(false),
         Err(errno) => return Err(errno),
     }
-    let old = read_to_end(&fd)?;
+    let old = read(&fd, DIGITS)?;
     let new = change(number(&old)).to_string();
     // Python reads without the lock and fails on an empty file, so it is never made empty:
     // overwritten first, and cut off after, if it was longer.
@@ -61,21 +66,24 @@ fn change_insertions(dirs: &Dirs, change: impl Fn(u64) -> u64) -> Result<bool, E
     Ok(true)
 }
 
-/// Messages ever sent.
-pub(super) fn insertions(dirs: &Dirs) -> Result<u64, Errno> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    match fs::openat(&dirs.root, INSERTIONS, flags, Mode::empty()) {
-        Ok(fd) => Ok(number(&read_to_end(&fd)?)),
-        Err(Errno::NOENT) => Ok(0),
+/// Messages ever sent. `None` if what should say it is no file.
+pub(super) fn insertions(dirs: &Dirs) -> Result<Option<u64>, Errno> {
+    match open_file(&dirs.root, INSERTIONS, OFlags::RDONLY) {
+        Ok(Some((fd, _))) => Ok(Some(number(&read(&fd, DIGITS)?))),
+        Ok(None) => Ok(None),
+        Err(Errno::NOENT) => Ok(Some(0)),
         Err(errno) => Err(errno),
     }
 }
 
-/// Messages ever done.
-pub(super) fn completions(dirs: &Dirs) -> Result<u64, Errno> {
-    match fs::statat(&dirs.root, COMPLETIONS, fs::AtFlags::empty()) {
-        Ok(stat) => Ok(u64::try_from(stat.st_size).unwrap_or_default()),
-        Err(Errno::NOENT) => Ok(0),
+/// Messages ever done. `None` if what should say it is no file.
+pub(super) fn completions(dirs: &Dirs) -> Result<Option<u64>, Errno> {
+    match fs::statat(&dirs.root, COMPLETIONS, fs::AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => {
+            let is_file = fs::FileType::from_raw_mode(stat.st_mode) == fs::FileType::RegularFile;
+            Ok(is_file.then_some(size(&stat) as u64))
+        }
+        Err(Errno::NOENT) => Ok(Some(0)),
         Err(errno) => Err(errno),
     }
 }
@@ -98,8 +106,8 @@ impl Completions {
         let fd = match open.take().filter(there) {
             Some(fd) => fd,
             None => {
-                let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC;
-                fs::openat(&dirs.root, COMPLETIONS, flags, FILE)?
+                let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE;
+                dirs.file(&dirs.root, COMPLETIONS, flags)?.0
             }
         };
         rustix::io::retry_on_intr(|| rustix::io::write(&fd, b"\0"))?;

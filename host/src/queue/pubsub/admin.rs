@@ -204,6 +204,7 @@ impl Looking {
             sent: envelope.published.and_then(since_1970),
             id: envelope.id,
             body: envelope.body,
+            unread: None,
         }))
     }
 

@@ -19,6 +19,8 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use gcloud_googleapis::pubsub::v1::{PubsubMessage, ReceivedMessage};
 
+use crate::queue::is_id;
+
 const ID: &str = "task-host-id";
 const ATTEMPTS: &str = "task-host-attempts";
 const FAILURE: &str = "task-host-failure-";
@@ -56,7 +58,7 @@ pub(super) fn open(received: ReceivedMessage) -> (String, Envelope) {
         message.attributes.into_iter().partition(|(name, _)| name.starts_with("task-host-"));
     let number = |name: &str| ours.get(name).and_then(|text| text.parse::<u64>().ok());
     let envelope = Envelope {
-        id: ours.get(ID).unwrap_or(&message.message_id).clone(),
+        id: ours.get(ID).filter(|id| is_id(id)).unwrap_or(&message.message_id).clone(),
         copy: message.message_id,
         body: message.data.into(),
         attempts: number(ATTEMPTS).map_or(0, |n| u32::try_from(n).unwrap_or(u32::MAX)),

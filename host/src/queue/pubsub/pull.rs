@@ -206,6 +206,7 @@ impl Found {
         let messages = due.iter().zip(receipts).map(|((_, envelope), receipt)| Message {
             id: envelope.id.clone(),
             body: envelope.body.clone(),
+            unread: None,
             receipt,
             attempts: envelope.attempts,
             deaths: 0,

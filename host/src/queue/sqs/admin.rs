@@ -217,8 +217,9 @@ impl Looking {
     fn see(&mut self, message: Message) {
         let row = self.inner.leases.get(&message.receipt);
         let sent = row.and_then(|row| row.held.sent_at);
-        self.found.push_back(Listed { id: message.id, due: None, sent, body: message.body });
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).push(message.receipt);
+        let Message { id, body, unread, receipt, .. } = message;
+        self.found.push_back(Listed { id, due: None, sent, body, unread });
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).push(receipt);
     }
 
     /// Gives back all that is held, even if nobody waits for it. None: that was done.

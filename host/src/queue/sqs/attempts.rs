@@ -22,6 +22,8 @@ use std::time::Duration;
 use aws_sdk_sqs::types::{self, MessageAttributeValue, MessageSystemAttributeName as System};
 use bytes::Bytes;
 
+use crate::queue::is_id;
+
 const ATTEMPTS: &str = "task-host-attempts";
 const FAILURES: &str = "task-host-failures";
 const UNACCOUNTED: &str = "task-host-unaccounted";
@@ -80,7 +82,7 @@ impl Received {
         let failures = ours(FAILURES).and_then(|text| serde_json::from_str(&text).ok());
         let copy = message.message_id.unwrap_or_default();
         Self {
-            id: ours(ID).unwrap_or_else(|| copy.clone()),
+            id: ours(ID).filter(|id| is_id(id)).unwrap_or_else(|| copy.clone()),
             copy,
             handle: message.receipt_handle.unwrap_or_default(),
             history: History { attempts, failures: failures.unwrap_or_default(), unaccounted },

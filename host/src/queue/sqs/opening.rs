@@ -41,8 +41,8 @@ impl SqsQueue {
             found.map_err(|failure| cant_open(failure, &name, address, &reached))?;
         let payloads = match (&access.body_bucket, payloads) {
             (None, _) => None,
-            (Some(url), Some(store)) => Some(Payloads::of(&name, url, store)?),
-            (Some(url), None) => Some(Payloads::open(&name, url, &reached.config)?),
+            (Some(url), Some(store)) => Some(Payloads::of(&name, url, access, store)?),
+            (Some(url), None) => Some(Payloads::open(&name, url, access, &reached.config)?),
         };
         Ok(Self::of(Inner::new(name, service, settings, reached.requests, access, payloads)))
     }

@@ -1,8 +1,17 @@
 //! Bodies that are too large for SQS: in a bucket of S3, with a pointer to them in the
 //! message, as the Amazon SQS Extended Client Library writes and reads them.
 //!
-//! A pointer is followed into the one bucket that the user named, and below its prefix, and
-//! nowhere else: who can send a message is not to make a host read what it may read.
+//! Who can send a message can write any pointer, and is not to make a host read or delete what
+//! it may read and delete:
+//!
+//! - It is followed into the one bucket that the user named, below its prefix, which has to be
+//!   there and to be apart from the data, and only to names that senders of bodies give.
+//! - What is there is handed out only if it is a task, or a report where reports are wanted.
+//!   Anything else is left where it is, and no word of it leaves this file.
+//! - Only what was handed out is deleted, after the message was, under a lease that is ours.
+//!
+//! A pointer to the body of another message is followed. Its task runs, and is reported on, once
+//! more; when the other message comes after that, its body is gone.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -18,7 +27,9 @@ use serde::Deserialize;
 
 use super::attempts::Sent;
 use super::failure::Failure;
-use crate::queue::QueueError;
+use crate::message;
+use crate::queue::{Access, LONGEST_MESSAGE, QueueError};
+use crate::report;
 
 /// The classes that pointers are said to be of: of today's library, and of its first version.
 const CLASS: &str = "software.amazon.payloadoffloading.PayloadS3Pointer";
@@ -26,8 +37,6 @@ const OLD_CLASS: &str = "com.amazon.sqs.javamessaging.MessageS3Pointer";
 /// The attribute that says that there is a pointer; its value is the size of the body.
 const SIZE: &str = "ExtendedPayloadSize";
 const OLD_SIZE: &str = "SQSLargePayloadSize";
-/// Bytes of the largest body that is fetched.
-const MOST: u64 = 64 * 1024 * 1024;
 /// How long credentials that don't expire are used before they are looked up again.
 const LASTING: Duration = Duration::from_secs(600);
 
@@ -35,8 +44,10 @@ const LASTING: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub(super) struct Payloads {
     bucket: String,
-    /// Empty, or with a slash at its end.
+    /// With a slash at its end.
     prefix: String,
+    /// Reports are bodies as well.
+    reports: bool,
     store: Arc<dyn ObjectStore>,
 }
 
@@ -51,6 +62,15 @@ pub(super) enum Body {
     Elsewhere(String),
 }
 
+/// What was found where a message points to.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// Its body.
+    Body(Bytes),
+    /// Nothing, or what is not to be handed out, and this is why.
+    Nothing(String),
+}
+
 #[derive(Deserialize)]
 struct Pointer(String, Location);
 
@@ -63,9 +83,13 @@ struct Location {
 }
 
 impl Payloads {
-    /// Opens `s3://BUCKET` or `s3://BUCKET/PREFIX` with the credentials and the region of the
-    /// queue.
-    pub(super) fn open(queue: &str, url: &str, config: &SdkConfig) -> Result<Self, QueueError> {
+    /// Opens `s3://BUCKET/PREFIX` with the credentials and the region of the queue.
+    pub(super) fn open(
+        queue: &str,
+        url: &str,
+        access: &Access,
+        config: &SdkConfig,
+    ) -> Result<Self, QueueError> {
         let (bucket, _) = named(queue, url)?;
         let mut builder = AmazonS3Builder::from_env().with_bucket_name(&bucket);
         if let Some(region) = config.region() {
@@ -82,17 +106,18 @@ impl Payloads {
             let problem = format!("the bucket {url} can't be used: {error}");
             QueueError::Invalid { queue: queue.to_owned(), problem }
         })?;
-        Self::of(queue, url, Arc::new(store))
+        Self::of(queue, url, access, Arc::new(store))
     }
 
     /// The bucket of that URL, which is this store.
     pub(super) fn of(
         queue: &str,
         url: &str,
+        access: &Access,
         store: Arc<dyn ObjectStore>,
     ) -> Result<Self, QueueError> {
         let (bucket, prefix) = named(queue, url)?;
-        Ok(Self { bucket, prefix, store })
+        Ok(Self { bucket, prefix, reports: access.reports, store })
     }
 
     /// Where the body of a message is.
@@ -104,14 +129,20 @@ impl Payloads {
         };
         let Some(ours) = payloads else {
             return Body::Elsewhere(format!(
-                "its body is in the bucket {bucket}, and no bucket for large bodies is set"
+                "its body is in the bucket {}, and no bucket for large bodies is set \
+                 (--message-bucket)",
+                shown(&bucket)
             ));
         };
+        let is_ours = bucket == ours.bucket && key.strip_prefix(&*ours.prefix).is_some_and(is_name);
         match Path::parse(&key) {
-            Ok(path) if bucket == ours.bucket && key.starts_with(&ours.prefix) => Body::There(path),
+            Ok(path) if is_ours => Body::There(path),
             _ => Body::Elsewhere(format!(
-                "its body is s3://{bucket}/{key}, which is not in s3://{}/{}",
-                ours.bucket, ours.prefix
+                "its body is said to be s3://{}/{}, and only names s3://{}/{}UUID are followed",
+                shown(&bucket),
+                shown(&key),
+                ours.bucket,
+                ours.prefix
             )),
         }
     }
@@ -121,8 +152,8 @@ impl Payloads {
         let key = format!("{}{}", self.prefix, uuid::Uuid::new_v4());
         let path = Path::parse(&key).map_err(|error| Failure::Invalid(error.to_string()))?;
         let size = message.body.len();
-        if size as u64 > MOST {
-            return Err(Failure::Invalid(format!("{size} bytes are more than {MOST}")));
+        if size > LONGEST_MESSAGE {
+            return Err(Failure::Invalid(format!("{size} bytes are more than {LONGEST_MESSAGE}")));
         }
         let body = std::mem::take(&mut message.body);
         self.store.put(&path, body.into()).await.map_err(|error| failed(&error))?;
@@ -132,17 +163,28 @@ impl Payloads {
         Ok(())
     }
 
-    /// The body. None: there is no such object, or it is too large to be one.
-    pub(super) async fn get(&self, path: &Path) -> Result<Option<Bytes>, Failure> {
+    /// The body that is there, if there is one.
+    pub(super) async fn get(&self, path: &Path) -> Result<Found, Failure> {
+        let nothing = |problem: String| {
+            Ok(Found::Nothing(format!("its body, s3://{}/{path}, {problem}", self.bucket)))
+        };
         let found = match self.store.get(path).await {
             Ok(found) => found,
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(object_store::Error::NotFound { .. }) => {
+                return nothing("is not there (it was deleted, or never put)".to_owned());
+            }
             Err(error) => return Err(failed(&error)),
         };
-        if found.meta.size > MOST {
-            return Ok(None);
+        let most = if self.reports { LONGEST_MESSAGE } else { message::LONGEST } as u64;
+        if found.meta.size > most {
+            return nothing(format!("has {} bytes; {most} are the most", found.meta.size));
         }
-        found.bytes().await.map(Some).map_err(|error| failed(&error))
+        let body = found.bytes().await.map_err(|error| failed(&error))?;
+        let is_body = message::decode(&body).is_ok() || (self.reports && report::is_report(&body));
+        if !is_body {
+            return nothing("is not a task; it is left there".to_owned());
+        }
+        Ok(Found::Body(body))
     }
 
     /// Removes the body of a message that is gone.
@@ -161,23 +203,46 @@ fn failed(error: &object_store::Error) -> Failure {
     Failure::Unavailable(format!("the bucket for large bodies: {error}"))
 }
 
+/// Checks the URL of a place for large bodies.
+///
+/// # Errors
+/// What it is not, and what would be right.
+pub fn check_body_bucket(url: &str) -> Result<(), String> {
+    match parse(url) {
+        Some(_) => Ok(()),
+        None => Err(NO_PLACE.to_owned()),
+    }
+}
+
+const NO_PLACE: &str = "can't be used for large messages: that takes a bucket and a prefix for them \
+                        alone, s3://BUCKET/PREFIX (a producer in Java sets the prefix with \
+                        `withS3KeyPrefix(\"PREFIX/\")`)";
+
 fn named(queue: &str, url: &str) -> Result<(String, String), QueueError> {
     parse(url).ok_or_else(|| QueueError::Invalid {
         queue: queue.to_owned(),
-        problem: format!(
-            "{url} is no bucket for large bodies; one is s3://BUCKET or s3://BUCKET/PREFIX"
-        ),
+        problem: format!("{url} {NO_PLACE}"),
     })
 }
 
 /// The bucket and the prefix of its URL.
 fn parse(url: &str) -> Option<(String, String)> {
-    let rest = url.strip_prefix("s3://")?;
-    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    let (bucket, prefix) = url.strip_prefix("s3://")?.split_once('/')?;
     let prefix = prefix.trim_matches('/');
-    let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
-    let is_path = Path::parse(prefix.trim_end_matches('/')).is_ok();
-    (!bucket.is_empty() && is_path).then(|| (bucket.to_owned(), prefix))
+    let is_path = !prefix.is_empty() && Path::parse(prefix).is_ok();
+    (!bucket.is_empty() && is_path).then(|| (bucket.to_owned(), format!("{prefix}/")))
+}
+
+/// Whether it is a name that senders of bodies give: a UUID, written as they all write it.
+fn is_name(name: &str) -> bool {
+    uuid::Uuid::try_parse(name)
+        .is_ok_and(|uuid| uuid.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()) == name)
+}
+
+/// As much of a name in a pointer as a person needs. Anything may stand there.
+fn shown(name: &str) -> String {
+    const MOST: usize = 200;
+    name.chars().take(MOST).flat_map(char::escape_default).collect()
 }
 
 fn pointer(body: &[u8]) -> Option<Location> {
@@ -233,32 +298,59 @@ mod tests {
         sent
     }
 
+    const NAME: &str = "0b5e7c9e-6a58-4c3e-9d0a-5d1f0a7f3c11";
+
     #[test]
-    fn a_pointer_is_followed_into_the_named_bucket_only() {
-        let ours = Payloads::of("q", "s3://bodies/tasks", Arc::new(InMemory::new())).unwrap();
+    fn a_pointer_is_followed_to_names_of_bodies_only() {
+        let access = Access::default();
+        let store = Arc::new(InMemory::new());
+        let ours = Payloads::of("q", "s3://bodies/tasks", &access, store).unwrap();
         let check = |sent: &Sent, expected: &str| {
             let found = format!("{:?}", Payloads::locate(Some(&ours), sent));
             assert!(found.starts_with(expected), "{found}");
         };
-        check(&message("bodies", "tasks/k", CLASS, SIZE), "There");
-        check(&message("bodies", "tasks/k", OLD_CLASS, OLD_SIZE), "There");
-        check(&message("other", "tasks/k", CLASS, SIZE), "Elsewhere");
-        check(&message("bodies", "k", CLASS, SIZE), "Elsewhere");
-        check(&message("bodies", "tasks2/k", CLASS, SIZE), "Elsewhere");
-        check(&message("bodies", "tasks/../k", CLASS, SIZE), "Elsewhere");
+        let key = format!("tasks/{NAME}");
+        check(&message("bodies", &key, CLASS, SIZE), "There");
+        check(&message("bodies", &key, OLD_CLASS, OLD_SIZE), "There");
+        check(&message("other", &key, CLASS, SIZE), "Elsewhere");
+        for key in [
+            NAME.to_owned(),
+            format!("tasks2/{NAME}"),
+            format!("tasks{NAME}"),
+            format!("tasks//{NAME}"),
+            format!("tasks/../{NAME}"),
+            format!("tasks/../tasks/{NAME}"),
+            format!("tasks/more/{NAME}"),
+            format!("tasks/{NAME}/"),
+            format!("tasks/{NAME}.json"),
+            format!("tasks/{}", NAME.to_uppercase()),
+            format!("tasks/{{{NAME}}}"),
+            format!("tasks/{}", NAME.replace('-', "")),
+            "tasks/components/NO_OP.wasm".to_owned(),
+            "tasks/k".to_owned(),
+            "tasks/".to_owned(),
+            String::new(),
+        ] {
+            check(&message("bodies", &key, CLASS, SIZE), "Elsewhere");
+        }
         // What nobody calls a pointer is a body that looks like one.
-        check(&message("bodies", "tasks/k", CLASS, "x"), "Here");
-        check(&message("bodies", "tasks/k", "x", SIZE), "Here");
-        let none = Payloads::locate(None, &message("bodies", "tasks/k", CLASS, SIZE));
+        check(&message("bodies", &key, CLASS, "x"), "Here");
+        check(&message("bodies", &key, "x", SIZE), "Here");
+        let none = Payloads::locate(None, &message("bodies", &key, CLASS, SIZE));
         assert!(matches!(none, Body::Elsewhere(_)), "{none:?}");
+        let long = message("bodies", &"\\u001b".repeat(10_000), CLASS, SIZE);
+        let Body::Elsewhere(why) = Payloads::locate(Some(&ours), &long) else { panic!("followed") };
+        assert!(why.len() < 2_000 && !why.contains('\u{1b}'), "{why}");
     }
 
     #[test]
-    fn what_is_no_bucket_is_refused() {
-        assert_eq!(parse("s3://b"), Some(("b".to_owned(), String::new())));
+    fn what_is_no_bucket_with_a_prefix_is_refused() {
         assert_eq!(parse("s3://b/p/q/"), Some(("b".to_owned(), "p/q/".to_owned())));
-        assert_eq!(parse("s3://"), None);
-        assert_eq!(parse("gs://b"), None);
-        assert_eq!(parse("s3://b/../c"), None);
+        for url in ["s3://", "s3://b", "s3://b/", "s3://b//", "s3:///p", "gs://b/p", "s3://b/../c"]
+        {
+            assert_eq!(parse(url), None, "{url}");
+        }
+        let error = named("q", "s3://b").unwrap_err().to_string();
+        assert!(error.contains("s3://BUCKET/PREFIX"), "{error}");
     }
 }

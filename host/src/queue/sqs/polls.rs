@@ -19,6 +19,8 @@ use super::leases::Held;
 pub(super) struct Fresh {
     pub(super) held: Held,
     pub(super) body: Bytes,
+    /// Why that is not the message's text.
+    pub(super) unread: Option<String>,
     /// When its lease ends, at the earliest.
     pub(super) until: Instant,
     /// When too much of the lease is over for it to be given to anybody.

@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use aws_sdk_sqs::types;
-use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -13,7 +12,7 @@ use super::attempts::{History, Received};
 use super::batch::MOST;
 use super::failure::Failure;
 use super::leases::{Held, Row};
-use super::pointer::{Body, Payloads};
+use super::pointer::{Body, Found, Payloads};
 use super::polls::{Brought, Fresh, Polls, Ticket};
 use super::requests::Delete;
 use super::{Inner, SOON};
@@ -152,22 +151,16 @@ impl Inner {
             self.delete_replaced(held, until);
             return None;
         }
+        let mut unread = None;
         match Payloads::locate(self.payloads.as_ref(), &held.sent) {
             Body::Here => {}
-            Body::Elsewhere(why) => {
-                tracing::warn!("{}: message {} is taken as it is: {why}", self.name, held.id);
-            }
+            Body::Elsewhere(why) => unread = Some(why),
             Body::There(path) => match self.fetch(&path).await {
-                Ok(Some(found)) => {
+                Ok(Found::Body(found)) => {
                     body = found;
                     held.payload = Some(path);
                 }
-                Ok(None) => tracing::warn!(
-                    "{}: message {} is taken as it is: there is no body of a sensible size at \
-                     {path}",
-                    self.name,
-                    held.id
-                ),
+                Ok(Found::Nothing(why)) => unread = Some(why),
                 Err(failure) => {
                     let error = failure.of_message(&self.name, "fetching the body of", &held.id);
                     tracing::warn!("{error}; it is given back");
@@ -179,7 +172,10 @@ impl Inner {
             },
         }
         let stale = until.checked_sub((until - received) / 2).unwrap_or(until);
-        Some(Fresh { held, body, until, stale })
+        if let Some(why) = &unread {
+            tracing::warn!("{}: message {} has no body: {why}", self.name, held.id);
+        }
+        Some(Fresh { held, body, unread, until, stale })
     }
 
     /// What is known of earlier executions of a received message. A receive by this process is
@@ -208,19 +204,20 @@ impl Inner {
         });
     }
 
-    async fn fetch(&self, path: &object_store::path::Path) -> Result<Option<Bytes>, Failure> {
+    async fn fetch(&self, path: &object_store::path::Path) -> Result<Found, Failure> {
         match &self.payloads {
             Some(payloads) => payloads.get(path).await,
-            None => Ok(None),
+            None => Ok(Found::Nothing("no bucket for large bodies is set".to_owned())),
         }
     }
 
     fn hand_out(&self, fresh: Fresh) -> Message {
-        let Fresh { held, body, until, .. } = fresh;
+        let Fresh { held, body, unread, until, .. } = fresh;
         let held = Arc::new(held);
         Message {
             id: held.id.clone(),
             body,
+            unread,
             attempts: held.history.attempts,
             deaths: 0,
             unaccounted: held.history.unaccounted,

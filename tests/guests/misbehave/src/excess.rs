@@ -120,6 +120,26 @@ pub(crate) fn mkdirs(task: &Task<Action>, depth: u32) -> Result<()> {
     fs::write(path.join("d.txt"), "deep").context("output d.txt in the last directory")
 }
 
+/// The files that it leaves.
+pub(crate) fn tree(task: &Task<Action>, depth: u32, dirs: u64, files: u64) -> Result<Vec<String>> {
+    let mut path = String::new();
+    for level in 1..=depth {
+        path.push_str("t/");
+        let made = fs::create_dir(task.outputs_dir().join(&path));
+        made.with_context(|| format!("directory at depth {level}"))?;
+    }
+    let last = task.outputs_dir().join(&path);
+    for n in 0..dirs {
+        fs::create_dir(last.join(format!("d{n}"))).with_context(|| format!("directory {n}"))?;
+    }
+    let mut listed = Vec::new();
+    for n in 0..files {
+        File::create(last.join(n.to_string())).with_context(|| format!("output {n}"))?;
+        listed.push(format!("{path}{n}"));
+    }
+    Ok(listed)
+}
+
 pub(crate) fn log(bytes: u64, to: Stream) -> Result<()> {
     let mut stream: Box<dyn Write> = match to {
         Stream::Stderr => Box::new(io::stderr()),

@@ -6,6 +6,8 @@
 
 mod excess;
 mod probe;
+mod raw;
+mod times;
 
 use std::fs;
 use std::hash::{BuildHasher, Hasher};
@@ -87,12 +89,26 @@ pub(crate) enum Action {
     ManyFiles { count: u64 },
     /// Makes directories, each in the one before: `d/d/d/…`, with `d.txt` in the last.
     Mkdirs { depth: u32 },
+    /// Makes directories `t/t/t/…`, and so many directories and empty files in the last one. Lists
+    /// the files.
+    Tree {
+        depth: u32,
+        #[serde(default)]
+        dirs: u64,
+        #[serde(default)]
+        files: u64,
+    },
+    /// Writes a text to its log.
+    Say { text: String },
     /// Writes so many bytes of lines to its log.
     Log {
         bytes: u64,
         #[serde(default)]
         to: Stream,
     },
+
+    /// A call of the host's interfaces themselves, past the standard library.
+    Raw { call: raw::Call },
 
     // What should not be published.
     /// A symbolic link in the outputs.
@@ -117,6 +133,9 @@ pub(crate) enum Action {
         #[serde(default = "Action::an_address")]
         address: String,
     },
+    /// Sets times of outputs in every way. Reports `{"tried": […]}`; leaves `file.txt` and
+    /// `dir/in-it.txt`.
+    SetTimes,
     /// Reads standard input to its end. Reports `{"bytes"}` or `{"error"}`.
     Stdin,
     /// Reports what is there at the start, `{"runs", "inputs": [paths], "outputs": [paths]}`, and
@@ -291,7 +310,12 @@ fn perform(action: &Action, task: &Task<Action>) -> Result<Outcome> {
         }
         Action::ManyFiles { count } => excess::many_files(task, *count)?,
         Action::Mkdirs { depth } => excess::mkdirs(task, *depth)?,
+        Action::Tree { depth, dirs, files } => {
+            return Ok(Outcome::success(excess::tree(task, *depth, *dirs, *files)?));
+        }
+        Action::Say { text } => eprintln!("{text}"),
         Action::Log { bytes, to } => excess::log(*bytes, *to)?,
+        Action::Raw { call } => raw::perform(call, task)?,
         Action::Symlink { target, name } => {
             probe::symlink(target, &task.outputs_dir().join(name)).context("symlink")?;
         }
@@ -305,6 +329,7 @@ fn perform(action: &Action, task: &Task<Action>) -> Result<Outcome> {
         Action::Escape => probe::escape(task)?,
         Action::Env => probe::environment(task)?,
         Action::Net { address } => probe::network(task, address)?,
+        Action::SetTimes => times::set(task)?,
         Action::Stdin => probe::stdin(task)?,
         Action::Leave => probe::leave(task)?,
         Action::Copy { ignore_errors } => {
@@ -340,12 +365,14 @@ mod tests {
     fn actions_that_a_native_process_survives_do_what_they_say() {
         let (sandbox, result) = run(r#"{"do": "all", "steps": [
             {"do": "copy"}, {"do": "write", "bytes": 100000, "files": 3}, {"do": "many-files", "count": 2},
-            {"do": "mkdirs", "depth": 2}, {"do": "odd-names"}]}"#);
+            {"do": "mkdirs", "depth": 2}, {"do": "odd-names"},
+            {"do": "tree", "depth": 3, "dirs": 1, "files": 2}]}"#);
         result.unwrap();
         assert_eq!(sandbox.output("out/0_input/a.txt").unwrap(), b"a");
         assert_eq!(sandbox.output("written/0.dat").unwrap().len(), 33_334);
         assert_eq!(sandbox.output("d/d/d.txt").unwrap(), b"deep");
         assert_eq!(sandbox.output("many/1").unwrap(), b"");
+        assert_eq!(sandbox.output("t/t/t/1").unwrap(), b"");
 
         assert!(!run(r#"{"do": "unsuccessful"}"#).1.unwrap().is_success());
         assert!(run(r#"{"do": "missing-output"}"#).1.is_err());

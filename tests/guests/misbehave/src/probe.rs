@@ -16,10 +16,10 @@ use crate::Action;
 
 /// What was tried, and how it went.
 #[derive(Default)]
-struct Tried(Vec<Value>);
+pub(crate) struct Tried(pub(crate) Vec<Value>);
 
 impl Tried {
-    fn this(&mut self, what: impl Into<String>, result: io::Result<()>) {
+    pub(crate) fn this(&mut self, what: impl Into<String>, result: io::Result<()>) {
         let what = what.into();
         self.0.push(match result {
             Ok(()) => json!({"what": what, "ok": true}),

@@ -237,7 +237,7 @@ impl Queue {
         Ok(json!({}))
     }
 
-    pub(super) fn send(&mut self, entry: &Value) -> Result<Value, Refused> {
+    pub(in crate::queue::sqs) fn send(&mut self, entry: &Value) -> Result<Value, Refused> {
         let body = entry["MessageBody"].as_str().unwrap_or_default().to_owned();
         let group = entry["MessageGroupId"].as_str().map(str::to_owned);
         let delay = entry["DelaySeconds"].as_u64();

@@ -1,0 +1,211 @@
+//! The process that compiles one component: the host's own program, started for that alone.
+//!
+//! Compiling takes what memory and time the component asks for, and a component may be made to ask
+//! for more than there is. Here it can use no more than it is given, and be killed at any time.
+//!
+//! The standard input is a socket to the host. The host sends a [`Request`]; this process limits
+//! itself and answers [`READY`]. What ends it before that is this machine's fault, and what ends it
+//! later is the component's. Then the host sends the component's bytes, and gets an answer: its
+//! kind (one byte), its length (eight bytes, little-endian), and its bytes. When the host closes
+//! the socket or dies, this process ends.
+
+use std::error::Error as StdError;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetError, Scope};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Resource, Rlimit, getrlimit, nice, setrlimit};
+use wasmtime::Engine;
+
+use super::bounded;
+use crate::digest::Digest;
+use crate::sandbox;
+
+/// What is said when the next thing to happen is the component's doing.
+pub(super) const READY: u8 = b'r';
+
+/// The kinds of answers: compiled code,
+pub(super) const CODE: u8 = b'c';
+/// the words of the compiler, which does not accept the component,
+pub(super) const REFUSED: u8 = b'x';
+/// that the bytes are not those of the digest,
+pub(super) const DAMAGED: u8 = b'd';
+/// and that there was no memory.
+pub(super) const NO_MEMORY: u8 = b'm';
+
+/// Tasks go on while a component is compiled.
+const NICER: i32 = 2;
+/// The kernel ends this process rather than its host when the machine is short of memory.
+const FIRST_TO_GO: &str = "500";
+/// A core module with one function that does nothing.
+const NOTHING: &[u8] = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x03\x02\x01\0\x0a\x04\x01\x02\0\x0b";
+
+/// What the host asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Request {
+    /// Bytes of memory that may be used.
+    pub(super) memory: u64,
+    /// Seconds of processor time that may be used.
+    pub(super) seconds: u64,
+    /// The component's digest.
+    pub(super) digest: Digest,
+    /// The component's bytes.
+    pub(super) length: u64,
+}
+
+impl Request {
+    pub(super) const BYTES: usize = 56;
+
+    pub(super) fn encode(&self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..8].copy_from_slice(&self.memory.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.seconds.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.length.to_le_bytes());
+        bytes[24..].copy_from_slice(&self.digest.0);
+        bytes
+    }
+
+    fn decode(bytes: &[u8; Self::BYTES]) -> Self {
+        let number = |at: usize| {
+            let mut number = [0; 8];
+            number.copy_from_slice(&bytes[at..at + 8]);
+            u64::from_le_bytes(number)
+        };
+        let mut digest = [0; 32];
+        digest.copy_from_slice(&bytes[24..]);
+        Self { memory: number(0), seconds: number(8), length: number(16), digest: Digest(digest) }
+    }
+}
+
+/// Compiles one component for the host that started this process.
+///
+/// # Errors
+/// When no host is at the other end of the standard input, or this process can't have what it
+/// needs before it begins.
+pub fn compile_for_parent() -> io::Result<()> {
+    let mut parent = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let mut request = [0; Request::BYTES];
+    parent.read_exact(&mut request)?;
+    let request = Request::decode(&request);
+
+    // What is asked of the kernel first holds for the threads that follow.
+    step_back();
+    end_with(parent.try_clone()?)?;
+    let engine = warm_engine()?;
+    limit(Resource::Core, 0, 0)?;
+    limit(Resource::Cpu, request.seconds, request.seconds.saturating_add(5))?;
+    limit(Resource::Data, request.memory, request.memory)?;
+    parent.write_all(&[READY])?;
+
+    let (kind, bytes) = answer(&engine, &request, &mut parent)?;
+    parent.write_all(&[kind])?;
+    parent.write_all(&(bytes.len() as u64).to_le_bytes())?;
+    parent.write_all(&bytes)
+}
+
+fn answer(
+    engine: &Engine,
+    request: &Request,
+    parent: &mut UnixStream,
+) -> io::Result<(u8, Vec<u8>)> {
+    let mut wasm = Vec::new();
+    let length = usize::try_from(request.length).unwrap_or(usize::MAX);
+    if wasm.try_reserve_exact(length).is_err() {
+        return Ok((NO_MEMORY, Vec::new()));
+    }
+    parent.take(request.length).read_to_end(&mut wasm)?;
+    if Digest::of(&wasm) != request.digest {
+        return Ok((DAMAGED, Vec::new()));
+    }
+    Ok(match engine.precompile_component(&wasm) {
+        Ok(code) => (CODE, code),
+        Err(error) if is_of_memory(&error) => (NO_MEMORY, Vec::new()),
+        Err(error) => (REFUSED, bounded(&format!("{error:#}")).into_bytes()),
+    })
+}
+
+fn is_of_memory(error: &wasmtime::Error) -> bool {
+    error.chain().any(|cause: &(dyn StdError + 'static)| {
+        cause.is::<wasmtime::OutOfMemory>()
+            || cause.downcast_ref::<rustix::io::Errno>() == Some(&rustix::io::Errno::NOMEM)
+            || cause
+                .downcast_ref::<io::Error>()
+                .is_some_and(|error| error.kind() == io::ErrorKind::OutOfMemory)
+    })
+}
+
+/// Lets others go first, and gives up all rights to files and networks. What the kernel does not
+/// offer is done without: none of that is needed for the limits to hold.
+fn step_back() {
+    let _ = nice(NICER);
+    let _ = std::fs::write("/proc/self/oom_score_adj", FIRST_TO_GO);
+    let _ = confine();
+}
+
+fn confine() -> Result<(), RulesetError> {
+    let newest = ABI::V6;
+    Ruleset::default()
+        .handle_access(AccessFs::from_all(newest))?
+        .handle_access(AccessNet::from_all(newest))?
+        .scope(Scope::from_all(newest))?
+        .create()?
+        .restrict_self()?;
+    Ok(())
+}
+
+/// Ends this process when the host closes its end, or dies.
+fn end_with(parent: UnixStream) -> io::Result<()> {
+    std::thread::Builder::new().name("parent".to_owned()).spawn(move || {
+        // Only that the other end is gone is told without being asked for.
+        let mut gone = [PollFd::new(&parent, PollFlags::empty())];
+        while poll(&mut gone, None).is_err() {}
+        std::process::exit(1);
+    })?;
+    Ok(())
+}
+
+/// An engine whose compiler has started its threads.
+fn warm_engine() -> io::Result<Engine> {
+    let warm = || -> wasmtime::Result<Engine> {
+        let engine = sandbox::compiling_engine()?;
+        engine.precompile_module(NOTHING)?;
+        Ok(engine)
+    };
+    // Threads that can't be had are a panic of the compiler.
+    match catch_unwind(AssertUnwindSafe(warm)) {
+        Ok(engine) => engine.map_err(|error| io::Error::other(format!("{error:#}"))),
+        Err(_) => Err(io::Error::other("the compiler's threads could not be started")),
+    }
+}
+
+/// Sets a limit of this process, as far as it is not lower already.
+fn limit(resource: Resource, soft: u64, hard: u64) -> io::Result<()> {
+    let allowed = getrlimit(resource).maximum.unwrap_or(u64::MAX);
+    let (current, maximum) = (Some(soft.min(allowed)), Some(hard.min(allowed)));
+    Ok(setrlimit(resource, Rlimit { current, maximum })?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::COMPILES;
+    use super::*;
+
+    /// What the tests of the catalog start instead of the host.
+    #[test]
+    fn this_program_compiles_where_that_is_asked_for() {
+        if std::env::var_os(COMPILES).is_some() {
+            let ended = compile_for_parent();
+            std::process::exit(i32::from(ended.is_err()));
+        }
+    }
+
+    #[test]
+    fn a_request_arrives_as_it_was_sent() {
+        let digest = Digest::of(b"a");
+        let request = Request { memory: 1 << 40, seconds: 3, digest, length: u64::MAX };
+        assert_eq!(Request::decode(&request.encode()), request);
+    }
+}

@@ -1,0 +1,197 @@
+//! Characters that show what a text is, and how the others are shown.
+//!
+//! A text from outside may hold characters that a reader does not see, or that change how the
+//! rest is shown: controls (a terminal obeys them), marks that turn the direction of writing
+//! around, characters of no width. New names have none of them; other texts are escaped where
+//! they are shown. Letters and combining marks of all scripts, spaces and symbols are plain.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+
+use icu_properties::props::{
+    DefaultIgnorableCodePoint, GeneralCategory, NoncharacterCodePoint, PrependedConcatenationMark,
+};
+use icu_properties::{CodePointMapData, CodePointSetData};
+
+/// What stands before each further line of a text of several lines.
+const INDENT: &str = "    ";
+
+/// True for a character that a reader sees, and sees in its place.
+///
+/// False for controls (general category Cc), format characters (Cf: marks of direction, joiners
+/// and spaces of no width), line and paragraph separators (Zl, Zp), code points that are never
+/// shown (`Default_Ignorable_Code_Point`: variation selectors, fillers, tags) and noncharacters.
+/// Code points that this version of Unicode does not assign are plain, so that hosts of
+/// different versions agree. So are the number signs that are written before their digits in
+/// some scripts: they are format characters, and visible.
+pub fn is_plain(c: char) -> bool {
+    if matches!(c, ' '..='~') {
+        return true;
+    }
+    let is_shown = match CodePointMapData::<GeneralCategory>::new().get(c) {
+        GeneralCategory::Control
+        | GeneralCategory::LineSeparator
+        | GeneralCategory::ParagraphSeparator => false,
+        GeneralCategory::Format => {
+            CodePointSetData::new::<PrependedConcatenationMark>().contains(c)
+        }
+        _ => true,
+    };
+    is_shown
+        && !CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
+        && !CodePointSetData::new::<NoncharacterCodePoint>().contains(c)
+}
+
+/// The first character of a text that is not plain.
+pub fn first_odd(text: &str) -> Option<char> {
+    text.chars().find(|c| !is_plain(*c))
+}
+
+/// The text on one line, with an escape (`\n`, `\u{202e}`) in the place of each character that
+/// is not plain. Backslashes of the text stay as they are: it is for readers, not for parsers.
+pub fn escape(text: &str) -> Cow<'_, str> {
+    if first_odd(text).is_none() {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        push_escaped(&mut escaped, c);
+    }
+    Cow::Owned(escaped)
+}
+
+/// The same for a text that may have several lines: line feeds and tabs stay, and the lines after
+/// the first are indented if they are not, so that none can pass for a line of its own.
+pub fn escape_lines(text: &str) -> Cow<'_, str> {
+    if first_odd(text).is_none() {
+        return Cow::Borrowed(text);
+    }
+    let is_indented = |line: &str| line.is_empty() || line.starts_with([' ', '\t']);
+    // All of them or none, so that what is aligned stays aligned.
+    let indent = if text.split('\n').skip(1).all(is_indented) { "" } else { INDENT };
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for (number, line) in text.split('\n').enumerate() {
+        if number > 0 {
+            escaped.push('\n');
+            escaped.push_str(if line.is_empty() { "" } else { indent });
+        }
+        for c in line.chars() {
+            match c {
+                '\t' => escaped.push(c),
+                c => push_escaped(&mut escaped, c),
+            }
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+/// Adds a character, or the escape for it.
+pub fn push_escaped(text: &mut String, c: char) {
+    match c {
+        '\n' => text.push_str("\\n"),
+        '\r' => text.push_str("\\r"),
+        '\t' => text.push_str("\\t"),
+        c if is_plain(c) => text.push(c),
+        // Writing to a string does not fail.
+        c => drop(write!(text, "{}", c.escape_unicode())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_a_reader_does_not_see_is_not_plain() {
+        for c in [
+            '\0',
+            '\t',
+            '\n',
+            '\r',
+            '\u{1b}',
+            '\u{7f}',
+            '\u{85}',
+            '\u{9b}',
+            '\u{ad}',
+            '\u{34f}',
+            '\u{61c}',
+            '\u{115f}',
+            '\u{180e}',
+            '\u{200b}',
+            '\u{200c}',
+            '\u{200d}',
+            '\u{200e}',
+            '\u{200f}',
+            '\u{2028}',
+            '\u{2029}',
+            '\u{202a}',
+            '\u{202e}',
+            '\u{2060}',
+            '\u{2066}',
+            '\u{2069}',
+            '\u{3164}',
+            '\u{fe0f}',
+            '\u{feff}',
+            '\u{fff9}',
+            '\u{fffe}',
+            '\u{ffff}',
+            '\u{fdd0}',
+            '\u{e0001}',
+            '\u{e0041}',
+            '\u{10ffff}',
+        ] {
+            assert!(!is_plain(c), "{c:?}");
+        }
+    }
+
+    #[test]
+    fn all_scripts_are_plain() {
+        let texts = [
+            "NO_OP",
+            "ΔF/F",
+            "é",
+            "e\u{301}",
+            "data set (2).tif",
+            "\u{a0}\u{3000}",
+            "日本語",
+            "한국어",
+            "العربية",
+            "עברית",
+            "हिन्दी",
+            "ไทย",
+            "🦀",
+            "µm²",
+            "\u{600}12",
+            "\u{e000}",
+            "\u{378}",
+            "\u{fffd}",
+        ];
+        for text in texts {
+            assert_eq!(first_odd(text), None, "{text:?}");
+            assert!(matches!(escape(text), Cow::Borrowed(_)) && escape(text) == text);
+        }
+    }
+
+    #[test]
+    fn a_text_is_escaped_where_it_is_not_plain() {
+        assert_eq!(escape("a\\n\u{1b}[2J\n\té\u{202e}"), "a\\n\\u{1b}[2J\\n\\té\\u{202e}");
+        assert_eq!(
+            escape_lines("one\ntwo\r\n\tthree\n  four\n\nERROR five\u{9b}"),
+            "one\n    two\\r\n    \tthree\n      four\n\n    ERROR five\\u{9b}"
+        );
+        assert_eq!(escape_lines("one\n  two\n\tthree"), "one\n  two\n\tthree");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_escaped_is_plain(text: String) {
+            prop_assert_eq!(first_odd(&escape(&text)), None);
+            for (number, line) in escape_lines(&text).split('\n').enumerate() {
+                prop_assert_eq!(first_odd(&line.replace('\t', "")), None);
+                prop_assert!(number == 0 || line.is_empty() || line.starts_with([' ', '\t']));
+            }
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The system calls that executing a guest takes. Every other one fails with EPERM on the threads
+//! that this filter is put on.
+//!
+//! A file is named only relative to what Landlock allows: the filter can't see names. It can see
+//! numbers, so that times are changed only of what is open, memory never becomes code, and a
+//! thread signals nobody but itself, to abort.
+
+use std::collections::BTreeMap;
+
+use libc::c_long;
+use rustix::ioctl::opcode;
+use seccompiler::{
+    BpfProgram, Error, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
+    SeccompFilter, SeccompRule, TargetArch,
+};
+
+/// Calls that are allowed whatever their arguments are.
+const FREE: &[c_long] = &[
+    // Open files. Libraries choose among these by what the kernel has.
+    libc::SYS_close,
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_pread64,
+    libc::SYS_preadv,
+    libc::SYS_preadv2,
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_pwrite64,
+    libc::SYS_pwritev,
+    libc::SYS_pwritev2,
+    libc::SYS_lseek,
+    libc::SYS_ftruncate,
+    libc::SYS_fstat,
+    libc::SYS_fstatfs,
+    libc::SYS_getdents64,
+    // Names.
+    libc::SYS_openat,
+    libc::SYS_openat2,
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_faccessat,
+    libc::SYS_faccessat2,
+    libc::SYS_readlinkat,
+    libc::SYS_mkdirat,
+    libc::SYS_unlinkat,
+    libc::SYS_renameat2,
+    libc::SYS_linkat,
+    libc::SYS_symlinkat,
+    // Memory. An instance's first memory comes from an anonymous file.
+    libc::SYS_brk,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_membarrier,
+    libc::SYS_memfd_create,
+    // Waiting, time and random numbers.
+    libc::SYS_futex,
+    libc::SYS_futex_waitv,
+    libc::SYS_sched_yield,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_nanosleep,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_getres,
+    libc::SYS_gettimeofday,
+    libc::SYS_getrandom,
+    libc::SYS_restart_syscall,
+    // Traps of guests are signals; one that is not theirs has to end the process as usual.
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    // The end of a thread and of the process.
+    libc::SYS_rseq,
+    libc::SYS_set_robust_list,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
+/// The older forms of calls among those, which C libraries still use here.
+#[cfg(target_arch = "x86_64")]
+const OLD: &[c_long] = &[
+    libc::SYS_open,
+    libc::SYS_stat,
+    libc::SYS_lstat,
+    libc::SYS_access,
+    libc::SYS_readlink,
+    libc::SYS_mkdir,
+    libc::SYS_rmdir,
+    libc::SYS_unlink,
+    libc::SYS_rename,
+    libc::SYS_renameat,
+    libc::SYS_link,
+    libc::SYS_symlink,
+];
+#[cfg(target_arch = "aarch64")]
+const OLD: &[c_long] = &[RENAMEAT];
+/// `renameat`, for which the crate `libc` has no name here.
+#[cfg(target_arch = "aarch64")]
+const RENAMEAT: c_long = 38;
+
+/// What is asked of an open file, none of which reaches beyond it.
+const FCNTL: [i32; 8] = [
+    libc::F_DUPFD,
+    libc::F_DUPFD_CLOEXEC,
+    libc::F_GETFD,
+    libc::F_SETFD,
+    libc::F_GETFL,
+    libc::F_SETFL,
+    libc::F_ADD_SEALS,
+    libc::F_GET_SEALS,
+];
+
+/// What wasmtime asks which pages of a memory were written: `PAGEMAP_SCAN`, with a `struct
+/// pm_scan_arg` of twelve 64-bit numbers.
+const PAGEMAP_SCAN: u64 = opcode::read_write::<[u64; 12]>(b'f', 16) as u64;
+/// What a progress bar asks its terminal, when a log line is written beside it: `TIOCGWINSZ` and
+/// `TCGETS` of asm-generic/ioctls.h, whose type is not the same in all C libraries.
+const TERMINAL: [u64; 2] = [0x5413, 0x5401];
+
+#[cfg(target_arch = "x86_64")]
+const ARCH: TargetArch = TargetArch::x86_64;
+#[cfg(target_arch = "aarch64")]
+const ARCH: TargetArch = TargetArch::aarch64;
+
+/// Puts the filter on this thread, for good.
+///
+/// # Errors
+/// When the kernel has no filters, or this process may not use them.
+pub(super) fn restrict() -> Result<(), Error> {
+    seccompiler::apply_filter(&filter()?)
+}
+
+/// The filter for the thread that calls this.
+fn filter() -> Result<BpfProgram, Error> {
+    let process = u64::from(rustix::process::getpid().as_raw_nonzero().get().unsigned_abs());
+    let thread = u64::from(rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs());
+    let abort = libc::SIGABRT as u64;
+    let not_code = SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64);
+
+    let mut rules: BTreeMap<c_long, Vec<SeccompRule>> =
+        FREE.iter().chain(OLD).map(|call| (*call, Vec::new())).collect();
+    let mut allow = |call, conditions| -> Result<(), Error> {
+        rules.entry(call).or_default().push(SeccompRule::new(conditions)?);
+        Ok(())
+    };
+    for call in [libc::SYS_mmap, libc::SYS_mprotect] {
+        allow(call, vec![int(2, not_code.clone(), 0)?])?;
+    }
+    for command in FCNTL {
+        allow(libc::SYS_fcntl, vec![int(1, SeccompCmpOp::Eq, command as u64)?])?;
+    }
+    for request in TERMINAL.into_iter().chain([PAGEMAP_SCAN]) {
+        allow(libc::SYS_ioctl, vec![int(1, SeccompCmpOp::Eq, request)?])?;
+    }
+    // Without a name: the times of what is open.
+    let no_name = SeccompCondition::new(1, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)?;
+    allow(libc::SYS_utimensat, vec![no_name])?;
+    let eq = SeccompCmpOp::Eq;
+    let of_thread = |n| int(n, eq.clone(), thread);
+    allow(
+        libc::SYS_tgkill,
+        vec![int(0, eq.clone(), process)?, of_thread(1)?, int(2, eq.clone(), abort)?],
+    )?;
+    allow(libc::SYS_tkill, vec![of_thread(0)?, int(1, eq.clone(), abort)?])?;
+
+    let refused = SeccompAction::Errno(libc::EPERM as u32);
+    let filter = SeccompFilter::new(rules, refused, SeccompAction::Allow, ARCH)?;
+    Ok(filter.try_into()?)
+}
+
+/// A condition on an argument of 32 bits.
+fn int(argument: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompCondition, Error> {
+    Ok(SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)?)
+}

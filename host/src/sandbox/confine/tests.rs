@@ -1,0 +1,401 @@
+//! What a confined thread can't do, by the calls themselves, and what it still can.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use libc::{c_int, c_long};
+
+use super::*;
+
+/// A place with the two directories of a task, and something of somebody else beside them.
+struct Place {
+    root: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        for dir in ["inputs", "outputs", "outside"] {
+            fs::create_dir(root.path().join(dir)).unwrap();
+        }
+        for file in ["inputs/file", "outputs/file", "outside/file"] {
+            fs::write(root.path().join(file), "content").unwrap();
+        }
+        Self { root }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    /// Runs `work` on a thread that is confined to the two directories, as far as can be.
+    fn confined<T: Send>(&self, work: impl FnOnce(Confinement) -> T + Send) -> T {
+        let (inputs, outputs) = (self.path("inputs"), self.path("outputs"));
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| work(confine(&inputs, &outputs)));
+            thread.join().expect("the thread's work")
+        })
+    }
+}
+
+fn name(path: &Path) -> CString {
+    CString::new(path.to_str().unwrap()).unwrap()
+}
+
+/// A system call by its number, with its result or the system's error number.
+macro_rules! call {
+    ($number:expr $(, $argument:expr)*) => {{
+        // SAFETY: the pointers among the arguments are to memory that outlives the call, and the
+        // calls that are let through only read it, or write what is theirs.
+        let done = unsafe { libc::syscall($number $(, $argument)*) };
+        if done < 0 { Err(io::Error::last_os_error().raw_os_error().unwrap()) } else { Ok(done) }
+    }};
+}
+
+/// Whether this kernel has what these tests are about. It is said if not: nothing else is tested.
+fn has_filters() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    status.lines().any(|line| line.starts_with("Seccomp_filters:"))
+}
+
+/// What the kernel says of a thread of this process.
+fn status(thread: c_long, field: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/self/task/{thread}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(&format!("{field}:")));
+    line.and_then(|line| line.split_whitespace().nth(1)).unwrap_or_default().to_owned()
+}
+
+#[test]
+fn the_filter_is_put_on_wherever_the_kernel_has_filters() {
+    let confinement = possible();
+    assert_eq!(confinement.calls, has_filters(), "{confinement}");
+    if !has_filters() {
+        return;
+    }
+    // The kernel's own word for it, of the thread while it lives, and not of the others.
+    let place = Place::new();
+    let (told, thread) = std::sync::mpsc::channel();
+    let (looked, wait) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let inputs = place.path("inputs");
+        scope.spawn(move || {
+            confine(&inputs, &inputs);
+            told.send(call!(libc::SYS_gettid).unwrap()).unwrap();
+            wait.recv().unwrap();
+        });
+        let thread = thread.recv().unwrap();
+        let own = call!(libc::SYS_gettid).unwrap();
+        let (modes, privileges) = (status(thread, "Seccomp"), status(thread, "NoNewPrivs"));
+        let others = status(own, "Seccomp");
+        looked.send(()).unwrap();
+        assert_eq!((&*modes, &*privileges), ("2", "1"));
+        assert_eq!(others, "0", "only the threads of guests");
+    });
+}
+
+#[test]
+fn what_guests_do_not_need_is_refused() {
+    if !has_filters() {
+        return;
+    }
+    let place = Place::new();
+    let outside = name(&place.path("outside/file"));
+    let mine = File::options().read(true).write(true).open(place.path("outputs/file")).unwrap();
+    let _unix = UnixListener::bind(place.path("outside/socket")).unwrap();
+    let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+    sender.connect(receiver.local_addr().unwrap()).unwrap();
+    receiver.set_nonblocking(true).unwrap();
+    let program = File::open("/bin/true").unwrap();
+    let (file, udp, program) = (mine.as_raw_fd(), sender.as_raw_fd(), program.as_raw_fd());
+    let other = call!(libc::SYS_gettid).unwrap();
+
+    let refused = place.confined(move |confinement| {
+        // Without it the calls below would be made.
+        assert!(confinement.calls, "there is no filter");
+        let none = std::ptr::null::<u8>();
+        let (path, at) = (outside.as_ptr(), libc::AT_FDCWD);
+        let this = call!(libc::SYS_getpid).unwrap();
+        let thread = call!(libc::SYS_gettid).unwrap();
+        let bytes = [0_u8; 256];
+        let room = bytes.as_ptr();
+        let argv = [none, none];
+        vec![
+            // Files: their modes, owners, times by name, attributes, and special ones.
+            ("fchmodat", call!(libc::SYS_fchmodat, at, path, 0o777)),
+            ("fchmodat2", call!(452, at, path, 0o777, 0)),
+            ("fchmod", call!(libc::SYS_fchmod, file, 0o777)),
+            ("fchownat", call!(libc::SYS_fchownat, at, path, 1, 1, 0)),
+            ("fchown", call!(libc::SYS_fchown, file, 1, 1)),
+            ("utimensat", call!(libc::SYS_utimensat, at, path, none, 0)),
+            (
+                "utimensat of an open file by name",
+                call!(libc::SYS_utimensat, file, c"".as_ptr(), none, libc::AT_EMPTY_PATH),
+            ),
+            ("setxattr", call!(libc::SYS_setxattr, path, c"user.a".as_ptr(), room, 1, 0)),
+            ("fsetxattr", call!(libc::SYS_fsetxattr, file, c"user.a".as_ptr(), room, 1, 0)),
+            ("mknodat", call!(libc::SYS_mknodat, at, path, libc::S_IFIFO | 0o600, 0)),
+            ("truncate", call!(libc::SYS_truncate, path, 0)),
+            ("chdir", call!(libc::SYS_chdir, c"/".as_ptr())),
+            ("chroot", call!(libc::SYS_chroot, c"/".as_ptr())),
+            ("umask", call!(libc::SYS_umask, 0)),
+            ("flock", call!(libc::SYS_flock, file, libc::LOCK_EX)),
+            ("fcntl(F_SETLK)", call!(libc::SYS_fcntl, file, libc::F_SETLK, room)),
+            ("fcntl(F_SETOWN)", call!(libc::SYS_fcntl, file, libc::F_SETOWN, this)),
+            ("fcntl(F_SETLEASE)", call!(libc::SYS_fcntl, file, libc::F_SETLEASE, libc::F_RDLCK)),
+            ("ioctl(FICLONE)", call!(libc::SYS_ioctl, file, 0x4004_9409_u64, file)),
+            ("ioctl(TIOCSTI)", call!(libc::SYS_ioctl, file, libc::TIOCSTI, room)),
+            ("name_to_handle_at", call!(libc::SYS_name_to_handle_at, at, path, room, room, 0)),
+            ("open_by_handle_at", call!(libc::SYS_open_by_handle_at, at, room, 0)),
+            ("inotify_init1", call!(libc::SYS_inotify_init1, 0)),
+            ("fanotify_init", call!(libc::SYS_fanotify_init, 0, 0)),
+            // Networks and other ways to talk to processes.
+            ("socket(AF_UNIX)", call!(libc::SYS_socket, libc::AF_UNIX, libc::SOCK_STREAM, 0)),
+            ("socket(AF_INET)", call!(libc::SYS_socket, libc::AF_INET, libc::SOCK_DGRAM, 0)),
+            ("socket(AF_NETLINK)", call!(libc::SYS_socket, libc::AF_NETLINK, libc::SOCK_RAW, 0)),
+            ("socketpair", call!(libc::SYS_socketpair, libc::AF_UNIX, libc::SOCK_STREAM, 0, room)),
+            ("connect", call!(libc::SYS_connect, udp, room, 16)),
+            ("bind", call!(libc::SYS_bind, udp, room, 16)),
+            ("sendto", call!(libc::SYS_sendto, udp, room, 1, 0, none, 0)),
+            ("sendmsg", call!(libc::SYS_sendmsg, udp, room, 0)),
+            ("recvfrom", call!(libc::SYS_recvfrom, udp, room, 1, libc::MSG_DONTWAIT, none, none)),
+            ("setsockopt", call!(libc::SYS_setsockopt, udp, 0, 0, none, 0)),
+            ("pidfd_open", call!(libc::SYS_pidfd_open, this, 0)),
+            ("shmget", call!(libc::SYS_shmget, 0, 4096, 0o1600)),
+            ("mq_open", call!(libc::SYS_mq_open, c"/a".as_ptr(), libc::O_CREAT, 0o600, none)),
+            ("add_key", call!(libc::SYS_add_key, c"user".as_ptr(), c"a".as_ptr(), room, 1, -2)),
+            // Signals and other processes.
+            ("kill(0)", call!(libc::SYS_kill, this, 0)),
+            ("kill", call!(libc::SYS_kill, this, libc::SIGURG)),
+            ("tgkill", call!(libc::SYS_tgkill, this, thread, libc::SIGURG)),
+            ("tgkill another", call!(libc::SYS_tgkill, this, other, libc::SIGABRT)),
+            ("tkill another", call!(libc::SYS_tkill, other, libc::SIGABRT)),
+            ("rt_sigqueueinfo", call!(libc::SYS_rt_sigqueueinfo, this, libc::SIGURG, room)),
+            ("ptrace", call!(libc::SYS_ptrace, libc::PTRACE_TRACEME, 0, 0, 0)),
+            ("process_vm_readv", call!(libc::SYS_process_vm_readv, this, room, 0, room, 0, 0)),
+            ("process_vm_writev", call!(libc::SYS_process_vm_writev, this, room, 0, room, 0, 0)),
+            ("setpriority", call!(libc::SYS_setpriority, 0, 0, 0)),
+            ("prlimit64", call!(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, none, none)),
+            ("prctl", call!(libc::SYS_prctl, libc::PR_SET_DUMPABLE, 0, 0, 0, 0)),
+            // Programs, threads and code.
+            (
+                "execve",
+                call!(libc::SYS_execve, c"/bin/true".as_ptr(), argv.as_ptr(), argv.as_ptr()),
+            ),
+            (
+                "execveat",
+                call!(
+                    libc::SYS_execveat,
+                    program,
+                    c"".as_ptr(),
+                    argv.as_ptr(),
+                    argv.as_ptr(),
+                    libc::AT_EMPTY_PATH
+                ),
+            ),
+            (
+                "execveat of an anonymous file",
+                memory().and_then(|memory| {
+                    call!(
+                        libc::SYS_execveat,
+                        memory,
+                        c"".as_ptr(),
+                        argv.as_ptr(),
+                        argv.as_ptr(),
+                        libc::AT_EMPTY_PATH
+                    )
+                }),
+            ),
+            ("clone3", call!(libc::SYS_clone3, room, 88)),
+            ("clone", call!(libc::SYS_clone, 0, 0, 0, 0, 0)),
+            (
+                "mmap(PROT_EXEC)",
+                call!(
+                    libc::SYS_mmap,
+                    0,
+                    4096,
+                    libc::PROT_READ | libc::PROT_EXEC,
+                    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                    -1,
+                    0
+                ),
+            ),
+            (
+                "mprotect(PROT_EXEC)",
+                call!(
+                    libc::SYS_mprotect,
+                    (room as usize) & !0xfff,
+                    4096,
+                    libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC
+                ),
+            ),
+            // The kernel's own machinery.
+            ("io_uring_setup", call!(libc::SYS_io_uring_setup, 1, room)),
+            ("bpf", call!(libc::SYS_bpf, 0, room, 48)),
+            ("perf_event_open", call!(libc::SYS_perf_event_open, room, 0, -1, -1, 0)),
+            ("userfaultfd", call!(libc::SYS_userfaultfd, 1)),
+            ("mount", call!(libc::SYS_mount, none, path, none, 0, none)),
+            ("umount2", call!(libc::SYS_umount2, path, 0)),
+            ("unshare", call!(libc::SYS_unshare, libc::CLONE_FILES)),
+            ("unshare a user namespace", call!(libc::SYS_unshare, libc::CLONE_NEWUSER)),
+            ("setns", call!(libc::SYS_setns, file, 0)),
+            ("setuid", call!(libc::SYS_setuid, 1)),
+            ("seccomp", call!(libc::SYS_seccomp, 0, 0, none)),
+            ("a call that does not exist", call!(100_000)),
+        ]
+    });
+    let done: Vec<_> = refused.into_iter().filter(|(_, done)| *done != Err(libc::EPERM)).collect();
+    assert!(done.is_empty(), "not refused with EPERM: {done:?}");
+
+    // By the ways that libraries take, too: nothing came of them.
+    assert_eq!(fs::read(place.path("outside/file")).unwrap(), b"content");
+    assert!(receiver.recv(&mut [0; 8]).is_err(), "a datagram was sent");
+}
+
+/// A program in memory.
+fn memory() -> Result<c_long, c_int> {
+    let memory = call!(libc::SYS_memfd_create, c"program".as_ptr(), 0)?;
+    call!(libc::SYS_write, memory, c"#!/bin/true\n".as_ptr(), 12)?;
+    Ok(memory)
+}
+
+#[test]
+fn nothing_is_opened_or_changed_outside_the_two_directories() {
+    let place = Place::new();
+    let (confinement, outside, inputs) = place.confined(|confinement| {
+        let write = |path: &str| File::options().append(true).open(place.path(path)).map(drop);
+        let outside = [
+            File::open(place.path("outside/file")).map(drop),
+            write("outside/file"),
+            File::create(place.path("outside/new")).map(drop),
+            fs::read_dir(place.path("outside")).map(drop),
+            fs::remove_file(place.path("outside/file")),
+            fs::hard_link(place.path("outside/file"), place.path("outputs/link")),
+            fs::rename(place.path("outside/file"), place.path("outputs/taken")),
+            File::open("/proc/self/mem").map(drop),
+            File::open("/etc/passwd").map(drop),
+        ];
+        let inputs = [
+            write("inputs/file"),
+            fs::remove_file(place.path("inputs/file")),
+            File::create(place.path("inputs/new")).map(drop),
+        ];
+        (confinement, outside, inputs)
+    });
+    if !confinement.files {
+        return;
+    }
+    for (n, done) in outside.iter().chain(&inputs).enumerate() {
+        assert!(done.is_err(), "number {n} was done");
+    }
+    assert_eq!(fs::read(place.path("outside/file")).unwrap(), b"content");
+}
+
+#[test]
+fn what_guests_do_need_still_works() {
+    let place = Place::new();
+    let epoch = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+    place.confined(|_| {
+        let out = |name: &str| place.path("outputs").join(name);
+        let mut input = File::open(place.path("inputs/file")).unwrap();
+        input.read_to_string(&mut String::new()).unwrap();
+        fs::create_dir(out("dir")).unwrap();
+        let mut file = File::create(out("dir/new")).unwrap();
+        file.write_all(b"written").unwrap();
+        file.set_len(3).unwrap();
+        let times = fs::FileTimes::new().set_modified(epoch).set_accessed(epoch);
+        file.set_times(times).unwrap();
+        File::open(out("dir")).unwrap().set_times(times).unwrap();
+        assert_eq!(file.metadata().unwrap().modified().unwrap(), epoch);
+        file.try_clone().unwrap();
+        fs::rename(out("dir/new"), out("moved")).unwrap();
+        std::os::unix::fs::symlink("moved", out("symlink")).unwrap();
+        assert_eq!(fs::read_link(out("symlink")).unwrap(), Path::new("moved"));
+        assert_eq!(fs::read_dir(place.path("outputs")).unwrap().count(), 4);
+        fs::remove_file(out("symlink")).unwrap();
+        fs::remove_dir(out("dir")).unwrap();
+        // Memory, waiting, and a panic of the host's own code.
+        drop(vec![1_u8; 64 << 20]);
+        std::thread::sleep(Duration::from_millis(1));
+        let panic = std::panic::catch_unwind(|| std::panic::resume_unwind(Box::new("a panic")));
+        assert!(panic.is_err());
+    });
+    assert_eq!(fs::read(place.path("outputs/moved")).unwrap(), b"wri");
+}
+
+#[test]
+fn a_confined_thread_can_still_end_the_process() {
+    const HOW: &str = "TASK_HOST_TEST_ENDS_BY";
+    let place = Place::new();
+    let own = "sandbox::confine::tests::a_confined_thread_can_still_end_the_process";
+    if let Ok(how) = std::env::var(HOW) {
+        place.confined(|_| match &*how {
+            "abort" => std::process::abort(),
+            "exit" => std::process::exit(7),
+            // A bad access of the host's own code: the handler that looks for traps of guests
+            // gives the signal back to the system.
+            _ => call_nowhere(),
+        });
+    }
+    let end = |how: &str| {
+        let mut program = std::process::Command::new(std::env::current_exe().unwrap());
+        program.args(["--exact", own]).env(HOW, how);
+        program.output().unwrap().status
+    };
+    assert_eq!(end("abort").signal(), Some(libc::SIGABRT));
+    assert_eq!(end("exit").code(), Some(7));
+    assert_eq!(end("crash").signal(), Some(libc::SIGSEGV));
+}
+
+fn call_nowhere() {
+    let engine = wasmtime::Engine::default();
+    // Its handlers are those of a host.
+    let module = wasmtime::component::Component::new(&engine, "(component)");
+    drop(module);
+    // SAFETY: not safe at all; the process is to end here.
+    unsafe { std::ptr::without_provenance_mut::<u8>(8).write_volatile(1) };
+}
+
+#[test]
+fn it_is_said_what_is_in_force() {
+    let check = |files, scopes, calls, want: &str| {
+        assert_eq!(Confinement { files, scopes, calls }.to_string(), want);
+    };
+    check(
+        true,
+        true,
+        true,
+        "keeps tasks to their directories (Landlock and its scopes) and to the system calls they \
+         need (seccomp)",
+    );
+    check(
+        true,
+        false,
+        false,
+        "keeps tasks to their directories (Landlock); does not filter their system calls (no \
+         seccomp)",
+    );
+    check(
+        false,
+        false,
+        true,
+        "keeps tasks to the system calls they need (seccomp), not to their directories (no \
+         Landlock): inputs are copied for each",
+    );
+    check(
+        false,
+        false,
+        false,
+        "does not confine tasks (no Landlock, no seccomp): inputs are copied for each",
+    );
+    let full = Confinement { files: true, scopes: true, calls: true };
+    let half = Confinement { scopes: false, ..full };
+    assert_eq!(Confinement::of_all([full, half]), half, "the weakest thread counts");
+}

@@ -1,0 +1,316 @@
+//! Actions that call the host's interfaces themselves: what no standard library would do.
+
+use serde::Deserialize;
+
+/// What to call. All that is made is kept until the end.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[cfg_attr(not(target_os = "wasi"), expect(dead_code, reason = "there is no host to call"))]
+pub(crate) enum Call {
+    /// So many streams of the entries of a directory with so many files, of long names. Each
+    /// stream is read once. Reports `{"made", "error"}`, of the first that was refused.
+    DirectoryStreams { count: u32, files: u32 },
+    /// Opens one output so often, and closes none. Reports `{"made", "error"}`.
+    OpenFiles { count: u32 },
+    /// The same by an opener that gives up: rejects with the error.
+    OpenFilesOrReject { count: u32 },
+    /// The same, and never ends.
+    OpenFilesAndWait { count: u32 },
+    /// Opens two, closes one, and so on: so often.
+    OpenFilesInTurn { count: u32 },
+    /// So many streams for the log.
+    Handles { count: u32 },
+    /// So many timers, waited for together.
+    Timers { count: u32 },
+    /// So many random bytes in one call.
+    Random { bytes: u64 },
+    /// The same of the kind that is cheap.
+    InsecureRandom { bytes: u64 },
+    /// Writes so many bytes into an output in one call.
+    WriteAtOnce { bytes: u32 },
+    /// Reads so many bytes of an output that has as many. Reports `{"read"}`.
+    ReadAtOnce { bytes: u64 },
+    /// Calls everything that takes a path with one of so many bytes, made of `piece`. Reports
+    /// `{call: code}`.
+    LongPaths { bytes: usize, piece: String },
+    /// Opens a file, a directory, an input and a new name with all flags. Reports
+    /// `{"PATH FLAGS": code}`, and what the length of a file that is only read can be set to.
+    Open,
+    /// Reports what is told of each input and of an output: `{name: {"links", "times", "number"}}`.
+    Stat,
+    /// Reports the words of an error of a stream, `{"words"}`.
+    ErrorWords,
+    /// Makes so many sockets of both kinds, and looks up a name. Reports `{what: code}`.
+    Sockets { count: u32 },
+}
+
+#[cfg(not(target_os = "wasi"))]
+pub(crate) fn perform(
+    call: &Call,
+    _: &task_host_sdk::Task<crate::Action>,
+) -> task_host_sdk::Result<()> {
+    Err(task_host_sdk::Error::reject(format!("{call:?}: there is no host to call")))
+}
+
+#[cfg(target_os = "wasi")]
+pub(crate) use wasi::perform;
+
+#[cfg(target_os = "wasi")]
+mod wasi {
+    use std::collections::BTreeMap;
+
+    use serde_json::{Value, json};
+    use task_host_sdk::{Error, Result, Task};
+    use wasip2::clocks::monotonic_clock;
+    use wasip2::filesystem::preopens::get_directories;
+    use wasip2::filesystem::types::{
+        Descriptor, DescriptorFlags as Flags, ErrorCode, NewTimestamp, OpenFlags as Open, PathFlags,
+    };
+    use wasip2::io::poll;
+    use wasip2::io::streams::StreamError;
+    use wasip2::sockets::{
+        instance_network, ip_name_lookup, network, tcp_create_socket, udp_create_socket,
+    };
+
+    use super::Call;
+    use crate::Action;
+
+    type Made<T> = std::result::Result<T, ErrorCode>;
+
+    pub(crate) fn perform(call: &Call, task: &Task<Action>) -> Result<()> {
+        let report = match call {
+            Call::DirectoryStreams { count, files } => streams(*count, *files),
+            Call::OpenFiles { count } => told(&opened(*count)),
+            Call::OpenFilesOrReject { count } => match opened(*count) {
+                (kept, Some(error)) => {
+                    let text = format!("{} are open, and another can't be: {error:?}", kept.len());
+                    return Err(Error::reject(text));
+                }
+                kept => told(&kept),
+            },
+            Call::OpenFilesAndWait { count } => {
+                let _kept = opened(*count);
+                task_host_sdk::info!("all are open");
+                monotonic_clock::subscribe_duration(u64::MAX).block();
+                json!(null)
+            }
+            Call::OpenFilesInTurn { count } => {
+                let last = std::cell::RefCell::new(None);
+                let made = kept(*count, || {
+                    open("f", Open::CREATE).map(|file| drop(last.replace(Some(file))))
+                });
+                told(&made)
+            }
+            Call::Handles { count } => {
+                let kept: Vec<_> = (0..*count).map(|_| wasip2::cli::stdout::get_stdout()).collect();
+                json!({"made": kept.len()})
+            }
+            Call::Timers { count } => {
+                let timer = |_| monotonic_clock::subscribe_duration(3_600_000_000_000);
+                let mut kept: Vec<_> = (0..*count).map(timer).collect();
+                kept.push(monotonic_clock::subscribe_duration(1));
+                json!({"ready": poll::poll(&kept.iter().collect::<Vec<_>>())})
+            }
+            Call::Random { bytes } => {
+                json!({"bytes": wasip2::random::random::get_random_bytes(*bytes).len()})
+            }
+            Call::InsecureRandom { bytes } => {
+                json!({"bytes": wasip2::random::insecure::get_insecure_random_bytes(*bytes).len()})
+            }
+            Call::WriteAtOnce { bytes } => {
+                let file = open("f", Open::CREATE);
+                let all = vec![b'x'; *bytes as usize];
+                json!({"written": file.and_then(|file| file.write(&all, 0)).ok()})
+            }
+            Call::ReadAtOnce { bytes } => {
+                let read = open("f", Open::CREATE)
+                    .and_then(|file| file.set_size(*bytes).and_then(|()| file.read(*bytes, 0)));
+                json!({"read": read.map(|(bytes, _)| bytes.len()).ok()})
+            }
+            Call::LongPaths { bytes, piece } => long_paths(&piece.repeat(bytes / piece.len())),
+            Call::Open => flags(task),
+            Call::Stat => stat(task),
+            Call::ErrorWords => error_words(),
+            Call::Sockets { count } => sockets(*count),
+        };
+        task.write("report.json", report.to_string())
+    }
+
+    fn directory(name: &str) -> Descriptor {
+        let given = get_directories().into_iter().find(|(_, given)| given == name);
+        given.expect("the directory is given").0
+    }
+
+    fn open(name: &str, flags: Open) -> Made<Descriptor> {
+        directory("/outputs").open_at(PathFlags::empty(), name, flags, Flags::READ | Flags::WRITE)
+    }
+
+    /// Makes so many, or as many as can be had.
+    fn kept<T>(count: u32, mut make: impl FnMut() -> Made<T>) -> (Vec<T>, Option<ErrorCode>) {
+        let mut kept = Vec::new();
+        for _ in 0..count {
+            match make() {
+                Ok(made) => kept.push(made),
+                Err(error) => return (kept, Some(error)),
+            }
+        }
+        (kept, None)
+    }
+
+    fn told<T>((kept, error): &(Vec<T>, Option<ErrorCode>)) -> Value {
+        json!({"made": kept.len(), "error": error.map(|error| error.name())})
+    }
+
+    fn opened(count: u32) -> (Vec<Descriptor>, Option<ErrorCode>) {
+        let outputs = directory("/outputs");
+        let flags = Flags::READ | Flags::WRITE;
+        kept(count, || outputs.open_at(PathFlags::empty(), "f", Open::CREATE, flags))
+    }
+
+    fn streams(count: u32, files: u32) -> Value {
+        let outputs = directory("/outputs");
+        for n in 0..files {
+            let made = open(&format!("{n:0>250}"), Open::CREATE);
+            made.expect("an output can be made");
+        }
+        let made = kept(count, || {
+            let stream = outputs.read_directory()?;
+            stream.read_directory_entry()?;
+            Ok(stream)
+        });
+        told(&made)
+    }
+
+    fn code<T>(result: Made<T>) -> Value {
+        match result {
+            Ok(_) => json!("ok"),
+            Err(error) => json!(error.name()),
+        }
+    }
+
+    fn long_paths(path: &str) -> Value {
+        let at = directory("/outputs");
+        let none = PathFlags::empty();
+        let now = NewTimestamp::Now;
+        let file = open("f", Open::CREATE).expect("an output can be made");
+        drop(file);
+        json!({
+            "open": code(at.open_at(none, path, Open::empty(), Flags::READ)),
+            "create": code(at.open_at(none, path, Open::CREATE, Flags::WRITE)),
+            "make-directory": code(at.create_directory_at(path)),
+            "stat": code(at.stat_at(none, path)),
+            "rename": code(at.rename_at(path, &at, "y")),
+            "rename-to": code(at.rename_at("f", &at, path)),
+            "link": code(at.link_at(none, path, &at, "y")),
+            "link-to": code(at.link_at(none, "f", &at, path)),
+            "symlink": code(at.symlink_at("f", path)),
+            "symlink-of": code(at.symlink_at(path, "y")),
+            "readlink": code(at.readlink_at(path)),
+            "unlink": code(at.unlink_file_at(path)),
+            "remove-directory": code(at.remove_directory_at(path)),
+            "set-times": code(at.set_times_at(none, path, now, now)),
+            "hash": code(at.metadata_hash_at(none, path)),
+        })
+    }
+
+    fn flags(task: &Task<Action>) -> Value {
+        let (inputs, outputs) = (directory("/inputs"), directory("/outputs"));
+        outputs.create_directory_at("dir").expect("a directory can be made");
+        open("file", Open::CREATE).expect("an output can be made");
+        let mut report = BTreeMap::new();
+        let input = task.inputs().next().map(|input| input.key().to_owned());
+        let places = [
+            ("dir", &outputs, "dir"),
+            ("file", &outputs, "file"),
+            ("new", &outputs, "new"),
+            ("input", &inputs, input.as_deref().unwrap_or("none")),
+            ("new-input", &inputs, "new"),
+        ];
+        for (what, at, path) in places {
+            for (name, open) in [
+                ("none", Open::empty()),
+                ("create", Open::CREATE),
+                ("create directory", Open::CREATE | Open::DIRECTORY),
+                ("create exclusive", Open::CREATE | Open::EXCLUSIVE),
+                ("directory", Open::DIRECTORY),
+                ("directory exclusive", Open::DIRECTORY | Open::EXCLUSIVE),
+                ("directory truncate", Open::DIRECTORY | Open::TRUNCATE),
+                ("truncate", Open::TRUNCATE),
+            ] {
+                let opened = at.open_at(PathFlags::empty(), path, open, Flags::READ);
+                report.insert(format!("{what} {name}"), code(opened));
+                let _ = outputs.unlink_file_at("new");
+            }
+        }
+        let none = PathFlags::empty();
+        let read = outputs.open_at(none, "file", Open::empty(), Flags::READ);
+        let read = read.expect("a file can be read");
+        report.insert("set-size".to_owned(), code(read.set_size(10)));
+        report.insert("write".to_owned(), code(read.write(b"x", 0)));
+        let both = open("file", Open::empty()).expect("a file can be written");
+        report.insert("set-size of a writable".to_owned(), code(both.set_size(10)));
+        if let Some(input) = &input {
+            let file = inputs.open_at(none, input, Open::empty(), Flags::READ);
+            let set = file.and_then(|file| file.set_size(10));
+            report.insert("set-size of an input".to_owned(), code(set));
+        }
+        report.insert("set-size of a directory".to_owned(), code(outputs.set_size(10)));
+        outputs.unlink_file_at("file").expect("a file can be removed");
+        outputs.remove_directory_at("dir").expect("a directory can be removed");
+        json!(report)
+    }
+
+    fn stat(task: &Task<Action>) -> Value {
+        open("f", Open::CREATE).expect("an output can be made");
+        let mut report = BTreeMap::new();
+        let mut tell = |at: &Descriptor, path: &str| {
+            let stat = at.stat_at(PathFlags::empty(), path).expect("a file's state");
+            let number = at.metadata_hash_at(PathFlags::empty(), path).expect("a file's number");
+            let times = [
+                stat.data_access_timestamp,
+                stat.data_modification_timestamp,
+                stat.status_change_timestamp,
+            ];
+            let times = times.map(|at| at.map(|at| at.seconds));
+            report.insert(
+                path.to_owned(),
+                json!({"links": stat.link_count, "times": times, "size": stat.size,
+                    "number": [number.lower.to_string(), number.upper.to_string()]}),
+            );
+        };
+        let inputs = directory("/inputs");
+        for input in task.inputs() {
+            tell(&inputs, input.key());
+        }
+        tell(&directory("/outputs"), "f");
+        json!(report)
+    }
+
+    fn words<T>(result: std::result::Result<T, StreamError>) -> Option<String> {
+        match result {
+            Err(StreamError::LastOperationFailed(error)) => Some(error.to_debug_string()),
+            _ => None,
+        }
+    }
+
+    fn error_words() -> Value {
+        let file = open("f", Open::CREATE).expect("an output can be made");
+        let far = file.read_via_stream(1 << 63).expect("a stream");
+        json!({"words": words(far.blocking_read(1))})
+    }
+
+    fn sockets(count: u32) -> Value {
+        fn refused<T>(result: std::result::Result<T, network::ErrorCode>) -> Option<&'static str> {
+            result.err().map(|error| error.name())
+        }
+        let family = network::IpAddressFamily::Ipv4;
+        let (mut tcp, mut udp) = (None, None);
+        for _ in 0..count {
+            tcp = refused(tcp_create_socket::create_tcp_socket(family));
+            udp = refused(udp_create_socket::create_udp_socket(family));
+        }
+        let network = instance_network::instance_network();
+        let name = refused(ip_name_lookup::resolve_addresses(&network, "localhost"));
+        json!({"tcp": tcp, "udp": udp, "name": name})
+    }
+}
