@@ -1,38 +1,37 @@
 #!/bin/bash
-# Start-up script of a Google Compute Engine machine that works on tasks.
+# Start-up script for a worker on Google Compute Engine.
 #
-# What to work on comes from the metadata server, at each start: nothing of it, and no secret, is
-# in the machine's image or written to its disk. Attributes of the instance go before those of the
-# project.
+# Reads its settings from the metadata server at each start, so that the image and the disk hold no
+# settings and no secrets. Attributes of the instance take precedence over those of the project:
 #
 #   task-queue                 sqs://NAME or NAME, or pubsub://projects/…
 #   bucket-name                gs://NAME or NAME, or another bucket's URL
-#   error-queue                where reports of failed tasks go; without it, the queue's -errors
-#   cache-directory            where inputs are kept; without it, /var/cache/task-host
-#   host-flags                 more flags of `host run`
-#   host-program               gs://BUCKET/OBJECT to fetch the program from, if it is not in the image
+#   error-queue                receives error reports; default: the queue's name with -errors
+#   cache-directory            the cache; default: /var/cache/task-host
+#   host-flags                 more flags for `host run`
+#   host-program               gs://BUCKET/OBJECT of the program, if the image does not contain it
 #   aws-region                 for SQS
 #   aws-role-arn               for SQS: a role that trusts this machine's service account, or
-#   aws-sqs-access-id, aws-sqs-secret-access-key      the key of a user
+#   aws-sqs-access-id, aws-sqs-secret-access-key      a user's key
 set -euo pipefail
 
 metadata=http://${GCE_METADATA_HOST:-metadata.google.internal}/computeMetadata/v1
 storage=${STORAGE_EMULATOR_HOST:-https://storage.googleapis.com}
-# In memory, and gone with the machine.
+# A directory in memory.
 run=${RUN:-/run/task-host}
 program=${PROGRAM:-/usr/local/bin/host}
 
-# A value of the metadata server; an error when there is none.
+# Prints a value from the metadata server. Fails if it does not exist.
 value() {
     curl -fsS --retry 5 --retry-connrefused --max-time 30 -H 'Metadata-Flavor: Google' "$metadata/$1"
 }
 
-# An attribute, or nothing.
+# Prints an attribute, or nothing.
 attribute() {
     value "instance/attributes/$1" 2>/dev/null || value "project/attributes/$1" 2>/dev/null || true
 }
 
-# A name with a scheme, which it may have already.
+# Prints a name with a scheme, which it may already have.
 url() {
     case $2 in
     '' | *://* | arn:*) printf %s "$2" ;;
@@ -69,7 +68,7 @@ role=$(attribute aws-role-arn)
 id -u task-host > /dev/null 2>&1 || useradd --system --no-create-home --shell /usr/sbin/nologin task-host
 install -d -m 0700 -o task-host "$cache"
 
-# Read by the service manager only.
+# Only the service manager reads this file.
 umask 077
 {
     printf 'HOST_QUEUE=%s\n' "$queue"
@@ -93,7 +92,7 @@ umask 077
 } > "$run/environment"
 
 if [[ -n $role ]]; then
-    # The machine's own identity, which AWS takes for the role's. Good for an hour each.
+    # The machine's identity token, which AWS exchanges for the role. It is valid for one hour.
     cat > "$run/renew" <<RENEW
 #!/bin/bash
 set -euo pipefail
@@ -107,7 +106,7 @@ RENEW
     systemd-run --unit=task-host-identity --on-active=30min --on-unit-active=30min "$run/renew"
 fi
 
-# The words of host-flags are separate.
+# host-flags must split into words.
 # shellcheck disable=SC2046
 exec systemd-run --unit=task-host --collect \
     -p EnvironmentFile="$run/environment" \

@@ -1,6 +1,6 @@
 """Cuts tiles/ out of the whole images beside this file: python cut.py (needs Pillow).
 
-Tiles are named ROW_COLUMN, from the upper left. Those at the right and lower edge are what is left.
+Tiles are named ROW_COLUMN, from the upper left. Those at the right and lower edges may be smaller.
 """
 
 from pathlib import Path

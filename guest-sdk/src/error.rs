@@ -1,36 +1,34 @@
-//! Why a task did not get done, and whether another try makes sense.
+//! A task's errors, and whether the host retries or rejects the task.
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 
-/// The result of anything that a task does.
+/// A `Result` whose default error is [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What the host does with a task that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Run it again later, in a fresh instance, until its attempts are used up.
+    /// Run the task again later, in a fresh instance, until its attempts are used up.
     Retry,
-    /// Report it on the error queue at once: another try would end the same way.
+    /// Report the task on the error queue at once, because a retry would fail too.
     Reject,
 }
 
-/// Why a task did not get done: a [`Verdict`] and a text for people, which the host logs and puts
-/// into the error report.
+/// Why a task failed: a [`Verdict`] and a text, which the host logs and puts into the error report.
 ///
-/// # What `?` makes of other errors
-/// Any [`std::error::Error`] becomes an `Error` with the text of its whole chain of sources.
+/// # Conversion from other errors
+/// `?` converts any [`std::error::Error`]. The text contains the whole chain of sources.
 ///
-/// A task sees its inputs and nothing else, so it usually fails the same way when it is run again:
-/// an input that is no image stays none. Errors are therefore **rejected**, with one exception. If
-/// the error is, or is caused by, an [`io::Error`] of the system that may pass (an I/O error, an
-/// interrupted call, a timeout, too little memory), it is **retried**. Errors of the system that
-/// do not pass are rejected: not found, not permitted, read-only, a path that can't be, and
-/// storage that is full, because the limit on a task's outputs is the same next time.
+/// A task sees only its inputs, so a retry usually fails the same way. An error therefore
+/// **rejects** the task, with one exception: a system [`io::Error`] that may pass (an I/O error, an
+/// interrupted call, a timeout, too little memory), or an error caused by one, **retries** the
+/// task. Other system errors reject it: not found, not permitted, read-only, an invalid path, and
+/// full storage, because the limit on a task's outputs is the same next time.
 ///
-/// Where that is not right, say so with [`Classify::or_retry`] or [`Classify::or_reject`], or make
-/// the error yourself:
+/// To override this, use [`Classify::or_retry`] or [`Classify::or_reject`], or create the error
+/// yourself:
 ///
 /// ```
 /// use task_host_sdk::{Classify, Context, Error, Result};
@@ -47,8 +45,8 @@ pub enum Verdict {
 /// assert!("x".parse::<u8>().or_retry().unwrap_err().is_retry());
 /// ```
 ///
-/// `Error` is itself no [`std::error::Error`], as `anyhow::Error` is none: that is what lets `?`
-/// take all the others.
+/// Like `anyhow::Error`, `Error` does not implement [`std::error::Error`], so that `?` can convert
+/// every type that does.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Error {
     verdict: Verdict,
@@ -56,22 +54,22 @@ pub struct Error {
 }
 
 impl Error {
-    /// A failure that may pass: the host tries again later.
+    /// A failure that may pass: the host retries the task.
     pub fn retry(text: impl fmt::Display) -> Self {
         Self { verdict: Verdict::Retry, text: text.to_string() }
     }
 
-    /// A failure that stays: the host reports it and gives up.
+    /// A permanent failure: the host rejects the task.
     pub fn reject(text: impl fmt::Display) -> Self {
         Self { verdict: Verdict::Reject, text: text.to_string() }
     }
 
-    /// What the host is asked to do about it.
+    /// What the host should do.
     pub fn verdict(&self) -> Verdict {
         self.verdict
     }
 
-    /// Whether the host is asked to try again.
+    /// Whether the host should retry the task.
     pub fn is_retry(&self) -> bool {
         self.verdict == Verdict::Retry
     }
@@ -81,7 +79,7 @@ impl Error {
         &self.text
     }
 
-    /// Says what was being done: `CONTEXT: TEXT`. The verdict stays.
+    /// Adds what was being done: `CONTEXT: TEXT`. Keeps the verdict.
     #[must_use]
     pub fn context(mut self, context: impl fmt::Display) -> Self {
         self.text = format!("{context}: {}", self.text);
@@ -106,7 +104,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// The same as `Display` with the verdict before it: what a failed `unwrap` in a test shows.
+/// `Display` after the verdict, for a failed `unwrap` in a test.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verdict = match self.verdict {
@@ -117,13 +115,12 @@ impl fmt::Debug for Error {
     }
 }
 
-/// Says what was being done when something failed.
+/// Adds what was being done to an error.
 pub trait Context<T>: Sized {
-    /// Puts `context: ` before the error's text. An absent value is rejected with `context` as its
-    /// text.
+    /// Puts `context: ` before the error's text. Rejects `None` with the text `context`.
     fn context(self, context: impl fmt::Display) -> Result<T>;
 
-    /// The same with a text that is only made when it is needed.
+    /// Like `context`, but creates the text only if there is an error.
     fn with_context<C: fmt::Display>(self, context: impl FnOnce() -> C) -> Result<T>;
 }
 
@@ -147,12 +144,12 @@ impl<T> Context<T> for Option<T> {
     }
 }
 
-/// Says whether another try makes sense, where the default of [`Error`] is not right.
+/// Overrides whether an error retries or rejects the task. [`Error`] documents the default.
 pub trait Classify<T>: Sized {
-    /// A failure here may pass.
+    /// Turns an error into one that retries the task.
     fn or_retry(self) -> Result<T>;
 
-    /// A failure here stays.
+    /// Turns an error into one that rejects the task.
     fn or_reject(self) -> Result<T>;
 }
 
@@ -171,8 +168,8 @@ fn classify(error: &(dyn StdError + 'static)) -> Verdict {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(io) = error.downcast_ref::<io::Error>() {
-            // An error that a library put into an `io::Error` is judged as what it is: the source
-            // of an `io::Error` is the source of what is in it, which would skip it.
+            // Classify an error that a library wrapped in an `io::Error` itself, because
+            // `source` would skip it and return its source.
             return match io.get_ref() {
                 Some(inner) if !may_pass(io.kind()) => classify(inner),
                 _ if may_pass(io.kind()) => Verdict::Retry,
@@ -185,7 +182,7 @@ fn classify(error: &(dyn StdError + 'static)) -> Verdict {
     Verdict::Reject
 }
 
-/// Kinds that pass whoever reports them.
+/// Kinds that may pass, whether the system or a library reports them.
 fn may_pass(kind: io::ErrorKind) -> bool {
     use io::ErrorKind::*;
     matches!(
@@ -194,8 +191,8 @@ fn may_pass(kind: io::ErrorKind) -> bool {
     )
 }
 
-/// Kinds of the system's errors that do not pass. What is not listed (an I/O error has no kind of
-/// its own) may.
+/// Kinds of system errors that do not pass. Others may, such as an I/O error, which has no kind of
+/// its own.
 fn stays(kind: io::ErrorKind) -> bool {
     use io::ErrorKind::*;
     matches!(
@@ -223,7 +220,7 @@ fn stays(kind: io::ErrorKind) -> bool {
     )
 }
 
-/// `error: its source: the source of that`, without a text that the one before already ends with.
+/// `error: source: its source`, skipping a text that the previous one already ends with.
 fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut last = text.clone();

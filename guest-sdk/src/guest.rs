@@ -1,4 +1,4 @@
-//! The trait that a task implements, and the way from the component's exports to it.
+//! The trait that a task implements, and the component's exports that call it.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -11,11 +11,11 @@ use crate::bindings;
 use crate::wire::{self, Failure};
 use crate::{Error, Outcome, Result, Task, Verdict, logging};
 
-/// What a task does. Export the implementation with [`export!`](crate::export).
+/// The code of a task. Export the implementation with [`export!`](crate::export).
 ///
-/// The host makes a fresh instance for each execution of a task and calls `prepare`, `execute` and
-/// `finalize` on it, in this order. One value of the implementing type, made by [`Default`], lives
-/// through the three calls: what `prepare` finds out goes into its fields.
+/// For each execution of a task, the host creates a fresh instance and calls `prepare`, `execute`
+/// and `finalize`, in this order. All three calls see the same value of the implementing type,
+/// created by [`Default`], so `prepare` can store results in its fields.
 ///
 /// ```
 /// use task_host_sdk::{Error, Guest, Input, Outcome, Result, Task};
@@ -62,42 +62,42 @@ use crate::{Error, Outcome, Result, Task, Verdict, logging};
 /// # assert_eq!(sandbox.output("1_head/a.txt").unwrap(), b"a\nb");
 /// ```
 pub trait Guest: Default + 'static {
-    /// The task's own parameters: anything that serde can make from JSON. A payload that does not
-    /// fit is rejected before `prepare`, with the place and what was expected there. A message
-    /// without a payload counts as `null`: `Option<P>`, [`Value`](crate::Value) and
-    /// [`Ignored`](crate::Ignored) accept it.
+    /// The task's own parameters: any type that serde can deserialize from JSON. If a payload does
+    /// not match, the task is rejected before `prepare`; the error names the position and what was
+    /// expected. A missing payload is read as `null`, which `Option<P>`,
+    /// [`Value`](crate::Value) and [`Ignored`](crate::Ignored) accept.
     type Payload: DeserializeOwned + 'static;
 
-    /// Get ready: check the payload and the inputs, which are already there.
+    /// Checks the payload and the inputs, which are already present.
     ///
     /// # Errors
-    /// Ends the task; neither of the other calls is made.
+    /// An error ends the task; the other calls are not made.
     fn prepare(&mut self, task: &Task<Self::Payload>) -> Result<()> {
         let _ = task;
         Ok(())
     }
 
-    /// Do the work: read the inputs, write the outputs.
+    /// Reads the inputs and writes the outputs.
     ///
     /// # Errors
-    /// Ends the task; `finalize` is not called, and nothing is published.
+    /// An error ends the task; `finalize` is not called, and nothing is published.
     fn execute(&mut self, task: &Task<Self::Payload>) -> Result<Outcome>;
 
-    /// Tidy up or complete the outputs, which are published after this succeeded, if the outcome
-    /// is a success. Called for an unsuccessful outcome too, not after an error or a panic.
+    /// Tidies up or completes the outputs. If it succeeds and the outcome is a success, the host
+    /// publishes them. Called for an unsuccessful outcome too, but not after an error or a panic.
     ///
     /// # Errors
-    /// Ends the task; nothing is published.
+    /// An error ends the task; nothing is published.
     fn finalize(&mut self, task: &Task<Self::Payload>, outcome: &Outcome) -> Result<()> {
         let _ = (task, outcome);
         Ok(())
     }
 }
 
-/// Makes a [`Guest`] the one that this component exports. Once, at the top level of the crate.
+/// Exports a [`Guest`] from this component. Use it once, at the top level of the crate.
 ///
-/// On other targets than WebAssembly it only checks that the type is a guest, so that the crate
-/// can be unit-tested there.
+/// On targets other than WebAssembly, it only checks that the type is a guest, so that the crate's
+/// unit tests build there.
 #[macro_export]
 macro_rules! export {
     ($guest:ty) => {
@@ -113,7 +113,7 @@ macro_rules! export {
     };
 }
 
-/// One execution of a task by a guest: the value that lives through the three calls.
+/// One execution of a task: the value that all three calls share.
 pub(crate) struct Execution<G: Guest> {
     guest: G,
     task: Task<G::Payload>,
@@ -129,8 +129,8 @@ impl<G: Guest> Execution<G> {
 
     pub(crate) fn execute(&mut self) -> Result<Outcome> {
         let outcome = self.guest.execute(&self.task)?;
-        // An output begun here may be kept in the guest's fields and finished in `finalize`, so
-        // unfinished ones are looked for there.
+        // Unfinished outputs are checked after `finalize`, because the guest may keep one in its
+        // fields and finish it there.
         Ok(outcome)
     }
 
@@ -140,14 +140,14 @@ impl<G: Guest> Execution<G> {
     }
 }
 
-/// The component's exports, for a guest. The names of the directories are the world's.
+/// The component's exports for the guest `G`. The world fixes the directories' names.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Exported<G>(PhantomData<G>);
 
 thread_local! {
-    /// The [`Execution`] under way, whose type a static can't name. An instance is entered by one
-    /// call at a time and serves one task.
+    /// The current [`Execution`], as `Any` because a static cannot be generic. An instance serves
+    /// one task and one call at a time.
     static EXECUTION: RefCell<Option<Box<dyn Any>>> = const { RefCell::new(None) };
 }
 

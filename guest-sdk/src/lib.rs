@@ -1,7 +1,7 @@
 //! Write a Task Host task in Rust: implement [`Guest`], export it with [`export!`].
 //!
-//! A guest sees one task: its inputs, which it reads, and its outputs, which it writes.
-//! It sees nothing else: no network, no environment, no other files, no other task.
+//! A guest reads the inputs and writes the outputs of one task. It sees nothing else: no network,
+//! no environment, no other files, no other task.
 //!
 //! ```
 //! use task_host_sdk::{Guest, Outcome, Result, Task};
@@ -28,7 +28,7 @@
 //! }
 //!
 //! task_host_sdk::export!(Copy);
-//! # // What follows runs the example as a unit test of a user would.
+//! # // This runs the example as a user's unit test would.
 //! # fn main() -> Result<()> {
 //! let mut sandbox = task_host_sdk::testing::Sandbox::new()?;
 //! sandbox.input("0_input/4.dat", b"four")?.payload(r#"{"prefix": "copies"}"#);
@@ -40,16 +40,16 @@
 //! ```
 //!
 //! Build it with `cargo build --target wasm32-wasip2 --release`; the package needs
-//! `[lib] crate-type = ["cdylib"]`. The result is a component that `host try` runs on the spot and
-//! `host component push` makes available to queued tasks.
+//! `[lib] crate-type = ["cdylib"]`. `host try` runs the resulting component, and
+//! `host component push` uploads it for queued tasks.
 //!
-//! # The map
+//! # Overview
 //! - [`Guest`]: the three calls, and when each is made.
 //! - [`Task`]: the payload, the inputs ([`Input`]) and the outputs ([`Output`]) of a task.
-//! - [`Outcome`]: what became of the task.
-//! - [`Error`]: why not, and whether trying again makes sense. `?` makes one of any error.
-//! - [`info!`] and its sisters: a line in the task's log.
-//! - [`testing`]: a task in an ordinary unit test, on the machine that builds it.
+//! - [`Outcome`]: the result of a task that ran to its end.
+//! - [`Error`]: why a task failed, and whether to retry it. `?` converts any error.
+//! - [`info!`], `warn!`, `error!` and `debug!` write a line to the task's log.
+//! - [`testing`] runs a task in a unit test, without WebAssembly.
 
 mod error;
 mod guest;
@@ -66,17 +66,17 @@ pub use outcome::Outcome;
 pub use output::Output;
 pub use task::{Input, Task};
 
-/// A payload that nobody looks at: it accepts whatever the message says, and nothing at all.
+/// A payload that the task does not use: accepts any payload, and none.
 pub use serde::de::IgnoredAny as Ignored;
-/// The JSON that a [`Guest::Payload`] of no fixed shape can be.
+/// Any JSON: a [`Guest::Payload`] without a fixed shape.
 pub use serde_json::Value;
 
-/// What a task needs in nearly every file.
+/// The items that most tasks need.
 pub mod prelude {
     pub use crate::{Classify, Context, Error, Guest, Input, Outcome, Output, Result, Task};
 }
 
-/// The component's side of the world, made from `wit/`. For [`export!`] alone.
+/// The guest side of the world, generated from `wit/`. Only [`export!`] uses it.
 #[doc(hidden)]
 pub mod bindings {
     #![expect(clippy::too_many_arguments, reason = "generated: a record is passed flat")]
@@ -88,7 +88,7 @@ pub mod bindings {
     });
 }
 
-/// The records that cross to the host, as the world has them; [`Task`] and [`Outcome`] are ours.
+/// The records that the world defines; [`Task`] and [`Outcome`] are the SDK's own types.
 use bindings::task_host::guest::types as wire;
 
 #[doc(hidden)]

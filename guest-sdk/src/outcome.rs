@@ -1,9 +1,9 @@
-//! What `execute` made of a task.
+//! The result of a guest's `execute`.
 
-/// What became of a task: whether its result is good, and which outputs it means to leave.
+/// The result of a task that ran to its end: whether it succeeded, and which outputs it leaves.
 ///
-/// [`Task::done`](crate::Task::done) makes the usual one: a good result, with every output that
-/// was written through the task.
+/// [`Task::done`](crate::Task::done) returns the usual outcome: a success that lists every output
+/// written through the task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     success: bool,
@@ -11,27 +11,26 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// The task ran and its result is good. `outputs` are keys: paths relative to the outputs
-    /// directory. The host fails the task if one of them is not there at the end, so a file that
-    /// was forgotten is seen; it publishes files that are not listed too.
+    /// The task succeeded. `outputs` are keys: paths relative to the outputs directory. The task
+    /// fails if one does not exist at the end, which catches forgotten files. The host publishes
+    /// unlisted files too.
     pub fn success<S: Into<String>>(outputs: impl IntoIterator<Item = S>) -> Self {
         Self { success: true, outputs: outputs.into_iter().map(Into::into).collect() }
     }
 
-    /// The task ran to its end and its result is no good: nothing is published, and the host
-    /// reports the task without another try. Say why in the log; where a reason for people is all
-    /// there is to say, prefer an [`Error::reject`](crate::Error::reject), which goes into the
-    /// report.
+    /// The task ran to its end, but its result is unusable. The host publishes nothing and rejects
+    /// the task. Write the reason to the log, or return an
+    /// [`Error::reject`](crate::Error::reject) instead, whose text goes into the report.
     pub fn unsuccessful() -> Self {
         Self { success: false, outputs: Vec::new() }
     }
 
-    /// Whether the result is good.
+    /// Whether the task succeeded.
     pub fn is_success(&self) -> bool {
         self.success
     }
 
-    /// The keys of the outputs that the task means to leave.
+    /// The keys of the outputs that the task intends to leave.
     pub fn outputs(&self) -> &[String] {
         &self.outputs
     }

@@ -1,4 +1,4 @@
-//! A file that a task writes, and the record of all of them.
+//! The files that a task writes, and a record of them.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{Error, Result, error::Context};
 
-/// A file that the task writes, buffered. It has to be [finished](Self::finish): only then was
-/// everything written, and errors seen. The SDK rejects a task that returns with an output that
-/// was begun and never finished, because half of a file would be published.
+/// A buffered writer for one output. Call [`finish`](Self::finish): it writes the last bytes and
+/// returns any error. The SDK rejects a task that leaves an output unfinished, so that no partial
+/// file is published.
 ///
 /// ```
 /// # use task_host_sdk::{Guest, Ignored, Outcome, Result, Task, testing::Sandbox};
@@ -41,12 +41,12 @@ pub struct Output {
 }
 
 impl Output {
-    /// Makes the file, and the directories it is in.
+    /// Creates the file and its directories.
     pub(crate) fn create(directory: &Path, key: &str, record: &Arc<Record>) -> Result<Self> {
         let path = locate(directory, key)?;
         let file = File::create(&path).with_context(|| format!("output {key}"))?;
         record.begin(key);
-        // Larger than the default of 8 KiB: each write of a guest is a call of the host.
+        // Larger than the default of 8 KiB, because each write calls the host.
         let writer = BufWriter::with_capacity(64 * 1024, file);
         Ok(Self { key: key.to_owned(), path, writer, record: Arc::clone(record) })
     }
@@ -56,17 +56,17 @@ impl Output {
         &self.key
     }
 
-    /// Where the file is.
+    /// The file's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Writes what is still in the buffer and counts the output as done: [`Task::done`] lists it.
+    /// Writes the rest of the buffer and completes the output, so that [`Task::done`] lists it.
     ///
     /// [`Task::done`]: crate::Task::done
     ///
     /// # Errors
-    /// If the rest can't be written.
+    /// If the rest cannot be written.
     pub fn finish(mut self) -> Result<()> {
         self.writer.flush().with_context(|| format!("output {}", self.key))?;
         self.record.finish(&self.key);
@@ -90,7 +90,7 @@ impl Seek for Output {
     }
 }
 
-/// The outputs that were begun and not finished, and those that were finished, in that order.
+/// The unfinished outputs, and the finished ones in the order in which they were finished.
 #[derive(Debug, Default)]
 pub(crate) struct Record(Mutex<Written>);
 
@@ -117,7 +117,7 @@ impl Record {
         self.written().finished.clone()
     }
 
-    /// Fails if an output was begun and never finished.
+    /// Fails if an output is unfinished.
     pub(crate) fn check_all_finished(&self) -> Result<()> {
         match self.written().begun.first() {
             None => Ok(()),
@@ -132,7 +132,7 @@ impl Record {
     }
 }
 
-/// Where the output of that key is, with the directories above it made.
+/// The path of the output `key`. Creates its directories.
 pub(crate) fn locate(directory: &Path, key: &str) -> Result<PathBuf> {
     let segments = || key.split('/');
     if segments().any(|s| s.is_empty() || s == "." || s == "..") {

@@ -1,4 +1,4 @@
-//! One task: what the producer said about it, its inputs, and where its outputs go.
+//! One task: its message, its inputs and its outputs.
 
 use std::fs::{self, File};
 use std::io::BufReader;
@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use crate::output::{self, Record};
 use crate::{Context, Error, Ignored, Outcome, Output, Result, wire};
 
-/// One task, with its payload as a `P`.
+/// One task with a payload of type `P`.
 #[derive(Debug)]
 pub struct Task<P = Ignored> {
     id: i64,
@@ -26,23 +26,23 @@ pub struct Task<P = Ignored> {
 }
 
 impl<P> Task<P> {
-    /// The producer's number for the task, -1 when it gave none.
+    /// The producer's number for the task; -1 if it gave none.
     pub fn id(&self) -> i64 {
         self.id
     }
 
-    /// The name that chose this guest.
+    /// The name that selected this component.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The bucket prefix that inputs and outputs are relative to, such as `datasets/cells`. For
-    /// information: a guest has no way to the bucket.
+    /// The key prefix that inputs and outputs are relative to, such as `datasets/cells`. It is
+    /// informative, because a guest cannot access the bucket.
     pub fn base_directory(&self) -> &str {
         &self.base_directory
     }
 
-    /// Which execution of this task this is, counted from 1.
+    /// The number of this attempt, from 1.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
@@ -52,7 +52,7 @@ impl<P> Task<P> {
         &self.payload
     }
 
-    /// The payload as it was sent, character for character; none if the message had none.
+    /// The payload's text, exactly as it was sent; `None` if the message has none.
     pub fn payload_json(&self) -> Option<&str> {
         self.payload_json.as_deref()
     }
@@ -62,10 +62,10 @@ impl<P> Task<P> {
         self.inputs.iter().map(|key| Input::new(&self.inputs_dir, key))
     }
 
-    /// The one input of a task that takes exactly one.
+    /// The input of a task that takes exactly one.
     ///
     /// # Errors
-    /// Rejects a task with none or several.
+    /// Rejects a task with no input or several.
     pub fn single_input(&self) -> Result<Input> {
         match &self.inputs[..] {
             [key] => Ok(Input::new(&self.inputs_dir, key)),
@@ -76,19 +76,19 @@ impl<P> Task<P> {
         }
     }
 
-    /// Begins an output: the file at `key`, such as `0_output/4.dat`, and the directories it is
-    /// in. It replaces what is there.
+    /// Creates the output `key`, such as `0_output/4.dat`, and its directories. Replaces an
+    /// existing file.
     ///
     /// # Errors
-    /// Rejects a key that is not a relative path; fails if the file can't be made.
+    /// Rejects a key that is not a relative path. Fails if the file cannot be created.
     pub fn output(&self, key: &str) -> Result<Output> {
         Output::create(&self.outputs_dir, key, &self.record)
     }
 
-    /// Writes a whole output at once.
+    /// Writes a whole output.
     ///
     /// # Errors
-    /// As [`output`](Self::output), and if the contents can't be written.
+    /// As for [`output`](Self::output), and if the contents cannot be written.
     pub fn write(&self, key: &str, contents: impl AsRef<[u8]>) -> Result<()> {
         let path = output::locate(&self.outputs_dir, key)?;
         fs::write(path, contents).with_context(|| format!("output {key}"))?;
@@ -96,29 +96,29 @@ impl<P> Task<P> {
         Ok(())
     }
 
-    /// The path of an output that something else is to write (a library that takes a path), with
-    /// its directories made. The output counts as written: [`done`](Self::done) lists it, and the
-    /// host fails the task if it is not there in the end.
+    /// The path of an output, for libraries that take a path. Creates its directories. The output
+    /// counts as written: [`done`](Self::done) lists it, and the task fails if it does not exist at
+    /// the end.
     ///
     /// # Errors
-    /// Rejects a key that is not a relative path; fails if a directory can't be made.
+    /// Rejects a key that is not a relative path. Fails if a directory cannot be created.
     pub fn output_path(&self, key: &str) -> Result<PathBuf> {
         let path = output::locate(&self.outputs_dir, key)?;
         self.record.finish(key);
         Ok(path)
     }
 
-    /// The directory with the inputs: `/inputs` in the host, read-only.
+    /// The directory of the inputs, read-only: `/inputs` in the host.
     pub fn inputs_dir(&self) -> &Path {
         &self.inputs_dir
     }
 
-    /// The directory for the outputs: `/outputs` in the host, empty at the start.
+    /// The directory for the outputs, empty at the start: `/outputs` in the host.
     pub fn outputs_dir(&self) -> &Path {
         &self.outputs_dir
     }
 
-    /// The task is done: a good result, with every output that was written through this task.
+    /// A successful outcome that lists every output written through this task.
     pub fn done(&self) -> Outcome {
         Outcome::success(self.record.finished())
     }
@@ -129,7 +129,7 @@ impl<P> Task<P> {
 }
 
 impl<P: DeserializeOwned> Task<P> {
-    /// The task as the host describes it, between two directories.
+    /// Converts the host's record, and parses the payload.
     pub(crate) fn new(task: wire::Task, inputs_dir: PathBuf, outputs_dir: PathBuf) -> Result<Self> {
         let wire::Task { info, payload, attempt } = task;
         Ok(Self {
@@ -147,11 +147,11 @@ impl<P: DeserializeOwned> Task<P> {
     }
 }
 
-/// A payload that is absent is `null`, so that `()`, an `Option` and a `Value` accept it.
+/// Reads a missing payload as `null`, so that `()`, an `Option` and a `Value` accept it.
 fn parse_payload<P: DeserializeOwned>(json: Option<&str>) -> Result<P> {
     let text = json.unwrap_or("null");
     serde_json::from_str(text).map_err(|error| {
-        // Keeping track of the path costs a little, so it is done only when there is an error.
+        // Finds the position in a second pass, because tracking it costs time.
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let path = match serde_path_to_error::deserialize::<_, P>(&mut deserializer) {
             Err(error) if error.path().iter().len() > 0 => format!(", at {}", error.path()),
@@ -162,7 +162,7 @@ fn parse_payload<P: DeserializeOwned>(json: Option<&str>) -> Result<P> {
     })
 }
 
-/// One input of a task: a file to read.
+/// One input of a task.
 #[derive(Clone, Debug)]
 pub struct Input {
     key: String,
@@ -184,7 +184,7 @@ impl Input {
         self.key.rsplit('/').next().unwrap_or(&self.key)
     }
 
-    /// The last part of the key without its extension: `4`. As [`Path::file_stem`].
+    /// The last part of the key without its extension: `4`. Like [`Path::file_stem`].
     pub fn file_stem(&self) -> &str {
         match self.file_name().rsplit_once('.') {
             Some((stem, _)) if !stem.is_empty() => stem,
@@ -192,55 +192,55 @@ impl Input {
         }
     }
 
-    /// Where the file is.
+    /// The file's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Its size in bytes.
+    /// The size in bytes.
     ///
     /// # Errors
-    /// If the system can't tell.
+    /// If the file's metadata cannot be read.
     pub fn size(&self) -> Result<u64> {
         Ok(fs::metadata(&self.path).with_context(|| self.to_string())?.len())
     }
 
-    /// Opens it for reading, buffered.
+    /// Opens the file for buffered reading.
     ///
     /// # Errors
-    /// If it can't be opened.
+    /// If the file cannot be opened.
     pub fn open(&self) -> Result<BufReader<File>> {
         let file = File::open(&self.path).with_context(|| self.to_string())?;
-        // Larger than the default of 8 KiB: each read of a guest is a call of the host.
+        // Larger than the default of 8 KiB, because each read calls the host.
         Ok(BufReader::with_capacity(64 * 1024, file))
     }
 
-    /// All of it.
+    /// Reads the whole file.
     ///
     /// # Errors
-    /// If it can't be read.
+    /// If the file cannot be read.
     pub fn read(&self) -> Result<Vec<u8>> {
         fs::read(&self.path).with_context(|| self.to_string())
     }
 
-    /// All of it, as text.
+    /// Reads the whole file as text.
     ///
     /// # Errors
-    /// If it can't be read, or is not UTF-8.
+    /// If the file cannot be read or is not UTF-8.
     pub fn read_to_string(&self) -> Result<String> {
         fs::read_to_string(&self.path).with_context(|| self.to_string())
     }
 
-    /// All of it, as JSON.
+    /// Reads the whole file as JSON.
     ///
     /// # Errors
-    /// If it can't be read, or is not JSON of that shape.
+    /// If the file cannot be read or is not JSON that `T` accepts.
     pub fn read_json<T: DeserializeOwned>(&self) -> Result<T> {
         serde_json::from_slice(&self.read()?).with_context(|| self.to_string())
     }
 }
 
-/// `input 0_input/4.dat`, as error texts name it.
+/// `input 0_input/4.dat`, for error texts.
 impl std::fmt::Display for Input {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "input {}", self.key)

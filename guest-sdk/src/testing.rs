@@ -1,5 +1,4 @@
-//! Run a task in an ordinary unit test, on the machine that builds it: the guest between two
-//! directories, as in the host, without WebAssembly and without limits.
+//! Runs a task in a unit test: natively, with two directories as in the host, without limits.
 //!
 //! ```
 //! # use task_host_sdk::{Guest, Ignored, Outcome, Result, Task};
@@ -33,8 +32,7 @@ use crate::guest::Execution;
 use crate::output::locate;
 use crate::{Context, Error, Guest, Outcome, Result, wire};
 
-/// Two directories and a message: what a task sees. The directories are temporary and removed on
-/// drop.
+/// The message and the two directories that a task sees. Dropping it removes the directories.
 #[derive(Debug)]
 pub struct Sandbox {
     directory: PathBuf,
@@ -42,10 +40,10 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// A task with no inputs and no payload, on its first attempt.
+    /// A task without inputs or payload, on its first attempt.
     ///
     /// # Errors
-    /// If the directories can't be made.
+    /// If the directories cannot be created.
     pub fn new() -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!(
@@ -70,7 +68,7 @@ impl Sandbox {
     /// Adds an input.
     ///
     /// # Errors
-    /// If it can't be written.
+    /// If the input cannot be written.
     pub fn input(&mut self, key: &str, contents: impl AsRef<[u8]>) -> Result<&mut Self> {
         fs::write(locate(&self.inputs_dir(), key)?, contents)
             .with_context(|| format!("input {key}"))?;
@@ -84,17 +82,17 @@ impl Sandbox {
         self
     }
 
-    /// Sets the number of the attempt, which is 1 if nobody does.
+    /// Sets the number of the attempt. The default is 1.
     pub fn attempt(&mut self, attempt: u32) -> &mut Self {
         self.task.attempt = attempt;
         self
     }
 
-    /// Runs the task: the three calls as the host makes them, and its check that the listed
-    /// outputs are there. The outputs directory is emptied first.
+    /// Runs the task: empties the outputs directory, makes the three calls, and checks that the
+    /// listed outputs exist, as the host does.
     ///
     /// # Errors
-    /// Those of the three calls.
+    /// Those of the three calls and of the check.
     pub fn run<G: Guest>(&mut self) -> Result<Outcome> {
         fs::remove_dir_all(self.outputs_dir()).context("outputs directory")?;
         fs::create_dir_all(self.outputs_dir()).context("outputs directory")?;
@@ -117,15 +115,15 @@ impl Sandbox {
     /// The contents of an output.
     ///
     /// # Errors
-    /// If it is not there.
+    /// If the output does not exist.
     pub fn output(&self, key: &str) -> Result<Vec<u8>> {
         fs::read(self.outputs_dir().join(key)).with_context(|| format!("output {key}"))
     }
 
-    /// The keys of all outputs that are there, sorted.
+    /// The keys of all existing outputs, sorted.
     ///
     /// # Errors
-    /// If a directory can't be read.
+    /// If a directory cannot be read.
     pub fn outputs(&self) -> Result<Vec<String>> {
         let mut keys = Vec::new();
         list(&self.outputs_dir(), "", &mut keys)?;
@@ -133,7 +131,7 @@ impl Sandbox {
         Ok(keys)
     }
 
-    /// The directory with the inputs.
+    /// The directory of the inputs.
     pub fn inputs_dir(&self) -> PathBuf {
         self.directory.join("inputs")
     }
@@ -168,7 +166,7 @@ mod tests {
     use super::*;
     use crate::{Ignored, Output, Task};
 
-    /// Begins an output in `execute`; finishes it in `finalize` if the payload says so.
+    /// Creates an output in `execute` and finishes it in `finalize` if the payload is true.
     #[derive(Default)]
     struct Late(Option<Output>);
 

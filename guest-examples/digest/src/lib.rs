@@ -1,12 +1,12 @@
-//! The SHA-256 of each input, as `sha256sum` writes it, in `0_digest/NAME.sha256`. An input is
-//! read a piece at a time: memory does not grow with its size.
+//! Writes the SHA-256 of each input to `0_digest/NAME.sha256`, in the format of `sha256sum`. Reads
+//! inputs in pieces, so that memory does not grow with their size.
 
 use std::io::Read;
 
 use sha2::{Digest as _, Sha256};
 use task_host_sdk::{Context, Guest, Ignored, Outcome, Result, Task};
 
-/// Large enough that reading, a call of the host for each piece, costs nothing beside hashing.
+/// Large enough that reading, one call to the host per piece, costs little compared with hashing.
 const PIECE: usize = 256 * 1024;
 
 #[derive(Default)]
@@ -21,7 +21,7 @@ impl Guest for Digest {
             let file = std::fs::File::open(input.path()).with_context(|| input.to_string())?;
             let digest = sha256(file, &mut piece).with_context(|| input.to_string())?;
             let name = input.file_name();
-            // `sha256sum --check` wants the name as it is beside the file, and two spaces.
+            // `sha256sum --check` expects two spaces and the name without directories.
             task.write(&format!("0_digest/{name}.sha256"), format!("{digest}  {name}\n"))?;
         }
         Ok(task.done())
@@ -30,7 +30,7 @@ impl Guest for Digest {
 
 task_host_sdk::export!(Digest);
 
-/// The digest in hexadecimal of everything that can be read.
+/// The digest, in hexadecimal, of all bytes of `from`.
 fn sha256(mut from: impl Read, piece: &mut [u8]) -> std::io::Result<String> {
     let mut hasher = Sha256::new();
     loop {

@@ -1,17 +1,16 @@
-//! The average of squares of pixels.
+//! Averages squares of pixels, as image pyramids of volumes do.
 //!
-//! What image pyramids of volumes do: the stored values are averaged as they are (microscopy is
-//! linear; photographs come out a little darker than with gamma removed), halves are rounded up,
-//! and at the right and lower edge a square that is cut averages the pixels that are there, so that
-//! an odd size rounds up and no pixel is lost. Colours are weighted by their opacity: what can't be
-//! seen has no say.
+//! The stored values are averaged without removing gamma: microscopy is linear, and photographs
+//! become slightly darker. Halves round up. A square that is cut at the right or lower edge
+//! averages its remaining pixels, so an odd size rounds up and no pixel is lost. Colours are
+//! weighted by their opacity.
 
 use std::ops::AddAssign;
 
 /// The value of one channel of one pixel.
 pub(crate) trait Sample: Copy + Into<u64> {
-    /// Holds the sum of as many samples as the largest factor has rows. Small, because as many of
-    /// them as fit a vector register are added at once.
+    /// Holds the sum of one sample from each row of the largest square. It is small, so that a
+    /// vector register holds many.
     type Sum: Copy + Default + AddAssign + From<Self> + Into<u64>;
 
     fn narrow(value: u64) -> Self;
@@ -33,8 +32,8 @@ impl Sample for u16 {
     }
 }
 
-/// Averages squares of `factor` by `factor` pixels. `samples` are `width * height` pixels of
-/// `CHANNELS` samples; with `ALPHA`, the last of them is the opacity.
+/// Averages squares of `factor` by `factor` pixels. `samples` holds `width * height` pixels of
+/// `CHANNELS` samples. With `ALPHA`, the last sample of a pixel is its opacity.
 pub(crate) fn downsample<T: Sample, const CHANNELS: usize, const ALPHA: bool>(
     samples: &[T],
     width: usize,
@@ -51,7 +50,7 @@ pub(crate) fn downsample<T: Sample, const CHANNELS: usize, const ALPHA: bool>(
             weighted_row::<T, CHANNELS>(rows, width, factor, &mut small);
             continue;
         }
-        // First the rows are added, whole vectors at a time; then there is one row to go along.
+        // Adds the rows first, in whole vectors, which leaves one row to average.
         sums.fill(T::Sum::default());
         for row in rows.chunks_exact(width * CHANNELS) {
             for (sum, sample) in sums.iter_mut().zip(row) {
@@ -63,7 +62,7 @@ pub(crate) fn downsample<T: Sample, const CHANNELS: usize, const ALPHA: bool>(
     small
 }
 
-/// Averages along one row, whose samples are sums of `rows` rows.
+/// Averages along a row whose samples are sums of `rows` rows.
 fn row<T: Sample, const CHANNELS: usize>(
     sums: &[T::Sum],
     rows: usize,
@@ -72,7 +71,7 @@ fn row<T: Sample, const CHANNELS: usize>(
 ) {
     let mut rest = sums;
     if factor == 2 && rows == 2 {
-        // The usual case, with everything known to the compiler: no loop, no division.
+        // The usual case, in constants, so that the compiler removes the loop and the division.
         let pairs = sums.chunks_exact(2 * CHANNELS);
         rest = pairs.remainder();
         small.extend(pairs.flat_map(|pair| {
@@ -93,7 +92,7 @@ fn row<T: Sample, const CHANNELS: usize>(
     }
 }
 
-/// Averages squares whose pixels end with their opacity.
+/// Averages squares of pixels whose last sample is the opacity.
 fn weighted_row<T: Sample, const CHANNELS: usize>(
     rows: &[T],
     width: usize,
@@ -115,7 +114,7 @@ fn weighted_row<T: Sample, const CHANNELS: usize>(
                 count += 1;
             }
         }
-        // Nothing of a transparent square can be seen; black is what encoders expect there.
+        // A transparent square becomes black, as encoders expect.
         let weight = opacity.max(1);
         small.extend(sums[..colours].iter().map(|sum| T::narrow((sum + weight / 2) / weight)));
         small.push(T::narrow((opacity + count / 2) / count));
@@ -169,7 +168,7 @@ mod tests {
         assert_eq!(downsample::<u8, 2, true>(&[9, 0, 9, 0], 2, 1, 2), [0, 0]);
     }
 
-    /// The fast way and the plain formula agree on noise of every layout.
+    /// The fast code and the plain formula agree on noise.
     #[test]
     fn fast_and_plain_agree() {
         let noise: Vec<u8> =

@@ -1,5 +1,5 @@
-//! Downsamples PNG and JPEG images by averaging: a step of an image pyramid. Each input becomes
-//! `1_downsampled/NAME.png`. The payload, all of which is optional, is
+//! Downsamples PNG and JPEG images by averaging, as one level of an image pyramid. Each input
+//! becomes `1_downsampled/NAME.png`. All fields of the payload are optional:
 //! `{"factor": 2, "output": "1_downsampled"}`.
 
 mod average;
@@ -11,13 +11,13 @@ use task_host_sdk::{Context, Error, Guest, Input, Outcome, Result, Task, info};
 
 use average::downsample;
 
-/// Sums of so many rows fit their type.
+/// The sum of this many rows fits `Sample::Sum`.
 const LARGEST_FACTOR: usize = 64;
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Options {
-    /// How many pixels become one, in each direction.
+    /// The number of pixels that become one, in each direction.
     factor: usize,
     /// The prefix of the outputs' keys.
     output: String,
@@ -60,7 +60,7 @@ impl Guest for Downsample {
             info!("{input}: {width}x{height} to {}x{}", small.width(), small.height());
 
             let mut file = task.output(&format!("{output}/{}.png", input.file_stem()))?;
-            // Tiles are read more often than kept: fast to write and to read, and about a sixth larger.
+            // Prefer speed to size: the file is about a sixth larger.
             let encoder = PngEncoder::new_with_quality(
                 &mut file,
                 CompressionType::Fast,
@@ -75,13 +75,13 @@ impl Guest for Downsample {
 
 task_host_sdk::export!(Downsample);
 
-/// The format is told by the contents, whatever the key ends with.
+/// Detects the format from the contents and ignores the key's extension.
 fn decode(input: &Input) -> Result<DynamicImage> {
     let reader = ImageReader::new(input.open()?).with_guessed_format()?;
     reader.decode().with_context(|| format!("{input} can't be read as PNG or JPEG"))
 }
 
-/// Palettes and fewer than 8 bits were expanded by the decoder: these six layouts are all there are.
+/// Supports every layout of 8 and 16 bits. The decoder has expanded palettes and fewer bits.
 fn shrink(image: DynamicImage, factor: usize) -> Result<DynamicImage> {
     macro_rules! each {
         ($($layout:ident: $channels:literal, alpha $alpha:literal;)+) => {

@@ -1,6 +1,6 @@
-//! One black-and-white mask for each input and threshold: `2_threshold/NAME.T.png` is white where
-//! the gray value is at least T. The payload is `{"complexID": 7, "thresholds": [64, 128]}`, the
-//! custom payload of SimpleTasks' documentation.
+//! Writes a black-and-white mask for each input and threshold T: `2_threshold/NAME.T.png` is white
+//! where the gray value is at least T. The payload, `{"complexID": 7, "thresholds": [64, 128]}`, is
+//! the custom payload in SimpleTasks' documentation.
 
 use std::collections::HashSet;
 
@@ -12,10 +12,10 @@ use task_host_sdk::{Context, Error, Guest, Outcome, Result, Task, info};
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ComplexPayload {
-    /// The producer's name for the request; it is in the log and in nothing else.
+    /// The producer's name for the request. Only the log contains it.
     #[serde(rename = "complexID")]
     complex_id: i64,
-    /// In gray values of the input: 0 to 255, or to 65535 if it has 16 bits.
+    /// Gray values of the input: 0 to 255, or 0 to 65535 for 16 bits.
     thresholds: Vec<i64>,
 }
 
@@ -78,7 +78,7 @@ task_host_sdk::export!(Threshold);
 
 const WHITE: u8 = 255;
 
-/// Gray values with as many bits as the image had. Colours are weighted by their brightness.
+/// Gray values with the image's bit depth. Colours are weighted by their brightness.
 enum Gray {
     Eight(Vec<u8>),
     Sixteen(Vec<u16>),
@@ -86,7 +86,7 @@ enum Gray {
 
 impl Gray {
     fn new(image: DynamicImage) -> Self {
-        // `into_luma8` of 16 bits would lose the lower half.
+        // `into_luma8` would drop the lower half of 16 bits.
         if image.color().bytes_per_pixel() / image.color().channel_count() > 1 {
             Self::Sixteen(image.into_luma16().into_raw())
         } else {

@@ -1,6 +1,6 @@
-//! NO_OP: copies each input `X_input/…/f` to `0_output/f`. The task that SimpleTasks documents,
-//! with its behaviour: a first guest to run, and a measure of what running one costs.
-// The component's file is named after its tasks: NO_OP.wasm. A test is no such file.
+//! NO_OP: copies each input `X_input/…/f` to `0_output/f`, like the task that SimpleTasks
+//! documents. It is a first guest to run, and measures the cost of running a guest.
+// The component's file has the name of its tasks, NO_OP.wasm. The test binary has another name.
 #![cfg_attr(not(test), expect(non_snake_case, reason = "the file's name"))]
 
 use std::io;

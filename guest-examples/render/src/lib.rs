@@ -1,10 +1,9 @@
-//! A picture of a part of the Mandelbrot set, made from numbers alone: a task without inputs.
+//! Renders a part of the Mandelbrot set: a task without inputs.
 //!
-//! The payload, all of which is optional, is
-//! `{"x": -0.5, "y": 0, "zoom": 0, "width": 960, "height": 720, "output": "0_render/mandelbrot.png"}`:
-//! the middle of the picture, how often it was enlarged to twice the size (0 shows the whole set),
-//! and its size in pixels. The colour of a point depends on the point alone, so pictures that lie
-//! side by side fit together.
+//! All fields of the payload are optional:
+//! `{"x": -0.5, "y": 0, "zoom": 0, "width": 960, "height": 720, "output": "0_render/mandelbrot.png"}`.
+//! They are the centre of the picture, the number of doublings (0 shows the whole set), and the
+//! size in pixels. A point's colour depends only on the point, so adjacent pictures fit together.
 
 mod mandelbrot;
 
@@ -55,7 +54,7 @@ impl Guest for Render {
                 )));
             }
         }
-        // Beyond that, neighbouring pixels would be the same number.
+        // With a larger zoom, neighbouring pixels would have equal coordinates.
         if !(-2.0..=44.0).contains(zoom) {
             return Err(Error::reject(format!("the payload's zoom is {zoom}; it can be -2 to 44")));
         }
@@ -128,7 +127,7 @@ mod tests {
         );
     }
 
-    /// Writes pictures to look at: `cargo test -p render -- --ignored`.
+    /// Writes sample pictures: `cargo test -p render -- --ignored`.
     #[test]
     #[ignore = "writes to the directory for temporary files, for a person to look at"]
     fn gallery() {

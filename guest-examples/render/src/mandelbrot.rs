@@ -1,11 +1,10 @@
-//! The Mandelbrot set in colour, lit from the side.
+//! Renders the Mandelbrot set in colour, lit from the side.
 //!
-//! The two continuous quantities that the iteration yields beside "escaped or not" make the
-//! picture: the fractional count of steps gives the colour, and the gradient of the potential a
-//! slope that is lit like a landscape. Formulas: "Plotting algorithms for the Mandelbrot set",
+//! The fractional count of steps gives the colour. The gradient of the potential gives a slope,
+//! which is lit like a landscape. Formulas: "Plotting algorithms for the Mandelbrot set",
 //! Wikipedia, sections "Continuous (smooth) coloring" and "Exterior distance estimation".
 
-/// What part of the plane is seen, in how many pixels.
+/// The visible part of the plane, and the size in pixels.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View {
     pub(crate) x: f64,
@@ -18,7 +17,7 @@ pub(crate) struct View {
 type Colour = [f32; 3];
 
 impl View {
-    /// Rows of red, green and blue, from the top.
+    /// Returns rows of red, green and blue bytes, from the top.
     pub(crate) fn render(&self) -> Vec<u8> {
         let Self { width, height, .. } = *self;
         let centres: Vec<Colour> = (0..height)
@@ -30,8 +29,8 @@ impl View {
         for row in 0..height {
             for column in 0..width {
                 let centre = centres[row * width + column];
-                // Where neighbours differ there is detail between them, which more samples
-                // average. Elsewhere one is enough: most of the picture, at a ninth of the time.
+                // Average nine samples only where neighbours differ. Most of the picture needs
+                // one, which takes a ninth of the time.
                 let near =
                     [(1, 0), (0, 1), (-1, 0), (0, -1)].into_iter().filter_map(|(right, down)| {
                         let column =
@@ -50,7 +49,7 @@ impl View {
         bytes
     }
 
-    /// The average of nine samples in a pixel, the middle one of which is known.
+    /// The average of nine samples in a pixel. `centre` is the middle one.
     fn average(&self, centre: Colour, column: f64, row: f64) -> Colour {
         let mut sum = centre;
         for down in -1..=1 {
@@ -67,12 +66,12 @@ impl View {
         sum.map(|sum| sum / 9.0)
     }
 
-    /// The colour at a place in the picture, counted in pixels from the middle of the first.
+    /// The colour at a position in pixels, from the centre of the first pixel.
     fn colour(&self, column: f64, row: f64) -> Colour {
         let pixel = 4.0 / self.zoom.exp2() / self.width.max(self.height) as f64;
         let x = self.x + (column + 0.5 - self.width as f64 / 2.0) * pixel;
         let y = self.y - (row + 0.5 - self.height as f64 / 2.0) * pixel;
-        // The deeper, the more steps it takes to see the edge.
+        // A deeper zoom needs more steps to resolve the edge.
         let steps = (400.0 + 120.0 * self.zoom.max(0.0)) as u32;
         match escape(x, y, steps) {
             None => [0.002, 0.004, 0.012],
@@ -81,28 +80,28 @@ impl View {
     }
 }
 
-/// How a point outside the set leaves.
+/// How a point outside the set escapes.
 struct Escape {
-    /// How many steps it takes, with fractions.
+    /// The fractional number of steps.
     steps: f64,
-    /// The direction in which the potential rises, of length 1.
+    /// The direction in which the potential rises, as a unit vector.
     slope: (f64, f64),
     /// An estimate of the distance to the set.
     distance: f64,
 }
 
-/// A circle so large that fractions of steps have no seams.
+/// The squared escape radius, large enough that fractional steps have no seams.
 const FAR: f64 = 1e6;
 
-/// Follows z² + c from the point c; none if it has not left after so many steps.
+/// Iterates z² + c; `None` if the point c has not escaped after `steps` steps.
 fn escape(cx: f64, cy: f64, steps: u32) -> Option<Escape> {
-    // The two largest parts of the set, where each point would take all the steps.
+    // Skips the two largest parts of the set, where each point would take all steps.
     let q = (cx - 0.25) * (cx - 0.25) + cy * cy;
     if q * (q + (cx - 0.25)) <= 0.25 * cy * cy || (cx + 1.0) * (cx + 1.0) + cy * cy <= 0.0625 {
         return None;
     }
     let (mut x, mut y) = (0.0_f64, 0.0_f64);
-    // The derivative of z by c.
+    // The derivative of z with respect to c.
     let (mut dx, mut dy) = (0.0_f64, 0.0_f64);
     for step in 0..steps {
         (dx, dy) = (2.0 * (x * dx - y * dy) + 1.0, 2.0 * (x * dy + y * dx));
@@ -125,10 +124,9 @@ fn escape(cx: f64, cy: f64, steps: u32) -> Option<Escape> {
 }
 
 impl Escape {
-    /// `pixel` is the width of one.
+    /// The point's colour. `pixel` is the width of a pixel in the plane.
     fn colour(&self, pixel: f64) -> Colour {
-        // Steps grow without bound towards the edge, and slower the further in: their logarithm
-        // spreads the colours evenly.
+        // Steps grow without bound towards the edge. Their logarithm spreads the colours evenly.
         let along = (self.steps + 4.0).max(1.0).ln() * 0.62 - 0.62;
         let base = palette(along);
 
@@ -143,13 +141,13 @@ impl Escape {
         let shade = 0.35 + 0.75 * light;
         let shine = light.powi(24) * 0.22;
 
-        // The finest filaments are thinner than a pixel: dark by how much of it they fill.
+        // Filaments thinner than a pixel darken it by the share that they fill.
         let edge = (self.distance / pixel).clamp(0.0, 1.0).sqrt();
         base.map(|channel| ((f64::from(channel) * shade + shine) * (0.15 + 0.85 * edge)) as f32)
     }
 }
 
-/// Colours in a circle, in linear light: night blue, sea, sand, amber, wine.
+/// A cyclic palette in linear light: night blue, sea, sand, amber, wine.
 fn palette(along: f64) -> Colour {
     const COLOURS: [Colour; 6] = [
         [0.005, 0.014, 0.075],
@@ -162,18 +160,18 @@ fn palette(along: f64) -> Colour {
     let place = along.rem_euclid(1.0) * COLOURS.len() as f64;
     let index = place as usize % COLOURS.len();
     let (from, to) = (COLOURS[index], COLOURS[(index + 1) % COLOURS.len()]);
-    // Eased, so that no stripe shows where one pair of colours gives way to the next.
+    // Smooth interpolation avoids stripes where one pair of colours meets the next.
     let t = place.fract() as f32;
     let t = t * t * (3.0 - 2.0 * t);
     std::array::from_fn(|channel| from[channel] + (to[channel] - from[channel]) * t)
 }
 
-/// Whether an eye could tell the colours of two neighbours apart.
+/// Whether two colours are visibly different.
 fn differ(a: Colour, b: Colour) -> bool {
     a.iter().zip(b).any(|(a, b)| (a.sqrt() - b.sqrt()).abs() > 0.03)
 }
 
-/// Linear light as sRGB (IEC 61966-2-1).
+/// Converts linear light to sRGB (IEC 61966-2-1).
 fn encode(linear: f32) -> u8 {
     let value = linear.clamp(0.0, 1.0);
     let value =
@@ -204,7 +202,7 @@ mod tests {
             assert!(steps < last && last - steps < 0.05, "at {n}: {last} to {steps}");
             last = steps;
         }
-        // The set's point nearest to 2 is about 1.7 away; the estimate is good to a factor of 4.
+        // The set is about 1.7 away from 2. The estimate is accurate to a factor of 4.
         assert!((0.4..7.0).contains(&at(2.0).distance), "{}", at(2.0).distance);
     }
 
