@@ -36,7 +36,7 @@ const MAX_REASON: usize = 16 << 10;
 mod bindings {
     //! The guest world of `wit/task.wit`.
     wasmtime::component::bindgen!({
-        path: "../wit",
+        path: "wit",
         world: "task",
         exports: { default: async },
     });
