@@ -9,6 +9,7 @@
 //! `sandbox/thread.rs`.
 
 mod filesystem;
+mod interface;
 mod limits;
 mod log;
 mod thread;
@@ -25,6 +26,7 @@ use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 use crate::message::Task;
 use crate::workspace::Directories;
 use filesystem::{Preopens, Quota};
+pub use interface::version_problem;
 use limits::Memory;
 pub use limits::{Limit, Limits};
 pub use log::{Log, Tee};
@@ -291,8 +293,14 @@ impl Sandbox {
     /// Checks that a component exports our world and imports no more than it is offered.
     ///
     /// # Errors
-    /// Names the export that is missing, or the import that nothing here provides.
+    /// Names the version of the interface that is not supported, the export that is missing, or
+    /// the import that nothing here provides.
     pub fn link(&self, component: &Component) -> Result<Guest, NotAGuest> {
+        let kind = component.component_type();
+        let mut imports = kind.imports(&self.engine);
+        if let Some(problem) = imports.find_map(|(name, _)| version_problem(name)) {
+            return Err(NotAGuest(problem));
+        }
         let pre =
             self.linker.instantiate_pre(component).map_err(|e| NotAGuest(format!("{e:#}")))?;
         let pre = bindings::TaskPre::new(pre).map_err(|e| NotAGuest(format!("{e:#}")))?;
