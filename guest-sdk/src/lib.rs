@@ -81,7 +81,7 @@ pub mod prelude {
 pub mod bindings {
     #![expect(clippy::too_many_arguments, reason = "generated: a record is passed flat")]
     wit_bindgen::generate!({
-        path: "../wit",
+        path: "wit",
         world: "task",
         pub_export_macro: true,
         default_bindings_module: "task_host_sdk::bindings",

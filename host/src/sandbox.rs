@@ -12,6 +12,7 @@
 mod confine;
 mod facts;
 mod filesystem;
+mod interface;
 mod limits;
 mod log;
 mod open;
@@ -39,6 +40,7 @@ use crate::workspace::Directories;
 pub use confine::Confinement;
 use facts::Facts;
 use filesystem::Preopens;
+pub use interface::version_problem;
 use limits::Memory;
 pub use limits::{Limit, Limits, MOST_OPEN_FILES, is_too_large};
 pub use log::{Log, Tee};
@@ -54,7 +56,7 @@ const MAX_PROBLEM: usize = 2 << 10;
 mod bindings {
     //! The guest world of `wit/task.wit`.
     wasmtime::component::bindgen!({
-        path: "../wit",
+        path: "wit",
         world: "task",
         exports: { default: async },
     });
@@ -321,8 +323,14 @@ impl Sandbox {
     /// Checks that a component exports our world and imports no more than it is offered.
     ///
     /// # Errors
-    /// Names the export that is missing, or the import that nothing here provides.
+    /// Names the version of the interface that is not supported, the export that is missing, or
+    /// the import that nothing here provides.
     pub fn link(&self, component: &Component) -> Result<Guest, NotAGuest> {
+        let kind = component.component_type();
+        let mut imports = kind.imports(&self.engine);
+        if let Some(problem) = imports.find_map(|(name, _)| version_problem(name)) {
+            return Err(NotAGuest(words::bounded_line(&problem, MAX_PROBLEM)));
+        }
         let pre = self.linker.instantiate_pre(component).map_err(|e| NotAGuest::new(&e))?;
         let pre = bindings::TaskPre::new(pre).map_err(|e| NotAGuest::new(&e))?;
         Ok(Guest { pre })

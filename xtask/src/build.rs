@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context, bail};
 use serde_json::Value;
@@ -42,6 +43,66 @@ impl Profile {
         };
         project.target.join(directory).join("host")
     }
+}
+
+/// A program that cargo made of a package's tests.
+pub(crate) struct TestProgram {
+    /// The name of the library, the program or the file of tests.
+    pub(crate) name: String,
+    kind: String,
+    executable: PathBuf,
+}
+
+impl TestProgram {
+    /// True for the unit tests of a program, false for those of a library and for files of tests.
+    pub(crate) fn is_bin(&self) -> bool {
+        self.kind == "bin"
+    }
+
+    /// How cargo is told to run this one. Unit tests are not chosen one by one.
+    pub(crate) fn target(&self) -> Vec<String> {
+        match &*self.kind {
+            "bin" => vec!["--bins".to_owned()],
+            "test" => vec!["--test".to_owned(), self.name.clone()],
+            _ => vec!["--lib".to_owned()],
+        }
+    }
+
+    /// The names of its tests that contain the filter.
+    pub(crate) fn tests(&self, filter: Option<&str>) -> anyhow::Result<Vec<String>> {
+        let mut list = Command::new(&self.executable);
+        let listed = capture(list.args(["--list", "--format", "terse"]).args(filter))?;
+        let names = listed.lines().filter_map(|line| line.strip_suffix(": test"));
+        Ok(names.map(str::to_owned).collect())
+    }
+}
+
+/// Builds all tests and what they run, and returns the programs.
+pub(crate) fn tests(project: &Project) -> anyhow::Result<Vec<TestProgram>> {
+    // Once for the eyes, once for what was built: cargo's messages are one or the other.
+    host(project, Profile::Dev)?;
+    let messages = capture(project.cargo().args([
+        "build",
+        "--quiet",
+        "--workspace",
+        "--bins",
+        "--tests",
+        "--message-format=json",
+    ]))?;
+    let mut programs = Vec::new();
+    for message in messages.lines() {
+        let message: Value = serde_json::from_str(message).context("a message of cargo")?;
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        if let (Some(true), Some(executable), Some(name), Some(kind)) = (
+            message["profile"]["test"].as_bool(),
+            message["executable"].as_str(),
+            text(&message["target"]["name"]),
+            text(&message["target"]["kind"][0]),
+        ) {
+            programs.push(TestProgram { name, kind, executable: executable.into() });
+        }
+    }
+    Ok(programs)
 }
 
 /// Builds all guests, of examples and of tests, and returns their components:

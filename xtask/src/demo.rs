@@ -236,9 +236,9 @@ Open these:
 
 What to type next:
 
-  cargo install --path host        `host` for your own shell
-  host run --help                  what a host can be told
-  host new my-task                 a task of your own, ready to build and run");
+  cargo install --locked --path host   `host` for your own shell
+  host run --help                      what a host can be told
+  host new my-task                     a task of your own, ready to build and run");
     Ok(())
 }
 

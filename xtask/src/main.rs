@@ -4,10 +4,13 @@
 //! Each does all of its own set-up, so that a clone and a Rust toolchain are enough.
 
 mod bench;
+mod book;
 mod build;
 mod chaos;
 mod command;
 mod demo;
+mod deny;
+mod package;
 mod project;
 mod servers;
 mod setup;
@@ -37,6 +40,10 @@ enum Chore {
     /// Run thousands of tasks on hosts that are killed and stopped at random, and count what
     /// became of them
     Chaos(chaos::Options),
+    /// Build the documentation as a site, `target/book`
+    Book,
+    /// Check dependencies for known vulnerabilities; needs a network
+    Advisories,
     /// Only install what the other chores need
     Setup,
     /// Start the servers that tests work against, and stop them at Ctrl-C or the end of input
@@ -62,12 +69,16 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Chore::Test(options) => test::run(&project, &options),
         Chore::Bench(options) => bench::run(&project, &options),
         Chore::Chaos(options) => chaos::run(&project, &options),
+        Chore::Book => book::build(&project),
+        Chore::Advisories => deny::advisories(&project),
         Chore::Setup => {
             setup::wasm_target(&project)?;
             setup::python(&project)?;
             setup::aws_server(&project)?;
             setup::azure_server(&project)?;
             setup::pubsub_server()?;
+            setup::cargo_deny(&project)?;
+            setup::mdbook(&project)?;
             Ok(())
         }
         Chore::Servers => {

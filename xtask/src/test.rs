@@ -3,57 +3,199 @@
 //! Tests are run by plain `cargo test`: there is nothing to install for it, and its result
 //! lines are the ones that everybody can read.
 
+use std::collections::BTreeSet;
+use std::env;
 use std::time::Instant;
 
+use anyhow::{bail, ensure};
 use clap::Args;
 
-use crate::build::{self, Profile};
+use crate::build::{self, TestProgram};
 use crate::command;
 use crate::project::Project;
 use crate::servers::Servers;
-use crate::setup;
+use crate::{book, deny, package, setup};
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Only tests: no formatting, lints and documentation
+    /// Only tests: no formatting, lints, licences, packages and documentation
     #[arg(long)]
     no_lint: bool,
-    /// Only lints: no tests
-    #[arg(long, conflicts_with_all = ["no_lint", "filter"])]
+    /// Only formatting, lints, licences, packages and documentation: no tests
+    #[arg(long, conflicts_with_all = ["no_lint", "fast", "filter"])]
     lint: bool,
-    /// Only tests whose name contains this
+    /// Only formatting and the tests that need no guests, no servers and nothing installed
+    #[arg(long)]
+    fast: bool,
+    /// Only tests whose name contains this, and what they need
     filter: Option<String>,
+}
+
+/// What a test finds ready. Each level includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Needs {
+    /// What cargo builds.
+    Nothing,
+    /// Guests, and a Python with python-task-queue.
+    Guests,
+    /// Servers of the clouds' services.
+    Servers,
+}
+
+/// The tests that need servers, by the beginnings of their names in each test program.
+const WITH_SERVERS: &[(&str, &str)] = &[
+    ("task_host", "bucket::conformance::of_azure::"),
+    ("task_host", "bucket::conformance::of_google::"),
+    ("task_host", "bucket::conformance::of_s3::"),
+    ("task_host", "bucket::faults::"),
+    ("task_host", "queue::pubsub::tests::"),
+    ("task_host", "queue::sqs::tests::server::"),
+    ("cli", "a_bucket_of_a_cloud_that_can_not_be_used_is_said_at_the_start"),
+    ("cli", "credentials_of_aws_are_found_where_its_tools_find_them"),
+    ("cloud", ""),
+    ("demo", "the_demo_runs_on_sqs"),
+    ("docs", "page::cloud_"),
+    ("docs", "page::readme"),
+];
+
+/// The tests that need guests, and no servers.
+const WITH_GUESTS: &[(&str, &str)] =
+    &[("chaos", ""), ("crash", ""), ("demo", ""), ("docs", "page::"), ("host", "")];
+
+impl Needs {
+    fn of(program: &TestProgram, test: &str) -> Self {
+        let among = |tests: &[(&str, &str)]| {
+            tests.iter().any(|(name, begin)| *name == program.name && test.starts_with(begin))
+        };
+        // The command line of the host has the name of the tests that run it from outside.
+        if program.is_bin() {
+            Self::Nothing
+        } else if among(WITH_SERVERS) {
+            Self::Servers
+        } else if among(WITH_GUESTS) {
+            Self::Guests
+        } else {
+            Self::Nothing
+        }
+    }
+
+    /// Builds and installs it, and starts the servers.
+    fn prepare(self, project: &Project) -> anyhow::Result<Option<Servers>> {
+        if self >= Self::Guests {
+            setup::wasm_target(project)?;
+            setup::python(project)?;
+            setup::fuse()?;
+            build::guests(project)?;
+        }
+        if self < Self::Servers {
+            return Ok(None);
+        }
+        setup::machine_tools()?;
+        Servers::start(project).map(Some)
+    }
 }
 
 pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
     let start = Instant::now();
-    let mut ran = Vec::new();
-    if options.filter.is_none() && !options.no_lint {
+    let ran = if options.lint {
         lint(project)?;
-        ran.push("formatting, lints and documentation");
-    }
-    if !options.lint {
-        setup::wasm_target(project)?;
-        setup::python(project)?;
-        setup::machine_tools()?;
-        setup::fuse()?;
-        build::guests(project)?;
-        build::host(project, Profile::Dev)?;
-        let servers = Servers::start(project)?;
-        let mut tests = project.cargo();
-        // Go on after the first failure: a red run is to tell all it knows.
-        tests.args(["test", "--workspace", "--no-fail-fast"]);
-        tests.args(&options.filter).envs(servers.variables());
-        command::run(&mut tests)?;
-        ran.push("unit tests, documentation tests, and the real host end to end, against servers of SQS, S3, \
-             GCS, Azure Blob Storage and Pub/Sub");
-    }
-    println!("All passed: {} ({} s).", ran.join("; "), start.elapsed().as_secs());
+        LINTS.to_owned()
+    } else if options.fast || options.filter.is_some() {
+        some(project, options)?
+    } else {
+        if !options.no_lint {
+            lint(project)?;
+        }
+        all(project)?;
+        let lints = if options.no_lint { String::new() } else { format!("{LINTS}; ") };
+        format!(
+            "{lints}unit tests, documentation tests, and the real host end to end, against \
+             servers of SQS, S3, GCS, Azure Blob Storage and Pub/Sub"
+        )
+    };
+    println!("All passed: {ran} ({} s).", start.elapsed().as_secs());
     Ok(())
 }
 
+/// Every test.
+fn all(project: &Project) -> anyhow::Result<()> {
+    let programs = build::tests(project)?;
+    for (name, begin) in WITH_SERVERS.iter().chain(WITH_GUESTS) {
+        let mut found = false;
+        for program in programs.iter().filter(|program| program.name == *name) {
+            found |= program.tests(None)?.iter().any(|test| test.starts_with(begin));
+        }
+        ensure!(
+            found,
+            "xtask/src/test.rs says what `{name} {begin}` needs, and no test is named so"
+        );
+    }
+    let servers = Needs::Servers.prepare(project)?;
+    let mut tests = project.cargo();
+    // Go on after the first failure: a red run is to tell all it knows.
+    tests.args(["test", "--workspace", "--no-fail-fast"]);
+    tests.envs(servers.iter().flat_map(Servers::variables));
+    command::run(&mut tests)
+}
+
+/// The tests that were asked for, and no others; tells how many.
+fn some(project: &Project, options: &Options) -> anyhow::Result<String> {
+    if options.fast {
+        command::run(project.cargo().args(["fmt", "--all", "--check"]))?;
+    }
+    let mut needs = Needs::Nothing;
+    let mut count = 0;
+    let mut targets = BTreeSet::new();
+    let mut skipped = BTreeSet::new();
+    for program in build::tests(project)? {
+        for test in program.tests(options.filter.as_deref())? {
+            let needed = Needs::of(&program, &test);
+            if options.fast && needed > Needs::Nothing {
+                skipped.insert(test);
+                continue;
+            }
+            needs = needs.max(needed);
+            count += 1;
+            targets.insert(program.target());
+        }
+    }
+    if count == 0 {
+        let filter = options.filter.as_deref().unwrap_or_default();
+        bail!(
+            "no test's name contains `{filter}`{}; documentation tests are run by `cargo test \
+             --workspace --doc {filter}`",
+            if skipped.is_empty() { "" } else { " and needs nothing" }
+        );
+    }
+    let servers = needs.prepare(project)?;
+    let mut tests = project.cargo();
+    tests.args(["test", "--workspace", "--no-fail-fast"]).args(targets.into_iter().flatten());
+    tests.args(&options.filter).arg("--");
+    if options.fast {
+        if env::var_os("RUST_TEST_THREADS").is_none() {
+            tests.env("RUST_TEST_THREADS", THREADS);
+        }
+        let listed = WITH_SERVERS.iter().chain(WITH_GUESTS).map(|(_, begin)| *begin);
+        // A program whose tests all need something is not among the targets.
+        for begin in listed.filter(|begin| skipped.iter().any(|test| test.starts_with(begin))) {
+            if !begin.is_empty() {
+                tests.args(["--skip", begin]);
+            }
+        }
+    }
+    tests.envs(servers.iter().flat_map(Servers::variables));
+    command::run(&mut tests)?;
+    Ok(format!("{count} tests"))
+}
+
+/// How many of the quick tests run at a time: most of their time they wait for a lease to expire.
+const THREADS: &str = "8";
+
+const LINTS: &str = "formatting, lints, licences, packages and documentation";
+
 fn lint(project: &Project) -> anyhow::Result<()> {
     command::run(project.cargo().args(["fmt", "--all", "--check"]))?;
+    deny::check(project)?;
     command::run(project.cargo().args([
         "clippy",
         "--workspace",
@@ -62,10 +204,48 @@ fn lint(project: &Project) -> anyhow::Result<()> {
         "-D",
         "warnings",
     ]))?;
+    package::check(project)?;
     command::run(project.cargo().env("RUSTDOCFLAGS", "-D warnings").args([
         "doc",
         "--workspace",
         "--no-deps",
         "--document-private-items",
-    ]))
+    ]))?;
+    book::build(project)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A test that asks for a server and is not listed would fail under `--fast`.
+    #[test]
+    fn every_file_that_asks_for_a_server_is_listed() {
+        let source = Project::find().unwrap().root.join("host/src");
+        let servers =
+            ["AWS", "AZURE", "GCS", "PUBSUB"].map(|name| format!("TASK_HOST_TEST_{name}"));
+        let mut asking = Vec::new();
+        let mut directories = vec![source.clone()];
+        while let Some(directory) = directories.pop() {
+            for entry in std::fs::read_dir(directory).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    directories.push(path);
+                    continue;
+                }
+                let text = std::fs::read_to_string(&path).unwrap();
+                if servers.iter().any(|server| text.contains(server)) {
+                    let module = path.strip_prefix(&source).unwrap().with_extension("");
+                    asking.push(format!("{}::", module.display()).replace('/', "::"));
+                }
+            }
+        }
+        assert!(asking.len() > 3, "hardly any: {asking:?}");
+        for module in asking {
+            let is_listed = |(_, begin): &&(&str, &str)| {
+                !begin.is_empty() && (begin.starts_with(&module) || module.starts_with(begin))
+            };
+            assert!(WITH_SERVERS.iter().any(|entry| is_listed(&entry)), "{module}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use task_host::sandbox::version_problem;
 use wasmparser::{
     ComponentTypeRef, Encoding, KnownCustom, Parser, Payload, Validator, WasmFeatures,
 };
@@ -156,6 +157,9 @@ impl Examined {
         if self.kind == "core module" {
             return Some(self.core_module());
         }
+        if let Some(problem) = self.imports.iter().find_map(|import| version_problem(import)) {
+            return Some(problem);
+        }
         let missing: Vec<&str> =
             CALLS.into_iter().filter(|call| !self.exports.iter().any(|e| e == call)).collect();
         if !missing.is_empty() {
@@ -257,6 +261,8 @@ mod tests {
         check(&format!("(component {calls})"), None);
         let with = |name: &str| format!(r#"(component (import "{name}" (instance)) {calls})"#);
         check(&with("wasi:cli/stdout@0.2.3"), None);
+        check(&with("task-host:guest/types@0.1.9"), None);
+        check(&with("task-host:guest/types@0.2.0"), Some("version 0.2.0 of the guest interface"));
         check(&with("wasi:http/outgoing-handler@0.2.0"), Some("wasi:http/outgoing-handler@0.2.0"));
         check(&with("wasi:cli/stdout@0.3.0"), Some("wasi:cli/stdout@0.3.0"));
     }

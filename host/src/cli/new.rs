@@ -1,7 +1,7 @@
 //! `host new`: a guest project that builds and runs as it is.
 //!
-//! The project brings the SDK along, as this binary was built with it, so that the interface is
-//! the one that this host speaks and nothing has to be fetched but the SDK's own dependencies.
+//! The SDK comes from crates.io, or as a copy inside the project: the sources that this binary was
+//! built beside. Either way the project gets the interface that this host speaks.
 
 use std::fs;
 use std::io::{self, Write};
@@ -18,12 +18,16 @@ pub(crate) struct New {
     /// Where to make it [default: ./NAME]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// Copy the SDK into the project, not depend on crates.io for it [always, until the SDK is
+    /// published there]
+    #[arg(long)]
+    offline: bool,
 }
 
 impl New {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         let dir = self.dir.unwrap_or_else(|| PathBuf::from(&self.name));
-        create(&dir, &self.name).map_err(|error| match error {
+        create(&dir, &self.name, Sdk::chosen(self.offline)).map_err(|error| match error {
             NewError::Name { .. } => Advice::usage(error.to_string()),
             _ => Advice::failed(error.to_string()),
         })?;
@@ -54,8 +58,61 @@ pub(crate) enum NewError {
     Io { path: PathBuf, source: io::Error },
 }
 
-/// Path in the project, contents with placeholders. The two that tools would take for their own
-/// where they are kept, a manifest and a list of files to ignore, have other names there.
+/// Whether crates.io has the SDK in this version. The first release that is published there sets
+/// it (`docs/releasing.md`).
+const SDK_IS_PUBLISHED: bool = false;
+
+/// Where a project gets the SDK from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sdk {
+    /// crates.io, in the version of this host.
+    Published,
+    /// A copy in the project's directory `sdk`.
+    Copied,
+}
+
+impl Sdk {
+    fn chosen(offline: bool) -> Self {
+        if SDK_IS_PUBLISHED && !offline { Self::Published } else { Self::Copied }
+    }
+
+    /// What the template's placeholders stand for.
+    fn placeholders(self) -> [(&'static str, &'static str); 3] {
+        match self {
+            Self::Published => [
+                ("{{sdk}}", concat!("task-host-sdk = \"", env!("CARGO_PKG_VERSION"), "\"")),
+                (
+                    "{{workspace}}",
+                    "# The project stands alone, whatever directory it is in.\n[workspace]",
+                ),
+                ("{{about-sdk}}", ABOUT_PUBLISHED),
+            ],
+            Self::Copied => [
+                (
+                    "{{sdk}}",
+                    "# A copy, in the version of the host that made this project.\ntask-host-sdk = { path = \"sdk\" }",
+                ),
+                (
+                    "{{workspace}}",
+                    "# The project stands alone, whatever directory it is in. The SDK is not its code.\n[workspace]\nexclude = [\"sdk\"]",
+                ),
+                ("{{about-sdk}}", ABOUT_COPIED),
+            ],
+        }
+    }
+}
+
+const ABOUT_PUBLISHED: &str = concat!(
+    "The interface of a task is that of [`task-host-sdk`](https://docs.rs/task-host-sdk) ",
+    env!("CARGO_PKG_VERSION"),
+    ". `host new --offline` makes a project with a copy of the SDK inside."
+);
+const ABOUT_COPIED: &str = "`sdk/` contains the SDK and the interface (`sdk/wit/task.wit`) in the \
+    version of the `host` that created this project. Don't edit it; a newer `host new` writes a \
+    newer version.";
+
+/// Path in the project, contents with placeholders. Tools would take the manifest and the list of
+/// ignored files for their own: both have other names in this repository.
 const TEMPLATE: &[(&str, &str)] = &[
     ("Cargo.toml", include_str!("../../template/Cargo.toml.in")),
     (".cargo/config.toml", include_str!("../../template/.cargo/config.toml")),
@@ -67,25 +124,32 @@ const TEMPLATE: &[(&str, &str)] = &[
 
 macro_rules! sdk {
     ($($path:literal,)+) => {
-        &[$((concat!("sdk/", $path), include_str!(concat!("../../../", $path)))),+]
+        &[
+            ("sdk/LICENSE-APACHE", include_str!("../../LICENSE-APACHE")),
+            ("sdk/LICENSE-MIT", include_str!("../../LICENSE-MIT")),
+            ("sdk/wit/task.wit", include_str!("../../wit/task.wit")),
+            $(($path, include_str!(concat!("../../", $path)))),+
+        ]
     };
 }
 
-/// Path in the project, contents as they are in the repository.
+/// Path in the project, contents as they are in the repository. `sdk`, `wit` and the licences are
+/// links in this crate's directory; `cargo package` replaces links by what they lead to, so the
+/// published crate has these files.
 const SDK: &[(&str, &str)] = sdk![
-    "wit/task.wit",
-    "guest-sdk/README.md",
-    "guest-sdk/src/error.rs",
-    "guest-sdk/src/guest.rs",
-    "guest-sdk/src/lib.rs",
-    "guest-sdk/src/logging.rs",
-    "guest-sdk/src/outcome.rs",
-    "guest-sdk/src/output.rs",
-    "guest-sdk/src/task.rs",
-    "guest-sdk/src/testing.rs",
+    "sdk/README.md",
+    "sdk/src/error.rs",
+    "sdk/src/guest.rs",
+    "sdk/src/lib.rs",
+    "sdk/src/logging.rs",
+    "sdk/src/outcome.rs",
+    "sdk/src/output.rs",
+    "sdk/src/task.rs",
+    "sdk/src/testing.rs",
 ];
 
-const SDK_MANIFEST: &str = include_str!("../../../guest-sdk/Cargo.toml");
+/// Has another name there, since cargo packages no directory that holds a `Cargo.toml`.
+const SDK_MANIFEST: &str = include_str!("../../sdk/Cargo.toml.in");
 
 /// What the SDK's manifest takes from the workspace, which is not there in a project. Cargo gives
 /// this package the same values, all but the edition; a test compares that one.
@@ -101,18 +165,25 @@ const INHERITED: &[(&str, &str)] = &[
 ///
 /// # Errors
 /// If `name` can't be a crate's, if `dir` holds anything, or if a file can't be written.
-pub(crate) fn create(dir: &Path, name: &str) -> Result<(), NewError> {
+pub(crate) fn create(dir: &Path, name: &str, sdk: Sdk) -> Result<(), NewError> {
     check_name(name)?;
     check_empty(dir)?;
     for (path, contents) in TEMPLATE {
-        let contents =
-            contents.replace("{{name}}", name).replace("{{component}}", &component(name));
+        let mut contents = (*contents).to_owned();
+        let component = component(name);
+        let names = [("{{name}}", name), ("{{component}}", &*component)];
+        for (placeholder, text) in names.into_iter().chain(sdk.placeholders()) {
+            contents = contents.replace(placeholder, text);
+        }
         write(&dir.join(path), &contents)?;
+    }
+    if sdk == Sdk::Published {
+        return Ok(());
     }
     for (path, contents) in SDK {
         write(&dir.join(path), contents)?;
     }
-    write(&dir.join("sdk/guest-sdk/Cargo.toml"), &sdk_manifest())
+    write(&dir.join("sdk/Cargo.toml"), &sdk_manifest())
 }
 
 /// The name of the file that `cargo build` leaves, without `.wasm`.
@@ -203,27 +274,47 @@ const TAKEN: &[&str] = &[
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_project_is_complete_and_has_no_placeholder_left() {
-        let dir = tempfile::tempdir().unwrap();
-        let project = dir.path().join("sub/edge-finder");
-        create(&project, "edge-finder").unwrap();
+    /// Makes a project with that SDK, checks what both kinds have, and returns its manifest.
+    fn check_project(project: &Path, sdk: Sdk) -> toml::Table {
+        create(project, "edge-finder", sdk).unwrap();
         let read = |path: &str| fs::read_to_string(project.join(path)).unwrap();
         for (path, _) in TEMPLATE {
             assert!(!read(path).contains("{{"), "{path}");
         }
-        assert!(read("Cargo.toml").contains("name = \"edge-finder\""));
         assert!(read("README.md").contains("release/edge_finder.wasm --name edge-finder"));
-        assert_eq!(read("sdk/wit/task.wit"), include_str!("../../../wit/task.wit"));
+        let manifest: toml::Table = read("Cargo.toml").parse().unwrap();
+        assert_eq!(manifest["package"]["name"].as_str(), Some("edge-finder"));
+        assert!(manifest.contains_key("workspace"));
+        manifest
+    }
+
+    #[test]
+    fn a_project_is_complete_and_has_no_placeholder_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let project = dir.path().join("sub/edge-finder");
+        let manifest = check_project(&project, Sdk::Copied);
+        assert_eq!(manifest["dependencies"]["task-host-sdk"]["path"].as_str(), Some("sdk"));
+        let wit = fs::read_to_string(project.join("sdk/wit/task.wit")).unwrap();
+        assert_eq!(wit, include_str!("../../wit/task.wit"));
+    }
+
+    #[test]
+    fn a_project_may_depend_on_the_published_sdk_of_this_version() {
+        let dir = tempfile::tempdir().unwrap();
+        let manifest = check_project(dir.path(), Sdk::Published);
+        let version = manifest["dependencies"]["task-host-sdk"].as_str();
+        assert_eq!(version, Some(env!("CARGO_PKG_VERSION")));
+        assert!(!dir.path().join("sdk").exists());
+        assert_eq!(Sdk::chosen(true), Sdk::Copied);
     }
 
     #[test]
     fn what_is_there_stays() {
         let dir = tempfile::tempdir().unwrap();
-        create(dir.path(), "edges").unwrap();
-        assert!(matches!(create(dir.path(), "edges"), Err(NewError::NotEmpty(_))));
+        create(dir.path(), "edges", Sdk::Copied).unwrap();
+        assert!(matches!(create(dir.path(), "edges", Sdk::Copied), Err(NewError::NotEmpty(_))));
         let file = dir.path().join("Cargo.toml");
-        assert!(matches!(create(&file, "edges"), Err(NewError::Io { .. })));
+        assert!(matches!(create(&file, "edges", Sdk::Copied), Err(NewError::Io { .. })));
     }
 
     #[test]
@@ -252,11 +343,10 @@ mod tests {
     /// A file that is added to the SDK and forgotten here would be missing in every new project.
     #[test]
     fn every_file_of_the_sdk_is_embedded() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        for directory in ["guest-sdk/src", "wit"] {
-            for entry in fs::read_dir(root.join(directory)).unwrap() {
-                let path =
-                    format!("sdk/{directory}/{}", entry.unwrap().file_name().to_str().unwrap());
+        let host = Path::new(env!("CARGO_MANIFEST_DIR"));
+        for (kept, made) in [("sdk/src", "sdk/src"), ("wit", "sdk/wit")] {
+            for entry in fs::read_dir(host.join(kept)).unwrap() {
+                let path = format!("{made}/{}", entry.unwrap().file_name().to_str().unwrap());
                 assert!(
                     SDK.iter().any(|(embedded, _)| *embedded == path),
                     "{path} is not embedded"

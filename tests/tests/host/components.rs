@@ -69,3 +69,38 @@ fn what_is_no_component_of_ours_is_refused_at_the_door() {
     assert!(refused.stderr.contains("core.wasm"), "{}", refused.stderr);
     assert!(place.keys().is_empty());
 }
+
+/// The policy is in `docs/interface-versions.md`.
+#[test]
+fn a_component_for_another_version_of_the_interface_is_refused_with_both_versions() {
+    let place = Place::new();
+    place.put("data/0_input/a.dat", "a");
+    let built_for = |version: &str| {
+        // Versions of the same length: nothing else in the file changes.
+        let ours = b"task-host:guest/types@0.1.0";
+        let theirs = format!("task-host:guest/types@{version}").into_bytes();
+        assert_eq!(ours.len(), theirs.len());
+        let mut bytes = std::fs::read(guest("NO_OP")).unwrap();
+        let found = (0..bytes.len() - ours.len()).filter(|at| bytes[*at..].starts_with(ours));
+        let found: Vec<usize> = found.collect();
+        assert!(!found.is_empty(), "the guest names no version");
+        for at in found {
+            bytes[at..at + theirs.len()].copy_from_slice(&theirs);
+        }
+        bytes
+    };
+    place.put("components/later.wasm", built_for("0.1.9"));
+    place.put("components/other.wasm", built_for("0.2.0"));
+    place.submit(&[task(1, "later"), task(2, "other")]);
+    place.run_until_empty(&["--max-attempts", "1"]).code(3);
+    assert!(place.object("data/0_output/a.dat").is_some(), "0.1.9 runs where 0.1.0 does");
+    let report = place.the_error();
+    let exception = report["exception"].as_str().unwrap();
+    let problem = "was built for version 0.2.0 of the guest interface, and this host runs 0.1";
+    assert!(exception.contains(problem), "{exception}");
+
+    std::fs::write(place.path().join("other.wasm"), built_for("0.2.0")).unwrap();
+    let push = place.host(&["component", "push", "other.wasm", "--bucket", "./bucket"]);
+    assert_ne!(push.status.code(), Some(0));
+    assert!(push.stderr.contains(problem), "{}", push.stderr);
+}
