@@ -90,7 +90,7 @@ impl Quarantine {
         } else {
             let rows: Vec<Vec<String>> =
                 found.iter().map(|one| vec![one.digest.clone(), one.reason.clone()]).collect();
-            show::table(io::stdout().lock(), &rows)?;
+            show::table(show::out(), &rows)?;
         }
         let count = show::count(found.len() as u64, "component");
         if self.clear {

@@ -278,24 +278,16 @@ fn whatever_a_message_holds_other_programs_read_its_report_and_it_goes_back_as_i
         let file = place.path().join("lines");
         fs::write(&file, &lines).expect("a file");
         others_read(&[], Some(&file));
-        lines
     };
     listed("./queue-errors");
 
     place.host(&["queue", "redrive", "./queue"]).code(3);
     assert_eq!(place.errors().len(), no_tasks.len(), "what is no task stays");
-    let mut back: Vec<String> = listed("./queue")
-        .lines()
-        .map(|line| match line.split_once(r#","message":null,"text":"#) {
-            Some((_, text)) => {
-                let text = text.strip_suffix('}').expect("the end of a line");
-                serde_json::from_str(text).expect("a text")
-            }
-            None => {
-                let (_, message) = line.split_once(r#","message":"#).expect("a message");
-                message.strip_suffix('}').expect("the end of a line").to_owned()
-            }
-        })
+    listed("./queue");
+    let queue = place.path().join("queue/queue");
+    let mut back: Vec<String> = task_host_tests::files(&queue)
+        .into_iter()
+        .map(|name| fs::read_to_string(queue.join(name)).expect("a message"))
         .collect();
     let mut sent = tasks.to_vec();
     back.sort();
