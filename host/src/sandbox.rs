@@ -35,7 +35,7 @@ use wasmtime::{
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
 use crate::message::Task;
-use crate::words::{self, Causes};
+use crate::words;
 use crate::workspace::Directories;
 pub use confine::Confinement;
 use facts::Facts;
@@ -230,7 +230,7 @@ pub struct NotAGuest(pub String);
 impl NotAGuest {
     /// The engine's words, in one line and with a bound: names in them are the component's.
     pub fn new(error: &wasmtime::Error) -> Self {
-        Self(words::bounded_line(&Causes(error), MAX_PROBLEM))
+        Self(words::bounded_line(&format_args!("{error:#}"), MAX_PROBLEM))
     }
 }
 

@@ -30,20 +30,6 @@ pub fn bounded_line(shown: &dyn fmt::Display, most: usize) -> String {
     plain::escape(&bounded(shown, most)).into_owned()
 }
 
-/// An error of the engine and its causes, in one line. Its own `{:#}` lists bytes on lines of
-/// their own.
-pub struct Causes<'a>(pub &'a wasmtime::Error);
-
-impl fmt::Display for Causes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, cause) in self.0.chain().enumerate() {
-            f.write_str(if number > 0 { ": " } else { "" })?;
-            write!(f, "{cause}")?;
-        }
-        Ok(())
-    }
-}
-
 /// Takes words up to a bound, and fails then.
 pub struct Bounded {
     words: String,
@@ -88,14 +74,6 @@ mod tests {
         assert_eq!(cut("éé", 3), "é … (2 bytes cut)");
         assert_eq!(bounded(&"short", 5), "short");
         assert_eq!(bounded(&"éé", 3), "é … (cut)");
-    }
-
-    #[test]
-    fn causes_are_in_one_line() {
-        let error =
-            wasmtime::component::Component::new(&wasmtime::Engine::default(), b"\x7fELF....");
-        let said = bounded_line(&Causes(&error.err().unwrap()), 1000);
-        assert!(said.contains("[0x0, 0x61, 0x73, 0x6d]"), "{said}");
     }
 
     #[test]

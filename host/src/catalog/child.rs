@@ -20,10 +20,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Resource, Rlimit, getrlimit, nice, setrlimit};
 use wasmtime::Engine;
 
-use super::MOST_WORDS;
+use super::bounded;
 use crate::digest::Digest;
 use crate::sandbox;
-use crate::words::{self, Causes};
 
 /// What is said when the next thing to happen is the component's doing.
 pub(super) const READY: u8 = b'r';
@@ -124,7 +123,7 @@ fn answer(
     Ok(match engine.precompile_component(&wasm) {
         Ok(code) => (CODE, code),
         Err(error) if is_of_memory(&error) => (NO_MEMORY, Vec::new()),
-        Err(error) => (REFUSED, words::bounded_line(&Causes(&error), MOST_WORDS).into_bytes()),
+        Err(error) => (REFUSED, bounded(&format!("{error:#}")).into_bytes()),
     })
 }
 
