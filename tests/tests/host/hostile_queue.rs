@@ -287,7 +287,12 @@ fn whatever_a_message_holds_other_programs_read_its_report_and_it_goes_back_as_i
     let queue = place.path().join("queue/queue");
     let mut back: Vec<String> = task_host_tests::files(&queue)
         .into_iter()
-        .map(|name| fs::read_to_string(queue.join(name)).expect("a message"))
+        .map(|name| {
+            let message = fs::read_to_string(queue.join(name)).expect("a message");
+            // The queue's own id is all that it adds.
+            let (task, _) = message.rsplit_once(r#","id":""#).expect("an id at the end");
+            format!("{task}}}")
+        })
         .collect();
     let mut sent = tasks.to_vec();
     back.sort();
