@@ -24,6 +24,15 @@ use crate::workspace::Workspaces;
 /// The variable that makes the test program compile.
 pub(super) const COMPILES: &str = "TASK_HOST_TEST_COMPILES";
 
+/// Enough for a component that does nothing.
+const LIMITS: Limits = Limits {
+    memory: ByteSize::mib(1),
+    time: Duration::from_secs(1),
+    output_bytes: ByteSize::mib(1),
+    output_files: 1,
+    open_files: 10,
+};
+
 struct Fixture {
     root: tempfile::TempDir,
     name: TaskName,
@@ -78,15 +87,8 @@ impl Fixture {
     fn catalog_by(&self, bucket: Arc<dyn Bucket>, compiler: Compiler) -> Catalog {
         let cache = self.root.path().join("cache");
         let workspaces = Workspaces::new(&cache.join("work")).unwrap();
-        let limits = Limits {
-            memory: ByteSize::mib(1),
-            time: Duration::from_secs(1),
-            output_bytes: ByteSize::mib(1),
-            output_files: 1,
-            open_files: 10,
-        };
         let (inputs, outputs) = (workspaces.inputs_root(), workspaces.outputs_root());
-        let sandbox = Arc::new(Sandbox::new(1, limits, inputs, outputs).unwrap());
+        let sandbox = Arc::new(Sandbox::new(1, LIMITS, inputs, outputs).unwrap());
         let options = CacheOptions { dir: cache.clone(), max_bytes: self.cache_size };
         Catalog::new(
             bucket,

@@ -112,14 +112,7 @@ fn what_the_compiler_makes_is_what_a_sandbox_runs() {
         hasher.finish()
     };
     let dir = tempfile::tempdir().unwrap();
-    let limits = Limits {
-        memory: ByteSize::mib(1),
-        time: Duration::from_secs(1),
-        output_bytes: ByteSize::mib(1),
-        output_files: 1,
-        open_files: 10,
-    };
-    let sandbox = Sandbox::new(3, limits, dir.path(), dir.path()).unwrap();
+    let sandbox = Sandbox::new(3, LIMITS, dir.path(), dir.path()).unwrap();
     let engine = crate::sandbox::compiling_engine().unwrap();
     assert_eq!(hash(&engine), hash(sandbox.engine()));
 }
