@@ -14,7 +14,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use serde::Serialize;
-use task_host::worker::Worker;
+use task_host::services::Services;
 use tokio::net::TcpListener;
 
 use super::exit::Advice;
@@ -29,7 +29,7 @@ struct Ready {
 }
 
 /// Answers at `address` until the process ends.
-pub(crate) async fn serve(address: SocketAddr, worker: Arc<Worker>) -> anyhow::Result<()> {
+pub(crate) async fn serve(address: SocketAddr, services: Arc<Services>) -> anyhow::Result<()> {
     let listener = TcpListener::bind(address).await.map_err(|error| {
         Advice::failed(format!("--listen {address}: {error}"))
             .hint("is another host listening there?")
@@ -39,7 +39,7 @@ pub(crate) async fn serve(address: SocketAddr, worker: Arc<Worker>) -> anyhow::R
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .with_state(worker);
+        .with_state(services);
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
             tracing::warn!("nothing answers at {address} any more: {error}");
@@ -48,8 +48,8 @@ pub(crate) async fn serve(address: SocketAddr, worker: Arc<Worker>) -> anyhow::R
     Ok(())
 }
 
-async fn ready(State(worker): State<Arc<Worker>>) -> impl IntoResponse {
-    let problems = worker.problems();
+async fn ready(State(services): State<Arc<Services>>) -> impl IntoResponse {
+    let problems = services.problems();
     let ready = problems.is_empty();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     // Strings always serialise.

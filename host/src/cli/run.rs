@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use task_host::config::Config;
+use task_host::services::{OpenError, Services};
 use task_host::worker::{Stopped, Worker};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -77,9 +78,10 @@ impl Run {
                 // One that was named has to be there: an empty one would be no help.
                 make_bucket(&config.bucket)?;
             }
-            let worker = Arc::new(Worker::open(config, &side.control).await.map_err(open_error)?);
-            announce(&screen, &worker, &missing);
-            let config = worker.config().clone();
+            let opened = Services::open(config, &side.control).await;
+            let services = Arc::new(opened.map_err(open_error)?);
+            announce(&screen, &services, &missing);
+            let config = services.config().clone();
             // The queue may be slow to say how it is set up: nothing waits for that.
             tokio::spawn(async move {
                 for problem in doctor::problems(&config).await {
@@ -87,10 +89,10 @@ impl Run {
                 }
             });
             if let Some(address) = listen {
-                side.control.spawn(probes::serve(address, worker.clone())).await??;
+                side.control.spawn(probes::serve(address, services.clone())).await??;
             }
-            side.control.spawn(watch(Handle::current(), worker.clone()));
-            work(&screen, worker, side, signals, self.json).await
+            side.control.spawn(watch(Handle::current(), services.clone()));
+            work(&screen, services, side, signals, self.json).await
         });
         for runtime in [control, renewals, runtime] {
             // A call that hangs is not waited for.
@@ -113,8 +115,7 @@ fn make_bucket(bucket: &str) -> anyhow::Result<()> {
         .map_err(|e| Advice::failed(format!("the bucket {bucket} can't be made: {e}")).into())
 }
 
-fn open_error(error: task_host::worker::OpenError) -> anyhow::Error {
-    use task_host::worker::OpenError;
+fn open_error(error: OpenError) -> anyhow::Error {
     match error {
         OpenError::Sandbox(problem) => {
             let cure = doctor::machine::cure(&problem);
@@ -126,37 +127,37 @@ fn open_error(error: task_host::worker::OpenError) -> anyhow::Error {
 
 async fn work(
     screen: &Screen,
-    worker: Arc<Worker>,
+    services: Arc<Services>,
     side: Side,
     signals: Signals,
     json: bool,
 ) -> anyhow::Result<Exit> {
-    let stop = Stop::heed(signals, screen.clone(), worker.clone(), &side.control);
+    let stop = Stop::heed(signals, screen.clone(), services.clone(), &side.control);
     let start = Instant::now();
     let shown = Progress::new(
         screen.clone(),
-        worker.stats().clone(),
-        worker.queue().clone(),
-        worker.config().exit_when_empty,
+        services.stats().clone(),
+        services.queue().clone(),
+        services.config().exit_when_empty,
     )
     .start();
-    let running = worker.clone();
+    let worker = Arc::new(Worker::new(services.clone()));
     let (drain, kill) = (stop.drain.clone(), stop.kill.clone());
     // On a thread of the runtime, so that the one that waits here is never held up.
-    let run = tokio::spawn(async move { running.run(drain, kill, &side.renewals).await });
+    let run = tokio::spawn(async move { worker.run(drain, kill, &side.renewals).await });
     let stopped = run.await?;
     let elapsed = start.elapsed();
     drop(shown);
 
-    let counting = tokio::time::timeout(Duration::from_secs(5), worker.queue().counts()).await;
+    let counting = tokio::time::timeout(Duration::from_secs(5), services.queue().counts()).await;
     let counts = counting.ok().and_then(Result::ok);
     let summary = Summary::new(
-        worker.config(),
-        worker.stats(),
+        services.config(),
+        services.stats(),
         elapsed,
         stopped,
         counts,
-        worker.queue().requests(),
+        services.queue().requests(),
     );
     if json {
         show::json(&summary)?;
@@ -188,10 +189,10 @@ impl Side {
 
 /// Waits until a host that was told to stop within `grace` should have stopped, and has not:
 /// soon after that time if calls to a file system hang, later otherwise.
-async fn overdue(worker: &Worker, grace: Duration) {
+async fn overdue(services: &Services, grace: Duration) {
     tokio::time::sleep(grace + STALLED).await;
     let hangs = async {
-        while !worker.outages().is_out(&FILE_CALLS) {
+        while !services.outages().is_out(&FILE_CALLS) {
             tokio::time::sleep(WATCH).await;
         }
     };
@@ -201,16 +202,16 @@ async fn overdue(worker: &Worker, grace: Duration) {
 
 /// Looks whether the runtime that works on tasks makes progress. Says so if it doesn't. Never
 /// ends.
-async fn watch(tasks: Handle, worker: Arc<Worker>) {
+async fn watch(tasks: Handle, services: Arc<Services>) {
     loop {
         tokio::time::sleep(WATCH).await;
         let mut turn = tasks.spawn(async {});
         if tokio::time::timeout(STALLED, &mut turn).await.is_err() {
             let problem = "calls to a file system do not return; is a network file system, of \
                 the queue, the bucket or the cache, away?";
-            worker.outages().begins(&FILE_CALLS, &problem);
+            services.outages().begins(&FILE_CALLS, &problem);
             let _ = turn.await;
-            worker.outages().ends(&FILE_CALLS);
+            services.outages().ends(&FILE_CALLS);
         }
     }
 }
@@ -250,7 +251,12 @@ struct Stop {
 
 impl Stop {
     /// The first signal drains, the second gives everything back, the third exits.
-    fn heed(mut signals: Signals, screen: Screen, worker: Arc<Worker>, control: &Handle) -> Self {
+    fn heed(
+        mut signals: Signals,
+        screen: Screen,
+        services: Arc<Services>,
+        control: &Handle,
+    ) -> Self {
         let stop = Self {
             drain: CancellationToken::new(),
             kill: CancellationToken::new(),
@@ -260,20 +266,20 @@ impl Stop {
         control.spawn(async move {
             signals.next().await;
             drain.cancel();
-            let running = worker.stats().running.load(Relaxed);
+            let running = services.stats().running.load(Relaxed);
             say(
                 &screen,
                 &format!(
                     "stopping: {} running may finish within {}, the others go back to the queue; \
                      a second signal gives all back at once",
                     show::count(running, "task"),
-                    humantime::format_duration(worker.config().grace)
+                    humantime::format_duration(services.config().grace)
                 ),
             );
             let signal = tokio::select! {
                 signal = signals.next() => signal,
                 // It would have stopped by now.
-                () = overdue(&worker, worker.config().grace) => {
+                () = overdue(&services, services.config().grace) => {
                     SignalKind::terminate().as_raw_value()
                 }
             };
@@ -282,7 +288,7 @@ impl Stop {
             say(&screen, "stopping now: running tasks go back to the queue; a third signal exits");
             let signal = tokio::select! {
                 third = signals.next() => third,
-                () = overdue(&worker, Duration::ZERO) => {
+                () = overdue(&services, Duration::ZERO) => {
                     say(&screen, "exiting: calls to a file system do not return");
                     signal
                 }
@@ -327,8 +333,8 @@ impl Missing {
 }
 
 /// Says what this host works by.
-fn announce(screen: &Screen, worker: &Worker, missing: &Missing) {
-    let config = worker.config();
+fn announce(screen: &Screen, services: &Services, missing: &Missing) {
+    let config = services.config();
     let time = |time: Duration| humantime::format_duration(time).to_string();
     let queue = missing.note(&config.queue);
     let errors = missing.note(&config.error_queue);
@@ -356,7 +362,7 @@ fn announce(screen: &Screen, worker: &Worker, missing: &Missing) {
         limits.output_bytes.display().iec(),
         show::number(limits.output_files)
     );
-    let kernel = worker.confinement().to_string();
+    let kernel = services.confinement().to_string();
     let until = until(config);
     if screen.is_json {
         tracing::info!(

@@ -9,11 +9,12 @@ use std::time::Instant;
 
 use anyhow::Context;
 use task_host::bucket::DirBucket;
+use task_host::failure::Failure;
 use task_host::key::{BucketKey, Prefix};
 use task_host::message::{self, Task};
 use task_host::publish::{self, Published};
 use task_host::sandbox::{Guest, Job};
-use task_host::task::{self, Failure};
+use task_host::task;
 use task_host::verdict::{self, Verdict};
 use task_host::workspace::Workspace;
 use tokio_util::sync::CancellationToken;

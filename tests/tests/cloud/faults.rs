@@ -94,7 +94,7 @@ fn goes_on_after(cloud: &Cloud, proxy: &Proxy, fault: Fault, direct: (&str, &str
     // What can't be counted is null.
     let errors = &cloud.status(&cloud.errors())["enqueued"];
     assert!(errors.as_u64().unwrap_or(0) == 0, "a task was given up");
-    assert!(!host_said.contains("given up"), "{host_said}");
+    assert!(!host_said.contains("rejected"), "{host_said}");
 }
 
 /// More tasks, on a way that nothing is wrong with.

@@ -1,21 +1,22 @@
-//! Whether a failed task shows that the host or a service does not work: then it is an outage,
-//! and no attempt.
+//! Decides whether a failure is the task's own or an outage of the host or of a service.
 //!
-//! A failure names one object or file. Where it can't be told from that alone whether only
-//! that object is bad or everything is, something else is tried by the same operation: another
-//! object that worked before, or a write that leaves nothing.
+//! An outage costs the task no attempt. A failure names one object or file, which may be the
+//! only bad one. To find out, the same operation is tried on something else: on another object
+//! that worked before, or by a write that is removed at once.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use futures_util::FutureExt;
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use tokio::time::Instant;
 
-use super::{Worker, services};
+use super::{Services, waits};
 use crate::bucket::{Bucket, BucketError};
 use crate::cache::{Cache, CacheError};
 use crate::catalog::CatalogError;
+use crate::failure::Failure;
 use crate::key::BucketKey;
 use crate::message::Task;
 use crate::outage::Probe;
@@ -24,21 +25,20 @@ use crate::publish::PublishError;
 use crate::queue::QueueError;
 use crate::sandbox::RunError;
 use crate::shortage;
-use crate::task::Failure;
 use crate::workspace::Workspaces;
 
-/// What is written to see whether there is room on a disk, in bytes.
+/// The size in bytes of a trial write, which shows whether a disk has room.
 const SOME_BYTES: u64 = 1 << 20;
 
-/// How often one object may fail, while no other was tried, until it is taken to be bad itself.
+/// How often one object may fail, while no other was tried, until the object itself counts as bad.
 const UNDECIDED: u32 = 3;
 
-/// Which objects of one kind worked and which failed lately.
+/// Which objects of one kind worked and which failed recently.
 #[derive(Debug, Default)]
 struct Objects {
-    /// One that worked.
+    /// One that worked last.
     good: Option<BucketKey>,
-    /// Those that have failed since. Two are enough to know.
+    /// Those that have failed since. Two are enough to decide.
     failed: Vec<BucketKey>,
     failures: u32,
 }
@@ -53,8 +53,8 @@ impl Objects {
         self.good.clone().filter(|good| good != key)
     }
 
-    /// Notes a failure. True while it may be one of all objects: several have failed, or only
-    /// this one, and not often.
+    /// Counts a failure. True while all objects may be failing: several have failed, or only this
+    /// one and not often.
     fn may_all_fail(&mut self, key: &BucketKey) -> bool {
         self.failures += 1;
         if self.failed.len() < 2 && !self.failed.contains(key) {
@@ -64,48 +64,46 @@ impl Objects {
     }
 }
 
-/// What is known of the objects that tasks have used.
+/// The objects that tasks used recently.
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(super) struct RecentObjects {
     inputs: Mutex<Objects>,
     components: Mutex<Objects>,
     outputs: Mutex<Objects>,
 }
 
-fn lock(objects: &Mutex<Objects>) -> MutexGuard<'_, Objects> {
-    objects.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
+/// The name of an outage of reading from a bucket.
 fn reading(bucket: &dyn Bucket) -> String {
     format!("reading from {bucket}")
 }
 
-impl Worker {
-    /// Remembers an input that could be read.
+impl Services {
+    /// Remembers an input that was read.
     pub(crate) fn was_read(&self, key: BucketKey) {
-        lock(&self.known.inputs).worked(key);
+        self.objects.inputs.lock().worked(key);
         if self.outages.any() {
             self.outages.ends_unless_probed(&reading(&*self.inputs.bucket));
         }
     }
 
-    /// Remembers a component that could be read.
+    /// Remembers a component that was read.
     pub(crate) fn was_resolved(&self, key: BucketKey) {
-        lock(&self.known.components).worked(key);
-        // That a component can be read does not mean that inputs can.
+        self.objects.components.lock().worked(key);
+        // Inputs in the same bucket may still be unreadable.
         let is_inputs = self.catalog.is_in(&self.inputs.bucket);
-        if self.outages.any() && !(is_inputs && lock(&self.known.inputs).failures > 0) {
+        if self.outages.any() && !(is_inputs && self.objects.inputs.lock().failures > 0) {
             self.outages.ends_unless_probed(&reading(&**self.catalog.bucket()));
         }
     }
 
-    /// Remembers an output that could be put.
+    /// Remembers an output that was written.
     pub(crate) fn was_put(&self, key: BucketKey) {
-        lock(&self.known.outputs).worked(key);
+        self.objects.outputs.lock().worked(key);
     }
 
-    /// The failure as it is, or the outage that it is part of. `since`: when began what has
-    /// failed. `io_failed`: a file call of the guest failed for an unknown reason.
+    /// Returns the failure unchanged, or as [`Failure::Outage`] if an outage caused it. `since`:
+    /// when the failed operation began. `io_failed`: one of the guest's file calls failed for a
+    /// reason that is not known.
     pub(crate) async fn diagnose(
         &self,
         failure: Failure,
@@ -125,23 +123,23 @@ impl Worker {
                 if !self.begin_of_process(error) {
                     self.is_work_out().await;
                 }
-                // Whatever it was: no task has done anything yet.
+                // The task has not started.
                 true
             }
             Failure::Publish(PublishError::Unavailable { source, .. }) => {
                 match source.downcast_ref::<BucketError>() {
                     Some(error) => self.is_writing_out(error, since).await,
-                    // Reading what the guest left.
+                    // Reading the outputs failed.
                     None => self.begin_of_process(&**source) || self.is_work_out().await,
                 }
             }
-            // A host that was stopped may have one message's file locked.
+            // A host that is suspended may hold the lock of this one message.
             Failure::Start(error) if shortage::is_locked(error) => false,
             Failure::Start(error @ QueueError::Unavailable { .. }) => {
                 self.outages.begins(&self.settling(), error);
                 true
             }
-            // A limit of this process or of its file system: other tasks can do without.
+            // A limit of this process or file system on the size of one file: other tasks can work.
             Failure::Run(RunError::Shortage { errno: Errno::FBIG, .. }) => false,
             Failure::Run(RunError::Shortage { errno, written }) => {
                 self.begin_of_process(errno) || self.is_short_of_disk(*written).await
@@ -169,12 +167,12 @@ impl Worker {
         }
         match (error, key) {
             (CacheError::Bucket(error), Some(key)) => {
-                let (bucket, inputs) = (&self.inputs.bucket, &self.known.inputs);
-                let other = lock(inputs).other_than(&key);
+                let (bucket, inputs) = (&self.inputs.bucket, &self.objects.inputs);
+                let other = inputs.lock().other_than(&key);
                 self.is_reading_out(bucket, error, key, other, inputs, since).await
             }
             (CacheError::Bucket(_), None) => false,
-            // Another host removed it: the next try fetches it again.
+            // Another host evicted it; the next attempt fetches it again.
             (CacheError::Gone { .. }, _) => true,
             (CacheError::Placing { .. }, _) => {
                 self.is_work_out().await;
@@ -196,7 +194,7 @@ impl Worker {
         }
         let CatalogError::Unavailable { source, .. } = error else { return false };
         let Some(cause) = source.downcast_ref::<CacheError>() else {
-            // The host could not compile it, or not load it.
+            // The host could not compile or load it.
             let compiler = self.catalog.compiler().clone();
             let probe: Probe = Arc::new(move || {
                 let compiler = compiler.clone();
@@ -207,14 +205,14 @@ impl Worker {
         };
         match cause {
             CacheError::Bucket(error) => {
-                let (bucket, components) = (self.catalog.bucket(), &self.known.components);
+                let (bucket, components) = (self.catalog.bucket(), &self.objects.components);
                 let key = self.catalog.key(&task.name);
                 let beside = if self.catalog.is_in(&self.inputs.bucket) {
-                    &self.known.inputs
+                    &self.objects.inputs
                 } else {
                     components
                 };
-                let other = lock(beside).other_than(&key);
+                let other = beside.lock().other_than(&key);
                 self.is_reading_out(bucket, error, key, other, components, since).await
             }
             CacheError::Gone { .. } => true,
@@ -222,8 +220,8 @@ impl Worker {
         }
     }
 
-    /// Whether nothing can be read from a bucket, and not only this object. `other` is one that
-    /// could be read before.
+    /// Whether nothing can be read from a bucket, as opposed to only the object `key`. `other` was
+    /// read before.
     async fn is_reading_out(
         &self,
         bucket: &Arc<dyn Bucket>,
@@ -252,9 +250,9 @@ impl Worker {
             probed = Some(key.clone());
         }
         let Some(probed) = probed else {
-            // Nothing else is known that could be tried: the inputs of the next tasks show
-            // whether others can be read.
-            let is_out = lock(objects).may_all_fail(&key);
+            // No other object is known. The next tasks' inputs will show whether others can be
+            // read.
+            let is_out = objects.lock().may_all_fail(&key);
             if is_out {
                 self.outages.begins(&name, error);
             } else {
@@ -268,7 +266,7 @@ impl Worker {
             async move {
                 bucket.check().await.map_err(|error| error.to_string())?;
                 match bucket.try_get(&key).await {
-                    // It was removed meanwhile: the bucket answers.
+                    // The object may have been removed meanwhile. The bucket answers.
                     Ok(()) | Err(BucketError::NotFound { .. } | BucketError::Invalid { .. }) => {
                         Ok(())
                     }
@@ -281,23 +279,23 @@ impl Worker {
         true
     }
 
-    /// Whether nothing can be written to the bucket, and not only this object.
+    /// Whether nothing can be written to the bucket, as opposed to only this object.
     async fn is_writing_out(&self, error: &BucketError, since: Instant) -> bool {
         if self.begin_of_process(error) {
             return true;
         }
         let BucketError::Unavailable { key, .. } = error else { return false };
-        // A file that is too large for this file system or for `ulimit -f`.
+        // This file is too large for the file system or for `ulimit -f`.
         if shortage::errno(error) == Some(Errno::FBIG) {
             return false;
         }
         let bucket = self.bucket.clone();
-        let name = services::writing(&*self.bucket);
+        let name = waits::writing(&*self.bucket);
         let Ok(key) = BucketKey::new(key) else { return false };
         if self.outages.covers(&name, since) {
             return true;
         }
-        let other = lock(&self.known.outputs).other_than(&key);
+        let other = self.objects.outputs.lock().other_than(&key);
         let probe: Probe = Arc::new(move || {
             let (bucket, key) = (bucket.clone(), key.clone());
             async move {
@@ -308,7 +306,7 @@ impl Worker {
         });
         let mut is_out = probe().await.is_err();
         if is_out && let Some(other) = other {
-            // Perhaps only this object, or all in its directory.
+            // Perhaps only this object fails, or only its directory.
             is_out = self.bucket.try_put(&other).await.is_err();
         }
         if is_out {
@@ -340,12 +338,12 @@ impl Worker {
         self.outages.begins_until(&name, error, probe);
     }
 
-    /// Whether the process is short of something that all of its calls need.
+    /// Whether the process is short of something that all tasks need, such as descriptors.
     fn begin_of_process(&self, error: &(dyn std::error::Error + 'static)) -> bool {
         let Some(errno) = shortage::errno(error).filter(|e| shortage::is_of_the_process(*e)) else {
             return false;
         };
-        let workspaces = self.workspaces.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let workspaces = self.workspaces.read().clone();
         let probe: Probe = Arc::new(move || {
             let tried = shortage::try_descriptors(workspaces.home_dir());
             async move { tried }.boxed()
@@ -355,7 +353,8 @@ impl Worker {
         true
     }
 
-    /// A disk that is full because of the task alone would be so on any machine like this.
+    /// Whether the disk is full for other reasons than this task. A task that wrote more than half
+    /// of the disk would fill it on any machine like this.
     async fn is_short_of_disk(&self, written: u64) -> bool {
         let root = self.work_root();
         let whole = rustix::fs::statvfs(&root)
@@ -364,12 +363,12 @@ impl Worker {
             return false;
         }
         self.is_work_out().await;
-        // The probe may find room again, since what the task wrote is gone by now.
+        // The probe may find room again: the task's files are already removed.
         true
     }
 
-    /// The end of a task whose directories were removed while it used them. Sees to it that
-    /// the next has some.
+    /// The failure of a task whose directories were removed while it used them. Makes the work
+    /// directory again for the next task.
     pub(crate) fn find_home(&self, failure: Failure) -> Failure {
         if !self.has_work()
             && let Err(problem) = self.make_work_again()
@@ -377,14 +376,14 @@ impl Worker {
             self.begin_work_outage(&problem);
         }
         match failure {
-            // Those are the ends of no execution.
+            // These don't depend on the directories.
             Failure::LeaseLost | Failure::Draining | Failure::Run(RunError::Cancelled) => failure,
             _ => Failure::Homeless,
         }
     }
 
-    /// Whether the work directory, which all tasks use, does not work. One that was removed is
-    /// made again.
+    /// Whether the work directory, which all tasks use, does not work. Makes it again if it was
+    /// removed.
     async fn is_work_out(&self) -> bool {
         if !self.has_work() {
             return match self.make_work_again() {
@@ -414,7 +413,7 @@ impl Worker {
             let root = root.clone();
             async move {
                 match write_some(root).await {
-                    // One that is gone is made again by the next task that needs it.
+                    // The next task that needs the directory makes it again.
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
                     other => other.map_err(|error| error.to_string()),
                 }
@@ -429,17 +428,17 @@ impl Worker {
     }
 
     fn work_root(&self) -> PathBuf {
-        let workspaces = self.workspaces.read().unwrap_or_else(PoisonError::into_inner);
+        let workspaces = self.workspaces.read();
         workspaces.outputs_root().to_owned()
     }
 
-    /// False when the work directory was removed, or something else is in its place.
+    /// False when the work directory was removed or replaced.
     fn has_work(&self) -> bool {
-        self.workspaces.read().unwrap_or_else(PoisonError::into_inner).is_there()
+        self.workspaces.read().is_there()
     }
 
     fn make_work_again(&self) -> Result<(), String> {
-        let mut workspaces = self.workspaces.write().unwrap_or_else(PoisonError::into_inner);
+        let mut workspaces = self.workspaces.write();
         if workspaces.is_there() {
             return Ok(());
         }
@@ -447,7 +446,7 @@ impl Worker {
         let threads = self.sandbox.confine_to(new.inputs_root(), new.outputs_root());
         threads.map_err(|error| format!("{error:#}"))?;
         tracing::warn!(
-            "the work directory {} was gone; it was made again",
+            "the work directory {} was removed; the host made it again",
             self.work_dir().display()
         );
         *workspaces = new;
@@ -455,13 +454,13 @@ impl Worker {
     }
 }
 
-/// Tries whether there is room on the disk of a directory.
+/// Writes a file into a directory and removes it, to see whether the disk has room.
 async fn write_some(root: PathBuf) -> std::io::Result<()> {
     let write = move || {
         let name = format!(".probe-{}", uuid::Uuid::new_v4());
         let path = root.join(name);
         let written = std::fs::write(&path, vec![0; SOME_BYTES as usize]);
-        // It may never have been made.
+        // The file may not exist.
         let _ = std::fs::remove_file(&path);
         written
     };

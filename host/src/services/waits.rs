@@ -1,4 +1,4 @@
-//! What a worker needs of services that don't work: it waits, and says what is wrong.
+//! Waiting for a service that does not work, and saying which one that is.
 
 use std::fmt;
 use std::sync::atomic::Ordering::Relaxed;
@@ -6,21 +6,21 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Worker;
+use super::Services;
 use crate::bucket::Bucket;
 use crate::lease::{self, Lease};
 use crate::stats::Gauge;
 
-/// What an outage of putting objects into a bucket is called.
+/// The name of an outage of writing to a bucket.
 pub(super) fn writing(bucket: &dyn Bucket) -> impl fmt::Display {
     fmt::from_fn(move |f| write!(f, "writing to {bucket}"))
 }
 
-/// How often a host that leases nothing looks whether it may again.
+/// How often a host that leases nothing checks whether it can again.
 const LOOK: Duration = Duration::from_millis(200);
 
-impl Worker {
-    /// What keeps the host from working; nothing if it can.
+impl Services {
+    /// What keeps the host from working, in words. Empty if it works.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = self.outages.problems();
         if self.draining.is_cancelled() {
@@ -29,24 +29,23 @@ impl Worker {
         problems
     }
 
-    /// What outages call deleting messages of the task queue and releasing them, which may
-    /// fail where leasing does not. Put into words only when somebody asks.
+    /// The name of an outage of deleting or releasing messages of the task queue, which can fail
+    /// while leasing works. Formatted only when it is needed.
     pub(crate) fn settling(&self) -> impl fmt::Display {
         fmt::from_fn(|f| write!(f, "settling messages of {}", self.queue))
     }
 
-    /// What outages call renewing leases.
+    /// The name of an outage of renewing leases.
     pub(crate) fn renewing(&self) -> impl fmt::Display {
         lease::renewing(&*self.queue)
     }
 
-    /// Waits until it is worth while to lease a task: a host that can't work on tasks only
-    /// keeps them from others. What can't be probed is tried by the next task; the task queue
-    /// itself, by leasing.
-    pub(super) async fn wait_for_services(&self) {
+    /// Waits until the host can work on a task: one that can't only keeps tasks from other hosts.
+    /// An operation that can't be probed is tried by the next task; the task queue, by leasing.
+    pub(crate) async fn wait_until_usable(&self) {
         while self.outages.any() {
             if self.outages.is_probing() || self.waiting.load(Relaxed) > 0 {
-                // Tasks that have their results in hand try what can't be probed.
+                // Tasks that wait with a result try what can't be probed.
                 self.outages.pause_for(LOOK).await;
                 continue;
             }
@@ -55,8 +54,8 @@ impl Worker {
         }
     }
 
-    /// Waits with outputs in hand until the bucket can be written, and until a time at most.
-    /// False when it is not worth while to wait longer.
+    /// Waits with outputs until the bucket can be written. False when the time is over, the lease
+    /// is lost, or the host stops at once.
     pub(crate) async fn wait_to_write(&self, lease: &Lease, until: Instant) -> bool {
         let name = writing(&*self.bucket);
         while self.outages.is_out(&name) {
@@ -68,8 +67,8 @@ impl Worker {
         true
     }
 
-    /// Waits with a result in hand until a service may be tried again. False when the wait is
-    /// over for good: the lease is lost, or the host stops at once.
+    /// Waits with a result until a service may be tried again. False when the lease is lost or
+    /// the host stops at once.
     pub(crate) async fn wait_with(&self, lease: &Lease, wait: Duration) -> bool {
         let _waiting = Gauge::enter(&self.waiting);
         tokio::select! {
