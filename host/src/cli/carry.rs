@@ -221,7 +221,7 @@ impl Work {
                 Ok(()) => {
                     let id = lease.message().id.clone();
                     // Moved, and not done.
-                    let settled = lease.settle(&Settlement::GiveUp).await;
+                    let settled = lease.settle(&Settlement::Reject).await;
                     self.state().sent(name);
                     if let Err(Unsettled { error, .. }) = settled {
                         let problem = format!("is in both queues: {error}");

@@ -63,12 +63,12 @@ impl Attempt {
                 Settlement::Ack
             }
             End::Done => Settlement::Ack,
-            End::Rejected => Settlement::GiveUp,
+            End::Rejected => Settlement::Reject,
         };
         match settle(services, lease, &settlement).await {
             Ok(()) => {
                 services.undeleted.forget(&id, &body);
-                if !matches!(settlement, Settlement::GiveUp) {
+                if !matches!(settlement, Settlement::Reject) {
                     services.stats.done.fetch_add(1, Relaxed);
                 }
                 tracing::info!("the message came again after its task had ended; it is deleted");
@@ -196,7 +196,7 @@ async fn settle_as(
 ) -> Result<(), QueueError> {
     let (settlement, end) = match verdict {
         Verdict::Done => (Settlement::Ack, Some(End::Done)),
-        Verdict::Reject => (Settlement::GiveUp, Some(End::Rejected)),
+        Verdict::Reject => (Settlement::Reject, Some(End::Rejected)),
         // A failure before the guest started counts too, or the task would be retried forever.
         Verdict::Retry { after } => (Settlement::Release(*after, Release::Failed(reason)), None),
         Verdict::Return { after } => (Settlement::Release(*after, Release::Uncounted), None),
@@ -322,7 +322,7 @@ async fn settle(
             Err(unsettled) => unsettled,
         };
         lease = match (back, settlement) {
-            (Some(back), Settlement::Ack | Settlement::GiveUp) => back,
+            (Some(back), Settlement::Ack | Settlement::Reject) => back,
             // A stopping host does not retry: the message comes back when the lease ends.
             (Some(back), Settlement::Release(..)) if !services.draining.is_cancelled() => back,
             _ => return Err(error),

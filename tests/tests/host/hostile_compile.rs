@@ -264,7 +264,7 @@ fn a_host_that_is_killed_leaves_no_process_and_its_death_is_counted() {
         place.host(&["queue", "release", "--fq", "./queue"]).good();
     }
     let run = place.run_until_empty(&["--max-attempts", "1"]).code(3);
-    says(&place.the_error(), "compiling it was begun 2 times and did not end");
+    says(&place.the_error(), "compiling it was started 2 times and did not finish");
     assert_eq!(compilations(&run.stderr), 1, "{}", run.stderr);
 }
 
@@ -282,7 +282,7 @@ fn a_compiler_that_is_killed_is_tried_once_more() {
         killed.insert(pid.as_raw_nonzero());
     }
     eventually("a report", || (!place.errors().is_empty()).then_some(()));
-    says(&place.the_error(), "compiling it was begun 2 times and did not end");
+    says(&place.the_error(), "compiling it was started 2 times and did not finish");
     says(&place.the_error(), "for lack of memory");
     assert_eq!(place.the_error()["attempt"], 1);
     host.signal(Signal::TERM);

@@ -196,8 +196,8 @@ async fn where_nothing_can_be_kept_a_failure_is_remembered_by_the_host() {
     fixture.push(slow());
     let catalog = fixture.catalog();
     is_not_yet(&fixture.interrupted(&catalog, Signal::KILL).await, "it is compiled once more");
-    is_no_guest(&fixture.interrupted(&catalog, Signal::KILL).await, "begun 2 times");
-    is_no_guest(&find(&catalog, &fixture).await.err().unwrap(), "begun 2 times");
+    is_no_guest(&fixture.interrupted(&catalog, Signal::KILL).await, "started 2 times");
+    is_no_guest(&find(&catalog, &fixture).await.err().unwrap(), "started 2 times");
     assert_eq!(fixture.starts().len(), 3);
 }
 
@@ -215,7 +215,7 @@ async fn a_compiler_that_is_killed_is_told_from_one_that_was_stopped_and_one_tha
     let error = fixture.interrupted(&fixture.catalog(), Signal::KILL).await;
     is_no_guest(&error, "compiling it was started 2 times and did not finish");
     let again = find(&fixture.catalog_without_compiler(), &fixture).await.err().unwrap();
-    is_no_guest(&again, "begun 2 times");
+    is_no_guest(&again, "started 2 times");
 
     forget_quarantined(&fixture.root.path().join("cache/compiled")).unwrap();
     let error = fixture.interrupted(&fixture.catalog(), Signal::ABORT).await;
