@@ -134,22 +134,6 @@ pub fn compiler(limits: CompileLimits) -> Compiler {
     Compiler::new(PathBuf::from("/proc/self/exe"), vec!["compile-component".into()], limits)
 }
 
-/// Where Google's emulator of Pub/Sub listens, if it is to be used: `$PUBSUB_EMULATOR_HOST`.
-pub fn pubsub_emulator() -> Option<String> {
-    std::env::var("PUBSUB_EMULATOR_HOST").ok().filter(|host| !host.is_empty())
-}
-
-/// Where people who use python-task-queue keep a Google service account's key, for when the
-/// environment does not name another.
-pub fn google_secret() -> Option<PathBuf> {
-    let names = ["GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_APPLICATION_CREDENTIALS_JSON"];
-    if names.iter().any(|name| std::env::var_os(name).is_some()) {
-        return None;
-    }
-    let home = std::env::var_os("HOME").map(PathBuf::from).filter(|p| p.is_absolute())?;
-    Some(home.join(".cloudvolume/secrets/google-secret.json"))
-}
-
 /// Who runs this host, for reports: `$USER`, or the user's number.
 pub fn user_name() -> String {
     std::env::var("USER")

@@ -123,7 +123,7 @@ pub struct AwsSecret {
     #[serde(rename = "AWS_SESSION_TOKEN", default)]
     pub token: Option<String>,
     /// The region that goes with it.
-    #[serde(rename = "AWS_DEFAULT_REGION", default)]
+    #[serde(rename = "AWS_DEFAULT_REGION", alias = "AWS_REGION", default)]
     pub region: Option<String>,
 }
 
