@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use task_host::bucket::StoredEncoding;
 use task_host::catalog::CompileLimits;
 use task_host::config::{self, Config};
+use task_host::environment::{Environment, default_cache_dir};
 use task_host::key::Prefix;
 use task_host::queue::QueueError;
 use task_host::queue::address::{Address, with_home};
@@ -141,7 +142,7 @@ impl Settings {
             anonymous: self.is_on(&ANONYMOUS)?,
             requester_pays: self.is_on(&REQUESTER_PAYS)?,
             sync_every: self.defaulted(&SYNC_EVERY, values::duration)?,
-            environment: config::environment(),
+            environment: Environment::of_process(),
             stored_encoding: self.defaulted(&STORED_ENCODING, stored_encoding)?,
             largest_decoded: self.cache_size()?.as_u64(),
             gzip_outputs: None,
@@ -160,7 +161,7 @@ impl Settings {
     }
 
     pub(crate) fn cache_dir(&self) -> anyhow::Result<PathBuf> {
-        Ok(self.value(&CACHE_DIR, values::path)?.unwrap_or_else(config::default_cache_dir))
+        Ok(self.value(&CACHE_DIR, values::path)?.unwrap_or_else(default_cache_dir))
     }
 
     pub(crate) fn cache_size(&self) -> anyhow::Result<bytesize::ByteSize> {

@@ -14,7 +14,7 @@ use gcloud_googleapis::pubsub::v1::subscriber_client::SubscriberClient;
 use tokio::time::Instant;
 
 use super::status::{self, chain, unavailable};
-use crate::config;
+use crate::environment::Environment as Process;
 use crate::queue::clock::{self, Clock};
 use crate::queue::{QueueError, Requests};
 
@@ -75,8 +75,8 @@ impl Client {
     /// credentials that are found: of `GOOGLE_APPLICATION_CREDENTIALS`, of `gcloud auth`, of
     /// the machine's metadata server, or of python-task-queue, in this order.
     pub(super) async fn connect(queue: &str) -> Result<Client, QueueError> {
-        let environment = match config::pubsub_emulator() {
-            Some(host) => Environment::Emulator(host),
+        let environment = match Process::of_process().pubsub_emulator() {
+            Some(host) => Environment::Emulator(host.to_owned()),
             None => {
                 crate::roots::tell();
                 let found = tokio::time::timeout(CREDENTIALS, credentials()).await;
@@ -221,7 +221,7 @@ async fn credentials() -> Result<DefaultTokenSourceProvider, String> {
     };
     // What is there and can't be used is an error; only where nothing is, there is a last place.
     let is_nothing = matches!(error, gcloud_auth::error::Error::CredentialsIOError(_));
-    let secret = config::google_secret().filter(|path| is_nothing && path.is_file());
+    let secret = Process::of_process().google_secret().filter(|_| is_nothing);
     let Some(secret) = secret else { return Err(words(error)) };
     let shown = secret.display().to_string();
     let file = CredentialsFile::new_from_file(shown.clone());

@@ -158,7 +158,7 @@ fn endpoint(config: &SdkConfig) -> Option<String> {
 }
 
 fn no_region(queue: &Sqs) -> QueueError {
-    let profile = crate::config::environment().missing_aws_profile();
+    let profile = crate::environment::Environment::of_process().missing_aws_profile();
     let profile = profile.map(|problem| format!("; {problem}")).unwrap_or_default();
     QueueError::Invalid {
         queue: queue.to_string(),
