@@ -13,7 +13,7 @@ use task_host::queue::sqs::check_body_bucket;
 use task_host::sandbox::{Limits, MOST_OPEN_FILES};
 use task_host::verdict::Policy;
 
-use super::super::exit::Advice;
+use super::super::exit_code::Advice;
 use super::super::values;
 use super::*;
 
