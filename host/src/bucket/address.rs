@@ -11,7 +11,7 @@
 use std::path::PathBuf;
 
 use super::BucketError;
-use crate::home::with_home;
+use crate::environment::with_home;
 use crate::key::Prefix;
 
 /// Where a bucket is.

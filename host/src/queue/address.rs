@@ -12,7 +12,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use crate::home::with_home;
+use crate::environment::with_home;
 
 /// Where a queue is. `Display` is its URL, and [`FromStr`] reads one.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use task_host::bucket::StoredEncoding;
 use task_host::catalog::CompileLimits;
 use task_host::config::{self, Config};
-use task_host::home::with_home;
+use task_host::environment::{Environment, default_cache_dir, with_home};
 use task_host::key::Prefix;
 use task_host::queue::Address;
 use task_host::queue::sqs::check_body_bucket;
 use task_host::sandbox::{Limits, MOST_OPEN_FILES};
 use task_host::verdict::Policy;
 
-use super::super::exit::Advice;
+use super::super::exit_code::Advice;
 use super::super::values;
 use super::*;
 
@@ -106,7 +106,7 @@ impl Settings {
             body_bucket: self.message_bucket()?,
             is_report: Some(task_host::report::is_report),
             group: self.value(&MESSAGE_GROUP, text)?,
-            environment: config::environment(),
+            environment: Environment::of_process(),
         })
     }
 
@@ -142,7 +142,7 @@ impl Settings {
             anonymous: self.is_on(&ANONYMOUS)?,
             requester_pays: self.is_on(&REQUESTER_PAYS)?,
             sync_every: self.defaulted(&SYNC_EVERY, values::duration)?,
-            environment: config::environment(),
+            environment: Environment::of_process(),
             stored_encoding: self.defaulted(&STORED_ENCODING, stored_encoding)?,
             largest_decoded: self.cache_size()?.as_u64(),
             gzip_outputs: None,
@@ -161,7 +161,7 @@ impl Settings {
     }
 
     pub(crate) fn cache_dir(&self) -> anyhow::Result<PathBuf> {
-        Ok(self.value(&CACHE_DIR, values::path)?.unwrap_or_else(config::default_cache_dir))
+        Ok(self.value(&CACHE_DIR, values::path)?.unwrap_or_else(default_cache_dir))
     }
 
     pub(crate) fn cache_size(&self) -> anyhow::Result<bytesize::ByteSize> {
