@@ -19,8 +19,7 @@ use crate::key::Prefix;
 use crate::outage::Outages;
 use crate::prefetch::Prefetch;
 use crate::publish;
-use crate::queue::address::Address;
-use crate::queue::{self, Queue, QueueError};
+use crate::queue::{self, Address, AddressError, Queue, QueueError};
 use crate::sandbox::{Confinement, Sandbox};
 use crate::stats::Stats;
 use crate::verdict::Policy;
@@ -72,6 +71,9 @@ pub struct Services {
 /// Why a host can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    /// The URL of a queue is wrong.
+    #[error(transparent)]
+    Address(#[from] AddressError),
     /// A queue can't be opened.
     #[error(transparent)]
     Queue(#[from] QueueError),
@@ -99,10 +101,10 @@ impl Services {
         // Buckets come before queues: a wrong bucket must not leave a new queue behind.
         let (bucket, inputs) = open_buckets(&config).await?;
         let access = &config.queue_access;
-        let queue = queue::open_on(network, &config.queue, access).await?;
-        let error_queue = queue::open_on(network, &config.error_queue, access).await?;
+        let queue = queue::open_on(network, &config.queue.parse()?, access).await?;
+        let error_queue = queue::open_on(network, &config.error_queue.parse()?, access).await?;
         let done_queue = match &config.done_queue {
-            Some(url) => Some(queue::open_on(network, url, access).await?),
+            Some(url) => Some(queue::open_on(network, &url.parse()?, access).await?),
             None => None,
         };
         let cache = Cache::open(CacheOptions {
@@ -222,8 +224,8 @@ impl Services {
 
 /// The disks of the report queues that are directories, with durable outputs.
 fn report_disks(config: &Config, queues: [Option<&Arc<dyn Queue>>; 2]) -> HashMap<String, DirSync> {
-    let disk = |queue: &Arc<dyn Queue>| match Address::parse(&queue.to_string()) {
-        Ok(Address::File { path, .. }) => Some((queue.to_string(), DirSync::new(path))),
+    let disk = |queue: &Arc<dyn Queue>| match queue.to_string().parse() {
+        Ok(Address::Directory(path)) => Some((queue.to_string(), DirSync::new(path))),
         _ => None,
     };
     queues.into_iter().flatten().filter(|_| config.durable).filter_map(disk).collect()

@@ -1,5 +1,9 @@
 //! `host run`: leases tasks and runs them until there is a reason to stop.
 
+mod health;
+mod progress;
+mod summary;
+
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,15 +17,15 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use progress::Progress;
+use summary::Summary;
+
+use super::console::Console;
 use super::doctor::{self, rules::Finding};
-use super::exit::{Advice, Exit};
-use super::machine;
-use super::probes;
-use super::progress::Progress;
+use super::exit_code::{Advice, Exit};
+use super::open_files;
+use super::output;
 use super::settings::{BUCKET, Everything, Flags, fq_path};
-use super::show;
-use super::summary::Summary;
-use super::telemetry::Screen;
 
 /// What an outage of file systems is called.
 const FILE_CALLS: &str = "calls to file systems";
@@ -58,7 +62,7 @@ impl Run {
         let settings = self.flags.load()?;
         let config = settings.config_to_run()?;
         let listen = settings.listen()?;
-        let screen = Screen::open(&settings)?;
+        let screen = Console::open(&settings)?;
         for slip in settings.misspelt() {
             tracing::warn!("{slip}");
         }
@@ -70,7 +74,7 @@ impl Run {
         let side = Side { control: control.handle().clone(), renewals: renewals.handle().clone() };
         // Before anything is said: who reads that a host has started may stop it.
         let signals = side.listen()?;
-        let config = machine::prepare(config);
+        let config = open_files::prepare(config);
         let runtime = super::runtime()?;
         let exit = runtime.block_on(async {
             let missing = Missing::of(&config);
@@ -89,7 +93,7 @@ impl Run {
                 }
             });
             if let Some(address) = listen {
-                side.control.spawn(probes::serve(address, services.clone())).await??;
+                side.control.spawn(health::serve(address, services.clone())).await??;
             }
             side.control.spawn(watch(Handle::current(), services.clone()));
             work(&screen, services, side, signals, self.json).await
@@ -126,7 +130,7 @@ fn open_error(error: OpenError) -> anyhow::Error {
 }
 
 async fn work(
-    screen: &Screen,
+    screen: &Console,
     services: Arc<Services>,
     side: Side,
     signals: Signals,
@@ -160,9 +164,9 @@ async fn work(
         services.queue().requests(),
     );
     if json {
-        show::json(&summary)?;
+        output::json(&summary)?;
     } else {
-        summary.print(show::out())?;
+        summary.print(output::out())?;
     }
     Ok(match (stopped, stop.second_signal()) {
         (Stopped::Finished, _) if summary.has_failures() => Exit::Partly,
@@ -253,7 +257,7 @@ impl Stop {
     /// The first signal drains, the second gives everything back, the third exits.
     fn heed(
         mut signals: Signals,
-        screen: Screen,
+        screen: Console,
         services: Arc<Services>,
         control: &Handle,
     ) -> Self {
@@ -272,7 +276,7 @@ impl Stop {
                 &format!(
                     "stopping: {} running may finish within {}, the others go back to the queue; \
                      a second signal gives all back at once",
-                    show::count(running, "task"),
+                    output::count(running, "task"),
                     humantime::format_duration(services.config().grace)
                 ),
             );
@@ -304,7 +308,7 @@ impl Stop {
     }
 }
 
-fn say(screen: &Screen, line: &str) {
+fn say(screen: &Console, line: &str) {
     if screen.is_json {
         tracing::info!("{line}");
     } else {
@@ -333,7 +337,7 @@ impl Missing {
 }
 
 /// Says what this host works by.
-fn announce(screen: &Screen, services: &Services, missing: &Missing) {
+fn announce(screen: &Console, services: &Services, missing: &Missing) {
     let config = services.config();
     let time = |time: Duration| humantime::format_duration(time).to_string();
     let queue = missing.note(&config.queue);
@@ -360,7 +364,7 @@ fn announce(screen: &Screen, services: &Services, missing: &Missing) {
         limits.memory.display().iec(),
         time(limits.time),
         limits.output_bytes.display().iec(),
-        show::number(limits.output_files)
+        output::number(limits.output_files)
     );
     let kernel = services.confinement().to_string();
     let until = until(config);
@@ -411,7 +415,7 @@ fn until(config: &Config) -> String {
     if config.exit_when_empty {
         ends.push("the queue is empty".to_owned());
     }
-    ends.extend(config.max_tasks.map(|n| format!("{} ended", show::count(n, "task"))));
+    ends.extend(config.max_tasks.map(|n| format!("{} ended", output::count(n, "task"))));
     ends.extend(config.run_for.map(|time| format!("{} passed", humantime::format_duration(time))));
     ends.push("Ctrl-C".to_owned());
     ends.join(", or ")

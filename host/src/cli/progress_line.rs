@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use task_host::plain;
 
-use super::show;
-use super::telemetry::Screen;
+use super::console::Console;
+use super::output;
 
 /// Between two looks of a person.
 const FRAME: Duration = Duration::from_millis(100);
@@ -15,8 +15,8 @@ const FRAME: Duration = Duration::from_millis(100);
 const LINE: Duration = Duration::from_secs(10);
 
 /// Counts what is done. What it shows is gone when it is dropped.
-pub(crate) struct Meter {
-    screen: Screen,
+pub(crate) struct ProgressLine {
+    screen: Console,
     bar: Option<ProgressBar>,
     /// What is counted, and what is done to it: `tasks`, `sent`.
     noun: &'static str,
@@ -25,10 +25,10 @@ pub(crate) struct Meter {
     shown: Instant,
 }
 
-impl Meter {
+impl ProgressLine {
     /// `whole` is where the progress that [`at`](Self::at) is told ends, if that is known.
     pub(crate) fn new(
-        screen: &Screen,
+        screen: &Console,
         noun: &'static str,
         verb: &'static str,
         whole: Option<u64>,
@@ -54,7 +54,7 @@ impl Meter {
     }
 
     /// For one long step: shows that it is under way.
-    pub(crate) fn busy(screen: &Screen, doing: String) -> Self {
+    pub(crate) fn busy(screen: &Console, doing: String) -> Self {
         let meter = Self::new(screen, "", "", None);
         if let Some(bar) = &meter.bar {
             bar.set_message(plain::escape(&doing).into_owned());
@@ -70,8 +70,8 @@ impl Meter {
             return;
         }
         self.shown = Instant::now();
-        let rate = show::number(show::rate(done, self.start.elapsed()).round() as u64);
-        let line = format!("{} {} {}, {rate}/s", show::number(done), self.noun, self.verb);
+        let rate = output::number(output::rate(done, self.start.elapsed()).round() as u64);
+        let line = format!("{} {} {}, {rate}/s", output::number(done), self.noun, self.verb);
         match &self.bar {
             Some(bar) => {
                 bar.set_position(position);
@@ -90,7 +90,7 @@ impl Meter {
     }
 }
 
-impl Drop for Meter {
+impl Drop for ProgressLine {
     fn drop(&mut self) {
         self.end();
     }

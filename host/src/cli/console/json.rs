@@ -14,7 +14,7 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::super::show;
+use super::super::output;
 
 /// Writes events as lines of JSON. The fields of spans have to be formatted as JSON too.
 pub(super) struct JsonLines;
@@ -47,7 +47,7 @@ where
             fields.entry("name").or_insert_with(|| span.name().into());
             line.add("span", Value::Object(fields));
         }
-        let line = show::json_line(&line).map_err(|_| fmt::Error)?;
+        let line = output::json_line(&line).map_err(|_| fmt::Error)?;
         writeln!(writer, "{}", String::from_utf8_lossy(&line))
     }
 }

@@ -9,8 +9,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use task_host::queue::Queue;
 use task_host::stats::Stats;
 
-use super::show;
-use super::telemetry::Screen;
+use super::super::console::Console;
+use super::super::output;
 
 /// Between two looks of a person.
 const FRAME: Duration = Duration::from_millis(120);
@@ -25,7 +25,7 @@ const WINDOW: Duration = Duration::from_secs(10);
 
 /// What is shown.
 pub(crate) struct Progress {
-    screen: Screen,
+    screen: Console,
     stats: Arc<Stats>,
     queue: Arc<dyn Queue>,
     /// The host is to stop at an empty queue: what is left is what is to do.
@@ -34,7 +34,7 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn new(
-        screen: Screen,
+        screen: Console,
         stats: Arc<Stats>,
         queue: Arc<dyn Queue>,
         has_end: bool,
@@ -101,7 +101,7 @@ impl Progress {
         } else {
             self.screen.tell(format_args!(
                 "{}, {}",
-                show::count(ended, "task"),
+                output::count(ended, "task"),
                 self.line(per_second, left)
             ));
         }
@@ -114,17 +114,17 @@ impl Progress {
         for (count, word) in [(&stats.failed, "failed"), (&stats.retried, "retried")] {
             let n = count.load(Relaxed);
             if n > 0 {
-                parts.push(format!("{} {word}", show::number(n)));
+                parts.push(format!("{} {word}", output::number(n)));
             }
         }
-        parts.push(format!("{} in", show::bytes(stats.bytes_in.load(Relaxed))));
-        parts.push(format!("{} out", show::bytes(stats.bytes_out.load(Relaxed))));
+        parts.push(format!("{} in", output::bytes(stats.bytes_in.load(Relaxed))));
+        parts.push(format!("{} out", output::bytes(stats.bytes_out.load(Relaxed))));
         let (hits, misses) = (stats.cache_hits.load(Relaxed), stats.cache_misses.load(Relaxed));
         if let Some(percent) = (hits * 100).checked_div(hits + misses) {
             parts.push(format!("cache {percent}%"));
         }
         if let Some(left) = left {
-            parts.push(format!("{} left", show::number(left)));
+            parts.push(format!("{} left", output::number(left)));
         }
         parts.join(", ")
     }
@@ -208,6 +208,6 @@ impl Rate {
             self.seen.pop_front();
         }
         let (then, before) = self.seen[0];
-        show::rate(ended - before, now - then)
+        output::rate(ended - before, now - then)
     }
 }

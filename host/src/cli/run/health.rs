@@ -17,8 +17,8 @@ use serde::Serialize;
 use task_host::services::Services;
 use tokio::net::TcpListener;
 
-use super::exit::Advice;
-use super::show;
+use super::super::exit_code::Advice;
+use super::super::output;
 
 /// What `/readyz` says.
 #[derive(Debug, Serialize)]
@@ -53,6 +53,6 @@ async fn ready(State(services): State<Arc<Services>>) -> impl IntoResponse {
     let ready = problems.is_empty();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     // Strings always serialise.
-    let body = show::json_line(&Ready { ready, problems }).unwrap_or_default();
+    let body = output::json_line(&Ready { ready, problems }).unwrap_or_default();
     (status, [(CONTENT_TYPE, "application/json")], body)
 }

@@ -13,11 +13,11 @@ use task_host::sandbox::{Guest, Sandbox};
 use task_host::workspace::Workspaces;
 use tokio::sync::Notify;
 
-use super::exit::Advice;
+use super::exit_code::Advice;
 use super::settings::Settings;
 
 /// A sandbox with one slot, and where compiled code is kept.
-pub(crate) struct Workbench {
+pub(crate) struct LocalRunner {
     pub(crate) workspaces: Workspaces,
     pub(crate) sandbox: Arc<Sandbox>,
     catalog: Catalog,
@@ -28,7 +28,7 @@ pub(crate) struct Workbench {
 /// The component's name in that bucket.
 const NAME: &str = "component";
 
-impl Workbench {
+impl LocalRunner {
     pub(crate) fn open(settings: &Settings) -> anyhow::Result<Self> {
         let cache_dir = settings.cache_dir()?;
         let cache = Cache::open(CacheOptions {
@@ -37,7 +37,7 @@ impl Workbench {
         })?;
         let workspaces = Workspaces::new(&cache_dir.join("work"))?;
         let (inputs, outputs) = (workspaces.inputs_root(), workspaces.outputs_root());
-        let limits = super::machine::prepare_for_one(settings.limits()?);
+        let limits = super::open_files::prepare_for_one(settings.limits()?);
         let sandbox = Sandbox::new(1, limits, inputs, outputs).map_err(|e| {
             let problem = format!("{e:#}");
             let cure = super::doctor::machine::cure(&problem);

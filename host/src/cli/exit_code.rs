@@ -109,9 +109,9 @@ pub(crate) fn report(error: &anyhow::Error) -> Exit {
         }
     }
     let advice = error.downcast_ref::<Advice>();
-    super::show::tell(format_args!("error: {told}"));
+    super::output::tell(format_args!("error: {told}"));
     if let Some(hint) = advice.and_then(|advice| advice.hint.as_deref()) {
-        super::show::tell(format_args!("hint: {hint}"));
+        super::output::tell(format_args!("hint: {hint}"));
     }
     advice.map_or(Exit::Failed, |advice| advice.exit)
 }

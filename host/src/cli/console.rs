@@ -25,7 +25,7 @@ const QUIET: &str = "aws_config=error,aws_runtime=error,aws_sdk_sqs=error,aws_sm
 
 /// Standard error: who writes to it goes through here once there may be a bar.
 #[derive(Debug, Clone)]
-pub(crate) struct Screen {
+pub(crate) struct Console {
     bars: MultiProgress,
     is_terminal: bool,
     /// Everything on standard error is a JSON log line.
@@ -33,7 +33,7 @@ pub(crate) struct Screen {
     progress: When,
 }
 
-impl Screen {
+impl Console {
     /// Starts logging as the settings say.
     pub(crate) fn open(settings: &Settings) -> anyhow::Result<Self> {
         let level = settings.value(&LOG_LEVEL, values::log_level)?;
@@ -102,7 +102,7 @@ impl Screen {
 
 /// One log line: collected, and written whole.
 pub(crate) struct Line {
-    screen: Screen,
+    screen: Console,
     bytes: Vec<u8>,
 }
 
@@ -123,7 +123,7 @@ impl Drop for Line {
     }
 }
 
-impl MakeWriter<'_> for Screen {
+impl MakeWriter<'_> for Console {
     type Writer = Line;
 
     fn make_writer(&self) -> Line {

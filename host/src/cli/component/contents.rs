@@ -10,7 +10,7 @@ use wasmparser::{
 
 /// What was found in a file. Names are as the file has them.
 #[derive(Debug, Default, Serialize)]
-pub(crate) struct Examined {
+pub(crate) struct Contents {
     /// `component` or `core module`.
     pub(crate) kind: &'static str,
     pub(crate) exports: Vec<String>,
@@ -60,30 +60,8 @@ const OFFERED: [(&str, &[&str]); 6] = [
     ),
 ];
 
-/// Looks into a file.
-///
-/// # Errors
-/// Says what the bytes are, if they are no WebAssembly.
-pub(crate) fn examine(bytes: &[u8]) -> Result<Examined, String> {
-    if !bytes.starts_with(b"\0asm") {
-        return Err(match std::str::from_utf8(bytes) {
-            _ if bytes.is_empty() => "is empty",
-            Ok(text) if text.trim_start().starts_with('(') => {
-                "is WebAssembly text; `wasm-tools parse` makes a binary of it"
-            }
-            Ok(_) => "is a text file, not WebAssembly",
-            Err(_) => "is not WebAssembly",
-        }
-        .to_owned());
-    }
-    Validator::new_with_features(WasmFeatures::all())
-        .validate_all(bytes)
-        .map_err(|e| format!("is damaged WebAssembly: {e}"))?;
-    read(bytes).map_err(|e| format!("is damaged WebAssembly: {e}"))
-}
-
-fn read(bytes: &[u8]) -> wasmparser::Result<Examined> {
-    let mut found = Examined::default();
+fn read(bytes: &[u8]) -> wasmparser::Result<Contents> {
+    let mut found = Contents::default();
     let mut made: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let mut depth = 0_usize;
     for payload in Parser::new(0).parse_all(bytes) {
@@ -151,7 +129,29 @@ fn read(bytes: &[u8]) -> wasmparser::Result<Examined> {
     Ok(found)
 }
 
-impl Examined {
+impl Contents {
+    /// Looks into a file.
+    ///
+    /// # Errors
+    /// Says what the bytes are, if they are no WebAssembly.
+    pub(crate) fn of(bytes: &[u8]) -> Result<Self, String> {
+        if !bytes.starts_with(b"\0asm") {
+            return Err(match std::str::from_utf8(bytes) {
+                _ if bytes.is_empty() => "is empty",
+                Ok(text) if text.trim_start().starts_with('(') => {
+                    "is WebAssembly text; `wasm-tools parse` makes a binary of it"
+                }
+                Ok(_) => "is a text file, not WebAssembly",
+                Err(_) => "is not WebAssembly",
+            }
+            .to_owned());
+        }
+        Validator::new_with_features(WasmFeatures::all())
+            .validate_all(bytes)
+            .map_err(|e| format!("is damaged WebAssembly: {e}"))?;
+        read(bytes).map_err(|e| format!("is damaged WebAssembly: {e}"))
+    }
+
     /// Why it can't be a task's component, as far as names tell.
     pub(crate) fn problem(&self) -> Option<String> {
         if self.kind == "core module" {
@@ -228,8 +228,8 @@ mod tests {
     use super::*;
 
     fn check(wat: &str, want: Option<&str>) {
-        let examined = examine(&wat::parse_str(wat).unwrap()).unwrap();
-        match (examined.problem(), want) {
+        let contents = Contents::of(&wat::parse_str(wat).unwrap()).unwrap();
+        match (contents.problem(), want) {
             (None, None) => {}
             (Some(problem), Some(want)) => assert!(problem.contains(want), "{wat}\n{problem}"),
             other => panic!("{wat}\n{other:?}"),
@@ -276,7 +276,7 @@ mod tests {
             (b"\x7fELF\xff", "is not WebAssembly"),
             (b"\0asm\x01\0\0\0\xff", "is damaged WebAssembly"),
         ] {
-            assert!(examine(bytes).unwrap_err().starts_with(want), "{bytes:?}");
+            assert!(Contents::of(bytes).unwrap_err().starts_with(want), "{bytes:?}");
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use task_host::plain;
 
-use super::Screen;
+use super::Console;
 
 /// The longest sequence for looks that is passed on, in bytes.
 const LONGEST: usize = 32;
@@ -15,12 +15,12 @@ const NO_LOOKS: &str = "\x1b[0m";
 
 /// Takes the output of one guest.
 pub(crate) struct GuestOutput {
-    screen: Screen,
+    screen: Console,
     filter: Mutex<Filter>,
 }
 
 impl GuestOutput {
-    pub(crate) fn new(screen: Screen) -> Self {
+    pub(crate) fn new(screen: Console) -> Self {
         Self { screen, filter: Mutex::default() }
     }
 

@@ -10,7 +10,7 @@ use task_host::queue::{Counts, Requests};
 use task_host::stats::{Stats, Step};
 use task_host::worker::Stopped;
 
-use super::show;
+use super::super::output;
 
 /// What a host did. The fields are what `--json` prints.
 #[derive(Debug, Serialize)]
@@ -66,7 +66,7 @@ impl Summary {
             returned: stats.returned.load(Relaxed),
             lost: stats.lost.load(Relaxed),
             seconds: elapsed.as_secs_f64(),
-            tasks_per_second: show::rate(done + failed, elapsed),
+            tasks_per_second: output::rate(done + failed, elapsed),
             bytes_in: stats.bytes_in.load(Relaxed),
             bytes_out: stats.bytes_out.load(Relaxed),
             cache_hits: stats.cache_hits.load(Relaxed),
@@ -98,7 +98,7 @@ impl Summary {
         let mut row = |name: &str, value: String| {
             rows.push(vec![String::new(), name.to_owned(), value]);
         };
-        let mut tasks = vec![format!("{} done", show::number(self.done))];
+        let mut tasks = vec![format!("{} done", output::number(self.done))];
         for (n, words) in [
             (self.failed, "given up"),
             (self.retried, "failed and tried again"),
@@ -106,18 +106,22 @@ impl Summary {
             (self.lost, "lost to other hosts"),
         ] {
             if n > 0 {
-                tasks.push(format!("{} {words}", show::number(n)));
+                tasks.push(format!("{} {words}", output::number(n)));
             }
         }
         row("tasks", tasks.join(", "));
         row(
             "time",
-            format!("{}, {:.1} tasks per second", show::time(self.elapsed), self.tasks_per_second),
+            format!(
+                "{}, {:.1} tasks per second",
+                output::time(self.elapsed),
+                self.tasks_per_second
+            ),
         );
         row("inputs", self.inputs());
-        row("outputs", format!("{} in {}", show::bytes(self.bytes_out), self.bucket));
+        row("outputs", format!("{} in {}", output::bytes(self.bytes_out), self.bucket));
         if let Some(left) = self.queue_counts.and_then(|counts| counts.enqueued) {
-            row("queue", format!("{}: {} left", self.queue, show::count(left, "task")));
+            row("queue", format!("{}: {} left", self.queue, output::count(left, "task")));
         }
         if let Some(requests) = self.queue_requests {
             let total = requests.total();
@@ -125,15 +129,15 @@ impl Summary {
                 0 => String::new(),
                 ended => format!(", {:.2} a task", total as f64 / ended as f64),
             };
-            row("requests", format!("{}{each}", show::number(total)));
+            row("requests", format!("{}{each}", output::number(total)));
         }
         if self.failed > 0 {
             row(
                 "errors",
-                format!("{} in {}", show::count(self.failed, "report"), self.error_queue),
+                format!("{} in {}", output::count(self.failed, "report"), self.error_queue),
             );
         }
-        show::table(&mut out, &rows)?;
+        output::table(&mut out, &rows)?;
         if self.failed > 0 {
             let (queue, errors) = (&self.queue, &self.error_queue);
             writeln!(out, "what went wrong:       host queue ls {errors}")?;
@@ -146,12 +150,12 @@ impl Summary {
     }
 
     fn inputs(&self) -> String {
-        let bytes = show::bytes(self.bytes_in);
+        let bytes = output::bytes(self.bytes_in);
         match self.cache_hits + self.cache_misses {
             0 => format!("{bytes}"),
             all => format!(
                 "{bytes} in {}, {}% from the cache",
-                show::count(all, "file"),
+                output::count(all, "file"),
                 self.cache_hits * 100 / all
             ),
         }
