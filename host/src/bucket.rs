@@ -6,18 +6,15 @@
 
 mod address;
 mod cloud;
-#[cfg(test)]
-pub(crate) mod conformance;
 mod dir;
-mod download;
 mod encoding;
 mod explain;
-#[cfg(test)]
-mod faults;
 mod listing;
 mod object;
 mod outgoing;
 mod sums;
+#[cfg(test)]
+pub(crate) mod tests;
 mod transport;
 
 use std::error::Error as StdError;
@@ -36,13 +33,10 @@ use self::transport::Patience;
 use crate::environment::Environment;
 use crate::key::{BucketKey, Prefix};
 
+pub(crate) use crate::blocking::blocking;
+pub(crate) use dir::copy;
 pub use dir::{DirBucket, DirSync};
-pub(crate) use dir::{blocking, copy};
 pub use object::ObjectBucket;
-
-/// Files up to this many bytes are read and written where the caller runs; for larger ones
-/// it is worth the way to a thread that may block.
-pub(crate) const SMALL: u64 = 256 * 1024;
 
 /// The most bytes that a decoded object may have, unless something else is set: 10 GiB.
 const LARGEST_DECODED: u64 = 10 << 30;
@@ -387,57 +381,4 @@ pub trait Object: fmt::Debug + Send {
     /// Writes its bytes to `into` (an empty file, at its start) and says which version they
     /// are: a newer one, if the object was replaced meanwhile. Never a mix of two.
     async fn write_to(self: Box<Self>, into: std::fs::File) -> Result<Version, BucketError>;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn nothing() -> Access {
-        Access::new(Environment::default())
-    }
-
-    #[tokio::test]
-    async fn a_directory_is_opened_by_path_and_by_url_and_never_made() {
-        let root = tempfile::tempdir().unwrap();
-        let path = root.path().to_str().unwrap();
-        for url in [path, &format!("file://{path}")] {
-            let bucket = open(url, &nothing()).await.unwrap();
-            assert_eq!(bucket.to_string(), format!("file://{path}"));
-        }
-        let missing = root.path().join("missing");
-        let error = open(missing.to_str().unwrap(), &nothing()).await.unwrap_err();
-        assert!(error.to_string().contains("there is no such directory"), "{error}");
-        assert!(!missing.exists(), "opening creates nothing");
-    }
-
-    #[tokio::test]
-    async fn outputs_can_not_be_put_to_a_web_server() {
-        let error = open_for_outputs("https://host/data", &nothing()).await.unwrap_err();
-        assert!(matches!(error, BucketError::Invalid { .. }), "{error}");
-        assert!(error.to_string().contains("--input-bucket"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn outputs_are_not_compressed_into_a_directory() {
-        let root = tempfile::tempdir().unwrap();
-        let path = root.path().to_str().unwrap();
-        let glob = globset::Glob::new("*.json").unwrap().compile_matcher();
-        let access = Access { gzip_outputs: Some(glob), ..nothing() };
-        let error = open_for_outputs(path, &access).await.unwrap_err();
-        assert!(matches!(error, BucketError::Invalid { .. }), "{error}");
-        assert!(error.to_string().contains("--gzip-outputs needs a bucket"), "{error}");
-        open(path, &access).await.unwrap();
-    }
-
-    #[test]
-    fn a_directory_is_found_in_its_bucket_and_in_no_cloud() {
-        let root = tempfile::tempdir().unwrap();
-        let below = root.path().join("a/b");
-        std::fs::create_dir_all(&below).unwrap();
-        let url = root.path().to_str().unwrap();
-        assert_eq!(prefix_of(&below, url).unwrap(), Some(Prefix::new("a/b").unwrap()));
-        assert_eq!(prefix_of(root.path(), below.to_str().unwrap()).unwrap(), None);
-        assert_eq!(prefix_of(&below, "s3://bucket/a").unwrap(), None);
-    }
 }

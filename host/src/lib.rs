@@ -13,12 +13,14 @@
 //! [`task`] is that list as one function.
 
 pub mod ahead;
+mod blocking;
 pub mod bucket;
 pub mod cache;
 pub mod catalog;
 pub mod config;
 pub mod digest;
 pub mod environment;
+pub mod home;
 pub mod json;
 pub mod key;
 pub mod lease;

@@ -1,6 +1,8 @@
 //! A bucket that is any store of the `object_store` crate.
 
+mod download;
 mod upload;
+mod version;
 
 use std::fmt;
 use std::fs::File;
@@ -22,13 +24,14 @@ use object_store::{Attribute, Attributes, GetOptions, ObjectMeta, ObjectStore};
 use tokio_util::task::TaskTracker;
 
 use self::upload::{no_entity_tag, no_generation};
+use self::version::{facts, version};
 use super::address::{Place, Service};
-use super::dir::blocking;
 use super::encoding;
 use super::explain::{self, Trouble};
 use super::outgoing::{Outgoing, Refused};
 use super::transport::HeadRefused;
-use super::{Access, Bucket, BucketError, Listed, Opened, StoredEncoding, Version, download};
+use super::{Access, Bucket, BucketError, Listed, Opened, StoredEncoding, Version};
+use crate::blocking::blocking;
 use crate::key::{BucketKey, MAX_KEY_BYTES, Prefix};
 
 /// Files above this many bytes are put in parts.
@@ -91,7 +94,7 @@ impl ObjectBucket {
         }))
     }
 
-    pub(super) fn reads(&self) -> &Arc<dyn ObjectStore> {
+    fn reads(&self) -> &Arc<dyn ObjectStore> {
         &self.0.stores.reads
     }
 
@@ -108,27 +111,27 @@ impl ObjectBucket {
     }
 
     /// What is done with objects that are stored compressed.
-    pub(super) fn stored_encoding(&self) -> StoredEncoding {
+    fn stored_encoding(&self) -> StoredEncoding {
         self.0.stored_encoding
     }
 
     /// The most bytes that one of them may have when it is decoded.
-    pub(super) fn largest_decoded(&self) -> u64 {
+    fn largest_decoded(&self) -> u64 {
         self.0.largest_decoded
     }
 
     /// How long a body may bring nothing.
-    pub(super) fn idle(&self) -> Duration {
+    fn idle(&self) -> Duration {
         self.0.idle
     }
 
     /// True when every object can be fetched in parts.
-    pub(super) fn has_ranges(&self) -> bool {
+    fn has_ranges(&self) -> bool {
         self.0.place.service != Service::Http
     }
 
     /// Where an object is in the store.
-    pub(super) fn path(&self, key: &BucketKey) -> Result<Path, BucketError> {
+    fn path(&self, key: &BucketKey) -> Result<Path, BucketError> {
         let whole = self.0.place.prefix.join(key);
         let len = whole.as_str().len();
         if len > MAX_KEY_BYTES && self.0.place.service != Service::Http {
@@ -144,7 +147,7 @@ impl ObjectBucket {
             .map_err(|error| BucketError::invalid(self, format!("key `{key}`: {error}")))
     }
 
-    pub(super) fn failed(
+    fn failed(
         &self,
         doing: &'static str,
         key: &(impl fmt::Display + ?Sized),
@@ -195,10 +198,10 @@ impl Bucket for ObjectBucket {
             let options = GetOptions { head: true, ..download::options() };
             match self.reads().get_opts(&self.path(key)?, options).await {
                 Ok(got) => {
-                    let facts = download::facts(&got);
+                    let facts = facts(&got);
                     // Some servers tell the length only with the bytes.
                     if facts.has_length || !is_http {
-                        return Ok(download::version(&got.meta, &facts, self.0.stored_encoding));
+                        return Ok(version(&got.meta, &facts, self.0.stored_encoding));
                     }
                 }
                 Err(error) if explain::find::<HeadRefused>(&error).is_some() => is_refused = true,
@@ -391,7 +394,7 @@ mod tests {
     use object_store::MultipartUpload;
     use object_store::memory::InMemory;
 
-    use super::super::conformance::in_memory;
+    use super::super::tests::conformance::in_memory;
     use super::upload::PART;
     use super::*;
 

@@ -12,10 +12,10 @@ use object_store::path::Path;
 use object_store::{Attributes, MultipartUpload, ObjectStore, PutMode, PutOptions, UpdateVersion};
 use tokio_util::task::TaskTracker;
 
-use super::super::dir::blocking;
 use super::super::encoding::Gzip;
 use super::super::explain::{self, Trouble};
 use super::{BucketError, ObjectBucket, read};
+use crate::blocking::blocking;
 use crate::key::BucketKey;
 
 /// The size of a part, unless the file has too many of them.

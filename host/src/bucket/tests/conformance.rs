@@ -15,10 +15,11 @@ use object_store::list::{PaginatedListOptions, PaginatedListResult, PaginatedLis
 use object_store::memory::InMemory;
 use object_store::{ClientOptions, ListResult, ObjectStore};
 
-use super::address::Place;
-use super::object::{ObjectBucket, Stores};
-use super::{Access, Bucket, BucketError, DirBucket, Opened, SMALL, Service, Version, cloud};
+use crate::blocking::SMALL;
+use crate::bucket::address::{Place, Service};
+use crate::bucket::object::{ObjectBucket, Stores};
 use crate::bucket::transport::Patience;
+use crate::bucket::{Access, Bucket, BucketError, DirBucket, Opened, Version, cloud};
 use crate::environment::Environment;
 use crate::key::{BucketKey, Prefix};
 
@@ -133,7 +134,7 @@ async fn cloud(service: Service, name: String, environment: &[(&str, &str)]) -> 
     Subject { access: Some(access), ..subject }
 }
 
-pub(super) fn s3_environment(endpoint: &str) -> [(&str, &str); 4] {
+pub(crate) fn s3_environment(endpoint: &str) -> [(&str, &str); 4] {
     [
         ("AWS_ENDPOINT_URL_S3", endpoint),
         ("AWS_ACCESS_KEY_ID", "test"),
