@@ -1,12 +1,12 @@
-//! `~` at the beginning of a path.
+//! `~` at the beginning of a path, which a shell expands only at the beginning of a word.
 
 use std::ffi::OsStr;
 
-/// The path with the home directory in the place of `~` at its beginning, as the Python client
-/// has it: a shell does that only for a word of its own.
+/// Replaces `~` at the beginning of a path with the user's home directory, as python-task-queue
+/// does.
 ///
 /// # Errors
-/// What is wrong with `~` here: only the own home directory is known.
+/// Says what is wrong and what to write instead. `~USER` is not supported.
 pub fn with_home(path: &str) -> Result<String, String> {
     let home = std::env::var_os("HOME");
     Ok(below_home(path, home.as_deref())?.unwrap_or_else(|| path.to_owned()))
@@ -20,16 +20,17 @@ fn below_home(path: &str, home: Option<&OsStr>) -> Result<Option<String>, String
     if !rest.is_empty() && !rest.starts_with('/') {
         let name = path.split('/').next().unwrap_or(path);
         return Err(format!(
-            "the home directory of another user, `{name}`, is not looked up; write its path, or \
-             ./{path} for a directory of that name"
+            "the home directory of another user, `{name}`, is not supported; write the whole \
+             path, or ./{path} for a directory of that name"
         ));
     }
     match home.map(OsStr::to_str) {
         Some(Some(home)) if home.starts_with('/') => {
             Ok(Some(format!("{}{rest}", home.trim_end_matches('/'))))
         }
-        _ => Err("`~` needs the variable HOME to be the path of a directory; write the whole path"
-            .to_owned()),
+        _ => {
+            Err("`~` needs the variable HOME to name a directory; write the whole path".to_owned())
+        }
     }
 }
 

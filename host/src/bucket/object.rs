@@ -25,7 +25,7 @@ use tokio_util::task::TaskTracker;
 
 use self::upload::{no_entity_tag, no_generation};
 use self::version::{facts, version};
-use super::address::{Place, Service};
+use super::address::{Service, ServiceAddress};
 use super::encoding;
 use super::explain::{self, Trouble};
 use super::outgoing::{Outgoing, Refused};
@@ -42,7 +42,7 @@ pub struct ObjectBucket(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    place: Place,
+    address: ServiceAddress,
     url: String,
     stores: Stores,
     /// How long a body may bring nothing.
@@ -79,10 +79,15 @@ impl fmt::Debug for Stores {
 }
 
 impl ObjectBucket {
-    pub(super) fn new(place: Place, stores: Stores, idle: Duration, access: &Access) -> Self {
+    pub(super) fn new(
+        address: ServiceAddress,
+        stores: Stores,
+        idle: Duration,
+        access: &Access,
+    ) -> Self {
         Self(Arc::new(Inner {
-            url: place.url(),
-            place,
+            url: address.url(),
+            address,
             stores,
             idle,
             stored_encoding: access.stored_encoding,
@@ -127,14 +132,14 @@ impl ObjectBucket {
 
     /// True when every object can be fetched in parts.
     fn has_ranges(&self) -> bool {
-        self.0.place.service != Service::Http
+        self.0.address.service != Service::Http
     }
 
     /// Where an object is in the store.
     fn path(&self, key: &BucketKey) -> Result<Path, BucketError> {
-        let whole = self.0.place.prefix.join(key);
+        let whole = self.0.address.prefix.join(key);
         let len = whole.as_str().len();
-        if len > MAX_KEY_BYTES && self.0.place.service != Service::Http {
+        if len > MAX_KEY_BYTES && self.0.address.service != Service::Http {
             let problem = format!(
                 "key `{key}` is too long: with the bucket's prefix it has {len} bytes, and the \
                  limit is {MAX_KEY_BYTES}"
@@ -153,7 +158,7 @@ impl ObjectBucket {
         key: &(impl fmt::Display + ?Sized),
         error: object_store::Error,
     ) -> BucketError {
-        explain::failed(&self.0.place, self, doing, key, error)
+        explain::failed(&self.0.address, self, doing, key, error)
     }
 
     fn refused(&self, key: &BucketKey, file: &BucketKey, why: Refused) -> BucketError {
@@ -192,7 +197,7 @@ impl fmt::Display for ObjectBucket {
 #[async_trait]
 impl Bucket for ObjectBucket {
     async fn head(&self, key: &BucketKey) -> Result<Version, BucketError> {
-        let is_http = self.0.place.service == Service::Http;
+        let is_http = self.0.address.service == Service::Http;
         let mut is_refused = self.0.refuses_head.load(Ordering::Relaxed);
         if !is_refused {
             let options = GetOptions { head: true, ..download::options() };
@@ -256,13 +261,13 @@ impl Bucket for ObjectBucket {
     }
 
     fn list<'a>(&'a self, prefix: &Prefix) -> BoxStream<'a, Result<Listed, BucketError>> {
-        let place = &self.0.place;
+        let address = &self.0.address;
         let failed = |error| stream::iter([Err(error)]).boxed();
-        if place.service == Service::Http {
+        if address.service == Service::Http {
             return failed(BucketError::invalid(self, "can't be listed: it is a web server"));
         }
         let shown = prefix.to_string();
-        let path = match place.prefix.below(prefix) {
+        let path = match address.prefix.below(prefix) {
             whole if whole.is_root() => None,
             below => match Path::parse(below.as_str()) {
                 Ok(path) => Some(path),
@@ -278,7 +283,7 @@ impl Bucket for ObjectBucket {
                         Err(error) => Some(Err(self.failed("listing", &shown, error))),
                         Ok(meta) => {
                             let next = found.as_mut().peek().await;
-                            let is_folder = place.service == Service::Azure
+                            let is_folder = address.service == Service::Azure
                                 && next.is_some_and(|next| is_folder(&meta, next));
                             if is_folder { None } else { self.listed(&meta).map(Ok) }
                         }
@@ -297,7 +302,7 @@ impl Bucket for ObjectBucket {
     }
 
     async fn try_put(&self, key: &BucketKey) -> Result<(), BucketError> {
-        match self.0.place.service {
+        match self.0.address.service {
             // Nothing would abort the parts of an upload to Azure.
             Service::Azure => self.try_put_unmet(key, no_entity_tag()).await,
             Service::Google => match self.try_upload(key).await {
@@ -317,10 +322,10 @@ impl Bucket for ObjectBucket {
     }
 
     async fn check(&self) -> Result<(), BucketError> {
-        let place = &self.0.place;
+        let address = &self.0.address;
         let error = match &self.0.stores.quick_list {
             Some(store) => {
-                let below = (!place.prefix.is_root()).then(|| format!("{}/", place.prefix));
+                let below = (!address.prefix.is_root()).then(|| format!("{}/", address.prefix));
                 let first = PaginatedListOptions { max_keys: Some(1), ..Default::default() };
                 match store.list_paginated(below.as_deref(), first).await {
                     Ok(_) => return Ok(()),
@@ -336,13 +341,13 @@ impl Bucket for ObjectBucket {
             }
         };
         let trouble = Trouble::of(&error);
-        let text = explain::explain(place, "listing", trouble, &error);
+        let text = explain::explain(address, "listing", trouble, &error);
         match trouble {
             // Any answer of a web server will do: its root may well be nothing to see.
             Trouble::NoServer | Trouble::NoConnection | Trouble::NoAnswer => {
                 Err(BucketError::invalid(self, text))
             }
-            _ if place.service == Service::Http => Ok(()),
+            _ if address.service == Service::Http => Ok(()),
             Trouble::Denied => {
                 if !self.0.warned.swap(true, Ordering::Relaxed) {
                     tracing::warn!(
@@ -354,7 +359,7 @@ impl Bucket for ObjectBucket {
             Trouble::Throttled => Err(BucketError::unavailable(self, "opening", "", text)),
             // The listing of a bucket is there whenever the bucket is.
             Trouble::NoObject => {
-                let text = explain::explain(place, "listing", Trouble::NoBucket, &error);
+                let text = explain::explain(address, "listing", Trouble::NoBucket, &error);
                 Err(BucketError::invalid(self, text))
             }
             _ => Err(BucketError::invalid(self, text)),
@@ -371,7 +376,7 @@ impl ObjectBucket {
     /// What a listing has, by the keys that it has here.
     fn listed(&self, meta: &ObjectMeta) -> Option<Listed> {
         let name = meta.location.as_ref();
-        let prefix = &self.0.place.prefix;
+        let prefix = &self.0.address.prefix;
         let below = if prefix.is_root() {
             Some(name)
         } else {

@@ -19,18 +19,19 @@ async fn a_directory_is_opened_by_path_and_by_url_and_never_made() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().to_str().unwrap();
     for url in [path, &format!("file://{path}")] {
-        let bucket = open(url, &nothing()).await.unwrap();
+        let bucket = open(&url.parse().unwrap(), &nothing()).await.unwrap();
         assert_eq!(bucket.to_string(), format!("file://{path}"));
     }
     let missing = root.path().join("missing");
-    let error = open(missing.to_str().unwrap(), &nothing()).await.unwrap_err();
+    let error = open(&missing.to_str().unwrap().parse().unwrap(), &nothing()).await.unwrap_err();
     assert!(error.to_string().contains("there is no such directory"), "{error}");
     assert!(!missing.exists(), "opening creates nothing");
 }
 
 #[tokio::test]
 async fn outputs_can_not_be_put_to_a_web_server() {
-    let error = open_for_outputs("https://host/data", &nothing()).await.unwrap_err();
+    let error =
+        open_for_outputs(&"https://host/data".parse().unwrap(), &nothing()).await.unwrap_err();
     assert!(matches!(error, BucketError::Invalid { .. }), "{error}");
     assert!(error.to_string().contains("--input-bucket"), "{error}");
 }
@@ -38,13 +39,13 @@ async fn outputs_can_not_be_put_to_a_web_server() {
 #[tokio::test]
 async fn outputs_are_not_compressed_into_a_directory() {
     let root = tempfile::tempdir().unwrap();
-    let path = root.path().to_str().unwrap();
+    let address = root.path().to_str().unwrap().parse().unwrap();
     let glob = globset::Glob::new("*.json").unwrap().compile_matcher();
     let access = Access { gzip_outputs: Some(glob), ..nothing() };
-    let error = open_for_outputs(path, &access).await.unwrap_err();
+    let error = open_for_outputs(&address, &access).await.unwrap_err();
     assert!(matches!(error, BucketError::Invalid { .. }), "{error}");
-    assert!(error.to_string().contains("--gzip-outputs needs a bucket"), "{error}");
-    open(path, &access).await.unwrap();
+    assert!(error.to_string().contains("--gzip-outputs needs s3://"), "{error}");
+    open(&address, &access).await.unwrap();
 }
 
 #[test]
@@ -52,8 +53,10 @@ fn a_directory_is_found_in_its_bucket_and_in_no_cloud() {
     let root = tempfile::tempdir().unwrap();
     let below = root.path().join("a/b");
     std::fs::create_dir_all(&below).unwrap();
-    let url = root.path().to_str().unwrap();
-    assert_eq!(prefix_of(&below, url).unwrap(), Some(Prefix::new("a/b").unwrap()));
-    assert_eq!(prefix_of(root.path(), below.to_str().unwrap()).unwrap(), None);
-    assert_eq!(prefix_of(&below, "s3://bucket/a").unwrap(), None);
+    let address = |url: &str| url.parse::<Address>().unwrap();
+    let in_root = prefix_of(&below, &address(root.path().to_str().unwrap())).unwrap();
+    assert_eq!(in_root, Some(Prefix::new("a/b").unwrap()));
+    let in_below = prefix_of(root.path(), &address(below.to_str().unwrap())).unwrap();
+    assert_eq!(in_below, None);
+    assert_eq!(prefix_of(&below, &address("s3://bucket/a")).unwrap(), None);
 }

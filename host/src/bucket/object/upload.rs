@@ -92,7 +92,8 @@ impl ObjectBucket {
             // Who may put objects may not be allowed to abort uploads.
             Err(error) if put.is_ok() && Trouble::of(&error) == Trouble::Denied => {
                 if !self.0.warned.swap(true, Ordering::Relaxed) {
-                    let text = explain::explain(&self.0.place, "writing", Trouble::Denied, &error);
+                    let text =
+                        explain::explain(&self.0.address, "writing", Trouble::Denied, &error);
                     tracing::warn!("{self}: an upload could not be aborted: {text}");
                 }
                 Ok(())

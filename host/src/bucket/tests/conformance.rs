@@ -16,7 +16,7 @@ use object_store::memory::InMemory;
 use object_store::{ClientOptions, ListResult, ObjectStore};
 
 use crate::blocking::SMALL;
-use crate::bucket::address::{Place, Service};
+use crate::bucket::address::{Service, ServiceAddress};
 use crate::bucket::object::{ObjectBucket, Stores};
 use crate::bucket::transport::Patience;
 use crate::bucket::{Access, Bucket, BucketError, DirBucket, Opened, Version, cloud};
@@ -106,7 +106,7 @@ pub(crate) fn in_memory(store: Arc<dyn ObjectStore>) -> ObjectBucket {
         }
     }
     let prefix = Prefix::new("some/prefix").unwrap();
-    let place = Place { service: Service::S3, name: "memory".into(), prefix };
+    let place = ServiceAddress { service: Service::S3, name: "memory".into(), prefix };
     let stores = Stores {
         reads: store.clone(),
         writes: Some(store.clone()),
@@ -127,7 +127,7 @@ fn new_name() -> String {
 }
 
 async fn cloud(service: Service, name: String, environment: &[(&str, &str)]) -> Subject {
-    let place = Place { service, name, prefix: Prefix::new("some/prefix ä").unwrap() };
+    let place = ServiceAddress { service, name, prefix: Prefix::new("some/prefix ä").unwrap() };
     let access = Access::new(environment.iter().copied().collect::<Environment>());
     let bucket = cloud::open(place, &access, Patience::default()).await.unwrap();
     let subject = Subject::new(|_| Arc::new(bucket));

@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::conformance::{key, s3_environment};
-use crate::bucket::address::Address;
+use crate::bucket::address::{Address, Location, ServiceAddress};
 use crate::bucket::transport::Patience;
 use crate::bucket::{Access, Bucket, BucketError, cloud};
 use crate::digest::Digest;
@@ -156,7 +156,7 @@ pub(crate) fn object(request: &Request, tag: &str, bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Tries again at once, and is patient with a busy machine.
-pub(crate) const SHORT: Patience = Patience {
+pub(super) const SHORT: Patience = Patience {
     retries: 3,
     retry_for: Duration::from_secs(60),
     longest_wait: Duration::from_millis(20),
@@ -164,7 +164,7 @@ pub(crate) const SHORT: Patience = Patience {
     idle: Duration::from_secs(60),
 };
 /// For servers that stop to speak.
-pub(crate) const IMPATIENT: Patience = Patience { idle: Duration::from_millis(300), ..SHORT };
+pub(super) const IMPATIENT: Patience = Patience { idle: Duration::from_millis(300), ..SHORT };
 
 pub(crate) async fn try_open(
     url: &str,
@@ -177,13 +177,19 @@ pub(crate) async fn open_with(url: &str, access: &Access) -> Result<Arc<dyn Buck
     open_within(url, access, SHORT).await
 }
 
-pub(crate) async fn open_within(
+pub(super) async fn open_within(
     url: &str,
     access: &Access,
     patience: Patience,
 ) -> Result<Arc<dyn Bucket>, BucketError> {
-    let Address::Cloud(place) = Address::parse(url)? else { panic!("{url} is a directory") };
-    Ok(Arc::new(cloud::open(place, access, patience).await?))
+    Ok(Arc::new(cloud::open(service(url), access, patience).await?))
+}
+
+pub(super) fn service(url: &str) -> ServiceAddress {
+    match url.parse::<Address>().unwrap().location {
+        Location::Service(address) => address,
+        Location::Dir(_) => panic!("{url} is a directory"),
+    }
 }
 
 pub(crate) async fn open(url: &str, environment: &[(&str, &str)]) -> Arc<dyn Bucket> {

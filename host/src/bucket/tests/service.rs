@@ -8,9 +8,9 @@ use tokio::net::TcpListener;
 
 use super::conformance::{ask, bytes, key, s3, s3_environment, server};
 use super::server::{
-    Answer, IMPATIENT, SHORT, Server, failed, fetch, object, open, open_within, say, try_open,
+    Answer, IMPATIENT, SHORT, Server, failed, fetch, object, open, open_within, say, service,
+    try_open,
 };
-use crate::bucket::address::Address;
 use crate::bucket::{Access, Bucket, BucketError, cloud};
 use crate::digest::Digest;
 use crate::key::Prefix;
@@ -238,10 +238,9 @@ async fn a_server_that_is_not_there_is_named() {
 async fn what_is_missing_to_reach_a_bucket_is_said_at_once() {
     let error = try_open("az://c", &[]).await.unwrap_err().to_string();
     assert!(error.starts_with("az://c: names a container, and no account: set AZURE_"), "{error}");
-    let Address::Cloud(place) = Address::parse("gs://b").unwrap() else { panic!() };
     let environment = [("STORAGE_EMULATOR_HOST", "localhost:1")].into_iter().collect();
     let access = Access { requester_pays: true, ..Access::new(environment) };
-    let error = cloud::open(place, &access, SHORT).await.unwrap_err().to_string();
+    let error = cloud::open(service("gs://b"), &access, SHORT).await.unwrap_err().to_string();
     assert!(error.contains("set GOOGLE_CLOUD_PROJECT"), "{error}");
 }
 
@@ -249,10 +248,9 @@ async fn what_is_missing_to_reach_a_bucket_is_said_at_once() {
 async fn who_pays_and_who_is_nobody_is_told_to_the_service() {
     let server = Server::new(|request| Answer::Send(object(request, "\"v\"", b"x"))).await;
     let open = async |url: &str, environment: &[(&str, &str)], anonymous, requester_pays| {
-        let Address::Cloud(place) = Address::parse(url).unwrap() else { panic!() };
         let environment = environment.iter().copied().collect();
         let access = Access { anonymous, requester_pays, ..Access::new(environment) };
-        let bucket = cloud::open(place, &access, SHORT).await.unwrap();
+        let bucket = cloud::open(service(url), &access, SHORT).await.unwrap();
         bucket.head(&key("k")).await.unwrap();
         server.seen().pop().unwrap().headers
     };
