@@ -24,7 +24,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Stat, fstat, statat};
 use rustix::io::Errno;
 
-use crate::scratch::for_each;
+use crate::dirs::for_each;
 
 /// Links that are followed on one way, as the kernel has it.
 const MOST_LINKS: usize = 40;

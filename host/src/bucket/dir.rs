@@ -39,7 +39,7 @@ use super::outgoing::{Outgoing, Refused};
 use super::{Bucket, BucketError, Listed, Object, Opened, Version};
 use crate::blocking::{SMALL, blocking};
 use crate::key::{BucketKey, Prefix};
-use crate::scratch::{self, Scratch};
+use crate::process_dir::{self, ProcessDir};
 
 pub use self::sync::DirSync;
 
@@ -468,14 +468,14 @@ struct Copied {
     /// The file system that it is in.
     device: u64,
     _made: RemovedOnDrop,
-    tmp: Arc<Scratch>,
+    tmp: Arc<ProcessDir>,
 }
 
 /// Removes what a killed process left.
 fn tidy(path: &Path) {
     let tmp = path.join(TMP);
     if tmp.exists()
-        && let Err(error) = scratch::sweep_and_tidy(&tmp)
+        && let Err(error) = process_dir::sweep_and_tidy(&tmp)
     {
         // A bucket that is only read may well be read-only.
         tracing::debug!(path = %tmp.display(), %error, "leftovers in the bucket stay");

@@ -16,8 +16,8 @@ use rustix::io::Errno;
 use super::places::{Open, Places};
 use super::verified::{Stamp, Verified};
 use crate::digest::Digest;
+use crate::dirs::{for_each, open_dir};
 use crate::ownership::Us;
-use crate::scratch::{for_each, open_dir};
 use crate::shortage::is_damage;
 
 /// A use is noted on disk when the last note is older than this.

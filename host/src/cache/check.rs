@@ -14,8 +14,8 @@ use super::store::PROBE;
 use super::verified::Stamp;
 use super::{CacheError, PARTS};
 use crate::digest::Digest;
+use crate::dirs::{for_each, open_dir};
 use crate::ownership::{self, Us};
-use crate::scratch::{for_each, open_dir};
 use crate::shortage::is_damage;
 
 /// What was found in a cache.

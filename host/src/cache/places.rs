@@ -13,8 +13,9 @@ use rustix::fs::{CWD, Mode, OFlags, fstat, openat, stat};
 use rustix::io::Errno;
 
 use super::PARTS;
+use crate::dirs::open_dir;
 use crate::ownership::{self, NotOurs};
-use crate::scratch::{Scratch, open_dir};
+use crate::process_dir::ProcessDir;
 
 /// The directories of one cache.
 #[derive(Debug)]
@@ -26,7 +27,7 @@ pub(super) struct Places {
 /// The directories as they were opened last. A download keeps those that it began with.
 #[derive(Debug)]
 pub(super) struct Open {
-    pub(super) tmp: Arc<Scratch>,
+    pub(super) tmp: Arc<ProcessDir>,
     pub(super) blobs: Arc<OwnedFd>,
 }
 
@@ -40,7 +41,7 @@ impl Places {
         if let Some(risk) = make_ours(dir)? {
             tracing::warn!("cache {}: {risk}", dir.display());
         }
-        let tmp = Arc::new(Scratch::claim(&dir.join("tmp"))?);
+        let tmp = Arc::new(ProcessDir::claim(&dir.join("tmp"))?);
         let blobs = open_blobs(dir)?;
         Ok(Self { dir: dir.to_owned(), open: RwLock::new(Arc::new(Open { tmp, blobs })) })
     }
@@ -80,7 +81,7 @@ impl Places {
         make_ours(&self.dir)?;
         let tmp = match has_tmp {
             true => open.tmp.clone(),
-            false => Arc::new(Scratch::make(&self.dir.join("tmp"))?),
+            false => Arc::new(ProcessDir::make(&self.dir.join("tmp"))?),
         };
         let blobs = if has_blobs { open.blobs.clone() } else { open_blobs(&self.dir)? };
         *open = Arc::new(Open { tmp, blobs });

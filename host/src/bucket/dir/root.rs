@@ -20,8 +20,9 @@ use rustix::io::Errno;
 
 use super::TMP;
 use super::trouble::Trouble;
+use crate::dirs::for_each;
 use crate::key::BucketKey;
-use crate::scratch::{self, Scratch};
+use crate::process_dir::ProcessDir;
 
 /// For this long after a directory was replaced, an object that is not there may still be on
 /// its way: somebody restores the directory from a copy.
@@ -34,7 +35,7 @@ const SAFE_NAME_BYTES: usize = 143;
 pub(super) struct Root {
     /// Made when the first copy needs it; the last process to use it removes it. Dropped
     /// before the directory is closed.
-    tmp: Mutex<Option<Arc<Scratch>>>,
+    tmp: Mutex<Option<Arc<ProcessDir>>>,
     path: PathBuf,
     dir: OwnedFd,
     pub(super) id: Id,
@@ -144,7 +145,7 @@ impl Root {
     }
 
     /// The directory that objects are copied to before they are renamed into place.
-    pub(super) fn tmp(&self) -> io::Result<Arc<Scratch>> {
+    pub(super) fn tmp(&self) -> io::Result<Arc<ProcessDir>> {
         let mut tmp = self.tmp.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(tmp) = &*tmp
             && tmp.is_there()
@@ -199,18 +200,18 @@ impl AsFd for Root {
 
 /// Makes a directory for copies in `dir`, which is at `path`. It is made by way of the open
 /// directory: one that is gone by now must not come into being again.
-pub(super) fn claim(dir: impl AsFd, path: &Path) -> io::Result<Scratch> {
+pub(super) fn claim(dir: impl AsFd, path: &Path) -> io::Result<ProcessDir> {
     match mkdirat(dir, TMP, Mode::from_raw_mode(0o777)) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(error) => return Err(error.into()),
     }
-    Scratch::claim_and_tidy(&path.join(TMP))
+    ProcessDir::claim_and_tidy(&path.join(TMP))
 }
 
 /// True when a directory holds anything that is neither ours nor of its file system.
 fn has_objects(dir: &OwnedFd) -> Result<bool, Errno> {
     let mut found = false;
-    let listed = scratch::for_each(dir.as_fd(), |name, _| {
+    let listed = for_each(dir.as_fd(), |name, _| {
         found = ![TMP.as_bytes(), b"lost+found"].contains(&name.to_bytes());
         // The first one is enough.
         if found { Err(Errno::CANCELED) } else { Ok(()) }
