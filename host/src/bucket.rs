@@ -5,14 +5,14 @@
 //! crate, and `bucket/cloud.rs` makes those that are somewhere else.
 
 mod address;
+mod checksums;
 mod cloud;
 mod dir;
 mod encoding;
-mod explain;
 mod listing;
 mod object;
 mod outgoing;
-mod sums;
+mod service_error;
 #[cfg(test)]
 pub(crate) mod tests;
 mod transport;

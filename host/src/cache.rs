@@ -13,14 +13,14 @@
 //! file that this process did not write is read and checked before its first use.
 
 mod blobs;
+mod capacity;
 mod check;
+mod directories;
+mod download;
 mod error;
-mod flight;
 mod index;
 mod place;
-mod places;
-mod room;
-mod store;
+mod single_flight;
 #[cfg(test)]
 mod tests;
 mod verified;
@@ -35,11 +35,11 @@ use std::time::{Duration, Instant};
 use moka::policy::EvictionPolicy;
 use tokio::sync::SemaphorePermit;
 
-use self::blobs::{Blobs, Look};
-use self::flight::Flights;
+use self::blobs::{Blobs, Lookup};
+use self::capacity::{Capacity, Pin};
+use self::directories::Directories;
 use self::index::Index;
-use self::places::Places;
-use self::room::{Pin, Room};
+use self::single_flight::SingleFlight;
 use crate::ahead::Ahead;
 use crate::blocking::{SMALL, blocking};
 use crate::bucket::{Bucket, BucketError, Object, Opened, Version};
@@ -91,17 +91,17 @@ pub struct Cache(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     options: CacheOptions,
-    places: Arc<Places>,
+    directories: Arc<Directories>,
     blobs: Arc<Blobs>,
     index: Arc<Index>,
-    room: Room,
-    known: moka::future::Cache<Source, Known>,
+    capacity: Capacity,
+    known: moka::future::Cache<ObjectId, KnownVersion>,
     /// Downloads of one version.
-    downloads: Flights<(Source, Version), Result<Blob, CacheError>>,
+    downloads: SingleFlight<(ObjectId, Version), Result<Blob, CacheError>>,
     /// Looks at whatever version is there, with the download they lead to.
-    looks: Flights<Source, Result<(Blob, Instant), CacheError>>,
+    looks: SingleFlight<ObjectId, Result<(Blob, Instant), CacheError>>,
     /// First readings of blobs that another process stored.
-    readings: Flights<Digest, Result<bool, CacheError>>,
+    readings: SingleFlight<Digest, Result<bool, CacheError>>,
     tmp_names: AtomicU64,
     /// The index could not be written the last time.
     index_failed: AtomicBool,
@@ -109,21 +109,21 @@ struct Inner {
 
 /// An object of a bucket.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Source {
+struct ObjectId {
     bucket: String,
     key: BucketKey,
 }
 
 /// What is known of an object.
 #[derive(Debug, Clone)]
-struct Known {
+struct KnownVersion {
     version: Version,
     digest: Digest,
     /// When the bucket was asked that last said so, if this process asked.
     looked: Option<Instant>,
 }
 
-impl Known {
+impl KnownVersion {
     fn is_fresh(&self, freshness: Duration) -> bool {
         self.looked.is_some_and(|looked| looked.elapsed() < freshness)
     }
@@ -149,13 +149,13 @@ impl Cache {
     /// When the host can't create files in it, or when somebody else owns it or may write to it.
     pub fn open(options: CacheOptions) -> Result<Self, CacheError> {
         let open = || {
-            let places = Arc::new(Places::open(&options.dir)?);
-            let blobs = Arc::new(Blobs::new(places.clone()));
+            let directories = Arc::new(Directories::open(&options.dir)?);
+            let blobs = Arc::new(Blobs::new(directories.clone()));
             let index = Arc::new(Index::new(options.dir.join("index")));
-            let room = Room::new(options.max_bytes, &blobs, index.clone())?;
-            Ok((places, blobs, index, room))
+            let capacity = Capacity::new(options.max_bytes, &blobs, index.clone())?;
+            Ok((directories, blobs, index, capacity))
         };
-        let (places, blobs, index, room) =
+        let (directories, blobs, index, capacity) =
             open().map_err(|error| CacheError::local(&options.dir, "opening it", error))?;
         let known = moka::future::Cache::builder()
             .max_capacity(REMEMBERED)
@@ -163,14 +163,14 @@ impl Cache {
             .build();
         Ok(Self(Arc::new(Inner {
             options,
-            places,
+            directories,
             blobs,
             index,
-            room,
+            capacity,
             known,
-            downloads: Flights::default(),
-            looks: Flights::default(),
-            readings: Flights::default(),
+            downloads: SingleFlight::default(),
+            looks: SingleFlight::default(),
+            readings: SingleFlight::default(),
             tmp_names: AtomicU64::new(0),
             index_failed: AtomicBool::new(false),
         })))
@@ -244,7 +244,7 @@ impl Cache {
         if bucket.is_local() {
             return Ok(bucket.head(key).await?);
         }
-        let source = Source::new(bucket, key);
+        let source = ObjectId::new(bucket, key);
         let known = self.known(&source).await;
         if let Some(known) = &known
             && known.is_fresh(freshness)
@@ -254,7 +254,7 @@ impl Cache {
         let asked = Instant::now();
         let version = bucket.head(key).await?;
         if let Some(known) = known.filter(|known| known.version == version) {
-            self.0.known.insert(source, Known { looked: Some(asked), ..known }).await;
+            self.0.known.insert(source, KnownVersion { looked: Some(asked), ..known }).await;
         }
         Ok(version)
     }
@@ -270,11 +270,11 @@ impl Cache {
         key: &BucketKey,
         version: Version,
     ) -> Result<Blob, CacheError> {
-        let source = Source::new(bucket, key);
+        let source = ObjectId::new(bucket, key);
         if let Some(blob) = self.held(bucket, &source, &version).await? {
             return Ok(blob);
         }
-        self.fly(bucket, &source, version, None).await
+        self.download_once(bucket, &source, version, None).await
     }
 
     /// One request at the most, however many ask at the same time. The permit is there if the
@@ -286,7 +286,7 @@ impl Cache {
         freshness: Duration,
         ahead: Option<&'a Ahead>,
     ) -> Result<(Blob, Option<SemaphorePermit<'a>>), CacheError> {
-        let source = Source::new(bucket, key);
+        let source = ObjectId::new(bucket, key);
         let asked = Instant::now();
         loop {
             if let Some(known) = self.known(&source).await
@@ -318,7 +318,7 @@ impl Cache {
     async fn look_now<'a>(
         &self,
         bucket: &dyn Bucket,
-        source: &Source,
+        source: &ObjectId,
         ahead: Option<&'a Ahead>,
         permit: &mut Option<SemaphorePermit<'a>>,
     ) -> Result<Blob, CacheError> {
@@ -330,7 +330,7 @@ impl Cache {
         let known = held.as_ref().map(|(known, _)| &known.version);
         match (bucket.open(&source.key, known).await?, held) {
             (Opened::Unchanged, Some((known, blob))) => {
-                self.0.known.insert(source.clone(), Known { looked, ..known }).await;
+                self.0.known.insert(source.clone(), KnownVersion { looked, ..known }).await;
                 Ok(blob)
             }
             (Opened::Unchanged, None) => {
@@ -349,47 +349,48 @@ impl Cache {
                         *permit = Some(ahead.take(version.size).await);
                     }
                 }
-                self.fly(bucket, source, version, object).await
+                self.download_once(bucket, source, version, object).await
             }
         }
     }
 
     /// Downloads one version, or waits for somebody else who does. Takes the bytes of the
     /// object that is open, if one is given.
-    async fn fly(
+    async fn download_once(
         &self,
         bucket: &dyn Bucket,
-        source: &Source,
+        source: &ObjectId,
         version: Version,
         object: Option<Box<dyn Object>>,
     ) -> Result<Blob, CacheError> {
-        let flight = || async {
+        let single_flight = || async {
             // Another may have landed since this one looked.
             match self.held(bucket, source, &version).await? {
                 Some(blob) => Ok(blob),
                 None => self.download(bucket, source, version.size, object).await,
             }
         };
-        let (blob, led) = self.0.downloads.run((source.clone(), version.clone()), flight).await;
+        let (blob, led) =
+            self.0.downloads.run((source.clone(), version.clone()), single_flight).await;
         let mut blob = blob?;
         blob.hit |= !led;
         Ok(blob)
     }
 
     /// What is known of an object, from this process or one before.
-    async fn known(&self, source: &Source) -> Option<Known> {
+    async fn known(&self, source: &ObjectId) -> Option<KnownVersion> {
         if let Some(known) = self.0.known.get(source).await {
             return Some(known);
         }
         let (version, digest) = self.0.index.get(source)?;
-        Some(Known { version, digest, looked: None })
+        Some(KnownVersion { version, digest, looked: None })
     }
 
     /// The blob of this version, if it is known and there.
     async fn held(
         &self,
         bucket: &dyn Bucket,
-        source: &Source,
+        source: &ObjectId,
         version: &Version,
     ) -> Result<Option<Blob>, CacheError> {
         let known = if bucket.is_local() {
@@ -404,15 +405,15 @@ impl Cache {
     }
 
     /// The blob, if it still is there and whole.
-    async fn there(&self, known: &Known) -> Result<Option<Blob>, CacheError> {
+    async fn there(&self, known: &KnownVersion) -> Result<Option<Blob>, CacheError> {
         let (digest, size) = (known.digest, known.version.size);
         // Pinned first, so that it is not removed between the look and the use.
         let blob = self.blob(digest, size, true);
         let look = self.0.blobs.look(&digest, size);
         let is_whole = match look.map_err(|error| self.local("looking up a blob", error))? {
-            Look::Gone => false,
-            Look::Verified => true,
-            Look::Unread => self.0.readings.run(digest, || self.verify(digest, size)).await.0?,
+            Lookup::Gone => false,
+            Lookup::Verified => true,
+            Lookup::Unread => self.0.readings.run(digest, || self.verify(digest, size)).await.0?,
         };
         Ok(is_whole.then_some(blob))
     }
@@ -426,7 +427,7 @@ impl Cache {
     }
 
     fn blob(&self, digest: Digest, size: u64, hit: bool) -> Blob {
-        Blob { digest, size, hit, _pin: Arc::new(self.0.room.pin(digest)) }
+        Blob { digest, size, hit, _pin: Arc::new(self.0.capacity.pin(digest)) }
     }
 
     /// A blob, open for reading.
@@ -459,7 +460,7 @@ impl Cache {
     }
 }
 
-impl Source {
+impl ObjectId {
     fn new(bucket: &dyn Bucket, key: &BucketKey) -> Self {
         Self { bucket: bucket.to_string(), key: key.clone() }
     }

@@ -5,11 +5,11 @@
 //! The directory is its owner's: links in it are followed, so that a data set may be on
 //! another disk. Whoever adds objects while hosts run should rename them into place too.
 
+mod error;
 mod root;
 mod sync;
 #[cfg(test)]
 mod tests;
-mod trouble;
 mod walk;
 
 use std::ffi::OsStr;
@@ -31,9 +31,9 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use self::error::DirError;
 use self::root::{Id, Root};
 use self::sync::{Holder, Unsynced};
-use self::trouble::Trouble;
 use self::walk::Walk;
 use super::outgoing::{Outgoing, Refused};
 use super::{Bucket, BucketError, Listed, Object, Opened, Version};
@@ -103,7 +103,7 @@ impl DirBucket {
                 return Err(BucketError::invalid(&shown, problem));
             }
             Err(error) => {
-                let error = Trouble::at(&path, error);
+                let error = DirError::at(&path, error);
                 return Err(BucketError::unavailable(&shown, "opening", &"", error));
             }
         };
@@ -134,7 +134,7 @@ impl DirBucket {
     }
 
     /// The directory that the path leads to now.
-    fn root(&self) -> Result<Arc<Root>, Trouble> {
+    fn root(&self) -> Result<Arc<Root>, DirError> {
         let known = self.0.root.read().unwrap_or_else(PoisonError::into_inner).clone();
         let now = known.now()?;
         if Arc::ptr_eq(&known, &now) {
@@ -210,7 +210,7 @@ impl DirBucket {
         if root.is_being_restored() {
             let text = "there is no such object; the directory was replaced a moment ago and may \
                         not be complete yet";
-            let error = Trouble::because(text, Errno::NOENT);
+            let error = DirError::because(text, Errno::NOENT);
             return BucketError::unavailable(self, "reading", key, error);
         }
         BucketError::NotFound { bucket: self.to_string(), key: key.to_string() }
@@ -225,7 +225,7 @@ impl DirBucket {
 
     fn dangling(&self, doing: &'static str, key: &BucketKey, link: &str) -> BucketError {
         let text = format!("the link `{link}` leads to nothing; is its file system mounted?");
-        BucketError::unavailable(self, doing, key, Trouble::because(text, Errno::NOENT))
+        BucketError::unavailable(self, doing, key, DirError::because(text, Errno::NOENT))
     }
 
     fn unavailable(
@@ -235,7 +235,7 @@ impl DirBucket {
         error: impl Into<io::Error>,
     ) -> BucketError {
         let dir = self.0.path.join(key.parent().unwrap_or_default());
-        BucketError::unavailable(self, doing, key, Trouble::at(&dir, error))
+        BucketError::unavailable(self, doing, key, DirError::at(&dir, error))
     }
 
     fn invalid(&self, key: &BucketKey, problem: &str) -> BucketError {
@@ -282,7 +282,7 @@ impl DirBucket {
             // Reading needs no room.
             Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => {
                 let text = format!("the local copy can't be written: {error}");
-                let error = Trouble::because(text, error);
+                let error = DirError::because(text, error);
                 BucketError::unavailable(self, "reading", key, error)
             }
             _ => self.unavailable("reading", key, error),
@@ -310,7 +310,7 @@ impl DirBucket {
             }
             Refused::Failed(error) => {
                 let text = format!("the file that is to be put can't be read: {error}");
-                let error = Trouble::because(text, error);
+                let error = DirError::because(text, error);
                 BucketError::unavailable(self, "writing", key, error)
             }
         }
@@ -678,7 +678,7 @@ impl Bucket for DirBucket {
 
     async fn sync(&self) -> Result<(), BucketError> {
         self.0.unsynced.sync().await.map_err(|error| {
-            BucketError::unavailable(self, "syncing", ".", Trouble::at(&self.0.path, error))
+            BucketError::unavailable(self, "syncing", ".", DirError::at(&self.0.path, error))
         })
     }
 

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use flate2::Compression;
 use flate2::write::{GzEncoder, MultiGzDecoder};
 
-use super::sums::{Running, Sums};
+use super::checksums::{Checksums, RunningChecksum};
 
 /// The longest name of an encoding that an error shows, in bytes.
 const SHOWN: usize = 40;
 
 /// How the content of an object is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) enum Coding {
+pub(super) enum ContentEncoding {
     /// As it is.
     #[default]
     Plain,
@@ -25,7 +25,7 @@ pub(super) enum Coding {
     Other(String),
 }
 
-impl Coding {
+impl ContentEncoding {
     /// What a `Content-Encoding` header says. `aws-chunked` is how some clients uploaded an
     /// object, and says nothing of what is stored.
     pub(super) fn of_header(value: &str) -> Self {
@@ -42,17 +42,17 @@ impl Coding {
 
 /// Why decoding can't go on.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(super) enum DecodeError {
     /// The local disk failed.
     Disk(io::Error),
     /// More comes out than may.
     TooLarge,
 }
 
-/// Decodes the bytes of an object in order, and sums them as they are stored.
+/// Decodes the bytes of an object in order, and checksums them as they are stored.
 pub(super) struct Gunzip {
-    decoder: MultiGzDecoder<Bounded>,
-    sum: Option<Running>,
+    decoder: MultiGzDecoder<BoundedFile>,
+    checksum: Option<RunningChecksum>,
     stored: u64,
     /// Why they are not gzip. The checksum still covers the rest: it may have changed on its way.
     wrong: Option<String>,
@@ -60,17 +60,17 @@ pub(super) struct Gunzip {
 
 impl Gunzip {
     /// Writes what is decoded to `file`, at most `limit` bytes.
-    pub(super) fn new(file: Arc<File>, limit: u64, sums: &Sums) -> Self {
-        let bounded = Bounded { file, at: 0, limit, fault: None };
+    pub(super) fn new(file: Arc<File>, limit: u64, checksums: &Checksums) -> Self {
+        let bounded = BoundedFile { file, at: 0, limit, fault: None };
         let decoder = MultiGzDecoder::new(bounded);
-        Self { decoder, sum: sums.start(), stored: 0, wrong: None }
+        Self { decoder, checksum: checksums.start(), stored: 0, wrong: None }
     }
 
     /// Takes the next bytes.
-    pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+    pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<(), DecodeError> {
         self.stored += bytes.len() as u64;
-        if let Some(sum) = &mut self.sum {
-            sum.update(bytes);
+        if let Some(checksum) = &mut self.checksum {
+            checksum.update(bytes);
         }
         if self.wrong.is_none() {
             let fed = self.decoder.write_all(bytes);
@@ -82,19 +82,19 @@ impl Gunzip {
     /// Writes what is left, and says how many bytes there are. The inner error is that what the
     /// store has is not gzip; that the bytes changed on their way is one of the disk, of the
     /// kind `InvalidData`.
-    pub(super) fn finish(&mut self) -> Result<Result<u64, String>, Fault> {
+    pub(super) fn finish(&mut self) -> Result<Result<u64, String>, DecodeError> {
         // An empty object is empty, whatever its header says.
         if self.wrong.is_none() && self.stored > 0 {
             let done = self.decoder.try_finish();
             self.note(done)?;
         }
-        if let Some(sum) = self.sum.take() {
-            sum.check().map_err(Fault::Disk)?;
+        if let Some(checksum) = self.checksum.take() {
+            checksum.check().map_err(DecodeError::Disk)?;
         }
         Ok(self.wrong.take().map_or(Ok(self.decoder.get_ref().at), Err))
     }
 
-    fn note(&mut self, done: io::Result<()>) -> Result<(), Fault> {
+    fn note(&mut self, done: io::Result<()>) -> Result<(), DecodeError> {
         let Err(error) = done else { return Ok(()) };
         if let Some(fault) = self.decoder.get_mut().fault.take() {
             return Err(fault);
@@ -109,22 +109,22 @@ impl Gunzip {
 
 /// A file that takes so many bytes and no more.
 #[derive(Debug)]
-struct Bounded {
+struct BoundedFile {
     file: Arc<File>,
     at: u64,
     limit: u64,
     /// What the writer could not say by its error.
-    fault: Option<Fault>,
+    fault: Option<DecodeError>,
 }
 
-impl Write for Bounded {
+impl Write for BoundedFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.at + bytes.len() as u64 > self.limit {
-            self.fault = Some(Fault::TooLarge);
+            self.fault = Some(DecodeError::TooLarge);
             return Err(io::Error::other("too large"));
         }
         if let Err(error) = self.file.write_all_at(bytes, self.at) {
-            self.fault = Some(Fault::Disk(error));
+            self.fault = Some(DecodeError::Disk(error));
             return Err(io::Error::other("the disk failed"));
         }
         self.at += bytes.len() as u64;
@@ -181,9 +181,9 @@ mod tests {
 
     const LARGE: u64 = 1 << 30;
 
-    fn decode(stored: &[u8], limit: u64) -> (Result<Result<u64, String>, Fault>, Vec<u8>) {
+    fn decode(stored: &[u8], limit: u64) -> (Result<Result<u64, String>, DecodeError>, Vec<u8>) {
         let file = Arc::new(tempfile::tempfile().unwrap());
-        let mut gunzip = Gunzip::new(file.clone(), limit, &Sums::default());
+        let mut gunzip = Gunzip::new(file.clone(), limit, &Checksums::default());
         let mut fed = Ok(());
         // Members and headers are cut everywhere.
         for chunk in stored.chunks(7) {
@@ -199,16 +199,16 @@ mod tests {
     #[test]
     fn what_a_header_says_is_understood() {
         for (header, want) in [
-            ("", Coding::Plain),
-            ("identity", Coding::Plain),
-            ("aws-chunked", Coding::Plain),
-            ("gzip", Coding::Gzip),
-            ("GZIP,aws-chunked", Coding::Gzip),
-            ("x-gzip", Coding::Gzip),
-            ("br", Coding::Other("br".into())),
-            ("gzip, gzip", Coding::Other("gzip, gzip".into())),
+            ("", ContentEncoding::Plain),
+            ("identity", ContentEncoding::Plain),
+            ("aws-chunked", ContentEncoding::Plain),
+            ("gzip", ContentEncoding::Gzip),
+            ("GZIP,aws-chunked", ContentEncoding::Gzip),
+            ("x-gzip", ContentEncoding::Gzip),
+            ("br", ContentEncoding::Other("br".into())),
+            ("gzip, gzip", ContentEncoding::Other("gzip, gzip".into())),
         ] {
-            assert_eq!(Coding::of_header(header), want, "{header}");
+            assert_eq!(ContentEncoding::of_header(header), want, "{header}");
         }
     }
 
@@ -240,7 +240,7 @@ mod tests {
         let stored = gzip(&vec![0; 10 << 20]).unwrap();
         assert!(stored.len() < 20_000);
         let (done, got) = decode(&stored, 1 << 20);
-        assert!(matches!(done, Err(Fault::TooLarge)));
+        assert!(matches!(done, Err(DecodeError::TooLarge)));
         assert!(got.len() <= 1 << 20, "{}", got.len());
         assert_eq!(decode(&stored, 10 << 20).0.unwrap(), Ok(10 << 20), "exactly so many may");
     }

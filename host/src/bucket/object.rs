@@ -27,8 +27,8 @@ use self::upload::{no_entity_tag, no_generation};
 use self::version::{facts, version};
 use super::address::{Service, ServiceAddress};
 use super::encoding;
-use super::explain::{self, Trouble};
 use super::outgoing::{Outgoing, Refused};
+use super::service_error::{self, FailureKind};
 use super::transport::HeadRefused;
 use super::{Access, Bucket, BucketError, Listed, Opened, StoredEncoding, Version};
 use crate::blocking::blocking;
@@ -158,7 +158,7 @@ impl ObjectBucket {
         key: &(impl fmt::Display + ?Sized),
         error: object_store::Error,
     ) -> BucketError {
-        explain::failed(&self.0.address, self, doing, key, error)
+        service_error::bucket_error(&self.0.address, self, doing, key, error)
     }
 
     fn refused(&self, key: &BucketKey, file: &BucketKey, why: Refused) -> BucketError {
@@ -209,7 +209,9 @@ impl Bucket for ObjectBucket {
                         return Ok(version(&got.meta, &facts, self.0.stored_encoding));
                     }
                 }
-                Err(error) if explain::find::<HeadRefused>(&error).is_some() => is_refused = true,
+                Err(error) if service_error::find::<HeadRefused>(&error).is_some() => {
+                    is_refused = true
+                }
                 Err(error) => return Err(self.failed("reading", key, error)),
             }
         }
@@ -307,7 +309,9 @@ impl Bucket for ObjectBucket {
             Service::Azure => self.try_put_unmet(key, no_entity_tag()).await,
             Service::Google => match self.try_upload(key).await {
                 // Uploads in parts need permissions of their own.
-                Err(BucketError::Unavailable { source, .. }) if explain::is_denied(&*source) => {
+                Err(BucketError::Unavailable { source, .. })
+                    if service_error::is_denied(&*source) =>
+                {
                     self.try_put_unmet(key, no_generation()).await
                 }
                 tried => tried,
@@ -340,15 +344,15 @@ impl Bucket for ObjectBucket {
                 }
             }
         };
-        let trouble = Trouble::of(&error);
-        let text = explain::explain(address, "listing", trouble, &error);
-        match trouble {
+        let kind = FailureKind::of(&error);
+        let text = service_error::describe(address, "listing", kind, &error);
+        match kind {
             // Any answer of a web server will do: its root may well be nothing to see.
-            Trouble::NoServer | Trouble::NoConnection | Trouble::NoAnswer => {
+            FailureKind::NoServer | FailureKind::NoConnection | FailureKind::NoAnswer => {
                 Err(BucketError::invalid(self, text))
             }
             _ if address.service == Service::Http => Ok(()),
-            Trouble::Denied => {
+            FailureKind::Denied => {
                 if !self.0.warned.swap(true, Ordering::Relaxed) {
                     tracing::warn!(
                         "{self}: {text}; tasks may work all the same, if objects can be read"
@@ -356,10 +360,11 @@ impl Bucket for ObjectBucket {
                 }
                 Ok(())
             }
-            Trouble::Throttled => Err(BucketError::unavailable(self, "opening", "", text)),
+            FailureKind::Throttled => Err(BucketError::unavailable(self, "opening", "", text)),
             // The listing of a bucket is there whenever the bucket is.
-            Trouble::NoObject => {
-                let text = explain::explain(address, "listing", Trouble::NoBucket, &error);
+            FailureKind::NoObject => {
+                let text =
+                    service_error::describe(address, "listing", FailureKind::NoBucket, &error);
                 Err(BucketError::invalid(self, text))
             }
             _ => Err(BucketError::invalid(self, text)),

@@ -14,9 +14,9 @@ use object_store::{BackoffConfig, ClientOptions, HeaderValue, RetryConfig};
 
 use super::StoredEncoding;
 use super::address::{Service, ServiceAddress};
-use super::encoding::Coding;
+use super::checksums::Checksums;
+use super::encoding::ContentEncoding;
 use super::listing::{self, Skipped};
-use super::sums::Sums;
 
 /// The slowest line that an upload is expected to have, in bytes a second.
 const SLOWEST_UPLOAD: u64 = 32 * 1024;
@@ -117,14 +117,14 @@ impl Transport {
 impl HttpConnector for Transport {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         let client = ReqwestConnector::default().connect(options)?;
-        Ok(HttpClient::new(Timed { client, transport: self.clone() }))
+        Ok(HttpClient::new(TimedClient { client, transport: self.clone() }))
     }
 }
 
 /// A client that doesn't wait forever for an answer to begin, and that makes answers
 /// acceptable to the stores.
 #[derive(Debug)]
-struct Timed {
+struct TimedClient {
     client: HttpClient,
     transport: Transport,
 }
@@ -135,26 +135,26 @@ pub(super) struct ForObject;
 
 /// What the headers of an answer said, among its extensions.
 #[derive(Debug, Clone)]
-pub(super) struct Facts {
+pub(super) struct ResponseFacts {
     /// The checksums of the whole object, as it is stored.
-    pub(super) sums: Sums,
+    pub(super) checksums: Checksums,
     /// The server says that it can be asked for a range.
     pub(super) has_ranges: bool,
     /// How the object is stored.
-    pub(super) coding: Coding,
+    pub(super) encoding: ContentEncoding,
     /// The server says how many bytes come.
     pub(super) has_length: bool,
     /// The entity tag, where it was taken from the store's client.
     pub(super) tag: Option<String>,
 }
 
-impl Default for Facts {
+impl Default for ResponseFacts {
     /// Of a store that speaks no HTTP.
     fn default() -> Self {
         Self {
-            sums: Sums::default(),
+            checksums: Checksums::default(),
             has_ranges: false,
-            coding: Coding::Plain,
+            encoding: ContentEncoding::Plain,
             has_length: true,
             tag: None,
         }
@@ -162,7 +162,7 @@ impl Default for Facts {
 }
 
 #[async_trait]
-impl HttpService for Timed {
+impl HttpService for TimedClient {
     async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let Transport { service, idle, accepted, skipped } = &self.transport;
         let host = request.uri().authority().map(ToString::to_string).unwrap_or_default();
@@ -178,8 +178,8 @@ impl HttpService for Timed {
         let answer = tokio::time::timeout(limit, self.client.execute(request)).await;
         let answer =
             answer.unwrap_or_else(|_| Err(HttpError::new(HttpErrorKind::Timeout, NoAnswer(limit))));
-        let mut answer =
-            answer.map_err(|source| HttpError::new(source.kind(), Reaching { host, source }))?;
+        let mut answer = answer
+            .map_err(|source| HttpError::new(source.kind(), RequestError { host, source }))?;
         if is_head && *service == Service::Http && refuses_head(answer.status().as_u16()) {
             return Err(HttpError::new(HttpErrorKind::Unknown, HeadRefused));
         }
@@ -187,10 +187,12 @@ impl HttpService for Timed {
             return prune(*service, answer, skipped).await;
         }
         let header = |name: &str| answer.headers().get(name)?.to_str().ok();
-        let mut facts = Facts {
-            sums: Sums::of_headers(header),
+        let mut facts = ResponseFacts {
+            checksums: Checksums::of_headers(header),
             has_ranges: header("accept-ranges") == Some("bytes"),
-            coding: header("content-encoding").map(Coding::of_header).unwrap_or_default(),
+            encoding: header("content-encoding")
+                .map(ContentEncoding::of_header)
+                .unwrap_or_default(),
             has_length: header("content-length").is_some(),
             tag: None,
         };
@@ -232,7 +234,7 @@ struct NoAnswer(Duration);
 /// A failure on the way to a server.
 #[derive(Debug, thiserror::Error)]
 #[error("{host}: {source}")]
-pub(super) struct Reaching {
+pub(super) struct RequestError {
     /// The name of the server, with its port if one is given.
     pub(super) host: String,
     source: HttpError,

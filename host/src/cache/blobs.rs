@@ -13,7 +13,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::places::{Open, Places};
+use super::directories::{Directories, OpenDirs};
 use super::verified::{Stamp, Verified};
 use crate::digest::Digest;
 use crate::dirs::{for_each, open_dir};
@@ -27,14 +27,14 @@ const TRIES: usize = 5;
 
 #[derive(Debug)]
 pub(super) struct Blobs {
-    places: Arc<Places>,
+    directories: Arc<Directories>,
     us: Us,
     verified: Verified,
 }
 
 /// What a scan sees of a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Seen {
+pub(super) struct ScannedBlob {
     /// When it was last used: seconds and nanoseconds since 1970.
     pub(super) used: (i64, u64),
     pub(super) digest: Digest,
@@ -44,7 +44,7 @@ pub(super) struct Seen {
 
 /// What is in the place of a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Look {
+pub(super) enum Lookup {
     /// Nothing that can be used.
     Gone,
     /// A file of the right size that this process has not read yet.
@@ -59,25 +59,25 @@ pub(super) fn cost(size: u64) -> u64 {
 }
 
 impl Blobs {
-    pub(super) fn new(places: Arc<Places>) -> Self {
-        Self { places, us: Us::now(), verified: Verified::default() }
+    pub(super) fn new(directories: Arc<Directories>) -> Self {
+        Self { directories, us: Us::now(), verified: Verified::default() }
     }
 
     /// Looks for a blob, and notes that it is used. A file of the wrong size is removed.
-    pub(super) fn look(&self, digest: &Digest, size: u64) -> io::Result<Look> {
+    pub(super) fn look(&self, digest: &Digest, size: u64) -> io::Result<Lookup> {
         let path = path(digest);
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         let found =
-            self.places.with(|open| Ok((open.clone(), statat(&open.blobs, &*path, flags)?)));
+            self.directories.with(|open| Ok((open.clone(), statat(&open.blobs, &*path, flags)?)));
         let (open, stat) = match found {
             Ok(found) => found,
-            Err(error) if is_absent(&error) => return Ok(Look::Gone),
+            Err(error) if is_absent(&error) => return Ok(Lookup::Gone),
             Err(error) => return Err(error),
         };
         let stamp = Stamp::of(&stat);
         if let Some(flaw) = self.flaw(&stat, size) {
             self.discard(digest, &stamp, flaw);
-            return Ok(Look::Gone);
+            return Ok(Lookup::Gone);
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
         if now.saturating_sub(u64::try_from(stat.st_atime).unwrap_or(0)) > TOUCH_SECONDS {
@@ -89,7 +89,7 @@ impl Blobs {
             let _ = utimensat(&open.blobs, &*path, &times, flags);
         }
         let is_verified = self.verified.has(digest, &stamp);
-        Ok(if is_verified { Look::Verified } else { Look::Unread })
+        Ok(if is_verified { Lookup::Verified } else { Lookup::Unread })
     }
 
     /// Reads a blob. One whose bytes are not those of its name, or can't be read, is removed,
@@ -122,7 +122,7 @@ impl Blobs {
         into: impl AsFd,
         name: &str,
     ) -> Result<bool, Errno> {
-        let open = self.places.get();
+        let open = self.directories.get();
         match linkat(&open.blobs, path(digest), &into, name, AtFlags::empty()) {
             // Either name may be what is missing: the caller knows its own.
             Err(Errno::NOENT | Errno::STALE) if self.is_gone(digest) => return Ok(false),
@@ -136,7 +136,7 @@ impl Blobs {
     }
 
     pub(super) fn is_gone(&self, digest: &Digest) -> bool {
-        let open = self.places.get();
+        let open = self.directories.get();
         let stat = statat(&open.blobs, path(digest), AtFlags::SYMLINK_NOFOLLOW);
         stat.is_err_and(|error| matches!(error, Errno::NOENT | Errno::NOTDIR | Errno::STALE))
     }
@@ -145,7 +145,7 @@ impl Blobs {
     pub(super) fn read(&self, digest: &Digest, size: u64) -> io::Result<Option<File>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let path = path(digest);
-        let open = self.places.with(|open| openat(&open.blobs, &*path, flags, Mode::empty()));
+        let open = self.directories.with(|open| openat(&open.blobs, &*path, flags, Mode::empty()));
         let file = match open {
             Ok(file) => File::from(file),
             Err(error) if is_absent(&error) => return Ok(None),
@@ -177,7 +177,7 @@ impl Blobs {
     /// to be right.
     pub(super) fn add(
         &self,
-        open: &Open,
+        open: &OpenDirs,
         name: &str,
         digest: Digest,
         stamp: &Stamp,
@@ -222,7 +222,7 @@ impl Blobs {
 
     /// Removes a blob that was seen to be damaged, unless another host has replaced it since.
     pub(super) fn discard(&self, digest: &Digest, seen: &Stamp, why: &str) {
-        let (open, path) = (self.places.get(), path(digest));
+        let (open, path) = (self.directories.get(), path(digest));
         match statat(&open.blobs, &*path, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) if Stamp::of(&stat) == *seen => {}
             _ => return,
@@ -238,8 +238,8 @@ impl Blobs {
     }
 
     /// Removes a blob that nobody has used since it was seen. True when it is gone.
-    pub(super) fn remove_unused(&self, seen: &Seen) -> bool {
-        let (open, path) = (self.places.get(), path(&seen.digest));
+    pub(super) fn remove_unused(&self, seen: &ScannedBlob) -> bool {
+        let (open, path) = (self.directories.get(), path(&seen.digest));
         match statat(&open.blobs, &*path, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) if stat.st_nlink == 1 && used(&stat) == seen.used => {
                 unlinkat(&open.blobs, path, AtFlags::empty()).is_ok()
@@ -251,19 +251,19 @@ impl Blobs {
 
     /// The directory, open.
     pub(super) fn dir(&self) -> Arc<OwnedFd> {
-        self.places.get().blobs.clone()
+        self.directories.get().blobs.clone()
     }
 
     /// The same, after a look whether it still is the one at its path.
     pub(super) fn current_dir(&self) -> io::Result<Arc<OwnedFd>> {
-        self.places.renew(&self.places.get())?;
+        self.directories.renew(&self.directories.get())?;
         Ok(self.dir())
     }
 }
 
 /// Calls `each` for every blob below a directory. Removes nothing, and skips what is not a
 /// blob.
-pub(super) fn scan(blobs: impl AsFd, mut each: impl FnMut(Seen)) -> io::Result<()> {
+pub(super) fn scan(blobs: impl AsFd, mut each: impl FnMut(ScannedBlob)) -> io::Result<()> {
     // Its own description, since another scan may be reading the directory.
     let top = open_dir(&blobs, ".")?;
     for_each(top.as_fd(), |shard, _| {
@@ -277,7 +277,7 @@ pub(super) fn scan(blobs: impl AsFd, mut each: impl FnMut(Seen)) -> io::Result<(
             let stat = statat(&shard, name, AtFlags::SYMLINK_NOFOLLOW);
             if let (Some(digest), Ok(stat)) = (digest, stat) {
                 let cost = cost(u64::try_from(stat.st_size).unwrap_or(0));
-                each(Seen { used: used(&stat), digest, cost });
+                each(ScannedBlob { used: used(&stat), digest, cost });
             }
             Ok(())
         })
@@ -286,7 +286,7 @@ pub(super) fn scan(blobs: impl AsFd, mut each: impl FnMut(Seen)) -> io::Result<(
 }
 
 /// Makes the directory of a blob, also where something else is in its place.
-fn make_shard(open: &Open, shard: &str) -> Result<(), Errno> {
+fn make_shard(open: &OpenDirs, shard: &str) -> Result<(), Errno> {
     let make = || mkdirat(&open.blobs, shard, Mode::RWXU);
     let is_dir = || {
         statat(&open.blobs, shard, AtFlags::SYMLINK_NOFOLLOW)
@@ -308,7 +308,7 @@ fn make_shard(open: &Open, shard: &str) -> Result<(), Errno> {
 }
 
 /// Removes a directory that is in the place of a blob.
-fn move_away(open: &Open, path: &str) -> Result<(), Errno> {
+fn move_away(open: &OpenDirs, path: &str) -> Result<(), Errno> {
     let name = format!("misplaced-{}", uuid::Uuid::new_v4());
     renameat(&open.blobs, path, open.tmp.dir(), &*name)?;
     // What stays goes with the directory of this process.

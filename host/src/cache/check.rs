@@ -9,8 +9,8 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, openat, statat, un
 use rustix::io::Errno;
 
 use super::blobs::path;
+use super::download::PROBE;
 use super::index::Index;
-use super::store::PROBE;
 use super::verified::Stamp;
 use super::{CacheError, PARTS};
 use crate::digest::Digest;

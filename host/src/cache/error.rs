@@ -27,7 +27,7 @@ pub enum CacheError {
         /// The blob.
         digest: Digest,
     },
-    /// The disk of the cache is full though blobs were removed to make room.
+    /// The disk of the cache is full though blobs were removed to make capacity.
     #[error(
         "cache {}: no space left for {needed}: its limit is {limit}, its blobs take {used}, and \
          {free} are free on its disk; free some space, or set a smaller limit",

@@ -10,8 +10,8 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, renameat, unlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::Source;
-use super::places::{Open, create};
+use super::ObjectId;
+use super::directories::{OpenDirs, create};
 use crate::bucket::Version;
 use crate::digest::Digest;
 use crate::ownership::{self, Us};
@@ -42,7 +42,7 @@ impl Index {
     }
 
     /// The version of the object that was fetched last, and its digest.
-    pub(super) fn get(&self, source: &Source) -> Option<(Version, Digest)> {
+    pub(super) fn get(&self, source: &ObjectId) -> Option<(Version, Digest)> {
         let Entry { bucket, key, tag, size, digest } = read(&self.file(source), self.us)?;
         let same = bucket == source.bucket && key == source.key.as_str();
         same.then_some((Version { tag, size }, digest))
@@ -51,10 +51,10 @@ impl Index {
     /// Remembers a digest. `tmp` is a name that is free in `tmp`.
     pub(super) fn put(
         &self,
-        source: &Source,
+        source: &ObjectId,
         version: &Version,
         digest: Digest,
-        open: &Open,
+        open: &OpenDirs,
         tmp: &str,
     ) -> io::Result<()> {
         let entry = Entry {
@@ -74,7 +74,7 @@ impl Index {
     }
 
     /// Renames an entry into place, with the directory on its way, whatever is there.
-    fn rename(&self, open: &Open, tmp: &str, file: &Path) -> io::Result<()> {
+    fn rename(&self, open: &OpenDirs, tmp: &str, file: &Path) -> io::Result<()> {
         let shard = file.parent().unwrap_or(&self.path);
         for _ in 0..TRIES {
             match renameat(open.tmp.dir(), tmp, CWD, file) {
@@ -109,7 +109,7 @@ impl Index {
         pruned
     }
 
-    fn file(&self, source: &Source) -> PathBuf {
+    fn file(&self, source: &ObjectId) -> PathBuf {
         let name = Digest::of(format!("{}\0{}", source.bucket, source.key).as_bytes()).to_string();
         self.path.join(&name[..2]).join(name)
     }

@@ -9,8 +9,8 @@ use cap_std::fs::Dir;
 use rustix::fs::{AtFlags, Mode, fstat, mkdirat, unlinkat};
 use rustix::io::Errno;
 
+use super::directories::create;
 use super::error::{is_full, is_of_writing};
-use super::places::create;
 use super::{Blob, Cache, CacheError};
 use crate::blocking::{SMALL, blocking};
 use crate::bucket;
@@ -53,7 +53,7 @@ impl Cache {
             && is_full(error)
             && self.is_on_the_disk_of(into)
         {
-            self.0.room.free(blob.size).await;
+            self.0.capacity.free(blob.size).await;
             placed = self.try_place(blob, into, name, sharing).await;
         }
         match placed {
@@ -122,7 +122,7 @@ impl Cache {
     }
 
     fn is_on_the_disk_of(&self, into: &Dir) -> bool {
-        match (fstat(&*self.0.places.get().blobs), fstat(into)) {
+        match (fstat(&*self.0.directories.get().blobs), fstat(into)) {
             (Ok(blobs), Ok(into)) => blobs.st_dev == into.st_dev,
             _ => false,
         }

@@ -20,8 +20,8 @@ use object_store::{HeaderMap, HeaderValue, StaticCredentialProvider};
 use tokio::sync::Mutex;
 
 use super::super::Access;
-use super::super::explain::NO_CREDENTIALS;
 use super::super::object::Stores;
+use super::super::service_error::NO_CREDENTIALS;
 use super::super::transport::{Patience, Transport};
 use super::{client, text};
 use crate::environment::{AwsSecret, Environment};

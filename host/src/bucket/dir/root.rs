@@ -19,7 +19,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::TMP;
-use super::trouble::Trouble;
+use super::error::DirError;
 use crate::dirs::for_each;
 use crate::key::BucketKey;
 use crate::process_dir::ProcessDir;
@@ -102,7 +102,7 @@ impl Root {
     /// # Errors
     /// When there is no directory. Nor is one that is empty while this one was not: it may be
     /// the mount point of a file system that is not mounted.
-    pub(super) fn now(self: &Arc<Self>) -> Result<Arc<Self>, Trouble> {
+    pub(super) fn now(self: &Arc<Self>) -> Result<Arc<Self>, DirError> {
         match Id::of(&self.path) {
             Ok(id) if id == self.id => return Ok(self.clone()),
             Ok(_) => {}
@@ -115,22 +115,23 @@ impl Root {
         if self.had_objects.load(Relaxed) && !other.had_objects.load(Relaxed) {
             let text = "the directory was replaced by an empty one; is its file system mounted? \
                         If it is to be empty, restart the host";
-            return Err(Trouble::because(text, Errno::STALE));
+            return Err(DirError::because(text, Errno::STALE));
         }
         other.replaced = Some(Instant::now());
         Ok(Arc::new(other))
     }
 
-    fn gone(&self, errno: Errno) -> Trouble {
+    fn gone(&self, errno: Errno) -> DirError {
         match errno {
-            Errno::NOENT => Trouble::because(
+            Errno::NOENT => DirError::because(
                 "the directory is gone; put it back, or mount its file system",
                 errno,
             ),
-            Errno::NOTDIR => {
-                Trouble::because("the directory was replaced by something else; put it back", errno)
-            }
-            errno => Trouble::at(&self.path, errno),
+            Errno::NOTDIR => DirError::because(
+                "the directory was replaced by something else; put it back",
+                errno,
+            ),
+            errno => DirError::at(&self.path, errno),
         }
     }
 

@@ -14,8 +14,8 @@ use futures_util::stream::{BoxStream, FuturesUnordered, StreamExt};
 use object_store::{GetOptions, GetRange, GetResult, ObjectStore};
 use parking_lot::Mutex;
 
-use super::super::encoding::{Coding, Fault, Gunzip};
-use super::super::transport::{Facts, ForObject};
+use super::super::encoding::{ContentEncoding, DecodeError, Gunzip};
+use super::super::transport::{ForObject, ResponseFacts};
 use super::super::{BucketError, Object, Opened, StoredEncoding, Version};
 use super::ObjectBucket;
 use super::version::{Tag, facts, is_ours, is_same, version};
@@ -40,22 +40,25 @@ const DECODED_HERE: usize = 16 * 1024;
 type Body = BoxStream<'static, object_store::Result<Bytes>>;
 
 /// An object whose headers have come.
-pub(super) struct Coming {
+pub(super) struct RemoteObject {
     bucket: ObjectBucket,
     key: BucketKey,
     version: Version,
-    facts: Facts,
+    facts: ResponseFacts,
     body: Body,
 }
 
-impl fmt::Debug for Coming {
+impl fmt::Debug for RemoteObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Coming").field("key", &self.key).field("version", &self.version).finish()
+        f.debug_struct("RemoteObject")
+            .field("key", &self.key)
+            .field("version", &self.version)
+            .finish()
     }
 }
 
 /// Why a part did not come.
-enum Stop {
+enum Stopped {
     /// The object was replaced, or it can't be known whether it was.
     Changed,
     /// The store can't give a part of it.
@@ -63,7 +66,7 @@ enum Stop {
     Failed(BucketError),
 }
 
-impl From<BucketError> for Stop {
+impl From<BucketError> for Stopped {
     fn from(error: BucketError) -> Self {
         Self::Failed(error)
     }
@@ -95,15 +98,15 @@ pub(super) async fn open(
         }
         Err(error) => return Err(bucket.failed("reading", key, error)),
     };
-    let coming = Coming::new(bucket.clone(), key.clone(), got);
+    let object = RemoteObject::new(bucket.clone(), key.clone(), got);
     // Not every server knows conditions.
-    if known == Some(&coming.version) {
+    if known == Some(&object.version) {
         return Ok(Opened::Unchanged);
     }
-    Ok(Opened::Object(Box::new(coming)))
+    Ok(Opened::Object(Box::new(object)))
 }
 
-impl Coming {
+impl RemoteObject {
     fn new(bucket: ObjectBucket, key: BucketKey, got: GetResult) -> Self {
         let facts = facts(&got);
         let version = version(&got.meta, &facts, bucket.stored_encoding());
@@ -111,15 +114,15 @@ impl Coming {
     }
 
     /// The bytes of this version, all of them, or why not.
-    async fn take(self, into: &Arc<File>) -> Result<Version, Stop> {
+    async fn take(self, into: &Arc<File>) -> Result<Version, Stopped> {
         let Self { bucket, key, mut version, facts, body } = self;
-        let target = match (&facts.coding, bucket.stored_encoding()) {
-            (Coding::Plain, _) | (_, StoredEncoding::Keep) => Target::File(into.clone()),
-            (Coding::Gzip, _) => {
-                let gunzip = Gunzip::new(into.clone(), bucket.largest_decoded(), &facts.sums);
+        let target = match (&facts.encoding, bucket.stored_encoding()) {
+            (ContentEncoding::Plain, _) | (_, StoredEncoding::Keep) => Target::File(into.clone()),
+            (ContentEncoding::Gzip, _) => {
+                let gunzip = Gunzip::new(into.clone(), bucket.largest_decoded(), &facts.checksums);
                 Target::Gunzip(Arc::new(Mutex::new(gunzip)))
             }
-            (Coding::Other(name), _) => {
+            (ContentEncoding::Other(name), _) => {
                 let problem = format!(
                     "`{key}` is stored with `Content-Encoding: {name}`, which can't be decoded \
                      here; with --stored-encoding keep, tasks get the bytes as they are stored"
@@ -127,7 +130,7 @@ impl Coming {
                 return Err(BucketError::invalid(&bucket, problem).into());
             }
         };
-        let parts = Parts { bucket: &bucket, key: &key, version: &version, target };
+        let parts = Transfer { bucket: &bucket, key: &key, version: &version, target };
         let has_ranges = bucket.has_ranges() || facts.has_ranges;
         let mut size = version.size;
         if !facts.has_length {
@@ -143,7 +146,7 @@ impl Coming {
 }
 
 #[async_trait]
-impl Object for Coming {
+impl Object for RemoteObject {
     fn version(&self) -> &Version {
         &self.version
     }
@@ -152,17 +155,17 @@ impl Object for Coming {
         let (bucket, key) = (self.bucket.clone(), self.key.clone());
         let unavailable = |error| BucketError::unavailable(&bucket, "reading", &key, error);
         let into = Arc::new(into);
-        let mut coming = *self;
+        let mut object = *self;
         for _ in 0..VERSIONS {
-            match coming.take(&into).await {
+            match object.take(&into).await {
                 Ok(version) => return Ok(version),
-                Err(Stop::Failed(error)) => return Err(error),
-                Err(Stop::Changed | Stop::NoRanges) => {}
+                Err(Stopped::Failed(error)) => return Err(error),
+                Err(Stopped::Changed | Stopped::NoRanges) => {}
             }
             into.set_len(0).map_err(unavailable)?;
             let got = bucket.reads().get_opts(&bucket.path(&key)?, options()).await;
             let got = got.map_err(|error| bucket.failed("reading", &key, error))?;
-            coming = Self::new(bucket.clone(), key.clone(), got);
+            object = Self::new(bucket.clone(), key.clone(), got);
         }
         let problem = "it changed or broke off each time it was read";
         Err(BucketError::unavailable(&bucket, "reading", &key, problem))
@@ -170,7 +173,7 @@ impl Object for Coming {
 }
 
 /// One version of an object on its way into a file.
-struct Parts<'a> {
+struct Transfer<'a> {
     bucket: &'a ObjectBucket,
     key: &'a BucketKey,
     version: &'a Version,
@@ -185,32 +188,37 @@ enum Target {
     Gunzip(Arc<Mutex<Gunzip>>),
 }
 
-impl Parts<'_> {
+impl Transfer<'_> {
     fn is_decoded(&self) -> bool {
         matches!(self.target, Target::Gunzip(_))
     }
 
     /// Takes a body whose length nobody knows. One that breaks off can't be resumed: without
     /// its length, nobody knows what the rest is.
-    async fn take_to_the_end(&self, body: Body) -> Result<u64, Stop> {
+    async fn take_to_the_end(&self, body: Body) -> Result<u64, Stopped> {
         let mut size = 0;
         match self.pump(body, &mut size, None).await? {
             Ok(()) => Ok(size),
             Err(error) => {
                 tracing::debug!("{error}; beginning again");
-                Err(Stop::Changed)
+                Err(Stopped::Changed)
             }
         }
     }
 
     /// Looks whether the bytes are what the store has, and says how many there are in the file.
     /// As many as `size` came.
-    async fn check(&self, facts: Facts, file: &Arc<File>, size: u64) -> Result<u64, BucketError> {
+    async fn check(
+        &self,
+        facts: ResponseFacts,
+        file: &Arc<File>,
+        size: u64,
+    ) -> Result<u64, BucketError> {
         match &self.target {
-            Target::File(_) if facts.sums.is_empty() => Ok(size),
+            Target::File(_) if facts.checksums.is_empty() => Ok(size),
             Target::File(_) => {
                 let file = file.clone();
-                let check = move || facts.sums.check(&file);
+                let check = move || facts.checksums.check(&file);
                 let checked = if size <= SMALL { check() } else { blocking(check).await };
                 checked.map(|()| size).map_err(|error| self.unavailable(error))
             }
@@ -229,10 +237,10 @@ impl Parts<'_> {
         }
     }
 
-    fn fault(&self, fault: Fault) -> BucketError {
+    fn fault(&self, fault: DecodeError) -> BucketError {
         match fault {
-            Fault::Disk(error) => self.unavailable(error),
-            Fault::TooLarge => {
+            DecodeError::Disk(error) => self.unavailable(error),
+            DecodeError::TooLarge => {
                 let most = bytesize::ByteSize(self.bucket.largest_decoded());
                 let problem = format!(
                     "`{}` is stored with `Content-Encoding: gzip` and has more than {most} when \
@@ -245,7 +253,7 @@ impl Parts<'_> {
         }
     }
 
-    async fn take_all(&self, body: Body) -> Result<(), Stop> {
+    async fn take_all(&self, body: Body) -> Result<(), Stopped> {
         let mut body = Some(body);
         let mut under_way = FuturesUnordered::new();
         let mut start = 0;
@@ -267,7 +275,7 @@ impl Parts<'_> {
     }
 
     /// Writes a range to its place, from the body if there is one that begins there.
-    async fn take(&self, range: Range<u64>, mut body: Option<Body>) -> Result<(), Stop> {
+    async fn take(&self, range: Range<u64>, mut body: Option<Body>) -> Result<(), Stopped> {
         let mut at = range.start;
         let mut failures = 0;
         while at < range.end {
@@ -288,10 +296,10 @@ impl Parts<'_> {
     }
 
     /// Asks for the rest of a range. The store has tried again by itself what may help.
-    async fn range(&self, range: Range<u64>) -> Result<Body, Stop> {
+    async fn range(&self, range: Range<u64>) -> Result<Body, Stopped> {
         let mut options = GetOptions {
             range: (range.start > 0 || range.end < self.version.size)
-                .then(|| GetRange::Bounded(range.clone())),
+                .then(|| GetRange::BoundedFile(range.clone())),
             ..options()
         };
         match Tag::of(self.version) {
@@ -302,10 +310,10 @@ impl Parts<'_> {
         }
         let path = self.bucket.path(self.key)?;
         match self.bucket.reads().get_opts(&path, options).await {
-            Ok(got) if !is_same(&self.version_of(&got), self.version) => Err(Stop::Changed),
+            Ok(got) if !is_same(&self.version_of(&got), self.version) => Err(Stopped::Changed),
             Ok(got) => Ok(got.into_stream()),
-            Err(object_store::Error::Precondition { .. }) => Err(Stop::Changed),
-            Err(object_store::Error::NotSupported { .. }) => Err(Stop::NoRanges),
+            Err(object_store::Error::Precondition { .. }) => Err(Stopped::Changed),
+            Err(object_store::Error::NotSupported { .. }) => Err(Stopped::NoRanges),
             Err(error) => Err(self.bucket.failed("reading", self.key, error).into()),
         }
     }
@@ -321,7 +329,7 @@ impl Parts<'_> {
         mut body: Body,
         at: &mut u64,
         end: Option<u64>,
-    ) -> Result<Result<(), BucketError>, Stop> {
+    ) -> Result<Result<(), BucketError>, Stopped> {
         let idle = self.bucket.idle();
         let mut buffer = BytesMut::new();
         loop {

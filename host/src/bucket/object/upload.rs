@@ -13,7 +13,7 @@ use object_store::{Attributes, MultipartUpload, ObjectStore, PutMode, PutOptions
 use tokio_util::task::TaskTracker;
 
 use super::super::encoding::Gzip;
-use super::super::explain::{self, Trouble};
+use super::super::service_error::{self, FailureKind};
 use super::{BucketError, ObjectBucket, read};
 use crate::blocking::blocking;
 use crate::key::BucketKey;
@@ -90,10 +90,14 @@ impl ObjectBucket {
         let put = upload.get()?.put_part(Bytes::from_static(TRIED).into()).await;
         match upload.abort().await {
             // Who may put objects may not be allowed to abort uploads.
-            Err(error) if put.is_ok() && Trouble::of(&error) == Trouble::Denied => {
+            Err(error) if put.is_ok() && FailureKind::of(&error) == FailureKind::Denied => {
                 if !self.0.warned.swap(true, Ordering::Relaxed) {
-                    let text =
-                        explain::explain(&self.0.address, "writing", Trouble::Denied, &error);
+                    let text = service_error::describe(
+                        &self.0.address,
+                        "writing",
+                        FailureKind::Denied,
+                        &error,
+                    );
                     tracing::warn!("{self}: an upload could not be aborted: {text}");
                 }
                 Ok(())
@@ -114,7 +118,7 @@ impl ObjectBucket {
         match put {
             // Azure's emulator says that there is no such object.
             Err(object_store::Error::Precondition { .. }) => Ok(()),
-            Err(error) if Trouble::of(&error) == Trouble::NoObject => Ok(()),
+            Err(error) if FailureKind::of(&error) == FailureKind::NoObject => Ok(()),
             Err(error) => Err(self.failed("writing", key, error)),
             Ok(_) => Err(BucketError::unavailable(
                 self,

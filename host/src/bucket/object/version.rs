@@ -2,8 +2,8 @@
 
 use object_store::{GetResult, ObjectMeta};
 
-use super::super::encoding::Coding;
-use super::super::transport::Facts;
+use super::super::encoding::ContentEncoding;
+use super::super::transport::ResponseFacts;
 use super::super::{StoredEncoding, UNSIZED, Version};
 
 /// How a version was told.
@@ -53,12 +53,16 @@ pub(super) fn is_same(a: &Version, b: &Version) -> bool {
     a == b || (a.size == b.size && matches!((Tag::of(a), Tag::of(b)), (Tag::None, Tag::None)))
 }
 
-pub(super) fn facts(got: &GetResult) -> Facts {
-    got.extensions.get::<Facts>().cloned().unwrap_or_default()
+pub(super) fn facts(got: &GetResult) -> ResponseFacts {
+    got.extensions.get::<ResponseFacts>().cloned().unwrap_or_default()
 }
 
 /// The entity tag says it best. A web server may only have a time, or not even that.
-pub(super) fn version(meta: &ObjectMeta, facts: &Facts, encoding: StoredEncoding) -> Version {
+pub(super) fn version(
+    meta: &ObjectMeta,
+    facts: &ResponseFacts,
+    encoding: StoredEncoding,
+) -> Version {
     let tag = match meta.e_tag.as_ref().or(facts.tag.as_ref()) {
         Some(tag) => tag.clone(),
         None if meta.last_modified.timestamp() > 0 => {
@@ -66,8 +70,8 @@ pub(super) fn version(meta: &ObjectMeta, facts: &Facts, encoding: StoredEncoding
         }
         None => format!("{NOTHING}{}", uuid::Uuid::new_v4()),
     };
-    let stored = match (&facts.coding, encoding) {
-        (Coding::Plain, _) => PLAIN,
+    let stored = match (&facts.encoding, encoding) {
+        (ContentEncoding::Plain, _) => PLAIN,
         (_, StoredEncoding::Decode) => DECODED,
         (_, StoredEncoding::Keep) => KEPT,
     };

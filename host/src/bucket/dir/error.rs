@@ -8,13 +8,13 @@ use rustix::io::Errno;
 /// An error of the system, which is its source, with the cure.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
-pub(super) struct Trouble {
+pub(super) struct DirError {
     text: String,
     #[source]
     cause: io::Error,
 }
 
-impl Trouble {
+impl DirError {
     /// A failure in the directory `dir`.
     pub(super) fn at(dir: &Path, cause: impl Into<io::Error>) -> Self {
         let cause = cause.into();

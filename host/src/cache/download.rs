@@ -11,10 +11,10 @@ use bytesize::ByteSize;
 use rustix::fs::{AtFlags, fstat, renameat, unlinkat};
 use rustix::io::Errno;
 
+use super::directories::{OpenDirs, create, may_be_gone};
 use super::error::is_of_writing;
-use super::places::{Open, create, may_be_gone};
 use super::verified::Stamp;
-use super::{Blob, Cache, CacheError, Inner, Known, Source};
+use super::{Blob, Cache, CacheError, Inner, KnownVersion, ObjectId};
 use crate::blocking::{SMALL, blocking};
 use crate::bucket::{Bucket, BucketError, Object, Opened};
 use crate::digest::Digest;
@@ -27,23 +27,23 @@ const MOST_TRIED: u64 = 64 * 1024 * 1024;
 pub(super) const PROBE: &str = ".probe";
 
 impl Cache {
-    /// Downloads; and again after making room if the disk is full, or in new directories if
+    /// Downloads; and again after making capacity if the disk is full, or in new directories if
     /// the old ones were removed.
     pub(super) async fn download(
         &self,
         bucket: &dyn Bucket,
-        source: &Source,
+        source: &ObjectId,
         size: u64,
         mut object: Option<Box<dyn Object>>,
     ) -> Result<Blob, CacheError> {
         let (mut made_room, mut tries) = (false, 1);
         loop {
-            let open = self.0.places.get();
+            let open = self.0.directories.get();
             match self.try_download(bucket, source, object.take()).await {
                 Err(error) if error.is_disk_full() && made_room => return Err(self.full(size)),
                 Err(error) if error.is_disk_full() => {
                     made_room = true;
-                    self.0.room.free(size).await;
+                    self.0.capacity.free(size).await;
                 }
                 Err(error) if tries < TRIES && self.is_moved(&error, &open)? => {}
                 other => return other,
@@ -53,13 +53,13 @@ impl Cache {
     }
 
     /// Whether a download failed because its files or directories were removed meanwhile.
-    fn is_moved(&self, error: &CacheError, began_in: &Arc<Open>) -> Result<bool, CacheError> {
+    fn is_moved(&self, error: &CacheError, began_in: &Arc<OpenDirs>) -> Result<bool, CacheError> {
         let CacheError::Local { source, .. } = error else { return Ok(false) };
         let Some(errno) = Errno::from_io_error(source.get()) else { return Ok(false) };
         if !may_be_gone(errno) {
             return Ok(false);
         }
-        let renewed = self.0.places.renew(began_in);
+        let renewed = self.0.directories.renew(began_in);
         let renewed = renewed.map_err(|error| self.local("opening it again", error))?;
         Ok(renewed || errno == Errno::NOENT)
     }
@@ -67,7 +67,7 @@ impl Cache {
     async fn try_download(
         &self,
         bucket: &dyn Bucket,
-        source: &Source,
+        source: &ObjectId,
         object: Option<Box<dyn Object>>,
     ) -> Result<Blob, CacheError> {
         let looked = Some(Instant::now());
@@ -83,7 +83,7 @@ impl Cache {
             },
         };
         let expected = object.version().size;
-        let mut room = self.0.room.reserve(expected).await;
+        let mut capacity = self.0.capacity.reserve(expected).await;
         let failed = |doing| move |error| self.local(doing, error);
         let (tmp, file) = Tmp::create(&self.0).map_err(failed("creating a file in tmp"))?;
         let into = file.try_clone().map_err(failed("opening a file in tmp"))?;
@@ -93,8 +93,8 @@ impl Cache {
         };
         if version.size > expected {
             // It was decoded, or nothing was known of its size.
-            drop(room);
-            room = self.0.room.reserve(version.size).await;
+            drop(capacity);
+            capacity = self.0.capacity.reserve(version.size).await;
         }
 
         // The digest is of what is in the file, not of what was meant to be written there.
@@ -107,7 +107,7 @@ impl Cache {
         let blob = self.blob(digest, stamp.size, false);
         let open = tmp.open.clone();
         if tmp.keep(digest, &stamp).map_err(failed("storing a blob"))? {
-            room.stored();
+            capacity.stored();
         }
 
         if !bucket.is_local() {
@@ -121,7 +121,7 @@ impl Cache {
                 tracing::warn!(dir = %self.dir().display(), %error, "the index was not written");
             }
         }
-        self.0.known.insert(source.clone(), Known { version, digest, looked }).await;
+        self.0.known.insert(source.clone(), KnownVersion { version, digest, looked }).await;
         Ok(blob)
     }
 
@@ -160,7 +160,7 @@ impl Cache {
             Err(error) if error.is_disk_full() => {}
             other => return other,
         }
-        self.0.room.free(bytes).await;
+        self.0.capacity.free(bytes).await;
         match self.write_and_remove(bytes, doing).await {
             Err(error) if error.is_disk_full() => Err(self.full(bytes)),
             other => other,
@@ -174,13 +174,13 @@ impl Cache {
     }
 
     fn full(&self, needed: u64) -> CacheError {
-        let free = rustix::fs::fstatvfs(self.0.places.get().tmp.dir())
+        let free = rustix::fs::fstatvfs(self.0.directories.get().tmp.dir())
             .map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
         CacheError::Full {
             dir: self.dir().to_owned(),
             needed: ByteSize(needed),
             limit: ByteSize(self.0.options.max_bytes),
-            used: ByteSize(self.0.room.stored()),
+            used: ByteSize(self.0.capacity.stored()),
             free: ByteSize(free),
         }
     }
@@ -220,15 +220,15 @@ fn io_cause(error: &BucketError) -> Option<&io::Error> {
 /// A file in `tmp`. Dropping it removes it, unless it was kept as a blob.
 struct Tmp<'a> {
     cache: &'a Inner,
-    open: Arc<Open>,
+    open: Arc<OpenDirs>,
     name: Option<String>,
 }
 
 impl<'a> Tmp<'a> {
     fn create(cache: &'a Inner) -> io::Result<(Self, File)> {
         let name = cache.tmp_name();
-        let create = |open: &Arc<Open>| Ok((open.clone(), create(open.tmp.dir(), &name)?));
-        let (open, file) = cache.places.with(create)?;
+        let create = |open: &Arc<OpenDirs>| Ok((open.clone(), create(open.tmp.dir(), &name)?));
+        let (open, file) = cache.directories.with(create)?;
         Ok((Self { cache, open, name: Some(name) }, File::from(file)))
     }
 

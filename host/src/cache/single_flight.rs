@@ -6,18 +6,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// The work under way, by what it is for.
 #[derive(Debug)]
-pub(super) struct Flights<K, V>(Mutex<HashMap<K, Flight<V>>>);
+pub(super) struct SingleFlight<K, V>(Mutex<HashMap<K, Flight<V>>>);
 
 /// The lock is held by the one that works; the outcome is for those who wait for it.
 type Flight<V> = Arc<tokio::sync::Mutex<Option<V>>>;
 
-impl<K, V> Default for Flights<K, V> {
+impl<K, V> Default for SingleFlight<K, V> {
     fn default() -> Self {
         Self(Mutex::default())
     }
 }
 
-impl<K: Hash + Eq + Clone, V: Clone> Flights<K, V> {
+impl<K: Hash + Eq + Clone, V: Clone> SingleFlight<K, V> {
     /// Does `work`, or waits for it to be done by another who asked before. Everybody who
     /// asked before it was done gets the same outcome, a failure too; who asks later starts
     /// anew. When the one that works is dropped, the next takes over. The flag is true for
@@ -27,38 +27,38 @@ impl<K: Hash + Eq + Clone, V: Clone> Flights<K, V> {
         key: K,
         work: impl FnOnce() -> F,
     ) -> (V, bool) {
-        let boarded = self.board(key);
-        let Some(flight) = &boarded.flight else { return (work().await, true) };
-        let mut outcome = flight.lock().await;
+        let joined = self.join(key);
+        let Some(single_flight) = &joined.single_flight else { return (work().await, true) };
+        let mut outcome = single_flight.lock().await;
         if let Some(outcome) = &*outcome {
             return (outcome.clone(), false);
         }
         let done = work().await;
         *outcome = Some(done.clone());
-        boarded.close();
+        joined.close();
         (done, true)
     }
 
-    fn board(&self, key: K) -> Boarded<'_, K, V> {
+    fn join(&self, key: K) -> Participant<'_, K, V> {
         let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let flight = flights.entry(key.clone()).or_default().clone();
-        Boarded { flights: self, key, flight: Some(flight) }
+        let single_flight = flights.entry(key.clone()).or_default().clone();
+        Participant { flights: self, key, single_flight: Some(single_flight) }
     }
 }
 
-/// Somebody who waits for a flight or is working on it.
-struct Boarded<'a, K: Hash + Eq, V> {
-    flights: &'a Flights<K, V>,
+/// Somebody who waits for a single_flight or is working on it.
+struct Participant<'a, K: Hash + Eq, V> {
+    flights: &'a SingleFlight<K, V>,
     key: K,
     /// Always there until the drop, which has to give it up under the lock.
-    flight: Option<Flight<V>>,
+    single_flight: Option<Flight<V>>,
 }
 
-impl<K: Hash + Eq, V> Boarded<'_, K, V> {
-    /// Lets nobody else board.
+impl<K: Hash + Eq, V> Participant<'_, K, V> {
+    /// Lets nobody else join.
     fn close(&self) {
         let mut flights = self.flights.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let (Some(ours), Some(open)) = (&self.flight, flights.get(&self.key))
+        if let (Some(ours), Some(open)) = (&self.single_flight, flights.get(&self.key))
             && Arc::ptr_eq(ours, open)
         {
             flights.remove(&self.key);
@@ -66,10 +66,10 @@ impl<K: Hash + Eq, V> Boarded<'_, K, V> {
     }
 }
 
-impl<K: Hash + Eq, V> Drop for Boarded<'_, K, V> {
+impl<K: Hash + Eq, V> Drop for Participant<'_, K, V> {
     fn drop(&mut self) {
         let mut flights = self.flights.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(ours) = self.flight.take() else { return };
+        let Some(ours) = self.single_flight.take() else { return };
         // The map's and ours: nobody else is on it, so everybody who worked was dropped.
         if flights.get(&self.key).is_some_and(|open| Arc::ptr_eq(open, &ours))
             && Arc::strong_count(&ours) == 2
@@ -90,7 +90,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_hundred_who_ask_at_once_get_the_outcome_of_one() {
-        let flights = Flights::<u32, usize>::default();
+        let flights = SingleFlight::<u32, usize>::default();
         let done = AtomicUsize::new(0);
         let gate = tokio::sync::Semaphore::new(0);
         let ask = |_| {
@@ -109,7 +109,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_next_takes_over_from_one_that_is_dropped() {
-        let flights = Flights::<u32, usize>::default();
+        let flights = SingleFlight::<u32, usize>::default();
         let mut first = Box::pin(flights.run(1, std::future::pending));
         assert!((&mut first).now_or_never().is_none());
         let mut second = Box::pin(flights.run(1, || async { 2 }));

@@ -8,11 +8,11 @@ use object_store::client::{HttpError, HttpErrorKind};
 
 use super::BucketError;
 use super::address::{Service, ServiceAddress};
-use super::transport::Reaching;
+use super::transport::RequestError;
 
 /// What went wrong, as far as it matters to who has to do something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub(super) enum FailureKind {
     /// There is no such object.
     NoObject,
     /// There is no such bucket.
@@ -39,7 +39,7 @@ pub(super) enum Trouble {
     Other,
 }
 
-impl Trouble {
+impl FailureKind {
     pub(super) fn of(error: &Error) -> Self {
         let text = chain(error);
         let has = |part: &str| text.contains(part);
@@ -102,31 +102,31 @@ pub(super) const NO_CREDENTIALS: &str = "no credentials";
 
 /// True for an error of ours whose cause is that the credentials don't allow what was done.
 pub(super) fn is_denied(error: &(dyn StdError + 'static)) -> bool {
-    error.downcast_ref().is_some_and(|e: &Explained| e.trouble == Trouble::Denied)
+    error.downcast_ref().is_some_and(|e: &ServiceError| e.kind == FailureKind::Denied)
 }
 
 /// An error of a store with what it means before it.
 #[derive(Debug)]
-pub(super) struct Explained {
+pub(super) struct ServiceError {
     text: String,
-    trouble: Trouble,
+    kind: FailureKind,
     source: Error,
 }
 
-impl fmt::Display for Explained {
+impl fmt::Display for ServiceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
 }
 
-impl StdError for Explained {
+impl StdError for ServiceError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         Some(&self.source)
     }
 }
 
 /// What an error on `key` means for the caller.
-pub(super) fn failed(
+pub(super) fn bucket_error(
     address: &ServiceAddress,
     bucket: &impl fmt::Display,
     doing: &'static str,
@@ -136,38 +136,38 @@ pub(super) fn failed(
     if let Error::InvalidPath { source } = &error {
         return BucketError::invalid(bucket, format!("key `{key}`: {source}"));
     }
-    match Trouble::of(&error) {
-        Trouble::NoObject => {
+    match FailureKind::of(&error) {
+        FailureKind::NoObject => {
             BucketError::NotFound { bucket: bucket.to_string(), key: key.to_string() }
         }
         // No further try can help before somebody acts.
-        Trouble::Archived => {
-            let text = explain(address, doing, Trouble::Archived, &error);
+        FailureKind::Archived => {
+            let text = describe(address, doing, FailureKind::Archived, &error);
             BucketError::invalid(bucket, format!("`{key}` {text}"))
         }
-        trouble => {
-            let text = explain(address, doing, trouble, &error);
-            BucketError::unavailable(bucket, doing, key, Explained { text, trouble, source: error })
+        kind => {
+            let text = describe(address, doing, kind, &error);
+            BucketError::unavailable(bucket, doing, key, ServiceError { text, kind, source: error })
         }
     }
 }
 
 /// The text for people.
-pub(super) fn explain(
+pub(super) fn describe(
     address: &ServiceAddress,
     doing: &str,
-    trouble: Trouble,
+    kind: FailureKind,
     error: &Error,
 ) -> String {
     let said = said(error);
     let ServiceAddress { service, name, .. } = address;
-    match trouble {
-        Trouble::NoObject => "there is no such object".to_owned(),
-        Trouble::NoBucket => {
+    match kind {
+        FailureKind::NoObject => "there is no such object".to_owned(),
+        FailureKind::NoBucket => {
             let what = if *service == Service::Azure { "container" } else { "bucket" };
             format!("there is no {what} `{name}`; check its name, or create it")
         }
-        Trouble::Archived => {
+        FailureKind::Archived => {
             let text = chain(error);
             let class = between(&text, "<StorageClass>", "</StorageClass>");
             let class = class.map(|class| format!(" ({class})")).unwrap_or_default();
@@ -181,7 +181,7 @@ pub(super) fn explain(
                  that is done, and send the task again"
             )
         }
-        Trouble::Credentials => format!(
+        FailureKind::Credentials => format!(
             "the credentials were not accepted: {said}; {}",
             match service {
                 Service::S3 =>
@@ -197,7 +197,7 @@ pub(super) fn explain(
                 Service::Http => "the server wants a login, which can't be given",
             }
         ),
-        Trouble::Denied => format!(
+        FailureKind::Denied => format!(
             "access denied: {said}; {}",
             match (service, doing) {
                 (Service::Http, _) => "the server does not give it to us",
@@ -215,10 +215,10 @@ pub(super) fn explain(
                 (Service::Azure, _) => "the account needs the role Storage Blob Data Reader",
             }
         ),
-        Trouble::Clock => {
+        FailureKind::Clock => {
             format!("the clock of this machine is wrong: {said}; set it (for example by NTP)")
         }
-        Trouble::Region => {
+        FailureKind::Region => {
             let text = chain(error);
             let region = between(&text, "expecting '", "'")
                 .or_else(|| between(&text, "<Region>", "</Region>"));
@@ -229,19 +229,19 @@ pub(super) fn explain(
                 None => "the bucket is in another region; give it with --region".to_owned(),
             }
         }
-        Trouble::Throttled => format!("the service has too much to do and refuses: {said}"),
-        Trouble::NoServer => format!(
+        FailureKind::Throttled => format!("the service has too much to do and refuses: {said}"),
+        FailureKind::NoServer => format!(
             "the name of the server{} is not known: {said}; check the address or endpoint, and \
              the network",
             host(error)
         ),
-        Trouble::NoConnection => format!(
+        FailureKind::NoConnection => format!(
             "no connection to the server{}: {said}; check the address or endpoint, and the \
              network",
             host(error)
         ),
-        Trouble::NoAnswer => format!("the server{} does not answer: {said}", host(error)),
-        Trouble::Other => said,
+        FailureKind::NoAnswer => format!("the server{} does not answer: {said}", host(error)),
+        FailureKind::Other => said,
     }
 }
 
@@ -286,7 +286,7 @@ fn chain(error: &Error) -> String {
 
 /// The server that was to be reached, for a sentence about it.
 fn host(error: &Error) -> String {
-    let reaching = find::<Reaching>(error).filter(|reaching| !reaching.host.is_empty());
+    let reaching = find::<RequestError>(error).filter(|reaching| !reaching.host.is_empty());
     reaching.map(|reaching| format!(" {}", reaching.host)).unwrap_or_default()
 }
 

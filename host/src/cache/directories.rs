@@ -19,19 +19,19 @@ use crate::process_dir::ProcessDir;
 
 /// The directories of one cache.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct Directories {
     dir: PathBuf,
-    open: RwLock<Arc<Open>>,
+    open: RwLock<Arc<OpenDirs>>,
 }
 
 /// The directories as they were opened last. A download keeps those that it began with.
 #[derive(Debug)]
-pub(super) struct Open {
+pub(super) struct OpenDirs {
     pub(super) tmp: Arc<ProcessDir>,
     pub(super) blobs: Arc<OwnedFd>,
 }
 
-impl Places {
+impl Directories {
     /// Makes the directories where they are missing, and removes what dead processes left in
     /// `tmp`.
     ///
@@ -43,10 +43,10 @@ impl Places {
         }
         let tmp = Arc::new(ProcessDir::claim(&dir.join("tmp"))?);
         let blobs = open_blobs(dir)?;
-        Ok(Self { dir: dir.to_owned(), open: RwLock::new(Arc::new(Open { tmp, blobs })) })
+        Ok(Self { dir: dir.to_owned(), open: RwLock::new(Arc::new(OpenDirs { tmp, blobs })) })
     }
 
-    pub(super) fn get(&self) -> Arc<Open> {
+    pub(super) fn get(&self) -> Arc<OpenDirs> {
         self.open.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -54,7 +54,7 @@ impl Places {
     /// gone.
     pub(super) fn with<T>(
         &self,
-        mut action: impl FnMut(&Arc<Open>) -> Result<T, Errno>,
+        mut action: impl FnMut(&Arc<OpenDirs>) -> Result<T, Errno>,
     ) -> io::Result<T> {
         let open = self.get();
         match action(&open) {
@@ -64,8 +64,8 @@ impl Places {
     }
 
     /// Opens or makes again what was removed, or opens what is in its place now. True when
-    /// [`Places::get`] gives other directories than `seen`.
-    pub(super) fn renew(&self, seen: &Arc<Open>) -> io::Result<bool> {
+    /// [`Directories::get`] gives other directories than `seen`.
+    pub(super) fn renew(&self, seen: &Arc<OpenDirs>) -> io::Result<bool> {
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&open, seen) {
             return Ok(true);
@@ -84,7 +84,7 @@ impl Places {
             false => Arc::new(ProcessDir::make(&self.dir.join("tmp"))?),
         };
         let blobs = if has_blobs { open.blobs.clone() } else { open_blobs(&self.dir)? };
-        *open = Arc::new(Open { tmp, blobs });
+        *open = Arc::new(OpenDirs { tmp, blobs });
         drop(open);
         tracing::warn!(
             "cache {}: its directories were removed or replaced while it was in use; \

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytesize::ByteSize;
 use tokio::sync::oneshot;
 
-use super::blobs::{Blobs, Seen, cost, scan};
+use super::blobs::{Blobs, ScannedBlob, cost, scan};
 use super::index::Index;
 use crate::digest::Digest;
 
@@ -28,7 +28,7 @@ const STUCK: Duration = Duration::from_secs(1);
 
 /// The bytes of the cache, and who asks for more of them.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct Capacity {
     usage: Arc<Usage>,
     requests: Sender<Request>,
 }
@@ -53,9 +53,9 @@ struct Request {
     done: Option<oneshot::Sender<()>>,
 }
 
-/// Room for a download. Dropping it gives it back; [`Reserved::stored`] makes it permanent.
+/// Capacity for a download. Dropping it gives it back; [`Reservation::stored`] makes it permanent.
 #[derive(Debug)]
-pub(super) struct Reserved {
+pub(super) struct Reservation {
     usage: Arc<Usage>,
     cost: u64,
 }
@@ -67,7 +67,7 @@ pub(super) struct Pin {
     digest: Digest,
 }
 
-impl Room {
+impl Capacity {
     pub(super) fn new(max: u64, blobs: &Arc<Blobs>, index: Arc<Index>) -> std::io::Result<Self> {
         let usage = Arc::new(Usage {
             max,
@@ -87,11 +87,11 @@ impl Room {
         Ok(Self { usage, requests })
     }
 
-    /// Waits until there is room for a file of `size` bytes, as far as that can be had.
-    pub(super) async fn reserve(&self, size: u64) -> Reserved {
+    /// Waits until there is capacity for a file of `size` bytes, as far as that can be had.
+    pub(super) async fn reserve(&self, size: u64) -> Reservation {
         let cost = cost(size);
         self.usage.reserved.fetch_add(cost, Ordering::Relaxed);
-        let reserved = Reserved { usage: self.usage.clone(), cost };
+        let reserved = Reservation { usage: self.usage.clone(), cost };
         let total = self.usage.total();
         if total > self.usage.max {
             self.ask(0).await;
@@ -113,7 +113,7 @@ impl Room {
     pub(super) async fn ask(&self, free: u64) {
         let (done, waiting) = oneshot::channel();
         if self.requests.send(Request { free, done: Some(done) }).is_ok() {
-            // An error means that the thread is gone, and with it the hope for room.
+            // An error means that the thread is gone, and with it the hope for capacity.
             let _ = waiting.await;
         }
     }
@@ -134,12 +134,12 @@ impl Usage {
         self.stored.load(Ordering::Relaxed) + self.reserved.load(Ordering::Relaxed)
     }
 
-    /// From here on, room is made ahead of need.
+    /// From here on, capacity is made ahead of need.
     fn ahead(&self) -> u64 {
         self.max / 100 * 95
     }
 
-    /// What is left after making room.
+    /// What is left after making capacity.
     fn target(&self) -> u64 {
         self.max / 100 * 90
     }
@@ -154,7 +154,7 @@ impl Usage {
     }
 }
 
-impl Reserved {
+impl Reservation {
     /// The download is a blob now.
     pub(super) fn stored(self) {
         self.usage.added.fetch_add(self.cost, Ordering::Relaxed);
@@ -162,7 +162,7 @@ impl Reserved {
     }
 }
 
-impl Drop for Reserved {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.usage.reserved.fetch_sub(self.cost, Ordering::Relaxed);
     }
@@ -188,7 +188,7 @@ struct Evictor {
     blobs: Weak<Blobs>,
     index: Arc<Index>,
     /// What the last scan found to be unused for longest, the oldest first.
-    oldest: VecDeque<Seen>,
+    oldest: VecDeque<ScannedBlob>,
     /// The directory of that scan.
     scanned: Option<Arc<OwnedFd>>,
     /// Since when nothing more could be removed.
@@ -279,11 +279,11 @@ impl Evictor {
         let added_before = self.usage.added.load(Ordering::Relaxed);
         let mut stored = 0;
         // The youngest of those kept is at the top, and leaves when an older one comes.
-        let mut oldest: BinaryHeap<Seen> = BinaryHeap::new();
+        let mut oldest: BinaryHeap<ScannedBlob> = BinaryHeap::new();
         // A directory that was moved away works as before, so that no failure tells of it.
         let current = self.blobs.upgrade().map(|blobs| blobs.current_dir());
         let Some(dir) = current else { return RESCAN };
-        let each = |seen: Seen| {
+        let each = |seen: ScannedBlob| {
             stored += seen.cost;
             if oldest.len() < REMEMBERED {
                 oldest.push(seen);
