@@ -1,4 +1,5 @@
-//! Content-addressed files on local disk: one download however many tasks ask.
+//! A content-addressed cache on local disk. However many tasks ask for an object, it is downloaded
+//! once.
 //!
 //! ```text
 //! CACHE/blobs/ab/abcd…   the bytes whose SHA-256 is abcd…, read-only, never half of them
@@ -8,9 +9,9 @@
 //! CACHE/compiled/        components (`catalog.rs`)
 //! ```
 //!
-//! Any number of hosts may share one. Nothing in it is needed: what is missing or damaged is
-//! fetched again, and directories that were removed or replaced are made or opened again. A
-//! file that this process did not write is read and checked before its first use.
+//! Any number of hosts may share a cache. Nothing in it is needed: missing or damaged blobs are
+//! fetched again, and directories that were removed or replaced are made or opened again. A file
+//! that another process wrote is checked before its first use here.
 
 mod blobs;
 mod capacity;
@@ -54,30 +55,30 @@ pub use self::place::Sharing;
 pub(crate) use self::tests::Tmpfs;
 pub use crate::ownership::NotOurs;
 
-/// How many objects are remembered in memory with their digests.
+/// Objects whose digests are remembered in memory.
 const REMEMBERED: u64 = 65_536;
 
-/// The directories that the host makes in a cache directory, beside [`COMPILED`]. Anything else
-/// may be there too.
+/// The directories that the host makes in a cache directory, beside [`COMPILED`]. Other files may
+/// be there too.
 pub const PARTS: [&str; 4] = ["blobs", "index", "tmp", "work"];
-/// Where compiled code is, in a cache directory.
+/// The directory of compiled code in a cache directory.
 pub const COMPILED: &str = "compiled";
 
 /// Where the cache is, and how large it may get.
 #[derive(Debug, Clone)]
 pub struct CacheOptions {
-    /// Its directory, made if it is not there.
+    /// The directory, created if needed.
     pub dir: PathBuf,
-    /// What its blobs may take on disk, in bytes. A single input that is larger than that is
-    /// delivered all the same, and removed as soon as no task uses it.
+    /// The most bytes that blobs take on disk. A larger single input is still delivered, and
+    /// evicted as soon as no task uses it.
     pub max_bytes: u64,
 }
 
-/// Looks whether a cache directory, where it is there, can be trusted: its way, itself, and the
-/// directories that the host makes in it. Returns a risk on the way, if there is one.
+/// Checks that a cache directory, its path and the host's directories in it can be trusted, where
+/// they exist. Returns a risk on the path, if there is one.
 ///
 /// # Errors
-/// Names the first directory that can't.
+/// Names the first directory that can't be trusted.
 pub fn check_owner(dir: &Path) -> Result<Option<NotOurs>, NotOurs> {
     let risk = ownership::check(dir, &PARTS)?;
     // Compiled code is loaded by a stricter rule, and is not needed.
@@ -98,12 +99,12 @@ struct Inner {
     known: moka::future::Cache<ObjectId, KnownVersion>,
     /// Downloads of one version.
     downloads: SingleFlight<(ObjectId, Version), Result<Blob, CacheError>>,
-    /// Looks at whatever version is there, with the download they lead to.
+    /// Checks of an object's current version, with the downloads they lead to.
     looks: SingleFlight<ObjectId, Result<(Blob, Instant), CacheError>>,
-    /// First readings of blobs that another process stored.
+    /// First checks of blobs that another process stored.
     readings: SingleFlight<Digest, Result<bool, CacheError>>,
     tmp_names: AtomicU64,
-    /// The index could not be written the last time.
+    /// The last write to the index failed.
     index_failed: AtomicBool,
 }
 
@@ -114,12 +115,13 @@ struct ObjectId {
     key: BucketKey,
 }
 
-/// What is known of an object.
+/// The last known version of an object.
 #[derive(Debug, Clone)]
 struct KnownVersion {
     version: Version,
     digest: Digest,
-    /// When the bucket was asked that last said so, if this process asked.
+    /// When this process last confirmed the version with the bucket; `None` if the entry came from
+    /// the index on disk.
     looked: Option<Instant>,
 }
 
@@ -129,12 +131,12 @@ impl KnownVersion {
     }
 }
 
-/// Bytes in the cache. While it lives, this process doesn't remove them.
+/// A blob in the cache. While this value lives, this process does not evict it.
 #[derive(Debug, Clone)]
 pub struct Blob {
     /// The SHA-256 of the bytes.
     pub digest: Digest,
-    /// How many there are.
+    /// Their number.
     pub size: u64,
     /// True when nothing had to be downloaded for this caller.
     pub hit: bool,
@@ -142,11 +144,11 @@ pub struct Blob {
 }
 
 impl Cache {
-    /// Opens a cache, makes it if it is not there, and removes what killed processes left in
-    /// `tmp`. Blobs are counted in the background.
+    /// Opens a cache, creates it if needed, and removes the leftovers of killed processes in `tmp`.
+    /// Blobs are counted in the background.
     ///
     /// # Errors
-    /// When the host can't create files in it, or when somebody else owns it or may write to it.
+    /// When the host can't create files in it, or another user owns it or may write to it.
     pub fn open(options: CacheOptions) -> Result<Self, CacheError> {
         let open = || {
             let directories = Arc::new(Directories::open(&options.dir)?);
@@ -176,23 +178,22 @@ impl Cache {
         })))
     }
 
-    /// Where it is.
+    /// The directory.
     pub fn dir(&self) -> &Path {
         &self.0.options.dir
     }
 
-    /// What its blobs may take on disk, in bytes.
+    /// The most bytes that blobs take on disk.
     pub fn max_bytes(&self) -> u64 {
         self.0.options.max_bytes
     }
 
-    /// Brings an object into the cache, or finds it there: as it is now, or as it was when it
-    /// was last looked at, if that is not longer ago than `freshness`. With a remote bucket
-    /// that takes one request at the most, which says that nothing has changed or brings the
-    /// new bytes.
+    /// Fetches an object into the cache, or finds it there: in its current version, or in one that
+    /// was confirmed at most `freshness` ago. With a remote bucket this takes at most one request,
+    /// whose answer says that nothing has changed or brings the new bytes.
     ///
     /// # Errors
-    /// What the bucket or the local disk fails with.
+    /// Errors of the bucket or the local disk.
     pub async fn fetch(
         &self,
         bucket: &dyn Bucket,
@@ -206,10 +207,11 @@ impl Cache {
         self.look(bucket, key, freshness, None).await.map(|(blob, _)| blob)
     }
 
-    /// The same for an input of a task: takes the permit for its bytes before they come.
+    /// As [`Cache::fetch`], for an input of a task: takes the permit for its bytes before they
+    /// arrive.
     ///
     /// # Errors
-    /// What the bucket or the local disk fails with.
+    /// Errors of the bucket or the local disk.
     pub async fn fetch_ahead<'a>(
         &self,
         bucket: &dyn Bucket,
@@ -230,11 +232,11 @@ impl Cache {
         Ok((blob, permit))
     }
 
-    /// The version of an object: as the bucket says, or as it said not longer ago than
-    /// `freshness`.
+    /// The version of an object: the current one, or one that was confirmed at most `freshness`
+    /// ago.
     ///
     /// # Errors
-    /// What the bucket fails with.
+    /// Errors of the bucket.
     pub async fn version(
         &self,
         bucket: &dyn Bucket,
@@ -259,11 +261,11 @@ impl Cache {
         Ok(version)
     }
 
-    /// Brings an object into the cache whose version was just asked for. The permit for its
-    /// bytes, if it needs one, is the caller's business.
+    /// Fetches an object whose version was just confirmed. The caller takes the permit for its
+    /// bytes, if one is needed.
     ///
     /// # Errors
-    /// What the bucket or the local disk fails with.
+    /// Errors of the bucket or the local disk.
     pub async fn fetch_version(
         &self,
         bucket: &dyn Bucket,
@@ -277,8 +279,8 @@ impl Cache {
         self.download_once(bucket, &source, version, None).await
     }
 
-    /// One request at the most, however many ask at the same time. The permit is there if the
-    /// caller was the one to download, and had to have one.
+    /// Makes at most one request, however many callers ask at the same time. Returns a permit if
+    /// this caller downloaded and needed one.
     async fn look<'a>(
         &self,
         bucket: &dyn Bucket,
@@ -306,8 +308,8 @@ impl Cache {
             if led {
                 return Ok((blob, permit));
             }
-            // A look that began before this one was asked for may have missed a change; one
-            // that began since is as good as our own.
+            // A check that started before this call may have missed a change. One that started
+            // later is as good as our own.
             if looked >= asked || looked.elapsed() < freshness {
                 blob.hit = true;
                 return Ok((blob, None));
@@ -334,7 +336,7 @@ impl Cache {
                 Ok(blob)
             }
             (Opened::Unchanged, None) => {
-                let problem = "the store says that it is unchanged, and it was never fetched";
+                let problem = "the store answered 304 Not Modified to an unconditional request";
                 Err(BucketError::unavailable(&bucket, "reading", &source.key, problem).into())
             }
             (Opened::Object(object), _) => {
@@ -343,8 +345,8 @@ impl Cache {
                 if let Some(ahead) = ahead {
                     *permit = ahead.try_take(version.size);
                     if permit.is_none() {
-                        // The wait may be long. A connection that is held meanwhile is one
-                        // less for others, and may be gone by then.
+                        // The wait may be long. An open connection would be one less for others,
+                        // and may be gone by then.
                         object = None;
                         *permit = Some(ahead.take(version.size).await);
                     }
@@ -354,8 +356,8 @@ impl Cache {
         }
     }
 
-    /// Downloads one version, or waits for somebody else who does. Takes the bytes of the
-    /// object that is open, if one is given.
+    /// Downloads one version, or waits for another caller's download. Takes the bytes of the open
+    /// `object`, if given.
     async fn download_once(
         &self,
         bucket: &dyn Bucket,
@@ -364,7 +366,7 @@ impl Cache {
         object: Option<Box<dyn Object>>,
     ) -> Result<Blob, CacheError> {
         let single_flight = || async {
-            // Another may have landed since this one looked.
+            // Another download may have finished meanwhile.
             match self.held(bucket, source, &version).await? {
                 Some(blob) => Ok(blob),
                 None => self.download(bucket, source, version.size, object).await,
@@ -377,7 +379,7 @@ impl Cache {
         Ok(blob)
     }
 
-    /// What is known of an object, from this process or one before.
+    /// The last known version, from this process or an earlier one.
     async fn known(&self, source: &ObjectId) -> Option<KnownVersion> {
         if let Some(known) = self.0.known.get(source).await {
             return Some(known);
@@ -404,10 +406,10 @@ impl Cache {
         }
     }
 
-    /// The blob, if it still is there and whole.
+    /// The blob, if it exists and is whole.
     async fn there(&self, known: &KnownVersion) -> Result<Option<Blob>, CacheError> {
         let (digest, size) = (known.digest, known.version.size);
-        // Pinned first, so that it is not removed between the look and the use.
+        // Pinned first, so that it is not evicted between the check and the use.
         let blob = self.blob(digest, size, true);
         let look = self.0.blobs.look(&digest, size);
         let is_whole = match look.map_err(|error| self.local("looking up a blob", error))? {
@@ -418,7 +420,7 @@ impl Cache {
         Ok(is_whole.then_some(blob))
     }
 
-    /// Reads a blob that this process did not store.
+    /// Checks a blob that another process stored.
     async fn verify(&self, digest: Digest, size: u64) -> Result<bool, CacheError> {
         let cache = self.clone();
         let verify = move || cache.0.blobs.verify(&digest, size);
@@ -430,7 +432,7 @@ impl Cache {
         Blob { digest, size, hit, _pin: Arc::new(self.0.capacity.pin(digest)) }
     }
 
-    /// A blob, open for reading.
+    /// Opens a blob for reading.
     ///
     /// # Errors
     /// [`CacheError::Gone`] when the blob has to be fetched again.
@@ -440,11 +442,11 @@ impl Cache {
             .ok_or_else(|| self.gone(blob.digest))
     }
 
-    /// What is to be said of a blob whose bytes somebody could not read, because of `error`, or found
-    /// not to be those of its digest. A damaged blob is removed: [`CacheError::Gone`] when the blob
-    /// has to be looked up again.
+    /// The error for a blob that could not be read because of `error`, or whose bytes do not match
+    /// its digest. Removes a damaged blob: [`CacheError::Gone`] means that it has to be fetched
+    /// again.
     pub fn distrust(&self, blob: &Blob, error: Option<io::Error>) -> CacheError {
-        // What is wrong with it is found out once more, and logged.
+        // This check finds and logs what is wrong.
         match (self.0.blobs.verify(&blob.digest, blob.size), error) {
             (Ok(true), Some(error)) | (Err(error), _) => self.local("reading a blob", error),
             (Ok(true), None) | (Ok(false), _) => self.gone(blob.digest),

@@ -1,13 +1,12 @@
-//! The checksums that a store gives with an object, and whether a file has them.
+//! Checksums that a store sends with an object, and the check of a file against them.
 //!
-//! | service | header | what it is of |
+//! | service | header | covers |
 //! |---|---|---|
 //! | S3 | `x-amz-checksum-{crc64nvme,crc32c,crc32,sha256}` | the whole object, where it was uploaded so |
 //! | Google | `x-goog-hash: crc32c=…,md5=…` | the whole object as it is stored |
 //! | Azure, others | `content-md5` | the whole object, when the answer is |
 //!
-//! An entity tag is no checksum: with S3 it is the MD5 of some objects, and nothing says
-//! which.
+//! An entity tag is not a checksum: in S3 it is the MD5 of some objects, and nothing says of which.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -18,7 +17,7 @@ use crc_fast::CrcAlgorithm;
 use md5::{Digest as _, Md5};
 use sha2::Sha256;
 
-/// What is read at once.
+/// Bytes to read at once.
 const CHUNK: usize = 256 * 1024;
 
 /// The checksums of one object, as bytes.
@@ -34,7 +33,7 @@ enum Algorithm {
     Md5,
 }
 
-/// The cheapest first: one is enough.
+/// The cheapest first, because only one is checked.
 const HEADERS: [(&str, Algorithm); 5] = [
     ("x-amz-checksum-crc64nvme", Algorithm::Crc64Nvme),
     ("x-amz-checksum-crc32c", Algorithm::Crc32c),
@@ -44,8 +43,8 @@ const HEADERS: [(&str, Algorithm); 5] = [
 ];
 
 impl Checksums {
-    /// Those that the headers of an answer name. A composite one, of the checksums of parts,
-    /// is none, and neither is one that can't be read.
+    /// The checksums in the headers of an answer. Composite ones, which are checksums of parts'
+    /// checksums, and unreadable ones are left out.
     pub(super) fn of_headers<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Self {
         let mut checksums = Self::default();
         let composite = header("x-amz-checksum-type") == Some("COMPOSITE");
@@ -56,7 +55,8 @@ impl Checksums {
                 checksums.add(algorithm, value);
             }
         }
-        // Google decompresses what was stored compressed for clients that don't ask for that.
+        // Google decompresses stored gzip for clients that do not accept it. The checksum is of the
+        // stored bytes.
         let stored = header("x-goog-stored-content-encoding").unwrap_or("identity");
         if let Some(hash) = header("x-goog-hash")
             && stored == header("content-encoding").unwrap_or("identity")
@@ -91,7 +91,7 @@ impl Checksums {
         self.0.is_empty()
     }
 
-    /// Begins to checksum bytes as they come, if there is a checksum to compare with.
+    /// Starts a checksum of bytes as they arrive, if there is one to compare with.
     pub(super) fn start(&self) -> Option<RunningChecksum> {
         let (algorithm, want) = self.0.first()?;
         let crc = |algorithm| RunningState::Crc(crc_fast::Digest::new(algorithm));
@@ -105,8 +105,8 @@ impl Checksums {
         Some(RunningChecksum { algorithm: *algorithm, want: want.clone(), state })
     }
 
-    /// Reads a file from its start: an error of the kind `InvalidData` when it isn't what the
-    /// store has.
+    /// Checks a file from its start. The error is `InvalidData` when its bytes are not those in the
+    /// store.
     pub(super) fn check(&self, mut file: &File) -> io::Result<()> {
         let Some(mut checksum) = self.start() else { return Ok(()) };
         file.rewind()?;
@@ -120,7 +120,7 @@ impl Checksums {
     }
 }
 
-/// A checksum of the bytes so far, and what it has to become.
+/// A checksum of the bytes so far, and the expected value.
 pub(super) struct RunningChecksum {
     algorithm: Algorithm,
     want: Vec<u8>,
@@ -142,7 +142,7 @@ impl RunningChecksum {
         }
     }
 
-    /// An error of the kind `InvalidData` when the bytes are not those that the store has.
+    /// Compares. The error is `InvalidData` when the bytes are not those in the store.
     pub(super) fn check(self) -> io::Result<()> {
         let Self { algorithm, want, state } = self;
         let got = match state {
@@ -157,8 +157,8 @@ impl RunningChecksum {
             return Ok(());
         }
         let problem = format!(
-            "the {algorithm:?} checksum of what came is {}, and the store says {}: the bytes changed \
-             on their way",
+            "the {algorithm:?} checksum of the received bytes is {}, but the store has {}: the bytes \
+             changed on their way",
             BASE64_STANDARD.encode(&got),
             BASE64_STANDARD.encode(&want)
         );

@@ -1,4 +1,4 @@
-//! Makes the clients of a bucket of a service, from what the environment says.
+//! Makes the clients of a service's bucket from the environment.
 
 mod aws;
 mod azure;
@@ -17,8 +17,8 @@ use super::object::{ObjectBucket, Stores};
 use super::transport::{Patience, Transport};
 use super::{Access, BucketError};
 
-/// Makes a bucket of it. Asks for credentials where they come from a service, and for the
-/// region of a bucket of S3 where nothing says it.
+/// Opens a service's bucket. May ask a service for credentials, and S3 for the bucket's region
+/// where no setting names it.
 pub(super) async fn open(
     address: ServiceAddress,
     access: &Access,
@@ -60,7 +60,7 @@ fn http(url: &str, patience: Patience, transport: &Transport) -> Result<Stores, 
     })
 }
 
-/// The client for an endpoint: without encryption only where the endpoint says so.
+/// The client's options for an endpoint. Plain HTTP is allowed only where the endpoint asks for it.
 fn client(patience: Patience, endpoint: &str) -> ClientOptions {
     patience.client().with_allow_http(endpoint.starts_with("http://"))
 }

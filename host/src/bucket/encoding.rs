@@ -1,4 +1,4 @@
-//! Objects that are stored compressed: what `Content-Encoding` says, and gzip both ways.
+//! Content encodings: the `Content-Encoding` header, and gzip in both directions.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -13,21 +13,21 @@ use super::checksums::{Checksums, RunningChecksum};
 /// The longest name of an encoding that an error shows, in bytes.
 const SHOWN: usize = 40;
 
-/// How the content of an object is stored.
+/// The encoding in which an object is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) enum ContentEncoding {
-    /// As it is.
+    /// Not encoded.
     #[default]
     Plain,
-    /// By gzip.
+    /// gzip.
     Gzip,
-    /// In another way, which has this name.
+    /// Another encoding, by name.
     Other(String),
 }
 
 impl ContentEncoding {
-    /// What a `Content-Encoding` header says. `aws-chunked` is how some clients uploaded an
-    /// object, and says nothing of what is stored.
+    /// Parses a `Content-Encoding` header. `aws-chunked` is ignored, because it names how a client
+    /// uploaded the object.
     pub(super) fn of_header(value: &str) -> Self {
         let names = value.split(',').map(|name| name.trim().to_ascii_lowercase());
         let names: Vec<String> =
@@ -40,26 +40,27 @@ impl ContentEncoding {
     }
 }
 
-/// Why decoding can't go on.
+/// Why decoding stopped.
 #[derive(Debug)]
 pub(super) enum DecodeError {
     /// The local disk failed.
     Disk(io::Error),
-    /// More comes out than may.
+    /// The decoded bytes exceed the limit.
     TooLarge,
 }
 
-/// Decodes the bytes of an object in order, and checksums them as they are stored.
+/// Decodes an object's bytes in order, and computes the checksum of the stored bytes.
 pub(super) struct Gunzip {
     decoder: MultiGzDecoder<BoundedFile>,
     checksum: Option<RunningChecksum>,
     stored: u64,
-    /// Why they are not gzip. The checksum still covers the rest: it may have changed on its way.
+    /// Why the bytes are not gzip. The checksum still runs, because they may have changed on their
+    /// way.
     wrong: Option<String>,
 }
 
 impl Gunzip {
-    /// Writes what is decoded to `file`, at most `limit` bytes.
+    /// Writes at most `limit` decoded bytes to `file`.
     pub(super) fn new(file: Arc<File>, limit: u64, checksums: &Checksums) -> Self {
         let bounded = BoundedFile { file, at: 0, limit, fault: None };
         let decoder = MultiGzDecoder::new(bounded);
@@ -79,11 +80,11 @@ impl Gunzip {
         Ok(())
     }
 
-    /// Writes what is left, and says how many bytes there are. The inner error is that what the
-    /// store has is not gzip; that the bytes changed on their way is one of the disk, of the
-    /// kind `InvalidData`.
+    /// Writes the rest and returns the number of decoded bytes. The inner error is that the stored
+    /// bytes are not gzip. Bytes that changed on their way are a [`DecodeError::Disk`] of the kind
+    /// `InvalidData`.
     pub(super) fn finish(&mut self) -> Result<Result<u64, String>, DecodeError> {
-        // An empty object is empty, whatever its header says.
+        // An empty object is valid, whatever its header says.
         if self.wrong.is_none() && self.stored > 0 {
             let done = self.decoder.try_finish();
             self.note(done)?;
@@ -107,13 +108,13 @@ impl Gunzip {
     }
 }
 
-/// A file that takes so many bytes and no more.
+/// A file that takes at most `limit` bytes.
 #[derive(Debug)]
 struct BoundedFile {
     file: Arc<File>,
     at: u64,
     limit: u64,
-    /// What the writer could not say by its error.
+    /// The error that the writer's `io::Error` can't carry.
     fault: Option<DecodeError>,
 }
 
@@ -136,15 +137,15 @@ impl Write for BoundedFile {
     }
 }
 
-/// Compresses bytes, all of them.
+/// Compresses bytes.
 pub(super) fn gzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(bytes)?;
     encoder.finish()
 }
 
-/// Compresses a file into parts of one size; the last may be smaller. Equal files give equal
-/// parts: no time is noted in them.
+/// Compresses a file into parts of one size; the last may be smaller. Equal files give equal parts,
+/// because the header has no time.
 pub(super) struct Gzip {
     encoder: GzEncoder<Vec<u8>>,
     part: usize,
@@ -155,7 +156,7 @@ impl Gzip {
         Self { encoder: GzEncoder::new(Vec::new(), Compression::default()), part }
     }
 
-    /// Takes the next bytes, and gives the parts that are complete.
+    /// Takes the next bytes and returns the completed parts.
     pub(super) fn feed(&mut self, bytes: &[u8]) -> io::Result<Vec<Vec<u8>>> {
         self.encoder.write_all(bytes)?;
         let mut parts = Vec::new();
@@ -166,7 +167,7 @@ impl Gzip {
         Ok(parts)
     }
 
-    /// The parts that are left.
+    /// Returns the remaining parts.
     pub(super) fn finish(self) -> io::Result<Vec<Vec<u8>>> {
         let left = self.encoder.finish()?;
         Ok(left.chunks(self.part).map(<[u8]>::to_vec).collect())

@@ -1,4 +1,4 @@
-//! A bucket that is any store of the `object_store` crate.
+//! A bucket in any store of the `object_store` crate.
 
 mod download;
 mod upload;
@@ -36,7 +36,7 @@ use crate::key::{BucketKey, MAX_KEY_BYTES, Prefix};
 
 /// Files above this many bytes are put in parts.
 const ONE_PUT: u64 = 16 * 1024 * 1024;
-/// A bucket of a service as a bucket. A clone is another handle on it.
+/// A bucket of a service. A clone is another handle on it.
 #[derive(Debug, Clone)]
 pub struct ObjectBucket(Arc<Inner>);
 
@@ -45,30 +45,30 @@ struct Inner {
     address: ServiceAddress,
     url: String,
     stores: Stores,
-    /// How long a body may bring nothing.
+    /// The timeout of the next bytes of a body.
     idle: Duration,
     stored_encoding: StoredEncoding,
     largest_decoded: u64,
     gzip_outputs: Option<GlobMatcher>,
-    /// The server refused a HEAD request, and was not asked for another since.
+    /// The server rejects HEAD requests.
     refuses_head: AtomicBool,
-    /// It was said that listing is not allowed.
+    /// A warning about missing permissions was logged.
     warned: AtomicBool,
-    /// Uploads that begin or are given up.
+    /// Uploads that are starting or being aborted.
     aborts: TaskTracker,
 }
 
 /// The clients of one bucket.
 #[derive(Clone)]
 pub(super) struct Stores {
-    /// For fetching and listing.
+    /// Fetches and lists.
     pub(super) reads: Arc<dyn ObjectStore>,
-    /// For putting. None where that can't be done.
+    /// Puts. `None` for a web server.
     pub(super) writes: Option<Arc<dyn ObjectStore>>,
-    /// The same for trying whether it works: these soon stop to try again.
+    /// As `reads`, with few retries, for checks.
     pub(super) quick_reads: Arc<dyn ObjectStore>,
     pub(super) quick_writes: Option<Arc<dyn ObjectStore>>,
-    /// For a look whether the bucket is there. None where nothing can be listed.
+    /// Lists, for the check that the bucket exists. `None` for a web server.
     pub(super) quick_list: Option<Arc<dyn PaginatedListStore>>,
 }
 
@@ -112,30 +112,30 @@ impl ObjectBucket {
     }
 
     fn read_only(&self) -> BucketError {
-        BucketError::invalid(self, "can only be read; put outputs into another bucket")
+        BucketError::invalid(self, "is read-only; put outputs into another bucket")
     }
 
-    /// What is done with objects that are stored compressed.
+    /// How to read objects that are stored compressed.
     fn stored_encoding(&self) -> StoredEncoding {
         self.0.stored_encoding
     }
 
-    /// The most bytes that one of them may have when it is decoded.
+    /// The most bytes that one object may decode to.
     fn largest_decoded(&self) -> u64 {
         self.0.largest_decoded
     }
 
-    /// How long a body may bring nothing.
+    /// The timeout of the next bytes of a body.
     fn idle(&self) -> Duration {
         self.0.idle
     }
 
-    /// True when every object can be fetched in parts.
+    /// True when any object can be fetched in parts.
     fn has_ranges(&self) -> bool {
         self.0.address.service != Service::Http
     }
 
-    /// Where an object is in the store.
+    /// The path of an object in the store.
     fn path(&self, key: &BucketKey) -> Result<Path, BucketError> {
         let whole = self.0.address.prefix.join(key);
         let len = whole.as_str().len();
@@ -146,8 +146,8 @@ impl ObjectBucket {
             );
             return Err(BucketError::invalid(self, problem));
         }
-        // `parse` takes the key as it is; `from` would percent-encode some characters, and
-        // then other tools would see another key.
+        // `parse` keeps the key; `from` would percent-encode some characters, and other tools would
+        // see another key.
         Path::parse(whole.as_str())
             .map_err(|error| BucketError::invalid(self, format!("key `{key}`: {error}")))
     }
@@ -171,8 +171,7 @@ impl ObjectBucket {
     }
 }
 
-/// Azure lists the folders of some accounts as empty objects. Each comes just before what is
-/// in the folder.
+/// Azure lists folders of some accounts as empty objects, each just before the folder's content.
 fn is_folder(meta: &ObjectMeta, next: &object_store::Result<ObjectMeta>) -> bool {
     let Ok(next) = next else { return false };
     let rest = next.location.as_ref().strip_prefix(meta.location.as_ref());
@@ -204,7 +203,7 @@ impl Bucket for ObjectBucket {
             match self.reads().get_opts(&self.path(key)?, options).await {
                 Ok(got) => {
                     let facts = facts(&got);
-                    // Some servers tell the length only with the bytes.
+                    // Some servers send the length only with the bytes.
                     if facts.has_length || !is_http {
                         return Ok(version(&got.meta, &facts, self.0.stored_encoding));
                     }
@@ -215,14 +214,14 @@ impl Bucket for ObjectBucket {
                 Err(error) => return Err(self.failed("reading", key, error)),
             }
         }
-        // Begins to fetch it, and takes none of its bytes.
+        // Starts to fetch the object and takes none of its bytes.
         match self.open(key, None).await? {
             Opened::Object(object) => {
                 self.0.refuses_head.store(is_refused, Ordering::Relaxed);
                 Ok(object.version().clone())
             }
             Opened::Unchanged => {
-                let problem = "the server says that an object is unchanged, and was not asked that";
+                let problem = "the store answered 304 Not Modified to an unconditional request";
                 Err(BucketError::unavailable(self, "reading", key, problem))
             }
         }
@@ -266,7 +265,7 @@ impl Bucket for ObjectBucket {
         let address = &self.0.address;
         let failed = |error| stream::iter([Err(error)]).boxed();
         if address.service == Service::Http {
-            return failed(BucketError::invalid(self, "can't be listed: it is a web server"));
+            return failed(BucketError::invalid(self, "is a web server, which can't be listed"));
         }
         let shown = prefix.to_string();
         let path = match address.prefix.below(prefix) {
@@ -305,7 +304,7 @@ impl Bucket for ObjectBucket {
 
     async fn try_put(&self, key: &BucketKey) -> Result<(), BucketError> {
         match self.0.address.service {
-            // Nothing would abort the parts of an upload to Azure.
+            // Azure can't abort an upload in parts.
             Service::Azure => self.try_put_unmet(key, no_entity_tag()).await,
             Service::Google => match self.try_upload(key).await {
                 // Uploads in parts need permissions of their own.
@@ -347,21 +346,19 @@ impl Bucket for ObjectBucket {
         let kind = FailureKind::of(&error);
         let text = service_error::describe(address, "listing", kind, &error);
         match kind {
-            // Any answer of a web server will do: its root may well be nothing to see.
+            // Any answer of a web server is enough: its root may not exist.
             FailureKind::NoServer | FailureKind::NoConnection | FailureKind::NoAnswer => {
                 Err(BucketError::invalid(self, text))
             }
             _ if address.service == Service::Http => Ok(()),
             FailureKind::Denied => {
                 if !self.0.warned.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(
-                        "{self}: {text}; tasks may work all the same, if objects can be read"
-                    );
+                    tracing::warn!("{self}: {text}; tasks still work if objects can be read");
                 }
                 Ok(())
             }
             FailureKind::Throttled => Err(BucketError::unavailable(self, "opening", "", text)),
-            // The listing of a bucket is there whenever the bucket is.
+            // A bucket that exists can be listed.
             FailureKind::NoObject => {
                 let text =
                     service_error::describe(address, "listing", FailureKind::NoBucket, &error);
@@ -378,7 +375,7 @@ impl Bucket for ObjectBucket {
 }
 
 impl ObjectBucket {
-    /// What a listing has, by the keys that it has here.
+    /// A listed object under its key here.
     fn listed(&self, meta: &ObjectMeta) -> Option<Listed> {
         let name = meta.location.as_ref();
         let prefix = &self.0.address.prefix;
@@ -390,7 +387,7 @@ impl ObjectBucket {
         match BucketKey::new(below?) {
             Ok(key) => Some(Listed { key, size: meta.size }),
             Err(error) => {
-                tracing::warn!(bucket = %self, "key {name:?} {error}: not listed");
+                tracing::warn!(bucket = %self, "skipped key {name:?}: it {error}");
                 None
             }
         }

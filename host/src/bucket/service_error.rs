@@ -1,4 +1,4 @@
-//! From the error of a store to one for people: what is wrong, and what to do about it.
+//! Errors of services, described with their cures.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -10,28 +10,28 @@ use super::BucketError;
 use super::address::{Service, ServiceAddress};
 use super::transport::RequestError;
 
-/// What went wrong, as far as it matters to who has to do something.
+/// The kind of a service's failure, by what a person has to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FailureKind {
     /// There is no such object.
     NoObject,
     /// There is no such bucket.
     NoBucket,
-    /// The object is archived, and has to be restored before it can be read.
+    /// The object is archived and has to be restored first.
     Archived,
-    /// The credentials are not accepted, or there are none.
+    /// There are no credentials, or the service does not accept them.
     Credentials,
-    /// They are, and they don't allow this.
+    /// The credentials do not permit this.
     Denied,
-    /// The clock of this machine is off.
+    /// This machine's clock is wrong.
     Clock,
     /// The bucket is in another region.
     Region,
-    /// The service has too much to do.
+    /// The service limits the rate of requests.
     Throttled,
-    /// The name of the server is not known.
+    /// The server's name can't be resolved.
     NoServer,
-    /// There is no connection to be had.
+    /// The server accepts no connection.
     NoConnection,
     /// The server didn't answer in time.
     NoAnswer,
@@ -68,13 +68,13 @@ impl FailureKind {
             _ => {}
         }
         match error {
-            // Before all else: a server that says nothing more says this of both.
+            // First, because a server without error codes says no more than this.
             Error::NotFound { .. } => return Self::NoObject,
             Error::PermissionDenied { .. } => return Self::Denied,
             Error::Unauthenticated { .. } => return Self::Credentials,
             _ => {}
         }
-        // Those of a listing have no kinds.
+        // Errors of a listing have no variants.
         if has("status code: 404") {
             Self::NoObject
         } else if has("status code: 403") {
@@ -97,15 +97,15 @@ impl FailureKind {
     }
 }
 
-/// What our own lookup of credentials begins its complaint with.
+/// The beginning of our own error for missing credentials.
 pub(super) const NO_CREDENTIALS: &str = "no credentials";
 
-/// True for an error of ours whose cause is that the credentials don't allow what was done.
+/// True when the credentials did not permit the operation.
 pub(super) fn is_denied(error: &(dyn StdError + 'static)) -> bool {
     error.downcast_ref().is_some_and(|e: &ServiceError| e.kind == FailureKind::Denied)
 }
 
-/// An error of a store with what it means before it.
+/// A store's error with its description.
 #[derive(Debug)]
 pub(super) struct ServiceError {
     text: String,
@@ -125,7 +125,7 @@ impl StdError for ServiceError {
     }
 }
 
-/// What an error on `key` means for the caller.
+/// The bucket error for a store's error on `key`.
 pub(super) fn bucket_error(
     address: &ServiceAddress,
     bucket: &impl fmt::Display,
@@ -140,7 +140,7 @@ pub(super) fn bucket_error(
         FailureKind::NoObject => {
             BucketError::NotFound { bucket: bucket.to_string(), key: key.to_string() }
         }
-        // No further try can help before somebody acts.
+        // No retry can help until somebody restores the object.
         FailureKind::Archived => {
             let text = describe(address, doing, FailureKind::Archived, &error);
             BucketError::invalid(bucket, format!("`{key}` {text}"))
@@ -152,7 +152,7 @@ pub(super) fn bucket_error(
     }
 }
 
-/// The text for people.
+/// Describes an error and its cure.
 pub(super) fn describe(
     address: &ServiceAddress,
     doing: &str,
@@ -177,8 +177,8 @@ pub(super) fn describe(
                 "restore it with `aws s3api restore-object`"
             };
             format!(
-                "is archived{class} and can't be read before it is restored: {cure}, wait until \
-                 that is done, and send the task again"
+                "is archived{class} and has to be restored first: {cure}, wait until that is done, \
+                 and send the task again"
             )
         }
         FailureKind::Credentials => format!(
@@ -186,26 +186,26 @@ pub(super) fn describe(
             match service {
                 Service::S3 =>
                     "log in again, or check AWS_PROFILE, AWS_ACCESS_KEY_ID and \
-                     AWS_SECRET_ACCESS_KEY; --anonymous is for buckets that everybody may read",
+                     AWS_SECRET_ACCESS_KEY; --anonymous is for public buckets",
                 Service::Google =>
                     "log in with `gcloud auth application-default login`, or check \
-                     GOOGLE_APPLICATION_CREDENTIALS; --anonymous is for buckets that everybody \
-                     may read",
+                     GOOGLE_APPLICATION_CREDENTIALS; --anonymous is for public \
+                     buckets",
                 Service::Azure =>
                     "check AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY (or \
                      AZURE_STORAGE_CONNECTION_STRING), and the clock of this machine",
-                Service::Http => "the server wants a login, which can't be given",
+                Service::Http => "the server requires a login, which is not supported",
             }
         ),
         FailureKind::Denied => format!(
             "access denied: {said}; {}",
             match (service, doing) {
-                (Service::Http, _) => "the server does not give it to us",
+                (Service::Http, _) => "the web server refuses it",
                 (Service::S3, "listing") => "the credentials need s3:ListBucket",
                 (Service::S3, "writing") => "the credentials need s3:PutObject",
                 (Service::S3, _) =>
-                    "the credentials need s3:GetObject; without s3:ListBucket, S3 says this of \
-                     objects that do not exist too",
+                    "the credentials need s3:GetObject; without s3:ListBucket, S3 also says this of \
+                     objects that do not exist",
                 (Service::Google, "writing") =>
                     "the account needs roles/storage.objectUser on the bucket",
                 (Service::Google, _) =>
@@ -216,7 +216,7 @@ pub(super) fn describe(
             }
         ),
         FailureKind::Clock => {
-            format!("the clock of this machine is wrong: {said}; set it (for example by NTP)")
+            format!("this machine's clock is wrong: {said}; set it, for example with NTP")
         }
         FailureKind::Region => {
             let text = chain(error);
@@ -224,14 +224,14 @@ pub(super) fn describe(
                 .or_else(|| between(&text, "<Region>", "</Region>"));
             match region {
                 Some(region) => {
-                    format!("the bucket is in the region {region}; give it with --region {region}")
+                    format!("the bucket is in the region {region}; use --region {region}")
                 }
-                None => "the bucket is in another region; give it with --region".to_owned(),
+                None => "the bucket is in another region; set it with --region".to_owned(),
             }
         }
-        FailureKind::Throttled => format!("the service has too much to do and refuses: {said}"),
+        FailureKind::Throttled => format!("the service limits the rate of requests: {said}"),
         FailureKind::NoServer => format!(
-            "the name of the server{} is not known: {said}; check the address or endpoint, and \
+            "the server name{} can't be resolved: {said}; check the address or endpoint, and \
              the network",
             host(error)
         ),
@@ -245,7 +245,7 @@ pub(super) fn describe(
     }
 }
 
-/// What the service or the network said, in short.
+/// The shortest text in which the service or the network names the failure.
 fn said(error: &Error) -> String {
     let text = chain(error);
     if let Some(code) = between(&text, "<Code>", "</Code>") {
@@ -261,7 +261,7 @@ fn said(error: &Error) -> String {
     if let Some(found) = text.find(NO_CREDENTIALS) {
         return text[found..].lines().next().unwrap_or_default().to_owned();
     }
-    // The innermost cause says it in the fewest words.
+    // The innermost cause is the shortest.
     let mut cause: &(dyn StdError + 'static) = error;
     while let Some(source) = cause.source() {
         cause = source;
@@ -269,7 +269,7 @@ fn said(error: &Error) -> String {
     cause.to_string()
 }
 
-/// An error with all its causes. Each may or may not repeat the next.
+/// An error with all its causes, without repetitions.
 fn chain(error: &Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -284,7 +284,7 @@ fn chain(error: &Error) -> String {
     text
 }
 
-/// The server that was to be reached, for a sentence about it.
+/// The server's name after a space, or nothing.
 fn host(error: &Error) -> String {
     let reaching = find::<RequestError>(error).filter(|reaching| !reaching.host.is_empty());
     reaching.map(|reaching| format!(" {}", reaching.host)).unwrap_or_default()

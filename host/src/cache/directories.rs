@@ -1,8 +1,8 @@
-//! The directories that the cache works in, held open.
+//! The open directories of the cache.
 //!
-//! Somebody may remove or replace them while the cache is in use. A call that fails in a way
-//! that this can explain compares the open directories with those at their paths, opens or
-//! makes them again, and is tried once more. While nothing fails, nothing is compared.
+//! Somebody may remove or replace them while the cache is in use. When a call fails and that can be
+//! the reason, the open directories are compared with those at their paths, opened or made again,
+//! and the call is repeated once. Without a failure nothing is compared.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,7 +24,7 @@ pub(super) struct Directories {
     open: RwLock<Arc<OpenDirs>>,
 }
 
-/// The directories as they were opened last. A download keeps those that it began with.
+/// The directories as they were opened last. A download keeps those that it started with.
 #[derive(Debug)]
 pub(super) struct OpenDirs {
     pub(super) tmp: Arc<ProcessDir>,
@@ -32,11 +32,10 @@ pub(super) struct OpenDirs {
 }
 
 impl Directories {
-    /// Makes the directories where they are missing, and removes what dead processes left in
-    /// `tmp`.
+    /// Makes missing directories, and removes the leftovers of dead processes in `tmp`.
     ///
     /// # Errors
-    /// Also when somebody else owns them or may write to them.
+    /// Also when another user owns them or may write to them.
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
         if let Some(risk) = make_ours(dir)? {
             tracing::warn!("cache {}: {risk}", dir.display());
@@ -50,8 +49,7 @@ impl Directories {
         self.open.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Does `action`, and once more in new directories if it failed because the old ones are
-    /// gone.
+    /// Runs `action`, and again in new directories if the old ones are gone.
     pub(super) fn with<T>(
         &self,
         mut action: impl FnMut(&Arc<OpenDirs>) -> Result<T, Errno>,
@@ -63,21 +61,21 @@ impl Directories {
         }
     }
 
-    /// Opens or makes again what was removed, or opens what is in its place now. True when
+    /// Opens or makes removed directories again, or opens their replacements. True when
     /// [`Directories::get`] gives other directories than `seen`.
     pub(super) fn renew(&self, seen: &Arc<OpenDirs>) -> io::Result<bool> {
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&open, seen) {
             return Ok(true);
         }
-        // A cache that was moved away as a whole may come back, and works where it is.
+        // A cache that was moved away may come back, and works where it is.
         let is_away = stat(&self.dir).is_err();
         let has_tmp = is_current(open.tmp.dir(), open.tmp.path(), is_away);
         let has_blobs = is_current(&open.blobs, &self.dir.join("blobs"), is_away);
         if has_tmp && has_blobs {
             return Ok(false);
         }
-        // Whoever replaced them may be somebody else.
+        // Another user may have replaced them.
         make_ours(&self.dir)?;
         let tmp = match has_tmp {
             true => open.tmp.clone(),
@@ -87,16 +85,15 @@ impl Directories {
         *open = Arc::new(OpenDirs { tmp, blobs });
         drop(open);
         tracing::warn!(
-            "cache {}: its directories were removed or replaced while it was in use; \
-             it goes on in those that are there now",
+            "cache {}: its directories were removed or replaced while in use; continuing in the \
+             current ones",
             self.dir.display()
         );
         Ok(true)
     }
 }
 
-/// Whether a failed call may be due to a directory that is open and no longer the one at its
-/// path: removed, replaced, or on a file system that is gone.
+/// True when a call may have failed because an open directory was removed, replaced or unmounted.
 pub(super) fn may_be_gone(error: Errno) -> bool {
     matches!(
         error,
@@ -112,7 +109,7 @@ pub(super) fn may_be_gone(error: Errno) -> bool {
     )
 }
 
-/// Makes the directories, or checks whose they are. Returns a risk on the way to them.
+/// Makes the directories, or checks their owners. Returns a risk on the path.
 fn make_ours(dir: &Path) -> io::Result<Option<NotOurs>> {
     ownership::make(dir, &["tmp", "blobs"])?;
     let risk = ownership::check(dir, &PARTS).map_err(io::Error::other)?;
@@ -135,7 +132,7 @@ fn open_blobs(dir: &Path) -> io::Result<Arc<OwnedFd>> {
     Ok(Arc::new(blobs))
 }
 
-/// Whether an open directory still is the one to work in.
+/// True when an open directory is still the one to use.
 fn is_current(open: &OwnedFd, path: &Path, is_away: bool) -> bool {
     match (fstat(open), stat(path)) {
         (Ok(open), Ok(there)) => (open.st_dev, open.st_ino) == (there.st_dev, there.st_ino),
@@ -144,7 +141,7 @@ fn is_current(open: &OwnedFd, path: &Path, is_away: bool) -> bool {
     }
 }
 
-/// A new file that is read-only for everybody but the one who makes it, now.
+/// Creates a file that only this descriptor can write to.
 pub(super) fn create(dir: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     openat(dir, name, flags, Mode::from_raw_mode(0o444))

@@ -1,4 +1,4 @@
-//! From a bucket to a blob: a file in `tmp` that is renamed into place when it is whole.
+//! Downloads: a file in `tmp` that is renamed to a blob when it is whole.
 
 use std::error::Error as StdError;
 use std::fs::File;
@@ -19,16 +19,16 @@ use crate::blocking::{SMALL, blocking};
 use crate::bucket::{Bucket, BucketError, Object, Opened};
 use crate::digest::Digest;
 
-/// How often one download is tried for reasons that are the cache's own.
+/// How often a download is tried when the cache's directories fail.
 const TRIES: usize = 3;
-/// The most that is written to see whether the disk takes it.
+/// The most bytes that a trial writes.
 const MOST_TRIED: u64 = 64 * 1024 * 1024;
-/// What such a try leaves in `blobs` if it is killed at the wrong moment.
+/// The file that a killed trial leaves in `blobs`.
 pub(super) const PROBE: &str = ".probe";
 
 impl Cache {
-    /// Downloads; and again after making capacity if the disk is full, or in new directories if
-    /// the old ones were removed.
+    /// Downloads an object; again after evicting blobs if the disk is full, or in new directories
+    /// if the old ones were removed.
     pub(super) async fn download(
         &self,
         bucket: &dyn Bucket,
@@ -52,7 +52,7 @@ impl Cache {
         }
     }
 
-    /// Whether a download failed because its files or directories were removed meanwhile.
+    /// True when a download failed because its files or directories were removed.
     fn is_moved(&self, error: &CacheError, began_in: &Arc<OpenDirs>) -> Result<bool, CacheError> {
         let CacheError::Local { source, .. } = error else { return Ok(false) };
         let Some(errno) = Errno::from_io_error(source.get()) else { return Ok(false) };
@@ -76,7 +76,7 @@ impl Cache {
             None => match bucket.open(&source.key, None).await? {
                 Opened::Object(object) => object,
                 Opened::Unchanged => {
-                    let problem = "the store says that it is unchanged, and was not asked that";
+                    let problem = "the store answered 304 Not Modified to an unconditional request";
                     let error = BucketError::unavailable(&bucket, "reading", &source.key, problem);
                     return Err(error.into());
                 }
@@ -92,16 +92,16 @@ impl Cache {
             Err(error) => return Err(self.blame(error, expected).await),
         };
         if version.size > expected {
-            // It was decoded, or nothing was known of its size.
+            // The object was decoded, or its size was unknown.
             drop(capacity);
             capacity = self.0.capacity.reserve(version.size).await;
         }
 
-        // The digest is of what is in the file, not of what was meant to be written there.
+        // The digest of the file's actual content.
         let (digest, stamp) =
             digest(file, version.size).await.map_err(failed("reading a downloaded file"))?;
         if stamp.size != version.size {
-            let problem = format!("{} bytes came of {}", stamp.size, version.size);
+            let problem = format!("{} of {} bytes arrived", stamp.size, version.size);
             return Err(BucketError::unavailable(&bucket, "reading", &source.key, problem).into());
         }
         let blob = self.blob(digest, stamp.size, false);
@@ -117,16 +117,16 @@ impl Cache {
             if let Err(error) = put
                 && !failed_before
             {
-                // Costs a download after a restart, and nothing now.
-                tracing::warn!(dir = %self.dir().display(), %error, "the index was not written");
+                // Costs one download after a restart.
+                tracing::warn!(dir = %self.dir().display(), %error, "could not write the cache index");
             }
         }
         self.0.known.insert(source.clone(), KnownVersion { version, digest, looked }).await;
         Ok(blob)
     }
 
-    /// Whether an object's bytes could not be read or could not be written: the bucket's error
-    /// is the same.
+    /// Finds out whether reading from the bucket or writing to the cache failed: the error is the
+    /// same.
     async fn blame(&self, error: BucketError, size: u64) -> CacheError {
         let cause =
             io_cause(&error).and_then(io::Error::raw_os_error).map(Errno::from_raw_os_error);
@@ -148,9 +148,8 @@ impl Cache {
         }
     }
 
-    /// Tries what a download does: creates a file, writes `bytes` to it (64 MiB if it is more),
-    /// moves it to the blobs and removes it. For finding out whether a cache that failed works
-    /// again.
+    /// Tries what a download does: creates a file, writes `bytes` to it (at most 64 MiB), moves it
+    /// to the blobs and removes it. Finds out whether a cache that failed works again.
     ///
     /// # Errors
     /// [`CacheError::Full`] and [`CacheError::Local`], as a download would fail.
@@ -187,7 +186,7 @@ impl Cache {
 }
 
 fn write_and_remove(cache: &Inner, bytes: u64) -> io::Result<()> {
-    // Some file systems compress what they are given.
+    // Random bytes, because some file systems compress.
     let mut buffer = vec![0; 128 * 1024];
     fastrand::fill(&mut buffer);
     let (mut tmp, mut file) = Tmp::create(cache)?;
@@ -236,7 +235,7 @@ impl<'a> Tmp<'a> {
         self.name.as_deref().unwrap_or_default()
     }
 
-    /// Makes it a blob. False when there is one already.
+    /// Makes the file a blob. False when the blob exists already.
     fn keep(mut self, digest: Digest, stamp: &Stamp) -> io::Result<bool> {
         let new = self.cache.blobs.add(&self.open, self.name(), digest, stamp)?;
         self.name = None;
@@ -252,7 +251,7 @@ impl Drop for Tmp<'_> {
     }
 }
 
-/// The digest of a file, from its start, and what the file looks like.
+/// The digest of a file from its start, and the file's stamp.
 async fn digest(mut file: File, size: u64) -> io::Result<(Digest, Stamp)> {
     let digest = move || {
         let mut stamp = Stamp::of(&fstat(&file)?);

@@ -1,14 +1,14 @@
-//! Work that is done once however many ask for it at the same time.
+//! Work that runs once however many callers ask for it at the same time.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The work under way, by what it is for.
+/// The work in progress, by key.
 #[derive(Debug)]
 pub(super) struct SingleFlight<K, V>(Mutex<HashMap<K, Flight<V>>>);
 
-/// The lock is held by the one that works; the outcome is for those who wait for it.
+/// Whoever works holds the lock. The outcome is for those who wait for it.
 type Flight<V> = Arc<tokio::sync::Mutex<Option<V>>>;
 
 impl<K, V> Default for SingleFlight<K, V> {
@@ -18,10 +18,9 @@ impl<K, V> Default for SingleFlight<K, V> {
 }
 
 impl<K: Hash + Eq + Clone, V: Clone> SingleFlight<K, V> {
-    /// Does `work`, or waits for it to be done by another who asked before. Everybody who
-    /// asked before it was done gets the same outcome, a failure too; who asks later starts
-    /// anew. When the one that works is dropped, the next takes over. The flag is true for
-    /// the one whose work it was.
+    /// Runs `work`, or waits for the same work of an earlier caller. All callers that asked before
+    /// its end get the same outcome, also a failure; later callers start anew. When the working
+    /// caller is dropped, the next takes over. The flag is true for the caller whose work it was.
     pub(super) async fn run<F: Future<Output = V>>(
         &self,
         key: K,
@@ -46,16 +45,16 @@ impl<K: Hash + Eq + Clone, V: Clone> SingleFlight<K, V> {
     }
 }
 
-/// Somebody who waits for a single_flight or is working on it.
+/// A caller that works or waits.
 struct Participant<'a, K: Hash + Eq, V> {
     flights: &'a SingleFlight<K, V>,
     key: K,
-    /// Always there until the drop, which has to give it up under the lock.
+    /// Always set until the drop, which gives it up under the lock.
     single_flight: Option<Flight<V>>,
 }
 
 impl<K: Hash + Eq, V> Participant<'_, K, V> {
-    /// Lets nobody else join.
+    /// Lets no other caller join.
     fn close(&self) {
         let mut flights = self.flights.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let (Some(ours), Some(open)) = (&self.single_flight, flights.get(&self.key))
@@ -70,7 +69,7 @@ impl<K: Hash + Eq, V> Drop for Participant<'_, K, V> {
     fn drop(&mut self) {
         let mut flights = self.flights.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(ours) = self.single_flight.take() else { return };
-        // The map's and ours: nobody else is on it, so everybody who worked was dropped.
+        // The map's reference and ours: no other caller is left.
         if flights.get(&self.key).is_some_and(|open| Arc::ptr_eq(open, &ours))
             && Arc::strong_count(&ours) == 2
         {

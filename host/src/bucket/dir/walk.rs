@@ -12,7 +12,7 @@ use super::{DirBucket, TMP, size};
 use crate::bucket::{BucketError, Listed};
 use crate::key::{BucketKey, Prefix};
 
-/// The objects below a prefix, with directories in the order the file system has them.
+/// Iterates over the objects below a prefix, in the file system's order.
 pub(super) struct Walk<'a> {
     bucket: &'a DirBucket,
     /// The directory that is listed.
@@ -64,13 +64,13 @@ impl<'a> Walk<'a> {
         BucketError::unavailable(self.bucket, "listing", listed, error)
     }
 
-    /// At the end of the walk: nothing, or why it may not have seen everything.
+    /// The error at the end of a walk that may have missed objects.
     fn end(&mut self) -> Option<BucketError> {
         let root = self.root.take()?;
         let error = match self.bucket.root() {
             Ok(now) if Arc::ptr_eq(&now, &root) => return None,
             Ok(_) => {
-                let text = "the directory was replaced by another one while it was listed";
+                let text = "the directory was replaced while it was listed";
                 DirError::because(text, Errno::STALE)
             }
             Err(gone) => gone,
@@ -94,7 +94,7 @@ impl<'a> Walk<'a> {
             name.to_str().ok().and_then(|n| BucketKey::new(&format!("{}{n}", self.path)).ok());
         let Some(key) = key else {
             let (bucket, path) = (self.bucket, &self.path);
-            tracing::warn!(%bucket, "`{path}` holds {name:?}, which can't be a key: not listed");
+            tracing::warn!(%bucket, "skipped {name:?} in `{path}`: not a valid key");
             return Some(Ok(WalkEntry::Nothing));
         };
         let stat = level.entries.fd().and_then(|fd| statat(fd, name, AtFlags::empty()));
@@ -113,7 +113,7 @@ impl<'a> Walk<'a> {
     fn look(&self, key: BucketKey, stat: &Stat) -> Result<WalkEntry, Errno> {
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => Ok(WalkEntry::Object(Listed { key, size: size(stat) })),
-            // A link to a directory further up would never end.
+            // A link to a directory further up makes a loop.
             FileType::Directory if self.levels.iter().any(|l| l.id == id(stat)) => {
                 Ok(WalkEntry::Nothing)
             }

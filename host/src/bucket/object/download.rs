@@ -1,5 +1,5 @@
-//! Taking the bytes of an object of a store: in parts if it is large, resumed where they
-//! broke off, decoded if they are stored compressed, and never a mix of two versions.
+//! Downloads from a store: in parts if the object is large, resumed where a connection broke,
+//! decoded if the object is stored compressed, and never a mix of two versions.
 
 use std::fmt;
 use std::fs::File;
@@ -28,18 +28,18 @@ const ONE_GET: u64 = 32 * 1024 * 1024;
 const PART: u64 = 8 * 1024 * 1024;
 /// Parts of one object that are under way at once.
 const PARTS_AT_ONCE: usize = 4;
-/// How often a body that breaks off is resumed without a byte more having come.
+/// How often a body is resumed without progress.
 const RESUMES: u32 = 4;
-/// How often an object is begun again that changes while it is fetched.
+/// How often a download starts anew because the object changed.
 const VERSIONS: usize = 5;
-/// What is written at once.
+/// Bytes to write at once.
 const WRITE: usize = 1024 * 1024;
-/// Compressed bytes that are decoded where the caller runs: they become at most 16 MiB.
+/// The most compressed bytes to decode on the caller's thread. They become at most 16 MiB.
 const DECODED_HERE: usize = 16 * 1024;
 
 type Body = BoxStream<'static, object_store::Result<Bytes>>;
 
-/// An object whose headers have come.
+/// An object whose headers have arrived.
 pub(super) struct RemoteObject {
     bucket: ObjectBucket,
     key: BucketKey,
@@ -57,11 +57,11 @@ impl fmt::Debug for RemoteObject {
     }
 }
 
-/// Why a part did not come.
+/// Why a part was not fetched.
 enum Stopped {
-    /// The object was replaced, or it can't be known whether it was.
+    /// The object was replaced, or may have been.
     Changed,
-    /// The store can't give a part of it.
+    /// The store can't send a part of the object.
     NoRanges,
     Failed(BucketError),
 }
@@ -72,14 +72,14 @@ impl From<BucketError> for Stopped {
     }
 }
 
-/// What every request for an object has.
+/// The options of every request for an object.
 pub(super) fn options() -> GetOptions {
     let mut options = GetOptions::default();
     options.extensions.insert(ForObject);
     options
 }
 
-/// Begins to fetch an object, unless it still is the version that is known.
+/// Starts to fetch an object unless it still has the known version.
 pub(super) async fn open(
     bucket: &ObjectBucket,
     key: &BucketKey,
@@ -99,7 +99,7 @@ pub(super) async fn open(
         Err(error) => return Err(bucket.failed("reading", key, error)),
     };
     let object = RemoteObject::new(bucket.clone(), key.clone(), got);
-    // Not every server knows conditions.
+    // Not every server supports conditions.
     if known == Some(&object.version) {
         return Ok(Opened::Unchanged);
     }
@@ -113,7 +113,7 @@ impl RemoteObject {
         Self { bucket, key, version, facts, body: got.into_stream() }
     }
 
-    /// The bytes of this version, all of them, or why not.
+    /// Writes all bytes of this version to `into`.
     async fn take(self, into: &Arc<File>) -> Result<Version, Stopped> {
         let Self { bucket, key, mut version, facts, body } = self;
         let target = match (&facts.encoding, bucket.stored_encoding()) {
@@ -124,8 +124,8 @@ impl RemoteObject {
             }
             (ContentEncoding::Other(name), _) => {
                 let problem = format!(
-                    "`{key}` is stored with `Content-Encoding: {name}`, which can't be decoded \
-                     here; with --stored-encoding keep, tasks get the bytes as they are stored"
+                    "`{key}` has `Content-Encoding: {name}`, which is not supported; with \
+                     --stored-encoding keep, tasks get the stored bytes"
                 );
                 return Err(BucketError::invalid(&bucket, problem).into());
             }
@@ -167,12 +167,12 @@ impl Object for RemoteObject {
             let got = got.map_err(|error| bucket.failed("reading", &key, error))?;
             object = Self::new(bucket.clone(), key.clone(), got);
         }
-        let problem = "it changed or broke off each time it was read";
+        let problem = "it changed, or its connection broke, each time it was read";
         Err(BucketError::unavailable(&bucket, "reading", &key, problem))
     }
 }
 
-/// One version of an object on its way into a file.
+/// The download of one version into a file.
 struct Transfer<'a> {
     bucket: &'a ObjectBucket,
     key: &'a BucketKey,
@@ -180,7 +180,7 @@ struct Transfer<'a> {
     target: Target,
 }
 
-/// Where its bytes go.
+/// Where the bytes go.
 enum Target {
     /// To their place in a file, in any order.
     File(Arc<File>),
@@ -193,21 +193,20 @@ impl Transfer<'_> {
         matches!(self.target, Target::Gunzip(_))
     }
 
-    /// Takes a body whose length nobody knows. One that breaks off can't be resumed: without
-    /// its length, nobody knows what the rest is.
+    /// Takes a body of unknown length. Such a body can't be resumed, because the rest is unknown.
     async fn take_to_the_end(&self, body: Body) -> Result<u64, Stopped> {
         let mut size = 0;
         match self.pump(body, &mut size, None).await? {
             Ok(()) => Ok(size),
             Err(error) => {
-                tracing::debug!("{error}; beginning again");
+                tracing::debug!("{error}; starting again");
                 Err(Stopped::Changed)
             }
         }
     }
 
-    /// Looks whether the bytes are what the store has, and says how many there are in the file.
-    /// As many as `size` came.
+    /// Checks the bytes against the store's checksums and returns how many are in the file. `size`
+    /// bytes arrived.
     async fn check(
         &self,
         facts: ResponseFacts,
@@ -227,9 +226,8 @@ impl Transfer<'_> {
                 done.map_err(|problem| {
                     let key = self.key;
                     let problem = format!(
-                        "`{key}` is stored with `Content-Encoding: gzip` and is not gzip: \
-                         {problem}; with --stored-encoding keep, tasks get the bytes as they are \
-                         stored"
+                        "`{key}` has `Content-Encoding: gzip` but is not gzip: {problem}; with \
+                         --stored-encoding keep, tasks get the stored bytes"
                     );
                     BucketError::invalid(self.bucket, problem)
                 })
@@ -243,9 +241,8 @@ impl Transfer<'_> {
             DecodeError::TooLarge => {
                 let most = bytesize::ByteSize(self.bucket.largest_decoded());
                 let problem = format!(
-                    "`{}` is stored with `Content-Encoding: gzip` and has more than {most} when \
-                     it is decoded; give the cache more room with --cache-size, or use \
-                     --stored-encoding keep",
+                    "`{}` has `Content-Encoding: gzip` and decodes to more than {most}; raise \
+                     --cache-size, or use --stored-encoding keep",
                     self.key
                 );
                 BucketError::invalid(self.bucket, problem)
@@ -265,7 +262,7 @@ impl Transfer<'_> {
             }
             let range = start..self.version.size.min(start + PART);
             start = range.end;
-            // The answer that is there already begins with the first part.
+            // The open answer starts with the first part.
             under_way.push(self.take(range, body.take()));
         }
         while let Some(done) = under_way.next().await {
@@ -274,7 +271,7 @@ impl Transfer<'_> {
         Ok(())
     }
 
-    /// Writes a range to its place, from the body if there is one that begins there.
+    /// Writes a range to its place, from `body` if it starts there.
     async fn take(&self, range: Range<u64>, mut body: Option<Body>) -> Result<(), Stopped> {
         let mut at = range.start;
         let mut failures = 0;
@@ -295,7 +292,7 @@ impl Transfer<'_> {
         Ok(())
     }
 
-    /// Asks for the rest of a range. The store has tried again by itself what may help.
+    /// Requests the rest of a range. The store's client has done its retries.
     async fn range(&self, range: Range<u64>) -> Result<Body, Stopped> {
         let mut options = GetOptions {
             range: (range.start > 0 || range.end < self.version.size)
@@ -303,7 +300,7 @@ impl Transfer<'_> {
             ..options()
         };
         match Tag::of(self.version) {
-            // A weak one never matches.
+            // A weak entity tag never matches.
             Tag::Entity(tag) if !tag.starts_with("W/") => options.if_match = Some(tag.to_owned()),
             Tag::Time(time) => options.if_unmodified_since = time.parse().ok(),
             Tag::Entity(_) | Tag::None => {}
@@ -322,8 +319,8 @@ impl Transfer<'_> {
         version(&got.meta, &facts(got), self.bucket.stored_encoding())
     }
 
-    /// Writes a body from `at` to `end`, and moves `at` on; to its own end where there is none.
-    /// The inner error is that the body broke off.
+    /// Writes a body from `at` to `end`, or to the body's own end, and advances `at`. The inner
+    /// error is that the body broke off.
     async fn pump(
         &self,
         mut body: Body,
@@ -347,10 +344,10 @@ impl Transfer<'_> {
                     *at += written;
                     return Ok(Ok(()));
                 }
-                Ok(None) => Some(self.unavailable("the connection ended before the object did")),
+                Ok(None) => Some(self.unavailable("the connection ended before the object")),
                 Ok(Some(Err(error))) => Some(self.bucket.failed("reading", self.key, error)),
                 Err(_) => {
-                    let problem = format!("no byte came for {} s", idle.as_secs_f64());
+                    let problem = format!("no byte arrived for {} s", idle.as_secs_f64());
                     Some(self.unavailable(problem))
                 }
             };

@@ -1,4 +1,4 @@
-//! Which version of an object a store's answer names, as text that the index of a cache keeps.
+//! The version of an object by a store's answer, as text that the index of a cache keeps.
 
 use object_store::{GetResult, ObjectMeta};
 
@@ -6,22 +6,22 @@ use super::super::encoding::ContentEncoding;
 use super::super::transport::ResponseFacts;
 use super::super::{StoredEncoding, UNSIZED, Version};
 
-/// How a version was told.
+/// What identifies a version.
 pub(super) enum Tag<'a> {
     Entity(&'a str),
     Time(&'a str),
     None,
 }
 
-/// What begins the tag of a version that only a time tells.
+/// Begins the tag of a version that only a time identifies.
 const TIME: &str = "time ";
-/// What begins that of one that nothing tells: what follows is new each time.
+/// Begins the tag of a version that nothing identifies. A unique text follows.
 const NOTHING: &str = "nothing ";
-/// What begins the tag of an object that is stored as it is.
+/// Begins the tag of an object that is stored without encoding.
 const PLAIN: &str = "plain ";
-/// What begins that of an object that is stored compressed, and decoded on its way.
+/// Begins the tag of an object that is stored compressed and decoded on its way.
 const DECODED: &str = "decoded ";
-/// What begins that of one that is stored compressed, and kept so.
+/// Begins the tag of an object that is stored compressed and kept so.
 const KEPT: &str = "kept ";
 
 impl<'a> Tag<'a> {
@@ -37,8 +37,8 @@ impl<'a> Tag<'a> {
     }
 }
 
-/// False for a version that was fetched when the other thing was done with what is stored
-/// compressed, or by a host that knew nothing of it: the same tag may stand for other bytes then.
+/// False for a version that was fetched under the other setting of `--stored-encoding`, or by a
+/// host without this setting: the same entity tag may stand for other bytes then.
 pub(super) fn is_ours(version: &Version, encoding: StoredEncoding) -> bool {
     let tag = version.tag.trim_start_matches(UNSIZED);
     tag.starts_with(PLAIN)
@@ -48,7 +48,7 @@ pub(super) fn is_ours(version: &Version, encoding: StoredEncoding) -> bool {
         })
 }
 
-/// Where nothing tells versions apart, only the size can be compared.
+/// Where nothing identifies a version, only sizes can be compared.
 pub(super) fn is_same(a: &Version, b: &Version) -> bool {
     a == b || (a.size == b.size && matches!((Tag::of(a), Tag::of(b)), (Tag::None, Tag::None)))
 }
@@ -57,7 +57,7 @@ pub(super) fn facts(got: &GetResult) -> ResponseFacts {
     got.extensions.get::<ResponseFacts>().cloned().unwrap_or_default()
 }
 
-/// The entity tag says it best. A web server may only have a time, or not even that.
+/// The version by its entity tag. A web server may only have a time, or nothing.
 pub(super) fn version(
     meta: &ObjectMeta,
     facts: &ResponseFacts,

@@ -146,7 +146,7 @@ async fn bytes_that_are_not_what_the_store_has_are_refused() {
     let bucket = server.s3().await;
     fetch(&*bucket, "good").await.unwrap();
     let error = fetch(&*bucket, "bad").await.unwrap_err();
-    assert!(error.contains("the Crc32c checksum of what came is"), "{error}");
+    assert!(error.contains("the Crc32c checksum of the received bytes is"), "{error}");
 }
 
 #[tokio::test]
@@ -154,7 +154,7 @@ async fn what_a_service_says_is_told_with_what_to_do() {
     for (status, code, message, want) in [
         ("403 Forbidden", "AccessDenied", "Access Denied", "the credentials need s3:GetObject"),
         ("403 Forbidden", "InvalidAccessKeyId", "No such key id", "check AWS_PROFILE"),
-        ("403 Forbidden", "RequestTimeTooSkewed", "Too large", "set it (for example by NTP)"),
+        ("403 Forbidden", "RequestTimeTooSkewed", "Too large", "set it, for example with NTP"),
         ("404 Not Found", "NoSuchBucket", "No bucket", "there is no bucket `bucket`; check its"),
         (
             "400 Bad Request",
@@ -162,7 +162,7 @@ async fn what_a_service_says_is_told_with_what_to_do() {
             "the region 'us-east-1' is wrong; expecting 'eu-west-3'",
             "--region eu-west-3",
         ),
-        ("503 Slow Down", "SlowDown", "Reduce your rate", "has too much to do and refuses: Reduce"),
+        ("503 Slow Down", "SlowDown", "Reduce your rate", "limits the rate of requests: Reduce"),
         ("500 Oops", "InternalError", "We broke", "We broke (InternalError)"),
     ] {
         let server = Server::new(move |_| failed(status, code, message)).await;
@@ -217,7 +217,7 @@ async fn a_server_that_is_not_there_is_named() {
     let address = refused.trim_start_matches("http://");
     for (url, want) in [
         (&*refused, &*format!("no connection to the server {address}: ")),
-        ("http://no-such-host.invalid", "the name of the server no-such-host.invalid is not known"),
+        ("http://no-such-host.invalid", "the server name no-such-host.invalid can't be resolved"),
     ] {
         let buckets = [
             open(url, &[]).await,
@@ -237,7 +237,7 @@ async fn a_server_that_is_not_there_is_named() {
 #[tokio::test]
 async fn what_is_missing_to_reach_a_bucket_is_said_at_once() {
     let error = try_open("az://c", &[]).await.unwrap_err().to_string();
-    assert!(error.starts_with("az://c: names a container, and no account: set AZURE_"), "{error}");
+    assert!(error.starts_with("az://c: names a container but no account; set AZURE_"), "{error}");
     let environment = [("STORAGE_EMULATOR_HOST", "localhost:1")].into_iter().collect();
     let access = Access { requester_pays: true, ..Access::new(environment) };
     let error = cloud::open(service("gs://b"), &access, SHORT).await.unwrap_err().to_string();
@@ -386,15 +386,15 @@ async fn an_archived_object_fails_as_what_it_is_with_its_cure() {
             "403 Forbidden",
             "InvalidObjectState",
             "<StorageClass>DEEP_ARCHIVE</StorageClass>",
-            "`k` is archived (DEEP_ARCHIVE) and can't be read before it is restored: restore it \
-             with `aws s3api restore-object`",
+            "`k` is archived (DEEP_ARCHIVE) and has to be restored first: restore it with \
+             `aws s3api restore-object`",
         ),
         (
             "az://bucket",
             "409 Conflict",
             "BlobArchived",
             "",
-            "`k` is archived and can't be read before it is restored: rehydrate it with `az",
+            "`k` is archived and has to be restored first: rehydrate it with `az",
         ),
     ] {
         let server = Server::new(move |_| {
