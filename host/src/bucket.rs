@@ -1,23 +1,20 @@
-//! What a bucket is to the host, and how to open one by its URL.
+//! Buckets: the storage of inputs, outputs and components.
 //!
-//! Objects are whole: they are fetched into a file, or put from a file in one visible step.
-//! `bucket/dir.rs` is a directory; `bucket/object.rs` is any store of the `object_store`
-//! crate, and `bucket/cloud.rs` makes those that are somewhere else.
+//! An object is fetched into a file, and put in one visible step. `bucket/dir.rs` is a bucket in a
+//! directory, `bucket/object.rs` one in any store of the `object_store` crate. `bucket/cloud.rs`
+//! makes the clients of S3, Google Cloud Storage, Azure and web servers.
 
 mod address;
+mod checksums;
 mod cloud;
-#[cfg(test)]
-pub(crate) mod conformance;
 mod dir;
-mod download;
 mod encoding;
-mod explain;
-#[cfg(test)]
-mod faults;
 mod listing;
 mod object;
 mod outgoing;
-mod sums;
+mod service_error;
+#[cfg(test)]
+pub(crate) mod tests;
 mod transport;
 
 use std::error::Error as StdError;
@@ -31,57 +28,55 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use globset::GlobMatcher;
 
-use self::address::{Address, Place, Service};
+use self::address::Location;
 use self::transport::Patience;
 use crate::environment::Environment;
 use crate::key::{BucketKey, Prefix};
 
+pub(crate) use crate::blocking::blocking;
+pub use address::{Address, AddressError};
+pub(crate) use dir::copy;
 pub use dir::{DirBucket, DirSync};
-pub(crate) use dir::{blocking, copy};
 pub use object::ObjectBucket;
 
-/// Files up to this many bytes are read and written where the caller runs; for larger ones
-/// it is worth the way to a thread that may block.
-pub(crate) const SMALL: u64 = 256 * 1024;
-
-/// The most bytes that a decoded object may have, unless something else is set: 10 GiB.
+/// The default limit of a decoded object's size, in bytes: 10 GiB.
 const LARGEST_DECODED: u64 = 10 << 30;
 
-/// How buckets of clouds are reached.
+/// How to reach buckets, and how to read and store objects.
 #[derive(Debug, Clone)]
 pub struct Access {
-    /// The region of S3 buckets, before the environment's.
+    /// The region of S3 buckets. Overrides the environment's.
     pub region: Option<String>,
-    /// Send no credentials: for buckets that everybody may read.
+    /// Send no credentials. For public buckets.
     pub anonymous: bool,
-    /// Pay for requests to buckets whose owner doesn't.
+    /// Pay for the requests to buckets whose owner does not (requester pays).
     pub requester_pays: bool,
-    /// How long after a put the file system of a directory is synced. Zero leaves that to the
+    /// How long after a put to sync the file system of a directory. Zero leaves syncing to the
     /// system.
     pub sync_every: Duration,
-    /// Where credentials, regions and endpoints are looked for.
+    /// The variables with credentials, regions and endpoints.
     pub environment: Environment,
-    /// What is done with inputs that are stored compressed.
+    /// How to read inputs that are stored compressed.
     pub stored_encoding: StoredEncoding,
-    /// The most bytes that one object may have after it was decoded: what keeps a small object
-    /// that unpacks to terabytes from filling the disk.
+    /// The most bytes that one object may decode to. The limit keeps a small object that unpacks to
+    /// terabytes from filling the disk.
     pub largest_decoded: u64,
-    /// The outputs that are stored compressed, by their path below `/outputs`.
+    /// Which outputs to store compressed, by their path below `/outputs`.
     pub gzip_outputs: Option<GlobMatcher>,
 }
 
-/// What is done with an object that is stored with a `Content-Encoding`.
+/// How to read an object that is stored with a `Content-Encoding`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum StoredEncoding {
-    /// Tasks see its content.
+    /// Tasks read the decoded content.
     #[default]
     Decode,
-    /// Tasks see the bytes as they are stored.
+    /// Tasks read the stored bytes.
     Keep,
 }
 
 impl Access {
-    /// What the environment says, and nothing else.
+    /// The environment's settings, and defaults for all else.
     pub fn new(environment: Environment) -> Self {
         Self {
             region: None,
@@ -96,39 +91,45 @@ impl Access {
     }
 }
 
-/// Opens the bucket that `url` names: a path, `file://PATH`, `s3://BUCKET/PREFIX`,
-/// `gs://BUCKET/PREFIX`, `az://CONTAINER/PREFIX`, or `https://…` to read from. Creates
-/// nothing, and asks a cloud for no more than credentials: see [`Bucket::check`].
+/// Opens the bucket at `address`. Creates nothing, and asks a service for nothing but
+/// credentials: see [`Bucket::check`].
 ///
 /// # Errors
-/// [`BucketError::Invalid`] when there is no such directory or no such kind of bucket, or
-/// when something is missing that is needed to reach it.
-pub async fn open(url: &str, access: &Access) -> Result<Arc<dyn Bucket>, BucketError> {
-    Ok(match Address::parse(url)? {
-        Address::Dir(path) => Arc::new(DirBucket::open_synced(&path, access.sync_every)?),
-        Address::Cloud(place) => Arc::new(cloud::open(place, access, Patience::default()).await?),
+/// [`BucketError::Invalid`] when there is no such directory, or when something is missing that is
+/// needed to reach the service.
+pub async fn open(address: &Address, access: &Access) -> Result<Arc<dyn Bucket>, BucketError> {
+    Ok(match &address.location {
+        Location::Dir(path) => Arc::new(DirBucket::open_synced(path, access.sync_every)?),
+        Location::Service(at) => {
+            Arc::new(cloud::open(at.clone(), access, Patience::default()).await?)
+        }
     })
 }
 
-/// Opens a bucket that outputs can be put into.
+/// Opens a bucket for outputs.
 ///
 /// # Errors
-/// As [`open`]; and [`BucketError::Invalid`] for one that can only be read, and for a directory
-/// where outputs have to be stored compressed.
-pub async fn open_for_outputs(url: &str, access: &Access) -> Result<Arc<dyn Bucket>, BucketError> {
-    match Address::parse(url)? {
-        Address::Cloud(Place { service: Service::Http, .. }) => Err(BucketError::invalid(
-            &url,
-            "can only be read; give it as --input-bucket, and with --bucket one that outputs \
-             can be put into",
-        )),
-        Address::Dir(_) if access.gzip_outputs.is_some() => Err(BucketError::invalid(
-            &url,
-            "is a directory, and files have no Content-Encoding; --gzip-outputs needs a bucket \
-             of a service: s3://, gs:// or az://",
-        )),
-        _ => open(url, access).await,
+/// As [`open`]; also [`BucketError::Invalid`] for a web server, and for a directory when outputs
+/// are to be stored compressed.
+pub async fn open_for_outputs(
+    address: &Address,
+    access: &Access,
+) -> Result<Arc<dyn Bucket>, BucketError> {
+    if address.is_read_only() {
+        return Err(BucketError::invalid(
+            address,
+            "is a web server, which takes no outputs; give it as --input-bucket, and a bucket for \
+             outputs with --bucket",
+        ));
     }
+    if address.path().is_some() && access.gzip_outputs.is_some() {
+        return Err(BucketError::invalid(
+            address,
+            "is a directory, and files have no Content-Encoding; --gzip-outputs needs s3://, \
+             gs:// or az://",
+        ));
+    }
+    open(address, access).await
 }
 
 /// Opens a directory as a bucket.
@@ -139,59 +140,50 @@ pub fn open_dir(dir: &Path) -> Result<Arc<dyn Bucket>, BucketError> {
     Ok(Arc::new(DirBucket::open(dir)?))
 }
 
-/// The prefix at which the directory `dir` lies in the bucket that `url` names, if it does.
+/// The prefix at which the directory `dir` lies in a bucket that is a directory; `None` when it
+/// is not in the bucket.
 ///
 /// # Errors
-/// When one of the two is not there.
-pub fn prefix_of(dir: &Path, url: &str) -> Result<Option<Prefix>, BucketError> {
+/// When one of the two directories does not exist.
+pub fn prefix_of(dir: &Path, address: &Address) -> Result<Option<Prefix>, BucketError> {
     let resolve = |path: &Path| {
         path.canonicalize().map_err(|error| BucketError::Invalid {
-            bucket: url.into(),
+            bucket: address.to_string(),
             problem: format!("{}: {error}", path.display()),
         })
     };
-    let Address::Dir(root) = Address::parse(url)? else { return Ok(None) };
-    let (dir, root) = (resolve(dir)?, resolve(&root)?);
+    let Some(root) = address.path() else { return Ok(None) };
+    let (dir, root) = (resolve(dir)?, resolve(root)?);
     let Ok(below) = dir.strip_prefix(root) else { return Ok(None) };
-    // A name that no key can have is none that a task can write to.
+    // A task can't write below a directory whose name can't be in a key.
     Ok(below.to_str().and_then(|below| match below {
         "" => Some(Prefix::root()),
         below => Prefix::new(below).ok(),
     }))
 }
 
-/// Whether keys of one bucket of a service are keys of the other as well. `other` may be anything;
-/// what is no bucket has no keys.
-///
-/// # Errors
-/// [`BucketError::Invalid`] when `one` is no URL of a bucket.
-pub fn overlap(one: &str, other: &str) -> Result<bool, BucketError> {
-    let one = Address::parse(one)?;
-    Ok(Address::parse(other).is_ok_and(|other| one.overlaps(&other)))
-}
-
-/// What an object is at one moment: the same version means the same bytes.
+/// The version of an object. Equal versions have equal bytes.
 #[derive(Debug, Clone)]
 pub struct Version {
-    /// The store's entity tag or version; for a directory: inode, size, and times. It begins
-    /// with `~` where [`Version::tells_size`] is false.
+    /// The store's entity tag; for a file its device, inode, size and times. It begins with `~`
+    /// where [`Version::tells_size`] is false.
     pub tag: String,
-    /// Its length in bytes. Where [`Version::tells_size`] is false: what the store says of it,
-    /// or 0, before its bytes came; and after that the number of those.
+    /// The length in bytes. Where [`Version::tells_size`] is false, this is the stored length or 0
+    /// until the bytes have arrived, and their number afterwards.
     pub size: u64,
 }
 
-/// What begins the tag of a version whose size is not known before its bytes came.
+/// Begins the tag of a version whose size is unknown until its bytes have arrived.
 const UNSIZED: char = '~';
 
 impl Version {
-    /// True when as many bytes come as `size` says. False for an object that is decoded on its
-    /// way, and for one whose length the server does not tell.
+    /// True when `size` is the number of bytes that will arrive. False for an object that is
+    /// decoded on its way, and for one whose server does not send a length.
     pub fn tells_size(&self) -> bool {
         !self.tag.starts_with(UNSIZED)
     }
 
-    /// What two equal versions have in common.
+    /// The parts that make versions equal.
     fn identity(&self) -> (&str, Option<u64>) {
         (&self.tag, self.tells_size().then_some(self.size))
     }
@@ -211,7 +203,7 @@ impl Hash for Version {
     }
 }
 
-/// What a failed bucket operation means for the caller.
+/// A failed bucket operation, by what the caller should do next.
 #[derive(Debug, thiserror::Error)]
 pub enum BucketError {
     /// There is no such object.
@@ -222,12 +214,12 @@ pub enum BucketError {
         /// The key.
         key: String,
     },
-    /// The store or the local disk failed; trying again may help.
+    /// The store or the local disk failed. A retry may help.
     #[error("{bucket}: {doing} `{key}` failed: {source}")]
     Unavailable {
         /// The bucket.
         bucket: String,
-        /// What was being done: `reading`, `writing`, `listing`.
+        /// The operation: `reading`, `writing`, `listing`.
         doing: &'static str,
         /// The key or prefix.
         key: String,
@@ -235,7 +227,7 @@ pub enum BucketError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The key or the URL can't be right, however often it is tried.
+    /// The key or the URL is wrong. No retry can help.
     #[error("{bucket}: {problem}")]
     Invalid {
         /// The bucket.
@@ -260,7 +252,7 @@ impl BucketError {
         Self::Invalid { bucket: bucket.to_string(), problem: problem.into() }
     }
 
-    /// True when the cause is that the local disk is full, or the user's share of it.
+    /// True when the local disk or the user's quota is full.
     pub(crate) fn is_disk_full(&self) -> bool {
         let mut cause: Option<&(dyn StdError + 'static)> = Some(self);
         while let Some(error) = cause {
@@ -286,20 +278,19 @@ pub struct Listed {
 /// A bucket. `Display` is its URL.
 #[async_trait]
 pub trait Bucket: fmt::Display + fmt::Debug + Send + Sync + 'static {
-    /// The version of an object now.
+    /// The current version of an object.
     async fn head(&self, key: &BucketKey) -> Result<Version, BucketError>;
 
-    /// Begins to fetch an object, unless its version still is the one that is `known`: one
-    /// request, whose answer tells version and size before any of its bytes are taken.
+    /// Starts to fetch an object unless it still has the version `known`. This is one request; its
+    /// answer names version and size before any bytes are taken.
     async fn open(&self, key: &BucketKey, known: Option<&Version>) -> Result<Opened, BucketError>;
 
-    /// Writes the object's bytes to `into` (an empty file, at its start) and says which
-    /// version they are.
+    /// Writes the object's bytes to `into`, an empty file at its start, and returns their version.
     async fn get(&self, key: &BucketKey, into: std::fs::File) -> Result<Version, BucketError> {
         match self.open(key, None).await? {
             Opened::Object(object) => object.write_to(into).await,
             Opened::Unchanged => {
-                let problem = "the store says that an object is unchanged that it was not asked of";
+                let problem = "the store answered 304 Not Modified to an unconditional request";
                 Err(BucketError::unavailable(&self.to_string(), "reading", key, problem))
             }
         }
@@ -315,15 +306,15 @@ pub trait Bucket: fmt::Display + fmt::Debug + Send + Sync + 'static {
         file: &BucketKey,
     ) -> Result<(), BucketError>;
 
-    /// The objects below `prefix` (those of the root, if it is that), in no particular order, as a stream that holds a bounded
+    /// Lists the objects below `prefix`, in no particular order, as a stream that holds a bounded
     /// number of them.
     fn list<'a>(&'a self, prefix: &Prefix) -> BoxStream<'a, Result<Listed, BucketError>>;
 
-    /// True when fetching an object costs no more than reading a local file, so that
-    /// remembering its digest across restarts is not worth a file of its own.
+    /// True when fetching an object costs no more than reading a local file. The cache then keeps
+    /// no index entry for it.
     fn is_local(&self) -> bool;
 
-    /// Tries whether the object can be read: begins to fetch it, and takes none of its bytes.
+    /// Checks that the object can be read: starts to fetch it and takes none of its bytes.
     ///
     /// # Errors
     /// As [`Bucket::open`].
@@ -331,113 +322,59 @@ pub trait Bucket: fmt::Display + fmt::Debug + Send + Sync + 'static {
         self.open(key, None).await.map(drop)
     }
 
-    /// Tries whether an object could be put under `key`, by the requests or system calls that
-    /// putting makes. Leaves nothing that a reader of the bucket sees.
+    /// Checks that an object could be put under `key`, with the requests or system calls that a put
+    /// makes. Leaves nothing that a reader of the bucket sees.
     ///
     /// # Errors
     /// As [`Bucket::put`].
     async fn try_put(&self, key: &BucketKey) -> Result<(), BucketError>;
 
-    /// Checks what can be known without writing: that `key` can be the key of an object here,
-    /// and that nothing is in its way. For a task with several outputs, before the first is
-    /// put.
+    /// Checks without writing that `key` can be the key of an object here and that nothing is in
+    /// its way. For a task with several outputs, before the first is put.
     ///
     /// # Errors
     /// [`BucketError::Invalid`] when an object can never be put under `key`.
     async fn accepts(&self, key: &BucketKey) -> Result<(), BucketError>;
 
-    /// Waits until what was put before is where a loss of power can't reach it: for a directory,
-    /// on the disk. Services answer a put only then.
+    /// Waits until earlier puts survive a loss of power: for a directory, until they are on the
+    /// disk. Services answer a put only then.
     ///
     /// # Errors
-    /// When the disk fails. What was put may be lost then.
+    /// When the disk fails. Earlier puts may be lost then.
     async fn sync(&self) -> Result<(), BucketError> {
         Ok(())
     }
 
-    /// Asks once whether the bucket is there and can be reached, without the patience of the
-    /// other calls: for somebody who waits for a host to start. What only may be wrong, as
-    /// when listing is not allowed, is logged.
+    /// Checks once that the bucket exists and can be reached. Less patient than other calls,
+    /// because somebody waits for the host to start. A mere doubt is logged, for example that
+    /// listing is not allowed.
     ///
     /// # Errors
     /// [`BucketError::Invalid`] when there is no such bucket or the credentials are refused,
-    /// [`BucketError::Unavailable`] when that can't be said.
+    /// [`BucketError::Unavailable`] when that is unknown.
     async fn check(&self) -> Result<(), BucketError>;
 
-    /// Waits until uploads that were given up are undone in the store, and until a directory
-    /// that is synced now and then is.
+    /// Waits until abandoned uploads are aborted in the store, and until a directory with periodic
+    /// syncs is synced.
     async fn close(&self) {}
 }
 
-/// What came of opening an object.
+/// The result of opening an object.
 #[derive(Debug)]
 pub enum Opened {
-    /// It is the version that was known.
+    /// The object still has the known version.
     Unchanged,
-    /// Its bytes can be taken.
+    /// The bytes can be taken.
     Object(Box<dyn Object>),
 }
 
 /// An object whose bytes are about to be taken. Dropping it takes none.
 #[async_trait]
 pub trait Object: fmt::Debug + Send {
-    /// Which version it is, as far as is known before its bytes came.
+    /// The version, as far as it is known before the bytes arrive.
     fn version(&self) -> &Version;
 
-    /// Writes its bytes to `into` (an empty file, at its start) and says which version they
-    /// are: a newer one, if the object was replaced meanwhile. Never a mix of two.
+    /// Writes the bytes to `into`, an empty file at its start, and returns their version: a newer
+    /// one if the object was replaced meanwhile. Never a mix of two.
     async fn write_to(self: Box<Self>, into: std::fs::File) -> Result<Version, BucketError>;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn nothing() -> Access {
-        Access::new(Environment::default())
-    }
-
-    #[tokio::test]
-    async fn a_directory_is_opened_by_path_and_by_url_and_never_made() {
-        let root = tempfile::tempdir().unwrap();
-        let path = root.path().to_str().unwrap();
-        for url in [path, &format!("file://{path}")] {
-            let bucket = open(url, &nothing()).await.unwrap();
-            assert_eq!(bucket.to_string(), format!("file://{path}"));
-        }
-        let missing = root.path().join("missing");
-        let error = open(missing.to_str().unwrap(), &nothing()).await.unwrap_err();
-        assert!(error.to_string().contains("there is no such directory"), "{error}");
-        assert!(!missing.exists(), "opening creates nothing");
-    }
-
-    #[tokio::test]
-    async fn outputs_can_not_be_put_to_a_web_server() {
-        let error = open_for_outputs("https://host/data", &nothing()).await.unwrap_err();
-        assert!(matches!(error, BucketError::Invalid { .. }), "{error}");
-        assert!(error.to_string().contains("--input-bucket"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn outputs_are_not_compressed_into_a_directory() {
-        let root = tempfile::tempdir().unwrap();
-        let path = root.path().to_str().unwrap();
-        let glob = globset::Glob::new("*.json").unwrap().compile_matcher();
-        let access = Access { gzip_outputs: Some(glob), ..nothing() };
-        let error = open_for_outputs(path, &access).await.unwrap_err();
-        assert!(matches!(error, BucketError::Invalid { .. }), "{error}");
-        assert!(error.to_string().contains("--gzip-outputs needs a bucket"), "{error}");
-        open(path, &access).await.unwrap();
-    }
-
-    #[test]
-    fn a_directory_is_found_in_its_bucket_and_in_no_cloud() {
-        let root = tempfile::tempdir().unwrap();
-        let below = root.path().join("a/b");
-        std::fs::create_dir_all(&below).unwrap();
-        let url = root.path().to_str().unwrap();
-        assert_eq!(prefix_of(&below, url).unwrap(), Some(Prefix::new("a/b").unwrap()));
-        assert_eq!(prefix_of(root.path(), below.to_str().unwrap()).unwrap(), None);
-        assert_eq!(prefix_of(&below, "s3://bucket/a").unwrap(), None);
-    }
 }

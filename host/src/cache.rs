@@ -1,4 +1,5 @@
-//! Content-addressed files on local disk: one download however many tasks ask.
+//! A content-addressed cache on local disk. However many tasks ask for an object, it is downloaded
+//! once.
 //!
 //! ```text
 //! CACHE/blobs/ab/abcd…   the bytes whose SHA-256 is abcd…, read-only, never half of them
@@ -8,19 +9,19 @@
 //! CACHE/compiled/        components (`catalog.rs`)
 //! ```
 //!
-//! Any number of hosts may share one. Nothing in it is needed: what is missing or damaged is
-//! fetched again, and directories that were removed or replaced are made or opened again. A
-//! file that this process did not write is read and checked before its first use.
+//! Any number of hosts may share a cache. Nothing in it is needed: missing or damaged blobs are
+//! fetched again, and directories that were removed or replaced are made or opened again. A file
+//! that another process wrote is checked before its first use here.
 
 mod blobs;
+mod capacity;
 mod check;
+mod directories;
+mod download;
 mod error;
-mod flight;
 mod index;
 mod place;
-mod places;
-mod room;
-mod store;
+mod single_flight;
 #[cfg(test)]
 mod tests;
 mod verified;
@@ -35,18 +36,18 @@ use std::time::{Duration, Instant};
 use moka::policy::EvictionPolicy;
 use tokio::sync::SemaphorePermit;
 
-use self::blobs::{Blobs, Look};
-use self::flight::Flights;
+use self::blobs::{Blobs, Lookup};
+use self::capacity::{Capacity, Pin};
+use self::directories::Directories;
 use self::index::Index;
-use self::places::Places;
-use self::room::{Pin, Room};
+use self::single_flight::SingleFlight;
 use crate::ahead::Ahead;
-use crate::bucket::{self, Bucket, BucketError, Object, Opened, SMALL, Version};
+use crate::blocking::{SMALL, blocking};
+use crate::bucket::{Bucket, BucketError, Object, Opened, Version};
 use crate::digest::Digest;
 use crate::key::BucketKey;
 use crate::ownership;
 
-pub(crate) use self::blobs::is_damage;
 pub use self::check::{Checked, check};
 pub use self::error::{CacheError, SharedIoError};
 pub use self::place::Sharing;
@@ -54,30 +55,30 @@ pub use self::place::Sharing;
 pub(crate) use self::tests::Tmpfs;
 pub use crate::ownership::NotOurs;
 
-/// How many objects are remembered in memory with their digests.
+/// Objects whose digests are remembered in memory.
 const REMEMBERED: u64 = 65_536;
 
-/// The directories that the host makes in a cache directory, beside [`COMPILED`]. Anything else
-/// may be there too.
+/// The directories that the host makes in a cache directory, beside [`COMPILED`]. Other files may
+/// be there too.
 pub const PARTS: [&str; 4] = ["blobs", "index", "tmp", "work"];
-/// Where compiled code is, in a cache directory.
+/// The directory of compiled code in a cache directory.
 pub const COMPILED: &str = "compiled";
 
 /// Where the cache is, and how large it may get.
 #[derive(Debug, Clone)]
 pub struct CacheOptions {
-    /// Its directory, made if it is not there.
+    /// The directory, created if needed.
     pub dir: PathBuf,
-    /// What its blobs may take on disk, in bytes. A single input that is larger than that is
-    /// delivered all the same, and removed as soon as no task uses it.
+    /// The most bytes that blobs take on disk. A larger single input is still delivered, and
+    /// evicted as soon as no task uses it.
     pub max_bytes: u64,
 }
 
-/// Looks whether a cache directory, where it is there, can be trusted: its way, itself, and the
-/// directories that the host makes in it. Returns a risk on the way, if there is one.
+/// Checks that a cache directory, its path and the host's directories in it can be trusted, where
+/// they exist. Returns a risk on the path, if there is one.
 ///
 /// # Errors
-/// Names the first directory that can't.
+/// Names the first directory that can't be trusted.
 pub fn check_owner(dir: &Path) -> Result<Option<NotOurs>, NotOurs> {
     let risk = ownership::check(dir, &PARTS)?;
     // Compiled code is loaded by a stricter rule, and is not needed.
@@ -91,50 +92,51 @@ pub struct Cache(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     options: CacheOptions,
-    places: Arc<Places>,
+    directories: Arc<Directories>,
     blobs: Arc<Blobs>,
     index: Arc<Index>,
-    room: Room,
-    known: moka::future::Cache<Source, Known>,
+    capacity: Capacity,
+    known: moka::future::Cache<ObjectId, KnownVersion>,
     /// Downloads of one version.
-    downloads: Flights<(Source, Version), Result<Blob, CacheError>>,
-    /// Looks at whatever version is there, with the download they lead to.
-    looks: Flights<Source, Result<(Blob, Instant), CacheError>>,
-    /// First readings of blobs that another process stored.
-    readings: Flights<Digest, Result<bool, CacheError>>,
+    downloads: SingleFlight<(ObjectId, Version), Result<Blob, CacheError>>,
+    /// Checks of an object's current version, with the downloads they lead to.
+    looks: SingleFlight<ObjectId, Result<(Blob, Instant), CacheError>>,
+    /// First checks of blobs that another process stored.
+    readings: SingleFlight<Digest, Result<bool, CacheError>>,
     tmp_names: AtomicU64,
-    /// The index could not be written the last time.
+    /// The last write to the index failed.
     index_failed: AtomicBool,
 }
 
 /// An object of a bucket.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Source {
+struct ObjectId {
     bucket: String,
     key: BucketKey,
 }
 
-/// What is known of an object.
+/// The last known version of an object.
 #[derive(Debug, Clone)]
-struct Known {
+struct KnownVersion {
     version: Version,
     digest: Digest,
-    /// When the bucket was asked that last said so, if this process asked.
+    /// When this process last confirmed the version with the bucket; `None` if the entry came from
+    /// the index on disk.
     looked: Option<Instant>,
 }
 
-impl Known {
+impl KnownVersion {
     fn is_fresh(&self, freshness: Duration) -> bool {
         self.looked.is_some_and(|looked| looked.elapsed() < freshness)
     }
 }
 
-/// Bytes in the cache. While it lives, this process doesn't remove them.
+/// A blob in the cache. While this value lives, this process does not evict it.
 #[derive(Debug, Clone)]
 pub struct Blob {
     /// The SHA-256 of the bytes.
     pub digest: Digest,
-    /// How many there are.
+    /// Their number.
     pub size: u64,
     /// True when nothing had to be downloaded for this caller.
     pub hit: bool,
@@ -142,20 +144,20 @@ pub struct Blob {
 }
 
 impl Cache {
-    /// Opens a cache, makes it if it is not there, and removes what killed processes left in
-    /// `tmp`. Blobs are counted in the background.
+    /// Opens a cache, creates it if needed, and removes the leftovers of killed processes in `tmp`.
+    /// Blobs are counted in the background.
     ///
     /// # Errors
-    /// When the host can't create files in it, or when somebody else owns it or may write to it.
+    /// When the host can't create files in it, or another user owns it or may write to it.
     pub fn open(options: CacheOptions) -> Result<Self, CacheError> {
         let open = || {
-            let places = Arc::new(Places::open(&options.dir)?);
-            let blobs = Arc::new(Blobs::new(places.clone()));
+            let directories = Arc::new(Directories::open(&options.dir)?);
+            let blobs = Arc::new(Blobs::new(directories.clone()));
             let index = Arc::new(Index::new(options.dir.join("index")));
-            let room = Room::new(options.max_bytes, &blobs, index.clone())?;
-            Ok((places, blobs, index, room))
+            let capacity = Capacity::new(options.max_bytes, &blobs, index.clone())?;
+            Ok((directories, blobs, index, capacity))
         };
-        let (places, blobs, index, room) =
+        let (directories, blobs, index, capacity) =
             open().map_err(|error| CacheError::local(&options.dir, "opening it", error))?;
         let known = moka::future::Cache::builder()
             .max_capacity(REMEMBERED)
@@ -163,36 +165,35 @@ impl Cache {
             .build();
         Ok(Self(Arc::new(Inner {
             options,
-            places,
+            directories,
             blobs,
             index,
-            room,
+            capacity,
             known,
-            downloads: Flights::default(),
-            looks: Flights::default(),
-            readings: Flights::default(),
+            downloads: SingleFlight::default(),
+            looks: SingleFlight::default(),
+            readings: SingleFlight::default(),
             tmp_names: AtomicU64::new(0),
             index_failed: AtomicBool::new(false),
         })))
     }
 
-    /// Where it is.
+    /// The directory.
     pub fn dir(&self) -> &Path {
         &self.0.options.dir
     }
 
-    /// What its blobs may take on disk, in bytes.
+    /// The most bytes that blobs take on disk.
     pub fn max_bytes(&self) -> u64 {
         self.0.options.max_bytes
     }
 
-    /// Brings an object into the cache, or finds it there: as it is now, or as it was when it
-    /// was last looked at, if that is not longer ago than `freshness`. With a remote bucket
-    /// that takes one request at the most, which says that nothing has changed or brings the
-    /// new bytes.
+    /// Fetches an object into the cache, or finds it there: in its current version, or in one that
+    /// was confirmed at most `freshness` ago. With a remote bucket this takes at most one request,
+    /// whose answer says that nothing has changed or brings the new bytes.
     ///
     /// # Errors
-    /// What the bucket or the local disk fails with.
+    /// Errors of the bucket or the local disk.
     pub async fn fetch(
         &self,
         bucket: &dyn Bucket,
@@ -206,10 +207,11 @@ impl Cache {
         self.look(bucket, key, freshness, None).await.map(|(blob, _)| blob)
     }
 
-    /// The same for an input of a task: takes the permit for its bytes before they come.
+    /// As [`Cache::fetch`], for an input of a task: takes the permit for its bytes before they
+    /// arrive.
     ///
     /// # Errors
-    /// What the bucket or the local disk fails with.
+    /// Errors of the bucket or the local disk.
     pub async fn fetch_ahead<'a>(
         &self,
         bucket: &dyn Bucket,
@@ -230,11 +232,11 @@ impl Cache {
         Ok((blob, permit))
     }
 
-    /// The version of an object: as the bucket says, or as it said not longer ago than
-    /// `freshness`.
+    /// The version of an object: the current one, or one that was confirmed at most `freshness`
+    /// ago.
     ///
     /// # Errors
-    /// What the bucket fails with.
+    /// Errors of the bucket.
     pub async fn version(
         &self,
         bucket: &dyn Bucket,
@@ -244,7 +246,7 @@ impl Cache {
         if bucket.is_local() {
             return Ok(bucket.head(key).await?);
         }
-        let source = Source::new(bucket, key);
+        let source = ObjectId::new(bucket, key);
         let known = self.known(&source).await;
         if let Some(known) = &known
             && known.is_fresh(freshness)
@@ -254,31 +256,31 @@ impl Cache {
         let asked = Instant::now();
         let version = bucket.head(key).await?;
         if let Some(known) = known.filter(|known| known.version == version) {
-            self.0.known.insert(source, Known { looked: Some(asked), ..known }).await;
+            self.0.known.insert(source, KnownVersion { looked: Some(asked), ..known }).await;
         }
         Ok(version)
     }
 
-    /// Brings an object into the cache whose version was just asked for. The permit for its
-    /// bytes, if it needs one, is the caller's business.
+    /// Fetches an object whose version was just confirmed. The caller takes the permit for its
+    /// bytes, if one is needed.
     ///
     /// # Errors
-    /// What the bucket or the local disk fails with.
+    /// Errors of the bucket or the local disk.
     pub async fn fetch_version(
         &self,
         bucket: &dyn Bucket,
         key: &BucketKey,
         version: Version,
     ) -> Result<Blob, CacheError> {
-        let source = Source::new(bucket, key);
+        let source = ObjectId::new(bucket, key);
         if let Some(blob) = self.held(bucket, &source, &version).await? {
             return Ok(blob);
         }
-        self.fly(bucket, &source, version, None).await
+        self.download_once(bucket, &source, version, None).await
     }
 
-    /// One request at the most, however many ask at the same time. The permit is there if the
-    /// caller was the one to download, and had to have one.
+    /// Makes at most one request, however many callers ask at the same time. Returns a permit if
+    /// this caller downloaded and needed one.
     async fn look<'a>(
         &self,
         bucket: &dyn Bucket,
@@ -286,7 +288,7 @@ impl Cache {
         freshness: Duration,
         ahead: Option<&'a Ahead>,
     ) -> Result<(Blob, Option<SemaphorePermit<'a>>), CacheError> {
-        let source = Source::new(bucket, key);
+        let source = ObjectId::new(bucket, key);
         let asked = Instant::now();
         loop {
             if let Some(known) = self.known(&source).await
@@ -306,8 +308,8 @@ impl Cache {
             if led {
                 return Ok((blob, permit));
             }
-            // A look that began before this one was asked for may have missed a change; one
-            // that began since is as good as our own.
+            // A check that started before this call may have missed a change. One that started
+            // later is as good as our own.
             if looked >= asked || looked.elapsed() < freshness {
                 blob.hit = true;
                 return Ok((blob, None));
@@ -318,7 +320,7 @@ impl Cache {
     async fn look_now<'a>(
         &self,
         bucket: &dyn Bucket,
-        source: &Source,
+        source: &ObjectId,
         ahead: Option<&'a Ahead>,
         permit: &mut Option<SemaphorePermit<'a>>,
     ) -> Result<Blob, CacheError> {
@@ -330,11 +332,11 @@ impl Cache {
         let known = held.as_ref().map(|(known, _)| &known.version);
         match (bucket.open(&source.key, known).await?, held) {
             (Opened::Unchanged, Some((known, blob))) => {
-                self.0.known.insert(source.clone(), Known { looked, ..known }).await;
+                self.0.known.insert(source.clone(), KnownVersion { looked, ..known }).await;
                 Ok(blob)
             }
             (Opened::Unchanged, None) => {
-                let problem = "the store says that it is unchanged, and it was never fetched";
+                let problem = "the store answered 304 Not Modified to an unconditional request";
                 Err(BucketError::unavailable(&bucket, "reading", &source.key, problem).into())
             }
             (Opened::Object(object), _) => {
@@ -343,53 +345,54 @@ impl Cache {
                 if let Some(ahead) = ahead {
                     *permit = ahead.try_take(version.size);
                     if permit.is_none() {
-                        // The wait may be long. A connection that is held meanwhile is one
-                        // less for others, and may be gone by then.
+                        // The wait may be long. An open connection would be one less for others,
+                        // and may be gone by then.
                         object = None;
                         *permit = Some(ahead.take(version.size).await);
                     }
                 }
-                self.fly(bucket, source, version, object).await
+                self.download_once(bucket, source, version, object).await
             }
         }
     }
 
-    /// Downloads one version, or waits for somebody else who does. Takes the bytes of the
-    /// object that is open, if one is given.
-    async fn fly(
+    /// Downloads one version, or waits for another caller's download. Takes the bytes of the open
+    /// `object`, if given.
+    async fn download_once(
         &self,
         bucket: &dyn Bucket,
-        source: &Source,
+        source: &ObjectId,
         version: Version,
         object: Option<Box<dyn Object>>,
     ) -> Result<Blob, CacheError> {
-        let flight = || async {
-            // Another may have landed since this one looked.
+        let single_flight = || async {
+            // Another download may have finished meanwhile.
             match self.held(bucket, source, &version).await? {
                 Some(blob) => Ok(blob),
                 None => self.download(bucket, source, version.size, object).await,
             }
         };
-        let (blob, led) = self.0.downloads.run((source.clone(), version.clone()), flight).await;
+        let (blob, led) =
+            self.0.downloads.run((source.clone(), version.clone()), single_flight).await;
         let mut blob = blob?;
         blob.hit |= !led;
         Ok(blob)
     }
 
-    /// What is known of an object, from this process or one before.
-    async fn known(&self, source: &Source) -> Option<Known> {
+    /// The last known version, from this process or an earlier one.
+    async fn known(&self, source: &ObjectId) -> Option<KnownVersion> {
         if let Some(known) = self.0.known.get(source).await {
             return Some(known);
         }
         let (version, digest) = self.0.index.get(source)?;
-        Some(Known { version, digest, looked: None })
+        Some(KnownVersion { version, digest, looked: None })
     }
 
     /// The blob of this version, if it is known and there.
     async fn held(
         &self,
         bucket: &dyn Bucket,
-        source: &Source,
+        source: &ObjectId,
         version: &Version,
     ) -> Result<Option<Blob>, CacheError> {
         let known = if bucket.is_local() {
@@ -403,33 +406,33 @@ impl Cache {
         }
     }
 
-    /// The blob, if it still is there and whole.
-    async fn there(&self, known: &Known) -> Result<Option<Blob>, CacheError> {
+    /// The blob, if it exists and is whole.
+    async fn there(&self, known: &KnownVersion) -> Result<Option<Blob>, CacheError> {
         let (digest, size) = (known.digest, known.version.size);
-        // Pinned first, so that it is not removed between the look and the use.
+        // Pinned first, so that it is not evicted between the check and the use.
         let blob = self.blob(digest, size, true);
         let look = self.0.blobs.look(&digest, size);
         let is_whole = match look.map_err(|error| self.local("looking up a blob", error))? {
-            Look::Gone => false,
-            Look::Verified => true,
-            Look::Unread => self.0.readings.run(digest, || self.verify(digest, size)).await.0?,
+            Lookup::Gone => false,
+            Lookup::Verified => true,
+            Lookup::Unread => self.0.readings.run(digest, || self.verify(digest, size)).await.0?,
         };
         Ok(is_whole.then_some(blob))
     }
 
-    /// Reads a blob that this process did not store.
+    /// Checks a blob that another process stored.
     async fn verify(&self, digest: Digest, size: u64) -> Result<bool, CacheError> {
         let cache = self.clone();
         let verify = move || cache.0.blobs.verify(&digest, size);
-        let is_whole = if size <= SMALL { verify() } else { bucket::blocking(verify).await };
+        let is_whole = if size <= SMALL { verify() } else { blocking(verify).await };
         is_whole.map_err(|error| self.local("reading a blob", error))
     }
 
     fn blob(&self, digest: Digest, size: u64, hit: bool) -> Blob {
-        Blob { digest, size, hit, _pin: Arc::new(self.0.room.pin(digest)) }
+        Blob { digest, size, hit, _pin: Arc::new(self.0.capacity.pin(digest)) }
     }
 
-    /// A blob, open for reading.
+    /// Opens a blob for reading.
     ///
     /// # Errors
     /// [`CacheError::Gone`] when the blob has to be fetched again.
@@ -439,11 +442,11 @@ impl Cache {
             .ok_or_else(|| self.gone(blob.digest))
     }
 
-    /// What is to be said of a blob whose bytes somebody could not read, because of `error`, or found
-    /// not to be those of its digest. A damaged blob is removed: [`CacheError::Gone`] when the blob
-    /// has to be looked up again.
+    /// The error for a blob that could not be read because of `error`, or whose bytes do not match
+    /// its digest. Removes a damaged blob: [`CacheError::Gone`] means that it has to be fetched
+    /// again.
     pub fn distrust(&self, blob: &Blob, error: Option<io::Error>) -> CacheError {
-        // What is wrong with it is found out once more, and logged.
+        // This check finds and logs what is wrong.
         match (self.0.blobs.verify(&blob.digest, blob.size), error) {
             (Ok(true), Some(error)) | (Err(error), _) => self.local("reading a blob", error),
             (Ok(true), None) | (Ok(false), _) => self.gone(blob.digest),
@@ -459,7 +462,7 @@ impl Cache {
     }
 }
 
-impl Source {
+impl ObjectId {
     fn new(bucket: &dyn Bucket, key: &BucketKey) -> Self {
         Self { bucket: bucket.to_string(), key: key.clone() }
     }

@@ -1,4 +1,4 @@
-//! The name of some bytes: their SHA-256.
+//! SHA-256 digests, which name bytes.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -21,10 +21,10 @@ impl Digest {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// The digest of everything that `reader` still gives, and how many bytes that was.
+    /// The digest of the rest of `reader`, and its number of bytes.
     ///
     /// # Errors
-    /// What reading fails with.
+    /// Errors of reading.
     pub fn of_reader(mut reader: impl Read) -> io::Result<(Self, u64)> {
         let mut hasher = Sha256::new();
         let mut buffer = vec![0; 128 * 1024];

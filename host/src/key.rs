@@ -1,7 +1,7 @@
-//! Names that come from outside and end up in paths: task names, bucket prefixes and keys.
+//! Untrusted names that become paths: task names, bucket prefixes and keys.
 //!
-//! They are checked here, once, before any I/O; a value of these types can be joined to a
-//! directory or a prefix without escaping it.
+//! They are checked here once, before any I/O. A value of these types can be joined to a directory
+//! or a prefix without escaping it.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use crate::plain;
 
-/// The longest key, in bytes of UTF-8: what S3 and Google Cloud Storage take.
+/// The longest key, in bytes of UTF-8: the limit of S3 and Google Cloud Storage.
 pub const MAX_KEY_BYTES: usize = 1024;
-/// The longest segment between two slashes, in bytes: what Linux file systems take.
+/// The longest segment between two slashes, in bytes: the limit of Linux file systems.
 pub const MAX_SEGMENT_BYTES: usize = 255;
 
 /// Why a name was refused.
@@ -36,7 +36,7 @@ pub enum KeyError {
     /// Has a control character, which no path or log line should carry.
     #[error("has the control character {0:?}")]
     Control(char),
-    /// A new name has a character that a reader would not see, or not in its place.
+    /// A new name has an invisible character, or one that changes how others are shown.
     #[error(
         "has the character U+{:04X}, which is not shown or changes how the rest is shown",
         u32::from(*.0)
@@ -45,7 +45,7 @@ pub enum KeyError {
     /// Looks like a URL.
     #[error("starts with a URL scheme; it has to be a plain relative path")]
     Scheme,
-    /// Longer than a bucket or a file system takes.
+    /// Too long for a bucket or a file system.
     #[error("is too long: {what} of {len} bytes, the limit is {max}")]
     TooLong {
         /// `a key` or `a segment`.
@@ -72,8 +72,7 @@ impl BucketKey {
         Ok(Self(text.into()))
     }
 
-    /// Checks the name of an object that is to be made. Those that are there already may have
-    /// characters that no new one has.
+    /// Checks the key of a new object. Existing objects may have characters that new ones may not.
     ///
     /// # Errors
     /// Says which rule it breaks.
@@ -156,7 +155,7 @@ impl Prefix {
     }
 }
 
-/// The name of a task: which component runs it.
+/// The name of a task, which selects its component.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TaskName(Arc<str>);
 
@@ -176,7 +175,7 @@ impl TaskName {
         &self.0
     }
 
-    /// The file of the component, relative to where components are kept: `NAME.wasm`.
+    /// The component's file, relative to the directory of components: `NAME.wasm`.
     pub fn file(&self) -> BucketKey {
         BucketKey(format!("{}.wasm", self.0).into())
     }
@@ -245,8 +244,8 @@ fn check(text: &str) -> Result<(), KeyError> {
     Ok(())
 }
 
-/// A name as a file system that ignores case sees it. Character by character, so that it does
-/// not depend on what is around a character.
+/// A name as a case-insensitive file system sees it. Converted character by character, so that the
+/// result does not depend on the context.
 pub fn lowercase(text: &str) -> String {
     text.chars().flat_map(char::to_lowercase).collect()
 }

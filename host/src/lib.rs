@@ -13,11 +13,14 @@
 //! [`task`] is that list as one function; [`services`] is what tasks share.
 
 pub mod ahead;
+mod blocking;
 pub mod bucket;
 pub mod cache;
 pub mod catalog;
 pub mod config;
 pub mod digest;
+mod dirs;
+mod emptying;
 pub mod environment;
 pub mod failure;
 pub mod json;
@@ -28,12 +31,12 @@ pub mod outage;
 mod ownership;
 pub mod plain;
 pub mod prefetch;
+mod process_dir;
 pub mod publish;
 pub mod queue;
 pub mod report;
 pub mod roots;
 pub mod sandbox;
-mod scratch;
 pub mod services;
 pub mod shortage;
 pub mod stats;

@@ -1,14 +1,14 @@
-//! Who owns a directory that the host trusts, and who may write to it.
+//! Checks the owner and permissions of directories that the host trusts.
 //!
-//! The rule: a directory of the cache belongs to the user that this host runs as, or to root, and
-//! nobody else may write to it. It may be sticky instead, as `/tmp` and the root of a `tmpfs` are:
-//! what is in it is looked at too. A link on the way to it, in a directory that others may write to, counts only
-//! if it belongs to this user or to root. A group that has nobody else in it may write: many
-//! systems make directories so.
+//! A directory of the cache must belong to the host's user or to root, and nobody else may write to
+//! it. It may be sticky instead, as `/tmp` and the root of a `tmpfs` are, because its content is
+//! checked too. A group may write if it has no other member: many systems make directories so. A
+//! link on the path, in a directory that others may write to, must belong to the host's user or to
+//! root.
 //!
-//! The directories on the way are chosen by whoever names the cache, so their owners and groups are
-//! trusted. If everybody may write to one that is not sticky, that is a risk to be told of, and no
-//! more: some container engines make volumes so.
+//! Whoever names the cache chooses the directories on its path, so their owners and groups are
+//! trusted. A directory on the path that everybody may write to and that is not sticky is reported
+//! as a risk, and no more: some container engines make volumes so.
 
 #[cfg(test)]
 mod tests;
@@ -24,21 +24,21 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Stat, fstat, statat};
 use rustix::io::Errno;
 
-use crate::scratch::for_each;
+use crate::dirs::for_each;
 
-/// Links that are followed on one way, as the kernel has it.
+/// The most links that are followed on one path, as in the kernel.
 const MOST_LINKS: usize = 40;
 const STICKY: u32 = 0o1000;
 const BY_GROUP: u32 = 0o020;
 const BY_OTHERS: u32 = 0o002;
-/// Who may read, write or enter beside the owner.
+/// All permissions of the group and of others.
 const BESIDE_OWNER: u32 = 0o077;
 
-/// A directory can't be trusted, or only at a risk.
+/// A directory that can't be trusted, or only at a risk.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}; {cure}")]
 pub struct NotOurs {
-    /// The directory or link, its owner, its mode, and what that leads to.
+    /// The directory or link, its owner, its mode, and the consequence.
     pub problem: String,
     /// What to do about it.
     pub cure: String,
@@ -49,18 +49,18 @@ pub struct NotOurs {
 pub(crate) struct Us(u32);
 
 impl Us {
-    /// By a system call.
+    /// Asks the kernel.
     pub(crate) fn now() -> Self {
         Self(rustix::process::geteuid().as_raw())
     }
 
-    /// Whether what belongs to `owner` can be trusted.
+    /// True when a file of `owner` can be trusted.
     pub(crate) fn trusts(self, owner: u32) -> bool {
         owner == self.0 || owner == 0
     }
 }
 
-/// What the rule is about.
+/// The metadata that the rule is about.
 #[derive(Debug, Clone, Copy)]
 struct Owned {
     user: u32,
@@ -81,15 +81,15 @@ impl Owned {
         self.mode & STICKY != 0
     }
 
-    /// Whether anybody but its owner may write to it.
+    /// True when anybody but the owner may write.
     fn is_writable_by_others(self) -> bool {
         let by_group = self.mode & BY_GROUP != 0;
         self.mode & BY_OTHERS != 0 || (by_group && !is_private(self.group, self.user))
     }
 }
 
-/// Looks at a directory that the host trusts, or will make, at its way, and at the directories
-/// `parts` in it. What is not there is no problem. Returns a risk on the way.
+/// Checks a directory that the host trusts or will make, its path, and the directories `parts` in
+/// it. Missing ones are no problem. Returns a risk on the path.
 ///
 /// # Errors
 /// Names the first that can't be trusted.
@@ -107,33 +107,33 @@ pub(crate) fn check(dir: &Path, parts: &[&str]) -> Result<Option<NotOurs>, NotOu
     Ok(risk)
 }
 
-/// Makes a directory, with `parts` in it and those on its way, that only this user may enter; or
-/// checks one that is there, as [`check`] does. Returns a risk on the way.
+/// Makes a directory that only this user may enter, with `parts` in it and the directories on its
+/// path; or checks an existing one, as [`check`] does. Returns a risk on the path.
 ///
 /// # Errors
-/// Those of the system; and a [`NotOurs`] for a directory that can't be trusted.
+/// Errors of the system; also a [`NotOurs`] for a directory that can't be trusted.
 pub(crate) fn make(dir: &Path, parts: &[&str]) -> io::Result<Option<NotOurs>> {
     check(dir, parts).map_err(io::Error::other)?;
     make_private(dir)?;
     for part in parts {
         make_private(&dir.join(part))?;
     }
-    // Somebody may have been quicker than this host, in a directory that is writable by all.
+    // In a directory that everybody may write to, somebody else may have been quicker.
     check(dir, parts).map_err(io::Error::other)
 }
 
-/// Makes a directory, with those on its way, that only this user may enter, unless it is there.
+/// Makes a directory, with those on its path, that only this user may enter, unless it exists.
 ///
 /// # Errors
-/// Those of the system.
+/// Errors of the system.
 pub(crate) fn make_private(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
-/// Sees to it that only this user may enter a directory, if it is there and this user's.
+/// Lets only this user enter a directory, if it exists and belongs to this user.
 ///
 /// # Errors
-/// Those of the system.
+/// Errors of the system.
 pub(crate) fn close(dir: &Path) -> io::Result<()> {
     let meta = match fs::symlink_metadata(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -145,10 +145,10 @@ pub(crate) fn close(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Looks at the directory `part` of the cache `cache`, which is open, and at those in it.
+/// Checks the open directory `part` of the cache `cache`, and the directories in it.
 ///
 /// # Errors
-/// Those of the system; and a [`NotOurs`] for the first that can't be trusted.
+/// Errors of the system; also a [`NotOurs`] for the first directory that can't be trusted.
 pub(crate) fn check_inner(cache: &Path, part: &Path, open: impl AsFd) -> io::Result<()> {
     let us = Us::now();
     judge(us, cache, part, Owned::of_stat(&fstat(&open)?)).map_err(io::Error::other)?;
@@ -168,21 +168,20 @@ pub(crate) fn check_inner(cache: &Path, part: &Path, open: impl AsFd) -> io::Res
     })
 }
 
-/// Judges a directory of a cache.
+/// Applies the rule to a directory of a cache.
 fn judge(us: Us, cache: &Path, dir: &Path, owned: Owned) -> Result<(), NotOurs> {
     let Owned { user, mode, .. } = owned;
     let (shown, cache) = (dir.display(), cache.display());
     if !us.trusts(user) {
         return Err(NotOurs {
             problem: format!(
-                "{shown} belongs to uid {user} (mode {mode:o}), and this host runs as uid {}: \
-                 whoever owns it decides what tasks read and what code runs",
+                "{shown} belongs to uid {user} (mode {mode:o}), but this host runs as uid {}: its \
+                 owner could change what tasks read and which code runs",
                 us.0
             ),
             cure: format!(
-                "name a directory that is not there yet with --cache-dir, like {cache}/task-host; \
-                 or run the host as uid {user}; or, if you trust all that is in it, \
-                 `chown -R {} {cache}`",
+                "choose a new directory with --cache-dir, for example {cache}/task-host; or run \
+                 the host as uid {user}; or, if you trust its content, `chown -R {} {cache}`",
                 us.0
             ),
         });
@@ -195,11 +194,11 @@ fn judge(us: Us, cache: &Path, dir: &Path, owned: Owned) -> Result<(), NotOurs> 
         };
         return Err(NotOurs {
             problem: format!(
-                "{shown} can be written to by {who} (mode {mode:o}, owner uid {user}), who could \
-                 decide what tasks read"
+                "{shown} is writable by {who} (mode {mode:o}, owner uid {user}), who could change \
+                 what tasks read"
             ),
             cure: format!(
-                "`chmod -R go-w {cache}` if you trust all that is in it, or name another directory \
+                "`chmod -R go-w {cache}` if you trust its content, or choose another directory \
                  with --cache-dir"
             ),
         });
@@ -207,14 +206,14 @@ fn judge(us: Us, cache: &Path, dir: &Path, owned: Owned) -> Result<(), NotOurs> 
     Ok(())
 }
 
-/// Goes the way to `dir` as the kernel does, and looks at all that it passes. Returns what it finds
-/// there, if anything, and the first risk.
+/// Follows the path to `dir` as the kernel does, and checks every directory and link on it. Returns
+/// the metadata of `dir`, if it exists, and the first risk.
 ///
 /// # Errors
 /// Names a link that somebody else may have made.
 fn look_along(dir: &Path, us: Us) -> Result<(Option<Owned>, Option<NotOurs>), NotOurs> {
     let mut risk = None;
-    // What can't be looked at can't be used either, which is told where it is tried.
+    // What can't be examined can't be used either; its use reports the error.
     let Ok(dir) = std::path::absolute(dir) else { return Ok((None, None)) };
     let mut ahead: VecDeque<OsString> = names(&dir).collect();
     let mut at = PathBuf::from("/");
@@ -226,15 +225,15 @@ fn look_along(dir: &Path, us: Us) -> Result<(Option<Owned>, Option<NotOurs>), No
         if here.mode & BY_OTHERS != 0 && !here.is_sticky() {
             risk.get_or_insert_with(|| NotOurs {
                 problem: format!(
-                    "{}, on the way to {}, can be written to by everybody (mode {:o}, owner uid \
-                     {}): anybody could put another directory in its place",
+                    "{}, on the path to {}, is writable by everybody (mode {:o}, owner uid {}): \
+                     anybody could replace the directories in it",
                     at.display(),
                     dir.display(),
                     here.mode,
                     here.user
                 ),
                 cure: format!(
-                    "`chmod +t {}`, or name a directory elsewhere with --cache-dir",
+                    "`chmod +t {}`, or choose a directory elsewhere with --cache-dir",
                     at.display()
                 ),
             });
@@ -253,16 +252,15 @@ fn look_along(dir: &Path, us: Us) -> Result<(Option<Owned>, Option<NotOurs>), No
         if here.is_writable_by_others() && !us.trusts(link.user) {
             return Err(NotOurs {
                 problem: format!(
-                    "the link {}, on the way to {}, belongs to uid {}, and is in a directory that \
-                     others may write to (mode {:o}, owner uid {}): whoever owns it decides where \
-                     the cache is",
+                    "the link {}, on the path to {}, belongs to uid {} and is in a directory that \
+                     others may write to (mode {:o}, owner uid {}): its owner could move the cache",
                     next.display(),
                     dir.display(),
                     link.user,
                     here.mode,
                     here.user
                 ),
-                cure: "remove the link, or name another directory with --cache-dir".to_owned(),
+                cure: "remove the link, or choose another directory with --cache-dir".to_owned(),
             });
         }
         links += 1;
@@ -276,7 +274,7 @@ fn look_along(dir: &Path, us: Us) -> Result<(Option<Owned>, Option<NotOurs>), No
     }
 }
 
-/// The names along a path, and `..`.
+/// The names and `..` of a path.
 fn names(path: &Path) -> impl Iterator<Item = OsString> {
     path.components().filter_map(|part| match part {
         Component::Normal(_) | Component::ParentDir => Some(part.as_os_str().to_owned()),
@@ -284,8 +282,8 @@ fn names(path: &Path) -> impl Iterator<Item = OsString> {
     })
 }
 
-/// Whether a group has nobody in it but this user, as far as the files of the system know. One
-/// that they don't know may have anybody in it.
+/// True when a group has no other member than this user, by `/etc/passwd` and `/etc/group`. A group
+/// that they do not list may have any member.
 fn is_private(group: u32, user: u32) -> bool {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     is_private_by(&read("/etc/passwd"), &read("/etc/group"), group, user)

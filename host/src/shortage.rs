@@ -1,4 +1,4 @@
-//! Failures of the machine that a host runs on, told apart from those of what it works on.
+//! Failures of the host's machine, told apart from failures of tasks.
 
 use std::error::Error;
 use std::io;
@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 
 use rustix::io::Errno;
 
-/// The system's number for the failure in an error's chain of causes, if there is one.
+/// The first system error number in an error's chain of causes.
 pub fn errno(error: &(dyn Error + 'static)) -> Option<Errno> {
     let mut cause = Some(error);
     while let Some(error) = cause {
@@ -17,7 +17,7 @@ pub fn errno(error: &(dyn Error + 'static)) -> Option<Errno> {
             if let Some(errno) = of_io(io) {
                 return Some(errno);
             }
-            // An I/O error that holds another error is not one of its causes.
+            // `io::Error` does not report its inner error as a source.
             if let Some(inner) = io.get_ref()
                 && let Some(errno) = errno(inner)
             {
@@ -39,13 +39,12 @@ fn of_io(error: &io::Error) -> Option<Errno> {
     })
 }
 
-/// True for a shortage of this process or machine that any of its calls may meet, whatever
-/// the call is about.
+/// True for a shortage of this process or machine that any call may meet.
 pub fn is_of_the_process(errno: Errno) -> bool {
     matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM)
 }
 
-/// True for a failure of a file system or its disk, and not of one file.
+/// True for a failure of a whole file system or its disk.
 pub fn is_of_a_disk(errno: Errno) -> bool {
     matches!(
         errno,
@@ -62,13 +61,17 @@ pub fn is_of_a_disk(errno: Errno) -> bool {
     )
 }
 
-/// True when another process has had something locked for too long. That says nothing of the
-/// rest.
+/// True when a part of the disk can't be read, or its checksum is wrong.
+pub fn is_damage(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::IO | Errno::BADMSG | Errno::UCLEAN))
+}
+
+/// True when another process held a lock for too long. Everything else may work.
 pub fn is_locked(error: &(dyn Error + 'static)) -> bool {
     errno(error) == Some(Errno::AGAIN)
 }
 
-/// What a person can do about it.
+/// The cure, for people.
 pub fn cure(errno: Errno) -> &'static str {
     match errno {
         Errno::MFILE => "too many files are open: raise `ulimit -n`, or lower --parallel",
@@ -76,22 +79,22 @@ pub fn cure(errno: Errno) -> &'static str {
         Errno::NOMEM => "the machine is short of memory: lower --parallel or --memory",
         Errno::NOSPC | Errno::DQUOT => "free some space on its disk",
         Errno::FBIG => {
-            "the file is larger than this process or its file system may have files: raise \
+            "the file exceeds the largest size that the process or file system allows: raise \
              `ulimit -f`"
         }
-        Errno::ROFS => "its file system is mounted read-only: mount it for writing",
-        Errno::IO => "its disk fails: look at the system's log",
+        Errno::ROFS => "its file system is mounted read-only: mount it writable",
+        Errno::IO => "its disk fails: see the system log",
         Errno::STALE | Errno::NOTCONN | Errno::HOSTDOWN | Errno::TIMEDOUT => {
-            "its file system is away: mount it again"
+            "its file system is gone: mount it again"
         }
-        _ => "look at the system's log",
+        _ => "see the system log",
     }
 }
 
-/// Tries whether this process can open some more files: as many as a task needs.
+/// Checks that this process can open as many more files as a task needs.
 ///
 /// # Errors
-/// The system's, with the cure in words.
+/// The system's error with its cure.
 pub fn try_descriptors(of: impl AsFd) -> Result<(), String> {
     const NEEDED: usize = 16;
     let mut open = Vec::with_capacity(NEEDED);

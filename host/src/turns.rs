@@ -1,24 +1,25 @@
-//! Turns of a task that makes many short file calls on a thread that others wait for.
+//! Yields for async tasks that make many short file calls, so that others on the thread get their
+//! turn.
 
 use std::time::{Duration, Instant};
 
-/// A turn ends after this time. How many calls that is depends on the disk: one of a network
-/// file system may take a millisecond.
+/// The length of a turn. The number of calls in it depends on the disk: a call on a network file
+/// system may take a millisecond.
 const TURN: Duration = Duration::from_millis(1);
 
-/// When the turn of a task began.
+/// The current turn of a task.
 #[derive(Debug)]
 pub(crate) struct Turns {
     began: Instant,
 }
 
 impl Turns {
-    /// A turn begins.
+    /// Starts a turn.
     pub(crate) fn begin() -> Self {
         Self { began: Instant::now() }
     }
 
-    /// Lets the other tasks of the runtime have theirs, if this one's is over.
+    /// Yields to the runtime's other tasks if the turn is over.
     pub(crate) async fn pass(&mut self) {
         if self.began.elapsed() >= TURN {
             tokio::task::yield_now().await;

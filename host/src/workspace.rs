@@ -16,9 +16,11 @@ use cap_std::fs::Dir;
 use rustix::fs::{CWD, fstat};
 
 pub use self::spares::Spares;
+use crate::dirs;
+use crate::emptying::{self, Stopped};
 use crate::key::BucketKey;
 use crate::ownership;
-use crate::scratch::{self, Scratch, Stopped};
+use crate::process_dir::ProcessDir;
 use crate::turns::Turns;
 
 /// More entries than this are removed on a thread of their own.
@@ -36,7 +38,7 @@ pub struct Workspaces {
 #[derive(Debug)]
 struct Pool {
     /// Removed with the last workspace.
-    home: Scratch,
+    home: ProcessDir,
     inputs: PathBuf,
     outputs: PathBuf,
     clean: Mutex<Vec<Arc<Slot>>>,
@@ -93,7 +95,7 @@ impl Workspaces {
     /// # Errors
     /// When the host can't create directories there, or somebody else could too.
     pub fn new(root: &Path) -> Result<Self, WorkspaceError> {
-        let claimed = ownership::make(root, &[]).and_then(|_| Scratch::claim(root));
+        let claimed = ownership::make(root, &[]).and_then(|_| ProcessDir::claim(root));
         let home = claimed.map_err(|source| WorkspaceError {
             path: root.to_owned(),
             doing: "making a directory for this process",
@@ -106,8 +108,6 @@ impl Workspaces {
                 doing: "making it",
                 source,
             })?;
-            let spread = scratch::spread_over_block_groups(root);
-            tracing::debug!(path = %root.display(), spread, "work directory");
         }
         let [inputs, outputs] = roots;
         let clean = Mutex::default();
@@ -178,7 +178,7 @@ impl Pool {
         let make = || {
             std::fs::create_dir(&inputs_path)?;
             std::fs::create_dir(&outputs_path)?;
-            let open = |path| scratch::open_dir(CWD, path);
+            let open = |path| dirs::open_dir(CWD, path);
             let spares = Arc::new(Spares::make(spares_path)?);
             Ok((open(&inputs_path)?, open(&outputs_path)?, spares))
         };
@@ -283,7 +283,7 @@ impl Slot {
         let mut worth_keeping = true;
         for dir in [&self.inputs, &self.outputs] {
             let mut spare = |at: BorrowedFd<'_>, name: &CStr| self.spares.keep(at, name);
-            match scratch::empty(dir.as_fd(), budget, &mut spare) {
+            match emptying::empty(dir.as_fd(), budget, &mut spare) {
                 Ok(removed) if removed <= REMOVED_INLINE => {}
                 Ok(_) => {
                     let small = |stat: rustix::fs::Stat| stat.st_size <= LARGE_DIRECTORY;

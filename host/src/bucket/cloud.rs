@@ -1,4 +1,4 @@
-//! Makes the clients of a bucket of a service, from what the environment says.
+//! Makes the clients of a service's bucket from the environment.
 
 mod aws;
 mod azure;
@@ -12,23 +12,23 @@ use object_store::http::HttpBuilder;
 use self::aws::S3;
 #[cfg(test)]
 pub(super) use self::azure::EMULATOR as AZURE_EMULATOR;
-use super::address::{Place, Service};
+use super::address::{Service, ServiceAddress};
 use super::object::{ObjectBucket, Stores};
 use super::transport::{Patience, Transport};
 use super::{Access, BucketError};
 
-/// Makes a bucket of it. Asks for credentials where they come from a service, and for the
-/// region of a bucket of S3 where nothing says it.
+/// Opens a service's bucket. May ask a service for credentials, and S3 for the bucket's region
+/// where no setting names it.
 pub(super) async fn open(
-    place: Place,
+    address: ServiceAddress,
     access: &Access,
     patience: Patience,
 ) -> Result<ObjectBucket, BucketError> {
     crate::roots::tell();
-    let problem = |problem: String| BucketError::invalid(&place.url(), problem);
-    let transport = Transport::new(&place, access.stored_encoding);
-    let name = &place.name;
-    let make = match place.service {
+    let problem = |problem: String| BucketError::invalid(&address.url(), problem);
+    let transport = Transport::new(&address, access.stored_encoding);
+    let name = &address.name;
+    let make = match address.service {
         Service::S3 => {
             let found = S3::find(name, access, patience, transport).await;
             found.and_then(|s3| s3.stores())
@@ -38,7 +38,7 @@ pub(super) async fn open(
         Service::Http => http(name, patience, &transport),
     };
     let stores = make.map_err(problem)?;
-    Ok(ObjectBucket::new(place, stores, patience.idle, access))
+    Ok(ObjectBucket::new(address, stores, patience.idle, access))
 }
 
 fn http(url: &str, patience: Patience, transport: &Transport) -> Result<Stores, String> {
@@ -60,7 +60,7 @@ fn http(url: &str, patience: Patience, transport: &Transport) -> Result<Stores, 
     })
 }
 
-/// The client for an endpoint: without encryption only where the endpoint says so.
+/// The client's options for an endpoint. Plain HTTP is allowed only where the endpoint asks for it.
 fn client(patience: Patience, endpoint: &str) -> ClientOptions {
     patience.client().with_allow_http(endpoint.starts_with("http://"))
 }

@@ -1,17 +1,15 @@
-//! A bucket that is a directory: a key is a relative path.
+//! A bucket in a directory. A key is a relative path.
 //!
-//! An object is put by renaming it into place, so that nobody reads half of one. Where that
-//! takes a copy, the copy is made below `.task-host-tmp`, which is no part of the bucket.
-//! The directory is its owner's: links in it are followed, so that a data set may be on
-//! another disk. Whoever adds objects while hosts run should rename them into place too.
+//! A put renames the object into place, so that nobody reads half of it. Where that takes a copy,
+//! the copy is made below `.task-host-tmp`, which is not part of the bucket. Links in the directory
+//! are followed, because its owner made them: a data set may be on another disk. Programs that add
+//! objects while hosts run should rename them into place too.
 
-#[cfg(test)]
-mod faults;
+mod error;
 mod root;
 mod sync;
 #[cfg(test)]
 mod tests;
-mod trouble;
 mod walk;
 
 use std::ffi::OsStr;
@@ -33,32 +31,33 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use self::error::DirError;
 use self::root::{Id, Root};
 use self::sync::{Holder, Unsynced};
-use self::trouble::Trouble;
 use self::walk::Walk;
 use super::outgoing::{Outgoing, Refused};
-use super::{Bucket, BucketError, Listed, Object, Opened, SMALL, Version};
+use super::{Bucket, BucketError, Listed, Object, Opened, Version};
+use crate::blocking::{SMALL, blocking};
 use crate::key::{BucketKey, Prefix};
-use crate::scratch::{self, Scratch};
+use crate::process_dir::{self, ProcessDir};
 
 pub use self::sync::DirSync;
 
-/// Where copies are made. No key has a segment of this name.
+/// The directory for copies. No key has a segment of this name.
 const TMP: &str = ".task-host-tmp";
 /// Objects that a listing holds ahead of its reader.
 const LISTED_AHEAD: usize = 256;
-/// How often an object that changes while it is read is read again.
+/// How often an object is read that changes during each read.
 const READS: usize = 5;
 /// How often directories are made for an object while somebody removes empty ones.
 const MAKES: usize = 5;
 
-/// What a trial put writes beside what could not be put for want of room.
+/// Bytes that a trial put writes, besides the size that last found no room.
 const TRIAL: usize = 4096;
-/// How long a host that stops waits for the disk.
+/// How long a stopping host waits for its last sync.
 const LAST_SYNC: Duration = Duration::from_secs(8);
 
-/// A directory as a bucket.
+/// A bucket in a directory. A clone is another handle on it.
 #[derive(Debug, Clone)]
 pub struct DirBucket(Arc<Inner>);
 
@@ -67,11 +66,11 @@ struct Inner {
     path: PathBuf,
     root: RwLock<Arc<Root>>,
     unsynced: Unsynced,
-    /// How long after a put the file system is synced; never, if it is zero.
+    /// How long after a put the file system is synced. Zero: never.
     sync_every: Duration,
-    /// A sync is on its way.
+    /// A sync is scheduled.
     sync_is_due: AtomicBool,
-    /// The size of the largest object that was not put for want of room.
+    /// The size of the largest object that a full disk kept out, in bytes.
     no_room_for: AtomicU64,
 }
 
@@ -85,8 +84,8 @@ impl DirBucket {
         Self::open_synced(path, Duration::ZERO)
     }
 
-    /// As [`DirBucket::open`]; and what is put is on the disk at most so much later. Zero
-    /// leaves that to the system.
+    /// As [`DirBucket::open`], with puts on the disk at most `sync_every` later. Zero leaves
+    /// syncing to the system.
     ///
     /// # Errors
     /// As [`DirBucket::open`].
@@ -104,7 +103,7 @@ impl DirBucket {
                 return Err(BucketError::invalid(&shown, problem));
             }
             Err(error) => {
-                let error = Trouble::at(&path, error);
+                let error = DirError::at(&path, error);
                 return Err(BucketError::unavailable(&shown, "opening", &"", error));
             }
         };
@@ -119,42 +118,40 @@ impl DirBucket {
         })))
     }
 
-    /// Opens a directory, which is made if it doesn't exist.
+    /// Opens a directory and creates it if needed.
     ///
     /// # Errors
-    /// As [`DirBucket::open`]; and when it can't be made.
+    /// As [`DirBucket::open`]; also when it can't be created.
     pub fn create(path: &Path) -> Result<Self, BucketError> {
         std::fs::create_dir_all(path)
             .map_err(|error| BucketError::unavailable(&path.display(), "creating", &"", error))?;
         Self::open(path)
     }
 
-    /// Where it is, as an absolute path.
+    /// The absolute path.
     pub fn path(&self) -> &Path {
         &self.0.path
     }
 
-    /// The directory that the path leads to now.
-    fn root(&self) -> Result<Arc<Root>, Trouble> {
+    /// The directory at the path now.
+    fn root(&self) -> Result<Arc<Root>, DirError> {
         let known = self.0.root.read().unwrap_or_else(PoisonError::into_inner).clone();
         let now = known.now()?;
         if Arc::ptr_eq(&known, &now) {
             return Ok(known);
         }
         let mut current = self.0.root.write().unwrap_or_else(PoisonError::into_inner);
-        // Somebody else may have opened it meanwhile.
+        // Another thread may have opened it meanwhile.
         if current.id != now.id {
-            tracing::warn!(
-                "{self}: the directory was replaced by another one, which is used from now on"
-            );
+            tracing::warn!("{self}: the directory was replaced; using the new one");
             *current = now;
             tidy(&self.0.path);
         }
         Ok(current.clone())
     }
 
-    /// Works in the directory that the path leads to, and again if it leads to another one
-    /// when the work has failed.
+    /// Runs `work` in the directory at the path, and again if it fails and another directory is
+    /// there by then.
     fn in_root<T>(
         &self,
         doing: &'static str,
@@ -176,7 +173,7 @@ impl DirBucket {
         }
     }
 
-    /// What a failure on `key` means. `doing` it may have met a directory on the way.
+    /// The error for a failure on `key`.
     fn failed(
         &self,
         doing: &'static str,
@@ -190,20 +187,18 @@ impl DirBucket {
                 Some(link) => self.dangling(doing, key, &link),
                 None => self.unavailable(doing, key, error),
             },
-            Errno::NOTDIR => self.invalid(
-                key,
-                "can't be written: a part of its path is an object, and has to be a directory",
-            ),
+            Errno::NOTDIR => self
+                .invalid(key, "can't be written: a part of its path is an object, not a directory"),
             Errno::ISDIR => self.invalid(key, "is a directory, not an object"),
             Errno::NAMETOOLONG => self.invalid(key, "is too long for the file system"),
-            Errno::LOOP => self.invalid(key, "leads through links that go round in a circle"),
-            // A socket, or a device that is not there.
+            Errno::LOOP => self.invalid(key, "leads through a loop of links"),
+            // A socket or a missing device.
             Errno::NXIO | Errno::NODEV => self.invalid(key, "is not a regular file"),
             error => self.unavailable(doing, key, error),
         }
     }
 
-    /// An object that is not there: unless the place where it should be is not there either.
+    /// The error for a missing object: an outage if its directory may be missing.
     fn not_found(&self, key: &BucketKey, root: &Root) -> BucketError {
         if let Some(link) = root.dangling_link(key) {
             return self.dangling("reading", key, &link);
@@ -211,7 +206,7 @@ impl DirBucket {
         if root.is_being_restored() {
             let text = "there is no such object; the directory was replaced a moment ago and may \
                         not be complete yet";
-            let error = Trouble::because(text, Errno::NOENT);
+            let error = DirError::because(text, Errno::NOENT);
             return BucketError::unavailable(self, "reading", key, error);
         }
         BucketError::NotFound { bucket: self.to_string(), key: key.to_string() }
@@ -219,14 +214,14 @@ impl DirBucket {
 
     /// An object that no host with these limits can ever put here.
     fn too_large(&self, key: &BucketKey) -> BucketError {
-        let problem = "can't be written: its object is larger than a file may be, by the limit \
-                       of the file system or of the host's process (`ulimit -f`)";
+        let problem = "can't be written: the object exceeds the largest file that the file system \
+                       or the host's `ulimit -f` allows";
         self.invalid(key, problem)
     }
 
     fn dangling(&self, doing: &'static str, key: &BucketKey, link: &str) -> BucketError {
         let text = format!("the link `{link}` leads to nothing; is its file system mounted?");
-        BucketError::unavailable(self, doing, key, Trouble::because(text, Errno::NOENT))
+        BucketError::unavailable(self, doing, key, DirError::because(text, Errno::NOENT))
     }
 
     fn unavailable(
@@ -236,7 +231,7 @@ impl DirBucket {
         error: impl Into<io::Error>,
     ) -> BucketError {
         let dir = self.0.path.join(key.parent().unwrap_or_default());
-        BucketError::unavailable(self, doing, key, Trouble::at(&dir, error))
+        BucketError::unavailable(self, doing, key, DirError::at(&dir, error))
     }
 
     fn invalid(&self, key: &BucketKey, problem: &str) -> BucketError {
@@ -244,9 +239,9 @@ impl DirBucket {
     }
 
     fn check_key(&self, key: &BucketKey) -> Result<(), BucketError> {
-        // One substring search; the segments are looked at only where it finds something.
+        // The cheap search first.
         if key.as_str().contains(TMP) && key.as_str().split('/').any(|segment| segment == TMP) {
-            let problem = format!("has a segment `{TMP}`, which is the host's own");
+            let problem = format!("has a segment `{TMP}`, which is reserved for the host");
             return Err(self.invalid(key, &problem));
         }
         Ok(())
@@ -261,7 +256,7 @@ impl DirBucket {
     }
 
     fn open_object(&self, key: &BucketKey) -> Result<(File, Version), BucketError> {
-        // A FIFO must not hold up the host until somebody writes to it.
+        // Opening a FIFO must not wait for a writer.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let (fd, stat) = self.in_root("reading", key, |root| {
             let fd = openat(root, key.as_str(), flags, Mode::empty())?;
@@ -280,10 +275,10 @@ impl DirBucket {
         into: &mut File,
     ) -> Result<Version, BucketError> {
         let copy_failed = |error: io::Error| match Errno::from_io_error(&error) {
-            // Reading needs no room.
+            // Only writing the local copy can fail so.
             Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => {
                 let text = format!("the local copy can't be written: {error}");
-                let error = Trouble::because(text, error);
+                let error = DirError::because(text, error);
                 BucketError::unavailable(self, "reading", key, error)
             }
             _ => self.unavailable("reading", key, error),
@@ -299,8 +294,8 @@ impl DirBucket {
             io::Seek::rewind(into).map_err(copy_failed)?;
             opened = self.open_object(key)?;
         }
-        let busy = "it changed each time it was read; \
-                    whoever writes it should write another name and rename it";
+        let busy = "it changed during each read; \
+                    write a file under another name and rename it into place";
         Err(BucketError::unavailable(self, "reading", key, busy))
     }
 
@@ -311,13 +306,13 @@ impl DirBucket {
             }
             Refused::Failed(error) => {
                 let text = format!("the file that is to be put can't be read: {error}");
-                let error = Trouble::because(text, error);
+                let error = DirError::because(text, error);
                 BucketError::unavailable(self, "writing", key, error)
             }
         }
     }
 
-    /// Takes note that an object was put, into the file system `device`.
+    /// Notes that an object was put into the file system `device`.
     fn has_put(&self, root: &Arc<Root>, key: &BucketKey, device: u64) -> Result<(), BucketError> {
         root.has_object();
         let holder = || {
@@ -334,7 +329,7 @@ impl DirBucket {
         Ok(())
     }
 
-    /// Syncs after a while what is put by then, unless that is on its way.
+    /// Schedules a sync unless one is scheduled.
     fn sync_later(&self) {
         if self.0.sync_every.is_zero() || self.0.sync_is_due.swap(true, Relaxed) {
             return;
@@ -343,7 +338,7 @@ impl DirBucket {
         tokio::spawn(async move {
             tokio::time::sleep(wait).await;
             let Some(bucket) = inner.upgrade().map(Self) else { return };
-            // What is put from now on may come too late for this one.
+            // Later puts may miss this sync.
             bucket.0.sync_is_due.store(false, Relaxed);
             if let Err(error) = bucket.sync().await {
                 tracing::error!("{error}; outputs published since the last sync may be lost");
@@ -421,7 +416,7 @@ impl DirBucket {
         }
     }
 
-    /// Does what a put does, short of the object.
+    /// Does what a put does, except for the final rename.
     fn try_to_put(&self, key: &BucketKey) -> Result<(), BucketError> {
         let failed = |error: io::Error| self.unavailable("writing", key, error);
         let (root, path, dir) = self.in_root("writing", key, |root| {
@@ -450,7 +445,7 @@ impl DirBucket {
             std::fs::remove_file(&renamed.0)
         };
         try_all().map_err(failed)?;
-        // A put that failed meanwhile may have wanted more.
+        // A put that failed meanwhile may need more.
         let _ = self.0.no_room_for.compare_exchange(wanted, 0, Relaxed, Relaxed);
         Ok(())
     }
@@ -469,21 +464,21 @@ struct Copied {
     /// The file system that it is in.
     device: u64,
     _made: RemovedOnDrop,
-    tmp: Arc<Scratch>,
+    tmp: Arc<ProcessDir>,
 }
 
-/// Removes what a killed process left.
+/// Removes the leftovers of killed processes.
 fn tidy(path: &Path) {
     let tmp = path.join(TMP);
     if tmp.exists()
-        && let Err(error) = scratch::sweep_and_tidy(&tmp)
+        && let Err(error) = process_dir::sweep_and_tidy(&tmp)
     {
-        // A bucket that is only read may well be read-only.
-        tracing::debug!(path = %tmp.display(), %error, "leftovers in the bucket stay");
+        // A bucket for inputs may be read-only.
+        tracing::debug!(path = %tmp.display(), %error, "could not remove leftovers in the bucket");
     }
 }
 
-/// Renames into place, with the directories on the way made only when they are missing.
+/// Renames into place. Makes the directories on the way when they are missing.
 fn rename_in(root: &Root, from: impl AsFd, name: &OsStr, key: &BucketKey) -> Result<(), Errno> {
     let rename = || renameat(from.as_fd(), name, root, key.as_str());
     let mut renamed = rename();
@@ -513,7 +508,7 @@ fn make_dirs(root: &Root, key: &BucketKey) -> Result<(), Errno> {
     make(path)
 }
 
-/// Opens the directory that the object is in, which is made if it is missing.
+/// Opens the object's directory and makes it if needed.
 fn open_parent(root: &Root, key: &BucketKey) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let open = || openat(root, key.parent().unwrap_or("."), flags, Mode::empty());
@@ -650,7 +645,7 @@ impl Bucket for DirBucket {
     async fn try_get(&self, key: &BucketKey) -> Result<(), BucketError> {
         self.check_key(key)?;
         let (mut file, _) = self.open_object(key)?;
-        // A disk that fails lets a file be opened.
+        // A failing disk may still open files.
         let mut first = [0; TRIAL];
         let read = io::Read::read(&mut file, &mut first);
         read.map(drop).map_err(|error| self.unavailable("reading", key, error))
@@ -679,7 +674,7 @@ impl Bucket for DirBucket {
 
     async fn sync(&self) -> Result<(), BucketError> {
         self.0.unsynced.sync().await.map_err(|error| {
-            BucketError::unavailable(self, "syncing", ".", Trouble::at(&self.0.path, error))
+            BucketError::unavailable(self, "syncing", ".", DirError::at(&self.0.path, error))
         })
     }
 
@@ -698,14 +693,13 @@ impl Bucket for DirBucket {
                 tracing::error!("{error}; outputs published since the last sync may be lost");
             }
             Err(_) => tracing::warn!(
-                "{self}: the disk is slow; the last outputs are not on it yet, and would be lost \
-                 with the power"
+                "{self}: the disk is slow; a loss of power now would lose the last outputs"
             ),
         }
     }
 }
 
-/// A file of the bucket that is open.
+/// An open object.
 #[derive(Debug)]
 struct OpenFile {
     bucket: DirBucket,
@@ -726,17 +720,5 @@ impl Object for OpenFile {
             return bucket.read_whole(&key, (file, version), &mut into);
         }
         blocking(move || bucket.read_whole(&key, (file, version), &mut into)).await
-    }
-}
-
-/// Runs on a thread that may block. It goes on when the caller doesn't wait any longer.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is going down, and so is everything that would use the answer.
-            Err(_) => std::future::pending().await,
-        },
     }
 }

@@ -1,4 +1,4 @@
-//! Objects that are stored compressed: what `Content-Encoding` says, and gzip both ways.
+//! Content encodings: the `Content-Encoding` header, and gzip in both directions.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -8,26 +8,26 @@ use std::sync::Arc;
 use flate2::Compression;
 use flate2::write::{GzEncoder, MultiGzDecoder};
 
-use super::sums::{Running, Sums};
+use super::checksums::{Checksums, RunningChecksum};
 
 /// The longest name of an encoding that an error shows, in bytes.
 const SHOWN: usize = 40;
 
-/// How the content of an object is stored.
+/// The encoding in which an object is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) enum Coding {
-    /// As it is.
+pub(super) enum ContentEncoding {
+    /// Not encoded.
     #[default]
     Plain,
-    /// By gzip.
+    /// gzip.
     Gzip,
-    /// In another way, which has this name.
+    /// Another encoding, by name.
     Other(String),
 }
 
-impl Coding {
-    /// What a `Content-Encoding` header says. `aws-chunked` is how some clients uploaded an
-    /// object, and says nothing of what is stored.
+impl ContentEncoding {
+    /// Parses a `Content-Encoding` header. `aws-chunked` is ignored, because it names how a client
+    /// uploaded the object.
     pub(super) fn of_header(value: &str) -> Self {
         let names = value.split(',').map(|name| name.trim().to_ascii_lowercase());
         let names: Vec<String> =
@@ -40,37 +40,38 @@ impl Coding {
     }
 }
 
-/// Why decoding can't go on.
+/// Why decoding stopped.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(super) enum DecodeError {
     /// The local disk failed.
     Disk(io::Error),
-    /// More comes out than may.
+    /// The decoded bytes exceed the limit.
     TooLarge,
 }
 
-/// Decodes the bytes of an object in order, and sums them as they are stored.
+/// Decodes an object's bytes in order, and computes the checksum of the stored bytes.
 pub(super) struct Gunzip {
-    decoder: MultiGzDecoder<Bounded>,
-    sum: Option<Running>,
+    decoder: MultiGzDecoder<BoundedFile>,
+    checksum: Option<RunningChecksum>,
     stored: u64,
-    /// Why they are not gzip. The checksum still covers the rest: it may have changed on its way.
+    /// Why the bytes are not gzip. The checksum still runs, because they may have changed on their
+    /// way.
     wrong: Option<String>,
 }
 
 impl Gunzip {
-    /// Writes what is decoded to `file`, at most `limit` bytes.
-    pub(super) fn new(file: Arc<File>, limit: u64, sums: &Sums) -> Self {
-        let bounded = Bounded { file, at: 0, limit, fault: None };
+    /// Writes at most `limit` decoded bytes to `file`.
+    pub(super) fn new(file: Arc<File>, limit: u64, checksums: &Checksums) -> Self {
+        let bounded = BoundedFile { file, at: 0, limit, fault: None };
         let decoder = MultiGzDecoder::new(bounded);
-        Self { decoder, sum: sums.start(), stored: 0, wrong: None }
+        Self { decoder, checksum: checksums.start(), stored: 0, wrong: None }
     }
 
     /// Takes the next bytes.
-    pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+    pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<(), DecodeError> {
         self.stored += bytes.len() as u64;
-        if let Some(sum) = &mut self.sum {
-            sum.update(bytes);
+        if let Some(checksum) = &mut self.checksum {
+            checksum.update(bytes);
         }
         if self.wrong.is_none() {
             let fed = self.decoder.write_all(bytes);
@@ -79,22 +80,22 @@ impl Gunzip {
         Ok(())
     }
 
-    /// Writes what is left, and says how many bytes there are. The inner error is that what the
-    /// store has is not gzip; that the bytes changed on their way is one of the disk, of the
-    /// kind `InvalidData`.
-    pub(super) fn finish(&mut self) -> Result<Result<u64, String>, Fault> {
-        // An empty object is empty, whatever its header says.
+    /// Writes the rest and returns the number of decoded bytes. The inner error is that the stored
+    /// bytes are not gzip. Bytes that changed on their way are a [`DecodeError::Disk`] of the kind
+    /// `InvalidData`.
+    pub(super) fn finish(&mut self) -> Result<Result<u64, String>, DecodeError> {
+        // An empty object is valid, whatever its header says.
         if self.wrong.is_none() && self.stored > 0 {
             let done = self.decoder.try_finish();
             self.note(done)?;
         }
-        if let Some(sum) = self.sum.take() {
-            sum.check().map_err(Fault::Disk)?;
+        if let Some(checksum) = self.checksum.take() {
+            checksum.check().map_err(DecodeError::Disk)?;
         }
         Ok(self.wrong.take().map_or(Ok(self.decoder.get_ref().at), Err))
     }
 
-    fn note(&mut self, done: io::Result<()>) -> Result<(), Fault> {
+    fn note(&mut self, done: io::Result<()>) -> Result<(), DecodeError> {
         let Err(error) = done else { return Ok(()) };
         if let Some(fault) = self.decoder.get_mut().fault.take() {
             return Err(fault);
@@ -107,24 +108,24 @@ impl Gunzip {
     }
 }
 
-/// A file that takes so many bytes and no more.
+/// A file that takes at most `limit` bytes.
 #[derive(Debug)]
-struct Bounded {
+struct BoundedFile {
     file: Arc<File>,
     at: u64,
     limit: u64,
-    /// What the writer could not say by its error.
-    fault: Option<Fault>,
+    /// The error that the writer's `io::Error` can't carry.
+    fault: Option<DecodeError>,
 }
 
-impl Write for Bounded {
+impl Write for BoundedFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.at + bytes.len() as u64 > self.limit {
-            self.fault = Some(Fault::TooLarge);
+            self.fault = Some(DecodeError::TooLarge);
             return Err(io::Error::other("too large"));
         }
         if let Err(error) = self.file.write_all_at(bytes, self.at) {
-            self.fault = Some(Fault::Disk(error));
+            self.fault = Some(DecodeError::Disk(error));
             return Err(io::Error::other("the disk failed"));
         }
         self.at += bytes.len() as u64;
@@ -136,15 +137,15 @@ impl Write for Bounded {
     }
 }
 
-/// Compresses bytes, all of them.
+/// Compresses bytes.
 pub(super) fn gzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(bytes)?;
     encoder.finish()
 }
 
-/// Compresses a file into parts of one size; the last may be smaller. Equal files give equal
-/// parts: no time is noted in them.
+/// Compresses a file into parts of one size; the last may be smaller. Equal files give equal parts,
+/// because the header has no time.
 pub(super) struct Gzip {
     encoder: GzEncoder<Vec<u8>>,
     part: usize,
@@ -155,7 +156,7 @@ impl Gzip {
         Self { encoder: GzEncoder::new(Vec::new(), Compression::default()), part }
     }
 
-    /// Takes the next bytes, and gives the parts that are complete.
+    /// Takes the next bytes and returns the completed parts.
     pub(super) fn feed(&mut self, bytes: &[u8]) -> io::Result<Vec<Vec<u8>>> {
         self.encoder.write_all(bytes)?;
         let mut parts = Vec::new();
@@ -166,7 +167,7 @@ impl Gzip {
         Ok(parts)
     }
 
-    /// The parts that are left.
+    /// Returns the remaining parts.
     pub(super) fn finish(self) -> io::Result<Vec<Vec<u8>>> {
         let left = self.encoder.finish()?;
         Ok(left.chunks(self.part).map(<[u8]>::to_vec).collect())
@@ -181,9 +182,9 @@ mod tests {
 
     const LARGE: u64 = 1 << 30;
 
-    fn decode(stored: &[u8], limit: u64) -> (Result<Result<u64, String>, Fault>, Vec<u8>) {
+    fn decode(stored: &[u8], limit: u64) -> (Result<Result<u64, String>, DecodeError>, Vec<u8>) {
         let file = Arc::new(tempfile::tempfile().unwrap());
-        let mut gunzip = Gunzip::new(file.clone(), limit, &Sums::default());
+        let mut gunzip = Gunzip::new(file.clone(), limit, &Checksums::default());
         let mut fed = Ok(());
         // Members and headers are cut everywhere.
         for chunk in stored.chunks(7) {
@@ -199,16 +200,16 @@ mod tests {
     #[test]
     fn what_a_header_says_is_understood() {
         for (header, want) in [
-            ("", Coding::Plain),
-            ("identity", Coding::Plain),
-            ("aws-chunked", Coding::Plain),
-            ("gzip", Coding::Gzip),
-            ("GZIP,aws-chunked", Coding::Gzip),
-            ("x-gzip", Coding::Gzip),
-            ("br", Coding::Other("br".into())),
-            ("gzip, gzip", Coding::Other("gzip, gzip".into())),
+            ("", ContentEncoding::Plain),
+            ("identity", ContentEncoding::Plain),
+            ("aws-chunked", ContentEncoding::Plain),
+            ("gzip", ContentEncoding::Gzip),
+            ("GZIP,aws-chunked", ContentEncoding::Gzip),
+            ("x-gzip", ContentEncoding::Gzip),
+            ("br", ContentEncoding::Other("br".into())),
+            ("gzip, gzip", ContentEncoding::Other("gzip, gzip".into())),
         ] {
-            assert_eq!(Coding::of_header(header), want, "{header}");
+            assert_eq!(ContentEncoding::of_header(header), want, "{header}");
         }
     }
 
@@ -240,7 +241,7 @@ mod tests {
         let stored = gzip(&vec![0; 10 << 20]).unwrap();
         assert!(stored.len() < 20_000);
         let (done, got) = decode(&stored, 1 << 20);
-        assert!(matches!(done, Err(Fault::TooLarge)));
+        assert!(matches!(done, Err(DecodeError::TooLarge)));
         assert!(got.len() <= 1 << 20, "{}", got.len());
         assert_eq!(decode(&stored, 10 << 20).0.unwrap(), Ok(10 << 20), "exactly so many may");
     }

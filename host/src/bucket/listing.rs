@@ -1,5 +1,5 @@
-//! Keys in a listing that can't be ours are taken out of the answer before the store's client
-//! reads it: one such key would end the listing there.
+//! Removes keys that are not valid here from a listing before `object_store` parses it: one such
+//! key would end the listing.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -7,10 +7,10 @@ use std::sync::{Mutex, PoisonError};
 use super::address::Service;
 use crate::key::BucketKey;
 
-/// How many keys that are skipped are named in the log.
+/// The most skipped keys that the log names.
 const NAMED: usize = 10;
 
-/// The keys of one bucket that were skipped, each of which is logged once.
+/// The skipped keys of one bucket. Each is logged once.
 #[derive(Debug)]
 pub(super) struct Skipped {
     bucket: String,
@@ -29,20 +29,20 @@ impl Skipped {
         }
         let bucket = &self.bucket;
         if named.len() < NAMED {
-            tracing::warn!(%bucket, "key {key:?} {problem}: it is not listed");
+            tracing::warn!(%bucket, "skipped key {key:?}: it {problem}");
         } else {
-            tracing::warn!(%bucket, "more keys can't be used here, and are not listed");
+            tracing::warn!(%bucket, "skipped more keys that are not valid here");
         }
         named.insert(key.to_owned());
     }
 }
 
-/// True for the query of a request that lists objects.
+/// True for the query string of a listing request.
 pub(super) fn is_listing(query: &str) -> bool {
     query.split('&').any(|part| part == "list-type=2" || part == "comp=list")
 }
 
-/// The answer to such a request without what can't be used; none if all can.
+/// The listing without unusable keys; `None` if all are usable.
 pub(super) fn prune(service: Service, xml: &str, skipped: &Skipped) -> Option<String> {
     let (open, close, name) = match service {
         Service::S3 | Service::Google => ("<Contents>", "</Contents>", "Key"),
@@ -68,7 +68,7 @@ pub(super) fn prune(service: Service, xml: &str, skipped: &Skipped) -> Option<St
 }
 
 fn is_usable(object: &str, name: &str, skipped: &Skipped) -> bool {
-    // What looks different from what is known is for the client to understand.
+    // An unknown form is left to the client.
     let Some((attributes, key)) = element(object, name) else { return true };
     let Some(key) = unescape(key) else { return true };
     if attributes.contains("Encoded") {
@@ -79,7 +79,7 @@ fn is_usable(object: &str, name: &str, skipped: &Skipped) -> bool {
         .iter()
         .find_map(|size| element(object, size))
         .is_some_and(|(_, size)| size.trim() == "0");
-    // How consoles, and Hadoop, make a folder.
+    // Consoles and Hadoop make folders like this.
     if is_empty && (key.ends_with('/') || key.ends_with("_$folder$")) {
         return false;
     }
@@ -106,7 +106,7 @@ fn element<'a>(xml: &'a str, name: &str) -> Option<(&'a str, &'a str)> {
     }
 }
 
-/// The text that XML stands for.
+/// Decodes XML entities.
 fn unescape(xml: &str) -> Option<String> {
     let mut text = String::with_capacity(xml.len());
     let mut rest = xml;

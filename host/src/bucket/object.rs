@@ -1,6 +1,8 @@
-//! A bucket that is any store of the `object_store` crate.
+//! A bucket in any store of the `object_store` crate.
 
+mod download;
 mod upload;
+mod version;
 
 use std::fmt;
 use std::fs::File;
@@ -22,50 +24,51 @@ use object_store::{Attribute, Attributes, GetOptions, ObjectMeta, ObjectStore};
 use tokio_util::task::TaskTracker;
 
 use self::upload::{no_entity_tag, no_generation};
-use super::address::{Place, Service};
-use super::dir::blocking;
+use self::version::{facts, version};
+use super::address::{Service, ServiceAddress};
 use super::encoding;
-use super::explain::{self, Trouble};
 use super::outgoing::{Outgoing, Refused};
+use super::service_error::{self, FailureKind};
 use super::transport::HeadRefused;
-use super::{Access, Bucket, BucketError, Listed, Opened, StoredEncoding, Version, download};
+use super::{Access, Bucket, BucketError, Listed, Opened, StoredEncoding, Version};
+use crate::blocking::blocking;
 use crate::key::{BucketKey, MAX_KEY_BYTES, Prefix};
 
 /// Files above this many bytes are put in parts.
 const ONE_PUT: u64 = 16 * 1024 * 1024;
-/// A bucket of a service as a bucket. A clone is another handle on it.
+/// A bucket of a service. A clone is another handle on it.
 #[derive(Debug, Clone)]
 pub struct ObjectBucket(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    place: Place,
+    address: ServiceAddress,
     url: String,
     stores: Stores,
-    /// How long a body may bring nothing.
+    /// The timeout of the next bytes of a body.
     idle: Duration,
     stored_encoding: StoredEncoding,
     largest_decoded: u64,
     gzip_outputs: Option<GlobMatcher>,
-    /// The server refused a HEAD request, and was not asked for another since.
+    /// The server rejects HEAD requests.
     refuses_head: AtomicBool,
-    /// It was said that listing is not allowed.
+    /// A warning about missing permissions was logged.
     warned: AtomicBool,
-    /// Uploads that begin or are given up.
+    /// Uploads that are starting or being aborted.
     aborts: TaskTracker,
 }
 
 /// The clients of one bucket.
 #[derive(Clone)]
 pub(super) struct Stores {
-    /// For fetching and listing.
+    /// Fetches and lists.
     pub(super) reads: Arc<dyn ObjectStore>,
-    /// For putting. None where that can't be done.
+    /// Puts. `None` for a web server.
     pub(super) writes: Option<Arc<dyn ObjectStore>>,
-    /// The same for trying whether it works: these soon stop to try again.
+    /// As `reads`, with few retries, for checks.
     pub(super) quick_reads: Arc<dyn ObjectStore>,
     pub(super) quick_writes: Option<Arc<dyn ObjectStore>>,
-    /// For a look whether the bucket is there. None where nothing can be listed.
+    /// Lists, for the check that the bucket exists. `None` for a web server.
     pub(super) quick_list: Option<Arc<dyn PaginatedListStore>>,
 }
 
@@ -76,10 +79,15 @@ impl fmt::Debug for Stores {
 }
 
 impl ObjectBucket {
-    pub(super) fn new(place: Place, stores: Stores, idle: Duration, access: &Access) -> Self {
+    pub(super) fn new(
+        address: ServiceAddress,
+        stores: Stores,
+        idle: Duration,
+        access: &Access,
+    ) -> Self {
         Self(Arc::new(Inner {
-            url: place.url(),
-            place,
+            url: address.url(),
+            address,
             stores,
             idle,
             stored_encoding: access.stored_encoding,
@@ -91,7 +99,7 @@ impl ObjectBucket {
         }))
     }
 
-    pub(super) fn reads(&self) -> &Arc<dyn ObjectStore> {
+    fn reads(&self) -> &Arc<dyn ObjectStore> {
         &self.0.stores.reads
     }
 
@@ -104,53 +112,53 @@ impl ObjectBucket {
     }
 
     fn read_only(&self) -> BucketError {
-        BucketError::invalid(self, "can only be read; put outputs into another bucket")
+        BucketError::invalid(self, "is read-only; put outputs into another bucket")
     }
 
-    /// What is done with objects that are stored compressed.
-    pub(super) fn stored_encoding(&self) -> StoredEncoding {
+    /// How to read objects that are stored compressed.
+    fn stored_encoding(&self) -> StoredEncoding {
         self.0.stored_encoding
     }
 
-    /// The most bytes that one of them may have when it is decoded.
-    pub(super) fn largest_decoded(&self) -> u64 {
+    /// The most bytes that one object may decode to.
+    fn largest_decoded(&self) -> u64 {
         self.0.largest_decoded
     }
 
-    /// How long a body may bring nothing.
-    pub(super) fn idle(&self) -> Duration {
+    /// The timeout of the next bytes of a body.
+    fn idle(&self) -> Duration {
         self.0.idle
     }
 
-    /// True when every object can be fetched in parts.
-    pub(super) fn has_ranges(&self) -> bool {
-        self.0.place.service != Service::Http
+    /// True when any object can be fetched in parts.
+    fn has_ranges(&self) -> bool {
+        self.0.address.service != Service::Http
     }
 
-    /// Where an object is in the store.
-    pub(super) fn path(&self, key: &BucketKey) -> Result<Path, BucketError> {
-        let whole = self.0.place.prefix.join(key);
+    /// The path of an object in the store.
+    fn path(&self, key: &BucketKey) -> Result<Path, BucketError> {
+        let whole = self.0.address.prefix.join(key);
         let len = whole.as_str().len();
-        if len > MAX_KEY_BYTES && self.0.place.service != Service::Http {
+        if len > MAX_KEY_BYTES && self.0.address.service != Service::Http {
             let problem = format!(
                 "key `{key}` is too long: with the bucket's prefix it has {len} bytes, and the \
                  limit is {MAX_KEY_BYTES}"
             );
             return Err(BucketError::invalid(self, problem));
         }
-        // `parse` takes the key as it is; `from` would percent-encode some characters, and
-        // then other tools would see another key.
+        // `parse` keeps the key; `from` would percent-encode some characters, and other tools would
+        // see another key.
         Path::parse(whole.as_str())
             .map_err(|error| BucketError::invalid(self, format!("key `{key}`: {error}")))
     }
 
-    pub(super) fn failed(
+    fn failed(
         &self,
         doing: &'static str,
         key: &(impl fmt::Display + ?Sized),
         error: object_store::Error,
     ) -> BucketError {
-        explain::failed(&self.0.place, self, doing, key, error)
+        service_error::bucket_error(&self.0.address, self, doing, key, error)
     }
 
     fn refused(&self, key: &BucketKey, file: &BucketKey, why: Refused) -> BucketError {
@@ -163,8 +171,7 @@ impl ObjectBucket {
     }
 }
 
-/// Azure lists the folders of some accounts as empty objects. Each comes just before what is
-/// in the folder.
+/// Azure lists folders of some accounts as empty objects, each just before the folder's content.
 fn is_folder(meta: &ObjectMeta, next: &object_store::Result<ObjectMeta>) -> bool {
     let Ok(next) = next else { return false };
     let rest = next.location.as_ref().strip_prefix(meta.location.as_ref());
@@ -189,30 +196,32 @@ impl fmt::Display for ObjectBucket {
 #[async_trait]
 impl Bucket for ObjectBucket {
     async fn head(&self, key: &BucketKey) -> Result<Version, BucketError> {
-        let is_http = self.0.place.service == Service::Http;
+        let is_http = self.0.address.service == Service::Http;
         let mut is_refused = self.0.refuses_head.load(Ordering::Relaxed);
         if !is_refused {
             let options = GetOptions { head: true, ..download::options() };
             match self.reads().get_opts(&self.path(key)?, options).await {
                 Ok(got) => {
-                    let facts = download::facts(&got);
-                    // Some servers tell the length only with the bytes.
+                    let facts = facts(&got);
+                    // Some servers send the length only with the bytes.
                     if facts.has_length || !is_http {
-                        return Ok(download::version(&got.meta, &facts, self.0.stored_encoding));
+                        return Ok(version(&got.meta, &facts, self.0.stored_encoding));
                     }
                 }
-                Err(error) if explain::find::<HeadRefused>(&error).is_some() => is_refused = true,
+                Err(error) if service_error::find::<HeadRefused>(&error).is_some() => {
+                    is_refused = true
+                }
                 Err(error) => return Err(self.failed("reading", key, error)),
             }
         }
-        // Begins to fetch it, and takes none of its bytes.
+        // Starts to fetch the object and takes none of its bytes.
         match self.open(key, None).await? {
             Opened::Object(object) => {
                 self.0.refuses_head.store(is_refused, Ordering::Relaxed);
                 Ok(object.version().clone())
             }
             Opened::Unchanged => {
-                let problem = "the server says that an object is unchanged, and was not asked that";
+                let problem = "the store answered 304 Not Modified to an unconditional request";
                 Err(BucketError::unavailable(self, "reading", key, problem))
             }
         }
@@ -253,13 +262,13 @@ impl Bucket for ObjectBucket {
     }
 
     fn list<'a>(&'a self, prefix: &Prefix) -> BoxStream<'a, Result<Listed, BucketError>> {
-        let place = &self.0.place;
+        let address = &self.0.address;
         let failed = |error| stream::iter([Err(error)]).boxed();
-        if place.service == Service::Http {
-            return failed(BucketError::invalid(self, "can't be listed: it is a web server"));
+        if address.service == Service::Http {
+            return failed(BucketError::invalid(self, "is a web server, which can't be listed"));
         }
         let shown = prefix.to_string();
-        let path = match place.prefix.below(prefix) {
+        let path = match address.prefix.below(prefix) {
             whole if whole.is_root() => None,
             below => match Path::parse(below.as_str()) {
                 Ok(path) => Some(path),
@@ -275,7 +284,7 @@ impl Bucket for ObjectBucket {
                         Err(error) => Some(Err(self.failed("listing", &shown, error))),
                         Ok(meta) => {
                             let next = found.as_mut().peek().await;
-                            let is_folder = place.service == Service::Azure
+                            let is_folder = address.service == Service::Azure
                                 && next.is_some_and(|next| is_folder(&meta, next));
                             if is_folder { None } else { self.listed(&meta).map(Ok) }
                         }
@@ -294,12 +303,14 @@ impl Bucket for ObjectBucket {
     }
 
     async fn try_put(&self, key: &BucketKey) -> Result<(), BucketError> {
-        match self.0.place.service {
-            // Nothing would abort the parts of an upload to Azure.
+        match self.0.address.service {
+            // Azure can't abort an upload in parts.
             Service::Azure => self.try_put_unmet(key, no_entity_tag()).await,
             Service::Google => match self.try_upload(key).await {
                 // Uploads in parts need permissions of their own.
-                Err(BucketError::Unavailable { source, .. }) if explain::is_denied(&*source) => {
+                Err(BucketError::Unavailable { source, .. })
+                    if service_error::is_denied(&*source) =>
+                {
                     self.try_put_unmet(key, no_generation()).await
                 }
                 tried => tried,
@@ -314,10 +325,10 @@ impl Bucket for ObjectBucket {
     }
 
     async fn check(&self) -> Result<(), BucketError> {
-        let place = &self.0.place;
+        let address = &self.0.address;
         let error = match &self.0.stores.quick_list {
             Some(store) => {
-                let below = (!place.prefix.is_root()).then(|| format!("{}/", place.prefix));
+                let below = (!address.prefix.is_root()).then(|| format!("{}/", address.prefix));
                 let first = PaginatedListOptions { max_keys: Some(1), ..Default::default() };
                 match store.list_paginated(below.as_deref(), first).await {
                     Ok(_) => return Ok(()),
@@ -332,26 +343,25 @@ impl Bucket for ObjectBucket {
                 }
             }
         };
-        let trouble = Trouble::of(&error);
-        let text = explain::explain(place, "listing", trouble, &error);
-        match trouble {
-            // Any answer of a web server will do: its root may well be nothing to see.
-            Trouble::NoServer | Trouble::NoConnection | Trouble::NoAnswer => {
+        let kind = FailureKind::of(&error);
+        let text = service_error::describe(address, "listing", kind, &error);
+        match kind {
+            // Any answer of a web server is enough: its root may not exist.
+            FailureKind::NoServer | FailureKind::NoConnection | FailureKind::NoAnswer => {
                 Err(BucketError::invalid(self, text))
             }
-            _ if place.service == Service::Http => Ok(()),
-            Trouble::Denied => {
+            _ if address.service == Service::Http => Ok(()),
+            FailureKind::Denied => {
                 if !self.0.warned.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(
-                        "{self}: {text}; tasks may work all the same, if objects can be read"
-                    );
+                    tracing::warn!("{self}: {text}; tasks still work if objects can be read");
                 }
                 Ok(())
             }
-            Trouble::Throttled => Err(BucketError::unavailable(self, "opening", "", text)),
-            // The listing of a bucket is there whenever the bucket is.
-            Trouble::NoObject => {
-                let text = explain::explain(place, "listing", Trouble::NoBucket, &error);
+            FailureKind::Throttled => Err(BucketError::unavailable(self, "opening", "", text)),
+            // A bucket that exists can be listed.
+            FailureKind::NoObject => {
+                let text =
+                    service_error::describe(address, "listing", FailureKind::NoBucket, &error);
                 Err(BucketError::invalid(self, text))
             }
             _ => Err(BucketError::invalid(self, text)),
@@ -365,10 +375,10 @@ impl Bucket for ObjectBucket {
 }
 
 impl ObjectBucket {
-    /// What a listing has, by the keys that it has here.
+    /// A listed object under its key here.
     fn listed(&self, meta: &ObjectMeta) -> Option<Listed> {
         let name = meta.location.as_ref();
-        let prefix = &self.0.place.prefix;
+        let prefix = &self.0.address.prefix;
         let below = if prefix.is_root() {
             Some(name)
         } else {
@@ -377,7 +387,7 @@ impl ObjectBucket {
         match BucketKey::new(below?) {
             Ok(key) => Some(Listed { key, size: meta.size }),
             Err(error) => {
-                tracing::warn!(bucket = %self, "key {name:?} {error}: not listed");
+                tracing::warn!(bucket = %self, "skipped key {name:?}: it {error}");
                 None
             }
         }
@@ -391,7 +401,7 @@ mod tests {
     use object_store::MultipartUpload;
     use object_store::memory::InMemory;
 
-    use super::super::conformance::in_memory;
+    use super::super::tests::conformance::in_memory;
     use super::upload::PART;
     use super::*;
 

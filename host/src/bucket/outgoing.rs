@@ -9,8 +9,8 @@ use cap_std::fs::Dir;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, statat};
 use rustix::io::Errno;
 
+use crate::dirs::open_dir;
 use crate::key::BucketKey;
-use crate::scratch::open_dir;
 
 /// A file that was left in a directory by somebody who isn't trusted.
 #[derive(Debug)]

@@ -1,5 +1,5 @@
-//! The HTTP client of the stores: how long it waits, what it keeps of an answer, and what it
-//! changes so that the stores can read it.
+//! The HTTP client of the stores: its timeouts, the facts that it keeps from an answer, and the
+//! changes that make answers readable for `object_store`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,30 +13,30 @@ use object_store::client::{
 use object_store::{BackoffConfig, ClientOptions, HeaderValue, RetryConfig};
 
 use super::StoredEncoding;
-use super::address::{Place, Service};
-use super::encoding::Coding;
+use super::address::{Service, ServiceAddress};
+use super::checksums::Checksums;
+use super::encoding::ContentEncoding;
 use super::listing::{self, Skipped};
-use super::sums::Sums;
 
-/// The slowest line that an upload is expected to have, in bytes a second.
+/// The slowest upload that is waited for, in bytes per second.
 const SLOWEST_UPLOAD: u64 = 32 * 1024;
-/// When whatever else is read from a connection counts as broken off. Longer than any upload
-/// of a part takes, since the client counts that too.
+/// The read timeout of a connection. Longer than the upload of any part, because the client counts
+/// uploads too.
 const READ: Duration = Duration::from_secs(600);
 
-/// How long a bucket is waited for.
+/// How long to wait for a service.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
-    /// How often a request is tried again: after 408, 429, 5xx, and broken connections.
+    /// Retries of a request after 408, 429, 5xx and broken connections.
     pub(super) retries: usize,
-    /// For how long it is.
+    /// The time after which a request is not retried.
     pub(super) retry_for: Duration,
-    /// The longest wait between two tries. The first is a tenth of a second, and then each is
-    /// up to twice as long.
+    /// The longest wait between two retries. The first wait is 0.1 s, and each may be twice the one
+    /// before.
     pub(super) longest_wait: Duration,
-    /// For a connection.
+    /// The timeout of a connection attempt.
     pub(super) connect: Duration,
-    /// For the beginning of an answer, and for the next bytes of a body.
+    /// The timeout of an answer's start, and of the next bytes of a body.
     pub(super) idle: Duration,
 }
 
@@ -53,7 +53,7 @@ impl Default for Patience {
 }
 
 impl Patience {
-    /// What is left of it when somebody waits for the host to start.
+    /// Less patience, for when somebody waits for the host to start.
     pub(super) fn at_start(self) -> Self {
         Self {
             retries: self.retries.min(2),
@@ -71,8 +71,8 @@ impl Patience {
     }
 
     pub(super) fn client(self) -> ClientOptions {
-        // The time of a whole request depends on its size; `Transport` and the download have
-        // their own limits.
+        // A request's time depends on its size, so `Transport` and the download have limits of
+        // their own.
         ClientOptions::new()
             .with_connect_timeout(self.connect)
             .with_timeout_disabled()
@@ -80,32 +80,32 @@ impl Patience {
     }
 }
 
-/// Makes clients.
+/// Makes the HTTP clients of one bucket.
 #[derive(Debug, Clone)]
 pub(super) struct Transport {
     service: Service,
     idle: Duration,
-    /// What `Accept-Encoding` a request for an object has.
+    /// The `Accept-Encoding` of a request for an object.
     accepted: Option<HeaderValue>,
     skipped: Arc<Skipped>,
 }
 
 impl Transport {
-    /// For the clients of one bucket.
-    pub(super) fn new(place: &Place, encoding: StoredEncoding) -> Self {
-        // Google decompresses objects unless it is told not to, and then gives neither their
-        // entity tag nor their length. A web server may compress what it stores plain, which
-        // only who decodes can want. S3 and Azure give what they store, whatever is asked for.
-        let accepted = match (place.service, encoding) {
+    /// Makes the clients of the bucket at `address`.
+    pub(super) fn new(address: &ServiceAddress, encoding: StoredEncoding) -> Self {
+        // Google decompresses objects unless the request accepts gzip, and then sends neither
+        // entity tag nor length. A web server may compress on the way, which is only useful to a
+        // client that decodes. S3 and Azure send the stored bytes in any case.
+        let accepted = match (address.service, encoding) {
             (Service::Google, _) | (Service::Http, StoredEncoding::Decode) => Some("gzip"),
             (Service::Http, StoredEncoding::Keep) => Some("identity"),
             (Service::S3 | Service::Azure, _) => None,
         };
         Self {
-            service: place.service,
+            service: address.service,
             idle: Patience::default().idle,
             accepted: accepted.map(HeaderValue::from_static),
-            skipped: Arc::new(Skipped::new(place.url())),
+            skipped: Arc::new(Skipped::new(address.url())),
         }
     }
 
@@ -117,44 +117,44 @@ impl Transport {
 impl HttpConnector for Transport {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         let client = ReqwestConnector::default().connect(options)?;
-        Ok(HttpClient::new(Timed { client, transport: self.clone() }))
+        Ok(HttpClient::new(TimedClient { client, transport: self.clone() }))
     }
 }
 
-/// A client that doesn't wait forever for an answer to begin, and that makes answers
-/// acceptable to the stores.
+/// A client with a timeout for the start of an answer, which also makes answers acceptable to the
+/// stores.
 #[derive(Debug)]
-struct Timed {
+struct TimedClient {
     client: HttpClient,
     transport: Transport,
 }
 
-/// Marks requests for an object among the extensions of a request.
+/// A request extension that marks requests for an object.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ForObject;
 
-/// What the headers of an answer said, among its extensions.
+/// A response extension with facts from the headers.
 #[derive(Debug, Clone)]
-pub(super) struct Facts {
-    /// The checksums of the whole object, as it is stored.
-    pub(super) sums: Sums,
-    /// The server says that it can be asked for a range.
+pub(super) struct ResponseFacts {
+    /// Checksums of the whole stored object.
+    pub(super) checksums: Checksums,
+    /// The server accepts range requests.
     pub(super) has_ranges: bool,
-    /// How the object is stored.
-    pub(super) coding: Coding,
-    /// The server says how many bytes come.
+    /// The encoding in which the object is stored.
+    pub(super) encoding: ContentEncoding,
+    /// The answer has a length.
     pub(super) has_length: bool,
-    /// The entity tag, where it was taken from the store's client.
+    /// The entity tag, where it was hidden from the store's client.
     pub(super) tag: Option<String>,
 }
 
-impl Default for Facts {
-    /// Of a store that speaks no HTTP.
+impl Default for ResponseFacts {
+    /// For a store without HTTP.
     fn default() -> Self {
         Self {
-            sums: Sums::default(),
+            checksums: Checksums::default(),
             has_ranges: false,
-            coding: Coding::Plain,
+            encoding: ContentEncoding::Plain,
             has_length: true,
             tag: None,
         }
@@ -162,7 +162,7 @@ impl Default for Facts {
 }
 
 #[async_trait]
-impl HttpService for Timed {
+impl HttpService for TimedClient {
     async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let Transport { service, idle, accepted, skipped } = &self.transport;
         let host = request.uri().authority().map(ToString::to_string).unwrap_or_default();
@@ -178,8 +178,8 @@ impl HttpService for Timed {
         let answer = tokio::time::timeout(limit, self.client.execute(request)).await;
         let answer =
             answer.unwrap_or_else(|_| Err(HttpError::new(HttpErrorKind::Timeout, NoAnswer(limit))));
-        let mut answer =
-            answer.map_err(|source| HttpError::new(source.kind(), Reaching { host, source }))?;
+        let mut answer = answer
+            .map_err(|source| HttpError::new(source.kind(), RequestError { host, source }))?;
         if is_head && *service == Service::Http && refuses_head(answer.status().as_u16()) {
             return Err(HttpError::new(HttpErrorKind::Unknown, HeadRefused));
         }
@@ -187,16 +187,18 @@ impl HttpService for Timed {
             return prune(*service, answer, skipped).await;
         }
         let header = |name: &str| answer.headers().get(name)?.to_str().ok();
-        let mut facts = Facts {
-            sums: Sums::of_headers(header),
+        let mut facts = ResponseFacts {
+            checksums: Checksums::of_headers(header),
             has_ranges: header("accept-ranges") == Some("bytes"),
-            coding: header("content-encoding").map(Coding::of_header).unwrap_or_default(),
+            encoding: header("content-encoding")
+                .map(ContentEncoding::of_header)
+                .unwrap_or_default(),
             has_length: header("content-length").is_some(),
             tag: None,
         };
         if is_object && !facts.has_length && *service == Service::Http {
-            // The client of the store insists on a length. With a tag as well, it would resume a
-            // body that breaks off, as if that were its length.
+            // The store's client requires a length. With an entity tag it would also resume a body
+            // that breaks off, as if the length were true.
             facts.tag = header("etag").map(str::to_owned);
             answer.headers_mut().remove("etag");
             answer.headers_mut().insert("content-length", HeaderValue::from_static("0"));
@@ -206,7 +208,7 @@ impl HttpService for Timed {
     }
 }
 
-/// Takes what can't be used out of a listing.
+/// Removes unusable keys from a listing.
 async fn prune(
     service: Service,
     answer: HttpResponse,
@@ -220,7 +222,7 @@ async fn prune(
     Ok(HttpResponse::from_parts(parts, body.into()))
 }
 
-/// The answers of servers that know no HEAD, or don't allow it.
+/// True for the status with which servers reject HEAD requests.
 fn refuses_head(status: u16) -> bool {
     matches!(status, 400 | 403 | 405 | 501)
 }
@@ -229,16 +231,16 @@ fn refuses_head(status: u16) -> bool {
 #[error("no answer within {} s", .0.as_secs_f64())]
 struct NoAnswer(Duration);
 
-/// A failure on the way to a server.
+/// A request that failed, with the server's name.
 #[derive(Debug, thiserror::Error)]
 #[error("{host}: {source}")]
-pub(super) struct Reaching {
+pub(super) struct RequestError {
     /// The name of the server, with its port if one is given.
     pub(super) host: String,
     source: HttpError,
 }
 
-/// A web server's refusal of a HEAD request.
+/// A web server rejected a HEAD request.
 #[derive(Debug, thiserror::Error)]
 #[error("the server refuses HEAD requests")]
 pub(super) struct HeadRefused;

@@ -13,38 +13,39 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::places::{Open, Places};
+use super::directories::{Directories, OpenDirs};
 use super::verified::{Stamp, Verified};
 use crate::digest::Digest;
+use crate::dirs::{for_each, open_dir};
 use crate::ownership::Us;
-use crate::scratch::{for_each, open_dir};
+use crate::shortage::is_damage;
 
-/// A use is noted on disk when the last note is older than this.
+/// A use is recorded on disk when the last record is older than this.
 const TOUCH_SECONDS: u64 = 60;
-/// How often a directory is made that somebody removes before a blob is in it.
+/// How often a directory is made while somebody removes it.
 const TRIES: usize = 5;
 
 #[derive(Debug)]
 pub(super) struct Blobs {
-    places: Arc<Places>,
+    directories: Arc<Directories>,
     us: Us,
     verified: Verified,
 }
 
 /// What a scan sees of a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Seen {
+pub(super) struct ScannedBlob {
     /// When it was last used: seconds and nanoseconds since 1970.
     pub(super) used: (i64, u64),
     pub(super) digest: Digest,
-    /// What it takes on disk, in bytes.
+    /// The bytes it takes on disk.
     pub(super) cost: u64,
 }
 
-/// What is in the place of a blob.
+/// The state of a blob's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Look {
-    /// Nothing that can be used.
+pub(super) enum Lookup {
+    /// Missing or unusable.
     Gone,
     /// A file of the right size that this process has not read yet.
     Unread,
@@ -52,47 +53,47 @@ pub(super) enum Look {
     Verified,
 }
 
-/// What a file of `size` bytes takes on disk, about: whole blocks, and an inode.
+/// About the bytes that a file of `size` bytes takes on disk: whole blocks and an inode.
 pub(super) fn cost(size: u64) -> u64 {
     size.saturating_add(512).next_multiple_of(4096)
 }
 
 impl Blobs {
-    pub(super) fn new(places: Arc<Places>) -> Self {
-        Self { places, us: Us::now(), verified: Verified::default() }
+    pub(super) fn new(directories: Arc<Directories>) -> Self {
+        Self { directories, us: Us::now(), verified: Verified::default() }
     }
 
-    /// Looks for a blob, and notes that it is used. A file of the wrong size is removed.
-    pub(super) fn look(&self, digest: &Digest, size: u64) -> io::Result<Look> {
+    /// Looks up a blob and records its use. Removes a file of the wrong size.
+    pub(super) fn look(&self, digest: &Digest, size: u64) -> io::Result<Lookup> {
         let path = path(digest);
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         let found =
-            self.places.with(|open| Ok((open.clone(), statat(&open.blobs, &*path, flags)?)));
+            self.directories.with(|open| Ok((open.clone(), statat(&open.blobs, &*path, flags)?)));
         let (open, stat) = match found {
             Ok(found) => found,
-            Err(error) if is_absent(&error) => return Ok(Look::Gone),
+            Err(error) if is_absent(&error) => return Ok(Lookup::Gone),
             Err(error) => return Err(error),
         };
         let stamp = Stamp::of(&stat);
         if let Some(flaw) = self.flaw(&stat, size) {
             self.discard(digest, &stamp, flaw);
-            return Ok(Look::Gone);
+            return Ok(Lookup::Gone);
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
         if now.saturating_sub(u64::try_from(stat.st_atime).unwrap_or(0)) > TOUCH_SECONDS {
-            // Only the time of use: a task may see the time of change. A failure makes the
-            // blob look older than it is, and that is all.
+            // Only the access time, because a task may see the modification time. After a failure,
+            // the blob merely looks older than it is.
             let time = |tv_nsec| Timespec { tv_sec: 0, tv_nsec };
             let times =
                 Timestamps { last_access: time(UTIME_NOW), last_modification: time(UTIME_OMIT) };
             let _ = utimensat(&open.blobs, &*path, &times, flags);
         }
         let is_verified = self.verified.has(digest, &stamp);
-        Ok(if is_verified { Look::Verified } else { Look::Unread })
+        Ok(if is_verified { Lookup::Verified } else { Lookup::Unread })
     }
 
-    /// Reads a blob. One whose bytes are not those of its name, or can't be read, is removed,
-    /// and the answer is false.
+    /// Reads a blob and checks its digest. A damaged or unreadable blob is removed, and the result
+    /// is false.
     pub(super) fn verify(&self, digest: &Digest, size: u64) -> io::Result<bool> {
         let Some(file) = self.read(digest, size)? else { return Ok(false) };
         let stamp = Stamp::of(&fstat(&file)?);
@@ -121,7 +122,7 @@ impl Blobs {
         into: impl AsFd,
         name: &str,
     ) -> Result<bool, Errno> {
-        let open = self.places.get();
+        let open = self.directories.get();
         match linkat(&open.blobs, path(digest), &into, name, AtFlags::empty()) {
             // Either name may be what is missing: the caller knows its own.
             Err(Errno::NOENT | Errno::STALE) if self.is_gone(digest) => return Ok(false),
@@ -135,16 +136,16 @@ impl Blobs {
     }
 
     pub(super) fn is_gone(&self, digest: &Digest) -> bool {
-        let open = self.places.get();
+        let open = self.directories.get();
         let stat = statat(&open.blobs, path(digest), AtFlags::SYMLINK_NOFOLLOW);
         stat.is_err_and(|error| matches!(error, Errno::NOENT | Errno::NOTDIR | Errno::STALE))
     }
 
-    /// Opens a blob. `Ok(None)` when it is not there or not whole.
+    /// Opens a blob. `Ok(None)` when it is missing or not whole.
     pub(super) fn read(&self, digest: &Digest, size: u64) -> io::Result<Option<File>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let path = path(digest);
-        let open = self.places.with(|open| openat(&open.blobs, &*path, flags, Mode::empty()));
+        let open = self.directories.with(|open| openat(&open.blobs, &*path, flags, Mode::empty()));
         let file = match open {
             Ok(file) => File::from(file),
             Err(error) if is_absent(&error) => return Ok(None),
@@ -158,25 +159,24 @@ impl Blobs {
         Ok(Some(file))
     }
 
-    /// Why a file can't be the blob, as far as that shows from outside.
+    /// Why a file can't be the blob, as far as its metadata shows.
     fn flaw(&self, stat: &Stat, size: u64) -> Option<&'static str> {
         let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
         if !is_file || u64::try_from(stat.st_size) != Ok(size) {
             Some("its size is wrong")
         } else if !self.us.trusts(stat.st_uid) {
-            // Who could change its bytes after they were read.
+            // Its owner could change the bytes after they were read.
             Some("it belongs to another user")
         } else {
             None
         }
     }
 
-    /// Moves a whole file from `tmp` in, in one visible step. False when there was a file
-    /// already. One that this process has not verified is replaced: the new bytes are known
-    /// to be right.
+    /// Moves a whole file in from `tmp`, in one visible step. False when the blob existed. A file
+    /// that this process has not verified is replaced, because the new bytes are known to be right.
     pub(super) fn add(
         &self,
-        open: &Open,
+        open: &OpenDirs,
         name: &str,
         digest: Digest,
         stamp: &Stamp,
@@ -194,7 +194,7 @@ impl Blobs {
         }
         let is_new = match renamed {
             Ok(()) => true,
-            // There is a file, or this file system has no such rename.
+            // The file exists, or the file system has no such rename.
             Err(Errno::EXIST | Errno::INVAL | Errno::NOSYS) => {
                 let old = statat(blobs, &*path, AtFlags::SYMLINK_NOFOLLOW);
                 if let Ok(old) = &old
@@ -219,26 +219,26 @@ impl Blobs {
         Ok(is_new)
     }
 
-    /// Removes a blob that was seen to be damaged, unless another host has replaced it since.
+    /// Removes a damaged blob, unless another host has replaced it since.
     pub(super) fn discard(&self, digest: &Digest, seen: &Stamp, why: &str) {
-        let (open, path) = (self.places.get(), path(digest));
+        let (open, path) = (self.directories.get(), path(digest));
         match statat(&open.blobs, &*path, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) if Stamp::of(&stat) == *seen => {}
             _ => return,
         }
-        tracing::warn!(%digest, "a blob of the cache is damaged: {why}; it is fetched again");
+        tracing::warn!(%digest, "a cache blob is damaged: {why}; it will be fetched again");
         let removed = match unlinkat(&open.blobs, &*path, AtFlags::empty()) {
             Err(Errno::ISDIR | Errno::PERM) => move_away(&open, &path),
             other => other,
         };
         if let Err(error) = removed {
-            tracing::debug!(%digest, %error, "a damaged blob stays");
+            tracing::debug!(%digest, %error, "could not remove a damaged blob");
         }
     }
 
     /// Removes a blob that nobody has used since it was seen. True when it is gone.
-    pub(super) fn remove_unused(&self, seen: &Seen) -> bool {
-        let (open, path) = (self.places.get(), path(&seen.digest));
+    pub(super) fn remove_unused(&self, seen: &ScannedBlob) -> bool {
+        let (open, path) = (self.directories.get(), path(&seen.digest));
         match statat(&open.blobs, &*path, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) if stat.st_nlink == 1 && used(&stat) == seen.used => {
                 unlinkat(&open.blobs, path, AtFlags::empty()).is_ok()
@@ -248,22 +248,21 @@ impl Blobs {
         }
     }
 
-    /// The directory, open.
+    /// The open directory.
     pub(super) fn dir(&self) -> Arc<OwnedFd> {
-        self.places.get().blobs.clone()
+        self.directories.get().blobs.clone()
     }
 
-    /// The same, after a look whether it still is the one at its path.
+    /// The open directory, after a check that it is still the one at its path.
     pub(super) fn current_dir(&self) -> io::Result<Arc<OwnedFd>> {
-        self.places.renew(&self.places.get())?;
+        self.directories.renew(&self.directories.get())?;
         Ok(self.dir())
     }
 }
 
-/// Calls `each` for every blob below a directory. Removes nothing, and skips what is not a
-/// blob.
-pub(super) fn scan(blobs: impl AsFd, mut each: impl FnMut(Seen)) -> io::Result<()> {
-    // Its own description, since another scan may be reading the directory.
+/// Calls `each` for every blob below a directory. Skips other files.
+pub(super) fn scan(blobs: impl AsFd, mut each: impl FnMut(ScannedBlob)) -> io::Result<()> {
+    // An open file description of its own, because another scan may be reading the directory.
     let top = open_dir(&blobs, ".")?;
     for_each(top.as_fd(), |shard, _| {
         let shard = match open_dir(&blobs, shard) {
@@ -276,7 +275,7 @@ pub(super) fn scan(blobs: impl AsFd, mut each: impl FnMut(Seen)) -> io::Result<(
             let stat = statat(&shard, name, AtFlags::SYMLINK_NOFOLLOW);
             if let (Some(digest), Ok(stat)) = (digest, stat) {
                 let cost = cost(u64::try_from(stat.st_size).unwrap_or(0));
-                each(Seen { used: used(&stat), digest, cost });
+                each(ScannedBlob { used: used(&stat), digest, cost });
             }
             Ok(())
         })
@@ -284,8 +283,8 @@ pub(super) fn scan(blobs: impl AsFd, mut each: impl FnMut(Seen)) -> io::Result<(
     .map_err(|error: Errno| error.into())
 }
 
-/// Makes the directory of a blob, also where something else is in its place.
-fn make_shard(open: &Open, shard: &str) -> Result<(), Errno> {
+/// Makes a blob's directory, and removes a file in its place.
+fn make_shard(open: &OpenDirs, shard: &str) -> Result<(), Errno> {
     let make = || mkdirat(&open.blobs, shard, Mode::RWXU);
     let is_dir = || {
         statat(&open.blobs, shard, AtFlags::SYMLINK_NOFOLLOW)
@@ -306,16 +305,16 @@ fn make_shard(open: &Open, shard: &str) -> Result<(), Errno> {
     }
 }
 
-/// Removes a directory that is in the place of a blob.
-fn move_away(open: &Open, path: &str) -> Result<(), Errno> {
+/// Removes a directory in a blob's place.
+fn move_away(open: &OpenDirs, path: &str) -> Result<(), Errno> {
     let name = format!("misplaced-{}", uuid::Uuid::new_v4());
     renameat(&open.blobs, path, open.tmp.dir(), &*name)?;
-    // What stays goes with the directory of this process.
+    // Leftovers go with this process's directory.
     let _ = std::fs::remove_dir_all(open.tmp.path().join(name));
     Ok(())
 }
 
-/// Where a blob is, below `blobs`.
+/// The path of a blob below `blobs`.
 pub(super) fn path(digest: &Digest) -> String {
     let hex = digest.to_string();
     let mut path = String::with_capacity(3 + hex.len());
@@ -325,14 +324,9 @@ pub(super) fn path(digest: &Digest) -> String {
     path
 }
 
-/// There is no file of that name, or something that is not one.
+/// True when there is no regular file of that name.
 fn is_absent(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
-}
-
-/// A part of the disk that can't be read any more, or whose checksum is wrong.
-pub(crate) fn is_damage(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::IO | Errno::BADMSG | Errno::UCLEAN))
 }
 
 fn used(stat: &Stat) -> (i64, u64) {

@@ -1,4 +1,4 @@
-//! Reads all of a cache, and removes what is damaged. Hosts may be using it meanwhile.
+//! Checks a whole cache and removes damaged blobs. Hosts may be using it meanwhile.
 
 use std::fs::File;
 use std::io;
@@ -8,36 +8,37 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, openat, statat, unlinkat};
 use rustix::io::Errno;
 
-use super::blobs::{is_damage, path};
+use super::blobs::path;
+use super::download::PROBE;
 use super::index::Index;
-use super::store::PROBE;
 use super::verified::Stamp;
 use super::{CacheError, PARTS};
 use crate::digest::Digest;
+use crate::dirs::{for_each, open_dir};
 use crate::ownership::{self, Us};
-use crate::scratch::{for_each, open_dir};
+use crate::shortage::is_damage;
 
-/// What was found in a cache.
+/// The result of a check.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Checked {
     /// Blobs that were read.
     pub blobs: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Blobs that were damaged, and were removed.
+    /// Damaged blobs, which were removed.
     pub damaged_blobs: u64,
     /// Their bytes.
     pub damaged_bytes: u64,
     /// Entries of the index.
     pub index_entries: u64,
-    /// Entries that could not be read, and were removed.
+    /// Unreadable entries, which were removed.
     pub damaged_index_entries: u64,
-    /// What could not be looked at, and why.
+    /// Blobs that could not be checked, and why.
     pub problems: Vec<String>,
 }
 
-/// Reads every blob of the cache in `dir`, and removes those whose bytes are not those of their
-/// names, and entries of the index that can't be read. `progress` is told after each blob.
+/// Reads every blob of the cache in `dir`. Removes blobs whose bytes do not match their digest, and
+/// unreadable index entries. Calls `progress` after each blob.
 ///
 /// # Errors
 /// [`CacheError::Local`] when there is no cache, or its directories can't be listed.
@@ -87,12 +88,11 @@ fn list(blobs: &impl AsFd) -> Result<Vec<Digest>, Errno> {
     Ok(found)
 }
 
-/// The size of a blob, and whether it is whole; a damaged one is removed. `None` when it is
-/// gone by now.
+/// Checks a blob: its size, and whether it is whole. Removes a damaged one. `None` when it is gone.
 fn look(blobs: &impl AsFd, digest: &Digest) -> io::Result<Option<(u64, bool)>> {
     let path = path(digest);
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    // Being looked at is not a use. Only the owner of a file may ask for that.
+    // A check is not a use. Only a file's owner may open it so.
     let opened = match openat(blobs, &*path, flags | OFlags::NOATIME, Mode::empty()) {
         Err(Errno::PERM) => openat(blobs, &*path, flags, Mode::empty()),
         other => other,

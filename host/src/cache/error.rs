@@ -1,4 +1,4 @@
-//! What a failed cache operation means for the caller.
+//! Errors of the cache, by what the caller should do next.
 
 use std::fmt;
 use std::io;
@@ -6,19 +6,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytesize::ByteSize;
+use rustix::io::Errno;
 
 use crate::bucket::BucketError;
 use crate::digest::Digest;
 
-/// What a failed cache operation means for the caller. Cheap to clone, since all who wait
-/// for one download get its failure.
+/// A failed cache operation, by what the caller should do next. Cheap to clone, because all callers
+/// that wait for one download get its failure.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CacheError {
     /// The bucket failed.
     #[error(transparent)]
     Bucket(#[from] Arc<BucketError>),
-    /// The blob was removed since it was fetched, or found to be damaged. Fetching it again
-    /// helps.
+    /// The blob was removed or found to be damaged. Fetch it again.
     #[error("cache {}: blob {digest} was removed since it was fetched", dir.display())]
     Gone {
         /// The cache.
@@ -26,30 +26,30 @@ pub enum CacheError {
         /// The blob.
         digest: Digest,
     },
-    /// The disk of the cache is full though blobs were removed to make room.
+    /// The cache's disk is full although blobs were evicted.
     #[error(
-        "cache {}: no space left for {needed}: its limit is {limit}, its blobs take {used}, and \
-         {free} are free on its disk; free some space, or set a smaller limit",
+        "cache {}: no space left for {needed} (limit {limit}, blobs {used}, free on its disk {free}); \
+         free some space or lower --cache-size",
         dir.display()
     )]
     Full {
         /// The cache.
         dir: PathBuf,
-        /// What was to be stored.
+        /// The size to store.
         needed: ByteSize,
-        /// What the cache may take.
+        /// The cache's limit.
         limit: ByteSize,
-        /// What it takes.
+        /// The size of its blobs.
         used: ByteSize,
-        /// What its file system has left.
+        /// Free space on its file system.
         free: ByteSize,
     },
-    /// The disk of the cache failed. Trying again may help.
+    /// The cache's disk failed. A retry may help.
     #[error("cache {}: {doing} failed: {source}", dir.display())]
     Local {
         /// The cache.
         dir: PathBuf,
-        /// What was being done.
+        /// The operation.
         doing: &'static str,
         /// The cause.
         #[source]
@@ -78,8 +78,8 @@ impl CacheError {
         Self::Local { dir: dir.to_owned(), doing, source: error.into() }
     }
 
-    /// True when the cause is this machine: its disk, its directories, its limits. No task
-    /// and no bucket can be blamed then.
+    /// True when this machine is the cause: its disk, directories or limits. Neither the task nor
+    /// the bucket is to blame then.
     pub fn is_of_this_host(&self) -> bool {
         match self {
             Self::Bucket(_) => false,
@@ -98,8 +98,8 @@ impl CacheError {
     }
 }
 
-/// An [`io::Error`] that can be cloned. Its source is the error itself, so that who walks
-/// along a chain of sources finds it.
+/// An [`io::Error`] that can be cloned. Its source is the error itself, so that a walk along the
+/// sources finds it.
 #[derive(Debug, Clone)]
 pub struct SharedIoError(Arc<io::Error>);
 
@@ -130,4 +130,9 @@ impl std::error::Error for SharedIoError {
 
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// True for an error that only writing can cause.
+pub(super) fn is_of_writing(error: &io::Error) -> bool {
+    is_full(error) || matches!(Errno::from_io_error(error), Some(Errno::ROFS | Errno::FBIG))
 }

@@ -1,5 +1,5 @@
-//! What the digest of a remote object was, across restarts: `index/ab/abcd…`, one small file
-//! for each key. An entry that can't be read is the same as none.
+//! Remembers the digests of remote objects across restarts: `index/ab/abcd…`, one small file per
+//! key. An unreadable entry counts as missing.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -10,16 +10,15 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, renameat, unlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::Source;
-use super::places::Open;
-use super::store::create;
+use super::ObjectId;
+use super::directories::{OpenDirs, create};
 use crate::bucket::Version;
 use crate::digest::Digest;
 use crate::ownership::{self, Us};
 
-/// How often an entry's directory is made that somebody removes before the entry is in it.
+/// How often an entry's directory is made while somebody removes it.
 const TRIES: usize = 3;
-/// An entry is a name, a version and a digest: no more than this, in bytes.
+/// The largest entry in bytes: a name, a version and a digest.
 const LARGEST: u64 = 64 << 10;
 
 #[derive(Debug)]
@@ -42,20 +41,20 @@ impl Index {
         Self { path, us: Us::now() }
     }
 
-    /// The version of the object that was fetched last, and its digest.
-    pub(super) fn get(&self, source: &Source) -> Option<(Version, Digest)> {
+    /// The version and digest of the object when it was last fetched.
+    pub(super) fn get(&self, source: &ObjectId) -> Option<(Version, Digest)> {
         let Entry { bucket, key, tag, size, digest } = read(&self.file(source), self.us)?;
         let same = bucket == source.bucket && key == source.key.as_str();
         same.then_some((Version { tag, size }, digest))
     }
 
-    /// Remembers a digest. `tmp` is a name that is free in `tmp`.
+    /// Remembers a digest. `tmp` is a free name in the directory `tmp`.
     pub(super) fn put(
         &self,
-        source: &Source,
+        source: &ObjectId,
         version: &Version,
         digest: Digest,
-        open: &Open,
+        open: &OpenDirs,
         tmp: &str,
     ) -> io::Result<()> {
         let entry = Entry {
@@ -74,8 +73,8 @@ impl Index {
         put
     }
 
-    /// Renames an entry into place, with the directory on its way, whatever is there.
-    fn rename(&self, open: &Open, tmp: &str, file: &Path) -> io::Result<()> {
+    /// Renames an entry into place, whatever is there, and makes its directory if needed.
+    fn rename(&self, open: &OpenDirs, tmp: &str, file: &Path) -> io::Result<()> {
         let shard = file.parent().unwrap_or(&self.path);
         for _ in 0..TRIES {
             match renameat(open.tmp.dir(), tmp, CWD, file) {
@@ -91,7 +90,7 @@ impl Index {
         Ok(renameat(open.tmp.dir(), tmp, CWD, file)?)
     }
 
-    /// Removes the entries that can't be read and those whose blob is gone.
+    /// Removes unreadable entries and those whose blob is gone.
     pub(super) fn prune(&self, is_there: impl Fn(&Digest) -> bool) -> Pruned {
         let mut pruned = Pruned::default();
         let Ok(shards) = std::fs::read_dir(&self.path) else { return pruned };
@@ -110,21 +109,22 @@ impl Index {
         pruned
     }
 
-    fn file(&self, source: &Source) -> PathBuf {
+    fn file(&self, source: &ObjectId) -> PathBuf {
         let name = Digest::of(format!("{}\0{}", source.bucket, source.key).as_bytes()).to_string();
         self.path.join(&name[..2]).join(name)
     }
 }
 
-/// How many entries of the index there were.
+/// Counts of index entries.
 #[derive(Debug, Default)]
 pub(super) struct Pruned {
     pub(super) seen: u64,
-    /// They can't be read.
+    /// Unreadable entries.
     pub(super) damaged: u64,
 }
 
-/// An entry of somebody else would say which bytes an input has.
+/// Reads an entry. One that belongs to another user is refused, because it would decide an input's
+/// bytes.
 fn read(path: &Path, us: Us) -> Option<Entry> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(openat(CWD, path, flags, Mode::empty()).ok()?);

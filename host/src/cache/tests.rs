@@ -3,6 +3,7 @@
 mod damage;
 mod directories;
 mod disk;
+mod remote;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -548,7 +549,7 @@ async fn what_earlier_hosts_left_counts_too() {
         f.cache(LARGE).fetch(&bucket, &key(&format!("{i}")), NOW).await.unwrap();
     }
     let cache = f.cache(20 * 8192);
-    while cache.0.room.stored() == 0 {
+    while cache.0.capacity.stored() == 0 {
         tokio::task::yield_now().await;
     }
     bucket.set("new", "new");

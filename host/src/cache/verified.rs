@@ -1,4 +1,4 @@
-//! Which blobs this process knows to be whole, because it read or wrote them.
+//! The blobs that this process knows to be whole, because it read or wrote them.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -11,8 +11,8 @@ use crate::digest::Digest;
 /// Blobs of one generation. There are two.
 const GENERATION: usize = 65_536;
 
-/// What a file looks like from outside. The time of change is not a part of it: each link
-/// that a task gets changes it.
+/// The metadata that tells one file from another. Without the change time, which each hard link
+/// updates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Stamp {
     dev: u64,
@@ -32,7 +32,7 @@ impl Stamp {
     }
 }
 
-/// The blobs that were verified last. A blob that is forgotten is read once more.
+/// The most recently verified blobs. A forgotten blob is verified again.
 #[derive(Debug, Default)]
 pub(super) struct Verified {
     generations: Mutex<Generations>,
@@ -46,7 +46,7 @@ struct Generations {
 }
 
 impl Verified {
-    /// Whether the blob was verified as the file that it is now.
+    /// True when the blob was verified and is still the same file.
     pub(super) fn has(&self, digest: &Digest, stamp: &Stamp) -> bool {
         let hash = self.hasher.hash_one(stamp);
         let mut known = self.generations.lock().unwrap_or_else(PoisonError::into_inner);

@@ -20,8 +20,8 @@ use wasmtime::Engine;
 use super::compiler::{CompileLimits, Failed};
 use super::entries;
 use super::quarantine::{CompileLock, DEATH_EXPIRES, MAX_RECORDS, Unstored, read_failed};
-use crate::cache::is_damage;
 use crate::digest::Digest;
+use crate::shortage::is_damage;
 
 /// The end of a folder's name: the version of the file format.
 const FORMAT: &str = "-2";

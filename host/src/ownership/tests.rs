@@ -97,7 +97,7 @@ fn a_directory_like_tmp_is_used_if_what_is_in_it_is_ours() {
     place.set_mode("way/cache", 0o1777);
     place.set_mode("way/cache/blobs", 0o777);
     let blobs = place.cache().join("blobs");
-    let problem = [blobs.to_str().unwrap(), "can be written to by everybody (mode 777"];
+    let problem = [blobs.to_str().unwrap(), "is writable by everybody (mode 777"];
     place.refuses(&place.cache(), &problem, "chmod -R go-w");
 }
 
@@ -123,7 +123,7 @@ fn a_group_may_write_if_nobody_else_is_in_it() {
         let place = Place::new();
         chown(place.cache(), None, Some(OTHER)).unwrap();
         place.set_mode("way/cache", 0o775);
-        let problem = ["can be written to by the group 4321 (mode 775"];
+        let problem = ["is writable by the group 4321 (mode 775"];
         place.refuses(&place.cache(), &problem, "chmod -R go-w");
     }
 }
@@ -165,7 +165,7 @@ fn a_way_that_everybody_may_change_is_a_risk_unless_it_is_sticky() {
     let told = risk(&place.cache()).expect("a risk").to_string();
     let way = place.path("way");
     assert!(told.starts_with(way.to_str().unwrap()), "{told}");
-    assert!(told.contains("can be written to by everybody (mode 777, owner uid "), "{told}");
+    assert!(told.contains("is writable by everybody (mode 777, owner uid "), "{told}");
     assert!(told.contains(&format!("`chmod +t {}`", way.display())), "{told}");
     assert_eq!(make(&place.cache(), &PARTS).unwrap(), risk(&place.cache()));
     // Also when nothing is there yet.

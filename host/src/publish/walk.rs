@@ -10,8 +10,8 @@ use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 
 use super::{Limits, MAX_DEPTH, PublishError, invalid, too_much, unavailable};
+use crate::dirs::{for_each, open_dir};
 use crate::key::BucketKey;
-use crate::scratch::{for_each, open_dir};
 
 /// A regular file below `/outputs`.
 #[derive(Debug)]

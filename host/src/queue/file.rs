@@ -304,9 +304,6 @@ impl Queue for FileQueue {
         let mut results = Vec::with_capacity(bodies.len());
         for batch in bodies.chunks(BATCH) {
             let mut sent = 0;
-            if batch.len() == BATCH {
-                self.current().place.leave_worn_scratch();
-            }
             for body in batch {
                 let result = self.send_one(body);
                 sent += u64::from(result.is_ok());

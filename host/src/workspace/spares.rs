@@ -21,7 +21,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::scratch;
+use crate::dirs;
+use crate::emptying;
 
 /// How many are kept.
 const MOST: usize = 32;
@@ -51,7 +52,7 @@ struct Names {
 impl Spares {
     pub(super) fn make(path: PathBuf) -> io::Result<Self> {
         std::fs::create_dir(&path)?;
-        let dir = scratch::open_dir(CWD, &path)?;
+        let dir = dirs::open_dir(CWD, &path)?;
         let mode = fstat(&dir)?.st_mode;
         Ok(Self { path, dir, mode, names: Mutex::default() })
     }
@@ -130,7 +131,7 @@ impl Spares {
     /// Removes them all, as far as that can be done.
     pub(super) fn remove(&self) {
         *self.names() = Names::default();
-        let _ = scratch::empty(self.dir.as_fd(), u64::MAX, &mut |_, _| false);
+        let _ = emptying::empty(self.dir.as_fd(), u64::MAX, &mut |_, _| false);
         let _ = std::fs::remove_dir(&self.path);
     }
 

@@ -220,5 +220,5 @@ fn objects_that_are_stored_compressed() {
     std::fs::create_dir_all(cloud.file("bucket")).expect("a directory for a bucket");
     let args = ["run", "--bucket", "./bucket", "--gzip-outputs", "*"];
     let refused = cloud.host(&args).code(1);
-    assert!(refused.stderr.contains("--gzip-outputs needs a bucket of a service"));
+    assert!(refused.stderr.contains("--gzip-outputs needs s3://"));
 }

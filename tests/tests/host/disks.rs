@@ -181,5 +181,5 @@ fn outputs_go_to_the_directory_that_the_path_of_the_bucket_leads_to() {
     assert!((0..10).all(|id| is_whole(&bucket, id)), "{:?}", place.keys());
     assert!(!old.join("d/0_output/5.dat").exists());
     let said = host.stderr();
-    assert_eq!(said.matches("was replaced by another one").count(), 1, "{said}");
+    assert_eq!(said.matches("the directory was replaced; using the new one").count(), 1, "{said}");
 }

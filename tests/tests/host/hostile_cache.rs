@@ -118,7 +118,7 @@ fn a_way_that_everybody_may_change_is_told_of() {
     fs::create_dir(&shared).unwrap();
     let doctor =
         || place.host(&["doctor", "--fq", "./queue", "--cache-dir", "./shared/own"]).good();
-    let words = ["shared/own, can be written to by everybody (mode 777, owner uid ", "`chmod +t "];
+    let words = ["shared/own, is writable by everybody (mode 777, owner uid ", "`chmod +t "];
     for (mode, is_risk) in [(0o777, true), (0o1777, false), (0o755, false)] {
         set_mode(&shared, mode);
         place.submit(&place.innocent(1));
@@ -151,7 +151,7 @@ fn a_blob_of_somebody_else_is_not_given_to_a_task() {
     eventually("the output", || place.object("data/0_output/0.dat"));
     place.innocent_are_done(1);
     let told = host.host().stderr();
-    assert!(told.contains("a blob of the cache is damaged: it belongs to another user"), "{told}");
+    assert!(told.contains("a cache blob is damaged: it belongs to another user"), "{told}");
     host.stop();
     // The component's is in memory, and its blob is as it was.
     place.host(&["cache", "verify"]).code(3);

@@ -1,8 +1,8 @@
-//! S3: credentials, region and endpoint as for the AWS tools.
+//! S3: credentials, region and endpoint as in the AWS tools.
 //!
-//! The chain of the AWS SDK finds credentials (variables, profiles with roles and SSO, web
-//! identity, containers, instance metadata); after it comes the key that users of CloudVolume
-//! have in their home.
+//! The AWS SDK's chain finds credentials in variables, profiles with roles and SSO, web identity,
+//! containers and instance metadata. After it comes the key that CloudVolume users have in their
+//! home directory.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,17 +20,17 @@ use object_store::{HeaderMap, HeaderValue, StaticCredentialProvider};
 use tokio::sync::Mutex;
 
 use super::super::Access;
-use super::super::explain::NO_CREDENTIALS;
 use super::super::object::Stores;
+use super::super::service_error::NO_CREDENTIALS;
 use super::super::transport::{Patience, Transport};
 use super::{client, text};
 use crate::environment::{AwsSecret, Environment};
 
 /// Credentials are renewed when they are valid for less than this.
 const RENEWED: Duration = Duration::from_secs(300);
-/// How long credentials that don't say are used before they are asked for again.
+/// How long to use credentials without an expiry.
 const UNSAID: Duration = Duration::from_secs(900);
-/// How long we look for the region of a bucket.
+/// The timeout of the search for a bucket's region.
 const REGION: Duration = Duration::from_secs(10);
 
 /// What is needed to make clients of one bucket.
@@ -60,7 +60,7 @@ impl S3 {
             environment.first(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]).map(str::to_owned);
         let mut region = region.map(str::to_owned);
 
-        // The profile may say what is still missing.
+        // The profile may have what is still missing.
         let is_known = key.is_some() || access.anonymous;
         let mut chain = None;
         if !is_known || (region.is_none() && endpoint.is_none()) {
@@ -73,12 +73,12 @@ impl S3 {
             }
             let config = loader.load().await;
             endpoint = endpoint.or_else(|| config.endpoint_url().map(str::to_owned));
-            // `AWS_REGION=` is a region without a name to the SDK.
+            // The SDK takes `AWS_REGION=` for a region without a name.
             let found = config.region().map(ToString::to_string).filter(|name| !name.is_empty());
             region = region.or(found);
             chain = config.credentials_provider();
         }
-        // Read only where it may be needed: what is wrong with it stops nobody else.
+        // Read only where it may be needed, so that a broken file stops nobody else.
         let needs_secret = !is_known || (region.is_none() && endpoint.is_none());
         let secret = if needs_secret { environment.cloudvolume_aws() } else { Ok(None) };
         let credentials: Option<AwsCredentialProvider> = match (access.anonymous, key, chain) {
@@ -93,7 +93,7 @@ impl S3 {
         let region = match (region, &endpoint, &secret) {
             (Some(region), ..) => region,
             (None, _, Ok(Some(AwsSecret { region: Some(region), .. }))) => region.clone(),
-            // What has an endpoint of its own seldom cares.
+            // Services with an endpoint of their own seldom use the region.
             (None, Some(_), _) => "us-east-1".to_owned(),
             (None, None, secret) => {
                 let found = region_of(bucket, patience).await;
@@ -136,7 +136,7 @@ impl S3 {
                 builder = builder.with_config(key, value);
             }
         }
-        // What S3-compatible services do without is switched off by the SDKs' own variables.
+        // The SDKs' own variables switch off what S3-compatible services lack.
         let wants = |name: &str| {
             !self.environment.get(name).is_some_and(|v| v.eq_ignore_ascii_case("when_required"))
         };
@@ -173,7 +173,7 @@ impl S3 {
     }
 }
 
-/// What is decided above, and not by the store's own reading of variables.
+/// True for settings that are decided above, not by the store's own reading of variables.
 fn is_ours(key: &AmazonS3ConfigKey) -> bool {
     use AmazonS3ConfigKey as K;
     matches!(
@@ -197,7 +197,7 @@ fn is_ours(key: &AmazonS3ConfigKey) -> bool {
 }
 
 fn static_key(environment: &Environment) -> Option<AwsCredential> {
-    // A profile that is asked for comes before the variables only where it is given in code.
+    // As in the SDK, only a profile given in code takes precedence over these variables.
     Some(AwsCredential {
         key_id: environment.get("AWS_ACCESS_KEY_ID")?.to_owned(),
         secret_key: environment.get("AWS_SECRET_ACCESS_KEY")?.to_owned(),
@@ -205,30 +205,29 @@ fn static_key(environment: &Environment) -> Option<AwsCredential> {
     })
 }
 
-/// Asks S3 where a bucket is; it tells everybody.
+/// Asks S3 for a bucket's region, which takes no credentials.
 async fn region_of(bucket: &str, patience: Patience) -> Result<String, String> {
     let options = patience.client();
     let asked = resolve_bucket_region(bucket, &options);
-    let give = "give its region with --region, AWS_REGION, or in ~/.aws/config";
+    let give = "set it with --region, AWS_REGION or in ~/.aws/config";
     match tokio::time::timeout(REGION, asked).await {
         Ok(Ok(region)) => Ok(region),
         Ok(Err(error)) if error.to_string().contains("not found") => {
             Err(format!("there is no bucket `{bucket}`; check its name, or create it"))
         }
         Ok(Err(error)) => {
-            Err(format!("no region is known for it, and S3 can't say: {error}; {give}"))
+            Err(format!("its region is unknown, and S3 can't name it: {error}; {give}"))
         }
-        Err(_) => Err(format!("no region is known for it, and S3 did not say in time; {give}")),
+        Err(_) => Err(format!("its region is unknown, and S3 did not name it in time; {give}")),
     }
 }
 
-/// The credentials of the SDK's chain, or the key in the user's home, kept while they are
-/// valid.
+/// Credentials of the SDK's chain, or the key in the home directory, cached while they are valid.
 struct Chain {
     chain: Option<SharedCredentialsProvider>,
-    /// The key, or what is wrong with its file.
+    /// The key in the home directory, or what is wrong with its file.
     fallback: Result<Option<AwsSecret>, String>,
-    /// That the profile that was asked for is not there.
+    /// A message that the requested profile does not exist.
     profile: Option<String>,
     kept: Mutex<Option<(Arc<AwsCredential>, SystemTime)>>,
 }
@@ -244,7 +243,7 @@ impl CredentialProvider for Chain {
     type Credential = AwsCredential;
 
     async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
-        // Held while they are asked for, so that one asks for all.
+        // Held during the request, so that one caller asks for all.
         let mut kept = self.kept.lock().await;
         let now = SystemTime::now();
         if let Some((credential, until)) = &*kept
@@ -293,12 +292,12 @@ impl Chain {
     }
 }
 
-/// A problem, and what may be its causes.
+/// A problem followed by its possible causes.
 fn because(problem: String, causes: &[Option<String>]) -> String {
     causes.iter().flatten().fold(problem, |problem, cause| format!("{problem}; {cause}"))
 }
 
-/// The SDK lists all its sources on lines of their own.
+/// The first line: the SDK adds a line for each of its sources.
 fn first_line(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
     line.trim_end_matches("Attempted:").trim_end_matches([' ', '.']).to_owned()
@@ -314,14 +313,15 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::address::{Place, Service};
+    use super::super::super::address::{Service, ServiceAddress};
     use super::*;
     use crate::bucket::StoredEncoding;
     use crate::key::Prefix;
 
     async fn find(anonymous: bool, variables: &[(&str, &str)]) -> Result<S3, String> {
-        let place = Place { service: Service::S3, name: "b".into(), prefix: Prefix::root() };
-        let transport = Transport::new(&place, StoredEncoding::Decode);
+        let address =
+            ServiceAddress { service: Service::S3, name: "b".into(), prefix: Prefix::root() };
+        let transport = Transport::new(&address, StoredEncoding::Decode);
         let environment = variables.iter().copied().collect();
         let access = Access { anonymous, ..Access::new(environment) };
         S3::find("b", &access, Patience::default(), transport).await

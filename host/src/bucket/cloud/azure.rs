@@ -12,7 +12,7 @@ use super::super::transport::{Patience, Transport};
 use super::{client, text};
 use crate::environment::Environment;
 
-/// Azurite's account and its key, which are the same everywhere.
+/// The account and key of Azurite, the emulator. They are the same everywhere.
 pub(in super::super) const EMULATOR: (&str, &str) = (
     "devstoreaccount1",
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==",
@@ -78,7 +78,7 @@ fn store(
         .map_err(text)
 }
 
-/// A storage account, and how it is reached.
+/// A storage account and how to reach it.
 #[derive(Debug, PartialEq, Eq)]
 struct Account {
     name: String,
@@ -110,13 +110,13 @@ impl Account {
         }
         match environment.get("AZURE_STORAGE_CONNECTION_STRING") {
             Some(text) => Self::parse(text),
-            None => Err("names a container, and no account: set AZURE_STORAGE_ACCOUNT_NAME (and \
+            None => Err("names a container but no account; set AZURE_STORAGE_ACCOUNT_NAME (and \
                          AZURE_STORAGE_ACCOUNT_KEY), or AZURE_STORAGE_CONNECTION_STRING"
                 .to_owned()),
         }
     }
 
-    /// Takes a connection string apart.
+    /// Parses a connection string.
     fn parse(text: &str) -> Result<Self, String> {
         let parts: HashMap<String, &str> = text
             .split(';')

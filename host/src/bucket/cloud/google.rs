@@ -1,5 +1,5 @@
-//! Google Cloud Storage: credentials as for Google's own libraries, as far as `object_store`
-//! knows them.
+//! Google Cloud Storage: credentials as in Google's own libraries, as far as `object_store`
+//! supports them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::super::transport::{Patience, Transport};
 use super::{client, text};
 use crate::environment::Environment;
 
-/// What names the project that pays.
+/// The variables that name the project to bill.
 const PROJECT: [&str; 3] = ["GOOGLE_CLOUD_PROJECT", "CLOUDSDK_CORE_PROJECT", "GCLOUD_PROJECT"];
 
 pub(super) fn stores(
@@ -52,7 +52,7 @@ fn store(
             builder = builder.with_config(key, value);
         }
     }
-    // The variable of Google's own libraries. An emulator wants no credentials.
+    // The variable of Google's own libraries. An emulator takes no credentials.
     let emulator = environment.get("STORAGE_EMULATOR_HOST").map(|host| match host {
         host if host.contains("://") => host.trim_end_matches('/').to_owned(),
         host => format!("http://{}", host.trim_end_matches('/')),
@@ -62,7 +62,7 @@ fn store(
     }
     let is_nobody = access.anonymous || emulator.is_some();
     let key = match key(bucket, environment) {
-        // What is wrong with a key matters only to who needs one.
+        // A broken key matters only where one is needed.
         Err(_) if is_nobody => None,
         key => key?,
     };
@@ -97,20 +97,19 @@ struct Key {
     account: Account,
 }
 
-/// What we look at in it.
+/// The fields that are read here.
 #[derive(Default, Deserialize)]
 struct Account {
     private_key: Option<String>,
-    /// Another server than Google's.
+    /// A server other than Google's.
     gcs_base_url: Option<String>,
 }
 
-/// The key of a service account, if that is what is to be used, and not a login or the
-/// machine's own account.
+/// The key of a service account, unless a login or the machine's own account is to be used.
 fn key(bucket: &str, environment: &Environment) -> Result<Option<Key>, String> {
     let parse = |named: &str, text: String| match serde_json::from_str(&text) {
         Ok(account) => Ok(Key { text, account }),
-        Err(error) => Err(format!("{named}: holds no credentials of Google: {error}")),
+        Err(error) => Err(format!("{named} does not hold Google credentials: {error}")),
     };
     let read = |path: &Path| {
         let shown = path.display();
@@ -125,7 +124,7 @@ fn key(bucket: &str, environment: &Environment) -> Result<Option<Key>, String> {
     {
         let Some(path) = environment.get(name) else { continue };
         let key = read(Path::new(path)).map_err(|error| format!("{name}: {error}"))?;
-        // What has no key is a login, which the store reads by itself.
+        // A file without a key is a login, which the store reads itself.
         let is_key = name != "GOOGLE_APPLICATION_CREDENTIALS" || key.account.private_key.is_some();
         return Ok(is_key.then_some(key));
     }
@@ -134,7 +133,7 @@ fn key(bucket: &str, environment: &Environment) -> Result<Option<Key>, String> {
         return Ok(None);
     }
     if let Some(login) = login.filter(|path| path.is_file()) {
-        // The store reads it by itself, and does not name it where it is broken.
+        // The store reads the file itself, but does not name a broken one.
         return read(&login).map(|_| None);
     }
     let secret = environment
@@ -143,7 +142,7 @@ fn key(bucket: &str, environment: &Environment) -> Result<Option<Key>, String> {
     secret.map(|path| read(&path)).transpose()
 }
 
-/// Names the project that pays, if we do.
+/// Names the project to bill, if the requester pays.
 fn payer(options: ClientOptions, access: &Access) -> Result<ClientOptions, String> {
     if !access.requester_pays {
         return Ok(options);
@@ -151,9 +150,9 @@ fn payer(options: ClientOptions, access: &Access) -> Result<ClientOptions, Strin
     let project = access
         .environment
         .first(&PROJECT)
-        .ok_or("--requester-pays needs to know the project that pays: set GOOGLE_CLOUD_PROJECT")?;
+        .ok_or("--requester-pays needs the project to bill: set GOOGLE_CLOUD_PROJECT")?;
     let value = HeaderValue::from_str(project)
-        .map_err(|_| format!("{project:?} can't be the name of a project"))?;
+        .map_err(|_| format!("{project:?} is not the name of a project"))?;
     let mut headers = HeaderMap::new();
     headers.insert("x-goog-user-project", value);
     Ok(options.with_default_headers(headers))
@@ -161,7 +160,7 @@ fn payer(options: ClientOptions, access: &Access) -> Result<ClientOptions, Strin
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::address::{Place, Service};
+    use super::super::super::address::{Service, ServiceAddress};
     use super::*;
     use crate::bucket::StoredEncoding;
     use crate::key::Prefix;
@@ -173,15 +172,16 @@ mod tests {
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join("google-secret.json"), "{ not JSON").unwrap();
         let home = ("HOME", home.path().to_str().unwrap());
-        let place = Place { service: Service::Google, name: "b".into(), prefix: Prefix::root() };
-        let transport = Transport::new(&place, StoredEncoding::Decode);
+        let address =
+            ServiceAddress { service: Service::Google, name: "b".into(), prefix: Prefix::root() };
+        let transport = Transport::new(&address, StoredEncoding::Decode);
         let make = |anonymous, more: &[(&str, &str)]| {
             let environment = [home].iter().chain(more).copied().collect();
             let access = Access { anonymous, ..Access::new(environment) };
             store("b", &access, Patience::default(), &transport).map(drop)
         };
         let error = make(false, &[]).unwrap_err();
-        assert!(error.contains("google-secret.json: holds no credentials of Google"), "{error}");
+        assert!(error.contains("google-secret.json does not hold Google credentials"), "{error}");
         make(true, &[]).unwrap();
         make(false, &[("STORAGE_EMULATOR_HOST", "localhost:1")]).unwrap();
         let error = make(false, &[("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere")]).unwrap_err();

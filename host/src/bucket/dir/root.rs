@@ -1,9 +1,8 @@
-//! The directory that a bucket's path leads to, and how a change of it is noticed.
+//! The open directory of a bucket, and how its replacement is noticed.
 //!
-//! The directory is open for as long as the bucket is used. Its path may lead to another one
-//! meanwhile: the directory was restored from a copy, or its file system was mounted again.
-//! Objects put into the old directory would be lost, so the path is looked at before each
-//! operation.
+//! The directory is open while the bucket is in use. Meanwhile its path may lead to another one:
+//! the directory was restored from a copy, or its file system was mounted again. Objects put into
+//! the old directory would be lost, so each operation checks the path first.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,32 +18,33 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::TMP;
-use super::trouble::Trouble;
+use super::error::DirError;
+use crate::dirs::for_each;
 use crate::key::BucketKey;
-use crate::scratch::{self, Scratch};
+use crate::process_dir::ProcessDir;
 
-/// For this long after a directory was replaced, an object that is not there may still be on
-/// its way: somebody restores the directory from a copy.
+/// For this long after a directory was replaced, a missing object may be on its way: somebody
+/// restores the directory from a copy.
 const RESTORING: Duration = Duration::from_secs(60);
-/// The longest name that every file system in use takes (ecryptfs has the lowest limit).
+/// The longest name that every file system in use accepts (ecryptfs has the lowest limit).
 const SAFE_NAME_BYTES: usize = 143;
 
 /// An open directory.
 #[derive(Debug)]
 pub(super) struct Root {
-    /// Made when the first copy needs it; the last process to use it removes it. Dropped
-    /// before the directory is closed.
-    tmp: Mutex<Option<Arc<Scratch>>>,
+    /// Made for the first copy. The last process to use it removes it. Dropped before the directory
+    /// is closed.
+    tmp: Mutex<Option<Arc<ProcessDir>>>,
     path: PathBuf,
     dir: OwnedFd,
     pub(super) id: Id,
     /// There were objects in it.
     had_objects: AtomicBool,
-    /// When it took the place of another one.
+    /// When it replaced another directory.
     replaced: Option<Instant>,
 }
 
-/// Which directory it is, on which mount: equal for one directory only while it is open.
+/// The identity of a directory on its mount. Reliable only while the directory is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Id {
     pub(super) device: u64,
@@ -96,12 +96,12 @@ impl Root {
         Ok(Self { tmp: Mutex::default(), path, dir, id, had_objects, replaced: None })
     }
 
-    /// What there is at the path now: this directory, or another one, which is opened.
+    /// The directory at the path now: this one, or another, which is opened.
     ///
     /// # Errors
-    /// When there is no directory. Nor is one that is empty while this one was not: it may be
-    /// the mount point of a file system that is not mounted.
-    pub(super) fn now(self: &Arc<Self>) -> Result<Arc<Self>, Trouble> {
+    /// When there is no directory. Also when it is empty and this one was not: it may be the mount
+    /// point of an unmounted file system.
+    pub(super) fn now(self: &Arc<Self>) -> Result<Arc<Self>, DirError> {
         match Id::of(&self.path) {
             Ok(id) if id == self.id => return Ok(self.clone()),
             Ok(_) => {}
@@ -114,22 +114,23 @@ impl Root {
         if self.had_objects.load(Relaxed) && !other.had_objects.load(Relaxed) {
             let text = "the directory was replaced by an empty one; is its file system mounted? \
                         If it is to be empty, restart the host";
-            return Err(Trouble::because(text, Errno::STALE));
+            return Err(DirError::because(text, Errno::STALE));
         }
         other.replaced = Some(Instant::now());
         Ok(Arc::new(other))
     }
 
-    fn gone(&self, errno: Errno) -> Trouble {
+    fn gone(&self, errno: Errno) -> DirError {
         match errno {
-            Errno::NOENT => Trouble::because(
+            Errno::NOENT => DirError::because(
                 "the directory is gone; put it back, or mount its file system",
                 errno,
             ),
-            Errno::NOTDIR => {
-                Trouble::because("the directory was replaced by something else; put it back", errno)
-            }
-            errno => Trouble::at(&self.path, errno),
+            Errno::NOTDIR => DirError::because(
+                "the directory was replaced by something else; put it back",
+                errno,
+            ),
+            errno => DirError::at(&self.path, errno),
         }
     }
 
@@ -138,13 +139,13 @@ impl Root {
         self.replaced.is_some_and(|at| at.elapsed() < RESTORING)
     }
 
-    /// Takes note that there are objects.
+    /// Notes that there are objects.
     pub(super) fn has_object(&self) {
         self.had_objects.store(true, Relaxed);
     }
 
     /// The directory that objects are copied to before they are renamed into place.
-    pub(super) fn tmp(&self) -> io::Result<Arc<Scratch>> {
+    pub(super) fn tmp(&self) -> io::Result<Arc<ProcessDir>> {
         let mut tmp = self.tmp.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(tmp) = &*tmp
             && tmp.is_there()
@@ -155,8 +156,8 @@ impl Root {
         Ok(tmp.insert(made).clone())
     }
 
-    /// The directory above `key` that is a link to nothing, if one is: what it should lead to
-    /// may be on a file system that is not mounted.
+    /// The directory above `key` that is a dangling link, if any. Its target may be on an unmounted
+    /// file system.
     pub(super) fn dangling_link(&self, key: &BucketKey) -> Option<String> {
         let mut above = key.as_str().match_indices('/').map(|(end, _)| &key.as_str()[..end]);
         let dangles = |path: &&str| {
@@ -180,7 +181,7 @@ impl Root {
         }
     }
 
-    /// Checks the names of a key whose directories may not be there yet.
+    /// Checks the length of a key's names, whose directories may not exist yet.
     pub(super) fn takes_names_of(&self, key: &BucketKey) -> Result<(), Errno> {
         let Some(longest) = key.as_str().split('/').map(str::len).max() else { return Ok(()) };
         if longest <= SAFE_NAME_BYTES {
@@ -197,20 +198,20 @@ impl AsFd for Root {
     }
 }
 
-/// Makes a directory for copies in `dir`, which is at `path`. It is made by way of the open
-/// directory: one that is gone by now must not come into being again.
-pub(super) fn claim(dir: impl AsFd, path: &Path) -> io::Result<Scratch> {
+/// Makes a directory for copies in `dir`, which is at `path`. Uses the open directory, so that a
+/// directory that is gone does not come back.
+pub(super) fn claim(dir: impl AsFd, path: &Path) -> io::Result<ProcessDir> {
     match mkdirat(dir, TMP, Mode::from_raw_mode(0o777)) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(error) => return Err(error.into()),
     }
-    Scratch::claim_and_tidy(&path.join(TMP))
+    ProcessDir::claim_and_tidy(&path.join(TMP))
 }
 
-/// True when a directory holds anything that is neither ours nor of its file system.
+/// True when a directory holds anything but the host's and the file system's own.
 fn has_objects(dir: &OwnedFd) -> Result<bool, Errno> {
     let mut found = false;
-    let listed = scratch::for_each(dir.as_fd(), |name, _| {
+    let listed = for_each(dir.as_fd(), |name, _| {
         found = ![TMP.as_bytes(), b"lost+found"].contains(&name.to_bytes());
         // The first one is enough.
         if found { Err(Errno::CANCELED) } else { Ok(()) }

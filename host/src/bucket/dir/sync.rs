@@ -1,8 +1,8 @@
-//! Forcing to the disk what was put, for many who wait at once.
+//! Syncs puts to the disk for many callers at once.
 //!
-//! One `syncfs` writes whatever its file system has not written yet, so those who wait for one
-//! share it. A caller that comes while one runs shares the next: that one covers all that was
-//! put before it began.
+//! One `syncfs` writes everything that its file system has not written yet, so callers that wait
+//! for one share it. A caller that arrives during a sync shares the next, which covers all puts
+//! before its start.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,10 +14,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::fs::{CWD, Mode, OFlags, openat, syncfs};
 use rustix::io::Errno;
 
-use super::blocking;
 use super::root::Root;
+use crate::blocking::blocking;
 
-/// Work that is done in rounds, each for all who wait.
+/// Work in rounds, each shared by all callers that wait.
 #[derive(Debug, Default)]
 struct Rounds {
     begun: AtomicU64,
@@ -26,7 +26,7 @@ struct Rounds {
 
 #[derive(Debug, Default)]
 struct Last {
-    /// The last round that came to its end.
+    /// The last round that ended.
     ended: u64,
     /// The last round that failed.
     failed: Option<(u64, Errno)>,
@@ -39,7 +39,7 @@ impl Rounds {
         work: impl FnOnce() -> Result<(), Errno> + Send + 'static,
     ) -> Result<(), Errno> {
         let begun = self.begun.load(SeqCst);
-        // Given to those who wait in the order of their calls.
+        // Granted in the order of the calls.
         let mut last = self.last.lock().await;
         if last.ended <= begun {
             let round = self.begun.fetch_add(1, SeqCst) + 1;
@@ -50,19 +50,19 @@ impl Rounds {
             }
         }
         match last.failed {
-            // The system reports a page that it could not write only once. The page may be of
-            // this caller also if the round before reported it.
+            // The system reports an unwritten page only once. The page may be this caller's even if
+            // the round before reported it.
             Some((round, error)) if round >= begun => Err(error),
             _ => Ok(()),
         }
     }
 }
 
-/// What a bucket has put and not forced to the disk yet.
+/// The puts of a bucket that are not yet synced.
 #[derive(Debug, Default)]
 pub(super) struct Unsynced {
     rounds: Rounds,
-    /// By the device of the file system.
+    /// By device.
     dirty: Arc<Mutex<HashMap<u64, Dirty>>>,
 }
 
@@ -73,7 +73,7 @@ struct Dirty {
     puts: u64,
 }
 
-/// Something open on a file system.
+/// An open directory on a file system.
 #[derive(Debug)]
 pub(super) enum Holder {
     /// The bucket's directory.
@@ -92,8 +92,7 @@ impl AsFd for Holder {
 }
 
 impl Unsynced {
-    /// Takes note of an object that was put into the file system `device`, in which `dir`
-    /// opens something.
+    /// Notes a put into the file system `device`, on which `dir` opens a directory.
     pub(super) fn add(
         &self,
         device: u64,
@@ -121,7 +120,7 @@ impl Unsynced {
         devices
     }
 
-    /// Forces to the disk what was put before.
+    /// Syncs all earlier puts.
     pub(super) async fn sync(&self) -> Result<(), Errno> {
         if self.is_empty() {
             return Ok(());
@@ -141,7 +140,7 @@ fn sync_all(dirty: &Mutex<HashMap<u64, Dirty>>) -> Result<(), Errno> {
     for (device, dir, puts) in now {
         syncfs(&*dir)?;
         let mut all = lock(dirty);
-        // What was put meanwhile may have come too late.
+        // Later puts may have missed the sync.
         if all.get(&device).is_some_and(|dirty| dirty.puts == puts) {
             all.remove(&device);
         }
@@ -149,8 +148,8 @@ fn sync_all(dirty: &Mutex<HashMap<u64, Dirty>>) -> Result<(), Errno> {
     Ok(())
 }
 
-/// The file system of a directory, to be forced to the disk by many at once: for the reports in
-/// a queue that is a directory.
+/// Syncs the file system of a directory for many callers at once. For the reports in a directory
+/// queue.
 #[derive(Debug)]
 pub struct DirSync {
     path: PathBuf,
@@ -158,15 +157,15 @@ pub struct DirSync {
 }
 
 impl DirSync {
-    /// Of the file system that `path` is on whenever it is synced.
+    /// Syncs whichever file system `path` is on at the time.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), rounds: Rounds::default() }
     }
 
-    /// Forces to the disk what was written there before.
+    /// Syncs all earlier writes.
     ///
     /// # Errors
-    /// When the directory can't be opened or the disk fails. What was written may be lost then.
+    /// When the directory can't be opened or the disk fails. Earlier writes may be lost then.
     pub async fn sync(&self) -> io::Result<()> {
         let path = self.path.clone();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat};
 use rustix::io::Errno;
 
+use super::error::DirError;
 use super::root::Root;
-use super::trouble::Trouble;
 use super::{DirBucket, TMP, size};
 use crate::bucket::{BucketError, Listed};
 use crate::key::{BucketKey, Prefix};
 
-/// The objects below a prefix, with directories in the order the file system has them.
+/// Iterates over the objects below a prefix, in the file system's order.
 pub(super) struct Walk<'a> {
     bucket: &'a DirBucket,
     /// The directory that is listed.
@@ -21,7 +21,7 @@ pub(super) struct Walk<'a> {
     /// The path of the innermost level, with a slash at its end; empty at the root.
     path: String,
     /// Why the walk could not start.
-    failed: Option<Trouble>,
+    failed: Option<DirError>,
 }
 
 struct Level {
@@ -30,7 +30,7 @@ struct Level {
     id: (u64, u64),
 }
 
-enum Found {
+enum WalkEntry {
     Nothing,
     Object(Listed),
     Level(Level, BucketKey),
@@ -46,7 +46,7 @@ impl<'a> Walk<'a> {
                 match Level::open(&root, top) {
                     Ok(level) => walk.levels.push(level),
                     Err(Errno::NOENT | Errno::NOTDIR) => {}
-                    Err(error) => walk.failed = Some(walk.trouble(error)),
+                    Err(error) => walk.failed = Some(walk.error(error)),
                 }
                 walk.root = Some(root);
             }
@@ -55,32 +55,32 @@ impl<'a> Walk<'a> {
         walk
     }
 
-    fn trouble(&self, error: Errno) -> Trouble {
-        Trouble::at(&self.bucket.0.path.join(&self.path), error)
+    fn error(&self, error: Errno) -> DirError {
+        DirError::at(&self.bucket.0.path.join(&self.path), error)
     }
 
-    fn unavailable(&self, trouble: Trouble) -> BucketError {
+    fn unavailable(&self, error: DirError) -> BucketError {
         let listed = if self.path.is_empty() { "the root" } else { &self.path };
-        BucketError::unavailable(self.bucket, "listing", listed, trouble)
+        BucketError::unavailable(self.bucket, "listing", listed, error)
     }
 
-    /// At the end of the walk: nothing, or why it may not have seen everything.
+    /// The error at the end of a walk that may have missed objects.
     fn end(&mut self) -> Option<BucketError> {
         let root = self.root.take()?;
-        let trouble = match self.bucket.root() {
+        let error = match self.bucket.root() {
             Ok(now) if Arc::ptr_eq(&now, &root) => return None,
             Ok(_) => {
-                let text = "the directory was replaced by another one while it was listed";
-                Trouble::because(text, Errno::STALE)
+                let text = "the directory was replaced while it was listed";
+                DirError::because(text, Errno::STALE)
             }
             Err(gone) => gone,
         };
         self.path.clear();
-        Some(self.unavailable(trouble))
+        Some(self.unavailable(error))
     }
 
     /// The next entry of the innermost level; `None` at its end.
-    fn step(&mut self) -> Option<Result<Found, Errno>> {
+    fn step(&mut self) -> Option<Result<WalkEntry, Errno>> {
         let level = self.levels.last_mut()?;
         let entry = match level.entries.read()? {
             Ok(entry) => entry,
@@ -88,20 +88,20 @@ impl<'a> Walk<'a> {
         };
         let name = entry.file_name();
         if name == c"." || name == c".." || name.to_bytes() == TMP.as_bytes() {
-            return Some(Ok(Found::Nothing));
+            return Some(Ok(WalkEntry::Nothing));
         }
         let key =
             name.to_str().ok().and_then(|n| BucketKey::new(&format!("{}{n}", self.path)).ok());
         let Some(key) = key else {
             let (bucket, path) = (self.bucket, &self.path);
-            tracing::warn!(%bucket, "`{path}` holds {name:?}, which can't be a key: not listed");
-            return Some(Ok(Found::Nothing));
+            tracing::warn!(%bucket, "skipped {name:?} in `{path}`: not a valid key");
+            return Some(Ok(WalkEntry::Nothing));
         };
         let stat = level.entries.fd().and_then(|fd| statat(fd, name, AtFlags::empty()));
         Some(match stat {
             Ok(stat) => self.look(key, &stat),
             // Removed since it was listed, or a link to nothing.
-            Err(Errno::NOENT | Errno::LOOP) => Ok(Found::Nothing),
+            Err(Errno::NOENT | Errno::LOOP) => Ok(WalkEntry::Nothing),
             Err(error) => Err(error),
         })
     }
@@ -110,19 +110,19 @@ impl<'a> Walk<'a> {
         Level::open(self.root.as_ref().ok_or(Errno::NOENT)?, path)
     }
 
-    fn look(&self, key: BucketKey, stat: &Stat) -> Result<Found, Errno> {
+    fn look(&self, key: BucketKey, stat: &Stat) -> Result<WalkEntry, Errno> {
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => Ok(Found::Object(Listed { key, size: size(stat) })),
-            // A link to a directory further up would never end.
+            FileType::RegularFile => Ok(WalkEntry::Object(Listed { key, size: size(stat) })),
+            // A link to a directory further up makes a loop.
             FileType::Directory if self.levels.iter().any(|l| l.id == id(stat)) => {
-                Ok(Found::Nothing)
+                Ok(WalkEntry::Nothing)
             }
             FileType::Directory => match self.open(key.as_str()) {
-                Ok(level) => Ok(Found::Level(level, key)),
-                Err(Errno::NOENT) => Ok(Found::Nothing),
+                Ok(level) => Ok(WalkEntry::Level(level, key)),
+                Err(Errno::NOENT) => Ok(WalkEntry::Nothing),
                 Err(error) => Err(error),
             },
-            _ => Ok(Found::Nothing),
+            _ => Ok(WalkEntry::Nothing),
         }
     }
 }
@@ -136,14 +136,14 @@ impl Iterator for Walk<'_> {
         }
         while !self.levels.is_empty() {
             match self.step() {
-                Some(Ok(Found::Nothing)) => {}
-                Some(Ok(Found::Object(listed))) => return Some(Ok(listed)),
-                Some(Ok(Found::Level(level, key))) => {
+                Some(Ok(WalkEntry::Nothing)) => {}
+                Some(Ok(WalkEntry::Object(listed))) => return Some(Ok(listed)),
+                Some(Ok(WalkEntry::Level(level, key))) => {
                     self.levels.push(level);
                     self.path = format!("{key}/");
                 }
                 // A directory that can't be read ends by itself after its error.
-                Some(Err(error)) => return Some(Err(self.unavailable(self.trouble(error)))),
+                Some(Err(error)) => return Some(Err(self.unavailable(self.error(error)))),
                 None => {
                     self.levels.pop();
                     let inner = self.path.trim_end_matches('/').rfind('/');

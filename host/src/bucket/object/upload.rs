@@ -1,5 +1,4 @@
-//! Uploads in parts, which are aborted when they are given up, and what is put to see whether
-//! that works.
+//! Uploads in parts, which are aborted when abandoned, and trial puts.
 
 use std::fs::File;
 use std::io;
@@ -12,13 +11,13 @@ use object_store::path::Path;
 use object_store::{Attributes, MultipartUpload, ObjectStore, PutMode, PutOptions, UpdateVersion};
 use tokio_util::task::TaskTracker;
 
-use super::super::dir::blocking;
 use super::super::encoding::Gzip;
-use super::super::explain::{self, Trouble};
+use super::super::service_error::{self, FailureKind};
 use super::{BucketError, ObjectBucket, read};
+use crate::blocking::blocking;
 use crate::key::BucketKey;
 
-/// The size of a part, unless the file has too many of them.
+/// The size of a part in bytes. Larger for a file that would have too many parts.
 pub(super) const PART: u64 = 8 * 1024 * 1024;
 /// The most parts that S3 takes.
 const MAX_PARTS: u64 = 10_000;
@@ -26,7 +25,7 @@ const MAX_PARTS: u64 = 10_000;
 const PARTS_AT_ONCE: usize = 4;
 
 impl ObjectBucket {
-    /// Begins an upload. Goes on when nobody waits for it, so that what the store begins is
+    /// Starts an upload. Continues when the caller is dropped, so that the upload in the store is
     /// aborted.
     async fn begin(
         &self,
@@ -39,7 +38,7 @@ impl ObjectBucket {
         self.0.aborts.spawn(async move {
             let started = store.put_multipart_opts(&path, attributes.into()).await;
             let upload = started.map(|started| Upload { started: Some(started), aborts });
-            // Dropped here if nobody waits for it.
+            // Aborted by its drop if the caller is gone.
             let _ = begun.send(upload);
         });
         upload.await.map_err(|error| BucketError::unavailable(self, "writing", "", error))
@@ -55,7 +54,7 @@ impl ObjectBucket {
         let path = self.path(key)?;
         let failed = |error| self.failed("writing", key, error);
         let unavailable = |error| BucketError::unavailable(self, "writing", key, error);
-        // What does not compress gets larger by a little.
+        // Incompressible bytes grow a little.
         let part = PART.max(size.div_ceil(MAX_PARTS - 100));
         let gzip = (!attributes.is_empty()).then(|| Gzip::new(part as usize));
         let mut upload = self.begin(self.writes()?, path, attributes).await?.map_err(failed)?;
@@ -68,8 +67,7 @@ impl ObjectBucket {
                 {
                     done.map_err(failed)?;
                 }
-                // Polled as soon as there is something to wait for; the order of the parts is
-                // that of the calls.
+                // The order of the calls is the order of the parts.
                 under_way.push(upload.get()?.put_part(bytes.into()));
             }
         }
@@ -82,18 +80,23 @@ impl ObjectBucket {
         Ok(())
     }
 
-    /// Puts one part of an upload, and aborts it.
+    /// Uploads one part and aborts the upload.
     pub(super) async fn try_upload(&self, key: &BucketKey) -> Result<(), BucketError> {
         let failed = |error| self.failed("writing", key, error);
         let begun = self.begin(self.quick_writes()?, self.path(key)?, Attributes::new()).await?;
         let mut upload = begun.map_err(failed)?;
         let put = upload.get()?.put_part(Bytes::from_static(TRIED).into()).await;
         match upload.abort().await {
-            // Who may put objects may not be allowed to abort uploads.
-            Err(error) if put.is_ok() && Trouble::of(&error) == Trouble::Denied => {
+            // Permission to put objects need not include aborting uploads.
+            Err(error) if put.is_ok() && FailureKind::of(&error) == FailureKind::Denied => {
                 if !self.0.warned.swap(true, Ordering::Relaxed) {
-                    let text = explain::explain(&self.0.place, "writing", Trouble::Denied, &error);
-                    tracing::warn!("{self}: an upload could not be aborted: {text}");
+                    let text = service_error::describe(
+                        &self.0.address,
+                        "writing",
+                        FailureKind::Denied,
+                        &error,
+                    );
+                    tracing::warn!("{self}: could not abort an upload: {text}");
                 }
                 Ok(())
             }
@@ -101,7 +104,7 @@ impl ObjectBucket {
         }
     }
 
-    /// Puts an object on a condition that none can meet.
+    /// Puts an object under a condition that can't be met.
     pub(super) async fn try_put_unmet(
         &self,
         key: &BucketKey,
@@ -113,19 +116,19 @@ impl ObjectBucket {
         match put {
             // Azure's emulator says that there is no such object.
             Err(object_store::Error::Precondition { .. }) => Ok(()),
-            Err(error) if Trouble::of(&error) == Trouble::NoObject => Ok(()),
+            Err(error) if FailureKind::of(&error) == FailureKind::NoObject => Ok(()),
             Err(error) => Err(self.failed("writing", key, error)),
             Ok(_) => Err(BucketError::unavailable(
                 self,
                 "writing",
                 key,
-                "the store does not know conditions, and has put an object of one byte",
+                "the store ignored the condition of a trial and put an object of one byte",
             )),
         }
     }
 }
 
-/// The content of what is put to see whether that works.
+/// The content of a trial object.
 const TRIED: &[u8] = b"-";
 
 /// An entity tag that no object of Azure has.
@@ -133,7 +136,7 @@ pub(super) fn no_entity_tag() -> UpdateVersion {
     UpdateVersion { e_tag: Some("\"0x0\"".to_owned()), version: None }
 }
 
-/// A generation that no object of Google has: they are times in microseconds.
+/// A generation that no object of Google has, because generations are times in microseconds.
 pub(super) fn no_generation() -> UpdateVersion {
     UpdateVersion { e_tag: None, version: Some("1".to_owned()) }
 }
@@ -144,12 +147,12 @@ struct Source {
     at: u64,
     size: u64,
     part: u64,
-    /// Compresses them, if that is wanted.
+    /// Compresses the parts, if set.
     gzip: Option<Gzip>,
 }
 
 impl Source {
-    /// The next parts, which may be none yet; nothing at the end.
+    /// The next parts, possibly none yet; `None` at the end.
     async fn next(&mut self) -> io::Result<Option<Vec<Bytes>>> {
         let range = self.at..self.size.min(self.at + self.part);
         self.at = range.end;
@@ -170,8 +173,8 @@ impl Source {
     }
 }
 
-/// A multipart upload. Dropping it before it is complete aborts it: stores keep, and charge
-/// for, the parts of one that is neither.
+/// A multipart upload. Dropping it before it is complete aborts it, because stores keep the parts
+/// otherwise and charge for them.
 struct Upload {
     started: Option<Box<dyn MultipartUpload>>,
     aborts: TaskTracker,
@@ -182,7 +185,7 @@ impl Upload {
         self.started.as_mut().ok_or_else(|| BucketError::invalid(&"upload", "is complete already"))
     }
 
-    /// Aborts it, and waits until that is done. Goes on when nobody waits for it.
+    /// Aborts the upload and waits until that is done. Continues when the caller is dropped.
     async fn abort(mut self) -> object_store::Result<()> {
         let Some(started) = self.started.take() else { return Ok(()) };
         match self.aborts.spawn(abort(started)).await {
@@ -201,7 +204,7 @@ impl Drop for Upload {
         {
             let abort = async move {
                 if let Err(error) = abort(started).await {
-                    tracing::warn!(%error, "could not abort an upload; its parts stay");
+                    tracing::warn!(%error, "could not abort an upload; its parts remain in the store");
                 }
             };
             self.aborts.spawn_on(abort, &runtime);
@@ -211,7 +214,7 @@ impl Drop for Upload {
 
 async fn abort(mut started: Box<dyn MultipartUpload>) -> object_store::Result<()> {
     match started.abort().await {
-        // It was completed, and only we did not hear of it.
+        // The upload was completed and the answer got lost.
         Err(object_store::Error::NotFound { .. }) => Ok(()),
         aborted => aborted,
     }

@@ -148,7 +148,7 @@ async fn a_check_removes_what_is_damaged_and_nothing_else() {
     assert!(check(&dir, |_| {}).is_err(), "there is no cache");
     let cache = f.cache(LARGE);
     // A host that has just started looks through the index as well.
-    cache.0.room.ask(0).await;
+    cache.0.capacity.ask(0).await;
     let bucket = Counting::default().with("a", "aaaa").with("b", "bbbb").with("c", "cc");
     for name in ["a", "b", "c"] {
         cache.fetch(&bucket, &key(name), NOW).await.unwrap();

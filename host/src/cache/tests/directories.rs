@@ -22,7 +22,7 @@ impl Fixture {
     /// A cache that has looked through its directories, as it does when it was just opened.
     async fn scanned_cache(&self) -> Cache {
         let cache = self.cache(LARGE);
-        cache.0.room.ask(0).await;
+        cache.0.capacity.ask(0).await;
         cache
     }
 

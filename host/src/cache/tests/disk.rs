@@ -165,7 +165,7 @@ async fn whether_the_bucket_or_the_cache_failed_is_found_out() {
     check(Errno::ROFS, true).await;
     check(Errno::FBIG, true).await;
     // Both may have failed: the host's own trouble comes first.
-    cache.0.room.ask(0).await;
+    cache.0.capacity.ask(0).await;
     std::fs::remove_dir_all(cache.dir()).unwrap();
     std::fs::write(cache.dir(), "a file").unwrap();
     check(Errno::IO, true).await;

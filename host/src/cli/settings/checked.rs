@@ -117,9 +117,10 @@ impl Settings {
         let Some(messages) = self.value(&MESSAGE_BUCKET, place)? else { return Ok(None) };
         for data in [&BUCKET, &INPUT_BUCKET] {
             let Some(url) = self.value(data, bucket_url)? else { continue };
-            let overlap = task_host::bucket::overlap(&messages, &url)
+            let address = messages
+                .parse::<task_host::bucket::Address>()
                 .map_err(|error| Advice::usage(format!("--message-bucket: {error}")))?;
-            if overlap {
+            if url.parse().is_ok_and(|data| address.overlaps(&data)) {
                 return Err(Advice::usage(format!(
                     "--message-bucket {messages} and --{} {url} overlap: tasks could read and \
                      replace messages, and messages could name data to be deleted",

@@ -338,13 +338,6 @@ impl Place {
         *self.scratch.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Makes the next file in a new directory if it would take long in the present one. What
-    /// is under way there is finished there.
-    pub(super) fn leave_worn_scratch(&self) {
-        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(scratch.take_if(|scratch| scratch.is_worn()));
-    }
-
     /// Sends one message.
     pub(super) fn send(&self, body: &[u8]) -> Result<(), QueueError> {
         let send = || {
@@ -372,8 +365,7 @@ impl Place {
         }
         drop(file);
         reached("send: written");
-        let first = scratch.is_better_place().then(|| scratch.dir());
-        Movement::make(&self.dirs, name, first)?;
+        Movement::make(&self.dirs, name, None)?;
         reached("send: noted");
         fs::renameat(scratch.dir(), id, &self.dirs.queue, name.as_str())?;
         reached("send: sent");

@@ -2,7 +2,7 @@
 //!
 //! An entry is named after its message, and whoever finds it knows what to do: the message
 //! was not sent, or it is done, and what else there is of it can go. The directory is one of
-//! those that are told to be left over when their process is dead; see [`crate::scratch`].
+//! those that are told to be left over when their process is dead; see [`crate::process_dir`].
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -14,34 +14,24 @@ use rustix::io::Errno;
 
 use super::dirs::{self, Dirs, directory};
 use super::name::is_id;
-use crate::scratch;
+use crate::process_dir::{self, ProcessDir};
 
 /// This process's directory. What is left in it goes with it.
 #[derive(Debug)]
 pub(super) struct Scratch {
-    home: scratch::Scratch,
+    home: ProcessDir,
     dirs: Arc<Dirs>,
 }
 
 impl Scratch {
     pub(super) fn make(dirs: &Arc<Dirs>) -> Result<Scratch, Errno> {
         let all = dirs.host_path("tmp")?;
-        let home = scratch::Scratch::make(&all).map_err(|error| errno(&error))?;
+        let home = ProcessDir::make(&all).map_err(|error| errno(&error))?;
         Ok(Scratch { home, dirs: dirs.clone() })
     }
 
     pub(super) fn dir(&self) -> &OwnedFd {
         self.home.dir()
-    }
-
-    /// Whether a file of another directory is better made here and moved there.
-    pub(super) fn is_better_place(&self) -> bool {
-        self.home.is_spread()
-    }
-
-    /// Whether a new one would be better.
-    pub(super) fn is_worn(&self) -> bool {
-        self.home.is_worn()
     }
 
     /// Removes all of a message that was not sent, or is done. Leaves the entry for last:
@@ -84,7 +74,7 @@ impl Drop for Scratch {
 /// Finishes what dead processes left half done.
 pub(super) fn sweep(dirs: &Dirs) -> Result<(), Errno> {
     let Some(all) = dirs.host_if_any("tmp")? else { return Ok(()) };
-    scratch::sweep_in(&all, &dirs.path.join("host/tmp"), &mut |dir| Ok(clear(dirs, dir)?))
+    process_dir::sweep_in(&all, &dirs.path.join("host/tmp"), &mut |dir| Ok(clear(dirs, dir)?))
         .map_err(|error| errno(&error))
 }
 

@@ -1,64 +1,63 @@
-//! Work that is done once however many ask for it at the same time.
+//! Work that runs once however many callers ask for it at the same time.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The work under way, by what it is for.
+/// The work in progress, by key.
 #[derive(Debug)]
-pub(super) struct Flights<K, V>(Mutex<HashMap<K, Flight<V>>>);
+pub(super) struct SingleFlight<K, V>(Mutex<HashMap<K, Flight<V>>>);
 
-/// The lock is held by the one that works; the outcome is for those who wait for it.
+/// Whoever works holds the lock. The outcome is for those who wait for it.
 type Flight<V> = Arc<tokio::sync::Mutex<Option<V>>>;
 
-impl<K, V> Default for Flights<K, V> {
+impl<K, V> Default for SingleFlight<K, V> {
     fn default() -> Self {
         Self(Mutex::default())
     }
 }
 
-impl<K: Hash + Eq + Clone, V: Clone> Flights<K, V> {
-    /// Does `work`, or waits for it to be done by another who asked before. Everybody who
-    /// asked before it was done gets the same outcome, a failure too; who asks later starts
-    /// anew. When the one that works is dropped, the next takes over. The flag is true for
-    /// the one whose work it was.
+impl<K: Hash + Eq + Clone, V: Clone> SingleFlight<K, V> {
+    /// Runs `work`, or waits for the same work of an earlier caller. All callers that asked before
+    /// its end get the same outcome, also a failure; later callers start anew. When the working
+    /// caller is dropped, the next takes over. The flag is true for the caller whose work it was.
     pub(super) async fn run<F: Future<Output = V>>(
         &self,
         key: K,
         work: impl FnOnce() -> F,
     ) -> (V, bool) {
-        let boarded = self.board(key);
-        let Some(flight) = &boarded.flight else { return (work().await, true) };
-        let mut outcome = flight.lock().await;
+        let joined = self.join(key);
+        let Some(single_flight) = &joined.single_flight else { return (work().await, true) };
+        let mut outcome = single_flight.lock().await;
         if let Some(outcome) = &*outcome {
             return (outcome.clone(), false);
         }
         let done = work().await;
         *outcome = Some(done.clone());
-        boarded.close();
+        joined.close();
         (done, true)
     }
 
-    fn board(&self, key: K) -> Boarded<'_, K, V> {
+    fn join(&self, key: K) -> Participant<'_, K, V> {
         let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let flight = flights.entry(key.clone()).or_default().clone();
-        Boarded { flights: self, key, flight: Some(flight) }
+        let single_flight = flights.entry(key.clone()).or_default().clone();
+        Participant { flights: self, key, single_flight: Some(single_flight) }
     }
 }
 
-/// Somebody who waits for a flight or is working on it.
-struct Boarded<'a, K: Hash + Eq, V> {
-    flights: &'a Flights<K, V>,
+/// A caller that works or waits.
+struct Participant<'a, K: Hash + Eq, V> {
+    flights: &'a SingleFlight<K, V>,
     key: K,
-    /// Always there until the drop, which has to give it up under the lock.
-    flight: Option<Flight<V>>,
+    /// Always set until the drop, which gives it up under the lock.
+    single_flight: Option<Flight<V>>,
 }
 
-impl<K: Hash + Eq, V> Boarded<'_, K, V> {
-    /// Lets nobody else board.
+impl<K: Hash + Eq, V> Participant<'_, K, V> {
+    /// Lets no other caller join.
     fn close(&self) {
         let mut flights = self.flights.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let (Some(ours), Some(open)) = (&self.flight, flights.get(&self.key))
+        if let (Some(ours), Some(open)) = (&self.single_flight, flights.get(&self.key))
             && Arc::ptr_eq(ours, open)
         {
             flights.remove(&self.key);
@@ -66,11 +65,11 @@ impl<K: Hash + Eq, V> Boarded<'_, K, V> {
     }
 }
 
-impl<K: Hash + Eq, V> Drop for Boarded<'_, K, V> {
+impl<K: Hash + Eq, V> Drop for Participant<'_, K, V> {
     fn drop(&mut self) {
         let mut flights = self.flights.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(ours) = self.flight.take() else { return };
-        // The map's and ours: nobody else is on it, so everybody who worked was dropped.
+        let Some(ours) = self.single_flight.take() else { return };
+        // The map's reference and ours: no other caller is left.
         if flights.get(&self.key).is_some_and(|open| Arc::ptr_eq(open, &ours))
             && Arc::strong_count(&ours) == 2
         {
@@ -90,7 +89,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_hundred_who_ask_at_once_get_the_outcome_of_one() {
-        let flights = Flights::<u32, usize>::default();
+        let flights = SingleFlight::<u32, usize>::default();
         let done = AtomicUsize::new(0);
         let gate = tokio::sync::Semaphore::new(0);
         let ask = |_| {
@@ -109,7 +108,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_next_takes_over_from_one_that_is_dropped() {
-        let flights = Flights::<u32, usize>::default();
+        let flights = SingleFlight::<u32, usize>::default();
         let mut first = Box::pin(flights.run(1, std::future::pending));
         assert!((&mut first).now_or_never().is_none());
         let mut second = Box::pin(flights.run(1, || async { 2 }));

@@ -1,13 +1,12 @@
-//! The checksums that a store gives with an object, and whether a file has them.
+//! Checksums that a store sends with an object, and the check of a file against them.
 //!
-//! | service | header | what it is of |
+//! | service | header | covers |
 //! |---|---|---|
 //! | S3 | `x-amz-checksum-{crc64nvme,crc32c,crc32,sha256}` | the whole object, where it was uploaded so |
 //! | Google | `x-goog-hash: crc32c=…,md5=…` | the whole object as it is stored |
 //! | Azure, others | `content-md5` | the whole object, when the answer is |
 //!
-//! An entity tag is no checksum: with S3 it is the MD5 of some objects, and nothing says
-//! which.
+//! An entity tag is not a checksum: in S3 it is the MD5 of some objects, and nothing says of which.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -18,15 +17,15 @@ use crc_fast::CrcAlgorithm;
 use md5::{Digest as _, Md5};
 use sha2::Sha256;
 
-/// What is read at once.
+/// Bytes to read at once.
 const CHUNK: usize = 256 * 1024;
 
 /// The checksums of one object, as bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Sums(Vec<(Kind, Vec<u8>)>);
+pub(super) struct Checksums(Vec<(Algorithm, Vec<u8>)>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum Algorithm {
     Crc64Nvme,
     Crc32c,
     Crc32,
@@ -34,55 +33,56 @@ enum Kind {
     Md5,
 }
 
-/// The cheapest first: one is enough.
-const HEADERS: [(&str, Kind); 5] = [
-    ("x-amz-checksum-crc64nvme", Kind::Crc64Nvme),
-    ("x-amz-checksum-crc32c", Kind::Crc32c),
-    ("x-amz-checksum-crc32", Kind::Crc32),
-    ("x-amz-checksum-sha256", Kind::Sha256),
-    ("content-md5", Kind::Md5),
+/// The cheapest first, because only one is checked.
+const HEADERS: [(&str, Algorithm); 5] = [
+    ("x-amz-checksum-crc64nvme", Algorithm::Crc64Nvme),
+    ("x-amz-checksum-crc32c", Algorithm::Crc32c),
+    ("x-amz-checksum-crc32", Algorithm::Crc32),
+    ("x-amz-checksum-sha256", Algorithm::Sha256),
+    ("content-md5", Algorithm::Md5),
 ];
 
-impl Sums {
-    /// Those that the headers of an answer name. A composite one, of the checksums of parts,
-    /// is none, and neither is one that can't be read.
+impl Checksums {
+    /// The checksums in the headers of an answer. Composite ones, which are checksums of parts'
+    /// checksums, and unreadable ones are left out.
     pub(super) fn of_headers<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Self {
-        let mut sums = Self::default();
+        let mut checksums = Self::default();
         let composite = header("x-amz-checksum-type") == Some("COMPOSITE");
-        for (name, kind) in HEADERS {
+        for (name, algorithm) in HEADERS {
             if let Some(value) = header(name)
-                && !(composite && kind != Kind::Md5)
+                && !(composite && algorithm != Algorithm::Md5)
             {
-                sums.add(kind, value);
+                checksums.add(algorithm, value);
             }
         }
-        // Google decompresses what was stored compressed for clients that don't ask for that.
+        // Google decompresses stored gzip for clients that do not accept it. The checksum is of the
+        // stored bytes.
         let stored = header("x-goog-stored-content-encoding").unwrap_or("identity");
         if let Some(hash) = header("x-goog-hash")
             && stored == header("content-encoding").unwrap_or("identity")
         {
             for part in hash.split(',') {
                 match part.trim().split_once('=') {
-                    Some(("crc32c", value)) => sums.add(Kind::Crc32c, value),
-                    Some(("md5", value)) => sums.add(Kind::Md5, value),
+                    Some(("crc32c", value)) => checksums.add(Algorithm::Crc32c, value),
+                    Some(("md5", value)) => checksums.add(Algorithm::Md5, value),
                     _ => {}
                 }
             }
         }
-        sums
+        checksums
     }
 
-    fn add(&mut self, kind: Kind, value: &str) {
-        let length = match kind {
-            Kind::Crc64Nvme => 8,
-            Kind::Crc32c | Kind::Crc32 => 4,
-            Kind::Sha256 => 32,
-            Kind::Md5 => 16,
+    fn add(&mut self, algorithm: Algorithm, value: &str) {
+        let length = match algorithm {
+            Algorithm::Crc64Nvme => 8,
+            Algorithm::Crc32c | Algorithm::Crc32 => 4,
+            Algorithm::Sha256 => 32,
+            Algorithm::Md5 => 16,
         };
         if let Ok(bytes) = BASE64_STANDARD.decode(value)
             && bytes.len() == length
         {
-            self.0.push((kind, bytes));
+            self.0.push((algorithm, bytes));
         }
     }
 
@@ -91,74 +91,74 @@ impl Sums {
         self.0.is_empty()
     }
 
-    /// Begins to sum bytes as they come, if there is a checksum to compare with.
-    pub(super) fn start(&self) -> Option<Running> {
-        let (kind, want) = self.0.first()?;
-        let crc = |algorithm| State::Crc(crc_fast::Digest::new(algorithm));
-        let state = match kind {
-            Kind::Crc64Nvme => crc(CrcAlgorithm::Crc64Nvme),
-            Kind::Crc32c => crc(CrcAlgorithm::Crc32Iscsi),
-            Kind::Crc32 => crc(CrcAlgorithm::Crc32IsoHdlc),
-            Kind::Sha256 => State::Sha256(Sha256::new()),
-            Kind::Md5 => State::Md5(Md5::new()),
+    /// Starts a checksum of bytes as they arrive, if there is one to compare with.
+    pub(super) fn start(&self) -> Option<RunningChecksum> {
+        let (algorithm, want) = self.0.first()?;
+        let crc = |algorithm| RunningState::Crc(crc_fast::Digest::new(algorithm));
+        let state = match algorithm {
+            Algorithm::Crc64Nvme => crc(CrcAlgorithm::Crc64Nvme),
+            Algorithm::Crc32c => crc(CrcAlgorithm::Crc32Iscsi),
+            Algorithm::Crc32 => crc(CrcAlgorithm::Crc32IsoHdlc),
+            Algorithm::Sha256 => RunningState::Sha256(Sha256::new()),
+            Algorithm::Md5 => RunningState::Md5(Md5::new()),
         };
-        Some(Running { kind: *kind, want: want.clone(), state })
+        Some(RunningChecksum { algorithm: *algorithm, want: want.clone(), state })
     }
 
-    /// Reads a file from its start: an error of the kind `InvalidData` when it isn't what the
-    /// store has.
+    /// Checks a file from its start. The error is `InvalidData` when its bytes are not those in the
+    /// store.
     pub(super) fn check(&self, mut file: &File) -> io::Result<()> {
-        let Some(mut sum) = self.start() else { return Ok(()) };
+        let Some(mut checksum) = self.start() else { return Ok(()) };
         file.rewind()?;
         let mut chunk = vec![0; CHUNK];
         loop {
             match file.read(&mut chunk)? {
-                0 => return sum.check(),
-                n => sum.update(&chunk[..n]),
+                0 => return checksum.check(),
+                n => checksum.update(&chunk[..n]),
             }
         }
     }
 }
 
-/// A checksum of the bytes so far, and what it has to become.
-pub(super) struct Running {
-    kind: Kind,
+/// A checksum of the bytes so far, and the expected value.
+pub(super) struct RunningChecksum {
+    algorithm: Algorithm,
     want: Vec<u8>,
-    state: State,
+    state: RunningState,
 }
 
-enum State {
+enum RunningState {
     Crc(crc_fast::Digest),
     Sha256(Sha256),
     Md5(Md5),
 }
 
-impl Running {
+impl RunningChecksum {
     pub(super) fn update(&mut self, bytes: &[u8]) {
         match &mut self.state {
-            State::Crc(sum) => sum.update(bytes),
-            State::Sha256(sum) => sum.update(bytes),
-            State::Md5(sum) => sum.update(bytes),
+            RunningState::Crc(checksum) => checksum.update(bytes),
+            RunningState::Sha256(checksum) => checksum.update(bytes),
+            RunningState::Md5(checksum) => checksum.update(bytes),
         }
     }
 
-    /// An error of the kind `InvalidData` when the bytes are not those that the store has.
+    /// Compares. The error is `InvalidData` when the bytes are not those in the store.
     pub(super) fn check(self) -> io::Result<()> {
-        let Self { kind, want, state } = self;
+        let Self { algorithm, want, state } = self;
         let got = match state {
-            State::Crc(sum) => {
-                let bytes = sum.finalize().to_be_bytes();
+            RunningState::Crc(checksum) => {
+                let bytes = checksum.finalize().to_be_bytes();
                 bytes[bytes.len() - want.len()..].to_vec()
             }
-            State::Sha256(sum) => sum.finalize().to_vec(),
-            State::Md5(sum) => sum.finalize().to_vec(),
+            RunningState::Sha256(checksum) => checksum.finalize().to_vec(),
+            RunningState::Md5(checksum) => checksum.finalize().to_vec(),
         };
         if got == want {
             return Ok(());
         }
         let problem = format!(
-            "the {kind:?} checksum of what came is {}, and the store says {}: the bytes changed \
-             on their way",
+            "the {algorithm:?} checksum of the received bytes is {}, but the store has {}: the bytes \
+             changed on their way",
             BASE64_STANDARD.encode(&got),
             BASE64_STANDARD.encode(&want)
         );
@@ -194,13 +194,13 @@ mod tests {
             let mut bytes: Vec<u8> = (0..hex.len() / 2)
                 .map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap())
                 .collect();
-            let sums = |bytes: &[u8]| {
+            let checksums = |bytes: &[u8]| {
                 let value = BASE64_STANDARD.encode(bytes);
-                Sums::of_headers(|asked| (asked == name).then_some(value.as_str()))
+                Checksums::of_headers(|asked| (asked == name).then_some(value.as_str()))
             };
-            sums(&bytes).check(&file()).unwrap();
+            checksums(&bytes).check(&file()).unwrap();
             bytes[0] ^= 1;
-            let error = sums(&bytes).check(&file()).unwrap_err();
+            let error = checksums(&bytes).check(&file()).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{name}");
         }
     }
@@ -209,16 +209,16 @@ mod tests {
     fn what_google_says_is_read_where_it_is_of_what_comes() {
         let crc32c = BASE64_STANDARD.encode([0xe3, 0x06, 0x92, 0x83]);
         let hash = format!("crc32c={crc32c},md5=AAAA");
-        let plain = Sums::of_headers(|name| (name == "x-goog-hash").then_some(hash.as_str()));
+        let plain = Checksums::of_headers(|name| (name == "x-goog-hash").then_some(hash.as_str()));
         plain.check(&file()).unwrap();
         assert_eq!(plain.0.len(), 1, "an md5 that is none is left out");
-        let packed = Sums::of_headers(|name| match name {
+        let packed = Checksums::of_headers(|name| match name {
             "x-goog-hash" => Some(hash.as_str()),
             "x-goog-stored-content-encoding" => Some("gzip"),
             _ => None,
         });
         assert!(packed.is_empty());
-        let stored = Sums::of_headers(|name| match name {
+        let stored = Checksums::of_headers(|name| match name {
             "x-goog-hash" => Some(hash.as_str()),
             "x-goog-stored-content-encoding" | "content-encoding" => Some("gzip"),
             _ => None,
@@ -229,13 +229,13 @@ mod tests {
 
     #[test]
     fn a_checksum_of_checksums_is_none() {
-        for (value, kind) in [("AAAAAA==-3", None), ("AAAAAA==", Some("COMPOSITE"))] {
-            let sums = Sums::of_headers(|name| match name {
+        for (value, algorithm) in [("AAAAAA==-3", None), ("AAAAAA==", Some("COMPOSITE"))] {
+            let checksums = Checksums::of_headers(|name| match name {
                 "x-amz-checksum-crc32c" => Some(value),
-                "x-amz-checksum-type" => kind,
+                "x-amz-checksum-type" => algorithm,
                 _ => None,
             });
-            assert!(sums.is_empty(), "{value}");
+            assert!(checksums.is_empty(), "{value}");
         }
     }
 }

@@ -1,49 +1,49 @@
-//! From a bucket to a blob: a file in `tmp` that is renamed into place when it is whole.
+//! Downloads: a file in `tmp` that is renamed to a blob when it is whole.
 
 use std::error::Error as StdError;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytesize::ByteSize;
-use rustix::fs::{AtFlags, Mode, OFlags, fstat, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, fstat, renameat, unlinkat};
 use rustix::io::Errno;
 
-use super::place::is_of_writing;
-use super::places::{Open, may_be_gone};
+use super::directories::{OpenDirs, create, may_be_gone};
+use super::error::is_of_writing;
 use super::verified::Stamp;
-use super::{Blob, Cache, CacheError, Inner, Known, Source};
-use crate::bucket::{self, Bucket, BucketError, Object, Opened, SMALL};
+use super::{Blob, Cache, CacheError, Inner, KnownVersion, ObjectId};
+use crate::blocking::{SMALL, blocking};
+use crate::bucket::{Bucket, BucketError, Object, Opened};
 use crate::digest::Digest;
 
-/// How often one download is tried for reasons that are the cache's own.
+/// How often a download is tried when the cache's directories fail.
 const TRIES: usize = 3;
-/// The most that is written to see whether the disk takes it.
+/// The most bytes that a trial writes.
 const MOST_TRIED: u64 = 64 * 1024 * 1024;
-/// What such a try leaves in `blobs` if it is killed at the wrong moment.
+/// The file that a killed trial leaves in `blobs`.
 pub(super) const PROBE: &str = ".probe";
 
 impl Cache {
-    /// Downloads; and again after making room if the disk is full, or in new directories if
-    /// the old ones were removed.
+    /// Downloads an object; again after evicting blobs if the disk is full, or in new directories
+    /// if the old ones were removed.
     pub(super) async fn download(
         &self,
         bucket: &dyn Bucket,
-        source: &Source,
+        source: &ObjectId,
         size: u64,
         mut object: Option<Box<dyn Object>>,
     ) -> Result<Blob, CacheError> {
         let (mut made_room, mut tries) = (false, 1);
         loop {
-            let open = self.0.places.get();
+            let open = self.0.directories.get();
             match self.try_download(bucket, source, object.take()).await {
                 Err(error) if error.is_disk_full() && made_room => return Err(self.full(size)),
                 Err(error) if error.is_disk_full() => {
                     made_room = true;
-                    self.0.room.free(size).await;
+                    self.0.capacity.free(size).await;
                 }
                 Err(error) if tries < TRIES && self.is_moved(&error, &open)? => {}
                 other => return other,
@@ -52,14 +52,14 @@ impl Cache {
         }
     }
 
-    /// Whether a download failed because its files or directories were removed meanwhile.
-    fn is_moved(&self, error: &CacheError, began_in: &Arc<Open>) -> Result<bool, CacheError> {
+    /// True when a download failed because its files or directories were removed.
+    fn is_moved(&self, error: &CacheError, began_in: &Arc<OpenDirs>) -> Result<bool, CacheError> {
         let CacheError::Local { source, .. } = error else { return Ok(false) };
         let Some(errno) = Errno::from_io_error(source.get()) else { return Ok(false) };
         if !may_be_gone(errno) {
             return Ok(false);
         }
-        let renewed = self.0.places.renew(began_in);
+        let renewed = self.0.directories.renew(began_in);
         let renewed = renewed.map_err(|error| self.local("opening it again", error))?;
         Ok(renewed || errno == Errno::NOENT)
     }
@@ -67,7 +67,7 @@ impl Cache {
     async fn try_download(
         &self,
         bucket: &dyn Bucket,
-        source: &Source,
+        source: &ObjectId,
         object: Option<Box<dyn Object>>,
     ) -> Result<Blob, CacheError> {
         let looked = Some(Instant::now());
@@ -76,14 +76,14 @@ impl Cache {
             None => match bucket.open(&source.key, None).await? {
                 Opened::Object(object) => object,
                 Opened::Unchanged => {
-                    let problem = "the store says that it is unchanged, and was not asked that";
+                    let problem = "the store answered 304 Not Modified to an unconditional request";
                     let error = BucketError::unavailable(&bucket, "reading", &source.key, problem);
                     return Err(error.into());
                 }
             },
         };
         let expected = object.version().size;
-        let mut room = self.0.room.reserve(expected).await;
+        let mut capacity = self.0.capacity.reserve(expected).await;
         let failed = |doing| move |error| self.local(doing, error);
         let (tmp, file) = Tmp::create(&self.0).map_err(failed("creating a file in tmp"))?;
         let into = file.try_clone().map_err(failed("opening a file in tmp"))?;
@@ -92,22 +92,22 @@ impl Cache {
             Err(error) => return Err(self.blame(error, expected).await),
         };
         if version.size > expected {
-            // It was decoded, or nothing was known of its size.
-            drop(room);
-            room = self.0.room.reserve(version.size).await;
+            // The object was decoded, or its size was unknown.
+            drop(capacity);
+            capacity = self.0.capacity.reserve(version.size).await;
         }
 
-        // The digest is of what is in the file, not of what was meant to be written there.
+        // The digest of the file's actual content.
         let (digest, stamp) =
             digest(file, version.size).await.map_err(failed("reading a downloaded file"))?;
         if stamp.size != version.size {
-            let problem = format!("{} bytes came of {}", stamp.size, version.size);
+            let problem = format!("{} of {} bytes arrived", stamp.size, version.size);
             return Err(BucketError::unavailable(&bucket, "reading", &source.key, problem).into());
         }
         let blob = self.blob(digest, stamp.size, false);
         let open = tmp.open.clone();
         if tmp.keep(digest, &stamp).map_err(failed("storing a blob"))? {
-            room.stored();
+            capacity.stored();
         }
 
         if !bucket.is_local() {
@@ -117,16 +117,16 @@ impl Cache {
             if let Err(error) = put
                 && !failed_before
             {
-                // Costs a download after a restart, and nothing now.
-                tracing::warn!(dir = %self.dir().display(), %error, "the index was not written");
+                // Costs one download after a restart.
+                tracing::warn!(dir = %self.dir().display(), %error, "could not write the cache index");
             }
         }
-        self.0.known.insert(source.clone(), Known { version, digest, looked }).await;
+        self.0.known.insert(source.clone(), KnownVersion { version, digest, looked }).await;
         Ok(blob)
     }
 
-    /// Whether an object's bytes could not be read or could not be written: the bucket's error
-    /// is the same.
+    /// Finds out whether reading from the bucket or writing to the cache failed: the error is the
+    /// same.
     async fn blame(&self, error: BucketError, size: u64) -> CacheError {
         let cause =
             io_cause(&error).and_then(io::Error::raw_os_error).map(Errno::from_raw_os_error);
@@ -148,9 +148,8 @@ impl Cache {
         }
     }
 
-    /// Tries what a download does: creates a file, writes `bytes` to it (64 MiB if it is more),
-    /// moves it to the blobs and removes it. For finding out whether a cache that failed works
-    /// again.
+    /// Tries what a download does: creates a file, writes `bytes` to it (at most 64 MiB), moves it
+    /// to the blobs and removes it. Finds out whether a cache that failed works again.
     ///
     /// # Errors
     /// [`CacheError::Full`] and [`CacheError::Local`], as a download would fail.
@@ -160,7 +159,7 @@ impl Cache {
             Err(error) if error.is_disk_full() => {}
             other => return other,
         }
-        self.0.room.free(bytes).await;
+        self.0.capacity.free(bytes).await;
         match self.write_and_remove(bytes, doing).await {
             Err(error) if error.is_disk_full() => Err(self.full(bytes)),
             other => other,
@@ -169,25 +168,25 @@ impl Cache {
 
     async fn write_and_remove(&self, bytes: u64, doing: &'static str) -> Result<(), CacheError> {
         let cache = self.clone();
-        let written = bucket::blocking(move || write_and_remove(&cache.0, bytes)).await;
+        let written = blocking(move || write_and_remove(&cache.0, bytes)).await;
         written.map_err(|error| self.local(doing, error))
     }
 
     fn full(&self, needed: u64) -> CacheError {
-        let free = rustix::fs::fstatvfs(self.0.places.get().tmp.dir())
+        let free = rustix::fs::fstatvfs(self.0.directories.get().tmp.dir())
             .map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
         CacheError::Full {
             dir: self.dir().to_owned(),
             needed: ByteSize(needed),
             limit: ByteSize(self.0.options.max_bytes),
-            used: ByteSize(self.0.room.stored()),
+            used: ByteSize(self.0.capacity.stored()),
             free: ByteSize(free),
         }
     }
 }
 
 fn write_and_remove(cache: &Inner, bytes: u64) -> io::Result<()> {
-    // Some file systems compress what they are given.
+    // Random bytes, because some file systems compress.
     let mut buffer = vec![0; 128 * 1024];
     fastrand::fill(&mut buffer);
     let (mut tmp, mut file) = Tmp::create(cache)?;
@@ -220,15 +219,15 @@ fn io_cause(error: &BucketError) -> Option<&io::Error> {
 /// A file in `tmp`. Dropping it removes it, unless it was kept as a blob.
 struct Tmp<'a> {
     cache: &'a Inner,
-    open: Arc<Open>,
+    open: Arc<OpenDirs>,
     name: Option<String>,
 }
 
 impl<'a> Tmp<'a> {
     fn create(cache: &'a Inner) -> io::Result<(Self, File)> {
         let name = cache.tmp_name();
-        let create = |open: &Arc<Open>| Ok((open.clone(), create(open.tmp.dir(), &name)?));
-        let (open, file) = cache.places.with(create)?;
+        let create = |open: &Arc<OpenDirs>| Ok((open.clone(), create(open.tmp.dir(), &name)?));
+        let (open, file) = cache.directories.with(create)?;
         Ok((Self { cache, open, name: Some(name) }, File::from(file)))
     }
 
@@ -236,7 +235,7 @@ impl<'a> Tmp<'a> {
         self.name.as_deref().unwrap_or_default()
     }
 
-    /// Makes it a blob. False when there is one already.
+    /// Makes the file a blob. False when the blob exists already.
     fn keep(mut self, digest: Digest, stamp: &Stamp) -> io::Result<bool> {
         let new = self.cache.blobs.add(&self.open, self.name(), digest, stamp)?;
         self.name = None;
@@ -252,13 +251,7 @@ impl Drop for Tmp<'_> {
     }
 }
 
-/// A new file that is read-only for everybody but the one who makes it, now.
-pub(super) fn create(dir: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    openat(dir, name, flags, Mode::from_raw_mode(0o444))
-}
-
-/// The digest of a file, from its start, and what the file looks like.
+/// The digest of a file from its start, and the file's stamp.
 async fn digest(mut file: File, size: u64) -> io::Result<(Digest, Stamp)> {
     let digest = move || {
         let mut stamp = Stamp::of(&fstat(&file)?);
@@ -273,5 +266,5 @@ async fn digest(mut file: File, size: u64) -> io::Result<(Digest, Stamp)> {
         stamp.size = bytes.len() as u64;
         Ok((Digest::of(&bytes), stamp))
     };
-    if size <= SMALL { digest() } else { bucket::blocking(digest).await }
+    if size <= SMALL { digest() } else { blocking(digest).await }
 }

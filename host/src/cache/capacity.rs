@@ -1,9 +1,8 @@
-//! Keeps the cache within its bound: counts bytes, and removes what was not used for longest.
+//! Keeps the cache within its limit: counts bytes and evicts the least recently used blobs.
 //!
-//! One thread scans and removes; it starts with a scan, since what earlier hosts left counts
-//! too, and scans again from time to time, since other hosts may share the directory. What
-//! a task holds is not removed: a blob with a second name is in a task's inputs, and one
-//! that is pinned is on its way there.
+//! One thread scans and evicts. It scans at the start, because blobs of earlier hosts count too,
+//! and again from time to time, because other hosts may share the directory. A blob in use is not
+//! evicted: it has a second name or is pinned.
 
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
@@ -15,20 +14,20 @@ use std::time::{Duration, Instant};
 use bytesize::ByteSize;
 use tokio::sync::oneshot;
 
-use super::blobs::{Blobs, Seen, cost, scan};
+use super::blobs::{Blobs, ScannedBlob, cost, scan};
 use super::index::Index;
 use crate::digest::Digest;
 
-/// The least time between two scans; and a scan is never more than a hundredth of the time.
+/// The least time between two scans. Scans take at most a hundredth of the time.
 const RESCAN: Duration = Duration::from_secs(60);
-/// How many of the blobs that were not used for longest a scan remembers.
+/// The number of least recently used blobs that a scan remembers.
 const REMEMBERED: usize = 65_536;
-/// How long nothing is tried after all that was left turned out to be in use.
+/// The pause after an eviction that found only blobs in use.
 const STUCK: Duration = Duration::from_secs(1);
 
-/// The bytes of the cache, and who asks for more of them.
+/// The cache's use of disk space.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct Capacity {
     usage: Arc<Usage>,
     requests: Sender<Request>,
 }
@@ -36,11 +35,11 @@ pub(super) struct Room {
 #[derive(Debug)]
 struct Usage {
     max: u64,
-    /// What blobs take on disk.
+    /// Bytes of blobs on disk.
     stored: AtomicU64,
-    /// What downloads under way will take.
+    /// Bytes that current downloads will take.
     reserved: AtomicU64,
-    /// All that was ever stored by this process: what a scan may have missed.
+    /// All bytes that this process ever stored. A scan may have missed the latest.
     added: AtomicU64,
     /// Eviction ahead of need has been asked for.
     asked_ahead: AtomicBool,
@@ -48,26 +47,27 @@ struct Usage {
 }
 
 struct Request {
-    /// Bytes to free even when the cache is within its bound, because the disk is full.
+    /// Bytes to free even when the cache is within its limit, because the disk is full.
     free: u64,
     done: Option<oneshot::Sender<()>>,
 }
 
-/// Room for a download. Dropping it gives it back; [`Reserved::stored`] makes it permanent.
+/// Space reserved for a download. Dropping it releases the space; [`Reservation::stored`] makes it
+/// permanent.
 #[derive(Debug)]
-pub(super) struct Reserved {
+pub(super) struct Reservation {
     usage: Arc<Usage>,
     cost: u64,
 }
 
-/// Keeps a blob from being removed by this process.
+/// Keeps this process from evicting a blob.
 #[derive(Debug)]
 pub(super) struct Pin {
     usage: Arc<Usage>,
     digest: Digest,
 }
 
-impl Room {
+impl Capacity {
     pub(super) fn new(max: u64, blobs: &Arc<Blobs>, index: Arc<Index>) -> std::io::Result<Self> {
         let usage = Arc::new(Usage {
             max,
@@ -87,33 +87,33 @@ impl Room {
         Ok(Self { usage, requests })
     }
 
-    /// Waits until there is room for a file of `size` bytes, as far as that can be had.
-    pub(super) async fn reserve(&self, size: u64) -> Reserved {
+    /// Waits until there is space for a file of `size` bytes, as far as eviction can make it.
+    pub(super) async fn reserve(&self, size: u64) -> Reservation {
         let cost = cost(size);
         self.usage.reserved.fetch_add(cost, Ordering::Relaxed);
-        let reserved = Reserved { usage: self.usage.clone(), cost };
+        let reserved = Reservation { usage: self.usage.clone(), cost };
         let total = self.usage.total();
         if total > self.usage.max {
             self.ask(0).await;
         } else if total > self.usage.ahead()
             && !self.usage.asked_ahead.swap(true, Ordering::Relaxed)
         {
-            // Most downloads don't have to wait then.
+            // So that most downloads do not have to wait.
             let _ = self.requests.send(Request { free: 0, done: None });
         }
         reserved
     }
 
-    /// Removes blobs of about `size` bytes because the disk is full.
+    /// Evicts about `size` bytes because the disk is full.
     pub(super) async fn free(&self, size: u64) {
         self.ask(cost(size).max(self.stored() / 10)).await;
     }
 
-    /// Waits until the thread has done this, and all that it was asked before.
+    /// Waits until the thread has served this request and all earlier ones.
     pub(super) async fn ask(&self, free: u64) {
         let (done, waiting) = oneshot::channel();
         if self.requests.send(Request { free, done: Some(done) }).is_ok() {
-            // An error means that the thread is gone, and with it the hope for room.
+            // An error means that the thread is gone.
             let _ = waiting.await;
         }
     }
@@ -134,12 +134,12 @@ impl Usage {
         self.stored.load(Ordering::Relaxed) + self.reserved.load(Ordering::Relaxed)
     }
 
-    /// From here on, room is made ahead of need.
+    /// Above this, eviction runs ahead of need.
     fn ahead(&self) -> u64 {
         self.max / 100 * 95
     }
 
-    /// What is left after making room.
+    /// Eviction stops at this.
     fn target(&self) -> u64 {
         self.max / 100 * 90
     }
@@ -154,7 +154,7 @@ impl Usage {
     }
 }
 
-impl Reserved {
+impl Reservation {
     /// The download is a blob now.
     pub(super) fn stored(self) {
         self.usage.added.fetch_add(self.cost, Ordering::Relaxed);
@@ -162,7 +162,7 @@ impl Reserved {
     }
 }
 
-impl Drop for Reserved {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.usage.reserved.fetch_sub(self.cost, Ordering::Relaxed);
     }
@@ -180,18 +180,17 @@ impl Drop for Pin {
     }
 }
 
-/// The thread that removes.
+/// The eviction thread.
 struct Evictor {
     usage: Arc<Usage>,
-    /// Weak, since the directories of a process go when it drops its cache, and a scan may take
-    /// longer.
+    /// Weak, so that a long scan does not keep the directories of a dropped cache.
     blobs: Weak<Blobs>,
     index: Arc<Index>,
-    /// What the last scan found to be unused for longest, the oldest first.
-    oldest: VecDeque<Seen>,
+    /// The least recently used blobs of the last scan, the oldest first.
+    oldest: VecDeque<ScannedBlob>,
     /// The directory of that scan.
     scanned: Option<Arc<OwnedFd>>,
-    /// Since when nothing more could be removed.
+    /// Since when nothing could be evicted.
     stuck: Option<Instant>,
 }
 
@@ -221,7 +220,7 @@ impl Evictor {
     fn serve(&mut self, free: u64) {
         self.usage.asked_ahead.store(false, Ordering::Relaxed);
         if self.is_replaced() {
-            // What was counted is gone with its directory.
+            // The counted blobs are gone with their directory.
             self.scan();
         }
         let total = self.usage.total();
@@ -238,11 +237,11 @@ impl Evictor {
             if self.usage.total() > self.usage.max {
                 tracing::warn!(
                     limit = %ByteSize(self.usage.max), used = %ByteSize(self.usage.total()),
-                    "the cache is over its limit: tasks are using what is left in it"
+                    "the cache is over its limit, because tasks use all that is in it"
                 );
             }
         }
-        tracing::debug!(freed = %ByteSize(freed), "removed from the cache");
+        tracing::debug!(freed = %ByteSize(freed), "evicted from the cache");
     }
 
     fn is_replaced(&self) -> bool {
@@ -273,17 +272,17 @@ impl Evictor {
         freed
     }
 
-    /// Counts all blobs and finds the oldest. Says when it would like to do it again.
+    /// Counts all blobs and finds the oldest. Returns the time until the next scan.
     fn scan(&mut self) -> Duration {
         let started = Instant::now();
         let added_before = self.usage.added.load(Ordering::Relaxed);
         let mut stored = 0;
         // The youngest of those kept is at the top, and leaves when an older one comes.
-        let mut oldest: BinaryHeap<Seen> = BinaryHeap::new();
-        // A directory that was moved away works as before, so that no failure tells of it.
+        let mut oldest: BinaryHeap<ScannedBlob> = BinaryHeap::new();
+        // A directory that was moved away works as before, so no failure shows it.
         let current = self.blobs.upgrade().map(|blobs| blobs.current_dir());
         let Some(dir) = current else { return RESCAN };
-        let each = |seen: Seen| {
+        let each = |seen: ScannedBlob| {
             stored += seen.cost;
             if oldest.len() < REMEMBERED {
                 oldest.push(seen);
@@ -295,12 +294,11 @@ impl Evictor {
         match dir.and_then(|dir| scan(&*dir, each).map(|()| dir)) {
             Ok(dir) => self.scanned = Some(dir),
             Err(error) => {
-                tracing::warn!(%error, "the cache could not be scanned; its size is not known");
+                tracing::warn!(%error, "could not scan the cache; its size is unknown");
                 return RESCAN;
             }
         }
-        // What was added meanwhile may have been missed. Counting some twice does less harm
-        // than not at all.
+        // The scan may have missed blobs added meanwhile. Counting some twice does less harm.
         stored += self.usage.added.load(Ordering::Relaxed) - added_before;
         self.usage.stored.store(stored, Ordering::Relaxed);
         self.oldest = oldest.into_sorted_vec().into();

@@ -1,23 +1,25 @@
-//! Taking the bytes of an object of a store: in parts if it is large, resumed where they
-//! broke off, decoded if they are stored compressed, and never a mix of two versions.
+//! Downloads from a store: in parts if the object is large, resumed where a connection broke,
+//! decoded if the object is stored compressed, and never a mix of two versions.
 
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{BoxStream, FuturesUnordered, StreamExt};
-use object_store::{GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore};
+use object_store::{GetOptions, GetRange, GetResult, ObjectStore};
+use parking_lot::Mutex;
 
-use super::dir::blocking;
-use super::encoding::{Coding, Fault, Gunzip};
-use super::object::ObjectBucket;
-use super::transport::{Facts, ForObject};
-use super::{BucketError, Object, Opened, SMALL, StoredEncoding, UNSIZED, Version};
+use super::super::encoding::{ContentEncoding, DecodeError, Gunzip};
+use super::super::transport::{ForObject, ResponseFacts};
+use super::super::{BucketError, Object, Opened, StoredEncoding, Version};
+use super::ObjectBucket;
+use super::version::{Tag, facts, is_ours, is_same, version};
+use crate::blocking::{SMALL, blocking};
 use crate::key::BucketKey;
 
 /// Objects above this many bytes are fetched in parts.
@@ -26,55 +28,58 @@ const ONE_GET: u64 = 32 * 1024 * 1024;
 const PART: u64 = 8 * 1024 * 1024;
 /// Parts of one object that are under way at once.
 const PARTS_AT_ONCE: usize = 4;
-/// How often a body that breaks off is resumed without a byte more having come.
+/// How often a body is resumed without progress.
 const RESUMES: u32 = 4;
-/// How often an object is begun again that changes while it is fetched.
+/// How often a download starts anew because the object changed.
 const VERSIONS: usize = 5;
-/// What is written at once.
+/// Bytes to write at once.
 const WRITE: usize = 1024 * 1024;
-/// Compressed bytes that are decoded where the caller runs: they become at most 16 MiB.
+/// The most compressed bytes to decode on the caller's thread. They become at most 16 MiB.
 const DECODED_HERE: usize = 16 * 1024;
 
 type Body = BoxStream<'static, object_store::Result<Bytes>>;
 
-/// An object whose headers have come.
-pub(super) struct Coming {
+/// An object whose headers have arrived.
+pub(super) struct RemoteObject {
     bucket: ObjectBucket,
     key: BucketKey,
     version: Version,
-    facts: Facts,
+    facts: ResponseFacts,
     body: Body,
 }
 
-impl fmt::Debug for Coming {
+impl fmt::Debug for RemoteObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Coming").field("key", &self.key).field("version", &self.version).finish()
+        f.debug_struct("RemoteObject")
+            .field("key", &self.key)
+            .field("version", &self.version)
+            .finish()
     }
 }
 
-/// Why a part did not come.
-enum Stop {
-    /// The object was replaced, or it can't be known whether it was.
+/// Why a part was not fetched.
+enum Stopped {
+    /// The object was replaced, or may have been.
     Changed,
-    /// The store can't give a part of it.
+    /// The store can't send a part of the object.
     NoRanges,
     Failed(BucketError),
 }
 
-impl From<BucketError> for Stop {
+impl From<BucketError> for Stopped {
     fn from(error: BucketError) -> Self {
         Self::Failed(error)
     }
 }
 
-/// What every request for an object has.
+/// The options of every request for an object.
 pub(super) fn options() -> GetOptions {
     let mut options = GetOptions::default();
     options.extensions.insert(ForObject);
     options
 }
 
-/// Begins to fetch an object, unless it still is the version that is known.
+/// Starts to fetch an object unless it still has the known version.
 pub(super) async fn open(
     bucket: &ObjectBucket,
     key: &BucketKey,
@@ -93,39 +98,39 @@ pub(super) async fn open(
         }
         Err(error) => return Err(bucket.failed("reading", key, error)),
     };
-    let coming = Coming::new(bucket.clone(), key.clone(), got);
-    // Not every server knows conditions.
-    if known == Some(&coming.version) {
+    let object = RemoteObject::new(bucket.clone(), key.clone(), got);
+    // Not every server supports conditions.
+    if known == Some(&object.version) {
         return Ok(Opened::Unchanged);
     }
-    Ok(Opened::Object(Box::new(coming)))
+    Ok(Opened::Object(Box::new(object)))
 }
 
-impl Coming {
+impl RemoteObject {
     fn new(bucket: ObjectBucket, key: BucketKey, got: GetResult) -> Self {
         let facts = facts(&got);
         let version = version(&got.meta, &facts, bucket.stored_encoding());
         Self { bucket, key, version, facts, body: got.into_stream() }
     }
 
-    /// The bytes of this version, all of them, or why not.
-    async fn take(self, into: &Arc<File>) -> Result<Version, Stop> {
+    /// Writes all bytes of this version to `into`.
+    async fn take(self, into: &Arc<File>) -> Result<Version, Stopped> {
         let Self { bucket, key, mut version, facts, body } = self;
-        let target = match (&facts.coding, bucket.stored_encoding()) {
-            (Coding::Plain, _) | (_, StoredEncoding::Keep) => Target::File(into.clone()),
-            (Coding::Gzip, _) => {
-                let gunzip = Gunzip::new(into.clone(), bucket.largest_decoded(), &facts.sums);
+        let target = match (&facts.encoding, bucket.stored_encoding()) {
+            (ContentEncoding::Plain, _) | (_, StoredEncoding::Keep) => Target::File(into.clone()),
+            (ContentEncoding::Gzip, _) => {
+                let gunzip = Gunzip::new(into.clone(), bucket.largest_decoded(), &facts.checksums);
                 Target::Gunzip(Arc::new(Mutex::new(gunzip)))
             }
-            (Coding::Other(name), _) => {
+            (ContentEncoding::Other(name), _) => {
                 let problem = format!(
-                    "`{key}` is stored with `Content-Encoding: {name}`, which can't be decoded \
-                     here; with --stored-encoding keep, tasks get the bytes as they are stored"
+                    "`{key}` has `Content-Encoding: {name}`, which is not supported; with \
+                     --stored-encoding keep, tasks get the stored bytes"
                 );
                 return Err(BucketError::invalid(&bucket, problem).into());
             }
         };
-        let parts = Parts { bucket: &bucket, key: &key, version: &version, target };
+        let parts = Transfer { bucket: &bucket, key: &key, version: &version, target };
         let has_ranges = bucket.has_ranges() || facts.has_ranges;
         let mut size = version.size;
         if !facts.has_length {
@@ -141,7 +146,7 @@ impl Coming {
 }
 
 #[async_trait]
-impl Object for Coming {
+impl Object for RemoteObject {
     fn version(&self) -> &Version {
         &self.version
     }
@@ -150,32 +155,32 @@ impl Object for Coming {
         let (bucket, key) = (self.bucket.clone(), self.key.clone());
         let unavailable = |error| BucketError::unavailable(&bucket, "reading", &key, error);
         let into = Arc::new(into);
-        let mut coming = *self;
+        let mut object = *self;
         for _ in 0..VERSIONS {
-            match coming.take(&into).await {
+            match object.take(&into).await {
                 Ok(version) => return Ok(version),
-                Err(Stop::Failed(error)) => return Err(error),
-                Err(Stop::Changed | Stop::NoRanges) => {}
+                Err(Stopped::Failed(error)) => return Err(error),
+                Err(Stopped::Changed | Stopped::NoRanges) => {}
             }
             into.set_len(0).map_err(unavailable)?;
             let got = bucket.reads().get_opts(&bucket.path(&key)?, options()).await;
             let got = got.map_err(|error| bucket.failed("reading", &key, error))?;
-            coming = Self::new(bucket.clone(), key.clone(), got);
+            object = Self::new(bucket.clone(), key.clone(), got);
         }
-        let problem = "it changed or broke off each time it was read";
+        let problem = "it changed, or its connection broke, each time it was read";
         Err(BucketError::unavailable(&bucket, "reading", &key, problem))
     }
 }
 
-/// One version of an object on its way into a file.
-struct Parts<'a> {
+/// The download of one version into a file.
+struct Transfer<'a> {
     bucket: &'a ObjectBucket,
     key: &'a BucketKey,
     version: &'a Version,
     target: Target,
 }
 
-/// Where its bytes go.
+/// Where the bytes go.
 enum Target {
     /// To their place in a file, in any order.
     File(Arc<File>),
@@ -183,43 +188,46 @@ enum Target {
     Gunzip(Arc<Mutex<Gunzip>>),
 }
 
-impl Parts<'_> {
+impl Transfer<'_> {
     fn is_decoded(&self) -> bool {
         matches!(self.target, Target::Gunzip(_))
     }
 
-    /// Takes a body whose length nobody knows. One that breaks off can't be resumed: without
-    /// its length, nobody knows what the rest is.
-    async fn take_to_the_end(&self, body: Body) -> Result<u64, Stop> {
+    /// Takes a body of unknown length. Such a body can't be resumed, because the rest is unknown.
+    async fn take_to_the_end(&self, body: Body) -> Result<u64, Stopped> {
         let mut size = 0;
         match self.pump(body, &mut size, None).await? {
             Ok(()) => Ok(size),
             Err(error) => {
-                tracing::debug!("{error}; beginning again");
-                Err(Stop::Changed)
+                tracing::debug!("{error}; starting again");
+                Err(Stopped::Changed)
             }
         }
     }
 
-    /// Looks whether the bytes are what the store has, and says how many there are in the file.
-    /// As many as `size` came.
-    async fn check(&self, facts: Facts, file: &Arc<File>, size: u64) -> Result<u64, BucketError> {
+    /// Checks the bytes against the store's checksums and returns how many are in the file. `size`
+    /// bytes arrived.
+    async fn check(
+        &self,
+        facts: ResponseFacts,
+        file: &Arc<File>,
+        size: u64,
+    ) -> Result<u64, BucketError> {
         match &self.target {
-            Target::File(_) if facts.sums.is_empty() => Ok(size),
+            Target::File(_) if facts.checksums.is_empty() => Ok(size),
             Target::File(_) => {
                 let file = file.clone();
-                let check = move || facts.sums.check(&file);
+                let check = move || facts.checksums.check(&file);
                 let checked = if size <= SMALL { check() } else { blocking(check).await };
                 checked.map(|()| size).map_err(|error| self.unavailable(error))
             }
             Target::Gunzip(gunzip) => {
-                let done = lock(gunzip).finish().map_err(|fault| self.fault(fault))?;
+                let done = gunzip.lock().finish().map_err(|fault| self.fault(fault))?;
                 done.map_err(|problem| {
                     let key = self.key;
                     let problem = format!(
-                        "`{key}` is stored with `Content-Encoding: gzip` and is not gzip: \
-                         {problem}; with --stored-encoding keep, tasks get the bytes as they are \
-                         stored"
+                        "`{key}` has `Content-Encoding: gzip` but is not gzip: {problem}; with \
+                         --stored-encoding keep, tasks get the stored bytes"
                     );
                     BucketError::invalid(self.bucket, problem)
                 })
@@ -227,15 +235,14 @@ impl Parts<'_> {
         }
     }
 
-    fn fault(&self, fault: Fault) -> BucketError {
+    fn fault(&self, fault: DecodeError) -> BucketError {
         match fault {
-            Fault::Disk(error) => self.unavailable(error),
-            Fault::TooLarge => {
+            DecodeError::Disk(error) => self.unavailable(error),
+            DecodeError::TooLarge => {
                 let most = bytesize::ByteSize(self.bucket.largest_decoded());
                 let problem = format!(
-                    "`{}` is stored with `Content-Encoding: gzip` and has more than {most} when \
-                     it is decoded; give the cache more room with --cache-size, or use \
-                     --stored-encoding keep",
+                    "`{}` has `Content-Encoding: gzip` and decodes to more than {most}; raise \
+                     --cache-size, or use --stored-encoding keep",
                     self.key
                 );
                 BucketError::invalid(self.bucket, problem)
@@ -243,7 +250,7 @@ impl Parts<'_> {
         }
     }
 
-    async fn take_all(&self, body: Body) -> Result<(), Stop> {
+    async fn take_all(&self, body: Body) -> Result<(), Stopped> {
         let mut body = Some(body);
         let mut under_way = FuturesUnordered::new();
         let mut start = 0;
@@ -255,7 +262,7 @@ impl Parts<'_> {
             }
             let range = start..self.version.size.min(start + PART);
             start = range.end;
-            // The answer that is there already begins with the first part.
+            // The open answer starts with the first part.
             under_way.push(self.take(range, body.take()));
         }
         while let Some(done) = under_way.next().await {
@@ -264,8 +271,8 @@ impl Parts<'_> {
         Ok(())
     }
 
-    /// Writes a range to its place, from the body if there is one that begins there.
-    async fn take(&self, range: Range<u64>, mut body: Option<Body>) -> Result<(), Stop> {
+    /// Writes a range to its place, from `body` if it starts there.
+    async fn take(&self, range: Range<u64>, mut body: Option<Body>) -> Result<(), Stopped> {
         let mut at = range.start;
         let mut failures = 0;
         while at < range.end {
@@ -285,25 +292,25 @@ impl Parts<'_> {
         Ok(())
     }
 
-    /// Asks for the rest of a range. The store has tried again by itself what may help.
-    async fn range(&self, range: Range<u64>) -> Result<Body, Stop> {
+    /// Requests the rest of a range. The store's client has done its retries.
+    async fn range(&self, range: Range<u64>) -> Result<Body, Stopped> {
         let mut options = GetOptions {
             range: (range.start > 0 || range.end < self.version.size)
                 .then(|| GetRange::Bounded(range.clone())),
             ..options()
         };
         match Tag::of(self.version) {
-            // A weak one never matches.
+            // A weak entity tag never matches.
             Tag::Entity(tag) if !tag.starts_with("W/") => options.if_match = Some(tag.to_owned()),
             Tag::Time(time) => options.if_unmodified_since = time.parse().ok(),
             Tag::Entity(_) | Tag::None => {}
         }
         let path = self.bucket.path(self.key)?;
         match self.bucket.reads().get_opts(&path, options).await {
-            Ok(got) if !is_same(&self.version_of(&got), self.version) => Err(Stop::Changed),
+            Ok(got) if !is_same(&self.version_of(&got), self.version) => Err(Stopped::Changed),
             Ok(got) => Ok(got.into_stream()),
-            Err(object_store::Error::Precondition { .. }) => Err(Stop::Changed),
-            Err(object_store::Error::NotSupported { .. }) => Err(Stop::NoRanges),
+            Err(object_store::Error::Precondition { .. }) => Err(Stopped::Changed),
+            Err(object_store::Error::NotSupported { .. }) => Err(Stopped::NoRanges),
             Err(error) => Err(self.bucket.failed("reading", self.key, error).into()),
         }
     }
@@ -312,14 +319,14 @@ impl Parts<'_> {
         version(&got.meta, &facts(got), self.bucket.stored_encoding())
     }
 
-    /// Writes a body from `at` to `end`, and moves `at` on; to its own end where there is none.
-    /// The inner error is that the body broke off.
+    /// Writes a body from `at` to `end`, or to the body's own end, and advances `at`. The inner
+    /// error is that the body broke off.
     async fn pump(
         &self,
         mut body: Body,
         at: &mut u64,
         end: Option<u64>,
-    ) -> Result<Result<(), BucketError>, Stop> {
+    ) -> Result<Result<(), BucketError>, Stopped> {
         let idle = self.bucket.idle();
         let mut buffer = BytesMut::new();
         loop {
@@ -337,10 +344,10 @@ impl Parts<'_> {
                     *at += written;
                     return Ok(Ok(()));
                 }
-                Ok(None) => Some(self.unavailable("the connection ended before the object did")),
+                Ok(None) => Some(self.unavailable("the connection ended before the object")),
                 Ok(Some(Err(error))) => Some(self.bucket.failed("reading", self.key, error)),
                 Err(_) => {
-                    let problem = format!("no byte came for {} s", idle.as_secs_f64());
+                    let problem = format!("no byte arrived for {} s", idle.as_secs_f64());
                     Some(self.unavailable(problem))
                 }
             };
@@ -371,7 +378,7 @@ impl Parts<'_> {
             Target::Gunzip(gunzip) => {
                 let gunzip = gunzip.clone();
                 let is_small = bytes.len() <= DECODED_HERE;
-                let feed = move || lock(&gunzip).feed(&bytes);
+                let feed = move || gunzip.lock().feed(&bytes);
                 let fed = if is_small { feed() } else { blocking(feed).await };
                 fed.map_err(|fault| self.fault(fault))
             }
@@ -384,81 +391,4 @@ impl Parts<'_> {
     ) -> BucketError {
         BucketError::unavailable(self.bucket, "reading", self.key, error)
     }
-}
-
-fn lock(gunzip: &Mutex<Gunzip>) -> std::sync::MutexGuard<'_, Gunzip> {
-    gunzip.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// How a version was told.
-enum Tag<'a> {
-    Entity(&'a str),
-    Time(&'a str),
-    None,
-}
-
-/// What begins the tag of a version that only a time tells.
-const TIME: &str = "time ";
-/// What begins that of one that nothing tells: what follows is new each time.
-const NOTHING: &str = "nothing ";
-/// What begins the tag of an object that is stored as it is.
-const PLAIN: &str = "plain ";
-/// What begins that of an object that is stored compressed, and decoded on its way.
-const DECODED: &str = "decoded ";
-/// What begins that of one that is stored compressed, and kept so.
-const KEPT: &str = "kept ";
-
-impl<'a> Tag<'a> {
-    fn of(version: &'a Version) -> Self {
-        let tag = version.tag.trim_start_matches(UNSIZED);
-        let stored = [PLAIN, DECODED, KEPT].iter().find_map(|stored| tag.strip_prefix(stored));
-        let tag = stored.unwrap_or(tag);
-        match tag.strip_prefix(TIME) {
-            Some(time) => Self::Time(time),
-            None if tag.starts_with(NOTHING) => Self::None,
-            None => Self::Entity(tag),
-        }
-    }
-}
-
-/// False for a version that was fetched when the other thing was done with what is stored
-/// compressed, or by a host that knew nothing of it: the same tag may stand for other bytes then.
-fn is_ours(version: &Version, encoding: StoredEncoding) -> bool {
-    let tag = version.tag.trim_start_matches(UNSIZED);
-    tag.starts_with(PLAIN)
-        || tag.starts_with(match encoding {
-            StoredEncoding::Decode => DECODED,
-            StoredEncoding::Keep => KEPT,
-        })
-}
-
-/// Where nothing tells versions apart, only the size can be compared.
-fn is_same(a: &Version, b: &Version) -> bool {
-    a == b || (a.size == b.size && matches!((Tag::of(a), Tag::of(b)), (Tag::None, Tag::None)))
-}
-
-pub(super) fn facts(got: &GetResult) -> Facts {
-    got.extensions.get::<Facts>().cloned().unwrap_or_default()
-}
-
-/// The entity tag says it best. A web server may only have a time, or not even that.
-pub(super) fn version(meta: &ObjectMeta, facts: &Facts, encoding: StoredEncoding) -> Version {
-    let tag = match meta.e_tag.as_ref().or(facts.tag.as_ref()) {
-        Some(tag) => tag.clone(),
-        None if meta.last_modified.timestamp() > 0 => {
-            format!("{TIME}{}", meta.last_modified.to_rfc3339())
-        }
-        None => format!("{NOTHING}{}", uuid::Uuid::new_v4()),
-    };
-    let stored = match (&facts.coding, encoding) {
-        (Coding::Plain, _) => PLAIN,
-        (_, StoredEncoding::Decode) => DECODED,
-        (_, StoredEncoding::Keep) => KEPT,
-    };
-    let tag = if facts.has_length && stored != DECODED {
-        format!("{stored}{tag}")
-    } else {
-        format!("{UNSIZED}{stored}{tag}")
-    };
-    Version { tag, size: meta.size }
 }

@@ -1,10 +1,7 @@
 //! A directory that is replaced, unmounted, full or read-only under a host that uses it.
 
-use std::os::unix::fs::symlink;
-use std::path::Path;
 use std::process::Command;
 
-use super::tests::{Fixture, fixture, get, key, list};
 use super::*;
 
 /// A file system of its own, until it is dropped. Tests are run as root.
@@ -321,7 +318,7 @@ async fn what_can_never_be_put_is_known_before_it_is_tried() {
         ("object/below", "a part of its path is an object"),
         ("object/far/below", "a part of its path is an object"),
         ("a/.task-host-tmp/b", "has a segment `.task-host-tmp`"),
-        ("self/x", "go round in a circle"),
+        ("self/x", "a loop of links"),
     ] {
         let error = f.bucket.accepts(&key(text)).await.unwrap_err();
         assert!(matches!(error, BucketError::Invalid { .. }), "{error}");

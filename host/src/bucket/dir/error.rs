@@ -1,20 +1,20 @@
-//! What errors of the system mean for a directory bucket: which directory, and what helps.
+//! System errors of a directory bucket, with the directory and the cure.
 
 use std::io;
 use std::path::Path;
 
 use rustix::io::Errno;
 
-/// An error of the system, which is its source, with the cure.
+/// A system error with its cure.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
-pub(super) struct Trouble {
+pub(super) struct DirError {
     text: String,
     #[source]
     cause: io::Error,
 }
 
-impl Trouble {
+impl DirError {
     /// A failure in the directory `dir`.
     pub(super) fn at(dir: &Path, cause: impl Into<io::Error>) -> Self {
         let cause = cause.into();
@@ -31,25 +31,25 @@ impl Trouble {
     }
 }
 
-/// What helps against an error in `dir`, where that is known.
+/// The cure for an error in `dir`, where it is known.
 fn cure(errno: Errno, dir: &Path) -> Option<String> {
     let dir = dir.display();
     Some(match errno {
         Errno::NOSPC => format!("free some space, or inodes, on the file system of {dir}"),
         Errno::DQUOT => {
-            format!("the quota on the file system of {dir} is used up: free some, or raise it")
+            format!("the quota on the file system of {dir} is used up; free some space or raise it")
         }
         Errno::ROFS => format!("mount the file system of {dir} writable"),
         Errno::IO => {
-            format!("the disk or the server of {dir} fails: see the kernel's log (`dmesg`)")
+            format!("the disk or file server of {dir} fails; see the kernel log (`dmesg`)")
         }
         Errno::STALE | Errno::NOTCONN | Errno::NODEV | Errno::NXIO | Errno::SHUTDOWN => {
-            format!("the file system of {dir} is gone: mount it again")
+            format!("the file system of {dir} is gone; mount it again")
         }
         Errno::TIMEDOUT | Errno::HOSTDOWN | Errno::HOSTUNREACH => {
             format!("the server of {dir} does not answer")
         }
-        Errno::ACCESS | Errno::PERM => format!("give the user of the host access to {dir}"),
+        Errno::ACCESS | Errno::PERM => format!("give the host's user access to {dir}"),
         Errno::MFILE => "raise the host's limit of open files (`ulimit -n`)".to_owned(),
         Errno::NFILE => "raise the machine's limit of open files (`fs.file-max`)".to_owned(),
         Errno::NOMEM => "the machine is out of memory".to_owned(),

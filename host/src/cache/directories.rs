@@ -1,59 +1,58 @@
-//! The directories that the cache works in, held open.
+//! The open directories of the cache.
 //!
-//! Somebody may remove or replace them while the cache is in use. A call that fails in a way
-//! that this can explain compares the open directories with those at their paths, opens or
-//! makes them again, and is tried once more. While nothing fails, nothing is compared.
+//! Somebody may remove or replace them while the cache is in use. When a call fails and that can be
+//! the reason, the open directories are compared with those at their paths, opened or made again,
+//! and the call is repeated once. Without a failure nothing is compared.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use rustix::fs::{CWD, fstat, stat};
+use rustix::fs::{CWD, Mode, OFlags, fstat, openat, stat};
 use rustix::io::Errno;
 
 use super::PARTS;
+use crate::dirs::open_dir;
 use crate::ownership::{self, NotOurs};
-use crate::scratch::{Scratch, open_dir};
+use crate::process_dir::ProcessDir;
 
 /// The directories of one cache.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct Directories {
     dir: PathBuf,
-    open: RwLock<Arc<Open>>,
+    open: RwLock<Arc<OpenDirs>>,
 }
 
-/// The directories as they were opened last. A download keeps those that it began with.
+/// The directories as they were opened last. A download keeps those that it started with.
 #[derive(Debug)]
-pub(super) struct Open {
-    pub(super) tmp: Arc<Scratch>,
+pub(super) struct OpenDirs {
+    pub(super) tmp: Arc<ProcessDir>,
     pub(super) blobs: Arc<OwnedFd>,
 }
 
-impl Places {
-    /// Makes the directories where they are missing, and removes what dead processes left in
-    /// `tmp`.
+impl Directories {
+    /// Makes missing directories, and removes the leftovers of dead processes in `tmp`.
     ///
     /// # Errors
-    /// Also when somebody else owns them or may write to them.
+    /// Also when another user owns them or may write to them.
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
         if let Some(risk) = make_ours(dir)? {
             tracing::warn!("cache {}: {risk}", dir.display());
         }
-        let tmp = Arc::new(Scratch::claim(&dir.join("tmp"))?);
+        let tmp = Arc::new(ProcessDir::claim(&dir.join("tmp"))?);
         let blobs = open_blobs(dir)?;
-        Ok(Self { dir: dir.to_owned(), open: RwLock::new(Arc::new(Open { tmp, blobs })) })
+        Ok(Self { dir: dir.to_owned(), open: RwLock::new(Arc::new(OpenDirs { tmp, blobs })) })
     }
 
-    pub(super) fn get(&self) -> Arc<Open> {
+    pub(super) fn get(&self) -> Arc<OpenDirs> {
         self.open.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Does `action`, and once more in new directories if it failed because the old ones are
-    /// gone.
+    /// Runs `action`, and again in new directories if the old ones are gone.
     pub(super) fn with<T>(
         &self,
-        mut action: impl FnMut(&Arc<Open>) -> Result<T, Errno>,
+        mut action: impl FnMut(&Arc<OpenDirs>) -> Result<T, Errno>,
     ) -> io::Result<T> {
         let open = self.get();
         match action(&open) {
@@ -62,40 +61,39 @@ impl Places {
         }
     }
 
-    /// Opens or makes again what was removed, or opens what is in its place now. True when
-    /// [`Places::get`] gives other directories than `seen`.
-    pub(super) fn renew(&self, seen: &Arc<Open>) -> io::Result<bool> {
+    /// Opens or makes removed directories again, or opens their replacements. True when
+    /// [`Directories::get`] gives other directories than `seen`.
+    pub(super) fn renew(&self, seen: &Arc<OpenDirs>) -> io::Result<bool> {
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&open, seen) {
             return Ok(true);
         }
-        // A cache that was moved away as a whole may come back, and works where it is.
+        // A cache that was moved away may come back, and works where it is.
         let is_away = stat(&self.dir).is_err();
         let has_tmp = is_current(open.tmp.dir(), open.tmp.path(), is_away);
         let has_blobs = is_current(&open.blobs, &self.dir.join("blobs"), is_away);
         if has_tmp && has_blobs {
             return Ok(false);
         }
-        // Whoever replaced them may be somebody else.
+        // Another user may have replaced them.
         make_ours(&self.dir)?;
         let tmp = match has_tmp {
             true => open.tmp.clone(),
-            false => Arc::new(Scratch::make(&self.dir.join("tmp"))?),
+            false => Arc::new(ProcessDir::make(&self.dir.join("tmp"))?),
         };
         let blobs = if has_blobs { open.blobs.clone() } else { open_blobs(&self.dir)? };
-        *open = Arc::new(Open { tmp, blobs });
+        *open = Arc::new(OpenDirs { tmp, blobs });
         drop(open);
         tracing::warn!(
-            "cache {}: its directories were removed or replaced while it was in use; \
-             it goes on in those that are there now",
+            "cache {}: its directories were removed or replaced while in use; continuing in the \
+             current ones",
             self.dir.display()
         );
         Ok(true)
     }
 }
 
-/// Whether a failed call may be due to a directory that is open and no longer the one at its
-/// path: removed, replaced, or on a file system that is gone.
+/// True when a call may have failed because an open directory was removed, replaced or unmounted.
 pub(super) fn may_be_gone(error: Errno) -> bool {
     matches!(
         error,
@@ -111,7 +109,7 @@ pub(super) fn may_be_gone(error: Errno) -> bool {
     )
 }
 
-/// Makes the directories, or checks whose they are. Returns a risk on the way to them.
+/// Makes the directories, or checks their owners. Returns a risk on the path.
 fn make_ours(dir: &Path) -> io::Result<Option<NotOurs>> {
     ownership::make(dir, &["tmp", "blobs"])?;
     let risk = ownership::check(dir, &PARTS).map_err(io::Error::other)?;
@@ -134,11 +132,17 @@ fn open_blobs(dir: &Path) -> io::Result<Arc<OwnedFd>> {
     Ok(Arc::new(blobs))
 }
 
-/// Whether an open directory still is the one to work in.
+/// True when an open directory is still the one to use.
 fn is_current(open: &OwnedFd, path: &Path, is_away: bool) -> bool {
     match (fstat(open), stat(path)) {
         (Ok(open), Ok(there)) => (open.st_dev, open.st_ino) == (there.st_dev, there.st_ino),
         (Ok(open), Err(_)) => is_away && open.st_nlink > 0,
         (Err(_), _) => false,
     }
+}
+
+/// Creates a file that only this descriptor can write to.
+pub(super) fn create(dir: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    openat(dir, name, flags, Mode::from_raw_mode(0o444))
 }

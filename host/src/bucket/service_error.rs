@@ -1,4 +1,4 @@
-//! From the error of a store to one for people: what is wrong, and what to do about it.
+//! Errors of services, described with their cures.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -7,31 +7,31 @@ use object_store::Error;
 use object_store::client::{HttpError, HttpErrorKind};
 
 use super::BucketError;
-use super::address::{Place, Service};
-use super::transport::Reaching;
+use super::address::{Service, ServiceAddress};
+use super::transport::RequestError;
 
-/// What went wrong, as far as it matters to who has to do something.
+/// The kind of a service's failure, by what a person has to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub(super) enum FailureKind {
     /// There is no such object.
     NoObject,
     /// There is no such bucket.
     NoBucket,
-    /// The object is archived, and has to be restored before it can be read.
+    /// The object is archived and has to be restored first.
     Archived,
-    /// The credentials are not accepted, or there are none.
+    /// There are no credentials, or the service does not accept them.
     Credentials,
-    /// They are, and they don't allow this.
+    /// The credentials do not permit this.
     Denied,
-    /// The clock of this machine is off.
+    /// This machine's clock is wrong.
     Clock,
     /// The bucket is in another region.
     Region,
-    /// The service has too much to do.
+    /// The service limits the rate of requests.
     Throttled,
-    /// The name of the server is not known.
+    /// The server's name can't be resolved.
     NoServer,
-    /// There is no connection to be had.
+    /// The server accepts no connection.
     NoConnection,
     /// The server didn't answer in time.
     NoAnswer,
@@ -39,7 +39,7 @@ pub(super) enum Trouble {
     Other,
 }
 
-impl Trouble {
+impl FailureKind {
     pub(super) fn of(error: &Error) -> Self {
         let text = chain(error);
         let has = |part: &str| text.contains(part);
@@ -68,13 +68,13 @@ impl Trouble {
             _ => {}
         }
         match error {
-            // Before all else: a server that says nothing more says this of both.
+            // First, because a server without error codes says no more than this.
             Error::NotFound { .. } => return Self::NoObject,
             Error::PermissionDenied { .. } => return Self::Denied,
             Error::Unauthenticated { .. } => return Self::Credentials,
             _ => {}
         }
-        // Those of a listing have no kinds.
+        // Errors of a listing have no variants.
         if has("status code: 404") {
             Self::NoObject
         } else if has("status code: 403") {
@@ -97,37 +97,37 @@ impl Trouble {
     }
 }
 
-/// What our own lookup of credentials begins its complaint with.
+/// The beginning of our own error for missing credentials.
 pub(super) const NO_CREDENTIALS: &str = "no credentials";
 
-/// True for an error of ours whose cause is that the credentials don't allow what was done.
+/// True when the credentials did not permit the operation.
 pub(super) fn is_denied(error: &(dyn StdError + 'static)) -> bool {
-    error.downcast_ref().is_some_and(|e: &Explained| e.trouble == Trouble::Denied)
+    error.downcast_ref().is_some_and(|e: &ServiceError| e.kind == FailureKind::Denied)
 }
 
-/// An error of a store with what it means before it.
+/// A store's error with its description.
 #[derive(Debug)]
-pub(super) struct Explained {
+pub(super) struct ServiceError {
     text: String,
-    trouble: Trouble,
+    kind: FailureKind,
     source: Error,
 }
 
-impl fmt::Display for Explained {
+impl fmt::Display for ServiceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
 }
 
-impl StdError for Explained {
+impl StdError for ServiceError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         Some(&self.source)
     }
 }
 
-/// What an error on `key` means for the caller.
-pub(super) fn failed(
-    place: &Place,
+/// The bucket error for a store's error on `key`.
+pub(super) fn bucket_error(
+    address: &ServiceAddress,
     bucket: &impl fmt::Display,
     doing: &'static str,
     key: &(impl fmt::Display + ?Sized),
@@ -136,33 +136,38 @@ pub(super) fn failed(
     if let Error::InvalidPath { source } = &error {
         return BucketError::invalid(bucket, format!("key `{key}`: {source}"));
     }
-    match Trouble::of(&error) {
-        Trouble::NoObject => {
+    match FailureKind::of(&error) {
+        FailureKind::NoObject => {
             BucketError::NotFound { bucket: bucket.to_string(), key: key.to_string() }
         }
-        // No further try can help before somebody acts.
-        Trouble::Archived => {
-            let text = explain(place, doing, Trouble::Archived, &error);
+        // No retry can help until somebody restores the object.
+        FailureKind::Archived => {
+            let text = describe(address, doing, FailureKind::Archived, &error);
             BucketError::invalid(bucket, format!("`{key}` {text}"))
         }
-        trouble => {
-            let text = explain(place, doing, trouble, &error);
-            BucketError::unavailable(bucket, doing, key, Explained { text, trouble, source: error })
+        kind => {
+            let text = describe(address, doing, kind, &error);
+            BucketError::unavailable(bucket, doing, key, ServiceError { text, kind, source: error })
         }
     }
 }
 
-/// The text for people.
-pub(super) fn explain(place: &Place, doing: &str, trouble: Trouble, error: &Error) -> String {
+/// Describes an error and its cure.
+pub(super) fn describe(
+    address: &ServiceAddress,
+    doing: &str,
+    kind: FailureKind,
+    error: &Error,
+) -> String {
     let said = said(error);
-    let Place { service, name, .. } = place;
-    match trouble {
-        Trouble::NoObject => "there is no such object".to_owned(),
-        Trouble::NoBucket => {
+    let ServiceAddress { service, name, .. } = address;
+    match kind {
+        FailureKind::NoObject => "there is no such object".to_owned(),
+        FailureKind::NoBucket => {
             let what = if *service == Service::Azure { "container" } else { "bucket" };
             format!("there is no {what} `{name}`; check its name, or create it")
         }
-        Trouble::Archived => {
+        FailureKind::Archived => {
             let text = chain(error);
             let class = between(&text, "<StorageClass>", "</StorageClass>");
             let class = class.map(|class| format!(" ({class})")).unwrap_or_default();
@@ -172,35 +177,35 @@ pub(super) fn explain(place: &Place, doing: &str, trouble: Trouble, error: &Erro
                 "restore it with `aws s3api restore-object`"
             };
             format!(
-                "is archived{class} and can't be read before it is restored: {cure}, wait until \
-                 that is done, and send the task again"
+                "is archived{class} and has to be restored first: {cure}, wait until that is done, \
+                 and send the task again"
             )
         }
-        Trouble::Credentials => format!(
+        FailureKind::Credentials => format!(
             "the credentials were not accepted: {said}; {}",
             match service {
                 Service::S3 =>
                     "log in again, or check AWS_PROFILE, AWS_ACCESS_KEY_ID and \
-                     AWS_SECRET_ACCESS_KEY; --anonymous is for buckets that everybody may read",
+                     AWS_SECRET_ACCESS_KEY; --anonymous is for public buckets",
                 Service::Google =>
                     "log in with `gcloud auth application-default login`, or check \
-                     GOOGLE_APPLICATION_CREDENTIALS; --anonymous is for buckets that everybody \
-                     may read",
+                     GOOGLE_APPLICATION_CREDENTIALS; --anonymous is for public \
+                     buckets",
                 Service::Azure =>
                     "check AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY (or \
                      AZURE_STORAGE_CONNECTION_STRING), and the clock of this machine",
-                Service::Http => "the server wants a login, which can't be given",
+                Service::Http => "the server requires a login, which is not supported",
             }
         ),
-        Trouble::Denied => format!(
+        FailureKind::Denied => format!(
             "access denied: {said}; {}",
             match (service, doing) {
-                (Service::Http, _) => "the server does not give it to us",
+                (Service::Http, _) => "the web server refuses it",
                 (Service::S3, "listing") => "the credentials need s3:ListBucket",
                 (Service::S3, "writing") => "the credentials need s3:PutObject",
                 (Service::S3, _) =>
-                    "the credentials need s3:GetObject; without s3:ListBucket, S3 says this of \
-                     objects that do not exist too",
+                    "the credentials need s3:GetObject; without s3:ListBucket, S3 also says this of \
+                     objects that do not exist",
                 (Service::Google, "writing") =>
                     "the account needs roles/storage.objectUser on the bucket",
                 (Service::Google, _) =>
@@ -210,37 +215,37 @@ pub(super) fn explain(place: &Place, doing: &str, trouble: Trouble, error: &Erro
                 (Service::Azure, _) => "the account needs the role Storage Blob Data Reader",
             }
         ),
-        Trouble::Clock => {
-            format!("the clock of this machine is wrong: {said}; set it (for example by NTP)")
+        FailureKind::Clock => {
+            format!("this machine's clock is wrong: {said}; set it, for example with NTP")
         }
-        Trouble::Region => {
+        FailureKind::Region => {
             let text = chain(error);
             let region = between(&text, "expecting '", "'")
                 .or_else(|| between(&text, "<Region>", "</Region>"));
             match region {
                 Some(region) => {
-                    format!("the bucket is in the region {region}; give it with --region {region}")
+                    format!("the bucket is in the region {region}; use --region {region}")
                 }
-                None => "the bucket is in another region; give it with --region".to_owned(),
+                None => "the bucket is in another region; set it with --region".to_owned(),
             }
         }
-        Trouble::Throttled => format!("the service has too much to do and refuses: {said}"),
-        Trouble::NoServer => format!(
-            "the name of the server{} is not known: {said}; check the address or endpoint, and \
+        FailureKind::Throttled => format!("the service limits the rate of requests: {said}"),
+        FailureKind::NoServer => format!(
+            "the server name{} can't be resolved: {said}; check the address or endpoint, and \
              the network",
             host(error)
         ),
-        Trouble::NoConnection => format!(
+        FailureKind::NoConnection => format!(
             "no connection to the server{}: {said}; check the address or endpoint, and the \
              network",
             host(error)
         ),
-        Trouble::NoAnswer => format!("the server{} does not answer: {said}", host(error)),
-        Trouble::Other => said,
+        FailureKind::NoAnswer => format!("the server{} does not answer: {said}", host(error)),
+        FailureKind::Other => said,
     }
 }
 
-/// What the service or the network said, in short.
+/// The shortest text in which the service or the network names the failure.
 fn said(error: &Error) -> String {
     let text = chain(error);
     if let Some(code) = between(&text, "<Code>", "</Code>") {
@@ -256,7 +261,7 @@ fn said(error: &Error) -> String {
     if let Some(found) = text.find(NO_CREDENTIALS) {
         return text[found..].lines().next().unwrap_or_default().to_owned();
     }
-    // The innermost cause says it in the fewest words.
+    // The innermost cause is the shortest.
     let mut cause: &(dyn StdError + 'static) = error;
     while let Some(source) = cause.source() {
         cause = source;
@@ -264,7 +269,7 @@ fn said(error: &Error) -> String {
     cause.to_string()
 }
 
-/// An error with all its causes. Each may or may not repeat the next.
+/// An error with all its causes, without repetitions.
 fn chain(error: &Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -279,9 +284,9 @@ fn chain(error: &Error) -> String {
     text
 }
 
-/// The server that was to be reached, for a sentence about it.
+/// The server's name after a space, or nothing.
 fn host(error: &Error) -> String {
-    let reaching = find::<Reaching>(error).filter(|reaching| !reaching.host.is_empty());
+    let reaching = find::<RequestError>(error).filter(|reaching| !reaching.host.is_empty());
     reaching.map(|reaching| format!(" {}", reaching.host)).unwrap_or_default()
 }
 
