@@ -135,17 +135,6 @@ impl Scratch {
         &self.dir
     }
 
-    /// Whether files made here are in a place on the disk of our choice, so that it is worth
-    /// while to make a file here that is to be moved elsewhere.
-    pub(crate) fn is_spread(&self) -> bool {
-        self.spread
-    }
-
-    /// Whether making files has become slow here, and may be faster in a new directory.
-    pub(crate) fn is_worn(&self) -> bool {
-        self.spread && pace(&self.dir) > 2 * self.pace.max(QUICK)
-    }
-
     /// Whether it is there still.
     pub(crate) fn is_there(&self) -> bool {
         rustix::fs::fstat(&self.dir).is_ok_and(|stat| stat.st_nlink > 0)

@@ -6,8 +6,7 @@
 //! insertions             how many were ever sent                         (tally.rs)
 //! completions            as many bytes as messages were ever done
 //! host/                  ours; Python never looks into it
-//!   tmp/{process}/{id}   a message that is being written or deleted      (scratch.rs, reaper.rs)
-//!   tmp/{process}/.{id}  its movement file, while that is being written
+//!   tmp/{process}/{id}   a message that is being written or deleted      (scratch.rs)
 //!   attempts/{id}        why its executions failed                       (failures.rs)
 //!   refused/             what stood where a file of the queue should, and messages that are too
 //!                        long: nobody but people looks at it                 (dirs.rs)
@@ -38,7 +37,6 @@ use super::{Counts, LONGEST_MESSAGE, Message, Queue, QueueError, Receipt, Releas
 use dirs::{Dirs, Trouble, invalid};
 use name::Name;
 use place::Place;
-use reaper::Reaper;
 
 pub use admin::{Admin, Messages};
 
@@ -51,7 +49,6 @@ mod lease;
 mod movement;
 mod name;
 mod place;
-mod reaper;
 mod scan;
 mod scratch;
 mod tally;
@@ -100,7 +97,6 @@ macro_rules! in_place {
 pub struct FileQueue {
     url: String,
     current: Mutex<Current>,
-    reaper: Reaper,
 }
 
 struct Current {
@@ -143,7 +139,6 @@ impl FileQueue {
                 looked: Instant::now(),
                 is_away: false,
             }),
-            reaper: Reaper::default(),
         }
     }
 
@@ -210,7 +205,7 @@ impl FileQueue {
 
     fn delete(&self, receipt: &Receipt, is_done: bool) -> Result<(), QueueError> {
         let held = self.held(receipt)?;
-        in_place!(self, place => place.delete(&held, is_done, &self.reaper))
+        in_place!(self, place => place.delete(&held, is_done))
     }
 }
 
@@ -304,9 +299,6 @@ impl Queue for FileQueue {
         let mut results = Vec::with_capacity(bodies.len());
         for batch in bodies.chunks(BATCH) {
             let mut sent = 0;
-            if batch.len() == BATCH {
-                self.current().place.leave_worn_scratch();
-            }
             for body in batch {
                 let result = self.send_one(body);
                 sent += u64::from(result.is_ok());

@@ -21,7 +21,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use rustix::fs::{self, FlockOperation, OFlags};
 use rustix::io::Errno;
 
-use super::dirs::{Dirs, FILE, read_lines, remove, write_all};
+use super::dirs::{Dirs, FILE, read_lines, write_all};
 use super::name::Name;
 
 const UNCOUNTED: &str = "--uncounted";
@@ -79,24 +79,11 @@ impl Movement {
         }
     }
 
-    /// Makes the file of a new message, with its first line: in its place, or in another
-    /// directory first, under a name that no message has.
-    pub(super) fn make(dirs: &Dirs, name: &Name, first: Option<&OwnedFd>) -> Result<(), Errno> {
-        let id = name.id();
-        let write = |dir: &OwnedFd, file: &str| {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-            write_all(&fs::openat(dir, file, flags, FILE)?, name.line().as_bytes())
-        };
-        let Some(first) = first else {
-            return write(&dirs.movement, id);
-        };
-        let file = format!(".{id}");
-        write(first, &file)
-            .and_then(|()| fs::renameat(first, &*file, &dirs.movement, id))
-            // Room for others.
-            .inspect_err(|_| {
-                let _ = remove(first, &file);
-            })
+    /// Makes the file of a new message, with its first line.
+    pub(super) fn make(dirs: &Dirs, name: &Name) -> Result<(), Errno> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = fs::openat(&dirs.movement, name.id(), flags, FILE)?;
+        write_all(&file, name.line().as_bytes())
     }
 
     /// All that it says. To be read once, from the start.

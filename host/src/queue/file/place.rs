@@ -16,7 +16,6 @@ use super::clock::Clock;
 use super::dirs::{Dirs, FILE, REFUSED, write_all};
 use super::movement::{Movement, Opened, disowned, failed, uncounted};
 use super::name::{Name, second_after};
-use super::reaper::Reaper;
 use super::scan::Feed;
 use super::scratch::Scratch;
 use super::tally::Completions;
@@ -256,12 +255,7 @@ impl Place {
     }
 
     /// Deletes a message, which counts as done or not.
-    pub(super) fn delete(
-        &self,
-        held: &Held,
-        is_done: bool,
-        reaper: &Reaper,
-    ) -> Result<(), QueueError> {
+    pub(super) fn delete(&self, held: &Held, is_done: bool) -> Result<(), QueueError> {
         let (dirs, id) = (&*self.dirs, held.name.id());
         let failed = |errno| dirs.failed(format!("deleting message {id}"), errno);
         if held.is_unread {
@@ -275,7 +269,7 @@ impl Place {
         if held.redelivered {
             failures::forget(dirs, id).map_err(failed)?;
         }
-        reaper.discard(scratch, id).map_err(failed)?;
+        scratch.discard(id).map_err(failed)?;
         reached("ack: discarded");
         if is_done && let Err(errno) = self.completions.add(dirs) {
             self.say_uncounted("can't count a message that is done", errno);
@@ -338,13 +332,6 @@ impl Place {
         *self.scratch.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Makes the next file in a new directory if it would take long in the present one. What
-    /// is under way there is finished there.
-    pub(super) fn leave_worn_scratch(&self) {
-        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(scratch.take_if(|scratch| scratch.is_worn()));
-    }
-
     /// Sends one message.
     pub(super) fn send(&self, body: &[u8]) -> Result<(), QueueError> {
         let send = || {
@@ -372,8 +359,7 @@ impl Place {
         }
         drop(file);
         reached("send: written");
-        let first = scratch.is_better_place().then(|| scratch.dir());
-        Movement::make(&self.dirs, name, first)?;
+        Movement::make(&self.dirs, name)?;
         reached("send: noted");
         fs::renameat(scratch.dir(), id, &self.dirs.queue, name.as_str())?;
         reached("send: sent");

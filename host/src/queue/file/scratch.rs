@@ -34,16 +34,6 @@ impl Scratch {
         self.home.dir()
     }
 
-    /// Whether a file of another directory is better made here and moved there.
-    pub(super) fn is_better_place(&self) -> bool {
-        self.home.is_spread()
-    }
-
-    /// Whether a new one would be better.
-    pub(super) fn is_worn(&self) -> bool {
-        self.home.is_worn()
-    }
-
     /// Removes all of a message that was not sent, or is done. Leaves the entry for last:
     /// while it is there, the rest can still be found.
     pub(super) fn discard(&self, id: &str) -> Result<(), Errno> {

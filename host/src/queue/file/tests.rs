@@ -464,8 +464,8 @@ async fn what_a_dead_sender_left_goes_with_its_directory() {
     send(&queue, &["1"]).await;
     let dead = dir.path().join("host/tmp/dead");
     std::fs::create_dir(&dead).unwrap();
-    // Killed before and after the movement file was moved into its place.
-    for file in [".lock", "early", ".early", "late"] {
+    // Killed before and after the movement file was made.
+    for file in [".lock", "early", "late"] {
         std::fs::write(dead.join(file), "").unwrap();
     }
     std::fs::write(dir.path().join("movement/late"), "0--late.json\n").unwrap();
