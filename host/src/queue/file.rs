@@ -3,10 +3,10 @@
 //! ```text
 //! queue/{T}--{id}.json   a message; it may be leased from the unix second T
 //! movement/{id}          the names it has had; locked while it moves     (movement.rs)
-//! insertions             how many were ever sent                         (tally.rs)
+//! insertions             how many were ever sent                         (counters.rs)
 //! completions            as many bytes as messages were ever done
 //! host/                  ours; Python never looks into it
-//!   tmp/{process}/{id}   a message that is being written or deleted      (scratch.rs)
+//!   tmp/{process}/{id}   a message that is being written or deleted      (staging.rs)
 //!   attempts/{id}        why its executions failed                       (failures.rs)
 //!   refused/             what stood where a file of the queue should, and messages that are too
 //!                        long: nobody but people looks at it                 (dirs.rs)
@@ -34,32 +34,26 @@ use bytes::Bytes;
 use rustix::io::Errno;
 
 use super::{Counts, LONGEST_MESSAGE, Message, Queue, QueueError, Receipt, Release};
-use dirs::{Dirs, Trouble, invalid};
+use dirs::{Dirs, FileError, invalid};
 use name::Name;
-use place::Place;
+use opened::OpenedQueue;
 
 pub use admin::{Admin, Messages};
 
 mod admin;
 mod body;
+mod candidates;
 mod clock;
+mod counters;
 mod dirs;
 mod failures;
 mod lease;
 mod movement;
 mod name;
-mod place;
-mod scan;
-mod scratch;
-mod tally;
+mod opened;
+mod staging;
 mod watch;
 
-#[cfg(test)]
-mod hostile;
-#[cfg(test)]
-mod interrupted;
-#[cfg(test)]
-mod replaced;
 #[cfg(test)]
 mod tests;
 
@@ -74,14 +68,14 @@ const LOOK: Duration = Duration::from_millis(200);
 const TRIES: usize = 3;
 
 /// Does something in the directories of a queue, and again if they were replaced meanwhile.
-macro_rules! in_place {
-    ($queue:expr, $place:ident => $act:expr) => {{
+macro_rules! in_current {
+    ($queue:expr, $opened:ident => $act:expr) => {{
         let mut tries = 0;
         loop {
-            let $place = $queue.place()?;
+            let $opened = $queue.opened()?;
             let result = $act;
             tries += 1;
-            if !$queue.was_replaced(&$place, &result)? || tries == TRIES {
+            if !$queue.was_replaced(&$opened, &result)? || tries == TRIES {
                 break result;
             }
         }
@@ -100,7 +94,7 @@ pub struct FileQueue {
 }
 
 struct Current {
-    place: Arc<Place>,
+    opened: Arc<OpenedQueue>,
     /// When the path was last seen to lead there.
     looked: Instant,
     /// It led to nothing at the last look.
@@ -109,7 +103,7 @@ struct Current {
 
 /// What a receipt says.
 #[derive(Debug, Clone)]
-struct Held {
+struct LeaseReceipt {
     name: Name,
     /// How long the movement file was when the message was leased.
     since: usize,
@@ -123,27 +117,28 @@ impl FileQueue {
     /// Opens the queue in the directory `path`, which is made if need be, and finishes what
     /// hosts that were killed have left half done.
     pub fn open(url: &str, path: &Path) -> Result<FileQueue, QueueError> {
-        let place = Place::new(Dirs::create(url, path)?);
-        let dirs = &place.dirs;
-        scratch::sweep(dirs)
-            .and_then(|()| admin::forget_orphans(dirs, place.now()))
+        let opened = OpenedQueue::new(Dirs::create(url, path)?);
+        let dirs = &opened.dirs;
+        staging::sweep(dirs)
+            .and_then(|()| admin::forget_orphans(dirs, opened.now()))
             .map_err(|errno| dirs.failed("tidying up after a host that was killed", errno))?;
-        Ok(FileQueue::with(place))
+        Ok(FileQueue::with(opened))
     }
 
-    fn with(place: Place) -> FileQueue {
+    fn with(opened: OpenedQueue) -> FileQueue {
         FileQueue {
-            url: place.dirs.url.clone(),
+            url: opened.dirs.url.clone(),
             current: Mutex::new(Current {
-                place: Arc::new(place),
+                opened: Arc::new(opened),
                 looked: Instant::now(),
                 is_away: false,
             }),
         }
     }
 
-    fn held(&self, receipt: &Receipt) -> Result<Held, QueueError> {
-        Held::read(receipt).ok_or_else(|| invalid(&self.url, "the receipt is not of this queue"))
+    fn held(&self, receipt: &Receipt) -> Result<LeaseReceipt, QueueError> {
+        LeaseReceipt::read(receipt)
+            .ok_or_else(|| invalid(&self.url, "the receipt is not of this queue"))
     }
 
     fn current(&self) -> MutexGuard<'_, Current> {
@@ -151,19 +146,19 @@ impl FileQueue {
     }
 
     /// The directories of the queue.
-    fn place(&self) -> Result<Arc<Place>, QueueError> {
+    fn opened(&self) -> Result<Arc<OpenedQueue>, QueueError> {
         let mut current = self.current();
         if current.is_away || current.looked.elapsed() >= LOOK {
             current.look(false)?;
         }
-        Ok(current.place.clone())
+        Ok(current.opened.clone())
     }
 
     /// Whether to try again what failed in `place`, since the queue has other directories by
     /// now. Fails if it has none: what seems to be a lost lease is not one then.
     fn was_replaced<T>(
         &self,
-        place: &Arc<Place>,
+        opened: &Arc<OpenedQueue>,
         result: &Result<T, QueueError>,
     ) -> Result<bool, QueueError> {
         let Err(error) = result else {
@@ -172,21 +167,21 @@ impl FileQueue {
         let is_lost = matches!(error, QueueError::LeaseLost { .. });
         let mut current = self.current();
         // Others may have found out already.
-        if Arc::ptr_eq(&current.place, place) {
+        if Arc::ptr_eq(&current.opened, opened) {
             current.look(is_stale(error))?;
         }
-        if !Arc::ptr_eq(&current.place, place) {
+        if !Arc::ptr_eq(&current.opened, opened) {
             return Ok(true);
         }
-        if is_lost && place.is_settling() {
+        if is_lost && opened.is_settling() {
             return Err(QueueError::Unavailable {
                 queue: self.url.clone(),
                 doing: error.to_string(),
-                source: Box::new(Settling(Errno::NOENT)),
+                source: Box::new(NotYetComplete(Errno::NOENT)),
             });
         }
         if is_lost {
-            place.clock.suspect();
+            opened.clock.suspect();
         }
         Ok(false)
     }
@@ -200,12 +195,12 @@ impl FileQueue {
             );
             return Err(invalid(&self.url, problem));
         }
-        in_place!(self, place => place.send(body))
+        in_current!(self, opened => opened.send(body))
     }
 
     fn delete(&self, receipt: &Receipt, is_done: bool) -> Result<(), QueueError> {
         let held = self.held(receipt)?;
-        in_place!(self, place => place.delete(&held, is_done))
+        in_current!(self, opened => opened.delete(&held, is_done))
     }
 }
 
@@ -216,15 +211,15 @@ impl Current {
         // What was away may have been mounted anew: the same directories, and yet not the
         // ones that are open.
         let must_open = std::mem::replace(&mut self.is_away, true) || is_stale;
-        if !self.place.dirs.are_in_place()? || must_open {
-            self.place = Arc::new(self.place.opened_again()?);
-            let dirs = &self.place.dirs;
-            if self.place.is_settling() {
+        if !self.opened.dirs.are_in_place()? || must_open {
+            self.opened = Arc::new(self.opened.opened_again()?);
+            let dirs = &self.opened.dirs;
+            if self.opened.is_settling() {
                 let queue = &dirs.url;
                 tracing::warn!(queue, "the queue's directory was replaced, and opened again");
             }
             // What our directory in a copy has of ours is settled by whoever comes next.
-            if let Err(errno) = scratch::sweep(dirs) {
+            if let Err(errno) = staging::sweep(dirs) {
                 tracing::debug!(queue = dirs.url, %errno, "can't tidy up");
             }
         }
@@ -237,7 +232,7 @@ impl Current {
 fn is_stale(error: &QueueError) -> bool {
     match error {
         QueueError::Unavailable { source, .. } => source
-            .downcast_ref::<Trouble>()
+            .downcast_ref::<FileError>()
             .is_some_and(|t| matches!(t.0, Errno::STALE | Errno::NOTCONN | Errno::XDEV)),
         _ => false,
     }
@@ -246,7 +241,7 @@ fn is_stale(error: &QueueError) -> bool {
 /// Why nobody can tell yet whether a lease is lost.
 #[derive(Debug, thiserror::Error)]
 #[error("the queue's directory was replaced a moment ago, and may not be complete yet")]
-struct Settling(#[source] Errno);
+struct NotYetComplete(#[source] Errno);
 
 #[async_trait]
 impl Queue for FileQueue {
@@ -258,18 +253,18 @@ impl Queue for FileQueue {
     ) -> Result<Vec<Message>, QueueError> {
         const LONG: Duration = Duration::from_secs(365 * 24 * 3600);
         let until = Instant::now() + wait.min(LONG);
-        in_place!(self, place => place.lease(max, hold, until).await)
+        in_current!(self, opened => opened.lease(max, hold, until).await)
     }
 
     async fn start(&self, receipt: &Receipt) -> Result<(), QueueError> {
         let held = self.held(receipt)?;
-        in_place!(self, place => place.start(&held).await)
+        in_current!(self, opened => opened.start(&held).await)
     }
 
     async fn extend(&self, receipt: &Receipt, hold: Duration) -> Result<Receipt, QueueError> {
         let held = self.held(receipt)?;
-        let name = in_place!(self, place => place.extend(&held, hold).await)?;
-        Ok(Held { name, ..held }.receipt())
+        let name = in_current!(self, opened => opened.extend(&held, hold).await)?;
+        Ok(LeaseReceipt { name, ..held }.receipt())
     }
 
     async fn ack(&self, receipt: &Receipt) -> Result<(), QueueError> {
@@ -282,7 +277,7 @@ impl Queue for FileQueue {
 
     async fn disown(&self, receipt: &Receipt) -> Result<(), QueueError> {
         let held = self.held(receipt)?;
-        in_place!(self, place => place.disown(&held).await)
+        in_current!(self, opened => opened.disown(&held).await)
     }
 
     async fn release(
@@ -292,7 +287,7 @@ impl Queue for FileQueue {
         why: Release<'_>,
     ) -> Result<(), QueueError> {
         let held = self.held(receipt)?;
-        in_place!(self, place => place.release(&held, after, why).await)
+        in_current!(self, opened => opened.release(&held, after, why).await)
     }
 
     async fn send(&self, bodies: &[Bytes]) -> Vec<Result<(), QueueError>> {
@@ -304,11 +299,12 @@ impl Queue for FileQueue {
                 sent += u64::from(result.is_ok());
                 results.push(result);
             }
-            let place = self.current().place.clone();
+            let opened = self.current().opened.clone();
             if sent > 0
-                && let Err(errno) = tally::add_insertions(&place.dirs, sent, place.patience()).await
+                && let Err(errno) =
+                    counters::add_insertions(&opened.dirs, sent, opened.patience()).await
             {
-                place.say_uncounted("can't count messages sent", errno);
+                opened.say_uncounted("can't count messages sent", errno);
             }
             tokio::task::yield_now().await;
         }
@@ -316,8 +312,8 @@ impl Queue for FileQueue {
     }
 
     async fn counts(&self) -> Result<Counts, QueueError> {
-        in_place!(self, place => {
-            let opened = place.clone();
+        in_current!(self, opened => {
+            let opened = opened.clone();
             let count = move || admin::counts(&opened.dirs, opened.now());
             tokio::task::spawn_blocking(count).await.unwrap_or_else(|stopped| {
                 Err(QueueError::Unavailable {
@@ -342,21 +338,21 @@ impl fmt::Debug for FileQueue {
     }
 }
 
-impl Held {
+impl LeaseReceipt {
     fn receipt(&self) -> Receipt {
         let more = if self.redelivered { "+" } else { "" };
         let unread = if self.is_unread { "!" } else { "" };
         Receipt(format!("{} {}{more}{unread}", self.name.as_str(), self.since))
     }
 
-    fn read(receipt: &Receipt) -> Option<Held> {
+    fn read(receipt: &Receipt) -> Option<LeaseReceipt> {
         let (name, rest) = receipt.0.split_once(' ')?;
         let (rest, is_unread) = match rest.strip_suffix('!') {
             Some(rest) => (rest, true),
             None => (rest, false),
         };
         let since = rest.strip_suffix('+');
-        Some(Held {
+        Some(LeaseReceipt {
             name: Name::parse(name)?,
             since: since.unwrap_or(rest).parse().ok()?,
             redelivered: since.is_some(),
@@ -367,7 +363,7 @@ impl Held {
 
 /// A step that has been made. Here a test kills its process.
 #[cfg(test)]
-use interrupted::reached;
+use tests::crashes::crash_point;
 #[cfg(not(test))]
 #[inline(always)]
-fn reached(_step: &str) {}
+fn crash_point(_step: &str) {}

@@ -11,12 +11,12 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use rustix::fs::{self, AtFlags, OFlags};
 use rustix::io::Errno;
 
+use super::candidates::Listing;
 use super::clock::{self, Clock, written};
 use super::dirs::{Dirs, open_file};
 use super::movement::{Movement, Opened};
 use super::name::{Name, is_id};
-use super::scan::Listing;
-use super::{ATTEMPTS, body, dirs, tally};
+use super::{ATTEMPTS, body, counters, dirs};
 use crate::queue::{self, Counts, Facts, Listed, QueueError};
 
 /// How long to wait for somebody who is just moving a message, or counting.
@@ -43,7 +43,7 @@ impl Admin {
     /// All messages, in no order, a few at a time in memory. One that comes or goes or moves
     /// meanwhile may be missed, or be seen twice.
     pub fn messages(&self) -> Result<Messages<'_>, QueueError> {
-        Names::begin(&self.dirs).map(|names| Messages { names })
+        MessageNames::begin(&self.dirs).map(|names| Messages { names })
     }
 
     /// Makes all messages available at once, leased or not. Who holds one loses it. Returns
@@ -51,7 +51,7 @@ impl Admin {
     pub fn release_all(&self) -> Result<u64, QueueError> {
         let now = Clock::default().now(&self.dirs).as_secs();
         let mut released = 0;
-        let mut names = Names::begin(&self.dirs)?;
+        let mut names = MessageNames::begin(&self.dirs)?;
         while let Some(name) = names.next()? {
             if name.due() > now {
                 let failed =
@@ -85,7 +85,7 @@ impl Admin {
 
     /// Sets the counters of messages sent and done to zero.
     pub fn rezero(&self) -> Result<(), QueueError> {
-        patiently(|| Ok(tally::rezero(&self.dirs)?.then_some(())))
+        patiently(|| Ok(counters::rezero(&self.dirs)?.then_some(())))
             .map_err(|errno| self.dirs.failed("setting the counters to zero", errno))
     }
 
@@ -95,7 +95,7 @@ impl Admin {
         let failed = |errno| self.dirs.failed("removing the messages", errno);
         let began = Clock::default().now(&self.dirs);
         let mut removed = 0;
-        let mut names = Names::begin(&self.dirs)?;
+        let mut names = MessageNames::begin(&self.dirs)?;
         while let Some(name) = names.next()? {
             self.dirs.remove(&self.dirs.queue, name.as_str()).map_err(failed)?;
             self.dirs.remove(&self.dirs.movement, name.id()).map_err(failed)?;
@@ -232,8 +232,8 @@ pub(super) fn counts(dirs: &Dirs, now: Duration) -> Result<Counts, QueueError> {
         Ok(Counts {
             enqueued: Some(enqueued),
             leased: Some(leased),
-            inserted: tally::insertions(dirs)?,
-            completed: tally::completions(dirs)?,
+            inserted: counters::insertions(dirs)?,
+            completed: counters::completions(dirs)?,
         })
     };
     count().map_err(|errno| dirs.failed("counting the messages", errno))
@@ -242,7 +242,7 @@ pub(super) fn counts(dirs: &Dirs, now: Duration) -> Result<Counts, QueueError> {
 /// The messages of a queue.
 #[derive(Debug)]
 pub struct Messages<'a> {
-    names: Names<'a>,
+    names: MessageNames<'a>,
 }
 
 impl Iterator for Messages<'_> {
@@ -282,18 +282,18 @@ fn read(dirs: &Dirs, name: &Name) -> Result<Option<Listed>, Errno> {
 
 /// The names of the messages, a piece of the listing at a time.
 #[derive(Debug)]
-struct Names<'a> {
+struct MessageNames<'a> {
     dirs: &'a Dirs,
     listing: Listing,
     names: Vec<Name>,
     more: bool,
 }
 
-impl<'a> Names<'a> {
-    fn begin(dirs: &'a Dirs) -> Result<Names<'a>, QueueError> {
+impl<'a> MessageNames<'a> {
+    fn begin(dirs: &'a Dirs) -> Result<MessageNames<'a>, QueueError> {
         let listing =
             Listing::of(&dirs.queue).map_err(|errno| dirs.failed("listing the messages", errno))?;
-        Ok(Names { dirs, listing, names: Vec::new(), more: true })
+        Ok(MessageNames { dirs, listing, names: Vec::new(), more: true })
     }
 
     fn next(&mut self) -> Result<Option<Name>, QueueError> {

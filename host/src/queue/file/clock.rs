@@ -31,22 +31,22 @@ const SLOW: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Clock {
     host: HostClock,
-    state: Mutex<State>,
+    state: Mutex<ClockState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    offset: Offset,
+struct ClockState {
+    offset: ClockOffset,
     /// When it was measured last, by both clocks of the host.
     measured: Option<(Duration, Instant)>,
     is_suspect: bool,
     /// The offset that was warned of.
-    said: Offset,
+    said: ClockOffset,
 }
 
 /// How far the file system's clock is ahead of this host's.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Offset {
+enum ClockOffset {
     #[default]
     None,
     Ahead(Duration),
@@ -68,7 +68,7 @@ impl Clock {
         self.state().is_suspect = true;
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ClockState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -79,7 +79,7 @@ impl Clock {
     }
 }
 
-impl State {
+impl ClockState {
     fn is_due(&self, wall: Duration, now: Instant) -> bool {
         let Some((then_wall, then)) = self.measured else {
             return true;
@@ -90,7 +90,7 @@ impl State {
     }
 
     fn measure(&mut self, dirs: &Dirs, host: &HostClock) {
-        let measured = Offset::measured(dirs, host);
+        let measured = ClockOffset::measured(dirs, host);
         self.measured = Some((host.now(), Instant::now()));
         // If it could not be measured, then soon again.
         self.is_suspect = !matches!(measured, Ok(Some(_)));
@@ -122,15 +122,15 @@ impl State {
 /// stays.
 pub(super) fn complaint(dirs: &Dirs) -> Option<String> {
     dirs.host_if_any("tmp").ok()??;
-    Offset::measured(dirs, &HostClock::default()).ok()??.words()
+    ClockOffset::measured(dirs, &HostClock::default()).ok()??.words()
 }
 
 /// Some time that is far from zero.
 const EPOCH: Duration = Duration::from_secs(1 << 40);
 
-impl Offset {
+impl ClockOffset {
     /// `None` if it took too long to tell.
-    fn measured(dirs: &Dirs, host: &HostClock) -> Result<Option<Offset>, Errno> {
+    fn measured(dirs: &Dirs, host: &HostClock) -> Result<Option<ClockOffset>, Errno> {
         let dir = dirs.host("tmp")?;
         let before = host.now();
         let stamp = time_of_new_file(&dir)?;
@@ -138,26 +138,26 @@ impl Offset {
         if after.abs_diff(before) > SLOW {
             return Ok(None);
         }
-        Ok(Some(Offset::of(before, stamp, after)))
+        Ok(Some(ClockOffset::of(before, stamp, after)))
     }
 
     /// From the time of a file that was made between two readings of the host's clock.
-    fn of(before: Duration, stamp: Duration, after: Duration) -> Offset {
+    fn of(before: Duration, stamp: Duration, after: Duration) -> ClockOffset {
         if stamp > after + TOLERATED {
-            Offset::Ahead(stamp - after)
+            ClockOffset::Ahead(stamp - after)
         } else if stamp + TOLERATED < before {
-            Offset::Behind(before - stamp)
+            ClockOffset::Behind(before - stamp)
         } else {
-            Offset::None
+            ClockOffset::None
         }
     }
 
     /// What is wrong, and what to do about it.
     fn words(self) -> Option<String> {
         let (by, way) = match self {
-            Offset::None => return None,
-            Offset::Ahead(by) => (by, "behind"),
-            Offset::Behind(by) => (by, "ahead of"),
+            ClockOffset::None => return None,
+            ClockOffset::Ahead(by) => (by, "behind"),
+            ClockOffset::Behind(by) => (by, "ahead of"),
         };
         let by = humantime::format_duration(Duration::from_secs(by.as_secs()));
         Some(format!(
@@ -169,9 +169,9 @@ impl Offset {
 
     fn added_to(self, time: Duration) -> Duration {
         match self {
-            Offset::None => time,
-            Offset::Ahead(by) => time.saturating_add(by),
-            Offset::Behind(by) => time.saturating_sub(by),
+            ClockOffset::None => time,
+            ClockOffset::Ahead(by) => time.saturating_add(by),
+            ClockOffset::Behind(by) => time.saturating_sub(by),
         }
     }
 }
@@ -239,16 +239,16 @@ mod tests {
 
     #[test]
     fn a_coarse_time_of_a_file_is_not_a_wrong_clock() {
-        let check = |stamp: u64, expected: Offset| {
-            let found = Offset::of(seconds(1000), seconds(stamp), seconds(1001));
+        let check = |stamp: u64, expected: ClockOffset| {
+            let found = ClockOffset::of(seconds(1000), seconds(stamp), seconds(1001));
             assert_eq!(found, expected, "{stamp}");
         };
-        check(998, Offset::None);
-        check(1003, Offset::None);
-        check(997, Offset::Behind(seconds(3)));
-        check(1005, Offset::Ahead(seconds(4)));
-        check(4601, Offset::Ahead(seconds(3600)));
-        let words = Offset::Ahead(seconds(3600)).words().unwrap();
+        check(998, ClockOffset::None);
+        check(1003, ClockOffset::None);
+        check(997, ClockOffset::Behind(seconds(3)));
+        check(1005, ClockOffset::Ahead(seconds(4)));
+        check(4601, ClockOffset::Ahead(seconds(3600)));
+        let words = ClockOffset::Ahead(seconds(3600)).words().unwrap();
         assert!(words.contains("is 1h behind") && words.contains("NTP"), "{words}");
     }
 
@@ -272,11 +272,11 @@ mod tests {
     #[test]
     fn a_clock_is_measured_again_when_it_jumps_or_a_lease_is_lost() {
         let (wall, now) = (seconds(1000), Instant::now());
-        let check = |state: &State, wall: u64, later: u64, due: bool| {
+        let check = |state: &ClockState, wall: u64, later: u64, due: bool| {
             assert_eq!(state.is_due(seconds(wall), now + seconds(later)), due, "{wall} {later}");
         };
-        let mut state = State { measured: Some((wall, now)), ..State::default() };
-        check(&State::default(), 1000, 0, true);
+        let mut state = ClockState { measured: Some((wall, now)), ..ClockState::default() };
+        check(&ClockState::default(), 1000, 0, true);
         check(&state, 1000, 0, false);
         check(&state, 1100, 100, false);
         check(&state, 1300, 300, true);

@@ -53,7 +53,7 @@ impl Dirs {
             Ok(()) => Dirs::existing(url, path),
             // A place that can only be read may still be a queue that can only be looked at.
             Err(errno) => {
-                Err(invalid(url, format!("can't make a queue in {path:?}: {}", Trouble(errno))))
+                Err(invalid(url, format!("can't make a queue in {path:?}: {}", FileError(errno))))
             }
         }
     }
@@ -69,7 +69,7 @@ impl Dirs {
                     if path.is_symlink() { ", but a link, which is not followed" } else { "" }
                 ),
             ),
-            errno => invalid(url, format!("can't open {path:?}: {}", Trouble(errno))),
+            errno => invalid(url, format!("can't open {path:?}: {}", FileError(errno))),
         })
     }
 
@@ -206,7 +206,7 @@ impl Dirs {
         QueueError::Unavailable {
             queue: self.url.clone(),
             doing: doing.into(),
-            source: Box::new(Trouble(errno)),
+            source: Box::new(FileError(errno)),
         }
     }
 
@@ -355,9 +355,9 @@ pub(super) fn read_lines(fd: &OwnedFd, most: usize) -> Result<(usize, Vec<u8>), 
 
 /// An error of the file system, and what to do about it.
 #[derive(Debug)]
-pub(super) struct Trouble(pub(super) Errno);
+pub(super) struct FileError(pub(super) Errno);
 
-impl fmt::Display for Trouble {
+impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hint = match self.0 {
             Errno::NOSPC | Errno::DQUOT => "make room on the file system of the queue",
@@ -384,7 +384,7 @@ impl fmt::Display for Trouble {
     }
 }
 
-impl std::error::Error for Trouble {
+impl std::error::Error for FileError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.0)
     }

@@ -11,9 +11,9 @@ use super::clock::written;
 use super::dirs::open_file;
 use super::movement::{History, Movement, Opened};
 use super::name::{Name, second_after};
-use super::place::Place;
+use super::opened::OpenedQueue;
 use super::watch::Watch;
-use super::{Held, body, failures, reached};
+use super::{LeaseReceipt, body, crash_point, failures};
 use crate::queue::{Message, QueueError};
 
 /// After this a message without a movement file is one whose sender died, and not one that
@@ -25,7 +25,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const BUSY: u32 = 64;
 
 /// What trying to lease a message came to.
-enum Tried {
+enum LeaseAttempt {
     Leased(Message),
     /// It is somebody else's, or done.
     Gone,
@@ -35,7 +35,7 @@ enum Tried {
     Foreign,
 }
 
-impl Place {
+impl OpenedQueue {
     /// [`Queue::lease`](crate::queue::Queue::lease), waiting until then. Fails when the
     /// directory is not the queue's any more.
     pub(super) async fn lease(
@@ -47,7 +47,7 @@ impl Place {
         if max == 0 {
             return Ok(Vec::new());
         }
-        let mut listing = self.feed().next_listing();
+        let mut listing = self.candidates().next_listing();
         let mut watch = None;
         let mut asked = false;
         let mut poll = None;
@@ -69,15 +69,15 @@ impl Place {
                     watch = Some(new);
                     if begun {
                         // Of what came between the listing and the watch nobody tells.
-                        listing = self.feed().next_listing();
+                        listing = self.candidates().next_listing();
                         continue;
                     }
                 }
             }
-            let at = *poll.get_or_insert_with(|| Instant::now() + self.feed().pause());
+            let at = *poll.get_or_insert_with(|| Instant::now() + self.candidates().pause());
             if self.wait(watch.as_deref(), at, until).await {
                 poll = None;
-                listing = self.feed().next_listing();
+                listing = self.candidates().next_listing();
             }
         }
     }
@@ -94,7 +94,7 @@ impl Place {
         let mut pieces = 0;
         loop {
             while found.len() < max {
-                let Some(name) = self.feed().next() else {
+                let Some(name) = self.candidates().next() else {
                     break;
                 };
                 match self.try_one(name, hold) {
@@ -106,10 +106,10 @@ impl Place {
             }
             {
                 let now = self.now().as_secs();
-                let mut feed = self.feed();
+                let mut candidates = self.candidates();
                 if !found.is_empty() {
-                    feed.found();
-                    if feed.has_more() {
+                    candidates.found();
+                    if candidates.has_more() {
                         self.more.notify_one();
                     }
                     // Two pieces are all of a short queue, and nothing of a long one.
@@ -117,11 +117,11 @@ impl Place {
                         return Ok(found);
                     }
                 }
-                if feed.has_ended(listing) {
+                if candidates.has_ended(listing) {
                     return Ok(found);
                 }
                 pieces += 1;
-                if let Err(errno) = feed.refill(&self.dirs, now) {
+                if let Err(errno) = candidates.refill(&self.dirs, now) {
                     if found.is_empty() {
                         return Err(self.dirs.failed("listing the messages", errno));
                     }
@@ -136,24 +136,24 @@ impl Place {
     }
 
     fn try_one(&self, name: Name, hold: Duration) -> Result<Option<Message>, QueueError> {
-        let tried_for = self.feed().tried_for(&name);
+        let tried_for = self.candidates().tried_for(&name);
         match self.try_lease(&name, hold, tried_for) {
-            Ok(Tried::Leased(message)) => {
-                self.feed().settled(&name);
+            Ok(LeaseAttempt::Leased(message)) => {
+                self.candidates().settled(&name);
                 Ok(Some(message))
             }
-            Ok(Tried::Gone) => {
-                self.feed().settled(&name);
+            Ok(LeaseAttempt::Gone) => {
+                self.candidates().settled(&name);
                 Ok(None)
             }
-            Ok(Tried::Later) => {
-                self.feed().try_again(name);
+            Ok(LeaseAttempt::Later) => {
+                self.candidates().try_again(name);
                 Ok(None)
             }
-            Ok(Tried::Foreign) => {
-                let mut feed = self.feed();
-                feed.settled(&name);
-                feed.saw_foreign(&self.dirs, name.as_str());
+            Ok(LeaseAttempt::Foreign) => {
+                let mut candidates = self.candidates();
+                candidates.settled(&name);
+                candidates.saw_foreign(&self.dirs, name.as_str());
                 Ok(None)
             }
             // Of this one message, whatever the others are.
@@ -173,15 +173,20 @@ impl Place {
         }
     }
 
-    fn try_lease(&self, name: &Name, hold: Duration, tried_for: Duration) -> Result<Tried, Errno> {
+    fn try_lease(
+        &self,
+        name: &Name,
+        hold: Duration,
+        tried_for: Duration,
+    ) -> Result<LeaseAttempt, Errno> {
         let (dirs, id) = (&*self.dirs, name.id());
         // First, because it costs least to see here that somebody else was faster.
         let (file, stat) = match open_file(&dirs.queue, name.as_str(), OFlags::RDONLY) {
             Ok(Some(opened)) => opened,
-            Ok(None) => return Ok(Tried::Foreign),
-            Err(Errno::NOENT) => return Ok(Tried::Gone),
+            Ok(None) => return Ok(LeaseAttempt::Foreign),
+            Err(Errno::NOENT) => return Ok(LeaseAttempt::Gone),
             // A file server has given it to somebody else for the moment.
-            Err(Errno::AGAIN) => return Ok(Tried::Later),
+            Err(Errno::AGAIN) => return Ok(LeaseAttempt::Later),
             Err(errno) => return Err(errno),
         };
 
@@ -196,12 +201,12 @@ impl Place {
             opened = Movement::open_or_make(dirs, id)?;
         }
         let Opened::Locked(movement) = opened else {
-            return Ok(Tried::Later);
+            return Ok(LeaseAttempt::Later);
         };
         let mut history = movement.history()?;
         if history.is_empty() {
             if !adopted && !abandoned() {
-                return Ok(Tried::Later);
+                return Ok(LeaseAttempt::Later);
             }
             movement.append(&name.line())?;
             history = History::of(name);
@@ -219,7 +224,7 @@ impl Place {
         if leased == *name {
             // It has no time that could be later. Renaming it to itself would succeed for
             // everybody.
-            return Ok(Tried::Later);
+            return Ok(LeaseAttempt::Later);
         }
         let redelivered = adopted || history.was_moved();
         let failures = match redelivered {
@@ -233,7 +238,7 @@ impl Place {
         let end = if history.is_torn() { "\n" } else { "" };
         let line = format!("{end}{}", leased.line());
         movement.append(&line)?;
-        reached("lease: noted");
+        crash_point("lease: noted");
         let renamed = fs::renameat(&dirs.queue, name.as_str(), &dirs.queue, leased.as_str());
         if let Err(errno) = renamed {
             movement.take_back(line.len());
@@ -241,14 +246,14 @@ impl Place {
                 let _ = dirs.remove(&dirs.movement, id);
             }
             return match errno {
-                Errno::NOENT => Ok(Tried::Gone),
+                Errno::NOENT => Ok(LeaseAttempt::Gone),
                 errno => Err(errno),
             };
         }
-        reached("lease: leased");
+        crash_point("lease: leased");
 
         let is_unread = unread.is_some();
-        Ok(Tried::Leased(Message {
+        Ok(LeaseAttempt::Leased(Message {
             id: id.to_owned(),
             body,
             unread,
@@ -256,7 +261,7 @@ impl Place {
             deaths: history.started().saturating_sub(attempts),
             unaccounted: 0,
             failures,
-            receipt: Held {
+            receipt: LeaseReceipt {
                 name: leased,
                 since: history.len() + end.len(),
                 redelivered,
@@ -271,13 +276,14 @@ impl Place {
     async fn wait(&self, watch: Option<&Watch>, poll: Instant, until: Instant) -> bool {
         let (due, again) = {
             let now = self.now();
-            let feed = self.feed();
+            let candidates = self.candidates();
             let away = |due| Duration::from_secs(due).saturating_sub(now);
             // A few milliseconds apart, so that not all hosts list at the stroke of a second.
             let jitter = Duration::from_micros(fastrand::u64(500..15_000));
-            let due =
-                feed.next_due().and_then(|due| Instant::now().checked_add(away(due) + jitter));
-            (due, feed.retry_after().map(|after| Instant::now() + after))
+            let due = candidates
+                .next_due()
+                .and_then(|due| Instant::now().checked_add(away(due) + jitter));
+            (due, candidates.retry_after().map(|after| Instant::now() + after))
         };
         let look = due.map_or(poll, |due| due.min(poll));
         let wake = again.map_or(look, |again| again.min(look)).min(Instant::now() + LOOK);
@@ -288,15 +294,15 @@ impl Place {
             tokio::select! {
                 () = changed(watch) => {
                     let now = self.now().as_secs();
-                    let mut feed = self.feed();
-                    let whole = watch.is_none_or(|watch| watch.read(|name| feed.saw(name, now)));
-                    if !whole || feed.has_more() {
+                    let mut candidates = self.candidates();
+                    let whole = watch.is_none_or(|watch| watch.read(|name| candidates.saw(name, now)));
+                    if !whole || candidates.has_more() {
                         return !whole;
                     }
                 }
                 () = self.more.notified() => return false,
                 () = &mut alarm => {
-                    self.feed().retry();
+                    self.candidates().retry();
                     return Instant::now() >= look;
                 }
             }

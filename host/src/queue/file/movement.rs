@@ -36,7 +36,7 @@ pub(super) struct Movement {
     // The order matters: closing a file gives up this process's lock on it, and until that
     // has happened nobody else in the process may have it open.
     fd: OwnedFd,
-    _alone: Alone,
+    _alone: ProcessLock,
 }
 
 /// What opening a movement file came to.
@@ -61,7 +61,7 @@ impl Movement {
     }
 
     fn open_with(dirs: &Dirs, id: &str, more: OFlags) -> Result<Opened, Errno> {
-        let Some(alone) = Alone::with(id) else {
+        let Some(alone) = ProcessLock::with(id) else {
             return Ok(Opened::Busy);
         };
         let flags = OFlags::RDWR | OFlags::APPEND | more;
@@ -241,18 +241,18 @@ pub(super) fn disowned(since: usize, executions: u32) -> String {
 /// are the process's, not the thread's: two threads would both get the lock, and the first
 /// to close its file would take it away from the other.
 #[derive(Debug)]
-struct Alone(Box<str>);
+struct ProcessLock(Box<str>);
 
 static OPEN: LazyLock<Mutex<HashSet<Box<str>>>> = LazyLock::new(Mutex::default);
 
-impl Alone {
-    fn with(id: &str) -> Option<Alone> {
+impl ProcessLock {
+    fn with(id: &str) -> Option<ProcessLock> {
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-        open.insert(id.into()).then(|| Alone(id.into()))
+        open.insert(id.into()).then(|| ProcessLock(id.into()))
     }
 }
 
-impl Drop for Alone {
+impl Drop for ProcessLock {
     fn drop(&mut self) {
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         open.remove(&self.0);
@@ -306,7 +306,7 @@ mod tests {
         };
         let first = "0--a.json\n9--a.json\n\n";
         let (at, since) = (10, first.len());
-        // Held, and extended.
+        // LeaseReceipt, and extended.
         check(first, at, "9--a.json", 1);
         let second = format!("{first}20--a.json\n30--a.json\n\n");
         check(&second, since, "30--a.json", 1);

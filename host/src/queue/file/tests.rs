@@ -8,6 +8,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
+pub(super) mod crashes;
+mod hostile_files;
+mod replaced_directory;
+
 use super::watch::Watch;
 use super::*;
 use crate::queue::conformance::{Subject, suite};
@@ -213,12 +217,12 @@ async fn files_that_are_not_messages_harm_nobody_and_are_left_alone() {
 async fn what_only_looks_like_a_message_is_passed_over_where_its_kind_is_not_listed() {
     let (dir, queue) = queue();
     put_foreign(&dir);
-    let place = queue.place().unwrap();
+    let opened = queue.opened().unwrap();
     for name in ["directory", "link", "socket", "pipe"] {
         let name = Name::parse(&format!("0--{name}.json")).unwrap();
-        assert!(!scan::is_file(&place.dirs.queue, name.as_str()), "{}", name.as_str());
+        assert!(!candidates::is_file(&opened.dirs.queue, name.as_str()), "{}", name.as_str());
         // As the kernel tells of it, without its kind.
-        place.feed().saw(name, 1);
+        opened.candidates().saw(name, 1);
     }
     assert!(lease(&queue, NONE).await.is_none());
     assert!(!dir.path().join("movement/directory").exists());
@@ -288,14 +292,14 @@ async fn leasing_lists_a_long_queue_once_and_not_for_each_message() {
         assert!(lease(&queue, NONE).await.is_some());
     }
     // What is listed while it is renamed may be listed again under its new name.
-    assert_eq!(queue.current().place.feed().next_listing(), 2);
+    assert_eq!(queue.current().opened.candidates().next_listing(), 2);
     assert!(lease(&queue, NONE).await.is_none());
 }
 
 #[tokio::test]
 async fn the_kernel_tells_of_messages_that_come() {
     let (dir, queue) = queue();
-    let watch = Watch::begin(&queue.current().place.watched).unwrap();
+    let watch = Watch::begin(&queue.current().opened.watched).unwrap();
     send(&queue, &["1"]).await;
     watch.changed().await;
     let mut told = Vec::new();
@@ -310,11 +314,11 @@ async fn the_kernel_tells_of_messages_that_come() {
 async fn messages_are_found_where_the_kernel_tells_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let sender = open(dir.path());
-    let mut place = Place::new(Dirs::existing("fq://test", dir.path()).unwrap());
+    let mut opened = OpenedQueue::new(Dirs::existing("fq://test", dir.path()).unwrap());
     // There is nothing to watch under this path.
-    place.watched = dir.path().join("elsewhere");
-    let queue = FileQueue::with(place);
-    assert!(queue.current().place.watch().is_none());
+    opened.watched = dir.path().join("elsewhere");
+    let queue = FileQueue::with(opened);
+    assert!(queue.current().opened.watch().is_none());
     let started = Instant::now();
     let (message, ()) = tokio::join!(lease(&queue, PATIENCE), async {
         tokio::task::yield_now().await;
@@ -342,7 +346,7 @@ fn what_is_no_queue_is_said_to_be_none() {
 #[test]
 fn an_error_says_what_to_do() {
     let check = |errno, hint: &str| {
-        let said = dirs::Trouble(errno).to_string();
+        let said = dirs::FileError(errno).to_string();
         assert!(said.contains(hint), "{said}");
     };
     check(Errno::NOSPC, "make room");
@@ -397,9 +401,9 @@ async fn a_failure_before_the_start_hides_no_death() {
 /// A host whose clock is wrong by that many seconds.
 fn open_wrong(path: &Path, seconds: i64) -> (FileQueue, Arc<AtomicI64>) {
     let wrong = Arc::new(AtomicI64::new(seconds));
-    let mut place = Place::new(Dirs::create("fq://wrong", path).unwrap());
-    place.clock = clock::Clock::wrong_by(&wrong);
-    (FileQueue::with(place), wrong)
+    let mut opened = OpenedQueue::new(Dirs::create("fq://wrong", path).unwrap());
+    opened.clock = clock::Clock::wrong_by(&wrong);
+    (FileQueue::with(opened), wrong)
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Being told by the kernel when a message comes.
 //!
 //! It tells only of what happens on this machine; on a network file system the polling in
-//! `scan.rs` finds the rest. It also tells the names, so that an idle host that is woken
+//! `candidates.rs` finds the rest. It also tells the names, so that an idle host that is woken
 //! does not have to list a queue of a hundred thousand leased messages to find the new one.
 
 use std::mem::MaybeUninit;

@@ -12,15 +12,15 @@ use rustix::fs::{self, AtFlags, OFlags};
 use rustix::io::Errno;
 use tokio::sync::Notify;
 
+use super::candidates::Candidates;
 use super::clock::Clock;
+use super::counters::Completions;
 use super::dirs::{Dirs, FILE, REFUSED, write_all};
 use super::movement::{Movement, Opened, disowned, failed, uncounted};
 use super::name::{Name, second_after};
-use super::scan::Feed;
-use super::scratch::Scratch;
-use super::tally::Completions;
+use super::staging::Staging;
 use super::watch::Watch;
-use super::{Held, body, failures, reached, tally};
+use super::{LeaseReceipt, body, counters, crash_point, failures};
 use crate::queue::{QueueError, Release};
 
 /// How long the holder of a lease waits for somebody who has its movement file locked.
@@ -30,16 +30,16 @@ const SETTLING: Duration = Duration::from_secs(5);
 
 /// One opened queue.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct OpenedQueue {
     pub(super) dirs: Arc<Dirs>,
     pub(super) clock: Clock,
-    feed: Mutex<Feed>,
-    pub(super) watching: Mutex<Watching>,
+    candidates: Mutex<Candidates>,
+    pub(super) watching: Mutex<WatchState>,
     /// The directory to watch.
     pub(super) watched: PathBuf,
     /// There are names in the feed that a waiting call may take.
     pub(super) more: Notify,
-    scratch: Mutex<Option<Arc<Scratch>>>,
+    staging: Mutex<Option<Arc<Staging>>>,
     completions: Completions,
     pub(super) said_unreadable: Once,
     said_uncounted: Once,
@@ -51,23 +51,23 @@ pub(super) struct Place {
 
 /// What the kernel is asked to tell.
 #[derive(Debug, Default)]
-pub(super) struct Watching {
+pub(super) struct WatchState {
     pub(super) watch: Option<Arc<Watch>>,
     /// Leases since the last wait.
     pub(super) leases: u32,
     pub(super) said_refused: bool,
 }
 
-impl Place {
-    pub(super) fn new(dirs: Dirs) -> Place {
-        Place {
+impl OpenedQueue {
+    pub(super) fn new(dirs: Dirs) -> OpenedQueue {
+        OpenedQueue {
             watched: dirs.path.join("queue"),
             dirs: Arc::new(dirs),
             clock: Clock::default(),
-            feed: Mutex::default(),
+            candidates: Mutex::default(),
             watching: Mutex::default(),
             more: Notify::new(),
-            scratch: Mutex::default(),
+            staging: Mutex::default(),
             completions: Completions::default(),
             said_unreadable: Once::new(),
             said_uncounted: Once::new(),
@@ -77,14 +77,14 @@ impl Place {
     }
 
     /// What is at the path of these directories now. They are not used any more.
-    pub(super) fn opened_again(&self) -> Result<Place, QueueError> {
-        let mut place = Place::new(self.dirs.again()?);
+    pub(super) fn opened_again(&self) -> Result<OpenedQueue, QueueError> {
+        let mut opened = OpenedQueue::new(self.dirs.again()?);
         self.left.store(true, Ordering::Relaxed);
         self.more.notify_waiters();
-        if !self.dirs.are_those_of(&place.dirs) {
-            place.replaced = Some(Instant::now());
+        if !self.dirs.are_those_of(&opened.dirs) {
+            opened.replaced = Some(Instant::now());
         }
-        Ok(place)
+        Ok(opened)
     }
 
     /// Whether it may be that not all of it is there yet: a copy takes time.
@@ -105,8 +105,8 @@ impl Place {
         self.clock.now(&self.dirs)
     }
 
-    pub(super) fn feed(&self) -> MutexGuard<'_, Feed> {
-        self.feed.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn candidates(&self) -> MutexGuard<'_, Candidates> {
+        self.candidates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn exists(&self, name: &Name) -> Result<bool, Errno> {
@@ -118,7 +118,7 @@ impl Place {
     }
 
     /// Opens and locks the movement file of a message that we hold.
-    async fn movement(&self, held: &Held, doing: &str) -> Result<Movement, QueueError> {
+    async fn movement(&self, held: &LeaseReceipt, doing: &str) -> Result<Movement, QueueError> {
         let (dirs, id) = (&*self.dirs, held.name.id());
         let failed = |errno| dirs.failed(format!("{doing} message {id}"), errno);
         let started = Instant::now();
@@ -148,7 +148,7 @@ impl Place {
     fn move_to(
         &self,
         movement: &Movement,
-        held: &Held,
+        held: &LeaseReceipt,
         to: &Name,
         lines: &str,
     ) -> Result<(), Errno> {
@@ -161,15 +161,15 @@ impl Place {
         }
         let lines = format!("{lines}{}", to.line());
         movement.append(&lines)?;
-        reached("move: noted");
+        crash_point("move: noted");
         fs::renameat(&self.dirs.queue, held.name.as_str(), &self.dirs.queue, to.as_str())
             .inspect_err(|_| movement.take_back(lines.len()))?;
-        reached("move: moved");
+        crash_point("move: moved");
         Ok(())
     }
 
     /// [`Queue::start`](crate::queue::Queue::start).
-    pub(super) async fn start(&self, held: &Held) -> Result<(), QueueError> {
+    pub(super) async fn start(&self, held: &LeaseReceipt) -> Result<(), QueueError> {
         let id = held.name.id();
         let failed = |errno| self.dirs.failed(format!("starting message {id}"), errno);
         let movement = self.movement(held, "starting").await?;
@@ -178,12 +178,16 @@ impl Place {
             return Err(self.dirs.lost(id));
         }
         movement.start().map_err(failed)?;
-        reached("start: noted");
+        crash_point("start: noted");
         Ok(())
     }
 
     /// [`Queue::extend`](crate::queue::Queue::extend); returns the new name.
-    pub(super) async fn extend(&self, held: &Held, hold: Duration) -> Result<Name, QueueError> {
+    pub(super) async fn extend(
+        &self,
+        held: &LeaseReceipt,
+        hold: Duration,
+    ) -> Result<Name, QueueError> {
         let (dirs, id) = (&*self.dirs, held.name.id());
         let movement = self.movement(held, "extending the lease of").await?;
         let extended = || {
@@ -204,7 +208,7 @@ impl Place {
     /// [`Queue::release`](crate::queue::Queue::release).
     pub(super) async fn release(
         &self,
-        held: &Held,
+        held: &LeaseReceipt,
         after: Duration,
         why: Release<'_>,
     ) -> Result<(), QueueError> {
@@ -219,7 +223,7 @@ impl Place {
                 Release::Uncounted => uncounted(started),
                 Release::Failed(reason) => {
                     failures::add(dirs, id, reason)?;
-                    reached("release: noted");
+                    crash_point("release: noted");
                     failed(started > 0)
                 }
             };
@@ -233,7 +237,7 @@ impl Place {
     }
 
     /// [`Queue::disown`](crate::queue::Queue::disown).
-    pub(super) async fn disown(&self, held: &Held) -> Result<(), QueueError> {
+    pub(super) async fn disown(&self, held: &LeaseReceipt) -> Result<(), QueueError> {
         let id = held.name.id();
         let failed = |errno| self.dirs.failed(format!("disowning message {id}"), errno);
         let started = Instant::now();
@@ -250,12 +254,12 @@ impl Place {
         if open > 0 {
             movement.append(&disowned(held.since, open)).map_err(failed)?;
         }
-        reached("disown: noted");
+        crash_point("disown: noted");
         Ok(())
     }
 
     /// Deletes a message, which counts as done or not.
-    pub(super) fn delete(&self, held: &Held, is_done: bool) -> Result<(), QueueError> {
+    pub(super) fn delete(&self, held: &LeaseReceipt, is_done: bool) -> Result<(), QueueError> {
         let (dirs, id) = (&*self.dirs, held.name.id());
         let failed = |errno| dirs.failed(format!("deleting message {id}"), errno);
         if held.is_unread {
@@ -264,13 +268,13 @@ impl Place {
                 other => other.map_err(failed),
             };
         }
-        let scratch = self.claim(&held.name).map_err(failed)?.ok_or_else(|| dirs.lost(id))?;
-        reached("ack: claimed");
+        let staging = self.claim(&held.name).map_err(failed)?.ok_or_else(|| dirs.lost(id))?;
+        crash_point("ack: claimed");
         if held.redelivered {
             failures::forget(dirs, id).map_err(failed)?;
         }
-        scratch.discard(id).map_err(failed)?;
-        reached("ack: discarded");
+        staging.discard(id).map_err(failed)?;
+        crash_point("ack: discarded");
         if is_done && let Err(errno) = self.completions.add(dirs) {
             self.say_uncounted("can't count a message that is done", errno);
         }
@@ -278,7 +282,7 @@ impl Place {
     }
 
     /// Takes a message that nobody has read out of the queue, and keeps it for people.
-    fn keep(&self, held: &Held) -> Result<(), Errno> {
+    fn keep(&self, held: &LeaseReceipt) -> Result<(), Errno> {
         let (dirs, id) = (&*self.dirs, held.name.id());
         let refused = dirs.host(REFUSED)?;
         let kept = body::kept(id);
@@ -291,7 +295,7 @@ impl Place {
 
     /// How long to wait for a counter's lock: not again and again for one that somebody keeps.
     pub(super) fn patience(&self) -> Duration {
-        if self.said_uncounted.is_completed() { Duration::ZERO } else { tally::PATIENCE }
+        if self.said_uncounted.is_completed() { Duration::ZERO } else { counters::PATIENCE }
     }
 
     /// Says that a counter does not work, once: the messages are not kept from anything.
@@ -301,12 +305,12 @@ impl Place {
 
     /// Takes the message out of the queue, which is what makes it done. Nobody else can do it
     /// once we have. `None` if somebody else has it.
-    fn claim(&self, name: &Name) -> Result<Option<Arc<Scratch>>, Errno> {
-        let scratch = self.scratch()?;
-        match fs::renameat(&self.dirs.queue, name.as_str(), scratch.dir(), name.id()) {
-            Ok(()) => Ok(Some(scratch)),
+    fn claim(&self, name: &Name) -> Result<Option<Arc<Staging>>, Errno> {
+        let staging = self.staging()?;
+        match fs::renameat(&self.dirs.queue, name.as_str(), staging.dir(), name.id()) {
+            Ok(()) => Ok(Some(staging)),
             // The answer to an earlier try got lost, or what came after it failed.
-            Err(Errno::NOENT) if scratch.has(name.id()) => Ok(Some(scratch)),
+            Err(Errno::NOENT) if staging.has(name.id()) => Ok(Some(staging)),
             // Then it is the place to move it to that is missing.
             Err(Errno::NOENT) if self.exists(name)? => Err(Errno::NOENT),
             Err(Errno::NOENT) => Ok(None),
@@ -315,54 +319,54 @@ impl Place {
     }
 
     /// This process's own directory in the queue.
-    fn scratch(&self) -> Result<Arc<Scratch>, Errno> {
-        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+    fn staging(&self) -> Result<Arc<Staging>, Errno> {
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
         // Somebody may tidy up and remove it; a removed directory takes nothing.
-        let there = |scratch: &Arc<Scratch>| scratch.is_there();
-        let ours = match scratch.take().filter(there) {
+        let there = |staging: &Arc<Staging>| staging.is_there();
+        let ours = match staging.take().filter(there) {
             Some(ours) => ours,
-            None => Arc::new(Scratch::make(&self.dirs)?),
+            None => Arc::new(Staging::make(&self.dirs)?),
         };
-        Ok(scratch.insert(ours).clone())
+        Ok(staging.insert(ours).clone())
     }
 
     /// The next use makes a new one.
     #[cfg(test)]
-    pub(super) fn forget_scratch(&self) {
-        *self.scratch.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    pub(super) fn forget_staging(&self) {
+        *self.staging.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Sends one message.
     pub(super) fn send(&self, body: &[u8]) -> Result<(), QueueError> {
         let send = || {
-            let scratch = self.scratch()?;
+            let staging = self.staging()?;
             let id = uuid::Uuid::new_v4().to_string();
             let name = Name::new(0, &id);
-            let sent = self.write_and_move(&scratch, &name, body);
+            let sent = self.write_and_move(&staging, &name, body);
             if sent.is_err() {
                 // Room for others. What can't be removed now goes with the directory.
-                let _ = scratch.discard(&id);
+                let _ = staging.discard(&id);
             }
             sent
         };
         send().map_err(|errno| self.dirs.failed("sending a message", errno))
     }
 
-    fn write_and_move(&self, scratch: &Scratch, name: &Name, body: &[u8]) -> Result<(), Errno> {
+    fn write_and_move(&self, staging: &Staging, name: &Name, body: &[u8]) -> Result<(), Errno> {
         let id = name.id();
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let file = fs::openat(scratch.dir(), id, flags, FILE)?;
+        let file = fs::openat(staging.dir(), id, flags, FILE)?;
         write_all(&file, &body::with_id(body, id))?;
         if self.dirs.remote {
             // Only then does the server have it, or say that it has no room for it.
             fs::fsync(&file)?;
         }
         drop(file);
-        reached("send: written");
+        crash_point("send: written");
         Movement::make(&self.dirs, name)?;
-        reached("send: noted");
-        fs::renameat(scratch.dir(), id, &self.dirs.queue, name.as_str())?;
-        reached("send: sent");
+        crash_point("send: noted");
+        fs::renameat(staging.dir(), id, &self.dirs.queue, name.as_str())?;
+        crash_point("send: sent");
         Ok(())
     }
 }

@@ -341,16 +341,16 @@ async fn one_message_that_can_not_be_leased_keeps_no_other_from_it() {
 
 #[test]
 fn messages_that_somebody_keeps_locked_are_not_tried_ever_more_often() {
-    let mut feed = scan::Feed::default();
-    assert_eq!(feed.retry_after(), None);
+    let mut candidates = candidates::Candidates::default();
+    assert_eq!(candidates.retry_after(), None);
     for (count, tries_a_second) in [(1, 20), (64, 1280), (1000, 1280), (10_000, 1280)] {
         for n in 0..count {
-            feed.try_again(Name::new(0, &n.to_string()));
+            candidates.try_again(Name::new(0, &n.to_string()));
         }
-        let after = feed.retry_after().unwrap();
-        feed.retry();
+        let after = candidates.retry_after().unwrap();
+        candidates.retry();
         let mut tries = 0;
-        while feed.next().is_some() {
+        while candidates.next().is_some() {
             tries += 1;
         }
         assert!(after >= Duration::from_millis(50));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::FileQueue;
+use crate::queue::file::FileQueue;
 use crate::queue::{Message, Queue, Release};
 
 const NONE: Duration = Duration::ZERO;
@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Where the child is to die.
 static LAST_STEP: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("TEST_LAST_STEP").ok());
 
-pub(super) fn reached(step: &str) {
+pub(in crate::queue::file) fn crash_point(step: &str) {
     if LAST_STEP.as_deref() == Some(step) {
         let me = rustix::process::getpid();
         let _ = rustix::process::kill_process(me, rustix::process::Signal::KILL);
@@ -67,7 +67,7 @@ fn child() {
 fn start_child(path: &Path, job: &str, last_step: &str) -> Command {
     let mut child = Command::new(std::env::current_exe().unwrap());
     child
-        .args(["--exact", "queue::file::interrupted::child", "--ignored", "--nocapture"])
+        .args(["--exact", "queue::file::tests::crashes::child", "--ignored", "--nocapture"])
         .env("TEST_QUEUE", path)
         .env("TEST_JOB", job)
         .env("TEST_LAST_STEP", last_step)
@@ -89,7 +89,9 @@ fn ids(path: &Path, of: impl Fn(&str) -> &str) -> BTreeSet<String> {
 
 /// Checks that there is nothing in the queue that is not about a message in it.
 fn check_tidy(path: &Path) {
-    let id = |name: &str| -> String { super::Name::parse(name).unwrap().id().to_owned() };
+    let id = |name: &str| -> String {
+        crate::queue::file::name::Name::parse(name).unwrap().id().to_owned()
+    };
     let messages: BTreeSet<_> =
         ids(&path.join("queue"), |name| name).iter().map(|n| id(n)).collect();
     assert_eq!(ids(&path.join("movement"), |id| id), messages, "movement files");

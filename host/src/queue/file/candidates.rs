@@ -76,7 +76,7 @@ pub(super) fn is_file(dir: &OwnedFd, name: impl rustix::path::Arg) -> bool {
 
 /// Where the names of messages to lease come from. Shared by all who lease.
 #[derive(Debug)]
-pub(super) struct Feed {
+pub(super) struct Candidates {
     /// Names that were due when they were seen, in no order.
     ready: Vec<Name>,
     listing: Option<Listing>,
@@ -91,9 +91,9 @@ pub(super) struct Feed {
     said_foreign: bool,
 }
 
-impl Default for Feed {
-    fn default() -> Feed {
-        Feed {
+impl Default for Candidates {
+    fn default() -> Candidates {
+        Candidates {
             ready: Vec::new(),
             listing: None,
             begun: 0,
@@ -106,7 +106,7 @@ impl Default for Feed {
     }
 }
 
-impl Feed {
+impl Candidates {
     /// The number of the next listing to begin: when it has ended, everything that is in the
     /// queue now has been seen.
     pub(super) fn next_listing(&self) -> u64 {

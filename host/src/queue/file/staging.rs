@@ -18,16 +18,16 @@ use crate::scratch;
 
 /// This process's directory. What is left in it goes with it.
 #[derive(Debug)]
-pub(super) struct Scratch {
+pub(super) struct Staging {
     home: scratch::Scratch,
     dirs: Arc<Dirs>,
 }
 
-impl Scratch {
-    pub(super) fn make(dirs: &Arc<Dirs>) -> Result<Scratch, Errno> {
+impl Staging {
+    pub(super) fn make(dirs: &Arc<Dirs>) -> Result<Staging, Errno> {
         let all = dirs.host_path("tmp")?;
         let home = scratch::Scratch::make(&all).map_err(|error| errno(&error))?;
-        Ok(Scratch { home, dirs: dirs.clone() })
+        Ok(Staging { home, dirs: dirs.clone() })
     }
 
     pub(super) fn dir(&self) -> &OwnedFd {
@@ -38,7 +38,7 @@ impl Scratch {
     /// while it is there, the rest can still be found.
     pub(super) fn discard(&self, id: &str) -> Result<(), Errno> {
         self.dirs.remove(&self.dirs.movement, id)?;
-        super::reached("discard: forgotten");
+        super::crash_point("discard: forgotten");
         self.dirs.remove(self.dir(), id)
     }
 
@@ -62,7 +62,7 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
+impl Drop for Staging {
     /// Finishes what an error left half done; the directory goes when that is done.
     fn drop(&mut self) {
         if clear(&self.dirs, self.home.dir()).is_err() || !self.is_at_its_path() {
@@ -89,7 +89,7 @@ fn clear(dirs: &Dirs, dir: &OwnedFd) -> Result<(), Errno> {
             continue;
         }
         dirs.remove(&dirs.movement, &id)?;
-        super::reached("sweep: forgotten");
+        super::crash_point("sweep: forgotten");
         if let Some(attempts) = &attempts {
             dirs.remove(attempts, &id)?;
         }

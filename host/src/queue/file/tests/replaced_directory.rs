@@ -250,7 +250,7 @@ async fn a_file_system_that_is_mounted_anew_unnoticed_is_no_obstacle() {
     run(Command::new("umount").arg("-l").arg(&path));
     yard.mount(&["--bind"], &backing, "tasks");
     // The directory in which to delete is opened by the path, the queue's is open.
-    queue.current().place.forget_scratch();
+    queue.current().opened.forget_staging();
     check_back(queue, &path, &held).await;
 }
 
@@ -300,7 +300,7 @@ async fn every_failure_of_the_file_system_can_be_told_by_its_number() {
     let error = queue.send(&[large]).await.remove(0).unwrap_err();
     assert_eq!(trouble(&error), Some(Errno::NOSPC), "{error}");
     // The kernel refuses this while a file is open to be written.
-    queue.current().place.forget_scratch();
+    queue.current().opened.forget_staging();
     run(Command::new("mount").args(["-o", "remount,ro"]).arg(&path));
     for error in [
         queue.lease(1, LONG, NONE).await.unwrap_err(),
