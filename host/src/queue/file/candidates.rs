@@ -1,94 +1,48 @@
-//! Finding messages that may be leased, without listing the directory for each.
+//! The names of messages that may be leased, found without listing the directory for each.
 //!
-//! A listing is read a piece at a time, across calls, and what was found in it is handed
-//! out before the next piece is read. So a lease costs the same however long the queue is,
-//! and so does the memory.
+//! A listing is read one piece at a time, across calls. All names of a piece are handed out
+//! before the next piece is read, so the time and memory of a lease do not depend on the length
+//! of the queue.
 
 use std::collections::HashMap;
-use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{self, AtFlags, FileType, RawDir};
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use rustix::io::Errno;
 
-use super::dirs::{Dirs, directory};
+use super::dirs::Dirs;
+use super::listing::Listing;
 use super::name::Name;
 
-/// Room for the piece of a listing that is read at a time: some 4,000 names.
-const PIECE: usize = 256 * 1024;
-/// Messages to be tried again are remembered up to this many; the next listing has the rest.
-const AGAIN: usize = 4096;
-/// Between two tries of messages that somebody is just writing or moving, for every so many.
+/// The most busy messages that are remembered. The next listing finds the others again.
+const MOST_BUSY: usize = 4096;
+/// The pause before busy messages are tried again, for each group of this many messages.
 const RETRY: (Duration, u32) = (Duration::from_millis(50), 64);
-/// The first and the longest time between two listings that find nothing.
-const IDLE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// The pauses between listings that find nothing: at first up to 50 ms, in the end up to 5 s.
+/// The jitter adds up to the same time again.
+const IDLE: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(25))
+    .with_max_delay(Duration::from_millis(2500))
+    .with_factor(2.0)
+    .without_max_times()
+    .with_jitter();
 
-/// A listing of a directory under way.
-#[derive(Debug)]
-pub(super) struct Listing {
-    dir: OwnedFd,
-    buffer: Vec<MaybeUninit<u8>>,
-}
-
-impl Listing {
-    pub(super) fn of(dir: &OwnedFd) -> Result<Listing, Errno> {
-        Ok(Listing {
-            // A new description of the directory, with a position of its own.
-            dir: directory(dir, ".")?,
-            buffer: vec![MaybeUninit::uninit(); PIECE],
-        })
-    }
-
-    /// Reads the next piece. `None` for a name is a file that is no message. Returns whether
-    /// there may be more.
-    pub(super) fn piece(
-        &mut self,
-        mut each: impl FnMut(&str, Option<Name>),
-    ) -> Result<bool, Errno> {
-        let mut raw = RawDir::new(&self.dir, &mut self.buffer);
-        while let Some(entry) = raw.next() {
-            let entry = entry?;
-            let is_file = || match entry.file_type() {
-                // Some file systems don't say what an entry is.
-                FileType::Unknown => is_file(&self.dir, entry.file_name()),
-                known => known == FileType::RegularFile,
-            };
-            match entry.file_name().to_str() {
-                Ok("." | "..") => {}
-                Ok(text) => each(text, Name::parse(text).filter(|_| is_file())),
-                Err(_) => each(&entry.file_name().to_string_lossy(), None),
-            }
-            // Asking on would ask the kernel for the next piece.
-            if raw.is_buffer_empty() {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-}
-
-/// Whether it is a file, and neither a directory nor a link, a pipe or a socket.
-pub(super) fn is_file(dir: &OwnedFd, name: impl rustix::path::Arg) -> bool {
-    fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
-        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
-}
-
-/// Where the names of messages to lease come from. Shared by all who lease.
+/// The names of messages to lease. All callers of one queue share it.
 #[derive(Debug)]
 pub(super) struct Candidates {
-    /// Names that were due when they were seen, in no order.
+    /// Names that were due when they were seen, in random order.
     ready: Vec<Name>,
     listing: Option<Listing>,
-    /// Listings begun and ended since the queue was opened.
+    /// The numbers of listings begun and ended since the queue was opened.
     begun: u64,
     ended: u64,
-    /// The earliest second at which a message becomes due, as this listing saw it.
+    /// The earliest second at which a leased or delayed message becomes due, as far as this
+    /// listing has seen.
     next_due: Option<u64>,
-    /// Messages that somebody is just writing or moving, and since when they have been seen.
-    again: HashMap<Name, Instant>,
-    idle: Duration,
-    said_foreign: bool,
+    /// Messages that another process is writing or moving, and when that was first seen.
+    busy: HashMap<Name, Instant>,
+    idle: ExponentialBackoff,
+    has_warned: bool,
 }
 
 impl Default for Candidates {
@@ -99,16 +53,16 @@ impl Default for Candidates {
             begun: 0,
             ended: 0,
             next_due: None,
-            again: HashMap::new(),
-            idle: IDLE.0,
-            said_foreign: false,
+            busy: HashMap::new(),
+            idle: IDLE.build(),
+            has_warned: false,
         }
     }
 }
 
 impl Candidates {
-    /// The number of the next listing to begin: when it has ended, everything that is in the
-    /// queue now has been seen.
+    /// The number of the next listing to begin. When it has ended, it has seen every message
+    /// that is in the queue now.
     pub(super) fn next_listing(&self) -> u64 {
         self.begun + 1
     }
@@ -125,7 +79,7 @@ impl Candidates {
         !self.ready.is_empty()
     }
 
-    /// Reads the next piece of the listing, or the first of a new one.
+    /// Reads the next piece of the listing, or the first piece of a new one.
     pub(super) fn refill(&mut self, dirs: &Dirs, now: u64) -> Result<(), Errno> {
         let mut listing = match self.listing.take() {
             Some(listing) => listing,
@@ -144,7 +98,7 @@ impl Candidates {
         } else {
             self.ended = self.begun;
         }
-        // Hosts that read the same listing would otherwise run after the same names.
+        // So that hosts which read the same listing don't compete for the same names.
         fastrand::shuffle(&mut self.ready);
         Ok(())
     }
@@ -159,65 +113,63 @@ impl Candidates {
         }
     }
 
-    /// Says that there is a file that is not a message, once.
+    /// Warns once that the queue contains an entry that is not a message.
     pub(super) fn saw_foreign(&mut self, dirs: &Dirs, text: &str) {
-        if !self.said_foreign {
-            self.said_foreign = true;
+        if !self.has_warned {
+            self.has_warned = true;
             tracing::warn!(
                 queue = dirs.url,
                 file = text,
-                "a file in queue/ is not a message and is ignored, as will be others like it; \
-                 the Python client can't work on a queue with such a file"
+                "ignoring an entry in queue/ that is not a message, and others like it; the \
+                 Python client fails on a queue that has one"
             );
         }
     }
 
-    /// A message can't be leased just now.
-    pub(super) fn try_again(&mut self, name: Name) {
-        if self.again.len() < AGAIN {
-            self.again.entry(name).or_insert_with(Instant::now);
+    /// Takes note of a message that can't be leased at the moment.
+    pub(super) fn saw_busy(&mut self, name: Name) {
+        if self.busy.len() < MOST_BUSY {
+            self.busy.entry(name).or_insert_with(Instant::now);
         }
     }
 
-    /// For how long a message has been one to try again.
-    pub(super) fn tried_for(&self, name: &Name) -> Duration {
-        self.again.get(name).map(Instant::elapsed).unwrap_or_default()
+    /// How long a message has been busy.
+    pub(super) fn busy_for(&self, name: &Name) -> Duration {
+        self.busy.get(name).map(Instant::elapsed).unwrap_or_default()
     }
 
-    /// A message was leased, or is gone.
-    pub(super) fn settled(&mut self, name: &Name) {
-        if !self.again.is_empty() {
-            self.again.remove(name);
+    /// Forgets a message that was leased or is gone.
+    pub(super) fn forget(&mut self, name: &Name) {
+        if !self.busy.is_empty() {
+            self.busy.remove(name);
         }
     }
 
-    /// Hands out the messages that could not be leased before.
-    pub(super) fn retry(&mut self) {
-        self.ready.extend(self.again.keys().cloned());
+    /// Hands out the busy messages again.
+    pub(super) fn retry_busy(&mut self) {
+        self.ready.extend(self.busy.keys().cloned());
     }
 
-    /// How long to wait before that. Somebody may hold on to the locks of many messages: they
-    /// are tried no more often together than a few.
+    /// How long to wait before [`Candidates::retry_busy`]. It grows with the number of busy
+    /// messages, which limits the tries per second.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         let (pause, of) = RETRY;
-        let count = u32::try_from(self.again.len()).unwrap_or(u32::MAX);
+        let count = u32::try_from(self.busy.len()).unwrap_or(u32::MAX);
         (count > 0).then(|| pause * count.div_ceil(of))
     }
 
-    /// The second at which the next message becomes due, as far as is known.
+    /// The second at which the next message becomes due, if known.
     pub(super) fn next_due(&self) -> Option<u64> {
         self.next_due
     }
 
-    /// Something was found: look again soon when there is nothing any more.
+    /// A message was leased: the next pause is short again.
     pub(super) fn found(&mut self) {
-        self.idle = IDLE.0;
+        self.idle = IDLE.build();
     }
 
-    /// Nothing was found: how long to wait before the next listing.
+    /// How long to wait before the next listing, after one that found nothing.
     pub(super) fn pause(&mut self) -> Duration {
-        let pause = self.idle.mul_f64(0.5 + fastrand::f64() / 2.0);
-        self.idle = (self.idle * 2).min(IDLE.1);
-        pause
+        self.idle.next().unwrap_or(Duration::from_secs(5))
     }
 }
