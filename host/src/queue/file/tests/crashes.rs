@@ -1,4 +1,4 @@
-//! Hosts that are killed between two steps: in each test, a child process that is.
+//! Hosts that are killed between two steps. Each test kills a child process.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -8,26 +8,26 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::FileQueue;
+use crate::queue::file::FileQueue;
 use crate::queue::{Message, Queue, Release};
 
 const NONE: Duration = Duration::ZERO;
 const SHORT: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Where the child is to die.
+/// The step after which the child is killed.
 static LAST_STEP: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("TEST_LAST_STEP").ok());
 
-pub(super) fn reached(step: &str) {
+pub(in crate::queue::file) fn crash_point(step: &str) {
     if LAST_STEP.as_deref() == Some(step) {
         let me = rustix::process::getpid();
         let _ = rustix::process::kill_process(me, rustix::process::Signal::KILL);
     }
 }
 
-/// What the child does, as long as it lives.
+/// What the child process does until it is killed.
 #[test]
-#[ignore = "the life of the child process; the tests below start it"]
+#[ignore = "runs in the child processes that other tests start"]
 fn child() {
     let (Ok(path), Ok(job)) = (std::env::var("TEST_QUEUE"), std::env::var("TEST_JOB")) else {
         return;
@@ -67,7 +67,7 @@ fn child() {
 fn start_child(path: &Path, job: &str, last_step: &str) -> Command {
     let mut child = Command::new(std::env::current_exe().unwrap());
     child
-        .args(["--exact", "queue::file::interrupted::child", "--ignored", "--nocapture"])
+        .args(["--exact", "queue::file::tests::crashes::child", "--ignored", "--nocapture"])
         .env("TEST_QUEUE", path)
         .env("TEST_JOB", job)
         .env("TEST_LAST_STEP", last_step)
@@ -87,25 +87,27 @@ fn ids(path: &Path, of: impl Fn(&str) -> &str) -> BTreeSet<String> {
     entries.map(|e| of(e.unwrap().file_name().to_str().unwrap()).to_owned()).collect()
 }
 
-/// Checks that there is nothing in the queue that is not about a message in it.
+/// Checks that the queue has no files about messages that are not in it.
 fn check_tidy(path: &Path) {
-    let id = |name: &str| -> String { super::Name::parse(name).unwrap().id().to_owned() };
+    let id = |name: &str| -> String {
+        crate::queue::file::name::Name::parse(name).unwrap().id().to_owned()
+    };
     let messages: BTreeSet<_> =
         ids(&path.join("queue"), |name| name).iter().map(|n| id(n)).collect();
     assert_eq!(ids(&path.join("movement"), |id| id), messages, "movement files");
     assert!(ids(&path.join("host/attempts"), |id| id).is_subset(&messages), "failures");
     let mut dead = ids(&path.join("host/tmp"), |id| id);
     dead.remove(".lock");
-    assert_eq!(dead, BTreeSet::new(), "directories of the dead");
+    assert_eq!(dead, BTreeSet::new(), "staging directories of dead processes");
 }
 
-/// Kills a host that does `job` on a queue of one message after a step, and returns what the
-/// next host finds.
+/// Runs `job` in a host with a queue of one message, kills the host after `last_step`, and
+/// returns the messages that the next host finds.
 async fn after(job: &str, last_step: &str) -> (tempfile::TempDir, Vec<Message>) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path();
     {
-        // Its failures have to go with it, so there is one.
+        // A failure, whose reason must be removed with the message.
         let queue = open(path);
         queue.send(&[Bytes::from_static(b"{\"n\": 1}")]).await.remove(0).unwrap();
         let message = queue.lease(1, PATIENCE, NONE).await.unwrap().remove(0);
@@ -128,14 +130,14 @@ async fn after(job: &str, last_step: &str) -> (tempfile::TempDir, Vec<Message>) 
     (dir, found)
 }
 
-/// Checks that one message is found, with as many attempts as failures, and these deaths.
+/// Checks that one message is found, with these failures, as many attempts, and these deaths.
 async fn check(job: &str, last_step: &str, deaths: u32, failures: &[&str]) {
     let (dir, found) = after(job, last_step).await;
     assert_eq!(found.len(), 1, "{job}, {last_step}");
     assert_eq!(found[0].failures, failures, "{job}, {last_step}");
     let counted = (found[0].attempts as usize, found[0].deaths);
     assert_eq!(counted, (failures.len(), deaths), "{job}, {last_step}");
-    // And it can be done, and then nothing is left.
+    // The message can be completed, and leaves no files.
     let queue = open(dir.path());
     queue.ack(&found[0].receipt).await.unwrap();
     drop(queue);
@@ -143,7 +145,7 @@ async fn check(job: &str, last_step: &str, deaths: u32, failures: &[&str]) {
 }
 
 #[tokio::test]
-async fn a_host_killed_while_it_leases_loses_nothing_and_counts_nothing() {
+async fn a_host_killed_while_it_leases_loses_no_message_and_is_not_counted() {
     tokio::join!(
         check("ack", "lease: noted", 0, &["first"]),
         check("ack", "lease: leased", 0, &["first"]),
@@ -151,7 +153,7 @@ async fn a_host_killed_while_it_leases_loses_nothing_and_counts_nothing() {
 }
 
 #[tokio::test]
-async fn a_host_killed_while_it_executes_is_a_death() {
+async fn a_host_killed_while_it_executes_counts_as_a_death() {
     tokio::join!(
         check("ack", "start: noted", 1, &["first"]),
         check("extend", "move: noted", 1, &["first"]),
@@ -160,7 +162,7 @@ async fn a_host_killed_while_it_executes_is_a_death() {
 }
 
 #[tokio::test]
-async fn a_host_killed_while_it_gives_back_leaves_the_message() {
+async fn a_host_killed_while_it_releases_leaves_the_message() {
     tokio::join!(
         check("fail", "release: noted", 0, &["first", "x"]),
         check("fail", "move: noted", 0, &["first", "x"]),
@@ -182,7 +184,7 @@ async fn a_host_killed_while_it_deletes_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_host_killed_while_it_sends_has_sent_all_of_a_message_or_nothing() {
+async fn a_host_killed_while_it_sends_has_sent_a_whole_message_or_none() {
     for (step, expected) in [("send: written", 1), ("send: noted", 1), ("send: sent", 2)] {
         let (_dir, found) = after("send", step).await;
         assert_eq!(found.len(), expected, "{step}");
@@ -193,7 +195,7 @@ async fn a_host_killed_while_it_sends_has_sent_all_of_a_message_or_nothing() {
 }
 
 #[tokio::test]
-async fn a_host_killed_while_it_tidies_up_leaves_it_to_the_next() {
+async fn the_next_host_finishes_the_cleanup_of_a_killed_one() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path();
     open(path).send(&[Bytes::from_static(b"{}")]).await.remove(0).unwrap();
@@ -206,7 +208,7 @@ async fn a_host_killed_while_it_tidies_up_leaves_it_to_the_next() {
 }
 
 #[tokio::test]
-async fn processes_that_drain_one_queue_do_each_message_once() {
+async fn processes_that_drain_one_queue_complete_each_message_once() {
     const MESSAGES: usize = 1500;
     let dir = tempfile::tempdir().unwrap();
     let queue = open(dir.path());
@@ -220,7 +222,7 @@ async fn processes_that_drain_one_queue_do_each_message_once() {
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{output:?}");
         let text = String::from_utf8(output.stdout).unwrap();
-        // The test harness writes its own words before the first.
+        // The test harness writes its own output on the same line as the first.
         done.extend(text.lines().filter_map(|l| l.split("done ").nth(1)).map(str::to_owned));
     }
     let unique: BTreeSet<_> = done.iter().collect();

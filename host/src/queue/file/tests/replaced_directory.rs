@@ -1,4 +1,4 @@
-//! A queue whose directory goes away under the hosts that work on it, and comes back.
+//! Queues whose directory is removed, moved or unmounted while hosts use it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,13 +7,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use rustix::io::Errno;
 
-use super::*;
+use crate::queue::file::*;
 
 const NONE: Duration = Duration::ZERO;
 const LONG: Duration = Duration::from_secs(300);
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A directory in which the queue's directory is, and what may be mounted there.
+/// The parent of the queue directory, and the mounts below it.
 struct Yard {
     dir: tempfile::TempDir,
     mounts: Vec<PathBuf>,
@@ -65,7 +65,7 @@ async fn lease_one(queue: &FileQueue) -> Message {
     queue.lease(1, LONG, PATIENCE).await.unwrap().pop().expect("there is no message")
 }
 
-/// A queue with two messages, one of which is held and started.
+/// A queue with two messages, one of them leased and started.
 async fn queue(path: &Path) -> (FileQueue, Receipt) {
     let queue = open(path);
     send(&queue, "[1]").await;
@@ -75,8 +75,8 @@ async fn queue(path: &Path) -> (FileQueue, Receipt) {
     (queue, held.receipt)
 }
 
-/// The file system's error that an operation failed for.
-fn trouble(error: &QueueError) -> Option<Errno> {
+/// The file system's error that made an operation fail.
+fn file_error(error: &QueueError) -> Option<Errno> {
     let mut error: &dyn std::error::Error = error;
     loop {
         if let Some(errno) = error.downcast_ref::<Errno>() {
@@ -86,14 +86,14 @@ fn trouble(error: &QueueError) -> Option<Errno> {
     }
 }
 
-/// Checks that nothing can be done, and that nobody takes that for a lost lease.
+/// Checks that every operation fails, and none of them because of a lost lease.
 async fn check_away(queue: &FileQueue, held: &Receipt) {
     fn away<T: std::fmt::Debug>(what: &str, result: Result<T, QueueError>) {
         match result {
             Err(error @ QueueError::Unavailable { .. }) => {
-                assert!(trouble(&error).is_some(), "{what}: {error}");
-                let said = error.to_string();
-                assert!(said.starts_with("fq://test: opening "), "{what}: {said}");
+                assert!(file_error(&error).is_some(), "{what}: {error}");
+                let text = error.to_string();
+                assert!(text.starts_with("fq://test: opening "), "{what}: {text}");
             }
             other => panic!("{what}: {other:?}"),
         }
@@ -110,7 +110,7 @@ async fn check_away(queue: &FileQueue, held: &Receipt) {
     away("counts", queue.counts().await);
 }
 
-/// Checks that both messages of [`queue`] can be done, and leave nothing.
+/// Checks that both messages of [`queue`] can be completed, and leave no files.
 async fn check_back(queue: FileQueue, path: &Path, held: &Receipt) {
     let held = queue.extend(held, 2 * LONG).await.unwrap();
     queue.ack(&held).await.unwrap();
@@ -135,7 +135,7 @@ async fn check_back(queue: FileQueue, path: &Path, held: &Receipt) {
     }
 }
 
-/// Waits until it is noticed that the directory is not in its place.
+/// Waits until the queue notices that its directory is missing.
 async fn until_noticed(queue: &FileQueue) {
     while queue.counts().await.is_ok() {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -152,7 +152,7 @@ async fn a_directory_that_is_moved_away_and_back_is_used_again() {
         std::fs::rename(&there, &away).unwrap();
         until_noticed(&queue).await;
         check_away(&queue, &held).await;
-        assert!(!there.exists(), "{part} was made anew by a host");
+        assert!(!there.exists(), "a host created {part} again");
         std::fs::rename(&away, &there).unwrap();
         check_back(queue, &path, &held).await;
     }
@@ -168,14 +168,14 @@ async fn a_directory_that_is_removed_and_restored_from_a_copy_is_used_again() {
         copy(&there, &kept);
         std::fs::remove_dir_all(&there).unwrap();
         if part == "queue" {
-            // Nobody has it now, rather than somebody else.
+            // The message is missing, but no other host has leased it.
             let error = queue.ack(&held).await.unwrap_err();
-            assert_eq!(trouble(&error), Some(Errno::NOENT), "{error}");
-            assert!(error.to_string().contains("directory was removed"), "{error}");
+            assert_eq!(file_error(&error), Some(Errno::NOENT), "{error}");
+            assert!(error.to_string().contains("was removed, moved or unmounted"), "{error}");
         }
         until_noticed(&queue).await;
         check_away(&queue, &held).await;
-        assert!(!there.exists(), "{part} was made anew by a host");
+        assert!(!there.exists(), "a host created {part} again");
         copy(&kept, &there);
         check_back(queue, &path, &held).await;
     }
@@ -197,7 +197,7 @@ async fn a_file_in_the_place_of_the_directory_is_an_outage() {
 }
 
 #[tokio::test]
-async fn a_host_that_waits_finds_messages_in_a_directory_that_was_made_anew() {
+async fn a_waiting_host_finds_messages_in_a_directory_that_was_created_again() {
     let yard = Yard::new();
     let path = yard.path("tasks");
     let waiting = open(&path);
@@ -205,26 +205,26 @@ async fn a_host_that_waits_finds_messages_in_a_directory_that_was_made_anew() {
         loop {
             match waiting.lease(1, LONG, PATIENCE).await {
                 Ok(found) => break found,
-                // It looked just when there was nothing.
-                Err(error) => assert_eq!(trouble(&error), Some(Errno::NOENT), "{error}"),
+                // It checked while the directory was missing.
+                Err(error) => assert_eq!(file_error(&error), Some(Errno::NOENT), "{error}"),
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     let (found, ()) = tokio::join!(found, async {
-        // It waits by now.
+        // Let the other future begin to wait.
         for _ in 0..10 {
             tokio::task::yield_now().await;
         }
         std::fs::remove_dir_all(&path).unwrap();
         send(&open(&path), "[1]").await;
     });
-    assert_eq!(found.first().expect("the wait was in vain").body, "[1]");
+    assert_eq!(found.first().expect("found no message").body, "[1]");
     waiting.ack(&found[0].receipt).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_mount_point_without_its_file_system_is_left_empty() {
+async fn nothing_is_created_in_an_empty_mount_point() {
     let mut yard = Yard::new();
     let backing = yard.path("backing");
     yard.mount(&["-t", "tmpfs", "-o", "size=1m"], Path::new("tmpfs"), "backing");
@@ -240,7 +240,7 @@ async fn a_mount_point_without_its_file_system_is_left_empty() {
 }
 
 #[tokio::test]
-async fn a_file_system_that_is_mounted_anew_unnoticed_is_no_obstacle() {
+async fn a_file_system_may_be_mounted_again_between_two_checks() {
     let mut yard = Yard::new();
     let backing = yard.path("backing");
     yard.mount(&["-t", "tmpfs", "-o", "size=1m"], Path::new("tmpfs"), "backing");
@@ -249,8 +249,9 @@ async fn a_file_system_that_is_mounted_anew_unnoticed_is_no_obstacle() {
     let (queue, held) = queue(&path).await;
     run(Command::new("umount").arg("-l").arg(&path));
     yard.mount(&["--bind"], &backing, "tasks");
-    // The directory in which to delete is opened by the path, the queue's is open.
-    queue.current().place.forget_scratch();
+    // The staging directory is opened by its path, on the new mount; `queue/` is still open
+    // on the old one.
+    queue.current().opened.forget_staging();
     check_back(queue, &path, &held).await;
 }
 
@@ -262,7 +263,7 @@ async fn a_lease_is_not_lost_while_its_queue_is_being_restored() {
     let kept = yard.path("kept");
     copy(&path, &kept);
     std::fs::remove_dir_all(&path).unwrap();
-    // The directories are there, and the files not yet.
+    // The directories are back, but not yet the files.
     for part in ["queue", "movement"] {
         std::fs::create_dir_all(path.join(part)).unwrap();
     }
@@ -273,7 +274,7 @@ async fn a_lease_is_not_lost_while_its_queue_is_being_restored() {
 }
 
 #[tokio::test]
-async fn a_message_that_does_not_come_back_with_its_queue_is_lost_to_its_holder() {
+async fn a_lease_is_lost_if_its_message_is_not_restored_with_the_queue() {
     let yard = Yard::new();
     let path = yard.path("tasks");
     let (queue, held) = queue(&path).await;
@@ -291,16 +292,16 @@ async fn a_message_that_does_not_come_back_with_its_queue_is_lost_to_its_holder(
 }
 
 #[tokio::test]
-async fn every_failure_of_the_file_system_can_be_told_by_its_number() {
+async fn every_error_includes_the_error_number_of_the_file_system() {
     let mut yard = Yard::new();
     yard.mount(&["-t", "tmpfs", "-o", "size=64k"], Path::new("tmpfs"), "tasks");
     let path = yard.path("tasks");
     let (queue, held) = queue(&path).await;
     let large = Bytes::from(vec![b'1'; 100_000]);
     let error = queue.send(&[large]).await.remove(0).unwrap_err();
-    assert_eq!(trouble(&error), Some(Errno::NOSPC), "{error}");
-    // The kernel refuses this while a file is open to be written.
-    queue.current().place.forget_scratch();
+    assert_eq!(file_error(&error), Some(Errno::NOSPC), "{error}");
+    // The kernel refuses the remount while a file is open for writing.
+    queue.current().opened.forget_staging();
     run(Command::new("mount").args(["-o", "remount,ro"]).arg(&path));
     for error in [
         queue.lease(1, LONG, NONE).await.unwrap_err(),
@@ -309,7 +310,7 @@ async fn every_failure_of_the_file_system_can_be_told_by_its_number() {
         queue.ack(&held).await.unwrap_err(),
     ] {
         assert!(matches!(error, QueueError::Unavailable { .. }), "{error}");
-        assert_eq!(trouble(&error), Some(Errno::ROFS), "{error}");
+        assert_eq!(file_error(&error), Some(Errno::ROFS), "{error}");
     }
     run(Command::new("mount").args(["-o", "remount,rw"]).arg(&path));
     check_back(queue, &path, &held).await;

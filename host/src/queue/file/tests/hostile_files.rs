@@ -1,6 +1,5 @@
-//! What anybody who may write to a queue's directory can put into it: anything but files, files
-//! of any size, and links to what is not theirs. No test here waits for what must not happen: one
-//! that hangs is one that fails.
+//! Entries that anyone with write access can put into a queue directory: pipes, links, directories
+//! and files of any size. A test that hangs here is a failure: the host must not wait for a pipe.
 
 use std::os::unix::fs::{FileTypeExt, symlink};
 use std::os::unix::net::UnixListener;
@@ -10,20 +9,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use rustix::fs::{CWD, Mode};
 
-use super::*;
 use crate::queue::LONGEST_MESSAGE;
+use crate::queue::file::candidates::Candidates;
+use crate::queue::file::name::Name;
+use crate::queue::file::*;
 
 const NONE: Duration = Duration::ZERO;
 const LONG: Duration = Duration::from_secs(300);
 const SECRET: &str = "a secret";
 
-/// A queue, and beside it a file and a directory that have nothing to do with it.
+/// A queue, and unrelated files beside it.
 struct Yard {
     dir: tempfile::TempDir,
     queue: FileQueue,
 }
 
-/// What is not a file of the queue.
+/// The kinds of entries that are not a regular file.
 #[derive(Debug, Clone, Copy)]
 enum Thing {
     Fifo,
@@ -67,14 +68,14 @@ impl Yard {
         self.dir.path().join("others").join(part)
     }
 
-    /// Puts it in the place of whatever is there.
+    /// Creates the entry in the place of another.
     fn put(&self, thing: Thing, part: &str) {
         let path = self.path(part);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         let _ = std::fs::remove_file(&path);
         match thing {
             Thing::Fifo => fifo(&path),
-            // Nobody listens, as after a program's end.
+            // Nobody listens on it.
             Thing::Socket => drop(UnixListener::bind(&path).unwrap()),
             Thing::Directory => std::fs::create_dir_all(path.join("more")).unwrap(),
             Thing::LinkToFile => symlink(self.others("file"), &path).unwrap(),
@@ -85,7 +86,7 @@ impl Yard {
         }
     }
 
-    /// A message as it is sent.
+    /// Sends a message, and returns its id.
     async fn send(&self, body: &str) -> String {
         self.queue.send(&[Bytes::from(body.to_owned())]).await.remove(0).unwrap();
         let name = self.messages().pop().unwrap();
@@ -100,7 +101,7 @@ impl Yard {
         names(&self.path("queue"))
     }
 
-    /// Nothing that is not the queue's was read, written, made or removed.
+    /// Checks that nothing outside the queue was written, created or removed.
     #[track_caller]
     fn others_are_as_they_were(&self) {
         assert_eq!(std::fs::read_to_string(self.others("file")).unwrap(), SECRET);
@@ -124,7 +125,7 @@ fn names(path: &Path) -> Vec<String> {
     names
 }
 
-/// A file that is as long as that and takes no room.
+/// Makes a sparse file of this size.
 fn make_long(path: &Path, size: u64) {
     std::fs::File::options()
         .write(true)
@@ -137,7 +138,7 @@ fn make_long(path: &Path, size: u64) {
 }
 
 #[tokio::test]
-async fn what_is_no_file_is_no_message_and_keeps_none_from_being_done() {
+async fn an_entry_that_is_not_a_file_is_not_a_message() {
     for thing in THINGS {
         let yard = Yard::new();
         yard.put(thing, "queue/0--evil.json");
@@ -152,18 +153,18 @@ async fn what_is_no_file_is_no_message_and_keeps_none_from_being_done() {
         let admin = Admin::open("fq://test", &yard.path("")).unwrap();
         assert_eq!(admin.messages().unwrap().count(), 0, "{thing:?}");
         assert_eq!(admin.counts().unwrap().enqueued, Some(0), "{thing:?}");
-        assert_eq!(yard.messages(), ["0--evil.json"], "{thing:?}: it is not ours to remove");
+        assert_eq!(yard.messages(), ["0--evil.json"], "{thing:?} was removed");
         yard.others_are_as_they_were();
     }
 }
 
 #[tokio::test]
-async fn a_movement_file_that_is_none_is_put_aside_and_the_message_done() {
+async fn an_entry_in_the_place_of_a_movement_file_is_moved_away() {
     for thing in THINGS {
         let yard = Yard::new();
         let id = yard.send("{}").await;
         let movement = format!("movement/{id}");
-        // Before the lease, under it, and before each way to end it.
+        // Before the lease, and before each operation under it.
         yard.put(thing, &movement);
         let sent = yard.path(&format!("queue/0--{id}.json"));
         let then = std::time::SystemTime::now() - Duration::from_secs(3600);
@@ -189,7 +190,7 @@ async fn a_movement_file_that_is_none_is_put_aside_and_the_message_done() {
 }
 
 #[tokio::test]
-async fn reasons_that_are_no_file_are_left_out_and_put_aside() {
+async fn an_entry_in_the_place_of_the_reasons_is_moved_away() {
     for thing in THINGS {
         let yard = Yard::new();
         let id = yard.send("{}").await;
@@ -209,7 +210,7 @@ async fn reasons_that_are_no_file_are_left_out_and_put_aside() {
 }
 
 #[tokio::test]
-async fn counters_that_are_no_files_are_unknown_and_begin_again() {
+async fn an_entry_in_the_place_of_a_counter_is_moved_away() {
     for thing in THINGS {
         let yard = Yard::new();
         for counter in ["insertions", "completions"] {
@@ -218,7 +219,7 @@ async fn counters_that_are_no_files_are_unknown_and_begin_again() {
         let admin = Admin::open("fq://test", &yard.path("")).unwrap();
         let counts = admin.counts().unwrap();
         assert_eq!((counts.inserted, counts.completed), (None, None), "{thing:?}");
-        assert!(names(&yard.path("host/refused")).is_empty(), "looking has changed something");
+        assert!(names(&yard.path("host/refused")).is_empty(), "counting changed something");
         yard.send("{}").await;
         let message = yard.lease().await.unwrap();
         yard.queue.ack(&message.receipt).await.unwrap();
@@ -235,7 +236,7 @@ async fn counters_that_are_no_files_are_unknown_and_begin_again() {
 }
 
 #[tokio::test]
-async fn counters_of_any_length_cost_nothing() {
+async fn a_counter_of_any_length_is_read_quickly() {
     let yard = Yard::new();
     for counter in ["insertions", "completions"] {
         make_long(&yard.path(counter), 8 << 30);
@@ -246,7 +247,7 @@ async fn counters_of_any_length_cost_nothing() {
 }
 
 #[tokio::test]
-async fn a_message_that_is_too_long_is_not_read_and_is_kept() {
+async fn a_message_that_is_too_long_is_kept_unread() {
     let yard = Yard::new();
     let file = yard.path("queue/0--long.json");
     make_long(&file, 8 << 30);
@@ -274,7 +275,7 @@ async fn a_message_that_is_too_long_is_not_read_and_is_kept() {
     assert!(yard.messages().is_empty() && names(&yard.path("movement")).is_empty());
     assert!(names(&yard.path("host/attempts")).is_empty());
     assert_eq!(yard.queue.counts().await.unwrap().completed, Some(0));
-    // What nobody could lease is not sent either.
+    // A message that no host could lease is not sent.
     let long = Bytes::from(vec![b'x'; LONGEST_MESSAGE + 1]);
     let refused = yard.queue.send(&[long.clone(), long.slice(1..)]).await;
     assert!(matches!(&refused[..], [Err(QueueError::Invalid { .. }), Ok(())]), "{refused:?}");
@@ -282,7 +283,7 @@ async fn a_message_that_is_too_long_is_not_read_and_is_kept() {
 }
 
 #[tokio::test]
-async fn of_a_long_movement_file_the_end_counts() {
+async fn the_end_of_a_long_movement_file_counts() {
     let yard = Yard::new();
     let id = yard.send("{}").await;
     let movement = yard.path(&format!("movement/{id}"));
@@ -294,13 +295,13 @@ async fn of_a_long_movement_file_the_end_counts() {
     let receipt = yard.queue.extend(&message.receipt, 2 * LONG).await.unwrap();
     yard.queue.release(&receipt, NONE, Release::Uncounted).await.unwrap();
     let text = std::fs::read_to_string(&movement).unwrap();
-    assert!(text.starts_with(&lines) && text.contains("\n\n"), "what was there is changed");
-    assert!(text.contains("\n0--uncounted\n"), "what was started is not taken back");
+    assert!(text.starts_with(&lines) && text.contains("\n\n"), "the old lines were changed");
+    assert!(text.contains("\n0--uncounted\n"), "the execution was not taken back");
     let again = yard.lease().await.unwrap();
     assert_eq!(again.deaths, 0);
     yard.queue.ack(&again.receipt).await.unwrap();
 
-    // And of one that is no text at all.
+    // The same with a file that is not text.
     let id = yard.send("{}").await;
     make_long(&yard.path(&format!("movement/{id}")), 8 << 30);
     let message = yard.lease().await.unwrap();
@@ -313,14 +314,14 @@ async fn of_a_long_movement_file_the_end_counts() {
 }
 
 #[tokio::test]
-async fn one_message_that_can_not_be_leased_keeps_no_other_from_it() {
+async fn a_message_that_can_not_be_leased_does_not_block_others() {
     let yard = Yard::new();
-    // A program that is executed can't be opened for writing.
+    // A running program's file can't be opened for writing.
     std::fs::copy("/bin/sleep", yard.path("movement/program")).unwrap();
     std::fs::write(yard.path("queue/0--program.json"), "{}").unwrap();
     let program = yard.path("movement/program");
     let mut program = std::process::Command::new(program).arg("600").spawn().unwrap();
-    // With a `T` of ten digits its name is longer than a name can be.
+    // With a time of ten digits, its name is too long for a file.
     let long = format!("0--{}.json", "a".repeat(255 - "0--.json".len()));
     std::fs::write(yard.path("queue").join(&long), "{}").unwrap();
     std::fs::write(yard.path("movement").join(&long[3..long.len() - 5]), "").unwrap();
@@ -340,17 +341,17 @@ async fn one_message_that_can_not_be_leased_keeps_no_other_from_it() {
 }
 
 #[test]
-fn messages_that_somebody_keeps_locked_are_not_tried_ever_more_often() {
-    let mut feed = scan::Feed::default();
-    assert_eq!(feed.retry_after(), None);
+fn the_rate_of_tries_is_limited_however_many_messages_are_locked() {
+    let mut candidates = Candidates::default();
+    assert_eq!(candidates.retry_after(), None);
     for (count, tries_a_second) in [(1, 20), (64, 1280), (1000, 1280), (10_000, 1280)] {
         for n in 0..count {
-            feed.try_again(Name::new(0, &n.to_string()));
+            candidates.saw_busy(Name::new(0, &n.to_string()));
         }
-        let after = feed.retry_after().unwrap();
-        feed.retry();
+        let after = candidates.retry_after().unwrap();
+        candidates.retry_busy();
         let mut tries = 0;
-        while feed.next().is_some() {
+        while candidates.next().is_some() {
             tries += 1;
         }
         assert!(after >= Duration::from_millis(50));
@@ -359,7 +360,7 @@ fn messages_that_somebody_keeps_locked_are_not_tried_ever_more_often() {
 }
 
 #[tokio::test]
-async fn of_many_reasons_the_last_are_read() {
+async fn only_the_last_of_many_reasons_are_read() {
     let yard = Yard::new();
     let id = yard.send("{}").await;
     let message = yard.lease().await.unwrap();
@@ -371,16 +372,16 @@ async fn of_many_reasons_the_last_are_read() {
     assert!(failures.len() < 50_000);
 }
 
-/// A link in the place of a directory would have whoever opens the queue work on what is there:
-/// remove files by the names of messages, and all that looks like what a dead host left.
+/// If a link stood in for a directory, the host would work in the link's target: it would remove
+/// files with the names of messages, and what looks like the leftovers of a dead host.
 #[tokio::test]
-async fn a_link_is_no_directory_of_a_queue() {
+async fn a_link_in_the_place_of_a_directory_is_refused() {
     for part in ["queue", "movement", "host"] {
         let Yard { dir, queue } = Yard::new();
         drop(queue);
         let path = dir.path().join("queue");
         let _ = std::fs::remove_dir_all(path.join(part));
-        // As a host's directory would be.
+        // Laid out like the directory of a dead host.
         let others = dir.path().join("others");
         std::fs::create_dir_all(others.join("tmp/work")).unwrap();
         std::fs::write(others.join("tmp/work/thesis"), SECRET).unwrap();
@@ -394,7 +395,7 @@ async fn a_link_is_no_directory_of_a_queue() {
 }
 
 #[tokio::test]
-async fn what_is_among_the_directories_of_hosts_leads_nowhere() {
+async fn links_among_staging_directories_are_not_followed() {
     let yard = Yard::new();
     std::fs::create_dir_all(yard.path("host/tmp/dead/directory")).unwrap();
     std::fs::write(yard.path("host/tmp/dead/half"), "").unwrap();
