@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::body::Body;
 use super::clock::{self, Clock};
 use super::dirs::Dirs;
-use super::files::open_regular;
+use super::files;
 use super::listing::Listing;
 use super::lock_wait::pauses;
 use super::movement::{Movement, Opened};
@@ -65,11 +65,12 @@ impl Admin {
     }
 
     fn release(&self, name: &Name, to: &Name) -> Result<bool, Errno> {
-        let movement = patiently(|| match Movement::open_or_create(&self.dirs, name.id())? {
-            Opened::Locked(movement) => Ok(Some(movement)),
+        let open = || match Movement::open_or_create(&self.dirs, name.id())? {
+            Opened::Locked(opened) => Ok(Some(opened)),
             Opened::Busy | Opened::Missing => Ok(None),
-        })?;
-        let is_new = movement.history()?.is_empty();
+        };
+        let (movement, history) = patiently(open)?;
+        let is_new = history.is_empty();
         let line = to.line();
         movement.append(&line)?;
         match fs::renameat(&self.dirs.queue, name.as_str(), &self.dirs.queue, to.as_str()) {
@@ -178,10 +179,11 @@ impl Iterator for Messages<'_> {
 
 /// Returns `None` for an entry that is not a message, despite its name.
 fn read(dirs: &Dirs, name: &Name) -> Result<Option<Listed>, Errno> {
-    let Some(file) = open_regular(&dirs.queue, name.as_str(), OFlags::RDONLY)? else {
+    let Some(file) = files::open(&dirs.queue, name.as_str(), OFlags::RDONLY)? else {
         return Ok(None);
     };
     let (body, unread) = match body::read(&file, name.id())? {
+        Body::NotAFile => return Ok(None),
         Body::Text(body) => (body, None),
         Body::TooLong(size) => (Bytes::new(), Some(body::too_long(name.as_str(), size))),
     };

@@ -26,11 +26,16 @@ pub(super) enum Body {
     Text(Bytes),
     /// The file has too many bytes, this many.
     TooLong(usize),
+    /// The entry is a pipe or a directory.
+    NotAFile,
 }
 
 /// Reads the body from the file of the message `id`.
 pub(super) fn read(file: &OwnedFd, id: &str) -> Result<Body, Errno> {
-    let mut stored = files::read(file, files::FIRST_READ)?;
+    let mut stored = match files::read(file, files::FIRST_READ) {
+        Err(errno) if files::is_not_a_file(errno) => return Ok(Body::NotAFile),
+        stored => stored?,
+    };
     if stored.len() == files::FIRST_READ {
         let size = files::size(&fs::fstat(file)?);
         if size > LONGEST_STORED {

@@ -3,7 +3,7 @@
 //! `insertions` is a decimal number, `completions` a file whose length in bytes is the number.
 
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::fs::{self, FlockOperation, OFlags};
@@ -117,24 +117,47 @@ fn number(text: &[u8]) -> u64 {
     text.trim().parse().unwrap_or_default()
 }
 
+/// The time between two checks that the counter's file was not removed.
+const CHECK: Duration = Duration::from_millis(200);
+
 /// The counter of completed messages, kept open.
 #[derive(Debug, Default)]
-pub(super) struct Completions(Mutex<Option<OwnedFd>>);
+pub(super) struct Completions(Mutex<Option<OpenCounter>>);
+
+#[derive(Debug)]
+struct OpenCounter {
+    file: OwnedFd,
+    checked: Instant,
+}
+
+impl OpenCounter {
+    /// Opens the counter, and moves away an entry that is not a file.
+    fn open(dirs: &Dirs) -> Result<OpenCounter, Errno> {
+        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE;
+        let file = dirs.file(&dirs.root, COMPLETIONS, flags)?;
+        Ok(OpenCounter { file, checked: Instant::now() })
+    }
+
+    /// Returns the counter unless someone removed its file.
+    fn checked(self) -> Option<OpenCounter> {
+        if self.checked.elapsed() < CHECK {
+            return Some(self);
+        }
+        let exists = fs::fstat(&self.file).is_ok_and(|stat| stat.st_nlink > 0);
+        exists.then(|| OpenCounter { checked: Instant::now(), ..self })
+    }
+}
 
 impl Completions {
     pub(super) fn add_one(&self, dirs: &Dirs) -> Result<(), Errno> {
         let mut open = self.0.lock();
-        // If someone removed the file, a count in the removed one would be lost.
-        let exists = |fd: &OwnedFd| fs::fstat(fd).is_ok_and(|stat| stat.st_nlink > 0);
-        let fd = match open.take().filter(exists) {
-            Some(fd) => fd,
-            None => {
-                let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE;
-                dirs.file(&dirs.root, COMPLETIONS, flags)?
-            }
+        // If someone removed the file, counts are lost until the next check.
+        let counter = match open.take().and_then(OpenCounter::checked) {
+            Some(counter) => counter,
+            None => OpenCounter::open(dirs)?,
         };
-        rustix::io::retry_on_intr(|| rustix::io::write(&fd, b"\0"))?;
-        *open = Some(fd);
+        rustix::io::retry_on_intr(|| rustix::io::write(&counter.file, b"\0"))?;
+        *open = Some(counter);
         Ok(())
     }
 }

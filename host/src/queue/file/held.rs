@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::fs;
 use rustix::io::Errno;
 
-use super::dirs::REFUSED;
+use super::dirs::{Dirs, REFUSED};
 use super::history::{disowned, failed, uncounted};
 use super::lock_wait::pauses;
 use super::movement::{Movement, Opened};
@@ -25,7 +25,7 @@ impl OpenedQueue {
     pub(super) async fn start(&self, held: &LeaseReceipt) -> Result<(), QueueError> {
         let id = held.name.id();
         let failed = |errno| self.dirs.failed(format!("starting message {id}"), errno);
-        let movement = self.movement_of(held, "starting").await?;
+        let (movement, ()) = self.movement_of(held, "starting", Movement::open_to_append).await?;
         // The lock keeps others from leasing the message between the check and the record.
         if !self.exists(&held.name).map_err(failed)? {
             return Err(self.dirs.lost(id));
@@ -42,12 +42,13 @@ impl OpenedQueue {
         hold: Duration,
     ) -> Result<Name, QueueError> {
         let (dirs, id) = (&*self.dirs, held.name.id());
-        let movement = self.movement_of(held, "renewing the lease of").await?;
+        let (movement, history) =
+            self.movement_of(held, "renewing the lease of", Movement::open).await?;
         let extended = || {
             let due = second_after(self.now(), hold);
             let to = match due == held.name.due() {
                 true => held.name.clone(),
-                false => movement.history()?.unused(&held.name, due),
+                false => history.unused(&held.name, due),
             };
             self.rename(&movement, held, &to, "")?;
             Ok(to)
@@ -66,12 +67,12 @@ impl OpenedQueue {
         why: Release<'_>,
     ) -> Result<(), QueueError> {
         let (dirs, id) = (&*self.dirs, held.name.id());
-        let movement = self.movement_of(held, "releasing").await?;
+        let (movement, history) = self.movement_of(held, "releasing", Movement::open).await?;
         let released = || {
             if !self.exists(&held.name)? {
                 return Err(Errno::NOENT);
             }
-            let started = movement.history()?.started_under(held.since, &held.name);
+            let started = history.started_under(held.since, &held.name);
             let lines = match why {
                 Release::Uncounted => uncounted(started),
                 Release::Failed(reason) => {
@@ -95,16 +96,16 @@ impl OpenedQueue {
         let failed =
             |errno| self.dirs.failed(format!("taking back an execution of message {id}"), errno);
         let mut pauses = pauses(PATIENCE);
-        let movement = loop {
+        let (movement, history) = loop {
             match Movement::open(&self.dirs, id).map_err(failed)? {
-                Opened::Locked(movement) => break movement,
+                Opened::Locked(opened) => break opened,
                 // The message is done.
                 Opened::Missing => return Ok(()),
                 Opened::Busy => {}
             }
             tokio::time::sleep(pauses.next().ok_or(Errno::AGAIN).map_err(failed)?).await;
         };
-        let open = movement.history().map_err(failed)?.started_under(held.since, &held.name);
+        let open = history.started_under(held.since, &held.name);
         if open > 0 {
             movement.append(&disowned(held.since, open)).map_err(failed)?;
         }
@@ -150,11 +151,15 @@ impl OpenedQueue {
     /// Moves the message out of the queue, which makes it done. The rename succeeds for one
     /// process only. Returns `None` if the lease is lost.
     fn claim(&self, name: &Name) -> Result<Option<Arc<Staging>>, Errno> {
-        let staging = self.staging()?;
-        match fs::renameat(&self.dirs.queue, name.as_str(), staging.dir(), name.id()) {
-            Ok(()) => Ok(Some(staging)),
-            // An earlier attempt succeeded, but its answer was lost or a later step failed.
-            Err(Errno::NOENT) if staging.has(name.id()) => Ok(Some(staging)),
+        let claimed = self.in_staging(|staging| {
+            match fs::renameat(&self.dirs.queue, name.as_str(), staging.dir(), name.id()) {
+                // An earlier attempt succeeded, but its answer was lost or a later step failed.
+                Err(Errno::NOENT) if staging.has(name.id()) => Ok(staging.clone()),
+                renamed => renamed.map(|()| staging.clone()),
+            }
+        });
+        match claimed {
+            Ok(staging) => Ok(Some(staging)),
             // The staging directory is missing, not the message.
             Err(Errno::NOENT) if self.exists(name)? => Err(Errno::NOENT),
             Err(Errno::NOENT) => Ok(None),
@@ -162,29 +167,36 @@ impl OpenedQueue {
         }
     }
 
-    /// Opens and locks the movement file of a message under lease.
-    async fn movement_of(&self, held: &LeaseReceipt, doing: &str) -> Result<Movement, QueueError> {
+    /// Opens and locks the movement file of a message under lease, with the function `open`.
+    async fn movement_of<T>(
+        &self,
+        held: &LeaseReceipt,
+        doing: &str,
+        open: fn(&Dirs, &str) -> Result<Opened<T>, Errno>,
+    ) -> Result<T, QueueError> {
         let (dirs, id) = (&*self.dirs, held.name.id());
         let failed = |errno| dirs.failed(format!("{doing} message {id}"), errno);
         let mut pauses = pauses(PATIENCE);
         loop {
-            match Movement::open(dirs, id).map_err(failed)? {
+            match open(dirs, id).map_err(failed)? {
                 Opened::Locked(movement) => return Ok(movement),
                 Opened::Missing => {
                     if !self.exists(&held.name).map_err(failed)? {
                         return Err(dirs.lost(id));
                     }
                     // A Python client that gave up on the message may have removed the file.
-                    if let Opened::Locked(movement) =
+                    if let Opened::Locked((movement, history)) =
                         Movement::open_or_create(dirs, id).map_err(failed)?
+                        && history.is_empty()
                     {
                         movement.append(&held.name.line()).map_err(failed)?;
-                        return Ok(movement);
                     }
                 }
-                Opened::Busy => {}
+                Opened::Busy => {
+                    let pause = pauses.next().ok_or(Errno::AGAIN).map_err(failed)?;
+                    tokio::time::sleep(pause).await;
+                }
             }
-            tokio::time::sleep(pauses.next().ok_or(Errno::AGAIN).map_err(failed)?).await;
         }
     }
 

@@ -13,10 +13,19 @@
 //!                      begins at byte N; others may have started executions since
 //! ```
 
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+
+use super::files::read_last_lines;
 use super::name::Name;
 
 const UNCOUNTED: &str = "--uncounted";
 const FAILED: &str = "0--failed";
+
+/// The most bytes that are read of a movement file, its last: thousands of leases. The lines
+/// before them are ignored.
+const READ: usize = 1 << 20;
 
 /// The lines of a movement file.
 #[derive(Debug)]
@@ -27,8 +36,10 @@ pub(super) struct History {
 }
 
 impl History {
-    pub(super) fn new(skipped: usize, text: Vec<u8>) -> History {
-        History { skipped, text }
+    /// Reads an open movement file.
+    pub(super) fn read(file: &OwnedFd) -> Result<History, Errno> {
+        let (skipped, text) = read_last_lines(file, READ)?;
+        Ok(History { skipped, text })
     }
 
     /// The history of a message that was never leased.
@@ -147,7 +158,7 @@ mod tests {
 
     impl From<&str> for History {
         fn from(text: &str) -> History {
-            History::new(0, text.into())
+            History { skipped: 0, text: text.into() }
         }
     }
 

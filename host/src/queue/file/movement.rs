@@ -9,13 +9,9 @@ use rustix::fs::{self, FlockOperation, OFlags};
 use rustix::io::Errno;
 
 use super::dirs::Dirs;
-use super::files::{FILE, read_last_lines, size, write_all};
+use super::files::{self, FILE, size, write_all};
 use super::history::History;
 use super::name::Name;
-
-/// The most bytes that are read of a movement file, its last: thousands of leases. The lines
-/// before them are ignored.
-const READ: usize = 1 << 20;
 
 /// A movement file, open and locked against all other processes and threads.
 #[derive(Debug)]
@@ -28,8 +24,8 @@ pub(super) struct Movement {
 
 /// The result of opening a movement file.
 #[derive(Debug)]
-pub(super) enum Opened {
-    Locked(Movement),
+pub(super) enum Opened<T> {
+    Locked(T),
     /// Another process or thread is changing the file.
     Busy,
     /// There is no such file.
@@ -37,32 +33,55 @@ pub(super) enum Opened {
 }
 
 impl Movement {
-    /// Opens and locks a message's file if it exists. Does not wait for the lock.
-    pub(super) fn open(dirs: &Dirs, id: &str) -> Result<Opened, Errno> {
-        Movement::open_with(dirs, id, OFlags::empty())
+    /// Opens, locks and reads a message's file if it exists. Does not wait for the lock.
+    pub(super) fn open(dirs: &Dirs, id: &str) -> Result<Opened<(Movement, History)>, Errno> {
+        Movement::open_with(dirs, id, OFlags::RDWR, History::read)
     }
 
-    /// Opens and locks a message's file, and creates it if it does not exist. Does not wait for
+    /// Opens, locks and reads a message's file, and creates it if it does not exist. Does not
+    /// wait for the lock.
+    pub(super) fn open_or_create(
+        dirs: &Dirs,
+        id: &str,
+    ) -> Result<Opened<(Movement, History)>, Errno> {
+        Movement::open_with(dirs, id, OFlags::RDWR | OFlags::CREATE, History::read)
+    }
+
+    /// Opens and locks a message's file if it exists, only to append to it. Does not wait for
     /// the lock.
-    pub(super) fn open_or_create(dirs: &Dirs, id: &str) -> Result<Opened, Errno> {
-        Movement::open_with(dirs, id, OFlags::CREATE)
+    pub(super) fn open_to_append(dirs: &Dirs, id: &str) -> Result<Opened<(Movement, ())>, Errno> {
+        Movement::open_with(dirs, id, OFlags::WRONLY, |_| Ok(()))
     }
 
-    fn open_with(dirs: &Dirs, id: &str, more: OFlags) -> Result<Opened, Errno> {
+    fn open_with<T>(
+        dirs: &Dirs,
+        id: &str,
+        flags: OFlags,
+        read: fn(&OwnedFd) -> Result<T, Errno>,
+    ) -> Result<Opened<(Movement, T)>, Errno> {
         let Some(lock) = ProcessLock::of(id) else {
             return Ok(Opened::Busy);
         };
-        let flags = OFlags::RDWR | OFlags::APPEND | more;
-        let fd = match dirs.file(&dirs.movement, id, flags) {
-            Ok(fd) => fd,
-            Err(Errno::NOENT) => return Ok(Opened::Missing),
-            // A file server keeps the file for another client, or a process executes it.
-            Err(Errno::AGAIN | Errno::TXTBSY) => return Ok(Opened::Busy),
-            Err(errno) => return Err(errno),
+        let open = || {
+            let Some(fd) = files::open(&dirs.movement, id, flags | OFlags::APPEND)? else {
+                return Ok(None);
+            };
+            match fs::fcntl_lock(&fd, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::ACCESS) => return Err(Errno::AGAIN),
+                locked => locked?,
+            }
+            match read(&fd) {
+                Ok(read) => Ok(Some((fd, read))),
+                Err(errno) if files::is_not_a_file(errno) => Ok(None),
+                Err(errno) => Err(errno),
+            }
         };
-        match fs::fcntl_lock(&fd, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Opened::Locked(Movement { fd, _lock: lock })),
-            Err(Errno::AGAIN | Errno::ACCESS) => Ok(Opened::Busy),
+        match dirs.replacing(&dirs.movement, id, open) {
+            Ok((fd, read)) => Ok(Opened::Locked((Movement { fd, _lock: lock }, read))),
+            Err(Errno::NOENT) => Ok(Opened::Missing),
+            // The file is locked, a file server keeps it for another client, or a process
+            // executes it.
+            Err(Errno::AGAIN | Errno::TXTBSY) => Ok(Opened::Busy),
             Err(errno) => Err(errno),
         }
     }
@@ -72,12 +91,6 @@ impl Movement {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = fs::openat(&dirs.movement, name.id(), flags, FILE)?;
         write_all(&file, name.line().as_bytes())
-    }
-
-    /// Reads the file.
-    pub(super) fn history(&self) -> Result<History, Errno> {
-        let (skipped, text) = read_last_lines(&self.fd, READ)?;
-        Ok(History::new(skipped, text))
     }
 
     /// Appends all of the lines, or nothing.

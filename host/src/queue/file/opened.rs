@@ -109,11 +109,23 @@ impl OpenedQueue {
         }
     }
 
-    /// This process's own directory in the queue.
-    pub(super) fn staging(&self) -> Result<Arc<Staging>, Errno> {
+    /// Does an operation in this process's staging directory. If someone removed the directory,
+    /// creates a new one and repeats the operation.
+    pub(super) fn in_staging<T>(
+        &self,
+        operation: impl Fn(&Arc<Staging>) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        let staging = self.staging(|_| true)?;
+        match operation(&staging) {
+            Err(Errno::NOENT) if !staging.exists() => operation(&self.staging(Staging::exists)?),
+            done => done,
+        }
+    }
+
+    /// This process's staging directory, or a new one unless the present one `is_good`.
+    fn staging(&self, is_good: fn(&Staging) -> bool) -> Result<Arc<Staging>, Errno> {
         let mut staging = self.staging.lock();
-        // Someone may have removed it.
-        let ours = match staging.take().filter(|staging| staging.exists()) {
+        let ours = match staging.take().filter(|staging| is_good(staging)) {
             Some(ours) => ours,
             None => Arc::new(Staging::create(&self.dirs)?),
         };

@@ -24,18 +24,15 @@ impl OpenedQueue {
             );
             return Err(invalid(&self.dirs.url, problem));
         }
-        let send = || {
-            let staging = self.staging()?;
+        let sent = self.in_staging(|staging| {
             let id = uuid::Uuid::new_v4().to_string();
             let name = Name::new(0, &id);
-            let sent = self.write_and_rename(&staging, &name, body);
-            if sent.is_err() {
+            self.write_and_rename(staging, &name, body).inspect_err(|_| {
                 // Files that can't be removed now go with the directory.
                 let _ = staging.discard(&id);
-            }
-            sent
-        };
-        send().map_err(|errno| self.dirs.failed("sending a message", errno))
+            })
+        });
+        sent.map_err(|errno| self.dirs.failed("sending a message", errno))
     }
 
     fn write_and_rename(&self, staging: &Staging, name: &Name, body: &[u8]) -> Result<(), Errno> {

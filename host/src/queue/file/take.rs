@@ -8,7 +8,7 @@ use rustix::fs::{self, OFlags};
 use rustix::io::Errno;
 
 use super::body::Body;
-use super::files::{open_regular, written};
+use super::files::{self, is_regular, written};
 use super::history::History;
 use super::movement::{Movement, Opened};
 use super::name::{Name, second_after};
@@ -42,7 +42,7 @@ impl OpenedQueue {
     ) -> Result<Taken, Errno> {
         let (dirs, id) = (&*self.dirs, name.id());
         // If another host was faster, this first call shows it.
-        let file = match open_regular(&dirs.queue, name.as_str(), OFlags::RDONLY) {
+        let file = match files::open(&dirs.queue, name.as_str(), OFlags::RDONLY) {
             Ok(Some(file)) => file,
             Ok(None) => return Ok(Taken::Foreign),
             Err(Errno::NOENT) => return Ok(Taken::Gone),
@@ -52,16 +52,21 @@ impl OpenedQueue {
         };
 
         let mut opened = Movement::open(dirs, id)?;
-        let adopted = matches!(opened, Opened::Missing) && self.is_abandoned(&file, busy_for)?;
-        if adopted {
+        let mut adopted = false;
+        if let Opened::Missing = opened {
+            match self.sender_is_gone(&file, busy_for)? {
+                Some(true) => {}
+                Some(false) => return Ok(Taken::Busy),
+                None => return Ok(Taken::Foreign),
+            }
             opened = Movement::open_or_create(dirs, id)?;
+            adopted = true;
         }
-        let Opened::Locked(movement) = opened else {
+        let Opened::Locked((movement, mut history)) = opened else {
             return Ok(Taken::Busy);
         };
-        let mut history = movement.history()?;
         if history.is_empty() {
-            if !adopted && !self.is_abandoned(&file, busy_for)? {
+            if !adopted && self.sender_is_gone(&file, busy_for)? != Some(true) {
                 return Ok(Taken::Busy);
             }
             movement.append(&name.line())?;
@@ -69,6 +74,7 @@ impl OpenedQueue {
         }
 
         let (body, unread) = match body::read(&file, id)? {
+            Body::NotAFile => return Ok(Taken::Foreign),
             Body::Text(body) => (body, None),
             Body::TooLong(size) => {
                 let (problem, kept) = (body::too_long(name.as_str(), size), body::kept(id));
@@ -125,9 +131,12 @@ impl OpenedQueue {
         }))
     }
 
-    /// Whether no process is still writing this message, or restoring the queue's directory.
-    fn is_abandoned(&self, file: &OwnedFd, busy_for: Duration) -> Result<bool, Errno> {
-        let age = self.now().saturating_sub(written(&fs::fstat(file)?));
-        Ok(!self.may_be_incomplete() && (busy_for >= ABANDONED || age >= ABANDONED))
+    /// Whether no process is still sending this message, nor restoring the queue directory.
+    /// Returns `None` if the entry is not a regular file.
+    fn sender_is_gone(&self, file: &OwnedFd, busy_for: Duration) -> Result<Option<bool>, Errno> {
+        let stat = fs::fstat(file)?;
+        let age = self.now().saturating_sub(written(&stat));
+        let is_gone = !self.may_be_incomplete() && (busy_for >= ABANDONED || age >= ABANDONED);
+        Ok(is_regular(&stat).then_some(is_gone))
     }
 }
