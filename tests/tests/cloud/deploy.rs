@@ -29,7 +29,6 @@ fn pages_show_what_is_there() {
         ("task-host.service", page("operating.md")),
         ("aws/worker-policy.json", page("cloud/aws.md")),
         ("aws/producer-policy.json", page("cloud/aws.md")),
-        ("google/startup.sh", page("cloud/google.md")),
     ] {
         let text = text(&deployed(file));
         assert!(
