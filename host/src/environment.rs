@@ -196,7 +196,7 @@ pub struct AwsSecret {
     #[serde(rename = "AWS_SESSION_TOKEN", default)]
     pub token: Option<String>,
     /// The region to use with the key.
-    #[serde(rename = "AWS_DEFAULT_REGION", default)]
+    #[serde(rename = "AWS_DEFAULT_REGION", alias = "AWS_REGION", default)]
     pub region: Option<String>,
 }
 

@@ -19,6 +19,7 @@ pub mod catalog;
 pub mod config;
 pub mod digest;
 pub mod environment;
+pub mod home;
 pub mod json;
 pub mod key;
 pub mod lease;

@@ -72,7 +72,7 @@ pub async fn send(
 }
 
 /// Whether a message is a report: of ours, or of another program for the same readers.
-pub(crate) fn is_report(message: &[u8]) -> bool {
+pub fn is_report(message: &[u8]) -> bool {
     let text = std::str::from_utf8(message).unwrap_or_default();
     let fields = json::parse(text).ok().and_then(json::Value::fields);
     let Some(fields) = fields else { return false };

@@ -11,8 +11,8 @@
 use std::path::PathBuf;
 
 use super::BucketError;
+use crate::home::with_home;
 use crate::key::Prefix;
-use crate::queue::address::with_home;
 
 /// Where a bucket is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -140,7 +140,7 @@ async fn queues(config: &Config, tasks: Facts, errors: Option<Facts>) -> Queues 
 }
 
 async fn facts_of(url: &str, access: &Access) -> Result<Facts, QueueError> {
-    queue::admin(url, access).await?.facts().await
+    queue::admin(&url.parse()?, access).await?.facts().await
 }
 
 /// The problems that a host can tell of when it starts, in the same words. What can't be asked
@@ -170,7 +170,7 @@ async fn look_at_queue(role: &str, url: &str, access: &Access) -> (Vec<Finding>,
         return (std::iter::once(text).chain(place.err()).collect(), None);
     }
     let asked = async {
-        let queue: Box<dyn Admin> = queue::admin(url, access).await?;
+        let queue: Box<dyn Admin> = queue::admin(&url.parse()?, access).await?;
         let counts = queue.counts().await?;
         Ok::<_, QueueError>((counts, queue.facts().await?))
     };

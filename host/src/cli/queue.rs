@@ -77,7 +77,7 @@ impl Which {
     async fn open(&self) -> anyhow::Result<(Box<dyn Admin>, Console)> {
         let (settings, screen) = load(&self.flags)?;
         let url = self.url(&settings)?;
-        Ok((queue::admin(&url, &settings.queue_access()?).await?, screen))
+        Ok((queue::admin(&url.parse()?, &settings.queue_access()?).await?, screen))
     }
 }
 
@@ -223,7 +223,7 @@ async fn purge(queue: &dyn Admin, screen: &Console, yes: bool, json: bool) -> an
 /// A queue that has to be there, for commands that would otherwise make one.
 async fn existing(url: &str, access: &Access) -> anyhow::Result<()> {
     match fq_path(url) {
-        Some(_) => Ok(queue::admin(url, access).await.map(drop)?),
+        Some(_) => Ok(queue::admin(&url.parse()?, access).await.map(drop)?),
         None => Ok(()),
     }
 }

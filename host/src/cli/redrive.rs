@@ -91,7 +91,7 @@ impl Redrive {
     }
 
     async fn carry(self, screen: &Console, access: &Access) -> anyhow::Result<Redriven> {
-        let source = queue::open(&self.from, access).await?;
+        let source = queue::open(&self.from.parse()?, access).await?;
         let target = Target::open(screen, &self.to, access).await?;
         let is_remote = sender::is_remote(&self.from)? || sender::is_remote(&self.to)?;
         let there = source.counts().await?.enqueued;
@@ -133,7 +133,7 @@ impl Redrive {
 
     /// What would be done. Messages that somebody holds would not be.
     async fn look(self, screen: &Console, access: &Access) -> anyhow::Result<Redriven> {
-        let source = queue::admin(&self.from, access).await?;
+        let source = queue::admin(&self.from.parse()?, access).await?;
         let refusals = Refusals::new(screen, None)?;
         let mut meter =
             ProgressLine::new(screen, "messages", "looked at", source.counts().await?.enqueued);

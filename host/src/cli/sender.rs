@@ -7,8 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use task_host::queue::address::Address;
-use task_host::queue::{self, Queue, QueueError};
+use task_host::queue::{self, Address, AddressError, Queue, QueueError};
 use tokio::task::JoinSet;
 
 use super::console::Console;
@@ -73,7 +72,7 @@ impl Target {
         access: &queue::Access,
     ) -> anyhow::Result<Self> {
         let is_new = fq_path(url).is_some_and(|dir| !dir.exists());
-        let queue = queue::open(url, access).await?;
+        let queue = queue::open(&url.parse()?, access).await?;
         if is_new {
             screen.tell(format_args!("created {url}"));
         }
@@ -88,18 +87,13 @@ impl Target {
 }
 
 /// True for a queue that is a network away.
-pub(crate) fn is_remote(url: &str) -> Result<bool, QueueError> {
-    Ok(!matches!(Address::parse(url)?, Address::File { .. }))
+pub(crate) fn is_remote(url: &str) -> Result<bool, AddressError> {
+    Ok(url.parse::<Address>()?.is_remote())
 }
 
 /// True for a queue that keeps the order in which messages are sent.
-pub(crate) fn is_ordered(url: &str, access: &queue::Access) -> Result<bool, QueueError> {
-    Ok(match Address::parse(url)? {
-        Address::File { .. } => false,
-        // On a standard queue a group is a tenant among others, and promises no order.
-        Address::Sqs(sqs) => sqs.is_fifo(),
-        Address::PubSub(_) => access.group.is_some(),
-    })
+pub(crate) fn is_ordered(url: &str, access: &queue::Access) -> Result<bool, AddressError> {
+    Ok(url.parse::<Address>()?.keeps_order(access.group.as_deref()))
 }
 
 /// Sends messages, and asks about each by itself where a service refuses a request as a whole.

@@ -65,7 +65,7 @@ impl Transfer {
         let (settings, screen) = load(&self.flags)?;
         let access = settings.queue_access()?;
         let (from, to) = self.urls(&access).await?;
-        let source = queue::admin(&from, &access).await?;
+        let source = queue::admin(&from.parse()?, &access).await?;
         let target = Target::open(&screen, &to, &access).await?;
         let there = source.counts().await?.enqueued;
         let refusals = Arc::new(Refusals::new(&screen, None)?);
@@ -115,7 +115,8 @@ impl Transfer {
         let access = settings.queue_access()?;
         let (from, to) = self.urls(&access).await?;
         // Only the target may have to be made.
-        let source = queue::open(&from, &Access { create: false, ..access.clone() }).await?;
+        let source =
+            queue::open(&from.parse()?, &Access { create: false, ..access.clone() }).await?;
         let target = Target::open(&screen, &to, &access).await?;
         let there = source.counts().await?.enqueued;
         let carrier = Carrier {
