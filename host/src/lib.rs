@@ -13,6 +13,7 @@
 //! [`task`] is that list as one function.
 
 pub mod ahead;
+mod blocking;
 pub mod bucket;
 pub mod cache;
 pub mod catalog;

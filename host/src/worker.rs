@@ -188,7 +188,10 @@ impl Worker {
             },
             bucket,
             components: match &config.components {
-                Some(dir) => bucket::prefix_of(dir, &config.bucket)?,
+                Some(dir) => {
+                    let bucket = config.bucket.parse().map_err(BucketError::from)?;
+                    bucket::prefix_of(dir, &bucket)?
+                }
                 None => Some(config.component_prefix.clone()),
             },
             workspaces: RwLock::new(workspaces),
@@ -552,15 +555,15 @@ fn publishing(parallel: usize) -> usize {
 async fn open_buckets(config: &Config) -> Result<(Arc<dyn Bucket>, Arc<dyn Bucket>), BucketError> {
     let access = &config.bucket_access;
     let Some(url) = &config.input_bucket else {
-        let bucket = bucket::open_for_outputs(&config.bucket, access).await?;
+        let bucket = bucket::open_for_outputs(&config.bucket.parse()?, access).await?;
         bucket.check().await?;
         return Ok((bucket.clone(), bucket));
     };
     // Nobody may put outputs without credentials: what is open to everybody is the inputs.
     let own = Access { anonymous: false, ..access.clone() };
-    let bucket = bucket::open_for_outputs(&config.bucket, &own).await?;
+    let bucket = bucket::open_for_outputs(&config.bucket.parse()?, &own).await?;
     bucket.check().await?;
-    let inputs = bucket::open(url, access).await?;
+    let inputs = bucket::open(&url.parse()?, access).await?;
     inputs.check().await?;
     Ok((bucket, inputs))
 }

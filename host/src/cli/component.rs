@@ -84,7 +84,8 @@ impl Place {
         Ok(match settings.value(&COMPONENTS, values::path)? {
             Some(dir) => Self { bucket: bucket::open_dir(&dir)?, prefix: Prefix::root() },
             None => Self {
-                bucket: bucket::open(&settings.bucket()?, &settings.bucket_access()?).await?,
+                bucket: bucket::open(&settings.bucket()?.parse()?, &settings.bucket_access()?)
+                    .await?,
                 prefix: settings.component_prefix()?,
             },
         })

@@ -228,11 +228,14 @@ async fn look_at_bucket(role: &str, url: &str, config: &Config, is_made: bool) -
             "`host component push FILE` puts a component there; --bucket names another bucket",
         );
     }
-    let opened = if role == "inputs" {
-        bucket::open(url, &config.bucket_access).await
-    } else {
-        bucket::open_for_outputs(url, &config.bucket_access).await
+    let open = async {
+        let address = url.parse()?;
+        match role {
+            "inputs" => bucket::open(&address, &config.bucket_access).await,
+            _ => bucket::open_for_outputs(&address, &config.bucket_access).await,
+        }
     };
+    let opened = open.await;
     let opened = match opened {
         Ok(opened) => opened,
         Err(error) => return Finding::new(Level::Problem, subject, error.to_string()),
@@ -279,9 +282,11 @@ async fn look_for_components(config: &Config) -> Finding {
         }
         None => (
             format!("{}/{}", config.bucket.trim_end_matches('/'), config.component_prefix),
-            bucket::open(&config.bucket, &config.bucket_access)
-                .await
-                .map(|b| (b, config.component_prefix.clone())),
+            match config.bucket.parse() {
+                Ok(address) => bucket::open(&address, &config.bucket_access).await,
+                Err(error) => Err(bucket::AddressError::into(error)),
+            }
+            .map(|b| (b, config.component_prefix.clone())),
         ),
     };
     let subject = &format!("components {place}");

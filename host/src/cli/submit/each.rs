@@ -25,7 +25,7 @@ pub(super) async fn send(
     to: &To<'_>,
 ) -> anyhow::Result<Outcome> {
     let matcher = matcher(pattern)?;
-    let bucket = bucket::open(bucket, access).await?;
+    let bucket = bucket::open(&bucket.parse()?, access).await?;
     let below = literal_prefix(pattern)?;
     let base = match &template.base_directory {
         Some(base) => Some(
