@@ -6,18 +6,15 @@
 
 mod address;
 mod cloud;
-#[cfg(test)]
-pub(crate) mod conformance;
 mod dir;
-mod download;
 mod encoding;
 mod explain;
-#[cfg(test)]
-mod faults;
 mod listing;
 mod object;
 mod outgoing;
 mod sums;
+#[cfg(test)]
+pub(crate) mod tests;
 mod transport;
 
 use std::error::Error as StdError;
@@ -31,18 +28,16 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use globset::GlobMatcher;
 
-use self::address::{Address, Place, Service};
+use self::address::Location;
 use self::transport::Patience;
 use crate::environment::Environment;
 use crate::key::{BucketKey, Prefix};
 
+pub(crate) use crate::blocking::blocking;
+pub use address::{Address, AddressError};
+pub(crate) use dir::copy;
 pub use dir::{DirBucket, DirSync};
-pub(crate) use dir::{blocking, copy};
 pub use object::ObjectBucket;
-
-/// Files up to this many bytes are read and written where the caller runs; for larger ones
-/// it is worth the way to a thread that may block.
-pub(crate) const SMALL: u64 = 256 * 1024;
 
 /// The most bytes that a decoded object may have, unless something else is set: 10 GiB.
 const LARGEST_DECODED: u64 = 10 << 30;
@@ -96,39 +91,45 @@ impl Access {
     }
 }
 
-/// Opens the bucket that `url` names: a path, `file://PATH`, `s3://BUCKET/PREFIX`,
-/// `gs://BUCKET/PREFIX`, `az://CONTAINER/PREFIX`, or `https://…` to read from. Creates
-/// nothing, and asks a cloud for no more than credentials: see [`Bucket::check`].
+/// Opens the bucket at `address`. Creates nothing, and asks a service for nothing but
+/// credentials: see [`Bucket::check`].
 ///
 /// # Errors
-/// [`BucketError::Invalid`] when there is no such directory or no such kind of bucket, or
-/// when something is missing that is needed to reach it.
-pub async fn open(url: &str, access: &Access) -> Result<Arc<dyn Bucket>, BucketError> {
-    Ok(match Address::parse(url)? {
-        Address::Dir(path) => Arc::new(DirBucket::open_synced(&path, access.sync_every)?),
-        Address::Cloud(place) => Arc::new(cloud::open(place, access, Patience::default()).await?),
+/// [`BucketError::Invalid`] when there is no such directory, or when something is missing that is
+/// needed to reach the service.
+pub async fn open(address: &Address, access: &Access) -> Result<Arc<dyn Bucket>, BucketError> {
+    Ok(match &address.location {
+        Location::Dir(path) => Arc::new(DirBucket::open_synced(path, access.sync_every)?),
+        Location::Service(at) => {
+            Arc::new(cloud::open(at.clone(), access, Patience::default()).await?)
+        }
     })
 }
 
-/// Opens a bucket that outputs can be put into.
+/// Opens a bucket for outputs.
 ///
 /// # Errors
-/// As [`open`]; and [`BucketError::Invalid`] for one that can only be read, and for a directory
-/// where outputs have to be stored compressed.
-pub async fn open_for_outputs(url: &str, access: &Access) -> Result<Arc<dyn Bucket>, BucketError> {
-    match Address::parse(url)? {
-        Address::Cloud(Place { service: Service::Http, .. }) => Err(BucketError::invalid(
-            &url,
-            "can only be read; give it as --input-bucket, and with --bucket one that outputs \
-             can be put into",
-        )),
-        Address::Dir(_) if access.gzip_outputs.is_some() => Err(BucketError::invalid(
-            &url,
-            "is a directory, and files have no Content-Encoding; --gzip-outputs needs a bucket \
-             of a service: s3://, gs:// or az://",
-        )),
-        _ => open(url, access).await,
+/// As [`open`]; also [`BucketError::Invalid`] for a web server, and for a directory when outputs
+/// are to be stored compressed.
+pub async fn open_for_outputs(
+    address: &Address,
+    access: &Access,
+) -> Result<Arc<dyn Bucket>, BucketError> {
+    if address.is_read_only() {
+        return Err(BucketError::invalid(
+            address,
+            "is a web server, which takes no outputs; give it as --input-bucket, and a bucket for \
+             outputs with --bucket",
+        ));
     }
+    if address.path().is_some() && access.gzip_outputs.is_some() {
+        return Err(BucketError::invalid(
+            address,
+            "is a directory, and files have no Content-Encoding; --gzip-outputs needs s3://, \
+             gs:// or az://",
+        ));
+    }
+    open(address, access).await
 }
 
 /// Opens a directory as a bucket.
@@ -139,35 +140,26 @@ pub fn open_dir(dir: &Path) -> Result<Arc<dyn Bucket>, BucketError> {
     Ok(Arc::new(DirBucket::open(dir)?))
 }
 
-/// The prefix at which the directory `dir` lies in the bucket that `url` names, if it does.
+/// The prefix at which the directory `dir` lies in a bucket that is a directory; `None` when it
+/// is not in the bucket.
 ///
 /// # Errors
-/// When one of the two is not there.
-pub fn prefix_of(dir: &Path, url: &str) -> Result<Option<Prefix>, BucketError> {
+/// When one of the two directories does not exist.
+pub fn prefix_of(dir: &Path, address: &Address) -> Result<Option<Prefix>, BucketError> {
     let resolve = |path: &Path| {
         path.canonicalize().map_err(|error| BucketError::Invalid {
-            bucket: url.into(),
+            bucket: address.to_string(),
             problem: format!("{}: {error}", path.display()),
         })
     };
-    let Address::Dir(root) = Address::parse(url)? else { return Ok(None) };
-    let (dir, root) = (resolve(dir)?, resolve(&root)?);
+    let Some(root) = address.path() else { return Ok(None) };
+    let (dir, root) = (resolve(dir)?, resolve(root)?);
     let Ok(below) = dir.strip_prefix(root) else { return Ok(None) };
-    // A name that no key can have is none that a task can write to.
+    // A task can't write below a directory whose name can't be in a key.
     Ok(below.to_str().and_then(|below| match below {
         "" => Some(Prefix::root()),
         below => Prefix::new(below).ok(),
     }))
-}
-
-/// Whether keys of one bucket of a service are keys of the other as well. `other` may be anything;
-/// what is no bucket has no keys.
-///
-/// # Errors
-/// [`BucketError::Invalid`] when `one` is no URL of a bucket.
-pub fn overlap(one: &str, other: &str) -> Result<bool, BucketError> {
-    let one = Address::parse(one)?;
-    Ok(Address::parse(other).is_ok_and(|other| one.overlaps(&other)))
 }
 
 /// What an object is at one moment: the same version means the same bytes.
@@ -387,57 +379,4 @@ pub trait Object: fmt::Debug + Send {
     /// Writes its bytes to `into` (an empty file, at its start) and says which version they
     /// are: a newer one, if the object was replaced meanwhile. Never a mix of two.
     async fn write_to(self: Box<Self>, into: std::fs::File) -> Result<Version, BucketError>;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn nothing() -> Access {
-        Access::new(Environment::default())
-    }
-
-    #[tokio::test]
-    async fn a_directory_is_opened_by_path_and_by_url_and_never_made() {
-        let root = tempfile::tempdir().unwrap();
-        let path = root.path().to_str().unwrap();
-        for url in [path, &format!("file://{path}")] {
-            let bucket = open(url, &nothing()).await.unwrap();
-            assert_eq!(bucket.to_string(), format!("file://{path}"));
-        }
-        let missing = root.path().join("missing");
-        let error = open(missing.to_str().unwrap(), &nothing()).await.unwrap_err();
-        assert!(error.to_string().contains("there is no such directory"), "{error}");
-        assert!(!missing.exists(), "opening creates nothing");
-    }
-
-    #[tokio::test]
-    async fn outputs_can_not_be_put_to_a_web_server() {
-        let error = open_for_outputs("https://host/data", &nothing()).await.unwrap_err();
-        assert!(matches!(error, BucketError::Invalid { .. }), "{error}");
-        assert!(error.to_string().contains("--input-bucket"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn outputs_are_not_compressed_into_a_directory() {
-        let root = tempfile::tempdir().unwrap();
-        let path = root.path().to_str().unwrap();
-        let glob = globset::Glob::new("*.json").unwrap().compile_matcher();
-        let access = Access { gzip_outputs: Some(glob), ..nothing() };
-        let error = open_for_outputs(path, &access).await.unwrap_err();
-        assert!(matches!(error, BucketError::Invalid { .. }), "{error}");
-        assert!(error.to_string().contains("--gzip-outputs needs a bucket"), "{error}");
-        open(path, &access).await.unwrap();
-    }
-
-    #[test]
-    fn a_directory_is_found_in_its_bucket_and_in_no_cloud() {
-        let root = tempfile::tempdir().unwrap();
-        let below = root.path().join("a/b");
-        std::fs::create_dir_all(&below).unwrap();
-        let url = root.path().to_str().unwrap();
-        assert_eq!(prefix_of(&below, url).unwrap(), Some(Prefix::new("a/b").unwrap()));
-        assert_eq!(prefix_of(root.path(), below.to_str().unwrap()).unwrap(), None);
-        assert_eq!(prefix_of(&below, "s3://bucket/a").unwrap(), None);
-    }
 }

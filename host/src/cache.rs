@@ -41,12 +41,12 @@ use self::index::Index;
 use self::places::Places;
 use self::room::{Pin, Room};
 use crate::ahead::Ahead;
-use crate::bucket::{self, Bucket, BucketError, Object, Opened, SMALL, Version};
+use crate::blocking::{SMALL, blocking};
+use crate::bucket::{Bucket, BucketError, Object, Opened, Version};
 use crate::digest::Digest;
 use crate::key::BucketKey;
 use crate::ownership;
 
-pub(crate) use self::blobs::is_damage;
 pub use self::check::{Checked, check};
 pub use self::error::{CacheError, SharedIoError};
 pub use self::place::Sharing;
@@ -421,7 +421,7 @@ impl Cache {
     async fn verify(&self, digest: Digest, size: u64) -> Result<bool, CacheError> {
         let cache = self.clone();
         let verify = move || cache.0.blobs.verify(&digest, size);
-        let is_whole = if size <= SMALL { verify() } else { bucket::blocking(verify).await };
+        let is_whole = if size <= SMALL { verify() } else { blocking(verify).await };
         is_whole.map_err(|error| self.local("reading a blob", error))
     }
 

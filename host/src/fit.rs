@@ -5,8 +5,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::Serialize;
 use crate::queue::Facts;
+use serde::Serialize;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]

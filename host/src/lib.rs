@@ -13,6 +13,7 @@
 //! [`task`] is that list as one function.
 
 pub mod ahead;
+mod blocking;
 pub mod bucket;
 pub mod cache;
 pub mod catalog;
@@ -20,6 +21,7 @@ pub mod config;
 pub mod digest;
 pub mod environment;
 pub mod fit;
+pub mod home;
 pub mod json;
 pub mod key;
 pub mod lease;

@@ -396,10 +396,7 @@ mod tests {
         check(&text, Ok(want));
         let bare = Draft { id: None, inputs: &[], payload: None, ..draft };
         let text = encode(&bare).unwrap();
-        assert_eq!(
-            text,
-            r#"{"basic_info":{"name":"A","base_directory":"d/\"e\"","inputs":[]}}"#
-        );
+        assert_eq!(text, r#"{"basic_info":{"name":"A","base_directory":"d/\"e\"","inputs":[]}}"#);
         // No payload can add a field.
         let error = encode(&Draft { payload: Some("1}, \"x\": {"), ..draft }).unwrap_err();
         assert_eq!(error.at, PAYLOAD);

@@ -381,7 +381,7 @@ mod tests {
 
     use super::*;
     use crate::bucket::DirBucket;
-    use crate::bucket::conformance::in_memory;
+    use crate::bucket::tests::conformance::in_memory;
     use crate::scratch::{OPENED, open_dir};
 
     const LIMITS: Limits = Limits { max_bytes: 1 << 20, max_files: 100 };

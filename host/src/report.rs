@@ -14,12 +14,12 @@ use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-pub(crate) use parse::is_report;
-pub use parse::Report;
+pub use parse::{Report, is_report};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::digest::Digest;
+use crate::environment::Environment;
 use crate::json;
 use crate::key::BucketKey;
 use crate::message;
@@ -43,7 +43,7 @@ struct HostInfo {
 
 static HOST_INFO: LazyLock<HostInfo> = LazyLock::new(|| HostInfo {
     hostname: head(&rustix::system::uname().nodename().to_string_lossy(), LONGEST_NAME).into(),
-    user: head(&crate::config::user_name(), LONGEST_NAME).into(),
+    user: head(&Environment::of_process().user_name(), LONGEST_NAME).into(),
 });
 
 /// Sends the first version of a report that the queue accepts.

@@ -62,6 +62,11 @@ pub fn is_of_a_disk(errno: Errno) -> bool {
     )
 }
 
+/// True when a part of the disk can't be read, or its checksum is wrong.
+pub fn is_damage(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::IO | Errno::BADMSG | Errno::UCLEAN))
+}
+
 /// True when another process has had something locked for too long. That says nothing of the
 /// rest.
 pub fn is_locked(error: &(dyn Error + 'static)) -> bool {

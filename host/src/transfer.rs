@@ -19,13 +19,12 @@ use std::sync::Arc;
 
 pub use refusals::{Rejects, RejectsError};
 
-use crate::queue::QueueError;
-use crate::queue::address::Address;
+use crate::queue::Address;
 
 /// Follows a transfer.
 pub trait Observer: Send + Sync {
-    /// The queue of this URL did not exist and was created.
-    fn created(&self, queue: &str);
+    /// This queue did not exist and was created.
+    fn created(&self, queue: &Address);
 
     /// The transfer begins. `total` is the position at its end, if that is known.
     fn begins(&self, total: Option<u64>);
@@ -63,19 +62,6 @@ impl fmt::Display for MessageOrigin {
     }
 }
 
-/// True for a queue of a service, which is a network away.
-///
-/// # Errors
-/// As [`Address::parse`].
-pub fn is_remote(url: &str) -> Result<bool, QueueError> {
-    Ok(!matches!(Address::parse(url)?, Address::File { .. }))
-}
-
-/// True for the URL of a directory that does not exist.
-fn is_missing_directory(url: &str) -> Result<bool, QueueError> {
-    Ok(matches!(Address::parse(url)?, Address::File { path, .. } if !path.exists()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,7 +70,7 @@ mod tests {
     pub(super) struct Unobserved;
 
     impl Observer for Unobserved {
-        fn created(&self, _queue: &str) {}
+        fn created(&self, _queue: &Address) {}
         fn begins(&self, _total: Option<u64>) {}
         fn progress(&self, _done: u64, _position: u64) {}
         fn refused(&self, _origin: &MessageOrigin, _problem: &dyn fmt::Display) {}

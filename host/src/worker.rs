@@ -21,8 +21,7 @@ use crate::lease::{Lease, Leases};
 use crate::outage::Outages;
 use crate::prefetch::Prefetch;
 use crate::publish;
-use crate::queue::address::Address;
-use crate::queue::{self, Queue, QueueError};
+use crate::queue::{self, Address, AddressError, Queue, QueueError};
 use crate::sandbox::{Confinement, Sandbox};
 use crate::stats::Stats;
 use crate::task::{self, Ended};
@@ -102,6 +101,9 @@ pub struct Worker {
 /// Why a host can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    /// The URL of a queue.
+    #[error(transparent)]
+    Address(#[from] AddressError),
     /// A queue.
     #[error(transparent)]
     Queue(#[from] QueueError),
@@ -141,10 +143,10 @@ impl Worker {
         // The buckets first: who named a bad one is not to find queues made for nothing.
         let (bucket, inputs) = open_buckets(&config).await?;
         let access = &config.queue_access;
-        let queue = queue::open_on(services, &config.queue, access).await?;
-        let error_queue = queue::open_on(services, &config.error_queue, access).await?;
+        let queue = queue::open_on(services, &config.queue.parse()?, access).await?;
+        let error_queue = queue::open_on(services, &config.error_queue.parse()?, access).await?;
         let done_queue = match &config.done_queue {
-            Some(url) => Some(queue::open_on(services, url, access).await?),
+            Some(url) => Some(queue::open_on(services, &url.parse()?, access).await?),
             None => None,
         };
         let cache = Cache::open(CacheOptions {
@@ -186,7 +188,10 @@ impl Worker {
             },
             bucket,
             components: match &config.components {
-                Some(dir) => bucket::prefix_of(dir, &config.bucket)?,
+                Some(dir) => {
+                    let bucket = config.bucket.parse().map_err(BucketError::from)?;
+                    bucket::prefix_of(dir, &bucket)?
+                }
                 None => Some(config.component_prefix.clone()),
             },
             workspaces: RwLock::new(workspaces),
@@ -533,8 +538,8 @@ impl Worker {
 
 /// The disks that reports have to be on, if they have to.
 fn report_disks(config: &Config, queues: [Option<&Arc<dyn Queue>>; 2]) -> HashMap<String, DirSync> {
-    let disk = |queue: &Arc<dyn Queue>| match Address::parse(&queue.to_string()) {
-        Ok(Address::File { path, .. }) => Some((queue.to_string(), DirSync::new(path))),
+    let disk = |queue: &Arc<dyn Queue>| match queue.to_string().parse() {
+        Ok(Address::Directory(path)) => Some((queue.to_string(), DirSync::new(path))),
         _ => None,
     };
     queues.into_iter().flatten().filter(|_| config.durable).filter_map(disk).collect()
@@ -550,15 +555,15 @@ fn publishing(parallel: usize) -> usize {
 async fn open_buckets(config: &Config) -> Result<(Arc<dyn Bucket>, Arc<dyn Bucket>), BucketError> {
     let access = &config.bucket_access;
     let Some(url) = &config.input_bucket else {
-        let bucket = bucket::open_for_outputs(&config.bucket, access).await?;
+        let bucket = bucket::open_for_outputs(&config.bucket.parse()?, access).await?;
         bucket.check().await?;
         return Ok((bucket.clone(), bucket));
     };
     // Nobody may put outputs without credentials: what is open to everybody is the inputs.
     let own = Access { anonymous: false, ..access.clone() };
-    let bucket = bucket::open_for_outputs(&config.bucket, &own).await?;
+    let bucket = bucket::open_for_outputs(&config.bucket.parse()?, &own).await?;
     bucket.check().await?;
-    let inputs = bucket::open(url, access).await?;
+    let inputs = bucket::open(&url.parse()?, access).await?;
     inputs.check().await?;
     Ok((bucket, inputs))
 }

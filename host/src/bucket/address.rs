@@ -1,39 +1,63 @@
-//! The URL of a bucket, taken apart. Pure, but that `~` is the home directory.
+//! The address of a bucket: a URL, parsed. Parsing touches nothing but the variable `HOME`.
 //!
 //! ```text
 //! PATH, file://PATH          a directory
-//! s3://BUCKET[/PREFIX]       S3, or what speaks its protocol
+//! s3://BUCKET[/PREFIX]       S3 or a compatible service
 //! gs://BUCKET[/PREFIX]       Google Cloud Storage
-//! az://CONTAINER[/PREFIX]    Azure Blob Storage, the account from the environment
-//! https://HOST[/PATH]        a web server, to read from
+//! az://CONTAINER[/PREFIX]    Azure Blob Storage; the account comes from the environment
+//! https://HOST[/PATH]        a web server, read-only
 //! ```
 
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use super::BucketError;
+use crate::home::with_home;
 use crate::key::Prefix;
-use crate::queue::address::with_home;
 
-/// Where a bucket is.
+/// The address of a bucket. `FromStr` parses a URL or a path. `Display` is the URL, with `~`
+/// expanded and without a slash at the end of a service's URL.
+#[derive(Debug, Clone)]
+pub struct Address {
+    url: String,
+    pub(super) location: Location,
+}
+
+/// Text that is not the address of a bucket.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{url}: {problem}")]
+pub struct AddressError {
+    /// The text.
+    pub url: String,
+    /// What is wrong with it, and what would be right.
+    pub problem: String,
+}
+
+impl From<AddressError> for BucketError {
+    fn from(AddressError { url, problem }: AddressError) -> Self {
+        Self::Invalid { bucket: url, problem }
+    }
+}
+
+/// Where the objects are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Address {
-    /// A directory.
+pub(super) enum Location {
     Dir(PathBuf),
-    /// Somewhere else.
-    Cloud(Place),
+    Service(ServiceAddress),
 }
 
 /// A bucket of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct ServiceAddress {
     pub(super) service: Service,
-    /// The name of the bucket or container; the URL of a web server.
+    /// The name of the bucket or container, or the URL of a web server.
     pub(super) name: String,
-    /// Where in it our keys begin.
+    /// The prefix of all keys in it.
     pub(super) prefix: Prefix,
 }
 
-/// Who keeps the objects.
+/// The service that stores the objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Service {
     S3,
@@ -43,56 +67,25 @@ pub(super) enum Service {
 }
 
 impl Address {
-    /// Takes a URL apart.
-    ///
-    /// # Errors
-    /// [`BucketError::Invalid`] for what is no bucket's URL, with what would be one.
-    pub(super) fn parse(url: &str) -> Result<Self, BucketError> {
-        let invalid = |problem: String| BucketError::invalid(&url, problem);
-        let no_directory = || invalid("names no directory; use a path, or file://PATH".into());
-        let (service, rest) = match url.split_once("://") {
-            None if url.is_empty() => return Err(no_directory()),
-            None => return directory(url).map_err(invalid),
-            Some(("file", "")) => return Err(no_directory()),
-            Some(("file", path)) => return directory(path).map_err(invalid),
-            Some(("http" | "https", rest)) => {
-                if rest.split('/').next().is_none_or(str::is_empty) {
-                    return Err(invalid("names no server; use https://HOST/PATH".into()));
-                }
-                let name = url.trim_end_matches('/').to_owned();
-                let place = Place { service: Service::Http, name, prefix: Prefix::root() };
-                return Ok(Self::Cloud(place));
-            }
-            Some(("s3", rest)) => (Service::S3, rest),
-            Some(("gs", rest)) => (Service::Google, rest),
-            Some(("az", rest)) => (Service::Azure, rest),
-            Some((scheme, _)) => {
-                return Err(invalid(format!(
-                    "`{scheme}://` is no kind of bucket; use a directory (a path, or \
-                     file://PATH), s3://BUCKET, gs://BUCKET, az://CONTAINER, or https://HOST/PATH \
-                     for inputs"
-                )));
-            }
-        };
-        let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        let named = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if name.is_empty() || !name.chars().all(named) {
-            return Err(invalid(format!(
-                "{name:?} can't be the name of a bucket; use {}://BUCKET/PREFIX",
-                service.scheme()
-            )));
+    /// The directory, if the bucket is one.
+    pub fn path(&self) -> Option<&Path> {
+        match &self.location {
+            Location::Dir(path) => Some(path),
+            Location::Service(_) => None,
         }
-        let prefix = match prefix.trim_end_matches('/') {
-            "" => Prefix::root(),
-            prefix => Prefix::new(prefix)
-                .map_err(|error| invalid(format!("the prefix {prefix:?} {error}")))?,
-        };
-        Ok(Self::Cloud(Place { service, name: name.to_owned(), prefix }))
     }
 
-    /// Whether they are places in one bucket of a service, one of them within the other.
-    pub(super) fn overlaps(&self, other: &Self) -> bool {
-        let (Self::Cloud(one), Self::Cloud(other)) = (self, other) else { return false };
+    /// True for a web server, which takes no objects and lists none.
+    pub fn is_read_only(&self) -> bool {
+        matches!(&self.location, Location::Service(at) if at.service == Service::Http)
+    }
+
+    /// True when both are in one bucket of a service and one's keys are also keys of the other.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (Location::Service(one), Location::Service(other)) = (&self.location, &other.location)
+        else {
+            return false;
+        };
         let is_within = |inner: &Prefix, outer: &Prefix| {
             let rest = inner.as_str().strip_prefix(outer.as_str());
             outer.is_root() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -100,14 +93,89 @@ impl Address {
         let is_same = (one.service, &one.name) == (other.service, &other.name);
         is_same && (is_within(&one.prefix, &other.prefix) || is_within(&other.prefix, &one.prefix))
     }
+
+    /// The address of a bucket of a service.
+    fn of_service(at: ServiceAddress) -> Self {
+        Self { url: at.url(), location: Location::Service(at) }
+    }
+
+    fn parse(url: &str) -> Result<Self, String> {
+        const NO_DIRECTORY: &str = "names no directory; use a path or file://PATH";
+        let (service, rest) = match url.split_once("://") {
+            None if url.is_empty() => return Err(NO_DIRECTORY.to_owned()),
+            None => return Self::directory("", url),
+            Some(("file", "")) => return Err(NO_DIRECTORY.to_owned()),
+            Some(("file", path)) => return Self::directory("file://", path),
+            Some(("http" | "https", rest)) => {
+                if rest.split('/').next().is_none_or(str::is_empty) {
+                    return Err("names no server; use https://HOST/PATH".to_owned());
+                }
+                let name = url.trim_end_matches('/').to_owned();
+                let prefix = Prefix::root();
+                return Ok(Self::of_service(ServiceAddress {
+                    service: Service::Http,
+                    name,
+                    prefix,
+                }));
+            }
+            Some(("s3", rest)) => (Service::S3, rest),
+            Some(("gs", rest)) => (Service::Google, rest),
+            Some(("az", rest)) => (Service::Azure, rest),
+            Some((scheme, _)) => {
+                return Err(format!(
+                    "`{scheme}://` is not supported; use a directory (a path or file://PATH), \
+                     s3://BUCKET, gs://BUCKET, az://CONTAINER, or for inputs https://HOST/PATH"
+                ));
+            }
+        };
+        let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name.is_empty() || !name.chars().all(is_allowed) {
+            let scheme = service.scheme();
+            return Err(format!(
+                "{name:?} is not the name of a bucket; use {scheme}://BUCKET/PREFIX"
+            ));
+        }
+        let prefix = match prefix.trim_end_matches('/') {
+            "" => Prefix::root(),
+            prefix => {
+                Prefix::new(prefix).map_err(|error| format!("the prefix {prefix:?} {error}"))?
+            }
+        };
+        Ok(Self::of_service(ServiceAddress { service, name: name.to_owned(), prefix }))
+    }
+
+    fn directory(scheme: &str, path: &str) -> Result<Self, String> {
+        let path = with_home(path)?;
+        Ok(Self { url: format!("{scheme}{path}"), location: Location::Dir(path.into()) })
+    }
 }
 
-fn directory(path: &str) -> Result<Address, String> {
-    Ok(Address::Dir(with_home(path)?.into()))
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(url: &str) -> Result<Self, AddressError> {
+        Self::parse(url).map_err(|problem| AddressError { url: url.to_owned(), problem })
+    }
 }
 
-impl Place {
-    /// The URL it is called by.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.url)
+    }
+}
+
+/// `file://PATH` and `PATH` are equal.
+impl PartialEq for Address {
+    fn eq(&self, other: &Self) -> bool {
+        self.location == other.location
+    }
+}
+
+impl Eq for Address {}
+
+impl ServiceAddress {
+    /// The URL without a slash at its end.
     pub(super) fn url(&self) -> String {
         match (self.service, self.prefix.is_root()) {
             (Service::Http, _) => self.name.clone(),
@@ -132,34 +200,42 @@ impl Service {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_url_names_a_directory_or_a_place() {
-        let dir = |url: &str, path: &str| {
-            assert_eq!(Address::parse(url).unwrap(), Address::Dir(path.into()), "{url}");
-        };
-        dir("a/b", "a/b");
-        dir("file:///a/b", "/a/b");
-        let home = std::env::var("HOME").unwrap();
-        for url in ["~/b", "file://~/b"] {
-            dir(url, &format!("{}/b", home.trim_end_matches('/')));
-        }
-        let cloud = |url: &str, service, name: &str, prefix: &str, shown: &str| {
-            let Address::Cloud(place) = Address::parse(url).unwrap() else { panic!("{url}") };
-            assert_eq!((place.service, &*place.name), (service, name), "{url}");
-            assert_eq!((place.prefix.as_str(), &*place.url()), (prefix, shown), "{url}");
-        };
-        cloud("s3://b-1.x", Service::S3, "b-1.x", "", "s3://b-1.x");
-        cloud("s3://bucket/", Service::S3, "bucket", "", "s3://bucket");
-        cloud("gs://b_b/p/q ä/", Service::Google, "b_b", "p/q ä", "gs://b_b/p/q ä");
-        cloud("az://c/p", Service::Azure, "c", "p", "az://c/p");
-        cloud("https://h:1/p/", Service::Http, "https://h:1/p", "", "https://h:1/p");
+    fn address(url: &str) -> Address {
+        url.parse().unwrap()
     }
 
     #[test]
-    fn places_overlap_where_a_key_of_one_is_a_key_of_the_other() {
+    fn a_url_names_a_directory_or_a_bucket_of_a_service() {
+        let dir = |url: &str, path: &str, shown: &str| {
+            let address = address(url);
+            assert_eq!((address.path(), &*address.to_string()), (Some(Path::new(path)), shown));
+        };
+        dir("a/b", "a/b", "a/b");
+        dir("file:///a/b", "/a/b", "file:///a/b");
+        let home = std::env::var("HOME").unwrap();
+        let home = format!("{}/b", home.trim_end_matches('/'));
+        dir("~/b", &home, &home);
+        dir("file://~/b", &home, &format!("file://{home}"));
+        assert_eq!(address("a"), address("file://a"));
+        let service = |url: &str, service, name: &str, prefix: &str, shown: &str| {
+            let address = address(url);
+            assert_eq!(address.to_string(), shown, "{url}");
+            let Location::Service(at) = address.location else { panic!("{url}") };
+            assert_eq!((at.service, &*at.name, at.prefix.as_str()), (service, name, prefix));
+        };
+        service("s3://b-1.x", Service::S3, "b-1.x", "", "s3://b-1.x");
+        service("s3://bucket/", Service::S3, "bucket", "", "s3://bucket");
+        service("gs://b_b/p/q ä/", Service::Google, "b_b", "p/q ä", "gs://b_b/p/q ä");
+        service("az://c/p", Service::Azure, "c", "p", "az://c/p");
+        service("https://h:1/p/", Service::Http, "https://h:1/p", "", "https://h:1/p");
+        assert!(address("https://h/p").is_read_only() && !address("s3://b").is_read_only());
+    }
+
+    #[test]
+    fn addresses_overlap_where_a_key_of_one_is_a_key_of_the_other() {
         let check = |one: &str, other: &str, want: bool| {
-            let [one, other] = [one, other].map(|url| Address::parse(url).unwrap());
-            assert_eq!((one.overlaps(&other), other.overlaps(&one)), (want, want), "{one:?}");
+            let [one, other] = [one, other].map(address);
+            assert_eq!((one.overlaps(&other), other.overlaps(&one)), (want, want), "{one}");
         };
         check("s3://b/messages", "s3://b", true);
         check("s3://b/messages", "s3://b/messages/", true);
@@ -172,21 +248,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_bucket_says_what_would_be() {
+    fn text_that_is_not_an_address_is_refused_with_what_would_be_one() {
         for (url, want) in [
-            ("memory://", "memory://: `memory://` is no kind of bucket"),
+            ("memory://", "memory://: `memory://` is not supported; use a directory"),
             ("", ": names no directory"),
             ("file://", "file://: names no directory"),
-            ("s3://", "s3://: \"\" can't be the name of a bucket; use s3://BUCKET/PREFIX"),
-            ("s3:///key", "can't be the name of a bucket"),
-            ("gs://a b", "gs://a b: \"a b\" can't be the name of a bucket"),
+            ("s3://", "s3://: \"\" is not the name of a bucket; use s3://BUCKET/PREFIX"),
+            ("s3:///key", "is not the name of a bucket"),
+            ("gs://a b", "gs://a b: \"a b\" is not the name of a bucket"),
             ("az://c/../d", "az://c/../d: the prefix \"../d\" has a `..` segment"),
             ("https:///x", "https:///x: names no server"),
             ("~bob/x", "~bob/x: the home directory of another user"),
         ] {
-            let error = Address::parse(url).unwrap_err();
-            assert!(matches!(error, BucketError::Invalid { .. }), "{url}");
+            let error = url.parse::<Address>().unwrap_err();
             assert!(error.to_string().contains(want), "{url}: {error}");
+            assert_eq!(BucketError::from(error.clone()).to_string(), error.to_string());
         }
     }
 }

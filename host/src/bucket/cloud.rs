@@ -12,7 +12,7 @@ use object_store::http::HttpBuilder;
 use self::aws::S3;
 #[cfg(test)]
 pub(super) use self::azure::EMULATOR as AZURE_EMULATOR;
-use super::address::{Place, Service};
+use super::address::{Service, ServiceAddress};
 use super::object::{ObjectBucket, Stores};
 use super::transport::{Patience, Transport};
 use super::{Access, BucketError};
@@ -20,15 +20,15 @@ use super::{Access, BucketError};
 /// Makes a bucket of it. Asks for credentials where they come from a service, and for the
 /// region of a bucket of S3 where nothing says it.
 pub(super) async fn open(
-    place: Place,
+    address: ServiceAddress,
     access: &Access,
     patience: Patience,
 ) -> Result<ObjectBucket, BucketError> {
     crate::roots::tell();
-    let problem = |problem: String| BucketError::invalid(&place.url(), problem);
-    let transport = Transport::new(&place, access.stored_encoding);
-    let name = &place.name;
-    let make = match place.service {
+    let problem = |problem: String| BucketError::invalid(&address.url(), problem);
+    let transport = Transport::new(&address, access.stored_encoding);
+    let name = &address.name;
+    let make = match address.service {
         Service::S3 => {
             let found = S3::find(name, access, patience, transport).await;
             found.and_then(|s3| s3.stores())
@@ -38,7 +38,7 @@ pub(super) async fn open(
         Service::Http => http(name, patience, &transport),
     };
     let stores = make.map_err(problem)?;
-    Ok(ObjectBucket::new(place, stores, patience.idle, access))
+    Ok(ObjectBucket::new(address, stores, patience.idle, access))
 }
 
 fn http(url: &str, patience: Patience, transport: &Transport) -> Result<Stores, String> {

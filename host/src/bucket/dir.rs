@@ -5,8 +5,6 @@
 //! The directory is its owner's: links in it are followed, so that a data set may be on
 //! another disk. Whoever adds objects while hosts run should rename them into place too.
 
-#[cfg(test)]
-mod faults;
 mod root;
 mod sync;
 #[cfg(test)]
@@ -38,7 +36,8 @@ use self::sync::{Holder, Unsynced};
 use self::trouble::Trouble;
 use self::walk::Walk;
 use super::outgoing::{Outgoing, Refused};
-use super::{Bucket, BucketError, Listed, Object, Opened, SMALL, Version};
+use super::{Bucket, BucketError, Listed, Object, Opened, Version};
+use crate::blocking::{SMALL, blocking};
 use crate::key::{BucketKey, Prefix};
 use crate::scratch::{self, Scratch};
 
@@ -726,17 +725,5 @@ impl Object for OpenFile {
             return bucket.read_whole(&key, (file, version), &mut into);
         }
         blocking(move || bucket.read_whole(&key, (file, version), &mut into)).await
-    }
-}
-
-/// Runs on a thread that may block. It goes on when the caller doesn't wait any longer.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is going down, and so is everything that would use the answer.
-            Err(_) => std::future::pending().await,
-        },
     }
 }

@@ -7,7 +7,7 @@ use object_store::Error;
 use object_store::client::{HttpError, HttpErrorKind};
 
 use super::BucketError;
-use super::address::{Place, Service};
+use super::address::{Service, ServiceAddress};
 use super::transport::Reaching;
 
 /// What went wrong, as far as it matters to who has to do something.
@@ -127,7 +127,7 @@ impl StdError for Explained {
 
 /// What an error on `key` means for the caller.
 pub(super) fn failed(
-    place: &Place,
+    address: &ServiceAddress,
     bucket: &impl fmt::Display,
     doing: &'static str,
     key: &(impl fmt::Display + ?Sized),
@@ -142,20 +142,25 @@ pub(super) fn failed(
         }
         // No further try can help before somebody acts.
         Trouble::Archived => {
-            let text = explain(place, doing, Trouble::Archived, &error);
+            let text = explain(address, doing, Trouble::Archived, &error);
             BucketError::invalid(bucket, format!("`{key}` {text}"))
         }
         trouble => {
-            let text = explain(place, doing, trouble, &error);
+            let text = explain(address, doing, trouble, &error);
             BucketError::unavailable(bucket, doing, key, Explained { text, trouble, source: error })
         }
     }
 }
 
 /// The text for people.
-pub(super) fn explain(place: &Place, doing: &str, trouble: Trouble, error: &Error) -> String {
+pub(super) fn explain(
+    address: &ServiceAddress,
+    doing: &str,
+    trouble: Trouble,
+    error: &Error,
+) -> String {
     let said = said(error);
-    let Place { service, name, .. } = place;
+    let ServiceAddress { service, name, .. } = address;
     match trouble {
         Trouble::NoObject => "there is no such object".to_owned(),
         Trouble::NoBucket => {

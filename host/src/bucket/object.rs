@@ -1,6 +1,8 @@
 //! A bucket that is any store of the `object_store` crate.
 
+mod download;
 mod upload;
+mod version;
 
 use std::fmt;
 use std::fs::File;
@@ -22,13 +24,14 @@ use object_store::{Attribute, Attributes, GetOptions, ObjectMeta, ObjectStore};
 use tokio_util::task::TaskTracker;
 
 use self::upload::{no_entity_tag, no_generation};
-use super::address::{Place, Service};
-use super::dir::blocking;
+use self::version::{facts, version};
+use super::address::{Service, ServiceAddress};
 use super::encoding;
 use super::explain::{self, Trouble};
 use super::outgoing::{Outgoing, Refused};
 use super::transport::HeadRefused;
-use super::{Access, Bucket, BucketError, Listed, Opened, StoredEncoding, Version, download};
+use super::{Access, Bucket, BucketError, Listed, Opened, StoredEncoding, Version};
+use crate::blocking::blocking;
 use crate::key::{BucketKey, MAX_KEY_BYTES, Prefix};
 
 /// Files above this many bytes are put in parts.
@@ -39,7 +42,7 @@ pub struct ObjectBucket(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    place: Place,
+    address: ServiceAddress,
     url: String,
     stores: Stores,
     /// How long a body may bring nothing.
@@ -76,10 +79,15 @@ impl fmt::Debug for Stores {
 }
 
 impl ObjectBucket {
-    pub(super) fn new(place: Place, stores: Stores, idle: Duration, access: &Access) -> Self {
+    pub(super) fn new(
+        address: ServiceAddress,
+        stores: Stores,
+        idle: Duration,
+        access: &Access,
+    ) -> Self {
         Self(Arc::new(Inner {
-            url: place.url(),
-            place,
+            url: address.url(),
+            address,
             stores,
             idle,
             stored_encoding: access.stored_encoding,
@@ -91,7 +99,7 @@ impl ObjectBucket {
         }))
     }
 
-    pub(super) fn reads(&self) -> &Arc<dyn ObjectStore> {
+    fn reads(&self) -> &Arc<dyn ObjectStore> {
         &self.0.stores.reads
     }
 
@@ -108,30 +116,30 @@ impl ObjectBucket {
     }
 
     /// What is done with objects that are stored compressed.
-    pub(super) fn stored_encoding(&self) -> StoredEncoding {
+    fn stored_encoding(&self) -> StoredEncoding {
         self.0.stored_encoding
     }
 
     /// The most bytes that one of them may have when it is decoded.
-    pub(super) fn largest_decoded(&self) -> u64 {
+    fn largest_decoded(&self) -> u64 {
         self.0.largest_decoded
     }
 
     /// How long a body may bring nothing.
-    pub(super) fn idle(&self) -> Duration {
+    fn idle(&self) -> Duration {
         self.0.idle
     }
 
     /// True when every object can be fetched in parts.
-    pub(super) fn has_ranges(&self) -> bool {
-        self.0.place.service != Service::Http
+    fn has_ranges(&self) -> bool {
+        self.0.address.service != Service::Http
     }
 
     /// Where an object is in the store.
-    pub(super) fn path(&self, key: &BucketKey) -> Result<Path, BucketError> {
-        let whole = self.0.place.prefix.join(key);
+    fn path(&self, key: &BucketKey) -> Result<Path, BucketError> {
+        let whole = self.0.address.prefix.join(key);
         let len = whole.as_str().len();
-        if len > MAX_KEY_BYTES && self.0.place.service != Service::Http {
+        if len > MAX_KEY_BYTES && self.0.address.service != Service::Http {
             let problem = format!(
                 "key `{key}` is too long: with the bucket's prefix it has {len} bytes, and the \
                  limit is {MAX_KEY_BYTES}"
@@ -144,13 +152,13 @@ impl ObjectBucket {
             .map_err(|error| BucketError::invalid(self, format!("key `{key}`: {error}")))
     }
 
-    pub(super) fn failed(
+    fn failed(
         &self,
         doing: &'static str,
         key: &(impl fmt::Display + ?Sized),
         error: object_store::Error,
     ) -> BucketError {
-        explain::failed(&self.0.place, self, doing, key, error)
+        explain::failed(&self.0.address, self, doing, key, error)
     }
 
     fn refused(&self, key: &BucketKey, file: &BucketKey, why: Refused) -> BucketError {
@@ -189,16 +197,16 @@ impl fmt::Display for ObjectBucket {
 #[async_trait]
 impl Bucket for ObjectBucket {
     async fn head(&self, key: &BucketKey) -> Result<Version, BucketError> {
-        let is_http = self.0.place.service == Service::Http;
+        let is_http = self.0.address.service == Service::Http;
         let mut is_refused = self.0.refuses_head.load(Ordering::Relaxed);
         if !is_refused {
             let options = GetOptions { head: true, ..download::options() };
             match self.reads().get_opts(&self.path(key)?, options).await {
                 Ok(got) => {
-                    let facts = download::facts(&got);
+                    let facts = facts(&got);
                     // Some servers tell the length only with the bytes.
                     if facts.has_length || !is_http {
-                        return Ok(download::version(&got.meta, &facts, self.0.stored_encoding));
+                        return Ok(version(&got.meta, &facts, self.0.stored_encoding));
                     }
                 }
                 Err(error) if explain::find::<HeadRefused>(&error).is_some() => is_refused = true,
@@ -253,13 +261,13 @@ impl Bucket for ObjectBucket {
     }
 
     fn list<'a>(&'a self, prefix: &Prefix) -> BoxStream<'a, Result<Listed, BucketError>> {
-        let place = &self.0.place;
+        let address = &self.0.address;
         let failed = |error| stream::iter([Err(error)]).boxed();
-        if place.service == Service::Http {
+        if address.service == Service::Http {
             return failed(BucketError::invalid(self, "can't be listed: it is a web server"));
         }
         let shown = prefix.to_string();
-        let path = match place.prefix.below(prefix) {
+        let path = match address.prefix.below(prefix) {
             whole if whole.is_root() => None,
             below => match Path::parse(below.as_str()) {
                 Ok(path) => Some(path),
@@ -275,7 +283,7 @@ impl Bucket for ObjectBucket {
                         Err(error) => Some(Err(self.failed("listing", &shown, error))),
                         Ok(meta) => {
                             let next = found.as_mut().peek().await;
-                            let is_folder = place.service == Service::Azure
+                            let is_folder = address.service == Service::Azure
                                 && next.is_some_and(|next| is_folder(&meta, next));
                             if is_folder { None } else { self.listed(&meta).map(Ok) }
                         }
@@ -294,7 +302,7 @@ impl Bucket for ObjectBucket {
     }
 
     async fn try_put(&self, key: &BucketKey) -> Result<(), BucketError> {
-        match self.0.place.service {
+        match self.0.address.service {
             // Nothing would abort the parts of an upload to Azure.
             Service::Azure => self.try_put_unmet(key, no_entity_tag()).await,
             Service::Google => match self.try_upload(key).await {
@@ -314,10 +322,10 @@ impl Bucket for ObjectBucket {
     }
 
     async fn check(&self) -> Result<(), BucketError> {
-        let place = &self.0.place;
+        let address = &self.0.address;
         let error = match &self.0.stores.quick_list {
             Some(store) => {
-                let below = (!place.prefix.is_root()).then(|| format!("{}/", place.prefix));
+                let below = (!address.prefix.is_root()).then(|| format!("{}/", address.prefix));
                 let first = PaginatedListOptions { max_keys: Some(1), ..Default::default() };
                 match store.list_paginated(below.as_deref(), first).await {
                     Ok(_) => return Ok(()),
@@ -333,13 +341,13 @@ impl Bucket for ObjectBucket {
             }
         };
         let trouble = Trouble::of(&error);
-        let text = explain::explain(place, "listing", trouble, &error);
+        let text = explain::explain(address, "listing", trouble, &error);
         match trouble {
             // Any answer of a web server will do: its root may well be nothing to see.
             Trouble::NoServer | Trouble::NoConnection | Trouble::NoAnswer => {
                 Err(BucketError::invalid(self, text))
             }
-            _ if place.service == Service::Http => Ok(()),
+            _ if address.service == Service::Http => Ok(()),
             Trouble::Denied => {
                 if !self.0.warned.swap(true, Ordering::Relaxed) {
                     tracing::warn!(
@@ -351,7 +359,7 @@ impl Bucket for ObjectBucket {
             Trouble::Throttled => Err(BucketError::unavailable(self, "opening", "", text)),
             // The listing of a bucket is there whenever the bucket is.
             Trouble::NoObject => {
-                let text = explain::explain(place, "listing", Trouble::NoBucket, &error);
+                let text = explain::explain(address, "listing", Trouble::NoBucket, &error);
                 Err(BucketError::invalid(self, text))
             }
             _ => Err(BucketError::invalid(self, text)),
@@ -368,7 +376,7 @@ impl ObjectBucket {
     /// What a listing has, by the keys that it has here.
     fn listed(&self, meta: &ObjectMeta) -> Option<Listed> {
         let name = meta.location.as_ref();
-        let prefix = &self.0.place.prefix;
+        let prefix = &self.0.address.prefix;
         let below = if prefix.is_root() {
             Some(name)
         } else {
@@ -391,7 +399,7 @@ mod tests {
     use object_store::MultipartUpload;
     use object_store::memory::InMemory;
 
-    use super::super::conformance::in_memory;
+    use super::super::tests::conformance::in_memory;
     use super::upload::PART;
     use super::*;
 

@@ -13,7 +13,7 @@ use object_store::client::{
 use object_store::{BackoffConfig, ClientOptions, HeaderValue, RetryConfig};
 
 use super::StoredEncoding;
-use super::address::{Place, Service};
+use super::address::{Service, ServiceAddress};
 use super::encoding::Coding;
 use super::listing::{self, Skipped};
 use super::sums::Sums;
@@ -92,20 +92,20 @@ pub(super) struct Transport {
 
 impl Transport {
     /// For the clients of one bucket.
-    pub(super) fn new(place: &Place, encoding: StoredEncoding) -> Self {
+    pub(super) fn new(address: &ServiceAddress, encoding: StoredEncoding) -> Self {
         // Google decompresses objects unless it is told not to, and then gives neither their
         // entity tag nor their length. A web server may compress what it stores plain, which
         // only who decodes can want. S3 and Azure give what they store, whatever is asked for.
-        let accepted = match (place.service, encoding) {
+        let accepted = match (address.service, encoding) {
             (Service::Google, _) | (Service::Http, StoredEncoding::Decode) => Some("gzip"),
             (Service::Http, StoredEncoding::Keep) => Some("identity"),
             (Service::S3 | Service::Azure, _) => None,
         };
         Self {
-            service: place.service,
+            service: address.service,
             idle: Patience::default().idle,
             accepted: accepted.map(HeaderValue::from_static),
-            skipped: Arc::new(Skipped::new(place.url())),
+            skipped: Arc::new(Skipped::new(address.url())),
         }
     }
 

@@ -18,6 +18,7 @@ use super::verified::{Stamp, Verified};
 use crate::digest::Digest;
 use crate::ownership::Us;
 use crate::scratch::{for_each, open_dir};
+use crate::shortage::is_damage;
 
 /// A use is noted on disk when the last note is older than this.
 const TOUCH_SECONDS: u64 = 60;
@@ -328,11 +329,6 @@ pub(super) fn path(digest: &Digest) -> String {
 /// There is no file of that name, or something that is not one.
 fn is_absent(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
-}
-
-/// A part of the disk that can't be read any more, or whose checksum is wrong.
-pub(crate) fn is_damage(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::IO | Errno::BADMSG | Errno::UCLEAN))
 }
 
 fn used(stat: &Stat) -> (i64, u64) {

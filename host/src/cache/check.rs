@@ -8,7 +8,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, openat, statat, unlinkat};
 use rustix::io::Errno;
 
-use super::blobs::{is_damage, path};
+use super::blobs::path;
 use super::index::Index;
 use super::store::PROBE;
 use super::verified::Stamp;
@@ -16,6 +16,7 @@ use super::{CacheError, PARTS};
 use crate::digest::Digest;
 use crate::ownership::{self, Us};
 use crate::scratch::{for_each, open_dir};
+use crate::shortage::is_damage;
 
 /// What was found in a cache.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytesize::ByteSize;
+use rustix::io::Errno;
 
 use crate::bucket::BucketError;
 use crate::digest::Digest;
@@ -130,4 +131,9 @@ impl std::error::Error for SharedIoError {
 
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Reading a file never fails so.
+pub(super) fn is_of_writing(error: &io::Error) -> bool {
+    is_full(error) || matches!(Errno::from_io_error(error), Some(Errno::ROFS | Errno::FBIG))
 }

@@ -11,8 +11,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::Source;
-use super::places::Open;
-use super::store::create;
+use super::places::{Open, create};
 use crate::bucket::Version;
 use crate::digest::Digest;
 use crate::ownership::{self, Us};

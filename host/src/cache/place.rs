@@ -9,10 +9,11 @@ use cap_std::fs::Dir;
 use rustix::fs::{AtFlags, Mode, fstat, mkdirat, unlinkat};
 use rustix::io::Errno;
 
-use super::error::is_full;
-use super::store::create;
+use super::error::{is_full, is_of_writing};
+use super::places::create;
 use super::{Blob, Cache, CacheError};
-use crate::bucket::{self, SMALL};
+use crate::blocking::{SMALL, blocking};
+use crate::bucket;
 use crate::key::BucketKey;
 
 /// How a task gets a blob's bytes.
@@ -98,7 +99,7 @@ impl Cache {
         let to = with_parents(into, name, create).map_err(|e| Failed::Into(e.into()))?;
         let mut to = File::from(to);
         let mut copy = move || bucket::copy(&mut from, &mut to, size);
-        let copied = if size <= SMALL { copy() } else { bucket::blocking(copy).await };
+        let copied = if size <= SMALL { copy() } else { blocking(copy).await };
         if copied.as_ref().is_ok_and(|copied| *copied == size) {
             return Ok(true);
         }
@@ -111,7 +112,7 @@ impl Cache {
             Err(error) => {
                 let cache = self.clone();
                 let verify = move || cache.0.blobs.verify(&digest, size);
-                match bucket::blocking(verify).await {
+                match blocking(verify).await {
                     Ok(true) => Err(Failed::Into(error)),
                     Ok(false) => Ok(false),
                     Err(error) => Err(Failed::Cache(error)),
@@ -126,11 +127,6 @@ impl Cache {
             _ => false,
         }
     }
-}
-
-/// Reading a file never fails so.
-pub(super) fn is_of_writing(error: &io::Error) -> bool {
-    is_full(error) || matches!(Errno::from_io_error(error), Some(Errno::ROFS | Errno::FBIG))
 }
 
 /// Where an open directory is, for a person.

@@ -5,11 +5,11 @@
 //! makes them again, and is tried once more. While nothing fails, nothing is compared.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use rustix::fs::{CWD, fstat, stat};
+use rustix::fs::{CWD, Mode, OFlags, fstat, openat, stat};
 use rustix::io::Errno;
 
 use super::PARTS;
@@ -141,4 +141,10 @@ fn is_current(open: &OwnedFd, path: &Path, is_away: bool) -> bool {
         (Ok(open), Err(_)) => is_away && open.st_nlink > 0,
         (Err(_), _) => false,
     }
+}
+
+/// A new file that is read-only for everybody but the one who makes it, now.
+pub(super) fn create(dir: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    openat(dir, name, flags, Mode::from_raw_mode(0o444))
 }

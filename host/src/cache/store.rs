@@ -3,20 +3,20 @@
 use std::error::Error as StdError;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytesize::ByteSize;
-use rustix::fs::{AtFlags, Mode, OFlags, fstat, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, fstat, renameat, unlinkat};
 use rustix::io::Errno;
 
-use super::place::is_of_writing;
-use super::places::{Open, may_be_gone};
+use super::error::is_of_writing;
+use super::places::{Open, create, may_be_gone};
 use super::verified::Stamp;
 use super::{Blob, Cache, CacheError, Inner, Known, Source};
-use crate::bucket::{self, Bucket, BucketError, Object, Opened, SMALL};
+use crate::blocking::{SMALL, blocking};
+use crate::bucket::{Bucket, BucketError, Object, Opened};
 use crate::digest::Digest;
 
 /// How often one download is tried for reasons that are the cache's own.
@@ -169,7 +169,7 @@ impl Cache {
 
     async fn write_and_remove(&self, bytes: u64, doing: &'static str) -> Result<(), CacheError> {
         let cache = self.clone();
-        let written = bucket::blocking(move || write_and_remove(&cache.0, bytes)).await;
+        let written = blocking(move || write_and_remove(&cache.0, bytes)).await;
         written.map_err(|error| self.local(doing, error))
     }
 
@@ -252,12 +252,6 @@ impl Drop for Tmp<'_> {
     }
 }
 
-/// A new file that is read-only for everybody but the one who makes it, now.
-pub(super) fn create(dir: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    openat(dir, name, flags, Mode::from_raw_mode(0o444))
-}
-
 /// The digest of a file, from its start, and what the file looks like.
 async fn digest(mut file: File, size: u64) -> io::Result<(Digest, Stamp)> {
     let digest = move || {
@@ -273,5 +267,5 @@ async fn digest(mut file: File, size: u64) -> io::Result<(Digest, Stamp)> {
         stamp.size = bytes.len() as u64;
         Ok((Digest::of(&bytes), stamp))
     };
-    if size <= SMALL { digest() } else { bucket::blocking(digest).await }
+    if size <= SMALL { digest() } else { blocking(digest).await }
 }

@@ -3,6 +3,7 @@
 mod damage;
 mod directories;
 mod disk;
+mod remote;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -20,8 +20,8 @@ use wasmtime::Engine;
 
 use super::compiler::{CompileLimits, Failed};
 use super::quarantine::{DEATHS_COUNT, MOST_RECORDS, Turn, Unkept, read_failed};
-use crate::cache::is_damage;
 use crate::digest::Digest;
+use crate::shortage::is_damage;
 
 /// What ends the name of a folder: how its files are written.
 const FORMAT: &str = "-2";

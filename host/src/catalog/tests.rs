@@ -16,7 +16,7 @@ use super::guest::{End, component};
 use super::quarantine::DEATHS_COUNT;
 use super::*;
 use crate::bucket::DirBucket;
-use crate::bucket::conformance::in_memory;
+use crate::bucket::tests::conformance::in_memory;
 use crate::cache::CacheOptions;
 use crate::sandbox::Limits;
 use crate::workspace::Workspaces;

@@ -9,14 +9,13 @@ pub(crate) use redrive::redrive_error;
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use serde::Serialize;
-use task_host::queue::{self, Admin, Counts};
-use task_host::transfer::is_remote;
+use task_host::queue::{self, Address, Admin, Counts};
 
 use super::console::Console;
 use super::exit_code::{Advice, Exit};
 use super::output;
 use super::progress_line::ProgressLine;
-use super::settings::{Flags, Group, PROGRESS, QueueOnly, Settings, fq_path, queue_url};
+use super::settings::{Flags, Group, PROGRESS, QueueOnly, Settings, queue_url};
 use super::values::{self, When};
 
 /// Commands of `host queue`.
@@ -77,9 +76,9 @@ impl Which {
     }
 
     async fn open(&self) -> anyhow::Result<(Box<dyn Admin>, Console)> {
-        let (settings, screen) = load(&self.flags)?;
+        let (settings, console) = load(&self.flags)?;
         let url = self.url(&settings)?;
-        Ok((queue::admin(&url, &settings.queue_access()?).await?, screen))
+        Ok((queue::admin(&url.parse()?, &settings.queue_access()?).await?, console))
     }
 }
 
@@ -103,9 +102,9 @@ impl Queue {
             }
             Self::Ls(command) => command.run().await,
             Self::Release(Simple { queue, json }) => {
-                let (queue, screen) = queue.open().await?;
+                let (queue, console) = queue.open().await?;
                 let busy =
-                    ProgressLine::busy(&screen, format!("releasing the messages of {queue}"));
+                    ProgressLine::busy(&console, format!("releasing the messages of {queue}"));
                 let count = queue.release_all().await?;
                 drop(busy);
                 let released = output::count(count, "message");
@@ -123,8 +122,8 @@ impl Queue {
                 done(json, &said, &Done { queue: queue.to_string(), released: None, deleted: None })
             }
             Self::Purge { simple: Simple { queue, json }, yes } => {
-                let (queue, screen) = queue.open().await?;
-                purge(&*queue, &screen, yes, json).await
+                let (queue, console) = queue.open().await?;
+                purge(&*queue, &console, yes, json).await
             }
             Self::Cp(command) => command.copy().await,
             Self::Mv(command) => command.mv().await,
@@ -191,10 +190,15 @@ fn figures(counts: &Counts) -> Vec<String> {
     ]
 }
 
-async fn purge(queue: &dyn Admin, screen: &Console, yes: bool, json: bool) -> anyhow::Result<Exit> {
+async fn purge(
+    queue: &dyn Admin,
+    console: &Console,
+    yes: bool,
+    json: bool,
+) -> anyhow::Result<Exit> {
     if !yes {
         let there = match queue.counts().await?.enqueued {
-            Some(n) if is_remote(&queue.to_string())? => {
+            Some(n) if queue.to_string().parse::<Address>()?.is_remote() => {
                 format!("about {}", output::count(n, "message"))
             }
             Some(n) => output::count(n, "message"),
@@ -214,7 +218,7 @@ async fn purge(queue: &dyn Admin, screen: &Console, yes: bool, json: bool) -> an
             return Err(Advice::failed("nothing was deleted").into());
         }
     }
-    let busy = ProgressLine::busy(screen, format!("deleting the messages of {queue}"));
+    let busy = ProgressLine::busy(console, format!("deleting the messages of {queue}"));
     let count = queue.purge().await?;
     drop(busy);
     let deleted = count.map_or("all messages".to_owned(), |count| output::count(count, "message"));

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use indicatif::HumanCount;
 use task_host::config::Config;
+use task_host::fit::Finding;
 use task_host::worker::{Stopped, Worker};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -20,7 +22,7 @@ use progress::Progress;
 use summary::Summary;
 
 use super::console::Console;
-use super::doctor::{self, rules::Finding};
+use super::doctor;
 use super::exit_code::{Advice, Exit};
 use super::open_files;
 use super::output;
@@ -358,7 +360,7 @@ fn announce(screen: &Console, worker: &Worker, missing: &Missing) {
         limits.memory.display().iec(),
         time(limits.time),
         limits.output_bytes.display().iec(),
-        output::number(limits.output_files)
+        HumanCount(limits.output_files)
     );
     let kernel = worker.confinement().to_string();
     let until = until(config);

@@ -9,11 +9,11 @@ use serde::Serialize;
 use task_host::bucket;
 use task_host::key::Prefix;
 use task_host::message::{self, DecodeError, Draft};
+use task_host::transfer::MessageOrigin;
 use task_host::transfer::lines::{self, LineSource};
 use task_host::transfer::objects::{self, ObjectError, ObjectsError, Pattern, TaskTemplate};
 use task_host::transfer::redrive::{Filter, Redrive};
 use task_host::transfer::send::{BulkSend, SendError, Sent};
-use task_host::transfer::MessageOrigin;
 use tokio_util::sync::CancellationToken;
 
 use super::console::Console;
@@ -151,14 +151,15 @@ impl Submit {
         let rejects = path.as_deref();
         let bulk_send = || -> anyhow::Result<BulkSend> {
             let file = rejects.map(create_rejects).transpose()?;
-            let (url, access) = (queue.clone(), settings.queue_access()?);
-            Ok(BulkSend::new(url, access, dry_run, file, display.clone()))
+            let (queue, access) = (queue.parse()?, settings.queue_access()?);
+            Ok(BulkSend::new(queue, access, dry_run, file, display.clone()))
         };
         let sent = if let Some(pattern) = &self.each {
             let pattern =
                 Pattern::new(pattern).map_err(|e| Advice::usage(format!("--each: {e}")))?;
             let template = self.template()?;
-            let bucket = bucket::open(&settings.bucket()?, &settings.bucket_access()?).await?;
+            let bucket =
+                bucket::open(&settings.bucket()?.parse()?, &settings.bucket_access()?).await?;
             let sending = objects::send(&*bucket, &pattern, &template, bulk_send()?);
             display.follow(sending).await.map_or_else(objects_error, |sent| Ok(Ok(sent)))?
         } else if let Some(name) = &self.name {
@@ -227,7 +228,8 @@ impl Submit {
             false => stop_on_ctrl_c(console),
         };
         let access = settings.queue_access()?;
-        let redrive = Redrive { from, to: to.clone(), filter, limit, dry_run };
+        let (from, queue) = (from.parse()?, to.parse()?);
+        let redrive = Redrive { from, to: queue, filter, limit, dry_run };
         let done = display.follow(redrive.run(&access, display.clone(), &stop)).await;
         let done = done.map_err(redrive_error)?.messages;
         Ok(Outcome { queue: to, sent: done.sent, refused: done.refused, dry_run })

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use indicatif::HumanCount;
 use parking_lot::Mutex;
+use task_host::queue::Address;
 use task_host::transfer::forward::ForwardError;
 use task_host::transfer::send::Sent;
 use task_host::transfer::{MessageOrigin, Observer, Rejects, RejectsError};
@@ -55,7 +56,7 @@ impl TransferDisplay {
 }
 
 impl Observer for TransferDisplay {
-    fn created(&self, queue: &str) {
+    fn created(&self, queue: &Address) {
         self.console.tell(format_args!("created {queue}"));
     }
 

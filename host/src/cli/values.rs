@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use task_host::home::with_home;
 use task_host::key::Prefix;
-use task_host::queue::address::with_home;
 
 /// A value, or what is wrong with the text.
 pub(crate) type Parsed<T> = Result<T, String>;

@@ -12,7 +12,7 @@ use super::{BasicInfo, Omitted};
 use crate::{json, message};
 
 /// True for a report: it has the fields that readers of reports rely on.
-pub(crate) fn is_report(message: &[u8]) -> bool {
+pub fn is_report(message: &[u8]) -> bool {
     let text = std::str::from_utf8(message).unwrap_or_default();
     let fields = json::parse(text).ok().and_then(json::Value::fields);
     let Some(fields) = fields else { return false };

@@ -4,13 +4,13 @@ use futures_util::StreamExt;
 
 use super::MessageOrigin;
 use super::send::{BulkSend, SendError, Sent};
-use crate::queue;
+use crate::queue::{self, Address};
 
 /// Sends the messages of the queue `from` to another, and changes nothing in `from`.
 ///
 /// # Errors
 /// If one of the queues can't be used.
-pub async fn copy(from: &str, to: BulkSend) -> Result<Sent, SendError> {
+pub async fn copy(from: &Address, to: BulkSend) -> Result<Sent, SendError> {
     let source = queue::admin(from, to.access()).await?;
     let total = source.counts().await?.enqueued;
     let mut sender = to.start(total).await?;
@@ -39,8 +39,6 @@ pub async fn copy(from: &str, to: BulkSend) -> Result<Sent, SendError> {
     source.close().await;
     match (sent?, unread) {
         (sent, None) => Ok(sent),
-        (sent, Some(error)) => {
-            Err(SendError::Input { source: Box::new(error), done: Some(sent) })
-        }
+        (sent, Some(error)) => Err(SendError::Input { source: Box::new(error), done: Some(sent) }),
     }
 }

@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::refusals::Refusals;
 use super::send::{BATCH, Target, send_each};
-use super::{MessageOrigin, Observer, is_remote};
+use super::{MessageOrigin, Observer};
 use crate::lease::{Lease, Leases, Settlement, Unsettled};
-use crate::queue::{self, Access, Queue, QueueError, Release};
+use crate::queue::{self, Access, Address, Queue, QueueError, Release};
 
 /// How long a message is leased. The lease is renewed while this process lives.
 const LEASE: Duration = Duration::from_secs(60);
@@ -100,8 +100,8 @@ pub enum ForwardError {
 /// # Errors
 /// If one of the queues can't be used.
 pub async fn move_all(
-    from: &str,
-    to: &str,
+    from: &Address,
+    to: &Address,
     access: &Access,
     observer: Arc<dyn Observer>,
     stop: &CancellationToken,
@@ -112,7 +112,7 @@ pub async fn move_all(
     let total = source.counts().await?.enqueued;
     let forward = Forward {
         source: source.clone(),
-        is_remote: is_remote(from)? || is_remote(to)?,
+        is_remote: from.is_remote() || to.is_remote(),
         target,
         choose: Box::new(|body| Choice::Send(body.clone(), String::new())),
         limit: u64::MAX,
@@ -120,7 +120,7 @@ pub async fn move_all(
     };
     let done = forward.run(observer, stop, total).await?;
     // The counts of a service lag behind.
-    let left = match is_remote(from)? {
+    let left = match from.is_remote() {
         true => None,
         false => source.counts().await?.enqueued,
     };

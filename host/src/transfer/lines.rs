@@ -239,10 +239,8 @@ fn read(
                 }
             }
             let origin = MessageOrigin::Line(shown.clone(), number);
-            let failed = |source: io::Error| Unreadable {
-                name: format!("{shown}, line {number}"),
-                source,
-            };
+            let failed =
+                |source: io::Error| Unreadable { name: format!("{shown}, line {number}"), source };
             let got = (&mut reader).take(LONGEST).read_until(b'\n', &mut line).map_err(failed)?;
             if got == 0 {
                 break;

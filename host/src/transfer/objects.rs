@@ -167,10 +167,9 @@ pub async fn send(
         return Err(match (first_problem, unlisted) {
             (_, Some(source)) => SendError::Input { source, done: None }.into(),
             (Some((key, problem)), None) => ObjectsError::NoTask { key, problem },
-            (None, None) => ObjectsError::NoMatch {
-                bucket: bucket.to_string(),
-                pattern: pattern.text.clone(),
-            },
+            (None, None) => {
+                ObjectsError::NoMatch { bucket: bucket.to_string(), pattern: pattern.text.clone() }
+            }
         });
     };
     let done = sender.finish().await?;
@@ -200,9 +199,8 @@ impl TaskTemplate {
     fn task(&self, key: &BucketKey, id: i64) -> Result<String, ObjectError> {
         let (base, input) = split(key, self.base_directory.as_ref())?;
         let payload = self.payload.as_deref().map(|payload| fill(payload, key, input, id));
-        let inputs: Vec<&str> = std::iter::once(input)
-            .chain(self.more_inputs.iter().map(String::as_str))
-            .collect();
+        let inputs: Vec<&str> =
+            std::iter::once(input).chain(self.more_inputs.iter().map(String::as_str)).collect();
         Ok(message::encode(&Draft {
             id: Some(id),
             name: &self.name,

@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 use super::forward::{Choice, Forward, ForwardError, Forwarded};
 use super::refusals::Refusals;
 use super::send::Target;
-use super::{MessageOrigin, Observer, is_missing_directory, is_remote};
+use super::{MessageOrigin, Observer};
 use crate::message;
-use crate::queue::{self, Access, QueueError};
+use crate::queue::{self, Access, Address, QueueError};
 use crate::report::Report;
 
 /// The most tasks of a dry run that are shown as examples.
@@ -37,10 +37,10 @@ pub struct Filter {
 /// A redrive before it starts.
 #[derive(Debug)]
 pub struct Redrive {
-    /// URL of the queue with the reports, or with the tasks themselves.
-    pub from: String,
-    /// URL of the queue that the tasks go back to.
-    pub to: String,
+    /// The queue with the reports, or with the tasks themselves.
+    pub from: Address,
+    /// The queue that the tasks go back to.
+    pub to: Address,
     /// Which tasks.
     pub filter: Filter,
     /// The most tasks to send back.
@@ -64,10 +64,10 @@ pub struct Redriven {
 pub enum RedriveError {
     /// The two queues are the same.
     #[error("the tasks of {0} can't be sent back to the same queue")]
-    SameQueue(String),
+    SameQueue(Address),
     /// The queue with the reports does not exist.
     #[error("there is no queue {0}")]
-    NoQueue(String),
+    NoQueue(Address),
     /// One of the queues failed.
     #[error(transparent)]
     Forward(#[from] ForwardError),
@@ -93,7 +93,7 @@ impl Redrive {
         if self.from == self.to {
             return Err(RedriveError::SameQueue(self.from));
         }
-        if is_missing_directory(&self.from)? {
+        if self.from.directory().is_some_and(|dir| !dir.exists()) {
             return Err(RedriveError::NoQueue(self.from));
         }
         if self.dry_run {
@@ -116,12 +116,12 @@ impl Redrive {
         // Hosts that run now may report the same tasks again. A bound on looks leaves those reports
         // for another time. The counts of a service are approximate.
         let looks = match total {
-            Some(n) if is_remote(&self.from)? => n.saturating_add(n / 10 + 100),
+            Some(n) if self.from.is_remote() => n.saturating_add(n / 10 + 100),
             Some(n) => n,
             None => u64::MAX,
         };
         let limit = self.limit.unwrap_or(u64::MAX);
-        let is_remote = is_remote(&self.from)? || is_remote(&self.to)?;
+        let is_remote = self.from.is_remote() || self.to.is_remote();
         let filter = self.filter;
         let choose = move |body: &Bytes| match Candidate::of(body) {
             Ok(candidate) if filter.matches(&candidate) => {
@@ -130,8 +130,7 @@ impl Redrive {
             Ok(_) => Choice::Leave,
             Err(problem) => Choice::Refuse(problem),
         };
-        let forward =
-            Forward { source, is_remote, target, choose: Box::new(choose), limit, looks };
+        let forward = Forward { source, is_remote, target, choose: Box::new(choose), limit, looks };
         forward.run(observer, stop, total.map(|total| total.min(limit))).await
     }
 
@@ -210,8 +209,9 @@ impl Candidate {
         let report = Report::parse(body)
             .ok_or_else(|| format!("is neither a task nor a report of a task: {not_a_task}"))?;
         let text = report.message().map_err(|omitted| omitted.to_string())?;
-        let task = message::decode(text.as_bytes())
-            .map_err(|e| format!("reports a message that is not a task and would fail again: {e}"))?;
+        let task = message::decode(text.as_bytes()).map_err(|e| {
+            format!("reports a message that is not a task and would fail again: {e}")
+        })?;
         Ok(Self {
             task: Bytes::copy_from_slice(text.as_bytes()),
             name: task.name.to_string(),
@@ -265,7 +265,11 @@ mod tests {
     #[test]
     fn a_task_comes_back_byte_for_byte() {
         assert_eq!(Candidate::of(&report()).unwrap().task, TASK);
-        assert_eq!(Candidate::of(&Bytes::from(TASK)).unwrap().task, TASK, "from a dead-letter queue");
+        assert_eq!(
+            Candidate::of(&Bytes::from(TASK)).unwrap().task,
+            TASK,
+            "from a dead-letter queue"
+        );
     }
 
     #[test]
@@ -275,10 +279,7 @@ mod tests {
             assert!(problem.starts_with(want), "{body}: {problem}");
         };
         check("{}", "is neither a task nor a report of a task");
-        check(
-            r#"{"task": "not JSON", "exception": "x"}"#,
-            "reports a message that is not a task",
-        );
+        check(r#"{"task": "not JSON", "exception": "x"}"#, "reports a message that is not a task");
         check(
             r#"{"task": {"basic_info": {"id": 7, "name": "A", "base_directory": "d", "inputs": 2},
                 "sha256": "e3b0", "bytes": 4000000}, "exception": "x"}"#,

@@ -4,10 +4,10 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use crate::queue::memory::MemoryQueue;
 use crate::queue::{Counts, Message, Queue, QueueError, Receipt, Release};
+use async_trait::async_trait;
+use bytes::Bytes;
 
 /// A message with this text is refused.
 const TOO_LARGE: &str = "too large";

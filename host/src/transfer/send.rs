@@ -10,9 +10,8 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use super::refusals::Refusals;
-use super::{MessageOrigin, Observer, Rejects, RejectsError, is_missing_directory, is_remote};
-use crate::queue::address::Address;
-use crate::queue::{self, Access, Queue, QueueError};
+use super::{MessageOrigin, Observer, Rejects, RejectsError};
+use crate::queue::{self, Access, Address, Queue, QueueError};
 
 /// Messages of a batch if a request takes any number.
 pub(super) const BATCH: usize = 256;
@@ -25,7 +24,7 @@ const CONCURRENT_BYTES: usize = 32 << 20;
 
 /// A bulk send before it starts.
 pub struct BulkSend {
-    url: String,
+    queue: Address,
     access: Access,
     /// Do everything but send.
     is_dry_run: bool,
@@ -75,16 +74,16 @@ pub enum SendError {
 }
 
 impl BulkSend {
-    /// Sends to the queue `url`, which is created as [`queue::open`] says. Messages that are not
+    /// Sends to `queue`, which is created as [`queue::open`] says. Messages that are not
     /// sent are kept in `rejects`. A dry run opens no queue.
     pub fn new(
-        url: String,
+        queue: Address,
         access: Access,
         is_dry_run: bool,
         rejects: Option<Rejects>,
         observer: Arc<dyn Observer>,
     ) -> Self {
-        Self { url, access, is_dry_run, refusals: Arc::new(Refusals::new(observer, rejects)) }
+        Self { queue, access, is_dry_run, refusals: Arc::new(Refusals::new(observer, rejects)) }
     }
 
     /// Sends one message.
@@ -101,7 +100,7 @@ impl BulkSend {
     pub(super) async fn start(&self, total: Option<u64>) -> Result<Sender, QueueError> {
         let target = match self.is_dry_run {
             true => None,
-            false => Some(Target::open(&self.url, &self.access, &*self.refusals.observer).await?),
+            false => Some(Target::open(&self.queue, &self.access, &*self.refusals.observer).await?),
         };
         Ok(Sender::new(target, self.refusals.clone(), total))
     }
@@ -158,33 +157,23 @@ pub(super) struct Target {
 impl Target {
     /// Opens a queue. A directory is created if there is none, and the observer is told.
     pub(super) async fn open(
-        url: &str,
+        address: &Address,
         access: &Access,
         observer: &dyn Observer,
     ) -> Result<Self, QueueError> {
-        let is_new = is_missing_directory(url)?;
-        let queue = queue::open(url, access).await?;
+        let is_new = address.directory().is_some_and(|dir| !dir.exists());
+        let queue = queue::open(address, access).await?;
         if is_new {
-            observer.created(url);
+            observer.created(address);
         }
         let batch = match queue.batch() {
             1 => BATCH,
             n => n,
         };
-        let is_ordered = is_ordered(url, access)?;
-        let concurrent = if is_remote(url)? && !is_ordered { CONCURRENT_BATCHES } else { 1 };
+        let is_ordered = address.keeps_order(access.group.as_deref());
+        let concurrent = if address.is_remote() && !is_ordered { CONCURRENT_BATCHES } else { 1 };
         Ok(Self { queue, batch, concurrent, is_ordered })
     }
-}
-
-/// True for a queue that keeps the order in which messages are sent.
-fn is_ordered(url: &str, access: &Access) -> Result<bool, QueueError> {
-    Ok(match Address::parse(url)? {
-        Address::File { .. } => false,
-        // In a standard queue, a message group makes tenants fair and keeps no order.
-        Address::Sqs(sqs) => sqs.is_fifo(),
-        Address::PubSub(_) => access.group.is_some(),
-    })
 }
 
 /// Sends messages. If the service refuses a request as a whole, the request is sent again in
@@ -236,11 +225,7 @@ struct Answer {
 }
 
 impl Sender {
-    pub(super) fn new(
-        target: Option<Target>,
-        refusals: Arc<Refusals>,
-        total: Option<u64>,
-    ) -> Self {
+    pub(super) fn new(target: Option<Target>, refusals: Arc<Refusals>, total: Option<u64>) -> Self {
         refusals.observer.begins(total);
         Self {
             target,

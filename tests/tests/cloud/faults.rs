@@ -253,7 +253,7 @@ fn a_machine_without_certificates() {
     command.env("SSL_CERT_FILE", "/nowhere.pem").env("SSL_CERT_DIR", "/nowhere");
     let run = task_host_tests::Finished::run(&mut command).code(0);
     assert!(is_done(&cloud, 1));
-    let words = "SSL_CERT_FILE=/nowhere.pem: there are no certificates of authorities";
+    let words = "SSL_CERT_FILE=/nowhere.pem: found no root certificates there";
     assert_eq!(run.stderr.matches(words).count(), 1, "{}", run.stderr);
 
     // Nobody answers there: what counts is that there is a client that asks.

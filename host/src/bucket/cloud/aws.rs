@@ -314,14 +314,15 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::address::{Place, Service};
+    use super::super::super::address::{Service, ServiceAddress};
     use super::*;
     use crate::bucket::StoredEncoding;
     use crate::key::Prefix;
 
     async fn find(anonymous: bool, variables: &[(&str, &str)]) -> Result<S3, String> {
-        let place = Place { service: Service::S3, name: "b".into(), prefix: Prefix::root() };
-        let transport = Transport::new(&place, StoredEncoding::Decode);
+        let address =
+            ServiceAddress { service: Service::S3, name: "b".into(), prefix: Prefix::root() };
+        let transport = Transport::new(&address, StoredEncoding::Decode);
         let environment = variables.iter().copied().collect();
         let access = Access { anonymous, ..Access::new(environment) };
         S3::find("b", &access, Patience::default(), transport).await

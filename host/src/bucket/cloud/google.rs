@@ -161,7 +161,7 @@ fn payer(options: ClientOptions, access: &Access) -> Result<ClientOptions, Strin
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::address::{Place, Service};
+    use super::super::super::address::{Service, ServiceAddress};
     use super::*;
     use crate::bucket::StoredEncoding;
     use crate::key::Prefix;
@@ -173,8 +173,9 @@ mod tests {
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join("google-secret.json"), "{ not JSON").unwrap();
         let home = ("HOME", home.path().to_str().unwrap());
-        let place = Place { service: Service::Google, name: "b".into(), prefix: Prefix::root() };
-        let transport = Transport::new(&place, StoredEncoding::Decode);
+        let address =
+            ServiceAddress { service: Service::Google, name: "b".into(), prefix: Prefix::root() };
+        let transport = Transport::new(&address, StoredEncoding::Decode);
         let make = |anonymous, more: &[(&str, &str)]| {
             let environment = [home].iter().chain(more).copied().collect();
             let access = Access { anonymous, ..Access::new(environment) };

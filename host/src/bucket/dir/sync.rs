@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::fs::{CWD, Mode, OFlags, openat, syncfs};
 use rustix::io::Errno;
 
-use super::blocking;
 use super::root::Root;
+use crate::blocking::blocking;
 
 /// Work that is done in rounds, each for all who wait.
 #[derive(Debug, Default)]

@@ -1,4 +1,6 @@
-//! What a directory promises beyond what every bucket does.
+//! Promises of a directory bucket beyond those of every bucket.
+
+mod outages;
 
 use std::os::unix::fs::symlink;
 
@@ -7,15 +9,15 @@ use rustix::fs::CWD;
 
 use super::*;
 
-pub(super) struct Fixture {
+struct Fixture {
     _root: tempfile::TempDir,
-    pub(super) bucket: DirBucket,
-    pub(super) path: PathBuf,
-    pub(super) outputs: Dir,
+    bucket: DirBucket,
+    path: PathBuf,
+    outputs: Dir,
     outputs_path: PathBuf,
 }
 
-pub(super) fn fixture() -> Fixture {
+fn fixture() -> Fixture {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("bucket");
     let bucket = DirBucket::create(&path).unwrap();
@@ -25,11 +27,11 @@ pub(super) fn fixture() -> Fixture {
     Fixture { _root: root, bucket, path, outputs, outputs_path }
 }
 
-pub(super) fn key(text: &str) -> BucketKey {
+fn key(text: &str) -> BucketKey {
     BucketKey::new(text).unwrap()
 }
 
-pub(super) async fn get(bucket: &DirBucket, text: &str) -> Result<Vec<u8>, BucketError> {
+async fn get(bucket: &DirBucket, text: &str) -> Result<Vec<u8>, BucketError> {
     let mut file = tempfile::tempfile().unwrap();
     let version = bucket.get(&key(text), file.try_clone().unwrap()).await?;
     assert_eq!(version, bucket.head(&key(text)).await?);
@@ -39,7 +41,7 @@ pub(super) async fn get(bucket: &DirBucket, text: &str) -> Result<Vec<u8>, Bucke
     Ok(bytes)
 }
 
-pub(super) async fn list(bucket: &DirBucket, prefix: &Prefix) -> Vec<(String, u64)> {
+async fn list(bucket: &DirBucket, prefix: &Prefix) -> Vec<(String, u64)> {
     let mut all: Vec<_> = bucket
         .list(prefix)
         .map_ok(|listed| (listed.key.to_string(), listed.size))

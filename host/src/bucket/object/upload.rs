@@ -12,10 +12,10 @@ use object_store::path::Path;
 use object_store::{Attributes, MultipartUpload, ObjectStore, PutMode, PutOptions, UpdateVersion};
 use tokio_util::task::TaskTracker;
 
-use super::super::dir::blocking;
 use super::super::encoding::Gzip;
 use super::super::explain::{self, Trouble};
 use super::{BucketError, ObjectBucket, read};
+use crate::blocking::blocking;
 use crate::key::BucketKey;
 
 /// The size of a part, unless the file has too many of them.
@@ -92,7 +92,8 @@ impl ObjectBucket {
             // Who may put objects may not be allowed to abort uploads.
             Err(error) if put.is_ok() && Trouble::of(&error) == Trouble::Denied => {
                 if !self.0.warned.swap(true, Ordering::Relaxed) {
-                    let text = explain::explain(&self.0.place, "writing", Trouble::Denied, &error);
+                    let text =
+                        explain::explain(&self.0.address, "writing", Trouble::Denied, &error);
                     tracing::warn!("{self}: an upload could not be aborted: {text}");
                 }
                 Ok(())

@@ -7,8 +7,8 @@ use futures_util::StreamExt;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use task_host::json;
+use task_host::queue::Address;
 use task_host::report::Report;
-use task_host::transfer::is_remote;
 
 use super::super::exit_code::Exit;
 use super::super::output;
@@ -36,8 +36,8 @@ pub(crate) struct Ls {
 
 impl Ls {
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
-        let (queue, screen) = self.queue.open().await?;
-        let is_leasing = is_remote(&queue.to_string())?;
+        let (queue, console) = self.queue.open().await?;
+        let is_leasing = queue.to_string().parse::<Address>()?.is_remote();
         let most = self.limit.unwrap_or(if is_leasing { LEASED } else { usize::MAX });
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         // Each message is written as it is read, because a queue may be long.
@@ -84,7 +84,7 @@ impl Ls {
         if is_leasing && shown > 0 {
             let more = if shown == most { "; use -n N to see more" } else { "" };
             let shown = output::count(shown as u64, "message");
-            screen.tell(format_args!("{shown} leased to be shown, and released{more}"));
+            console.tell(format_args!("{shown} leased to be shown, and released{more}"));
         }
         Ok(Exit::Done)
     }

@@ -95,8 +95,8 @@ impl Redrive {
         };
         let dry_run = self.dry_run;
         let redrive = redrive::Redrive {
-            from: from.clone(),
-            to: to.clone(),
+            from: from.parse()?,
+            to: to.parse()?,
             filter,
             limit: self.limit,
             dry_run,
@@ -113,7 +113,15 @@ impl Redrive {
         if self.json {
             let (sent, left, refused) = (messages.sent, messages.left, messages.refused);
             let names = &messages.names;
-            output::json(&Summary { queue: &to, from: &from, sent, names, left, refused, dry_run })?;
+            output::json(&Summary {
+                queue: &to,
+                from: &from,
+                sent,
+                names,
+                left,
+                refused,
+                dry_run,
+            })?;
         } else {
             tell(&done, &from, &to, dry_run)?;
         }

@@ -2,14 +2,14 @@
 
 use indicatif::HumanCount;
 use serde::Serialize;
-use task_host::queue::{self, Access};
+use task_host::queue::{self, Access, Address};
 use task_host::transfer::copy::copy;
 use task_host::transfer::forward::move_all;
 use task_host::transfer::send::{BulkSend, SendError};
 
 use super::super::exit_code::{Advice, Exit};
 use super::super::output;
-use super::super::settings::{Flags, QueueAccess, fq_path, queue_url};
+use super::super::settings::{Flags, QueueAccess, queue_url};
 use super::super::transfer_display::{TransferDisplay, forward_error, stop_on_ctrl_c};
 use super::{done, load};
 
@@ -74,7 +74,9 @@ impl Transfer {
                     SendError::Queue(_) | SendError::Rejects(_) => None,
                 };
                 return Err(match copied.map(|copied| output::count(copied, "message")) {
-                    Some(copied) => advice.hint(format!("{copied} copied to {to} before the error")),
+                    Some(copied) => {
+                        advice.hint(format!("{copied} copied to {to} before the error"))
+                    }
                     None => advice,
                 }
                 .into());
@@ -85,6 +87,7 @@ impl Transfer {
         if refused > 0 {
             said.push_str(&format!("; {} refused", HumanCount(refused)));
         }
+        let (from, to) = (from.to_string(), to.to_string());
         let summary = Summary { from, to, copied: Some(copied), moved: None, refused };
         done(self.json, &said, &summary)?;
         Ok(if refused > 0 { Exit::Partly } else { Exit::Done })
@@ -100,7 +103,8 @@ impl Transfer {
         let (moved, left) =
             display.follow(moving).await.map_err(|error| forward_error(&error, "moved"))?;
         let refused = moved.refused;
-        let mut said = format!("{} moved from {from} to {to}", output::count(moved.sent, "message"));
+        let mut said =
+            format!("{} moved from {from} to {to}", output::count(moved.sent, "message"));
         if refused > 0 {
             said.push_str(&format!("; {} refused", HumanCount(refused)));
         }
@@ -111,22 +115,24 @@ impl Transfer {
             };
             said.push_str(&format!("; {} {why}", HumanCount(left)));
         }
+        let (from, to) = (from.to_string(), to.to_string());
         let summary = Summary { from, to, copied: None, moved: Some(moved.sent), refused };
         done(self.json, &said, &summary)?;
         let is_part = refused > 0 || moved.is_interrupted || moved.is_cut_short;
         Ok(if is_part { Exit::Partly } else { Exit::Done })
     }
 
-    async fn urls(&self, access: &Access) -> anyhow::Result<(String, String)> {
-        let url = |name: &str, text: &str| {
-            queue_url(text).map_err(|e| Advice::usage(format!("{name}: {e}")))
+    async fn urls(&self, access: &Access) -> anyhow::Result<(Address, Address)> {
+        let address = |name: &str, text: &str| -> anyhow::Result<Address> {
+            let url = queue_url(text).map_err(|e| Advice::usage(format!("{name}: {e}")))?;
+            Ok(url.parse()?)
         };
-        let (from, to) = (url("FROM", &self.from)?, url("TO", &self.to)?);
-        // Opening a directory as the source would create it.
-        if fq_path(&from).is_some() {
+        let (from, to) = (address("FROM", &self.from)?, address("TO", &self.to)?);
+        // Opening a directory as a queue would create it.
+        if !from.is_remote() {
             queue::admin(&from, access).await?;
         }
-        let place = |url: &str| fq_path(url).and_then(|path| path.canonicalize().ok());
+        let place = |address: &Address| address.directory().and_then(|dir| dir.canonicalize().ok());
         if from == to || place(&from).is_some_and(|from| place(&to) == Some(from)) {
             return Err(Advice::usage("FROM and TO are the same queue").into());
         }

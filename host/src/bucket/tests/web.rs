@@ -1,9 +1,9 @@
 //! Web servers, which may tell little, and may do less.
 
-use super::super::conformance::{bytes, key};
-use super::super::encoding::gzip;
-use super::super::{Access, BucketError, Opened, StoredEncoding};
-use super::{Answer, Server, failed, fetch, object, open, open_with, say};
+use super::conformance::{bytes, key};
+use super::server::{Answer, Server, failed, fetch, object, open, open_with, say};
+use crate::bucket::encoding::gzip;
+use crate::bucket::{Access, BucketError, Opened, StoredEncoding};
 use crate::digest::Digest;
 use crate::environment::Environment;
 use crate::key::Prefix;

@@ -15,10 +15,11 @@ use object_store::list::{PaginatedListOptions, PaginatedListResult, PaginatedLis
 use object_store::memory::InMemory;
 use object_store::{ClientOptions, ListResult, ObjectStore};
 
-use super::address::Place;
-use super::object::{ObjectBucket, Stores};
-use super::{Access, Bucket, BucketError, DirBucket, Opened, SMALL, Service, Version, cloud};
+use crate::blocking::SMALL;
+use crate::bucket::address::{Service, ServiceAddress};
+use crate::bucket::object::{ObjectBucket, Stores};
 use crate::bucket::transport::Patience;
+use crate::bucket::{Access, Bucket, BucketError, DirBucket, Opened, Version, cloud};
 use crate::environment::Environment;
 use crate::key::{BucketKey, Prefix};
 
@@ -105,7 +106,7 @@ pub(crate) fn in_memory(store: Arc<dyn ObjectStore>) -> ObjectBucket {
         }
     }
     let prefix = Prefix::new("some/prefix").unwrap();
-    let place = Place { service: Service::S3, name: "memory".into(), prefix };
+    let place = ServiceAddress { service: Service::S3, name: "memory".into(), prefix };
     let stores = Stores {
         reads: store.clone(),
         writes: Some(store.clone()),
@@ -126,14 +127,14 @@ fn new_name() -> String {
 }
 
 async fn cloud(service: Service, name: String, environment: &[(&str, &str)]) -> Subject {
-    let place = Place { service, name, prefix: Prefix::new("some/prefix ä").unwrap() };
+    let place = ServiceAddress { service, name, prefix: Prefix::new("some/prefix ä").unwrap() };
     let access = Access::new(environment.iter().copied().collect::<Environment>());
     let bucket = cloud::open(place, &access, Patience::default()).await.unwrap();
     let subject = Subject::new(|_| Arc::new(bucket));
     Subject { access: Some(access), ..subject }
 }
 
-pub(super) fn s3_environment(endpoint: &str) -> [(&str, &str); 4] {
+pub(crate) fn s3_environment(endpoint: &str) -> [(&str, &str); 4] {
     [
         ("AWS_ENDPOINT_URL_S3", endpoint),
         ("AWS_ACCESS_KEY_ID", "test"),

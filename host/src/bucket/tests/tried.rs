@@ -1,8 +1,8 @@
 //! Trying whether a bucket can be read and put to: soon over, and nothing is left of it.
 
-use super::super::BucketError;
-use super::super::conformance::{ask, azure, get, google, key, s3, s3_environment, server};
-use super::{Answer, Server, failed, object, open, say};
+use super::conformance::{ask, azure, get, google, key, s3, s3_environment, server};
+use super::server::{Answer, Server, failed, object, open, say};
+use crate::bucket::BucketError;
 
 #[tokio::test]
 async fn trying_a_put_makes_the_requests_of_one_and_waits_until_nothing_is_left() {

@@ -1,10 +1,7 @@
 //! A directory that is replaced, unmounted, full or read-only under a host that uses it.
 
-use std::os::unix::fs::symlink;
-use std::path::Path;
 use std::process::Command;
 
-use super::tests::{Fixture, fixture, get, key, list};
 use super::*;
 
 /// A file system of its own, until it is dropped. Tests are run as root.

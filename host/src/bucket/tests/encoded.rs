@@ -1,14 +1,12 @@
 //! Objects that are stored with a `Content-Encoding`.
 
-use std::time::Duration;
-
-use super::super::conformance::{Subject, azure, bytes, get, google, key, s3, s3_environment};
-use super::super::encoding::gzip;
-use super::super::{Access, Bucket, BucketError, StoredEncoding};
-use super::{Answer, Request, Server, fetch, object, open, open_with, say};
-use crate::cache::{Cache, CacheOptions};
-use crate::digest::Digest;
 use std::sync::Arc;
+
+use super::conformance::{Subject, azure, bytes, get, google, key, s3, s3_environment};
+use super::server::{Answer, Request, Server, fetch, object, open, open_with, say};
+use crate::bucket::encoding::gzip;
+use crate::bucket::{Access, Bucket, BucketError, StoredEncoding};
+use crate::digest::Digest;
 
 /// The same bucket of a service, reached otherwise.
 async fn again(subject: &Subject, change: impl FnOnce(&mut Access)) -> Arc<dyn Bucket> {
@@ -18,7 +16,12 @@ async fn again(subject: &Subject, change: impl FnOnce(&mut Access)) -> Arc<dyn B
 }
 
 /// Serves an object that is stored by gzip.
-fn packed(request: &Request, tag: &str, stored: &[u8], headers: &[(&str, &str)]) -> Vec<u8> {
+pub(crate) fn packed(
+    request: &Request,
+    tag: &str,
+    stored: &[u8],
+    headers: &[(&str, &str)],
+) -> Vec<u8> {
     let answer = object(request, tag, stored);
     let end = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap();
     let mut head = answer[..end].to_vec();
@@ -83,40 +86,6 @@ async fn google_is_asked_for_what_it_stores_and_its_checksum_is_of_that() {
     let error = fetch(&*bucket, "bad").await.unwrap_err();
     assert!(error.contains("the Crc32c checksum of what came is"), "{error}");
     assert!(error.contains("reading `bad` failed"), "may be tried again: {error}");
-}
-
-#[tokio::test]
-async fn what_is_decoded_is_cached_by_what_it_is_stored_as() {
-    let stored = gzip(b"content").unwrap();
-    let size = stored.len() as u64;
-    let raw = Digest::of(&stored);
-    let server =
-        Server::new(move |request| Answer::Send(packed(request, "\"v1\"", &stored, &[]))).await;
-    let access = Access::new(s3_environment(&server.url).into_iter().collect());
-    let decoding = open_with("s3://bucket", &access).await.unwrap();
-    let keeping = Access { stored_encoding: StoredEncoding::Keep, ..access };
-    let keeping = open_with("s3://bucket", &keeping).await.unwrap();
-    let root = tempfile::tempdir().unwrap();
-    // Each is another host that comes after the other.
-    let fetch = async |bucket: &dyn Bucket| {
-        let dir = root.path().to_owned();
-        let cache = Cache::open(CacheOptions { dir, max_bytes: 1 << 30 }).unwrap();
-        let ahead = crate::ahead::Ahead::new(bytesize::ByteSize::mib(1));
-        let k = key("k");
-        let fetched = cache.fetch_ahead(bucket, &k, Duration::ZERO, &ahead).await;
-        let (blob, _permit) = fetched.unwrap();
-        let version = cache.version(bucket, &key("k"), Duration::ZERO).await.unwrap();
-        let by_version = cache.fetch_version(bucket, &key("k"), version).await.unwrap();
-        assert!(by_version.hit, "what a HEAD tells is the same version");
-        assert_eq!(by_version.digest, blob.digest);
-        (blob.digest, blob.size, blob.hit)
-    };
-    let content = Digest::of(b"content");
-    assert_eq!(fetch(&*decoding).await, (content, 7, false));
-    assert_eq!(fetch(&*decoding).await, (content, 7, true));
-    assert_eq!(fetch(&*keeping).await, (raw, size, false), "other bytes under the same tag");
-    assert_eq!(fetch(&*keeping).await, (raw, size, true));
-    assert_eq!(fetch(&*decoding).await.0, content);
 }
 
 #[tokio::test]

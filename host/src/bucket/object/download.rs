@@ -6,18 +6,20 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{BoxStream, FuturesUnordered, StreamExt};
-use object_store::{GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore};
+use object_store::{GetOptions, GetRange, GetResult, ObjectStore};
+use parking_lot::Mutex;
 
-use super::dir::blocking;
-use super::encoding::{Coding, Fault, Gunzip};
-use super::object::ObjectBucket;
-use super::transport::{Facts, ForObject};
-use super::{BucketError, Object, Opened, SMALL, StoredEncoding, UNSIZED, Version};
+use super::super::encoding::{Coding, Fault, Gunzip};
+use super::super::transport::{Facts, ForObject};
+use super::super::{BucketError, Object, Opened, StoredEncoding, Version};
+use super::ObjectBucket;
+use super::version::{Tag, facts, is_ours, is_same, version};
+use crate::blocking::{SMALL, blocking};
 use crate::key::BucketKey;
 
 /// Objects above this many bytes are fetched in parts.
@@ -213,7 +215,7 @@ impl Parts<'_> {
                 checked.map(|()| size).map_err(|error| self.unavailable(error))
             }
             Target::Gunzip(gunzip) => {
-                let done = lock(gunzip).finish().map_err(|fault| self.fault(fault))?;
+                let done = gunzip.lock().finish().map_err(|fault| self.fault(fault))?;
                 done.map_err(|problem| {
                     let key = self.key;
                     let problem = format!(
@@ -371,7 +373,7 @@ impl Parts<'_> {
             Target::Gunzip(gunzip) => {
                 let gunzip = gunzip.clone();
                 let is_small = bytes.len() <= DECODED_HERE;
-                let feed = move || lock(&gunzip).feed(&bytes);
+                let feed = move || gunzip.lock().feed(&bytes);
                 let fed = if is_small { feed() } else { blocking(feed).await };
                 fed.map_err(|fault| self.fault(fault))
             }
@@ -384,81 +386,4 @@ impl Parts<'_> {
     ) -> BucketError {
         BucketError::unavailable(self.bucket, "reading", self.key, error)
     }
-}
-
-fn lock(gunzip: &Mutex<Gunzip>) -> std::sync::MutexGuard<'_, Gunzip> {
-    gunzip.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// How a version was told.
-enum Tag<'a> {
-    Entity(&'a str),
-    Time(&'a str),
-    None,
-}
-
-/// What begins the tag of a version that only a time tells.
-const TIME: &str = "time ";
-/// What begins that of one that nothing tells: what follows is new each time.
-const NOTHING: &str = "nothing ";
-/// What begins the tag of an object that is stored as it is.
-const PLAIN: &str = "plain ";
-/// What begins that of an object that is stored compressed, and decoded on its way.
-const DECODED: &str = "decoded ";
-/// What begins that of one that is stored compressed, and kept so.
-const KEPT: &str = "kept ";
-
-impl<'a> Tag<'a> {
-    fn of(version: &'a Version) -> Self {
-        let tag = version.tag.trim_start_matches(UNSIZED);
-        let stored = [PLAIN, DECODED, KEPT].iter().find_map(|stored| tag.strip_prefix(stored));
-        let tag = stored.unwrap_or(tag);
-        match tag.strip_prefix(TIME) {
-            Some(time) => Self::Time(time),
-            None if tag.starts_with(NOTHING) => Self::None,
-            None => Self::Entity(tag),
-        }
-    }
-}
-
-/// False for a version that was fetched when the other thing was done with what is stored
-/// compressed, or by a host that knew nothing of it: the same tag may stand for other bytes then.
-fn is_ours(version: &Version, encoding: StoredEncoding) -> bool {
-    let tag = version.tag.trim_start_matches(UNSIZED);
-    tag.starts_with(PLAIN)
-        || tag.starts_with(match encoding {
-            StoredEncoding::Decode => DECODED,
-            StoredEncoding::Keep => KEPT,
-        })
-}
-
-/// Where nothing tells versions apart, only the size can be compared.
-fn is_same(a: &Version, b: &Version) -> bool {
-    a == b || (a.size == b.size && matches!((Tag::of(a), Tag::of(b)), (Tag::None, Tag::None)))
-}
-
-pub(super) fn facts(got: &GetResult) -> Facts {
-    got.extensions.get::<Facts>().cloned().unwrap_or_default()
-}
-
-/// The entity tag says it best. A web server may only have a time, or not even that.
-pub(super) fn version(meta: &ObjectMeta, facts: &Facts, encoding: StoredEncoding) -> Version {
-    let tag = match meta.e_tag.as_ref().or(facts.tag.as_ref()) {
-        Some(tag) => tag.clone(),
-        None if meta.last_modified.timestamp() > 0 => {
-            format!("{TIME}{}", meta.last_modified.to_rfc3339())
-        }
-        None => format!("{NOTHING}{}", uuid::Uuid::new_v4()),
-    };
-    let stored = match (&facts.coding, encoding) {
-        (Coding::Plain, _) => PLAIN,
-        (_, StoredEncoding::Decode) => DECODED,
-        (_, StoredEncoding::Keep) => KEPT,
-    };
-    let tag = if facts.has_length && stored != DECODED {
-        format!("{stored}{tag}")
-    } else {
-        format!("{UNSIZED}{stored}{tag}")
-    };
-    Version { tag, size: meta.size }
 }

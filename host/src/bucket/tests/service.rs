@@ -1,222 +1,19 @@
-//! What goes wrong on the way to a bucket: each time the right kind of error with words that
-//! help, nothing half in the cache, and an end.
-//!
-//! The server is this file's own: it says what a test tells it to, byte for byte.
+//! Failures on the way to a service: each becomes the right kind of error, in words that help,
+//! after a bounded number of requests.
 
-mod encoded;
-mod tried;
-mod web;
-
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
-use super::address::Address;
 use super::conformance::{ask, bytes, key, s3, s3_environment, server};
-use super::transport::Patience;
-use super::{Access, Bucket, BucketError, cloud};
-use crate::cache::{Cache, CacheOptions};
+use super::server::{
+    Answer, IMPATIENT, SHORT, Server, failed, fetch, object, open, open_within, say, service,
+    try_open,
+};
+use crate::bucket::{Access, Bucket, BucketError, cloud};
 use crate::digest::Digest;
 use crate::key::Prefix;
-
-/// A request: its first line's words, and its headers by their names in lower case.
-#[derive(Debug, Clone)]
-struct Request {
-    method: String,
-    path: String,
-    headers: HashMap<String, String>,
-    /// How many requests came before.
-    number: usize,
-}
-
-/// What is done with a request.
-enum Answer {
-    /// These bytes are sent.
-    Send(Vec<u8>),
-    /// These bytes are sent, and then the connection is reset.
-    Reset(Vec<u8>),
-    /// These bytes are sent, and then nothing more.
-    Stall(Vec<u8>),
-    /// These bytes are sent, and then the connection ends.
-    Close(Vec<u8>),
-}
-
-/// A web server that says what it is told to.
-struct Server {
-    url: String,
-    seen: Arc<Mutex<Vec<Request>>>,
-}
-
-impl Server {
-    async fn new(answer: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let (requests, answer) = (seen.clone(), Arc::new(answer));
-        let count = Arc::new(AtomicUsize::new(0));
-        tokio::spawn(async move {
-            while let Ok((connection, _)) = listener.accept().await {
-                let (answer, requests, count) = (answer.clone(), requests.clone(), count.clone());
-                tokio::spawn(async move {
-                    let _ = serve(connection, &*answer, &requests, &count).await;
-                });
-            }
-        });
-        Self { url, seen }
-    }
-
-    fn seen(&self) -> Vec<Request> {
-        self.seen.lock().unwrap().clone()
-    }
-
-    async fn s3(&self) -> Arc<dyn Bucket> {
-        open("s3://bucket", &s3_environment(&self.url)).await
-    }
-}
-
-async fn serve(
-    connection: TcpStream,
-    answer: &(dyn Fn(&Request) -> Answer + Send + Sync),
-    requests: &Mutex<Vec<Request>>,
-    count: &AtomicUsize,
-) -> std::io::Result<()> {
-    let mut connection = BufReader::new(connection);
-    loop {
-        let mut line = String::new();
-        if connection.read_line(&mut line).await? == 0 {
-            return Ok(());
-        }
-        let mut words = line.split_whitespace().map(str::to_owned);
-        let (method, path) = (words.next().unwrap(), words.next().unwrap());
-        let mut headers = HashMap::new();
-        loop {
-            let mut line = String::new();
-            connection.read_line(&mut line).await?;
-            let Some((name, value)) = line.trim_end().split_once(": ") else { break };
-            headers.insert(name.to_ascii_lowercase(), value.to_owned());
-        }
-        let length = headers.get("content-length").map_or(0, |n| n.parse().unwrap());
-        connection.read_exact(&mut vec![0; length]).await?;
-        let number = count.fetch_add(1, Ordering::SeqCst);
-        let request = Request { method, path, headers, number };
-        requests.lock().unwrap().push(request.clone());
-        match answer(&request) {
-            Answer::Send(bytes) => connection.write_all(&bytes).await?,
-            Answer::Close(bytes) => return connection.write_all(&bytes).await,
-            Answer::Stall(bytes) => {
-                connection.write_all(&bytes).await?;
-                std::future::pending::<()>().await;
-            }
-            Answer::Reset(bytes) => {
-                connection.write_all(&bytes).await?;
-                // What was sent is to arrive before the reset does.
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                rustix::net::sockopt::set_socket_linger(
-                    connection.get_ref(),
-                    Some(Duration::ZERO),
-                )?;
-                return Ok(());
-            }
-        }
-    }
-}
-
-/// An answer with a body.
-fn say(status: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
-    let mut bytes = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n", body.len());
-    for (name, value) in headers {
-        bytes.push_str(&format!("{name}: {value}\r\n"));
-    }
-    bytes.push_str("\r\n");
-    let mut bytes = bytes.into_bytes();
-    bytes.extend_from_slice(body);
-    bytes
-}
-
-fn failed(status: &str, code: &str, message: &str) -> Answer {
-    let body = format!("<Error><Code>{code}</Code><Message>{message}</Message></Error>");
-    Answer::Send(say(status, &[], body.as_bytes()))
-}
-
-/// Serves one object as a store would, with ranges and conditions. An entity tag of `W/…`
-/// never matches.
-fn object(request: &Request, tag: &str, bytes: &[u8]) -> Vec<u8> {
-    let header = |name: &str| request.headers.get(name).map(String::as_str);
-    let headers = [("etag", tag), ("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT")];
-    if header("if-match").is_some_and(|wanted| wanted != tag || tag.starts_with("W/")) {
-        return say("412 Precondition Failed", &[], b"");
-    }
-    if header("if-none-match") == Some(tag) {
-        return format!("HTTP/1.1 304 Not Modified\r\netag: {tag}\r\n\r\n").into_bytes();
-    }
-    match header("range").and_then(|range| range.strip_prefix("bytes=")?.split_once('-')) {
-        Some((start, end)) => {
-            let (start, end): (usize, usize) = (start.parse().unwrap(), end.parse().unwrap());
-            let range = format!("bytes {start}-{end}/{}", bytes.len());
-            let headers = [headers[0], headers[1], ("content-range", &range)];
-            say("206 Partial Content", &headers, &bytes[start..=end])
-        }
-        None => say("200 OK", &headers, bytes),
-    }
-}
-
-/// Tries again at once, and is patient with a busy machine.
-const SHORT: Patience = Patience {
-    retries: 3,
-    retry_for: Duration::from_secs(60),
-    longest_wait: Duration::from_millis(20),
-    connect: Duration::from_secs(30),
-    idle: Duration::from_secs(60),
-};
-/// For servers that stop to speak.
-const IMPATIENT: Patience = Patience { idle: Duration::from_millis(300), ..SHORT };
-
-async fn try_open(url: &str, environment: &[(&str, &str)]) -> Result<Arc<dyn Bucket>, BucketError> {
-    open_with(url, &Access::new(environment.iter().copied().collect())).await
-}
-
-async fn open_with(url: &str, access: &Access) -> Result<Arc<dyn Bucket>, BucketError> {
-    open_within(url, access, SHORT).await
-}
-
-async fn open_within(
-    url: &str,
-    access: &Access,
-    patience: Patience,
-) -> Result<Arc<dyn Bucket>, BucketError> {
-    let Address::Cloud(place) = Address::parse(url)? else { panic!("{url} is a directory") };
-    Ok(Arc::new(cloud::open(place, access, patience).await?))
-}
-
-async fn open(url: &str, environment: &[(&str, &str)]) -> Arc<dyn Bucket> {
-    try_open(url, environment).await.unwrap()
-}
-
-/// Fetches through a cache, and looks that a failure left nothing in it.
-async fn fetch(bucket: &dyn Bucket, name: &str) -> Result<(Digest, u64), String> {
-    let root = tempfile::tempdir().unwrap();
-    let dir = root.path().to_owned();
-    let cache = Cache::open(CacheOptions { dir: dir.clone(), max_bytes: 1 << 30 }).unwrap();
-    let start = Instant::now();
-    let fetched = cache.fetch(bucket, &key(name), Duration::ZERO).await;
-    assert!(start.elapsed() < Duration::from_secs(120), "it took {:?}", start.elapsed());
-    match fetched {
-        Ok(blob) => Ok((blob.digest, blob.size)),
-        Err(error) => {
-            assert_eq!(std::fs::read_dir(dir.join("blobs")).unwrap().count(), 0);
-            for process in std::fs::read_dir(dir.join("tmp")).unwrap().flatten() {
-                let left = std::fs::read_dir(process.path()).into_iter().flatten().flatten();
-                let left: Vec<_> = left.filter(|file| file.file_name() != ".lock").collect();
-                assert!(left.is_empty(), "{left:?}");
-            }
-            Err(error.to_string())
-        }
-    }
-}
 
 #[tokio::test]
 async fn a_body_that_breaks_off_is_resumed_where_it_did() {
@@ -311,29 +108,6 @@ async fn an_object_that_changes_while_it_comes_is_one_version_or_the_other() {
         let got = fetch(&*server.s3().await, "k").await.unwrap();
         assert_eq!(got, (want, 600_000), "conditions: {knows_conditions}");
     }
-}
-
-#[tokio::test]
-async fn an_unchanged_input_costs_one_small_request_and_a_fresh_one_none() {
-    let all = bytes(200_000);
-    let server = Server::new(move |request| Answer::Send(object(request, "\"v1\"", &all))).await;
-    let bucket = server.s3().await;
-    let root = tempfile::tempdir().unwrap();
-    let options = CacheOptions { dir: root.path().to_owned(), max_bytes: 1 << 30 };
-    let cache = Cache::open(options).unwrap();
-    let fetch = |freshness| {
-        let (cache, bucket) = (cache.clone(), bucket.clone());
-        async move { cache.fetch(&*bucket, &key("k"), freshness).await.unwrap() }
-    };
-    assert!(!fetch(Duration::ZERO).await.hit);
-    let seen = server.seen();
-    assert_eq!(seen.len(), 1, "no look before the bytes: {seen:?}");
-    assert_eq!((&*seen[0].method, &*seen[0].path), ("GET", "/bucket/k"));
-    assert!(fetch(Duration::ZERO).await.hit);
-    assert_eq!(server.seen().len(), 2);
-    assert_eq!(server.seen()[1].headers["if-none-match"], "\"v1\"");
-    assert!(fetch(Duration::from_secs(3600)).await.hit);
-    assert_eq!(server.seen().len(), 2, "fresh");
 }
 
 #[tokio::test]
@@ -464,10 +238,9 @@ async fn a_server_that_is_not_there_is_named() {
 async fn what_is_missing_to_reach_a_bucket_is_said_at_once() {
     let error = try_open("az://c", &[]).await.unwrap_err().to_string();
     assert!(error.starts_with("az://c: names a container, and no account: set AZURE_"), "{error}");
-    let Address::Cloud(place) = Address::parse("gs://b").unwrap() else { panic!() };
     let environment = [("STORAGE_EMULATOR_HOST", "localhost:1")].into_iter().collect();
     let access = Access { requester_pays: true, ..Access::new(environment) };
-    let error = cloud::open(place, &access, SHORT).await.unwrap_err().to_string();
+    let error = cloud::open(service("gs://b"), &access, SHORT).await.unwrap_err().to_string();
     assert!(error.contains("set GOOGLE_CLOUD_PROJECT"), "{error}");
 }
 
@@ -475,10 +248,9 @@ async fn what_is_missing_to_reach_a_bucket_is_said_at_once() {
 async fn who_pays_and_who_is_nobody_is_told_to_the_service() {
     let server = Server::new(|request| Answer::Send(object(request, "\"v\"", b"x"))).await;
     let open = async |url: &str, environment: &[(&str, &str)], anonymous, requester_pays| {
-        let Address::Cloud(place) = Address::parse(url).unwrap() else { panic!() };
         let environment = environment.iter().copied().collect();
         let access = Access { anonymous, requester_pays, ..Access::new(environment) };
-        let bucket = cloud::open(place, &access, SHORT).await.unwrap();
+        let bucket = cloud::open(service(url), &access, SHORT).await.unwrap();
         bucket.head(&key("k")).await.unwrap();
         server.seen().pop().unwrap().headers
     };
@@ -600,7 +372,7 @@ async fn one_key_that_can_not_be_used_does_not_end_a_listing() {
     {
         bucket.check().await.unwrap();
         let listed = futures_util::TryStreamExt::try_collect(bucket.list(&Prefix::root()));
-        let listed: Vec<super::Listed> = listed.await.unwrap();
+        let listed: Vec<crate::bucket::Listed> = listed.await.unwrap();
         let keys: Vec<_> = listed.iter().map(|listed| listed.key.as_str()).collect();
         assert_eq!(keys, ["d/1", "d/2"], "{bucket}");
     }
