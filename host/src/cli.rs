@@ -4,7 +4,6 @@
 //! reads goes to standard output, what a person follows goes to standard error.
 
 mod cache;
-mod carry;
 mod component;
 mod config;
 mod console;
@@ -14,16 +13,12 @@ mod local_runner;
 mod new;
 mod open_files;
 mod output;
-#[cfg(test)]
-mod picky;
 mod progress_line;
 mod queue;
-mod redrive;
-mod refusals;
 mod run;
-mod sender;
 mod settings;
 mod submit;
+mod transfer_display;
 mod try_task;
 mod values;
 

@@ -1,25 +1,29 @@
-//! JSON that is read without being changed, in the standard's form and in Python's.
+//! Reads JSON without changing it, the standard's and Python's, and writes it with escapes.
 //!
 //! Python's `json` module also writes and reads the numbers `NaN`, `Infinity` and `-Infinity`.
-//! No standard has them and `serde_json` refuses them, so the messages of Python producers are
-//! read here. A [`Value`] is the text of a value, not a copy of what the text means: numbers
-//! keep their digits, and objects keep the order and spelling of their fields.
+//! The standard has no such numbers and `serde_json` refuses them, so messages are read here. A
+//! [`Value`] is the text of a value: numbers keep their digits, and objects keep the order and the
+//! spelling of their fields.
+
+mod escaping;
 
 use std::borrow::Cow;
 use std::fmt;
 
-/// Arrays and objects within each other up to which every reader can be trusted. `serde_json`
-/// reads 128, and Python about a thousand.
+pub use escaping::to_line;
+
+/// The nesting of arrays and objects that every reader accepts. `serde_json` reads 128 levels, and
+/// Python about a thousand.
 const SAFE_DEPTH: usize = 100;
-/// Characters of a number up to which every reader can be trusted. Python reads integers of 4,300
-/// digits, and Java's most used reader numbers of 1,000 characters.
+/// The characters of a number that every reader accepts. Python reads integers of 4,300 digits, and
+/// Java's most used reader numbers of 1,000 characters.
 const SAFE_NUMBER: usize = 1000;
 
 /// The text of one JSON value, without the white space around it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Value<'a>(&'a str);
 
-/// Where a text stops being JSON, and what was expected there.
+/// The place where a text stops being JSON, and what was expected there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct SyntaxError {
     expected: &'static str,
@@ -41,10 +45,10 @@ impl fmt::Display for SyntaxError {
     }
 }
 
-/// Checks that a text is one JSON value.
+/// Checks that a text is a JSON value.
 ///
 /// # Errors
-/// Says where it is not.
+/// Says where the text is not JSON.
 pub fn parse(text: &str) -> Result<Value<'_>, SyntaxError> {
     Scanner::new(text).whole()
 }
@@ -55,8 +59,8 @@ impl<'a> Value<'a> {
         self.0
     }
 
-    /// True when all readers of JSON read it: it has no number that only Python writes, none of
-    /// more than a thousand characters, no half of a surrogate pair, and no deep nesting.
+    /// True if every reader of JSON accepts the value. False for numbers that only Python writes,
+    /// numbers of more than 1,000 characters, halves of surrogate pairs, and more than 100 levels.
     pub fn is_portable(self) -> bool {
         let mut scanner = Scanner::new(self.0);
         scanner.whole().is_ok()
@@ -66,25 +70,24 @@ impl<'a> Value<'a> {
             && scanner.depth <= SAFE_DEPTH
     }
 
-    /// The fields of an object in their order, read as they are asked for. None if it is
-    /// something else.
+    /// The fields of an object in their order, read lazily. None for other values.
     pub fn fields(self) -> Option<Fields<'a>> {
         let mut scanner = Scanner::new(self.0);
         scanner.eat(b'{').then_some(Fields(scanner))
     }
 
-    /// The items of an array, read as they are asked for. None if it is something else.
+    /// The items of an array, read lazily. None for other values.
     pub fn items(self) -> Option<Items<'a>> {
         let mut scanner = Scanner::new(self.0);
         scanner.eat(b'[').then_some(Items(scanner))
     }
 
-    /// True for a string, also for one that [`string`](Self::string) has no text for.
+    /// True for a string, even if [`string`](Self::string) returns none.
     pub fn is_string(self) -> bool {
         self.0.starts_with('"')
     }
 
-    /// The text that a string stands for. None for other values, and for a string with half of a
+    /// The unescaped text of a string. None for other values, and for a string with half of a
     /// surrogate pair.
     pub fn string(self) -> Option<Cow<'a, str>> {
         let inside = self.0.strip_prefix('"')?.strip_suffix('"')?;
@@ -95,7 +98,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// True for the string that stands for this text.
+    /// True for a string with this unescaped text.
     pub fn is(self, text: &str) -> bool {
         self.string().is_some_and(|string| string == text)
     }
@@ -128,7 +131,7 @@ impl<'a> Iterator for Items<'a> {
     }
 }
 
-/// Goes through a text once. What is nested is kept on the heap, a byte a level.
+/// Reads a text once. Nesting takes a byte of the heap for each level, and no stack.
 #[derive(Debug, Clone)]
 struct Scanner<'a> {
     text: &'a str,
@@ -153,7 +156,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// The next value within what this byte closes. None at its end.
+    /// The next value of an array or object that ends with this byte. None at its end.
     fn next_in(&mut self, closing: u8) -> Option<Value<'a>> {
         self.space();
         self.eat(b',');
@@ -181,7 +184,7 @@ impl<'a> Scanner<'a> {
 
     /// Goes to the end of a value.
     fn skip(&mut self) -> Result<(), SyntaxError> {
-        // What closes the arrays and objects that are open.
+        // The closing byte of each open array or object.
         let mut open: Vec<u8> = Vec::new();
         loop {
             self.space();
@@ -209,7 +212,7 @@ impl<'a> Scanner<'a> {
                 Some(b'-' | b'0'..=b'9') => self.number()?,
                 _ => self.word()?,
             }
-            // A value has ended, and with it perhaps what it was in.
+            // The value has ended. The arrays and objects around it may end here too.
             loop {
                 let Some(&closing) = open.last() else { return Ok(()) };
                 self.space();

@@ -1,8 +1,8 @@
-//! From the text of a message to a [`Task`]; pure, no I/O.
+//! Decodes the text of a message into a [`Task`], and encodes one. No I/O.
 //!
-//! Two producers' messages are understood. SimpleTasks writes
-//! `{"basic_info": {…}, "payload_info": …}`. python-task-queue wraps what it sends as
-//! `{"payload": P, "queueName": …, "id": …}`, where P is such a task again, a registered task
+//! The messages of two producers are understood. SimpleTasks writes
+//! `{"basic_info": {…}, "payload_info": …}`. python-task-queue writes
+//! `{"payload": P, "queueName": …, "id": …}`, where P is a SimpleTasks task, a registered task
 //! `{"class": "Name", …}`, or a function call `[["module", "fn"], args, kwargs, id]`.
 
 use std::borrow::Cow;
@@ -10,28 +10,28 @@ use std::borrow::Cow;
 use crate::json::{self, Fields, Value};
 use crate::key::{BucketKey, KeyError, Prefix, TaskName};
 
-/// Bytes of the longest message that can be a task.
+/// The most bytes of a message that is a task.
 pub const LONGEST: usize = 16 << 20;
-/// The most inputs that a task can name.
+/// The most inputs of a task.
 pub const MOST_INPUTS: usize = 100_000;
 
-/// One task, as its producer described it.
+/// A task as its producer described it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Task {
-    /// The producer's number for the task; -1 when it gave none.
+    /// The producer's number for the task; -1 if there is none.
     pub id: i64,
-    /// Chooses the component.
+    /// Selects the component.
     pub name: TaskName,
-    /// Inputs and outputs are relative to it. The bucket's root for python-task-queue's own
-    /// task forms, which name none.
+    /// The prefix that inputs and outputs are relative to. The bucket's root for
+    /// python-task-queue's own forms of a task, which have no base directory.
     pub base_directory: Prefix,
-    /// In the message's order.
+    /// The inputs in the order of the message.
     pub inputs: Vec<BucketKey>,
-    /// The JSON text of `payload_info`, exactly as it was sent.
+    /// The JSON text of `payload_info`, byte for byte.
     pub payload: Option<String>,
 }
 
-/// Where a message is wrong, and what was expected there.
+/// Where a message is not a task, and what was expected there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{at}: {problem}")]
 pub struct DecodeError {
@@ -42,7 +42,7 @@ pub struct DecodeError {
 }
 
 impl DecodeError {
-    /// Of a message whose text could not be had, for this reason.
+    /// The text of the message could not be read, for this reason.
     pub(crate) fn unread(problem: &str) -> Self {
         Self::new("message", problem)
     }
@@ -59,12 +59,12 @@ impl DecodeError {
 /// Decodes the body of a message.
 ///
 /// # Errors
-/// Says where in the message something else was expected. No further try can help.
+/// Says where in the message something else was expected. Another attempt can't help.
 pub fn decode(body: &[u8]) -> Result<Task, DecodeError> {
     if body.len() > LONGEST {
         let size = body.len();
         let problem =
-            format!("has {size} bytes; a task may have {LONGEST}: put what is large into an input");
+            format!("has {size} bytes; a task may have {LONGEST}: put large data into an input");
         return Err(DecodeError::new("message", problem));
     }
     let text = std::str::from_utf8(body).map_err(|e| {
@@ -87,12 +87,60 @@ pub fn decode(body: &[u8]) -> Result<Task, DecodeError> {
     }
 }
 
-/// The text without the byte order mark that some editors put before it.
+/// A task before it is encoded. Nothing in it is checked.
+#[derive(Debug, Clone, Copy)]
+pub struct Draft<'a> {
+    /// The producer's number for the task.
+    pub id: Option<i64>,
+    /// The name, which selects the component.
+    pub name: &'a str,
+    /// The prefix that inputs and outputs are relative to.
+    pub base_directory: &'a str,
+    /// Keys of inputs.
+    pub inputs: &'a [&'a str],
+    /// The payload as JSON, the standard's or Python's.
+    pub payload: Option<&'a str>,
+}
+
+/// Encodes a task as the text of a message, in SimpleTasks' form.
+///
+/// # Errors
+/// Says which part of the draft no task can have. For the payload,
+/// [`at`](DecodeError::at) is [`PAYLOAD`].
+pub fn encode(draft: &Draft<'_>) -> Result<String, DecodeError> {
+    let json = |text: &str| serde_json::Value::from(text).to_string();
+    let inputs: Vec<String> = draft.inputs.iter().map(|input| json(input)).collect();
+    let id = draft.id.map(|id| id.to_string());
+    let (name, base) = (json(draft.name), json(draft.base_directory));
+    let inputs = format!("[{}]", inputs.join(","));
+    let fields = [("\"name\"", &name), ("\"base_directory\"", &base), ("\"inputs\"", &inputs)];
+    let fields = id.iter().map(|id| ("\"id\"", id)).chain(fields);
+    let info = write_object(fields.map(|(name, value)| (name, &**value)));
+    let payload = draft.payload.map(check_payload).transpose()?;
+    let parts = [Some(("\"basic_info\"", &*info)), payload.map(|text| ("\"payload_info\"", text))];
+    let text = write_object(parts.into_iter().flatten());
+    decode(text.as_bytes()).map(|_| text)
+}
+
+/// The place of a task's payload in a [`DecodeError`].
+pub const PAYLOAD: &str = "payload_info";
+
+/// Checks that a payload is JSON. Returns it without the white space around it.
+///
+/// # Errors
+/// Says where the payload is not JSON.
+pub fn check_payload(payload: &str) -> Result<&str, DecodeError> {
+    json::parse(payload).map(Value::text).map_err(|error| {
+        DecodeError::new(PAYLOAD, format!("is not JSON: {error}: {}", shorten(payload)))
+    })
+}
+
+/// Removes the byte order mark that some editors put before a text.
 pub fn without_mark(text: &str) -> &str {
     text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
-/// A task with `basic_info`. `at` is where it stands in the message: empty, or `payload.`.
+/// Decodes a task with `basic_info`. `at` is its place in the message: empty, or `payload.`.
 fn simple_task(at: &str, info: Value<'_>, payload: Option<Value<'_>>) -> Result<Task, DecodeError> {
     let place = format!("{at}basic_info");
     let fields = object(&place, info)?;
@@ -135,7 +183,7 @@ fn simple_task(at: &str, info: Value<'_>, payload: Option<Value<'_>>) -> Result<
     Ok(task)
 }
 
-/// A task in python-task-queue's `payload`.
+/// Decodes python-task-queue's `payload`.
 fn python_task(payload: Value<'_>) -> Result<Task, DecodeError> {
     match payload.text().as_bytes().first() {
         Some(b'{') => {
@@ -175,7 +223,7 @@ fn python_task(payload: Value<'_>) -> Result<Task, DecodeError> {
     }
 }
 
-/// A task that names neither a base directory nor inputs.
+/// A task with neither a base directory nor inputs.
 fn bare_task(at: &str, name: &str, payload: String) -> Result<Task, DecodeError> {
     Ok(Task {
         id: -1,
@@ -229,7 +277,7 @@ fn bad_key(at: String, text: &str, error: &KeyError) -> DecodeError {
     DecodeError::new(at, format!("{:?} {error}", shorten(text)))
 }
 
-/// An object of these fields: names and values as they stand in JSON.
+/// A JSON object. Names and values are JSON texts.
 fn write_object<'a>(fields: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let mut text = String::from("{");
     for (name, value) in fields {
@@ -246,8 +294,8 @@ fn object<'a>(at: &str, value: Value<'a>) -> Result<Fields<'a>, DecodeError> {
     value.fields().ok_or_else(|| DecodeError::expected(at, "an object", value))
 }
 
-/// The fields of these names, each there once or not at all; twice would leave open which one
-/// counts.
+/// The values of these fields. A field that is there twice is an error: which one counts would be
+/// unclear.
 fn pick<'a, const N: usize>(
     at: &str,
     fields: Fields<'a>,
@@ -275,7 +323,7 @@ fn describe(json: &str) -> String {
     format!("{kind} {}", shorten(json))
 }
 
-/// Enough of a text to recognise it in an error.
+/// The beginning of a text, long enough to recognise it in an error.
 fn shorten(text: &str) -> Cow<'_, str> {
     const MOST: usize = 60;
     match text.char_indices().nth(MOST) {
@@ -332,6 +380,28 @@ mod tests {
             r#"{"basic_info": {"name": "A", "base_directory": "d", "inputs": null}, "payload_info": null}"#,
             Ok((-1, "A", "d", &[], Some("null"))),
         );
+    }
+
+    #[test]
+    fn what_is_encoded_is_decoded_again() {
+        let draft = Draft {
+            id: Some(7),
+            name: "A",
+            base_directory: "d/\"e\"",
+            inputs: &["0_input/a.png", "é"],
+            payload: Some(" [NaN, 1.50] "),
+        };
+        let text = encode(&draft).unwrap();
+        let want: Parts<'_> = (7, "A", "d/\"e\"", &["0_input/a.png", "é"], Some("[NaN, 1.50]"));
+        check(&text, Ok(want));
+        let bare = Draft { id: None, inputs: &[], payload: None, ..draft };
+        let text = encode(&bare).unwrap();
+        assert_eq!(text, r#"{"basic_info":{"name":"A","base_directory":"d/\"e\"","inputs":[]}}"#);
+        // No payload can add a field.
+        let error = encode(&Draft { payload: Some("1}, \"x\": {"), ..draft }).unwrap_err();
+        assert_eq!(error.at, PAYLOAD);
+        let error = encode(&Draft { base_directory: "../d", ..draft }).unwrap_err();
+        assert_eq!(error.to_string(), "basic_info.base_directory: \"../d\" has a `..` segment");
     }
 
     #[test]

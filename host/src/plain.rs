@@ -1,9 +1,9 @@
-//! Characters that show what a text is, and how the others are shown.
+//! Tells plain characters from those that hide or change a text, and escapes the others.
 //!
-//! A text from outside may hold characters that a reader does not see, or that change how the
-//! rest is shown: controls (a terminal obeys them), marks that turn the direction of writing
-//! around, characters of no width. New names have none of them; other texts are escaped where
-//! they are shown. Letters and combining marks of all scripts, spaces and symbols are plain.
+//! A text from outside may have characters that a reader does not see or that change how the rest
+//! is shown: controls, which a terminal obeys, marks that reverse the direction of writing, and
+//! characters without width. New names can't have them, and other texts are escaped where they are
+//! shown. Letters and combining marks of all scripts, spaces and symbols are plain.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -13,17 +13,15 @@ use icu_properties::props::{
 };
 use icu_properties::{CodePointMapData, CodePointSetData};
 
-/// What stands before each further line of a text of several lines.
+/// Indents the lines after the first.
 const INDENT: &str = "    ";
 
-/// True for a character that a reader sees, and sees in its place.
+/// True for a character that is visible and in its place.
 ///
-/// False for controls (general category Cc), format characters (Cf: marks of direction, joiners
-/// and spaces of no width), line and paragraph separators (Zl, Zp), code points that are never
-/// shown (`Default_Ignorable_Code_Point`: variation selectors, fillers, tags) and noncharacters.
-/// Code points that this version of Unicode does not assign are plain, so that hosts of
-/// different versions agree. So are the number signs that are written before their digits in
-/// some scripts: they are format characters, and visible.
+/// False for controls (general category Cc), format characters (Cf: direction marks, joiners,
+/// spaces without width), line and paragraph separators (Zl, Zp), code points that are never shown (`Default_Ignorable_Code_Point`: variation selectors, fillers, tags) and noncharacters.
+/// Unassigned code points are plain, so that hosts with different versions of Unicode agree. So are
+/// the number signs before digits in some scripts, which are visible format characters.
 pub fn is_plain(c: char) -> bool {
     if matches!(c, ' '..='~') {
         return true;
@@ -47,8 +45,8 @@ pub fn first_odd(text: &str) -> Option<char> {
     text.chars().find(|c| !is_plain(*c))
 }
 
-/// The text on one line, with an escape (`\n`, `\u{202e}`) in the place of each character that
-/// is not plain. Backslashes of the text stay as they are: it is for readers, not for parsers.
+/// The text on one line, with an escape such as `\n` or `\u{202e}` for each character that is not
+/// plain. Backslashes are not escaped: the result is for people, not for parsers.
 pub fn escape(text: &str) -> Cow<'_, str> {
     if first_odd(text).is_none() {
         return Cow::Borrowed(text);
@@ -60,14 +58,14 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// The same for a text that may have several lines: line feeds and tabs stay, and the lines after
-/// the first are indented if they are not, so that none can pass for a line of its own.
+/// The same for a text of several lines. Line feeds and tabs stay. The lines after the first are
+/// indented, so that none looks like a line of its own.
 pub fn escape_lines(text: &str) -> Cow<'_, str> {
     if first_odd(text).is_none() {
         return Cow::Borrowed(text);
     }
     let is_indented = |line: &str| line.is_empty() || line.starts_with([' ', '\t']);
-    // All of them or none, so that what is aligned stays aligned.
+    // All lines are indented or none, so that they stay aligned.
     let indent = if text.split('\n').skip(1).all(is_indented) { "" } else { INDENT };
     let mut escaped = String::with_capacity(text.len() + 16);
     for (number, line) in text.split('\n').enumerate() {
@@ -85,14 +83,14 @@ pub fn escape_lines(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Adds a character, or the escape for it.
+/// Adds a character or its escape.
 pub fn push_escaped(text: &mut String, c: char) {
     match c {
         '\n' => text.push_str("\\n"),
         '\r' => text.push_str("\\r"),
         '\t' => text.push_str("\\t"),
         c if is_plain(c) => text.push(c),
-        // Writing to a string does not fail.
+        // Writing to a string can't fail.
         c => drop(write!(text, "{}", c.escape_unicode())),
     }
 }
@@ -104,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_reader_does_not_see_is_not_plain() {
+    fn invisible_characters_are_not_plain() {
         for c in [
             '\0',
             '\t',
@@ -186,7 +184,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_escaped_is_plain(text: String) {
+        fn escaped_text_is_plain(text: String) {
             prop_assert_eq!(first_odd(&escape(&text)), None);
             for (number, line) in escape_lines(&text).split('\n').enumerate() {
                 prop_assert_eq!(first_odd(&line.replace('\t', "")), None);

@@ -1,20 +1,21 @@
-//! The reports that go to the error queue and the done queue.
+//! Reports for the error queue and the done queue.
 //!
-//! `host_info`, `task`, and `exception` or `result` are what SimpleTasks' users read; the
-//! other fields are ours.
+//! Programs of SimpleTasks' users read `host_info`, `task`, and `exception` or `result`. The other
+//! fields are ours.
 //!
-//! A report is JSON that every queue can carry and every reader can parse, whatever the message,
-//! the guest or the component put into it. Queues differ in the size they take, so a report
-//! comes in ever shorter versions; the last one fits into [`SHORTEST`] bytes.
+//! A report is JSON that every queue accepts and every reader can parse, whatever the message, the
+//! guest or the component put into it. Queues accept different sizes, so there are shorter and
+//! shorter versions of a report. The last has at most [`SHORTEST`] bytes.
+
+mod parse;
 
 use std::borrow::Cow;
-use std::io;
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use serde::Serialize;
-use serde_json::ser::{Formatter, Serializer};
+pub use parse::{Report, is_report};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::digest::Digest;
@@ -25,15 +26,15 @@ use crate::message;
 use crate::queue::{LONGEST_MESSAGE, Queue, QueueError};
 use crate::sandbox::Phase;
 
-/// Bytes of the shortest version of a report, at most.
+/// The most bytes of the shortest version of a report.
 pub const SHORTEST: usize = 4096;
-/// Bytes that a name of this host or its user takes, at most.
+/// The most bytes of the name of this host or its user.
 const LONGEST_NAME: usize = 256;
-/// Bytes of one reason for the failure of an earlier attempt, and how many reasons are told.
+/// The most bytes of the reason for an earlier failure, and the most reasons in a report.
 const REASON: usize = 8 << 10;
 const REASONS: usize = 16;
 
-/// Who writes the report.
+/// Who wrote the report.
 #[derive(Debug, Serialize)]
 struct HostInfo {
     hostname: String,
@@ -45,10 +46,10 @@ static HOST_INFO: LazyLock<HostInfo> = LazyLock::new(|| HostInfo {
     user: head(&Environment::of_process().user_name(), LONGEST_NAME).into(),
 });
 
-/// Sends the first version of a report that the queue takes.
+/// Sends the first version of a report that the queue accepts.
 ///
 /// # Errors
-/// [`QueueError::Invalid`] when the queue refuses all of them; or what keeps it from taking any.
+/// [`QueueError::Invalid`] if the queue refuses all versions, or another error of the queue.
 pub async fn send(
     queue: &dyn Queue,
     versions: impl Iterator<Item = Bytes>,
@@ -57,11 +58,11 @@ pub async fn send(
     for version in versions {
         let sent: Result<(), QueueError> = queue.send(&[version]).await.into_iter().collect();
         match sent {
-            // Too large, most likely.
+            // The version is probably too large.
             Err(error @ QueueError::Invalid { .. }) => refused = Some(error),
             Ok(()) => {
                 if let Some(error) = refused {
-                    tracing::warn!("a report was shortened, because it was refused: {error}");
+                    tracing::warn!("the queue refused a report, so it was shortened: {error}");
                 }
                 return Ok(());
             }
@@ -71,48 +72,39 @@ pub async fn send(
     refused.map_or(Ok(()), Err)
 }
 
-/// Whether a message is a report: of ours, or of another program for the same readers.
-pub fn is_report(message: &[u8]) -> bool {
-    let text = std::str::from_utf8(message).unwrap_or_default();
-    let fields = json::parse(text).ok().and_then(json::Value::fields);
-    let Some(fields) = fields else { return false };
-    let has = |wanted: &str| fields.clone().any(|(name, _)| name.is(wanted));
-    has("host_info") && has("task") && (has("exception") || has("result"))
-}
-
-/// The report of a task that is given up.
+/// The report of a task that failed for good.
 #[derive(Debug)]
 pub struct ErrorReport<'a> {
     /// The message as it was received.
     pub message: &'a [u8],
-    /// What went wrong, for people.
+    /// The error, for people.
     pub exception: String,
-    /// Which attempt this was, from 1.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// What ended the attempts before.
+    /// Why earlier attempts failed.
     pub earlier: &'a [String],
-    /// The call during which it happened.
+    /// The call that failed.
     pub phase: Option<Phase>,
     /// The component that ran.
     pub component: Option<Digest>,
     /// The end of the guest's log.
     pub log: Option<&'a str>,
-    /// Time spent on the last attempt.
+    /// The duration of the last attempt.
     pub elapsed: Duration,
 }
 
-/// How much of an error report one of its versions has. Sizes are bytes of JSON.
+/// What a version of an error report contains. Sizes are bytes of JSON.
 struct Extent {
-    /// The message, not only its digest.
+    /// The message, and not only its digest.
     has_message: bool,
-    /// Reasons of earlier attempts.
+    /// Reasons of earlier failures.
     reasons: usize,
     exception: usize,
     log: usize,
 }
 
-/// The versions of an error report. The message is kept for as long as a queue may take it:
-/// `host queue redrive` can send back no other.
+/// The versions of an error report. Most have the message: `host queue redrive` can send back no
+/// other.
 const EXTENTS: [Extent; 6] = [
     Extent { has_message: true, reasons: REASONS, exception: 64 << 10, log: 128 << 10 },
     Extent { has_message: true, reasons: 0, exception: 16 << 10, log: 8 << 10 },
@@ -123,7 +115,7 @@ const EXTENTS: [Extent; 6] = [
 ];
 
 impl ErrorReport<'_> {
-    /// The report as the text of a message: the whole, then ever shorter versions.
+    /// The report as the text of a message, then shorter and shorter versions.
     pub fn versions(&self) -> impl Iterator<Item = Bytes> {
         ever_shorter(EXTENTS.iter().map(|extent| self.version(extent)))
     }
@@ -143,7 +135,7 @@ impl ErrorReport<'_> {
             component: Option<String>,
             #[serde(skip_serializing_if = "Option::is_none")]
             log: Option<Cow<'a, str>>,
-            /// When the report was made, in UTC.
+            /// The time of the report in UTC.
             time: String,
             elapsed_seconds: f64,
         }
@@ -163,7 +155,7 @@ impl ErrorReport<'_> {
     }
 }
 
-/// The last `most` reasons, and a word of those before them.
+/// The last `most` reasons, after a note about those that are left out.
 fn earlier(reasons: &[String], most: usize) -> Vec<Cow<'_, str>> {
     if most == 0 {
         return Vec::new();
@@ -174,24 +166,24 @@ fn earlier(reasons: &[String], most: usize) -> Vec<Cow<'_, str>> {
     word.into_iter().chain(told).collect()
 }
 
-/// The report of a task that is done.
+/// The report of a task that succeeded.
 #[derive(Debug)]
 pub struct DoneReport<'a> {
     /// The message as it was received.
     pub message: &'a [u8],
-    /// What was published, as keys from the bucket's root.
+    /// Keys of the published outputs, from the bucket's root.
     pub outputs: &'a [BucketKey],
-    /// Which attempt this was, from 1.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
     /// The component that ran.
     pub component: Option<Digest>,
-    /// Time spent on the attempt.
+    /// The duration of the attempt.
     pub elapsed: Duration,
 }
 
 impl DoneReport<'_> {
-    /// The report as the text of a message: the whole, then with the outputs as a count, then
-    /// with the digest of the message.
+    /// The report as the text of a message, then with the number of outputs, then with the digest
+    /// of the message.
     pub fn versions(&self) -> impl Iterator<Item = Bytes> {
         let versions = [(true, true), (true, false), (false, false)];
         ever_shorter(
@@ -236,59 +228,58 @@ impl DoneReport<'_> {
     }
 }
 
-/// The message that a report is about.
+/// The message in its report.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Received<'a> {
-    /// Character for character, where that is JSON that all readers read and all queues carry:
-    /// not nested too deeply, with no number too long.
+    /// The message byte for byte, if it is JSON that every reader and every queue accepts.
     Json(Box<RawValue>),
-    /// The whole text as one string. A message that is itself a string comes this way too, so
-    /// that a string here always stands for the text of a message.
+    /// Another message, as a string. A message that is itself a JSON string comes this way too, so
+    /// that a string here is always the text of a message.
     Text(Cow<'a, str>),
-    /// What a message that is too large was.
-    Digest(Summary<'a>),
+    /// What a message was that is too large for the report.
+    Digest(Omitted<'a>),
 }
 
-/// Stands for a message that a report has no room for. It can't be taken for a task: no task's
-/// `inputs` are a number.
-#[derive(Serialize)]
-struct Summary<'a> {
+/// Stands for a message that is too large for a report. Nobody can take it for a task, because
+/// its `inputs` are a number.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Omitted<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     basic_info: Option<BasicInfo>,
-    /// The beginning of what is not a task.
+    /// The beginning of a message that is not a task.
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<Cow<'a, str>>,
     sha256: String,
     bytes: usize,
 }
 
-#[derive(Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct BasicInfo {
     id: i64,
     name: String,
     base_directory: String,
-    /// How many there are.
+    /// The number of inputs.
     inputs: usize,
 }
 
 impl<'a> Received<'a> {
-    /// Bytes that a message may take in a report: the rest of a report takes far less than half
-    /// of what a queue carries.
+    /// The most bytes of a message in a report. The rest of a report takes far less than a quarter
+    /// of the longest message.
     const LONGEST: usize = LONGEST_MESSAGE / 4 * 3;
 
     fn new(message: &'a [u8], is_whole: bool) -> Self {
-        // What is no text becomes three times as long.
+        // Bytes that are not UTF-8 become three times as long.
         let most = match std::str::from_utf8(message) {
             Ok(_) => Self::LONGEST,
             Err(_) => Self::LONGEST / 4,
         };
         if !is_whole || message.len() > most {
-            return Self::Digest(Summary::of(message));
+            return Self::Digest(Omitted::of(message));
         }
         match Self::whole(message) {
             Self::Text(text) if text.chars().map(size_in_json).sum::<usize>() > Self::LONGEST => {
-                Self::Digest(Summary::of(message))
+                Self::Digest(Omitted::of(message))
             }
             whole => whole,
         }
@@ -308,8 +299,8 @@ impl<'a> Received<'a> {
     }
 }
 
-impl<'a> Summary<'a> {
-    /// Bytes of a name, a base directory, or of what is not a task.
+impl<'a> Omitted<'a> {
+    /// The most bytes of a name, a base directory, or the beginning of a text.
     const SHOWN: usize = 800;
 
     fn of(message: &'a [u8]) -> Self {
@@ -328,7 +319,7 @@ impl<'a> Summary<'a> {
     }
 }
 
-/// Leaves out what is not shorter than the version before.
+/// Leaves out versions that are not shorter than the one before.
 fn ever_shorter(versions: impl Iterator<Item = Bytes>) -> impl Iterator<Item = Bytes> {
     let mut shortest = usize::MAX;
     versions.filter(move |version| {
@@ -338,7 +329,7 @@ fn ever_shorter(versions: impl Iterator<Item = Bytes>) -> impl Iterator<Item = B
     })
 }
 
-/// The beginning of a text, such that it takes up to `most` bytes in JSON.
+/// The beginning of a text, at most `most` bytes of JSON.
 fn head(text: &str, most: usize) -> Cow<'_, str> {
     const CUT: &str = " … (cut)";
     let cut = |room: usize| {
@@ -355,7 +346,7 @@ fn head(text: &str, most: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{}{CUT}", &text[..end]))
 }
 
-/// The end of a text, such that it takes up to `most` bytes in JSON.
+/// The end of a text, at most `most` bytes of JSON.
 fn tail(text: &str, most: usize) -> Cow<'_, str> {
     const CUT: &str = "(cut) … ";
     let cut = |room: usize| {
@@ -381,40 +372,17 @@ fn size_in_json(c: char) -> usize {
     }
 }
 
-/// True for a character that XML 1.0 has no place for, and so SQS neither. Control characters,
-/// of which the same is true, never stand in JSON as themselves.
+/// True for a character that SQS does not accept, because XML 1.0 has no way to write it. The same
+/// is true of control characters, which JSON always escapes.
 fn is_barred(c: char) -> bool {
     matches!(c, '\u{fffe}' | '\u{ffff}')
 }
 
-/// JSON on one line, in which barred characters are escapes.
-struct Carried;
-
-impl Formatter for Carried {
-    fn write_string_fragment<W>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()>
-    where
-        W: ?Sized + io::Write,
-    {
-        let mut rest = fragment;
-        while let Some(at) = rest.find(is_barred) {
-            let (before, barred) = rest.split_at(at);
-            writer.write_all(before.as_bytes())?;
-            let mut chars = barred.chars();
-            if let Some(c) = chars.next() {
-                write!(writer, "\\u{:04x}", u32::from(c))?;
-            }
-            rest = chars.as_str();
-        }
-        writer.write_all(rest.as_bytes())
-    }
-}
-
 fn to_bytes(report: &impl Serialize) -> Bytes {
-    let mut bytes = Vec::new();
-    // Strings, numbers and checked JSON always serialise, and memory always takes them.
-    let written = report.serialize(&mut Serializer::with_formatter(&mut bytes, Carried));
+    // Strings, numbers and checked JSON can always be written.
+    let written = json::to_line(report, is_barred);
     debug_assert!(written.is_ok(), "{written:?}");
-    bytes.into()
+    written.unwrap_or_default().into()
 }
 
 #[cfg(test)]

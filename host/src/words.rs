@@ -1,12 +1,11 @@
-//! Words that guests, components and messages have a say in, made short enough for memory, logs
-//! and reports.
+//! Limits the length of texts from guests, components and messages, for memory, logs and reports.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
 
 use crate::plain;
 
-/// At most `most` bytes of `text`, and how many were cut.
+/// The first `most` bytes of a text, and how many bytes were cut.
 pub fn cut(text: &str, most: usize) -> Cow<'_, str> {
     if text.len() <= most {
         return text.into();
@@ -15,22 +14,21 @@ pub fn cut(text: &str, most: usize) -> Cow<'_, str> {
     format!("{} … ({} bytes cut)", &text[..end], text.len() - end).into()
 }
 
-/// At most `most` bytes of what `shown` writes, and a mark if more was to come. What is cut is
-/// never made: writing ends with an error there.
+/// The first `most` bytes of what `shown` writes, with a mark if there is more. The rest is never
+/// formatted, because writing fails at the limit.
 pub fn bounded(shown: &dyn fmt::Display, most: usize) -> String {
     let mut words = Bounded::new(most);
-    // An error only says that the bound was reached, which the mark says too.
+    // The error only says that the limit was reached, and the mark says that too.
     let _ = write!(words, "{shown}");
     words.finish()
 }
 
-/// The same for a name or a message in one line: without what a terminal acts on, a reader
-/// can't see, or lines are ended by.
+/// The same on one line, with escapes for characters that are not plain.
 pub fn bounded_line(shown: &dyn fmt::Display, most: usize) -> String {
     plain::escape(&bounded(shown, most)).into_owned()
 }
 
-/// Takes words up to a bound, and fails then.
+/// Takes text up to a limit, and fails then.
 pub struct Bounded {
     words: String,
     most: usize,
@@ -38,12 +36,12 @@ pub struct Bounded {
 }
 
 impl Bounded {
-    /// Room for `most` bytes.
+    /// Takes up to `most` bytes.
     pub fn new(most: usize) -> Self {
         Self { words: String::new(), most, is_cut: false }
     }
 
-    /// What was written, with a mark if that is not all.
+    /// The text that was written, with a mark if it was cut.
     pub fn finish(mut self) -> String {
         if self.is_cut {
             self.words.push_str(" … (cut)");
@@ -69,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_words_are_cut_between_characters_and_say_so() {
+    fn long_texts_are_cut_between_characters_with_a_mark() {
         assert_eq!(cut("short", 5), "short");
         assert_eq!(cut("éé", 3), "é … (2 bytes cut)");
         assert_eq!(bounded(&"short", 5), "short");
@@ -77,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_never_end_is_not_made() {
+    fn an_endless_text_is_cut() {
         struct Endless;
         impl fmt::Display for Endless {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

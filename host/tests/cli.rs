@@ -150,7 +150,7 @@ fn tasks_are_run_and_what_came_of_them_is_said() {
 
     place.run("submit --fq ./queue --name BAD --base-directory d").ok();
     let ended = place.run("run --fq ./queue -x").exits(3);
-    ended.says("1 given up").says("host queue ls fq://./queue-errors");
+    ended.says("1 rejected").says("host queue ls fq://./queue-errors");
     place.run("queue ls ./queue-errors").ok().says("prepare: no good");
 
     // The component is put right, and the task put back.
@@ -390,7 +390,7 @@ fn numbers_of_python_are_kept_byte_for_byte() {
     let report = place.run("queue ls ./queue-errors --json").ok().json();
     assert_eq!(report["message"]["task"], line);
     place.run("queue ls ./queue-errors").ok().says("BAD -1 in \"d\", 0 inputs: prepare: no good");
-    place.run("queue redrive ./queue").ok().says("1 task put back");
+    place.run("queue redrive ./queue").ok().says("1 task sent back");
     let listed = place.run("queue ls ./queue --json").ok().json();
     assert_eq!(listed["text"], line);
 
@@ -449,7 +449,7 @@ fn an_object_that_no_task_can_be_made_of_is_refused_wherever_it_is_listed() {
         let mut command = place.host("submit --fq ./queue --name A --each");
         let ended = Ended::of(command.arg("d/**/*.png").output().unwrap()).exits(3);
         let ended = ended.says("3 tasks sent to fq://./queue; 1 refused");
-        ended.says(&format!("d/{bad}/x.png: d/{bad}/x.png: its base directory can't be told"));
+        ended.says(&format!("d/{bad}/x.png: has no base directory"));
         assert_eq!(place.enqueued("queue"), 3);
     }
     // None at all is an error of whoever asked, and so is a payload that is never JSON.
@@ -467,7 +467,7 @@ fn an_object_that_no_task_can_be_made_of_is_refused_wherever_it_is_listed() {
 fn a_file_that_is_not_there_keeps_the_others_out() {
     let place = Place::new();
     place.write("a.jsonl", lines(0..3));
-    place.run("submit --fq ./queue a.jsonl b.jsonl").exits(1).says("b.jsonl can't be read");
+    place.run("submit --fq ./queue a.jsonl b.jsonl").exits(1).says("can't read b.jsonl");
     assert!(!place.has("queue"));
 }
 
@@ -617,14 +617,14 @@ fn a_try_ends_as_a_run_would() {
         .run("try bad.wasm")
         .exits(3)
         .says("error: prepare: no good")
-        .says("`host run` would give it up");
-    place.run("try trap.wasm --attempt 5").exits(3).says("error: execute:").says("give it up");
+        .says("`host run` would reject it");
+    place.run("try trap.wasm --attempt 5").exits(3).says("error: execute:").says("reject it");
     place.run("try trap.wasm").exits(3).says("would try it again");
     place.run("try good.wasm --input missing.txt").exits(1).says("--input missing.txt");
     place
         .run("try good.wasm --input a.txt --input a.txt")
         .exits(1)
-        .says("another input is a.txt too");
+        .says("another input has the key a.txt too");
     place.run("try good.wasm --payload oops").exits(2).says("--payload is not JSON");
 }
 
@@ -690,7 +690,7 @@ fn a_reader_that_has_seen_enough_is_no_error() {
 #[test]
 fn a_new_project_says_what_to_do_with_it() {
     let place = Place::new();
-    place.run("new edge-finder").ok().says("made edge-finder").says("edge_finder.wasm");
+    place.run("new edge-finder").ok().says("created edge-finder").says("edge_finder.wasm");
     assert!(place.has("edge-finder/Cargo.toml"));
     place.run("new edge-finder").exits(1).says("is not empty");
     place.run("new 3d").exits(2).says("has to start with a letter");

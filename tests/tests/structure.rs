@@ -11,7 +11,7 @@ use syn::visit::{self, Visit};
 const LAYERS: &[&[&str]] = &[
     &["main"],
     &["cli"],
-    &["worker"],
+    &["fit", "transfer", "worker"],
     &["task"],
     &["services"],
     &["config"],

@@ -1,4 +1,4 @@
-//! `host cache`: looks after the cache of inputs and components.
+//! `host cache`: checks the cache of inputs and components.
 
 use std::io::{self, Write};
 
@@ -62,7 +62,7 @@ impl Group for CacheOnly {
     const SETTINGS: &'static [&'static Setting] = &[&CACHE_DIR];
 }
 
-/// What was found, as `--json` prints it.
+/// What a check found, as `--json` prints it.
 #[derive(Serialize)]
 struct Report<'a> {
     dir: &'a str,
@@ -94,9 +94,8 @@ impl Quarantine {
         }
         let count = output::count(found.len() as u64, "component");
         if self.clear {
-            catalog::forget_quarantined(&dir).map_err(|error| {
-                Advice::failed(format!("the quarantine can't be cleared: {error}"))
-            })?;
+            catalog::forget_quarantined(&dir)
+                .map_err(|error| Advice::failed(format!("can't clear the quarantine: {error}")))?;
             output::tell(format_args!("{count} may be compiled again"));
         } else if found.is_empty() {
             output::tell(format_args!("no components are in quarantine"));
@@ -108,12 +107,12 @@ impl Quarantine {
 impl Verify {
     fn run(self) -> anyhow::Result<Exit> {
         let dir = self.flags.load()?.cache_dir()?;
-        let screen = Console::plain(When::Auto);
-        let mut meter = ProgressLine::new(&screen, "files", "read", None);
+        let console = Console::plain(When::Auto);
+        let mut meter = ProgressLine::new(&console, "files", "read", None);
         let checked = cache::check(&dir, |checked| meter.at(checked.blobs, checked.blobs))?;
         meter.end();
         let (compiled, damaged_compiled) = catalog::check_compiled(&dir.join("compiled"))
-            .context("the compiled code can't be read")?;
+            .context("can't read the compiled code")?;
         let removed = checked.damaged_blobs + checked.damaged_index_entries + damaged_compiled;
         for problem in &checked.problems {
             output::tell(format_args!("error: {problem}"));

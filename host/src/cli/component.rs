@@ -1,4 +1,4 @@
-//! `host component`: puts components where hosts find them, and looks at them.
+//! `host component`: checks, publishes, lists and inspects components.
 
 mod contents;
 
@@ -66,20 +66,22 @@ impl Component {
         super::runtime()?.block_on(async {
             match self {
                 Self::Push(command) => command.push().await,
-                Self::Ls { json, flags } => ls(&Place::open(&flags.load()?).await?, json).await,
+                Self::Ls { json, flags } => {
+                    ls(&ComponentStore::open(&flags.load()?).await?, json).await
+                }
                 Self::Inspect { which, json, flags } => inspect(&which, &flags.load()?, json).await,
             }
         })
     }
 }
 
-/// Where components are.
-struct Place {
+/// The bucket and the prefix, or the directory, with components.
+struct ComponentStore {
     bucket: Arc<dyn Bucket>,
     prefix: Prefix,
 }
 
-impl Place {
+impl ComponentStore {
     async fn open(settings: &Settings) -> anyhow::Result<Self> {
         Ok(match settings.value(&COMPONENTS, values::path)? {
             Some(dir) => Self { bucket: bucket::open_dir(&dir)?, prefix: Prefix::root() },
@@ -91,7 +93,7 @@ impl Place {
         })
     }
 
-    /// Makes the directory if it is not there: a push is how most buckets begin.
+    /// Creates the directory if there is none, because the first push comes before the first run.
     async fn make(settings: &Settings) -> anyhow::Result<Self> {
         let dir = match settings.value(&COMPONENTS, values::path)? {
             Some(dir) => Some(dir),
@@ -99,7 +101,7 @@ impl Place {
         };
         if let Some(dir) = dir.filter(|dir| !dir.exists()) {
             std::fs::create_dir_all(&dir)
-                .map_err(|e| Advice::failed(format!("{} can't be made: {e}", dir.display())))?;
+                .map_err(|e| Advice::failed(format!("{} can't be created: {e}", dir.display())))?;
             output::tell(format_args!("created {}", dir.display()));
         }
         Self::open(settings).await
@@ -126,7 +128,7 @@ impl Place {
         Ok(())
     }
 
-    /// Refuses a name that is another component's but for the case of its letters.
+    /// Refuses a name that differs only in case from the name of another component.
     async fn check_case(&self, name: &TaskName) -> anyhow::Result<()> {
         let wanted = lowercase(name.as_str());
         let mut other = None;
@@ -138,19 +140,17 @@ impl Place {
             }
         });
         if let Err(error) = looked.await {
-            // Who may write may not be allowed to list.
-            tracing::warn!(
-                "whether there is a component of nearly the same name is not known: {error}"
-            );
+            // A role may write and not list.
+            tracing::warn!("can't check whether a component's name differs only in case: {error}");
             return Ok(());
         }
         let Some(other) = other.filter(|_| !is_there) else { return Ok(()) };
-        let place = self.prefix.join(&BucketKey::new(&format!("{other}.wasm"))?);
+        let key = self.prefix.join(&BucketKey::new(&format!("{other}.wasm"))?);
         Err(Advice::failed(format!(
             "the name {name} differs only in case from the component {other}; a file system that \
              ignores case keeps only one of them"
         ))
-        .hint(format!("give another one with --name, or remove {}/{place} first", self.bucket))
+        .hint(format!("give another name with --name, or remove {}/{key} first", self.bucket))
         .into())
     }
 }
@@ -161,33 +161,33 @@ impl Push {
         let name = task_name(self.name.as_deref(), &self.file)?;
         let bytes = read(&self.file)?;
         check(&self.file, &bytes)?;
-        // The last word has what will run it.
+        // Only the sandbox itself tells whether it can run the component.
         LocalRunner::open(&settings)?.compile(&self.file, &bytes).await?;
 
-        let place = Place::make(&settings).await?;
-        place.check_case(&name).await?;
-        let key = place.key(&name);
+        let store = ComponentStore::make(&settings).await?;
+        store.check_case(&name).await?;
+        let key = store.key(&name);
         let copy = tempfile::tempdir().context("a temporary directory can't be made")?;
         std::fs::write(copy.path().join("component.wasm"), &bytes)
             .with_context(|| format!("{} can't be written", copy.path().display()))?;
         let dir = cap_std::fs::Dir::open_ambient_dir(copy.path(), cap_std::ambient_authority())?;
-        let is_new = matches!(place.bucket.head(&key).await, Err(BucketError::NotFound { .. }));
-        place.bucket.put(&key, &dir, &BucketKey::new("component.wasm")?).await?;
-        // A host that finds an empty component after a loss of power gives its tasks up.
-        place.bucket.sync().await?;
+        let is_new = matches!(store.bucket.head(&key).await, Err(BucketError::NotFound { .. }));
+        store.bucket.put(&key, &dir, &BucketKey::new("component.wasm")?).await?;
+        // After a loss of power the file could be empty, and hosts would reject its tasks.
+        store.bucket.sync().await?;
         let done = if is_new { "pushed" } else { "replaced" };
         writeln!(
             output::out(),
             "{done} {name}: {}, {} in {}/{key}",
             Digest::of(&bytes),
             output::bytes(bytes.len() as u64),
-            place.bucket
+            store.bucket
         )?;
         Ok(Exit::Done)
     }
 }
 
-/// The directory of a bucket that is one.
+/// The directory of a bucket, if it is one.
 fn bucket_path(url: &str) -> Option<PathBuf> {
     match url.split_once("://") {
         None => Some(url.into()),
@@ -196,7 +196,7 @@ fn bucket_path(url: &str) -> Option<PathBuf> {
     }
 }
 
-/// The name that was given, or the file's without its ending.
+/// The given name, or the file's name without its ending.
 pub(crate) fn task_name(given: Option<&str>, file: &Path) -> anyhow::Result<TaskName> {
     let stem = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
     let text = given.unwrap_or(stem);
@@ -206,12 +206,12 @@ pub(crate) fn task_name(given: Option<&str>, file: &Path) -> anyhow::Result<Task
     })?)
 }
 
-/// A file that may be a component.
+/// The bytes of a file that may be a component.
 pub(crate) fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(std::fs::read(file).map_err(|e| Advice::failed(format!("{}: {e}", file.display())))?)
 }
 
-/// Looks whether a file can be a task's component, as far as names tell.
+/// Checks that a file can be a task's component, as far as its imports and exports tell.
 pub(crate) fn check(file: &Path, bytes: &[u8]) -> anyhow::Result<Contents> {
     let contents = Contents::of(bytes);
     let problem = match &contents {
@@ -227,19 +227,19 @@ pub(crate) fn check(file: &Path, bytes: &[u8]) -> anyhow::Result<Contents> {
     }
 }
 
-async fn ls(place: &Place, json: bool) -> anyhow::Result<Exit> {
+async fn ls(store: &ComponentStore, json: bool) -> anyhow::Result<Exit> {
     #[derive(Serialize)]
     struct Row {
         name: String,
         size: u64,
     }
     let mut rows = Vec::new();
-    place.each(|name, size| rows.push(Row { name: name.to_owned(), size })).await?;
+    store.each(|name, size| rows.push(Row { name: name.to_owned(), size })).await?;
     rows.sort_by(|a, b| a.name.cmp(&b.name));
     if json {
         output::json(&rows)?;
     } else if rows.is_empty() {
-        output::tell(format_args!("there are no components in {}/{}", place.bucket, place.prefix));
+        output::tell(format_args!("there are no components in {}/{}", store.bucket, store.prefix));
     } else {
         let rows: Vec<Vec<String>> = rows
             .into_iter()
@@ -250,7 +250,7 @@ async fn ls(place: &Place, json: bool) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// What `inspect` shows. The fields are what `--json` prints.
+/// What `inspect` shows, with the fields of `--json`.
 #[derive(Debug, Serialize)]
 struct Inspected {
     name: String,
@@ -259,7 +259,7 @@ struct Inspected {
     size: u64,
     #[serde(flatten)]
     contents: Contents,
-    /// Why it can't be a task's component; null if it can.
+    /// Why the file can't be a task's component; null if it can.
     problem: Option<String>,
 }
 
@@ -276,19 +276,19 @@ async fn inspect(which: &str, settings: &Settings, json: bool) -> anyhow::Result
         let Some(name) = name else {
             return Err(Advice::failed(format!("there is no file {which}")).into());
         };
-        let place = Place::open(settings).await?;
-        let key = place.key(&name);
-        let bytes = download(&place, &key).await.map_err(|error| match error {
+        let store = ComponentStore::open(settings).await?;
+        let key = store.key(&name);
+        let bytes = download(&store, &key).await.map_err(|error| match error {
             BucketError::NotFound { .. } => anyhow::Error::from(
                 Advice::failed(format!(
                     "{which} is neither a file nor a component: {}/{key} does not exist",
-                    place.bucket
+                    store.bucket
                 ))
                 .hint("`host component ls` lists the components"),
             ),
             error => error.into(),
         })?;
-        (name.to_string(), format!("{}/{key}", place.bucket), bytes)
+        (name.to_string(), format!("{}/{key}", store.bucket), bytes)
     };
     let contents = Contents::of(&bytes).map_err(|e| Advice::failed(format!("{place} {e}")))?;
     let inspected = Inspected {
@@ -307,16 +307,16 @@ async fn inspect(which: &str, settings: &Settings, json: bool) -> anyhow::Result
     Ok(if inspected.problem.is_some() { Exit::Partly } else { Exit::Done })
 }
 
-async fn download(place: &Place, key: &BucketKey) -> Result<Vec<u8>, BucketError> {
+async fn download(store: &ComponentStore, key: &BucketKey) -> Result<Vec<u8>, BucketError> {
     use std::io::{Read, Seek};
     let failed = |source: io::Error| BucketError::Unavailable {
-        bucket: place.bucket.to_string(),
+        bucket: store.bucket.to_string(),
         doing: "reading",
         key: key.to_string(),
         source: source.into(),
     };
     let mut file = tempfile::tempfile().map_err(failed)?;
-    place.bucket.get(key, file.try_clone().map_err(failed)?).await?;
+    store.bucket.get(key, file.try_clone().map_err(failed)?).await?;
     let mut bytes = Vec::new();
     file.rewind().and_then(|()| file.read_to_end(&mut bytes)).map_err(failed)?;
     Ok(bytes)

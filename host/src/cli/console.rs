@@ -1,4 +1,6 @@
-//! Log lines on standard error, for people or as JSON, that leave a progress bar whole.
+//! Standard error: log lines for people or as JSON, and progress bars that log lines don't tear.
+//!
+//! `tracing-indicatif` would replace a dozen lines of this file, and not the escapes.
 
 mod guest;
 mod human;
@@ -16,14 +18,13 @@ pub(crate) use self::guest::GuestOutput;
 use super::settings::{LOG_FORMAT, LOG_LEVEL, PROGRESS, Settings};
 use super::values::{self, LogFormat, When};
 
-/// What libraries have to say is for those who ask for it by their names: what they can't do
-/// comes back as an error, and is said by us.
+/// Libraries log only errors by default. Their failures come back as errors, which we report.
 const QUIET: &str = "aws_config=error,aws_runtime=error,aws_sdk_sqs=error,aws_smithy_runtime=error,\
     aws_smithy_http_client=error,aws_sigv4=error,google_cloud_auth=error,google_cloud_gax=error,\
     h2=error,hyper=error,hyper_util=error,object_store=error,reqwest=error,rustls=error,\
     tonic=error,tower=error";
 
-/// Standard error: who writes to it goes through here once there may be a bar.
+/// Standard error. After a bar may be shown, everything is written through this type.
 #[derive(Debug, Clone)]
 pub(crate) struct Console {
     bars: MultiProgress,
@@ -48,24 +49,17 @@ impl Console {
         Ok(Self::start(&level.unwrap_or_default(), is_json, progress.unwrap_or(When::Auto)))
     }
 
-    /// For commands that are no daemons: warnings, as a person reads them.
+    /// Starts logging of warnings for people: for all commands but `host run`.
     pub(crate) fn plain(progress: When) -> Self {
         Self::start("warn", false, progress)
-    }
-
-    /// For tests: says what is said, and shows no progress.
-    #[cfg(test)]
-    pub(crate) fn hidden() -> Self {
-        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::hidden());
-        Self { bars, is_terminal: false, is_json: false, progress: When::Never }
     }
 
     fn start(filter: &str, is_json: bool, progress: When) -> Self {
         let is_terminal = io::stderr().is_terminal();
         let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
-        let screen = Self { bars, is_terminal, is_json, progress };
+        let console = Self { bars, is_terminal, is_json, progress };
         let filter = EnvFilter::builder().parse_lossy(format!("{QUIET},{filter}"));
-        let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(screen.clone());
+        let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(console.clone());
         if is_json {
             lines.fmt_fields(JsonFields::new()).event_format(json::JsonLines).init();
         } else {
@@ -73,36 +67,35 @@ impl Console {
             let lines = lines.fmt_fields(human::PlainFields).with_ansi(colours);
             lines.with_target(false).compact().init();
         }
-        screen
+        console
     }
 
-    /// Where a live progress display can be, if there is to be one.
+    /// The place for progress bars, if they are to be shown.
     pub(crate) fn live(&self) -> Option<&MultiProgress> {
         (self.is_terminal && !self.is_json && self.progress != When::Never).then_some(&self.bars)
     }
 
-    /// True when progress is told by a line from time to time.
+    /// True if progress is to be shown as a line from time to time.
     pub(crate) fn wants_lines(&self) -> bool {
         self.live().is_none() && self.progress != When::Never
     }
 
-    /// Writes bytes to standard error, as they are, without tearing a bar apart.
+    /// Writes bytes to standard error, with bars removed meanwhile.
     fn write(&self, bytes: &[u8]) {
-        // There is nobody to tell when standard error is closed.
+        // If standard error is closed, the failure has nowhere to go.
         self.bars.suspend(|| drop(io::stderr().lock().write_all(bytes)));
     }
 
-    /// Writes a line to standard error without tearing a bar apart. Whatever is in it, a terminal
-    /// obeys none of it.
+    /// Writes a line to standard error, with bars removed meanwhile. A terminal obeys nothing in it.
     pub(crate) fn tell(&self, line: impl std::fmt::Display) {
         let line = line.to_string();
         self.write(format!("{}\n", plain::escape_lines(&line)).as_bytes());
     }
 }
 
-/// One log line: collected, and written whole.
+/// A log line, which is collected and written as a whole.
 pub(crate) struct Line {
-    screen: Console,
+    console: Console,
     bytes: Vec<u8>,
 }
 
@@ -119,7 +112,7 @@ impl Write for Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        self.screen.write(&self.bytes);
+        self.console.write(&self.bytes);
     }
 }
 
@@ -127,6 +120,6 @@ impl MakeWriter<'_> for Console {
     type Writer = Line;
 
     fn make_writer(&self) -> Line {
-        Line { screen: self.clone(), bytes: Vec::with_capacity(256) }
+        Line { console: self.clone(), bytes: Vec::with_capacity(256) }
     }
 }

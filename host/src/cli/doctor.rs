@@ -1,31 +1,30 @@
-//! `host doctor`: whether a run would work, before it is begun. Nothing that it makes stays.
+//! `host doctor`: checks whether `host run` would work. Leaves nothing behind.
 
 pub(crate) mod machine;
-pub(crate) mod rules;
 
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use indicatif::HumanCount;
 use serde::Serialize;
 use task_host::bucket::{self, Bucket};
 use task_host::config::Config;
+use task_host::fit::{self, Finding, Level, Queues};
 use task_host::key::Prefix;
-use task_host::queue::{self, Access, Admin, Counts, Facts, QueueError};
+use task_host::queue::{self, Access, Address, Admin, Counts, Facts, QueueError};
 
 use super::console::Console;
 use super::exit_code::Exit;
 use super::output;
-use super::sender;
 use super::settings::{BUCKET, Everything, Flags, Overlap, fq_path, overlaps};
 use super::values::When;
 use machine::Use;
-use rules::{Finding, Level, Queues};
 
-/// How long one thing may take to answer.
+/// How long a queue or a bucket may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Components that are named.
+/// Components that are listed by name.
 const NAMED: usize = 5;
 /// Components that are counted.
 const COUNTED: usize = 1000;
@@ -49,7 +48,7 @@ pub(crate) struct Doctor {
     flags: Flags<Everything>,
 }
 
-/// What was found, as `--json` prints it.
+/// All findings, as `--json` prints them.
 #[derive(Serialize)]
 struct Report<'a> {
     problems: usize,
@@ -110,7 +109,7 @@ async fn look(config: &Config, bucket_is_made: bool, findings: &mut Vec<Finding>
     }
     if let Some(tasks) = tasks {
         let queues = queues(config, tasks, errors).await;
-        findings.append(&mut rules::judge(config, &queues));
+        findings.append(&mut fit::judge(&to_fit(config), &queues));
     }
     let bucket = look_at_bucket("bucket", &config.bucket, config, bucket_is_made).await;
     let is_usable = bucket.level != Level::Problem;
@@ -129,30 +128,45 @@ async fn look(config: &Config, bucket_is_made: bool, findings: &mut Vec<Finding>
     findings.push(machine::compiler(config).await);
 }
 
-/// What the service says of the queues, with that of its own dead-letter queue.
+/// How the queues are set up, including the dead-letter queue of the service.
 async fn queues(config: &Config, tasks: Facts, errors: Option<Facts>) -> Queues {
     let dead_letters = match &tasks.dead_letter_queue {
         Some(url) => facts_of(url, &config.queue_access).await.ok(),
         None => None,
     };
-    let is_remote = sender::is_remote(&config.queue).unwrap_or(false);
+    let is_remote = is_remote(&config.queue);
     Queues { tasks, errors, dead_letters, is_remote }
+}
+
+/// The settings that have to fit the queues.
+fn to_fit(config: &Config) -> fit::Settings {
+    fit::Settings {
+        queue: config.queue.clone(),
+        error_queue: config.error_queue.clone(),
+        lease: config.lease,
+        timeout: config.limits.time,
+        max_attempts: config.policy.max_attempts,
+    }
+}
+
+fn is_remote(url: &str) -> bool {
+    url.parse::<Address>().is_ok_and(|address| address.is_remote())
 }
 
 async fn facts_of(url: &str, access: &Access) -> Result<Facts, QueueError> {
     queue::admin(&url.parse()?, access).await?.facts().await
 }
 
-/// The problems that a host can tell of when it starts, in the same words. What can't be asked
-/// now is no problem: tasks may be leased all the same.
+/// The problems that a host warns of when it starts. A queue that can't say how it is set up is not
+/// a problem, because tasks can be leased all the same.
 pub(crate) async fn problems(config: &Config) -> Vec<Finding> {
-    if !sender::is_remote(&config.queue).unwrap_or(false) {
+    if !is_remote(&config.queue) {
         return Vec::new();
     }
     let asked = tokio::time::timeout(PATIENCE, facts_of(&config.queue, &config.queue_access));
     let Ok(Ok(tasks)) = asked.await else { return Vec::new() };
     let queues = Queues { tasks, is_remote: true, ..Queues::default() };
-    let mut found = rules::judge(config, &queues);
+    let mut found = fit::judge(&to_fit(config), &queues);
     found.retain(|finding| finding.level == Level::Problem);
     found
 }
@@ -162,8 +176,8 @@ async fn look_at_queue(role: &str, url: &str, access: &Access) -> (Vec<Finding>,
     let dir = fq_path(url);
     if let Some(dir) = dir.as_deref().filter(|dir| !dir.join("queue").is_dir()) {
         let note = match dir.exists() {
-            true => "is not a queue yet; `host run` makes it one",
-            false => "is not there yet; `host run` makes it",
+            true => "is not a queue yet; `host run` will make it one",
+            false => "does not exist yet; `host run` will create it",
         };
         let place = machine::look_at(subject, dir, Use::Share);
         let text = Finding::new(Level::Note, subject, note);
@@ -179,14 +193,14 @@ async fn look_at_queue(role: &str, url: &str, access: &Access) -> (Vec<Finding>,
             let mut findings = vec![Finding::new(Level::Ok, subject, held(&counts))];
             let parts = ["", "queue", "movement", "host"];
             let mut parts = dir.iter().flat_map(|dir| parts.map(|part| dir.join(part)));
-            // One word is enough for a disk that they are all on.
+            // One finding is enough, because the parts are on the same disk.
             let wrong = parts.find_map(|part| machine::look_at(subject, &part, Use::Share).err());
             findings.extend(wrong);
             (findings, Some(facts))
         }
         Ok(Err(QueueError::Invalid { problem, .. })) if access.create => {
             let problem = problem.split("; ").next().unwrap_or_default();
-            let text = format!("{problem}; `host run` makes it");
+            let text = format!("{problem}; `host run` will create it");
             (vec![Finding::new(Level::Note, subject, text)], None)
         }
         Ok(Err(QueueError::Invalid { problem, .. })) => {
@@ -199,20 +213,20 @@ async fn look_at_queue(role: &str, url: &str, access: &Access) -> (Vec<Finding>,
 
 fn held(counts: &Counts) -> String {
     match (counts.enqueued, counts.leased) {
-        (None, _) => "can be reached; its messages can't be counted".to_owned(),
-        (Some(n), None) => format!("can be reached; {}", output::count(n, "message")),
+        (None, _) => "is reachable; its messages can't be counted".to_owned(),
+        (Some(n), None) => format!("is reachable; {}", output::count(n, "message")),
         (Some(n), Some(held)) => format!(
-            "can be reached; {}, {} of them held or delayed",
+            "is reachable; {}, {} of them leased or delayed",
             output::count(n, "message"),
-            output::number(held)
+            HumanCount(held)
         ),
     }
 }
 
 fn silent(subject: &str) -> Finding {
-    let text = format!("does not answer within {}", humantime::format_duration(PATIENCE));
+    let text = format!("did not answer within {}", humantime::format_duration(PATIENCE));
     Finding::new(Level::Problem, subject, text)
-        .cure("look at the network, and at proxies and endpoints in the environment")
+        .cure("check the network, and proxies and endpoints in the environment")
 }
 
 async fn look_at_bucket(role: &str, url: &str, config: &Config, is_made: bool) -> Finding {
@@ -223,10 +237,9 @@ async fn look_at_bucket(role: &str, url: &str, config: &Config, is_made: bool) -
         Some(_) => None,
     };
     if is_made && dir.is_some_and(|dir| !dir.exists()) {
-        let text = "is not there yet; `host run` makes it, without a component";
-        return Finding::new(Level::Problem, subject, text).cure(
-            "`host component push FILE` puts a component there; --bucket names another bucket",
-        );
+        let text = "does not exist yet; `host run` will create it without a component";
+        return Finding::new(Level::Problem, subject, text)
+            .cure("push a component with `host component push FILE`, or name another --bucket");
     }
     let open = async {
         let address = url.parse()?;
@@ -240,14 +253,14 @@ async fn look_at_bucket(role: &str, url: &str, config: &Config, is_made: bool) -
         Ok(opened) => opened,
         Err(error) => return Finding::new(Level::Problem, subject, error.to_string()),
     };
-    // What is below this prefix is no matter; that it can be listed is.
+    // Any prefix would do: the check is whether the bucket can be listed.
     let first = first(&*opened, &config.component_prefix);
     match tokio::time::timeout(PATIENCE, first).await {
         Ok(Ok(())) => match dir.filter(|_| role != "inputs") {
             Some(dir) => writable(subject, dir),
-            None => Finding::new(Level::Ok, subject, "can be listed (writing to it is not tried)"),
+            None => Finding::new(Level::Ok, subject, "can be listed; writing was not tried"),
         },
-        // The web has no listings; each input is fetched by its name.
+        // Web servers have no listings, and inputs are fetched by name.
         Ok(Err(error)) if url.starts_with("http") => {
             Finding::new(Level::Note, subject, format!("can't be listed: {error}"))
         }
@@ -256,15 +269,15 @@ async fn look_at_bucket(role: &str, url: &str, config: &Config, is_made: bool) -
     }
 }
 
-/// A bucket that is a directory, to which outputs go.
+/// Checks the directory that outputs are published to.
 fn writable(subject: &str, dir: &Path) -> Finding {
     match machine::look_at(
         subject,
         dir,
-        Use::Fill("outputs go there: see to it, or name another --bucket"),
+        Use::Fill("outputs are published there: correct it, or name another --bucket"),
     ) {
         Ok(free) => {
-            let text = format!("can be written; its disk has {} left", free.display().iec());
+            let text = format!("is writable; its disk has {} free", free.display().iec());
             Finding::new(Level::Ok, subject, text)
         }
         Err(finding) => finding,
@@ -309,13 +322,17 @@ async fn look_for_components(config: &Config) -> Finding {
         Err(_) => return silent(subject),
     };
     if names.is_empty() {
-        return Finding::new(Level::Problem, subject, "there is none, and no task can run")
-            .cure("`host component push FILE` puts one there");
+        return Finding::new(
+            Level::Problem,
+            subject,
+            "there are no components, so no task can run",
+        )
+        .cure("push one with `host component push FILE`");
     }
     names.sort();
     let count = match names.len() {
         COUNTED => format!("{COUNTED} or more"),
-        n => output::number(n as u64),
+        n => HumanCount(n as u64).to_string(),
     };
     let more = if names.len() > NAMED { ", …" } else { "" };
     names.truncate(NAMED);

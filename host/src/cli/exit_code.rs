@@ -1,30 +1,27 @@
-//! How commands end: the exit codes, and how an error is told.
+//! Exit codes, and the errors that lead to them.
 
 use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
-/// How a command ended. The numbers are a promise to scripts.
+/// How a command ended. Scripts rely on the numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
-    /// Everything was done; or a host was told to stop and did.
+    /// The work is done, or a host stopped when it was told to.
     Done,
-    /// The work could not be begun or went wrong: a queue that can't be reached, a file that
-    /// can't be read.
+    /// The work could not start or failed: a queue can't be reached, or a file can't be read.
     Failed,
-    /// The command line, a variable or `host.toml` is wrong. Nothing was begun.
+    /// The command line, a variable or `host.toml` is wrong. Nothing was started.
     Usage,
-    /// The command did its work, and some of it came to no good: tasks given up, lines
-    /// refused.
+    /// The command did its work, and some of it failed: rejected tasks or refused lines.
     Partly,
-    /// A host that was told to stop had tasks running after the grace period, and gave them
-    /// back.
+    /// A host was told to stop, and released tasks that still ran after the grace period.
     GaveBack,
-    /// A second signal of this number came, and a host gave everything back at once.
+    /// A host received a second signal with this number, and released all tasks at once.
     Killed(i32),
 }
 
-/// The exit codes, as the help shows them.
+/// The exit codes in the help.
 pub(crate) const HELP: &str = "\
 Exit codes:
   0    done; or told to stop, and all running tasks were finished first
@@ -53,7 +50,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// An error that a person can do something about.
+/// An error for people, with its exit code and what to do about it.
 #[derive(Debug)]
 pub(crate) struct Advice {
     problem: String,
@@ -62,23 +59,17 @@ pub(crate) struct Advice {
 }
 
 impl Advice {
-    /// What is wrong with how the command was called.
+    /// The command was called the wrong way.
     pub(crate) fn usage(problem: impl Into<String>) -> Self {
         Self { problem: problem.into(), hint: None, exit: Exit::Usage }
     }
 
-    /// What could not be done.
+    /// The command could not do its work.
     pub(crate) fn failed(problem: impl Into<String>) -> Self {
         Self { problem: problem.into(), hint: None, exit: Exit::Failed }
     }
 
-    /// What a person is told to do about it.
-    #[cfg(test)]
-    pub(crate) fn told_hint(&self) -> &str {
-        self.hint.as_deref().unwrap_or_default()
-    }
-
-    /// What to do about it.
+    /// Adds what to do about the error.
     pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
     }
@@ -92,9 +83,9 @@ impl fmt::Display for Advice {
 
 impl std::error::Error for Advice {}
 
-/// Says on standard error what went wrong, and which code that is.
+/// Prints an error to standard error. Returns how the command ended.
 pub(crate) fn report(error: &anyhow::Error) -> Exit {
-    // `host queue ls | head`: the reader has what it wanted.
+    // In `host queue ls | head`, the reader has seen enough.
     let is_broken_pipe = |e: &(dyn std::error::Error + 'static)| {
         e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
     };
@@ -103,7 +94,7 @@ pub(crate) fn report(error: &anyhow::Error) -> Exit {
     }
     let mut told = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
-        // Many errors of the library already say their cause.
+        // Many errors of the library include their cause.
         if !told.contains(&cause) {
             told = format!("{told}: {cause}");
         }

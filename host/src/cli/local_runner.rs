@@ -1,4 +1,5 @@
-//! What runs one component outside a host: the same cache, sandbox and checks, one slot.
+//! Compiles and runs one component without a queue: with the cache, the sandbox and the checks of a
+//! host, and one slot.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,16 +17,16 @@ use tokio::sync::Notify;
 use super::exit_code::Advice;
 use super::settings::Settings;
 
-/// A sandbox with one slot, and where compiled code is kept.
+/// A sandbox with one slot, and the cache of compiled code.
 pub(crate) struct LocalRunner {
     pub(crate) workspaces: Workspaces,
     pub(crate) sandbox: Arc<Sandbox>,
     catalog: Catalog,
-    /// A bucket with the one component.
+    /// A bucket with only this component.
     dir: tempfile::TempDir,
 }
 
-/// The component's name in that bucket.
+/// The component's name in its bucket.
 const NAME: &str = "component";
 
 impl LocalRunner {
@@ -41,10 +42,10 @@ impl LocalRunner {
         let sandbox = Sandbox::new(1, limits, inputs, outputs).map_err(|e| {
             let problem = format!("{e:#}");
             let cure = super::doctor::machine::cure(&problem);
-            Advice::failed(format!("the sandbox could not be set up: {problem}")).hint(cure)
+            Advice::failed(format!("can't set up the sandbox: {problem}")).hint(cure)
         })?;
         let sandbox = Arc::new(sandbox);
-        let dir = tempfile::tempdir().context("a temporary directory can't be made")?;
+        let dir = tempfile::tempdir().context("can't create a temporary directory")?;
         let bucket: Arc<dyn Bucket> = Arc::new(DirBucket::open(dir.path())?);
         let compiled = cache_dir.join("compiled");
         let compiler = config::compiler(settings.compile_limits()?);
@@ -53,16 +54,15 @@ impl LocalRunner {
         Ok(Self { workspaces, sandbox, catalog, dir })
     }
 
-    /// Makes a component ready to run: as a host would, and kept for it and for the next time.
+    /// Compiles a component as a host would. The cache keeps the result, also for hosts.
     pub(crate) async fn compile(&self, file: &Path, wasm: &[u8]) -> anyhow::Result<Guest> {
         let name = TaskName::new(NAME)?;
         let copy = self.dir.path().join(name.file().as_path());
-        std::fs::write(&copy, wasm)
-            .with_context(|| format!("{} can't be written", copy.display()))?;
-        // Nobody else waits for anything.
+        std::fs::write(&copy, wasm).with_context(|| format!("can't write {}", copy.display()))?;
+        // Nobody waits for the notification.
         match self.catalog.resolve(&name, &Notify::new()).await {
             Ok(ready) => Ok(ready.guest),
-            // The place is ours, and says nothing to a person.
+            // The error names our temporary bucket, so the message names the file instead.
             Err(CatalogError::NotAGuest { problem, .. }) => {
                 Err(Advice::failed(format!("{} can't be run: {problem}", file.display())).into())
             }

@@ -1,7 +1,7 @@
-//! `host new`: a guest project that builds and runs as it is.
+//! `host new`: creates a guest project that builds and runs.
 //!
-//! The SDK comes from crates.io, or as a copy inside the project: the sources that this binary was
-//! built beside. Either way the project gets the interface that this host speaks.
+//! The SDK comes from crates.io, or as a copy inside the project of the sources that this binary
+//! was built with. Both have the interface version of this host.
 
 use std::fs;
 use std::io::{self, Write};
@@ -31,7 +31,7 @@ impl New {
             NewError::Name { .. } => Advice::usage(error.to_string()),
             _ => Advice::failed(error.to_string()),
         })?;
-        writeln!(output::out(), "made {}", dir.display())?;
+        writeln!(output::out(), "created {}", dir.display())?;
         output::tell(format_args!(
             "build and try it:\n  \
              cd {dir}\n  \
@@ -44,22 +44,22 @@ impl New {
     }
 }
 
-/// Why no project was made.
+/// Why no project was created.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NewError {
     /// The name can't be a crate's.
     #[error("{name:?} can't be the name of a guest: {reason}; {suggestion:?} would do")]
     Name { name: String, reason: &'static str, suggestion: String },
-    /// Something is there already.
-    #[error("{} is not empty: a new project would mix with what is there", .0.display())]
+    /// The directory has files.
+    #[error("{} is not empty; name a new directory with --dir", .0.display())]
     NotEmpty(PathBuf),
     /// A file can't be written.
-    #[error("{}: {source}", path.display())]
+    #[error("can't write {}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
 }
 
-/// Whether crates.io has the SDK in this version. The first release that is published there sets
-/// it (`docs/releasing.md`).
+/// True if crates.io has the SDK in this version. The first release that is published there sets
+/// this (`docs/releasing.md`).
 const SDK_IS_PUBLISHED: bool = false;
 
 /// Where a project gets the SDK from.
@@ -67,7 +67,7 @@ const SDK_IS_PUBLISHED: bool = false;
 pub(crate) enum Sdk {
     /// crates.io, in the version of this host.
     Published,
-    /// A copy in the project's directory `sdk`.
+    /// A copy in the directory `sdk` of the project.
     Copied,
 }
 
@@ -76,7 +76,7 @@ impl Sdk {
         if SDK_IS_PUBLISHED && !offline { Self::Published } else { Self::Copied }
     }
 
-    /// What the template's placeholders stand for.
+    /// The placeholders of the template and their values.
     fn placeholders(self) -> [(&'static str, &'static str); 3] {
         match self {
             Self::Published => [
@@ -111,8 +111,8 @@ const ABOUT_COPIED: &str = "`sdk/` contains the SDK and the interface (`sdk/wit/
     version of the `host` that created this project. Don't edit it; a newer `host new` writes a \
     newer version.";
 
-/// Path in the project, contents with placeholders. Tools would take the manifest and the list of
-/// ignored files for their own: both have other names in this repository.
+/// Paths in the project, and contents with placeholders. In this repository the manifest and the
+/// list of ignored files have other names, because tools would use them.
 const TEMPLATE: &[(&str, &str)] = &[
     ("Cargo.toml", include_str!("../../template/Cargo.toml.in")),
     (".cargo/config.toml", include_str!("../../template/.cargo/config.toml")),
@@ -133,9 +133,8 @@ macro_rules! sdk {
     };
 }
 
-/// Path in the project, contents as they are in the repository. `sdk`, `wit` and the licences are
-/// links in this crate's directory; `cargo package` replaces links by what they lead to, so the
-/// published crate has these files.
+/// Paths in the project, and contents as in the repository. `sdk`, `wit` and the licences are links
+/// in this crate's directory. `cargo package` follows links, so the published crate has the files.
 const SDK: &[(&str, &str)] = sdk![
     "sdk/README.md",
     "sdk/src/error.rs",
@@ -148,11 +147,11 @@ const SDK: &[(&str, &str)] = sdk![
     "sdk/src/testing.rs",
 ];
 
-/// Has another name there, since cargo packages no directory that holds a `Cargo.toml`.
+/// The manifest has another name, because cargo packages no directory with a `Cargo.toml`.
 const SDK_MANIFEST: &str = include_str!("../../sdk/Cargo.toml.in");
 
-/// What the SDK's manifest takes from the workspace, which is not there in a project. Cargo gives
-/// this package the same values, all but the edition; a test compares that one.
+/// What the SDK's manifest inherits from the workspace, which a project does not have. Cargo gives
+/// this package the same values except for the edition, which a test compares.
 const INHERITED: &[(&str, &str)] = &[
     ("version", env!("CARGO_PKG_VERSION")),
     ("edition", "2024"),
@@ -161,10 +160,10 @@ const INHERITED: &[(&str, &str)] = &[
     ("repository", env!("CARGO_PKG_REPOSITORY")),
 ];
 
-/// Makes a guest project called `name` in `dir`, which may be there if it is empty.
+/// Creates a guest project called `name` in `dir`, which may exist if it is empty.
 ///
 /// # Errors
-/// If `name` can't be a crate's, if `dir` holds anything, or if a file can't be written.
+/// If `name` can't be the name of a crate, `dir` is not empty, or a file can't be written.
 pub(crate) fn create(dir: &Path, name: &str, sdk: Sdk) -> Result<(), NewError> {
     check_name(name)?;
     check_empty(dir)?;
@@ -186,12 +185,12 @@ pub(crate) fn create(dir: &Path, name: &str, sdk: Sdk) -> Result<(), NewError> {
     write(&dir.join("sdk/Cargo.toml"), &sdk_manifest())
 }
 
-/// The name of the file that `cargo build` leaves, without `.wasm`.
+/// The name of the file that `cargo build` makes, without `.wasm`.
 pub(crate) fn component(name: &str) -> String {
     name.replace('-', "_")
 }
 
-/// The SDK's manifest, standing alone.
+/// The SDK's manifest without a workspace.
 fn sdk_manifest() -> String {
     let literal = |line: &str| {
         let inherited = line.strip_suffix(".workspace = true")?;
@@ -220,7 +219,7 @@ fn write(path: &Path, contents: &str) -> Result<(), NewError> {
     written.map_err(|source| NewError::Io { path: path.to_owned(), source })
 }
 
-/// Cargo's rules for a package's name, and those of a crate that is named after it.
+/// Checks Cargo's rules for the names of packages and crates.
 fn check_name(name: &str) -> Result<(), NewError> {
     let reason = if name.is_empty() {
         "it is empty"
@@ -229,16 +228,16 @@ fn check_name(name: &str) -> Result<(), NewError> {
     } else if !name.starts_with(|c: char| c.is_ascii_alphabetic()) {
         "it has to start with a letter"
     } else if name.contains(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_') {
-        "it can have letters, digits, - and _ only"
+        "it may have only letters, digits, - and _"
     } else if TAKEN.contains(&name) {
-        "Rust or the project's own dependencies use that name"
+        "Rust or a dependency of the project has that name"
     } else {
         return Ok(());
     };
     Err(NewError::Name { name: name.to_owned(), reason, suggestion: suggest(name) })
 }
 
-/// A name that passes, as near to the given one as that can be.
+/// A name that follows the rules and resembles the given one.
 fn suggest(name: &str) -> String {
     let legal: String = name
         .chars()
@@ -259,7 +258,7 @@ fn suggest(name: &str) -> String {
     suggestion
 }
 
-/// Keywords, crates of Rust itself, and crates that the project depends on.
+/// Keywords, crates of Rust itself, and dependencies of the project.
 #[rustfmt::skip]
 const TAKEN: &[&str] = &[
     "abstract", "as", "async", "await", "become", "box", "break", "const", "continue", "crate", "do", "dyn", "else",
@@ -274,7 +273,8 @@ const TAKEN: &[&str] = &[
 mod tests {
     use super::*;
 
-    /// Makes a project with that SDK, checks what both kinds have, and returns its manifest.
+    /// Creates a project with that SDK, checks what both kinds have in common, and returns the
+    /// manifest.
     fn check_project(project: &Path, sdk: Sdk) -> toml::Table {
         create(project, "edge-finder", sdk).unwrap();
         let read = |path: &str| fs::read_to_string(project.join(path)).unwrap();
@@ -340,7 +340,7 @@ mod tests {
         check(&"x".repeat(65), &"x".repeat(58));
     }
 
-    /// A file that is added to the SDK and forgotten here would be missing in every new project.
+    /// A file of the SDK that is not listed here would be missing in every new project.
     #[test]
     fn every_file_of_the_sdk_is_embedded() {
         let host = Path::new(env!("CARGO_MANIFEST_DIR"));

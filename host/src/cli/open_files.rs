@@ -1,26 +1,26 @@
-//! What `host run` asks of the machine before it starts: as many open files as it may have.
+//! Raises this process's limit of open files, and fits the configuration to it.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use task_host::config::Config;
 use task_host::sandbox::{Limits, MOST_OPEN_FILES};
 
-/// Files that a host has open whatever it works on: queues, directories, connections.
+/// Files that a host always has open: queues, directories, connections.
 const FILES: u64 = 48;
-/// Files that a task has open, from its lease to its end, but for what its guest opens.
+/// Files that a task has open from its lease to its end, apart from those of its guest.
 const FILES_OF_TASK: u64 = 8;
-/// With fewer than these a host can't work on a single task.
+/// The fewest files with which a host can run one task.
 pub(super) const LEAST_FILES: u64 = FILES + FILES_OF_TASK;
-/// The fewest files that each guest may open, where the process may have enough for one task.
+/// The fewest files that each guest may open, if the limit allows that for one task.
 const LEAST_OPEN: u64 = 32;
-/// The most files that are open for the components that are ready: what they start with is kept
-/// in one each. Fewer where the process may have few: they take a quarter at most.
+/// The most files that hold the initial memory of compiled components. They take at most a quarter
+/// of the limit.
 const COMPONENTS: u64 = 256;
 
-/// The most tasks that are held ahead beyond the fewest, while they are short: a few answers of a
-/// queue that gives many messages in one.
+/// The most tasks that are prefetched beyond the least, while tasks are short: a few full answers of
+/// a queue.
 const MORE_AHEAD: usize = 40;
 
-/// Prepares the process, and fits the configuration to what it may use.
+/// Raises the limit, and fits the configuration to it.
 pub(crate) fn prepare(config: Config) -> Config {
     match raise_open_files() {
         Some(most) => fit(config, most),
@@ -28,7 +28,7 @@ pub(crate) fn prepare(config: Config) -> Config {
     }
 }
 
-/// The same for one task that runs by itself.
+/// The same for one task without a host.
 pub(crate) fn prepare_for_one(mut limits: Limits) -> Limits {
     if let Some(most) = raise_open_files() {
         limits.open_files = open_files(for_tasks(most), 1, 0);
@@ -36,13 +36,13 @@ pub(crate) fn prepare_for_one(mut limits: Limits) -> Limits {
     limits
 }
 
-/// How many files a process may need that works on so many tasks.
+/// The files that this many running and prefetched tasks may need.
 pub(super) fn needed(parallel: usize, ahead: usize) -> u64 {
     let tasks = of_tasks(parallel, ahead);
     FILES + tasks + tasks.div_ceil(3).min(COMPONENTS)
 }
 
-/// What is left for tasks.
+/// The files of the limit that are left for tasks.
 fn for_tasks(most: u64) -> u64 {
     let left = most.saturating_sub(FILES);
     left - (left / 4).min(COMPONENTS)
@@ -54,25 +54,25 @@ fn of_tasks(parallel: usize, ahead: usize) -> u64 {
     running.saturating_add(ahead.saturating_mul(FILES_OF_TASK))
 }
 
-/// What each guest may open.
+/// The files that each guest may open.
 fn open_files(for_tasks: u64, parallel: usize, ahead: usize) -> u64 {
     let (parallel, ahead) = (parallel as u64, ahead as u64);
     let left = for_tasks.saturating_sub(FILES_OF_TASK.saturating_mul(parallel + ahead));
     (left / parallel.max(1)).clamp(1, MOST_OPEN_FILES)
 }
 
-/// Raises the soft limit of open files to the hard one. Returns the limit; none if it has none.
+/// Raises the soft limit of open files to the hard limit. Returns it, or none if there is no limit.
 fn raise_open_files() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::debug!("the limit of open files stays: {error}");
+        tracing::debug!("can't raise the limit of open files: {error}");
     }
     getrlimit(Resource::Nofile).current
 }
 
-/// Runs and prefetches no more tasks than the process may have files open for, and lets each
-/// guest open its part of the others.
+/// Lowers the numbers of running and prefetched tasks until the limit is enough, and divides the
+/// other files among the guests.
 fn fit(mut config: Config, most: u64) -> Config {
     let (parallel, ahead, left) = (config.parallel, config.least_prefetch(), for_tasks(most));
     if of_tasks(parallel, ahead) > left {
@@ -81,8 +81,8 @@ fn fit(mut config: Config, most: u64) -> Config {
         let for_ahead = left.saturating_sub(of_tasks(config.parallel, 0)) / FILES_OF_TASK;
         config.prefetch = Some(ahead.min(whole(for_ahead)));
         tracing::warn!(
-            "this process may have {most} files open: {} tasks run at a time instead of \
-             {parallel}, and {} are prefetched instead of {ahead}; raise `ulimit -n`",
+            "this process may open {most} files: {} tasks run at a time instead of {parallel}, and {} \
+             are prefetched instead of {ahead}; raise `ulimit -n`",
             config.parallel,
             config.prefetch.unwrap_or_default(),
         );
@@ -91,7 +91,7 @@ fn fit(mut config: Config, most: u64) -> Config {
     let most_ahead = if config.prefetch.is_some() { ahead } else { ahead + MORE_AHEAD };
     let mut open = open_files(left, config.parallel, most_ahead);
     if open < LEAST_OPEN {
-        // Rather no more tasks ahead than guests that can't open their inputs.
+        // Fewer prefetched tasks are better than guests that can't open their inputs.
         config.prefetch = Some(ahead);
         open = open_files(left, config.parallel, ahead);
     }
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_that_may_be_open_at_a_time_fits_in_the_limit_of_the_process() {
+    fn all_files_together_fit_the_limit() {
         for most in [64, 100, 256, 1024, 4096, 1 << 20] {
             for parallel in [1, 4, 64] {
                 let ahead = 2 * parallel;

@@ -1,24 +1,24 @@
-//! How far a command is that goes through many messages: a live line on a terminal, a plain
-//! one every ten seconds elsewhere.
+//! The progress of a command that counts messages or files: a live line on a terminal, and a plain
+//! line every ten seconds elsewhere.
 
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use task_host::plain;
 
 use super::console::Console;
 use super::output;
 
-/// Between two looks of a person.
+/// Time between two updates of a live line.
 const FRAME: Duration = Duration::from_millis(100);
-/// Between two plain lines.
+/// Time between two plain lines.
 const LINE: Duration = Duration::from_secs(10);
 
-/// Counts what is done. What it shows is gone when it is dropped.
+/// Shows a count and a rate, until it is dropped.
 pub(crate) struct ProgressLine {
-    screen: Console,
+    console: Console,
     bar: Option<ProgressBar>,
-    /// What is counted, and what is done to it: `tasks`, `sent`.
+    /// What is counted and what is done to it, such as `tasks` and `sent`.
     noun: &'static str,
     verb: &'static str,
     start: Instant,
@@ -26,14 +26,14 @@ pub(crate) struct ProgressLine {
 }
 
 impl ProgressLine {
-    /// `whole` is where the progress that [`at`](Self::at) is told ends, if that is known.
+    /// `whole` is the position of [`at`](Self::at) at the end, if that is known.
     pub(crate) fn new(
-        screen: &Console,
+        console: &Console,
         noun: &'static str,
         verb: &'static str,
         whole: Option<u64>,
     ) -> Self {
-        let bar = screen.live().map(|bars| {
+        let bar = console.live().map(|bars| {
             let bar = match whole {
                 Some(whole) => bars.add(ProgressBar::new(whole)),
                 None => bars.add(ProgressBar::no_length()),
@@ -50,19 +50,19 @@ impl ProgressLine {
             bar
         });
         let now = Instant::now();
-        Self { screen: screen.clone(), bar, noun, verb, start: now, shown: now }
+        Self { console: console.clone(), bar, noun, verb, start: now, shown: now }
     }
 
-    /// For one long step: shows that it is under way.
-    pub(crate) fn busy(screen: &Console, doing: String) -> Self {
-        let meter = Self::new(screen, "", "", None);
+    /// Shows that one long step is running.
+    pub(crate) fn busy(console: &Console, doing: String) -> Self {
+        let meter = Self::new(console, "", "", None);
         if let Some(bar) = &meter.bar {
             bar.set_message(plain::escape(&doing).into_owned());
         }
         meter
     }
 
-    /// So many are done, and the work is at `position` of its whole.
+    /// Shows that `done` messages are done, and the work is at `position`.
     pub(crate) fn at(&mut self, done: u64, position: u64) {
         let since = self.shown.elapsed();
         let pause = if self.bar.is_some() { FRAME } else { LINE };
@@ -70,19 +70,19 @@ impl ProgressLine {
             return;
         }
         self.shown = Instant::now();
-        let rate = output::number(output::rate(done, self.start.elapsed()).round() as u64);
-        let line = format!("{} {} {}, {rate}/s", output::number(done), self.noun, self.verb);
+        let rate = HumanCount(output::rate(done, self.start.elapsed()).round() as u64);
+        let line = format!("{} {} {}, {rate}/s", HumanCount(done), self.noun, self.verb);
         match &self.bar {
             Some(bar) => {
                 bar.set_position(position);
                 bar.set_message(line);
             }
-            None if self.screen.wants_lines() => self.screen.tell(line),
+            None if self.console.wants_lines() => self.console.tell(line),
             None => {}
         }
     }
 
-    /// Shows nothing any more.
+    /// Removes the line.
     pub(crate) fn end(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();

@@ -1,20 +1,21 @@
-//! `host queue`: looks into a queue and sets it right. The words are `ptq`'s.
+//! `host queue`: inspects and repairs queues. Commands are named as those of `ptq`.
 
 mod ls;
 mod redrive;
 mod transfer;
 
+pub(crate) use redrive::redrive_error;
+
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use serde::Serialize;
-use task_host::queue::{self, Access, Admin, Counts};
+use task_host::queue::{self, Address, Admin, Counts};
 
 use super::console::Console;
 use super::exit_code::{Advice, Exit};
 use super::output;
 use super::progress_line::ProgressLine;
-use super::sender;
-use super::settings::{Flags, Group, PROGRESS, QueueOnly, Settings, fq_path, queue_url};
+use super::settings::{Flags, Group, PROGRESS, QueueOnly, Settings, queue_url};
 use super::values::{self, When};
 
 /// Commands of `host queue`.
@@ -46,7 +47,7 @@ pub(crate) enum Queue {
     Redrive(redrive::Redrive),
 }
 
-/// Options of commands that are about one queue.
+/// Options of commands for one queue.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Simple {
     #[command(flatten)]
@@ -56,7 +57,7 @@ pub(crate) struct Simple {
     json: bool,
 }
 
-/// The queue that a command is about.
+/// The queue of a command.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Which {
     /// The queue: a URL, or a directory [default: as for `host run`]
@@ -75,13 +76,13 @@ impl Which {
     }
 
     async fn open(&self) -> anyhow::Result<(Box<dyn Admin>, Console)> {
-        let (settings, screen) = load(&self.flags)?;
+        let (settings, console) = load(&self.flags)?;
         let url = self.url(&settings)?;
-        Ok((queue::admin(&url.parse()?, &settings.queue_access()?).await?, screen))
+        Ok((queue::admin(&url.parse()?, &settings.queue_access()?).await?, console))
     }
 }
 
-/// The settings, and what is shown as they say.
+/// The settings, and the console with progress as they say.
 fn load<G: Group>(flags: &Flags<G>) -> anyhow::Result<(Settings, Console)> {
     let settings = flags.load()?;
     let progress = settings.value(&PROGRESS, values::when)?.unwrap_or(When::Auto);
@@ -101,9 +102,9 @@ impl Queue {
             }
             Self::Ls(command) => command.run().await,
             Self::Release(Simple { queue, json }) => {
-                let (queue, screen) = queue.open().await?;
+                let (queue, console) = queue.open().await?;
                 let busy =
-                    ProgressLine::busy(&screen, format!("releasing the messages of {queue}"));
+                    ProgressLine::busy(&console, format!("releasing the messages of {queue}"));
                 let count = queue.release_all().await?;
                 drop(busy);
                 let released = output::count(count, "message");
@@ -121,8 +122,8 @@ impl Queue {
                 done(json, &said, &Done { queue: queue.to_string(), released: None, deleted: None })
             }
             Self::Purge { simple: Simple { queue, json }, yes } => {
-                let (queue, screen) = queue.open().await?;
-                purge(&*queue, &screen, yes, json).await
+                let (queue, console) = queue.open().await?;
+                purge(&*queue, &console, yes, json).await
             }
             Self::Cp(command) => command.copy().await,
             Self::Mv(command) => command.mv().await,
@@ -141,7 +142,7 @@ struct Done {
     deleted: Option<u64>,
 }
 
-/// Says on standard output what has been done.
+/// Says on standard output what was done.
 fn done(json: bool, what: &str, summary: &impl Serialize) -> anyhow::Result<Exit> {
     if json {
         output::json(summary)?;
@@ -151,7 +152,7 @@ fn done(json: bool, what: &str, summary: &impl Serialize) -> anyhow::Result<Exit
     Ok(Exit::Done)
 }
 
-/// The four figures of `ptq status`, in its words.
+/// Prints the four figures of `ptq status` as `ptq` does.
 async fn status(queue: &dyn Admin, json: bool) -> anyhow::Result<Exit> {
     let counts = queue.counts().await?;
     if json {
@@ -189,10 +190,15 @@ fn figures(counts: &Counts) -> Vec<String> {
     ]
 }
 
-async fn purge(queue: &dyn Admin, screen: &Console, yes: bool, json: bool) -> anyhow::Result<Exit> {
+async fn purge(
+    queue: &dyn Admin,
+    console: &Console,
+    yes: bool,
+    json: bool,
+) -> anyhow::Result<Exit> {
     if !yes {
         let there = match queue.counts().await?.enqueued {
-            Some(n) if sender::is_remote(&queue.to_string())? => {
+            Some(n) if queue.to_string().parse::<Address>()?.is_remote() => {
                 format!("about {}", output::count(n, "message"))
             }
             Some(n) => output::count(n, "message"),
@@ -200,32 +206,24 @@ async fn purge(queue: &dyn Admin, screen: &Console, yes: bool, json: bool) -> an
         };
         if !io::stdin().is_terminal() {
             return Err(Advice::usage(format!(
-                "{queue} holds {there}; deleting them has to be confirmed"
+                "{queue} has {there}; confirm that they are to be deleted"
             ))
             .hint("add --yes")
             .into());
         }
-        output::ask(&format!("{queue} holds {there}. Delete them all? [y/N]"))?;
+        output::ask(&format!("{queue} has {there}. Delete them all? [y/N]"))?;
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer)?;
         if !matches!(answer.trim(), "y" | "Y" | "yes") {
             return Err(Advice::failed("nothing was deleted").into());
         }
     }
-    let busy = ProgressLine::busy(screen, format!("deleting the messages of {queue}"));
+    let busy = ProgressLine::busy(console, format!("deleting the messages of {queue}"));
     let count = queue.purge().await?;
     drop(busy);
     let deleted = count.map_or("all messages".to_owned(), |count| output::count(count, "message"));
     let said = format!("{deleted} deleted from {queue}");
     done(json, &said, &Done { queue: queue.to_string(), released: None, deleted: count })
-}
-
-/// A queue that has to be there, for commands that would otherwise make one.
-async fn existing(url: &str, access: &Access) -> anyhow::Result<()> {
-    match fq_path(url) {
-        Some(_) => Ok(queue::admin(&url.parse()?, access).await.map(drop)?),
-        None => Ok(()),
-    }
 }
 
 #[cfg(test)]

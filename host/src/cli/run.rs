@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use indicatif::HumanCount;
 use task_host::config::Config;
+use task_host::fit::Finding;
 use task_host::services::{OpenError, Services};
 use task_host::worker::{Stopped, Worker};
 use tokio::runtime::Handle;
@@ -21,7 +23,7 @@ use progress::Progress;
 use summary::Summary;
 
 use super::console::Console;
-use super::doctor::{self, rules::Finding};
+use super::doctor;
 use super::exit_code::{Advice, Exit};
 use super::open_files;
 use super::output;
@@ -364,7 +366,7 @@ fn announce(screen: &Console, services: &Services, missing: &Missing) {
         limits.memory.display().iec(),
         time(limits.time),
         limits.output_bytes.display().iec(),
-        output::number(limits.output_files)
+        HumanCount(limits.output_files)
     );
     let kernel = services.confinement().to_string();
     let until = until(config);

@@ -1,24 +1,27 @@
-//! `host submit`: puts tasks into a queue, from lines, from flags, from a listing of the
-//! bucket, or back from an error queue.
+//! `host submit`: sends tasks to a queue, from lines, from options, from a listing of the bucket, or
+//! back from an error queue.
 
-mod each;
-mod lines;
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
 
-use std::path::PathBuf;
-use std::sync::Arc;
-
+use indicatif::HumanCount;
 use serde::Serialize;
-use task_host::json;
-use task_host::queue::Access;
+use task_host::bucket;
+use task_host::key::Prefix;
+use task_host::message::{self, DecodeError, Draft};
+use task_host::transfer::MessageOrigin;
+use task_host::transfer::lines::{self, LineSource};
+use task_host::transfer::objects::{self, ObjectError, ObjectsError, Pattern, TaskTemplate};
+use task_host::transfer::redrive::{Filter, Redrive};
+use task_host::transfer::send::{BulkSend, SendError, Sent};
+use tokio_util::sync::CancellationToken;
 
 use super::console::Console;
 use super::exit_code::{Advice, Exit};
 use super::output;
-use super::progress_line::ProgressLine;
-use super::redrive::{Filter, Redrive};
-use super::refusals::{Place, Refusals};
-use super::sender::{Sender, Target};
+use super::queue::redrive_error;
 use super::settings::{Flags, PROGRESS, QueueAndBucket, Settings, queue_url};
+use super::transfer_display::{TransferDisplay, create_rejects, stop_on_ctrl_c, tell_kept};
 use super::values::{self, When};
 
 /// Options of `host submit`.
@@ -113,13 +116,13 @@ pub(crate) struct Submit {
     flags: Flags<QueueAndBucket>,
 }
 
-/// What became of the tasks. The fields are what `--json` prints.
+/// What happened to the tasks. The fields are what `--json` prints.
 #[derive(Debug, Serialize)]
 struct Outcome {
     queue: String,
-    /// Tasks that are in the queue now; with `dry_run`, that would be.
+    /// Tasks that are in the queue now; in a dry run, that would be.
     sent: u64,
-    /// Lines or reports that are no task, and tasks that the queue did not take.
+    /// Lines or reports that are not tasks, and tasks that the queue refused.
     refused: u64,
     dry_run: bool,
 }
@@ -127,161 +130,192 @@ struct Outcome {
 impl Submit {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         let settings = self.flags.load()?;
-        let screen = Console::plain(settings.value(&PROGRESS, values::when)?.unwrap_or(When::Auto));
-        let (dry_run, json) = (self.dry_run, self.json);
-        let outcome = super::waiting_runtime()?.block_on(self.submit(&settings, &screen))?;
+        let progress = settings.value(&PROGRESS, values::when)?.unwrap_or(When::Auto);
+        let (console, json) = (Console::plain(progress), self.json);
+        let outcome = super::waiting_runtime()?.block_on(self.submit(&settings, &console))?;
         if json {
             output::json(&outcome)?;
         } else {
-            outcome.tell(&screen, dry_run);
+            outcome.tell(&console);
         }
         Ok(if outcome.refused > 0 { Exit::Partly } else { Exit::Done })
     }
 
-    async fn submit(self, settings: &Settings, screen: &Console) -> anyhow::Result<Outcome> {
-        let (url, access) = (&settings.queue()?, &settings.queue_access()?);
-        let to = &To { screen, url, access, dry_run: self.dry_run };
+    async fn submit(self, settings: &Settings, console: &Console) -> anyhow::Result<Outcome> {
+        let queue = settings.queue()?;
         if let Some(errors) = &self.from_errors {
-            let from =
-                queue_url(errors).map_err(|e| Advice::usage(format!("--from-errors: {e}")))?;
-            let filter = Filter { name: self.name, ..Filter::default() };
-            let (limit, dry_run) = (self.limit, self.dry_run);
-            let done = Redrive { from, to: url.clone(), filter, limit, dry_run }
-                .run(screen, access)
-                .await?;
-            return Ok(to.outcome(done.sent, done.refused));
+            return self.redrive(errors, queue, settings, console).await;
         }
-        let Some(name) = self.name else {
-            return lines::send(self.files, self.all_or_nothing, self.rejects, to).await;
+        let display = TransferDisplay::new(console, "tasks", "sent");
+        let (dry_run, path) = (self.dry_run, self.rejects.clone());
+        let rejects = path.as_deref();
+        let bulk_send = || -> anyhow::Result<BulkSend> {
+            let file = rejects.map(create_rejects).transpose()?;
+            let (queue, access) = (queue.parse()?, settings.queue_access()?);
+            Ok(BulkSend::new(queue, access, dry_run, file, display.clone()))
         };
-        let template = Template {
-            name,
-            base_directory: self.base_directory,
-            inputs: self.inputs,
-            payload: self.payload,
+        let sent = if let Some(pattern) = &self.each {
+            let pattern =
+                Pattern::new(pattern).map_err(|e| Advice::usage(format!("--each: {e}")))?;
+            let template = self.template()?;
+            let bucket =
+                bucket::open(&settings.bucket()?.parse()?, &settings.bucket_access()?).await?;
+            let sending = objects::send(&*bucket, &pattern, &template, bulk_send()?);
+            display.follow(sending).await.map_or_else(objects_error, |sent| Ok(Ok(sent)))?
+        } else if let Some(name) = &self.name {
+            let body = self.task(name)?;
+            let origin = MessageOrigin::Named("the task".to_owned());
+            display.follow(bulk_send()?.one(body.into(), origin)).await
+        } else {
+            let sources = sources(self.files)?;
+            display.follow(lines::send(sources, self.all_or_nothing, bulk_send()?)).await
         };
-        template.check()?;
-        let rejects = self.rejects.as_deref();
-        if let Some(pattern) = self.each {
-            let (bucket, bucket_access) = (settings.bucket()?, settings.bucket_access()?);
-            let id = self.id.unwrap_or(0);
-            return each::send(&bucket, &bucket_access, &pattern, &template, id, rejects, to).await;
+        let outcome = |sent: Sent| Outcome {
+            queue: queue.clone(),
+            sent: sent.sent,
+            refused: sent.refused,
+            dry_run,
+        };
+        match sent {
+            Ok(sent) => {
+                tell_kept(console, &sent, rejects);
+                if self.all_or_nothing && sent.refused > 0 && sent.sent == 0 {
+                    console.tell("nothing is sent, because of --all-or-nothing");
+                }
+                Ok(outcome(sent))
+            }
+            Err(SendError::Input { source, done }) => {
+                if let Some(done) = done {
+                    tell_kept(console, &done, rejects);
+                    outcome(done).tell(console);
+                }
+                Err(Advice::failed(source.to_string()).into())
+            }
+            Err(SendError::Stopped { source, done, first_unsent, is_rest_kept }) => {
+                tell_kept(console, &done, rejects);
+                let sent = output::count(done.sent, "task");
+                let first = first_unsent.map_or(String::new(), |origin| {
+                    format!("; the first that was not sent is {origin}")
+                });
+                let rest = match is_rest_kept {
+                    true => "the others are in the file of --rejects",
+                    false => "some of the others may be missing",
+                };
+                Err(Advice::failed(source.to_string())
+                    .hint(format!(
+                        "{sent} sent before the error{first}; {rest}. A task whose answer got lost \
+                         may be in the queue all the same"
+                    ))
+                    .into())
+            }
+            Err(error) => Err(Advice::failed(error.to_string()).into()),
         }
-        let Some(base) = template.base_directory.clone() else {
+    }
+
+    async fn redrive(
+        &self,
+        errors: &str,
+        to: String,
+        settings: &Settings,
+        console: &Console,
+    ) -> anyhow::Result<Outcome> {
+        let from = queue_url(errors).map_err(|e| Advice::usage(format!("--from-errors: {e}")))?;
+        let filter = Filter { name: self.name.clone(), ..Filter::default() };
+        let (limit, dry_run) = (self.limit, self.dry_run);
+        let display = TransferDisplay::new(console, "messages", "sent back");
+        let stop = match dry_run {
+            true => CancellationToken::new(),
+            false => stop_on_ctrl_c(console),
+        };
+        let access = settings.queue_access()?;
+        let (from, queue) = (from.parse()?, to.parse()?);
+        let redrive = Redrive { from, to: queue, filter, limit, dry_run };
+        let done = display.follow(redrive.run(&access, display.clone(), &stop)).await;
+        let done = done.map_err(redrive_error)?.messages;
+        Ok(Outcome { queue: to, sent: done.sent, refused: done.refused, dry_run })
+    }
+
+    /// The message of the one task that the options describe.
+    fn task(&self, name: &str) -> anyhow::Result<String> {
+        if let Some(payload) = &self.payload {
+            message::check_payload(payload).map_err(draft_error)?;
+        }
+        let Some(base_directory) = &self.base_directory else {
             return Err(Advice::usage("--base-directory is missing")
                 .hint("it is the prefix in the bucket that inputs and outputs are relative to")
                 .into());
         };
-        let body = template.task(self.id, &base, &template.inputs, template.payload.as_deref())?;
-        let refusals = Arc::new(Refusals::new(screen, rejects)?);
-        let meter = ProgressLine::new(screen, "tasks", "sent", None);
-        let mut sender = Sender::new(to.open().await?, refusals, meter);
-        sender.push(body.into(), Place::Named("the task".to_owned())).await;
-        let (sent, refused) = sender.finish("task").await?;
-        Ok(to.outcome(sent, refused))
+        let inputs: Vec<&str> = self.inputs.iter().map(String::as_str).collect();
+        let payload = self.payload.as_deref();
+        let draft = Draft { id: self.id, name, base_directory, inputs: &inputs, payload };
+        Ok(message::encode(&draft).map_err(draft_error)?)
+    }
+
+    fn template(&self) -> anyhow::Result<TaskTemplate> {
+        let base = |base: &String| {
+            Prefix::new(base.trim_end_matches('/'))
+                .map_err(|e| Advice::usage(format!("--base-directory: {base:?} {e}")))
+        };
+        Ok(TaskTemplate {
+            name: self.name.clone().unwrap_or_default(),
+            base_directory: self.base_directory.as_ref().map(base).transpose()?,
+            more_inputs: self.inputs.clone(),
+            payload: self.payload.clone(),
+            first_id: self.id.unwrap_or(0),
+        })
     }
 }
 
-/// The queue that tasks go to.
-struct To<'a> {
-    screen: &'a Console,
-    url: &'a str,
-    access: &'a Access,
-    dry_run: bool,
+/// Where lines are read from. A terminal is an error: nobody types tasks.
+fn sources(files: Vec<PathBuf>) -> anyhow::Result<Vec<LineSource>> {
+    if files.is_empty() && io::stdin().is_terminal() {
+        return Err(Advice::usage("no tasks are given, and standard input is a terminal")
+            .hint("name a file with one task a line, pipe lines in, or describe a task with --name")
+            .into());
+    }
+    let source = |path: PathBuf| match path == Path::new("-") {
+        true => LineSource::Stdin,
+        false => LineSource::Path(path),
+    };
+    let sources: Vec<LineSource> = files.into_iter().map(source).collect();
+    Ok(if sources.is_empty() { vec![LineSource::Stdin] } else { sources })
 }
 
-impl To<'_> {
-    /// Opens it, and makes it if there is none. None for a dry run.
-    async fn open(&self) -> anyhow::Result<Option<Target>> {
-        if self.dry_run {
-            return Ok(None);
+/// Options that can't become a task.
+pub(crate) fn draft_error(error: DecodeError) -> Advice {
+    if error.at == message::PAYLOAD {
+        Advice::usage(format!("--payload {}", error.problem))
+            .hint("a text needs its quotes: --payload '\"text\"'")
+    } else {
+        Advice::usage(error.to_string())
+    }
+}
+
+/// What ended `--each` before anything was sent, or the error of sending.
+fn objects_error(error: ObjectsError) -> anyhow::Result<Result<Sent, SendError>> {
+    let advice = match error {
+        ObjectsError::Send(error) => return Ok(Err(error)),
+        ObjectsError::Payload(error) => draft_error(error),
+        ObjectsError::NoMatch { .. } => Advice::failed(error.to_string()).hint(
+            "the pattern has to match whole keys, from the bucket's root; quote it for the shell",
+        ),
+        ObjectsError::NoTask { problem: ObjectError::NoInputSegment, .. } => {
+            Advice::usage(error.to_string()).hint("give --base-directory")
         }
-        Target::open(self.screen, self.url, self.access).await.map(Some)
-    }
-
-    fn outcome(&self, sent: u64, refused: u64) -> Outcome {
-        Outcome { queue: self.url.to_owned(), sent, refused, dry_run: self.dry_run }
-    }
+        ObjectsError::NoTask { .. } => Advice::usage(error.to_string()),
+    };
+    Err(advice.into())
 }
 
 impl Outcome {
-    fn tell(&self, screen: &Console, dry_run: bool) {
-        let Self { queue, sent, refused, .. } = self;
+    fn tell(&self, console: &Console) {
+        let Self { queue, sent, refused, dry_run } = self;
         let sent = output::count(*sent, "task");
         let refused = match refused {
             0 => String::new(),
-            n => format!("; {} refused", output::number(*n)),
+            n => format!("; {} refused", HumanCount(*n)),
         };
-        if dry_run {
-            screen.tell(format_args!("{sent} would be sent to {queue}{refused}"));
-        } else {
-            screen.tell(format_args!("{sent} sent to {queue}{refused}"));
-        }
+        let verb = if *dry_run { "would be sent" } else { "sent" };
+        console.tell(format_args!("{sent} {verb} to {queue}{refused}"));
     }
-}
-
-/// What tasks from flags have in common.
-pub(crate) struct Template {
-    pub(crate) name: String,
-    pub(crate) base_directory: Option<String>,
-    pub(crate) inputs: Vec<String>,
-    pub(crate) payload: Option<String>,
-}
-
-impl Template {
-    fn check(&self) -> anyhow::Result<()> {
-        let Some(payload) = self.payload.as_deref().filter(|p| !p.contains('{')) else {
-            return Ok(());
-        };
-        raw(payload).map(drop)
-    }
-
-    /// Checks that the payload is JSON for one of the samples that it is filled with.
-    fn check_filled(&self, samples: impl FnOnce(&str) -> Vec<String>) -> anyhow::Result<()> {
-        let Some(payload) = &self.payload else { return Ok(()) };
-        let samples = samples(payload);
-        let mut checked = samples.iter().map(|sample| raw(sample).map(drop));
-        match checked.next() {
-            Some(Err(error)) if !checked.any(|checked| checked.is_ok()) => Err(error),
-            _ => Ok(()),
-        }
-    }
-
-    /// The text of one task, checked.
-    pub(crate) fn task(
-        &self,
-        id: Option<i64>,
-        base_directory: &str,
-        inputs: &[String],
-        payload: Option<&str>,
-    ) -> anyhow::Result<String> {
-        #[derive(Serialize)]
-        struct Info<'a> {
-            #[serde(skip_serializing_if = "Option::is_none")]
-            id: Option<i64>,
-            name: &'a str,
-            base_directory: &'a str,
-            inputs: &'a [String],
-        }
-        let payload_info = payload.map(raw).transpose()?;
-        let info = Info { id, name: &self.name, base_directory, inputs };
-        let info = serde_json::to_string(&info)?;
-        let text = match payload_info {
-            Some(payload) => format!("{{\"basic_info\":{info},\"payload_info\":{payload}}}"),
-            None => format!("{{\"basic_info\":{info}}}"),
-        };
-        match task_host::message::decode(text.as_bytes()) {
-            Ok(_) => Ok(text),
-            Err(error) => Err(Advice::usage(error.to_string()).into()),
-        }
-    }
-}
-
-/// The text of a payload, which has to be JSON: the standard's or Python's.
-fn raw(payload: &str) -> anyhow::Result<&str> {
-    json::parse(payload).map(json::Value::text).map_err(|error| {
-        Advice::usage(format!("--payload is not JSON: {error}: {}", output::cut(payload, 60)))
-            .hint("a text needs its quotes: --payload '\"text\"'")
-            .into()
-    })
 }

@@ -1,4 +1,4 @@
-//! `host try`: one task with one component, from files on disk, and no queue.
+//! `host try`: runs one task with a component from a file, without a queue or a bucket.
 
 use std::fs;
 use std::io::{self, Write};
@@ -11,7 +11,7 @@ use anyhow::Context;
 use task_host::bucket::DirBucket;
 use task_host::failure::Failure;
 use task_host::key::{BucketKey, Prefix};
-use task_host::message::{self, Task};
+use task_host::message::{self, Draft, Task};
 use task_host::publish::{self, Published};
 use task_host::sandbox::{Guest, Job};
 use task_host::task;
@@ -25,7 +25,7 @@ use super::exit_code::{Advice, Exit};
 use super::local_runner::LocalRunner;
 use super::output;
 use super::settings::{Execution, Flags, Settings};
-use super::submit::Template;
+use super::submit::draft_error;
 use super::values::When;
 
 /// Options of `host try`.
@@ -70,11 +70,11 @@ pub(crate) struct Try {
 
 impl Try {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
-        let screen = Console::plain(When::Never);
-        super::runtime()?.block_on(self.make(&screen))
+        let console = Console::plain(When::Never);
+        super::runtime()?.block_on(self.make(&console))
     }
 
-    async fn make(self, screen: &Console) -> anyhow::Result<Exit> {
+    async fn make(self, console: &Console) -> anyhow::Result<Exit> {
         let settings = self.flags.load()?;
         let inputs: Vec<Input> =
             self.inputs.iter().map(|text| Input::parse(text)).collect::<anyhow::Result<_>>()?;
@@ -87,7 +87,7 @@ impl Try {
         let compiled = start.elapsed();
 
         let start = Instant::now();
-        let result = self.execute(screen, &settings, &bench, guest, task, &inputs).await?;
+        let result = self.execute(console, &settings, &bench, guest, task, &inputs).await?;
         let elapsed = start.elapsed();
         match result {
             Ok(published) => {
@@ -103,8 +103,8 @@ impl Try {
                     .collect();
                 output::table(&mut out, &rows)?;
                 out.flush()?;
-                screen.tell(format_args!(
-                    "done in {}, {} published ({} to get the component ready)",
+                console.tell(format_args!(
+                    "done in {}, {} published (the component was ready after {})",
                     output::time(elapsed),
                     output::count(published.keys.len() as u64, "output"),
                     output::time(compiled)
@@ -112,36 +112,39 @@ impl Try {
                 Ok(Exit::Done)
             }
             Err(failure) => {
-                screen.tell(format_args!("error: {failure}"));
+                console.tell(format_args!("error: {failure}"));
                 let policy = settings.policy()?;
-                screen.tell(match verdict::judge(&failure, self.attempt, &policy) {
+                console.tell(match verdict::judge(&failure, self.attempt, &policy) {
                     Verdict::Retry { .. } => format!(
-                        "`host run` would try it again, up to {} times in all",
+                        "`host run` would try it again, with up to {} attempts in all",
                         policy.max_attempts
                     ),
-                    _ => "`host run` would give it up and report it on the error queue".to_owned(),
+                    _ => {
+                        "`host run` would reject it and send a report to the error queue".to_owned()
+                    }
                 });
                 Ok(Exit::Partly)
             }
         }
     }
 
-    /// The task, as a message would make it.
+    /// The task as a message would describe it.
     fn task(&self, inputs: &[Input]) -> anyhow::Result<Task> {
-        let template = Template {
-            name: task_name(self.name.as_deref(), &self.component)?.to_string(),
-            base_directory: None,
-            inputs: inputs.iter().map(|input| input.key.to_string()).collect(),
-            payload: self.payload.clone(),
-        };
-        let payload = self.payload.as_deref();
-        let text = template.task(self.id, &self.base_directory, &template.inputs, payload)?;
-        Ok(message::decode(text.as_bytes())?)
+        let name = task_name(self.name.as_deref(), &self.component)?;
+        let keys: Vec<&str> = inputs.iter().map(|input| input.key.as_str()).collect();
+        let text = message::encode(&Draft {
+            id: self.id,
+            name: name.as_str(),
+            base_directory: &self.base_directory,
+            inputs: &keys,
+            payload: self.payload.as_deref(),
+        });
+        Ok(message::decode(text.map_err(draft_error)?.as_bytes())?)
     }
 
     async fn execute(
         &self,
-        screen: &Console,
+        console: &Console,
         settings: &Settings,
         bench: &LocalRunner,
         guest: Guest,
@@ -152,7 +155,7 @@ impl Try {
         for input in inputs {
             input.place(&workspace)?;
         }
-        let output = Arc::new(GuestOutput::new(screen.clone()));
+        let output = Arc::new(GuestOutput::new(console.clone()));
         let tee = output.clone();
         let job = Job {
             guest,
@@ -180,7 +183,7 @@ impl Try {
     }
 }
 
-/// A file, and what the task knows it by.
+/// A file, and its key for the task.
 #[derive(Debug, PartialEq, Eq)]
 struct Input {
     key: BucketKey,
@@ -189,7 +192,7 @@ struct Input {
 
 impl Input {
     fn parse(text: &str) -> anyhow::Result<Self> {
-        // A file whose name has a `=` is still a file.
+        // A file may have `=` in its name.
         if let Some((key, file)) = text.split_once('=').filter(|_| !Path::new(text).exists()) {
             let key = BucketKey::new(key)
                 .map_err(|e| Advice::usage(format!("--input {text:?}: the key {key:?} {e}")))?;
@@ -202,7 +205,7 @@ impl Input {
         Ok(Self { key, file: text.into() })
     }
 
-    /// Copies the file to where the task finds it.
+    /// Copies the file to the inputs of the task.
     fn place(&self, workspace: &Workspace) -> anyhow::Result<()> {
         let to = workspace.inputs_path().join(self.key.as_path());
         let copy = || {
@@ -219,7 +222,9 @@ impl Input {
         };
         copy().map_err(|error| {
             let problem = match error.kind() {
-                io::ErrorKind::AlreadyExists => format!("another input is {} too", self.key),
+                io::ErrorKind::AlreadyExists => {
+                    format!("another input has the key {} too", self.key)
+                }
                 _ => error.to_string(),
             };
             Advice::failed(format!("--input {}: {problem}", self.file.display())).into()
@@ -232,7 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_input_has_the_path_it_was_given_by_where_that_is_a_key() {
+    fn the_path_of_an_input_is_its_key_if_it_can_be() {
         let check = |text: &str, key: &str, file: &str| {
             let input = Input::parse(text).unwrap();
             assert_eq!((input.key.as_str(), input.file.to_str().unwrap()), (key, file), "{text}");

@@ -45,7 +45,7 @@ fn looking_into_sqs_gives_back_what_it_leases() {
     for (args, shown) in [(&["-n", "3"][..], 3), (&[], 100), (&["-n", "1000"], 120)] {
         let listed = cloud.host(&[&["queue", "ls", "--json"], args].concat()).good();
         assert_eq!(listed.stdout.lines().count(), shown, "{args:?}");
-        assert!(listed.stderr.contains("given back"), "{}", listed.stderr);
+        assert!(listed.stderr.contains("released"), "{}", listed.stderr);
         let status = cloud.status(&cloud.queue);
         assert_eq!((&status["enqueued"], &status["leased"]), (&json!(120), &json!(0)), "{args:?}");
     }
@@ -99,7 +99,7 @@ fn tasks_go_to_pubsub_and_back_with_nothing_lost() {
     assert!(status.contains("Enqueued: can't be counted"), "{status}");
     let listed = cloud.host(&["queue", "ls", "-n", "3"]).good();
     assert_eq!(listed.stdout.lines().count(), 3);
-    assert!(listed.stderr.contains("given back"), "{}", listed.stderr);
+    assert!(listed.stderr.contains("released"), "{}", listed.stderr);
     cloud.host(&["queue", "mv", &cloud.queue, "moved"]).good();
     let mut ids: Vec<i64> = cloud
         .place

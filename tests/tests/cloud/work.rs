@@ -67,7 +67,7 @@ fn what_fails_is_reported_and_can_be_put_back() {
         cloud.submit(&[task(1, &["0_input/1".to_owned()])]);
         let args = ["run", "--max-tasks", "1", "--max-attempts", "2", "--retry-after", "10ms"];
         let run = cloud.host(&args).code(3);
-        assert!(run.stdout.contains("1 given up"), "{}", run.stdout);
+        assert!(run.stdout.contains("1 rejected"), "{}", run.stdout);
         let errors = cloud.errors();
         let listed = cloud.host(&["queue", "ls", &errors, "--json"]).good();
         let report: Value = serde_json::from_str(listed.stdout.trim()).expect("a report");

@@ -92,7 +92,7 @@ fn tasks_that_are_given_up_are_reported_once_when_deletions_do_not_work() {
     };
     let said = undeletable(&place, &[task(1), task(2)], || place.errors().len() == 2);
     assert_eq!(place.errors().len(), 2);
-    assert!(said.contains("2 given up"), "{said}");
+    assert!(said.contains("2 rejected"), "{said}");
 }
 
 /// Has another host complete what a stopped one holds, in another way, and lets that one go on.

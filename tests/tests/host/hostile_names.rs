@@ -159,8 +159,8 @@ fn messages_and_reports_are_escaped_where_they_are_listed() {
     assert_eq!(of("4")["message"], serde_json::from_str::<Value>(raw).unwrap());
 
     let redrive = ["queue", "redrive", "./queue", "--dry-run"];
-    says(place.host(&redrive).code(3), &["1 task would be put back", "misbehave 7"]);
-    says(place.host(&redrive[..3]).code(3), &["1 task put back"]);
+    says(place.host(&redrive).code(3), &["1 task would be sent back", "misbehave 7"]);
+    says(place.host(&redrive[..3]).code(3), &["1 task sent back"]);
     let submit = ["submit", "--fq", "./queue", "lines"];
     fs::write(place.path().join("lines"), format!("{}\n{ODD}\n", raw.replace('\n', " "))).unwrap();
     says(place.host(&submit).code(3), &[r"A\u{202e}\u{9b}"]);

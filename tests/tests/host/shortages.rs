@@ -106,10 +106,10 @@ fn few_open_files_and_small_ones_are_found_with_the_figures() {
     let doctor = under(&place, "ulimit -n 50", DOCTOR);
     says(
         &findings(&doctor, "files"),
-        &["problem", "may have 50 open", "may need 347", "`ulimit -n 347`"],
+        &["problem", "may open 50", "may need 347", "`ulimit -n 347`"],
     );
     let doctor = under(&place, "ulimit -n 100", DOCTOR);
-    says(&findings(&doctor, "files"), &["warn", "may have 100 open"]);
+    says(&findings(&doctor, "files"), &["warn", "may open 100"]);
     // Blocks of 512 bytes, or of 1024, by the shell.
     let doctor = under(&place, "ulimit -f 2048", DOCTOR);
     says(
@@ -156,7 +156,7 @@ fn a_full_disk_and_one_that_is_read_only_are_found_wherever_they_are() {
     for (part, flags) in
         [("queue", ""), ("queue-errors", ""), ("bucket", ""), ("cache", "--cache-dir ./cache")]
     {
-        for (state, word) in [("full", "is full"), ("ro", "is read-only"), ("small", "has only")] {
+        for (state, word) in [("full", "full disk"), ("ro", "read-only"), ("small", "has only")] {
             let place = Place::new();
             // The place first, so that it is gone last.
             let disk = Disk::new(&place, part, "size=2m");

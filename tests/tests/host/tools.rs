@@ -93,7 +93,7 @@ fn a_redrive_takes_what_matches_and_leaves_the_rest() {
     assert_eq!(ids(&place.messages("queue")), BTreeSet::from([7]));
     check(&["--match", "NOBODY", "--newer-than", "1h", "--limit", "3"], 3);
     let text = place.host(&["queue", "redrive", "queue"]).good().stdout;
-    assert!(text.starts_with("6 tasks put back from fq://queue-errors to fq://queue"), "{text}");
+    assert!(text.starts_with("6 tasks sent back from fq://queue-errors to fq://queue"), "{text}");
     assert_eq!(ids(&place.messages("queue")), (0..10).collect());
 }
 

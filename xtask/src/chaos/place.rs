@@ -20,7 +20,7 @@ const LONG: (usize, f64) = (40, 0.4);
 pub(super) const RUN: [&str; 6] = ["run", "--fq", "./queue", "--cache-dir", "./cache", "-x"];
 
 /// The message that a host logs when it has lost a lease.
-const LOST: &str = "the lease was lost; the task is left to whoever has it now";
+const LOST: &str = "the lease was lost; the task is left to the host that has it now";
 
 pub(super) struct Place {
     dir: PathBuf,

@@ -1,4 +1,4 @@
-//! What is in a WebAssembly file, and why it can't be a task's component if it can't.
+//! What a WebAssembly file contains, and why it can't be a task's component.
 
 use std::collections::BTreeMap;
 
@@ -8,23 +8,23 @@ use wasmparser::{
     ComponentTypeRef, Encoding, KnownCustom, Parser, Payload, Validator, WasmFeatures,
 };
 
-/// What was found in a file. Names are as the file has them.
+/// Imports, exports and producers of a file, with their names as in the file.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Contents {
     /// `component` or `core module`.
     pub(crate) kind: &'static str,
     pub(crate) exports: Vec<String>,
     pub(crate) imports: Vec<String>,
-    /// Languages that it was written in, where its tools say so.
+    /// The languages that the file was written in, if its tools recorded them.
     pub(crate) languages: Vec<String>,
-    /// Tools that made it, with their versions, where they say so.
+    /// The tools that made the file, with their versions, if they recorded them.
     pub(crate) tools: Vec<String>,
 }
 
-/// The calls of our world.
+/// The functions that a task's component exports.
 const CALLS: [&str; 3] = ["prepare", "execute", "finalize"];
 
-/// The interfaces that a guest may import, all of WASI 0.2.
+/// The interfaces of WASI 0.2 that a guest may import.
 const OFFERED: [(&str, &[&str]); 6] = [
     ("wasi:io", &["error", "poll", "streams"]),
     ("wasi:clocks", &["monotonic-clock", "wall-clock"]),
@@ -45,7 +45,7 @@ const OFFERED: [(&str, &[&str]); 6] = [
             "terminal-stdout",
         ],
     ),
-    // Linked, because language runtimes import them; every use is refused.
+    // Language runtimes import these. Every use is refused.
     (
         "wasi:sockets",
         &[
@@ -90,7 +90,7 @@ fn read(bytes: &[u8]) -> wasmparser::Result<Contents> {
             Payload::ComponentImportSection(section) if depth == 1 => {
                 for import in section {
                     let import = import?;
-                    // The names of types are no demand on the host.
+                    // A type takes nothing from the host.
                     if !matches!(import.ty, ComponentTypeRef::Type(_)) {
                         found.imports.push(import.name.name.to_owned());
                     }
@@ -130,10 +130,10 @@ fn read(bytes: &[u8]) -> wasmparser::Result<Contents> {
 }
 
 impl Contents {
-    /// Looks into a file.
+    /// Reads a file.
     ///
     /// # Errors
-    /// Says what the bytes are, if they are no WebAssembly.
+    /// Says what the bytes are if they are not WebAssembly.
     pub(crate) fn of(bytes: &[u8]) -> Result<Self, String> {
         if !bytes.starts_with(b"\0asm") {
             return Err(match std::str::from_utf8(bytes) {
@@ -152,7 +152,7 @@ impl Contents {
         read(bytes).map_err(|e| format!("is damaged WebAssembly: {e}"))
     }
 
-    /// Why it can't be a task's component, as far as names tell.
+    /// Why the file can't be a task's component, as far as its names tell.
     pub(crate) fn problem(&self) -> Option<String> {
         if self.kind == "core module" {
             return Some(self.core_module());
@@ -169,7 +169,7 @@ impl Contents {
             self.imports.iter().map(String::as_str).filter(|name| !is_offered(name)).collect();
         if !refused.is_empty() {
             return Some(format!(
-                "imports what no host offers: {}; a task has files, clocks, random numbers and its \
+                "imports what no host offers: {}; a task has files, clocks, random numbers and \
                  standard output (WASI 0.2), and no network",
                 refused.join(", ")
             ));
@@ -207,7 +207,7 @@ impl Contents {
             names => names.join(", "),
         };
         format!(
-            "is a component of another world than task-host:guest/task: \
+            "is not a component of the world task-host:guest/task: \
              it does not export {missing}; it exports {exports}"
         )
     }

@@ -1,57 +1,52 @@
-//! What a guest prints, on the way to a person.
+//! Passes the output of a guest to standard error.
 //!
-//! A file or a pipe gets the bytes as they are. A terminal gets text: of the sequences that it
-//! obeys, only those for colours and other looks of characters are passed on.
+//! A file or a pipe gets the bytes unchanged. A terminal gets text, in which the only control
+//! sequences are those for colours and styles.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
+use parking_lot::Mutex;
 use task_host::plain;
 
 use super::Console;
 
-/// The longest sequence for looks that is passed on, in bytes.
+/// Bytes of the longest sequence for styles that is passed on.
 const LONGEST: usize = 32;
-const NO_LOOKS: &str = "\x1b[0m";
+const NO_STYLE: &str = "\x1b[0m";
 
-/// Takes the output of one guest.
+/// Receives the output of one guest.
 pub(crate) struct GuestOutput {
-    screen: Console,
+    console: Console,
     filter: Mutex<Filter>,
 }
 
 impl GuestOutput {
-    pub(crate) fn new(screen: Console) -> Self {
-        Self { screen, filter: Mutex::default() }
+    pub(crate) fn new(console: Console) -> Self {
+        Self { console, filter: Mutex::default() }
     }
 
-    /// Passes it on at once.
+    /// Passes bytes on at once.
     pub(crate) fn write(&self, bytes: &[u8]) {
-        if !self.screen.is_terminal {
-            return self.screen.write(bytes);
+        if !self.console.is_terminal {
+            return self.console.write(bytes);
         }
-        // Written under the lock, so that pieces stay in their order.
-        let mut filter = self.filter();
+        // Writing under the lock keeps the order.
+        let mut filter = self.filter.lock();
         let text = filter.pass(bytes);
-        self.screen.write(text.as_bytes());
+        self.console.write(text.as_bytes());
     }
 
-    /// The guest has ended: nothing of what it printed changes what others print.
+    /// Ends the output, and resets the style of the terminal.
     pub(crate) fn end(&self) {
-        let text = self.filter().end();
-        self.screen.write(text.as_bytes());
-    }
-
-    fn filter(&self) -> MutexGuard<'_, Filter> {
-        self.filter.lock().unwrap_or_else(PoisonError::into_inner)
+        let text = self.filter.lock().end();
+        self.console.write(text.as_bytes());
     }
 }
 
-/// Makes text for a terminal of bytes that come in pieces.
+/// Turns bytes that come in pieces into text for a terminal.
 #[derive(Debug, Default)]
 struct Filter {
-    /// The beginning of a character or a sequence.
+    /// The beginning of a character or a sequence whose rest may still come.
     rest: Vec<u8>,
-    has_looks: bool,
+    has_style: bool,
 }
 
 impl Filter {
@@ -62,13 +57,13 @@ impl Filter {
 
     fn end(&mut self) -> String {
         let mut text = self.take(true);
-        if std::mem::take(&mut self.has_looks) {
-            text.push_str(NO_LOOKS);
+        if std::mem::take(&mut self.has_style) {
+            text.push_str(NO_STYLE);
         }
         text
     }
 
-    /// Takes what is complete, or all of it.
+    /// Takes what is complete, or everything.
     fn take(&mut self, all: bool) -> String {
         let bytes = std::mem::take(&mut self.rest);
         let mut text = String::with_capacity(bytes.len());
@@ -84,8 +79,8 @@ impl Filter {
                             self.rest.extend_from_slice(rest.as_bytes());
                             return text;
                         }
-                        Sequence::Looks(len) => {
-                            self.has_looks = true;
+                        Sequence::Style(len) => {
+                            self.has_style = true;
                             text.push_str(&rest[..len]);
                             len
                         }
@@ -119,18 +114,18 @@ impl Filter {
     }
 }
 
-/// True for the beginning of a character whose other bytes may still come.
+/// True for the beginning of a character whose rest may still come.
 fn is_begun(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_err_and(|error| error.error_len().is_none())
 }
 
-/// What begins with an escape or a carriage return.
+/// What an escape or a carriage return begins.
 enum Sequence {
-    /// `ESC [ 1 ; 3 1 m`, of so many bytes.
-    Looks(usize),
+    /// A sequence for styles such as `ESC [ 1 ; 3 1 m`, and its length in bytes.
+    Style(usize),
     /// A carriage return and a line feed.
     LineEnd,
-    /// It may be one of those when more has come.
+    /// The beginning of one of those, if more bytes come.
     Begun,
     Other,
 }
@@ -153,7 +148,7 @@ impl Sequence {
         match bytes.get(2 + parameters) {
             _ if 2 + parameters >= LONGEST => Self::Other,
             None => Self::Begun,
-            Some(b'm') => Self::Looks(2 + parameters + 1),
+            Some(b'm') => Self::Style(2 + parameters + 1),
             Some(_) => Self::Other,
         }
     }

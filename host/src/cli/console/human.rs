@@ -1,5 +1,5 @@
-//! The fields of a log line for people. Whatever is in them, the line stays one line to the eye,
-//! and a terminal obeys nothing in it.
+//! Formats the fields of log lines for people. No value looks like a line of its own, and a terminal
+//! obeys nothing in it.
 
 use std::fmt;
 
@@ -9,8 +9,8 @@ use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::Writer;
 
-/// Writes fields as `message name=value`. Further lines of a message are indented, and values of
-/// other fields are on one line.
+/// Writes fields as `message name=value`. The lines of a message after the first are indented, and
+/// other values are on one line.
 pub(super) struct PlainFields;
 
 impl<'w> FormatFields<'w> for PlainFields {

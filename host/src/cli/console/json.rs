@@ -1,7 +1,7 @@
-//! A log line as JSON: one object, and each key once.
+//! Log lines as JSON objects in which each key is unique.
 //!
-//! Parsers disagree about an object with a key twice, and some refuse it. An event's fields have
-//! any names, so one that is taken already gets a name of its own.
+//! Parsers disagree about an object with the same key twice. The fields of an event may have any
+//! name, so a field whose name is taken is renamed.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::super::output;
 
-/// Writes events as lines of JSON. The fields of spans have to be formatted as JSON too.
+/// Writes events as lines of JSON. Expects the fields of spans to be JSON.
 pub(super) struct JsonLines;
 
 impl<S, N> FormatEvent<S, N> for JsonLines
@@ -52,10 +52,10 @@ where
     }
 }
 
-/// Keys of every line, whatever the fields of its event are called.
+/// Keys of every line, which fields of events can't have.
 const RESERVED: [&str; 4] = ["timestamp", "level", "target", "span"];
 
-/// The keys and values of a line, in their order.
+/// The keys and values of a line in order.
 #[derive(Default)]
 struct Line(Vec<(String, Value)>);
 

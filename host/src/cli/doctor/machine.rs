@@ -1,4 +1,4 @@
-//! What of the machine a run depends on: its disks, its kernel, and the limits of a process.
+//! Checks the machine: disks, kernel, compiler, and the limits of this process.
 
 mod directory;
 mod shortage;
@@ -9,16 +9,16 @@ use bytesize::ByteSize;
 use rustix::process::{Resource, getrlimit};
 use task_host::cache::{self, NotOurs};
 use task_host::config::Config;
+use task_host::fit::{Finding, Level};
 use task_host::sandbox::{self, Confinement, Sandbox};
 
 use super::super::open_files::{LEAST_FILES, needed};
 use super::super::output;
-use super::rules::{Finding, Level};
 
 pub(super) use directory::{Use, look_at};
 pub(crate) use shortage::cure;
 
-/// Looks at the cache, the kernel and the limits of this process.
+/// Checks the cache, the kernel and the limits of this process.
 pub(super) fn look(config: &Config) -> Vec<Finding> {
     let mut findings = vec![cache_dir(config), kernel(), guests(config), files(config)];
     findings.extend(file_size(config));
@@ -37,7 +37,7 @@ fn cache_dir(config: &Config) -> Finding {
     let parts = ["", "blobs", "compiled", "work"].map(|part| config.cache_dir.join(part));
     let mut free = ByteSize(u64::MAX);
     for part in parts {
-        match look_at(subject, &part, Use::Fill("name a directory of your own with --cache-dir")) {
+        match look_at(subject, &part, Use::Fill("name another directory with --cache-dir")) {
             Ok(there) => free = free.min(there),
             Err(finding) => return finding,
         }
@@ -47,11 +47,11 @@ fn cache_dir(config: &Config) -> Finding {
         return Finding::new(
             Level::Warn,
             subject,
-            format!("it may grow to {size}, and its disk has {shown} left"),
+            format!("may grow to {size}, and its disk has {shown} free"),
         )
         .cure(format!("set --cache-size below {shown}, or another --cache-dir"));
     }
-    let text = format!("can be written; up to {size}, and its disk has {shown} left");
+    let text = format!("is writable; up to {size}, and its disk has {shown} free");
     Finding::new(Level::Ok, subject, text)
 }
 
@@ -75,13 +75,13 @@ fn judge_kernel(confinement: Confinement) -> Finding {
     }
 }
 
-/// Sets up the sandbox as a run would: it needs address space and threads, and no other way
-/// tells whether there are enough.
+/// Sets up the sandbox as a run would. Only that tells whether there are enough address space and
+/// threads.
 fn guests(config: &Config) -> Finding {
     let place = directory::existing(&config.cache_dir);
     let tasks = output::count(config.parallel as u64, "task");
     let problem = match Sandbox::new(config.parallel, config.limits, place, place) {
-        // The threads of the tasks are there meanwhile.
+        // The threads of the tasks exist meanwhile.
         Ok(_sandbox) => match super::super::ask_for_threads(super::super::base_threads()) {
             Ok(()) => {
                 return Finding::new(Level::Ok, "sandbox", format!("{tasks} can run at a time"));
@@ -94,7 +94,7 @@ fn guests(config: &Config) -> Finding {
         .cure(cure(&problem))
 }
 
-/// Compiles next to nothing, as a run would: in a process of its own.
+/// Compiles a small module in a process of its own, as a run would.
 pub(super) async fn compiler(config: &Config) -> Finding {
     let limits = config.compile_limits;
     match task_host::config::compiler(limits).try_out().await {
@@ -109,8 +109,8 @@ pub(super) async fn compiler(config: &Config) -> Finding {
         Err(error) => {
             let problem = format!("components can't be compiled: {error}");
             Finding::new(Level::Problem, "compiler", problem).cure(
-                "this program starts itself to compile: let it have one more process \
-                 (`ulimit -u`, TasksMax, pids.max) and /proc",
+                "this program starts itself to compile: allow one more process \
+                 (`ulimit -u`, TasksMax, pids.max), and mount /proc",
             )
         }
     }
@@ -119,27 +119,28 @@ pub(super) async fn compiler(config: &Config) -> Finding {
 fn files(config: &Config) -> Finding {
     let tasks = (config.parallel + config.least_prefetch()) as u64;
     let files = needed(config.parallel, config.least_prefetch());
-    // A host raises the lower of the two limits by itself.
+    // A host raises its soft limit to the hard limit.
     let limits = getrlimit(Resource::Nofile);
     let Some(limit) = limits.maximum.or(limits.current) else {
-        return Finding::new(Level::Ok, "files", "any number may be open");
+        return Finding::new(Level::Ok, "files", "this process may open any number");
     };
     if limit >= files {
-        let text = format!("{limit} may be open, enough for {tasks} tasks");
+        let text = format!("this process may open {limit}, enough for {tasks} tasks");
         return Finding::new(Level::Ok, "files", text);
     }
     let level = match limit < LEAST_FILES {
         true => Level::Problem,
         false => Level::Warn,
     };
-    let text =
-        format!("this process may have {limit} open, and {tasks} tasks under way may need {files}");
+    let text = format!(
+        "this process may open {limit}, and {tasks} running and prefetched tasks may need {files}"
+    );
     Finding::new(level, "files", text).cure(format!(
         "`ulimit -n {files}`, LimitNOFILE={files} in a systemd unit, or a lower --parallel"
     ))
 }
 
-/// The size that one file may have, where there is a limit.
+/// The largest size of a file, if there is a limit.
 fn file_size(config: &Config) -> Option<Finding> {
     let limit = ByteSize(getrlimit(Resource::Fsize).current?);
     let needed = config.limits.output_bytes;
@@ -159,13 +160,13 @@ fn file_size(config: &Config) -> Option<Finding> {
     Some(Finding::new(Level::Warn, "file size", text).cure(cure))
 }
 
-/// The memory that all tasks may use together, or that compiling may use, where there is less.
+/// A note if the tasks together or the compiler may use more memory than there is.
 fn memory(config: &Config) -> Option<Finding> {
     let there = available_memory(|path| std::fs::read_to_string(path).ok())?;
     let compiling = config.compile_limits.memory;
     if compiling > there {
         let text = format!(
-            "compiling a component may use {}, and there are {}; the kernel may kill what uses \
+            "compiling a component may use {}, and the machine has {}; the kernel may kill what uses \
              more",
             compiling.display().iec(),
             there.display().iec()
@@ -175,7 +176,7 @@ fn memory(config: &Config) -> Option<Finding> {
     let needed = ByteSize(config.limits.memory.as_u64().saturating_mul(config.parallel as u64));
     (needed > there).then(|| {
         let text = format!(
-            "{} of {} each may use {}, and there are {}; the kernel may kill a host that uses more",
+            "{} of {} each may use {}, and the machine has {}; the kernel may kill a host that uses more",
             output::count(config.parallel as u64, "task"),
             config.limits.memory.display().iec(),
             needed.display().iec(),
@@ -185,12 +186,12 @@ fn memory(config: &Config) -> Option<Finding> {
     })
 }
 
-/// The memory of the machine, or of the container if that is less.
+/// The memory of the machine, or of the container if that has less.
 fn available_memory(read: impl Fn(&Path) -> Option<String>) -> Option<ByteSize> {
     let machine = read(Path::new("/proc/meminfo"))?;
     let machine = machine.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kib: u64 = machine.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    // Inside a container these are its own; `max` is no number.
+    // Inside a container these are its own limits. `max` does not parse.
     let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
     let limits = limits.iter().filter_map(|path| read(Path::new(path))?.trim().parse().ok());
     Some(ByteSize(limits.fold(kib.saturating_mul(1024), u64::min)))

@@ -1,4 +1,4 @@
-//! `host queue ls`: the messages of a queue, one a line.
+//! `host queue ls`: lists the messages of a queue, one a line.
 
 use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -7,14 +7,14 @@ use futures_util::StreamExt;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use task_host::json;
+use task_host::queue::Address;
+use task_host::report::Report;
 
 use super::super::exit_code::Exit;
 use super::super::output;
-use super::super::redrive::Report;
-use super::super::sender;
 use super::Which;
 
-/// Messages that are shown where each has to be leased for it, unless more are asked for.
+/// The messages of a service that are shown by default. Each is leased to be shown.
 const LEASED: usize = 100;
 
 /// Options of `host queue ls`.
@@ -36,11 +36,11 @@ pub(crate) struct Ls {
 
 impl Ls {
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
-        let (queue, screen) = self.queue.open().await?;
-        let is_leasing = sender::is_remote(&queue.to_string())?;
+        let (queue, console) = self.queue.open().await?;
+        let is_leasing = queue.to_string().parse::<Address>()?.is_remote();
         let most = self.limit.unwrap_or(if is_leasing { LEASED } else { usize::MAX });
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        // Written as it is read: a queue may be long.
+        // Each message is written as it is read, because a queue may be long.
         let mut out = output::long_out();
         let mut messages = queue.messages();
         let mut shown = 0;
@@ -82,9 +82,9 @@ impl Ls {
         drop(messages);
         queue.close().await;
         if is_leasing && shown > 0 {
-            let more = if shown == most { "; there may be more: -n N shows them" } else { "" };
+            let more = if shown == most { "; use -n N to see more" } else { "" };
             let shown = output::count(shown as u64, "message");
-            screen.tell(format_args!("{shown} leased to be shown, and given back{more}"));
+            console.tell(format_args!("{shown} leased to be shown, and released{more}"));
         }
         Ok(Exit::Done)
     }
@@ -94,11 +94,11 @@ impl Ls {
 struct Json<'a> {
     id: &'a str,
     due: Option<u64>,
-    /// Null where the queue does not know it.
+    /// Null if the queue does not know it.
     sent: Option<u64>,
-    /// The message; null when it is no JSON, or none that all readers read.
+    /// The message; null if it is not JSON that every reader accepts.
     message: Option<&'a RawValue>,
-    /// The message in that case.
+    /// The text of such a message.
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<&'a str>,
     /// Why the message could not be read.
@@ -106,7 +106,7 @@ struct Json<'a> {
     unread: Option<&'a str>,
 }
 
-/// A message as it stands, if all readers of JSON read it.
+/// A message as JSON, if every reader accepts it.
 fn portable(text: &str) -> Option<&RawValue> {
     let is_portable = json::parse(text).is_ok_and(json::Value::is_portable);
     serde_json::from_str(text).ok().filter(|_| is_portable)
@@ -121,7 +121,7 @@ fn due(due: Option<Duration>, now: Duration) -> String {
     }
 }
 
-/// What a person wants to know of a message: the task, or the error that is reported.
+/// Describes a message for people: the task, or the error that is reported.
 fn describe(text: &str) -> String {
     let task = |text: &str| match task_host::message::decode(text.as_bytes()) {
         Ok(task) => {
@@ -130,10 +130,10 @@ fn describe(text: &str) -> String {
         }
         Err(error) => format!("not a task: {error}"),
     };
-    let Some(report) = Report::read(text.as_bytes()) else { return task(text) };
-    let what = match report.summary() {
-        Some(summary) => summary.to_string(),
-        None => task(&report.message()),
+    let Some(report) = Report::parse(text.as_bytes()) else { return task(text) };
+    let what = match report.message() {
+        Ok(message) => task(&message),
+        Err(omitted) => omitted.to_string(),
     };
     match report.exception() {
         Some(exception) => format!("{what}: {exception}"),

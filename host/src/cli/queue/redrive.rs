@@ -1,15 +1,18 @@
-//! `host queue redrive`: tasks that were given up, back into their queue.
+//! `host queue redrive`: sends the tasks of an error queue back to their queue.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
+use indicatif::HumanCount;
 use serde::Serialize;
+use task_host::transfer::redrive::{self, Filter, RedriveError, Redriven};
+use tokio_util::sync::CancellationToken;
 
 use super::super::exit_code::{Advice, Exit};
 use super::super::output;
-use super::super::redrive::{self, Filter, Redriven};
 use super::super::settings::queue_url;
+use super::super::transfer_display::{TransferDisplay, forward_error, stop_on_ctrl_c};
 use super::super::values;
 use super::{Which, load};
 
@@ -56,32 +59,33 @@ pub(crate) struct Redrive {
     json: bool,
 }
 
-/// What was done, as `--json` prints it.
+/// What was sent back, as `--json` prints it.
 #[derive(Serialize)]
 struct Summary<'a> {
     queue: &'a str,
     from: &'a str,
-    /// Tasks that are in the queue now; with `dry_run`, that would be.
+    /// Tasks that are in the queue now; in a dry run, that would be.
     sent: u64,
-    /// The same by the tasks' names.
+    /// The same by the names of the tasks.
     names: &'a BTreeMap<String, u64>,
     /// Messages that do not match.
     left: u64,
-    /// Messages that are neither a task nor a report of one, or that could not be sent.
+    /// Messages that are neither a task nor a report of a task, or that could not be sent.
     refused: u64,
     dry_run: bool,
 }
 
 impl Redrive {
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
-        let (settings, screen) = load(&self.queue.flags)?;
+        let (settings, console) = load(&self.queue.flags)?;
         let to = self.queue.url(&settings)?;
         let from = match &self.from {
             Some(from) => queue_url(from).map_err(|e| Advice::usage(format!("--from: {e}")))?,
             None => settings.error_queue(&to)?,
         };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let ago = |age: Duration| now.saturating_sub(age);
+        // No report is older than an age that reaches beyond the first time of the clock.
+        let now = SystemTime::now();
+        let ago = |age: Duration| now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
         let filter = Filter {
             name: self.name,
             id: self.id,
@@ -89,17 +93,26 @@ impl Redrive {
             before: self.older_than.map(ago),
             after: self.newer_than.map(ago),
         };
+        let dry_run = self.dry_run;
         let redrive = redrive::Redrive {
-            from: from.clone(),
-            to: to.clone(),
+            from: from.parse()?,
+            to: to.parse()?,
             filter,
             limit: self.limit,
-            dry_run: self.dry_run,
+            dry_run,
         };
-        let done = redrive.run(&screen, &settings.queue_access()?).await?;
-        let Redriven { sent, left, refused, names, .. } = &done;
+        let (verb, stop) = match dry_run {
+            true => ("looked at", CancellationToken::new()),
+            false => ("sent back", stop_on_ctrl_c(&console)),
+        };
+        let access = settings.queue_access()?;
+        let display = TransferDisplay::new(&console, "messages", verb);
+        let done = display.follow(redrive.run(&access, display.clone(), &stop)).await;
+        let done = done.map_err(redrive_error)?;
+        let messages = &done.messages;
         if self.json {
-            let (sent, left, refused, dry_run) = (*sent, *left, *refused, self.dry_run);
+            let (sent, left, refused) = (messages.sent, messages.left, messages.refused);
+            let names = &messages.names;
             output::json(&Summary {
                 queue: &to,
                 from: &from,
@@ -110,39 +123,47 @@ impl Redrive {
                 dry_run,
             })?;
         } else {
-            tell(&done, &from, &to, self.dry_run)?;
+            tell(&done, &from, &to, dry_run)?;
         }
-        let is_part = done.refused > 0 || done.is_interrupted || done.is_cut_short;
+        let is_part = messages.refused > 0 || messages.is_interrupted || messages.is_cut_short;
         Ok(if is_part { Exit::Partly } else { Exit::Done })
+    }
+}
+
+/// A redrive that failed, with what to do about it.
+pub(crate) fn redrive_error(error: RedriveError) -> Advice {
+    match error {
+        RedriveError::SameQueue(_) => Advice::usage(error.to_string())
+            .hint("the queue is --fq or --queue; its error queue has the same name and `-errors`"),
+        RedriveError::NoQueue(_) => Advice::failed(error.to_string()),
+        RedriveError::Forward(error) => forward_error(&error, "sent back"),
     }
 }
 
 fn tell(done: &Redriven, from: &str, to: &str, dry_run: bool) -> io::Result<()> {
     let mut out = output::out();
-    let sent = output::count(done.sent, "task");
-    let verb = if dry_run { "would be put" } else { "put" };
+    let messages = &done.messages;
+    let sent = output::count(messages.sent, "task");
+    let verb = if dry_run { "would be sent" } else { "sent" };
     let mut rest = String::new();
-    if done.left > 0 {
-        rest.push_str(&format!("; {} that do not match left", output::number(done.left)));
+    if messages.left > 0 {
+        rest.push_str(&format!("; {} left that do not match", HumanCount(messages.left)));
     }
-    if done.refused > 0 {
-        rest.push_str(&format!("; {} that can't be put back left", output::number(done.refused)));
+    if messages.refused > 0 {
+        rest.push_str(&format!("; {} left that can't be sent back", HumanCount(messages.refused)));
     }
     writeln!(out, "{sent} {verb} back from {from} to {to}{rest}")?;
-    for (name, count) in &done.names {
-        writeln!(out, "  {} of {name}", output::number(*count))?;
+    for (name, count) in &messages.names {
+        writeln!(out, "  {} of {name}", HumanCount(*count))?;
     }
     if !done.examples.is_empty() {
-        writeln!(out, "such as")?;
+        writeln!(out, "for example")?;
     }
     for example in &done.examples {
-        writeln!(out, "  {example}")?;
+        writeln!(out, "  {}", output::cut(&example.to_string(), 120))?;
     }
-    if done.is_cut_short {
-        writeln!(
-            out,
-            "so many messages do not match that not all were looked at: the others are as they were"
-        )?;
+    if messages.is_cut_short {
+        writeln!(out, "not all messages were looked at, because too many do not match")?;
     }
     Ok(())
 }

@@ -1,20 +1,17 @@
-//! `host queue cp` and `host queue mv`: from one queue to another, of whatever kind, without a
-//! loss.
+//! `host queue cp` and `host queue mv`: messages from one queue to another, of any kind.
 
-use std::sync::Arc;
-
-use futures_util::StreamExt;
+use indicatif::HumanCount;
 use serde::Serialize;
-use task_host::queue::{self, Access};
+use task_host::queue::{self, Access, Address};
+use task_host::transfer::copy::copy;
+use task_host::transfer::forward::move_all;
+use task_host::transfer::send::{BulkSend, SendError};
 
-use super::super::carry::{Carrier, Choice};
 use super::super::exit_code::{Advice, Exit};
 use super::super::output;
-use super::super::progress_line::ProgressLine;
-use super::super::refusals::{Place, Refusals};
-use super::super::sender::{self, Sender, Target};
-use super::super::settings::{Flags, QueueAccess, fq_path, queue_url};
-use super::{done, existing, load};
+use super::super::settings::{Flags, QueueAccess, queue_url};
+use super::super::transfer_display::{TransferDisplay, forward_error, stop_on_ctrl_c};
+use super::{done, load};
 
 pub(super) const COPY_HELP: &str = "\
 Messages of a directory are copied whether somebody holds them or not. Those of a service can
@@ -56,110 +53,86 @@ struct Summary {
     copied: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     moved: Option<u64>,
-    /// Messages that the target did not take.
+    /// Messages that the target refused.
     refused: u64,
 }
 
 impl Transfer {
     pub(crate) async fn copy(self) -> anyhow::Result<Exit> {
-        let (settings, screen) = load(&self.flags)?;
+        let (settings, console) = load(&self.flags)?;
         let access = settings.queue_access()?;
         let (from, to) = self.urls(&access).await?;
-        let source = queue::admin(&from.parse()?, &access).await?;
-        let target = Target::open(&screen, &to, &access).await?;
-        let there = source.counts().await?.enqueued;
-        let refusals = Arc::new(Refusals::new(&screen, None)?);
-        let meter = ProgressLine::new(&screen, "messages", "copied", there);
-        let mut sender = Sender::new(Some(target), refusals.clone(), meter);
-        let mut messages = source.messages();
-        let mut unread = None;
-        while let Some(message) = messages.next().await {
-            let message = match message {
-                Ok(message) => message,
-                Err(error) => {
-                    unread = Some(error);
-                    break;
+        let display = TransferDisplay::new(&console, "messages", "copied");
+        let target = BulkSend::new(to.clone(), access, false, None, display.clone());
+        let sent = match display.follow(copy(&from, target)).await {
+            Ok(sent) => sent,
+            Err(error) => {
+                let advice = Advice::failed(error.to_string());
+                let copied = match error {
+                    SendError::Stopped { done, .. } => Some(done.sent),
+                    SendError::Input { done, .. } => done.map(|done| done.sent),
+                    SendError::Queue(_) | SendError::Rejects(_) => None,
+                };
+                return Err(match copied.map(|copied| output::count(copied, "message")) {
+                    Some(copied) => {
+                        advice.hint(format!("{copied} copied to {to} before the error"))
+                    }
+                    None => advice,
                 }
-            };
-            let place = Place::Named(format!("message {}", message.id));
-            if let Some(problem) = &message.unread {
-                refusals.add(&place, problem, None);
-                continue;
-            }
-            if !sender.push(message.body, place).await {
-                break;
-            }
-        }
-        // What was read is sent all the same, and counted.
-        let sent = sender.finish("message").await;
-        drop(messages);
-        source.close().await;
-        let (copied, refused) = sent?;
-        if let Some(error) = unread {
-            let copied = output::count(copied, "message");
-            return Err(Advice::failed(error.to_string())
-                .hint(format!("{copied} copied before that are in {to}"))
                 .into());
-        }
+            }
+        };
+        let (copied, refused) = (sent.sent, sent.refused);
         let mut said = format!("{} copied from {from} to {to}", output::count(copied, "message"));
         if refused > 0 {
-            said.push_str(&format!("; {} refused", output::number(refused)));
+            said.push_str(&format!("; {} refused", HumanCount(refused)));
         }
+        let (from, to) = (from.to_string(), to.to_string());
         let summary = Summary { from, to, copied: Some(copied), moved: None, refused };
         done(self.json, &said, &summary)?;
         Ok(if refused > 0 { Exit::Partly } else { Exit::Done })
     }
 
     pub(crate) async fn mv(self) -> anyhow::Result<Exit> {
-        let (settings, screen) = load(&self.flags)?;
+        let (settings, console) = load(&self.flags)?;
         let access = settings.queue_access()?;
         let (from, to) = self.urls(&access).await?;
-        // Only the target may have to be made.
-        let source =
-            queue::open(&from.parse()?, &Access { create: false, ..access.clone() }).await?;
-        let target = Target::open(&screen, &to, &access).await?;
-        let there = source.counts().await?.enqueued;
-        let carrier = Carrier {
-            source: source.clone(),
-            is_remote: sender::is_remote(&from)? || sender::is_remote(&to)?,
-            target,
-            choose: Box::new(|body| Choice::Send(body.clone(), String::new())),
-            limit: u64::MAX,
-            looks: u64::MAX,
-            verb: "moved",
-        };
-        let carried = carrier.run(&screen, there).await?;
-        let refused = carried.refused;
+        let display = TransferDisplay::new(&console, "messages", "moved");
+        let stop = stop_on_ctrl_c(&console);
+        let moving = move_all(&from, &to, &access, display.clone(), &stop);
+        let (moved, left) =
+            display.follow(moving).await.map_err(|error| forward_error(&error, "moved"))?;
+        let refused = moved.refused;
         let mut said =
-            format!("{} moved from {from} to {to}", output::count(carried.sent, "message"));
+            format!("{} moved from {from} to {to}", output::count(moved.sent, "message"));
         if refused > 0 {
-            said.push_str(&format!("; {} refused", output::number(refused)));
+            said.push_str(&format!("; {} refused", HumanCount(refused)));
         }
-        // What a service counts lags behind.
-        if !sender::is_remote(&from)?
-            && let Some(left @ 1..) =
-                source.counts().await?.enqueued.map(|n| n.saturating_sub(refused))
-        {
-            let why = if carried.is_interrupted {
-                "left there"
-            } else {
-                "held or delayed, and left there"
+        if let Some(left @ 1..) = left {
+            let why = match moved.is_interrupted {
+                true => "left there",
+                false => "leased or delayed, and left there",
             };
-            said.push_str(&format!("; {} {why}", output::number(left)));
+            said.push_str(&format!("; {} {why}", HumanCount(left)));
         }
-        let summary = Summary { from, to, copied: None, moved: Some(carried.sent), refused };
+        let (from, to) = (from.to_string(), to.to_string());
+        let summary = Summary { from, to, copied: None, moved: Some(moved.sent), refused };
         done(self.json, &said, &summary)?;
-        let is_part = refused > 0 || carried.is_interrupted || carried.is_cut_short;
+        let is_part = refused > 0 || moved.is_interrupted || moved.is_cut_short;
         Ok(if is_part { Exit::Partly } else { Exit::Done })
     }
 
-    async fn urls(&self, access: &Access) -> anyhow::Result<(String, String)> {
-        let url = |name: &str, text: &str| {
-            queue_url(text).map_err(|e| Advice::usage(format!("{name}: {e}")))
+    async fn urls(&self, access: &Access) -> anyhow::Result<(Address, Address)> {
+        let address = |name: &str, text: &str| -> anyhow::Result<Address> {
+            let url = queue_url(text).map_err(|e| Advice::usage(format!("{name}: {e}")))?;
+            Ok(url.parse()?)
         };
-        let (from, to) = (url("FROM", &self.from)?, url("TO", &self.to)?);
-        existing(&from, access).await?;
-        let place = |url: &str| fq_path(url).and_then(|path| path.canonicalize().ok());
+        let (from, to) = (address("FROM", &self.from)?, address("TO", &self.to)?);
+        // Opening a directory as a queue would create it.
+        if !from.is_remote() {
+            queue::admin(&from, access).await?;
+        }
+        let place = |address: &Address| address.directory().and_then(|dir| dir.canonicalize().ok());
         if from == to || place(&from).is_some_and(|from| place(&to) == Some(from)) {
             return Err(Advice::usage("FROM and TO are the same queue").into());
         }

@@ -1,8 +1,7 @@
-//! `--listen`: whether a host lives and can work, for whoever starts, watches and stops it.
+//! `--listen`: HTTP endpoints for whoever starts, watches and stops the host.
 //!
-//! `/healthz` answers 200 for as long as the process does. `/readyz` answers 200 while the host
-//! can work, and 503 while it can't reach something that it needs, or is stopping; the body says
-//! why.
+//! `/healthz` answers 200 as long as the process lives. `/readyz` answers 200 while the host can
+//! work, and 503 while the host stops or can't reach something that it needs. The body says why.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,15 +19,15 @@ use tokio::net::TcpListener;
 use super::super::exit_code::Advice;
 use super::super::output;
 
-/// What `/readyz` says.
+/// The answer of `/readyz`.
 #[derive(Debug, Serialize)]
 struct Ready {
     ready: bool,
-    /// Why not.
+    /// Why the host is not ready.
     problems: Vec<String>,
 }
 
-/// Answers at `address` until the process ends.
+/// Serves the endpoints at `address` until the process ends.
 pub(crate) async fn serve(address: SocketAddr, services: Arc<Services>) -> anyhow::Result<()> {
     let listener = TcpListener::bind(address).await.map_err(|error| {
         Advice::failed(format!("--listen {address}: {error}"))
@@ -42,7 +41,7 @@ pub(crate) async fn serve(address: SocketAddr, services: Arc<Services>) -> anyho
         .with_state(services);
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
-            tracing::warn!("nothing answers at {address} any more: {error}");
+            tracing::warn!("the endpoints at {address} stopped: {error}");
         }
     });
     Ok(())
@@ -52,7 +51,7 @@ async fn ready(State(services): State<Arc<Services>>) -> impl IntoResponse {
     let problems = services.problems();
     let ready = problems.is_empty();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    // Strings always serialise.
+    // Strings can always be written as JSON.
     let body = output::json_line(&Ready { ready, problems }).unwrap_or_default();
     (status, [(CONTENT_TYPE, "application/json")], body)
 }

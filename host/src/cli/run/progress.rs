@@ -1,56 +1,57 @@
-//! How far a host is: a live line on a terminal, a plain one every ten seconds elsewhere.
+//! The progress of a host: a live line on a terminal, and a plain line every ten seconds elsewhere.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use parking_lot::Mutex;
 use task_host::queue::Queue;
 use task_host::stats::Stats;
 
 use super::super::console::Console;
 use super::super::output;
 
-/// Between two looks of a person.
+/// Time between two updates of a live line.
 const FRAME: Duration = Duration::from_millis(120);
-/// Between two plain lines.
+/// Time between two plain lines.
 const LINE: Duration = Duration::from_secs(10);
-/// Between two counts of the queue; counting may take no more than a part of this.
+/// The least time between two counts of the queue. Counting takes at most a fiftieth of the time.
 const COUNT: Duration = Duration::from_secs(3);
-/// The same where each count is a request that is paid for.
+/// The same if each count is a request that costs money.
 const PAID_COUNT: Duration = Duration::from_secs(60);
-/// The time over which tasks per second are shown.
+/// The time over which the rate is measured.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// What is shown.
+/// What the progress is made of.
 pub(crate) struct Progress {
-    screen: Console,
+    console: Console,
     stats: Arc<Stats>,
     queue: Arc<dyn Queue>,
-    /// The host is to stop at an empty queue: what is left is what is to do.
+    /// The host stops at an empty queue, so the number of messages left is known to be the rest.
     has_end: bool,
 }
 
 impl Progress {
     pub(crate) fn new(
-        screen: Console,
+        console: Console,
         stats: Arc<Stats>,
         queue: Arc<dyn Queue>,
         has_end: bool,
     ) -> Self {
-        Self { screen, stats, queue, has_end }
+        Self { console, stats, queue, has_end }
     }
 
     /// Shows progress until the returned value is dropped.
     pub(crate) fn start(self) -> Shown {
         let left = Arc::new(Mutex::new(None));
-        let bar = self.screen.live().map(|bars| {
+        let bar = self.console.live().map(|bars| {
             let bar = bars.add(ProgressBar::no_length());
             bar.set_style(style(self.has_end));
             bar
         });
-        if bar.is_none() && !self.screen.wants_lines() {
+        if bar.is_none() && !self.console.wants_lines() {
             return Shown { tasks: Vec::new(), bar: None };
         }
         let counting = tokio::spawn(count(self.queue.clone(), self.stats.clone(), left.clone()));
@@ -62,7 +63,7 @@ impl Progress {
             ticks.tick().await;
             loop {
                 ticks.tick().await;
-                let counted = *left.lock().unwrap_or_else(PoisonError::into_inner);
+                let counted = *left.lock();
                 let ended = ended(&self.stats);
                 let left = counted.map(|counted: Counted| counted.left(ended));
                 let per_second = rate.at(ended);
@@ -85,7 +86,7 @@ impl Progress {
     }
 
     fn tell(&self, ended: u64, per_second: f64, left: Option<u64>) {
-        if self.screen.is_json {
+        if self.console.is_json {
             let stats = &self.stats;
             tracing::info!(
                 done = stats.done.load(Relaxed),
@@ -99,7 +100,7 @@ impl Progress {
                 "progress"
             );
         } else {
-            self.screen.tell(format_args!(
+            self.console.tell(format_args!(
                 "{}, {}",
                 output::count(ended, "task"),
                 self.line(per_second, left)
@@ -114,7 +115,7 @@ impl Progress {
         for (count, word) in [(&stats.failed, "failed"), (&stats.retried, "retried")] {
             let n = count.load(Relaxed);
             if n > 0 {
-                parts.push(format!("{} {word}", output::number(n)));
+                parts.push(format!("{} {word}", HumanCount(n)));
             }
         }
         parts.push(format!("{} in", output::bytes(stats.bytes_in.load(Relaxed))));
@@ -124,7 +125,7 @@ impl Progress {
             parts.push(format!("cache {percent}%"));
         }
         if let Some(left) = left {
-            parts.push(format!("{} left", output::number(left)));
+            parts.push(format!("{} left", HumanCount(left)));
         }
         parts.join(", ")
     }
@@ -139,16 +140,16 @@ fn style(has_end: bool) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-/// What the queue held when it was last counted.
+/// The last count of the queue.
 #[derive(Debug, Clone, Copy)]
 struct Counted {
     enqueued: u64,
-    /// Tasks of this host that had ended by then.
+    /// Tasks of this host that had ended at that time.
     ended: u64,
 }
 
 impl Counted {
-    /// What is left by now, as far as this host knows.
+    /// The messages that are left now, as far as this host knows.
     fn left(self, ended: u64) -> u64 {
         self.enqueued.saturating_sub(ended.saturating_sub(self.ended))
     }
@@ -158,21 +159,21 @@ fn ended(stats: &Stats) -> u64 {
     stats.done.load(Relaxed) + stats.failed.load(Relaxed)
 }
 
-/// Counts the queue again and again, as often as that is cheap.
+/// Counts the queue repeatedly, as often as that is cheap.
 async fn count(queue: Arc<dyn Queue>, stats: Arc<Stats>, left: Arc<Mutex<Option<Counted>>>) {
     let often = if queue.requests().is_some() { PAID_COUNT } else { COUNT };
     loop {
         let start = Instant::now();
-        // An error shows where it hurts: when the host leases.
+        // An error is reported when the host leases, where it matters.
         let counts = queue.counts().await.ok();
         let counted = counts.and_then(|counts| counts.enqueued);
         let counted = counted.map(|enqueued| Counted { enqueued, ended: ended(&stats) });
-        *left.lock().unwrap_or_else(PoisonError::into_inner) = counted;
+        *left.lock() = counted;
         tokio::time::sleep(often.max(start.elapsed() * 50)).await;
     }
 }
 
-/// A progress display; gone when dropped.
+/// A progress display, which is removed when this is dropped.
 pub(crate) struct Shown {
     tasks: Vec<tokio::task::JoinHandle<()>>,
     bar: Option<ProgressBar>,
@@ -189,7 +190,7 @@ impl Drop for Shown {
     }
 }
 
-/// Tasks per second over the last while.
+/// Measures tasks per second over the last seconds.
 struct Rate {
     seen: VecDeque<(Instant, u64)>,
 }

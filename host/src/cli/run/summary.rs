@@ -1,9 +1,10 @@
-//! What a host did, when it has stopped: for people, and as JSON.
+//! The summary of a host that stopped: for people, and as JSON.
 
 use std::io::Write;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use indicatif::HumanCount;
 use serde::Serialize;
 use task_host::config::Config;
 use task_host::queue::{Counts, Requests};
@@ -12,7 +13,7 @@ use task_host::worker::Stopped;
 
 use super::super::output;
 
-/// What a host did. The fields are what `--json` prints.
+/// What a host did, with the fields of `--json`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Summary {
     stopped: &'static str,
@@ -27,12 +28,12 @@ pub(crate) struct Summary {
     bytes_out: u64,
     cache_hits: u64,
     cache_misses: u64,
-    /// Seconds that all tasks together spent on each step.
+    /// Seconds of all tasks together in each step.
     steps: serde_json::Map<String, serde_json::Value>,
     queue: String,
-    /// What the queue holds now; null when it could not be counted.
+    /// The messages in the queue now; null if they could not be counted.
     queue_counts: Option<Counts>,
-    /// Requests made to the queue; null where they cost nothing.
+    /// Requests to the queue; null if they cost nothing.
     queue_requests: Option<Requests>,
     error_queue: String,
     bucket: String,
@@ -81,32 +82,32 @@ impl Summary {
         }
     }
 
-    /// True when a task was given up.
+    /// True if a task was rejected.
     pub(crate) fn has_failures(&self) -> bool {
         self.failed > 0
     }
 
-    /// For people.
+    /// Prints the summary for people.
     pub(crate) fn print(&self, mut out: impl Write) -> std::io::Result<()> {
         let stopped = match self.stopped {
             "finished" => "finished",
-            "drained" => "stopped as told; what was running has been finished",
-            _ => "stopped; what was running has been given back",
+            "drained" => "stopped as requested; running tasks were finished",
+            _ => "stopped; running tasks were released",
         };
         writeln!(out, "{stopped}")?;
         let mut rows: Vec<Vec<String>> = Vec::new();
         let mut row = |name: &str, value: String| {
             rows.push(vec![String::new(), name.to_owned(), value]);
         };
-        let mut tasks = vec![format!("{} done", output::number(self.done))];
+        let mut tasks = vec![format!("{} done", HumanCount(self.done))];
         for (n, words) in [
-            (self.failed, "given up"),
-            (self.retried, "failed and tried again"),
-            (self.returned, "given back"),
+            (self.failed, "rejected"),
+            (self.retried, "failed and retried"),
+            (self.returned, "released"),
             (self.lost, "lost to other hosts"),
         ] {
             if n > 0 {
-                tasks.push(format!("{} {words}", output::number(n)));
+                tasks.push(format!("{} {words}", HumanCount(n)));
             }
         }
         row("tasks", tasks.join(", "));
@@ -129,7 +130,7 @@ impl Summary {
                 0 => String::new(),
                 ended => format!(", {:.2} a task", total as f64 / ended as f64),
             };
-            row("requests", format!("{}{each}", output::number(total)));
+            row("requests", format!("{}{each}", HumanCount(total)));
         }
         if self.failed > 0 {
             row(
@@ -140,11 +141,8 @@ impl Summary {
         output::table(&mut out, &rows)?;
         if self.failed > 0 {
             let (queue, errors) = (&self.queue, &self.error_queue);
-            writeln!(out, "what went wrong:       host queue ls {errors}")?;
-            writeln!(
-                out,
-                "when it is put right:  host submit --queue {queue} --from-errors {errors}"
-            )?;
+            writeln!(out, "to see the errors:          host queue ls {errors}")?;
+            writeln!(out, "after fixing, send back:    host queue redrive {queue}")?;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use task_host::bucket::StoredEncoding;
 use task_host::catalog::CompileLimits;
 use task_host::config::{self, Config};
-use task_host::environment::{Environment, default_cache_dir, with_home};
+use task_host::environment::{Environment, with_home};
 use task_host::key::Prefix;
 use task_host::queue::Address;
 use task_host::queue::sqs::check_body_bucket;
@@ -117,10 +117,12 @@ impl Settings {
         let Some(messages) = self.value(&MESSAGE_BUCKET, place)? else { return Ok(None) };
         for data in [&BUCKET, &INPUT_BUCKET] {
             let Some(url) = self.value(data, bucket_url)? else { continue };
-            let address = messages
-                .parse::<task_host::bucket::Address>()
-                .map_err(|error| Advice::usage(format!("--message-bucket: {error}")))?;
-            if url.parse().is_ok_and(|data| address.overlaps(&data)) {
+            let address = |url: &str| {
+                url.parse::<task_host::bucket::Address>()
+                    .map_err(|error| Advice::usage(format!("--message-bucket: {error}")))
+            };
+            let overlap = address(&messages)?.overlaps(&address(&url)?);
+            if overlap {
                 return Err(Advice::usage(format!(
                     "--message-bucket {messages} and --{} {url} overlap: tasks could read and \
                      replace messages, and messages could name data to be deleted",
@@ -143,7 +145,7 @@ impl Settings {
             anonymous: self.is_on(&ANONYMOUS)?,
             requester_pays: self.is_on(&REQUESTER_PAYS)?,
             sync_every: self.defaulted(&SYNC_EVERY, values::duration)?,
-            environment: Environment::of_process(),
+            environment: task_host::environment::Environment::of_process(),
             stored_encoding: self.defaulted(&STORED_ENCODING, stored_encoding)?,
             largest_decoded: self.cache_size()?.as_u64(),
             gzip_outputs: None,
@@ -162,7 +164,9 @@ impl Settings {
     }
 
     pub(crate) fn cache_dir(&self) -> anyhow::Result<PathBuf> {
-        Ok(self.value(&CACHE_DIR, values::path)?.unwrap_or_else(default_cache_dir))
+        Ok(self
+            .value(&CACHE_DIR, values::path)?
+            .unwrap_or_else(task_host::environment::default_cache_dir))
     }
 
     pub(crate) fn cache_size(&self) -> anyhow::Result<bytesize::ByteSize> {

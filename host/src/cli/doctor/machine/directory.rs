@@ -1,5 +1,5 @@
-//! Whether a directory can be written to: tried with a file that has no name, so that nobody
-//! sees it and nothing stays.
+//! Checks that a directory is writable, with a file that has no name: nobody sees it, and it
+//! vanishes when it is closed.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -8,29 +8,28 @@ use bytesize::ByteSize;
 use rustix::fs::{self, Access, AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
+use task_host::fit::{Finding, Level};
 
-use super::super::rules::{Finding, Level};
-
-/// What is written on trial: a block, since a full disk may have room for a byte.
+/// Bytes of the trial: a block, because a full disk may have room for a byte.
 const BLOCK: usize = 4096;
-/// A disk with less room than this is as good as full.
+/// A disk with less free space is worth a warning.
 const LITTLE: ByteSize = ByteSize(64 << 20);
-/// Clocks that differ by less are as good as equal.
+/// The largest difference of clocks that does no harm.
 const SKEW: Duration = Duration::from_secs(5);
 
 /// What a directory is for.
 #[derive(Debug, Clone, Copy)]
 pub(in super::super) enum Use {
-    /// Files are put there; the cure for one that can't be used.
+    /// Files are written there. The text is the cure for a directory that can't be used.
     Fill(&'static str),
-    /// Messages are leased there, by the clock of its file system.
+    /// Messages are leased there by the clock of its file system.
     Share,
 }
 
-/// Looks at a directory, or at where it will be made. Returns the room on its disk.
+/// Checks a directory, or the nearest existing one above it. Returns the free space of its disk.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The finding, if something is wrong.
 pub(in super::super) fn look_at(
     subject: &str,
     path: &Path,
@@ -47,17 +46,17 @@ pub(in super::super) fn look_at(
     })?;
     if written.free < LITTLE {
         let left = written.free.display().iec();
-        let text = format!("{}: its disk has only {left} left", place.display());
-        return Err(Finding::new(Level::Warn, subject, text).cure("make room there"));
+        let text = format!("{}: its disk has only {left} free", place.display());
+        return Err(Finding::new(Level::Warn, subject, text).cure("free some space on this disk"));
     }
     if let (Use::Share, Some(text)) = (purpose, written.skew()) {
-        let cure = "set the clocks of both machines by NTP";
+        let cure = "synchronize the clocks of both machines with NTP";
         return Err(Finding::new(Level::Warn, subject, text).cure(cure));
     }
     Ok(written.free)
 }
 
-/// The nearest directory on the way to `path` that is there.
+/// The nearest existing directory at or above `path`.
 pub(super) fn existing(path: &Path) -> &Path {
     path.ancestors()
         .find(|path| path.is_dir())
@@ -65,15 +64,15 @@ pub(super) fn existing(path: &Path) -> &Path {
         .unwrap_or(Path::new("."))
 }
 
-/// What is known of a directory after something was written to it.
+/// What a trial write tells about a directory.
 struct Written {
     free: ByteSize,
-    /// This machine's time, and the file system's of the same moment; since 1970.
+    /// The time of this machine, and of the file system at the same moment, since 1970.
     times: Option<(Duration, Duration)>,
 }
 
 impl Written {
-    /// How the file system's clock differs from this machine's, if it does.
+    /// Describes the difference of the two clocks if it is too large.
     fn skew(&self) -> Option<String> {
         let (here, there) = self.times?;
         let (difference, word) = match there.checked_sub(here) {
@@ -83,8 +82,8 @@ impl Written {
         let shown = humantime::format_duration(Duration::from_secs(difference.as_secs()));
         (difference > SKEW).then(|| {
             format!(
-                "the clock of its file system is {shown} {word} this machine's: leases seem to \
-                 last longer or shorter than they do"
+                "the clock of its file system is {shown} {word} this machine's, so leases would last too \
+                 long or too short"
             )
         })
     }
@@ -95,7 +94,7 @@ fn write(place: &Path) -> Result<Written, Errno> {
     let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
     let times = match fs::openat(CWD, place, flags, Mode::RUSR | Mode::WUSR) {
         Ok(file) => {
-            // Beyond this limit the kernel ends a process that writes.
+            // The kernel kills a process that writes beyond this limit.
             let may_write = getrlimit(Resource::Fsize).current.is_none_or(|n| n >= BLOCK as u64);
             if may_write {
                 let mut rest = &[0; BLOCK][..];
@@ -109,12 +108,12 @@ fn write(place: &Path) -> Result<Written, Errno> {
             let there = Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or_default());
             may_write.then_some((here, there))
         }
-        // Not all file systems have files without a name.
+        // Some file systems have no files without a name.
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => None,
         Err(errno) => return Err(errno),
     };
     let stat = fs::statvfs(place)?;
-    // File systems that make room for files as they need it count none.
+    // File systems that allocate inodes as needed report zero of them.
     if stat.f_bavail == 0 || (stat.f_files > 0 && stat.f_favail == 0) {
         return Err(Errno::NOSPC);
     }
@@ -123,8 +122,8 @@ fn write(place: &Path) -> Result<Written, Errno> {
 
 fn why(errno: Errno, place: &Path) -> String {
     match errno {
-        Errno::ROFS => "is on a file system that is read-only".to_owned(),
-        Errno::NOSPC => "is on a disk that is full".to_owned(),
+        Errno::ROFS => "is on a read-only file system".to_owned(),
+        Errno::NOSPC => "is on a full disk".to_owned(),
         Errno::DQUOT => "can't be written to: this user's quota is used up".to_owned(),
         Errno::ACCESS | Errno::PERM => {
             let us = rustix::process::geteuid().as_raw();

@@ -3,11 +3,11 @@
 use bytesize::ByteSize;
 use rustix::process::{Resource, getrlimit};
 
-/// The address space of one task: four memories with room to grow to what 32 bits can address,
-/// and guards behind them. Little of it is ever memory.
+/// The address space of a task: four memories that can grow to 4 GiB, and guard pages. Little of it
+/// ever takes memory.
 const TASK_ADDRESSES: ByteSize = ByteSize(17 << 30);
 
-/// The limits of this process, where it has any.
+/// The limits of this process, if it has any.
 #[derive(Debug, Clone, Copy, Default)]
 struct Limits {
     /// Address space.
@@ -16,7 +16,7 @@ struct Limits {
     threads: Option<u64>,
 }
 
-/// What to do about a sandbox or a runtime that could not be set up, by what went wrong.
+/// What to do if the sandbox or a runtime could not be set up, by the error.
 pub(crate) fn cure(problem: &str) -> String {
     let limits = Limits {
         addresses: getrlimit(Resource::As).current.map(ByteSize),
@@ -28,7 +28,7 @@ pub(crate) fn cure(problem: &str) -> String {
 fn cure_within(problem: &str, limits: Limits) -> String {
     let is = |code: i32| problem.contains(&format!("os error {code})"));
     let (is_memory, is_threads, is_files) = (is(12), is(11), is(24) || is(23));
-    // A thread whose stack finds no address space is refused in the same words as one too many.
+    // The error is the same for too many threads and for a stack without address space.
     if let (true, Some(addresses)) = (is_memory || is_threads, limits.addresses) {
         return format!(
             "this process may have {} of address space (`ulimit -v`), and each task that may run \

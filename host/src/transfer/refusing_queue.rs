@@ -1,43 +1,43 @@
-//! A queue for tests that does not take every message, and remembers how it was used.
+//! A queue for tests that refuses some messages and counts concurrent sends.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
+use crate::queue::memory::MemoryQueue;
+use crate::queue::{Counts, Message, Queue, QueueError, Receipt, Release};
 use async_trait::async_trait;
 use bytes::Bytes;
-use task_host::queue::memory::MemoryQueue;
-use task_host::queue::{Counts, Message, Queue, QueueError, Receipt, Release};
 
-/// A message that holds one of these texts is refused,
+/// A message with this text is refused.
 const TOO_LARGE: &str = "too large";
-/// or can't be sent now,
+/// A message with this text can't be sent now.
 const UNREACHABLE: &str = "unreachable";
-/// or makes the whole request be refused,
+/// A request with this text in one of its messages is refused.
 const WHOLE_REQUEST: &str = "whole request";
-/// or comes to a queue that was deleted.
+/// The queue is deleted before a message with this text arrives.
 const GONE: &str = "gone";
 
-/// A queue in memory that does with a message what the message says.
+/// A queue in memory. What it does with a message depends on the text of the message.
 #[derive(Debug, Default)]
-pub(crate) struct Picky {
+pub(super) struct RefusingQueue {
     inner: MemoryQueue,
     under_way: AtomicUsize,
     is_gone: AtomicBool,
-    /// The most sends that were under way at once.
-    pub(crate) most: AtomicUsize,
+    /// The most sends at once.
+    pub(super) most: AtomicUsize,
 }
 
-impl Picky {
-    /// The bodies of all messages, which are leased for that.
-    pub(crate) async fn bodies(&self) -> Vec<String> {
+impl RefusingQueue {
+    /// Leases all messages. Returns their bodies.
+    pub(super) async fn bodies(&self) -> Vec<String> {
         let all = self.inner.lease(usize::MAX, Duration::from_secs(60), Duration::ZERO).await;
         let text = |message: Message| String::from_utf8_lossy(&message.body).into_owned();
         all.unwrap().into_iter().map(text).collect()
     }
 
-    /// Puts messages into it, whatever they are.
-    pub(crate) async fn put(&self, bodies: &[Bytes]) -> Vec<Result<(), QueueError>> {
+    /// Adds messages without refusing any.
+    pub(super) async fn put(&self, bodies: &[Bytes]) -> Vec<Result<(), QueueError>> {
         self.inner.send(bodies).await
     }
 
@@ -65,7 +65,7 @@ impl Picky {
 }
 
 #[async_trait]
-impl Queue for Picky {
+impl Queue for RefusingQueue {
     async fn lease(
         &self,
         max: usize,
@@ -98,7 +98,7 @@ impl Queue for Picky {
 
     async fn send(&self, bodies: &[Bytes]) -> Vec<Result<(), QueueError>> {
         self.most.fetch_max(self.under_way.fetch_add(1, SeqCst) + 1, SeqCst);
-        // Others come in between, as they do on a network.
+        // Lets other sends begin, as a network would.
         tokio::time::sleep(Duration::from_millis(1)).await;
         let mut results = Vec::new();
         let is_whole = |body: &Bytes| String::from_utf8_lossy(body).contains(WHOLE_REQUEST);
@@ -127,8 +127,8 @@ impl Queue for Picky {
     }
 }
 
-impl fmt::Display for Picky {
+impl fmt::Display for RefusingQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("picky")
+        f.write_str("refusing")
     }
 }

@@ -1,116 +1,196 @@
-//! Puts messages into a queue: batches, many of them under way at once, in bounded memory.
+//! Sends many messages to a queue: several batches at once, in bounded memory.
 //!
-//! A message that the queue refuses is reported, and the others are sent, wherever in a batch it
-//! stands. A queue that can't be used ends the work. Nothing is sent a second time: the first
-//! answer may have been lost after the message had arrived.
+//! A message that the queue refuses is reported, and the others are sent. A queue that can't be
+//! used ends the transfer. Nothing is sent twice: a request whose answer got lost may have reached
+//! the queue.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use task_host::queue::{self, Address, AddressError, Queue, QueueError};
 use tokio::task::JoinSet;
 
-use super::console::Console;
-use super::exit_code::Advice;
-use super::output;
-use super::progress_line::ProgressLine;
-use super::refusals::{Place, Refusals};
-use super::settings::fq_path;
+use super::refusals::Refusals;
+use super::{MessageOrigin, Observer, Rejects, RejectsError};
+use crate::queue::{self, Access, Address, Queue, QueueError};
 
-/// Messages that are sent in one go where a request takes any number.
-const BATCH: usize = 256;
-/// Bytes of messages that are sent in one go, unless one alone has more.
+/// Messages of a batch if a request takes any number.
+pub(super) const BATCH: usize = 256;
+/// Bytes of a batch, unless a single message is larger.
 const BATCH_BYTES: usize = 1 << 20;
-/// Batches that are under way at a time to a queue that is a network away.
-const UNDER_WAY: usize = 32;
-/// Bytes that are under way at a time, unless one batch alone has more.
-const BYTES_UNDER_WAY: usize = 32 << 20;
+/// Batches that are sent at once to a service.
+const CONCURRENT_BATCHES: usize = 32;
+/// Bytes that are sent at once, unless a single batch is larger.
+const CONCURRENT_BYTES: usize = 32 << 20;
 
-/// Messages that are sent in one go, each with where it stood.
+/// A bulk send before it starts.
+pub struct BulkSend {
+    queue: Address,
+    access: Access,
+    /// Do everything but send.
+    is_dry_run: bool,
+    pub(super) refusals: Arc<Refusals>,
+}
+
+/// What a bulk send did.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Sent {
+    /// Messages that are in the queue now; in a dry run, that would be.
+    pub sent: u64,
+    /// Messages that are not tasks, or that the queue refused.
+    pub refused: u64,
+    /// Messages in the file of rejects.
+    pub kept: u64,
+}
+
+/// Why a bulk send ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// The queue could not be opened. Nothing was sent.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// The queue failed after some messages were sent. The others can be sent again.
+    #[error("{source}")]
+    Stopped {
+        /// The cause.
+        source: QueueError,
+        /// What was done before.
+        done: Sent,
+        /// The first message that was not sent.
+        first_unsent: Option<MessageOrigin>,
+        /// All messages that were read and not sent are in the file of rejects.
+        is_rest_kept: bool,
+    },
+    /// The messages to send could not all be read. Those that were read are sent.
+    #[error("{source}")]
+    Input {
+        /// The cause.
+        source: Box<dyn std::error::Error + Send + Sync>,
+        /// What was done before; none if nothing was begun.
+        done: Option<Sent>,
+    },
+    /// Rejected messages could not be kept.
+    #[error(transparent)]
+    Rejects(#[from] RejectsError),
+}
+
+impl BulkSend {
+    /// Sends to `queue`, which is created as [`queue::open`] says. Messages that are not
+    /// sent are kept in `rejects`. A dry run opens no queue.
+    pub fn new(
+        queue: Address,
+        access: Access,
+        is_dry_run: bool,
+        rejects: Option<Rejects>,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
+        Self { queue, access, is_dry_run, refusals: Arc::new(Refusals::new(observer, rejects)) }
+    }
+
+    /// Sends one message.
+    ///
+    /// # Errors
+    /// If the queue can't be used.
+    pub async fn one(self, body: Bytes, origin: MessageOrigin) -> Result<Sent, SendError> {
+        let mut sender = self.start(None).await?;
+        sender.push(body, origin).await;
+        sender.finish().await
+    }
+
+    /// Opens the queue. `total` is the position of the sender at its end.
+    pub(super) async fn start(&self, total: Option<u64>) -> Result<Sender, QueueError> {
+        let target = match self.is_dry_run {
+            true => None,
+            false => Some(Target::open(&self.queue, &self.access, &*self.refusals.observer).await?),
+        };
+        Ok(Sender::new(target, self.refusals.clone(), total))
+    }
+
+    /// How queues are reached.
+    pub(super) fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// Ends a transfer for which no sender was started.
+    pub(super) fn finish(&self) -> Result<Sent, SendError> {
+        Ok(Sent { sent: 0, refused: self.refusals.count(), kept: self.refusals.finish()? })
+    }
+}
+
+/// Messages that are sent together, each with its origin.
 #[derive(Debug, Default)]
-pub(crate) struct Batch {
-    messages: Vec<(Bytes, Place)>,
+pub(super) struct Batch {
+    messages: Vec<(Bytes, MessageOrigin)>,
     bytes: usize,
-    /// How many batches there were before it.
+    /// Batches before this one.
     number: u64,
 }
 
 impl Batch {
-    pub(crate) fn add(&mut self, body: Bytes, place: Place) {
+    pub(super) fn add(&mut self, body: Bytes, origin: MessageOrigin) {
         self.bytes += body.len();
-        self.messages.push((body, place));
+        self.messages.push((body, origin));
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.messages.is_empty()
     }
 
-    /// True when it should be sent, where a batch has so many messages.
-    pub(crate) fn is_full(&self, size: usize) -> bool {
+    /// True when the batch should be sent, if batches have `size` messages.
+    pub(super) fn is_full(&self, size: usize) -> bool {
         self.messages.len() >= size || self.bytes >= BATCH_BYTES
     }
 }
 
-/// A queue that messages go to, and how it is best used.
+/// A queue that messages are sent to, and how it is used best.
 #[derive(Debug, Clone)]
-pub(crate) struct Target {
-    pub(crate) queue: Arc<dyn Queue>,
-    /// Messages of one batch.
-    pub(crate) batch: usize,
-    /// Batches that may be under way at once: one where messages have to stay in order, or
-    /// where more would be in each other's way.
-    pub(crate) under_way: usize,
+pub(super) struct Target {
+    pub(super) queue: Arc<dyn Queue>,
+    /// Messages of a batch.
+    pub(super) batch: usize,
+    /// Batches that are sent at once: one if messages have to stay in order, or if more would
+    /// only wait for each other.
+    pub(super) concurrent: usize,
     /// Messages have to stay in order.
-    pub(crate) is_ordered: bool,
+    pub(super) is_ordered: bool,
 }
 
 impl Target {
-    /// Opens a queue. A directory queue is made if there is none, which is said.
-    pub(crate) async fn open(
-        screen: &Console,
-        url: &str,
-        access: &queue::Access,
-    ) -> anyhow::Result<Self> {
-        let is_new = fq_path(url).is_some_and(|dir| !dir.exists());
-        let queue = queue::open(&url.parse()?, access).await?;
+    /// Opens a queue. A directory is created if there is none, and the observer is told.
+    pub(super) async fn open(
+        address: &Address,
+        access: &Access,
+        observer: &dyn Observer,
+    ) -> Result<Self, QueueError> {
+        let is_new = address.directory().is_some_and(|dir| !dir.exists());
+        let queue = queue::open(address, access).await?;
         if is_new {
-            screen.tell(format_args!("created {url}"));
+            observer.created(address);
         }
         let batch = match queue.batch() {
             1 => BATCH,
             n => n,
         };
-        let is_ordered = is_ordered(url, access)?;
-        let under_way = if is_remote(url)? && !is_ordered { UNDER_WAY } else { 1 };
-        Ok(Self { queue, batch, under_way, is_ordered })
+        let is_ordered = address.keeps_order(access.group.as_deref());
+        let concurrent = if address.is_remote() && !is_ordered { CONCURRENT_BATCHES } else { 1 };
+        Ok(Self { queue, batch, concurrent, is_ordered })
     }
 }
 
-/// True for a queue that is a network away.
-pub(crate) fn is_remote(url: &str) -> Result<bool, AddressError> {
-    Ok(url.parse::<Address>()?.is_remote())
-}
-
-/// True for a queue that keeps the order in which messages are sent.
-pub(crate) fn is_ordered(url: &str, access: &queue::Access) -> Result<bool, AddressError> {
-    Ok(url.parse::<Address>()?.keeps_order(access.group.as_deref()))
-}
-
-/// Sends messages, and asks about each by itself where a service refuses a request as a whole.
-/// The answer has one entry for each body, in their order.
-pub(crate) async fn send_each(queue: &dyn Queue, bodies: &[Bytes]) -> Vec<Result<(), QueueError>> {
+/// Sends messages. If the service refuses a request as a whole, the request is sent again in
+/// halves until the message at fault is found. The answer has one entry for each body, in order.
+pub(super) async fn send_each(queue: &dyn Queue, bodies: &[Bytes]) -> Vec<Result<(), QueueError>> {
     let results = queue.send(bodies).await;
     if bodies.len() < 2 || !are_refused_alike(&results) {
         return results;
     }
-    // What was refused is not in the queue, so it is not sent twice.
+    // A refused request put nothing into the queue, so nothing is sent twice.
     let (first, second) = bodies.split_at(bodies.len() / 2);
     let mut results = Box::pin(send_each(queue, first)).await;
     results.extend(Box::pin(send_each(queue, second)).await);
     results
 }
 
-/// True when all messages are refused for one reason.
+/// True if all messages are refused for the same reason.
 fn are_refused_alike(results: &[Result<(), QueueError>]) -> bool {
     let reason = |result: &Result<(), QueueError>| match result {
         Err(QueueError::Invalid { problem, .. }) => Some(problem.clone()),
@@ -120,37 +200,33 @@ fn are_refused_alike(results: &[Result<(), QueueError>]) -> bool {
     first.is_some() && results.iter().all(|result| reason(result) == first)
 }
 
-/// Sends messages to a queue.
-pub(crate) struct Sender {
-    /// None when nothing is really to be sent.
+/// Sends messages to a queue in batches.
+pub(super) struct Sender {
+    /// None in a dry run.
     target: Option<Target>,
     next: Batch,
     sending: JoinSet<Answer>,
     bytes: usize,
     sent: u64,
     refusals: Arc<Refusals>,
-    meter: ProgressLine,
-    /// Why no more is sent.
+    /// Why nothing more is sent.
     broken: Option<QueueError>,
     batches: u64,
-    /// The first message that was not sent because of that, and its batch.
-    stopped: Option<(u64, Place)>,
+    /// The first message that was not sent for that reason, and its batch.
+    first_unsent: Option<(u64, MessageOrigin)>,
 }
 
-/// What became of a batch.
+/// The result of sending a batch.
 struct Answer {
     batch: Batch,
     results: Vec<Result<(), QueueError>>,
-    /// The queue takes no message, whatever it is.
+    /// Why the queue takes no message at all.
     broken: Option<QueueError>,
 }
 
 impl Sender {
-    pub(crate) fn new(
-        target: Option<Target>,
-        refusals: Arc<Refusals>,
-        meter: ProgressLine,
-    ) -> Self {
+    pub(super) fn new(target: Option<Target>, refusals: Arc<Refusals>, total: Option<u64>) -> Self {
+        refusals.observer.begins(total);
         Self {
             target,
             next: Batch::default(),
@@ -158,21 +234,21 @@ impl Sender {
             bytes: 0,
             sent: 0,
             refusals,
-            meter,
             broken: None,
             batches: 0,
-            stopped: None,
+            first_unsent: None,
         }
     }
 
-    /// Messages of one batch.
-    pub(crate) fn batch(&self) -> usize {
+    /// Messages of a batch.
+    pub(super) fn batch(&self) -> usize {
         self.target.as_ref().map_or(BATCH, |target| target.batch)
     }
 
-    /// Sends a message, with the next ones. False when there is no use in further ones.
-    pub(crate) async fn push(&mut self, body: Bytes, place: Place) -> bool {
-        self.next.add(body, place);
+    /// Adds a message to the next batch, and sends the batch when it is full. False if further
+    /// messages could neither be sent nor kept.
+    pub(super) async fn push(&mut self, body: Bytes, origin: MessageOrigin) -> bool {
+        self.next.add(body, origin);
         if !self.next.is_full(self.batch()) {
             return true;
         }
@@ -180,16 +256,15 @@ impl Sender {
         self.send(batch, self.sent).await
     }
 
-    /// Sends a batch when there is room for it among those under way; `position` is how far
-    /// the work then is. False when there is no use in further ones: the queue can't be used,
-    /// and there is no file to keep them in.
-    pub(crate) async fn send(&mut self, mut batch: Batch, position: u64) -> bool {
+    /// Sends a batch as soon as few enough others are being sent. `position` is for the observer.
+    /// False if further messages could neither be sent nor kept.
+    pub(super) async fn send(&mut self, mut batch: Batch, position: u64) -> bool {
         batch.number = self.batches;
         self.batches += 1;
-        let most = self.target.as_ref().map_or(1, |target| target.under_way);
+        let most = self.target.as_ref().map_or(1, |target| target.concurrent);
         let is_full = |sender: &Self| {
             let bytes = sender.bytes + batch.bytes;
-            sender.sending.len() >= most || (bytes > BYTES_UNDER_WAY && !sender.sending.is_empty())
+            sender.sending.len() >= most || (bytes > CONCURRENT_BYTES && !sender.sending.is_empty())
         };
         while is_full(self) {
             self.answer().await;
@@ -205,7 +280,8 @@ impl Sender {
                     let bodies: Vec<Bytes> =
                         batch.messages.iter().map(|(body, _)| body.clone()).collect();
                     let results = send_each(&*target.queue, &bodies).await;
-                    // A queue that was deleted refuses everything, and can't be counted either.
+                    // A queue that was deleted refuses everything, and its messages can't be
+                    // counted either.
                     let broken = match is_untried && results.iter().all(Result::is_err) {
                         true => target.queue.counts().await.err(),
                         false => None,
@@ -218,11 +294,11 @@ impl Sender {
                 self.take(Answer { batch, results, broken: None });
             }
         }
-        self.meter.at(self.sent, position);
+        self.refusals.observer.progress(self.sent, position);
         true
     }
 
-    /// Waits for the next batch that is under way.
+    /// Waits for the result of a batch.
     async fn answer(&mut self) {
         match self.sending.join_next().await {
             Some(Ok(answer)) => self.take(answer),
@@ -248,10 +324,10 @@ impl Sender {
         for (n, result) in results.into_iter().enumerate() {
             match result {
                 Ok(()) => self.sent += 1,
-                // It is the message that can't be sent.
+                // The message is at fault, and not the queue.
                 Err(error @ QueueError::Invalid { .. }) => {
-                    if let Some((body, place)) = batch.messages.get(n) {
-                        self.refusals.add(place, &error, Some(body));
+                    if let Some((body, origin)) = batch.messages.get(n) {
+                        self.refusals.add(origin, &error, Some(body));
                     }
                 }
                 Err(error) => {
@@ -262,25 +338,21 @@ impl Sender {
         }
     }
 
-    /// Keeps messages of a batch that are not sent for no fault of theirs. False if there is no
-    /// file to keep them in.
+    /// Keeps messages of a batch that are not sent because the queue fails. False if there is no
+    /// file for them.
     fn keep(&mut self, batch: &Batch, which: std::ops::Range<usize>) -> bool {
         let mut all_kept = true;
-        for (body, place) in batch.messages.get(which).unwrap_or_default() {
+        for (body, origin) in batch.messages.get(which).unwrap_or_default() {
             all_kept &= self.refusals.keep(body);
-            if self.stopped.as_ref().is_none_or(|(number, _)| batch.number < *number) {
-                self.stopped = Some((batch.number, place.clone()));
+            if self.first_unsent.as_ref().is_none_or(|(number, _)| batch.number < *number) {
+                self.first_unsent = Some((batch.number, origin.clone()));
             }
         }
         all_kept
     }
 
-    /// Sends what is left, and waits for what is under way. Returns how many were sent, and
-    /// how many were refused, by whomever.
-    ///
-    /// # Errors
-    /// When the queue could not be used.
-    pub(crate) async fn finish(mut self, noun: &str) -> anyhow::Result<(u64, u64)> {
+    /// Sends the last batch, and waits for all results.
+    pub(super) async fn finish(mut self) -> Result<Sent, SendError> {
         let rest = std::mem::take(&mut self.next);
         if !rest.is_empty() {
             self.send(rest, self.sent).await;
@@ -291,27 +363,14 @@ impl Sender {
         if let Some(target) = &self.target {
             target.queue.close().await;
         }
-        drop(self.meter);
-        let keeps = self.refusals.keeps();
-        let refused = self.refusals.finish()?;
+        let is_rest_kept = self.refusals.keeps();
+        let kept = self.refusals.finish()?;
+        let done = Sent { sent: self.sent, refused: self.refusals.count(), kept };
         match self.broken {
-            None => Ok((self.sent, refused)),
-            Some(error) => {
-                let sent = output::count(self.sent, noun);
-                let first = match &self.stopped {
-                    Some((_, place)) => format!("the first that is not: {place}"),
-                    None => "none is missing".to_owned(),
-                };
-                let others = match keeps {
-                    true => "the others are in the file of --rejects",
-                    false => "from there on some may be missing",
-                };
-                Err(Advice::failed(error.to_string())
-                    .hint(format!(
-                        "{sent} sent before that are in the queue; {first}; {others}. One whose \
-                         answer got lost may be in the queue all the same"
-                    ))
-                    .into())
+            None => Ok(done),
+            Some(source) => {
+                let first_unsent = self.first_unsent.map(|(_, origin)| origin);
+                Err(SendError::Stopped { source, done, first_unsent, is_rest_kept })
             }
         }
     }
@@ -322,28 +381,33 @@ mod tests {
     use std::path::Path;
     use std::sync::atomic::Ordering::SeqCst;
 
-    use super::super::picky::Picky;
+    use super::super::refusing_queue::RefusingQueue;
+    use super::super::tests::Unobserved;
     use super::*;
 
     /// Sends these messages, one batch for each `batch` of them.
     async fn send(
         messages: impl IntoIterator<Item = String>,
-        under_way: usize,
+        concurrent: usize,
         rejects: Option<&Path>,
-    ) -> (Arc<Picky>, anyhow::Result<(u64, u64)>) {
-        let queue = Arc::new(Picky::default());
-        let is_ordered = under_way == 1;
-        let target = Target { queue: queue.clone(), batch: 10, under_way, is_ordered };
-        let screen = Console::hidden();
-        let refusals = Arc::new(Refusals::new(&screen, rejects).unwrap());
-        let mut sender =
-            Sender::new(Some(target), refusals, ProgressLine::new(&screen, "tasks", "sent", None));
+    ) -> (Arc<RefusingQueue>, Result<Sent, SendError>) {
+        let queue = Arc::new(RefusingQueue::default());
+        let is_ordered = concurrent == 1;
+        let target = Target { queue: queue.clone(), batch: 10, concurrent, is_ordered };
+        let rejects = rejects.map(|path| Rejects::create(path).unwrap());
+        let refusals = Arc::new(Refusals::new(Arc::new(Unobserved), rejects));
+        let mut sender = Sender::new(Some(target), refusals, None);
         for (i, message) in messages.into_iter().enumerate() {
-            if !sender.push(message.into(), Place::Line("f".into(), i as u64 + 1)).await {
+            if !sender.push(message.into(), MessageOrigin::Line("f".into(), i as u64 + 1)).await {
                 break;
             }
         }
-        (queue, sender.finish("task").await)
+        (queue, sender.finish().await)
+    }
+
+    fn counts(sent: Result<Sent, SendError>) -> (u64, u64) {
+        let Sent { sent, refused, .. } = sent.unwrap();
+        (sent, refused)
     }
 
     fn numbers(n: usize) -> impl Iterator<Item = String> {
@@ -353,7 +417,7 @@ mod tests {
     #[tokio::test]
     async fn all_are_sent_once_by_many_requests_at_a_time() {
         let (queue, sent) = send(numbers(995), 8, None).await;
-        assert_eq!(sent.unwrap(), (995, 0));
+        assert_eq!(counts(sent), (995, 0));
         let mut bodies = queue.bodies().await;
         bodies.sort_by_key(|body| body.parse::<usize>().unwrap());
         assert!(bodies.into_iter().eq(numbers(995)));
@@ -363,7 +427,7 @@ mod tests {
     #[tokio::test]
     async fn where_order_counts_the_next_batch_waits_for_the_last() {
         let (queue, sent) = send(numbers(95), 1, None).await;
-        assert_eq!(sent.unwrap(), (95, 0));
+        assert_eq!(counts(sent), (95, 0));
         assert!(queue.bodies().await.into_iter().eq(numbers(95)));
         assert_eq!(queue.most.load(SeqCst), 1);
     }
@@ -375,7 +439,7 @@ mod tests {
         let messages =
             || numbers(100).map(|i| if i.ends_with('7') { format!("{i} too large") } else { i });
         let (queue, sent) = send(messages(), 4, Some(&rejects)).await;
-        assert_eq!(sent.unwrap(), (90, 10));
+        assert_eq!(sent.unwrap(), Sent { sent: 90, refused: 10, kept: 10 });
         assert_eq!(queue.bodies().await.len(), 90);
         let kept = std::fs::read_to_string(&rejects).unwrap();
         let mut kept: Vec<&str> = kept.lines().collect();
@@ -392,7 +456,7 @@ mod tests {
         send(numbers(3), 1, Some(&rejects)).await.1.unwrap();
         assert!(!rejects.exists());
         std::fs::write(&rejects, "mine").unwrap();
-        assert!(Refusals::new(&Console::hidden(), Some(&rejects)).is_err());
+        assert!(matches!(Rejects::create(&rejects), Err(RejectsError::Exists(_))));
         assert_eq!(std::fs::read_to_string(&rejects).unwrap(), "mine");
     }
 
@@ -406,7 +470,7 @@ mod tests {
             }
         };
         let (queue, sent) = send(numbers(100).map(broken), 1, None).await;
-        let error = format!("{:#}", sent.unwrap_err());
+        let error = sent.unwrap_err().to_string();
         assert!(error.contains("connection refused"), "{error}");
         assert_eq!(queue.bodies().await.len(), 30, "nothing is sent after that");
 
@@ -442,16 +506,16 @@ mod tests {
         ];
         for bad in bad {
             for how in ["too large", "whole request"] {
-                for under_way in [1, 4] {
+                for concurrent in [1, 4] {
                     let dir = tempfile::tempdir().unwrap();
                     let rejects = dir.path().join("rejects");
                     let text = |n: usize| match bad.contains(&n) {
                         true => format!("{n} {how}"),
                         false => n.to_string(),
                     };
-                    let (queue, sent) = send((0..31).map(text), under_way, Some(&rejects)).await;
-                    let counts = ((31 - bad.len()) as u64, bad.len() as u64);
-                    assert_eq!(sent.unwrap(), counts, "{bad:?} {how}");
+                    let (queue, sent) = send((0..31).map(text), concurrent, Some(&rejects)).await;
+                    let want = ((31 - bad.len()) as u64, bad.len() as u64);
+                    assert_eq!(counts(sent), want, "{bad:?} {how}");
                     let mut kept: Vec<String> = std::fs::read_to_string(&rejects)
                         .unwrap()
                         .lines()
@@ -472,7 +536,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_alone_is_refused_as_among_others() {
-        assert_eq!(send(["too large".to_owned()], 1, None).await.1.unwrap(), (0, 1));
+        assert_eq!(counts(send(["too large".to_owned()], 1, None).await.1), (0, 1));
     }
 
     #[tokio::test]
@@ -485,9 +549,11 @@ mod tests {
                 false => n.to_string(),
             };
             let (queue, sent) = send((0..31).map(text), 1, Some(&rejects)).await;
-            let error = sent.unwrap_err();
-            let hint = error.downcast_ref::<Advice>().unwrap().told_hint();
-            assert!(hint.contains(&format!("f, line {}", position + 1)), "{hint}");
+            let Err(SendError::Stopped { first_unsent, is_rest_kept, .. }) = sent else {
+                panic!("{sent:?}");
+            };
+            let line = MessageOrigin::Line("f".into(), position as u64 + 1);
+            assert_eq!((first_unsent, is_rest_kept), (Some(line), true));
             // Each is in one place, and in no other.
             let mut all = queue.bodies().await;
             let kept = std::fs::read_to_string(&rejects).unwrap();

@@ -1,0 +1,126 @@
+//! Shows a transfer on the console: its progress, refused messages, and how to stop it.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use indicatif::HumanCount;
+use parking_lot::Mutex;
+use task_host::queue::Address;
+use task_host::transfer::forward::ForwardError;
+use task_host::transfer::send::Sent;
+use task_host::transfer::{MessageOrigin, Observer, Rejects, RejectsError};
+use tokio_util::sync::CancellationToken;
+
+use super::console::Console;
+use super::exit_code::Advice;
+use super::output;
+use super::progress_line::ProgressLine;
+
+/// Refused messages that are shown. The others are counted.
+const SHOWN: u64 = 20;
+
+/// Follows a transfer on the console.
+pub(crate) struct TransferDisplay {
+    console: Console,
+    /// What is counted and what is done to it, such as `tasks` and `sent`.
+    noun: &'static str,
+    verb: &'static str,
+    line: Mutex<Option<ProgressLine>>,
+    refused: AtomicU64,
+}
+
+impl TransferDisplay {
+    pub(crate) fn new(console: &Console, noun: &'static str, verb: &'static str) -> Arc<Self> {
+        Arc::new(Self {
+            console: console.clone(),
+            noun,
+            verb,
+            line: Mutex::default(),
+            refused: AtomicU64::new(0),
+        })
+    }
+
+    /// Waits for a transfer, and removes its progress. Says how many refused messages were not
+    /// shown.
+    pub(crate) async fn follow<T>(&self, transfer: impl Future<Output = T>) -> T {
+        let ended = transfer.await;
+        *self.line.lock() = None;
+        let hidden = self.refused.load(Relaxed).saturating_sub(SHOWN);
+        if hidden > 0 {
+            self.console.tell(format_args!("and {} more", HumanCount(hidden)));
+        }
+        ended
+    }
+}
+
+impl Observer for TransferDisplay {
+    fn created(&self, queue: &Address) {
+        self.console.tell(format_args!("created {queue}"));
+    }
+
+    fn begins(&self, total: Option<u64>) {
+        *self.line.lock() = Some(ProgressLine::new(&self.console, self.noun, self.verb, total));
+    }
+
+    fn progress(&self, done: u64, position: u64) {
+        if let Some(line) = &mut *self.line.lock() {
+            line.at(done, position);
+        }
+    }
+
+    fn refused(&self, origin: &MessageOrigin, problem: &dyn fmt::Display) {
+        if self.refused.fetch_add(1, Relaxed) < SHOWN {
+            self.console.tell(format_args!("{origin}: {problem}"));
+        }
+    }
+}
+
+/// Creates the file of `--rejects`.
+pub(crate) fn create_rejects(path: &Path) -> Result<Rejects, Advice> {
+    Rejects::create(path).map_err(|error| match error {
+        RejectsError::Exists(_) => {
+            Advice::usage(error.to_string()).hint("give --rejects the name of a new file")
+        }
+        RejectsError::Io { .. } => Advice::failed(error.to_string()),
+    })
+}
+
+/// Says which messages are in the file of `--rejects`.
+pub(crate) fn tell_kept(console: &Console, sent: &Sent, rejects: Option<&Path>) {
+    if let Some(path) = rejects.filter(|_| sent.kept > 0) {
+        let lines = output::count(sent.kept, "line");
+        console.tell(format_args!("{lines} kept in {}", path.display()));
+    }
+}
+
+/// A transfer between queues that failed, with how far it came. `verb` is what it does, such as
+/// `moved`.
+pub(crate) fn forward_error(error: &ForwardError, verb: &str) -> Advice {
+    let advice = Advice::failed(error.to_string());
+    match error {
+        ForwardError::Queue(_) => advice,
+        ForwardError::Stopped { sent, .. } => {
+            advice.hint(format!("{} {verb} before the error", output::count(*sent, "message")))
+        }
+    }
+}
+
+/// Is cancelled by Ctrl-C. A second Ctrl-C exits at once; leased messages are then available again
+/// when their leases expire.
+pub(crate) fn stop_on_ctrl_c(console: &Console) -> CancellationToken {
+    let (console, stop) = (console.clone(), CancellationToken::new());
+    let stopped = stop.clone();
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_err() {
+            return;
+        }
+        stopped.cancel();
+        console.tell("stopping after the current messages; press Ctrl-C again to exit at once");
+        if tokio::signal::ctrl_c().await.is_ok() {
+            std::process::exit(130);
+        }
+    });
+    stop
+}

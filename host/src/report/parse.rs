@@ -1,0 +1,77 @@
+//! Reads reports: those of hosts, and those of other programs for the same readers.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::SystemTime;
+
+use bytesize::ByteSize;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{BasicInfo, Omitted};
+use crate::{json, message};
+
+/// True for a report: it has the fields that readers of reports rely on.
+pub fn is_report(message: &[u8]) -> bool {
+    let text = std::str::from_utf8(message).unwrap_or_default();
+    let fields = json::parse(text).ok().and_then(json::Value::fields);
+    let Some(fields) = fields else { return false };
+    let has = |wanted: &str| fields.clone().any(|(name, _)| name.is(wanted));
+    has("host_info") && has("task") && (has("exception") || has("result"))
+}
+
+/// A report as those who work with an error queue read it.
+#[derive(Debug, Deserialize)]
+pub struct Report<'a> {
+    #[serde(borrow)]
+    task: &'a RawValue,
+    exception: Option<serde_json::Value>,
+    time: Option<serde_json::Value>,
+}
+
+impl<'a> Report<'a> {
+    /// Reads a message as a report. None if it has no `task`.
+    pub fn parse(body: &'a [u8]) -> Option<Self> {
+        serde_json::from_slice(body).ok()
+    }
+
+    /// The message that is reported, byte for byte.
+    ///
+    /// # Errors
+    /// If the message was too large for the report.
+    pub fn message(&self) -> Result<Cow<'a, str>, Omitted<'static>> {
+        let text = self.task.get();
+        if message::decode(text.as_bytes()).is_err()
+            && let Ok(omitted) = serde_json::from_str(text)
+        {
+            return Err(omitted);
+        }
+        // A message that could not be embedded as JSON is a string.
+        Ok(json::parse(text).ok().and_then(json::Value::string).unwrap_or(Cow::Borrowed(text)))
+    }
+
+    /// Why the task failed. None in the report of a task that succeeded.
+    pub fn exception(&self) -> Option<String> {
+        let text = |e: &serde_json::Value| e.as_str().map_or_else(|| e.to_string(), str::to_owned);
+        self.exception.as_ref().map(text)
+    }
+
+    /// When the report was made.
+    pub fn time(&self) -> Option<SystemTime> {
+        humantime::parse_rfc3339(self.time.as_ref()?.as_str()?).ok()
+    }
+}
+
+/// Says that there is no message to send back, and what it was.
+impl fmt::Display for Omitted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { basic_info, sha256, bytes, .. } = self;
+        f.write_str("has no message to send back: ")?;
+        match basic_info {
+            Some(BasicInfo { id, name, .. }) => write!(f, "the message of task {name} {id}")?,
+            None => f.write_str("the message")?,
+        }
+        let size = ByteSize(*bytes as u64).display().iec();
+        write!(f, " was too large for a report ({size}, SHA-256 {sha256}); send it again yourself")
+    }
+}

@@ -1,0 +1,44 @@
+//! Copies the messages of a queue to another.
+
+use futures_util::StreamExt;
+
+use super::MessageOrigin;
+use super::send::{BulkSend, SendError, Sent};
+use crate::queue::{self, Address};
+
+/// Sends the messages of the queue `from` to another, and changes nothing in `from`.
+///
+/// # Errors
+/// If one of the queues can't be used.
+pub async fn copy(from: &Address, to: BulkSend) -> Result<Sent, SendError> {
+    let source = queue::admin(from, to.access()).await?;
+    let total = source.counts().await?.enqueued;
+    let mut sender = to.start(total).await?;
+    let mut messages = source.messages();
+    let mut unread = None;
+    while let Some(message) = messages.next().await {
+        let message = match message {
+            Ok(message) => message,
+            Err(error) => {
+                unread = Some(error);
+                break;
+            }
+        };
+        let origin = MessageOrigin::message(&message.id);
+        if let Some(problem) = &message.unread {
+            to.refusals.add(&origin, problem, None);
+            continue;
+        }
+        if !sender.push(message.body, origin).await {
+            break;
+        }
+    }
+    // The messages that were read are sent also if the others can't be read.
+    let sent = sender.finish().await;
+    drop(messages);
+    source.close().await;
+    match (sent?, unread) {
+        (sent, None) => Ok(sent),
+        (sent, Some(error)) => Err(SendError::Input { source: Box::new(error), done: Some(sent) }),
+    }
+}
