@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 /// The work in progress, by key.
 #[derive(Debug)]
@@ -39,7 +41,7 @@ impl<K: Hash + Eq + Clone, V: Clone> SingleFlight<K, V> {
     }
 
     fn join(&self, key: K) -> Participant<'_, K, V> {
-        let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut flights = self.0.lock();
         let single_flight = flights.entry(key.clone()).or_default().clone();
         Participant { flights: self, key, single_flight: Some(single_flight) }
     }
@@ -56,7 +58,7 @@ struct Participant<'a, K: Hash + Eq, V> {
 impl<K: Hash + Eq, V> Participant<'_, K, V> {
     /// Lets no other caller join.
     fn close(&self) {
-        let mut flights = self.flights.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut flights = self.flights.0.lock();
         if let (Some(ours), Some(open)) = (&self.single_flight, flights.get(&self.key))
             && Arc::ptr_eq(ours, open)
         {
@@ -67,7 +69,7 @@ impl<K: Hash + Eq, V> Participant<'_, K, V> {
 
 impl<K: Hash + Eq, V> Drop for Participant<'_, K, V> {
     fn drop(&mut self) {
-        let mut flights = self.flights.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut flights = self.flights.0.lock();
         let Some(ours) = self.single_flight.take() else { return };
         // The map's reference and ours: no other caller is left.
         if flights.get(&self.key).is_some_and(|open| Arc::ptr_eq(open, &ours))
@@ -102,7 +104,7 @@ mod tests {
         let (outcomes, ()) = futures_util::future::join(all, async { gate.add_permits(1) }).await;
         assert_eq!(done.load(Ordering::SeqCst), 1);
         assert_eq!(outcomes.iter().filter(|(_, led)| *led).count(), 1);
-        assert!(flights.0.lock().unwrap().is_empty());
+        assert!(flights.0.lock().is_empty());
         assert_eq!(flights.run(1, || async { 7 }).await, (7, true), "later ones start anew");
     }
 
@@ -118,6 +120,6 @@ mod tests {
         let mut third = Box::pin(flights.run(1, std::future::pending));
         assert!((&mut third).now_or_never().is_none());
         drop(third);
-        assert!(flights.0.lock().unwrap().is_empty());
+        assert!(flights.0.lock().is_empty());
     }
 }

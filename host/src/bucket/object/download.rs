@@ -296,7 +296,7 @@ impl Transfer<'_> {
     async fn range(&self, range: Range<u64>) -> Result<Body, Stopped> {
         let mut options = GetOptions {
             range: (range.start > 0 || range.end < self.version.size)
-                .then(|| GetRange::BoundedFile(range.clone())),
+                .then(|| GetRange::Bounded(range.clone())),
             ..options()
         };
         match Tag::of(self.version) {
