@@ -29,8 +29,8 @@ impl<K: Hash + Eq + Clone, V: Clone> SingleFlight<K, V> {
         work: impl FnOnce() -> F,
     ) -> (V, bool) {
         let joined = self.join(key);
-        let Some(single_flight) = &joined.single_flight else { return (work().await, true) };
-        let mut outcome = single_flight.lock().await;
+        let Some(flight) = &joined.flight else { return (work().await, true) };
+        let mut outcome = flight.lock().await;
         if let Some(outcome) = &*outcome {
             return (outcome.clone(), false);
         }
@@ -42,8 +42,8 @@ impl<K: Hash + Eq + Clone, V: Clone> SingleFlight<K, V> {
 
     fn join(&self, key: K) -> Participant<'_, K, V> {
         let mut flights = self.0.lock();
-        let single_flight = flights.entry(key.clone()).or_default().clone();
-        Participant { flights: self, key, single_flight: Some(single_flight) }
+        let flight = flights.entry(key.clone()).or_default().clone();
+        Participant { flights: self, key, flight: Some(flight) }
     }
 }
 
@@ -52,14 +52,14 @@ struct Participant<'a, K: Hash + Eq, V> {
     flights: &'a SingleFlight<K, V>,
     key: K,
     /// Always set until the drop, which gives it up under the lock.
-    single_flight: Option<Flight<V>>,
+    flight: Option<Flight<V>>,
 }
 
 impl<K: Hash + Eq, V> Participant<'_, K, V> {
     /// Lets no other caller join.
     fn close(&self) {
         let mut flights = self.flights.0.lock();
-        if let (Some(ours), Some(open)) = (&self.single_flight, flights.get(&self.key))
+        if let (Some(ours), Some(open)) = (&self.flight, flights.get(&self.key))
             && Arc::ptr_eq(ours, open)
         {
             flights.remove(&self.key);
@@ -70,7 +70,7 @@ impl<K: Hash + Eq, V> Participant<'_, K, V> {
 impl<K: Hash + Eq, V> Drop for Participant<'_, K, V> {
     fn drop(&mut self) {
         let mut flights = self.flights.0.lock();
-        let Some(ours) = self.single_flight.take() else { return };
+        let Some(ours) = self.flight.take() else { return };
         // The map's reference and ours: no other caller is left.
         if flights.get(&self.key).is_some_and(|open| Arc::ptr_eq(open, &ours))
             && Arc::strong_count(&ours) == 2
