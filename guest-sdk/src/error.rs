@@ -22,10 +22,10 @@ pub enum Verdict {
 /// `?` converts any [`std::error::Error`]. The text contains the whole chain of sources.
 ///
 /// A task sees only its inputs, so a retry usually fails the same way. An error therefore
-/// **rejects** the task, with one exception: a system [`io::Error`] that may pass (an I/O error, an
-/// interrupted call, a timeout, too little memory), or an error caused by one, **retries** the
-/// task. Other system errors reject it: not found, not permitted, read-only, an invalid path, and
-/// full storage, because the limit on a task's outputs is the same next time.
+/// **rejects** the task, with one exception: a system [`io::Error`] that may be temporary (an I/O
+/// error, an interrupted call, a timeout, too little memory), or an error caused by one,
+/// **retries** the task. Other system errors reject it: not found, not permitted, read-only, an
+/// invalid path, and full storage, because the limit on a task's outputs is the same next time.
 ///
 /// To override this, use [`Classify::or_retry`] or [`Classify::or_reject`], or create the error
 /// yourself:
@@ -54,7 +54,7 @@ pub struct Error {
 }
 
 impl Error {
-    /// A failure that may pass: the host retries the task.
+    /// A failure that may be temporary: the host retries the task.
     pub fn retry(text: impl fmt::Display) -> Self {
         Self { verdict: Verdict::Retry, text: text.to_string() }
     }
@@ -171,9 +171,9 @@ fn classify(error: &(dyn StdError + 'static)) -> Verdict {
             // Classify an error that a library wrapped in an `io::Error` itself, because
             // `source` would skip it and return its source.
             return match io.get_ref() {
-                Some(inner) if !may_pass(io.kind()) => classify(inner),
-                _ if may_pass(io.kind()) => Verdict::Retry,
-                _ if io.raw_os_error().is_some() && !stays(io.kind()) => Verdict::Retry,
+                Some(inner) if !may_be_temporary(io.kind()) => classify(inner),
+                _ if may_be_temporary(io.kind()) => Verdict::Retry,
+                _ if io.raw_os_error().is_some() && !is_permanent(io.kind()) => Verdict::Retry,
                 _ => Verdict::Reject,
             };
         }
@@ -182,8 +182,8 @@ fn classify(error: &(dyn StdError + 'static)) -> Verdict {
     Verdict::Reject
 }
 
-/// Kinds that may pass, whether the system or a library reports them.
-fn may_pass(kind: io::ErrorKind) -> bool {
+/// Kinds that may be temporary, whether the system or a library reports them.
+fn may_be_temporary(kind: io::ErrorKind) -> bool {
     use io::ErrorKind::*;
     matches!(
         kind,
@@ -191,9 +191,9 @@ fn may_pass(kind: io::ErrorKind) -> bool {
     )
 }
 
-/// Kinds of system errors that do not pass. Others may, such as an I/O error, which has no kind of
-/// its own.
-fn stays(kind: io::ErrorKind) -> bool {
+/// Permanent kinds of system errors. Others may be temporary, such as an I/O error, which has no
+/// kind of its own.
+fn is_permanent(kind: io::ErrorKind) -> bool {
     use io::ErrorKind::*;
     matches!(
         kind,

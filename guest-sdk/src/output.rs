@@ -122,7 +122,7 @@ impl Record {
         match self.written().begun.first() {
             None => Ok(()),
             Some(key) => Err(Error::reject(format!(
-                "output {key} was begun and not finished: call finish() on it, which writes the rest and shows errors"
+                "output {key} was not finished: call finish(), which writes the rest and returns errors"
             ))),
         }
     }

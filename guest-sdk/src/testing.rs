@@ -104,7 +104,7 @@ impl Sandbox {
             for key in outcome.outputs() {
                 if !self.outputs_dir().join(key).is_file() {
                     return Err(Error::reject(format!(
-                        "output {key} is listed in the outcome and not there"
+                        "output {key} is listed in the outcome but does not exist"
                     )));
                 }
             }
@@ -194,7 +194,7 @@ mod tests {
         sandbox.payload(true).run::<Late>().unwrap();
         assert_eq!(sandbox.outputs().unwrap(), ["a/b.txt"]);
         let error = sandbox.payload(false).run::<Late>().unwrap_err();
-        assert!(error.text().starts_with("output a/b.txt was begun and not finished"), "{error}");
+        assert!(error.text().starts_with("output a/b.txt was not finished"), "{error}");
     }
 
     #[derive(Default)]
@@ -214,6 +214,9 @@ mod tests {
     #[test]
     fn keys_stay_in_the_outputs_directory_and_listed_outputs_must_be_there() {
         let error = Sandbox::new().unwrap().run::<Escapes>().unwrap_err();
-        assert_eq!(error.text(), "output forgotten.txt is listed in the outcome and not there");
+        assert_eq!(
+            error.text(),
+            "output forgotten.txt is listed in the outcome but does not exist"
+        );
     }
 }

@@ -1,15 +1,15 @@
-//! From a task name to a compiled component, ready to instantiate.
+//! Finds the component for a task's name and compiles it.
 //!
-//! A component is found by name, known by the digest of its bytes, and compiled once per
-//! digest: concurrent tasks wait for one compilation, later runs of the host load the
-//! compiled code from the cache directory. A new upload has a new digest and is picked up at
-//! the next look; tasks under way keep the component they began with.
+//! A component is looked up by name, identified by its digest, and compiled once per digest.
+//! Concurrent tasks wait for one compilation, and the cache directory keeps the compiled code for
+//! later runs. A new upload has a new digest and is found at the next lookup; tasks under way keep
+//! their component.
 //!
-//! A component is compiled by a process of its own, under limits: `catalog/compiler.rs` starts it,
-//! and `catalog/child.rs` is what it does. Its code is kept on disk by `catalog/compiled.rs`. A
-//! component that can't be compiled is remembered by `catalog/quarantine.rs`, and not compiled
-//! again. What can't be read, kept or compiled for reasons that are the host's own is
-//! [`CatalogError::Unavailable`], never [`CatalogError::NotAGuest`].
+//! A separate process compiles each component, under limits: `catalog/compiler.rs` starts it, and
+//! `catalog/child.rs` runs in it. `catalog/compiled.rs` stores compiled code.
+//! `catalog/quarantine.rs` remembers components that can't be compiled, so that they are not
+//! compiled again. A failure of the host's own is [`CatalogError::Unavailable`], never
+//! [`CatalogError::NotAGuest`].
 
 mod child;
 mod compiled;
@@ -19,17 +19,18 @@ mod quarantine;
 use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use moka::future::Cache as Memory;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, Semaphore};
 
 use self::compiled::Compiled;
 use self::compiler::{Failed, Uncompiled};
-use self::quarantine::{MOST_DEATHS, Turn};
+use self::quarantine::{CompileLock, MAX_DEATHS};
 use crate::bucket::{Bucket, BucketError};
 use crate::cache::{Blob, Cache, CacheError};
 use crate::digest::Digest;
@@ -42,80 +43,80 @@ pub use self::compiled::check_compiled;
 pub use self::compiler::{CompileLimits, Compiler, HostError};
 pub use self::quarantine::{Quarantined, forget_quarantined, quarantined};
 
-/// How long a name is taken to mean the digest it meant when it was last looked up.
+/// How long the digest of a name is trusted after a lookup.
 const FRESH: Duration = Duration::from_secs(1);
-/// The same where a look is a request to a cloud.
+/// The same where a lookup is a request to a cloud.
 const FRESH_REMOTE: Duration = Duration::from_secs(10);
 /// Names whose digests are remembered.
 const NAMES: u64 = 4096;
-/// Bytes of compiled code that are kept ready in memory, beside what tasks are using.
+/// Bytes of compiled code that stay loaded, in addition to what tasks are using.
 const READY: u64 = 1 << 30;
-/// What a component takes beside its code, in bytes, at most: it is linked, and has types.
+/// The most bytes that a loaded component takes beside its code, for linking and types.
 const BESIDE_CODE: u64 = 4 << 20;
-/// How often a component is fetched again that was removed from the cache before it was read.
+/// How often a component is fetched when it is evicted before it can be read.
 const FETCHES: usize = 5;
-/// Compiled code may take this part of what the cache may take, and in addition to it.
+/// Compiled code may use this fraction of the cache size, in addition to it.
 const COMPILED_PART: u64 = 4;
-/// Components that may wait to be compiled at the same time, or be compiled.
-const SEATS: usize = 8;
-/// How long tasks that wait for a compilation keep others out.
+/// Components that may be compiling, or waiting to be, at the same time.
+const MAX_COMPILATIONS: usize = 8;
+/// How long a task waits for a compilation before it makes room for others.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Bytes of what a compiler says that are kept.
-const MOST_WORDS: usize = 16 << 10;
+/// The most bytes of a compiler's message.
+const MAX_WORDS: usize = 16 << 10;
 
 /// A component that can be run.
 #[derive(Clone)]
 pub struct Ready {
-    /// Its bytes' SHA-256.
+    /// The SHA-256 of the component.
     pub digest: Digest,
-    /// What the sandbox runs.
+    /// The compiled component.
     pub guest: Guest,
 }
 
-/// One that is kept ready, and what it takes.
+/// A loaded component and its size.
 #[derive(Clone)]
-struct Kept {
+struct Loaded {
     guest: Guest,
     kibibytes: u32,
 }
 
-/// Why there is no component to run.
+/// Why a task has no component to run.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CatalogError {
-    /// Nothing has that name.
+    /// No component has that name.
     #[error(
-        "there is no component for tasks named `{name}`: {place} does not exist; \
-         `host component push FILE.wasm --name {name}` puts one there"
+        "no component for tasks named `{name}`: {place} does not exist; upload one with \
+         `host component push FILE.wasm --name {name}`"
     )]
     NotFound {
         /// The task's name.
         name: TaskName,
-        /// Where it was looked for.
+        /// Where the host looked.
         place: String,
     },
-    /// What has that name can't be run.
+    /// The object of that name is not a component that can run.
     #[error("the component {place} can't be run: {problem}")]
     NotAGuest {
-        /// Where it is.
+        /// Where the component is.
         place: String,
-        /// What is wrong with it.
+        /// Why it can't run.
         problem: String,
     },
-    /// It is not ready yet, through no fault of the task: it is being compiled for another task,
-    /// or others are, or what compiled it was killed.
+    /// The component is not ready yet, for no fault of the task: it or others are compiling, or
+    /// its compiler was killed.
     #[error("the component {place} is not ready yet: {why}")]
     NotYet {
-        /// Where it is.
+        /// Where the component is.
         place: String,
-        /// What it waits for.
+        /// What the task waits for.
         why: String,
-        /// How long that has taken so far.
+        /// How long the compilation has taken so far.
         since: Duration,
     },
-    /// It could not be fetched or compiled, for a reason that is the bucket's or this host's.
+    /// The component could not be fetched or compiled because of the bucket or this host.
     #[error("the component {place} could not be made ready: {source}")]
     Unavailable {
-        /// Where it is.
+        /// Where the component is.
         place: String,
         /// What failed: a [`CacheError`], or a [`HostError`].
         #[source]
@@ -124,7 +125,7 @@ pub enum CatalogError {
 }
 
 impl CatalogError {
-    /// True when the cause is this machine: its disk, its directories, its limits.
+    /// Whether the cause is this machine: its disk, directories or limits.
     pub fn is_of_this_host(&self) -> bool {
         let Self::Unavailable { source, .. } = self else { return false };
         match source.downcast_ref::<CacheError>() {
@@ -136,13 +137,13 @@ impl CatalogError {
 
 /// Why a component is not ready.
 enum NotReady {
-    /// Its blob was removed, or found to be damaged, since it was looked up.
+    /// The blob was evicted or found damaged after the lookup.
     Gone(CacheError),
-    /// Another try does not help at once.
+    /// An immediate retry does not help.
     Failed(CatalogError),
 }
 
-/// Where components come from, and those that are ready.
+/// The components of a bucket, and those that are loaded.
 pub struct Catalog {
     bucket: Arc<dyn Bucket>,
     prefix: Prefix,
@@ -151,19 +152,19 @@ pub struct Catalog {
     compiler: Arc<Compiler>,
     compiled: Arc<Compiled>,
     names: Memory<TaskName, Blob>,
-    ready: Memory<Digest, Kept>,
-    /// One permit for each component that waits to be compiled, or is.
-    seats: Semaphore,
+    ready: Memory<Digest, Loaded>,
+    /// One permit per component that is compiling or waiting to be.
+    compilations: Semaphore,
     under_way: UnderWay,
 }
 
-/// Since when components are being compiled.
+/// When the compilations under way began.
 #[derive(Debug, Default)]
 struct UnderWay(Mutex<HashMap<Digest, Instant>>);
 
 impl UnderWay {
-    fn all(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Instant>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn all(&self) -> MutexGuard<'_, HashMap<Digest, Instant>> {
+        self.0.lock()
     }
 
     fn enter(&self, digest: Digest) -> Entered<'_> {
@@ -175,8 +176,8 @@ impl UnderWay {
         self.all().get(&digest).map(Instant::elapsed)
     }
 
-    /// Waits until a component has been compiled for longer than others should wait. Returns how
-    /// long it has been.
+    /// Waits until a component has been compiling for longer than tasks should wait. Returns for
+    /// how long.
     async fn takes_long(&self, digest: Digest) -> Duration {
         loop {
             match self.since(digest) {
@@ -188,7 +189,7 @@ impl UnderWay {
     }
 }
 
-/// A component that is being compiled, until this is dropped.
+/// A compilation under way, until this is dropped.
 struct Entered<'a> {
     under_way: &'a UnderWay,
     digest: Digest,
@@ -200,17 +201,17 @@ impl Drop for Entered<'_> {
     }
 }
 
-/// One caller who needs a component.
+/// One call that needs a component.
 struct Caller<'a> {
-    /// True once the component is compiled by this caller's own future.
+    /// True once this call's own future compiles the component.
     compiles: AtomicBool,
-    /// Notified when that takes long.
+    /// Notified when the compilation takes long.
     takes_long: &'a Notify,
 }
 
 impl Catalog {
-    /// Components `PREFIX/NAME.wasm` of `bucket`, compiled by `compiler`; compiled code in
-    /// `compiled`.
+    /// The components `PREFIX/NAME.wasm` of `bucket`. `compiler` compiles them, and the directory
+    /// `compiled` stores the code.
     pub fn new(
         bucket: Arc<dyn Bucket>,
         prefix: Prefix,
@@ -233,20 +234,20 @@ impl Catalog {
             names: Memory::builder().max_capacity(NAMES).time_to_live(fresh).build(),
             ready: Memory::builder()
                 .max_capacity(ready >> 10)
-                .weigher(|_, kept: &Kept| kept.kibibytes)
+                .weigher(|_, loaded: &Loaded| loaded.kibibytes)
                 .build(),
-            seats: Semaphore::new(SEATS),
+            compilations: Semaphore::new(MAX_COMPILATIONS),
             under_way: UnderWay::default(),
         }
     }
 
-    /// The component of that name, now. `takes_long` is notified when this call has been compiling
-    /// the component for a while, which may go on for minutes: what others need is better not held
-    /// meanwhile. Dropping the future ends the compilation, unless another call waits for it too.
+    /// The current component of that name. `takes_long` is notified when this call has been
+    /// compiling for a while, which can go on for minutes; the caller should then release what
+    /// others need. Dropping the future ends the compilation, unless another call waits for it.
     ///
     /// # Errors
-    /// When there is none, or none that can be run, both of which may be put right by a push; or
-    /// when another call has been compiling it for a while.
+    /// When no component has that name, when it can't run, or when another call has been compiling
+    /// it for a while.
     pub async fn resolve(
         &self,
         name: &TaskName,
@@ -274,8 +275,7 @@ impl Catalog {
         }
     }
 
-    /// What keeps tasks of that name from their component at the moment, if it has been compiling
-    /// for a while. Asks nobody.
+    /// The error for a task whose component has been compiling for a while. Makes no request.
     pub async fn is_slow(&self, name: &TaskName) -> Option<CatalogError> {
         if self.under_way.all().is_empty() {
             return None;
@@ -285,17 +285,17 @@ impl Catalog {
         Some(self.takes_long(name, since))
     }
 
-    /// What compiles.
+    /// The compiler.
     pub(crate) fn compiler(&self) -> &Arc<Compiler> {
         &self.compiler
     }
 
-    /// Where components are.
+    /// The bucket that components are in.
     pub fn bucket(&self) -> &Arc<dyn Bucket> {
         &self.bucket
     }
 
-    /// True when components are in that bucket.
+    /// Whether components are in that bucket.
     pub fn is_in(&self, bucket: &Arc<dyn Bucket>) -> bool {
         Arc::ptr_eq(&self.bucket, bucket)
     }
@@ -316,34 +316,34 @@ impl Catalog {
         }
     }
 
-    /// The component of a blob: one that is ready, or made ready by the first who asks.
+    /// The component of a blob. The first call loads or compiles it.
     async fn get(
         &self,
         name: &TaskName,
         blob: &Blob,
         caller: &Caller<'_>,
     ) -> Result<Guest, Arc<NotReady>> {
-        if let Some(kept) = self.ready.get(&blob.digest).await {
-            return Ok(kept.guest);
+        if let Some(loaded) = self.ready.get(&blob.digest).await {
+            return Ok(loaded.guest);
         }
         let make = self.make_ready(name, blob, caller);
         let mut made = std::pin::pin!(self.ready.try_get_with(blob.digest, make));
         let since = tokio::select! {
             biased;
-            made = &mut made => return made.map(|kept| kept.guest),
+            made = &mut made => return made.map(|loaded| loaded.guest),
             since = self.under_way.takes_long(blob.digest) => since,
         };
         if caller.compiles.load(Relaxed) {
-            tracing::info!("component {name} is being compiled; others run meanwhile");
+            tracing::info!("component {name} is compiling; other tasks run meanwhile");
             caller.takes_long.notify_one();
-            return made.await.map(|kept| kept.guest);
+            return made.await.map(|loaded| loaded.guest);
         }
         Err(Arc::new(NotReady::Failed(self.takes_long(name, since))))
     }
 
     fn takes_long(&self, name: &TaskName, since: Duration) -> CatalogError {
         let why = format!(
-            "it has been compiling for {}; this task comes back later",
+            "it has been compiling for {}; the task is released and comes back later",
             humantime::format_duration(Duration::from_secs(since.as_secs()))
         );
         self.not_yet(name, why, since)
@@ -354,20 +354,20 @@ impl Catalog {
         name: &TaskName,
         blob: &Blob,
         caller: &Caller<'_>,
-    ) -> Result<Kept, NotReady> {
+    ) -> Result<Loaded, NotReady> {
         match self.prepare(name, blob, caller).await {
-            Ok(kept) => Ok(kept),
-            Err(Unprepared::Gone(error)) => Err(NotReady::Gone(error)),
+            Ok(loaded) => Ok(loaded),
+            Err(NotLoaded::Gone(error)) => Err(NotReady::Gone(error)),
             Err(unprepared) => {
                 let key = self.key(name);
                 Err(NotReady::Failed(match unprepared {
-                    Unprepared::NotYet(why) => self.not_yet(name, why, Duration::ZERO),
-                    Unprepared::NotAGuest(NotAGuest(problem)) => CatalogError::NotAGuest {
+                    NotLoaded::NotYet(why) => self.not_yet(name, why, Duration::ZERO),
+                    NotLoaded::NotAGuest(NotAGuest(problem)) => CatalogError::NotAGuest {
                         place: self.place(&key),
                         problem: bounded(&problem),
                     },
-                    Unprepared::Host(error) => self.unavailable(&key, error),
-                    Unprepared::Gone(error) | Unprepared::Cache(error) => {
+                    NotLoaded::Host(error) => self.unavailable(&key, error),
+                    NotLoaded::Gone(error) | NotLoaded::Cache(error) => {
                         self.unavailable(&key, error)
                     }
                 }))
@@ -381,32 +381,32 @@ impl Catalog {
         name: &TaskName,
         blob: &Blob,
         caller: &Caller<'_>,
-    ) -> Result<Kept, Unprepared> {
-        if let Some(kept) = self.load(blob.digest).await? {
-            return Ok(kept);
+    ) -> Result<Loaded, NotLoaded> {
+        if let Some(loaded) = self.load(blob.digest).await? {
+            return Ok(loaded);
         }
-        let Ok(_seat) = self.seats.try_acquire() else {
-            return Err(Unprepared::NotYet(format!(
-                "{SEATS} other components are being compiled; this task comes back later"
+        let Ok(_compilation) = self.compilations.try_acquire() else {
+            return Err(NotLoaded::NotYet(format!(
+                "{MAX_COMPILATIONS} other components are compiling; the task is released and comes back later"
             )));
         };
         let _entered = self.under_way.enter(blob.digest);
         caller.compiles.store(true, Relaxed);
-        // Another host may be compiling it for the same cache: wait, and take what it kept.
-        let mut turn = self.compiled.turn(blob.digest).await;
-        if let Some(kept) = self.load(blob.digest).await? {
-            if let Some(turn) = &mut turn {
-                turn.forget_deaths();
+        // Another host may be compiling it for the same cache. Wait, then use its code.
+        let mut lock = self.compiled.lock(blob.digest).await;
+        if let Some(loaded) = self.load(blob.digest).await? {
+            if let Some(lock) = &mut lock {
+                lock.forget_deaths();
             }
-            return Ok(kept);
+            return Ok(loaded);
         }
-        let _permit = self.compiler.turn().await;
-        let result = self.compile(name, blob, &mut turn).await;
+        let _permit = self.compiler.permit().await;
+        let result = self.compile(name, blob, &mut lock).await;
         match &result {
-            Err(Unprepared::NotAGuest(NotAGuest(problem))) => {
+            Err(NotLoaded::NotAGuest(NotAGuest(problem))) => {
                 tracing::warn!("component {name} ({}) can't be run: {problem}", blob.digest);
             }
-            Err(Unprepared::NotYet(why)) => {
+            Err(NotLoaded::NotYet(why)) => {
                 tracing::warn!("component {name} ({}) was not compiled: {why}", blob.digest);
             }
             _ => {}
@@ -414,49 +414,49 @@ impl Catalog {
         result
     }
 
-    /// Compiles a component, in its turn among hosts, and keeps what comes of it.
+    /// Compiles a component under the lock that hosts share, and stores the code or the failure.
     async fn compile(
         &self,
         name: &TaskName,
         blob: &Blob,
-        turn: &mut Option<Turn>,
-    ) -> Result<Kept, Unprepared> {
+        lock: &mut Option<CompileLock>,
+    ) -> Result<Loaded, NotLoaded> {
         let start = Instant::now();
-        let deaths = turn.as_ref().map_or(0, Turn::deaths);
-        if deaths >= MOST_DEATHS {
-            return Err(self.give_up(blob.digest, turn, deaths));
+        let deaths = lock.as_ref().map_or(0, CompileLock::deaths);
+        if deaths >= MAX_DEATHS {
+            return Err(self.reject(blob.digest, lock, deaths));
         }
-        if let Some(turn) = turn
-            && let Err(error) = turn.begin()
+        if let Some(lock) = lock
+            && let Err(error) = lock.begin()
         {
-            tracing::debug!("that {name} is being compiled could not be noted: {error}");
+            tracing::debug!("the start of compiling {name} could not be recorded: {error}");
         }
         let file = self.cache.read(blob).map_err(|error| match error {
-            CacheError::Gone { .. } => Unprepared::Gone(error),
-            error => Unprepared::Cache(error),
+            CacheError::Gone { .. } => NotLoaded::Gone(error),
+            error => NotLoaded::Cache(error),
         })?;
         let file = tokio::fs::File::from_std(file);
         let code = match self.compiler.compile(blob.digest, blob.size, file).await {
             Ok(code) => code,
             Err(Uncompiled::Failed(failed)) => {
-                return Err(self.remember(blob.digest, turn, failed));
+                return Err(self.remember(blob.digest, lock, failed));
             }
             Err(Uncompiled::Died(how)) => {
-                let deaths = self.compiled.died(blob.digest, turn);
-                if deaths >= MOST_DEATHS {
-                    return Err(self.give_up(blob.digest, turn, deaths));
+                let deaths = self.compiled.died(blob.digest, lock);
+                if deaths >= MAX_DEATHS {
+                    return Err(self.reject(blob.digest, lock, deaths));
                 }
-                return Err(Unprepared::NotYet(format!("{how}; it is tried once more")));
+                return Err(NotLoaded::NotYet(format!("{how}; it is compiled once more")));
             }
-            Err(Uncompiled::Stopped(how)) => return Err(Unprepared::NotYet(how)),
+            Err(Uncompiled::Stopped(how)) => return Err(NotLoaded::NotYet(how)),
             Err(Uncompiled::Damaged) => return Err(self.distrust(blob, None).await),
             Err(Uncompiled::Unread(error)) => return Err(self.distrust(blob, Some(error)).await),
-            Err(Uncompiled::Host(error)) => return Err(Unprepared::Host(error)),
+            Err(Uncompiled::Host(error)) => return Err(NotLoaded::Host(error)),
         };
         let seconds = start.elapsed().as_secs_f64();
         tracing::info!("component {name} compiled in {seconds:.1} s");
-        if let Some(turn) = turn {
-            turn.forget_deaths();
+        if let Some(lock) = lock {
+            lock.forget_deaths();
         }
         let (sandbox, compiled, digest) =
             (self.sandbox.clone(), self.compiled.clone(), blob.digest);
@@ -467,8 +467,8 @@ impl Catalog {
         .await
     }
 
-    /// Loads a component that was compiled before, or knows why it can't be.
-    async fn load(&self, digest: Digest) -> Result<Option<Kept>, Unprepared> {
+    /// Loads stored code, or the stored reason why there is none.
+    async fn load(&self, digest: Digest) -> Result<Option<Loaded>, NotLoaded> {
         let (sandbox, compiled) = (self.sandbox.clone(), self.compiled.clone());
         let limits = self.compiler.limits();
         in_background(move || {
@@ -477,9 +477,9 @@ impl Catalog {
             }
             match compiled.failed(digest, limits) {
                 None => Ok(None),
-                Some(failed) => Err(Unprepared::NotAGuest(NotAGuest(format!(
-                    "{} (so an earlier try on this machine ended; `host cache quarantine --clear` \
-                     allows another)",
+                Some(failed) => Err(NotLoaded::NotAGuest(NotAGuest(format!(
+                    "{} (this machine tried before and does not try again; `host cache quarantine \
+                     --clear` allows another try)",
                     failed.reason
                 )))),
             }
@@ -487,25 +487,30 @@ impl Catalog {
         .await
     }
 
-    /// What is left to do about a component whose compilation was cut short by death so often.
-    fn give_up(&self, digest: Digest, turn: &mut Option<Turn>, deaths: u32) -> Unprepared {
-        self.remember(digest, turn, Failed::by_deaths(deaths, self.compiler.limits()))
+    /// Quarantines a component whose compilations ended by death too often.
+    fn reject(&self, digest: Digest, lock: &mut Option<CompileLock>, deaths: u32) -> NotLoaded {
+        self.remember(digest, lock, Failed::by_deaths(deaths, self.compiler.limits()))
     }
 
-    fn remember(&self, digest: Digest, turn: &mut Option<Turn>, failed: Failed) -> Unprepared {
+    fn remember(
+        &self,
+        digest: Digest,
+        lock: &mut Option<CompileLock>,
+        failed: Failed,
+    ) -> NotLoaded {
         self.compiled.remember(digest, &failed);
-        if let Some(turn) = turn {
-            turn.forget_deaths();
+        if let Some(lock) = lock {
+            lock.forget_deaths();
         }
-        Unprepared::NotAGuest(NotAGuest(failed.reason))
+        NotLoaded::NotAGuest(NotAGuest(failed.reason))
     }
 
-    /// Looks at a blob whose bytes could not be read, or are not what they were.
-    async fn distrust(&self, blob: &Blob, error: Option<io::Error>) -> Unprepared {
+    /// Checks a blob that could not be read or whose bytes changed.
+    async fn distrust(&self, blob: &Blob, error: Option<io::Error>) -> NotLoaded {
         let (cache, blob) = (self.cache.clone(), blob.clone());
         match in_background(move || Ok(cache.distrust(&blob, error))).await {
-            Ok(error @ CacheError::Gone { .. }) => Unprepared::Gone(error),
-            Ok(error) => Unprepared::Cache(error),
+            Ok(error @ CacheError::Gone { .. }) => NotLoaded::Gone(error),
+            Ok(error) => NotLoaded::Cache(error),
             Err(unprepared) => unprepared,
         }
     }
@@ -528,51 +533,51 @@ impl Catalog {
 }
 
 /// Why a component could not be loaded or compiled.
-enum Unprepared {
-    /// The blob has to be fetched again.
+enum NotLoaded {
+    /// The blob must be fetched again.
     Gone(CacheError),
     /// The blob could not be read.
     Cache(CacheError),
     /// This host could not compile or load it.
     Host(HostError),
-    /// It can't be compiled, or what was compiled can't be run.
+    /// The component can't be compiled, or its code can't run.
     NotAGuest(NotAGuest),
-    /// It may be, at another time.
+    /// Try again later.
     NotYet(String),
 }
 
 /// Makes a guest of compiled code.
-fn make_guest(sandbox: &Sandbox, code: &[u8]) -> Result<Kept, Unprepared> {
-    // SAFETY: these are the bytes that a process of ours has compiled, or that were kept of such
-    // bytes: their checksum was right, and their file was in a directory that nobody else can
-    // write to. The engine checks that its version and settings are the same.
+fn make_guest(sandbox: &Sandbox, code: &[u8]) -> Result<Loaded, NotLoaded> {
+    // SAFETY: a process of ours compiled these bytes. If they come from disk, their checksum was
+    // right and only this user can write to their directory. The engine checks that its version
+    // and settings are the same.
     let component = unsafe { sandbox.load(code) }.map_err(|error| match host_cause(&error) {
-        Some(source) => Unprepared::Host(HostError { doing: "loading its compiled code", source }),
-        None => Unprepared::NotAGuest(NotAGuest::new(&error)),
+        Some(source) => NotLoaded::Host(HostError { doing: "loading its compiled code", source }),
+        None => NotLoaded::NotAGuest(NotAGuest::new(&error)),
     })?;
-    let guest = sandbox.link(&component).map_err(Unprepared::NotAGuest)?;
+    let guest = sandbox.link(&component).map_err(NotLoaded::NotAGuest)?;
     let kibibytes = (code.len() as u64 + BESIDE_CODE) >> 10;
-    Ok(Kept { guest, kibibytes: u32::try_from(kibibytes).unwrap_or(u32::MAX) })
+    Ok(Loaded { guest, kibibytes: u32::try_from(kibibytes).unwrap_or(u32::MAX) })
 }
 
-/// Does what takes the disk or a processor a while.
+/// Runs work that takes the disk or a processor a while.
 async fn in_background<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Unprepared> + Send + 'static,
-) -> Result<T, Unprepared> {
+    work: impl FnOnce() -> Result<T, NotLoaded> + Send + 'static,
+) -> Result<T, NotLoaded> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
-        // The runtime is going down.
+        // The runtime is shutting down.
         Err(error) if error.is_cancelled() => {
             let source = io::Error::other(error);
-            Err(Unprepared::Host(HostError { doing: "making it ready", source }))
+            Err(NotLoaded::Host(HostError { doing: "making it ready", source }))
         }
         Err(error) => {
-            Err(Unprepared::NotAGuest(NotAGuest(format!("making it ready failed: {error}"))))
+            Err(NotLoaded::NotAGuest(NotAGuest(format!("making it ready failed: {error}"))))
         }
     }
 }
 
-/// The machine's part in a failure to load: no memory, most likely.
+/// The machine's error behind a failure of the engine, usually a lack of memory.
 fn host_cause(error: &wasmtime::Error) -> Option<io::Error> {
     for cause in error.chain() {
         if let Some(errno) = cause.downcast_ref::<rustix::io::Errno>() {
@@ -591,9 +596,14 @@ fn host_cause(error: &wasmtime::Error) -> Option<io::Error> {
     None
 }
 
-/// What a compiler or a component has to say, cut to [`MOST_WORDS`] and in one line.
+/// A message of a compiler or a component, in one line and cut to [`MAX_WORDS`].
 fn bounded(said: &str) -> String {
-    words::bounded_line(&said, MOST_WORDS)
+    words::bounded_line(&said, MAX_WORDS)
+}
+
+/// The paths in a directory, as far as it can be listed.
+fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
 #[cfg(test)]

@@ -7,29 +7,25 @@ mod cache;
 mod carry;
 mod component;
 mod config;
+mod console;
 mod doctor;
-mod examine;
-mod exit;
-mod machine;
-mod meter;
+mod exit_code;
+mod local_runner;
 mod new;
+mod open_files;
+mod output;
 #[cfg(test)]
 mod picky;
-mod probes;
-mod progress;
+mod progress_line;
 mod queue;
 mod redrive;
 mod refusals;
 mod run;
 mod sender;
 mod settings;
-mod show;
 mod submit;
-mod summary;
-mod telemetry;
 mod try_task;
 mod values;
-mod workbench;
 
 use std::process::ExitCode;
 
@@ -37,14 +33,14 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
-use exit::{Advice, Exit};
+use exit_code::{Advice, Exit};
 
 /// Runs queued tasks over data in buckets as sandboxed WebAssembly components
 #[derive(Parser)]
 #[command(
     name = "host",
     version,
-    after_help = exit::HELP,
+    after_help = exit_code::HELP,
     max_term_width = 100,
     disable_help_subcommand = false,
     subcommand_required = true,
@@ -108,7 +104,7 @@ pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command.run() {
         Ok(exit) => exit.into(),
-        Err(error) => exit::report(&error).into(),
+        Err(error) => exit_code::report(&error).into(),
     }
 }
 

@@ -1,10 +1,13 @@
-//! The variables of an environment, as a value that is handed on.
+//! Environment variables, and the files with credentials that they lead to.
 //!
-//! [`crate::config`] reads those of the process; tests make their own.
+//! Only this file reads the variables of the process. Everything else is given an [`Environment`];
+//! tests make their own.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -14,7 +17,12 @@ use serde::Deserialize;
 pub struct Environment(Arc<BTreeMap<String, String>>);
 
 impl Environment {
-    /// The value of a variable. One that is set to nothing counts as not set.
+    /// The variables of this process. Variables that are not UTF-8 text are left out.
+    pub fn of_process() -> Self {
+        variables("").filter_map(|(name, value)| Some((name, value.into_string().ok()?))).collect()
+    }
+
+    /// The value of a variable. An empty variable counts as not set.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
@@ -24,32 +32,31 @@ impl Environment {
         names.iter().find_map(|name| self.get(name))
     }
 
-    /// True for a variable that is `true`, `1` or `yes`.
+    /// True if the variable is `true`, `1` or `yes`.
     pub fn is_on(&self, name: &str) -> bool {
         self.get(name).is_some_and(|v| ["true", "1", "yes"].contains(&&*v.to_ascii_lowercase()))
     }
 
-    /// All variables whose names begin so.
+    /// The variables whose names start with `prefix`.
     pub fn starting(&self, prefix: &str) -> impl Iterator<Item = (&str, &str)> {
         let all = self.0.iter().filter(move |(name, _)| name.starts_with(prefix));
         all.map(|(name, value)| (&**name, &**value)).filter(|(_, value)| !value.is_empty())
     }
 
-    /// A file below the user's home.
+    /// A file in the user's home directory.
     pub fn home(&self, file: &str) -> Option<PathBuf> {
         Some(PathBuf::from(self.get("HOME")?).join(file))
     }
 
-    /// The file with credentials that users of CloudVolume and python-task-queue have, if it
-    /// is there.
+    /// The credentials file of CloudVolume and python-task-queue with this name, if it exists.
     pub fn cloudvolume_secret(&self, name: &str) -> Option<PathBuf> {
         self.home(&format!(".cloudvolume/secrets/{name}")).filter(|path| path.is_file())
     }
 
-    /// The key of AWS that is in `~/.cloudvolume/secrets/aws-secret.json`.
+    /// The AWS key in `~/.cloudvolume/secrets/aws-secret.json`.
     ///
     /// # Errors
-    /// When there is such a file and it is no such key: what is wrong with it.
+    /// The file exists but does not hold an AWS key. The error says what is wrong.
     pub fn cloudvolume_aws(&self) -> Result<Option<AwsSecret>, String> {
         let Some(path) = self.cloudvolume_secret("aws-secret.json") else { return Ok(None) };
         let wrong = |error: String| format!("{}: {error}", path.display());
@@ -57,7 +64,28 @@ impl Environment {
         serde_json::from_slice(&text).map(Some).map_err(|error| wrong(error.to_string()))
     }
 
-    /// That the profile that `AWS_PROFILE` asks for is in neither of AWS's files, if it is so.
+    /// The address of Google's Pub/Sub emulator, if `PUBSUB_EMULATOR_HOST` names one.
+    pub fn pubsub_emulator(&self) -> Option<&str> {
+        self.get("PUBSUB_EMULATOR_HOST")
+    }
+
+    /// Google's service account key for python-task-queue, if it exists and the environment names
+    /// no other key.
+    pub fn google_secret(&self) -> Option<PathBuf> {
+        let names = ["GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_APPLICATION_CREDENTIALS_JSON"];
+        match self.first(&names) {
+            Some(_) => None,
+            None => self.cloudvolume_secret("google-secret.json"),
+        }
+    }
+
+    /// The user that runs this host, for reports: `$USER`, or the user's number.
+    pub fn user_name(&self) -> String {
+        self.get("USER")
+            .map_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()), str::to_owned)
+    }
+
+    /// A message if neither of the AWS files has the profile that `AWS_PROFILE` names.
     pub fn missing_aws_profile(&self) -> Option<String> {
         let profile = self.get("AWS_PROFILE")?;
         let file = |variable: &str, default: &str| {
@@ -85,7 +113,7 @@ impl Environment {
     }
 }
 
-/// True when one of AWS's files has a section for the profile.
+/// Whether the text of an AWS file has a section for the profile.
 fn has_profile(text: &str, profile: &str) -> bool {
     text.lines().any(|line| {
         let section = line.trim().strip_prefix('[').and_then(|rest| rest.split(']').next());
@@ -95,6 +123,81 @@ fn has_profile(text: &str, profile: &str) -> bool {
             name.trim().trim_matches('"') == profile
         })
     })
+}
+
+/// The variables of this process whose names start with `prefix`.
+pub fn variables(prefix: &str) -> impl Iterator<Item = (String, OsString)> {
+    let all = std::env::vars_os();
+    let named = all.filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+    named.filter(move |(name, _)| name.starts_with(prefix))
+}
+
+/// The default cache directory. The first of these that exists or is set: `task-host` in
+/// `$XDG_CACHE_HOME` or in `~/.cache`; `$CACHE_DIRECTORY`, which systemd sets for a service;
+/// `.cache/task-host` in the home directory of the user's account; `/var/cache/task-host` for root;
+/// and a directory for this user in the system's temporary directory.
+pub fn default_cache_dir() -> PathBuf {
+    let user = rustix::process::geteuid().as_raw();
+    let known_home = std::env::home_dir().filter(|home| {
+        std::fs::metadata(home).is_ok_and(|meta| meta.is_dir() && meta.uid() == user)
+    });
+    let temporary = std::env::temp_dir();
+    cache_dir_of(|name| std::env::var_os(name), known_home, user, &temporary)
+}
+
+fn cache_dir_of(
+    variable: impl Fn(&str) -> Option<OsString>,
+    known_home: Option<PathBuf>,
+    user: u32,
+    temporary: &Path,
+) -> PathBuf {
+    const NAME: &str = "task-host";
+    let absolute = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let below_home = |home: PathBuf| home.join(".cache").join(NAME);
+    // A service may have several directories, separated by colons.
+    let of_service = || {
+        let all = variable("CACHE_DIRECTORY")?.into_string().ok()?;
+        all.split(':').next().map(PathBuf::from).filter(|path| path.is_absolute())
+    };
+    absolute("XDG_CACHE_HOME")
+        .map(|caches| caches.join(NAME))
+        .or_else(|| absolute("HOME").map(below_home))
+        .or_else(of_service)
+        .or_else(|| known_home.filter(|home| home.is_absolute()).map(below_home))
+        .or_else(|| (user == 0).then(|| Path::new("/var/cache").join(NAME)))
+        .unwrap_or_else(|| temporary.join(format!("{NAME}-{user}")))
+}
+
+/// Replaces `~` at the beginning of a path with the user's home directory, as python-task-queue
+/// does.
+///
+/// # Errors
+/// Says what is wrong and what to write instead. `~USER` is not supported.
+pub fn with_home(path: &str) -> Result<String, String> {
+    let home = std::env::var_os("HOME");
+    Ok(below_home(path, home.as_deref())?.unwrap_or_else(|| path.to_owned()))
+}
+
+/// None for a path without a `~`.
+fn below_home(path: &str, home: Option<&OsStr>) -> Result<Option<String>, String> {
+    let Some(rest) = path.strip_prefix('~') else {
+        return Ok(None);
+    };
+    if !rest.is_empty() && !rest.starts_with('/') {
+        let name = path.split('/').next().unwrap_or(path);
+        return Err(format!(
+            "the home directory of another user, `{name}`, is not supported; write the whole \
+             path, or ./{path} for a directory of that name"
+        ));
+    }
+    match home.map(OsStr::to_str) {
+        Some(Some(home)) if home.starts_with('/') => {
+            Ok(Some(format!("{}{rest}", home.trim_end_matches('/'))))
+        }
+        _ => {
+            Err("`~` needs the variable HOME to name a directory; write the whole path".to_owned())
+        }
+    }
 }
 
 impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Environment {
@@ -110,26 +213,67 @@ impl fmt::Debug for Environment {
     }
 }
 
-/// A key of AWS.
+/// An AWS access key.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 pub struct AwsSecret {
-    /// Its id.
+    /// The key's id.
     #[serde(rename = "AWS_ACCESS_KEY_ID")]
     pub key_id: String,
-    /// The key.
+    /// The secret key.
     #[serde(rename = "AWS_SECRET_ACCESS_KEY")]
     pub secret_key: String,
-    /// The token that goes with a key for a time.
+    /// The session token of a temporary key.
     #[serde(rename = "AWS_SESSION_TOKEN", default)]
     pub token: Option<String>,
-    /// The region that goes with it.
-    #[serde(rename = "AWS_DEFAULT_REGION", default)]
+    /// The region to use with the key.
+    #[serde(rename = "AWS_DEFAULT_REGION", alias = "AWS_REGION", default)]
     pub region: Option<String>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tilde_is_the_home_directory_and_nothing_else() {
+        let home = |path: &str| below_home(path, Some(OsStr::new("/home/ana/")));
+        assert_eq!(home("~/q").unwrap().unwrap(), "/home/ana/q");
+        assert_eq!(home("~").unwrap().unwrap(), "/home/ana");
+        assert_eq!(home("./~/q"), Ok(None));
+        assert_eq!(home("a~/q"), Ok(None));
+        for other in ["~bob/q", "~bob", "~-errors"] {
+            let error = home(other).unwrap_err();
+            assert!(error.contains(&format!("./{other}")), "{error}");
+        }
+        for none in [None, Some(OsStr::new("")), Some(OsStr::new("home"))] {
+            assert!(below_home("~/q", none).unwrap_err().contains("HOME"));
+        }
+    }
+
+    #[test]
+    fn the_cache_is_where_only_this_user_is() {
+        let check = |variables: &[(&str, &str)], home: Option<&str>, user, want: &str| {
+            let variable = |name: &str| {
+                let (_, value) = variables.iter().find(|(known, _)| *known == name)?;
+                Some(OsString::from(value))
+            };
+            let dir = cache_dir_of(variable, home.map(PathBuf::from), user, Path::new("/tmp"));
+            assert_eq!(dir, Path::new(want), "{variables:?} {home:?} {user}");
+        };
+        let (xdg, home) = (("XDG_CACHE_HOME", "/c"), ("HOME", "/home/ana"));
+        let service = ("CACHE_DIRECTORY", "/var/cache/tasks:/var/cache/more");
+        check(&[xdg, home, service], Some("/home/ana"), 7, "/c/task-host");
+        check(&[home, service], Some("/home/ana"), 7, "/home/ana/.cache/task-host");
+        check(&[("XDG_CACHE_HOME", "c"), home], None, 7, "/home/ana/.cache/task-host");
+        check(&[service], Some("/home/ana"), 7, "/var/cache/tasks");
+        check(&[("HOME", ""), service], Some(""), 7, "/var/cache/tasks");
+        check(&[], Some("/home/ana"), 7, "/home/ana/.cache/task-host");
+        check(&[], Some("/root"), 0, "/root/.cache/task-host");
+        check(&[], None, 0, "/var/cache/task-host");
+        // The name says whose directory it is, so that another user's is noticed.
+        check(&[], None, 7, "/tmp/task-host-7");
+        check(&[("HOME", "")], Some(""), 7, "/tmp/task-host-7");
+    }
 
     #[test]
     fn a_profile_that_is_not_there_is_named_with_the_files() {

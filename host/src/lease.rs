@@ -1,15 +1,16 @@
-//! A lease that is kept alive for as long as its task is held.
+//! Leases that are renewed for as long as their tasks are held.
 //!
-//! [`Leases`] leases messages and renews what is held, from the moment of leasing on, in one
-//! task of its own: a slow download or upload can't let a lease run out. When a lease is lost
-//! nevertheless, its token is cancelled and nothing more is done under it. Leases that the
-//! queue does not renew are an outage of the queue.
+//! [`Leases`] leases messages and renews all held leases in a tokio task of its own, so that a slow
+//! download or upload can't let a lease end. When a lease is lost anyway, its token is cancelled
+//! and nothing more is done under it. A queue that does not renew leases is an outage.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -17,14 +18,14 @@ use crate::outage::Outages;
 use crate::queue::{Message, Queue, QueueError, Receipt, Release};
 use crate::shortage;
 
-/// A lease is extended when this part of its time is left.
+/// A lease is renewed when this fraction of its duration is left.
 const RENEW_AT: f64 = 0.5;
-/// What the queue said of a lease is taken to hold for this long.
+/// How long the queue's last answer about a lease counts as current.
 const RECENT: Duration = Duration::from_secs(1);
-/// How many times a lease's holder is looked at in the time of one lease.
-const LOOKS: u32 = 20;
+/// How many times per lease duration each lease is checked.
+const CHECKS: u32 = 20;
 
-/// Leases messages of one queue and keeps them alive.
+/// Leases messages of one queue and renews the leases.
 pub struct Leases {
     shared: Arc<Shared>,
     _heartbeat: DropGuard,
@@ -33,48 +34,49 @@ pub struct Leases {
 struct Shared {
     queue: Arc<dyn Queue>,
     outages: Arc<Outages>,
-    hold: Duration,
-    held: Mutex<HashMap<u64, Arc<Held>>>,
-    next: std::sync::atomic::AtomicU64,
-    /// When the last of those that were given back can be leased again.
+    /// How long a lease lasts without renewal.
+    duration: Duration,
+    leases: Mutex<HashMap<u64, Arc<LeaseState>>>,
+    next: AtomicU64,
+    /// When the last released message becomes visible again.
     returns: Mutex<Option<Instant>>,
 }
 
-/// What the heartbeat knows of one lease.
-struct Held {
+/// The state of one lease, shared with the task that renews it.
+struct LeaseState {
     id: String,
-    /// None once the lease is settled or lost. Locked while the queue works on the lease, so
-    /// that an extension and a settlement never use the same receipt at once.
+    /// `None` once the lease is settled or lost. Locked during each call to the queue, so that a
+    /// renewal and a settlement never use the same receipt at once.
     receipt: tokio::sync::Mutex<Option<Receipt>>,
-    /// The receipt of a lease that was lost.
+    /// The receipt of a lost lease.
     stale: Mutex<Option<Receipt>>,
     term: Mutex<Term>,
     lost: CancellationToken,
 }
 
-/// What the queue said of a lease.
+/// When a lease ends.
 #[derive(Clone, Copy)]
 struct Term {
-    /// When it ends.
     until: Instant,
     /// The same by a clock that also runs while the machine is suspended.
-    until_awake: Duration,
-    /// When the queue said so.
-    said: Instant,
+    until_boottime: Duration,
+    /// When the queue confirmed it.
+    confirmed: Instant,
 }
 
 impl Term {
-    fn new(until: Instant, said: Instant) -> Self {
-        Self { until, until_awake: awake() + until.saturating_duration_since(Instant::now()), said }
+    fn new(until: Instant, confirmed: Instant) -> Self {
+        let left = until.saturating_duration_since(Instant::now());
+        Self { until, until_boottime: boottime() + left, confirmed }
     }
 
     fn is_over(&self) -> bool {
-        Instant::now() >= self.until || awake() >= self.until_awake
+        Instant::now() >= self.until || boottime() >= self.until_boottime
     }
 }
 
-/// The time since the machine started, suspended or not.
-fn awake() -> Duration {
+/// The time since the machine booted, including suspension.
+fn boottime() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     Duration::new(
         u64::try_from(now.tv_sec).unwrap_or_default(),
@@ -82,11 +84,11 @@ fn awake() -> Duration {
     )
 }
 
-/// A message, ours until it is settled or lost. Dropping it unsettled lets it run out.
+/// A leased message. Dropping the lease without settling lets it end by itself.
 pub struct Lease {
     message: Message,
     number: u64,
-    held: Arc<Held>,
+    state: Arc<LeaseState>,
     shared: Arc<Shared>,
     started: bool,
 }
@@ -94,30 +96,30 @@ pub struct Lease {
 /// What to do with the message of a lease.
 #[derive(Debug)]
 pub enum Settlement<'a> {
-    /// Delete it: its task is done.
+    /// Delete it: the task is done.
     Ack,
-    /// Delete it: its task was given up.
-    GiveUp,
-    /// Let it be leased again after this long.
+    /// Delete it: the task is rejected.
+    Reject,
+    /// Make it visible again after this long.
     Release(Duration, Release<'a>),
 }
 
 impl Leases {
-    /// Leases of `hold` each from `queue`, or as long as it can make them. They are renewed on
-    /// `runtime`, which should be one that file calls of tasks can't block.
+    /// Leases messages of `queue` for `duration`, or for as long as the queue allows. Leases are
+    /// renewed on `runtime`, which tasks' file calls must not block.
     pub fn new(
         queue: Arc<dyn Queue>,
-        hold: Duration,
+        duration: Duration,
         outages: Arc<Outages>,
         runtime: &tokio::runtime::Handle,
     ) -> Self {
-        let hold = hold.min(queue.longest_hold());
+        let duration = duration.min(queue.longest_hold());
         let shared = Arc::new(Shared {
             queue,
             outages,
-            hold,
-            held: Mutex::default(),
-            next: std::sync::atomic::AtomicU64::new(0),
+            duration,
+            leases: Mutex::default(),
+            next: AtomicU64::new(0),
             returns: Mutex::default(),
         });
         let stop = CancellationToken::new();
@@ -125,31 +127,31 @@ impl Leases {
         Self { shared, _heartbeat: stop.drop_guard() }
     }
 
-    /// Leases on the runtime of a test, with outages that nobody looks at.
+    /// Leases on the runtime of a test.
     #[cfg(test)]
-    pub(crate) fn alone(queue: Arc<dyn Queue>, hold: Duration) -> Self {
-        Self::new(queue, hold, Arc::default(), &tokio::runtime::Handle::current())
+    pub(crate) fn alone(queue: Arc<dyn Queue>, duration: Duration) -> Self {
+        Self::new(queue, duration, Arc::default(), &tokio::runtime::Handle::current())
     }
 
-    /// Leases up to `max` messages, waiting up to `wait` for the first.
+    /// Leases up to `max` messages. Waits up to `wait` for the first.
     ///
     /// # Errors
-    /// When the queue can't be asked.
+    /// When the queue does not answer.
     pub async fn lease(&self, max: usize, wait: Duration) -> Result<Vec<Lease>, QueueError> {
         let shared = &self.shared;
-        let messages = shared.queue.lease(max, shared.hold, wait).await?;
-        // The queue counts from when it got the request, at the latest from now.
+        let messages = shared.queue.lease(max, shared.duration, wait).await?;
+        // The queue counts from when it handled the request, which is no later than now.
         let now = Instant::now();
-        Ok(messages.into_iter().map(|message| shared.hold(message, now)).collect())
+        Ok(messages.into_iter().map(|message| shared.add(message, now)).collect())
     }
 
-    /// When the last of the messages that were given back here can be leased again.
+    /// When the last message that was released here becomes visible again.
     pub fn last_return(&self) -> Option<Instant> {
-        *self.shared.returns.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.shared.returns.lock()
     }
 }
 
-/// What an outage of renewing a queue's leases is called.
+/// The name of an outage of renewing leases.
 pub fn renewing(queue: &dyn Queue) -> impl fmt::Display {
     fmt::from_fn(move |f| write!(f, "renewing leases of {queue}"))
 }
@@ -158,7 +160,7 @@ pub fn renewing(queue: &dyn Queue) -> impl fmt::Display {
 pub struct Unsettled {
     /// Why.
     pub error: QueueError,
-    /// The lease, if it is still ours.
+    /// The lease, if the host still holds it.
     pub lease: Option<Lease>,
 }
 
@@ -170,7 +172,7 @@ impl Shared {
     ) -> Result<(), QueueError> {
         match settlement {
             Settlement::Ack => self.queue.ack(receipt).await,
-            Settlement::GiveUp => self.queue.give_up(receipt).await,
+            Settlement::Reject => self.queue.give_up(receipt).await,
             Settlement::Release(after, why) => {
                 self.returns_at(Instant::now() + *after);
                 self.queue.release(receipt, *after, *why).await
@@ -178,63 +180,63 @@ impl Shared {
         }
     }
 
-    fn hold(self: &Arc<Self>, message: Message, leased: Instant) -> Lease {
+    fn add(self: &Arc<Self>, message: Message, leased: Instant) -> Lease {
         let until = self.until(&message.receipt, leased);
-        let held = Arc::new(Held {
+        let state = Arc::new(LeaseState {
             id: message.id.clone(),
             receipt: tokio::sync::Mutex::new(Some(message.receipt.clone())),
             stale: Mutex::default(),
             term: Mutex::new(Term::new(until, leased)),
             lost: CancellationToken::new(),
         });
-        let number = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        self.all_held().insert(number, held.clone());
-        Lease { message, number, held, shared: self.clone(), started: false }
+        let number = self.next.fetch_add(1, Relaxed);
+        self.leases.lock().insert(number, state.clone());
+        Lease { message, number, state, shared: self.clone(), started: false }
     }
 
-    /// When a lease ends that was asked for at this time.
+    /// When a lease ends that was requested at `asked`.
     fn until(&self, receipt: &Receipt, asked: Instant) -> Instant {
-        self.queue.until(receipt).unwrap_or(asked + self.hold)
+        self.queue.until(receipt).unwrap_or(asked + self.duration)
     }
 
     fn returns_at(&self, time: Instant) {
-        let mut returns = self.returns.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut returns = self.returns.lock();
         *returns = (*returns).max(Some(time));
-    }
-
-    fn all_held(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Held>>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Extends every lease in time. Ends with the last of the leases and their [`Leases`].
+/// Renews every lease in time. Ends when [`Leases`] is dropped and no lease is left.
 async fn heartbeat(shared: Arc<Shared>, stop: CancellationToken) {
-    let look = shared.hold / LOOKS;
+    let interval = shared.duration / CHECKS;
     let mut stopped = false;
     loop {
-        // Leases under way outlive the drain that stops new ones.
+        // Tasks under way keep their leases after the host stops leasing.
         tokio::select! {
-            () = tokio::time::sleep(look) => {}
+            () = tokio::time::sleep(interval) => {}
             () = stop.cancelled(), if !stopped => stopped = true,
         }
         let now = Instant::now();
-        let due: Vec<Arc<Held>> = {
-            let held = shared.all_held();
-            if stopped && held.is_empty() {
+        let due: Vec<Arc<LeaseState>> = {
+            let leases = shared.leases.lock();
+            if stopped && leases.is_empty() {
                 return;
             }
-            held.values()
-                .filter(|h| h.until() - now.min(h.until()) < shared.hold.mul_f64(RENEW_AT))
+            leases
+                .values()
+                .filter(|state| {
+                    let left = state.until().saturating_duration_since(now);
+                    left < shared.duration.mul_f64(RENEW_AT)
+                })
                 .cloned()
                 .collect()
         };
-        // Each by itself: one that is slow must not hold up the others.
-        for held in due {
+        // Renew each lease concurrently: a slow call must not delay the others.
+        for state in due {
             let shared = shared.clone();
             tokio::spawn(async move {
-                // Locked: it is being renewed or settled at this moment.
-                if let Ok(receipt) = held.receipt.try_lock() {
-                    renew(&shared, &held, receipt).await;
+                // If the receipt is locked, the lease is being renewed or settled.
+                if let Ok(receipt) = state.receipt.try_lock() {
+                    renew(&shared, &state, receipt).await;
                 }
             });
         }
@@ -243,70 +245,70 @@ async fn heartbeat(shared: Arc<Shared>, stop: CancellationToken) {
 
 async fn renew(
     shared: &Shared,
-    held: &Held,
+    state: &LeaseState,
     mut receipt: tokio::sync::MutexGuard<'_, Option<Receipt>>,
 ) {
     let Some(current) = receipt.as_ref() else { return };
     let asked = Instant::now();
-    // An answer that comes after the lease ran out is of no use. A process that was stopped
-    // beyond the end of a lease may still find that nobody else has taken the message.
-    let was_over = held.term().is_over();
-    let rest = held.until().saturating_duration_since(asked);
-    let answer = tokio::time::timeout(rest, shared.queue.extend(current, shared.hold)).await;
+    // An answer after the end of the lease is useless. A process that was suspended beyond the end
+    // may still find that no other host has taken the message.
+    let was_over = state.term().is_over();
+    let rest = state.until().saturating_duration_since(asked);
+    let answer = tokio::time::timeout(rest, shared.queue.extend(current, shared.duration)).await;
     match answer {
         Ok(Ok(renewed)) => {
             let until = shared.until(&renewed, asked);
             *receipt = Some(renewed);
-            *held.term.lock().unwrap_or_else(PoisonError::into_inner) = Term::new(until, asked);
+            *state.term.lock() = Term::new(until, asked);
             shared.outages.ends(&renewing(&*shared.queue));
         }
         Ok(Err(error @ (QueueError::LeaseLost { .. } | QueueError::Invalid { .. }))) => {
-            tracing::warn!(message_id = held.id, "{error}; its task is cancelled");
-            held.lose(&mut receipt);
+            tracing::warn!(message_id = state.id, "{error}; its task is cancelled");
+            state.lose(&mut receipt);
         }
         Ok(Err(error)) => {
-            // One message that another process has locked keeps no other lease from renewal.
+            // Another process has locked this one message. Other leases may be renewable.
             if shortage::is_locked(&error) {
-                tracing::debug!(message_id = held.id, "{error}");
+                tracing::debug!(message_id = state.id, "{error}");
             } else {
                 shared.outages.begins(&renewing(&*shared.queue), &error);
             }
-            if held.term().is_over() {
-                held.ran_out(&shared.queue, &mut receipt);
+            if state.term().is_over() {
+                state.end(&shared.queue, &mut receipt);
             }
         }
-        // Of a try that began late, an earlier one has failed, and has said so if that was an
-        // outage.
-        Err(_) if was_over || rest < shared.hold.mul_f64(RENEW_AT / 2.0) => {
-            held.ran_out(&shared.queue, &mut receipt);
+        // An earlier try has failed if this one began late, and has reported any outage.
+        Err(_) if was_over || rest < shared.duration.mul_f64(RENEW_AT / 2.0) => {
+            state.end(&shared.queue, &mut receipt);
         }
         Err(_) => {
-            let late = format!("{}: renewing a lease took longer than the lease", shared.queue);
+            let late =
+                format!("{}: renewing a lease took longer than the lease lasts", shared.queue);
             shared.outages.begins(&renewing(&*shared.queue), &late);
-            held.ran_out(&shared.queue, &mut receipt);
+            state.end(&shared.queue, &mut receipt);
         }
     }
 }
 
-impl Held {
+impl LeaseState {
     fn term(&self) -> Term {
-        *self.term.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.term.lock()
     }
 
     fn until(&self) -> Instant {
         self.term().until
     }
 
-    fn ran_out(&self, queue: &Arc<dyn Queue>, receipt: &mut Option<Receipt>) {
+    fn end(&self, queue: &Arc<dyn Queue>, receipt: &mut Option<Receipt>) {
         tracing::warn!(
             message_id = self.id,
-            "{queue}: the lease ran out before it could be renewed; its task is cancelled"
+            "{queue}: the lease ended before it could be renewed; its task is cancelled"
         );
         self.lose(receipt);
     }
 
     fn lose(&self, receipt: &mut Option<Receipt>) {
-        *self.stale.lock().unwrap_or_else(PoisonError::into_inner) = receipt.take();
+        *self.stale.lock() = receipt.take();
         self.lost.cancel();
     }
 }
@@ -317,49 +319,51 @@ impl Lease {
         &self.message
     }
 
-    /// Which execution the next one is, from 1.
+    /// The number of the next attempt, from 1.
     pub fn attempt(&self) -> u32 {
         self.message.attempts.saturating_add(1)
     }
 
     /// Cancelled when the lease is lost.
     pub fn lost(&self) -> &CancellationToken {
-        &self.held.lost
+        &self.state.lost
     }
 
-    /// Asks the queue whether the lease is still ours, unless it said so a moment ago.
+    /// Checks with the queue that the host still holds the lease, unless the queue has just
+    /// confirmed it.
     ///
     /// # Errors
-    /// When it is not.
+    /// When the lease is lost.
     pub async fn confirm(&self) -> Result<(), QueueError> {
-        let term = self.held.term();
-        if term.said.elapsed() > RECENT || term.is_over() {
+        let term = self.state.term();
+        if term.confirmed.elapsed() > RECENT || term.is_over() {
             self.renew().await;
         }
         if self.is_ours() { Ok(()) } else { Err(self.is_lost()) }
     }
 
-    /// Renews the lease now, though it has most of its time: a try whether that works.
+    /// Renews the lease now, before it is due, to see whether renewing works.
     pub async fn renew(&self) {
-        // A renewal that is under way may never come back from a file system that hangs.
-        if let Ok(receipt) = tokio::time::timeout(self.patience(), self.held.receipt.lock()).await {
-            renew(&self.shared, &self.held, receipt).await;
+        // A renewal under way may hang in the file system forever.
+        if let Ok(receipt) = tokio::time::timeout(self.patience(), self.state.receipt.lock()).await
+        {
+            renew(&self.shared, &self.state, receipt).await;
         }
     }
 
-    /// How long to wait for another call under this lease: until its end, and a moment.
+    /// How long to wait for another call under this lease: until shortly after its end.
     fn patience(&self) -> Duration {
-        self.held.until().saturating_duration_since(Instant::now()) + RECENT
+        self.state.until().saturating_duration_since(Instant::now()) + RECENT
     }
 
-    /// False once the lease is lost, or its time is over by this machine's clock. Asks nobody.
+    /// False once the lease is lost, or has ended by this machine's clock. Makes no request.
     pub fn is_ours(&self) -> bool {
-        !self.held.lost.is_cancelled() && !self.held.term().is_over()
+        !self.state.lost.is_cancelled() && !self.state.term().is_over()
     }
 
-    /// Records for a lost lease that the execution under it has ended here.
+    /// Records in the queue that the execution under a lost lease has ended.
     pub async fn disown(&self) {
-        let stale = self.held.stale.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let stale = self.state.stale.lock().take();
         if let (true, Some(receipt)) = (self.started, stale)
             && let Err(error) = self.shared.queue.disown(&receipt).await
         {
@@ -372,12 +376,12 @@ impl Lease {
         self.started
     }
 
-    /// Records that an execution starts, which makes it count.
+    /// Records in the queue that an execution starts.
     ///
     /// # Errors
-    /// When the lease is lost, or the queue can't be asked.
+    /// When the lease is lost, or the queue does not answer.
     pub async fn start(&mut self) -> Result<(), QueueError> {
-        let receipt = self.held.receipt.lock().await;
+        let receipt = self.state.receipt.lock().await;
         let receipt = receipt.as_ref().ok_or_else(|| self.is_lost())?;
         self.shared.queue.start(receipt).await?;
         self.started = true;
@@ -385,14 +389,14 @@ impl Lease {
     }
 
     async fn try_settle(&self, settlement: &Settlement<'_>) -> Result<(), QueueError> {
-        let locked = tokio::time::timeout(self.patience(), self.held.receipt.lock()).await;
+        let locked = tokio::time::timeout(self.patience(), self.state.receipt.lock()).await;
         let Ok(mut receipt) = locked else { return Err(self.is_lost()) };
         let Some(current) = receipt.as_ref() else { return Err(self.is_lost()) };
         let settled = self.shared.settle(current, settlement).await;
         match settled {
             Err(QueueError::Unavailable { .. }) => {}
-            Err(QueueError::LeaseLost { .. }) => self.held.lose(&mut receipt),
-            // The heartbeat is done with this lease.
+            Err(QueueError::LeaseLost { .. }) => self.state.lose(&mut receipt),
+            // The lease needs no more renewals.
             _ => *receipt = None,
         }
         settled
@@ -401,9 +405,8 @@ impl Lease {
     /// Ends the lease.
     ///
     /// # Errors
-    /// When the lease is lost: the message is somebody else's and nothing was done. When the
-    /// queue can't be asked, the lease comes back with the error: it is still renewed, and can
-    /// be settled later.
+    /// When the lease is lost: nothing was done. When the queue does not answer, the error holds
+    /// the lease, which is still renewed and can be settled later.
     pub async fn settle(self, settlement: &Settlement<'_>) -> Result<(), Unsettled> {
         let settled = self.try_settle(settlement).await;
         if let Err(QueueError::LeaseLost { .. }) = settled {
@@ -422,7 +425,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.shared.all_held().remove(&self.number);
+        self.shared.leases.lock().remove(&self.number);
     }
 }
 
@@ -481,11 +484,11 @@ mod tests {
     async fn a_lease_that_was_taken_away_is_noticed_when_it_matters() {
         let (queue, _leases, lease) = leased().await;
         lease.confirm().await.unwrap();
-        // Long before the heartbeat would.
+        // Long before the renewal is due.
         tokio::time::sleep(RECENT / 2).await;
         let receipt = lease.message().receipt.clone();
         queue.release(&receipt, Duration::ZERO, Release::Uncounted).await.unwrap();
-        lease.held.term.lock().unwrap().said -= RECENT;
+        lease.state.term.lock().confirmed -= RECENT;
         assert!(matches!(lease.confirm().await, Err(QueueError::LeaseLost { .. })));
     }
 
@@ -493,8 +496,8 @@ mod tests {
     async fn a_lease_that_turns_out_to_be_lost_when_it_is_settled_leaves_no_death() {
         let (queue, _leases, mut lease) = leased().await;
         lease.start().await.unwrap();
-        // It is not renewed, and somebody else takes the message.
-        let busy = lease.held.receipt.lock().await;
+        // The lease is not renewed, and another host takes the message.
+        let busy = lease.state.receipt.lock().await;
         let theirs = queue.lease(1, HOLD, HOLD * 10).await.unwrap().remove(0);
         drop(busy);
         let release = Settlement::Release(Duration::ZERO, Release::Failed("x"));
@@ -506,7 +509,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_is_known_when_what_was_given_back_returns() {
+    async fn the_return_of_a_released_message_is_known() {
         let (_queue, leases, lease) = leased().await;
         assert_eq!(leases.last_return(), None);
         let now = Instant::now();
@@ -517,7 +520,7 @@ mod tests {
     #[tokio::test]
     async fn a_lost_lease_cancels_its_task_and_settles_nothing() {
         let (queue, _leases, lease) = leased().await;
-        // Somebody else ends the lease and takes the message.
+        // Another host ends the lease and takes the message.
         let receipt = lease.message().receipt.clone();
         queue.release(&receipt, Duration::ZERO, Release::Uncounted).await.unwrap();
         assert!(can_be_leased(&queue).await);

@@ -1,16 +1,16 @@
 //! Task Host: the life of one task, and the modules in that order.
 //!
 //! 1. [`worker`] takes a permit and a [`lease`] on a message of the task [`queue`].
-//! 2. [`message`] decodes it into a [`message::Task`]; names are checked in [`key`],
-//!    their characters in [`plain`].
-//! 3. [`prefetch`] brings its inputs from the [`bucket`] through the [`cache`] into a
+//! 2. [`message`] decodes it into a [`message::Task`]. [`key`] checks names, [`plain`] their
+//!    characters.
+//! 3. [`prefetch`] brings the inputs from the [`bucket`] through the [`cache`] into a
 //!    [`workspace`].
-//! 4. [`catalog`] finds the component of that name, compiled once.
-//! 5. [`sandbox`] runs its three calls in a fresh instance.
-//! 6. [`publish`] puts what it left into the bucket.
-//! 7. [`verdict`] decides what its end leads to, and the lease is settled accordingly.
+//! 4. [`catalog`] finds the task's component and compiles it once.
+//! 5. [`sandbox`] runs the component's three calls in a fresh instance.
+//! 6. [`publish`] writes the outputs to the bucket.
+//! 7. [`verdict`] decides what follows, and the lease is settled accordingly.
 //!
-//! [`task`] is that list as one function.
+//! [`task`] is that list as one function; [`services`] is what tasks share.
 
 pub mod ahead;
 mod blocking;
@@ -22,7 +22,7 @@ pub mod digest;
 mod dirs;
 mod emptying;
 pub mod environment;
-pub mod home;
+pub mod failure;
 pub mod json;
 pub mod key;
 pub mod lease;
@@ -37,6 +37,7 @@ pub mod queue;
 pub mod report;
 pub mod roots;
 pub mod sandbox;
+pub mod services;
 pub mod shortage;
 pub mod stats;
 pub mod task;

@@ -4,15 +4,18 @@ mod cli;
 
 use std::process::ExitCode;
 
+use task_host::environment::Environment;
+use task_host::roots;
+
 fn main() -> ExitCode {
-    // SAFETY: this is the first thing the only thread does.
+    // SAFETY: no other thread runs yet.
     //
-    // A guest's failing file call is an error value that wasmtime makes; with backtraces
-    // asked for, each would cost 20 microseconds. A panic of ours still prints its own.
+    // Each failing file call of a guest makes an error value in wasmtime. With `RUST_BACKTRACE`
+    // set, each would capture a backtrace, in 20 microseconds. Panics still print theirs.
     unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
-    if let Some(certificates) = task_host::roots::missing() {
-        // SAFETY: there still is no other thread.
-        unsafe { std::env::set_var(task_host::roots::VARIABLE, certificates) };
+    if let Some(certificates) = roots::missing(&Environment::of_process()) {
+        // SAFETY: no other thread runs yet.
+        unsafe { std::env::set_var(roots::VARIABLE, certificates) };
     }
     cli::main()
 }

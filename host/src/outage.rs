@@ -1,42 +1,43 @@
-//! What a host needs and can't use at the moment: logged once, waited out, and told to whoever
-//! asks whether the host is ready.
+//! Outages: services and operations that do not work now. Each is logged once, waited out, and shown
+//! by `/readyz`.
 //!
-//! An outage has a name: a service (`s3://data`) or an operation of one (`writing to s3://data`,
+//! An outage is named after a service (`s3://data`) or an operation (`writing to s3://data`,
 //! `storing inputs in the cache /var/cache`). It begins with a failure and ends when the same
-//! operation works. Where the operation can be tried by itself, the outage carries a probe;
-//! otherwise the next task that needs the operation tries it.
+//! operation works. If the operation can be tried by itself, the outage has a probe. Otherwise the
+//! next task that needs the operation tries it.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-/// The longest wait between two tries of an operation that fails. An outage is over for a host
-/// at most this long after its cause has ended.
+/// The longest wait between two tries of a failing operation. A host notices the end of an outage
+/// within this time.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
-/// How often is looked whether there is something to probe, while something else does not work.
+/// How often the host checks for new probes during an outage that can't be probed.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// An outage that begins again within this time never really ended: a disk that is almost full
-/// takes one file and not the next.
+/// An outage that begins again within this time counts as the same one: a disk that is almost full
+/// takes one file but not the next.
 const SAME: Duration = Duration::from_secs(60);
 
 /// Tries the operation that failed.
 pub type Probe = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
-/// What does not work now, by name.
+/// The outages of a host, by name.
 #[derive(Debug)]
 pub struct Outages {
     out: Mutex<BTreeMap<String, Outage>>,
-    /// How many there are.
+    /// The number of outages.
     count: watch::Sender<usize>,
     ended: Notify,
-    /// Those that are over, by name.
+    /// Outages that are over, by name.
     over: Mutex<BTreeMap<String, Over>>,
 }
 
@@ -83,13 +84,13 @@ impl Outage {
 }
 
 impl Outages {
-    /// An operation has failed that the next who needs it tries again. Logs the first failure.
-    /// Returns how long to wait before the next try: many that fail at once are one try.
+    /// Reports the failure of an operation that can't be probed. Logs the first failure. Returns
+    /// how long to wait before the next try; many failures at once count as one try.
     pub fn begins(&self, service: &dyn fmt::Display, problem: &dyn fmt::Display) -> Duration {
         self.begin(service, problem, None)
     }
 
-    /// The same for an operation that can be tried by itself.
+    /// The same for an operation that `probe` can try by itself.
     pub fn begins_until(
         &self,
         service: &dyn fmt::Display,
@@ -115,13 +116,13 @@ impl Outages {
         problem: &dyn fmt::Display,
         probe: Option<Probe>,
     ) -> Duration {
-        let mut out = self.out();
+        let mut out = self.out.lock();
         let service = service.to_string();
         let outage = out.entry(service.clone()).or_insert_with(|| {
-            let over = self.over().get(&service).copied();
+            let over = self.over.lock().get(&service).copied();
             let (since, tries) = match over.filter(|over| now < over.at + SAME) {
                 Some(over) => {
-                    tracing::warn!("{problem}; it worked only for a moment");
+                    tracing::warn!("{problem}; it worked only briefly");
                     (over.since, over.tries)
                 }
                 None => {
@@ -144,9 +145,9 @@ impl Outages {
         wait
     }
 
-    /// `service` works. Says so if it did not.
+    /// Reports that `service` works. Logs the end of its outage, if it had one.
     pub fn ends(&self, service: &dyn fmt::Display) {
-        let mut out = self.out();
+        let mut out = self.out.lock();
         if out.is_empty() {
             return;
         }
@@ -155,7 +156,7 @@ impl Outages {
             let count = out.len();
             drop(out);
             let (since, tries) = (outage.since, outage.tries);
-            self.over().insert(service.clone(), Over { since, at: Instant::now(), tries });
+            self.over.lock().insert(service.clone(), Over { since, at: Instant::now(), tries });
             self.count.send_replace(count);
             let time = Duration::from_secs(outage.since.elapsed().as_secs());
             tracing::info!("{service} works again, after {}", humantime::format_duration(time));
@@ -163,50 +164,51 @@ impl Outages {
         }
     }
 
-    /// `service` worked for somebody. That says nothing new where it is being probed.
+    /// Reports that `service` worked once. Ignored while the service is being probed.
     pub fn ends_unless_probed(&self, service: &dyn fmt::Display) {
         if self.any() && !self.is_probed(&service.to_string()) {
             self.ends(service);
         }
     }
 
-    /// True if a failure of something that began at `since` is explained: `service` is being
-    /// probed, or has been out meanwhile.
+    /// Whether an outage of `service` explains the failure of an operation that began at `since`: the
+    /// service is being probed, or had an outage that ended after `since`.
     pub fn covers(&self, service: &dyn fmt::Display, since: Instant) -> bool {
         let service = service.to_string();
-        self.is_probed(&service) || self.over().get(&service).is_some_and(|over| over.at >= since)
+        self.is_probed(&service)
+            || self.over.lock().get(&service).is_some_and(|over| over.at >= since)
     }
 
     fn is_probed(&self, service: &str) -> bool {
-        self.out().get(service).is_some_and(|outage| outage.probe.is_some())
+        self.out.lock().get(service).is_some_and(|outage| outage.probe.is_some())
     }
 
-    /// True while `service` does not work.
+    /// Whether `service` has an outage.
     pub fn is_out(&self, service: &dyn fmt::Display) -> bool {
-        let out = self.out();
+        let out = self.out.lock();
         !out.is_empty() && out.contains_key(&service.to_string())
     }
 
-    /// True while anything does not work.
+    /// Whether there is any outage.
     pub fn any(&self) -> bool {
         *self.count.borrow() > 0
     }
 
-    /// Waits until something does not work.
+    /// Waits until there is an outage.
     pub async fn begun(&self) {
-        // The sender lives as long as this.
+        // The sender lives as long as `self`.
         let _ = self.count.subscribe().wait_for(|count| *count > 0).await;
     }
 
-    /// How long to wait until what can't be probed may be tried again.
+    /// How long to wait until operations that can't be probed may be tried again.
     pub fn pause_of_unprobed(&self) -> Duration {
-        let out = self.out();
+        let out = self.out.lock();
         let unprobed = out.values().filter(|outage| outage.probe.is_none());
         let next_try = unprobed.map(|outage| outage.next_try).max();
         next_try.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()))
     }
 
-    /// Waits for `time`, or until some outage ends.
+    /// Waits for `time`, or until any outage ends.
     pub async fn pause_for(&self, time: Duration) {
         let ended = self.ended.notified();
         tokio::select! {
@@ -215,22 +217,22 @@ impl Outages {
         }
     }
 
-    /// Probes what can be probed, whenever there is something. Never ends.
+    /// Runs the probes of all outages. Never ends.
     pub async fn keep_probing(&self) {
         loop {
             self.begun().await;
             self.probe().await;
-            // What is left can't be probed.
+            // The remaining outages have no probes.
             self.pause_for(LOOK).await;
         }
     }
 
-    /// True while something does not work that is being probed.
+    /// Whether any outage is being probed.
     pub fn is_probing(&self) -> bool {
-        self.out().values().any(|outage| outage.probe.is_some())
+        self.out.lock().values().any(|outage| outage.probe.is_some())
     }
 
-    /// Probes what can be probed, each at its time, until all of that works.
+    /// Runs each probe at its time, until all of them succeed.
     async fn probe(&self) {
         while let Some((service, at, probe)) = self.next_probe() {
             tokio::time::sleep_until(at).await;
@@ -242,24 +244,16 @@ impl Outages {
     }
 
     fn next_probe(&self) -> Option<(String, Instant, Probe)> {
-        let out = self.out();
+        let out = self.out.lock();
         let probed = out.iter().filter_map(|(service, outage)| {
             Some((service.clone(), outage.next_try, outage.probe.clone()?))
         });
         probed.min_by_key(|(_, at, _)| *at)
     }
 
-    /// What is wrong now; nothing if the host can work.
+    /// The problem of each outage, in words.
     pub fn problems(&self) -> Vec<String> {
-        self.out().values().map(|outage| outage.problem.clone()).collect()
-    }
-
-    fn over(&self) -> MutexGuard<'_, BTreeMap<String, Over>> {
-        self.over.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn out(&self) -> MutexGuard<'_, BTreeMap<String, Outage>> {
-        self.out.lock().unwrap_or_else(PoisonError::into_inner)
+        self.out.lock().values().map(|outage| outage.problem.clone()).collect()
     }
 }
 
@@ -293,7 +287,7 @@ mod tests {
         assert!(!outages.is_out(&"s3://b") && outages.is_out(&"sqs://q"));
         outages.ends(&"sqs://q");
         assert!(outages.problems().is_empty());
-        // It worked for a moment: the wait goes on growing.
+        // It worked only briefly: the wait keeps growing.
         assert!(outages.begins(&"s3://b", &"again") >= LONGEST_WAIT / 2);
         outages.ends(&"s3://b");
         let later = Instant::now() + SAME;
@@ -311,7 +305,7 @@ mod tests {
             Box::pin(async move { if works { Ok(()) } else { Err("still full".to_owned()) } })
         });
         outages.begins_until(&"the disk", &"full", probe);
-        // Nobody can probe this one: waiting for it is the business of whoever needs it.
+        // This outage has no probe.
         outages.begins(&"the queue", &"away");
         outages.probe().await;
         assert_eq!(tries.load(SeqCst), 2);

@@ -23,7 +23,8 @@ pub mod pubsub;
 mod remembered;
 pub mod sqs;
 
-use self::address::Address;
+pub use self::address::{Address, AddressError};
+use crate::environment::Environment;
 use crate::message::{self, DecodeError, Task};
 
 /// Bytes of the longest message that is read from a queue or put into one, whatever the queue
@@ -129,6 +130,12 @@ pub enum QueueError {
         /// What is wrong, and what would be right.
         problem: String,
     },
+}
+
+impl From<AddressError> for QueueError {
+    fn from(AddressError { url, problem }: AddressError) -> Self {
+        Self::Invalid { queue: url, problem }
+    }
 }
 
 /// A queue of messages with timed leases. `Display` is its URL.
@@ -327,79 +334,72 @@ fn is_id(text: &str) -> bool {
     (1..=128).contains(&text.len()) && text.bytes().all(is_plain)
 }
 
-/// How cloud queues are reached, and what may be done to have them.
+/// How queues are reached, and what may be done to them.
 #[derive(Debug, Clone, Default)]
 pub struct Access {
-    /// The region of queues that don't say theirs, before the environment's.
+    /// The region of SQS queues whose address does not say it. Overrides the environment's.
     pub region: Option<String>,
-    /// Make queues that are not there.
+    /// Create queues that do not exist.
     pub create: bool,
-    /// URL of the one bucket that bodies too large for the queue are in: written there by
-    /// us, and read from there where a message points to it. None: there are no such bodies.
+    /// URL of the bucket for bodies that are too large for SQS: such bodies are written there,
+    /// and read from there where a message points to it. `None`: large bodies are refused.
     pub body_bucket: Option<String>,
-    /// Such a body may also be a report, and not only a task: for who looks into queues of
-    /// reports, and moves what is in them.
-    pub reports: bool,
-    /// The group of the messages that are sent, where the queue has groups.
+    /// Recognizes reports. A body in the bucket has to be a task; with this, it may be a report
+    /// as well, for commands that list and move reports.
+    pub is_report: Option<fn(&[u8]) -> bool>,
+    /// The message group (SQS) or ordering key (Pub/Sub) of the messages that are sent.
     pub group: Option<String>,
+    /// The variables that credentials and endpoints are taken from.
+    pub environment: Environment,
 }
 
-/// Opens a queue by its URL or by a plain path. A directory queue is made if there is none;
-/// another is, if `access` says so.
+/// Opens a queue. A directory queue is created if it does not exist; an SQS or Pub/Sub queue is
+/// created only with [`Access::create`].
 ///
 /// # Errors
-/// [`QueueError::Invalid`] when there is no such queue, or no such kind of queue.
-pub async fn open(url: &str, access: &Access) -> Result<Arc<dyn Queue>, QueueError> {
-    match Address::parse(url)? {
-        Address::File { url, path } => Ok(Arc::new(file::FileQueue::open(&url, &path)?)),
-        Address::Sqs(sqs) => Ok(Arc::new(sqs::SqsQueue::open(&sqs, access).await?)),
-        Address::PubSub(at) => Ok(Arc::new(pubsub::PubSubQueue::open(url, &at, access).await?)),
+/// [`QueueError::Invalid`] if the queue does not exist or can't be used,
+/// [`QueueError::Unavailable`] if it does not answer.
+pub async fn open(address: &Address, access: &Access) -> Result<Arc<dyn Queue>, QueueError> {
+    match address {
+        Address::Directory(path) => {
+            Ok(Arc::new(file::FileQueue::open(&address.to_string(), path)?))
+        }
+        Address::Sqs(address) => Ok(Arc::new(sqs::SqsQueue::open(address, access).await?)),
+        Address::PubSub(address) => Ok(Arc::new(pubsub::PubSubQueue::open(address, access).await?)),
     }
 }
 
-/// Opens a queue as [`open`] does. The connections of a service are opened and driven on
-/// `runtime`, which should be one that file calls can't block.
+/// Opens a queue as [`open`] does. Connections to a service are opened and driven on `runtime`,
+/// which blocking file operations should not be able to hold up.
 ///
 /// # Errors
 /// As [`open`].
 pub async fn open_on(
     runtime: &tokio::runtime::Handle,
-    url: &str,
+    address: &Address,
     access: &Access,
 ) -> Result<Arc<dyn Queue>, QueueError> {
-    if let Address::File { .. } = Address::parse(url)? {
-        return open(url, access).await;
+    if !address.is_remote() {
+        return open(address, access).await;
     }
-    let (url, access) = (url.to_owned(), access.clone());
-    let shown = url.clone();
-    let opened = runtime.spawn(async move { open(&url, &access).await }).await;
+    let (there, access) = (address.clone(), access.clone());
+    let opened = runtime.spawn(async move { open(&there, &access).await }).await;
     let queue = opened.map_err(|stopped| QueueError::Unavailable {
-        queue: shown,
-        doing: "opening it".to_owned(),
+        queue: address.to_string(),
+        doing: "opening the queue".to_owned(),
         source: Box::new(stopped),
     })??;
     Ok(Arc::new(elsewhere::Elsewhere::new(queue, runtime.clone())))
 }
 
-/// Opens a queue, which must exist, to look into it and to set it right.
+/// Opens an existing queue to inspect and repair it.
 ///
 /// # Errors
-/// [`QueueError::Invalid`] when there is no such queue, or no such kind of queue.
-pub async fn admin(url: &str, access: &Access) -> Result<Box<dyn Admin>, QueueError> {
-    match Address::parse(url)? {
-        Address::File { url, path } => Ok(Box::new(file::Admin::open(&url, &path)?)),
-        Address::Sqs(sqs) => Ok(Box::new(sqs::Admin::open(&sqs, access).await?)),
-        Address::PubSub(at) => Ok(Box::new(pubsub::Admin::open(url, &at, access).await?)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn what_is_no_queue_is_refused() {
-        let error = open("s3://bucket", &Access::default()).await.unwrap_err();
-        assert!(matches!(error, QueueError::Invalid { .. }), "{error}");
+/// As [`open`].
+pub async fn admin(address: &Address, access: &Access) -> Result<Box<dyn Admin>, QueueError> {
+    match address {
+        Address::Directory(path) => Ok(Box::new(file::Admin::open(&address.to_string(), path)?)),
+        Address::Sqs(address) => Ok(Box::new(sqs::Admin::open(address, access).await?)),
+        Address::PubSub(address) => Ok(Box::new(pubsub::Admin::open(address, access).await?)),
     }
 }

@@ -18,6 +18,7 @@ use serde_json::ser::{Formatter, Serializer};
 use serde_json::value::RawValue;
 
 use crate::digest::Digest;
+use crate::environment::Environment;
 use crate::json;
 use crate::key::BucketKey;
 use crate::message;
@@ -41,7 +42,7 @@ struct HostInfo {
 
 static HOST_INFO: LazyLock<HostInfo> = LazyLock::new(|| HostInfo {
     hostname: head(&rustix::system::uname().nodename().to_string_lossy(), LONGEST_NAME).into(),
-    user: head(&crate::config::user_name(), LONGEST_NAME).into(),
+    user: head(&Environment::of_process().user_name(), LONGEST_NAME).into(),
 });
 
 /// Sends the first version of a report that the queue takes.
@@ -71,7 +72,7 @@ pub async fn send(
 }
 
 /// Whether a message is a report: of ours, or of another program for the same readers.
-pub(crate) fn is_report(message: &[u8]) -> bool {
+pub fn is_report(message: &[u8]) -> bool {
     let text = std::str::from_utf8(message).unwrap_or_default();
     let fields = json::parse(text).ok().and_then(json::Value::fields);
     let Some(fields) = fields else { return false };

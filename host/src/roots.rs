@@ -1,14 +1,13 @@
-//! Certificates of authorities for machines that have none, as in a container made from
-//! nothing.
+//! Root certificates for machines that have none, such as an empty container.
 //!
-//! The clients of S3, SQS, Google and web servers read the machine's own. Where there are none,
-//! one panics, one fails with "builder error", and one refuses every server. All of them obey
-//! `SSL_CERT_FILE`, so that names Mozilla's certificates then, which are part of the program.
+//! The clients of S3, SQS, Google and web servers read the machine's certificates. Without any, one
+//! client panics, one fails with "builder error", and one refuses every server. All of them obey
+//! `SSL_CERT_FILE`, so this module sets it to Mozilla's certificates, which are part of this program.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Once, OnceLock};
 
 use base64::Engine;
@@ -16,54 +15,55 @@ use base64::prelude::BASE64_STANDARD;
 use rustix::fs::{MemfdFlags, memfd_create};
 use webpki_root_certs::TLS_SERVER_ROOT_CERTS;
 
-/// The variable that names the file of certificates.
+use crate::environment::Environment;
+
+/// The variable with the path of the certificate file.
 pub const VARIABLE: &str = "SSL_CERT_FILE";
 const DIRECTORY: &str = "SSL_CERT_DIR";
 
-/// The certificates of this program, which are never closed.
+/// The certificates of this program. The file stays open: clients reach it by its descriptor.
 static BUNDLED: OnceLock<Bundled> = OnceLock::new();
 
 struct Bundled {
     _file: File,
-    /// What names none, if something was to.
+    /// The variable that should have led to certificates, if one is set.
     named: Option<String>,
 }
 
-/// The file with the certificates of this program, if the machine has none. The caller sets
-/// [`VARIABLE`] to it, before any other thread runs.
-pub fn missing() -> Option<PathBuf> {
-    let named = [VARIABLE, DIRECTORY].iter().find_map(|name| {
-        let value = std::env::var_os(name).filter(|value| !value.is_empty())?;
-        Some(format!("{name}={}", Path::new(&value).display()))
-    });
+/// A file with the certificates of this program, if the machine has none. The caller sets
+/// [`VARIABLE`] to its path before any other thread runs.
+pub fn missing(environment: &Environment) -> Option<PathBuf> {
+    let named = [VARIABLE, DIRECTORY]
+        .iter()
+        .find_map(|name| Some(format!("{name}={}", environment.get(name)?)));
     if has_own(named.is_some()) {
         return None;
     }
-    // Without them there is the error of each client, which is not worth ending for here.
+    // If this fails, each client that needs certificates reports its own error.
     let file = bundle().ok()?;
     let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     BUNDLED.set(Bundled { _file: file, named }).ok()?;
     Some(path)
 }
 
-/// Says once whose certificates are used, if they are not the machine's.
+/// Logs once that the certificates of this program are used, if they are.
 pub(crate) fn tell() {
     static TOLD: Once = Once::new();
     let Some(Bundled { named, .. }) = BUNDLED.get() else { return };
     TOLD.call_once(|| match named {
         Some(named) => tracing::warn!(
-            "{named}: there are no certificates of authorities; Mozilla's are used, which are \
-             part of this program"
+            "{named}: found no root certificates there; using Mozilla's, which are part of this \
+             program"
         ),
         None => tracing::info!(
-            "this machine has no certificates of authorities; Mozilla's are used, which are part \
-             of this program"
+            "this machine has no root certificates; using Mozilla's, which are part of this \
+             program"
         ),
     });
 }
 
 fn has_own(is_named: bool) -> bool {
-    // Reading them all takes ten milliseconds, and nearly every machine has this file.
+    // Reading all certificates takes ten milliseconds; nearly every machine has this file.
     let file = openssl_probe::probe().cert_file;
     let is_there = |file: &PathBuf| file.metadata().is_ok_and(|meta| meta.len() > 0);
     if !is_named && file.as_ref().is_some_and(is_there) {
@@ -72,7 +72,8 @@ fn has_own(is_named: bool) -> bool {
     !rustls_native_certs::load_native_certs().certs.is_empty()
 }
 
-/// A file without a name. Programs that the clients start for credentials can read it as well.
+/// An unnamed file with the certificates. Child processes inherit it: clients start programs for
+/// credentials.
 fn bundle() -> io::Result<File> {
     let mut file = File::from(memfd_create("ca-certificates", MemfdFlags::empty())?);
     let mut text = String::new();

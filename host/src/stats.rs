@@ -1,4 +1,4 @@
-//! What a host has done so far: counts and times, added up as it works.
+//! Counters and times of a host since its start.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -9,19 +9,19 @@ use std::time::{Duration, Instant};
 pub enum Step {
     /// Reading the message.
     Decode,
-    /// Bringing the inputs into the inputs directory.
+    /// Fetching the inputs.
     Fetch,
     /// Finding the component.
     Resolve,
     /// Waiting for a free slot.
     Wait,
-    /// Making the context and the instance.
+    /// Instantiating the component.
     Instantiate,
-    /// The three calls.
+    /// The guest's three calls.
     Run,
     /// Publishing the outputs.
     Publish,
-    /// Telling the queues.
+    /// Settling the message.
     Settle,
 }
 
@@ -67,14 +67,14 @@ impl Steps {
         Self { last: now, spent: [Duration::ZERO; Step::ALL.len()] }
     }
 
-    /// The time since the last call, or the start, was spent on `step`.
+    /// Counts the time since the last call, or the start, as time of `step`.
     pub fn done(&mut self, step: Step) {
         let now = Instant::now();
         self.spent[step as usize] += now - self.last;
         self.last = now;
     }
 
-    /// `part` of what was booked on `from` was spent on `step`.
+    /// Moves `part` of the time of `from` to `step`.
     pub fn move_from(&mut self, from: Step, step: Step, part: Duration) {
         let part = part.min(self.spent[from as usize]);
         self.spent[from as usize] -= part;
@@ -102,22 +102,22 @@ impl std::fmt::Display for Steps {
     }
 }
 
-/// Counters of one host. All only grow, but `in_flight` and `running`.
+/// Counters of one host. All but `in_flight` and `running` only grow.
 #[derive(Debug, Default)]
 pub struct Stats {
     /// Tasks done.
     pub done: AtomicU64,
-    /// Tasks given up, with a report on the error queue.
+    /// Tasks rejected, with a report on the error queue.
     pub failed: AtomicU64,
-    /// Attempts that failed and are to be made again.
+    /// Attempts that failed and will be retried.
     pub retried: AtomicU64,
-    /// Tasks given back that were not started, or through no fault of theirs.
+    /// Tasks released before they started, or for reasons outside of the task.
     pub returned: AtomicU64,
     /// Leases that were lost.
     pub lost: AtomicU64,
     /// Tasks between lease and settlement.
     pub in_flight: AtomicU64,
-    /// Tasks that a guest is working on.
+    /// Tasks whose guest is running.
     pub running: AtomicU64,
     /// Bytes of inputs given to tasks.
     pub bytes_in: AtomicU64,
@@ -144,11 +144,11 @@ impl Stats {
     }
 }
 
-/// Counts something as present until it is dropped.
+/// Adds one to a counter until it is dropped.
 pub struct Gauge<'a>(&'a AtomicU64);
 
 impl<'a> Gauge<'a> {
-    /// One more in `count`.
+    /// Adds one to `count`.
     pub fn enter(count: &'a AtomicU64) -> Self {
         count.fetch_add(1, Relaxed);
         Self(count)

@@ -1,43 +1,47 @@
-//! The one table that says what the end of an attempt leads to.
+//! The one table that decides what follows the end of an attempt.
 //!
-//! No other place retries, rejects or gives up.
+//! No other code retries, rejects or abandons a task.
 
 use std::time::Duration;
 
 use crate::catalog::CatalogError;
+use crate::failure::Failure;
 use crate::prefetch::PrefetchError;
 use crate::publish::PublishError;
 use crate::queue::{Message, QueueError};
 use crate::sandbox::{self, RunError};
-use crate::task::Failure;
 
-/// What is done with a message.
+/// What to do with a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// The outputs are in the bucket: report it if that is wanted, and delete the message.
+    /// The outputs are in the bucket: send the report if there is a done queue, then delete the
+    /// message.
     Done,
-    /// Give the message back; it can be leased again after this long.
+    /// The attempt failed and counts: release the message.
     Retry {
-        /// How long nobody gets it.
+        /// How long the message stays invisible.
         after: Duration,
-        /// False when the attempt was not the task's fault and is not held against it.
-        counts: bool,
     },
-    /// Put a report on the error queue, then delete the message.
+    /// The attempt ended for a reason outside of the task and does not count: release the message.
+    Return {
+        /// How long the message stays invisible.
+        after: Duration,
+    },
+    /// Send a report to the error queue, then delete the message.
     Reject,
-    /// Leave the message alone: it is somebody else's.
+    /// Leave the message alone: another host has it.
     Abandon,
 }
 
-/// How often and how fast a task is tried again.
+/// How often and how fast a task is retried.
 #[derive(Debug, Clone, Copy)]
 pub struct Policy {
     /// Attempts after which a task goes to the error queue.
     pub max_attempts: u32,
-    /// Executions whose host was killed or lost, after which a task goes to the error queue.
-    /// More than attempts: most hosts die for reasons of their own.
+    /// Executions that ended with the loss of their host, after which a task goes to the error
+    /// queue. More than attempts, because most hosts die for reasons of their own.
     pub max_deaths: u32,
-    /// The wait before the second attempt. Doubles with each further one.
+    /// The wait before the second attempt. It doubles with each further attempt.
     pub first_retry: Duration,
     /// The longest wait between two attempts.
     pub longest_retry: Duration,
@@ -54,19 +58,19 @@ impl Default for Policy {
     }
 }
 
-/// How often a task was executed without an end that anybody recorded, after which it may be
-/// what kills its hosts: from then on it is executed alone, so that no other task dies with it.
+/// Executions without a recorded end after which a task may be what kills its hosts. From then on
+/// it runs alone, so that no other task dies with it.
 const SUSPECT_AFTER: u32 = 2;
 
-/// Deliveries of which nobody told how they ended, where a queue knows no more. Far more than
-/// deaths: each may have been a message that was only held while its host was killed.
+/// The limit on deliveries without a recorded end, for a queue that records no more. Far more than
+/// deaths: the message may only have been held when its host was killed.
 const MAX_UNACCOUNTED: u32 = 20;
 
-/// Whether a task may be executed again after what its message tells of earlier deliveries.
-/// `limits_deliveries`: the queue itself moves away a message that was delivered too often.
+/// Whether a task may run again, given the earlier deliveries of its message.
+/// `limits_deliveries`: the queue itself removes a message that was delivered too often.
 ///
 /// # Errors
-/// What ended the task, if it may not.
+/// The failure that ends the task.
 pub fn may_start(
     message: &Message,
     policy: &Policy,
@@ -82,20 +86,19 @@ pub fn may_start(
     Ok(())
 }
 
-/// Whether a task is executed while no other is.
+/// Whether a task must run alone.
 pub fn is_suspect(message: &Message) -> bool {
     message.deaths.saturating_add(message.unaccounted) >= SUSPECT_AFTER
 }
 
-/// What is done with a message whose report or deletion the queue did not take while its lease
-/// lasted: it comes back.
+/// The verdict on a message whose report the queue did not take while the lease lasted: the
+/// message comes back.
 pub fn unsettled() -> Verdict {
-    Verdict::Retry { after: Duration::ZERO, counts: false }
+    Verdict::Return { after: Duration::ZERO }
 }
 
-/// How long a message stays away whose component has been compiling for a time: about as long
-/// again, but where the queue itself moves away a message that was delivered too often, so long
-/// that few deliveries are used up.
+/// How long a message stays invisible when its component has been compiling for `since`: about as
+/// long again. Longer where the queue itself limits deliveries, so that few are used up.
 pub fn until_compiled(since: Duration, limits_deliveries: bool) -> Duration {
     let full = match limits_deliveries {
         false => since.clamp(Duration::from_secs(2), Duration::from_secs(30)),
@@ -104,95 +107,76 @@ pub fn until_compiled(since: Duration, limits_deliveries: bool) -> Duration {
     vary(full)
 }
 
-/// What a failure says about a further try.
-enum Further {
-    /// It may help.
-    May,
-    /// It can't.
-    Never,
-    /// It may, and this attempt was not the task's fault.
-    MayFree,
-    /// It is for somebody else to decide.
-    NotOurs,
-}
-
 /// Decides. `attempt` is the number of the attempt that failed, from 1.
 pub fn judge(failure: &Failure, attempt: u32, policy: &Policy) -> Verdict {
-    match further(failure) {
-        Further::Never => Verdict::Reject,
-        Further::NotOurs => Verdict::Abandon,
-        Further::May if attempt >= policy.max_attempts => Verdict::Reject,
-        Further::May => Verdict::Retry { after: backoff(attempt, policy), counts: true },
-        // A host that is stopping gives its tasks back for others to take at once; one that
-        // can't work must not spin on the same message.
-        Further::MayFree => {
-            let after = match failure {
-                Failure::Draining | Failure::Run(RunError::Cancelled) => Duration::ZERO,
-                Failure::NotYet { after, .. } => *after,
-                _ => backoff(1, policy),
-            };
-            Verdict::Retry { after, counts: false }
-        }
-    }
-}
-
-fn further(failure: &Failure) -> Further {
-    use Further::{May, MayFree, Never, NotOurs};
+    let reject = Verdict::Reject;
+    let abandon = Verdict::Abandon;
+    let retry = match attempt >= policy.max_attempts {
+        true => Verdict::Reject,
+        false => Verdict::Retry { after: backoff(attempt, policy) },
+    };
+    // A stopping host releases tasks for others to take at once. A host that can't work must not
+    // spin on the same message.
+    let at_once = Verdict::Return { after: Duration::ZERO };
+    let later = Verdict::Return { after: backoff(1, policy) };
     match failure {
-        Failure::Draining | Failure::Outage(_) | Failure::Homeless => MayFree,
-        Failure::LeaseLost => NotOurs,
-        Failure::Decode(_) | Failure::Deaths { .. } | Failure::Unaccounted { .. } => Never,
+        Failure::Draining => at_once,
+        Failure::Outage(_) | Failure::Homeless => later,
+        Failure::LeaseLost => abandon,
+        Failure::Decode(_) | Failure::Deaths { .. } | Failure::Unaccounted { .. } => reject,
 
-        // An input may still be on its way to the bucket.
-        Failure::Prefetch(PrefetchError::NotFound { .. }) => May,
-        Failure::Prefetch(PrefetchError::Invalid { .. }) => Never,
-        // Not an outage: that was looked into before.
-        Failure::Prefetch(PrefetchError::Unavailable { .. }) => May,
+        // The input may still be on its way to the bucket.
+        Failure::Prefetch(PrefetchError::NotFound { .. }) => retry,
+        Failure::Prefetch(PrefetchError::Invalid { .. }) => reject,
+        // Not an outage: the diagnosis looked for one before.
+        Failure::Prefetch(PrefetchError::Unavailable { .. }) => retry,
 
-        // So may a component.
-        Failure::Catalog(CatalogError::NotFound { .. }) => May,
+        // The component may still be on its way to the bucket.
+        Failure::Catalog(CatalogError::NotFound { .. }) => retry,
         Failure::Catalog(CatalogError::NotAGuest { problem, .. })
             if sandbox::is_too_large(problem) =>
         {
-            Never
+            reject
         }
-        // A corrected component may be pushed under the same name.
-        Failure::Catalog(CatalogError::NotAGuest { .. }) => May,
-        Failure::Catalog(CatalogError::Unavailable { .. }) => May,
-        Failure::Catalog(CatalogError::NotYet { .. }) | Failure::NotYet { .. } => MayFree,
+        // A corrected component may be uploaded under the same name.
+        Failure::Catalog(CatalogError::NotAGuest { .. }) => retry,
+        Failure::Catalog(CatalogError::Unavailable { .. }) => retry,
+        Failure::Catalog(CatalogError::NotYet { .. }) => later,
+        Failure::NotYet { after, .. } => Verdict::Return { after: *after },
 
-        Failure::Workspace(_) => MayFree,
+        Failure::Workspace(_) => later,
 
-        Failure::Start(QueueError::LeaseLost { .. }) => NotOurs,
-        Failure::Start(_) => MayFree,
+        Failure::Start(QueueError::LeaseLost { .. }) => abandon,
+        Failure::Start(_) => later,
 
         Failure::Run(error) => match error {
-            RunError::Retry { .. } | RunError::Trap { .. } | RunError::Broke => May,
+            RunError::Retry { .. } | RunError::Trap { .. } | RunError::Broke => retry,
             // More than the disk can hold.
-            RunError::Shortage { .. } => May,
-            RunError::Reject { .. } | RunError::Unsuccessful => Never,
-            // Time depends on the machine and its load; all else does not.
-            RunError::Limit { limit: sandbox::Limit::Time(_), .. } => May,
-            RunError::Limit { .. } => Never,
-            RunError::Cancelled | RunError::Host(_) => MayFree,
+            RunError::Shortage { .. } => retry,
+            RunError::Reject { .. } | RunError::Unsuccessful => reject,
+            // Time depends on the machine and its load. The other limits don't.
+            RunError::Limit { limit: sandbox::Limit::Time(_), .. } => retry,
+            RunError::Limit { .. } => reject,
+            RunError::Cancelled => at_once,
+            RunError::Host(_) => later,
         },
 
-        Failure::Missing(_) => Never,
-        Failure::Publish(PublishError::Invalid { .. }) => Never,
-        Failure::Publish(PublishError::Unavailable { .. }) => May,
-        Failure::Publish(PublishError::LeaseOver { .. }) => NotOurs,
+        Failure::Missing(_) => reject,
+        Failure::Publish(PublishError::Invalid { .. }) => reject,
+        Failure::Publish(PublishError::Unavailable { .. }) => retry,
+        Failure::Publish(PublishError::LeaseOver { .. }) => abandon,
     }
 }
 
-/// Doubles from attempt to attempt, and varies, so that tasks that failed together do not
-/// come back together.
+/// The wait before the attempt after `attempt`. It doubles with each attempt, and varies so that
+/// tasks that failed together don't come back together.
 fn backoff(attempt: u32, policy: &Policy) -> Duration {
     let doublings = attempt.saturating_sub(1).min(30);
     let full = policy.first_retry.saturating_mul(1 << doublings).min(policy.longest_retry);
     vary(full).min(policy.longest_retry)
 }
 
-/// A quarter more or less.
+/// Varies a time by up to a quarter, so that waits spread out.
 fn vary(time: Duration) -> Duration {
     time.mul_f64(fastrand::f64() * 0.5 + 0.75)
 }
@@ -204,15 +188,15 @@ mod tests {
     use crate::message;
     use crate::sandbox::{Limit, Phase};
 
-    /// In a word: what the first and the last attempt that fails so leads to.
+    /// Checks the verdicts on a first and on a last attempt that fail in this way.
     fn check(failure: &Failure, first: &str, last: &str) {
         let policy = Policy::default();
         for (attempt, want) in [(1, first), (policy.max_attempts, last)] {
             let got = match judge(failure, attempt, &policy) {
                 Verdict::Done => "done",
-                Verdict::Retry { counts: true, .. } => "retry",
-                Verdict::Retry { counts: false, after: Duration::ZERO } => "give back",
-                Verdict::Retry { counts: false, .. } => "give back for later",
+                Verdict::Retry { .. } => "retry",
+                Verdict::Return { after: Duration::ZERO } => "return",
+                Verdict::Return { .. } => "return later",
                 Verdict::Reject => "reject",
                 Verdict::Abandon => "abandon",
             };
@@ -280,17 +264,17 @@ mod tests {
 
     #[test]
     fn what_is_not_the_tasks_fault_is_never_held_against_it() {
-        check(&Failure::Draining, "give back", "give back");
-        check(&ran(RunError::Cancelled), "give back", "give back");
+        check(&Failure::Draining, "return", "return");
+        check(&ran(RunError::Cancelled), "return", "return");
         let host = ran(RunError::Host("no memory".into()));
-        check(&host, "give back for later", "give back for later");
+        check(&host, "return later", "return later");
         let outage = Failure::Outage("the bucket does not answer".into());
-        check(&outage, "give back for later", "give back for later");
-        check(&Failure::Homeless, "give back for later", "give back for later");
+        check(&outage, "return later", "return later");
+        check(&Failure::Homeless, "return later", "return later");
         let since = Duration::from_secs(1);
         let source = CatalogError::NotYet { place: "c".into(), why: "it compiles".into(), since };
         let not_yet = Failure::NotYet { source, after: Duration::from_secs(2) };
-        check(&not_yet, "give back for later", "give back for later");
+        check(&not_yet, "return later", "return later");
         check(&Failure::LeaseLost, "abandon", "abandon");
         let late = PublishError::LeaseOver { output: "o".into() };
         check(&Failure::Publish(late), "abandon", "abandon");

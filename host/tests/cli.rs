@@ -189,7 +189,11 @@ fn a_damaged_cache_is_found_put_right_and_fetched_again() {
     }
     // A run finds out by itself, as does a look at all of it.
     place.run(submit).ok();
-    place.run("run --fq ./queue -x").ok().says("1 done").says("is not usable, compiling again");
+    place
+        .run("run --fq ./queue -x")
+        .ok()
+        .says("1 done")
+        .says("is not usable and is compiled again");
     place.run("cache verify --json").ok();
 
     fs::write(&files[0], "other bytes").unwrap();

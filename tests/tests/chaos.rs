@@ -20,7 +20,7 @@ fn hosts_that_are_killed_and_stopped_at_random_lose_nothing() {
     let ledger: Value = serde_json::from_str(&run.stdout).expect("a ledger");
     let count = |name: &str| ledger[name].as_u64().unwrap_or_else(|| panic!("{name}: {ledger}"));
     assert_eq!((count("tasks"), count("done"), count("lost")), (TASKS, TASKS, 0), "{ledger}");
-    assert_eq!((count("given_up"), &ledger["left_behind"]), (0, &json!([])), "{ledger}");
+    assert_eq!((count("rejected"), &ledger["left_behind"]), (0, &json!([])), "{ledger}");
     assert!(count("executions") >= TASKS, "{ledger}");
     assert!(count("kills") + count("stops") > 0, "{ledger}");
 }

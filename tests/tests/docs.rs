@@ -1,12 +1,11 @@
 //! Every command in the documentation is run.
 //!
-//! A block that is marked `console` holds commands after `$ `, continued after `> `; its other
-//! lines are what they print, and are not compared. The blocks of a page are run in their
-//! order in one shell, in an empty directory, and each command has to succeed. A block marked
-//! `console,no-run` is not run; the line before it says why: `<!-- not run: REASON -->`.
+//! In a block marked `console`, commands follow `$ ` and continue after `> `; other lines are output,
+//! which is not compared. The blocks of a page run in order in one shell, in an empty directory, and
+//! each command must succeed. A block marked `console,no-run` does not run; the line before it says
+//! why: `<!-- not run: REASON -->`.
 //!
-//! Where a reader would have a clone, a network and time, `tests/stand-ins` has a program with the
-//! same name.
+//! `tests/stand-ins` has programs for what needs a clone, a network or much time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -28,8 +27,8 @@ macro_rules! pages {
     };
 }
 
-// Pages run side by side. Those in the cloud, and the README, need servers: their tests are named
-// in `xtask/src/test.rs`.
+// Pages run in parallel. The pages of the clouds and the README need servers; `xtask/src/test.rs` lists
+// their tests.
 pages! {
     changelog => "CHANGELOG.md",
     contributing => "CONTRIBUTING.md",
@@ -48,6 +47,9 @@ pages! {
     reference_command_line => "docs/reference/command-line.md",
     reference_messages => "docs/reference/messages.md",
     reference_queue => "docs/reference/queue.md",
+    reference_queue_directory => "docs/reference/queue-directory.md",
+    reference_queue_pubsub => "docs/reference/queue-pubsub.md",
+    reference_queue_sqs => "docs/reference/queue-sqs.md",
     releasing => "docs/releasing.md",
     security => "docs/security.md",
     summary => "docs/SUMMARY.md",
@@ -60,7 +62,7 @@ struct Typed {
     command: String,
 }
 
-/// The commands of a page in their order.
+/// The commands of a page, in order.
 fn commands(page: &str) -> Result<Vec<Typed>, String> {
     let mut typed: Vec<Typed> = Vec::new();
     let mut block = None;
@@ -73,7 +75,7 @@ fn commands(page: &str) -> Result<Vec<Typed>, String> {
                     let reason = before.strip_prefix("<!-- not run: ");
                     if reason.is_none_or(|reason| reason.trim_end_matches("-->").trim().is_empty())
                     {
-                        return Err(format!("line {}: says not why it is not run", number + 1));
+                        return Err(format!("line {}: does not say why it is not run", number + 1));
                     }
                 } else if mark.starts_with("console") && mark != "console" {
                     return Err(format!("line {}: unknown mark `{mark}`", number + 1));
@@ -97,7 +99,7 @@ fn commands(page: &str) -> Result<Vec<Typed>, String> {
         }
     }
     match block {
-        Some(mark) => Err(format!("a block ```{mark} has no end")),
+        Some(mark) => Err(format!("a block ```{mark} does not end")),
         None => Ok(typed),
     }
 }
@@ -131,9 +133,9 @@ $ aws s3 ls
     assert!(commands("```console,later\n$ x\n```").is_err());
 }
 
-/// One shell program for a page, which says what it is at.
+/// A shell program that runs a page and prints each command.
 fn script(name: &str, typed: &[Typed]) -> String {
-    // What was started in the background ends with the page.
+    // Background jobs end with the page.
     let mut script =
         "set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n".to_owned();
     for Typed { line, command } in typed {
@@ -143,7 +145,7 @@ fn script(name: &str, typed: &[Typed]) -> String {
     script
 }
 
-/// The program that a name stands for, on the path of this test.
+/// The path of a program.
 fn program(name: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -180,7 +182,7 @@ fn every_page_has_a_test() {
     assert!(gone.is_empty(), "remove these from `pages!` in this file: {gone:?}");
 }
 
-/// Pages run side by side against the same servers.
+/// Pages run in parallel against the same servers.
 #[test]
 fn no_two_pages_use_the_same_bucket_or_queue_of_a_service() {
     let mut users: BTreeMap<String, &str> = BTreeMap::new();
@@ -193,7 +195,7 @@ fn no_two_pages_use_the_same_bucket_or_queue_of_a_service() {
     assert!(users.len() > 5, "hardly any page uses a service: {users:?}");
 }
 
-/// The buckets and queues of services that a command names.
+/// The cloud buckets and queues in a command.
 fn services(command: &str) -> Vec<String> {
     let named = |(scheme, server): (&'static str, &'static str)| {
         command.match_indices(scheme).map(move |(at, _)| {
@@ -202,7 +204,7 @@ fn services(command: &str) -> Vec<String> {
             format!("{server} {}", &rest[..end.unwrap_or(rest.len())])
         })
     };
-    // The server of Google's storage keeps its objects in that of S3.
+    // The server for Google's storage keeps its objects in the server for S3.
     let servers =
         [("s3://", "bucket"), ("gs://", "bucket"), ("az://", "container"), ("sqs://", "queue")];
     servers.into_iter().flat_map(named).collect()
@@ -229,7 +231,7 @@ fn check(page: &str) {
     path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
     let (git, cargo) = (program("git"), program("cargo"));
     let keep = |variable: &str, below: &str| {
-        // Toolchains and downloads are the user's, whose home is not the page's.
+        // The page has a home of its own, but uses the user's toolchains and downloads.
         std::env::var_os(variable)
             .map(PathBuf::from)
             .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(below)))
@@ -240,7 +242,7 @@ fn check(page: &str) {
     bash.env("PATH", std::env::join_paths(path).unwrap());
     bash.env("ROOT", root()).env("GIT", git).env("CARGO_PROGRAM", cargo);
     bash.env("XTASK", target().join("debug/xtask"));
-    // By its path: the directory it is in has another Python.
+    // By path, because its directory has another Python.
     bash.env("AWS", target().join("aws/bin/aws"));
     bash.env("GUESTS", target().join("guests"));
     for (variable, below) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {

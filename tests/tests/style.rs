@@ -29,7 +29,7 @@ fn what_is_printed_goes_through_the_place_that_escapes_it() {
     let prints = ["io::stdout()", "io::stderr()", "print!(", "println!("];
     let is_theirs = |file: &&String| {
         // Tests of processes that are killed talk to each other.
-        ["cli/show.rs", "cli/telemetry.rs", "queue/file/interrupted.rs"].contains(&file.as_str())
+        ["cli/output.rs", "cli/console.rs", "queue/file/interrupted.rs"].contains(&file.as_str())
     };
     let others: Vec<&String> = files
         .iter()

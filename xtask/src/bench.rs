@@ -1,8 +1,7 @@
-//! `cargo xtask bench`: `host` and the real python-task-queue, side by side on one machine in
-//! one run, on the disk's file system and on one in memory.
+//! `cargo xtask bench`: compares `host` with the real python-task-queue on one machine, on disk and
+//! in memory.
 //!
-//! The two take turns, several times, and medians are compared: what else the machine does
-//! hits both.
+//! The two take turns several times, and medians are compared, so other load affects both.
 
 mod machine;
 mod series;
@@ -26,26 +25,25 @@ use work::{Bars, Cores, Task, Work};
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// One round with few tasks: to see that it works, not to see figures
+    /// One round with few tasks, to check that the benchmark works
     #[arg(long)]
     quick: bool,
-    /// Rounds, in each of which everything is measured once
+    /// Rounds, each of which measures everything once
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Only the measurement of this name: insert, noop, copy, steps, length,
-    /// start or sqs
+    /// Only one measurement: insert, noop, copy, steps, length, start or sqs
     #[arg(long)]
     only: Option<String>,
-    /// A directory on the disk to measure [default: in the build directory]
+    /// Directory on disk to measure [default: in the build directory]
     #[arg(long)]
     disk: Option<PathBuf>,
-    /// A directory in memory to measure
+    /// Directory in memory to measure
     #[arg(long, default_value = "/dev/shm")]
     memory: PathBuf,
 }
 
-/// How many tasks a measurement takes, at the most: it also ends after some seconds. Python
-/// gets fewer, and takes as long with them.
+/// The most tasks of a measurement, which also ends after some seconds. Python gets fewer, and
+/// takes as long.
 #[derive(Clone, Copy)]
 struct Counts {
     insert: usize,
@@ -76,7 +74,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
     let only_sqs = options.only.as_deref() == Some("sqs");
     for parent in [&disk, &options.memory].into_iter().filter(|_| !only_sqs) {
         let work = Work::new(&host, &python, &guest, parent)
-            .with_context(|| format!("{} can't be measured", parent.display()))?;
+            .with_context(|| format!("cannot measure {}", parent.display()))?;
         let file_system = machine::file_system(parent)?;
         println!("\n{}: {file_system}", parent.display());
         let mut bench = Bench { work, counts, rounds, only: options.only.clone() };
@@ -116,10 +114,10 @@ struct Bench {
     only: Option<String>,
 }
 
-/// Does some work, and returns how many tasks that is in a second.
+/// Does some work, and returns tasks per second.
 type Rate<'a> = Box<dyn Fn() -> anyhow::Result<f64> + 'a>;
 
-/// The same work, done by Python and by `host` in some ways.
+/// The same work, done by Python and by variants of `host`.
 struct Race<'a> {
     name: &'static str,
     python: [(&'static str, Rate<'a>); 2],
@@ -127,7 +125,7 @@ struct Race<'a> {
 }
 
 impl Race<'_> {
-    /// All take turns.
+    /// Measures all in turns.
     fn run(&self, rounds: usize) -> anyhow::Result<([Series; 2], Vec<Series>)> {
         let mut python = self.python.each_ref().map(|(label, _)| {
             Series::new(&format!("python, {}, {label}", self.name), "per second")
@@ -239,7 +237,7 @@ impl Bench {
         self.only.as_deref().is_none_or(|only| name.contains(only))
     }
 
-    /// Where the time of a task goes, when there is only one at a time.
+    /// The time of a task's steps, with one task at a time.
     fn steps(&mut self) -> anyhow::Result<(Table, Vec<Series>)> {
         const STEPS: [&str; 8] =
             ["decode", "fetch", "resolve", "wait", "instantiate", "run", "publish", "settle"];
@@ -264,7 +262,7 @@ impl Bench {
                 let seconds = summary["seconds"].as_f64().context("`seconds` of the summary")?;
                 whole.push(seconds / done * 1e6);
             }
-            // What is in no step: leasing, and what the loop around a task takes.
+            // The rest is in no step: leasing, and the loop around a task.
             let booked: f64 = steps.iter().map(Series::median).sum();
             let mut rest = Series::new(&format!("lease and the rest of {label}"), "microseconds");
             rest.push((whole.median() - booked).max(0.0));
@@ -317,7 +315,7 @@ impl Bench {
         Ok((table, all))
     }
 
-    /// From the start of the program to the first output.
+    /// The time from the start of the program to the first output.
     fn first_result(&mut self) -> anyhow::Result<(Table, Vec<Series>)> {
         let series = |name: &str| Series::new(name, "milliseconds");
         let (mut cold, mut warm) = (series("host, cold"), series("host, warm"));

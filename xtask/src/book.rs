@@ -1,8 +1,7 @@
 //! `cargo xtask book`: the documentation as a site, made by mdBook.
 //!
-//! The Markdown is written for GitHub, with links to files all over the repository. A copy is
-//! made for mdBook, in which links to pages lead to pages of the site and links to other files to
-//! the repository on GitHub.
+//! The Markdown is written for GitHub and links to files anywhere in the repository. mdBook gets a
+//! copy with changed links: to pages of the site, or to files on GitHub.
 
 mod links;
 #[cfg(test)]
@@ -19,7 +18,7 @@ use crate::command::run;
 use crate::project::Project;
 use crate::setup;
 
-/// Where files are that are no pages.
+/// The place of files that are not pages.
 const REPOSITORY: &str = "https://github.com/task-host/task-host";
 
 /// The table of contents.
@@ -47,7 +46,7 @@ pub(crate) fn build(project: &Project) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The files that mdBook gets, by their paths below its `docs`.
+/// The files for mdBook, by path below its `docs`.
 fn staged(root: &Path) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
     let mut files: Vec<String> = Vec::new();
     list(root, "docs", &mut files)?;
@@ -74,8 +73,9 @@ fn staged(root: &Path) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
     Ok(staged)
 }
 
-/// Where a file of the repository is in the book. Pages from the top get a directory of their own:
-/// `SECURITY.md` is another page than `docs/security.md`. The first page of a site is `index`.
+/// The path of a repository's file in the book. Top-level pages get a directory of their own,
+/// because `SECURITY.md` and `docs/security.md` are different pages. The site's first page is
+/// `index`.
 fn place(file: &str) -> String {
     match file.strip_prefix("docs/") {
         Some(below) => below.to_owned(),
@@ -84,7 +84,7 @@ fn place(file: &str) -> String {
     }
 }
 
-/// The text of a page with links that are right in the book.
+/// The text of a page with its links changed for the book.
 fn moved(
     root: &Path,
     file: &str,
@@ -92,12 +92,12 @@ fn moved(
     places: &BTreeMap<String, String>,
 ) -> anyhow::Result<String> {
     let mut moved = text.to_owned();
-    // From the end, so that earlier ranges stay right.
+    // Starts at the end, so that earlier ranges stay valid.
     for range in links::links(text)?.into_iter().rev() {
         let link = &text[range.clone()];
         let Some(to) = resolve(file, link) else { continue };
         let fragment = link.find('#').map_or("", |at| &link[at..]);
-        // The table of contents is no page of the book.
+        // The table of contents is not a page of the book.
         let to = match places.get(&to).filter(|_| to != SUMMARY) {
             Some(there) => relative(&place(file), there),
             None if root.join(&to).is_dir() => format!("{REPOSITORY}/tree/main/{to}"),
@@ -109,8 +109,7 @@ fn moved(
     Ok(moved)
 }
 
-/// The path, from the top, that a link in a file leads to; none for links to other sites and within
-/// the page.
+/// The path from the top that a link leads to; `None` for other sites and for the same page.
 fn resolve(file: &str, link: &str) -> Option<String> {
     let path = link.split('#').next().unwrap_or_default();
     if path.is_empty() || path.contains("://") || path.starts_with("mailto:") {
@@ -128,7 +127,7 @@ fn resolve(file: &str, link: &str) -> Option<String> {
     Some(segments.join("/"))
 }
 
-/// The link from one file to another, both by their paths from the top.
+/// The link from one file to another; both paths are from the top.
 fn relative(from: &str, to: &str) -> String {
     let up = from.matches('/').count();
     let shared = from.split('/').zip(to.split('/')).take_while(|(a, b)| a == b).count().min(up);
@@ -136,7 +135,7 @@ fn relative(from: &str, to: &str) -> String {
     "../".repeat(up - shared) + &below.join("/")
 }
 
-/// All files below a directory, by their paths from the top.
+/// All files below a directory, by path from the top.
 fn list(root: &Path, directory: &str, files: &mut Vec<String>) -> anyhow::Result<()> {
     for entry in fs::read_dir(root.join(directory)).with_context(|| directory.to_owned())? {
         let entry = entry?;

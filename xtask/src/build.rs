@@ -1,4 +1,4 @@
-//! Building the host and the guests.
+//! Builds the host, the guests and the tests.
 
 use std::fs;
 use std::path::PathBuf;
@@ -15,15 +15,15 @@ use crate::project::Project;
 pub(crate) enum Profile {
     /// Quickly, for tests.
     Dev,
-    /// As it is meant to be used.
+    /// Optimized, for users.
     Release,
 }
 
 /// Builds `host`, and returns its path.
 ///
-/// The two profiles build different selections of packages. Cargo decides for a whole
-/// selection which features a dependency gets: `--workspace` with its tests and
-/// `-p task-host` would be two builds of wasmtime in one profile.
+/// The two profiles build different selections of packages, because Cargo unifies the features of
+/// dependencies over a selection: in one profile, `--workspace` with tests and `-p task-host` would
+/// compile wasmtime twice.
 pub(crate) fn host(project: &Project, profile: Profile) -> anyhow::Result<PathBuf> {
     let mut cargo = project.cargo();
     match profile {
@@ -35,7 +35,7 @@ pub(crate) fn host(project: &Project, profile: Profile) -> anyhow::Result<PathBu
 }
 
 impl Profile {
-    /// Where `host` is when it has been built.
+    /// Where the build leaves `host`.
     pub(crate) fn host(self, project: &Project) -> PathBuf {
         let directory = match self {
             Self::Dev => "debug",
@@ -45,21 +45,21 @@ impl Profile {
     }
 }
 
-/// A program that cargo made of a package's tests.
+/// A test program that Cargo built.
 pub(crate) struct TestProgram {
-    /// The name of the library, the program or the file of tests.
+    /// The name of the library, program or test file.
     pub(crate) name: String,
     kind: String,
     executable: PathBuf,
 }
 
 impl TestProgram {
-    /// True for the unit tests of a program, false for those of a library and for files of tests.
+    /// Whether it holds a program's unit tests, not those of a library or a test file.
     pub(crate) fn is_bin(&self) -> bool {
         self.kind == "bin"
     }
 
-    /// How cargo is told to run this one. Unit tests are not chosen one by one.
+    /// Cargo's arguments that select this program. Unit tests are not selected individually.
     pub(crate) fn target(&self) -> Vec<String> {
         match &*self.kind {
             "bin" => vec!["--bins".to_owned()],
@@ -77,9 +77,9 @@ impl TestProgram {
     }
 }
 
-/// Builds all tests and what they run, and returns the programs.
+/// Builds all tests and what they run, and returns the test programs.
 pub(crate) fn tests(project: &Project) -> anyhow::Result<Vec<TestProgram>> {
-    // Once for the eyes, once for what was built: cargo's messages are one or the other.
+    // Runs twice, because Cargo's messages are either for people or for programs.
     host(project, Profile::Dev)?;
     let messages = capture(project.cargo().args([
         "build",
@@ -105,7 +105,7 @@ pub(crate) fn tests(project: &Project) -> anyhow::Result<Vec<TestProgram>> {
     Ok(programs)
 }
 
-/// Builds all guests, of examples and of tests, and returns their components:
+/// Builds the guests of examples and tests, and returns their components,
 /// `target/guests/NAME.wasm`.
 pub(crate) fn guests(project: &Project) -> anyhow::Result<Vec<PathBuf>> {
     let guests = packages(project)?;
@@ -124,10 +124,11 @@ pub(crate) fn guests(project: &Project) -> anyhow::Result<Vec<PathBuf>> {
         .map(|guest| {
             let name = format!("{}.wasm", guest.library);
             let (from, to) = (built.join(&name), directory.join(&name));
-            // Renamed into place: a test that is running may be reading the old one.
+            // Renames the file into place, because a running test may read the old one.
             let new = directory.join(format!("{name}.new"));
-            fs::copy(&from, &new)
-                .with_context(|| format!("guest {} left no {}", guest.package, from.display()))?;
+            fs::copy(&from, &new).with_context(|| {
+                format!("guest {} did not build {}", guest.package, from.display())
+            })?;
             fs::rename(&new, &to)?;
             Ok(to)
         })

@@ -1,9 +1,8 @@
-//! `cargo xtask chaos`: thousands of tasks on hosts that are killed, stopped and restarted at
-//! random, beside a real Python worker; and the ledger of what became of each task.
+//! `cargo xtask chaos`: runs thousands of tasks on hosts that are killed, stopped and restarted at
+//! random, beside a real Python worker, and counts the results.
 //!
-//! All hosts share one directory queue, one bucket and one cache. The faults go on until the
-//! queue is almost empty. Then the hosts finish what is left, and every output is compared with
-//! its input.
+//! All hosts share one directory queue, bucket and cache. The faults end when the queue is almost
+//! empty. Then the hosts finish, and every output is compared with its input.
 
 mod crew;
 mod dice;
@@ -23,49 +22,48 @@ use crew::Crew;
 use dice::Dice;
 use place::Place;
 
-/// How often the processes are looked at.
+/// How often the processes are checked.
 const LOOK: Duration = Duration::from_millis(20);
 /// How often the queue is counted.
 const COUNT: Duration = Duration::from_millis(300);
-/// The faults end when the queue holds less than this part of the tasks.
+/// The faults end when the queue holds less than this share of the tasks.
 const LAST_PART: usize = 50;
-/// How long the queue may stay as it is before the run is given up.
+/// The run fails if the queue does not change for this long.
 const STANDSTILL: Duration = Duration::from_secs(300);
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Tasks
+    /// Number of tasks
     #[arg(long, default_value_t = 30_000)]
     tasks: usize,
     /// Hosts that run at the same time
     #[arg(long, default_value_t = 4)]
     hosts: usize,
-    /// The same number makes the same choices [default: a new one, which is shown]
+    /// Repeats the choices of an earlier run [default: a new seed, which is printed]
     #[arg(long)]
     seed: Option<u64>,
-    /// Milliseconds between two faults, on average
+    /// Average milliseconds between two faults
     #[arg(long, default_value_t = 600)]
     every: u64,
-    /// Seconds of a lease, at least 2
+    /// Lease in seconds, at least 2
     #[arg(long, default_value_t = 2)]
     lease: u64,
-    /// Where queue, bucket and logs are made; what is there is removed [default: chaos in the
-    /// build directory]
+    /// Directory for queue, bucket and logs; cleared first [default: chaos in the build directory]
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// Print the ledger as one line of JSON
+    /// Print the results as one line of JSON
     #[arg(long)]
     json: bool,
     /// How the host is built
     #[arg(long, value_enum, default_value = "release")]
     profile: Profile,
-    /// Build and install nothing: use what was built
+    /// Build and install nothing
     #[arg(long)]
     built: bool,
 }
 
 pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
-    ensure!(options.tasks > 0 && options.hosts > 0, "--tasks and --hosts are at least 1");
+    ensure!(options.tasks > 0 && options.hosts > 0, "--tasks and --hosts must be at least 1");
     let (host, python) = if options.built {
         (options.profile.host(project), project.target.join("python/bin/python"))
     } else {
@@ -92,7 +90,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
     wait_until_empty(&place, &mut crew)?;
     let seconds = start.elapsed().as_secs_f64();
     let report = crew.end()?;
-    // What killed hosts have left behind is removed by the next one that starts.
+    // The next host that starts removes what killed hosts left behind.
     place.host(&[
         "run",
         "--fq",
@@ -120,7 +118,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
     place.remove()
 }
 
-/// Kills and stops hosts until there is almost nothing left to do.
+/// Kills and stops hosts until the queue is almost empty.
 fn disturb(
     place: &Place,
     crew: &mut Crew<'_>,
@@ -151,7 +149,7 @@ fn disturb(
             if dice.below(5) < 3 {
                 crew.kill(host, Duration::from_millis(dice.below(500)));
             } else {
-                // From a little less than the lease to twice as long.
+                // From slightly less than the lease to twice as long.
                 let time = lease * 3 / 4 + dice.below(lease * 5 / 4);
                 crew.stop(host, Duration::from_millis(time))?;
             }
@@ -172,7 +170,7 @@ fn wait_until_empty(place: &Place, crew: &mut Crew<'_>) -> anyhow::Result<()> {
     }
 }
 
-/// Sees to it that a run which gets nowhere ends.
+/// Fails when the run makes no progress.
 #[derive(Default)]
 struct Progress(Option<(usize, Instant)>);
 
@@ -180,7 +178,7 @@ impl Progress {
     fn is(&mut self, left: usize) -> anyhow::Result<()> {
         match self.0 {
             Some((before, since)) if before == left => {
-                ensure!(since.elapsed() < STANDSTILL, "{left} tasks are left, and none gets done");
+                ensure!(since.elapsed() < STANDSTILL, "{left} tasks are left and none finishes");
             }
             _ => self.0 = Some((left, Instant::now())),
         }

@@ -1,29 +1,29 @@
-//! Running other programs, with errors that say which one failed and how.
+//! Runs other programs. Errors say which program failed, and how.
 
 use std::io::IsTerminal;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
-/// Runs it with our terminal, to a good end.
+/// Runs a command in this terminal. Fails unless the command succeeds.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     let shown = show(command);
     println!("{}", styled("2", &format!("$ {shown}")));
-    let status = command.status().with_context(|| format!("`{shown}` can't be started"))?;
+    let status = command.status().with_context(|| format!("cannot start `{shown}`"))?;
     if !status.success() {
         bail!("`{shown}` failed: {status}");
     }
     Ok(())
 }
 
-/// Runs it to a good end, and returns what it wrote to its standard output.
+/// Runs a command and returns its standard output. Fails unless the command succeeds.
 pub(crate) fn capture(command: &mut Command) -> anyhow::Result<String> {
     let shown = show(command);
     let output = command
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
-        .with_context(|| format!("`{shown}` can't be started"))?;
+        .with_context(|| format!("cannot start `{shown}`"))?;
     if !output.status.success() {
         bail!("`{shown}` failed: {}", output.status);
     }
@@ -39,7 +39,7 @@ pub(crate) fn styled(style: &str, text: &str) -> String {
     }
 }
 
-/// The command as it would be typed, with the program's name instead of its path.
+/// The command as a user would type it, with the program's name instead of its path.
 fn show(command: &Command) -> String {
     let program = std::path::Path::new(command.get_program());
     let program = program.file_name().unwrap_or(command.get_program());
@@ -47,7 +47,7 @@ fn show(command: &Command) -> String {
     words.map(|word| quoted(&word.to_string_lossy())).collect::<Vec<_>>().join(" ")
 }
 
-/// A word as a shell takes it for one.
+/// Quotes a word for the shell if necessary.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_./:=,+@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {

@@ -1,6 +1,6 @@
-//! `cargo xtask demo`: a few hundred tasks over the images of this repository.
+//! `cargo xtask demo`: a few hundred tasks over the images in this repository.
 //!
-//! After the builds it does nothing that a user would not type: every command is shown.
+//! After the builds, it runs only commands that a user would type, and prints each.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -18,13 +18,13 @@ use crate::setup;
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Where queue, bucket and cache are made; what an earlier demo left there is removed
+    /// Directory for queue, bucket and cache; files of an earlier demo are removed
     #[arg(long, default_value = "demo")]
     dir: PathBuf,
-    /// The queue, which is made if it is not there: sqs://NAME, pubsub://… [default: a directory]
+    /// Queue, created if missing: sqs://NAME, pubsub://… [default: a directory]
     #[arg(long, value_name = "URL")]
     queue: Option<String>,
-    /// The bucket, which has to be there: s3://NAME, gs://NAME [default: a directory]
+    /// Existing bucket: s3://NAME, gs://NAME [default: a directory]
     #[arg(long, value_name = "URL")]
     bucket: Option<String>,
     /// How the host is built
@@ -32,11 +32,11 @@ pub(crate) struct Options {
     profile: Profile,
 }
 
-/// The guests of the demo.
+/// The demo's guests.
 const GUESTS: [&str; 5] = ["NO_OP", "image_downsample", "image_threshold", "digest", "render"];
-/// In a directory that may be cleared.
+/// Marks a directory that the demo created and may clear.
 const MARK: &str = ".made-by-cargo-xtask-demo";
-/// Rows and columns of the rendered picture's parts.
+/// Rows and columns of parts of the rendered picture.
 const PARTS: (usize, usize) = (6, 8);
 
 pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
@@ -46,7 +46,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
     let guests = build::guests(project)?;
     let host = build::host(project, options.profile)?;
 
-    // Without URLs it is typed as it would be typed first.
+    // Without URLs, uses the short form that a new user would type.
     let queue = match &options.queue {
         None => ["--fq", "./queue"],
         Some(url) => ["--queue", url],
@@ -54,10 +54,8 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
     let bucket = options.bucket.as_deref().unwrap_or("./bucket");
 
     heading(match &options.bucket {
-        None => {
-            "A bucket is a directory here. It gets the images, and the components that work on them"
-        }
-        Some(_) => "The bucket gets the images, and the components that work on them",
+        None => "The bucket is a directory. Images and components go into it",
+        Some(_) => "Images and components go into the bucket",
     });
     let images = fill_bucket(project, &dir)?;
     if let Some(url) = &options.bucket {
@@ -83,7 +81,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
     }
 
     heading(match &options.queue {
-        None => "Tasks go into a queue, which is a directory as well",
+        None => "The queue is a directory. Tasks go into it",
         Some(_) => "Tasks go into the queue",
     });
     let each = |name: &str, pattern: &str, payload: Option<&str>| {
@@ -110,7 +108,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
         Some(bucket) => {
             heading("What happened");
             println!(
-                "In {seconds:.1} s, the outputs came into {bucket}/datasets. Every task ran in a sandbox of its own."
+                "The outputs are in {bucket}/datasets after {seconds:.1} s. Every task ran in its own sandbox."
             );
             Ok(())
         }
@@ -121,7 +119,7 @@ fn heading(text: &str) {
     println!("\n{}", styled("1", text));
 }
 
-/// Makes the directory, or empties the one that an earlier demo made.
+/// Creates the directory, or clears that of an earlier demo.
 fn clear(dir: &Path) -> anyhow::Result<()> {
     let first = match fs::read_dir(dir) {
         Ok(mut entries) => entries.next().transpose()?,
@@ -130,19 +128,19 @@ fn clear(dir: &Path) -> anyhow::Result<()> {
     if let Some(first) = first {
         if !dir.join(MARK).is_file() {
             bail!(
-                "{} is not empty, and not a demo's: it holds {}; name another directory with --dir",
+                "{} is not the directory of an earlier demo: it contains {}; choose another with --dir",
                 dir.display(),
                 first.file_name().to_string_lossy()
             );
         }
-        fs::remove_dir_all(dir).with_context(|| format!("{} can't be removed", dir.display()))?;
+        fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
     }
-    fs::create_dir_all(dir).with_context(|| format!("{} can't be made", dir.display()))?;
+    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     fs::write(dir.join(MARK), "")?;
     Ok(())
 }
 
-/// Copies the images into the bucket, and returns how many there are.
+/// Copies the images into the bucket, and returns their number.
 fn fill_bucket(project: &Project, dir: &Path) -> anyhow::Result<usize> {
     let data = project.root.join("guest-examples/data");
     let bucket = dir.join("bucket/datasets");
@@ -163,7 +161,7 @@ fn fill_bucket(project: &Project, dir: &Path) -> anyhow::Result<usize> {
     Ok(copied)
 }
 
-/// Puts the files of a directory into a bucket of a cloud, by that cloud's own tool.
+/// Uploads a directory's content to a cloud bucket with the cloud's own tool.
 fn upload(dir: &Path, url: &str) -> anyhow::Result<()> {
     let mut tool = match url.split_once("://") {
         Some(("s3", _)) => {
@@ -176,13 +174,13 @@ fn upload(dir: &Path, url: &str) -> anyhow::Result<()> {
             gcloud.args(["storage", "cp", "--recursive", "--no-user-output-enabled"]);
             gcloud
         }
-        _ => bail!("{url}: the demo can fill s3:// and gs:// buckets, and directories"),
+        _ => bail!("{url}: the demo supports s3:// and gs:// buckets, and directories"),
     };
-    // What is below the bucket's directory, not the directory itself.
+    // Uploads the content of the bucket's directory, not the directory itself.
     run_command(tool.arg("datasets").arg(format!("{url}/datasets")).current_dir(dir))
 }
 
-/// One task for each part of a large picture, and one for the whole of it.
+/// One task for a whole picture, and one for each of its parts.
 fn render_tasks() -> String {
     let (rows, columns) = PARTS;
     let (x, y, zoom, size) = (-0.7436, 0.1318, 9.0, 240.0);
@@ -198,7 +196,7 @@ fn render_tasks() -> String {
             + "\n"
     };
     let mut tasks = task(0, x, y, zoom, 1280.0, 960.0, "0_render/seahorses.png".to_owned());
-    // A part shows what its part of the whole shows.
+    // Each part shows its section of the whole.
     let width = 4.0 / f64::powf(2.0, zoom) / columns as f64;
     for row in 0..rows {
         for column in 0..columns {
@@ -221,13 +219,12 @@ fn closing(given: &Path, dir: &Path, images: usize, seconds: f64) -> anyhow::Res
     let given = given.display();
     heading("What happened");
     println!("\
-In {seconds:.1} s, {outputs} outputs came into the bucket. Every task ran in a sandbox of its own and saw
-nothing but its inputs.
+The bucket got {outputs} outputs in {seconds:.1} s. Every task ran in its own sandbox and saw only its inputs.
 
   {given}/bucket/datasets/hubble/1_downsampled   sky, at half the size
   {given}/bucket/datasets/cell/2_threshold       a cell, in black and white
   {given}/bucket/datasets/*/0_digest             SHA-256 of each image
-  {given}/bucket/datasets/mandelbrot/0_render    pictures made of numbers alone
+  {given}/bucket/datasets/mandelbrot/0_render    pictures without inputs
 
 Open these:
 
@@ -252,7 +249,7 @@ fn count(dir: &Path) -> anyhow::Result<usize> {
     Ok(files)
 }
 
-/// A path as it is from here.
+/// The path as seen from the current directory.
 fn show(path: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();
     path.strip_prefix(&here).unwrap_or(path).display().to_string()

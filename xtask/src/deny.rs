@@ -1,4 +1,4 @@
-//! What the project may depend on: `deny.toml`, checked by cargo-deny.
+//! Rules for dependencies: cargo-deny checks `deny.toml`.
 
 use std::process::Command;
 
@@ -11,7 +11,7 @@ pub(crate) fn check(project: &Project) -> anyhow::Result<()> {
     deny(project, &["licenses", "bans", "sources"])
 }
 
-/// Checks for crates that have a known vulnerability or were yanked. Fetches the RustSec database.
+/// Checks for crates that are yanked or have a known vulnerability. Fetches the RustSec database.
 pub(crate) fn advisories(project: &Project) -> anyhow::Result<()> {
     deny(project, &["advisories"])
 }

@@ -1,7 +1,6 @@
-//! The project's own chores: `cargo xtask demo`, `cargo xtask test`, `cargo xtask bench`,
-//! `cargo xtask chaos`.
+//! The project's own commands: `cargo xtask demo`, `test`, `bench`, `chaos` and others.
 //!
-//! Each does all of its own set-up, so that a clone and a Rust toolchain are enough.
+//! Each does its own set-up: a clone and a Rust toolchain are enough.
 
 mod bench;
 mod book;
@@ -31,22 +30,21 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Chore {
-    /// Run a few hundred tasks over the data in this repository, and watch
+    /// Run a few hundred tasks over the data in this repository
     Demo(demo::Options),
-    /// Check and test everything: what CI runs
+    /// Check and test everything, as CI does
     Test(test::Options),
-    /// Measure `host` beside the real python-task-queue
+    /// Compare the speed of `host` with the real python-task-queue
     Bench(bench::Options),
-    /// Run thousands of tasks on hosts that are killed and stopped at random, and count what
-    /// became of them
+    /// Run thousands of tasks while hosts are killed and stopped at random, and check each result
     Chaos(chaos::Options),
-    /// Build the documentation as a site, `target/book`
+    /// Build the documentation site in `target/book`
     Book,
-    /// Check dependencies for known vulnerabilities; needs a network
+    /// Check dependencies for known vulnerabilities (needs a network)
     Advisories,
-    /// Only install what the other chores need
+    /// Only install what the other commands need
     Setup,
-    /// Start the servers that tests work against, and stop them at Ctrl-C or the end of input
+    /// Start the servers for tests; stop them at Ctrl-C or end of input
     Servers,
     /// Only build the guests, as `target/guests/NAME.wasm`
     Guests,

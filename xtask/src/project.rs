@@ -1,4 +1,4 @@
-//! Where the clone is, and where its builds go.
+//! The paths of the clone and of its builds.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,9 +7,9 @@ use anyhow::{Context, ensure};
 
 /// A clone of this repository.
 pub(crate) struct Project {
-    /// Its top directory.
+    /// The top directory.
     pub(crate) root: PathBuf,
-    /// Where cargo builds: `target`, unless the user wants it elsewhere.
+    /// Cargo's build directory: `target`, or the user's choice.
     pub(crate) target: PathBuf,
 }
 
@@ -22,20 +22,20 @@ impl Project {
             .to_owned();
         ensure!(
             root.join("wit/task.wit").is_file(),
-            "{} is not a clone of Task Host any more; build xtask again",
+            "{} is no longer a clone of Task Host; build xtask again",
             root.display()
         );
-        // This program is at TARGET/PROFILE/xtask, however TARGET was chosen.
-        let program = std::env::current_exe().context("where xtask itself is")?;
+        // This program is TARGET/PROFILE/xtask, wherever TARGET is.
+        let program = std::env::current_exe().context("the path of xtask")?;
         let target = program
             .ancestors()
             .nth(2)
-            .with_context(|| format!("{} is in no build directory", program.display()))?
+            .with_context(|| format!("{} is not in a build directory", program.display()))?
             .to_owned();
         Ok(Self { root, target })
     }
 
-    /// A command of the cargo that started us.
+    /// A command of the Cargo that started this program.
     pub(crate) fn cargo(&self) -> Command {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.current_dir(&self.root).env("CARGO_TARGET_DIR", &self.target);

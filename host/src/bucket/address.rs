@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::BucketError;
-use crate::home::with_home;
+use crate::environment::with_home;
 use crate::key::Prefix;
 
 /// The address of a bucket. `FromStr` parses a URL or a path. `Display` is the URL, with `~`

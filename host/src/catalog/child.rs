@@ -1,15 +1,13 @@
-//! The process that compiles one component: the host's own program, started for that alone.
+//! The process that compiles one component: the host's own program, started only for this.
 //!
-//! Compiling takes what memory and time the component asks for, and a component may be made to ask
-//! for more than there is. Here it can use no more than it is given, and be killed at any time.
+//! A hostile component can make the compiler use any amount of memory and time. In a process of its
+//! own it is limited and can be killed at any time.
 //!
-//! The standard input is a socket to the host. The host sends a [`Request`]; this process limits
-//! itself and answers [`READY`]. What ends it before that is this machine's fault, and what ends it
-//! later is the component's. Then the host sends the component's bytes, and gets an answer: its
-//! kind (one byte), its length (eight bytes, little-endian), and its bytes. When the host closes
-//! the socket or dies, this process ends.
+//! Standard input is a socket to the host. The host sends a [`Request`]. This process limits itself
+//! and answers [`READY`]: an end before that is this machine's fault, a later end the component's.
+//! The host then sends the component. The answer is a kind (one byte), a length (eight bytes,
+//! little-endian), and that many bytes. This process ends when the host closes the socket or dies.
 
-use std::error::Error as StdError;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -20,30 +18,30 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Resource, Rlimit, getrlimit, nice, setrlimit};
 use wasmtime::Engine;
 
-use super::bounded;
+use super::{bounded, host_cause};
 use crate::digest::Digest;
 use crate::sandbox;
 
-/// What is said when the next thing to happen is the component's doing.
+/// Sent when the limits are in force.
 pub(super) const READY: u8 = b'r';
 
-/// The kinds of answers: compiled code,
+/// An answer with compiled code.
 pub(super) const CODE: u8 = b'c';
-/// the words of the compiler, which does not accept the component,
+/// An answer with the compiler's error: the component is not valid.
 pub(super) const REFUSED: u8 = b'x';
-/// that the bytes are not those of the digest,
+/// An answer: the bytes don't match the digest.
 pub(super) const DAMAGED: u8 = b'd';
-/// and that there was no memory.
+/// An answer: there was not enough memory.
 pub(super) const NO_MEMORY: u8 = b'm';
 
-/// Tasks go on while a component is compiled.
-const NICER: i32 = 2;
-/// The kernel ends this process rather than its host when the machine is short of memory.
-const FIRST_TO_GO: &str = "500";
+/// Tasks have priority over compilations.
+const NICENESS: i32 = 2;
+/// When memory runs out, the kernel kills this process before its host.
+const OOM_SCORE: &str = "500";
 /// A core module with one function that does nothing.
 const NOTHING: &[u8] = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x03\x02\x01\0\x0a\x04\x01\x02\0\x0b";
 
-/// What the host asks for.
+/// What the host asks for: limits, and the component to expect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Request {
     /// Bytes of memory that may be used.
@@ -52,7 +50,7 @@ pub(super) struct Request {
     pub(super) seconds: u64,
     /// The component's digest.
     pub(super) digest: Digest,
-    /// The component's bytes.
+    /// The component's length in bytes.
     pub(super) length: u64,
 }
 
@@ -83,16 +81,16 @@ impl Request {
 /// Compiles one component for the host that started this process.
 ///
 /// # Errors
-/// When no host is at the other end of the standard input, or this process can't have what it
-/// needs before it begins.
+/// When standard input is not a socket to a host, or when this process can't get the resources that
+/// it needs to start.
 pub fn compile_for_parent() -> io::Result<()> {
     let mut parent = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut request = [0; Request::BYTES];
     parent.read_exact(&mut request)?;
     let request = Request::decode(&request);
 
-    // What is asked of the kernel first holds for the threads that follow.
-    step_back();
+    // Settings that are made first hold for all threads that start later.
+    reduce_rights();
     end_with(parent.try_clone()?)?;
     let engine = warm_engine()?;
     limit(Resource::Core, 0, 0)?;
@@ -128,20 +126,14 @@ fn answer(
 }
 
 fn is_of_memory(error: &wasmtime::Error) -> bool {
-    error.chain().any(|cause: &(dyn StdError + 'static)| {
-        cause.is::<wasmtime::OutOfMemory>()
-            || cause.downcast_ref::<rustix::io::Errno>() == Some(&rustix::io::Errno::NOMEM)
-            || cause
-                .downcast_ref::<io::Error>()
-                .is_some_and(|error| error.kind() == io::ErrorKind::OutOfMemory)
-    })
+    host_cause(error).is_some_and(|error| error.kind() == io::ErrorKind::OutOfMemory)
 }
 
-/// Lets others go first, and gives up all rights to files and networks. What the kernel does not
-/// offer is done without: none of that is needed for the limits to hold.
-fn step_back() {
-    let _ = nice(NICER);
-    let _ = std::fs::write("/proc/self/oom_score_adj", FIRST_TO_GO);
+/// Lowers the priority of this process and drops its access to files and networks. The limits hold
+/// without this, so a kernel that can't do it is no error.
+fn reduce_rights() {
+    let _ = nice(NICENESS);
+    let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     let _ = confine();
 }
 
@@ -156,10 +148,10 @@ fn confine() -> Result<(), RulesetError> {
     Ok(())
 }
 
-/// Ends this process when the host closes its end, or dies.
+/// Ends this process when the host closes the socket or dies.
 fn end_with(parent: UnixStream) -> io::Result<()> {
     std::thread::Builder::new().name("parent".to_owned()).spawn(move || {
-        // Only that the other end is gone is told without being asked for.
+        // Without any flags, poll reports only that the other end is gone.
         let mut gone = [PollFd::new(&parent, PollFlags::empty())];
         while poll(&mut gone, None).is_err() {}
         std::process::exit(1);
@@ -167,21 +159,21 @@ fn end_with(parent: UnixStream) -> io::Result<()> {
     Ok(())
 }
 
-/// An engine whose compiler has started its threads.
+/// An engine whose compiler threads have started.
 fn warm_engine() -> io::Result<Engine> {
     let warm = || -> wasmtime::Result<Engine> {
         let engine = sandbox::compiling_engine()?;
         engine.precompile_module(NOTHING)?;
         Ok(engine)
     };
-    // Threads that can't be had are a panic of the compiler.
+    // The compiler panics when its threads can't be started.
     match catch_unwind(AssertUnwindSafe(warm)) {
         Ok(engine) => engine.map_err(|error| io::Error::other(format!("{error:#}"))),
         Err(_) => Err(io::Error::other("the compiler's threads could not be started")),
     }
 }
 
-/// Sets a limit of this process, as far as it is not lower already.
+/// Lowers a resource limit of this process.
 fn limit(resource: Resource, soft: u64, hard: u64) -> io::Result<()> {
     let allowed = getrlimit(resource).maximum.unwrap_or(u64::MAX);
     let (current, maximum) = (Some(soft.min(allowed)), Some(hard.min(allowed)));
@@ -193,7 +185,7 @@ mod tests {
     use super::super::tests::COMPILES;
     use super::*;
 
-    /// What the tests of the catalog start instead of the host.
+    /// The catalog's tests start this instead of the host.
     #[test]
     fn this_program_compiles_where_that_is_asked_for() {
         if std::env::var_os(COMPILES).is_some() {

@@ -1,56 +1,56 @@
-//! Compiled code on disk: `compiled/ENGINE/DIGEST.cwasm`, the code and a checksum; and beside it
-//! what is known of components that can't be compiled (`quarantine.rs`).
+//! Compiled code on disk, `compiled/ENGINE/DIGEST.cwasm`, with a checksum. Beside it are the records
+//! of components that can't be compiled (`quarantine.rs`).
 //!
-//! Compiled code is native code. It is loaded only from a directory that nobody else can write
-//! to, and only if its checksum is right: the engine itself checks little, and would run into
-//! whatever a power cut left. The bytes that were checked are the ones that are loaded, so that
-//! a disk that fails later does not matter either.
+//! Compiled code is native code, and the engine checks little of it. It is loaded only from a
+//! directory that no other user can write to, and only if its checksum is right. The engine loads
+//! the bytes that were checked, not the file, so that a disk that fails later does no harm.
 
 use std::fs;
 use std::hash::{Hash, Hasher};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, flock, futimens};
 use rustix::io::Errno;
 use wasmtime::Engine;
 
 use super::compiler::{CompileLimits, Failed};
-use super::quarantine::{DEATHS_COUNT, MOST_RECORDS, Turn, Unkept, read_failed};
+use super::entries;
+use super::quarantine::{CompileLock, DEATH_EXPIRES, MAX_RECORDS, Unstored, read_failed};
 use crate::digest::Digest;
 use crate::shortage::is_damage;
 
-/// What ends the name of a folder: how its files are written.
+/// The end of a folder's name: the version of the file format.
 const FORMAT: &str = "-2";
-/// The checksum at the end of a file.
+/// Bytes of the checksum at the end of a file.
 const TRAILER: usize = 32;
 /// How long a host waits for another that compiles the same component.
-const LONGEST_TURN: Duration = Duration::from_secs(60);
-/// How often it looks.
-const TURN_LOOK: Duration = Duration::from_millis(50);
-/// Code for other engines and versions that was not used for this long is removed.
+const MAX_LOCK_WAIT: Duration = Duration::from_secs(60);
+/// How often the host tries to get the lock.
+const LOCK_POLL: Duration = Duration::from_millis(50);
+/// Unused code of other engine versions is removed after this time.
 const OTHERS_KEPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-/// A temporary file of this age is nobody's, where files can't be locked.
+/// The age at which a temporary file counts as abandoned, where files can't be locked.
 const ABANDONED: Duration = Duration::from_secs(60 * 60);
 
-/// The compiled code that is kept for one engine.
+/// The stored code for one engine.
 #[derive(Debug)]
 pub(super) struct Compiled {
     dir: PathBuf,
     /// The folder of this engine.
     folder: PathBuf,
     max_bytes: u64,
-    /// Why the directory could not be used the last time, which was logged.
+    /// The logged reason why the directory can't be used.
     refused: Mutex<Option<String>>,
-    /// What is known of components that can't be compiled, where it can't be kept.
-    unkept: Unkept,
+    /// Failures and deaths that can't be stored on disk.
+    unstored: Unstored,
 }
 
 impl Compiled {
-    /// Removes what killed hosts left in `dir`, and code beyond `max_bytes`.
+    /// Opens the store in `dir`. Removes files of killed hosts, and code beyond `max_bytes`.
     pub(super) fn open(dir: &Path, engine: &Engine, max_bytes: u64) -> Self {
         let mut hasher = std::hash::DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
@@ -60,7 +60,7 @@ impl Compiled {
             folder,
             max_bytes,
             refused: Mutex::default(),
-            unkept: Unkept::default(),
+            unstored: Unstored::default(),
         };
         if compiled.is_usable() {
             compiled.tidy(None);
@@ -68,8 +68,8 @@ impl Compiled {
         compiled
     }
 
-    /// The bytes that were kept: those that [`keep`](Self::keep) was given for this component by
-    /// a host with an engine like ours. `None` means that the component has to be compiled.
+    /// The code that [`keep`](Self::keep) stored for this component and this engine. `None` means
+    /// that the component must be compiled.
     pub(super) fn load(&self, digest: Digest) -> Option<Vec<u8>> {
         let path = self.path(digest);
         if !self.is_usable() {
@@ -94,14 +94,14 @@ impl Compiled {
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
         let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
         let times = Timestamps { last_access: now, last_modification: omit };
-        // A failure makes it look older than it is.
+        // On failure the file only looks older than it is.
         let _ = futimens(&file, &times);
         Some(bytes)
     }
 
-    /// Keeps compiled code for the next start. A failure costs time then, and nothing now.
+    /// Stores compiled code for the next start. A failure only means that it is compiled again.
     pub(super) fn keep(&self, digest: Digest, code: &[u8]) {
-        self.unkept.forget(digest);
+        self.unstored.forget(digest);
         if !self.is_usable() {
             return;
         }
@@ -109,12 +109,12 @@ impl Compiled {
         let kept = checksum(code, digest).and_then(|sum| self.write(&path, &[code, &sum.0]));
         match kept {
             Ok(()) => {
-                // It failed with lower limits, perhaps.
+                // It may have failed before, with lower limits.
                 let _ = fs::remove_file(self.failed_path(digest));
                 self.tidy(Some(&path));
             }
             Err(error) => tracing::warn!(
-                "compiled code is not kept, the next start compiles it again: {}: {error}",
+                "compiled code could not be stored, so the next start compiles it again: {}: {error}",
                 path.display()
             ),
         }
@@ -126,7 +126,7 @@ impl Compiled {
         for part in parts {
             file.write_all(part)?;
         }
-        // Before it has its name, so that a power cut leaves all of it or nothing.
+        // Sync before the rename, so that a power cut leaves all of the file or nothing.
         file.sync_all()?;
         if path.is_dir() {
             remove(path);
@@ -134,9 +134,10 @@ impl Compiled {
         temporary.rename(path)
     }
 
-    /// The right to compile a component, or `None` where that can't be had or took too long: its
-    /// holder may be stopped. Then several hosts may compile it, which does no harm.
-    pub(super) async fn turn(&self, digest: Digest) -> Option<Turn> {
+    /// The lock for compiling a component. `None` where files can't be locked, or after a long
+    /// wait, since the holder may be suspended. Two hosts that compile the same component do no
+    /// harm.
+    pub(super) async fn lock(&self, digest: Digest) -> Option<CompileLock> {
         if !self.is_usable() {
             return None;
         }
@@ -144,25 +145,25 @@ impl Compiled {
         let path = self.path(digest).with_extension("trying");
         let start = Instant::now();
         loop {
-            match Turn::try_take(&path) {
-                Ok(Some(turn)) => return Some(turn),
-                Ok(None) if start.elapsed() < LONGEST_TURN => tokio::time::sleep(TURN_LOOK).await,
+            match CompileLock::try_take(&path) {
+                Ok(Some(lock)) => return Some(lock),
+                Ok(None) if start.elapsed() < MAX_LOCK_WAIT => tokio::time::sleep(LOCK_POLL).await,
                 _ => return None,
             }
         }
     }
 
-    /// Why a component can't be compiled with these limits, if that is known.
+    /// The known reason why a component can't be compiled with these limits.
     pub(super) fn failed(&self, digest: Digest, limits: CompileLimits) -> Option<Failed> {
         if self.is_usable()
             && let Some(failed) = read_failed(&self.failed_path(digest), limits)
         {
             return Some(failed);
         }
-        self.unkept.failed(digest).filter(|failed| failed.holds_for(limits))
+        self.unstored.failed(digest).filter(|failed| failed.holds_for(limits))
     }
 
-    /// Remembers why a component can't be compiled.
+    /// Records why a component can't be compiled.
     pub(super) fn remember(&self, digest: Digest, failed: &Failed) {
         let path = self.failed_path(digest);
         let kept = self.is_usable()
@@ -173,15 +174,15 @@ impl Compiled {
                 .is_ok();
         match kept {
             true => self.tidy(None),
-            false => self.unkept.remember(digest, failed.clone()),
+            false => self.unstored.remember(digest, failed.clone()),
         }
     }
 
-    /// Counts the death of a compiler. Returns how many there were for this component.
-    pub(super) fn died(&self, digest: Digest, turn: &mut Option<Turn>) -> u32 {
-        match turn {
-            Some(turn) => turn.died(),
-            None => self.unkept.died(digest),
+    /// Counts the death of a compiler. Returns the number of deaths for this component.
+    pub(super) fn died(&self, digest: Digest, lock: &mut Option<CompileLock>) -> u32 {
+        match lock {
+            Some(lock) => lock.died(),
+            None => self.unstored.died(digest),
         }
     }
 
@@ -193,24 +194,26 @@ impl Compiled {
         self.folder.join(format!("{digest}.cwasm"))
     }
 
-    /// Whether the directory is there and ours alone. Makes it, and says once why not.
+    /// Whether the directory exists and only this user can write to it. Creates it, and logs once
+    /// why it can't be used.
     fn is_usable(&self) -> bool {
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut refused = self.refused.lock();
         let Err(error) = private_dir(&self.dir) else {
             *refused = None;
             return true;
         };
         let why = error.to_string();
         if refused.as_deref() != Some(&why) {
-            tracing::warn!("compiled components are not kept, each start compiles them: {why}");
+            tracing::warn!(
+                "compiled code can't be stored, so each start compiles all components: {why}"
+            );
             *refused = Some(why);
         }
         false
     }
 
-    /// Removes what is left of killed hosts, the code of other engines that was not used for
-    /// long, and what was used longest ago beyond the bound; but never `new`, or what was used
-    /// last.
+    /// Removes files of killed hosts, unused code of other engines, and the least recently used
+    /// code beyond the bound. Never removes `new`, or else the code that was used last.
     fn tidy(&self, new: Option<&Path>) {
         let now = SystemTime::now();
         let (mut kept, mut failed) = (Vec::new(), Vec::new());
@@ -219,8 +222,8 @@ impl Compiled {
             for file in entries(&folder) {
                 match file.extension().and_then(|extension| extension.to_str()) {
                     Some("tmp" | "lock") => remove_abandoned(&file, now, Duration::ZERO),
-                    // A death that still counts may have left it.
-                    Some("trying") => remove_abandoned(&file, now, DEATHS_COUNT),
+                    // It may record a death that still counts.
+                    Some("trying") => remove_abandoned(&file, now, DEATH_EXPIRES),
                     Some("failed") => {
                         let Ok(meta) = file.symlink_metadata() else { continue };
                         failed.push((meta.modified().unwrap_or(now), file));
@@ -239,12 +242,12 @@ impl Compiled {
                 }
             }
             if !is_ours {
-                // Only if it is empty.
+                // Succeeds only if the folder is empty.
                 let _ = fs::remove_dir(&folder);
             }
         }
         failed.sort();
-        let too_many = failed.len().saturating_sub(MOST_RECORDS);
+        let too_many = failed.len().saturating_sub(MAX_RECORDS);
         for (_, file) in failed.drain(..too_many) {
             remove(&file);
         }
@@ -264,8 +267,8 @@ impl Compiled {
     }
 }
 
-/// Reads the compiled code of all engines below a `compiled` directory. Returns how many files
-/// there are, and how many of them were damaged and have been removed.
+/// Checks the compiled code of all engines in a `compiled` directory and removes damaged files.
+/// Returns the number of files, and how many were damaged.
 ///
 /// # Errors
 /// When a file can't be read.
@@ -295,19 +298,14 @@ pub fn check_compiled(dir: &Path) -> io::Result<(u64, u64)> {
 }
 
 fn not_loaded(path: &Path, why: &str) -> Option<Vec<u8>> {
-    tracing::warn!("compiled code {} is not usable, compiling again: {why}", path.display());
+    tracing::warn!("compiled code {} is not usable and is compiled again: {why}", path.display());
     None
 }
 
-/// The paths in a directory, as far as it can be listed.
-pub(super) fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
-    fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path())
-}
-
-/// Removes a file, or whatever is in its place.
+/// Removes a file, or a directory in its place.
 fn remove(path: &Path) {
     if fs::remove_file(path).is_err() {
-        // It may be gone already.
+        // It may already be gone.
         let _ = fs::remove_dir_all(path);
     }
 }
@@ -320,13 +318,14 @@ fn read(path: &Path) -> io::Result<(fs::File, Vec<u8>)> {
     Ok((file, bytes))
 }
 
-/// The code in a file that is whole.
+/// The code in a file, if the checksum is right.
 fn unseal(bytes: &[u8], digest: Digest) -> Option<&[u8]> {
     let (code, sum) = bytes.split_at_checked(bytes.len().checked_sub(TRAILER)?)?;
     (sum == checksum(code, digest).ok()?.0).then_some(code)
 }
 
-/// The component's own digest is a part of it, so that code under a wrong name is not loaded.
+/// The checksum of compiled code. It covers the component's digest, so that code under a wrong name
+/// is not loaded.
 fn checksum(code: &[u8], digest: Digest) -> io::Result<Digest> {
     Ok(Digest::of_reader((&digest.0[..]).chain(code))?.0)
 }

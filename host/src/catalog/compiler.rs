@@ -1,4 +1,4 @@
-//! Has components compiled by processes of their own, and says how that ended.
+//! Starts a process for each compilation and interprets how the process ended.
 
 use std::ffi::OsString;
 use std::io;
@@ -19,30 +19,31 @@ use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
 
 use super::child::{CODE, DAMAGED, NO_MEMORY, READY, REFUSED, Request};
-use super::{MOST_WORDS, bounded};
+use super::{MAX_WORDS, bounded};
 use crate::digest::Digest;
 use crate::shortage;
 
-/// Components that are compiled at the same time.
+/// Compilations at the same time.
 const AT_ONCE: usize = 2;
-/// Compiled code may take this part of the memory that it was compiled in.
+/// Compiled code may use this fraction of the memory limit.
 const CODE_PART: u64 = 16;
-/// By the clock, compiling may take this many times its processor time: tasks go first.
+/// Wall-clock time may be this many times the processor time, because tasks have priority.
 const WAITS: u32 = 4;
-/// What every component begins with, and nothing more.
+/// The shortest component: only a header.
 const EMPTY_COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
 
 /// What compiling one component may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CompileLimits {
-    /// Memory of the process that compiles. Its compiled code may have a sixteenth of that.
+    /// Memory of the compiling process. Compiled code may use a sixteenth of that.
     pub memory: ByteSize,
-    /// Processor time of that process, in whole seconds. By the clock it may take four times as long.
+    /// Processor time of the compiling process, in whole seconds. Wall-clock time may be four times
+    /// that.
     pub time: Duration,
 }
 
 impl CompileLimits {
-    /// The size that compiled code may have.
+    /// The largest size of compiled code.
     pub(super) fn code(&self) -> ByteSize {
         ByteSize(self.memory.as_u64() / CODE_PART)
     }
@@ -51,12 +52,12 @@ impl CompileLimits {
         self.time.as_secs().saturating_add(u64::from(self.time.subsec_nanos() > 0)).max(1)
     }
 
-    fn by_the_clock(&self) -> Duration {
+    fn wall_clock(&self) -> Duration {
         Duration::from_secs(self.seconds()).saturating_mul(WAITS)
     }
 }
 
-/// A limit that compiling ran into.
+/// A limit that a compilation exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Exceeded {
@@ -65,19 +66,18 @@ pub(super) enum Exceeded {
     Code,
 }
 
-/// Why a component can't be compiled, as it is remembered.
+/// The record of why a component can't be compiled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Failed {
-    /// In words.
+    /// For people.
     pub(super) reason: String,
-    /// The limit that was too low, if it was one.
+    /// The limit that was exceeded, if any.
     pub(super) exceeded: Option<Exceeded>,
-    /// Bytes of memory that it could use.
+    /// The memory limit in bytes.
     memory: u64,
-    /// Seconds of processor time that it could use.
+    /// The limit on processor time in seconds.
     seconds: u64,
-    /// True when the compiler, or the host, was killed meanwhile: that may have been for another
-    /// reason.
+    /// True when the compiler or the host was killed, which may have had another cause.
     pub(super) by_death: bool,
 }
 
@@ -91,28 +91,28 @@ impl Failed {
         let memory = limits.memory.display().iec();
         let reason = match exceeded {
             Exceeded::Memory => format!(
-                "compiling it takes more than the {memory} of memory that it may use; \
-                 `--compile-memory` raises that limit"
+                "compiling it takes more than {memory} of memory; raise the limit with \
+                 `--compile-memory`"
             ),
             Exceeded::Time => format!(
-                "compiling it takes more than the {} of processor time that it may use, or four \
-                 times that by the clock; `--compile-timeout` raises that limit",
+                "compiling it takes more than {} of processor time, or four times that in \
+                 wall-clock time; raise the limit with `--compile-timeout`",
                 humantime::format_duration(Duration::from_secs(limits.seconds()))
             ),
             Exceeded::Code => format!(
-                "its compiled code has more than {}, a sixteenth of what compiling may use; \
-                 `--compile-memory` raises that limit",
+                "its compiled code is larger than {}, a sixteenth of the memory limit; raise the \
+                 limit with `--compile-memory`",
                 limits.code().display().iec()
             ),
         };
         Self::new(&reason, Some(exceeded), limits)
     }
 
-    /// What is said of a component whose compilation was cut short by a death so often.
+    /// The record of a component whose compilations ended by death.
     pub(super) fn by_deaths(deaths: u32, limits: CompileLimits) -> Self {
         let reason = format!(
-            "compiling it was begun {deaths} times and did not end: each time the process that \
-             compiles it, or the host, was killed, perhaps by the kernel for want of memory"
+            "compiling it was started {deaths} times and did not finish: each time the compiler \
+             or the host was killed, perhaps by the kernel for lack of memory"
         );
         Self { by_death: true, ..Self::new(&reason, None, limits) }
     }
@@ -127,7 +127,7 @@ impl Failed {
     }
 }
 
-/// What this host could not do for a component.
+/// A failure of this host to compile or load a component.
 #[derive(Debug, thiserror::Error)]
 #[error("{doing} failed: {source}{}", cure(source))]
 pub struct HostError {
@@ -135,12 +135,14 @@ pub struct HostError {
     pub(super) source: io::Error,
 }
 
-/// What helps a host that can't start a process.
+/// The cure for a host that can't start a process.
 fn cure(error: &io::Error) -> String {
     match Errno::from_io_error(error) {
-        Some(Errno::AGAIN) => " (this user or container may have no more processes and threads: \
-            raise `ulimit -u`, TasksMax in a systemd unit, or pids.max of a container)"
-            .to_owned(),
+        Some(Errno::AGAIN) => {
+            " (the limit on processes and threads is reached: raise `ulimit -u`, \
+            TasksMax of the systemd unit, or pids.max of the container)"
+                .to_owned()
+        }
         Some(errno) if shortage::is_of_the_process(errno) => {
             format!(" ({})", shortage::cure(errno))
         }
@@ -148,44 +150,44 @@ fn cure(error: &io::Error) -> String {
     }
 }
 
-/// Why there is no compiled code.
+/// Why a compilation produced no code.
 #[derive(Debug)]
 pub(super) enum Uncompiled {
-    /// Another try would end the same way.
+    /// Another try would fail the same way.
     Failed(Failed),
-    /// The process was killed, or the machine had no memory for it. How, in words.
+    /// The process was killed, or the machine had too little memory. Says how.
     Died(String),
-    /// Somebody told the process to stop. How, in words.
+    /// The process was told to stop by a signal. Says how.
     Stopped(String),
-    /// The bytes are not those of the digest.
+    /// The bytes don't match the digest.
     Damaged,
     /// The component's bytes could not be read.
     Unread(io::Error),
-    /// This host could not begin it.
+    /// This host could not start the compilation.
     Host(HostError),
 }
 
-/// Starts processes that compile.
+/// Starts compiling processes.
 #[derive(Debug)]
 pub struct Compiler {
     program: PathBuf,
     arguments: Vec<OsString>,
     variables: Vec<(&'static str, String)>,
     limits: CompileLimits,
-    turns: Semaphore,
+    permits: Semaphore,
 }
 
 impl Compiler {
-    /// One whose processes run `program` with `arguments`, which has to call
-    /// [`compile_for_parent`](super::compile_for_parent), and may use what `limits` allow.
+    /// A compiler whose processes run `program` with `arguments` under `limits`. The program must
+    /// call [`compile_for_parent`](super::compile_for_parent).
     pub fn new(program: PathBuf, arguments: Vec<OsString>, limits: CompileLimits) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        // The process can't see by itself how many processors its container has.
+        // A process without access to files can't find out the processor limit of its container.
         let variables = vec![("RAYON_NUM_THREADS", threads.to_string())];
-        Self { program, arguments, variables, limits, turns: Semaphore::new(AT_ONCE) }
+        Self { program, arguments, variables, limits, permits: Semaphore::new(AT_ONCE) }
     }
 
-    /// One whose processes get this variable as well.
+    /// The same, with one more environment variable.
     #[cfg(test)]
     pub(super) fn with_variable(mut self, name: &'static str, value: &str) -> Self {
         self.variables.push((name, value.to_owned()));
@@ -196,18 +198,18 @@ impl Compiler {
         self.limits
     }
 
-    /// Waits until one more process may be started.
-    pub(super) async fn turn(&self) -> tokio::sync::SemaphorePermit<'_> {
-        match self.turns.acquire().await {
+    /// Waits until one more process may start.
+    pub(super) async fn permit(&self) -> tokio::sync::SemaphorePermit<'_> {
+        match self.permits.acquire().await {
             Ok(permit) => permit,
             Err(_) => unreachable!("the semaphore is never closed"),
         }
     }
 
-    /// Starts a process that has next to nothing to do.
+    /// Compiles an empty component, to see whether this host can compile.
     ///
     /// # Errors
-    /// What keeps this host from compiling anything.
+    /// Why it can't.
     pub async fn try_out(&self) -> Result<(), HostError> {
         let (digest, length) = (Digest::of(EMPTY_COMPONENT), EMPTY_COMPONENT.len() as u64);
         let problem = match self.compile(digest, length, EMPTY_COMPONENT).await {
@@ -220,8 +222,8 @@ impl Compiler {
         Err(HostError { doing: "compiling an empty component", source: io::Error::other(problem) })
     }
 
-    /// The compiled code of the component of that digest and length in bytes. Dropping the future
-    /// kills the process.
+    /// Compiles the component of that digest and length in bytes. Dropping the future kills the
+    /// process.
     pub(super) async fn compile(
         &self,
         digest: Digest,
@@ -235,7 +237,7 @@ impl Compiler {
         let memory = limits.memory.as_u64();
         let request = Request { memory, seconds: limits.seconds(), digest, length };
         let mut stderr = child.stderr.take();
-        let ended = tokio::time::timeout(limits.by_the_clock(), async {
+        let ended = tokio::time::timeout(limits.wall_clock(), async {
             tokio::join!(
                 talk(socket, request, wasm, limits.code().as_u64()),
                 last_words(&mut stderr),
@@ -243,7 +245,8 @@ impl Compiler {
             )
         });
         let Ok((talk, words, status)) = ended.await else {
-            // Who can't be killed has ended already; the others are gone before the next begins.
+            // Wait for its end, so that two compilers never use the memory of one. An error means
+            // that it has already ended.
             let _ = child.kill().await;
             return Err(Uncompiled::Failed(Failed::over(Exceeded::Time, limits)));
         };
@@ -276,19 +279,19 @@ impl Compiler {
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
-            // A Ctrl-C is for the host, which ends its processes.
+            // Ctrl-C goes to the host only, which then ends this process.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
         Ok((child, ours))
     }
 
-    /// What the end of a process means that gave no answer.
+    /// Interprets the end of a process that sent no answer.
     fn judge(&self, was_ready: bool, status: ExitStatus, words: &str) -> Uncompiled {
         let signal = status.signal().unwrap_or_default();
         let is = |other: Signal| signal == other.as_raw();
         if [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT].into_iter().any(is) {
-            return Uncompiled::Stopped(format!("the process that compiles it ended: {status}"));
+            return Uncompiled::Stopped(format!("its compiler ended: {status}"));
         }
         if !was_ready {
             let source = match words {
@@ -305,56 +308,54 @@ impl Compiler {
         }
         if is(Signal::KILL) {
             return Uncompiled::Died(
-                "the process that compiles it was killed, perhaps by the kernel for want of memory"
-                    .to_owned(),
+                "its compiler was killed, perhaps by the kernel for lack of memory".to_owned(),
             );
         }
         let reason = match words {
-            "" => format!("the compiler broke off: {status}"),
-            words => format!("the compiler broke off: {status}: {words}"),
+            "" => format!("the compiler crashed: {status}"),
+            words => format!("the compiler crashed: {status}: {words}"),
         };
         Uncompiled::Failed(Failed::new(&reason, None, self.limits))
     }
 
-    /// What it means that a process got no more memory: that it had all that it may have, unless
-    /// the machine does not have that much.
+    /// Interprets a lack of memory: the limit was reached, unless the machine has less memory than
+    /// the limit.
     fn without_memory(&self) -> Uncompiled {
         let most = usize::try_from(self.limits.memory.as_u64()).unwrap_or(usize::MAX);
         let mut memory = Vec::<u8>::new();
         let got = memory.try_reserve_exact(most);
-        // Or it would not be asked for.
+        // Keeps the compiler from removing the allocation.
         std::hint::black_box(&memory);
         match got {
             Ok(()) => Uncompiled::Failed(Failed::over(Exceeded::Memory, self.limits)),
             Err(_) => Uncompiled::Died(format!(
-                "this machine has too little memory to compile it: it has less than the {} that \
-                 compiling may use",
+                "this machine has too little memory to compile it: less than the limit of {}",
                 self.limits.memory.display().iec()
             )),
         }
     }
 }
 
-/// What came of talking to a process.
+/// The result of a conversation with a compiling process.
 enum Talk {
     Answer(u8, Vec<u8>),
-    /// It ended first.
+    /// The process ended without an answer.
     Silence {
         was_ready: bool,
     },
-    /// Its answer is longer than it may be.
+    /// The answer is larger than the limit.
     TooLarge,
-    /// There was nothing to send.
+    /// The component could not be read.
     Unread(io::Error),
 }
 
-/// Sends the request and the component, and takes the answer. Closes the socket, which ends a
-/// process that still runs.
+/// Sends the request and the component, and receives the answer. Closes the socket, which ends the
+/// process.
 async fn talk(
     mut socket: UnixStream,
     request: Request,
     wasm: impl AsyncRead + Unpin,
-    most_code: u64,
+    max_code: u64,
 ) -> Talk {
     let mut ready = [0];
     let greeted = match socket.write_all(&request.encode()).await {
@@ -367,7 +368,7 @@ async fn talk(
     if let Some(error) = send(&mut socket, request.length, wasm).await {
         return Talk::Unread(error);
     }
-    // What is missing is seen to be missing.
+    // The process then knows that no more bytes follow.
     let _ = socket.shutdown().await;
     let mut head = [0; 9];
     if socket.read_exact(&mut head).await.is_err() {
@@ -375,7 +376,7 @@ async fn talk(
     }
     let [kind, length @ ..] = head;
     let length = u64::from_le_bytes(length);
-    if length > most_code.max(MOST_WORDS as u64 * 2) {
+    if length > max_code.max(MAX_WORDS as u64 * 2) {
         return Talk::TooLarge;
     }
     let mut answer = Vec::new();
@@ -385,8 +386,8 @@ async fn talk(
     }
 }
 
-/// Sends up to `length` bytes. Returns what reading them failed with. A process that does not take
-/// them has ended, which is seen elsewhere.
+/// Sends up to `length` bytes. Returns the error of reading them. A process that does not take them
+/// has ended, which the caller notices.
 async fn send(
     socket: &mut UnixStream,
     length: u64,
@@ -407,12 +408,12 @@ async fn send(
     }
 }
 
-/// What a process said on its standard error, cut, in one line.
+/// The standard error of a process, in one line and cut.
 async fn last_words(stderr: &mut Option<tokio::process::ChildStderr>) -> String {
     let Some(stderr) = stderr else { return String::new() };
     let mut words = Vec::new();
-    // A process that says more must not wait for anybody to listen.
-    let mut first = (&mut *stderr).take(MOST_WORDS as u64);
+    // Drain the rest, so that the process never blocks on writing.
+    let mut first = (&mut *stderr).take(MAX_WORDS as u64);
     let _ = first.read_to_end(&mut words).await;
     let _ = tokio::io::copy(stderr, &mut tokio::io::sink()).await;
     bounded(String::from_utf8_lossy(&words).trim())

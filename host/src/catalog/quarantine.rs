@@ -1,18 +1,18 @@
-//! What is remembered of compilations that came to no good: such a component is not compiled
-//! again, and its tasks fail with the reason.
+//! The quarantine: components that can't be compiled are not compiled again, and their tasks fail
+//! with the recorded reason.
 //!
-//! `DIGEST.failed` is the reason. `DIGEST.trying` is locked by the host that compiles: a file that
-//! says a compilation is under way, and that nobody has locked, was left by a host that died of it,
-//! or meanwhile. Both lie beside the compiled code, and are used only where that is.
+//! `DIGEST.failed` holds the reason. The host that compiles locks `DIGEST.trying`. A `.trying` file
+//! that records a compilation under way, but is not locked, was left by a host that died during
+//! the compilation. Both files are beside the compiled code.
 
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -20,28 +20,27 @@ use serde::{Deserialize, Serialize};
 use super::compiler::{CompileLimits, Failed};
 use crate::digest::Digest;
 
-/// Deaths of compilers, or of hosts that compile, after which they are taken to be the
-/// component's doing.
-pub(super) const MOST_DEATHS: u32 = 2;
-/// A death of this age counts no more: it may have had any cause.
-pub(super) const DEATHS_COUNT: Duration = Duration::from_secs(24 * 60 * 60);
-/// Bytes of a record, at most.
-const LONGEST_RECORD: u64 = 256 << 10;
-/// Records that are kept, and those that are remembered where none can be kept.
-pub(super) const MOST_RECORDS: usize = 1000;
+/// Deaths of compilers, or of compiling hosts, after which the component counts as the cause.
+pub(super) const MAX_DEATHS: u32 = 2;
+/// The age after which a death no longer counts, since it may have had any cause.
+pub(super) const DEATH_EXPIRES: Duration = Duration::from_secs(24 * 60 * 60);
+/// The most bytes of a record.
+const MAX_RECORD_BYTES: u64 = 256 << 10;
+/// The most records, on disk and in memory.
+pub(super) const MAX_RECORDS: usize = 1000;
 
-/// What a [`Turn`] leaves behind.
+/// The contents of a `.trying` file.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Trying {
-    /// Deaths before.
+    /// Deaths so far.
     deaths: u32,
-    /// A compilation has begun, and its end was not recorded.
+    /// A compilation started and its end is not recorded.
     is_under_way: bool,
 }
 
-/// What can't be kept on disk.
+/// Failures and deaths in memory, where they can't be stored on disk.
 #[derive(Debug, Default)]
-pub(super) struct Unkept(Mutex<HashMap<Digest, Known>>);
+pub(super) struct Unstored(Mutex<HashMap<Digest, Known>>);
 
 #[derive(Debug, Default)]
 struct Known {
@@ -49,7 +48,7 @@ struct Known {
     deaths: u32,
 }
 
-impl Unkept {
+impl Unstored {
     pub(super) fn failed(&self, digest: Digest) -> Option<Failed> {
         self.all().get(&digest)?.failed.clone()
     }
@@ -62,7 +61,7 @@ impl Unkept {
         self.all().remove(&digest);
     }
 
-    /// Counts one more death, and returns how many there were.
+    /// Counts one more death. Returns the number of deaths.
     pub(super) fn died(&self, digest: Digest) -> u32 {
         self.known(digest, |known| {
             known.deaths += 1;
@@ -72,32 +71,32 @@ impl Unkept {
 
     fn known<T>(&self, digest: Digest, change: impl FnOnce(&mut Known) -> T) -> T {
         let mut all = self.all();
-        if all.len() >= MOST_RECORDS && !all.contains_key(&digest) {
-            // To compile some of them once more does less harm than to grow.
+        if all.len() >= MAX_RECORDS && !all.contains_key(&digest) {
+            // Compiling some of them again does less harm than growing.
             all.clear();
         }
         change(all.entry(digest).or_default())
     }
 
-    fn all(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Known>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn all(&self) -> MutexGuard<'_, HashMap<Digest, Known>> {
+        self.0.lock()
     }
 }
 
-/// Reads a record, if it is there and holds for these limits.
+/// Reads a record, if it exists and holds for these limits.
 pub(super) fn read_failed(path: &Path, limits: CompileLimits) -> Option<Failed> {
     let failed = parse(path)?;
-    let is_old = failed.by_death && age(path).is_none_or(|age| age > DEATHS_COUNT);
+    let is_old = failed.by_death && age(path).is_none_or(|age| age > DEATH_EXPIRES);
     (!is_old && failed.holds_for(limits)).then_some(failed)
 }
 
 fn parse(path: &Path) -> Option<Failed> {
     let mut text = Vec::new();
-    fs::File::open(path).ok()?.take(LONGEST_RECORD).read_to_end(&mut text).ok()?;
+    fs::File::open(path).ok()?.take(MAX_RECORD_BYTES).read_to_end(&mut text).ok()?;
     match serde_json::from_slice(&text) {
         Ok(failed) => Some(failed),
         Err(error) => {
-            tracing::warn!("{} is damaged and is not heeded: {error}", path.display());
+            tracing::warn!("{} is damaged and is ignored: {error}", path.display());
             None
         }
     }
@@ -105,24 +104,24 @@ fn parse(path: &Path) -> Option<Failed> {
 
 fn age(path: &Path) -> Option<Duration> {
     let modified = fs::metadata(path).ok()?.modified().ok()?;
-    // One of the future is new.
+    // A time in the future counts as now.
     Some(SystemTime::now().duration_since(modified).unwrap_or_default())
 }
 
-/// The right to compile one component, among the hosts that share a cache. Given back when it
-/// is dropped, and by the kernel when its holder dies.
+/// The lock for compiling one component, among hosts that share a cache. It is released on drop,
+/// and by the kernel when its holder dies.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(super) struct CompileLock {
     path: PathBuf,
     file: fs::File,
     deaths: u32,
 }
 
-impl Turn {
-    /// Takes it, unless somebody has it.
+impl CompileLock {
+    /// Takes the lock. `None` if another host holds it.
     ///
     /// # Errors
-    /// Where files can't be made or locked.
+    /// When files can't be created or locked.
     pub(super) fn try_take(path: &Path) -> io::Result<Option<Self>> {
         let options = fs::OpenOptions::new()
             .read(true)
@@ -140,40 +139,40 @@ impl Turn {
             }
             let meta = file.metadata()?;
             if meta.nlink() == 0 {
-                // Its last holder has removed it.
+                // The last holder has removed the file.
                 continue;
             }
             let age =
                 meta.modified().ok().and_then(|then| SystemTime::now().duration_since(then).ok());
             let mut text = Vec::new();
-            (&mut file).take(LONGEST_RECORD).read_to_end(&mut text)?;
+            (&mut file).take(MAX_RECORD_BYTES).read_to_end(&mut text)?;
             let left: Trying = serde_json::from_slice(&text).unwrap_or_default();
             let deaths = match age {
-                Some(age) if age > DEATHS_COUNT => 0,
+                Some(age) if age > DEATH_EXPIRES => 0,
                 _ => left.deaths.saturating_add(u32::from(left.is_under_way)),
             };
             return Ok(Some(Self { path: path.to_owned(), file, deaths }));
         }
     }
 
-    /// How often a compilation of this component was cut short by a death.
+    /// How many compilations of this component ended by a death.
     pub(super) fn deaths(&self) -> u32 {
         self.deaths
     }
 
-    /// Notes that a compilation begins, so that the death of this host is noticed.
+    /// Records that a compilation starts, so that the death of this host is noticed.
     pub(super) fn begin(&mut self) -> io::Result<()> {
         self.write(true)?;
         self.file.sync_data()
     }
 
-    /// Counts one more death, and returns how many there were.
+    /// Counts one more death. Returns the number of deaths.
     pub(super) fn died(&mut self) -> u32 {
         self.deaths = self.deaths.saturating_add(1);
         self.deaths
     }
 
-    /// The deaths are told elsewhere, or explained.
+    /// Forgets the deaths: they are recorded elsewhere, or explained.
     pub(super) fn forget_deaths(&mut self) {
         self.deaths = 0;
     }
@@ -186,9 +185,9 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for CompileLock {
     fn drop(&mut self) {
-        // Whoever waits has it open, and sees that it is gone when it gets the lock.
+        // A waiting host has the file open and notices the removal when it gets the lock.
         let kept = self.deaths > 0 && self.write(false).is_ok();
         if !kept {
             let _ = fs::remove_file(&self.path);
@@ -196,17 +195,17 @@ impl Drop for Turn {
     }
 }
 
-/// A component that a machine does not compile again.
+/// A component that this machine does not compile again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Quarantined {
-    /// The SHA-256 of its bytes, in hexadecimal.
+    /// The SHA-256 of the component, in hexadecimal.
     pub digest: String,
-    /// Why.
+    /// Why it can't be compiled.
     pub reason: String,
 }
 
-/// The components in quarantine in a `compiled` directory, of all versions of the host, in the
-/// order of their digests.
+/// The quarantined components in a `compiled` directory, of all versions of the host, sorted by
+/// digest.
 pub fn quarantined(dir: &Path) -> Vec<Quarantined> {
     let mut found: Vec<Quarantined> = records(dir, "failed")
         .filter_map(|path| {
@@ -218,7 +217,7 @@ pub fn quarantined(dir: &Path) -> Vec<Quarantined> {
     found
 }
 
-/// Lets all components in quarantine be compiled again.
+/// Allows all quarantined components to be compiled again.
 ///
 /// # Errors
 /// When a record can't be removed.
@@ -233,16 +232,16 @@ pub fn forget_quarantined(dir: &Path) -> io::Result<()> {
         }
     }
     for path in records(dir, "trying") {
-        // One that nobody has is removed when it is dropped.
-        if let Ok(Some(mut turn)) = Turn::try_take(&path) {
-            turn.forget_deaths();
+        // A lock that no host holds is removed when it is dropped.
+        if let Ok(Some(mut lock)) = CompileLock::try_take(&path) {
+            lock.forget_deaths();
         }
     }
     Ok(())
 }
 
 fn records(dir: &Path, extension: &'static str) -> impl Iterator<Item = PathBuf> {
-    let folders = super::compiled::entries(dir).filter(|folder| folder.is_dir());
-    let files = folders.flat_map(|folder| super::compiled::entries(&folder));
+    let folders = super::entries(dir).filter(|folder| folder.is_dir());
+    let files = folders.flat_map(|folder| super::entries(&folder));
     files.filter(move |file| file.extension().is_some_and(|found| found == extension))
 }

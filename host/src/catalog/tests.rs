@@ -13,7 +13,7 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
 use super::guest::{End, component};
-use super::quarantine::DEATHS_COUNT;
+use super::quarantine::DEATH_EXPIRES;
 use super::*;
 use crate::bucket::DirBucket;
 use crate::bucket::tests::conformance::in_memory;
@@ -289,7 +289,7 @@ async fn what_a_killed_host_left_in_compiled_is_removed_and_a_live_ones_files_st
         fs::write(file, "half").unwrap();
     }
     // What is left of a compilation counts for a day.
-    let old = std::time::SystemTime::now() - 2 * DEATHS_COUNT;
+    let old = std::time::SystemTime::now() - 2 * DEATH_EXPIRES;
     fs::File::options().write(true).open(&left[1]).unwrap().set_modified(old).unwrap();
     let held = kept.with_extension("2.tmp");
     let lock = fs::File::create(&held).unwrap();

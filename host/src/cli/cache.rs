@@ -7,11 +7,11 @@ use serde::Serialize;
 use task_host::cache::{self, Checked};
 use task_host::catalog;
 
-use super::exit::{Advice, Exit};
-use super::meter::Meter;
+use super::console::Console;
+use super::exit_code::{Advice, Exit};
+use super::output;
+use super::progress_line::ProgressLine;
 use super::settings::{CACHE_DIR, Flags, Group, Setting};
-use super::show;
-use super::telemetry::Screen;
 use super::values::When;
 
 /// Commands of `host cache`.
@@ -86,20 +86,20 @@ impl Quarantine {
         let dir = self.flags.load()?.cache_dir()?.join("compiled");
         let found = catalog::quarantined(&dir);
         if self.json {
-            show::json(&found)?;
+            output::json(&found)?;
         } else {
             let rows: Vec<Vec<String>> =
                 found.iter().map(|one| vec![one.digest.clone(), one.reason.clone()]).collect();
-            show::table(show::out(), &rows)?;
+            output::table(output::out(), &rows)?;
         }
-        let count = show::count(found.len() as u64, "component");
+        let count = output::count(found.len() as u64, "component");
         if self.clear {
             catalog::forget_quarantined(&dir).map_err(|error| {
                 Advice::failed(format!("the quarantine can't be cleared: {error}"))
             })?;
-            show::tell(format_args!("{count} may be compiled again"));
+            output::tell(format_args!("{count} may be compiled again"));
         } else if found.is_empty() {
-            show::tell(format_args!("no components are in quarantine"));
+            output::tell(format_args!("no components are in quarantine"));
         }
         Ok(Exit::Done)
     }
@@ -108,19 +108,19 @@ impl Quarantine {
 impl Verify {
     fn run(self) -> anyhow::Result<Exit> {
         let dir = self.flags.load()?.cache_dir()?;
-        let screen = Screen::plain(When::Auto);
-        let mut meter = Meter::new(&screen, "files", "read", None);
+        let screen = Console::plain(When::Auto);
+        let mut meter = ProgressLine::new(&screen, "files", "read", None);
         let checked = cache::check(&dir, |checked| meter.at(checked.blobs, checked.blobs))?;
         meter.end();
         let (compiled, damaged_compiled) = catalog::check_compiled(&dir.join("compiled"))
             .context("the compiled code can't be read")?;
         let removed = checked.damaged_blobs + checked.damaged_index_entries + damaged_compiled;
         for problem in &checked.problems {
-            show::tell(format_args!("error: {problem}"));
+            output::tell(format_args!("error: {problem}"));
         }
         let shown = dir.display().to_string();
         if self.json {
-            show::json(&Report { dir: &shown, checked: &checked, compiled, damaged_compiled })?;
+            output::json(&Report { dir: &shown, checked: &checked, compiled, damaged_compiled })?;
         } else {
             say(&shown, &checked, compiled, damaged_compiled)?;
         }
@@ -133,13 +133,13 @@ impl Verify {
 }
 
 fn say(dir: &str, checked: &Checked, compiled: u64, damaged_compiled: u64) -> io::Result<()> {
-    let mut out = show::out();
+    let mut out = output::out();
     writeln!(
         out,
         "{dir}: {}, {}; {}",
-        show::count(checked.blobs, "file"),
-        show::bytes(checked.bytes),
-        show::count(compiled, "compiled component"),
+        output::count(checked.blobs, "file"),
+        output::bytes(checked.bytes),
+        output::count(compiled, "compiled component"),
     )?;
     let damaged = checked.damaged_blobs + checked.damaged_index_entries + damaged_compiled;
     if damaged == 0 {
@@ -153,7 +153,7 @@ fn say(dir: &str, checked: &Checked, compiled: u64, damaged_compiled: u64) -> io
     let removed: Vec<String> = removed
         .into_iter()
         .filter(|(count, _)| *count > 0)
-        .map(|(count, noun)| show::count(count, noun))
+        .map(|(count, noun)| output::count(count, noun))
         .collect();
     writeln!(out, "damaged and removed: {}", removed.join(", "))
 }

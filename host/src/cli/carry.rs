@@ -15,12 +15,12 @@ use task_host::queue::{Queue, QueueError, Release};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
-use super::exit::Advice;
-use super::meter::Meter;
+use super::console::Console;
+use super::exit_code::Advice;
+use super::output;
+use super::progress_line::ProgressLine;
 use super::refusals::{Place, Refusals};
 use super::sender::{Target, send_each};
-use super::show;
-use super::telemetry::Screen;
 
 /// How long a message is held at a time; renewed while this command lives.
 const HOLD: Duration = Duration::from_secs(60);
@@ -100,7 +100,7 @@ struct State {
     kept: Vec<Lease>,
     done: Carried,
     failed: Option<QueueError>,
-    meter: Meter,
+    meter: ProgressLine,
 }
 
 impl Carrier {
@@ -108,7 +108,7 @@ impl Carrier {
     ///
     /// # Errors
     /// When one of the queues can't be used. What was sent is said; the rest is given back.
-    pub(crate) async fn run(self, screen: &Screen, whole: Option<u64>) -> anyhow::Result<Carried> {
+    pub(crate) async fn run(self, screen: &Console, whole: Option<u64>) -> anyhow::Result<Carried> {
         let source_batch = match self.source.batch() {
             1 => BATCH,
             n => n,
@@ -128,7 +128,7 @@ impl Carrier {
                 kept: Vec::new(),
                 done: Carried::default(),
                 failed: None,
-                meter: Meter::new(screen, "messages", self.verb, whole),
+                meter: ProgressLine::new(screen, "messages", self.verb, whole),
             }),
             carrier: self,
         });
@@ -163,7 +163,7 @@ impl Work {
     }
 
     /// A person does not want to wait: what is under way is finished, the rest is left.
-    fn interrupt(&self, screen: &Screen) {
+    fn interrupt(&self, screen: &Console) {
         self.state().done.is_interrupted = true;
         screen.tell("stopping: what is under way is finished first; a second Ctrl-C exits at once");
         tokio::spawn(async {
@@ -221,7 +221,7 @@ impl Work {
                 Ok(()) => {
                     let id = lease.message().id.clone();
                     // Moved, and not done.
-                    let settled = lease.settle(&Settlement::GiveUp).await;
+                    let settled = lease.settle(&Settlement::Reject).await;
                     self.state().sent(name);
                     if let Err(Unsettled { error, .. }) = settled {
                         let problem = format!("is in both queues: {error}");
@@ -312,7 +312,7 @@ impl Work {
         match failed {
             None => Ok(done),
             Some(error) => {
-                let moved = show::count(done.sent, "message");
+                let moved = output::count(done.sent, "message");
                 Err(Advice::failed(error.to_string())
                     .hint(format!("{moved} {} before that", self.carrier.verb))
                     .into())
@@ -360,7 +360,7 @@ mod tests {
             looks: u64::MAX,
             verb: "moved",
         };
-        (queue, carrier.run(&Screen::hidden(), None).await)
+        (queue, carrier.run(&Console::hidden(), None).await)
     }
 
     fn all(body: &Bytes) -> Choice {

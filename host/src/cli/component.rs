@@ -1,5 +1,7 @@
 //! `host component`: puts components where hosts find them, and looks at them.
 
+mod contents;
+
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,13 +13,14 @@ use task_host::bucket::{self, Bucket, BucketError};
 use task_host::digest::Digest;
 use task_host::key::{BucketKey, Prefix, TaskName, lowercase};
 
-use super::examine::{Examined, examine};
-use super::exit::{Advice, Exit};
+use contents::Contents;
+
+use super::console::Console;
+use super::exit_code::{Advice, Exit};
+use super::local_runner::LocalRunner;
+use super::output;
 use super::settings::{self, COMPONENTS, Flags, Settings};
-use super::show;
-use super::telemetry::Screen;
 use super::values::{self, When};
-use super::workbench::Workbench;
 
 /// Commands of `host component`.
 #[derive(Debug, clap::Subcommand)]
@@ -59,7 +62,7 @@ pub(crate) struct Push {
 
 impl Component {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
-        Screen::plain(When::Never);
+        Console::plain(When::Never);
         super::runtime()?.block_on(async {
             match self {
                 Self::Push(command) => command.push().await,
@@ -97,7 +100,7 @@ impl Place {
         if let Some(dir) = dir.filter(|dir| !dir.exists()) {
             std::fs::create_dir_all(&dir)
                 .map_err(|e| Advice::failed(format!("{} can't be made: {e}", dir.display())))?;
-            show::tell(format_args!("created {}", dir.display()));
+            output::tell(format_args!("created {}", dir.display()));
         }
         Self::open(settings).await
     }
@@ -159,7 +162,7 @@ impl Push {
         let bytes = read(&self.file)?;
         check(&self.file, &bytes)?;
         // The last word has what will run it.
-        Workbench::open(&settings)?.compile(&self.file, &bytes).await?;
+        LocalRunner::open(&settings)?.compile(&self.file, &bytes).await?;
 
         let place = Place::make(&settings).await?;
         place.check_case(&name).await?;
@@ -174,10 +177,10 @@ impl Push {
         place.bucket.sync().await?;
         let done = if is_new { "pushed" } else { "replaced" };
         writeln!(
-            show::out(),
+            output::out(),
             "{done} {name}: {}, {} in {}/{key}",
             Digest::of(&bytes),
-            show::bytes(bytes.len() as u64),
+            output::bytes(bytes.len() as u64),
             place.bucket
         )?;
         Ok(Exit::Done)
@@ -209,14 +212,14 @@ pub(crate) fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 /// Looks whether a file can be a task's component, as far as names tell.
-pub(crate) fn check(file: &Path, bytes: &[u8]) -> anyhow::Result<Examined> {
-    let examined = examine(bytes);
-    let problem = match &examined {
-        Ok(examined) => examined.problem(),
+pub(crate) fn check(file: &Path, bytes: &[u8]) -> anyhow::Result<Contents> {
+    let contents = Contents::of(bytes);
+    let problem = match &contents {
+        Ok(contents) => contents.problem(),
         Err(problem) => Some(problem.clone()),
     };
-    match (examined, problem) {
-        (Ok(examined), None) => Ok(examined),
+    match (contents, problem) {
+        (Ok(contents), None) => Ok(contents),
         (_, problem) => {
             let problem = problem.unwrap_or_default();
             Err(Advice::failed(format!("{} {problem}", file.display())).into())
@@ -234,13 +237,15 @@ async fn ls(place: &Place, json: bool) -> anyhow::Result<Exit> {
     place.each(|name, size| rows.push(Row { name: name.to_owned(), size })).await?;
     rows.sort_by(|a, b| a.name.cmp(&b.name));
     if json {
-        show::json(&rows)?;
+        output::json(&rows)?;
     } else if rows.is_empty() {
-        show::tell(format_args!("there are no components in {}/{}", place.bucket, place.prefix));
+        output::tell(format_args!("there are no components in {}/{}", place.bucket, place.prefix));
     } else {
-        let rows: Vec<Vec<String>> =
-            rows.into_iter().map(|row| vec![row.name, show::bytes(row.size).to_string()]).collect();
-        show::table(show::out(), &rows)?;
+        let rows: Vec<Vec<String>> = rows
+            .into_iter()
+            .map(|row| vec![row.name, output::bytes(row.size).to_string()])
+            .collect();
+        output::table(output::out(), &rows)?;
     }
     Ok(Exit::Done)
 }
@@ -253,7 +258,7 @@ struct Inspected {
     digest: String,
     size: u64,
     #[serde(flatten)]
-    examined: Examined,
+    contents: Contents,
     /// Why it can't be a task's component; null if it can.
     problem: Option<String>,
 }
@@ -285,17 +290,17 @@ async fn inspect(which: &str, settings: &Settings, json: bool) -> anyhow::Result
         })?;
         (name.to_string(), format!("{}/{key}", place.bucket), bytes)
     };
-    let examined = examine(&bytes).map_err(|e| Advice::failed(format!("{place} {e}")))?;
+    let contents = Contents::of(&bytes).map_err(|e| Advice::failed(format!("{place} {e}")))?;
     let inspected = Inspected {
         name,
         digest: Digest::of(&bytes).to_string(),
         size: bytes.len() as u64,
-        problem: examined.problem(),
+        problem: contents.problem(),
         place,
-        examined,
+        contents,
     };
     if json {
-        show::json(&inspected)?;
+        output::json(&inspected)?;
     } else {
         print(&inspected)?;
     }
@@ -318,7 +323,7 @@ async fn download(place: &Place, key: &BucketKey) -> Result<Vec<u8>, BucketError
 }
 
 fn print(inspected: &Inspected) -> io::Result<()> {
-    let Inspected { examined, .. } = inspected;
+    let Inspected { contents, .. } = inspected;
     let list = |names: &[String]| match names {
         [] => "none".to_owned(),
         names => names.join(", "),
@@ -332,20 +337,20 @@ fn print(inspected: &Inspected) -> io::Result<()> {
         row("name", inspected.name.clone()),
         row("place", inspected.place.clone()),
         row("digest", inspected.digest.clone()),
-        row("size", format!("{} ({} bytes)", show::bytes(inspected.size), inspected.size)),
-        row("kind", examined.kind.to_owned()),
-        row("language", unknown(&examined.languages)),
-        row("made by", unknown(&examined.tools)),
-        row("exports", list(&examined.exports)),
+        row("size", format!("{} ({} bytes)", output::bytes(inspected.size), inspected.size)),
+        row("kind", contents.kind.to_owned()),
+        row("language", unknown(&contents.languages)),
+        row("made by", unknown(&contents.tools)),
+        row("exports", list(&contents.exports)),
     ];
-    for (i, import) in examined.imports.iter().enumerate() {
+    for (i, import) in contents.imports.iter().enumerate() {
         rows.push(row(if i == 0 { "imports" } else { "" }, import.clone()));
     }
-    if examined.imports.is_empty() {
+    if contents.imports.is_empty() {
         rows.push(row("imports", "none".to_owned()));
     }
     if let Some(problem) = &inspected.problem {
         rows.push(row("problem", problem.clone()));
     }
-    show::table(show::out(), &rows)
+    output::table(output::out(), &rows)
 }

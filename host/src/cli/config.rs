@@ -1,8 +1,8 @@
 //! `host config`: every setting, its value, and where it came from.
 
-use super::exit::Exit;
+use super::exit_code::Exit;
+use super::output;
 use super::settings::{Everything, Flags};
-use super::show;
 
 /// Options of `host config`.
 #[derive(Debug, clap::Args)]
@@ -22,7 +22,7 @@ impl Config {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         let settings = self.flags.load()?;
         for slip in settings.misspelt() {
-            show::tell(format_args!("warning: {slip}"));
+            output::tell(format_args!("warning: {slip}"));
         }
         let shown = settings.shown()?;
         if self.json {
@@ -33,7 +33,7 @@ impl Config {
                     (name.to_owned(), entry)
                 })
                 .collect();
-            show::json(&object)?;
+            output::json(&object)?;
         } else {
             let rows: Vec<Vec<String>> = shown
                 .into_iter()
@@ -42,7 +42,7 @@ impl Config {
                     vec![name.to_owned(), value, origin.to_string()]
                 })
                 .collect();
-            show::table(show::out(), &rows)?;
+            output::table(output::out(), &rows)?;
         }
         Ok(Exit::Done)
     }

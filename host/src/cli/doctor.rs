@@ -14,11 +14,11 @@ use task_host::config::Config;
 use task_host::key::Prefix;
 use task_host::queue::{self, Access, Admin, Counts, Facts, QueueError};
 
-use super::exit::Exit;
+use super::console::Console;
+use super::exit_code::Exit;
+use super::output;
 use super::sender;
 use super::settings::{BUCKET, Everything, Flags, Overlap, fq_path, overlaps};
-use super::show;
-use super::telemetry::Screen;
 use super::values::When;
 use machine::Use;
 use rules::{Finding, Level, Queues};
@@ -61,7 +61,7 @@ impl Doctor {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         let settings = self.flags.load()?;
         let config = settings.config()?;
-        Screen::plain(When::Never);
+        Console::plain(When::Never);
         let mut findings: Vec<Finding> = settings
             .misspelt()
             .iter()
@@ -72,7 +72,7 @@ impl Doctor {
         let count = |level| findings.iter().filter(|finding| finding.level == level).count();
         let (problems, warnings) = (count(Level::Problem), count(Level::Warn));
         if self.json {
-            show::json(&Report { problems, warnings, findings: &findings })?;
+            output::json(&Report { problems, warnings, findings: &findings })?;
         } else {
             print(&findings, problems, warnings)?;
         }
@@ -81,7 +81,7 @@ impl Doctor {
 }
 
 fn print(findings: &[Finding], problems: usize, warnings: usize) -> io::Result<()> {
-    let mut out = show::out();
+    let mut out = output::out();
     for finding in findings {
         let word = match finding.level {
             Level::Ok => "ok",
@@ -95,7 +95,7 @@ fn print(findings: &[Finding], problems: usize, warnings: usize) -> io::Result<(
         }
     }
     let (problems, warnings) =
-        (show::count(problems as u64, "problem"), show::count(warnings as u64, "warning"));
+        (output::count(problems as u64, "problem"), output::count(warnings as u64, "warning"));
     writeln!(out, "{problems}, {warnings}")
 }
 
@@ -140,7 +140,7 @@ async fn queues(config: &Config, tasks: Facts, errors: Option<Facts>) -> Queues 
 }
 
 async fn facts_of(url: &str, access: &Access) -> Result<Facts, QueueError> {
-    queue::admin(url, access).await?.facts().await
+    queue::admin(&url.parse()?, access).await?.facts().await
 }
 
 /// The problems that a host can tell of when it starts, in the same words. What can't be asked
@@ -170,7 +170,7 @@ async fn look_at_queue(role: &str, url: &str, access: &Access) -> (Vec<Finding>,
         return (std::iter::once(text).chain(place.err()).collect(), None);
     }
     let asked = async {
-        let queue: Box<dyn Admin> = queue::admin(url, access).await?;
+        let queue: Box<dyn Admin> = queue::admin(&url.parse()?, access).await?;
         let counts = queue.counts().await?;
         Ok::<_, QueueError>((counts, queue.facts().await?))
     };
@@ -200,11 +200,11 @@ async fn look_at_queue(role: &str, url: &str, access: &Access) -> (Vec<Finding>,
 fn held(counts: &Counts) -> String {
     match (counts.enqueued, counts.leased) {
         (None, _) => "can be reached; its messages can't be counted".to_owned(),
-        (Some(n), None) => format!("can be reached; {}", show::count(n, "message")),
+        (Some(n), None) => format!("can be reached; {}", output::count(n, "message")),
         (Some(n), Some(held)) => format!(
             "can be reached; {}, {} of them held or delayed",
-            show::count(n, "message"),
-            show::number(held)
+            output::count(n, "message"),
+            output::number(held)
         ),
     }
 }
@@ -315,7 +315,7 @@ async fn look_for_components(config: &Config) -> Finding {
     names.sort();
     let count = match names.len() {
         COUNTED => format!("{COUNTED} or more"),
-        n => show::number(n as u64),
+        n => output::number(n as u64),
     };
     let more = if names.len() > NAMED { ", …" } else { "" };
     names.truncate(NAMED);

@@ -7,8 +7,8 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::exit::{Advice, Exit};
-use super::show;
+use super::exit_code::{Advice, Exit};
+use super::output;
 
 /// Options of `host new`.
 #[derive(Debug, clap::Args)]
@@ -31,8 +31,8 @@ impl New {
             NewError::Name { .. } => Advice::usage(error.to_string()),
             _ => Advice::failed(error.to_string()),
         })?;
-        writeln!(show::out(), "made {}", dir.display())?;
-        show::tell(format_args!(
+        writeln!(output::out(), "made {}", dir.display())?;
+        output::tell(format_args!(
             "build and try it:\n  \
              cd {dir}\n  \
              cargo build --target wasm32-wasip2 --release\n  \

@@ -9,12 +9,12 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use serde::Serialize;
 use task_host::queue::{self, Access, Admin, Counts};
 
-use super::exit::{Advice, Exit};
-use super::meter::Meter;
+use super::console::Console;
+use super::exit_code::{Advice, Exit};
+use super::output;
+use super::progress_line::ProgressLine;
 use super::sender;
 use super::settings::{Flags, Group, PROGRESS, QueueOnly, Settings, fq_path, queue_url};
-use super::show;
-use super::telemetry::Screen;
 use super::values::{self, When};
 
 /// Commands of `host queue`.
@@ -74,18 +74,18 @@ impl Which {
         }
     }
 
-    async fn open(&self) -> anyhow::Result<(Box<dyn Admin>, Screen)> {
+    async fn open(&self) -> anyhow::Result<(Box<dyn Admin>, Console)> {
         let (settings, screen) = load(&self.flags)?;
         let url = self.url(&settings)?;
-        Ok((queue::admin(&url, &settings.queue_access()?).await?, screen))
+        Ok((queue::admin(&url.parse()?, &settings.queue_access()?).await?, screen))
     }
 }
 
 /// The settings, and what is shown as they say.
-fn load<G: Group>(flags: &Flags<G>) -> anyhow::Result<(Settings, Screen)> {
+fn load<G: Group>(flags: &Flags<G>) -> anyhow::Result<(Settings, Console)> {
     let settings = flags.load()?;
     let progress = settings.value(&PROGRESS, values::when)?.unwrap_or(When::Auto);
-    Ok((settings, Screen::plain(progress)))
+    Ok((settings, Console::plain(progress)))
 }
 
 impl Queue {
@@ -102,10 +102,11 @@ impl Queue {
             Self::Ls(command) => command.run().await,
             Self::Release(Simple { queue, json }) => {
                 let (queue, screen) = queue.open().await?;
-                let busy = Meter::busy(&screen, format!("releasing the messages of {queue}"));
+                let busy =
+                    ProgressLine::busy(&screen, format!("releasing the messages of {queue}"));
                 let count = queue.release_all().await?;
                 drop(busy);
-                let released = show::count(count, "message");
+                let released = output::count(count, "message");
                 let said = format!("{released} released in {queue}");
                 done(
                     json,
@@ -143,9 +144,9 @@ struct Done {
 /// Says on standard output what has been done.
 fn done(json: bool, what: &str, summary: &impl Serialize) -> anyhow::Result<Exit> {
     if json {
-        show::json(summary)?;
+        output::json(summary)?;
     } else {
-        writeln!(show::out(), "{what}")?;
+        writeln!(output::out(), "{what}")?;
     }
     Ok(Exit::Done)
 }
@@ -160,10 +161,10 @@ async fn status(queue: &dyn Admin, json: bool) -> anyhow::Result<Exit> {
             #[serde(flatten)]
             counts: Counts,
         }
-        show::json(&Status { queue: queue.to_string(), counts })?;
+        output::json(&Status { queue: queue.to_string(), counts })?;
         return Ok(Exit::Done);
     }
-    let mut out = show::out();
+    let mut out = output::out();
     for line in figures(&counts) {
         writeln!(out, "{line}")?;
     }
@@ -188,13 +189,13 @@ fn figures(counts: &Counts) -> Vec<String> {
     ]
 }
 
-async fn purge(queue: &dyn Admin, screen: &Screen, yes: bool, json: bool) -> anyhow::Result<Exit> {
+async fn purge(queue: &dyn Admin, screen: &Console, yes: bool, json: bool) -> anyhow::Result<Exit> {
     if !yes {
         let there = match queue.counts().await?.enqueued {
             Some(n) if sender::is_remote(&queue.to_string())? => {
-                format!("about {}", show::count(n, "message"))
+                format!("about {}", output::count(n, "message"))
             }
-            Some(n) => show::count(n, "message"),
+            Some(n) => output::count(n, "message"),
             None => "messages that can't be counted".to_owned(),
         };
         if !io::stdin().is_terminal() {
@@ -204,17 +205,17 @@ async fn purge(queue: &dyn Admin, screen: &Screen, yes: bool, json: bool) -> any
             .hint("add --yes")
             .into());
         }
-        show::ask(&format!("{queue} holds {there}. Delete them all? [y/N]"))?;
+        output::ask(&format!("{queue} holds {there}. Delete them all? [y/N]"))?;
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer)?;
         if !matches!(answer.trim(), "y" | "Y" | "yes") {
             return Err(Advice::failed("nothing was deleted").into());
         }
     }
-    let busy = Meter::busy(screen, format!("deleting the messages of {queue}"));
+    let busy = ProgressLine::busy(screen, format!("deleting the messages of {queue}"));
     let count = queue.purge().await?;
     drop(busy);
-    let deleted = count.map_or("all messages".to_owned(), |count| show::count(count, "message"));
+    let deleted = count.map_or("all messages".to_owned(), |count| output::count(count, "message"));
     let said = format!("{deleted} deleted from {queue}");
     done(json, &said, &Done { queue: queue.to_string(), released: None, deleted: count })
 }
@@ -222,7 +223,7 @@ async fn purge(queue: &dyn Admin, screen: &Screen, yes: bool, json: bool) -> any
 /// A queue that has to be there, for commands that would otherwise make one.
 async fn existing(url: &str, access: &Access) -> anyhow::Result<()> {
     match fq_path(url) {
-        Some(_) => Ok(queue::admin(url, access).await.map(drop)?),
+        Some(_) => Ok(queue::admin(&url.parse()?, access).await.map(drop)?),
         None => Ok(()),
     }
 }

@@ -12,13 +12,13 @@ use task_host::json;
 use task_host::queue::{self, Access};
 
 use super::carry::{Carrier, Choice};
-use super::exit::Advice;
-use super::meter::Meter;
+use super::console::Console;
+use super::exit_code::Advice;
+use super::output;
+use super::progress_line::ProgressLine;
 use super::refusals::{Place, Refusals};
 use super::sender::{self, Target};
 use super::settings::fq_path;
-use super::show;
-use super::telemetry::Screen;
 
 /// Tasks that are shown of those that a dry run finds.
 const EXAMPLES: usize = 5;
@@ -72,7 +72,7 @@ impl Redrive {
     ///
     /// # Errors
     /// When one of the queues can't be used.
-    pub(crate) async fn run(self, screen: &Screen, access: &Access) -> anyhow::Result<Redriven> {
+    pub(crate) async fn run(self, screen: &Console, access: &Access) -> anyhow::Result<Redriven> {
         if self.from == self.to {
             return Err(Advice::usage(format!("{} can't go back into itself", self.from))
                 .hint(
@@ -90,8 +90,8 @@ impl Redrive {
         }
     }
 
-    async fn carry(self, screen: &Screen, access: &Access) -> anyhow::Result<Redriven> {
-        let source = queue::open(&self.from, access).await?;
+    async fn carry(self, screen: &Console, access: &Access) -> anyhow::Result<Redriven> {
+        let source = queue::open(&self.from.parse()?, access).await?;
         let target = Target::open(screen, &self.to, access).await?;
         let is_remote = sender::is_remote(&self.from)? || sender::is_remote(&self.to)?;
         let there = source.counts().await?.enqueued;
@@ -132,11 +132,11 @@ impl Redrive {
     }
 
     /// What would be done. Messages that somebody holds would not be.
-    async fn look(self, screen: &Screen, access: &Access) -> anyhow::Result<Redriven> {
-        let source = queue::admin(&self.from, access).await?;
+    async fn look(self, screen: &Console, access: &Access) -> anyhow::Result<Redriven> {
+        let source = queue::admin(&self.from.parse()?, access).await?;
         let refusals = Refusals::new(screen, None)?;
         let mut meter =
-            Meter::new(screen, "messages", "looked at", source.counts().await?.enqueued);
+            ProgressLine::new(screen, "messages", "looked at", source.counts().await?.enqueued);
         let limit = self.limit.unwrap_or(u64::MAX);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut done = Redriven::default();
@@ -234,7 +234,7 @@ impl std::fmt::Display for Summary {
         } else {
             write!(f, "it ")?;
         }
-        let bytes = show::number(*bytes);
+        let bytes = output::number(*bytes);
         write!(
             f,
             "was too large for a report ({bytes} bytes, SHA-256 {sha256}); send it again from \
@@ -290,7 +290,7 @@ impl Found {
     fn describe(&self) -> String {
         let task = format!("{} {}", self.name, self.id);
         match &self.exception {
-            Some(exception) => format!("{task}: {}", show::cut(exception, 100)),
+            Some(exception) => format!("{task}: {}", output::cut(exception, 100)),
             None => task,
         }
     }

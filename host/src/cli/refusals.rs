@@ -6,9 +6,9 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::exit::Advice;
-use super::show;
-use super::telemetry::Screen;
+use super::console::Console;
+use super::exit_code::Advice;
+use super::output;
 
 /// Refusals that are told; the others are counted.
 const TOLD: u64 = 20;
@@ -33,7 +33,7 @@ impl fmt::Display for Place {
 
 /// Messages that did not get where they were to go.
 pub(crate) struct Refusals {
-    screen: Screen,
+    screen: Console,
     state: Mutex<State>,
 }
 
@@ -56,7 +56,7 @@ impl Refusals {
     ///
     /// # Errors
     /// When that file can't be made.
-    pub(crate) fn new(screen: &Screen, path: Option<&Path>) -> anyhow::Result<Self> {
+    pub(crate) fn new(screen: &Console, path: Option<&Path>) -> anyhow::Result<Self> {
         let kept = path.map(Kept::create).transpose()?;
         Ok(Self { screen: screen.clone(), state: Mutex::new(State { count: 0, kept }) })
     }
@@ -107,7 +107,7 @@ impl Refusals {
         let mut state = self.state();
         let count = state.count;
         if count > TOLD {
-            self.screen.tell(format_args!("and {} more", show::number(count - TOLD)));
+            self.screen.tell(format_args!("and {} more", output::number(count - TOLD)));
         }
         if let Some(kept) = state.kept.take() {
             kept.finish(&self.screen)?;
@@ -137,13 +137,13 @@ impl Kept {
         }
     }
 
-    fn finish(mut self, screen: &Screen) -> anyhow::Result<()> {
+    fn finish(mut self, screen: &Console) -> anyhow::Result<()> {
         let path = self.path.display();
         match self.failed.take().map_or_else(|| self.file.flush(), Err) {
             Err(error) => Err(Advice::failed(format!("{path} can't be written: {error}")).into()),
             Ok(()) if self.lines == 0 => Ok(std::fs::remove_file(&self.path)?),
             Ok(()) => {
-                screen.tell(format_args!("{} kept in {path}", show::count(self.lines, "line")));
+                screen.tell(format_args!("{} kept in {path}", output::count(self.lines, "line")));
                 Ok(())
             }
         }

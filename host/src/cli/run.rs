@@ -1,5 +1,9 @@
 //! `host run`: leases tasks and runs them until there is a reason to stop.
 
+mod health;
+mod progress;
+mod summary;
+
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -7,20 +11,21 @@ use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use task_host::config::Config;
+use task_host::services::{OpenError, Services};
 use task_host::worker::{Stopped, Worker};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use progress::Progress;
+use summary::Summary;
+
+use super::console::Console;
 use super::doctor::{self, rules::Finding};
-use super::exit::{Advice, Exit};
-use super::machine;
-use super::probes;
-use super::progress::Progress;
+use super::exit_code::{Advice, Exit};
+use super::open_files;
+use super::output;
 use super::settings::{BUCKET, Everything, Flags, fq_path};
-use super::show;
-use super::summary::Summary;
-use super::telemetry::Screen;
 
 /// What an outage of file systems is called.
 const FILE_CALLS: &str = "calls to file systems";
@@ -57,7 +62,7 @@ impl Run {
         let settings = self.flags.load()?;
         let config = settings.config_to_run()?;
         let listen = settings.listen()?;
-        let screen = Screen::open(&settings)?;
+        let screen = Console::open(&settings)?;
         for slip in settings.misspelt() {
             tracing::warn!("{slip}");
         }
@@ -69,7 +74,7 @@ impl Run {
         let side = Side { control: control.handle().clone(), renewals: renewals.handle().clone() };
         // Before anything is said: who reads that a host has started may stop it.
         let signals = side.listen()?;
-        let config = machine::prepare(config);
+        let config = open_files::prepare(config);
         let runtime = super::runtime()?;
         let exit = runtime.block_on(async {
             let missing = Missing::of(&config);
@@ -77,9 +82,10 @@ impl Run {
                 // One that was named has to be there: an empty one would be no help.
                 make_bucket(&config.bucket)?;
             }
-            let worker = Arc::new(Worker::open(config, &side.control).await.map_err(open_error)?);
-            announce(&screen, &worker, &missing);
-            let config = worker.config().clone();
+            let opened = Services::open(config, &side.control).await;
+            let services = Arc::new(opened.map_err(open_error)?);
+            announce(&screen, &services, &missing);
+            let config = services.config().clone();
             // The queue may be slow to say how it is set up: nothing waits for that.
             tokio::spawn(async move {
                 for problem in doctor::problems(&config).await {
@@ -87,10 +93,10 @@ impl Run {
                 }
             });
             if let Some(address) = listen {
-                side.control.spawn(probes::serve(address, worker.clone())).await??;
+                side.control.spawn(health::serve(address, services.clone())).await??;
             }
-            side.control.spawn(watch(Handle::current(), worker.clone()));
-            work(&screen, worker, side, signals, self.json).await
+            side.control.spawn(watch(Handle::current(), services.clone()));
+            work(&screen, services, side, signals, self.json).await
         });
         for runtime in [control, renewals, runtime] {
             // A call that hangs is not waited for.
@@ -113,8 +119,7 @@ fn make_bucket(bucket: &str) -> anyhow::Result<()> {
         .map_err(|e| Advice::failed(format!("the bucket {bucket} can't be made: {e}")).into())
 }
 
-fn open_error(error: task_host::worker::OpenError) -> anyhow::Error {
-    use task_host::worker::OpenError;
+fn open_error(error: OpenError) -> anyhow::Error {
     match error {
         OpenError::Sandbox(problem) => {
             let cure = doctor::machine::cure(&problem);
@@ -125,43 +130,43 @@ fn open_error(error: task_host::worker::OpenError) -> anyhow::Error {
 }
 
 async fn work(
-    screen: &Screen,
-    worker: Arc<Worker>,
+    screen: &Console,
+    services: Arc<Services>,
     side: Side,
     signals: Signals,
     json: bool,
 ) -> anyhow::Result<Exit> {
-    let stop = Stop::heed(signals, screen.clone(), worker.clone(), &side.control);
+    let stop = Stop::heed(signals, screen.clone(), services.clone(), &side.control);
     let start = Instant::now();
     let shown = Progress::new(
         screen.clone(),
-        worker.stats().clone(),
-        worker.queue().clone(),
-        worker.config().exit_when_empty,
+        services.stats().clone(),
+        services.queue().clone(),
+        services.config().exit_when_empty,
     )
     .start();
-    let running = worker.clone();
+    let worker = Arc::new(Worker::new(services.clone()));
     let (drain, kill) = (stop.drain.clone(), stop.kill.clone());
     // On a thread of the runtime, so that the one that waits here is never held up.
-    let run = tokio::spawn(async move { running.run(drain, kill, &side.renewals).await });
+    let run = tokio::spawn(async move { worker.run(drain, kill, &side.renewals).await });
     let stopped = run.await?;
     let elapsed = start.elapsed();
     drop(shown);
 
-    let counting = tokio::time::timeout(Duration::from_secs(5), worker.queue().counts()).await;
+    let counting = tokio::time::timeout(Duration::from_secs(5), services.queue().counts()).await;
     let counts = counting.ok().and_then(Result::ok);
     let summary = Summary::new(
-        worker.config(),
-        worker.stats(),
+        services.config(),
+        services.stats(),
         elapsed,
         stopped,
         counts,
-        worker.queue().requests(),
+        services.queue().requests(),
     );
     if json {
-        show::json(&summary)?;
+        output::json(&summary)?;
     } else {
-        summary.print(show::out())?;
+        summary.print(output::out())?;
     }
     Ok(match (stopped, stop.second_signal()) {
         (Stopped::Finished, _) if summary.has_failures() => Exit::Partly,
@@ -188,10 +193,10 @@ impl Side {
 
 /// Waits until a host that was told to stop within `grace` should have stopped, and has not:
 /// soon after that time if calls to a file system hang, later otherwise.
-async fn overdue(worker: &Worker, grace: Duration) {
+async fn overdue(services: &Services, grace: Duration) {
     tokio::time::sleep(grace + STALLED).await;
     let hangs = async {
-        while !worker.outages().is_out(&FILE_CALLS) {
+        while !services.outages().is_out(&FILE_CALLS) {
             tokio::time::sleep(WATCH).await;
         }
     };
@@ -201,16 +206,16 @@ async fn overdue(worker: &Worker, grace: Duration) {
 
 /// Looks whether the runtime that works on tasks makes progress. Says so if it doesn't. Never
 /// ends.
-async fn watch(tasks: Handle, worker: Arc<Worker>) {
+async fn watch(tasks: Handle, services: Arc<Services>) {
     loop {
         tokio::time::sleep(WATCH).await;
         let mut turn = tasks.spawn(async {});
         if tokio::time::timeout(STALLED, &mut turn).await.is_err() {
             let problem = "calls to a file system do not return; is a network file system, of \
                 the queue, the bucket or the cache, away?";
-            worker.outages().begins(&FILE_CALLS, &problem);
+            services.outages().begins(&FILE_CALLS, &problem);
             let _ = turn.await;
-            worker.outages().ends(&FILE_CALLS);
+            services.outages().ends(&FILE_CALLS);
         }
     }
 }
@@ -250,7 +255,12 @@ struct Stop {
 
 impl Stop {
     /// The first signal drains, the second gives everything back, the third exits.
-    fn heed(mut signals: Signals, screen: Screen, worker: Arc<Worker>, control: &Handle) -> Self {
+    fn heed(
+        mut signals: Signals,
+        screen: Console,
+        services: Arc<Services>,
+        control: &Handle,
+    ) -> Self {
         let stop = Self {
             drain: CancellationToken::new(),
             kill: CancellationToken::new(),
@@ -260,20 +270,20 @@ impl Stop {
         control.spawn(async move {
             signals.next().await;
             drain.cancel();
-            let running = worker.stats().running.load(Relaxed);
+            let running = services.stats().running.load(Relaxed);
             say(
                 &screen,
                 &format!(
                     "stopping: {} running may finish within {}, the others go back to the queue; \
                      a second signal gives all back at once",
-                    show::count(running, "task"),
-                    humantime::format_duration(worker.config().grace)
+                    output::count(running, "task"),
+                    humantime::format_duration(services.config().grace)
                 ),
             );
             let signal = tokio::select! {
                 signal = signals.next() => signal,
                 // It would have stopped by now.
-                () = overdue(&worker, worker.config().grace) => {
+                () = overdue(&services, services.config().grace) => {
                     SignalKind::terminate().as_raw_value()
                 }
             };
@@ -282,7 +292,7 @@ impl Stop {
             say(&screen, "stopping now: running tasks go back to the queue; a third signal exits");
             let signal = tokio::select! {
                 third = signals.next() => third,
-                () = overdue(&worker, Duration::ZERO) => {
+                () = overdue(&services, Duration::ZERO) => {
                     say(&screen, "exiting: calls to a file system do not return");
                     signal
                 }
@@ -298,7 +308,7 @@ impl Stop {
     }
 }
 
-fn say(screen: &Screen, line: &str) {
+fn say(screen: &Console, line: &str) {
     if screen.is_json {
         tracing::info!("{line}");
     } else {
@@ -327,8 +337,8 @@ impl Missing {
 }
 
 /// Says what this host works by.
-fn announce(screen: &Screen, worker: &Worker, missing: &Missing) {
-    let config = worker.config();
+fn announce(screen: &Console, services: &Services, missing: &Missing) {
+    let config = services.config();
     let time = |time: Duration| humantime::format_duration(time).to_string();
     let queue = missing.note(&config.queue);
     let errors = missing.note(&config.error_queue);
@@ -354,9 +364,9 @@ fn announce(screen: &Screen, worker: &Worker, missing: &Missing) {
         limits.memory.display().iec(),
         time(limits.time),
         limits.output_bytes.display().iec(),
-        show::number(limits.output_files)
+        output::number(limits.output_files)
     );
-    let kernel = worker.confinement().to_string();
+    let kernel = services.confinement().to_string();
     let until = until(config);
     if screen.is_json {
         tracing::info!(
@@ -405,7 +415,7 @@ fn until(config: &Config) -> String {
     if config.exit_when_empty {
         ends.push("the queue is empty".to_owned());
     }
-    ends.extend(config.max_tasks.map(|n| format!("{} ended", show::count(n, "task"))));
+    ends.extend(config.max_tasks.map(|n| format!("{} ended", output::count(n, "task"))));
     ends.extend(config.run_for.map(|time| format!("{} passed", humantime::format_duration(time))));
     ends.push("Ctrl-C".to_owned());
     ends.join(", or ")

@@ -7,16 +7,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use task_host::queue::address::Address;
-use task_host::queue::{self, Queue, QueueError};
+use task_host::queue::{self, Address, AddressError, Queue, QueueError};
 use tokio::task::JoinSet;
 
-use super::exit::Advice;
-use super::meter::Meter;
+use super::console::Console;
+use super::exit_code::Advice;
+use super::output;
+use super::progress_line::ProgressLine;
 use super::refusals::{Place, Refusals};
 use super::settings::fq_path;
-use super::show;
-use super::telemetry::Screen;
 
 /// Messages that are sent in one go where a request takes any number.
 const BATCH: usize = 256;
@@ -68,12 +67,12 @@ pub(crate) struct Target {
 impl Target {
     /// Opens a queue. A directory queue is made if there is none, which is said.
     pub(crate) async fn open(
-        screen: &Screen,
+        screen: &Console,
         url: &str,
         access: &queue::Access,
     ) -> anyhow::Result<Self> {
         let is_new = fq_path(url).is_some_and(|dir| !dir.exists());
-        let queue = queue::open(url, access).await?;
+        let queue = queue::open(&url.parse()?, access).await?;
         if is_new {
             screen.tell(format_args!("created {url}"));
         }
@@ -88,18 +87,13 @@ impl Target {
 }
 
 /// True for a queue that is a network away.
-pub(crate) fn is_remote(url: &str) -> Result<bool, QueueError> {
-    Ok(!matches!(Address::parse(url)?, Address::File { .. }))
+pub(crate) fn is_remote(url: &str) -> Result<bool, AddressError> {
+    Ok(url.parse::<Address>()?.is_remote())
 }
 
 /// True for a queue that keeps the order in which messages are sent.
-pub(crate) fn is_ordered(url: &str, access: &queue::Access) -> Result<bool, QueueError> {
-    Ok(match Address::parse(url)? {
-        Address::File { .. } => false,
-        // On a standard queue a group is a tenant among others, and promises no order.
-        Address::Sqs(sqs) => sqs.is_fifo(),
-        Address::PubSub(_) => access.group.is_some(),
-    })
+pub(crate) fn is_ordered(url: &str, access: &queue::Access) -> Result<bool, AddressError> {
+    Ok(url.parse::<Address>()?.keeps_order(access.group.as_deref()))
 }
 
 /// Sends messages, and asks about each by itself where a service refuses a request as a whole.
@@ -135,7 +129,7 @@ pub(crate) struct Sender {
     bytes: usize,
     sent: u64,
     refusals: Arc<Refusals>,
-    meter: Meter,
+    meter: ProgressLine,
     /// Why no more is sent.
     broken: Option<QueueError>,
     batches: u64,
@@ -152,7 +146,11 @@ struct Answer {
 }
 
 impl Sender {
-    pub(crate) fn new(target: Option<Target>, refusals: Arc<Refusals>, meter: Meter) -> Self {
+    pub(crate) fn new(
+        target: Option<Target>,
+        refusals: Arc<Refusals>,
+        meter: ProgressLine,
+    ) -> Self {
         Self {
             target,
             next: Batch::default(),
@@ -299,7 +297,7 @@ impl Sender {
         match self.broken {
             None => Ok((self.sent, refused)),
             Some(error) => {
-                let sent = show::count(self.sent, noun);
+                let sent = output::count(self.sent, noun);
                 let first = match &self.stopped {
                     Some((_, place)) => format!("the first that is not: {place}"),
                     None => "none is missing".to_owned(),
@@ -336,10 +334,10 @@ mod tests {
         let queue = Arc::new(Picky::default());
         let is_ordered = under_way == 1;
         let target = Target { queue: queue.clone(), batch: 10, under_way, is_ordered };
-        let screen = Screen::hidden();
+        let screen = Console::hidden();
         let refusals = Arc::new(Refusals::new(&screen, rejects).unwrap());
         let mut sender =
-            Sender::new(Some(target), refusals, Meter::new(&screen, "tasks", "sent", None));
+            Sender::new(Some(target), refusals, ProgressLine::new(&screen, "tasks", "sent", None));
         for (i, message) in messages.into_iter().enumerate() {
             if !sender.push(message.into(), Place::Line("f".into(), i as u64 + 1)).await {
                 break;
@@ -394,7 +392,7 @@ mod tests {
         send(numbers(3), 1, Some(&rejects)).await.1.unwrap();
         assert!(!rejects.exists());
         std::fs::write(&rejects, "mine").unwrap();
-        assert!(Refusals::new(&Screen::hidden(), Some(&rejects)).is_err());
+        assert!(Refusals::new(&Console::hidden(), Some(&rejects)).is_err());
         assert_eq!(std::fs::read_to_string(&rejects).unwrap(), "mine");
     }
 

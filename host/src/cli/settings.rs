@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches};
 
-use super::exit::Advice;
+use super::exit_code::Advice;
 use super::values::{Parsed, switch};
 
 pub(crate) use all::*;

@@ -11,14 +11,14 @@ use serde::Serialize;
 use task_host::json;
 use task_host::queue::Access;
 
-use super::exit::{Advice, Exit};
-use super::meter::Meter;
+use super::console::Console;
+use super::exit_code::{Advice, Exit};
+use super::output;
+use super::progress_line::ProgressLine;
 use super::redrive::{Filter, Redrive};
 use super::refusals::{Place, Refusals};
 use super::sender::{Sender, Target};
 use super::settings::{Flags, PROGRESS, QueueAndBucket, Settings, queue_url};
-use super::show;
-use super::telemetry::Screen;
 use super::values::{self, When};
 
 /// Options of `host submit`.
@@ -127,18 +127,18 @@ struct Outcome {
 impl Submit {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         let settings = self.flags.load()?;
-        let screen = Screen::plain(settings.value(&PROGRESS, values::when)?.unwrap_or(When::Auto));
+        let screen = Console::plain(settings.value(&PROGRESS, values::when)?.unwrap_or(When::Auto));
         let (dry_run, json) = (self.dry_run, self.json);
         let outcome = super::waiting_runtime()?.block_on(self.submit(&settings, &screen))?;
         if json {
-            show::json(&outcome)?;
+            output::json(&outcome)?;
         } else {
             outcome.tell(&screen, dry_run);
         }
         Ok(if outcome.refused > 0 { Exit::Partly } else { Exit::Done })
     }
 
-    async fn submit(self, settings: &Settings, screen: &Screen) -> anyhow::Result<Outcome> {
+    async fn submit(self, settings: &Settings, screen: &Console) -> anyhow::Result<Outcome> {
         let (url, access) = (&settings.queue()?, &settings.queue_access()?);
         let to = &To { screen, url, access, dry_run: self.dry_run };
         if let Some(errors) = &self.from_errors {
@@ -174,7 +174,7 @@ impl Submit {
         };
         let body = template.task(self.id, &base, &template.inputs, template.payload.as_deref())?;
         let refusals = Arc::new(Refusals::new(screen, rejects)?);
-        let meter = Meter::new(screen, "tasks", "sent", None);
+        let meter = ProgressLine::new(screen, "tasks", "sent", None);
         let mut sender = Sender::new(to.open().await?, refusals, meter);
         sender.push(body.into(), Place::Named("the task".to_owned())).await;
         let (sent, refused) = sender.finish("task").await?;
@@ -184,7 +184,7 @@ impl Submit {
 
 /// The queue that tasks go to.
 struct To<'a> {
-    screen: &'a Screen,
+    screen: &'a Console,
     url: &'a str,
     access: &'a Access,
     dry_run: bool,
@@ -205,12 +205,12 @@ impl To<'_> {
 }
 
 impl Outcome {
-    fn tell(&self, screen: &Screen, dry_run: bool) {
+    fn tell(&self, screen: &Console, dry_run: bool) {
         let Self { queue, sent, refused, .. } = self;
-        let sent = show::count(*sent, "task");
+        let sent = output::count(*sent, "task");
         let refused = match refused {
             0 => String::new(),
-            n => format!("; {} refused", show::number(*n)),
+            n => format!("; {} refused", output::number(*n)),
         };
         if dry_run {
             screen.tell(format_args!("{sent} would be sent to {queue}{refused}"));
@@ -280,7 +280,7 @@ impl Template {
 /// The text of a payload, which has to be JSON: the standard's or Python's.
 fn raw(payload: &str) -> anyhow::Result<&str> {
     json::parse(payload).map(json::Value::text).map_err(|error| {
-        Advice::usage(format!("--payload is not JSON: {error}: {}", show::cut(payload, 60)))
+        Advice::usage(format!("--payload is not JSON: {error}: {}", output::cut(payload, 60)))
             .hint("a text needs its quotes: --payload '\"text\"'")
             .into()
     })

@@ -9,23 +9,24 @@ use std::time::Instant;
 
 use anyhow::Context;
 use task_host::bucket::DirBucket;
+use task_host::failure::Failure;
 use task_host::key::{BucketKey, Prefix};
 use task_host::message::{self, Task};
 use task_host::publish::{self, Published};
 use task_host::sandbox::{Guest, Job};
-use task_host::task::{self, Failure};
+use task_host::task;
 use task_host::verdict::{self, Verdict};
 use task_host::workspace::Workspace;
 use tokio_util::sync::CancellationToken;
 
 use super::component::{check, read, task_name};
-use super::exit::{Advice, Exit};
+use super::console::{Console, GuestOutput};
+use super::exit_code::{Advice, Exit};
+use super::local_runner::LocalRunner;
+use super::output;
 use super::settings::{Execution, Flags, Settings};
-use super::show;
 use super::submit::Template;
-use super::telemetry::{GuestOutput, Screen};
 use super::values::When;
-use super::workbench::Workbench;
 
 /// Options of `host try`.
 #[derive(Debug, clap::Args)]
@@ -69,18 +70,18 @@ pub(crate) struct Try {
 
 impl Try {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
-        let screen = Screen::plain(When::Never);
+        let screen = Console::plain(When::Never);
         super::runtime()?.block_on(self.make(&screen))
     }
 
-    async fn make(self, screen: &Screen) -> anyhow::Result<Exit> {
+    async fn make(self, screen: &Console) -> anyhow::Result<Exit> {
         let settings = self.flags.load()?;
         let inputs: Vec<Input> =
             self.inputs.iter().map(|text| Input::parse(text)).collect::<anyhow::Result<_>>()?;
         let task = self.task(&inputs)?;
         let bytes = read(&self.component)?;
         check(&self.component, &bytes)?;
-        let bench = Workbench::open(&settings)?;
+        let bench = LocalRunner::open(&settings)?;
         let start = Instant::now();
         let guest = bench.compile(&self.component, &bytes).await?;
         let compiled = start.elapsed();
@@ -90,23 +91,23 @@ impl Try {
         let elapsed = start.elapsed();
         match result {
             Ok(published) => {
-                let mut out = show::out();
+                let mut out = output::out();
                 let rows: Vec<Vec<String>> = published
                     .keys
                     .iter()
                     .map(|key| {
                         let path = self.out.join(key.as_path());
                         let size = fs::metadata(&path).map_or(0, |meta| meta.len());
-                        vec![path.display().to_string(), show::bytes(size).to_string()]
+                        vec![path.display().to_string(), output::bytes(size).to_string()]
                     })
                     .collect();
-                show::table(&mut out, &rows)?;
+                output::table(&mut out, &rows)?;
                 out.flush()?;
                 screen.tell(format_args!(
                     "done in {}, {} published ({} to get the component ready)",
-                    show::time(elapsed),
-                    show::count(published.keys.len() as u64, "output"),
-                    show::time(compiled)
+                    output::time(elapsed),
+                    output::count(published.keys.len() as u64, "output"),
+                    output::time(compiled)
                 ));
                 Ok(Exit::Done)
             }
@@ -140,9 +141,9 @@ impl Try {
 
     async fn execute(
         &self,
-        screen: &Screen,
+        screen: &Console,
         settings: &Settings,
-        bench: &Workbench,
+        bench: &LocalRunner,
         guest: Guest,
         task: Task,
         inputs: &[Input],

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use task_host::home::with_home;
+use task_host::environment::with_home;
 use task_host::key::Prefix;
 
 /// A value, or what is wrong with the text.

@@ -1,35 +1,31 @@
-//! The URL of a queue, taken apart. Pure, but that `~` is the home directory.
+//! Where a queue is, as its URL says.
 //!
 //! ```text
 //! fq://DIR, or a path                                   a directory
-//! sqs://NAME                                            SQS, account and region as configured
-//! https://sqs.REGION.amazonaws.com/ACCOUNT/NAME         SQS, or what speaks its protocol
+//! sqs://NAME                                            SQS; region and account as configured
+//! https://sqs.REGION.amazonaws.com/ACCOUNT/NAME         SQS, or a server that speaks its protocol
 //! arn:aws:sqs:REGION:ACCOUNT:NAME                       SQS
 //! pubsub://projects/P/topics/T/subscriptions/S          Pub/Sub
 //! ```
 
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
-use super::QueueError;
-use crate::home::with_home;
+use crate::environment::with_home;
 
-/// Where a queue is.
+/// Where a queue is. `Display` is its URL, and [`FromStr`] reads one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
     /// A directory.
-    File {
-        /// What to call the queue.
-        url: String,
-        /// The directory.
-        path: PathBuf,
-    },
-    /// A queue of SQS.
+    Directory(PathBuf),
+    /// An SQS queue.
     Sqs(Sqs),
-    /// A topic and a subscription of Pub/Sub.
+    /// A Pub/Sub topic and subscription.
     PubSub(PubSub),
 }
 
-/// A queue of SQS, as it was named.
+/// An SQS queue, as the user named it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sqs {
     /// By its name alone.
@@ -38,105 +34,147 @@ pub enum Sqs {
     Url(String),
     /// By its ARN.
     Arn {
-        /// The region it is in.
+        /// The partition: `aws`, `aws-cn`, `aws-us-gov`.
+        partition: String,
+        /// The region.
         region: String,
-        /// The account it belongs to.
+        /// The account that owns the queue.
         account: String,
-        /// Its name.
+        /// The queue's name.
         name: String,
     },
 }
 
-/// A topic and a subscription of Pub/Sub.
+/// A Pub/Sub topic and subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PubSub {
     /// The project.
     pub project: String,
     /// The topic that messages are sent to.
     pub topic: String,
-    /// The subscription that they are leased from. None for a queue that is only sent to.
+    /// The subscription that messages are leased from. `None` for a queue that is only sent to.
     pub subscription: Option<String>,
 }
 
-impl Address {
-    /// Takes a URL apart.
-    ///
-    /// # Errors
-    /// [`QueueError::Invalid`] for what is no queue's URL, with what would be one.
-    pub fn parse(url: &str) -> Result<Self, QueueError> {
-        let invalid = |problem: String| QueueError::Invalid { queue: url.to_owned(), problem };
-        if let Some(arn) = url.strip_prefix("arn:") {
-            return Ok(Self::Sqs(sqs_arn(arn).ok_or_else(|| {
-                invalid("is no queue's ARN; one is arn:aws:sqs:REGION:ACCOUNT:NAME".to_owned())
-            })?));
+/// A text that is not the URL of a queue.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{url}: {problem}")]
+pub struct AddressError {
+    /// The text.
+    pub url: String,
+    /// What is wrong with it, and what to write instead.
+    pub problem: String,
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(url: &str) -> Result<Self, AddressError> {
+        parse(url).map_err(|problem| AddressError { url: url.to_owned(), problem })
+    }
+}
+
+fn parse(url: &str) -> Result<Address, String> {
+    if let Some(arn) = url.strip_prefix("arn:") {
+        return sqs_arn(arn).map(Address::Sqs).ok_or_else(|| {
+            "is not the ARN of an SQS queue; write arn:aws:sqs:REGION:ACCOUNT:NAME".to_owned()
+        });
+    }
+    let directory = |path: &str| match path {
+        "" => Err("names no directory; write fq://DIR, like fq://./queue".to_owned()),
+        path => Ok(Address::Directory(with_home(path)?.into())),
+    };
+    match url.split_once("://") {
+        None => directory(url),
+        Some(("fq", path)) => directory(path),
+        Some(("sqs", name)) if is_sqs_name(name) => Ok(Address::Sqs(Sqs::Name(name.to_owned()))),
+        Some(("sqs", _)) => Err("is not a valid queue name: write 1 to 80 letters, digits, - and \
+                                 _, with .fifo at the end for a FIFO queue"
+            .to_owned()),
+        Some(("http" | "https", rest)) if rest.split('/').filter(|s| !s.is_empty()).count() > 1 => {
+            Ok(Address::Sqs(Sqs::Url(url.trim_end_matches('/').to_owned())))
         }
-        match url.split_once("://") {
-            None | Some(("fq", "")) if url.is_empty() || url == "fq://" => Err(invalid(
-                "no directory is given; a queue is fq://DIR, like fq://./queue".to_owned(),
-            )),
-            None => directory(url).map_err(invalid),
-            Some(("fq", path)) => directory(path).map_err(invalid),
-            Some(("sqs", name)) if is_sqs_name(name) => Ok(Self::Sqs(Sqs::Name(name.to_owned()))),
-            Some(("sqs", _)) => Err(invalid(
-                "has a name that no queue can have: 1 to 80 letters, digits, - and _, and .fifo at \
-                 the end for a FIFO queue, without a slash"
-                    .to_owned(),
-            )),
-            Some(("http" | "https", rest))
-                if rest.split('/').filter(|s| !s.is_empty()).count() > 1 =>
-            {
-                Ok(Self::Sqs(Sqs::Url(url.trim_end_matches('/').to_owned())))
-            }
-            Some(("http" | "https", _)) => Err(invalid(
-                "is no queue's URL; one is https://sqs.REGION.amazonaws.com/ACCOUNT/NAME"
-                    .to_owned(),
-            )),
-            Some(("pubsub", path)) => Ok(Self::PubSub(pubsub(path).ok_or_else(|| {
-                invalid(
-                    "is not pubsub://projects/PROJECT/topics/TOPIC/subscriptions/SUBSCRIPTION"
-                        .to_owned(),
-                )
-            })?)),
-            Some(_) => Err(invalid(
-                "is no queue; there are fq://DIR, sqs://NAME and \
-                 pubsub://projects/PROJECT/topics/TOPIC/subscriptions/SUBSCRIPTION"
-                    .to_owned(),
-            )),
+        Some(("http" | "https", _)) => Err("is not the URL of an SQS queue; write \
+                                            https://sqs.REGION.amazonaws.com/ACCOUNT/NAME"
+            .to_owned()),
+        Some(("pubsub", path)) => pubsub(path).map(Address::PubSub).ok_or_else(|| {
+            "is not a Pub/Sub queue; write \
+             pubsub://projects/PROJECT/topics/TOPIC/subscriptions/SUBSCRIPTION"
+                .to_owned()
+        }),
+        Some(_) => Err("is not the URL of a queue; write fq://DIR, sqs://NAME or \
+                        pubsub://projects/PROJECT/topics/TOPIC/subscriptions/SUBSCRIPTION"
+            .to_owned()),
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(path) => write!(f, "fq://{}", path.display()),
+            Self::Sqs(queue) => queue.fmt(f),
+            Self::PubSub(queue) => queue.fmt(f),
+        }
+    }
+}
+
+impl Address {
+    /// The directory of a directory queue.
+    pub fn directory(&self) -> Option<&Path> {
+        match self {
+            Self::Directory(path) => Some(path),
+            Self::Sqs(_) | Self::PubSub(_) => None,
         }
     }
 
-    /// The URL of the queue for reports of failed tasks that goes with this one: with
-    /// `-errors` at the end of its name. None when it has no name to add to.
-    pub fn errors(&self) -> Option<String> {
+    /// Whether the queue is a service that is reached over the network.
+    pub fn is_remote(&self) -> bool {
+        self.directory().is_none()
+    }
+
+    /// Whether the queue keeps messages in the order in which they are sent, if they are sent to
+    /// `group`.
+    pub fn keeps_order(&self, group: Option<&str>) -> bool {
         match self {
-            Self::File { url, path } => {
-                // `.`, `..` and `/` have no name to add to.
-                path.file_name()?;
-                Some(format!("{}-errors", url.trim_end_matches('/')))
-            }
-            Self::Sqs(sqs) => Some(match sqs {
-                Sqs::Name(name) => format!("sqs://{}", errors_of(name)),
-                Sqs::Url(url) => errors_of(url),
-                Sqs::Arn { .. } => errors_of(&sqs.to_string()),
-            }),
-            Self::PubSub(PubSub { project, topic, subscription }) => {
-                let errors = format!("pubsub://projects/{project}/topics/{}", errors_of(topic));
-                Some(match subscription {
-                    Some(name) => format!("{errors}/subscriptions/{}", errors_of(name)),
-                    None => errors,
-                })
-            }
+            Self::Directory(_) => false,
+            // A group of a standard queue promises no order.
+            Self::Sqs(queue) => queue.is_fifo(),
+            Self::PubSub(_) => group.is_some(),
         }
+    }
+
+    /// The default error queue: the same address with `-errors` at the end of the name. `None`
+    /// for a directory without a name: `.`, `..` and `/`.
+    pub fn errors(&self) -> Option<Self> {
+        Some(match self {
+            Self::Directory(path) => {
+                let mut name = path.file_name()?.to_owned();
+                name.push("-errors");
+                Self::Directory(path.with_file_name(name))
+            }
+            Self::Sqs(queue) => Self::Sqs(match queue.clone() {
+                Sqs::Name(name) => Sqs::Name(errors_of(&name)),
+                Sqs::Url(url) => Sqs::Url(errors_of(&url)),
+                Sqs::Arn { partition, region, account, name } => {
+                    Sqs::Arn { partition, region, account, name: errors_of(&name) }
+                }
+            }),
+            Self::PubSub(PubSub { project, topic, subscription }) => Self::PubSub(PubSub {
+                project: project.clone(),
+                topic: errors_of(topic),
+                subscription: subscription.as_deref().map(errors_of),
+            }),
+        })
     }
 }
 
 impl Sqs {
-    /// True for a FIFO queue.
+    /// Whether this is a FIFO queue.
     pub fn is_fifo(&self) -> bool {
         self.name().ends_with(FIFO)
     }
 
-    /// The name alone.
+    /// The queue's name.
     pub fn name(&self) -> &str {
         match self {
             Self::Name(name) | Self::Arn { name, .. } => name,
@@ -145,22 +183,26 @@ impl Sqs {
     }
 }
 
-impl std::fmt::Display for Sqs {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Sqs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Name(name) => write!(f, "sqs://{name}"),
             Self::Url(url) => f.write_str(url),
-            Self::Arn { region, account, name } => {
-                write!(f, "arn:aws:sqs:{region}:{account}:{name}")
+            Self::Arn { partition, region, account, name } => {
+                write!(f, "arn:{partition}:sqs:{region}:{account}:{name}")
             }
         }
     }
 }
 
-/// A directory's path. What begins with `~` is called by its whole path from here on.
-fn directory(path: &str) -> Result<Address, String> {
-    let path = with_home(path)?;
-    Ok(Address::File { url: format!("fq://{path}"), path: PathBuf::from(path) })
+impl fmt::Display for PubSub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pubsub://projects/{}/topics/{}", self.project, self.topic)?;
+        match &self.subscription {
+            Some(subscription) => write!(f, "/subscriptions/{subscription}"),
+            None => Ok(()),
+        }
+    }
 }
 
 const FIFO: &str = ".fifo";
@@ -178,14 +220,14 @@ fn is_sqs_name(name: &str) -> bool {
     !stem.is_empty() && name.len() <= 80 && stem.chars().all(ok)
 }
 
-/// `aws:sqs:REGION:ACCOUNT:NAME`, of any partition.
+/// `PARTITION:sqs:REGION:ACCOUNT:NAME`
 fn sqs_arn(text: &str) -> Option<Sqs> {
-    let mut parts = text.split(':');
-    let (_partition, service) = (parts.next()?, parts.next()?);
-    let (region, account, name) = (parts.next()?, parts.next()?, parts.next()?);
+    let [partition, service, region, account, name] =
+        text.split(':').collect::<Vec<_>>().try_into().ok()?;
     let is_queue = service == "sqs" && !region.is_empty() && is_sqs_name(name);
     let is_account = account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit());
-    (is_queue && is_account && parts.next().is_none()).then(|| Sqs::Arn {
+    (is_queue && is_account).then(|| Sqs::Arn {
+        partition: partition.to_owned(),
         region: region.to_owned(),
         account: account.to_owned(),
         name: name.to_owned(),
@@ -213,36 +255,37 @@ fn pubsub(path: &str) -> Option<PubSub> {
 mod tests {
     use super::*;
 
+    fn address(url: &str) -> Address {
+        url.parse().unwrap()
+    }
+
     #[test]
-    fn a_url_names_the_directory_it_says() {
+    fn a_directory_is_named_by_a_url_or_a_path() {
         let check = |text: &str, url: &str, path: &str| {
-            let expected = Address::File { url: url.to_owned(), path: PathBuf::from(path) };
-            assert_eq!(Address::parse(text).unwrap(), expected);
+            let found = address(text);
+            assert_eq!(found, Address::Directory(path.into()));
+            assert_eq!((found.to_string(), found.is_remote()), (url.to_owned(), false));
         };
         check("fq://./queue", "fq://./queue", "./queue");
         check("fq:///a/b", "fq:///a/b", "/a/b");
         check("fq://a b", "fq://a b", "a b");
         check("./queue", "fq://./queue", "./queue");
-    }
-
-    #[test]
-    fn a_tilde_is_the_home_directory_and_nothing_else() {
         let home = std::env::var("HOME").unwrap();
+        let home = home.trim_end_matches('/');
         for url in ["~/q", "fq://~/q"] {
-            let queue = Address::parse(url).unwrap();
-            let expected = format!("{}/q", home.trim_end_matches('/'));
-            let Address::File { url, path } = &queue else { panic!("{queue:?}") };
-            assert_eq!((url, path), (&format!("fq://{expected}"), &PathBuf::from(&expected)));
-            assert_eq!(queue.errors().unwrap(), format!("fq://{expected}-errors"));
+            check(url, &format!("fq://{home}/q"), &format!("{home}/q"));
+            assert_eq!(address(url).errors(), Some(address(&format!("{home}/q-errors"))));
         }
-        let error = Address::parse("fq://~bob/q").unwrap_err().to_string();
+        let error = "fq://~bob/q".parse::<Address>().unwrap_err().to_string();
         assert!(error.starts_with("fq://~bob/q: ") && error.contains("./~bob/q"), "{error}");
     }
 
     #[test]
-    fn a_queue_of_sqs_has_three_names() {
-        let check = |text: &str, expected: Sqs| {
-            assert_eq!(Address::parse(text).unwrap(), Address::Sqs(expected));
+    fn an_sqs_queue_is_named_by_its_name_its_url_or_its_arn() {
+        let check = |url: &str, expected: Sqs| {
+            assert_eq!(address(url), Address::Sqs(expected));
+            assert_eq!(address(url).to_string(), url);
+            assert!(address(url).is_remote());
         };
         check("sqs://my-tasks", Sqs::Name("my-tasks".to_owned()));
         check("sqs://my-tasks.fifo", Sqs::Name("my-tasks.fifo".to_owned()));
@@ -253,6 +296,7 @@ mod tests {
         check(
             "arn:aws-cn:sqs:cn-north-1:123456789012:my-tasks",
             Sqs::Arn {
+                partition: "aws-cn".to_owned(),
                 region: "cn-north-1".to_owned(),
                 account: "123456789012".to_owned(),
                 name: "my-tasks".to_owned(),
@@ -261,40 +305,43 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_of_pubsub_is_a_topic_and_a_subscription() {
-        let parse = |text: &str| match Address::parse(text).unwrap() {
-            Address::PubSub(pubsub) => pubsub,
-            other => panic!("{other:?}"),
+    fn a_pubsub_queue_is_a_topic_and_perhaps_a_subscription() {
+        let check = |url: &str, subscription: Option<&str>| {
+            let expected = PubSub {
+                project: "p".to_owned(),
+                topic: "t".to_owned(),
+                subscription: subscription.map(str::to_owned),
+            };
+            assert_eq!(address(url), Address::PubSub(expected));
+            assert_eq!(address(url).to_string(), url);
         };
-        let both = parse("pubsub://projects/p/topics/t/subscriptions/s");
-        assert_eq!((&*both.project, &*both.topic), ("p", "t"));
-        assert_eq!(both.subscription.as_deref(), Some("s"));
-        assert_eq!(parse("pubsub://projects/p/topics/t").subscription, None);
+        check("pubsub://projects/p/topics/t/subscriptions/s", Some("s"));
+        check("pubsub://projects/p/topics/t", None);
     }
 
     #[test]
-    fn what_is_no_queue_is_refused_with_what_would_be_one() {
-        let check = |url: &str, problem: &str| match Address::parse(url) {
-            Err(error @ QueueError::Invalid { .. }) => {
-                assert!(error.to_string().contains(problem), "{error}");
-            }
-            other => panic!("{url}: {other:?}"),
+    fn an_error_names_the_url_and_says_what_to_write() {
+        let check = |url: &str, problem: &str| {
+            let error = url.parse::<Address>().unwrap_err();
+            assert!(error.to_string().starts_with(&format!("{url}: ")), "{error}");
+            assert!(error.problem.contains(problem), "{error}");
         };
-        check("s3://bucket", "is no queue; there are fq://DIR");
-        check("fq://", "no directory is given");
-        check("", "no directory is given");
+        check("s3://bucket", "write fq://DIR");
+        check("fq://", "names no directory");
+        check("", "names no directory");
         check("sqs://", "1 to 80 letters");
         check("sqs://a/b", "1 to 80 letters");
-        check("https://sqs.eu-west-1.amazonaws.com/", "is no queue's URL");
-        check("arn:aws:s3:::bucket", "is no queue's ARN");
-        check("pubsub://projects/p/topics/t/subscriptions/", "is not pubsub://projects/");
-        check("pubsub://topics/t", "is not pubsub://projects/");
+        check("https://sqs.eu-west-1.amazonaws.com/", "not the URL of an SQS queue");
+        check("arn:aws:s3:::bucket", "not the ARN of an SQS queue");
+        check("pubsub://projects/p/topics/t/subscriptions/", "write pubsub://projects/");
+        check("pubsub://topics/t", "write pubsub://projects/");
     }
 
     #[test]
-    fn the_error_queue_stands_beside_its_queue() {
+    fn the_error_queue_is_beside_its_queue() {
         let check = |queue: &str, want: Option<&str>| {
-            assert_eq!(Address::parse(queue).unwrap().errors().as_deref(), want, "{queue}");
+            let errors = address(queue).errors().map(|errors| errors.to_string());
+            assert_eq!(errors.as_deref(), want, "{queue}");
         };
         check("fq://./queue", Some("fq://./queue-errors"));
         check("fq:///a/b/", Some("fq:///a/b-errors"));

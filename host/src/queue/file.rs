@@ -1,90 +1,91 @@
 //! `fq://DIR`: a queue in a directory, shared with python-task-queue 2.14.
 //!
 //! ```text
-//! queue/{T}--{id}.json   a message; it may be leased from the unix second T
-//! movement/{id}          the names it has had; locked while it moves     (movement.rs)
-//! insertions             how many were ever sent                         (tally.rs)
-//! completions            as many bytes as messages were ever done
-//! host/                  ours; Python never looks into it
-//!   tmp/{process}/{id}   a message that is being written or deleted      (scratch.rs, reaper.rs)
-//!   tmp/{process}/.{id}  its movement file, while that is being written
-//!   attempts/{id}        why its executions failed                       (failures.rs)
-//!   refused/             what stood where a file of the queue should, and messages that are too
-//!                        long: nobody but people looks at it                 (dirs.rs)
+//! queue/{T}--{id}.json   a message; it may be leased from the unix second T (name.rs, body.rs)
+//! movement/{id}          the names it has had; locked while it is renamed   (movement.rs)
+//! insertions             the number of messages ever sent                   (counters.rs)
+//! completions            a file with one byte per completed message
+//! host/                  only hosts use it, Python ignores it
+//!   tmp/{process}/{id}   a message that is being written or deleted         (staging.rs)
+//!   attempts/{id}        why the message's executions failed                (failures.rs)
+//!   refused/             entries that stood in the place of one of the queue's files, and
+//!                        messages that are too long; kept for people        (dirs.rs)
 //! ```
 //!
-//! A message is held by whoever could rename its file: rename(2) is atomic, also between
-//! machines, and fails for all but one. The locks only keep the movement files whole. Every
-//! step leaves a state from which the next host goes on: a message is in `queue/`, or it
-//! never was sent, or it is done.
+//! The process that succeeds in renaming a message's file holds the message: rename(2) is
+//! atomic, also between machines, and only one of several renames succeeds. The locks only keep
+//! the movement files intact. After every step, the next host can go on: a message is in
+//! `queue/`, or it was never sent, or it is done.
 //!
-//! Whoever may write to the directory may put anything into it. What is opened here is a regular
-//! file, or it is not read; links are not followed, no open waits, and of each file no more is
-//! read than such a file has.
+//! Anyone with write access to the directory can put anything into it. The host reads regular
+//! files only, never more of one than a valid file can have, follows no links, and opens files
+//! without waiting.
 //!
-//! The calls to the file system are short and made in place; handing each of them to another
-//! thread would cost more than it takes.
+//! Calls to the file system are short, so async functions make them directly. Handing a call to
+//! another thread would take longer than the call.
 
 use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 
-use super::{Counts, LONGEST_MESSAGE, Message, Queue, QueueError, Receipt, Release};
-use dirs::{Dirs, Trouble, invalid};
-use name::Name;
-use place::Place;
-use reaper::Reaper;
+use super::{Counts, Message, Queue, QueueError, Receipt, Release};
+use dirs::Dirs;
+use error::{FileError, invalid};
+use opened::OpenedQueue;
+use receipt::LeaseReceipt;
 
 pub use admin::{Admin, Messages};
 
 mod admin;
 mod body;
+mod candidates;
 mod clock;
+mod counters;
 mod dirs;
+mod error;
 mod failures;
+mod files;
+mod held;
+mod history;
 mod lease;
+mod leftovers;
+mod listing;
+mod lock_wait;
 mod movement;
 mod name;
-mod place;
-mod reaper;
-mod scan;
-mod scratch;
-mod tally;
+mod opened;
+mod receipt;
+mod send;
+mod staging;
+mod take;
 mod watch;
 
 #[cfg(test)]
-mod hostile;
-#[cfg(test)]
-mod interrupted;
-#[cfg(test)]
-mod replaced;
-#[cfg(test)]
 mod tests;
 
-/// The directory of the failures, in `host/`.
-const ATTEMPTS: &str = "attempts";
-/// Messages sent between two updates of the count, and between two chances for others.
+/// Messages that are sent before the counter is updated and other tasks may run.
 const BATCH: usize = 256;
-/// Between two looks whether the path still leads to the directories that are open, while
-/// nothing fails.
-const LOOK: Duration = Duration::from_millis(200);
-/// How often an operation is tried in directories that were replaced meanwhile.
+/// The time between two checks that the path still leads to the open directories. A failed
+/// operation causes a check at once.
+const CHECK: Duration = Duration::from_millis(200);
+/// How often an operation is tried if the directories keep being replaced.
 const TRIES: usize = 3;
 
-/// Does something in the directories of a queue, and again if they were replaced meanwhile.
-macro_rules! in_place {
-    ($queue:expr, $place:ident => $act:expr) => {{
+/// Does an operation in the open queue, and repeats it if the directories were replaced.
+macro_rules! in_current {
+    ($queue:expr, $opened:ident => $operation:expr) => {{
         let mut tries = 0;
         loop {
-            let $place = $queue.place()?;
-            let result = $act;
+            let $opened = $queue.opened()?;
+            let result = $operation;
             tries += 1;
-            if !$queue.was_replaced(&$place, &result)? || tries == TRIES {
+            if !$queue.was_replaced(&$opened, &result)? || tries == TRIES {
                 break result;
             }
         }
@@ -93,82 +94,74 @@ macro_rules! in_place {
 
 /// A queue in a directory.
 ///
-/// The directory may be removed and made again, moved away and back, restored from a copy or
-/// mounted anew while hosts run. What is open is used until it is seen that the path leads
-/// elsewhere, and then what is there is opened. While there is nothing, every operation is
-/// [`QueueError::Unavailable`], and nothing is made.
+/// While hosts run, the directory may be removed and created again, moved away and back,
+/// restored from a copy, or mounted again. A host uses the open directories until it notices
+/// that the path leads elsewhere, and then opens those. While the path leads nowhere, every
+/// operation fails with [`QueueError::Unavailable`], and the host creates nothing.
 pub struct FileQueue {
     url: String,
     current: Mutex<Current>,
-    reaper: Reaper,
 }
 
 struct Current {
-    place: Arc<Place>,
-    /// When the path was last seen to lead there.
-    looked: Instant,
-    /// It led to nothing at the last look.
+    opened: Arc<OpenedQueue>,
+    /// When the path last led to these directories.
+    checked: Instant,
+    /// Whether the path led nowhere at the last check.
     is_away: bool,
 }
 
-/// What a receipt says.
-#[derive(Debug, Clone)]
-struct Held {
-    name: Name,
-    /// How long the movement file was when the message was leased.
-    since: usize,
-    /// Whether there may be failures of earlier leases.
-    redelivered: bool,
-    /// The message is too long to be read.
-    is_unread: bool,
-}
-
 impl FileQueue {
-    /// Opens the queue in the directory `path`, which is made if need be, and finishes what
-    /// hosts that were killed have left half done.
+    /// Opens the queue in the directory `path`, and creates it if it does not exist. Finishes
+    /// what killed hosts left half done.
+    ///
+    /// # Errors
+    /// [`QueueError::Invalid`] if there can be no queue at the path, and
+    /// [`QueueError::Unavailable`] if the leftovers of killed hosts can't be removed.
     pub fn open(url: &str, path: &Path) -> Result<FileQueue, QueueError> {
-        let place = Place::new(Dirs::create(url, path)?);
-        let dirs = &place.dirs;
-        scratch::sweep(dirs)
-            .and_then(|()| admin::forget_orphans(dirs, place.now()))
-            .map_err(|errno| dirs.failed("tidying up after a host that was killed", errno))?;
-        Ok(FileQueue::with(place))
+        let opened = OpenedQueue::new(Dirs::create(url, path)?);
+        let dirs = &opened.dirs;
+        staging::sweep(dirs)
+            .and_then(|()| leftovers::remove_if_empty(dirs, opened.now()))
+            .map_err(|errno| dirs.failed("cleaning up after a killed host", errno))?;
+        Ok(FileQueue::with(opened))
     }
 
-    fn with(place: Place) -> FileQueue {
+    fn with(opened: OpenedQueue) -> FileQueue {
         FileQueue {
-            url: place.dirs.url.clone(),
+            url: opened.dirs.url.clone(),
             current: Mutex::new(Current {
-                place: Arc::new(place),
-                looked: Instant::now(),
+                opened: Arc::new(opened),
+                checked: Instant::now(),
                 is_away: false,
             }),
-            reaper: Reaper::default(),
         }
     }
 
-    fn held(&self, receipt: &Receipt) -> Result<Held, QueueError> {
-        Held::read(receipt).ok_or_else(|| invalid(&self.url, "the receipt is not of this queue"))
+    fn held(&self, receipt: &Receipt) -> Result<LeaseReceipt, QueueError> {
+        LeaseReceipt::decode(receipt)
+            .ok_or_else(|| invalid(&self.url, "the receipt is not from this queue"))
     }
 
     fn current(&self) -> MutexGuard<'_, Current> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+        self.current.lock()
     }
 
-    /// The directories of the queue.
-    fn place(&self) -> Result<Arc<Place>, QueueError> {
+    /// The open queue, checked recently.
+    fn opened(&self) -> Result<Arc<OpenedQueue>, QueueError> {
         let mut current = self.current();
-        if current.is_away || current.looked.elapsed() >= LOOK {
-            current.look(false)?;
+        if current.is_away || current.checked.elapsed() >= CHECK {
+            current.check(false)?;
         }
-        Ok(current.place.clone())
+        Ok(current.opened.clone())
     }
 
-    /// Whether to try again what failed in `place`, since the queue has other directories by
-    /// now. Fails if it has none: what seems to be a lost lease is not one then.
+    /// Whether to repeat an operation that failed in `opened`, because the queue has other
+    /// directories now. Fails if the path leads nowhere: then a lease that seems lost may not
+    /// be.
     fn was_replaced<T>(
         &self,
-        place: &Arc<Place>,
+        opened: &Arc<OpenedQueue>,
         result: &Result<T, QueueError>,
     ) -> Result<bool, QueueError> {
         let Err(error) = result else {
@@ -176,82 +169,70 @@ impl FileQueue {
         };
         let is_lost = matches!(error, QueueError::LeaseLost { .. });
         let mut current = self.current();
-        // Others may have found out already.
-        if Arc::ptr_eq(&current.place, place) {
-            current.look(is_stale(error))?;
+        // Another call may have opened the queue again already.
+        if Arc::ptr_eq(&current.opened, opened) {
+            current.check(is_stale(error))?;
         }
-        if !Arc::ptr_eq(&current.place, place) {
+        if !Arc::ptr_eq(&current.opened, opened) {
             return Ok(true);
         }
-        if is_lost && place.is_settling() {
+        if is_lost && opened.may_be_incomplete() {
             return Err(QueueError::Unavailable {
                 queue: self.url.clone(),
                 doing: error.to_string(),
-                source: Box::new(Settling(Errno::NOENT)),
+                source: Box::new(MayBeIncomplete(Errno::NOENT)),
             });
         }
         if is_lost {
-            place.clock.suspect();
+            opened.clock.suspect();
         }
         Ok(false)
     }
 
-    fn send_one(&self, body: &[u8]) -> Result<(), QueueError> {
-        if body.len() > LONGEST_MESSAGE {
-            let problem = format!(
-                "a message of {} bytes is too large: {LONGEST_MESSAGE} are the most; put what is \
-                 large into an input",
-                body.len()
-            );
-            return Err(invalid(&self.url, problem));
-        }
-        in_place!(self, place => place.send(body))
-    }
-
     fn delete(&self, receipt: &Receipt, is_done: bool) -> Result<(), QueueError> {
         let held = self.held(receipt)?;
-        in_place!(self, place => place.delete(&held, is_done, &self.reaper))
+        in_current!(self, opened => opened.delete(&held, is_done))
     }
 }
 
 impl Current {
-    /// Opens the directories that the path leads to, if they are others than before, or if
-    /// those are of no use.
-    fn look(&mut self, is_stale: bool) -> Result<(), QueueError> {
-        // What was away may have been mounted anew: the same directories, and yet not the
-        // ones that are open.
+    /// Opens the directories that the path leads to, if they are not the open ones or if the
+    /// open ones are stale.
+    fn check(&mut self, is_stale: bool) -> Result<(), QueueError> {
+        // After an unmount and a mount, the directories are the same, but the open descriptors
+        // belong to the old mount.
         let must_open = std::mem::replace(&mut self.is_away, true) || is_stale;
-        if !self.place.dirs.are_in_place()? || must_open {
-            self.place = Arc::new(self.place.opened_again()?);
-            let dirs = &self.place.dirs;
-            if self.place.is_settling() {
+        if !self.opened.dirs.are_in_place()? || must_open {
+            self.opened = Arc::new(self.opened.reopen()?);
+            let dirs = &self.opened.dirs;
+            if self.opened.may_be_incomplete() {
                 let queue = &dirs.url;
-                tracing::warn!(queue, "the queue's directory was replaced, and opened again");
+                tracing::warn!(queue, "the queue directory was replaced; opened the new one");
             }
-            // What our directory in a copy has of ours is settled by whoever comes next.
-            if let Err(errno) = scratch::sweep(dirs) {
-                tracing::debug!(queue = dirs.url, %errno, "can't tidy up");
+            // A copy of the queue contains copies of staging directories.
+            if let Err(errno) = staging::sweep(dirs) {
+                tracing::debug!(queue = dirs.url, %errno, "can't clean up after killed hosts");
             }
         }
-        (self.is_away, self.looked) = (false, Instant::now());
+        (self.is_away, self.checked) = (false, Instant::now());
         Ok(())
     }
 }
 
-/// Whether an error says that what is open is of no use, whatever the path leads to.
+/// Whether an error means that the open directories are unusable, wherever the path leads.
 fn is_stale(error: &QueueError) -> bool {
     match error {
         QueueError::Unavailable { source, .. } => source
-            .downcast_ref::<Trouble>()
-            .is_some_and(|t| matches!(t.0, Errno::STALE | Errno::NOTCONN | Errno::XDEV)),
+            .downcast_ref::<FileError>()
+            .is_some_and(|e| matches!(e.0, Errno::STALE | Errno::NOTCONN | Errno::XDEV)),
         _ => false,
     }
 }
 
-/// Why nobody can tell yet whether a lease is lost.
+/// Why it is not yet known whether a lease is lost.
 #[derive(Debug, thiserror::Error)]
-#[error("the queue's directory was replaced a moment ago, and may not be complete yet")]
-struct Settling(#[source] Errno);
+#[error("the queue directory was replaced a moment ago and may still be incomplete")]
+struct MayBeIncomplete(#[source] Errno);
 
 #[async_trait]
 impl Queue for FileQueue {
@@ -263,18 +244,18 @@ impl Queue for FileQueue {
     ) -> Result<Vec<Message>, QueueError> {
         const LONG: Duration = Duration::from_secs(365 * 24 * 3600);
         let until = Instant::now() + wait.min(LONG);
-        in_place!(self, place => place.lease(max, hold, until).await)
+        in_current!(self, opened => opened.lease(max, hold, until).await)
     }
 
     async fn start(&self, receipt: &Receipt) -> Result<(), QueueError> {
         let held = self.held(receipt)?;
-        in_place!(self, place => place.start(&held).await)
+        in_current!(self, opened => opened.start(&held).await)
     }
 
     async fn extend(&self, receipt: &Receipt, hold: Duration) -> Result<Receipt, QueueError> {
         let held = self.held(receipt)?;
-        let name = in_place!(self, place => place.extend(&held, hold).await)?;
-        Ok(Held { name, ..held }.receipt())
+        let name = in_current!(self, opened => opened.extend(&held, hold).await)?;
+        Ok(LeaseReceipt { name, ..held }.encode())
     }
 
     async fn ack(&self, receipt: &Receipt) -> Result<(), QueueError> {
@@ -287,7 +268,7 @@ impl Queue for FileQueue {
 
     async fn disown(&self, receipt: &Receipt) -> Result<(), QueueError> {
         let held = self.held(receipt)?;
-        in_place!(self, place => place.disown(&held).await)
+        in_current!(self, opened => opened.disown(&held).await)
     }
 
     async fn release(
@@ -297,23 +278,22 @@ impl Queue for FileQueue {
         why: Release<'_>,
     ) -> Result<(), QueueError> {
         let held = self.held(receipt)?;
-        in_place!(self, place => place.release(&held, after, why).await)
+        in_current!(self, opened => opened.release(&held, after, why).await)
     }
 
     async fn send(&self, bodies: &[Bytes]) -> Vec<Result<(), QueueError>> {
+        let send_one = |body| in_current!(self, opened => opened.send(body));
         let mut results = Vec::with_capacity(bodies.len());
         for batch in bodies.chunks(BATCH) {
             let mut sent = 0;
             for body in batch {
-                let result = self.send_one(body);
+                let result = send_one(body);
                 sent += u64::from(result.is_ok());
                 results.push(result);
             }
-            let place = self.current().place.clone();
-            if sent > 0
-                && let Err(errno) = tally::add_insertions(&place.dirs, sent, place.patience()).await
-            {
-                place.say_uncounted("can't count messages sent", errno);
+            if sent > 0 {
+                let opened = self.current().opened.clone();
+                opened.count_insertions(sent).await;
             }
             tokio::task::yield_now().await;
         }
@@ -321,9 +301,9 @@ impl Queue for FileQueue {
     }
 
     async fn counts(&self) -> Result<Counts, QueueError> {
-        in_place!(self, place => {
-            let opened = place.clone();
-            let count = move || admin::counts(&opened.dirs, opened.now());
+        in_current!(self, opened => {
+            let counted = opened.clone();
+            let count = move || counters::counts(&counted.dirs, counted.now());
             tokio::task::spawn_blocking(count).await.unwrap_or_else(|stopped| {
                 Err(QueueError::Unavailable {
                     queue: self.url.clone(),
@@ -347,32 +327,9 @@ impl fmt::Debug for FileQueue {
     }
 }
 
-impl Held {
-    fn receipt(&self) -> Receipt {
-        let more = if self.redelivered { "+" } else { "" };
-        let unread = if self.is_unread { "!" } else { "" };
-        Receipt(format!("{} {}{more}{unread}", self.name.as_str(), self.since))
-    }
-
-    fn read(receipt: &Receipt) -> Option<Held> {
-        let (name, rest) = receipt.0.split_once(' ')?;
-        let (rest, is_unread) = match rest.strip_suffix('!') {
-            Some(rest) => (rest, true),
-            None => (rest, false),
-        };
-        let since = rest.strip_suffix('+');
-        Some(Held {
-            name: Name::parse(name)?,
-            since: since.unwrap_or(rest).parse().ok()?,
-            redelivered: since.is_some(),
-            is_unread,
-        })
-    }
-}
-
-/// A step that has been made. Here a test kills its process.
+/// Marks a step between which and the next one a test kills its process.
 #[cfg(test)]
-use interrupted::reached;
+use tests::crashes::crash_point;
 #[cfg(not(test))]
 #[inline(always)]
-fn reached(_step: &str) {}
+fn crash_point(_step: &str) {}

@@ -84,8 +84,8 @@ struct Shared {
 impl PubSubQueue {
     /// Opens the queue; makes its topic and its subscription, if they are missing and
     /// `access` says so.
-    pub async fn open(url: &str, at: &PubSub, access: &Access) -> Result<Self, QueueError> {
-        Self::with(Client::connect(url).await?, at, access).await
+    pub async fn open(at: &PubSub, access: &Access) -> Result<Self, QueueError> {
+        Self::with(Client::connect(at, access).await?, at, access).await
     }
 
     async fn with(client: Client, at: &PubSub, access: &Access) -> Result<Self, QueueError> {

@@ -53,7 +53,6 @@ mod leases;
 mod opening;
 mod pointer;
 mod polls;
-mod python;
 mod receive;
 mod requests;
 mod sending;

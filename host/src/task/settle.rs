@@ -1,8 +1,8 @@
-//! How a task's end becomes known: a report where one is due, then the message.
+//! Settling a task: the report, the message, the counters, the log.
 //!
-//! A message is deleted only after what is known of its task is somewhere else. A queue that
-//! does not take a report or a deletion is waited for here, with the result in hand and the
-//! lease renewed: running the task again would cost more, and might end otherwise.
+//! A message is deleted only after its result is stored elsewhere: outputs in the bucket, or a
+//! report in a queue. If a queue does not take a report or a deletion, the host waits with the
+//! result and renews the lease. Running the task again would cost more and might end differently.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -10,25 +10,27 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::ended::End;
-use super::{Attempt, Failure};
+use super::Attempt;
+use crate::failure::Failure;
 use crate::lease::{Lease, Settlement, Unsettled};
 use crate::publish::Published;
 use crate::queue::{Queue, QueueError, Release};
 use crate::report::{self, DoneReport, ErrorReport};
+use crate::services::Services;
+use crate::services::undeleted::End;
 use crate::shortage;
 use crate::stats::Step;
 use crate::verdict::{self, Verdict};
-use crate::worker::Worker;
 
 /// How long to wait for a message that another process has locked.
 const LOCKED: Duration = Duration::from_millis(500);
 
 impl Attempt {
-    /// Tells the queues what became of the task.
+    /// Sends the report that the verdict calls for, settles the message, and counts and logs the
+    /// end of the attempt.
     pub(super) async fn settle(
         mut self,
-        worker: &Worker,
+        services: &Services,
         lease: Lease,
         end: &Result<Published, Failure>,
         verdict: Verdict,
@@ -37,67 +39,37 @@ impl Attempt {
             tracing::debug!(target: "guest", "{line}");
         }
         let reason = end.as_ref().err().map(ToString::to_string).unwrap_or_default();
-        let reported = match (&verdict, end) {
-            (Verdict::Done, Ok(published)) => self.report_done(worker, &lease, published).await,
-            (Verdict::Reject, Err(failure)) => self.report_error(worker, &lease, failure).await,
-            _ => Ok(()),
-        };
-        let verdict = match reported {
+        let verdict = match self.report(services, &lease, end, &verdict).await {
             Ok(()) => verdict,
-            Err(instead) => {
-                if let Ok(published) = end {
-                    let end = End::Published(published.clone());
-                    worker.ended.remember(&lease.message().id, &lease.message().body, end);
-                }
-                instead
-            }
+            Err(instead) => instead,
         };
-        let (id, body) = (lease.message().id.clone(), lease.message().body.clone());
-        let settled = match &verdict {
-            Verdict::Done => settle(worker, lease, &Settlement::Ack).await,
-            Verdict::Reject => settle(worker, lease, &Settlement::GiveUp).await,
-            Verdict::Retry { after, counts: true } => {
-                // What failed before the guest ran counts as well, or it would go on for ever.
-                let why = Release::Failed(&reason);
-                settle(worker, lease, &Settlement::Release(*after, why)).await
-            }
-            Verdict::Retry { after, counts: false } => {
-                settle(worker, lease, &Settlement::Release(*after, Release::Uncounted)).await
-            }
-            Verdict::Abandon => {
-                lease.disown().await;
-                Ok(())
-            }
-        };
-        match (&verdict, &settled) {
-            (Verdict::Done, Err(_)) => worker.ended.remember(&id, &body, End::Done),
-            (Verdict::Reject, Err(_)) => worker.ended.remember(&id, &body, End::GivenUp),
-            _ => {}
-        }
+        let settled = settle_as(services, lease, &verdict, &reason).await;
         self.steps.done(Step::Settle);
-        let is_told = matches!(end, Err(Failure::Outage(_) | Failure::NotYet { .. }));
-        self.account(worker, &verdict, settled, &reason, is_told);
+        services.stats.add_steps(&self.steps);
+        count(services, &verdict, &settled);
+        let is_known = matches!(end, Err(Failure::Outage(_) | Failure::NotYet { .. }));
+        self.log(services, &verdict, settled, &reason, is_known);
     }
 
     /// Settles a message that came again although its task has ended.
-    pub(super) async fn settle_again(self, worker: &Worker, lease: Lease, end: End) {
+    pub(super) async fn settle_again(self, services: &Services, lease: Lease, end: End) {
         let (id, body) = (lease.message().id.clone(), lease.message().body.clone());
         let settlement = match &end {
             End::Published(published) => {
-                if self.report_done(worker, &lease, published).await.is_err() {
+                if self.report_done(services, &lease, published).await.is_err() {
                     return;
                 }
-                worker.ended.remember(&id, &body, End::Done);
+                services.undeleted.remember(&id, &body, End::Done);
                 Settlement::Ack
             }
             End::Done => Settlement::Ack,
-            End::GivenUp => Settlement::GiveUp,
+            End::Rejected => Settlement::Reject,
         };
-        match settle(worker, lease, &settlement).await {
+        match settle(services, lease, &settlement).await {
             Ok(()) => {
-                worker.ended.forget(&id, &body);
-                if !matches!(settlement, Settlement::GiveUp) {
-                    worker.stats.done.fetch_add(1, Relaxed);
+                services.undeleted.forget(&id, &body);
+                if !matches!(settlement, Settlement::Reject) {
+                    services.stats.done.fetch_add(1, Relaxed);
                 }
                 tracing::info!("the message came again after its task had ended; it is deleted");
             }
@@ -105,65 +77,73 @@ impl Attempt {
         }
     }
 
-    /// Counts and logs how the attempt ended.
-    fn account(
+    /// Sends the report that the verdict calls for.
+    ///
+    /// # Errors
+    /// The verdict to follow instead, if the report could not be sent.
+    async fn report(
         &self,
-        worker: &Worker,
+        services: &Services,
+        lease: &Lease,
+        end: &Result<Published, Failure>,
+        verdict: &Verdict,
+    ) -> Result<(), Verdict> {
+        match (verdict, end) {
+            (Verdict::Done, Ok(published)) => {
+                let reported = self.report_done(services, lease, published).await;
+                if reported.is_err() {
+                    let (id, body) = (&lease.message().id, &lease.message().body);
+                    services.undeleted.remember(id, body, End::Published(published.clone()));
+                }
+                reported
+            }
+            (Verdict::Reject, Err(failure)) => self.report_error(services, lease, failure).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Logs how the attempt ended. `is_known`: the log already says why, once for all tasks.
+    fn log(
+        &self,
+        services: &Services,
         verdict: &Verdict,
         settled: Result<(), QueueError>,
         reason: &str,
-        is_told: bool,
+        is_known: bool,
     ) {
-        let (stats, steps) = (&worker.stats, &self.steps);
-        stats.add_steps(steps);
+        let steps = &self.steps;
         match (verdict, settled) {
             (_, Err(QueueError::LeaseLost { .. })) | (Verdict::Abandon, _) => {
-                stats.lost.fetch_add(1, Relaxed);
-                tracing::warn!("the lease was lost; the task is left to whoever has it now");
+                tracing::warn!("the lease was lost; the task is left to the host that has it now");
             }
             (_, Err(error)) => {
-                stats.returned.fetch_add(1, Relaxed);
                 if shortage::is_locked(&error) {
                     tracing::warn!("{error}");
                 } else {
-                    worker.outages.begins(&worker.settling(), &error);
+                    services.outages.begins(&services.settling(), &error);
                 }
-                tracing::info!("the message comes back when its lease runs out");
+                tracing::info!("the message comes back when its lease ends");
             }
-            (Verdict::Done, Ok(())) => {
-                stats.done.fetch_add(1, Relaxed);
-                tracing::debug!(%steps, "done");
-            }
-            (Verdict::Reject, Ok(())) => {
-                stats.failed.fetch_add(1, Relaxed);
-                tracing::error!(%steps, "given up: {reason}");
-            }
-            (Verdict::Retry { after, counts: true }, Ok(())) => {
-                stats.retried.fetch_add(1, Relaxed);
+            (Verdict::Done, Ok(())) => tracing::debug!(%steps, "done"),
+            (Verdict::Reject, Ok(())) => tracing::error!(%steps, "rejected: {reason}"),
+            (Verdict::Retry { after }, Ok(())) => {
                 let after = humantime::format_duration(Duration::from_millis(
                     u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
                 ));
-                tracing::warn!(%steps, "failed, again in {after}: {reason}");
+                tracing::warn!(%steps, "failed, retry in {after}: {reason}");
             }
-            (Verdict::Retry { counts: false, .. }, Ok(())) => {
-                stats.returned.fetch_add(1, Relaxed);
-                // An outage is logged when it begins, a slow component when it is compiled, and not
-                // once for each task.
-                match is_told {
-                    true => tracing::debug!("released: {reason}"),
-                    false => tracing::info!("released: {reason}"),
-                }
-            }
+            (Verdict::Return { .. }, Ok(())) if is_known => tracing::debug!("released: {reason}"),
+            (Verdict::Return { .. }, Ok(())) => tracing::info!("released: {reason}"),
         }
     }
 
     async fn report_done(
         &self,
-        worker: &Worker,
+        services: &Services,
         lease: &Lease,
         published: &Published,
     ) -> Result<(), Verdict> {
-        let Some(queue) = &worker.done_queue else { return Ok(()) };
+        let Some(queue) = &services.done_queue else { return Ok(()) };
         let report = DoneReport {
             message: &lease.message().body,
             outputs: &published.keys,
@@ -171,10 +151,10 @@ impl Attempt {
             component: self.component,
             elapsed: self.steps.worked(),
         };
-        match send(worker, lease, queue, || report.versions(), Duty::MayBeRefused).await {
-            // Whatever the queue has against it: the task is finished, and stays finished.
+        match send(services, lease, queue, || report.versions(), Duty::MayBeRefused).await {
+            // The task is done, even if the queue refuses its report.
             Err(Unsent::Refused(error)) => {
-                tracing::error!("the task is done, and there is no report of it: {error}");
+                tracing::error!("the task is done, but its report could not be sent: {error}");
                 Ok(())
             }
             sent => sent.map_err(Unsent::verdict),
@@ -183,7 +163,7 @@ impl Attempt {
 
     async fn report_error(
         &self,
-        worker: &Worker,
+        services: &Services,
         lease: &Lease,
         failure: &Failure,
     ) -> Result<(), Verdict> {
@@ -201,33 +181,72 @@ impl Attempt {
             log: Some(&self.log.text),
             elapsed: self.steps.worked(),
         };
-        send(worker, lease, &worker.error_queue, || report.versions(), Duty::MustArrive)
+        send(services, lease, &services.error_queue, || report.versions(), Duty::MustArrive)
             .await
             .map_err(Unsent::verdict)
     }
 }
 
-/// What happens to a report that the queue refuses.
+/// Settles a message as the verdict says, and remembers a message that could not be deleted.
+async fn settle_as(
+    services: &Services,
+    lease: Lease,
+    verdict: &Verdict,
+    reason: &str,
+) -> Result<(), QueueError> {
+    let (settlement, end) = match verdict {
+        Verdict::Done => (Settlement::Ack, Some(End::Done)),
+        Verdict::Reject => (Settlement::Reject, Some(End::Rejected)),
+        // A failure before the guest started counts too, or the task would be retried forever.
+        Verdict::Retry { after } => (Settlement::Release(*after, Release::Failed(reason)), None),
+        Verdict::Return { after } => (Settlement::Release(*after, Release::Uncounted), None),
+        Verdict::Abandon => {
+            lease.disown().await;
+            return Ok(());
+        }
+    };
+    let (id, body) = (lease.message().id.clone(), lease.message().body.clone());
+    let settled = settle(services, lease, &settlement).await;
+    if let (Err(_), Some(end)) = (&settled, end) {
+        services.undeleted.remember(&id, &body, end);
+    }
+    settled
+}
+
+/// Counts how an attempt ended.
+fn count(services: &Services, verdict: &Verdict, settled: &Result<(), QueueError>) {
+    let stats = &services.stats;
+    let counter = match (verdict, settled) {
+        (_, Err(QueueError::LeaseLost { .. })) | (Verdict::Abandon, _) => &stats.lost,
+        (_, Err(_)) | (Verdict::Return { .. }, Ok(())) => &stats.returned,
+        (Verdict::Done, Ok(())) => &stats.done,
+        (Verdict::Reject, Ok(())) => &stats.failed,
+        (Verdict::Retry { .. }, Ok(())) => &stats.retried,
+    };
+    counter.fetch_add(1, Relaxed);
+}
+
+/// What a refused report means for its task.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Duty {
-    /// The task ends without it.
+    /// The task ends without the report.
     MayBeRefused,
-    /// The task can't end without it: the refusal is a failure of the queue.
+    /// The task can't end without the report: the refusal is an outage of the queue.
     MustArrive,
 }
 
-/// Why a report is not in its queue.
+/// Why a report was not sent.
 enum Unsent {
-    /// The queue refused its shortest version.
+    /// The queue refused the shortest version of the report.
     Refused(QueueError),
-    /// The lease was lost before the queue took it.
+    /// The lease was lost first.
     Lost,
-    /// The host stops before the queue took it.
+    /// The host stopped first.
     Stopping,
 }
 
 impl Unsent {
-    /// What is done with the message instead.
+    /// The verdict on the message instead.
     fn verdict(self) -> Verdict {
         match self {
             Self::Lost => Verdict::Abandon,
@@ -236,80 +255,84 @@ impl Unsent {
     }
 }
 
-/// Sends the first of a report's versions that the queue takes, and waits for a queue that
-/// takes none, as long as the lease lasts.
+/// Sends the first version of a report that the queue takes. Waits for a queue that takes none,
+/// as long as the lease lasts.
 async fn send<V: Iterator<Item = Bytes> + Send>(
-    worker: &Worker,
+    services: &Services,
     lease: &Lease,
     queue: &Arc<dyn Queue>,
     versions: impl Fn() -> V,
     duty: Duty,
 ) -> Result<(), Unsent> {
-    // A host that was stopped for a while must not report on a task that another one has.
+    // After a suspension, another host may have the task by now.
     if lease.confirm().await.is_err() {
         return Err(Unsent::Lost);
     }
     loop {
         let error = match report::send(&**queue, versions()).await {
             Ok(()) => {
-                worker.outages.ends(queue);
-                return sync_report(worker, lease, queue).await;
+                services.outages.ends(queue);
+                return sync_report(services, lease, queue).await;
             }
             Err(error @ QueueError::Invalid { .. }) if duty == Duty::MayBeRefused => {
                 return Err(Unsent::Refused(error));
             }
             Err(error) => error,
         };
-        let wait = worker.outages.begins(queue, &error);
-        wait_with(worker, lease, wait).await?;
+        let wait = services.outages.begins(queue, &error);
+        wait_with(services, lease, wait).await?;
     }
 }
 
-async fn wait_with(worker: &Worker, lease: &Lease, wait: Duration) -> Result<(), Unsent> {
-    match worker.wait_with(lease, wait).await {
+async fn wait_with(services: &Services, lease: &Lease, wait: Duration) -> Result<(), Unsent> {
+    match services.wait_with(lease, wait).await {
         true => Ok(()),
         false => Err(if lease.is_ours() { Unsent::Stopping } else { Unsent::Lost }),
     }
 }
 
-/// Waits until a report is on the disk, where outputs have to be there as well.
-async fn sync_report(worker: &Worker, lease: &Lease, queue: &Arc<dyn Queue>) -> Result<(), Unsent> {
-    let Some(disk) = worker.report_disks.get(&queue.to_string()) else { return Ok(()) };
+/// With durable outputs, waits until a report is on its disk.
+async fn sync_report(
+    services: &Services,
+    lease: &Lease,
+    queue: &Arc<dyn Queue>,
+) -> Result<(), Unsent> {
+    let Some(disk) = services.report_disks.get(&queue.to_string()) else { return Ok(()) };
     let name = format!("syncing reports of {queue}");
     while let Err(error) = disk.sync().await {
-        let wait = worker.outages.begins(&name, &format!("{name} failed: {error}"));
-        wait_with(worker, lease, wait).await?;
+        let wait = services.outages.begins(&name, &format!("{name} failed: {error}"));
+        wait_with(services, lease, wait).await?;
     }
-    worker.outages.ends(&name);
+    services.outages.ends(&name);
     Ok(())
 }
 
-/// Ends a lease. What fails is tried again for as long as the lease lasts.
+/// Ends a lease. A failed settlement is tried again as long as the lease lasts.
 async fn settle(
-    worker: &Worker,
+    services: &Services,
     mut lease: Lease,
     settlement: &Settlement<'_>,
 ) -> Result<(), QueueError> {
     loop {
         let Unsettled { error, lease: back } = match lease.settle(settlement).await {
             Ok(()) => {
-                worker.outages.ends(&worker.settling());
+                services.outages.ends(&services.settling());
                 return Ok(());
             }
             Err(unsettled) => unsettled,
         };
         lease = match (back, settlement) {
-            (Some(back), Settlement::Ack | Settlement::GiveUp) => back,
-            // A host that stops leaves it to the end of the lease.
-            (Some(back), Settlement::Release(..)) if !worker.draining.is_cancelled() => back,
+            (Some(back), Settlement::Ack | Settlement::Reject) => back,
+            // A stopping host does not retry: the message comes back when the lease ends.
+            (Some(back), Settlement::Release(..)) if !services.draining.is_cancelled() => back,
             _ => return Err(error),
         };
-        // Another process has this one message: that says nothing of the others.
+        // Another process has locked this one message. Others may be fine.
         let wait = match shortage::is_locked(&error) {
             true => LOCKED,
-            false => worker.outages.begins(&worker.settling(), &error),
+            false => services.outages.begins(&services.settling(), &error),
         };
-        if !worker.wait_with(&lease, wait).await {
+        if !services.wait_with(&lease, wait).await {
             return Err(error);
         }
     }

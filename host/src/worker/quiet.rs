@@ -4,19 +4,19 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long such a queue brings nothing before it is taken to be empty. Services say now and
-/// then that there is nothing when there is.
+/// How long such a queue must bring nothing before it counts as empty. Services sometimes answer
+/// that there is no message although there is one.
 const QUIET: Duration = Duration::from_secs(30);
 
-/// How long nothing has come from a queue.
+/// Since when a queue has brought nothing.
 #[derive(Default)]
 pub(super) struct Quiet {
     since: Option<Instant>,
 }
 
 impl Quiet {
-    /// True when nothing came for long enough. `is_idle` says that nothing came now and that
-    /// no task is under way; `returns`, until when what was given back here can't come.
+    /// True when nothing came for long enough. `is_idle`: nothing came now, and no task is under
+    /// way. `returns`: until when a message that this host released stays invisible.
     pub(super) fn lasts(&mut self, now: Instant, is_idle: bool, returns: Option<Instant>) -> bool {
         if !is_idle {
             self.since = None;
@@ -43,12 +43,12 @@ mod tests {
         check(0, true, None, false);
         check(29, true, None, false);
         check(30, true, None, true);
-        // A task is under way, and ends.
+        // A task runs, and ends.
         check(31, false, None, false);
         check(32, true, None, false);
         check(61, true, None, false);
         check(62, true, None, true);
-        // It was given back, to be tried again later.
+        // A message was released, to be tried again later.
         check(63, true, Some(100), false);
         check(129, true, Some(100), false);
         check(130, true, Some(100), true);

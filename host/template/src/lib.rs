@@ -1,8 +1,8 @@
-//! Counts the words of each input and writes the most frequent ones, as a table, to
+//! Counts the words of each input and writes a table of the most frequent ones to
 //! `1_words/NAME.tsv`.
 //!
-//! This is what `host new` wrote, for you to replace. `docs/writing-a-task.md` of Task Host is the
-//! guide; `cargo doc -p task-host-sdk --open` has every detail.
+//! Replace this example with your own task. The guide is `docs/writing-a-task.md` of Task Host; see
+//! also `cargo doc -p task-host-sdk --open`.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -10,11 +10,11 @@ use std::io::Write;
 use serde::Deserialize;
 use task_host_sdk::{Error, Guest, Outcome, Result, Task, info};
 
-/// The task's own parameters: `payload_info` of its message, `{"top": 10}`.
+/// The task's parameters: `payload_info` in its message, such as `{"top": 10}`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Options {
-    /// How many words to list.
+    /// The number of words to list.
     #[serde(default = "ten")]
     top: usize,
 }
@@ -23,17 +23,17 @@ fn ten() -> usize {
     10
 }
 
-/// What should live from one call to the next goes in here.
+/// Fields keep values from one call to the next. This task has none.
 #[derive(Default)]
 struct Words;
 
 impl Guest for Words {
     type Payload = Options;
 
-    /// Look at the payload before any work is done.
+    /// Checks the payload before any work.
     fn prepare(&mut self, task: &Task<Options>) -> Result<()> {
         if task.payload().top == 0 {
-            // `reject`: another try would end the same way. `Error::retry` asks for one.
+            // A retry would fail the same way. Otherwise, use `Error::retry`.
             return Err(Error::reject(
                 "the payload's top is 0: there is nothing to list",
             ));
@@ -41,7 +41,7 @@ impl Guest for Words {
         Ok(())
     }
 
-    /// Read the inputs, write the outputs. `?` takes any error.
+    /// Reads the inputs and writes the outputs. `?` accepts any error.
     fn execute(&mut self, task: &Task<Options>) -> Result<Outcome> {
         for input in task.inputs() {
             let text = input.read_to_string()?;
@@ -58,7 +58,7 @@ impl Guest for Words {
 
 task_host_sdk::export!(Words);
 
-/// The words in small letters, the most frequent first, equally frequent ones by the alphabet.
+/// Words in lower case and their counts, sorted by descending count, then alphabetically.
 fn count(text: &str) -> Vec<(String, usize)> {
     let mut counts = BTreeMap::new();
     for word in text
@@ -72,7 +72,7 @@ fn count(text: &str) -> Vec<(String, usize)> {
     counts
 }
 
-/// `cargo test` runs these on your machine, without WebAssembly.
+/// `cargo test` runs these tests natively, without WebAssembly.
 #[cfg(test)]
 mod tests {
     use super::*;

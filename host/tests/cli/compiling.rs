@@ -19,19 +19,19 @@ fn a_try_and_a_push_have_the_limits_of_a_run_and_its_quarantine() {
     place.write("slow.wasm", slow());
     let first = place.run("try slow.wasm --compile-timeout 1s");
     assert_eq!(first.code, Some(1), "{}", first.stderr);
-    let limit = "slow.wasm can't be run: compiling it takes more than the 1s of processor time";
+    let limit = "slow.wasm can't be run: compiling it takes more than 1s of processor time";
     assert!(first.stderr.contains(limit), "{}", first.stderr);
     assert!(first.stderr.contains("`--compile-timeout` raises that limit"), "{}", first.stderr);
     let push = "component push slow.wasm --bucket ./bucket --compile-timeout 1s";
     let second = place.run(push);
     assert_eq!(second.code, Some(1), "{}", second.stderr);
-    assert!(second.stderr.contains("so an earlier try on this machine ended"), "{}", second.stderr);
+    assert!(second.stderr.contains("this machine tried before"), "{}", second.stderr);
     assert!(!place.has("bucket"), "nothing was pushed");
     // So is it with a variable.
     let mut command = place.host("component push slow.wasm --bucket ./bucket");
     let third = command.env("HOST_COMPILE_TIMEOUT", "2s").output().unwrap();
     let third = String::from_utf8_lossy(&third.stderr).into_owned();
-    assert!(third.contains("more than the 2s of processor time"), "{third}");
+    assert!(third.contains("more than 2s of processor time"), "{third}");
     let little = place.run("try slow.wasm --compile-memory 1MiB");
     assert_eq!(little.code, Some(2), "{}", little.stderr);
     assert!(little.stderr.contains("64MiB is the least"), "{}", little.stderr);

@@ -20,7 +20,7 @@ fn text(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Every file of `deploy/` stands in a page as it is.
+/// The unit and the policies are printed in pages, which link to the start-up script.
 #[test]
 fn pages_show_what_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a clone");
@@ -29,7 +29,6 @@ fn pages_show_what_is_there() {
         ("task-host.service", page("operating.md")),
         ("aws/worker-policy.json", page("cloud/aws.md")),
         ("aws/producer-policy.json", page("cloud/aws.md")),
-        ("google/startup.sh", page("cloud/google.md")),
     ] {
         let text = text(&deployed(file));
         assert!(

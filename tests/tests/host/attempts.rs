@@ -242,7 +242,7 @@ fn a_message_that_another_process_has_locked_holds_up_no_other() {
     });
     let (waiting, lock) = eventually("a task that waits", || lock_one_that_waits(&place, 1..5));
     // Its turn comes before its lease has run out, or after that.
-    let signs = ["the message comes back when its lease runs out", "the lease ran out before"];
+    let signs = ["the message comes back when its lease ends", "the lease ended before"];
     eventually("a message that can neither be started nor kept", || {
         let said = host.stderr();
         signs.iter().any(|sign| said.contains(sign)).then_some(())

@@ -179,7 +179,7 @@ fn names_of_outputs_and_of_imports_are_cut() {
     let mut trial = Trial::new(&["--max-attempts", "1"]);
     trial.fails(
         json!({"do": "big-result", "outputs": 1, "bytes": 60_000}),
-        &["the guest listed the output \"00000", "(59700 bytes cut)", "there is no such file"],
+        &["the guest listed the output \"00000", "(59700 bytes cut)", "has no such file"],
     );
     trial.fails_by(
         &components::listing(1, 4_000_000),
@@ -246,7 +246,7 @@ fn what_crosses_in_one_call_has_a_limit_that_is_named_and_not_tried_again() {
 fn a_list_of_as_many_outputs_as_there_may_be_is_taken() {
     let mut trial = Trial::new(&["--max-output-files", "1000000"]);
     let component = components::listing(150_000, 100);
-    trial.fails_by(&component, &["the guest listed the output \"xxx", "there is no such file"]);
+    trial.fails_by(&component, &["the guest listed the output \"xxx", "has no such file"]);
     trial.ends();
 }
 

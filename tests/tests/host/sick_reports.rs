@@ -35,7 +35,7 @@ fn all_are_reported(place: &Place, host: Watched) {
     let log = host.host().stderr();
     assert_eq!(log.matches("no image\\\" }, attempt 1").count(), TASKS, "{log}");
     assert_eq!(log.matches("no image\\\" }, attempt").count(), TASKS, "{log}");
-    let given_up = |line: &&String| line.contains("given up");
+    let given_up = |line: &&String| line.contains("rejected");
     eventually("a line for each task", || {
         (host.lines("ERROR").iter().filter(given_up).count() == TASKS).then_some(())
     });

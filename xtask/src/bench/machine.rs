@@ -1,4 +1,4 @@
-//! What was measured on.
+//! Describes the machine of a measurement.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use anyhow::Context;
 
 use crate::command::capture;
 
-/// The machine and the programs, as a list in Markdown.
+/// The machine and the programs, as a Markdown list.
 pub(super) fn describe(host: &Path, python: &Path) -> anyhow::Result<String> {
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpus
@@ -34,7 +34,7 @@ pub(super) fn describe(host: &Path, python: &Path) -> anyhow::Result<String> {
     ))
 }
 
-/// The kind of file system that a directory is on.
+/// The kind of a directory's file system.
 pub(super) fn file_system(dir: &Path) -> anyhow::Result<String> {
     let kind = capture(Command::new("stat").args(["--file-system", "--format", "%T"]).arg(dir))
         .context("the kind of file system")?;

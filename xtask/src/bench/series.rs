@@ -1,6 +1,6 @@
-//! The values of one measurement, over all rounds.
+//! The values of one measurement over all rounds.
 
-/// Values that were measured, one for each round.
+/// Measured values, one per round.
 pub(super) struct Series {
     pub(super) name: String,
     pub(super) unit: &'static str,
@@ -43,7 +43,7 @@ impl Series {
     }
 }
 
-/// Three digits that mean something, with a comma after each three.
+/// Three significant digits, with thousands separators.
 fn rounded(value: f64) -> String {
     if value < 10.0 {
         return format!("{value:.2}");

@@ -1,8 +1,8 @@
-//! What a queue of SQS costs: the client's processor time for each task that is sent, beside
-//! python-task-queue's, and the requests that a host makes.
+//! Measures what an SQS queue costs: the client's processor time per sent task, compared with
+//! python-task-queue, and the requests of a host.
 //!
-//! The server is the one that tests work against, on the same machine: rates end where it
-//! does, so processor time is what tells the clients apart.
+//! The server runs on the same machine and limits the rates, so processor time is what
+//! distinguishes the clients.
 
 use std::fs;
 use std::io::Write;
@@ -25,7 +25,7 @@ tq = TaskQueue(url, region_name='us-east-1', endpoint_url=endpoint, progress=Fal
 assert tq.insert((MockTask(n=i) for i in range(count)), total=count) == count
 ";
 
-/// How long an idle host is watched, in seconds.
+/// How long an idle host is observed, in seconds.
 const IDLE: u64 = 60;
 
 pub(super) struct Sqs {
@@ -60,7 +60,7 @@ impl Sqs {
         Ok(Self { dir, host: host.to_owned(), python: python.to_owned(), aws, servers, queues: 0 })
     }
 
-    /// Tables, and all that was measured.
+    /// Returns tables for people, and all series.
     pub(super) fn measure(
         &mut self,
         rounds: usize,
@@ -128,7 +128,7 @@ impl Sqs {
         self.queues += 1;
         let name = format!("bench-{}-{}", std::process::id(), self.queues);
         let mut aws = Command::new(&self.aws);
-        // Its first version asks SQS at its own address unless it is told so.
+        // Version 1 of `aws` uses AWS's own address without this option.
         aws.args(["--endpoint-url", &self.endpoint()?]);
         aws.args(["sqs", "create-queue", "--queue-name", &name]);
         self.took(&mut aws)?;
@@ -165,7 +165,7 @@ impl Sqs {
         Ok(serde_json::from_str(&took.stdout)?)
     }
 
-    /// Runs it to a good end, by a shell that knows what it took.
+    /// Runs a command, which must succeed, in a shell that measures its time.
     fn took(&self, command: &mut Command) -> anyhow::Result<Took> {
         let timed = "TIMEFORMAT='%R %U %S'; time \"$@\"";
         let output = Command::new("bash")
@@ -194,7 +194,7 @@ impl Sqs {
 
 impl Drop for Sqs {
     fn drop(&mut self) {
-        // In the build directory, and not worth a failure.
+        // A directory that remains in the build directory is not worth a failure.
         let _ = fs::remove_dir_all(&self.dir);
     }
 }

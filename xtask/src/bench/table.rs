@@ -1,4 +1,4 @@
-//! A table in Markdown.
+//! A Markdown table.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! One piece of work, done by `host` or by Python, in a directory of its own.
+//! One piece of work, done by `host` or by Python, in its own directory.
 
 use std::fs;
 use std::io::Write;
@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
-/// A measurement that is not through with its tasks by then ends all the same.
+/// A measurement ends after this time even if tasks remain.
 const LONGEST: Duration = Duration::from_secs(4);
 
 const PYTHON: &str = include_str!("python.py");
 
-/// The progress bars of python-task-queue, which are on unless they are switched off. It makes
-/// one for each task that it deletes.
+/// The progress bars of python-task-queue, on by default. It creates one for each task that it
+/// deletes.
 #[derive(Clone, Copy)]
 pub(super) enum Bars {
     Shown,
@@ -25,30 +25,30 @@ pub(super) enum Bars {
 /// What a task does.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Task {
-    /// Nothing at all.
+    /// Nothing.
     Nothing,
-    /// Reads a file of 4 KiB of its own, and writes it again.
+    /// Reads its own file of 4 KiB and writes a copy.
     Copy,
 }
 
-/// The cores that a program gets.
+/// The cores that a program may use.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cores {
     One,
     All,
 }
 
-/// How a run of `host` went.
+/// The result of a `host` run.
 pub(super) struct Run {
-    /// Until the first task was done.
+    /// Time until the first task was done.
     pub(super) first: Duration,
-    /// Tasks per second after that.
+    /// Tasks per second after the first.
     pub(super) rate: f64,
-    /// The most memory that it had at any time.
+    /// The peak memory.
     pub(super) peak_bytes: u64,
 }
 
-/// A directory on the file system that is measured, removed at the end.
+/// A directory on the measured file system. Dropping this removes it.
 pub(super) struct Work {
     dir: PathBuf,
     host: PathBuf,
@@ -67,7 +67,7 @@ impl Work {
         fs::copy(guest, dir.join("bucket/components/NO_OP.wasm"))?;
         fs::write(dir.join("python.py"), PYTHON)?;
         let work = Self { dir, host: host.to_owned(), python: python.to_owned() };
-        // The component is compiled before it is measured, but for what measures just that.
+        // Compiles the component before any measurement. The start-up measurement removes it again.
         work.host_runs(Task::Nothing, 1, &[], Cores::All)?;
         Ok(work)
     }
@@ -85,7 +85,7 @@ impl Work {
         command
     }
 
-    /// Tasks that `host submit` puts into an empty queue in a second.
+    /// Tasks per second that `host submit` puts into an empty queue.
     pub(super) fn host_inserts(&self, count: usize) -> anyhow::Result<f64> {
         self.clear()?;
         self.write_lines(count, |id| message(Task::Nothing, id))?;
@@ -94,13 +94,13 @@ impl Work {
         Ok(count as f64 / start.elapsed().as_secs_f64())
     }
 
-    /// Tasks that Python puts into an empty queue in a second.
+    /// Tasks per second that Python puts into an empty queue.
     pub(super) fn python_inserts(&self, count: usize, bars: Bars) -> anyhow::Result<f64> {
         self.clear()?;
         self.python("insert", count, bars)
     }
 
-    /// Tasks that `host run` does in a second.
+    /// Tasks per second of `host run`.
     pub(super) fn host_runs(
         &self,
         task: Task,
@@ -112,7 +112,7 @@ impl Work {
         summary["tasks_per_second"].as_f64().context("`tasks_per_second` of the summary")
     }
 
-    /// What `host run --json` says of a run over so many tasks, all that are queued.
+    /// The summary of `host run --json` over `count` tasks, which are all in the queue.
     pub(super) fn host_summary(
         &self,
         task: Task,
@@ -148,7 +148,7 @@ impl Work {
         Ok(Run { first: Duration::from_secs_f64(first), rate, peak_bytes })
     }
 
-    /// Tasks that Python runs in a second.
+    /// Tasks per second of Python.
     pub(super) fn python_runs(&self, task: Task, count: usize, bars: Bars) -> anyhow::Result<f64> {
         self.clear()?;
         match task {
@@ -177,7 +177,7 @@ impl Work {
         self.python("run", count, Bars::Shown)
     }
 
-    /// The time until `host` has left its first output.
+    /// The time until the first output of `host`.
     pub(super) fn host_first_result(&self, keep_compiled: bool) -> anyhow::Result<Duration> {
         self.clear()?;
         if !keep_compiled {
@@ -190,7 +190,7 @@ impl Work {
         self.until_output(self.host(&args, Cores::All))
     }
 
-    /// The time until Python has left its first output.
+    /// The time until the first output of Python.
     pub(super) fn python_first_result(&self) -> anyhow::Result<Duration> {
         self.clear()?;
         self.make_inputs(1)?;
@@ -224,11 +224,11 @@ impl Work {
         }
     }
 
-    /// Runs so many tasks; returns the summary, and the peak of the memory.
+    /// Runs `count` tasks; returns the summary and the peak memory in bytes.
     fn run(&self, count: usize, args: &[&str], cores: Cores) -> anyhow::Result<(Value, u64)> {
         let count = count.to_string();
         let longest = format!("{}ms", LONGEST.as_millis());
-        // Not until the queue is empty: to see that it is takes a while.
+        // Not until the queue is empty, because noticing that takes time.
         let fixed = [
             "run",
             "--fq",
@@ -252,7 +252,7 @@ impl Work {
         let status = format!("/proc/{}/status", child.id());
         let mut peak_bytes = 0;
         let ended = loop {
-            // Gone with the process: the last look before that counts.
+            // The file vanishes with the process, so the last successful read counts.
             if let Ok(status) = fs::read_to_string(&status) {
                 peak_bytes = peak_of(&status).unwrap_or(peak_bytes);
             }
@@ -307,13 +307,13 @@ impl Work {
         let inputs = self.dir.join("bucket/data/0_input");
         fs::create_dir_all(&inputs)?;
         for id in 0..count {
-            // No two are equal, so that none comes from the cache.
+            // All inputs differ, so none comes from the cache.
             fs::write(inputs.join(format!("{id}.dat")), format!("{id:08}").repeat(512))?;
         }
         Ok(())
     }
 
-    /// Removes what a run leaves, but for compiled components.
+    /// Removes what a run left, except compiled components.
     fn clear(&self) -> anyhow::Result<()> {
         for part in ["queue", "queue-errors", "bucket/data"] {
             remove(&self.dir.join(part))?;
@@ -335,7 +335,7 @@ impl Work {
 
 impl Drop for Work {
     fn drop(&mut self) {
-        // What is left is in the build directory or in memory; neither is worth a failure.
+        // A directory that remains in the build directory or in memory is not worth a failure.
         let _ = fs::remove_dir_all(&self.dir);
     }
 }
@@ -349,7 +349,7 @@ fn remove(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// What was written before is not to be paid for by what comes next.
+/// Waits for earlier writes, which would otherwise slow down the measurement.
 fn sync() -> anyhow::Result<()> {
     crate::command::capture(&mut Command::new("sync")).map(drop)
 }

@@ -1,4 +1,4 @@
-//! The links of a page of Markdown.
+//! The links of a Markdown page.
 
 use std::ops::Range;
 
@@ -9,16 +9,17 @@ pub(super) fn parser(text: &str) -> Parser<'_> {
     Parser::new_ext(text, Options::ENABLE_TABLES | Options::ENABLE_FOOTNOTES)
 }
 
-/// Where the targets of links and images are in the text, in their order.
+/// The positions of the targets of links and images, in order.
 ///
 /// # Errors
 /// If a target is written with escapes.
 pub(super) fn links(text: &str) -> anyhow::Result<Vec<Range<usize>>> {
     let mut links = Vec::new();
-    // A target is the last thing in a link but a title.
+    // The target is the last part of a link, except for a title.
     let mut add = |target: &CowStr, within: Range<usize>| {
         let at = text[within.clone()].rfind(&**target);
-        let at = within.start + at.with_context(|| format!("`{target}` is written another way"))?;
+        let at =
+            within.start + at.with_context(|| format!("`{target}` is written with escapes"))?;
         links.push(at..at + target.len());
         anyhow::Ok(())
     };
@@ -46,7 +47,7 @@ pub(super) fn links(text: &str) -> anyhow::Result<Vec<Range<usize>>> {
     Ok(links)
 }
 
-/// The values of an attribute in some HTML.
+/// The values of an attribute in HTML.
 pub(super) fn values(html: &str, attribute: &str) -> Vec<String> {
     let begin = format!(" {attribute}=\"");
     let values = html.split(&begin).skip(1);

@@ -1,4 +1,4 @@
-//! Every link in the Markdown of the repository leads somewhere, on GitHub and in the book.
+//! Every link in the repository's Markdown leads somewhere, on GitHub and in the book.
 
 use std::collections::BTreeSet;
 
@@ -23,8 +23,8 @@ fn pages(root: &Path) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// What links may name after `#`: the headings, as GitHub and mdBook name them, and elements with
-/// an `id`.
+/// The valid fragments of a page: headings, named as GitHub and mdBook do, and elements with an
+/// `id`.
 fn anchors(text: &str) -> BTreeSet<String> {
     let mut anchors = BTreeSet::new();
     let mut heading: Option<String> = None;
@@ -60,7 +60,7 @@ fn slug(heading: &str) -> String {
     heading.trim().to_lowercase().chars().filter_map(kept).collect()
 }
 
-/// What is wrong with the links of these pages, if only `exists` says what else is there.
+/// The broken links of these pages. `exists` knows the files that are not pages.
 fn broken(pages: &BTreeMap<String, String>, exists: impl Fn(&str) -> bool) -> Vec<String> {
     let mut broken = Vec::new();
     for (page, text) in pages {
@@ -110,7 +110,7 @@ fn every_link_leads_somewhere_in_the_book() {
     let pages: BTreeMap<String, String> = pages
         .into_iter()
         .map(|(path, text)| (path, String::from_utf8(text).unwrap()))
-        // Those that lead out of the book are checked as links of the repository.
+        // Links out of the book are checked as links of the repository.
         .map(|(path, text)| (path, text.replace(REPOSITORY, "https://elsewhere")))
         .collect();
     let mut broken = broken(&pages, |path| others.contains_key(path));

@@ -10,7 +10,7 @@ use anyhow::{Context, ensure};
 
 use super::place::Place;
 
-/// How long a host that was told to stop may take.
+/// How long a host may take to stop.
 const TO_STOP: Duration = Duration::from_secs(120);
 
 /// What happened to the hosts.
@@ -19,17 +19,17 @@ pub(super) struct Report {
     pub(super) kills: u64,
     pub(super) stops: u64,
     pub(super) peak_bytes: u64,
-    /// How hosts ended that did not end as they should have.
+    /// Exit statuses of hosts that did not stop correctly.
     pub(super) bad_ends: Vec<String>,
 }
 
-/// Hosts and a Python worker. They are killed when this is dropped.
+/// Hosts and a Python worker. Dropping this kills them.
 pub(super) struct Crew<'p> {
     place: &'p Place,
     lease: u64,
     hosts: Vec<Host>,
     python: Child,
-    /// Hosts started so far.
+    /// Number of hosts started so far.
     started: usize,
     report: Report,
 }
@@ -60,7 +60,7 @@ impl<'p> Crew<'p> {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
-            .context("the Python worker can't be started")?;
+            .context("cannot start the Python worker")?;
         let dead = || Host::Dead { until: Instant::now() };
         let hosts = (0..hosts).map(|_| dead()).collect();
         let mut crew = Self { place, lease, hosts, python, started: 0, report: Report::default() };
@@ -68,7 +68,7 @@ impl<'p> Crew<'p> {
         Ok(crew)
     }
 
-    /// Brings back those whose time has come, and looks how the others are.
+    /// Restarts or continues hosts whose time has come, and checks the others.
     pub(super) fn look(&mut self) -> anyhow::Result<()> {
         let now = Instant::now();
         for number in 0..self.hosts.len() {
@@ -106,19 +106,19 @@ impl<'p> Crew<'p> {
             .stdout(Stdio::null())
             .stderr(stderr)
             .spawn()
-            .context("a host can't be started")?;
+            .context("cannot start a host")?;
         self.started += 1;
         self.hosts[number] = Host::Running(Process { child, log });
         Ok(())
     }
 
-    /// The numbers of the hosts that run.
+    /// The numbers of the running hosts.
     pub(super) fn running(&self) -> Vec<usize> {
         let is_running = |number: &usize| matches!(self.hosts[*number], Host::Running(_));
         (0..self.hosts.len()).filter(is_running).collect()
     }
 
-    /// Kills a host that runs. Another one takes its place after a while.
+    /// Kills a running host. Another one replaces it after `pause`.
     pub(super) fn kill(&mut self, number: usize, pause: Duration) {
         let host = &mut self.hosts[number];
         if let Host::Running(process) = host {
@@ -126,7 +126,7 @@ impl<'p> Crew<'p> {
             if let Some(peak) = peak_of(child) {
                 self.report.peak_bytes = self.report.peak_bytes.max(peak);
             }
-            // It may have ended a moment ago.
+            // The host may have ended by itself.
             let _ = child.kill();
             let _ = child.wait();
             self.report.kills += 1;
@@ -134,7 +134,7 @@ impl<'p> Crew<'p> {
         }
     }
 
-    /// Stops a host, as a machine that is suspended, for that long.
+    /// Suspends a host for `time`.
     pub(super) fn stop(&mut self, number: usize, time: Duration) -> anyhow::Result<()> {
         let dead = Host::Dead { until: Instant::now() };
         self.hosts[number] = match std::mem::replace(&mut self.hosts[number], dead) {
@@ -160,7 +160,7 @@ impl<'p> Crew<'p> {
         Ok(())
     }
 
-    /// From now on all hosts run.
+    /// Makes all hosts run.
     pub(super) fn mend(&mut self) -> anyhow::Result<()> {
         for number in 0..self.hosts.len() {
             match self.hosts[number] {
@@ -172,7 +172,7 @@ impl<'p> Crew<'p> {
         Ok(())
     }
 
-    /// Tells all to stop, and waits until they have.
+    /// Tells all processes to stop, and waits for their end.
     pub(super) fn end(mut self) -> anyhow::Result<Report> {
         self.look()?;
         fs::write(self.place.dir().join("stop"), "")?;
@@ -185,7 +185,7 @@ impl<'p> Crew<'p> {
         for host in &mut self.hosts {
             let Host::Running(process) = host else { continue };
             let status = wait(&mut process.child).context("a host that was told to stop")?;
-            // One that had only just started does not listen to signals yet.
+            // A host that has just started does not handle signals yet.
             if !status.success() && status.signal() != Some(15) {
                 report.bad_ends.push(format!("a host that was told to stop ended: {status}"));
             }
@@ -202,7 +202,7 @@ impl Drop for Crew<'_> {
             Host::Dead { .. } => None,
         });
         for child in hosts.chain([&mut self.python]) {
-            // It may have ended already.
+            // The process may have ended already.
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -215,23 +215,23 @@ fn wait(child: &mut Child) -> anyhow::Result<std::process::ExitStatus> {
         if let Some(status) = child.try_wait()? {
             return Ok(status);
         }
-        ensure!(start.elapsed() < TO_STOP, "it did not end in {} s", TO_STOP.as_secs());
+        ensure!(start.elapsed() < TO_STOP, "did not end within {} s", TO_STOP.as_secs());
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// The shell's own `kill`: there is one wherever there is a shell.
+/// Uses the shell's own `kill`, which exists on every machine.
 fn signal(child: &Child, name: &str) -> anyhow::Result<()> {
     let script = format!("kill -{name} {}", child.id());
     let status = Command::new("sh").args(["-c", &script]).stderr(Stdio::null()).status()?;
-    // A host that has ended by itself is found by the next look.
+    // The next check finds a host that has ended by itself.
     if !status.success() {
         eprintln!("`{script}` failed");
     }
     Ok(())
 }
 
-/// The most memory that a process has had, in bytes.
+/// The peak memory of a process in bytes.
 fn peak_of(child: &Child) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
     let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

@@ -1,11 +1,11 @@
-//! Choices at random that can be made again.
+//! Random choices that can be repeated.
 
-/// The same numbers for the same seed.
+/// Gives the same numbers for the same seed.
 pub(super) struct Dice(u64);
 
 impl Dice {
     pub(super) fn new(seed: u64) -> Self {
-        // Far from zero, which would stay zero.
+        // The state must not be zero, which would stay zero.
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 

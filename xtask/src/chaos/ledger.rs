@@ -1,42 +1,42 @@
-//! What became of the tasks of a chaos run.
+//! The results of a chaos run.
 
 use std::fmt;
 
 use serde_json::{Value, json};
 
-/// Counts of tasks, unless they say otherwise.
+/// Numbers of tasks, unless noted.
 #[derive(Default)]
 pub(super) struct Ledger {
     pub(super) seed: u64,
     pub(super) tasks: usize,
-    /// With the whole output of an execution that ended.
+    /// Finished, with the whole output.
     pub(super) done: usize,
     /// On the error queue.
-    pub(super) given_up: usize,
+    pub(super) rejected: usize,
     /// Still in the queue.
     pub(super) left: usize,
-    /// Nowhere.
+    /// Neither finished, nor in a queue.
     pub(super) lost: usize,
     /// Published by more than one execution.
     pub(super) repeated: usize,
     /// Executions that published their outputs.
     pub(super) executions: usize,
-    /// Of those, Python's.
+    /// Executions by Python.
     pub(super) by_python: usize,
-    /// Done, and without their output.
+    /// Finished without an output.
     pub(super) missing: usize,
-    /// With an output that is not the input.
+    /// With an output that differs from the input.
     pub(super) wrong: usize,
     /// With a part of their output.
     pub(super) half: usize,
-    /// Files.
+    /// Temporary files that remained.
     pub(super) left_behind: Vec<String>,
     pub(super) kills: u64,
     pub(super) stops: u64,
     pub(super) leases_lost: usize,
     pub(super) bad_ends: Vec<String>,
     pub(super) seconds: f64,
-    /// Of the host that had the most.
+    /// The largest of all hosts.
     pub(super) peak_mib: f64,
 }
 
@@ -46,7 +46,7 @@ impl Ledger {
             "seed": self.seed,
             "tasks": self.tasks,
             "done": self.done,
-            "given_up": self.given_up,
+            "rejected": self.rejected,
             "left": self.left,
             "lost": self.lost,
             "repeated": self.repeated,
@@ -66,15 +66,15 @@ impl Ledger {
         })
     }
 
-    /// What must not be.
+    /// The results that must not occur, for people.
     pub(super) fn problems(&self) -> Vec<String> {
         let counts = [
             (self.lost, "lost"),
-            (self.given_up, "given up"),
+            (self.rejected, "rejected"),
             (self.left, "left in the queue"),
-            (self.missing, "without their output"),
+            (self.missing, "without an output"),
             (self.wrong, "with a wrong output"),
-            (self.half, "with half of their output"),
+            (self.half, "with a partial output"),
         ];
         let tasks = counts.iter().filter(|(count, _)| *count > 0);
         let mut problems: Vec<String> =
@@ -94,12 +94,12 @@ impl fmt::Display for Ledger {
         let mut row = |name: &str, value: String| writeln!(f, "| {name} | {value} |");
         row("tasks submitted", self.tasks.to_string())?;
         row("done", self.done.to_string())?;
-        row("given up", self.given_up.to_string())?;
+        row("rejected", self.rejected.to_string())?;
         row("left in the queue", self.left.to_string())?;
         row("lost", self.lost.to_string())?;
         row("outputs missing", self.missing.to_string())?;
         row("outputs wrong", self.wrong.to_string())?;
-        row("outputs half there", self.half.to_string())?;
+        row("outputs partial", self.half.to_string())?;
         row("temporary files left behind", self.left_behind.len().to_string())?;
         row("executions that published", self.executions.to_string())?;
         row("of these by Python", self.by_python.to_string())?;

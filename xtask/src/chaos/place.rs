@@ -1,4 +1,4 @@
-//! The directory of a chaos run: a queue, a bucket, a cache, and what is found in them.
+//! The directory of a chaos run: queue, bucket, cache and logs.
 
 use std::collections::HashMap;
 use std::fs;
@@ -13,13 +13,13 @@ use super::crew::Report;
 use super::ledger::Ledger;
 
 const PYTHON: &str = include_str!("python.py");
-/// Of so many tasks one takes this long; the others take no time.
+/// One in `LONG.0` tasks takes `LONG.1` seconds; the others take no time.
 const LONG: (usize, f64) = (40, 0.4);
 
-/// A host that works until the queue is empty.
+/// A host that runs until the queue is empty.
 pub(super) const RUN: [&str; 6] = ["run", "--fq", "./queue", "--cache-dir", "./cache", "-x"];
 
-/// What hosts say when they find that somebody else has their task.
+/// The message that a host logs when it has lost a lease.
 const LOST: &str = "the lease was lost; the task is left to whoever has it now";
 
 pub(super) struct Place {
@@ -28,11 +28,11 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// An empty one. What an earlier run left there is removed.
+    /// An empty place. Clears that of an earlier run.
     pub(super) fn new(dir: &Path, host: &Path) -> anyhow::Result<Self> {
         let is_ours = dir.join("python.py").is_file();
         let is_free = fs::read_dir(dir).map_or(true, |mut entries| entries.next().is_none());
-        ensure!(is_ours || is_free, "{} is no directory of a chaos run", dir.display());
+        ensure!(is_ours || is_free, "{} is not the directory of a chaos run", dir.display());
         let place = Self { dir: dir.to_owned(), host: host.to_owned() };
         place.remove()?;
         for part in ["bucket/components", "logs"] {
@@ -55,16 +55,16 @@ impl Place {
         }
     }
 
-    /// `host ARGS…` in this place.
+    /// The command `host ARGS…` in this place.
     pub(super) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.host);
         command.args(args).current_dir(&self.dir).stdin(Stdio::null());
         command
     }
 
-    /// Runs `host ARGS…` to its good end.
+    /// Runs `host ARGS…`, which must succeed.
     pub(super) fn host(&self, args: &[&str]) -> anyhow::Result<()> {
-        let output = self.command(args).output().context("host can't be started")?;
+        let output = self.command(args).output().context("cannot start host")?;
         ensure!(
             output.status.success(),
             "host {}: {}\n{}",
@@ -75,11 +75,11 @@ impl Place {
         Ok(())
     }
 
-    /// Makes inputs, and a task for each.
+    /// Creates inputs, and a task for each.
     pub(super) fn fill(&self, guest: &Path, tasks: usize) -> anyhow::Result<()> {
         fs::copy(guest, self.dir.join("bucket/components/misbehave.wasm"))
-            .with_context(|| format!("{} can't be copied", guest.display()))?;
-        // A host that is killed after a second may not come to compiling it.
+            .with_context(|| format!("cannot copy {}", guest.display()))?;
+        // Compiles the component first: hosts that are soon killed may never finish compiling.
         let warm = ["submit", "--fq", "./queue", "--name", "misbehave", "--base-directory", "warm"];
         self.host(&[&warm[..], &["--payload", r#"{"do": "copy"}"#]].concat())?;
         self.host(&RUN)?;
@@ -110,18 +110,18 @@ impl Place {
         self.host(&["submit", "--fq", "./queue", "--progress", "never", "tasks.jsonl"])
     }
 
-    /// How many messages are in the queue.
+    /// The number of messages in the queue.
     pub(super) fn left(&self) -> anyhow::Result<usize> {
         Ok(fs::read_dir(self.dir.join("queue/queue"))?.count())
     }
 
-    /// What a process wrote.
+    /// The output of a process.
     pub(super) fn log(&self, name: &str) -> String {
         let log = fs::read(self.dir.join("logs").join(name)).unwrap_or_default();
         String::from_utf8_lossy(&log).into_owned()
     }
 
-    /// Looks what became of every task.
+    /// Determines the result of every task.
     pub(super) fn ledger(
         &self,
         tasks: usize,
@@ -134,15 +134,15 @@ impl Place {
         ledger.stops = report.stops;
         ledger.peak_mib = report.peak_bytes as f64 / f64::from(1 << 20);
         ledger.bad_ends = report.bad_ends;
-        ledger.given_up = files(&self.dir.join("queue-errors/queue")).len();
+        ledger.rejected = files(&self.dir.join("queue-errors/queue")).len();
         ledger.left = self.left()?;
 
-        // Each execution that published something left a mark of its own.
+        // Each execution that publishes leaves its own mark.
         let mut marks: HashMap<usize, usize> = HashMap::new();
         for name in files(&self.dir.join("bucket/data/marks")) {
             let name = name.rsplit('/').next().unwrap_or_default();
             let id = name.split('-').next().and_then(|id| id.parse().ok());
-            let id = id.with_context(|| format!("{name} is no mark"))?;
+            let id = id.with_context(|| format!("{name} is not a mark"))?;
             *marks.entry(id).or_default() += 1;
             ledger.by_python += usize::from(name.contains("-python-"));
         }
@@ -166,7 +166,7 @@ impl Place {
             }
         }
         let ended = ledger.done + ledger.half + ledger.wrong + ledger.missing;
-        ledger.lost = tasks.saturating_sub(ended + ledger.given_up + ledger.left);
+        ledger.lost = tasks.saturating_sub(ended + ledger.rejected + ledger.left);
         ledger.left_behind = self.left_behind();
         for log in files(&self.dir.join("logs")) {
             ledger.leases_lost += self.log(&log).matches(LOST).count();
@@ -174,10 +174,10 @@ impl Place {
         Ok(ledger)
     }
 
-    /// Files that were to be there only for a while.
+    /// Temporary files that remain.
     fn left_behind(&self) -> Vec<String> {
         let mut left = Vec::new();
-        // The lock of a directory for directories of processes stays.
+        // The lock of a directory for process directories stays.
         let is_lock = |name: &str| name == "tmp/.lock" || name == "work/.lock";
         for queue in ["queue", "queue-errors"] {
             let names = files(&self.dir.join(queue));
@@ -186,7 +186,7 @@ impl Place {
             };
             left.extend(names.iter().filter(in_host).map(|name| format!("{queue}/{name}")));
         }
-        // Python's worker removes the movement file of what it has done, and so do hosts.
+        // Python and hosts remove the movement file of a finished message.
         let movements = files(&self.dir.join("queue/movement"));
         left.extend(movements.iter().map(|name| format!("queue/movement/{name}")));
         let is_temporary = |name: &&String| {
@@ -206,7 +206,7 @@ fn key(id: usize) -> String {
     format!("0_input/{}/{id}.dat", id / 1000)
 }
 
-/// A quarter of the contents is shared, so that the cache is part of it.
+/// A quarter of the inputs have equal contents, so that the cache takes part.
 fn input(id: usize) -> Vec<u8> {
     let content = if id.is_multiple_of(4) { id % 100 } else { id };
     format!("{content}\n").repeat(1 + content % 500).into_bytes()

@@ -123,10 +123,10 @@ async fn a_component_that_is_too_large_is_not_compiled_again_with_the_same_limit
     fixture.push(large());
     let catalog = fixture.catalog();
     let error = find(&catalog, &fixture).await.err().unwrap();
-    is_no_guest(&error, "more than the 64.0 MiB of memory that it may use; `--compile-memory`");
+    is_no_guest(&error, "more than 64.0 MiB of memory; raise the limit with `--compile-memory`");
     for catalog in [catalog, fixture.catalog_without_compiler()] {
         let error = find(&catalog, &fixture).await.err().unwrap();
-        is_no_guest(&error, "so an earlier try on this machine ended");
+        is_no_guest(&error, "this machine tried before");
     }
     assert_eq!(fixture.starts().len(), 1);
     // More time changes nothing, more memory does.
@@ -152,8 +152,8 @@ async fn a_component_that_takes_too_long_is_given_up() {
     let fixture = Fixture::with_limits(ByteSize::gib(1), 1);
     fixture.push(slow());
     let error = find(&fixture.catalog(), &fixture).await.err().unwrap();
-    is_no_guest(&error, "the 1s of processor time that it may use, or four times that by the");
-    is_no_guest(&error, "`--compile-timeout` raises");
+    is_no_guest(&error, "more than 1s of processor time, or four times that in");
+    is_no_guest(&error, "raise the limit with `--compile-timeout`");
     is_gone(Pid::from_raw(fixture.starts()[0]).unwrap()).await;
 }
 
@@ -165,7 +165,7 @@ async fn code_that_is_too_large_is_not_taken() {
     let text = format!("(component (core module (memory 100) (data (i32.const 0) \"{data}\")))");
     fixture.push(wat::parse_str(text).unwrap());
     let error = find(&fixture.catalog(), &fixture).await.err().unwrap();
-    is_no_guest(&error, "its compiled code has more than 4.0 MiB, a sixteenth of what");
+    is_no_guest(&error, "its compiled code is larger than 4.0 MiB, a sixteenth of the");
 }
 
 #[tokio::test]
@@ -175,7 +175,7 @@ async fn what_is_no_component_is_not_compiled_again() {
     let first = find(&fixture.catalog(), &fixture).await.err().unwrap();
     let again = find(&fixture.catalog_without_compiler(), &fixture).await.err().unwrap();
     is_no_guest(&first, "components/A.wasm can't be run");
-    is_no_guest(&again, "so an earlier try on this machine ended");
+    is_no_guest(&again, "this machine tried before");
     fixture.push(component(End::Done));
     find(&fixture.catalog(), &fixture).await.unwrap();
 }
@@ -195,9 +195,9 @@ async fn where_nothing_can_be_kept_a_failure_is_remembered_by_the_host() {
     // Nor is the death of a compiler forgotten.
     fixture.push(slow());
     let catalog = fixture.catalog();
-    is_not_yet(&fixture.interrupted(&catalog, Signal::KILL).await, "it is tried once more");
-    is_no_guest(&fixture.interrupted(&catalog, Signal::KILL).await, "begun 2 times");
-    is_no_guest(&find(&catalog, &fixture).await.err().unwrap(), "begun 2 times");
+    is_not_yet(&fixture.interrupted(&catalog, Signal::KILL).await, "it is compiled once more");
+    is_no_guest(&fixture.interrupted(&catalog, Signal::KILL).await, "started 2 times");
+    is_no_guest(&find(&catalog, &fixture).await.err().unwrap(), "started 2 times");
     assert_eq!(fixture.starts().len(), 3);
 }
 
@@ -207,21 +207,21 @@ async fn a_compiler_that_is_killed_is_told_from_one_that_was_stopped_and_one_tha
     fixture.push(slow());
     for signal in [Signal::TERM, Signal::INT, Signal::TERM] {
         let error = fixture.interrupted(&fixture.catalog(), signal).await;
-        is_not_yet(&error, "the process that compiles it ended: signal");
+        is_not_yet(&error, "its compiler ended: signal");
     }
     assert!(!fixture.trying().exists(), "that is nobody's death");
     let error = fixture.interrupted(&fixture.catalog(), Signal::KILL).await;
-    is_not_yet(&error, "perhaps by the kernel for want of memory; it is tried once more");
+    is_not_yet(&error, "perhaps by the kernel for lack of memory; it is compiled once more");
     let error = fixture.interrupted(&fixture.catalog(), Signal::KILL).await;
-    is_no_guest(&error, "compiling it was begun 2 times and did not end");
+    is_no_guest(&error, "compiling it was started 2 times and did not finish");
     let again = find(&fixture.catalog_without_compiler(), &fixture).await.err().unwrap();
-    is_no_guest(&again, "begun 2 times");
+    is_no_guest(&again, "started 2 times");
 
     forget_quarantined(&fixture.root.path().join("cache/compiled")).unwrap();
     let error = fixture.interrupted(&fixture.catalog(), Signal::ABORT).await;
-    is_no_guest(&error, "the compiler broke off: signal: 6 (SIGABRT)");
+    is_no_guest(&error, "the compiler crashed: signal: 6 (SIGABRT)");
     let again = find(&fixture.catalog_without_compiler(), &fixture).await.err().unwrap();
-    is_no_guest(&again, "the compiler broke off");
+    is_no_guest(&again, "the compiler crashed");
 }
 
 #[tokio::test]
@@ -241,11 +241,11 @@ async fn a_host_that_died_while_it_compiled_is_counted_for_a_day() {
     };
     died(1);
     let error = find(&fixture.catalog_without_compiler(), &fixture).await.err().unwrap();
-    is_no_guest(&error, "compiling it was begun 2 times and did not end");
+    is_no_guest(&error, "compiling it was started 2 times and did not finish");
     assert!(!path.exists() && path.with_extension("failed").exists());
 
     // Both are forgotten after a day.
-    let old = || std::time::SystemTime::now() - DEATHS_COUNT - Duration::from_secs(60);
+    let old = || std::time::SystemTime::now() - DEATH_EXPIRES - Duration::from_secs(60);
     let age = |path: &Path| {
         fs::File::options().write(true).open(path).unwrap().set_modified(old()).unwrap();
     };
@@ -311,11 +311,11 @@ async fn few_components_are_compiled_or_wait_for_that_at_a_time() {
     let fixture = Fixture::new();
     fixture.push(component(End::Done));
     let catalog = fixture.catalog();
-    let seats = catalog.seats.try_acquire_many(SEATS as u32).unwrap();
+    let seats = catalog.compilations.try_acquire_many(MAX_COMPILATIONS as u32).unwrap();
     let error = find(&catalog, &fixture).await.err().unwrap();
-    is_not_yet(&error, "8 other components are being compiled");
+    is_not_yet(&error, "8 other components are compiling");
     drop(seats);
-    let turns = (catalog.compiler.turn().await, catalog.compiler.turn().await);
+    let turns = (catalog.compiler.permit().await, catalog.compiler.permit().await);
     let mut waiting = Box::pin(find(&catalog, &fixture));
     tokio::select! {
         _ = &mut waiting => panic!("two are compiled at the moment"),
@@ -326,7 +326,7 @@ async fn few_components_are_compiled_or_wait_for_that_at_a_time() {
     waiting.await.unwrap();
     assert!(catalog.is_slow(&fixture.name).await.is_none());
     // One that is ready needs none of that.
-    let _seats = catalog.seats.try_acquire_many(SEATS as u32).unwrap();
+    let _seats = catalog.compilations.try_acquire_many(MAX_COMPILATIONS as u32).unwrap();
     find(&catalog, &fixture).await.unwrap();
     find(&fixture.catalog_without_compiler(), &fixture).await.unwrap();
     assert_eq!(fixture.starts().len(), 1);
@@ -339,7 +339,7 @@ async fn who_waits_for_another_host_waits_for_nothing_else() {
     find(&fixture.catalog(), &fixture).await.unwrap();
     fs::remove_file(fixture.compiled().remove(0)).unwrap();
     // Another host is stopped in the middle of it.
-    let other = Turn::try_take(&fixture.trying()).unwrap().unwrap();
+    let other = CompileLock::try_take(&fixture.trying()).unwrap().unwrap();
     let (catalog, takes_long) = (fixture.catalog(), Notify::new());
     let mut waiting = Box::pin(catalog.resolve(&fixture.name, &takes_long));
     tokio::select! {
@@ -410,5 +410,5 @@ async fn a_component_that_is_damaged_after_it_was_looked_up_is_not_compiled() {
 fn words_are_cut_and_control_characters_shown() {
     assert_eq!(bounded("a\u{1b}[31m\nb\u{7f}é"), "a\\u{1b}[31m\\nb\\u{7f}é");
     let cut = bounded(&"é".repeat(100_000));
-    assert!(cut.len() < MOST_WORDS + 32 && cut.ends_with(" … (cut)"), "{}", cut.len());
+    assert!(cut.len() < MAX_WORDS + 32 && cut.ends_with(" … (cut)"), "{}", cut.len());
 }

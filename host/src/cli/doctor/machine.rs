@@ -11,8 +11,8 @@ use task_host::cache::{self, NotOurs};
 use task_host::config::Config;
 use task_host::sandbox::{self, Confinement, Sandbox};
 
-use super::super::machine::{LEAST_FILES, needed};
-use super::super::show;
+use super::super::open_files::{LEAST_FILES, needed};
+use super::super::output;
 use super::rules::{Finding, Level};
 
 pub(super) use directory::{Use, look_at};
@@ -79,7 +79,7 @@ fn judge_kernel(confinement: Confinement) -> Finding {
 /// tells whether there are enough.
 fn guests(config: &Config) -> Finding {
     let place = directory::existing(&config.cache_dir);
-    let tasks = show::count(config.parallel as u64, "task");
+    let tasks = output::count(config.parallel as u64, "task");
     let problem = match Sandbox::new(config.parallel, config.limits, place, place) {
         // The threads of the tasks are there meanwhile.
         Ok(_sandbox) => match super::super::ask_for_threads(super::super::base_threads()) {
@@ -176,7 +176,7 @@ fn memory(config: &Config) -> Option<Finding> {
     (needed > there).then(|| {
         let text = format!(
             "{} of {} each may use {}, and there are {}; the kernel may kill a host that uses more",
-            show::count(config.parallel as u64, "task"),
+            output::count(config.parallel as u64, "task"),
             config.limits.memory.display().iec(),
             needed.display().iec(),
             there.display().iec()

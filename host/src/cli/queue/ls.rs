@@ -8,10 +8,10 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use task_host::json;
 
-use super::super::exit::Exit;
+use super::super::exit_code::Exit;
+use super::super::output;
 use super::super::redrive::Report;
 use super::super::sender;
-use super::super::show;
 use super::Which;
 
 /// Messages that are shown where each has to be leased for it, unless more are asked for.
@@ -41,7 +41,7 @@ impl Ls {
         let most = self.limit.unwrap_or(if is_leasing { LEASED } else { usize::MAX });
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         // Written as it is read: a queue may be long.
-        let mut out = show::long_out();
+        let mut out = output::long_out();
         let mut messages = queue.messages();
         let mut shown = 0;
         while shown < most
@@ -74,7 +74,7 @@ impl Ls {
                         what.replace('\n', "\n  ")
                     )?;
                 } else {
-                    writeln!(out, "{}  {due:<14}  {}", message.id, show::cut(&what, 120))?;
+                    writeln!(out, "{}  {due:<14}  {}", message.id, output::cut(&what, 120))?;
                 }
             }
         }
@@ -83,7 +83,7 @@ impl Ls {
         queue.close().await;
         if is_leasing && shown > 0 {
             let more = if shown == most { "; there may be more: -n N shows them" } else { "" };
-            let shown = show::count(shown as u64, "message");
+            let shown = output::count(shown as u64, "message");
             screen.tell(format_args!("{shown} leased to be shown, and given back{more}"));
         }
         Ok(Exit::Done)
@@ -125,7 +125,7 @@ fn due(due: Option<Duration>, now: Duration) -> String {
 fn describe(text: &str) -> String {
     let task = |text: &str| match task_host::message::decode(text.as_bytes()) {
         Ok(task) => {
-            let inputs = show::count(task.inputs.len() as u64, "input");
+            let inputs = output::count(task.inputs.len() as u64, "input");
             format!("{} {} in {:?}, {inputs}", task.name, task.id, task.base_directory)
         }
         Err(error) => format!("not a task: {error}"),

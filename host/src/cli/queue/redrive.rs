@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use super::super::exit::{Advice, Exit};
+use super::super::exit_code::{Advice, Exit};
+use super::super::output;
 use super::super::redrive::{self, Filter, Redriven};
 use super::super::settings::queue_url;
-use super::super::show;
 use super::super::values;
 use super::{Which, load};
 
@@ -100,7 +100,15 @@ impl Redrive {
         let Redriven { sent, left, refused, names, .. } = &done;
         if self.json {
             let (sent, left, refused, dry_run) = (*sent, *left, *refused, self.dry_run);
-            show::json(&Summary { queue: &to, from: &from, sent, names, left, refused, dry_run })?;
+            output::json(&Summary {
+                queue: &to,
+                from: &from,
+                sent,
+                names,
+                left,
+                refused,
+                dry_run,
+            })?;
         } else {
             tell(&done, &from, &to, self.dry_run)?;
         }
@@ -110,19 +118,19 @@ impl Redrive {
 }
 
 fn tell(done: &Redriven, from: &str, to: &str, dry_run: bool) -> io::Result<()> {
-    let mut out = show::out();
-    let sent = show::count(done.sent, "task");
+    let mut out = output::out();
+    let sent = output::count(done.sent, "task");
     let verb = if dry_run { "would be put" } else { "put" };
     let mut rest = String::new();
     if done.left > 0 {
-        rest.push_str(&format!("; {} that do not match left", show::number(done.left)));
+        rest.push_str(&format!("; {} that do not match left", output::number(done.left)));
     }
     if done.refused > 0 {
-        rest.push_str(&format!("; {} that can't be put back left", show::number(done.refused)));
+        rest.push_str(&format!("; {} that can't be put back left", output::number(done.refused)));
     }
     writeln!(out, "{sent} {verb} back from {from} to {to}{rest}")?;
     for (name, count) in &done.names {
-        writeln!(out, "  {} of {name}", show::number(*count))?;
+        writeln!(out, "  {} of {name}", output::number(*count))?;
     }
     if !done.examples.is_empty() {
         writeln!(out, "such as")?;

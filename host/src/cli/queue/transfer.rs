@@ -8,12 +8,12 @@ use serde::Serialize;
 use task_host::queue::{self, Access};
 
 use super::super::carry::{Carrier, Choice};
-use super::super::exit::{Advice, Exit};
-use super::super::meter::Meter;
+use super::super::exit_code::{Advice, Exit};
+use super::super::output;
+use super::super::progress_line::ProgressLine;
 use super::super::refusals::{Place, Refusals};
 use super::super::sender::{self, Sender, Target};
 use super::super::settings::{Flags, QueueAccess, fq_path, queue_url};
-use super::super::show;
 use super::{done, existing, load};
 
 pub(super) const COPY_HELP: &str = "\
@@ -65,11 +65,11 @@ impl Transfer {
         let (settings, screen) = load(&self.flags)?;
         let access = settings.queue_access()?;
         let (from, to) = self.urls(&access).await?;
-        let source = queue::admin(&from, &access).await?;
+        let source = queue::admin(&from.parse()?, &access).await?;
         let target = Target::open(&screen, &to, &access).await?;
         let there = source.counts().await?.enqueued;
         let refusals = Arc::new(Refusals::new(&screen, None)?);
-        let meter = Meter::new(&screen, "messages", "copied", there);
+        let meter = ProgressLine::new(&screen, "messages", "copied", there);
         let mut sender = Sender::new(Some(target), refusals.clone(), meter);
         let mut messages = source.messages();
         let mut unread = None;
@@ -96,14 +96,14 @@ impl Transfer {
         source.close().await;
         let (copied, refused) = sent?;
         if let Some(error) = unread {
-            let copied = show::count(copied, "message");
+            let copied = output::count(copied, "message");
             return Err(Advice::failed(error.to_string())
                 .hint(format!("{copied} copied before that are in {to}"))
                 .into());
         }
-        let mut said = format!("{} copied from {from} to {to}", show::count(copied, "message"));
+        let mut said = format!("{} copied from {from} to {to}", output::count(copied, "message"));
         if refused > 0 {
-            said.push_str(&format!("; {} refused", show::number(refused)));
+            said.push_str(&format!("; {} refused", output::number(refused)));
         }
         let summary = Summary { from, to, copied: Some(copied), moved: None, refused };
         done(self.json, &said, &summary)?;
@@ -115,7 +115,8 @@ impl Transfer {
         let access = settings.queue_access()?;
         let (from, to) = self.urls(&access).await?;
         // Only the target may have to be made.
-        let source = queue::open(&from, &Access { create: false, ..access.clone() }).await?;
+        let source =
+            queue::open(&from.parse()?, &Access { create: false, ..access.clone() }).await?;
         let target = Target::open(&screen, &to, &access).await?;
         let there = source.counts().await?.enqueued;
         let carrier = Carrier {
@@ -130,9 +131,9 @@ impl Transfer {
         let carried = carrier.run(&screen, there).await?;
         let refused = carried.refused;
         let mut said =
-            format!("{} moved from {from} to {to}", show::count(carried.sent, "message"));
+            format!("{} moved from {from} to {to}", output::count(carried.sent, "message"));
         if refused > 0 {
-            said.push_str(&format!("; {} refused", show::number(refused)));
+            said.push_str(&format!("; {} refused", output::number(refused)));
         }
         // What a service counts lags behind.
         if !sender::is_remote(&from)?
@@ -144,7 +145,7 @@ impl Transfer {
             } else {
                 "held or delayed, and left there"
             };
-            said.push_str(&format!("; {} {why}", show::number(left)));
+            said.push_str(&format!("; {} {why}", output::number(left)));
         }
         let summary = Summary { from, to, copied: None, moved: Some(carried.sent), refused };
         done(self.json, &said, &summary)?;

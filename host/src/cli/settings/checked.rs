@@ -5,15 +5,14 @@ use std::path::PathBuf;
 use task_host::bucket::StoredEncoding;
 use task_host::catalog::CompileLimits;
 use task_host::config::{self, Config};
-use task_host::home::with_home;
+use task_host::environment::{Environment, default_cache_dir, with_home};
 use task_host::key::Prefix;
-use task_host::queue::QueueError;
-use task_host::queue::address::Address;
+use task_host::queue::Address;
 use task_host::queue::sqs::check_body_bucket;
 use task_host::sandbox::{Limits, MOST_OPEN_FILES};
 use task_host::verdict::Policy;
 
-use super::super::exit::Advice;
+use super::super::exit_code::Advice;
 use super::super::values;
 use super::*;
 
@@ -26,7 +25,7 @@ impl Settings {
             error_queue: self.error_queue(&queue)?,
             done_queue: self.value(&DONE_QUEUE, queue_url)?,
             queue,
-            queue_access: task_host::queue::Access { reports: false, ..self.queue_access()? },
+            queue_access: task_host::queue::Access { is_report: None, ..self.queue_access()? },
             bucket: self.bucket()?,
             input_bucket: self.value(&INPUT_BUCKET, bucket_url)?,
             bucket_access: task_host::bucket::Access {
@@ -81,7 +80,7 @@ impl Settings {
             return Ok(url);
         }
         // What is no queue at all needs no error queue.
-        Address::parse(queue)?.errors().ok_or_else(|| {
+        queue.parse::<Address>()?.errors().map(|errors| errors.to_string()).ok_or_else(|| {
             Advice::usage(format!("there is no name for the error queue of {queue}"))
                 .hint("give one with --error-queue")
                 .into()
@@ -105,8 +104,9 @@ impl Settings {
             region: self.value(&REGION, text)?,
             create: self.is_on(&CREATE_QUEUES)?,
             body_bucket: self.message_bucket()?,
-            reports: true,
+            is_report: Some(task_host::report::is_report),
             group: self.value(&MESSAGE_GROUP, text)?,
+            environment: Environment::of_process(),
         })
     }
 
@@ -143,7 +143,7 @@ impl Settings {
             anonymous: self.is_on(&ANONYMOUS)?,
             requester_pays: self.is_on(&REQUESTER_PAYS)?,
             sync_every: self.defaulted(&SYNC_EVERY, values::duration)?,
-            environment: config::environment(),
+            environment: Environment::of_process(),
             stored_encoding: self.defaulted(&STORED_ENCODING, stored_encoding)?,
             largest_decoded: self.cache_size()?.as_u64(),
             gzip_outputs: None,
@@ -162,7 +162,7 @@ impl Settings {
     }
 
     pub(crate) fn cache_dir(&self) -> anyhow::Result<PathBuf> {
-        Ok(self.value(&CACHE_DIR, values::path)?.unwrap_or_else(config::default_cache_dir))
+        Ok(self.value(&CACHE_DIR, values::path)?.unwrap_or_else(default_cache_dir))
     }
 
     pub(crate) fn cache_size(&self) -> anyhow::Result<bytesize::ByteSize> {
@@ -216,7 +216,8 @@ impl Settings {
                 }
                 "queue" => self.value(&QUEUE, queue_url)?,
                 "error-queue" => {
-                    self.queue().ok().and_then(|queue| Address::parse(&queue).ok()?.errors())
+                    let errors = |queue: String| queue.parse::<Address>().ok()?.errors();
+                    self.queue().ok().and_then(errors).map(|errors| errors.to_string())
                 }
                 "parallel" => Some(self.parallel()?.to_string()),
                 "prefetch" => Some((self.parallel()? * 2).to_string()),
@@ -231,20 +232,8 @@ impl Settings {
 
 /// A queue's URL; a plain path is a directory.
 pub(crate) fn queue_url(text: &str) -> Parsed<String> {
-    let url = match text.split_once("://") {
-        Some(("fq", "")) | None if text.is_empty() || text == "fq://" => {
-            return Err("names no queue; write fq://DIR".to_owned());
-        }
-        None if !text.starts_with("arn:") => format!("fq://{text}"),
-        _ => text.to_owned(),
-    };
-    match Address::parse(&url) {
-        // Where `~` is the home directory, the whole path.
-        Ok(Address::File { url, .. }) => Ok(url),
-        Ok(_) => Ok(url),
-        Err(QueueError::Invalid { problem, .. }) => Err(problem),
-        Err(other) => Err(other.to_string()),
-    }
+    let address = text.parse::<Address>().map_err(|error| error.problem)?;
+    Ok(address.to_string())
 }
 
 /// A bucket's URL, with the home directory in the place of `~`.
@@ -257,10 +246,7 @@ fn bucket_url(text: &str) -> Parsed<String> {
 
 /// The directory of a file queue's URL.
 pub(crate) fn fq_path(url: &str) -> Option<PathBuf> {
-    match Address::parse(url) {
-        Ok(Address::File { path, .. }) => Some(path),
-        _ => None,
-    }
+    Some(url.parse::<Address>().ok()?.directory()?.to_owned())
 }
 
 /// Memory of a task: a component's addresses have 32 bits, and its memory comes in pages of

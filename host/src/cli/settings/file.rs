@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::super::exit::Advice;
+use super::super::exit_code::Advice;
 use super::{ALL, Given, Origin, nearest};
 
 /// The file that is read when none is named.

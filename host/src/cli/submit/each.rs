@@ -8,8 +8,8 @@ use globset::{GlobBuilder, GlobMatcher};
 use task_host::bucket;
 use task_host::key::{BucketKey, Prefix};
 
-use super::super::exit::Advice;
-use super::super::meter::Meter;
+use super::super::exit_code::Advice;
+use super::super::progress_line::ProgressLine;
 use super::super::refusals::{Place, Refusals};
 use super::super::sender::Sender;
 use super::{Outcome, Template, To};
@@ -68,7 +68,7 @@ pub(super) async fn send(
         let sender = match &mut sender {
             Some(sender) => sender,
             none => {
-                let meter = Meter::new(to.screen, "tasks", "sent", None);
+                let meter = ProgressLine::new(to.screen, "tasks", "sent", None);
                 none.insert(Sender::new(to.open().await?, refusals.clone(), meter))
             }
         };

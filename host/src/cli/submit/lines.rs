@@ -11,8 +11,8 @@ use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::mpsc;
 
-use super::super::exit::Advice;
-use super::super::meter::Meter;
+use super::super::exit_code::Advice;
+use super::super::progress_line::ProgressLine;
 use super::super::refusals::{Place, Refusals};
 use super::super::sender::{Batch, Sender};
 use super::{Outcome, To};
@@ -56,7 +56,7 @@ pub(super) async fn send(
         }
     }
     let whole = inputs.iter().map(Input::size).sum();
-    let meter = Meter::new(to.screen, "tasks", "sent", whole);
+    let meter = ProgressLine::new(to.screen, "tasks", "sent", whole);
     let mut sender = Sender::new(to.open().await?, refusals.clone(), meter);
     let position = Arc::new(AtomicU64::new(0));
     let (full, mut batches) = mpsc::channel(AHEAD);

@@ -1,57 +1,59 @@
-//! What people do to a queue, as against hosts: look into it, and set it right.
+//! Inspecting and repairing a queue.
 
 use std::fmt;
-use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt};
-use rustix::fs::{self, AtFlags, OFlags};
+use rustix::fs::{self, OFlags};
 use rustix::io::Errno;
 
-use super::clock::{self, Clock, written};
-use super::dirs::{Dirs, open_file};
+use super::body::Body;
+use super::clock::{self, Clock};
+use super::dirs::Dirs;
+use super::files;
+use super::listing::Listing;
+use super::lock_wait::pauses;
 use super::movement::{Movement, Opened};
-use super::name::{Name, is_id};
-use super::scan::Listing;
-use super::{ATTEMPTS, body, dirs, tally};
+use super::name::Name;
+use super::{body, counters, leftovers};
 use crate::queue::{self, Counts, Facts, Listed, QueueError};
 
-/// How long to wait for somebody who is just moving a message, or counting.
+/// How long to wait for the lock of a movement file or a counter.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A file queue as its operator sees it. Opening it changes nothing. The methods block.
+/// A file queue for its operator. Opening it changes nothing. The methods block.
 #[derive(Debug)]
 pub struct Admin {
     dirs: Dirs,
 }
 
 impl Admin {
-    /// Opens the queue in the directory `path`, which must be there.
+    /// Opens the queue in the directory `path`, which must exist.
     pub fn open(url: &str, path: &Path) -> Result<Admin, QueueError> {
         Dirs::existing(url, path).map(|dirs| Admin { dirs })
     }
 
-    /// How many messages there are, as `ptq status` counts them.
+    /// Counts the messages, as `ptq status` does.
     pub fn counts(&self) -> Result<Counts, QueueError> {
-        // Reading the file system's clock would change something.
-        counts(&self.dirs, clock::of_host())
+        // Reading the file system's clock would create a file.
+        counters::counts(&self.dirs, clock::of_host())
     }
 
-    /// All messages, in no order, a few at a time in memory. One that comes or goes or moves
-    /// meanwhile may be missed, or be seen twice.
+    /// Returns all messages in any order. Only a few are in memory at a time. A message that is
+    /// sent, leased or deleted at the same time may be missing, or appear twice.
     pub fn messages(&self) -> Result<Messages<'_>, QueueError> {
-        Names::begin(&self.dirs).map(|names| Messages { names })
+        MessageNames::begin(&self.dirs).map(|names| Messages { names })
     }
 
-    /// Makes all messages available at once, leased or not. Who holds one loses it. Returns
-    /// how many there were.
+    /// Makes all leased and delayed messages available at once. Holders lose their leases.
+    /// Returns the number of messages.
     pub fn release_all(&self) -> Result<u64, QueueError> {
         let now = Clock::default().now(&self.dirs).as_secs();
         let mut released = 0;
-        let mut names = Names::begin(&self.dirs)?;
+        let mut names = MessageNames::begin(&self.dirs)?;
         while let Some(name) = names.next()? {
             if name.due() > now {
                 let failed =
@@ -63,11 +65,12 @@ impl Admin {
     }
 
     fn release(&self, name: &Name, to: &Name) -> Result<bool, Errno> {
-        let movement = patiently(|| match Movement::open_or_make(&self.dirs, name.id())? {
-            Opened::Locked(movement) => Ok(Some(movement)),
+        let open = || match Movement::open_or_create(&self.dirs, name.id())? {
+            Opened::Locked(opened) => Ok(Some(opened)),
             Opened::Busy | Opened::Missing => Ok(None),
-        })?;
-        let is_new = movement.history()?.is_empty();
+        };
+        let (movement, history) = patiently(open)?;
+        let is_new = history.is_empty();
         let line = to.line();
         movement.append(&line)?;
         match fs::renameat(&self.dirs.queue, name.as_str(), &self.dirs.queue, to.as_str()) {
@@ -75,7 +78,7 @@ impl Admin {
             Err(errno) => {
                 movement.take_back(line.len());
                 if is_new {
-                    // It was done meanwhile, and its movement file removed.
+                    // The message was deleted, so it needs no movement file.
                     self.dirs.remove(&self.dirs.movement, name.id())?;
                 }
                 if errno == Errno::NOENT { Ok(false) } else { Err(errno) }
@@ -83,32 +86,32 @@ impl Admin {
         }
     }
 
-    /// Sets the counters of messages sent and done to zero.
+    /// Sets the counters of sent and completed messages to zero.
     pub fn rezero(&self) -> Result<(), QueueError> {
-        patiently(|| Ok(tally::rezero(&self.dirs)?.then_some(())))
-            .map_err(|errno| self.dirs.failed("setting the counters to zero", errno))
+        patiently(|| Ok(counters::rezero(&self.dirs)?.then_some(())))
+            .map_err(|errno| self.dirs.failed("resetting the counters", errno))
     }
 
-    /// Removes all messages, and sets the counters to zero. Who holds a message loses it.
-    /// Returns how many there were.
+    /// Removes all messages, and sets the counters to zero. Holders lose their leases. Returns
+    /// the number of messages.
     pub fn purge(&self) -> Result<u64, QueueError> {
         let failed = |errno| self.dirs.failed("removing the messages", errno);
         let began = Clock::default().now(&self.dirs);
         let mut removed = 0;
-        let mut names = Names::begin(&self.dirs)?;
+        let mut names = MessageNames::begin(&self.dirs)?;
         while let Some(name) = names.next()? {
             self.dirs.remove(&self.dirs.queue, name.as_str()).map_err(failed)?;
             self.dirs.remove(&self.dirs.movement, name.id()).map_err(failed)?;
             removed += 1;
         }
-        // What was left behind by whomever; but a message may come meanwhile, and keeps its.
-        forget_all_before(&self.dirs, began).map_err(failed)?;
+        // The movement file of a message that is sent at the same time is newer, and stays.
+        leftovers::remove_before(&self.dirs, began).map_err(failed)?;
         self.rezero()?;
         Ok(removed)
     }
 }
 
-/// Each method blocks: whoever looks into a queue has nothing else to do.
+/// The methods block: an operator's command has nothing else to do.
 #[async_trait]
 impl queue::Admin for Admin {
     async fn counts(&self) -> Result<Counts, QueueError> {
@@ -135,7 +138,7 @@ impl queue::Admin for Admin {
     }
 
     async fn facts(&self) -> Result<Facts, QueueError> {
-        let notes = clock::complaint(&self.dirs).into_iter().collect();
+        let notes = clock::warning(&self.dirs).into_iter().collect();
         Ok(Facts { notes, ..Facts::default() })
     }
 }
@@ -146,103 +149,10 @@ impl fmt::Display for Admin {
     }
 }
 
-/// Removes what is left about messages if there are none. A Python client that leases a
-/// message while another deletes it leaves an empty movement file, and the only cheap time
-/// to tell that nobody needs it is when nobody needs any.
-pub(super) fn forget_orphans(dirs: &Dirs, now: Duration) -> Result<(), Errno> {
-    let mut listing = Listing::of(&dirs.queue)?;
-    let (mut empty, mut more) = (true, true);
-    while empty && more {
-        more = listing.piece(|_, name| empty &= name.is_none())?;
-    }
-    if !empty {
-        return Ok(());
-    }
-    // One that is just being sent has its movement file first.
-    forget_all_before(dirs, now.saturating_sub(Duration::from_secs(60)))
-}
-
-/// Removes movement files and reasons that were last written before that time.
-fn forget_all_before(dirs: &Dirs, time: Duration) -> Result<(), Errno> {
-    forget_before(dirs, &dirs.movement, time, is_movement)?;
-    match dirs.host_if_any(ATTEMPTS)? {
-        Some(attempts) => forget_before(dirs, &attempts, time, |_, _| true),
-        None => Ok(()),
-    }
-}
-
-/// Removes the files about messages that were last written before that time. What else there
-/// is, is not ours.
-fn forget_before(
-    dirs: &Dirs,
-    dir: &OwnedFd,
-    time: Duration,
-    is_ours: impl Fn(&OwnedFd, &str) -> bool,
-) -> Result<(), Errno> {
-    let mut listing = Listing::of(dir)?;
-    let mut more = true;
-    while more {
-        let mut ids = Vec::new();
-        more = listing.piece(|text, _| ids.push(text.to_owned()))?;
-        for id in ids.iter().filter(|id| is_id(id)) {
-            match fs::statat(dir, &**id, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => {
-                    let is_file =
-                        fs::FileType::from_raw_mode(stat.st_mode) == fs::FileType::RegularFile;
-                    if is_file && written(&stat) < time && is_ours(dir, id) {
-                        dirs.remove(dir, id)?;
-                    }
-                }
-                Err(Errno::NOENT) => {}
-                Err(errno) => return Err(errno),
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Whether a file is the movement file of a message with this id: empty, or with a name of
-/// that message in its first line.
-fn is_movement(dir: &OwnedFd, id: &str) -> bool {
-    // The first line that is not empty; of a file that begins otherwise, nobody knows.
-    const BEGINNING: usize = 4096;
-    let Ok(Some((file, _))) = open_file(dir, id, OFlags::RDONLY) else { return false };
-    let Ok(text) = dirs::read(&file, BEGINNING) else { return false };
-    let first = text.split(|&b| b == b'\n').find(|line| !line.is_empty());
-    first.is_none_or(|line| {
-        let name = str::from_utf8(line).ok().and_then(Name::parse);
-        name.is_some_and(|name| name.id() == id)
-    })
-}
-
-/// Counts by listing the directory.
-pub(super) fn counts(dirs: &Dirs, now: Duration) -> Result<Counts, QueueError> {
-    let now = now.as_secs();
-    let count = || {
-        let (mut enqueued, mut leased) = (0, 0);
-        let mut listing = Listing::of(&dirs.queue)?;
-        let each = |_: &str, name: Option<Name>| {
-            if let Some(name) = name {
-                enqueued += 1;
-                leased += u64::from(name.due() > now);
-            }
-        };
-        let mut each = each;
-        while listing.piece(&mut each)? {}
-        Ok(Counts {
-            enqueued: Some(enqueued),
-            leased: Some(leased),
-            inserted: tally::insertions(dirs)?,
-            completed: tally::completions(dirs)?,
-        })
-    };
-    count().map_err(|errno| dirs.failed("counting the messages", errno))
-}
-
 /// The messages of a queue.
 #[derive(Debug)]
 pub struct Messages<'a> {
-    names: Names<'a>,
+    names: MessageNames<'a>,
 }
 
 impl Iterator for Messages<'_> {
@@ -254,7 +164,7 @@ impl Iterator for Messages<'_> {
                 Ok(None) => return None,
                 Err(error) => return Some(Err(error)),
                 Ok(Some(name)) => match read(self.names.dirs, &name) {
-                    // It was leased or done since it was listed.
+                    // The message was leased or deleted since it was listed.
                     Err(Errno::NOENT) | Ok(None) => {}
                     Ok(Some(listed)) => return Some(Ok(listed)),
                     Err(errno) => {
@@ -267,40 +177,41 @@ impl Iterator for Messages<'_> {
     }
 }
 
-/// `None` for what is no message, whatever its name.
+/// Returns `None` for an entry that is not a message, despite its name.
 fn read(dirs: &Dirs, name: &Name) -> Result<Option<Listed>, Errno> {
-    let Some((file, stat)) = open_file(&dirs.queue, name.as_str(), OFlags::RDONLY)? else {
+    let Some(file) = files::open(&dirs.queue, name.as_str(), OFlags::RDONLY)? else {
         return Ok(None);
     };
-    let (body, unread) = match body::read(&file, &stat, name.id())? {
-        Ok(body) => (body, None),
-        Err(size) => (Bytes::new(), Some(body::too_long(name.as_str(), size))),
+    let (body, unread) = match body::read(&file, name.id())? {
+        Body::NotAFile => return Ok(None),
+        Body::Text(body) => (body, None),
+        Body::TooLong(size) => (Bytes::new(), Some(body::too_long(name.as_str(), size))),
     };
     let due = Some(Duration::from_secs(name.due()));
     Ok(Some(Listed { id: name.id().to_owned(), due, sent: None, body, unread }))
 }
 
-/// The names of the messages, a piece of the listing at a time.
+/// The names of the messages, read one piece of the listing at a time.
 #[derive(Debug)]
-struct Names<'a> {
+struct MessageNames<'a> {
     dirs: &'a Dirs,
     listing: Listing,
     names: Vec<Name>,
     more: bool,
 }
 
-impl<'a> Names<'a> {
-    fn begin(dirs: &'a Dirs) -> Result<Names<'a>, QueueError> {
+impl<'a> MessageNames<'a> {
+    fn begin(dirs: &'a Dirs) -> Result<MessageNames<'a>, QueueError> {
         let listing =
             Listing::of(&dirs.queue).map_err(|errno| dirs.failed("listing the messages", errno))?;
-        Ok(Names { dirs, listing, names: Vec::new(), more: true })
+        Ok(MessageNames { dirs, listing, names: Vec::new(), more: true })
     }
 
     fn next(&mut self) -> Result<Option<Name>, QueueError> {
         while self.names.is_empty() && self.more {
             let names = &mut self.names;
             let piece = self.listing.piece(|_, name| names.extend(name));
-            // After an error there is nothing more: asking again would fail again.
+            // After an error, the listing ends: the next call would fail again.
             self.more = *piece.as_ref().unwrap_or(&false);
             piece.map_err(|errno| self.dirs.failed("listing the messages", errno))?;
         }
@@ -308,16 +219,13 @@ impl<'a> Names<'a> {
     }
 }
 
-/// Tries until there is something.
+/// Repeats `attempt` until it returns a value.
 fn patiently<T>(attempt: impl Fn() -> Result<Option<T>, Errno>) -> Result<T, Errno> {
-    let started = Instant::now();
+    let mut pauses = pauses(PATIENCE);
     loop {
         if let Some(done) = attempt()? {
             return Ok(done);
         }
-        if started.elapsed() > PATIENCE {
-            return Err(Errno::AGAIN);
-        }
-        std::thread::sleep(Duration::from_micros(fastrand::u64(500..20_000)));
+        std::thread::sleep(pauses.next().ok_or(Errno::AGAIN)?);
     }
 }

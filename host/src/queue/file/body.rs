@@ -1,55 +1,73 @@
-//! The `id` that the Python client looks for in a message, put in and taken out again.
+//! The `id` field that the Python client needs in a message.
 //!
-//! Python deletes what the `id` in the body says, and not what it leased: a message without
-//! one can be run by it, but never deleted. So ours get one, written so that we know it
-//! again, and are delivered without it, as they were sent.
+//! Python deletes the message that the `id` in its body names, not the file that it leased. It
+//! could run a message without one, but never delete it. So the host adds an `id` to the messages
+//! that it sends, in a form that it recognises, and delivers messages without this field.
 
 use std::borrow::Cow;
 use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
-use rustix::fs::Stat;
+use rustix::fs;
 use rustix::io::Errno;
 
-use super::dirs::{self, REFUSED};
+use super::dirs::REFUSED;
+use super::files;
 use crate::json;
 use crate::queue::LONGEST_MESSAGE;
 
-/// Bytes of the longest file that is read: the body, and the `id` that is put into it.
+/// The longest file that is read, in bytes: the body and its `id` field.
 const LONGEST_STORED: usize = LONGEST_MESSAGE + 512;
-/// What some editors put before a text in UTF-8.
+/// Some editors put it before a text in UTF-8.
 const BYTE_ORDER_MARK: &str = "\u{feff}";
 
-/// The body in a message's file, or how many bytes the file has, which are too many.
-pub(super) fn read(file: &OwnedFd, stat: &Stat, id: &str) -> Result<Result<Bytes, usize>, Errno> {
-    let size = dirs::size(stat);
-    if size > LONGEST_STORED {
-        return Ok(Err(size));
-    }
-    // It may be growing.
-    let mut stored = dirs::read(file, LONGEST_STORED + 1)?;
-    if stored.len() > LONGEST_STORED {
-        return Ok(Err(stored.len()));
-    }
-    without_id(&mut stored, id);
-    Ok(Ok(stored.into()))
+/// The contents of a message's file.
+pub(super) enum Body {
+    Text(Bytes),
+    /// The file has too many bytes, this many.
+    TooLong(usize),
+    /// The entry is a pipe or a directory.
+    NotAFile,
 }
 
-/// What is said of a message whose file has that many bytes.
+/// Reads the body from the file of the message `id`.
+pub(super) fn read(file: &OwnedFd, id: &str) -> Result<Body, Errno> {
+    let mut stored = match files::read(file, files::FIRST_READ) {
+        Err(errno) if files::is_not_a_file(errno) => return Ok(Body::NotAFile),
+        stored => stored?,
+    };
+    if stored.len() == files::FIRST_READ {
+        let size = files::size(&fs::fstat(file)?);
+        if size > LONGEST_STORED {
+            return Ok(Body::TooLong(size));
+        }
+        stored = files::read(file, LONGEST_STORED + 1)?;
+        // The file may be growing.
+        if stored.len() > LONGEST_STORED {
+            return Ok(Body::TooLong(stored.len()));
+        }
+    }
+    without_id(&mut stored, id);
+    Ok(Body::Text(stored.into()))
+}
+
+/// The problem with a message whose file has `size` bytes.
 pub(super) fn too_long(file: &str, size: usize) -> String {
     format!(
-        "its file {file} has {size} bytes, and was not read: {LONGEST_MESSAGE} are the most; put \
-         what is large into an input"
+        "its file {file} has {size} bytes; at most {LONGEST_MESSAGE} are read. Put large data into \
+         an input"
     )
 }
 
-/// What becomes of it when it is given up.
+/// Where the file of a message that is too long is kept after the message is given up, relative
+/// to the queue directory.
 pub(super) fn kept(id: &str) -> String {
     format!("host/{REFUSED}/{id}.json")
 }
 
-/// The bytes to store for a body. All but JSON objects are left as they are. A body that Python
-/// sent to another queue has that message's `id`; of two fields Python takes the last.
+/// The bytes to store for a body: a JSON object gets the field, other bodies stay unchanged. If
+/// Python sent the body to another queue before, it has the `id` of that message too. Python
+/// uses the last of two fields.
 pub(super) fn with_id<'a>(body: &'a [u8], id: &str) -> Cow<'a, [u8]> {
     let text = std::str::from_utf8(body).unwrap_or_default();
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
@@ -66,8 +84,8 @@ pub(super) fn with_id<'a>(body: &'a [u8], id: &str) -> Cow<'a, [u8]> {
     Cow::Owned(stored)
 }
 
-/// The stored bytes without what [`with_id`] put in. Python writes a space after the colon,
-/// so what it sent stays as it is.
+/// Removes the field that [`with_id`] added. Python writes a space after the colon, so a field
+/// that Python added stays.
 pub(super) fn without_id(stored: &mut Vec<u8>, id: &str) {
     let Some(end) = stored.iter().rposition(|&b| b == b'}') else {
         return;
@@ -91,11 +109,11 @@ mod tests {
         assert_eq!(String::from_utf8_lossy(&bytes), stored);
         let mut back = bytes.into_owned();
         without_id(&mut back, "u-1");
-        assert_eq!(String::from_utf8_lossy(&back), sent, "does not come back as sent");
+        assert_eq!(String::from_utf8_lossy(&back), sent, "not delivered as sent");
     }
 
     #[test]
-    fn a_body_comes_back_as_it_was_sent() {
+    fn a_body_is_delivered_as_it_was_sent() {
         check(r#"{"a": 1}"#, r#"{"a": 1,"id":"u-1"}"#);
         check("{\"a\": {\"id\": 2} }\n", "{\"a\": {\"id\": 2} ,\"id\":\"u-1\"}\n");
         check(r#"{"a": [NaN, -Infinity]}"#, r#"{"a": [NaN, -Infinity],"id":"u-1"}"#);

@@ -1,52 +1,54 @@
-//! The clock that leases are read by.
+//! The clock that leases are measured by.
 //!
-//! `T` is a time of day, and all who share a queue have to agree on it. A file that was just
-//! made has the time of the file system, which is the same for all of them. Where this host's
-//! clock differs from it by more than [`TOLERATED`], the difference is said and allowed for.
+//! The due time in a message's name is a time of day, on which all users of a queue must agree.
+//! The file system stamps new files with one clock for all of them. If this host's clock differs
+//! from it by more than [`TOLERATED`], the host warns, and corrects its times by the difference.
 //!
-//! It is measured anew every few minutes, when a lease was lost, and when the time of day has
-//! gone another way than the monotonic clock: the machine was suspended, or its clock was set.
+//! The difference is measured every few minutes, after a lost lease, and when the time of day
+//! departs from the monotonic clock, because the machine was suspended or its clock was set.
 
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
 use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::dirs::{Dirs, remove};
+use super::dirs::Dirs;
+use super::files::{remove, written};
 
-/// Some file systems keep times in steps of two seconds.
+/// The greatest difference that is ignored. Some file systems store times in steps of two
+/// seconds.
 const TOLERATED: Duration = Duration::from_secs(2);
 /// The longest time between two measurements.
 const EVERY: Duration = Duration::from_secs(5 * 60);
-/// The shortest, unless the clock was seen to jump.
+/// The shortest time between two measurements, unless the clock jumped.
 const AGAIN: Duration = Duration::from_secs(10);
-/// The time of day may differ from the monotonic clock by this much since it was measured.
+/// A greater change of the time of day against the monotonic clock is a jump.
 const JUMP: Duration = Duration::from_secs(1);
-/// A measurement that took longer says nothing.
+/// A measurement that took longer is useless.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// The time of day as the file system of a queue has it.
+/// The time of day by the clock of a queue's file system.
 #[derive(Debug, Default)]
 pub(super) struct Clock {
     host: HostClock,
-    state: Mutex<State>,
+    state: Mutex<ClockState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    offset: Offset,
-    /// When it was measured last, by both clocks of the host.
+struct ClockState {
+    offset: ClockOffset,
+    /// When the offset was last measured, by both clocks of the host.
     measured: Option<(Duration, Instant)>,
     is_suspect: bool,
-    /// The offset that was warned of.
-    said: Offset,
+    /// The offset of the last warning.
+    warned: ClockOffset,
 }
 
 /// How far the file system's clock is ahead of this host's.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Offset {
+enum ClockOffset {
     #[default]
     None,
     Ahead(Duration),
@@ -56,30 +58,26 @@ enum Offset {
 impl Clock {
     /// The time since 1970.
     pub(super) fn now(&self, dirs: &Dirs) -> Duration {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.is_due(self.host.now(), Instant::now()) {
             state.measure(dirs, &self.host);
         }
         state.offset.added_to(self.host.now())
     }
 
-    /// A lease was lost. It may be that the clocks differ.
+    /// Causes a measurement soon: a lease was lost, and different clocks may be the cause.
     pub(super) fn suspect(&self) {
-        self.state().is_suspect = true;
+        self.state.lock().is_suspect = true;
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A clock on a host whose time of day is wrong by this many seconds.
+    /// The clock of a host whose time of day is wrong by this many seconds.
     #[cfg(test)]
     pub(super) fn wrong_by(seconds: &std::sync::Arc<std::sync::atomic::AtomicI64>) -> Clock {
         Clock { host: HostClock { wrong_by: seconds.clone() }, state: Mutex::default() }
     }
 }
 
-impl State {
+impl ClockState {
     fn is_due(&self, wall: Duration, now: Instant) -> bool {
         let Some((then_wall, then)) = self.measured else {
             return true;
@@ -90,9 +88,9 @@ impl State {
     }
 
     fn measure(&mut self, dirs: &Dirs, host: &HostClock) {
-        let measured = Offset::measured(dirs, host);
+        let measured = ClockOffset::measured(dirs, host);
         self.measured = Some((host.now(), Instant::now()));
-        // If it could not be measured, then soon again.
+        // A failed measurement is repeated soon.
         self.is_suspect = !matches!(measured, Ok(Some(_)));
         match measured {
             Ok(Some(offset)) => self.offset = offset,
@@ -101,36 +99,36 @@ impl State {
                 tracing::debug!(queue = dirs.url, %errno, "can't read the file system's clock");
             }
         }
-        self.say(dirs);
+        self.warn(dirs);
     }
 
-    fn say(&mut self, dirs: &Dirs) {
-        let said = self.said.added_to(EPOCH);
-        if said.abs_diff(self.offset.added_to(EPOCH)) <= TOLERATED {
+    fn warn(&mut self, dirs: &Dirs) {
+        let warned = self.warned.added_to(EPOCH);
+        if warned.abs_diff(self.offset.added_to(EPOCH)) <= TOLERATED {
             return;
         }
-        self.said = self.offset;
+        self.warned = self.offset;
         let queue = &dirs.url;
-        match self.offset.words() {
-            None => tracing::info!(queue, "the clocks of this host and of the queue's files agree"),
-            Some(words) => tracing::warn!(queue, "{words}"),
+        match self.offset.warning() {
+            None => tracing::info!(queue, "this host's clock and the file system's clock agree"),
+            Some(warning) => tracing::warn!(queue, "{warning}"),
         }
     }
 }
 
-/// What is wrong with the clock of this host, if that can be told without making anything that
-/// stays.
-pub(super) fn complaint(dirs: &Dirs) -> Option<String> {
+/// A warning if this host's clock is wrong. Nothing is known of a queue that no host has used,
+/// because a measurement would create `host/` there.
+pub(super) fn warning(dirs: &Dirs) -> Option<String> {
     dirs.host_if_any("tmp").ok()??;
-    Offset::measured(dirs, &HostClock::default()).ok()??.words()
+    ClockOffset::measured(dirs, &HostClock::default()).ok()??.warning()
 }
 
-/// Some time that is far from zero.
+/// A time far from zero, to which offsets can be added in both directions.
 const EPOCH: Duration = Duration::from_secs(1 << 40);
 
-impl Offset {
-    /// `None` if it took too long to tell.
-    fn measured(dirs: &Dirs, host: &HostClock) -> Result<Option<Offset>, Errno> {
+impl ClockOffset {
+    /// Returns `None` if the measurement took too long.
+    fn measured(dirs: &Dirs, host: &HostClock) -> Result<Option<ClockOffset>, Errno> {
         let dir = dirs.host("tmp")?;
         let before = host.now();
         let stamp = time_of_new_file(&dir)?;
@@ -138,40 +136,41 @@ impl Offset {
         if after.abs_diff(before) > SLOW {
             return Ok(None);
         }
-        Ok(Some(Offset::of(before, stamp, after)))
+        Ok(Some(ClockOffset::of(before, stamp, after)))
     }
 
-    /// From the time of a file that was made between two readings of the host's clock.
-    fn of(before: Duration, stamp: Duration, after: Duration) -> Offset {
+    /// The offset, from the time of a file that was created between two readings of the host's
+    /// clock.
+    fn of(before: Duration, stamp: Duration, after: Duration) -> ClockOffset {
         if stamp > after + TOLERATED {
-            Offset::Ahead(stamp - after)
+            ClockOffset::Ahead(stamp - after)
         } else if stamp + TOLERATED < before {
-            Offset::Behind(before - stamp)
+            ClockOffset::Behind(before - stamp)
         } else {
-            Offset::None
+            ClockOffset::None
         }
     }
 
     /// What is wrong, and what to do about it.
-    fn words(self) -> Option<String> {
+    fn warning(self) -> Option<String> {
         let (by, way) = match self {
-            Offset::None => return None,
-            Offset::Ahead(by) => (by, "behind"),
-            Offset::Behind(by) => (by, "ahead of"),
+            ClockOffset::None => return None,
+            ClockOffset::Ahead(by) => (by, "behind"),
+            ClockOffset::Behind(by) => (by, "ahead of"),
         };
         let by = humantime::format_duration(Duration::from_secs(by.as_secs()));
         Some(format!(
-            "this host's clock is {by} {way} the clock of the queue's file system; leases go by \
-             the file system's clock. Set the clocks of this machine and of the file server \
-             right (NTP): the Python client goes by its own"
+            "this host's clock is {by} {way} the clock of the queue's file system; hosts measure \
+             leases by the file system's clock, but Python clients by their own. Set the clocks \
+             of this machine and of the file server with NTP"
         ))
     }
 
     fn added_to(self, time: Duration) -> Duration {
         match self {
-            Offset::None => time,
-            Offset::Ahead(by) => time.saturating_add(by),
-            Offset::Behind(by) => time.saturating_sub(by),
+            ClockOffset::None => time,
+            ClockOffset::Ahead(by) => time.saturating_add(by),
+            ClockOffset::Behind(by) => time.saturating_sub(by),
         }
     }
 }
@@ -197,18 +196,12 @@ impl HostClock {
     }
 }
 
-/// The time since 1970, as this host has it. A clock before 1970 reads as 1970.
+/// The time since 1970 by this host's clock. A clock before 1970 reads as 1970.
 pub(super) fn of_host() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// When the file was last written, since 1970.
-pub(super) fn written(stat: &fs::Stat) -> Duration {
-    let nanos = u32::try_from(stat.st_mtime_nsec).unwrap_or_default();
-    Duration::new(u64::try_from(stat.st_mtime).unwrap_or_default(), nanos)
-}
-
-/// Makes a file that leaves nothing behind, and returns its time.
+/// Creates a file, leaves nothing behind, and returns the file's time.
 fn time_of_new_file(dir: &OwnedFd) -> Result<Duration, Errno> {
     let mode = Mode::RUSR | Mode::WUSR;
     let flags = OFlags::WRONLY | OFlags::CLOEXEC;
@@ -217,7 +210,7 @@ fn time_of_new_file(dir: &OwnedFd) -> Result<Duration, Errno> {
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) => {}
         Err(errno) => return Err(errno),
     }
-    // Network file systems have only files with names.
+    // Network file systems have no files without names.
     let name = format!(".clock-{}", uuid::Uuid::new_v4());
     let file = fs::openat(dir, &*name, flags | OFlags::CREATE | OFlags::EXCL, mode)?;
     let stat = fs::statat(dir, &*name, AtFlags::SYMLINK_NOFOLLOW);
@@ -238,22 +231,22 @@ mod tests {
     }
 
     #[test]
-    fn a_coarse_time_of_a_file_is_not_a_wrong_clock() {
-        let check = |stamp: u64, expected: Offset| {
-            let found = Offset::of(seconds(1000), seconds(stamp), seconds(1001));
+    fn a_coarse_file_time_is_not_a_wrong_clock() {
+        let check = |stamp: u64, expected: ClockOffset| {
+            let found = ClockOffset::of(seconds(1000), seconds(stamp), seconds(1001));
             assert_eq!(found, expected, "{stamp}");
         };
-        check(998, Offset::None);
-        check(1003, Offset::None);
-        check(997, Offset::Behind(seconds(3)));
-        check(1005, Offset::Ahead(seconds(4)));
-        check(4601, Offset::Ahead(seconds(3600)));
-        let words = Offset::Ahead(seconds(3600)).words().unwrap();
-        assert!(words.contains("is 1h behind") && words.contains("NTP"), "{words}");
+        check(998, ClockOffset::None);
+        check(1003, ClockOffset::None);
+        check(997, ClockOffset::Behind(seconds(3)));
+        check(1005, ClockOffset::Ahead(seconds(4)));
+        check(4601, ClockOffset::Ahead(seconds(3600)));
+        let warning = ClockOffset::Ahead(seconds(3600)).warning().unwrap();
+        assert!(warning.contains("is 1h behind") && warning.contains("NTP"), "{warning}");
     }
 
     #[test]
-    fn a_host_with_a_wrong_clock_goes_by_the_clock_of_the_files() {
+    fn a_host_with_a_wrong_clock_uses_the_clock_of_the_file_system() {
         let dir = tempfile::tempdir().unwrap();
         let dirs = Dirs::create("fq://test", dir.path()).unwrap();
         let close = |a: Duration, b: Duration| a.abs_diff(b) < seconds(100);
@@ -261,7 +254,7 @@ mod tests {
             let by = Arc::new(AtomicI64::new(wrong));
             let clock = Clock::wrong_by(&by);
             assert!(close(clock.now(&dirs), of_host()), "{wrong}");
-            // And also when it is set while the host runs.
+            // And when the clock is set while the host runs.
             by.store(-2 * wrong + 7200, Ordering::Relaxed);
             assert!(close(clock.now(&dirs), of_host()), "{wrong}");
         }
@@ -272,11 +265,11 @@ mod tests {
     #[test]
     fn a_clock_is_measured_again_when_it_jumps_or_a_lease_is_lost() {
         let (wall, now) = (seconds(1000), Instant::now());
-        let check = |state: &State, wall: u64, later: u64, due: bool| {
+        let check = |state: &ClockState, wall: u64, later: u64, due: bool| {
             assert_eq!(state.is_due(seconds(wall), now + seconds(later)), due, "{wall} {later}");
         };
-        let mut state = State { measured: Some((wall, now)), ..State::default() };
-        check(&State::default(), 1000, 0, true);
+        let mut state = ClockState { measured: Some((wall, now)), ..ClockState::default() };
+        check(&ClockState::default(), 1000, 0, true);
         check(&state, 1000, 0, false);
         check(&state, 1100, 100, false);
         check(&state, 1300, 300, true);

@@ -1,59 +1,56 @@
-//! The directories of a file queue, held open, and what is said when they fail.
+//! The directories of a file queue, held open.
 
-use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, CWD, FileType, Mode, OFlags, Stat};
+use rustix::fs::{self, CWD, OFlags};
 use rustix::io::Errno;
 
+use super::error::{FileError, invalid};
+use super::files::{self, directory, directory_no_link, make_directory};
 use crate::queue::QueueError;
 
-/// The directory, in `host/`, for what stood where a file of the queue should, and for messages
-/// that are too long.
+/// The directory in `host/` for entries that stood in the place of one of the queue's files,
+/// and for messages that are too long.
 pub(super) const REFUSED: &str = "refused";
 
-/// Permissions before the umask, as Python has them: a queue may be shared by a group.
-pub(super) const FILE: Mode = Mode::from_raw_mode(0o666);
-const DIRECTORY: Mode = Mode::from_raw_mode(0o777);
-
-/// The directories of one queue. What is named relative to an open directory costs no walk
-/// from the root, and stays in this queue whatever happens to the path.
+/// The directories of one queue. Opening a file relative to an open directory is cheap, and
+/// stays in this queue even if the path changes.
 #[derive(Debug)]
 pub(super) struct Dirs {
-    /// What the user calls the queue.
+    /// The queue's URL, as the user wrote it.
     pub(super) url: String,
     pub(super) path: PathBuf,
-    /// Whether it is on a file system that writes to its server some time after the call.
+    /// Whether the file system sends written data to its server only after the call.
     pub(super) remote: bool,
     pub(super) root: OwnedFd,
     pub(super) queue: OwnedFd,
     pub(super) movement: OwnedFd,
-    /// What the three are, in the order of [`PARTS`].
-    ids: [Id; 3],
+    /// The identities of the three directories, in the order of [`PARTS`].
+    ids: [DirId; 3],
 }
 
-/// The directories that make a queue, below its own.
+/// The directories that every queue has, relative to its own.
 const PARTS: [&str; 3] = ["", "queue", "movement"];
 
-/// The device and the inode: which directory a path leads to.
-type Id = (u64, u64);
+/// Device and inode of a directory.
+type DirId = (u64, u64);
 
 impl Dirs {
-    /// Opens the queue at `path`, and makes it there if there is none.
+    /// Opens the queue at `path`, and creates it if there is none.
     pub(super) fn create(url: &str, path: &Path) -> Result<Dirs, QueueError> {
         let made = std::fs::create_dir_all(path)
             .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
             .and_then(|()| {
                 let root = directory(CWD, path)?;
-                make(&root, "queue")?;
-                make(&root, "movement")
+                make_directory(&root, "queue")?;
+                make_directory(&root, "movement")
             });
         match made {
             Ok(()) => Dirs::existing(url, path),
-            // A place that can only be read may still be a queue that can only be looked at.
             Err(errno) => {
-                Err(invalid(url, format!("can't make a queue in {path:?}: {}", Trouble(errno))))
+                let problem = format!("can't create a queue in {path:?}: {}", FileError(errno));
+                Err(invalid(url, problem))
             }
         }
     }
@@ -61,33 +58,39 @@ impl Dirs {
     /// Opens the queue at `path`, which must exist. Changes nothing.
     pub(super) fn existing(url: &str, path: &Path) -> Result<Dirs, QueueError> {
         Dirs::open(url, path).map_err(|(path, errno)| match errno {
-            Errno::NOENT | Errno::NOTDIR => invalid(
-                url,
-                format!(
-                    "there is no queue in this place: {path:?} is not a directory{}; \
-                     `host submit` and `host run` make a queue where there is none",
-                    if path.is_symlink() { ", but a link, which is not followed" } else { "" }
-                ),
-            ),
-            errno => invalid(url, format!("can't open {path:?}: {}", Trouble(errno))),
+            Errno::NOENT | Errno::NOTDIR => {
+                let is_link = if path.is_symlink() {
+                    "is a link, which the host does not follow"
+                } else {
+                    "is not a directory"
+                };
+                let problem = format!(
+                    "there is no queue here: {path:?} {is_link}; `host submit` and `host run` \
+                     create a queue"
+                );
+                invalid(url, problem)
+            }
+            errno => invalid(url, format!("can't open {path:?}: {}", FileError(errno))),
         })
     }
 
-    /// Opens again what is at the path now. What is missing there is not made: it may be an
-    /// empty mount point.
-    pub(super) fn again(&self) -> Result<Dirs, QueueError> {
+    /// Opens the directories that the path leads to now. Creates none: the path may be a mount
+    /// point whose file system is not mounted.
+    pub(super) fn reopen(&self) -> Result<Dirs, QueueError> {
         Dirs::open(&self.url, &self.path).map_err(|(path, errno)| self.away(&path, errno))
     }
 
     fn open(url: &str, path: &Path) -> Result<Dirs, (PathBuf, Errno)> {
-        // The working directory may be another one when the queue is opened again.
+        // The working directory may have changed when the queue is opened again.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let part = |name: &str| {
             let path = part(&path, name);
             let open = || {
-                // The path may have links; what is in the directory is not only its owner's.
-                let dir =
-                    if name.is_empty() { directory(CWD, &path) } else { part_of(CWD, &path) }?;
+                // The user chose the path, links included. Others can write below it.
+                let dir = match name.is_empty() {
+                    true => directory(CWD, &path),
+                    false => directory_no_link(CWD, &path),
+                }?;
                 let id = id(&fs::fstat(&dir)?);
                 Ok((dir, id))
             };
@@ -119,7 +122,7 @@ impl Dirs {
         Ok(same)
     }
 
-    /// Whether two are the same directories, opened at different times.
+    /// Whether both are the same directories, opened at different times.
     pub(super) fn are_those_of(&self, other: &Dirs) -> bool {
         self.ids == other.ids
     }
@@ -128,64 +131,77 @@ impl Dirs {
         self.failed(format!("opening {path:?}"), errno)
     }
 
-    /// Opens `host/NAME`, the directories that only we know of, and makes them if need be.
+    /// Opens `host/NAME`, and creates it if it does not exist.
     pub(super) fn host(&self, name: &str) -> Result<OwnedFd, Errno> {
-        let opened = |at: &OwnedFd, name: &str| match part_of(at, name) {
+        let opened = |at: &OwnedFd, name: &str| match directory_no_link(at, name) {
             Err(Errno::NOENT) => {
-                make(at, name)?;
-                part_of(at, name)
+                make_directory(at, name)?;
+                directory_no_link(at, name)
             }
             other => other,
         };
         opened(&opened(&self.root, "host")?, name)
     }
 
-    /// Opens `host/NAME` if it is there.
+    /// Opens `host/NAME` if it exists.
     pub(super) fn host_if_any(&self, name: &str) -> Result<Option<OwnedFd>, Errno> {
-        match part_of(&self.root, "host").and_then(|host| part_of(&host, name)) {
+        let host = directory_no_link(&self.root, "host");
+        match host.and_then(|host| directory_no_link(&host, name)) {
             Err(Errno::NOENT) => Ok(None),
             other => other.map(Some),
         }
     }
 
-    /// Opens a file of the queue. What stands in its place and is not a file, such as a link, a
-    /// pipe or a directory, is put into [`REFUSED`], which is said.
-    pub(super) fn file(
+    /// Creates `host/NAME` if it does not exist, and returns its path. Fails if the path leads
+    /// elsewhere, so that nothing is created below an empty mount point.
+    pub(super) fn host_path(&self, name: &str) -> Result<PathBuf, Errno> {
+        let here = fs::fstat(self.host(name)?)?;
+        let path = self.path.join("host").join(name);
+        if id(&fs::stat(&path)?) == id(&here) { Ok(path) } else { Err(Errno::NOENT) }
+    }
+
+    /// Opens a regular file of the queue. An entry of another kind is moved to [`REFUSED`].
+    pub(super) fn file(&self, at: &OwnedFd, name: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+        self.replacing(at, name, || files::open_regular(at, name, flags))
+    }
+
+    /// Repeats `attempt` until it finds a file, and moves away what stands in its place.
+    pub(super) fn replacing<T>(
         &self,
         at: &OwnedFd,
         name: &str,
-        flags: OFlags,
-    ) -> Result<(OwnedFd, Stat), Errno> {
+        attempt: impl Fn() -> Result<Option<T>, Errno>,
+    ) -> Result<T, Errno> {
         for _ in 0..3 {
-            if let Some(opened) = open_file(at, name, flags)? {
-                return Ok(opened);
+            if let Some(found) = attempt()? {
+                return Ok(found);
             }
             self.set_aside(at, name)?;
         }
-        // Somebody goes on putting it there.
+        // Another program keeps putting the entry back.
         Err(Errno::AGAIN)
     }
 
-    /// Removes a file of the queue unless it is gone already. A directory is put into
+    /// Removes a file of the queue unless it is already gone. A directory is moved to
     /// [`REFUSED`].
     pub(super) fn remove(&self, at: &OwnedFd, name: &str) -> Result<(), Errno> {
-        match remove(at, name) {
+        match files::remove(at, name) {
             Err(Errno::ISDIR) => self.set_aside(at, name),
             other => other,
         }
     }
 
-    /// Puts what is no file of the queue where nobody trips over it. Two hosts may do it at
-    /// once, and the second then takes away the file that the first has made: what is lost are
-    /// counts, which whoever stood it there could have changed as well.
+    /// Moves an entry that is not a file to [`REFUSED`]. If two hosts do this at once, the
+    /// second may move the file that the first has created since. That loses counts, which
+    /// whoever put the entry there could have changed too.
     fn set_aside(&self, at: &OwnedFd, name: &str) -> Result<(), Errno> {
         let kept = uuid::Uuid::new_v4().to_string();
         match fs::renameat(at, name, &self.host(REFUSED)?, &*kept) {
             Ok(()) => {
                 tracing::warn!(
                     queue = self.url,
-                    "{name:?} was where a file of the queue should be, and is none (a link, a \
-                     pipe, a directory); it is now host/{REFUSED}/{kept}"
+                    "{name:?} is a link, a pipe or a directory where the queue needs a file; \
+                     moved it to host/{REFUSED}/{kept}"
                 );
                 Ok(())
             }
@@ -194,19 +210,11 @@ impl Dirs {
         }
     }
 
-    /// Makes `host/NAME` if need be, and returns its path. Fails if the path leads elsewhere,
-    /// so that nothing is made below an empty mount point.
-    pub(super) fn host_path(&self, name: &str) -> Result<PathBuf, Errno> {
-        let here = fs::fstat(self.host(name)?)?;
-        let path = self.path.join("host").join(name);
-        if id(&fs::stat(&path)?) == id(&here) { Ok(path) } else { Err(Errno::NOENT) }
-    }
-
     pub(super) fn failed(&self, doing: impl Into<String>, errno: Errno) -> QueueError {
         QueueError::Unavailable {
             queue: self.url.clone(),
             doing: doing.into(),
-            source: Box::new(Trouble(errno)),
+            source: Box::new(FileError(errno)),
         }
     }
 
@@ -219,11 +227,11 @@ fn part(path: &Path, name: &str) -> PathBuf {
     if name.is_empty() { path.to_owned() } else { path.join(name) }
 }
 
-pub(super) fn id(stat: &fs::Stat) -> Id {
+pub(super) fn id(stat: &fs::Stat) -> DirId {
     (stat.st_dev, stat.st_ino)
 }
 
-/// Whether a file system of this type, as statfs(2) has it, is somewhere else.
+/// Whether a file system's type, as statfs(2) returns it, is a network or user-space one.
 fn is_remote(magic: u64) -> bool {
     const NFS: u64 = 0x6969;
     const SMB: u64 = 0x517B;
@@ -238,154 +246,4 @@ fn is_remote(magic: u64) -> bool {
     // Some kernels sign-extend the 32 bits.
     let magic = magic & 0xFFFF_FFFF;
     [NFS, SMB, CIFS, SMB2, AFS, CEPH, LUSTRE, GPFS, FUSE, NINE_P].contains(&magic)
-}
-
-pub(super) fn invalid(url: &str, problem: impl Into<String>) -> QueueError {
-    QueueError::Invalid { queue: url.to_owned(), problem: problem.into() }
-}
-
-/// Opens a directory.
-pub(super) fn directory(
-    at: impl std::os::fd::AsFd,
-    path: impl rustix::path::Arg,
-) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::io::retry_on_intr(|| {
-        fs::openat(&at, path.as_cow_c_str()?.as_ref(), flags, Mode::empty())
-    })
-}
-
-/// Opens a directory, and no link to one: whoever may write to the queue could make it lead to
-/// anything.
-fn part_of(at: impl std::os::fd::AsFd, path: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::io::retry_on_intr(|| {
-        fs::openat(&at, path.as_cow_c_str()?.as_ref(), flags, Mode::empty())
-    })
-}
-
-/// Opens a regular file, waiting for nobody. `None` for anything else: a link is not followed,
-/// and a pipe has no other end.
-pub(super) fn open_file(
-    at: &OwnedFd,
-    name: &str,
-    flags: OFlags,
-) -> Result<Option<(OwnedFd, Stat)>, Errno> {
-    const CAREFUL: OFlags =
-        OFlags::CLOEXEC.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
-    match rustix::io::retry_on_intr(|| fs::openat(at, name, flags | CAREFUL, FILE)) {
-        Ok(file) => {
-            let stat = fs::fstat(&file)?;
-            let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-            Ok(is_file.then_some((file, stat)))
-        }
-        Err(Errno::LOOP | Errno::NXIO | Errno::NODEV | Errno::ISDIR) => Ok(None),
-        Err(errno) => Err(errno),
-    }
-}
-
-/// The size of a file, in bytes.
-pub(super) fn size(stat: &Stat) -> usize {
-    usize::try_from(stat.st_size).unwrap_or_default()
-}
-
-/// Makes a directory unless it is there.
-pub(super) fn make(at: impl std::os::fd::AsFd, path: &str) -> Result<(), Errno> {
-    match fs::mkdirat(at, path, DIRECTORY) {
-        Err(Errno::EXIST) => Ok(()),
-        other => other,
-    }
-}
-
-/// Removes a file unless it is gone already.
-pub(super) fn remove(at: impl std::os::fd::AsFd, name: &str) -> Result<(), Errno> {
-    match fs::unlinkat(at, name, fs::AtFlags::empty()) {
-        Err(Errno::NOENT) => Ok(()),
-        other => other,
-    }
-}
-
-/// Writes all of it.
-pub(super) fn write_all(fd: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
-    while !bytes.is_empty() {
-        match rustix::io::retry_on_intr(|| rustix::io::write(fd, bytes))? {
-            0 => return Err(Errno::NOSPC),
-            n => bytes = &bytes[n..],
-        }
-    }
-    Ok(())
-}
-
-/// Reads a file from where it stands to its end, but no more than `most` bytes. A short read of
-/// a regular file is its end, so most files take one call.
-pub(super) fn read(fd: &OwnedFd, most: usize) -> Result<Vec<u8>, Errno> {
-    let mut small = [std::mem::MaybeUninit::<u8>::uninit(); 8192];
-    let room = most.min(small.len());
-    let (read, rest) = rustix::io::read(fd, &mut small[..room])?;
-    let mut bytes = read.to_vec();
-    let mut is_over = !rest.is_empty();
-    while !is_over && bytes.len() < most {
-        bytes.reserve(bytes.len().max(64 * 1024).min(most - bytes.len()));
-        let room = bytes.capacity() - bytes.len();
-        let into = rustix::buffer::spare_capacity(&mut bytes);
-        is_over = rustix::io::read(fd, into)? < room;
-    }
-    bytes.truncate(most);
-    Ok(bytes)
-}
-
-/// Reads the lines of a file: all, or as many of the last as have `most` bytes. Returns how many
-/// bytes come before them.
-pub(super) fn read_lines(fd: &OwnedFd, most: usize) -> Result<(usize, Vec<u8>), Errno> {
-    let bytes = read(fd, most)?;
-    if bytes.len() < most {
-        return Ok((0, bytes));
-    }
-    let mut skipped = size(&fs::fstat(fd)?).saturating_sub(most);
-    fs::seek(fd, fs::SeekFrom::Start(skipped as u64))?;
-    let mut bytes = read(fd, most)?;
-    if skipped > 0 {
-        // The first may have lost its beginning.
-        let first = bytes.iter().position(|&b| b == b'\n').map_or(bytes.len(), |end| end + 1);
-        bytes.drain(..first);
-        skipped += first;
-    }
-    Ok((skipped, bytes))
-}
-
-/// An error of the file system, and what to do about it.
-#[derive(Debug)]
-pub(super) struct Trouble(pub(super) Errno);
-
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hint = match self.0 {
-            Errno::NOSPC | Errno::DQUOT => "make room on the file system of the queue",
-            Errno::ACCESS | Errno::PERM => {
-                "this user needs to read and write all of the queue's directory"
-            }
-            Errno::ROFS => "the file system is mounted read-only, and every lease is a write",
-            Errno::NOTDIR => "a part of the path is a file, or a link in the queue's directory",
-            Errno::NOENT => {
-                "the queue's directory was removed, moved or unmounted, in whole or in part: put \
-                 it back, or let `host submit` make a new queue there"
-            }
-            Errno::STALE => "the network file system has lost the directory: mount it again",
-            Errno::NOTCONN => "the program that serves the file system has ended: mount it again",
-            Errno::IO => "the disk or the way to it fails: see the kernel's log",
-            Errno::NOLCK | Errno::NOSYS | Errno::OPNOTSUPP => {
-                "the file system must have POSIX record locks (Lustre: mount with `flock`)"
-            }
-            Errno::MFILE | Errno::NFILE => "too many files are open: raise `ulimit -n`",
-            Errno::NAMETOOLONG => "use a shorter path",
-            _ => return write!(f, "{}", self.0),
-        };
-        write!(f, "{} ({hint})", self.0)
-    }
-}
-
-impl std::error::Error for Trouble {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.0)
-    }
 }

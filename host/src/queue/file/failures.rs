@@ -1,42 +1,45 @@
-//! `host/attempts/{id}`: why the executions of a message failed, one JSON text a line.
+//! `host/attempts/{id}`: why the executions of a message failed, one JSON string per line.
 //!
-//! Written only when one fails, and read only when a message comes again.
+//! The file is written only when an execution fails, and read only when the message is
+//! delivered again.
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::ATTEMPTS;
-use super::dirs::{Dirs, open_file, read_lines, write_all};
+use super::dirs::Dirs;
+use super::files::{open_regular, read_last_lines, write_all};
 
+/// The directory of these files, in `host/`.
+pub(super) const ATTEMPTS: &str = "attempts";
 /// The longest reason that is kept, in bytes.
 const LONGEST: usize = 4096;
-/// Bytes of reasons that are read, the newest.
+/// The most bytes that are read, from the end of the file.
 const READ: usize = 256 << 10;
 
-/// Adds the reason of a failure.
+/// Appends the reason of a failure.
 pub(super) fn add(dirs: &Dirs, id: &str, reason: &str) -> Result<(), Errno> {
     let end = reason.floor_char_boundary(LONGEST);
     let cut = if end < reason.len() { " …" } else { "" };
     let reason = serde_json::Value::from(format!("{}{cut}", &reason[..end]));
     let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE;
-    let (file, _) = dirs.file(&dirs.host(ATTEMPTS)?, id, flags)?;
+    let file = dirs.file(&dirs.host(ATTEMPTS)?, id, flags)?;
     match write_all(&file, format!("{reason}\n").as_bytes()) {
-        // It was made as long as a file can be. That the execution failed is known all the same.
+        // The file has the greatest possible length. The movement file still counts the failure.
         Err(Errno::FBIG) => Ok(()),
         written => written,
     }
 }
 
-/// The reasons, oldest first. What can't be read is left out: a message must not become
-/// undeliverable by what is said about it. A shortage of this host is another thing, and an
-/// error: the failures would be taken for executions that never ended.
+/// Reads the reasons, oldest first. A reason that can't be read is left out, so that it can't
+/// make the message undeliverable. A shortage on this host is an error: without the reasons,
+/// the failures would look like executions that never ended.
 pub(super) fn of(dirs: &Dirs, id: &str) -> Result<Vec<String>, Errno> {
     let read = || {
         let Some(dir) = dirs.host_if_any(ATTEMPTS)? else {
             return Ok(Vec::new());
         };
-        match open_file(&dir, id, OFlags::RDONLY)? {
-            Some((file, _)) => Ok(read_lines(&file, READ)?.1),
+        match open_regular(&dir, id, OFlags::RDONLY)? {
+            Some(file) => Ok(read_last_lines(&file, READ)?.1),
             None => Ok(Vec::new()),
         }
     };
@@ -53,7 +56,7 @@ fn is_shortage(errno: Errno) -> bool {
     [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::STALE, Errno::NOTCONN].contains(&errno)
 }
 
-/// Removes all that is kept of a message.
+/// Removes the reasons of a message.
 pub(super) fn forget(dirs: &Dirs, id: &str) -> Result<(), Errno> {
     match dirs.host_if_any(ATTEMPTS)? {
         Some(dir) => dirs.remove(&dir, id),

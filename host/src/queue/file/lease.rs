@@ -1,43 +1,21 @@
-//! Leasing: finding a message, taking it, and waiting for one.
+//! Leasing: trying the candidates, and waiting for a message if there is none.
 
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use rustix::fs::{self, OFlags};
 use rustix::io::Errno;
 
-use super::clock::written;
-use super::dirs::open_file;
-use super::movement::{History, Movement, Opened};
-use super::name::{Name, second_after};
-use super::place::Place;
+use super::name::Name;
+use super::opened::OpenedQueue;
+use super::take::Taken;
 use super::watch::Watch;
-use super::{Held, body, failures, reached};
 use crate::queue::{Message, QueueError};
 
-/// After this a message without a movement file is one whose sender died, and not one that
-/// is being sent. Python makes the message first.
-const ABANDONED: Duration = Duration::from_secs(10);
-/// How often a call that waits looks whether the directory is still the one it waits in.
-const LOOK: Duration = Duration::from_secs(1);
-/// After so many leases without a wait the kernel is no longer asked to tell of each.
-const BUSY: u32 = 64;
+/// The longest wait before a call checks that its directory is still the queue's.
+const CHECK: Duration = Duration::from_secs(1);
 
-/// What trying to lease a message came to.
-enum Tried {
-    Leased(Message),
-    /// It is somebody else's, or done.
-    Gone,
-    /// It is just being sent or moved.
-    Later,
-    /// A directory, a link, a socket: not a message, whatever its name.
-    Foreign,
-}
-
-impl Place {
-    /// [`Queue::lease`](crate::queue::Queue::lease), waiting until then. Fails when the
-    /// directory is not the queue's any more.
+impl OpenedQueue {
+    /// [`Queue::lease`](crate::queue::Queue::lease), waiting up to `until`. Fails when these
+    /// are no longer the directories of the queue.
     pub(super) async fn lease(
         &self,
         max: usize,
@@ -47,15 +25,15 @@ impl Place {
         if max == 0 {
             return Ok(Vec::new());
         }
-        let mut listing = self.feed().next_listing();
+        let mut listing = self.candidates().next_listing();
         let mut watch = None;
-        let mut asked = false;
+        let mut has_waited = false;
         let mut poll = None;
         loop {
-            let found = self.take(max, hold, listing).await?;
+            let found = self.take_up_to(max, hold, listing).await?;
             if !found.is_empty() {
-                if !asked {
-                    self.unwatch_when_busy();
+                if !has_waited {
+                    self.watch.leased_without_wait();
                 }
                 return Ok(found);
             }
@@ -63,28 +41,28 @@ impl Place {
             if Instant::now() >= until {
                 return Ok(found);
             }
-            if !asked {
-                asked = true;
-                if let Some((new, begun)) = self.watch() {
+            if !has_waited {
+                has_waited = true;
+                if let Some((new, begun)) = self.watch.get(&self.dirs.url) {
                     watch = Some(new);
                     if begun {
-                        // Of what came between the listing and the watch nobody tells.
-                        listing = self.feed().next_listing();
+                        // A message may have come between the listing and the watch.
+                        listing = self.candidates().next_listing();
                         continue;
                     }
                 }
             }
-            let at = *poll.get_or_insert_with(|| Instant::now() + self.feed().pause());
+            let at = *poll.get_or_insert_with(|| Instant::now() + self.candidates().pause());
             if self.wait(watch.as_deref(), at, until).await {
                 poll = None;
-                listing = self.feed().next_listing();
+                listing = self.candidates().next_listing();
             }
         }
     }
 
-    /// Leases what can be found without waiting, listing the directory until the end of the
-    /// listing of that number.
-    async fn take(
+    /// Leases messages without waiting. Reads until the end of the listing with the number
+    /// `listing` to find one.
+    async fn take_up_to(
         &self,
         max: usize,
         hold: Duration,
@@ -94,77 +72,77 @@ impl Place {
         let mut pieces = 0;
         loop {
             while found.len() < max {
-                let Some(name) = self.feed().next() else {
+                let Some(name) = self.candidates().next() else {
                     break;
                 };
-                match self.try_one(name, hold) {
+                match self.try_candidate(name, hold) {
                     Ok(message) => found.extend(message),
-                    // What is leased has to be handed over; the next call meets the error.
+                    // Messages that are leased must be returned. The next call meets the error.
                     Err(error) if found.is_empty() => return Err(error),
                     Err(_) => return Ok(found),
                 }
             }
             {
                 let now = self.now().as_secs();
-                let mut feed = self.feed();
+                let mut candidates = self.candidates();
                 if !found.is_empty() {
-                    feed.found();
-                    if feed.has_more() {
+                    candidates.found();
+                    if candidates.has_more() {
                         self.more.notify_one();
                     }
-                    // Two pieces are all of a short queue, and nothing of a long one.
+                    // Two pieces hold all of a short queue, and little of a long one.
                     if found.len() >= max || pieces >= 2 {
                         return Ok(found);
                     }
                 }
-                if feed.has_ended(listing) {
+                if candidates.has_ended(listing) {
                     return Ok(found);
                 }
                 pieces += 1;
-                if let Err(errno) = feed.refill(&self.dirs, now) {
+                if let Err(errno) = candidates.refill(&self.dirs, now) {
                     if found.is_empty() {
                         return Err(self.dirs.failed("listing the messages", errno));
                     }
                     return Ok(found);
                 }
             }
-            // Never with a message in hand: it would be lost if we were dropped here.
+            // Only without a message: if the future is dropped here, its leases would be lost.
             if found.is_empty() {
                 tokio::task::yield_now().await;
             }
         }
     }
 
-    fn try_one(&self, name: Name, hold: Duration) -> Result<Option<Message>, QueueError> {
-        let tried_for = self.feed().tried_for(&name);
-        match self.try_lease(&name, hold, tried_for) {
-            Ok(Tried::Leased(message)) => {
-                self.feed().settled(&name);
+    fn try_candidate(&self, name: Name, hold: Duration) -> Result<Option<Message>, QueueError> {
+        let busy_for = self.candidates().busy_for(&name);
+        match self.take(&name, hold, busy_for) {
+            Ok(Taken::Leased(message)) => {
+                self.candidates().forget(&name);
                 Ok(Some(message))
             }
-            Ok(Tried::Gone) => {
-                self.feed().settled(&name);
+            Ok(Taken::Gone) => {
+                self.candidates().forget(&name);
                 Ok(None)
             }
-            Ok(Tried::Later) => {
-                self.feed().try_again(name);
+            Ok(Taken::Busy) => {
+                self.candidates().saw_busy(name);
                 Ok(None)
             }
-            Ok(Tried::Foreign) => {
-                let mut feed = self.feed();
-                feed.settled(&name);
-                feed.saw_foreign(&self.dirs, name.as_str());
+            Ok(Taken::Foreign) => {
+                let mut candidates = self.candidates();
+                candidates.forget(&name);
+                candidates.saw_foreign(&self.dirs, name.as_str());
                 Ok(None)
             }
-            // Of this one message, whatever the others are.
+            // An error of this message only.
             Err(errno @ (Errno::ACCESS | Errno::PERM | Errno::FBIG | Errno::NAMETOOLONG)) => {
-                self.said_unreadable.call_once(|| {
+                self.warned_of_unreadable.call_once(|| {
                     tracing::warn!(
                         queue = self.dirs.url,
                         message = name.as_str(),
                         %errno,
-                        "this user can't read a message and write its movement file; \
-                         it is left to others, as will be others like it"
+                        "skipping a message, and others like it: this user can't read the \
+                         message or write its movement file"
                     );
                 });
                 Ok(None)
@@ -173,171 +151,41 @@ impl Place {
         }
     }
 
-    fn try_lease(&self, name: &Name, hold: Duration, tried_for: Duration) -> Result<Tried, Errno> {
-        let (dirs, id) = (&*self.dirs, name.id());
-        // First, because it costs least to see here that somebody else was faster.
-        let (file, stat) = match open_file(&dirs.queue, name.as_str(), OFlags::RDONLY) {
-            Ok(Some(opened)) => opened,
-            Ok(None) => return Ok(Tried::Foreign),
-            Err(Errno::NOENT) => return Ok(Tried::Gone),
-            // A file server has given it to somebody else for the moment.
-            Err(Errno::AGAIN) => return Ok(Tried::Later),
-            Err(errno) => return Err(errno),
-        };
-
-        // Nobody is writing it any more, nor putting back the queue's directory.
-        let abandoned = || {
-            let age = self.now().saturating_sub(written(&stat));
-            !self.is_settling() && (tried_for >= ABANDONED || age >= ABANDONED)
-        };
-        let mut opened = Movement::open(dirs, id)?;
-        let adopted = matches!(opened, Opened::Missing) && abandoned();
-        if adopted {
-            opened = Movement::open_or_make(dirs, id)?;
-        }
-        let Opened::Locked(movement) = opened else {
-            return Ok(Tried::Later);
-        };
-        let mut history = movement.history()?;
-        if history.is_empty() {
-            if !adopted && !abandoned() {
-                return Ok(Tried::Later);
-            }
-            movement.append(&name.line())?;
-            history = History::of(name);
-        }
-
-        let (body, unread) = match body::read(&file, &stat, id)? {
-            Ok(body) => (body, None),
-            Err(size) => {
-                let (problem, kept) = (body::too_long(name.as_str(), size), body::kept(id));
-                let dir = dirs.path.display();
-                (Bytes::new(), Some(format!("{problem}; the file is kept as {dir}/{kept}")))
-            }
-        };
-        let leased = history.unused(name, second_after(self.now(), hold));
-        if leased == *name {
-            // It has no time that could be later. Renaming it to itself would succeed for
-            // everybody.
-            return Ok(Tried::Later);
-        }
-        let redelivered = adopted || history.was_moved();
-        let failures = match redelivered {
-            true => failures::of(dirs, id)?,
-            false => Vec::new(),
-        };
-        // The reasons may have been removed, or one added by a host that was killed then.
-        let attempts = u32::try_from(failures.len()).unwrap_or(u32::MAX).max(history.failed());
-        // The name comes first: one that no file has does no harm, but Python deletes a
-        // message by the names that it finds here.
-        let end = if history.is_torn() { "\n" } else { "" };
-        let line = format!("{end}{}", leased.line());
-        movement.append(&line)?;
-        reached("lease: noted");
-        let renamed = fs::renameat(&dirs.queue, name.as_str(), &dirs.queue, leased.as_str());
-        if let Err(errno) = renamed {
-            movement.take_back(line.len());
-            if adopted {
-                let _ = dirs.remove(&dirs.movement, id);
-            }
-            return match errno {
-                Errno::NOENT => Ok(Tried::Gone),
-                errno => Err(errno),
-            };
-        }
-        reached("lease: leased");
-
-        let is_unread = unread.is_some();
-        Ok(Tried::Leased(Message {
-            id: id.to_owned(),
-            body,
-            unread,
-            attempts,
-            deaths: history.started().saturating_sub(attempts),
-            unaccounted: 0,
-            failures,
-            receipt: Held {
-                name: leased,
-                since: history.len() + end.len(),
-                redelivered,
-                is_unread,
-            }
-            .receipt(),
-        }))
-    }
-
-    /// Waits until there may be something to lease. Returns whether the directory must be
+    /// Waits until there may be a message to lease. Returns whether the directory must be
     /// listed to find it.
     async fn wait(&self, watch: Option<&Watch>, poll: Instant, until: Instant) -> bool {
-        let (due, again) = {
+        let (due, retry) = {
             let now = self.now();
-            let feed = self.feed();
+            let candidates = self.candidates();
             let away = |due| Duration::from_secs(due).saturating_sub(now);
-            // A few milliseconds apart, so that not all hosts list at the stroke of a second.
+            // The jitter keeps all hosts from listing in the same moment of a second.
             let jitter = Duration::from_micros(fastrand::u64(500..15_000));
-            let due =
-                feed.next_due().and_then(|due| Instant::now().checked_add(away(due) + jitter));
-            (due, feed.retry_after().map(|after| Instant::now() + after))
+            let due = candidates
+                .next_due()
+                .and_then(|due| Instant::now().checked_add(away(due) + jitter));
+            (due, candidates.retry_after().map(|after| Instant::now() + after))
         };
-        let look = due.map_or(poll, |due| due.min(poll));
-        let wake = again.map_or(look, |again| again.min(look)).min(Instant::now() + LOOK);
-        let wake = wake.min(until);
-        let alarm = tokio::time::sleep_until(wake.into());
+        let list = due.map_or(poll, |due| due.min(poll));
+        let wake = retry.map_or(list, |retry| retry.min(list)).min(Instant::now() + CHECK);
+        let alarm = tokio::time::sleep_until(wake.min(until).into());
         tokio::pin!(alarm);
         loop {
             tokio::select! {
                 () = changed(watch) => {
                     let now = self.now().as_secs();
-                    let mut feed = self.feed();
-                    let whole = watch.is_none_or(|watch| watch.read(|name| feed.saw(name, now)));
-                    if !whole || feed.has_more() {
-                        return !whole;
+                    let mut candidates = self.candidates();
+                    let complete =
+                        watch.is_none_or(|watch| watch.read(|name| candidates.saw(name, now)));
+                    if !complete || candidates.has_more() {
+                        return !complete;
                     }
                 }
                 () = self.more.notified() => return false,
                 () = &mut alarm => {
-                    self.feed().retry();
-                    return Instant::now() >= look;
+                    self.candidates().retry_busy();
+                    return Instant::now() >= list;
                 }
             }
-        }
-    }
-
-    /// The watch on the directory, and whether it has only just begun. `None` if the kernel
-    /// has none for us; then there is the polling.
-    pub(super) fn watch(&self) -> Option<(Arc<Watch>, bool)> {
-        let mut watching = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
-        watching.leases = 0;
-        if let Some(watch) = &watching.watch {
-            return Some((watch.clone(), false));
-        }
-        match Watch::begin(&self.watched) {
-            Ok(watch) => {
-                let watch = Arc::new(watch);
-                watching.watch = Some(watch.clone());
-                Some((watch, true))
-            }
-            Err(errno) => {
-                if !watching.said_refused {
-                    watching.said_refused = true;
-                    tracing::warn!(
-                        queue = self.dirs.url,
-                        %errno,
-                        "can't watch for new messages (fs.inotify.max_user_instances may be \
-                         too low); looking every few seconds instead"
-                    );
-                }
-                None
-            }
-        }
-    }
-
-    /// Stops the watch when leases are had without waiting: nobody reads what it tells.
-    fn unwatch_when_busy(&self) {
-        let mut watching = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
-        watching.leases = watching.leases.saturating_add(1);
-        if watching.leases >= BUSY {
-            watching.watch = None;
         }
     }
 }

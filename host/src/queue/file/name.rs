@@ -2,24 +2,24 @@
 
 use std::time::Duration;
 
-/// What every name ends with.
+/// The end of every name.
 const EXTENSION: &str = ".json";
 
-/// The name of a message file: the second from which it may be leased, and its id.
+/// The name of a message's file: the second from which the message may be leased, and its id.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Name {
     text: Box<str>,
-    /// Where the two dashes are.
+    /// The position of the two dashes.
     dashes: usize,
 }
 
 impl Name {
-    /// Reads a file name. `None` for a file that is not a message.
+    /// Parses a file name. Returns `None` for a file that is not a message.
     ///
     /// Editors, `sed -i`, rsync, NFS, backups and desktops leave files beside the messages:
-    /// `0--id.json~`, `.0--id.json.swp`, `.nfs0001`, `0--id (copy).json`. A copy that is taken
-    /// for a message would be a task that runs twice. An id also names files in other
-    /// directories, so it can't lead out of them.
+    /// `0--id.json~`, `.0--id.json.swp`, `.nfs0001`, `0--id (copy).json`. If a copy counted as a
+    /// message, its task would run twice. The id is also a file name in other directories, so it
+    /// must not contain a path.
     pub(super) fn parse(text: &str) -> Option<Name> {
         let (due, id) = text.strip_suffix(EXTENSION)?.split_once("--")?;
         let due_is_number = !due.is_empty() && due.bytes().all(|b| b.is_ascii_digit());
@@ -42,8 +42,8 @@ impl Name {
         Name { text: text.into(), dashes }
     }
 
-    /// The unix second from which the message may be leased. A number too large to be a
-    /// time is as far away as there is.
+    /// The unix second from which the message may be leased. A number too large for a time
+    /// reads as the latest time.
     pub(super) fn due(&self) -> u64 {
         self.text[..self.dashes].parse().unwrap_or(u64::MAX)
     }
@@ -64,10 +64,10 @@ impl Name {
     }
 }
 
-/// Bytes of the longest id: a file's name has room for it with any `T`.
+/// The longest id in bytes. With any time, it fits into a file name.
 const LONGEST_ID: usize = 200;
 
-/// Whether a text can be the id of a message.
+/// Whether a text is a valid id.
 pub(super) fn is_id(text: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     text.len() <= LONGEST_ID
@@ -75,21 +75,21 @@ pub(super) fn is_id(text: &str) -> bool {
         && text.bytes().all(plain)
 }
 
-/// Whether a text that could be an id is what Syncthing calls the loser of two changes.
+/// Whether an id marks a file that Syncthing kept after a conflict.
 fn is_copy(id: &str) -> bool {
     id.contains(".sync-conflict-")
 }
 
-/// The first whole second that is no less than `after` away from `now`.
+/// The first whole second at least `after` later than `now`.
 pub(super) fn second_after(now: Duration, after: Duration) -> u64 {
     if after.is_zero() {
-        // Due at once: the second that has begun.
+        // Due at once: the current second.
         return now.as_secs();
     }
     let end = now.saturating_add(after);
     end.as_secs()
         .saturating_add(u64::from(end.subsec_nanos() > 0))
-        // A lease that ends in the second in which it begins would be none.
+        // A lease that ends in its first second would protect nothing.
         .max(now.as_secs().saturating_add(1))
 }
 
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_names_of_messages_are_names() {
+    fn files_of_other_programs_are_not_messages() {
         let id = "8d8a8f2c-9f0b-4a3e-8f57-0d5c0a9a2f11";
         let name = Name::parse(&format!("17--{id}.json")).unwrap();
         assert_eq!((name.due(), name.id()), (17, id));
@@ -126,7 +126,7 @@ mod tests {
             "0--ä.json",
             "1.5--x.json",
             "0--a\n.json",
-            // What is left beside messages by editors,
+            // Files that are left by editors,
             "0--a.json~",
             ".0--a.json.swp",
             "#0--a.json#",

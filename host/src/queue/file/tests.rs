@@ -1,4 +1,4 @@
-//! The directory queue: what is on disk, and what goes wrong there.
+//! Tests of the file queue: the conformance suite, and the files on disk.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
+pub(super) mod crashes;
+mod hostile_files;
+mod replaced_directory;
+
+use super::name::Name;
 use super::watch::Watch;
 use super::*;
 use crate::queue::conformance::{Subject, suite};
@@ -45,13 +50,12 @@ async fn lease(queue: &FileQueue, wait: Duration) -> Option<Message> {
     queue.lease(1, LONG, wait).await.unwrap().pop()
 }
 
-/// The names in a directory of the queue.
+/// The names in a directory of the queue, except for locks.
 fn names(dir: &tempfile::TempDir, part: &str) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(dir.path().join(part)) else {
         return Vec::new();
     };
     let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
-    // The locks are nobody's.
     names.filter(|name| name != ".lock").collect()
 }
 
@@ -59,14 +63,14 @@ fn read(path: PathBuf) -> String {
     std::fs::read_to_string(path).unwrap()
 }
 
-/// Puts a message into the queue as the Python client does, without its movement file.
+/// Sends a message as the Python client does, but without its movement file.
 fn put(dir: &tempfile::TempDir, name: &str, body: &str) -> PathBuf {
     let path = dir.path().join("queue").join(name);
     std::fs::write(&path, body).unwrap();
     path
 }
 
-/// Makes a file look as if it had been written long ago.
+/// Sets the time of a file to an hour ago.
 fn make_old(path: &Path) {
     let then = SystemTime::now() - Duration::from_secs(3600);
     std::fs::File::options().write(true).open(path).unwrap().set_modified(then).unwrap();
@@ -98,7 +102,7 @@ async fn python_finds_on_disk_what_it_expects() {
     assert_eq!(read(movement.clone()), format!("{sent}\n{leased}\n"));
     assert_eq!(message.id, id);
 
-    // A line that Python passes over.
+    // Python ignores an empty line.
     queue.start(&message.receipt).await.unwrap();
     assert_eq!(read(movement), format!("{sent}\n{leased}\n\n"));
 
@@ -110,13 +114,13 @@ async fn python_finds_on_disk_what_it_expects() {
 }
 
 #[tokio::test]
-async fn a_message_whose_sender_is_not_done_is_left_until_it_is() {
+async fn a_message_is_not_leased_while_it_is_being_sent() {
     let (dir, queue) = queue();
     let name = format!("0--{}.json", uuid::Uuid::new_v4());
     let id = &name[3..39];
     put(&dir, &name, "{\"half");
     assert!(lease(&queue, NONE).await.is_none());
-    // Python makes the file before it writes the line.
+    // Python creates the file before it writes the line.
     std::fs::write(dir.path().join("movement").join(id), "").unwrap();
     assert!(lease(&queue, NONE).await.is_none());
 
@@ -146,7 +150,7 @@ async fn a_message_whose_sender_died_is_adopted() {
     }
 }
 
-/// Puts beside the messages what other programs leave there, and returns the names.
+/// Creates files as other programs leave them beside messages, and returns their names.
 fn put_foreign(dir: &tempfile::TempDir) -> Vec<String> {
     let files = [
         "README",
@@ -187,10 +191,9 @@ fn sorted(mut names: Vec<String>) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn files_that_are_not_messages_harm_nobody_and_are_left_alone() {
+async fn files_that_are_not_messages_are_ignored_and_stay() {
     let (dir, queue) = queue();
     let foreign = sorted(put_foreign(&dir));
-    // Also when they come to a host that waits.
     drop(open(dir.path()));
     send(&queue, &["[1]"]).await;
     let message = lease(&queue, NONE).await.unwrap();
@@ -210,22 +213,22 @@ async fn files_that_are_not_messages_harm_nobody_and_are_left_alone() {
 }
 
 #[tokio::test]
-async fn what_only_looks_like_a_message_is_passed_over_where_its_kind_is_not_listed() {
+async fn entries_of_unknown_type_are_not_leased_unless_they_are_files() {
     let (dir, queue) = queue();
     put_foreign(&dir);
-    let place = queue.place().unwrap();
+    let opened = queue.opened().unwrap();
     for name in ["directory", "link", "socket", "pipe"] {
         let name = Name::parse(&format!("0--{name}.json")).unwrap();
-        assert!(!scan::is_file(&place.dirs.queue, name.as_str()), "{}", name.as_str());
-        // As the kernel tells of it, without its kind.
-        place.feed().saw(name, 1);
+        assert!(!files::is_regular_at(&opened.dirs.queue, name.as_str()), "{}", name.as_str());
+        // As a notification from the kernel, which has no type.
+        opened.candidates().saw(name, 1);
     }
     assert!(lease(&queue, NONE).await.is_none());
     assert!(!dir.path().join("movement/directory").exists());
 }
 
 #[tokio::test]
-async fn a_time_beyond_all_times_is_not_yet() {
+async fn a_message_with_an_impossible_time_is_not_due() {
     let (dir, queue) = queue();
     for (n, due) in
         ["99999999999", "18446744073709551615", "99999999999999999999999"].iter().enumerate()
@@ -234,13 +237,13 @@ async fn a_time_beyond_all_times_is_not_yet() {
     }
     assert!(lease(&queue, SHORT / 10).await.is_none());
     assert_eq!(queue.counts().await.unwrap().leased, Some(3));
-    // The way out, after the clock of some machine was wrong.
+    // How an operator recovers after a machine's clock was wrong.
     assert_eq!(Admin::open("fq://test", dir.path()).unwrap().release_all().unwrap(), 3);
     assert_eq!(queue.lease(5, LONG, NONE).await.unwrap().len(), 3);
 }
 
 #[tokio::test]
-async fn a_message_that_is_gone_since_it_was_listed_is_passed_over() {
+async fn a_message_that_was_removed_after_the_listing_is_skipped() {
     let (dir, queue) = queue();
     send(&queue, &["1", "2", "3"]).await;
     let leased = lease(&queue, NONE).await.unwrap();
@@ -250,7 +253,7 @@ async fn a_message_that_is_gone_since_it_was_listed_is_passed_over() {
         }
     }
     assert!(lease(&queue, NONE).await.is_none());
-    // Those that were not leased keep the movement files that they had.
+    // The other messages keep their movement files.
     for id in names(&dir, "movement").into_iter().filter(|id| *id != leased.id) {
         assert_eq!(read(dir.path().join("movement").join(&id)), format!("0--{id}.json\n"));
     }
@@ -264,7 +267,7 @@ async fn a_message_that_is_gone_since_it_was_listed_is_passed_over() {
 }
 
 #[tokio::test]
-async fn a_movement_file_that_python_removed_is_made_again() {
+async fn a_movement_file_that_python_removed_is_created_again() {
     let (dir, queue) = queue();
     send(&queue, &["1"]).await;
     let message = lease(&queue, NONE).await.unwrap();
@@ -277,7 +280,7 @@ async fn a_movement_file_that_python_removed_is_made_again() {
 }
 
 #[tokio::test]
-async fn leasing_lists_a_long_queue_once_and_not_for_each_message() {
+async fn a_long_queue_is_listed_once_not_for_each_lease() {
     const MESSAGES: u64 = 9_000;
     let (dir, queue) = queue();
     for n in 0..MESSAGES {
@@ -287,34 +290,32 @@ async fn leasing_lists_a_long_queue_once_and_not_for_each_message() {
     for _ in 0..MESSAGES {
         assert!(lease(&queue, NONE).await.is_some());
     }
-    // What is listed while it is renamed may be listed again under its new name.
-    assert_eq!(queue.current().place.feed().next_listing(), 2);
+    assert_eq!(queue.current().opened.candidates().next_listing(), 2);
     assert!(lease(&queue, NONE).await.is_none());
 }
 
 #[tokio::test]
-async fn the_kernel_tells_of_messages_that_come() {
+async fn the_kernel_notifies_of_new_messages() {
     let (dir, queue) = queue();
-    let watch = Watch::begin(&queue.current().place.watched).unwrap();
+    let watch = Watch::begin(&dir.path().join("queue")).unwrap();
     send(&queue, &["1"]).await;
     watch.changed().await;
-    let mut told = Vec::new();
-    assert!(watch.read(|name| told.push(name.as_str().to_owned())));
-    assert_eq!(told, names(&dir, "queue"));
-    // Nothing more now: it waits.
+    let mut seen = Vec::new();
+    assert!(watch.read(|name| seen.push(name.as_str().to_owned())));
+    assert_eq!(seen, names(&dir, "queue"));
+    // There are no more events.
     let waited = tokio::time::timeout(SHORT / 20, watch.changed()).await;
     assert!(waited.is_err());
 }
 
 #[tokio::test]
-async fn messages_are_found_where_the_kernel_tells_nothing() {
+async fn messages_are_found_without_notifications() {
     let dir = tempfile::tempdir().unwrap();
     let sender = open(dir.path());
-    let mut place = Place::new(Dirs::existing("fq://test", dir.path()).unwrap());
-    // There is nothing to watch under this path.
-    place.watched = dir.path().join("elsewhere");
-    let queue = FileQueue::with(place);
-    assert!(queue.current().place.watch().is_none());
+    let dirs = Dirs::existing("fq://test", dir.path()).unwrap();
+    // Nothing exists at this path, so it can't be watched.
+    let queue = FileQueue::with(OpenedQueue::watching(dirs, dir.path().join("elsewhere")));
+    assert!(queue.current().opened.watch.get("fq://test").is_none());
     let started = Instant::now();
     let (message, ()) = tokio::join!(lease(&queue, PATIENCE), async {
         tokio::task::yield_now().await;
@@ -324,25 +325,24 @@ async fn messages_are_found_where_the_kernel_tells_nothing() {
 }
 
 #[test]
-fn what_is_no_queue_is_said_to_be_none() {
+fn a_path_without_a_queue_is_an_error_that_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let error = Admin::open("fq://x", dir.path()).unwrap_err().to_string();
     assert!(error.contains("there is no queue") && error.contains("host submit"), "{error}");
-    assert!(names(&dir, "").is_empty(), "looking has made something");
+    assert!(names(&dir, "").is_empty(), "opening created something");
 
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();
     let error = FileQueue::open("fq://x", &file).unwrap_err();
     assert!(matches!(error, QueueError::Invalid { .. }), "{error}");
-    // Below a file there can be no directory, whoever asks.
     let error = FileQueue::open("fq://x", &file.join("queue")).unwrap_err().to_string();
     assert!(error.contains("a part of the path is a file"), "{error}");
 }
 
 #[test]
-fn an_error_says_what_to_do() {
+fn an_error_of_the_file_system_says_what_to_do() {
     let check = |errno, hint: &str| {
-        let said = dirs::Trouble(errno).to_string();
+        let said = FileError(errno).to_string();
         assert!(said.contains(hint), "{said}");
     };
     check(Errno::NOSPC, "make room");
@@ -353,7 +353,7 @@ fn an_error_says_what_to_do() {
 }
 
 #[tokio::test]
-async fn who_lost_a_lease_can_take_back_what_was_started_under_it() {
+async fn a_former_holder_can_take_back_its_executions() {
     let (dir, queue) = queue();
     send(&queue, &["1"]).await;
     let first = lease(&queue, NONE).await.unwrap();
@@ -368,10 +368,10 @@ async fn who_lost_a_lease_can_take_back_what_was_started_under_it() {
     for _ in 0..2 {
         queue.disown(&first.receipt).await.unwrap();
     }
-    // A name that no file has; Python passes it over.
+    // Python ignores this line: no file has that name.
     let since = sent.lines().next().unwrap().len() + 1;
     assert_eq!(movement(), format!("{before}{since}--uncounted\n"));
-    // Who holds it goes on as before.
+    // The new holder is not affected.
     let receipt = queue.extend(&second.receipt, 2 * LONG).await.unwrap();
     queue.release(&receipt, NONE, Release::Failed("x")).await.unwrap();
     let third = lease(&queue, NONE).await.unwrap();
@@ -382,7 +382,7 @@ async fn who_lost_a_lease_can_take_back_what_was_started_under_it() {
 }
 
 #[tokio::test]
-async fn a_failure_before_the_start_hides_no_death() {
+async fn a_failure_before_the_start_does_not_hide_a_death() {
     let (_dir, queue) = queue();
     send(&queue, &["1"]).await;
     let first = lease(&queue, NONE).await.unwrap();
@@ -394,16 +394,16 @@ async fn a_failure_before_the_start_hides_no_death() {
     assert_eq!((third.attempts, third.deaths), (1, 1));
 }
 
-/// A host whose clock is wrong by that many seconds.
+/// A host whose clock is wrong by this many seconds.
 fn open_wrong(path: &Path, seconds: i64) -> (FileQueue, Arc<AtomicI64>) {
     let wrong = Arc::new(AtomicI64::new(seconds));
-    let mut place = Place::new(Dirs::create("fq://wrong", path).unwrap());
-    place.clock = clock::Clock::wrong_by(&wrong);
-    (FileQueue::with(place), wrong)
+    let mut opened = OpenedQueue::new(Dirs::create("fq://wrong", path).unwrap());
+    opened.clock = clock::Clock::wrong_by(&wrong);
+    (FileQueue::with(opened), wrong)
 }
 
 #[tokio::test]
-async fn hosts_whose_clocks_differ_take_nothing_from_each_other() {
+async fn hosts_with_different_clocks_respect_each_others_leases() {
     let dir = tempfile::tempdir().unwrap();
     let hosts = [0, 3600, -3600].map(|seconds| open_wrong(dir.path(), seconds).0);
     send(&hosts[0], &["1", "2", "3"]).await;
@@ -420,7 +420,8 @@ async fn hosts_whose_clocks_differ_take_nothing_from_each_other() {
         let receipt = host.extend(&message.receipt, 2 * LONG).await.unwrap();
         host.release(&receipt, NONE, Release::Uncounted).await.unwrap();
         for other in &hosts {
-            let message = lease(other, PATIENCE).await.expect("what one gives back is for all");
+            let message =
+                lease(other, PATIENCE).await.expect("other hosts can lease a released message");
             other.release(&message.receipt, NONE, Release::Uncounted).await.unwrap();
         }
         let message = lease(host, PATIENCE).await.unwrap();
@@ -430,7 +431,7 @@ async fn hosts_whose_clocks_differ_take_nothing_from_each_other() {
 }
 
 #[tokio::test]
-async fn a_clock_that_jumps_neither_takes_nor_loses_a_lease() {
+async fn a_clock_that_jumps_does_not_affect_leases() {
     let dir = tempfile::tempdir().unwrap();
     let right = open(dir.path());
     for jump in [3600, -3600] {
@@ -448,7 +449,7 @@ async fn a_clock_that_jumps_neither_takes_nor_loses_a_lease() {
 }
 
 #[tokio::test]
-async fn a_living_hosts_directory_is_not_swept() {
+async fn the_staging_directory_of_a_running_host_is_not_removed() {
     let (dir, queue) = queue();
     send(&queue, &["1"]).await;
     assert_eq!(names(&dir, "host/tmp").len(), 1);
@@ -459,13 +460,13 @@ async fn a_living_hosts_directory_is_not_swept() {
 }
 
 #[tokio::test]
-async fn what_a_dead_sender_left_goes_with_its_directory() {
+async fn the_files_of_a_dead_sender_are_removed() {
     let (dir, queue) = queue();
     send(&queue, &["1"]).await;
     let dead = dir.path().join("host/tmp/dead");
     std::fs::create_dir(&dead).unwrap();
-    // Killed before and after the movement file was moved into its place.
-    for file in [".lock", "early", ".early", "late"] {
+    // Killed before and after it created the movement file.
+    for file in [".lock", "early", "late"] {
         std::fs::write(dead.join(file), "").unwrap();
     }
     std::fs::write(dir.path().join("movement/late"), "0--late.json\n").unwrap();
@@ -475,7 +476,7 @@ async fn what_a_dead_sender_left_goes_with_its_directory() {
 }
 
 #[tokio::test]
-async fn what_python_leaves_of_messages_that_are_done_goes_when_there_are_none() {
+async fn old_movement_files_are_removed_when_the_queue_is_empty() {
     let (dir, queue) = queue();
     send(&queue, &["1"]).await;
     for orphan in ["old", "young"] {
@@ -491,7 +492,7 @@ async fn what_python_leaves_of_messages_that_are_done_goes_when_there_are_none()
 }
 
 #[tokio::test]
-async fn a_host_whose_own_directory_was_removed_goes_on() {
+async fn a_host_continues_when_its_directory_is_removed() {
     let (dir, queue) = queue();
     send(&queue, &["1", "2"]).await;
     let message = lease(&queue, NONE).await.unwrap();
@@ -506,7 +507,7 @@ async fn a_host_whose_own_directory_was_removed_goes_on() {
     let failed = Release::Failed("x");
     queue.release(&message.receipt, NONE, failed).await.unwrap();
     remove();
-    // What is gone are the reasons, and not what is known of the executions.
+    // The reasons are lost, but the movement file still counts the failure.
     let found = queue.lease(2, LONG, NONE).await.unwrap();
     let counted = |m: &Message| (m.attempts, m.deaths, m.failures.len());
     let mut counted: Vec<_> = found.iter().map(counted).collect();
@@ -515,21 +516,31 @@ async fn a_host_whose_own_directory_was_removed_goes_on() {
 }
 
 #[tokio::test]
-async fn counters_that_were_removed_begin_again() {
+async fn counters_restart_after_they_were_removed() {
     let (dir, queue) = queue();
-    for expected in [1, 1] {
-        send(&queue, &["1"]).await;
-        let message = lease(&queue, NONE).await.unwrap();
-        queue.ack(&message.receipt).await.unwrap();
-        let counts = queue.counts().await.unwrap();
-        assert_eq!((counts.inserted, counts.completed), (Some(expected), Some(expected)));
+    for _ in 0..2 {
+        // The host checks a few times per second whether the file exists.
+        let started = Instant::now();
+        let counts = loop {
+            send(&queue, &["1"]).await;
+            let message = lease(&queue, NONE).await.unwrap();
+            queue.ack(&message.receipt).await.unwrap();
+            let counts = queue.counts().await.unwrap();
+            if counts.completed != Some(0) {
+                break counts;
+            }
+            assert!(started.elapsed() < PATIENCE, "completed messages are no longer counted");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        assert_eq!(counts.completed, Some(1));
+        assert!(counts.inserted >= Some(1));
         std::fs::remove_file(dir.path().join("insertions")).unwrap();
         std::fs::remove_file(dir.path().join("completions")).unwrap();
     }
 }
 
 #[tokio::test]
-async fn a_long_reason_is_cut_and_a_torn_one_left_out() {
+async fn a_long_reason_is_cut_and_an_incomplete_one_ignored() {
     let (dir, queue) = queue();
     send(&queue, &["1"]).await;
     let message = lease(&queue, NONE).await.unwrap();
@@ -544,7 +555,7 @@ async fn a_long_reason_is_cut_and_a_torn_one_left_out() {
 }
 
 #[tokio::test]
-async fn an_operator_sees_and_sets_right_the_queue() {
+async fn an_operator_can_inspect_and_repair_the_queue() {
     let (dir, queue) = queue();
     send(&queue, &["{\"a\": 1}", "[2]"]).await;
     let held = lease(&queue, NONE).await.unwrap();
@@ -575,7 +586,7 @@ async fn an_operator_sees_and_sets_right_the_queue() {
 }
 
 #[tokio::test]
-async fn many_messages_pass_through_a_listing_whole() {
+async fn a_listing_finds_every_message_of_a_long_queue() {
     const MESSAGES: usize = 10_000;
     let (dir, _queue) = queue();
     for n in 0..MESSAGES {
@@ -589,11 +600,11 @@ async fn many_messages_pass_through_a_listing_whole() {
 }
 
 #[tokio::test]
-async fn a_queue_can_be_shared_by_those_whom_the_umask_lets() {
+async fn permissions_of_new_files_follow_the_umask() {
     let (dir, queue) = queue();
     send(&queue, &["1"]).await;
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    // What any other program would make here, and not less.
+    // The same permissions as the files of any other program.
     let file = dir.path().join("any file");
     let directory = dir.path().join("any directory");
     std::fs::write(&file, "").unwrap();

@@ -35,8 +35,8 @@ pub struct Admin {
 
 impl Admin {
     /// Opens the queue, which must exist.
-    pub async fn open(url: &str, at: &PubSub, access: &Access) -> Result<Self, QueueError> {
-        Self::with(Client::connect(url).await?, at, access).await
+    pub async fn open(at: &PubSub, access: &Access) -> Result<Self, QueueError> {
+        Self::with(Client::connect(at, access).await?, at, access).await
     }
 
     pub(super) async fn with(

@@ -7,16 +7,17 @@ use std::time::{Duration, SystemTime};
 use gcloud_auth::credentials::CredentialsFile;
 use gcloud_auth::project;
 use gcloud_auth::token::DefaultTokenSourceProvider;
-use gcloud_gax::conn::{Channel, ConnectionManager, ConnectionOptions, Environment};
+use gcloud_gax::conn::{Channel, ConnectionManager, ConnectionOptions, Environment as Service};
 use gcloud_gax::grpc::{Code, Request, Response, Status};
 use gcloud_googleapis::pubsub::v1::publisher_client::PublisherClient;
 use gcloud_googleapis::pubsub::v1::subscriber_client::SubscriberClient;
 use tokio::time::Instant;
 
 use super::status::{self, chain, unavailable};
-use crate::config;
+use crate::environment::Environment;
+use crate::queue::address::PubSub;
 use crate::queue::clock::{self, Clock};
-use crate::queue::{QueueError, Requests};
+use crate::queue::{Access, QueueError, Requests};
 
 const DOMAIN: &str = "pubsub.googleapis.com";
 const ENDPOINT: &str = "https://pubsub.googleapis.com/";
@@ -74,42 +75,41 @@ impl Client {
     /// Connects to the emulator if the environment names one, or to the service with the
     /// credentials that are found: of `GOOGLE_APPLICATION_CREDENTIALS`, of `gcloud auth`, of
     /// the machine's metadata server, or of python-task-queue, in this order.
-    pub(super) async fn connect(queue: &str) -> Result<Client, QueueError> {
-        let environment = match config::pubsub_emulator() {
-            Some(host) => Environment::Emulator(host),
+    pub(super) async fn connect(at: &PubSub, access: &Access) -> Result<Client, QueueError> {
+        let environment = &access.environment;
+        let service = match environment.pubsub_emulator() {
+            Some(host) => Service::Emulator(host.to_owned()),
             None => {
                 crate::roots::tell();
-                let found = tokio::time::timeout(CREDENTIALS, credentials()).await;
+                let found = tokio::time::timeout(CREDENTIALS, credentials(environment)).await;
                 let found = found.unwrap_or_else(|_| Err("no answer in time".to_owned()));
-                Environment::GoogleCloud(Box::new(found.map_err(|problem| {
-                    QueueError::Invalid {
-                        queue: queue.to_owned(),
-                        problem: format!(
-                            "no Google credentials can be used ({problem}); give the machine a \
+                Service::GoogleCloud(Box::new(found.map_err(|problem| QueueError::Invalid {
+                    queue: at.to_string(),
+                    problem: format!(
+                        "no Google credentials can be used ({problem}); give the machine a \
                              service account, or run `gcloud auth application-default login`, or \
                              set GOOGLE_APPLICATION_CREDENTIALS to a service account's key file"
-                        ),
-                    }
+                    ),
                 })?))
             }
         };
-        Client::to(queue, environment).await
+        Client::to(at, service).await
     }
 
-    pub(super) async fn to(queue: &str, environment: Environment) -> Result<Client, QueueError> {
+    pub(super) async fn to(at: &PubSub, service: Service) -> Result<Client, QueueError> {
         let options = ConnectionOptions {
             connect_timeout: Some(CONNECT),
             http2_keep_alive_interval: Some(PROBE),
             keep_alive_timeout: Some(PROBE),
             ..ConnectionOptions::default()
         };
-        let connection = ConnectionManager::new(1, DOMAIN, ENDPOINT, &environment, &options);
+        let connection = ConnectionManager::new(1, DOMAIN, ENDPOINT, &service, &options);
         let connection = connection.await.map_err(|error| {
             let text = chain(error.to_string(), std::error::Error::source(&error));
-            unavailable(queue, "connecting to Pub/Sub", text)
+            unavailable(&at.to_string(), "connecting to Pub/Sub", text)
         })?;
         Ok(Client {
-            queue: queue.to_owned(),
+            queue: at.to_string(),
             clock: Clock::default(),
             connection,
             tally: Tally::default(),
@@ -210,7 +210,7 @@ pub(super) fn routed<T>(parameter: &str, name: &str, message: T) -> Request<T> {
     request
 }
 
-async fn credentials() -> Result<DefaultTokenSourceProvider, String> {
+async fn credentials(environment: &Environment) -> Result<DefaultTokenSourceProvider, String> {
     let config = || project::Config::default().with_audience(ENDPOINT).with_scopes(&SCOPES);
     let words = |error: gcloud_auth::error::Error| {
         chain(error.to_string(), std::error::Error::source(&error))
@@ -221,7 +221,7 @@ async fn credentials() -> Result<DefaultTokenSourceProvider, String> {
     };
     // What is there and can't be used is an error; only where nothing is, there is a last place.
     let is_nothing = matches!(error, gcloud_auth::error::Error::CredentialsIOError(_));
-    let secret = config::google_secret().filter(|path| is_nothing && path.is_file());
+    let secret = environment.google_secret().filter(|_| is_nothing);
     let Some(secret) = secret else { return Err(words(error)) };
     let shown = secret.display().to_string();
     let file = CredentialsFile::new_from_file(shown.clone());

@@ -12,7 +12,6 @@ use super::*;
 use crate::queue::Admin as _;
 use crate::queue::conformance::{Subject, suite};
 
-const URL: &str = "pubsub://projects/p/topics/t/subscriptions/s";
 const S: &str = "projects/p/subscriptions/s";
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -25,7 +24,7 @@ fn at(subscription: Option<&str>) -> PubSub {
 }
 
 async fn client(fake: &Fake) -> Client {
-    Client::to(URL, Environment::Emulator(fake.host.clone())).await.unwrap()
+    Client::to(&at(Some("s")), Environment::Emulator(fake.host.clone())).await.unwrap()
 }
 
 async fn open(fake: &Fake, at: &PubSub, create: bool) -> Result<PubSubQueue, QueueError> {

@@ -15,32 +15,28 @@ fn emulator() -> String {
 }
 
 /// An address that nobody else uses.
-fn fresh() -> (String, PubSub) {
+fn fresh() -> PubSub {
     let name = format!("t-{}", uuid::Uuid::new_v4());
-    let at = PubSub {
-        project: "test".to_owned(),
-        topic: name.clone(),
-        subscription: Some(format!("{name}-s")),
-    };
-    (format!("pubsub://projects/test/topics/{name}/subscriptions/{name}-s"), at)
+    let subscription = Some(format!("{name}-s"));
+    PubSub { project: "test".to_owned(), topic: name, subscription }
 }
 
-async fn client(url: &str) -> Client {
-    Client::to(url, Environment::Emulator(emulator())).await.unwrap()
+async fn client(at: &PubSub) -> Client {
+    Client::to(at, Environment::Emulator(emulator())).await.unwrap()
 }
 
-async fn open(url: &str, at: &PubSub, access: &Access) -> Result<PubSubQueue, QueueError> {
-    PubSubQueue::with(client(url).await, at, access).await
+async fn open(at: &PubSub, access: &Access) -> Result<PubSubQueue, QueueError> {
+    PubSubQueue::with(client(at).await, at, access).await
 }
 
 mod conformance {
     use super::*;
 
     suite!({
-        let (url, at) = fresh();
+        let at = fresh();
         let access = Access { create: true, ..Access::default() };
-        let ours = open(&url, &at, &access).await.unwrap();
-        let theirs = open(&url, &at, &Access::default()).await.unwrap();
+        let ours = open(&at, &access).await.unwrap();
+        let theirs = open(&at, &Access::default()).await.unwrap();
         Subject::new(Arc::new(ours), Arc::new(theirs), ())
             .counting_failures()
             .polling()
@@ -50,9 +46,9 @@ mod conformance {
 
 /// A new queue, and the same for its operator.
 async fn made() -> (PubSubQueue, Admin) {
-    let (url, at) = fresh();
-    let queue = open(&url, &at, &Access { create: true, ..Access::default() }).await.unwrap();
-    let admin = Admin::with(client(&url).await, &at, &Access::default()).await.unwrap();
+    let at = fresh();
+    let queue = open(&at, &Access { create: true, ..Access::default() }).await.unwrap();
+    let admin = Admin::with(client(&at).await, &at, &Access::default()).await.unwrap();
     (queue, admin)
 }
 
@@ -75,13 +71,13 @@ async fn lease_all(queue: &PubSubQueue) -> Vec<Message> {
 
 #[tokio::test]
 async fn what_is_not_there_is_not_made_unless_asked_for() {
-    let (url, at) = fresh();
-    let error = open(&url, &at, &Access::default()).await.unwrap_err().to_string();
-    assert!(error.starts_with(&url) && error.contains("--create-queues"), "{error}");
+    let at = fresh();
+    let error = open(&at, &Access::default()).await.unwrap_err().to_string();
+    assert!(error.starts_with(&at.to_string()) && error.contains("--create-queues"), "{error}");
     let access = Access { create: true, ..Access::default() };
-    open(&url, &at, &access).await.unwrap();
+    open(&at, &access).await.unwrap();
     // What is there already is taken as it is.
-    open(&url, &at, &access).await.unwrap();
+    open(&at, &access).await.unwrap();
 }
 
 #[tokio::test]
@@ -116,10 +112,10 @@ async fn a_message_that_is_too_large_is_refused_alone() {
 
 #[tokio::test]
 async fn an_ordering_key_keeps_what_was_sent_in_order() {
-    let (url, at) = fresh();
+    let at = fresh();
     let group = Some("group".to_owned());
     let access = Access { create: true, group, ..Access::default() };
-    let queue = open(&url, &at, &access).await.unwrap();
+    let queue = open(&at, &access).await.unwrap();
     let bodies: Vec<Bytes> = (0..2200).map(|n| n.to_string().into()).collect();
     send(&queue, &bodies).await;
     let found = lease_all(&queue).await;
@@ -176,9 +172,9 @@ async fn an_operator_is_told_what_pubsub_cannot_do() {
 
 #[tokio::test]
 async fn a_server_that_is_not_there_may_be_there_later() {
-    let (url, _) = fresh();
+    let at = fresh();
     let nobody = Environment::Emulator("127.0.0.1:1".to_owned());
-    let error = Client::to(&url, nobody).await.err().unwrap();
+    let error = Client::to(&at, nobody).await.err().unwrap();
     assert!(matches!(error, QueueError::Unavailable { .. }), "{error}");
     assert!(error.to_string().contains("Connection refused"), "{error}");
 }

@@ -22,10 +22,10 @@ use aws_types::service_config::ServiceConfigKey;
 use object_store::ObjectStore;
 use tokio::time::Instant;
 
-use super::python::PythonSecret;
+use crate::environment::AwsSecret;
 use crate::queue::address::Sqs;
 use crate::queue::clock::{self, Clock};
-use crate::queue::{QueueError, Requests};
+use crate::queue::{Access, QueueError, Requests};
 
 /// How long one try of a request may take, beyond the time for which it was asked to wait.
 const ATTEMPT: Duration = Duration::from_secs(15);
@@ -56,15 +56,16 @@ pub(super) struct Reached {
 /// Makes a client for the queue; asks the service nothing.
 pub(super) async fn reach(
     queue: &Sqs,
-    region: Option<&str>,
+    access: &Access,
     instead: Instead,
 ) -> Result<Reached, QueueError> {
     let place = Place::of(queue);
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12());
-    if let Some(region) = region.map(str::to_owned).or(place.region) {
+    if let Some(region) = access.region.clone().or(place.region) {
         loader = loader.region(Region::new(region));
     }
-    let secret = PythonSecret::find();
+    // Users of python-task-queue have their credentials in this file.
+    let secret = access.environment.cloudvolume_aws();
     loader = match instead.credentials {
         Some(credentials) => loader.credentials_provider(credentials),
         None => loader,
@@ -77,22 +78,25 @@ pub(super) async fn reach(
     if config.region().is_none_or(|region| region.as_ref().is_empty()) {
         // A server of one's own has no regions; only its requests are signed for one.
         let own = place.endpoint.as_ref().map(|_| "us-east-1".to_owned());
-        let secret = secret.as_ref().and_then(|secret| secret.as_ref().ok());
+        let secret = secret.as_ref().ok().and_then(Option::as_ref);
         let region = secret.and_then(|secret| secret.region.clone()).or(own);
-        let region = region.ok_or_else(|| no_region(queue))?;
+        let region = region.ok_or_else(|| no_region(queue, access))?;
         config = config.into_builder().region(Region::new(region)).build();
     }
-    if let (Some(secret), Some(standard)) = (secret, config.credentials_provider()) {
-        // Whatever the reason is: a chain would end where the machine has a role that it
-        // refuses to us.
-        if standard.provide_credentials().await.is_err() {
-            match secret {
-                Ok(secret) => {
-                    let provider = SharedCredentialsProvider::new(secret.credentials);
-                    config = config.into_builder().credentials_provider(provider).build();
-                }
-                Err(problem) => tracing::warn!("credentials can't be taken from {problem}"),
+    if !matches!(secret, Ok(None))
+        && let Some(standard) = config.credentials_provider()
+        // Not as a link of the SDK's chain: that ends at a role which the machine has and which
+        // is refused to us.
+        && standard.provide_credentials().await.is_err()
+    {
+        match secret {
+            Ok(Some(AwsSecret { key_id, secret_key, token, .. })) => {
+                let found = Credentials::new(key_id, secret_key, token, None, "aws-secret.json");
+                let provider = SharedCredentialsProvider::new(found);
+                config = config.into_builder().credentials_provider(provider).build();
             }
+            Ok(None) => {}
+            Err(problem) => tracing::warn!("no credentials can be read from {problem}"),
         }
     }
     let region = config.region().map(ToString::to_string).unwrap_or_default();
@@ -157,8 +161,8 @@ fn endpoint(config: &SdkConfig) -> Option<String> {
     own.or_else(|| config.endpoint_url().map(str::to_owned))
 }
 
-fn no_region(queue: &Sqs) -> QueueError {
-    let profile = crate::config::environment().missing_aws_profile();
+fn no_region(queue: &Sqs, access: &Access) -> QueueError {
+    let profile = access.environment.missing_aws_profile();
     let profile = profile.map(|problem| format!("; {problem}")).unwrap_or_default();
     QueueError::Invalid {
         queue: queue.to_string(),

@@ -31,7 +31,7 @@ impl SqsQueue {
     ) -> Result<Self, QueueError> {
         let name = address.to_string();
         let payloads = instead.payloads.clone();
-        let reached = client::reach(address, access.region.as_deref(), instead).await?;
+        let reached = client::reach(address, access, instead).await?;
         let found = tokio::time::timeout(PATIENCE, find(&reached, address, access)).await;
         let found = found.unwrap_or_else(|_| {
             let text = format!("there was no answer in {} s", PATIENCE.as_secs());

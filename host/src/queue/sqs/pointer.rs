@@ -29,7 +29,6 @@ use super::attempts::Sent;
 use super::failure::Failure;
 use crate::message;
 use crate::queue::{Access, LONGEST_MESSAGE, QueueError};
-use crate::report;
 
 /// The classes that pointers are said to be of: of today's library, and of its first version.
 const CLASS: &str = "software.amazon.payloadoffloading.PayloadS3Pointer";
@@ -46,8 +45,7 @@ pub(super) struct Payloads {
     bucket: String,
     /// With a slash at its end.
     prefix: String,
-    /// Reports are bodies as well.
-    reports: bool,
+    is_report: Option<fn(&[u8]) -> bool>,
     store: Arc<dyn ObjectStore>,
 }
 
@@ -91,7 +89,12 @@ impl Payloads {
         config: &SdkConfig,
     ) -> Result<Self, QueueError> {
         let (bucket, _) = named(queue, url)?;
-        let mut builder = AmazonS3Builder::from_env().with_bucket_name(&bucket);
+        let mut builder = AmazonS3Builder::new().with_bucket_name(&bucket);
+        for (name, value) in access.environment.starting("AWS_") {
+            if let Ok(key) = name.to_ascii_lowercase().parse() {
+                builder = builder.with_config(key, value);
+            }
+        }
         if let Some(region) = config.region() {
             builder = builder.with_region(region.to_string());
         }
@@ -117,7 +120,7 @@ impl Payloads {
         store: Arc<dyn ObjectStore>,
     ) -> Result<Self, QueueError> {
         let (bucket, prefix) = named(queue, url)?;
-        Ok(Self { bucket, prefix, reports: access.reports, store })
+        Ok(Self { bucket, prefix, is_report: access.is_report, store })
     }
 
     /// Where the body of a message is.
@@ -175,12 +178,13 @@ impl Payloads {
             }
             Err(error) => return Err(failed(&error)),
         };
-        let most = if self.reports { LONGEST_MESSAGE } else { message::LONGEST } as u64;
+        let most = if self.is_report.is_some() { LONGEST_MESSAGE } else { message::LONGEST } as u64;
         if found.meta.size > most {
             return nothing(format!("has {} bytes; {most} are the most", found.meta.size));
         }
         let body = found.bytes().await.map_err(|error| failed(&error))?;
-        let is_body = message::decode(&body).is_ok() || (self.reports && report::is_report(&body));
+        let is_body = message::decode(&body).is_ok()
+            || self.is_report.is_some_and(|is_report| is_report(&body));
         if !is_body {
             return nothing("is not a task; it is left there".to_owned());
         }

@@ -633,6 +633,7 @@ async fn a_queue_is_made_when_that_is_asked_for_and_only_then() {
         for address in [
             Sqs::Url(fake::url(name)),
             Sqs::Arn {
+                partition: "aws".to_owned(),
                 region: "eu-west-1".to_owned(),
                 account: "123456789012".to_owned(),
                 name: name.to_owned(),

@@ -27,19 +27,19 @@ async fn large() -> Large {
 }
 
 async fn open(fake: &Fake, store: &Arc<InMemory>, bucket: Option<&str>) -> SqsQueue {
-    open_with(fake, store, bucket, false).await
+    open_with(fake, store, bucket, None).await
 }
 
 /// With bodies that may also be reports.
 async fn open_for_reports(large: &Large) -> SqsQueue {
-    open_with(&large.fake, &large.store, Some("s3://bodies/here"), true).await
+    open_with(&large.fake, &large.store, Some("s3://bodies/here"), Some(is_report)).await
 }
 
 async fn open_with(
     fake: &Fake,
     store: &Arc<InMemory>,
     bucket: Option<&str>,
-    reports: bool,
+    is_report: Option<fn(&[u8]) -> bool>,
 ) -> SqsQueue {
     use aws_sdk_sqs::config::IntoShared;
     let instead = Instead {
@@ -47,8 +47,12 @@ async fn open_with(
         http: Some(fake.clone().into_shared()),
         payloads: Some(store.clone()),
     };
-    let access = Access { body_bucket: bucket.map(str::to_owned), reports, ..Access::default() };
+    let access = Access { body_bucket: bucket.map(str::to_owned), is_report, ..Access::default() };
     SqsQueue::open_with(&Sqs::Url(fake::url(NAME)), &access, instead).await.unwrap()
+}
+
+fn is_report(body: &[u8]) -> bool {
+    body.windows(11).any(|text| text == b"\"exception\"")
 }
 
 /// A task with that many characters of payload.

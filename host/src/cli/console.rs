@@ -1,0 +1,132 @@
+//! Log lines on standard error, for people or as JSON, that leave a progress bar whole.
+
+mod guest;
+mod human;
+mod json;
+
+use std::io::{self, IsTerminal, Write};
+
+use indicatif::{MultiProgress, ProgressDrawTarget};
+use task_host::plain;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::JsonFields;
+
+pub(crate) use self::guest::GuestOutput;
+use super::settings::{LOG_FORMAT, LOG_LEVEL, PROGRESS, Settings};
+use super::values::{self, LogFormat, When};
+
+/// What libraries have to say is for those who ask for it by their names: what they can't do
+/// comes back as an error, and is said by us.
+const QUIET: &str = "aws_config=error,aws_runtime=error,aws_sdk_sqs=error,aws_smithy_runtime=error,\
+    aws_smithy_http_client=error,aws_sigv4=error,google_cloud_auth=error,google_cloud_gax=error,\
+    h2=error,hyper=error,hyper_util=error,object_store=error,reqwest=error,rustls=error,\
+    tonic=error,tower=error";
+
+/// Standard error: who writes to it goes through here once there may be a bar.
+#[derive(Debug, Clone)]
+pub(crate) struct Console {
+    bars: MultiProgress,
+    is_terminal: bool,
+    /// Everything on standard error is a JSON log line.
+    pub(crate) is_json: bool,
+    progress: When,
+}
+
+impl Console {
+    /// Starts logging as the settings say.
+    pub(crate) fn open(settings: &Settings) -> anyhow::Result<Self> {
+        let level = settings.value(&LOG_LEVEL, values::log_level)?;
+        let format = settings.value(&LOG_FORMAT, values::log_format)?;
+        let progress = settings.value(&PROGRESS, values::when)?;
+        let is_terminal = io::stderr().is_terminal();
+        let is_json = match format {
+            Some(LogFormat::Json) => true,
+            Some(LogFormat::Human) => false,
+            Some(LogFormat::Auto) | None => !is_terminal,
+        };
+        Ok(Self::start(&level.unwrap_or_default(), is_json, progress.unwrap_or(When::Auto)))
+    }
+
+    /// For commands that are no daemons: warnings, as a person reads them.
+    pub(crate) fn plain(progress: When) -> Self {
+        Self::start("warn", false, progress)
+    }
+
+    /// For tests: says what is said, and shows no progress.
+    #[cfg(test)]
+    pub(crate) fn hidden() -> Self {
+        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::hidden());
+        Self { bars, is_terminal: false, is_json: false, progress: When::Never }
+    }
+
+    fn start(filter: &str, is_json: bool, progress: When) -> Self {
+        let is_terminal = io::stderr().is_terminal();
+        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+        let screen = Self { bars, is_terminal, is_json, progress };
+        let filter = EnvFilter::builder().parse_lossy(format!("{QUIET},{filter}"));
+        let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(screen.clone());
+        if is_json {
+            lines.fmt_fields(JsonFields::new()).event_format(json::JsonLines).init();
+        } else {
+            let colours = is_terminal && std::env::var_os("NO_COLOR").is_none();
+            let lines = lines.fmt_fields(human::PlainFields).with_ansi(colours);
+            lines.with_target(false).compact().init();
+        }
+        screen
+    }
+
+    /// Where a live progress display can be, if there is to be one.
+    pub(crate) fn live(&self) -> Option<&MultiProgress> {
+        (self.is_terminal && !self.is_json && self.progress != When::Never).then_some(&self.bars)
+    }
+
+    /// True when progress is told by a line from time to time.
+    pub(crate) fn wants_lines(&self) -> bool {
+        self.live().is_none() && self.progress != When::Never
+    }
+
+    /// Writes bytes to standard error, as they are, without tearing a bar apart.
+    fn write(&self, bytes: &[u8]) {
+        // There is nobody to tell when standard error is closed.
+        self.bars.suspend(|| drop(io::stderr().lock().write_all(bytes)));
+    }
+
+    /// Writes a line to standard error without tearing a bar apart. Whatever is in it, a terminal
+    /// obeys none of it.
+    pub(crate) fn tell(&self, line: impl std::fmt::Display) {
+        let line = line.to_string();
+        self.write(format!("{}\n", plain::escape_lines(&line)).as_bytes());
+    }
+}
+
+/// One log line: collected, and written whole.
+pub(crate) struct Line {
+    screen: Console,
+    bytes: Vec<u8>,
+}
+
+impl Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.screen.write(&self.bytes);
+    }
+}
+
+impl MakeWriter<'_> for Console {
+    type Writer = Line;
+
+    fn make_writer(&self) -> Line {
+        Line { screen: self.clone(), bytes: Vec::with_capacity(256) }
+    }
+}

@@ -1,0 +1,163 @@
+//! What a host did, when it has stopped: for people, and as JSON.
+
+use std::io::Write;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use serde::Serialize;
+use task_host::config::Config;
+use task_host::queue::{Counts, Requests};
+use task_host::stats::{Stats, Step};
+use task_host::worker::Stopped;
+
+use super::super::output;
+
+/// What a host did. The fields are what `--json` prints.
+#[derive(Debug, Serialize)]
+pub(crate) struct Summary {
+    stopped: &'static str,
+    done: u64,
+    failed: u64,
+    retried: u64,
+    returned: u64,
+    lost: u64,
+    seconds: f64,
+    tasks_per_second: f64,
+    bytes_in: u64,
+    bytes_out: u64,
+    cache_hits: u64,
+    cache_misses: u64,
+    /// Seconds that all tasks together spent on each step.
+    steps: serde_json::Map<String, serde_json::Value>,
+    queue: String,
+    /// What the queue holds now; null when it could not be counted.
+    queue_counts: Option<Counts>,
+    /// Requests made to the queue; null where they cost nothing.
+    queue_requests: Option<Requests>,
+    error_queue: String,
+    bucket: String,
+    #[serde(skip)]
+    elapsed: Duration,
+}
+
+impl Summary {
+    pub(crate) fn new(
+        config: &Config,
+        stats: &Stats,
+        elapsed: Duration,
+        stopped: Stopped,
+        queue_counts: Option<Counts>,
+        queue_requests: Option<Requests>,
+    ) -> Self {
+        let steps = Step::ALL
+            .into_iter()
+            .map(|step| (step.name().to_owned(), stats.spent(step).as_secs_f64().into()))
+            .collect();
+        let (done, failed) = (stats.done.load(Relaxed), stats.failed.load(Relaxed));
+        Self {
+            stopped: match stopped {
+                Stopped::Finished => "finished",
+                Stopped::Drained => "drained",
+                Stopped::Killed => "killed",
+            },
+            done,
+            failed,
+            retried: stats.retried.load(Relaxed),
+            returned: stats.returned.load(Relaxed),
+            lost: stats.lost.load(Relaxed),
+            seconds: elapsed.as_secs_f64(),
+            tasks_per_second: output::rate(done + failed, elapsed),
+            bytes_in: stats.bytes_in.load(Relaxed),
+            bytes_out: stats.bytes_out.load(Relaxed),
+            cache_hits: stats.cache_hits.load(Relaxed),
+            cache_misses: stats.cache_misses.load(Relaxed),
+            steps,
+            queue: config.queue.clone(),
+            queue_counts,
+            queue_requests,
+            error_queue: config.error_queue.clone(),
+            bucket: config.bucket.clone(),
+            elapsed,
+        }
+    }
+
+    /// True when a task was given up.
+    pub(crate) fn has_failures(&self) -> bool {
+        self.failed > 0
+    }
+
+    /// For people.
+    pub(crate) fn print(&self, mut out: impl Write) -> std::io::Result<()> {
+        let stopped = match self.stopped {
+            "finished" => "finished",
+            "drained" => "stopped as told; what was running has been finished",
+            _ => "stopped; what was running has been given back",
+        };
+        writeln!(out, "{stopped}")?;
+        let mut rows: Vec<Vec<String>> = Vec::new();
+        let mut row = |name: &str, value: String| {
+            rows.push(vec![String::new(), name.to_owned(), value]);
+        };
+        let mut tasks = vec![format!("{} done", output::number(self.done))];
+        for (n, words) in [
+            (self.failed, "given up"),
+            (self.retried, "failed and tried again"),
+            (self.returned, "given back"),
+            (self.lost, "lost to other hosts"),
+        ] {
+            if n > 0 {
+                tasks.push(format!("{} {words}", output::number(n)));
+            }
+        }
+        row("tasks", tasks.join(", "));
+        row(
+            "time",
+            format!(
+                "{}, {:.1} tasks per second",
+                output::time(self.elapsed),
+                self.tasks_per_second
+            ),
+        );
+        row("inputs", self.inputs());
+        row("outputs", format!("{} in {}", output::bytes(self.bytes_out), self.bucket));
+        if let Some(left) = self.queue_counts.and_then(|counts| counts.enqueued) {
+            row("queue", format!("{}: {} left", self.queue, output::count(left, "task")));
+        }
+        if let Some(requests) = self.queue_requests {
+            let total = requests.total();
+            let each = match self.done + self.failed {
+                0 => String::new(),
+                ended => format!(", {:.2} a task", total as f64 / ended as f64),
+            };
+            row("requests", format!("{}{each}", output::number(total)));
+        }
+        if self.failed > 0 {
+            row(
+                "errors",
+                format!("{} in {}", output::count(self.failed, "report"), self.error_queue),
+            );
+        }
+        output::table(&mut out, &rows)?;
+        if self.failed > 0 {
+            let (queue, errors) = (&self.queue, &self.error_queue);
+            writeln!(out, "what went wrong:       host queue ls {errors}")?;
+            writeln!(
+                out,
+                "when it is put right:  host submit --queue {queue} --from-errors {errors}"
+            )?;
+        }
+        Ok(())
+    }
+
+    fn inputs(&self) -> String {
+        let bytes = output::bytes(self.bytes_in);
+        match self.cache_hits + self.cache_misses {
+            0 => format!("{bytes}"),
+            all => format!(
+                "{bytes} in {}, {}% from the cache",
+                output::count(all, "file"),
+                self.cache_hits * 100 / all
+            ),
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! How many messages there are: in the queue, sent and completed.
+//!
+//! `insertions` is a decimal number, `completions` a file whose length in bytes is the number.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustix::fs::{self, FlockOperation, OFlags};
+use rustix::io::Errno;
+
+use super::dirs::Dirs;
+use super::files::{is_regular, open_regular, read, size};
+use super::listing::Listing;
+use super::lock_wait::pauses;
+use super::name::Name;
+use crate::queue::{Counts, QueueError};
+
+const INSERTIONS: &str = "insertions";
+const COMPLETIONS: &str = "completions";
+/// The most bytes that are read of `insertions`, more than a number has.
+const DIGITS: usize = 64;
+
+/// How long a sender waits for the lock of `insertions`. The count is a statistic: a message
+/// that can't be counted is sent all the same.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Counts the messages in the queue by listing it, and reads the counters.
+pub(super) fn counts(dirs: &Dirs, now: Duration) -> Result<Counts, QueueError> {
+    let now = now.as_secs();
+    let count = || {
+        let (mut enqueued, mut leased) = (0, 0);
+        let mut listing = Listing::of(&dirs.queue)?;
+        let mut each = |_: &str, name: Option<Name>| {
+            if let Some(name) = name {
+                enqueued += 1;
+                leased += u64::from(name.due() > now);
+            }
+        };
+        while listing.piece(&mut each)? {}
+        Ok(Counts {
+            enqueued: Some(enqueued),
+            leased: Some(leased),
+            inserted: insertions(dirs)?,
+            completed: completions(dirs)?,
+        })
+    };
+    count().map_err(|errno| dirs.failed("counting the messages", errno))
+}
+
+/// Adds to the number of messages ever sent. Waits up to `patience` for the lock.
+pub(super) async fn add_insertions(
+    dirs: &Dirs,
+    count: u64,
+    patience: Duration,
+) -> Result<(), Errno> {
+    let mut pauses = pauses(patience);
+    while !change_insertions(dirs, |n| n.saturating_add(count))? {
+        tokio::time::sleep(pauses.next().ok_or(Errno::AGAIN)?).await;
+    }
+    Ok(())
+}
+
+/// Sets both counters to zero. Returns `false` if another process holds the lock.
+pub(super) fn rezero(dirs: &Dirs) -> Result<bool, Errno> {
+    let file = dirs.file(&dirs.root, COMPLETIONS, OFlags::WRONLY | OFlags::CREATE)?;
+    fs::ftruncate(&file, 0)?;
+    change_insertions(dirs, |_| 0)
+}
+
+/// Rewrites the number of messages ever sent, under its lock. Returns `false` if another
+/// process holds the lock.
+fn change_insertions(dirs: &Dirs, change: impl Fn(u64) -> u64) -> Result<bool, Errno> {
+    // The record lock belongs to the process, so threads need another one.
+    static IN_PROCESS: Mutex<()> = Mutex::new(());
+    let _in_process = IN_PROCESS.lock();
+
+    let fd = dirs.file(&dirs.root, INSERTIONS, OFlags::RDWR | OFlags::CREATE)?;
+    match fs::fcntl_lock(&fd, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::AGAIN | Errno::ACCESS) => return Ok(false),
+        Err(errno) => return Err(errno),
+    }
+    let old = read(&fd, DIGITS)?;
+    let new = change(number(&old)).to_string();
+    // Python reads without the lock and fails on an empty file. So the number is overwritten,
+    // and the rest of a longer one is cut off afterwards.
+    rustix::io::pwrite(&fd, new.as_bytes(), 0)?;
+    if old.len() > new.len() {
+        fs::ftruncate(&fd, new.len() as u64)?;
+    }
+    Ok(true)
+}
+
+/// The number of messages ever sent, or `None` if the counter is not a file.
+fn insertions(dirs: &Dirs) -> Result<Option<u64>, Errno> {
+    match open_regular(&dirs.root, INSERTIONS, OFlags::RDONLY) {
+        Ok(Some(fd)) => Ok(Some(number(&read(&fd, DIGITS)?))),
+        Ok(None) => Ok(None),
+        Err(Errno::NOENT) => Ok(Some(0)),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// The number of messages ever completed, or `None` if the counter is not a file.
+fn completions(dirs: &Dirs) -> Result<Option<u64>, Errno> {
+    match fs::statat(&dirs.root, COMPLETIONS, fs::AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(is_regular(&stat).then(|| size(&stat) as u64)),
+        Err(Errno::NOENT) => Ok(Some(0)),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Python leaves the file empty for a moment while it rewrites it.
+fn number(text: &[u8]) -> u64 {
+    let text = str::from_utf8(text).unwrap_or_default();
+    text.trim().parse().unwrap_or_default()
+}
+
+/// The time between two checks that the counter's file was not removed.
+const CHECK: Duration = Duration::from_millis(200);
+
+/// The counter of completed messages, kept open.
+#[derive(Debug, Default)]
+pub(super) struct Completions(Mutex<Option<OpenCounter>>);
+
+#[derive(Debug)]
+struct OpenCounter {
+    file: OwnedFd,
+    checked: Instant,
+}
+
+impl OpenCounter {
+    /// Opens the counter, and moves away an entry that is not a file.
+    fn open(dirs: &Dirs) -> Result<OpenCounter, Errno> {
+        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE;
+        let file = dirs.file(&dirs.root, COMPLETIONS, flags)?;
+        Ok(OpenCounter { file, checked: Instant::now() })
+    }
+
+    /// Returns the counter unless someone removed its file.
+    fn checked(self) -> Option<OpenCounter> {
+        if self.checked.elapsed() < CHECK {
+            return Some(self);
+        }
+        let exists = fs::fstat(&self.file).is_ok_and(|stat| stat.st_nlink > 0);
+        exists.then(|| OpenCounter { checked: Instant::now(), ..self })
+    }
+}
+
+impl Completions {
+    pub(super) fn add_one(&self, dirs: &Dirs) -> Result<(), Errno> {
+        let mut open = self.0.lock();
+        // If someone removed the file, counts are lost until the next check.
+        let counter = match open.take().and_then(OpenCounter::checked) {
+            Some(counter) => counter,
+            None => OpenCounter::open(dirs)?,
+        };
+        rustix::io::retry_on_intr(|| rustix::io::write(&counter.file, b"\0"))?;
+        *open = Some(counter);
+        Ok(())
+    }
+}

@@ -1,0 +1,118 @@
+//! `host/tmp/{process}/`: this process's directory for messages that are being written or
+//! deleted.
+//!
+//! An entry has the id of its message. It means that the message was never sent, or is done, so
+//! whoever finds the entry removes the message's other files. A later process recognises the
+//! directory of a dead process: see [`crate::process_dir`].
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::fs::{self, AtFlags, RawDir};
+use rustix::io::Errno;
+
+use super::dirs::{self, Dirs};
+use super::failures::ATTEMPTS;
+use super::files::directory;
+use super::name::is_id;
+use crate::process_dir::{self, ProcessDir};
+
+/// This process's directory. Dropping it removes it, after finishing its entries.
+#[derive(Debug)]
+pub(super) struct Staging {
+    home: ProcessDir,
+    dirs: Arc<Dirs>,
+}
+
+impl Staging {
+    pub(super) fn create(dirs: &Arc<Dirs>) -> Result<Staging, Errno> {
+        let all = dirs.host_path("tmp")?;
+        let home = ProcessDir::make(&all).map_err(|error| errno(&error))?;
+        Ok(Staging { home, dirs: dirs.clone() })
+    }
+
+    pub(super) fn dir(&self) -> &OwnedFd {
+        self.home.dir()
+    }
+
+    /// Removes all files of a message that was never sent, or is done. The entry goes last: it
+    /// shows the next process what else to remove.
+    pub(super) fn discard(&self, id: &str) -> Result<(), Errno> {
+        self.dirs.remove(&self.dirs.movement, id)?;
+        super::crash_point("discard: forgotten");
+        self.dirs.remove(self.dir(), id)
+    }
+
+    /// Whether the directory still exists.
+    pub(super) fn exists(&self) -> bool {
+        self.home.is_there()
+    }
+
+    /// Whether the path still leads to this directory. If the queue was replaced by a copy, the
+    /// path leads to a copy of this directory, which the next sweep finishes.
+    fn is_at_its_path(&self) -> bool {
+        match (fs::fstat(self.home.dir()), fs::stat(self.home.path())) {
+            (Ok(ours), Ok(there)) => dirs::id(&ours) == dirs::id(&there),
+            _ => false,
+        }
+    }
+
+    /// Whether there is an entry for the message `id`.
+    pub(super) fn has(&self, id: &str) -> bool {
+        fs::accessat(self.dir(), id, fs::Access::EXISTS, AtFlags::empty()).is_ok()
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // Entries that an error left half done.
+        if clear(&self.dirs, self.home.dir()).is_err() || !self.is_at_its_path() {
+            self.home.stay();
+        }
+    }
+}
+
+/// Finishes the entries of dead processes, and removes their directories.
+pub(super) fn sweep(dirs: &Dirs) -> Result<(), Errno> {
+    let Some(all) = dirs.host_if_any("tmp")? else { return Ok(()) };
+    process_dir::sweep_in(&all, &dirs.path.join("host/tmp"), &mut |dir| Ok(clear(dirs, dir)?))
+        .map_err(|error| errno(&error))
+}
+
+fn errno(error: &io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}
+
+fn clear(dirs: &Dirs, dir: &OwnedFd) -> Result<(), Errno> {
+    let attempts = dirs.host_if_any(ATTEMPTS)?;
+    for id in entries(dir)? {
+        if !is_id(&id) {
+            continue;
+        }
+        dirs.remove(&dirs.movement, &id)?;
+        super::crash_point("sweep: forgotten");
+        if let Some(attempts) = &attempts {
+            dirs.remove(attempts, &id)?;
+        }
+        dirs.remove(dir, &id)?;
+    }
+    Ok(())
+}
+
+/// The names in a staging directory, which never has many entries.
+fn entries(dir: &OwnedFd) -> Result<Vec<String>, Errno> {
+    let dir = directory(dir, ".")?;
+    let mut buffer = vec![MaybeUninit::uninit(); 32 * 1024];
+    let mut raw = RawDir::new(dir, &mut buffer);
+    let mut names = Vec::new();
+    while let Some(entry) = raw.next() {
+        let entry = entry?;
+        match entry.file_name().to_str() {
+            Ok("." | "..") | Err(_) => {}
+            Ok(name) => names.push(name.to_owned()),
+        }
+    }
+    Ok(names)
+}

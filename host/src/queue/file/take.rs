@@ -1,0 +1,142 @@
+//! Taking one message: the step that makes a lease.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustix::fs::{self, OFlags};
+use rustix::io::Errno;
+
+use super::body::Body;
+use super::files::{self, is_regular, written};
+use super::history::History;
+use super::movement::{Movement, Opened};
+use super::name::{Name, second_after};
+use super::opened::OpenedQueue;
+use super::receipt::LeaseReceipt;
+use super::{body, crash_point, failures};
+use crate::queue::Message;
+
+/// The sender of a message without a movement file is still sending for this long. After that,
+/// the sender must have died. Python writes the message first.
+const ABANDONED: Duration = Duration::from_secs(10);
+
+/// The result of an attempt to lease a message.
+pub(super) enum Taken {
+    Leased(Message),
+    /// Another process leased or deleted the message.
+    Gone,
+    /// Another process is sending or moving the message.
+    Busy,
+    /// The entry is not a message, despite its name: a directory, a link, a socket.
+    Foreign,
+}
+
+impl OpenedQueue {
+    /// Leases a message for `hold`. It has been seen as busy for the time `busy_for`.
+    pub(super) fn take(
+        &self,
+        name: &Name,
+        hold: Duration,
+        busy_for: Duration,
+    ) -> Result<Taken, Errno> {
+        let (dirs, id) = (&*self.dirs, name.id());
+        // If another host was faster, this first call shows it.
+        let file = match files::open(&dirs.queue, name.as_str(), OFlags::RDONLY) {
+            Ok(Some(file)) => file,
+            Ok(None) => return Ok(Taken::Foreign),
+            Err(Errno::NOENT) => return Ok(Taken::Gone),
+            // A file server keeps the file for another client.
+            Err(Errno::AGAIN) => return Ok(Taken::Busy),
+            Err(errno) => return Err(errno),
+        };
+
+        let mut opened = Movement::open(dirs, id)?;
+        let mut adopted = false;
+        if let Opened::Missing = opened {
+            match self.sender_is_gone(&file, busy_for)? {
+                Some(true) => {}
+                Some(false) => return Ok(Taken::Busy),
+                None => return Ok(Taken::Foreign),
+            }
+            opened = Movement::open_or_create(dirs, id)?;
+            adopted = true;
+        }
+        let Opened::Locked((movement, mut history)) = opened else {
+            return Ok(Taken::Busy);
+        };
+        if history.is_empty() {
+            if !adopted && self.sender_is_gone(&file, busy_for)? != Some(true) {
+                return Ok(Taken::Busy);
+            }
+            movement.append(&name.line())?;
+            history = History::of(name);
+        }
+
+        let (body, unread) = match body::read(&file, id)? {
+            Body::NotAFile => return Ok(Taken::Foreign),
+            Body::Text(body) => (body, None),
+            Body::TooLong(size) => {
+                let (problem, kept) = (body::too_long(name.as_str(), size), body::kept(id));
+                let dir = dirs.path.display();
+                (Bytes::new(), Some(format!("{problem}. The file is kept as {dir}/{kept}")))
+            }
+        };
+        let leased = history.unused(name, second_after(self.now(), hold));
+        if leased == *name {
+            // There is no later time. Renaming a file to its own name would succeed for all.
+            return Ok(Taken::Busy);
+        }
+        let redelivered = adopted || history.was_moved();
+        let failures = match redelivered {
+            true => failures::of(dirs, id)?,
+            false => Vec::new(),
+        };
+        // Someone may have removed reasons, or a killed host may have added only the reason.
+        let attempts = u32::try_from(failures.len()).unwrap_or(u32::MAX).max(history.failed());
+        // The line comes first: a name that no file has is harmless, but Python deletes a
+        // message by the names in this file.
+        let end = if history.is_torn() { "\n" } else { "" };
+        let line = format!("{end}{}", leased.line());
+        movement.append(&line)?;
+        crash_point("lease: noted");
+        let renamed = fs::renameat(&dirs.queue, name.as_str(), &dirs.queue, leased.as_str());
+        if let Err(errno) = renamed {
+            movement.take_back(line.len());
+            if adopted {
+                let _ = dirs.remove(&dirs.movement, id);
+            }
+            return match errno {
+                Errno::NOENT => Ok(Taken::Gone),
+                errno => Err(errno),
+            };
+        }
+        crash_point("lease: leased");
+
+        let receipt = LeaseReceipt {
+            name: leased,
+            since: history.len() + end.len(),
+            redelivered,
+            is_unread: unread.is_some(),
+        };
+        Ok(Taken::Leased(Message {
+            id: id.to_owned(),
+            body,
+            unread,
+            attempts,
+            deaths: history.started().saturating_sub(attempts),
+            unaccounted: 0,
+            failures,
+            receipt: receipt.encode(),
+        }))
+    }
+
+    /// Whether no process is still sending this message, nor restoring the queue directory.
+    /// Returns `None` if the entry is not a regular file.
+    fn sender_is_gone(&self, file: &OwnedFd, busy_for: Duration) -> Result<Option<bool>, Errno> {
+        let stat = fs::fstat(file)?;
+        let age = self.now().saturating_sub(written(&stat));
+        let is_gone = !self.may_be_incomplete() && (busy_for >= ABANDONED || age >= ABANDONED);
+        Ok(is_regular(&stat).then_some(is_gone))
+    }
+}

@@ -1,0 +1,257 @@
+//! What tasks use while they run: the bucket, the cache, the catalog, the sandbox, the report
+//! queues, and the state of each of them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use parking_lot::RwLock;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::ahead::Ahead;
+use crate::bucket::{self, Access, Bucket, BucketError, DirSync};
+use crate::cache::{Cache, CacheError, CacheOptions, Sharing};
+use crate::catalog::Catalog;
+use crate::config::{self, Config};
+use crate::key::Prefix;
+use crate::outage::Outages;
+use crate::prefetch::Prefetch;
+use crate::publish;
+use crate::queue::{self, Address, AddressError, Queue, QueueError};
+use crate::sandbox::{Confinement, Sandbox};
+use crate::stats::Stats;
+use crate::verdict::Policy;
+use crate::workspace::{Workspace, WorkspaceError, Workspaces};
+use undeleted::Undeleted;
+
+mod diagnosis;
+pub(crate) mod undeleted;
+mod waits;
+
+/// Everything that tasks share, opened.
+pub struct Services {
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) outages: Arc<Outages>,
+    pub(crate) inputs: Prefetch,
+    /// The bucket that outputs go to.
+    pub(crate) bucket: Arc<dyn Bucket>,
+    /// Where components are in that bucket. Tasks can't publish there.
+    pub(crate) components: Option<Prefix>,
+    workspaces: RwLock<Workspaces>,
+    pub(crate) catalog: Catalog,
+    pub(crate) sandbox: Arc<Sandbox>,
+    pub(crate) publish_limits: publish::Limits,
+    pub(crate) policy: Policy,
+    /// The task queue.
+    pub(crate) queue: Arc<dyn Queue>,
+    pub(crate) error_queue: Arc<dyn Queue>,
+    pub(crate) done_queue: Option<Arc<dyn Queue>>,
+    /// With durable outputs: the disks of the report queues that are directories, by queue name.
+    /// A report must be on its disk before the message is deleted.
+    pub(crate) report_disks: HashMap<String, DirSync>,
+    /// One permit per guest that may run.
+    pub(crate) slots: Semaphore,
+    /// One permit per task that may publish.
+    pub(crate) publishing: Semaphore,
+    /// Cancelled when no further task may start.
+    pub(crate) draining: CancellationToken,
+    /// Cancelled when running guests must end.
+    pub(crate) killed: CancellationToken,
+    /// Tasks that have ended and whose messages could not be deleted.
+    pub(crate) undeleted: Undeleted,
+    /// Tasks that have a result and wait for a queue or a bucket.
+    waiting: AtomicU64,
+    /// Objects that worked or failed lately.
+    objects: diagnosis::RecentObjects,
+    pub(crate) config: Config,
+}
+
+/// Why a host can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The URL of a queue is wrong.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// A queue can't be opened.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// A bucket can't be opened.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+    /// The cache directory can't be used.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// The tasks' directories can't be made.
+    #[error(transparent)]
+    Workspace(#[from] WorkspaceError),
+    /// The sandbox can't be set up.
+    #[error("the sandbox could not be set up: {0}")]
+    Sandbox(String),
+}
+
+impl Services {
+    /// Opens everything that `config` names. Connections to remote queues run on `network`, a
+    /// runtime that tasks' file calls can't block.
+    ///
+    /// # Errors
+    /// Names what could not be opened.
+    pub async fn open(config: Config, network: &Handle) -> Result<Self, OpenError> {
+        // Buckets come before queues: a wrong bucket must not leave a new queue behind.
+        let (bucket, inputs) = open_buckets(&config).await?;
+        let access = &config.queue_access;
+        let queue = queue::open_on(network, &config.queue.parse()?, access).await?;
+        let error_queue = queue::open_on(network, &config.error_queue.parse()?, access).await?;
+        let done_queue = match &config.done_queue {
+            Some(url) => Some(queue::open_on(network, &url.parse()?, access).await?),
+            None => None,
+        };
+        let cache = Cache::open(CacheOptions {
+            dir: config.cache_dir.clone(),
+            max_bytes: config.cache_size.as_u64(),
+        })?;
+        let workspaces = Workspaces::new(&config.cache_dir.join("work"))?;
+        let sandbox = Sandbox::new(
+            config.parallel,
+            config.limits,
+            workspaces.inputs_root(),
+            workspaces.outputs_root(),
+        );
+        let sandbox = Arc::new(sandbox.map_err(|e| OpenError::Sandbox(format!("{e:#}")))?);
+        let sharing = if sandbox.confinement().files { Sharing::Link } else { Sharing::Copy };
+        let (component_bucket, component_prefix) = match &config.components {
+            Some(dir) => (bucket::open_dir(dir)?, Prefix::root()),
+            None => (bucket.clone(), config.component_prefix.clone()),
+        };
+        let catalog = Catalog::new(
+            component_bucket,
+            component_prefix,
+            cache.clone(),
+            sandbox.clone(),
+            config::compiler(config.compile_limits),
+            &config.cache_dir.join("compiled"),
+        );
+        Ok(Self {
+            stats: Arc::default(),
+            outages: Arc::default(),
+            inputs: Prefetch {
+                bucket: inputs,
+                cache,
+                freshness: config.freshness,
+                sharing,
+                ahead: Ahead::new(config.prefetch_bytes),
+            },
+            bucket,
+            components: match &config.components {
+                Some(dir) => {
+                    let bucket = config.bucket.parse().map_err(BucketError::from)?;
+                    bucket::prefix_of(dir, &bucket)?
+                }
+                None => Some(config.component_prefix.clone()),
+            },
+            workspaces: RwLock::new(workspaces),
+            catalog,
+            sandbox,
+            publish_limits: config.limits.into(),
+            policy: config.policy,
+            report_disks: report_disks(&config, [Some(&error_queue), done_queue.as_ref()]),
+            queue,
+            error_queue,
+            done_queue,
+            slots: Semaphore::new(config.parallel),
+            publishing: Semaphore::new(max_publishing(config.parallel)),
+            draining: CancellationToken::new(),
+            killed: CancellationToken::new(),
+            undeleted: Undeleted::default(),
+            waiting: AtomicU64::new(0),
+            objects: diagnosis::RecentObjects::default(),
+            config,
+        })
+    }
+
+    /// Counts and times so far.
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+
+    /// What does not work now.
+    pub fn outages(&self) -> &Outages {
+        &self.outages
+    }
+
+    /// The task queue.
+    pub fn queue(&self) -> &Arc<dyn Queue> {
+        &self.queue
+    }
+
+    /// The configuration that these services were opened with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The kernel's restrictions on guest threads.
+    pub fn confinement(&self) -> Confinement {
+        self.sandbox.confinement()
+    }
+
+    /// Tasks that are done or rejected so far.
+    pub(crate) fn ended(&self) -> u64 {
+        self.stats.done.load(Relaxed) + self.stats.failed.load(Relaxed)
+    }
+
+    /// Tasks that may run at the same time.
+    pub(crate) fn parallel(&self) -> u32 {
+        u32::try_from(self.config.parallel).unwrap_or(u32::MAX)
+    }
+
+    /// Tasks that may publish at the same time.
+    pub(crate) fn max_publishing(&self) -> u32 {
+        u32::try_from(max_publishing(self.config.parallel)).unwrap_or(u32::MAX)
+    }
+
+    /// A workspace for a task.
+    pub(crate) fn workspace(&self) -> Result<Workspace, WorkspaceError> {
+        self.workspaces.read().acquire()
+    }
+
+    /// Waits for the last answers of all queues, so that no message stays leased to nobody.
+    pub(crate) async fn close_queues(&self) {
+        self.queue.close().await;
+        self.error_queue.close().await;
+        if let Some(queue) = &self.done_queue {
+            queue.close().await;
+        }
+    }
+}
+
+/// The disks of the report queues that are directories, with durable outputs.
+fn report_disks(config: &Config, queues: [Option<&Arc<dyn Queue>>; 2]) -> HashMap<String, DirSync> {
+    let disk = |queue: &Arc<dyn Queue>| match queue.to_string().parse() {
+        Ok(Address::Directory(path)) => Some((queue.to_string(), DirSync::new(path))),
+        _ => None,
+    };
+    queues.into_iter().flatten().filter(|_| config.durable).filter_map(disk).collect()
+}
+
+/// Tasks that may publish at the same time, while `parallel` others run.
+fn max_publishing(parallel: usize) -> usize {
+    parallel * 2 + 16
+}
+
+/// Opens and checks the bucket for outputs and the bucket for inputs.
+async fn open_buckets(config: &Config) -> Result<(Arc<dyn Bucket>, Arc<dyn Bucket>), BucketError> {
+    let access = &config.bucket_access;
+    let Some(url) = &config.input_bucket else {
+        let bucket = bucket::open_for_outputs(&config.bucket.parse()?, access).await?;
+        bucket.check().await?;
+        return Ok((bucket.clone(), bucket));
+    };
+    // Anonymous access is for the inputs only: writing outputs takes credentials.
+    let own = Access { anonymous: false, ..access.clone() };
+    let bucket = bucket::open_for_outputs(&config.bucket.parse()?, &own).await?;
+    bucket.check().await?;
+    let inputs = bucket::open(&url.parse()?, access).await?;
+    inputs.check().await?;
+    Ok((bucket, inputs))
+}

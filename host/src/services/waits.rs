@@ -1,0 +1,80 @@
+//! Waiting for a service that does not work, and saying which one that is.
+
+use std::fmt;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Services;
+use crate::bucket::Bucket;
+use crate::lease::{self, Lease};
+use crate::stats::Gauge;
+
+/// The name of an outage of writing to a bucket.
+pub(super) fn writing(bucket: &dyn Bucket) -> impl fmt::Display {
+    fmt::from_fn(move |f| write!(f, "writing to {bucket}"))
+}
+
+/// How often a host that leases nothing checks whether it can again.
+const LOOK: Duration = Duration::from_millis(200);
+
+impl Services {
+    /// What keeps the host from working, in words. Empty if it works.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = self.outages.problems();
+        if self.draining.is_cancelled() {
+            problems.push("the host is stopping".to_owned());
+        }
+        problems
+    }
+
+    /// The name of an outage of deleting or releasing messages of the task queue, which can fail
+    /// while leasing works. Formatted only when it is needed.
+    pub(crate) fn settling(&self) -> impl fmt::Display {
+        fmt::from_fn(|f| write!(f, "settling messages of {}", self.queue))
+    }
+
+    /// The name of an outage of renewing leases.
+    pub(crate) fn renewing(&self) -> impl fmt::Display {
+        lease::renewing(&*self.queue)
+    }
+
+    /// Waits until the host can work on a task: one that can't only keeps tasks from other hosts.
+    /// An operation that can't be probed is tried by the next task; the task queue, by leasing.
+    pub(crate) async fn wait_until_usable(&self) {
+        while self.outages.any() {
+            if self.outages.is_probing() || self.waiting.load(Relaxed) > 0 {
+                // Tasks that wait with a result try what can't be probed.
+                self.outages.pause_for(LOOK).await;
+                continue;
+            }
+            self.outages.pause_for(self.outages.pause_of_unprobed()).await;
+            return;
+        }
+    }
+
+    /// Waits with outputs until the bucket can be written. False when the time is over, the lease
+    /// is lost, or the host stops at once.
+    pub(crate) async fn wait_to_write(&self, lease: &Lease, until: Instant) -> bool {
+        let name = writing(&*self.bucket);
+        while self.outages.is_out(&name) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || !self.wait_with(lease, left.min(LOOK)).await {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Waits with a result until a service may be tried again. False when the lease is lost or
+    /// the host stops at once.
+    pub(crate) async fn wait_with(&self, lease: &Lease, wait: Duration) -> bool {
+        let _waiting = Gauge::enter(&self.waiting);
+        tokio::select! {
+            () = self.outages.pause_for(wait) => lease.is_ours(),
+            () = lease.lost().cancelled() => false,
+            () = self.killed.cancelled() => false,
+        }
+    }
+}

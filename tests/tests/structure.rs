@@ -1,0 +1,234 @@
+//! The structure of the host's code: imports point down the layers, and no two files import each
+//! other, directly or through others.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use syn::visit::{self, Visit};
+
+/// The modules of the host in layers, from top to bottom. A module imports only from the layers
+/// below its own.
+const LAYERS: &[&[&str]] = &[
+    &["main"],
+    &["cli"],
+    &["worker"],
+    &["task"],
+    &["services"],
+    &["config"],
+    &["verdict"],
+    &["failure"],
+    &["prefetch", "report", "catalog", "publish"],
+    &["lease", "cache", "sandbox"],
+    &["workspace"],
+    &["queue", "bucket"],
+    &["ahead", "emptying", "message", "outage", "ownership", "process_dir", "stats"],
+    &["json", "key", "roots", "turns", "words"],
+    &["blocking", "digest", "dirs", "environment", "plain", "shortage"],
+];
+
+/// A file as a module path: `["queue", "file", "lease"]`.
+type Module = Vec<String>;
+
+/// Which files import which.
+struct Imports(BTreeMap<Module, BTreeSet<Module>>);
+
+impl Imports {
+    fn read() -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("host/src");
+        let files: BTreeMap<Module, String> = task_host_tests::files(&root)
+            .into_iter()
+            .filter(|file| file.ends_with(".rs"))
+            .map(|file| {
+                let module = file.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
+                (module, std::fs::read_to_string(root.join(&file)).unwrap())
+            })
+            .collect();
+        assert!(files.len() > 100, "hardly any files: {:?}", files.keys());
+        let names: BTreeSet<Module> = files.keys().cloned().collect();
+        let parse = |(module, text): (&Module, &String)| {
+            let file = syn::parse_file(text).unwrap_or_else(|e| panic!("{module:?}: {e}"));
+            (module.clone(), file)
+        };
+        let files: Vec<(Module, syn::File)> = files.iter().map(parse).collect();
+        let tests: Vec<Module> = files.iter().flat_map(test_modules).collect();
+        let is_test = |module: &Module| tests.iter().any(|test| module.starts_with(test));
+        let production = files.iter().filter(|(module, _)| !is_test(module));
+        let imports = production.map(|(module, file)| {
+            let mut found = Found { files: &names, here: module.clone(), imports: BTreeSet::new() };
+            found.visit_file(file);
+            found.imports.remove(module);
+            (module.clone(), found.imports)
+        });
+        Self(imports.filter(|(module, _)| module[0] != "lib").collect())
+    }
+}
+
+/// The child modules of a file that exist for tests only.
+fn test_modules((module, file): &(Module, syn::File)) -> Vec<Module> {
+    let parent = if module[0] == "lib" || module[0] == "main" { &[] } else { module.as_slice() };
+    let children = file.items.iter().filter_map(|item| match item {
+        syn::Item::Mod(child) if is_test(&child.attrs) => Some(child.ident.to_string()),
+        _ => None,
+    });
+    children.map(|child| [parent, &[child]].concat()).collect()
+}
+
+/// Collects the files that a file names in paths, outside of its tests.
+struct Found<'a> {
+    files: &'a BTreeSet<Module>,
+    /// The module of the code being visited, which may be inside of a file.
+    here: Module,
+    imports: BTreeSet<Module>,
+}
+
+impl Found<'_> {
+    /// Adds the file that holds what a path names, if it is one of ours.
+    fn add(&mut self, path: &[String]) {
+        let mut path = path;
+        let mut base: Module = match path.first().map(String::as_str) {
+            Some("crate" | "task_host") => Vec::new(),
+            Some("self") => self.here.clone(),
+            Some("super") => {
+                let mut base = self.here.clone();
+                base.pop();
+                while path.get(1).is_some_and(|next| next == "super") {
+                    base.pop();
+                    path = &path[1..];
+                }
+                base
+            }
+            // A path that begins with a child module.
+            Some(_) => {
+                let mut child = self.here.clone();
+                child.push(path[0].clone());
+                if !self.files.contains(&child) {
+                    return;
+                }
+                self.here.clone()
+            }
+            None => return,
+        };
+        let begins_here = !matches!(path[0].as_str(), "crate" | "task_host" | "self" | "super");
+        base.extend(path[usize::from(!begins_here)..].iter().cloned());
+        while !base.is_empty() {
+            if self.files.contains(&base) {
+                self.imports.insert(base);
+                return;
+            }
+            base.pop();
+        }
+    }
+
+    fn add_tree(&mut self, before: &[String], tree: &syn::UseTree) {
+        let with = |name: String| [before, &[name]].concat();
+        match tree {
+            syn::UseTree::Path(path) => self.add_tree(&with(path.ident.to_string()), &path.tree),
+            syn::UseTree::Name(name) => self.add(&with(name.ident.to_string())),
+            syn::UseTree::Rename(name) => self.add(&with(name.ident.to_string())),
+            syn::UseTree::Glob(_) => self.add(before),
+            syn::UseTree::Group(group) => {
+                group.items.iter().for_each(|tree| self.add_tree(before, tree));
+            }
+        }
+    }
+}
+
+fn is_test(attributes: &[syn::Attribute]) -> bool {
+    attributes.iter().any(|attribute| {
+        attribute.path().is_ident("test")
+            || matches!(&attribute.meta, syn::Meta::List(list)
+                if list.path.is_ident("cfg") && list.tokens.to_string() == "test")
+    })
+}
+
+impl<'ast> Visit<'ast> for Found<'_> {
+    fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
+        if !is_test(&item.attrs) {
+            self.add_tree(&[], &item.tree);
+        }
+    }
+
+    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+        if !is_test(&item.attrs) && item.content.is_some() {
+            self.here.push(item.ident.to_string());
+            visit::visit_item_mod(self, item);
+            self.here.pop();
+        }
+    }
+
+    fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
+        if !is_test(&item.attrs) {
+            visit::visit_item_fn(self, item);
+        }
+    }
+
+    fn visit_item_impl(&mut self, item: &'ast syn::ItemImpl) {
+        if !is_test(&item.attrs) {
+            visit::visit_item_impl(self, item);
+        }
+    }
+
+    fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {
+        if !is_test(&item.attrs) {
+            visit::visit_impl_item_fn(self, item);
+        }
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        let names: Vec<String> = path.segments.iter().map(|s| s.ident.to_string()).collect();
+        if names.len() > 1 {
+            self.add(&names);
+        }
+        visit::visit_path(self, path);
+    }
+}
+
+#[test]
+fn imports_point_down_the_layers() {
+    let imports = Imports::read();
+    let layer = |module: &Module| {
+        LAYERS.iter().position(|layer| layer.contains(&module[0].as_str())).unwrap_or(usize::MAX)
+    };
+    let tops: BTreeSet<&String> = imports.0.keys().map(|module| &module[0]).collect();
+    let known = LAYERS.concat();
+    let unknown: Vec<_> = tops.iter().filter(|name| !known.contains(&name.as_str())).collect();
+    assert!(unknown.is_empty(), "give these modules a place in LAYERS: {unknown:?}");
+    let gone: Vec<_> = known.iter().filter(|name| !tops.iter().any(|t| t == *name)).collect();
+    assert!(gone.is_empty(), "LAYERS names modules that don't exist: {gone:?}");
+    let upwards: Vec<String> = imports
+        .0
+        .iter()
+        .flat_map(|(from, to)| to.iter().map(move |to| (from, to)))
+        .filter(|(from, to)| from[0] != to[0] && layer(from) >= layer(to))
+        .map(|(from, to)| format!("{} imports {}", from.join("/"), to.join("/")))
+        .collect();
+    assert!(upwards.is_empty(), "imports that point upwards: {upwards:#?}");
+}
+
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    let Imports(mut imports) = Imports::read();
+    // A module and the files below it are one room.
+    for (from, to) in &mut imports {
+        to.retain(|to| !to.starts_with(from) && !from.starts_with(to));
+    }
+    // A file that imports nothing, or that nothing imports, is in no circle.
+    loop {
+        let before = imports.len();
+        let importers: BTreeSet<Module> = imports.keys().cloned().collect();
+        imports.values_mut().for_each(|to| to.retain(|to| importers.contains(to)));
+        let imported: BTreeSet<Module> = imports.values().flatten().cloned().collect();
+        imports.retain(|from, to| !to.is_empty() && imported.contains(from));
+        if imports.len() == before {
+            break;
+        }
+    }
+    let circles: Vec<String> = imports
+        .iter()
+        .map(|(from, to)| {
+            let to: Vec<String> = to.iter().map(|to| to.join("/")).collect();
+            format!("{} imports {}", from.join("/"), to.join(", "))
+        })
+        .collect();
+    assert!(circles.is_empty(), "files that import each other in circles: {circles:#?}");
+}
