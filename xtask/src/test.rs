@@ -43,10 +43,12 @@ enum Needs {
 
 /// The tests that need servers: test programs, and the beginnings of test names.
 const WITH_SERVERS: &[(&str, &str)] = &[
-    ("task_host", "bucket::conformance::of_azure::"),
-    ("task_host", "bucket::conformance::of_google::"),
-    ("task_host", "bucket::conformance::of_s3::"),
-    ("task_host", "bucket::faults::"),
+    ("task_host", "bucket::tests::conformance::of_azure::"),
+    ("task_host", "bucket::tests::conformance::of_google::"),
+    ("task_host", "bucket::tests::conformance::of_s3::"),
+    ("task_host", "bucket::tests::encoded::"),
+    ("task_host", "bucket::tests::service::"),
+    ("task_host", "bucket::tests::tried::"),
     ("task_host", "queue::pubsub::tests::"),
     ("task_host", "queue::sqs::tests::server::"),
     ("cli", "a_bucket_of_a_cloud_that_can_not_be_used_is_said_at_the_start"),

@@ -18,13 +18,14 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use cap_std::fs::Dir;
 use futures_util::stream::{self, BoxStream, StreamExt};
+use parking_lot::RwLock;
 use rustix::fs::{
     AtFlags, FallocateFlags, FileType, Mode, OFlags, Stat, fallocate, fstat, fstatvfs, fsync,
     ioctl_ficlone, mkdirat, openat, renameat, statat,
@@ -135,12 +136,12 @@ impl DirBucket {
 
     /// The directory at the path now.
     fn root(&self) -> Result<Arc<Root>, DirError> {
-        let known = self.0.root.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = self.0.root.read().clone();
         let now = known.now()?;
         if Arc::ptr_eq(&known, &now) {
             return Ok(known);
         }
-        let mut current = self.0.root.write().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.0.root.write();
         // Another thread may have opened it meanwhile.
         if current.id != now.id {
             tracing::warn!("{self}: the directory was replaced; using the new one");

@@ -2,7 +2,8 @@
 //! key would end the listing.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use super::address::Service;
 use crate::key::BucketKey;
@@ -23,7 +24,7 @@ impl Skipped {
     }
 
     pub(super) fn note(&self, key: &str, problem: &str) {
-        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut named = self.named.lock();
         if named.len() > NAMED || named.contains(key) {
             return;
         }
@@ -168,7 +169,7 @@ mod tests {
             assert_eq!(pruned, listing(false));
         }
         assert_eq!(prune(Service::S3, &listing(false), &skipped), None, "nothing is copied");
-        let named = skipped.named.lock().unwrap();
+        let named = skipped.named.lock();
         assert_eq!(named.len(), 5, "each once, and no folder: {named:?}");
     }
 
@@ -195,7 +196,7 @@ mod tests {
         for i in 0..1000 {
             skipped.note(&i.to_string(), "is wrong");
         }
-        assert_eq!(skipped.named.lock().unwrap().len(), NAMED + 1);
+        assert_eq!(skipped.named.lock().len(), NAMED + 1);
     }
 
     #[test]

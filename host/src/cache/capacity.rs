@@ -8,10 +8,11 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use super::blobs::{Blobs, ScannedBlob, cost, scan};
@@ -144,8 +145,8 @@ impl Usage {
         self.max / 100 * 90
     }
 
-    fn pins(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, usize>> {
-        self.pins.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pins(&self) -> MutexGuard<'_, HashMap<Digest, usize>> {
+        self.pins.lock()
     }
 
     fn remove(&self, cost: u64) {

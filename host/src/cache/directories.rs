@@ -7,8 +7,9 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
+use parking_lot::RwLock;
 use rustix::fs::{CWD, Mode, OFlags, fstat, openat, stat};
 use rustix::io::Errno;
 
@@ -46,7 +47,7 @@ impl Directories {
     }
 
     pub(super) fn get(&self) -> Arc<OpenDirs> {
-        self.open.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.open.read().clone()
     }
 
     /// Runs `action`, and again in new directories if the old ones are gone.
@@ -64,7 +65,7 @@ impl Directories {
     /// Opens or makes removed directories again, or opens their replacements. True when
     /// [`Directories::get`] gives other directories than `seen`.
     pub(super) fn renew(&self, seen: &Arc<OpenDirs>) -> io::Result<bool> {
-        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open.write();
         if !Arc::ptr_eq(&open, seen) {
             return Ok(true);
         }

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 /// The work in progress, by key.
 #[derive(Debug)]
@@ -27,8 +29,8 @@ impl<K: Hash + Eq + Clone, V: Clone> SingleFlight<K, V> {
         work: impl FnOnce() -> F,
     ) -> (V, bool) {
         let joined = self.join(key);
-        let Some(single_flight) = &joined.single_flight else { return (work().await, true) };
-        let mut outcome = single_flight.lock().await;
+        let Some(flight) = &joined.flight else { return (work().await, true) };
+        let mut outcome = flight.lock().await;
         if let Some(outcome) = &*outcome {
             return (outcome.clone(), false);
         }
@@ -39,9 +41,9 @@ impl<K: Hash + Eq + Clone, V: Clone> SingleFlight<K, V> {
     }
 
     fn join(&self, key: K) -> Participant<'_, K, V> {
-        let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let single_flight = flights.entry(key.clone()).or_default().clone();
-        Participant { flights: self, key, single_flight: Some(single_flight) }
+        let mut flights = self.0.lock();
+        let flight = flights.entry(key.clone()).or_default().clone();
+        Participant { flights: self, key, flight: Some(flight) }
     }
 }
 
@@ -50,14 +52,14 @@ struct Participant<'a, K: Hash + Eq, V> {
     flights: &'a SingleFlight<K, V>,
     key: K,
     /// Always set until the drop, which gives it up under the lock.
-    single_flight: Option<Flight<V>>,
+    flight: Option<Flight<V>>,
 }
 
 impl<K: Hash + Eq, V> Participant<'_, K, V> {
     /// Lets no other caller join.
     fn close(&self) {
-        let mut flights = self.flights.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let (Some(ours), Some(open)) = (&self.single_flight, flights.get(&self.key))
+        let mut flights = self.flights.0.lock();
+        if let (Some(ours), Some(open)) = (&self.flight, flights.get(&self.key))
             && Arc::ptr_eq(ours, open)
         {
             flights.remove(&self.key);
@@ -67,8 +69,8 @@ impl<K: Hash + Eq, V> Participant<'_, K, V> {
 
 impl<K: Hash + Eq, V> Drop for Participant<'_, K, V> {
     fn drop(&mut self) {
-        let mut flights = self.flights.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(ours) = self.single_flight.take() else { return };
+        let mut flights = self.flights.0.lock();
+        let Some(ours) = self.flight.take() else { return };
         // The map's reference and ours: no other caller is left.
         if flights.get(&self.key).is_some_and(|open| Arc::ptr_eq(open, &ours))
             && Arc::strong_count(&ours) == 2
@@ -102,7 +104,7 @@ mod tests {
         let (outcomes, ()) = futures_util::future::join(all, async { gate.add_permits(1) }).await;
         assert_eq!(done.load(Ordering::SeqCst), 1);
         assert_eq!(outcomes.iter().filter(|(_, led)| *led).count(), 1);
-        assert!(flights.0.lock().unwrap().is_empty());
+        assert!(flights.0.lock().is_empty());
         assert_eq!(flights.run(1, || async { 7 }).await, (7, true), "later ones start anew");
     }
 
@@ -118,6 +120,6 @@ mod tests {
         let mut third = Box::pin(flights.run(1, std::future::pending));
         assert!((&mut third).now_or_never().is_none());
         drop(third);
-        assert!(flights.0.lock().unwrap().is_empty());
+        assert!(flights.0.lock().is_empty());
     }
 }

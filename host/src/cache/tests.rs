@@ -303,7 +303,7 @@ async fn a_failed_download_fails_for_all_who_wait_and_can_be_tried_again() {
     bucket.short.store(1, Ordering::SeqCst);
     let fetch = || async { cache.fetch(&bucket, &key("k"), NOW).await };
     let error = fetch().await.unwrap_err();
-    assert!(error.to_string().contains("2 bytes came of 5"), "{error}");
+    assert!(error.to_string().contains("2 of 5 bytes arrived"), "{error}");
     assert_eq!((f.blob_files().len(), f.tmp_files()), (0, 0), "no half blob is kept");
     assert_eq!(fetch().await.unwrap().digest, Digest::of(b"bytes"));
 }
@@ -573,7 +573,7 @@ async fn a_full_disk_makes_room_once_and_then_says_so() {
     assert!(matches!(error, CacheError::Full { .. }), "{error}");
     let error = error.to_string();
     let dir = cache.dir().to_str().unwrap();
-    for part in [dir, "97.7 KiB", "its limit is 1.0 TiB", "are free on its disk"] {
+    for part in [dir, "97.7 KiB", "limit 1.0 TiB", "free on its disk "] {
         assert!(error.contains(part), "{part}: {error}");
     }
     assert_eq!(f.tmp_files(), 0);

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use rustix::fs::Stat;
 
 use crate::digest::Digest;
@@ -49,7 +49,7 @@ impl Verified {
     /// True when the blob was verified and is still the same file.
     pub(super) fn has(&self, digest: &Digest, stamp: &Stamp) -> bool {
         let hash = self.hasher.hash_one(stamp);
-        let mut known = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.generations.lock();
         if let Some(seen) = known.young.get(digest) {
             return *seen == hash;
         }
@@ -64,7 +64,7 @@ impl Verified {
 
     pub(super) fn add(&self, digest: Digest, stamp: &Stamp) {
         let hash = self.hasher.hash_one(stamp);
-        self.generations.lock().unwrap_or_else(PoisonError::into_inner).add(digest, hash);
+        self.generations.lock().add(digest, hash);
     }
 }
 
@@ -95,7 +95,7 @@ mod tests {
         }
         assert!(!verified.has(&digest(0), &stamp(2)), "it is another file now");
         assert!(!verified.has(&digest(1), &stamp(1)), "not used for long");
-        let known = verified.generations.lock().unwrap();
+        let known = verified.generations.lock();
         assert!(known.young.len() + known.old.len() <= 2 * GENERATION);
     }
 }

@@ -140,7 +140,7 @@ fn what_belongs_to_somebody_else_is_refused() {
         let problem =
             [path.to_str().unwrap(), "belongs to uid 4321 (mode 700)", "host runs as uid 0"];
         let cache = place.cache();
-        let cure = format!("with --cache-dir, like {}/task-host", cache.display());
+        let cure = format!("with --cache-dir, for example {}/task-host", cache.display());
         place.refuses(&cache, &problem, &cure);
     }
     // The cure: whoever owns the directory above is trusted to name it.

@@ -7,10 +7,11 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, fstatvfs, makedev, mkdirat, openat, statat,
     statx,
@@ -146,7 +147,7 @@ impl Root {
 
     /// The directory that objects are copied to before they are renamed into place.
     pub(super) fn tmp(&self) -> io::Result<Arc<ProcessDir>> {
-        let mut tmp = self.tmp.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tmp = self.tmp.lock();
         if let Some(tmp) = &*tmp
             && tmp.is_there()
         {

@@ -8,9 +8,10 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use rustix::fs::{CWD, Mode, OFlags, openat, syncfs};
 use rustix::io::Errno;
 
@@ -98,7 +99,7 @@ impl Unsynced {
         device: u64,
         dir: impl FnOnce() -> Result<Holder, Errno>,
     ) -> Result<(), Errno> {
-        let mut all = lock(&self.dirty);
+        let mut all = self.dirty.lock();
         if let Some(dirty) = all.get_mut(&device) {
             dirty.puts += 1;
         } else {
@@ -109,13 +110,13 @@ impl Unsynced {
 
     /// True when everything is on the disk.
     pub(super) fn is_empty(&self) -> bool {
-        lock(&self.dirty).is_empty()
+        self.dirty.lock().is_empty()
     }
 
     /// The file systems that were written to.
     #[cfg(test)]
     pub(super) fn devices(&self) -> Vec<u64> {
-        let mut devices: Vec<u64> = lock(&self.dirty).keys().copied().collect();
+        let mut devices: Vec<u64> = self.dirty.lock().keys().copied().collect();
         devices.sort_unstable();
         devices
     }
@@ -130,16 +131,12 @@ impl Unsynced {
     }
 }
 
-fn lock(dirty: &Mutex<HashMap<u64, Dirty>>) -> MutexGuard<'_, HashMap<u64, Dirty>> {
-    dirty.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn sync_all(dirty: &Mutex<HashMap<u64, Dirty>>) -> Result<(), Errno> {
     let look = |(device, dirty): (&u64, &Dirty)| (*device, dirty.dir.clone(), dirty.puts);
-    let now: Vec<_> = lock(dirty).iter().map(look).collect();
+    let now: Vec<_> = dirty.lock().iter().map(look).collect();
     for (device, dir, puts) in now {
         syncfs(&*dir)?;
-        let mut all = lock(dirty);
+        let mut all = dirty.lock();
         // Later puts may have missed the sync.
         if all.get(&device).is_some_and(|dirty| dirty.puts == puts) {
             all.remove(&device);

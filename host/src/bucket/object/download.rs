@@ -130,17 +130,17 @@ impl RemoteObject {
                 return Err(BucketError::invalid(&bucket, problem).into());
             }
         };
-        let parts = Transfer { bucket: &bucket, key: &key, version: &version, target };
+        let transfer = Transfer { bucket: &bucket, key: &key, version: &version, target };
         let has_ranges = bucket.has_ranges() || facts.has_ranges;
         let mut size = version.size;
         if !facts.has_length {
-            size = parts.take_to_the_end(body).await?;
-        } else if version.size <= ONE_GET || !has_ranges || parts.is_decoded() {
-            parts.take(0..version.size, Some(body)).await?;
+            size = transfer.take_to_the_end(body).await?;
+        } else if version.size <= ONE_GET || !has_ranges || transfer.is_decoded() {
+            transfer.take(0..version.size, Some(body)).await?;
         } else {
-            parts.take_all(body).await?;
+            transfer.take_all(body).await?;
         }
-        version.size = parts.check(facts, into, size).await?;
+        version.size = transfer.check(facts, into, size).await?;
         Ok(version)
     }
 }
