@@ -13,14 +13,15 @@ use futures_util::stream::BoxStream;
 use tokio::time::Instant;
 
 pub mod address;
-mod clock;
 #[cfg(test)]
 pub(crate) mod conformance;
-mod elsewhere;
+mod copies;
+mod denial;
 pub mod file;
 pub mod memory;
+mod on_runtime;
 pub mod pubsub;
-mod remembered;
+mod service_clock;
 pub mod sqs;
 
 pub use self::address::{Address, AddressError};
@@ -389,7 +390,7 @@ pub async fn open_on(
         doing: "opening the queue".to_owned(),
         source: Box::new(stopped),
     })??;
-    Ok(Arc::new(elsewhere::Elsewhere::new(queue, runtime.clone())))
+    Ok(Arc::new(on_runtime::OnRuntime::new(queue, runtime.clone())))
 }
 
 /// Opens an existing queue to inspect and repair it.

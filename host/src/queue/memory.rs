@@ -18,12 +18,12 @@ use super::{Counts, Message, Queue, QueueError, Receipt, Release};
 pub struct MemoryQueue {
     /// Bytes of the longest message, where there is a limit.
     longest: Option<usize>,
-    state: Mutex<State>,
+    state: Mutex<MemoryState>,
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct MemoryState {
     /// By the order in which they were sent.
     messages: BTreeMap<u64, Entry>,
     sent: u64,
@@ -55,7 +55,7 @@ impl MemoryQueue {
         MemoryQueue { longest: Some(longest), ..MemoryQueue::default() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, MemoryState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -73,7 +73,7 @@ impl MemoryQueue {
     fn with<T>(
         &self,
         receipt: &Receipt,
-        change: impl FnOnce(&mut State, u64) -> T,
+        change: impl FnOnce(&mut MemoryState, u64) -> T,
     ) -> Result<T, QueueError> {
         let (id, lease) = self.read(receipt)?;
         let mut state = self.state();

@@ -7,7 +7,7 @@
 //! letter policy the service counts deliveries; so that it counts only those of which nobody
 //! told the end, what is given back goes as a copy there in any case.
 //!
-//! Who holds what, until when, is kept in `held.rs`; how messages come in is in `pull.rs`.
+//! Who holds what, until when, is kept in `leases.rs`; how messages come in is in `pull.rs`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,11 +22,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::client::{ANSWER, Client, Kind, routed};
+use self::client::{ANSWER, Client, RequestKind, routed};
 use self::envelope::Envelope;
-use self::held::{Held, Table};
+use self::leases::{PubSubLease, PubSubLeases};
 use super::address::PubSub;
-use super::remembered::{Forbidden, Remembered};
+use super::copies::Copies;
+use super::denial::Denial;
 use super::{Access, Counts, Message, Queue, QueueError, Receipt, Release, Requests};
 
 pub use admin::Admin;
@@ -34,16 +35,12 @@ pub use admin::Admin;
 mod admin;
 mod client;
 mod envelope;
-mod held;
+mod leases;
 mod pull;
 mod send;
 mod setup;
 mod status;
 
-#[cfg(test)]
-mod documented;
-#[cfg(test)]
-mod fake;
 #[cfg(test)]
 mod tests;
 
@@ -69,16 +66,16 @@ struct Shared {
     subscription: Option<String>,
     /// The ordering key of what is sent.
     group: Option<String>,
-    held: Table,
+    leases: PubSubLeases,
     /// Pulls, and what they bring for nobody: each is seen to its end.
     under_way: TaskTracker,
     /// Cancelled when no message is wanted any more.
     closing: CancellationToken,
     /// The service counts deliveries, for a dead letter policy.
     is_counted: AtomicBool,
-    remembered: Remembered,
+    copies: Copies,
     /// Messages can't be sent again: we are not allowed to publish to the topic.
-    mute: Forbidden,
+    resend_denied: Denial,
 }
 
 impl PubSubQueue {
@@ -95,12 +92,12 @@ impl PubSubQueue {
             topic: setup::topic(at),
             subscription: setup::subscription(at),
             group: access.group.clone(),
-            held: Table::default(),
+            leases: PubSubLeases::default(),
             under_way: TaskTracker::new(),
             closing: CancellationToken::new(),
             is_counted: AtomicBool::new(false),
-            remembered: Remembered::default(),
-            mute: Forbidden::default(),
+            copies: Copies::default(),
+            resend_denied: Denial::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -124,26 +121,26 @@ impl Queue for PubSubQueue {
 
     async fn start(&self, receipt: &Receipt) -> Result<(), QueueError> {
         // There is nowhere to write it.
-        self.shared.held(receipt).map(drop)
+        self.shared.lease_of(receipt).map(drop)
     }
 
     async fn extend(&self, receipt: &Receipt, hold: Duration) -> Result<Receipt, QueueError> {
         let shared = &*self.shared;
-        let held = shared.held(receipt)?;
+        let held = shared.lease_of(receipt)?;
         let hold = hold.min(LONGEST_HOLD);
         let until = Instant::now() + hold;
         let changed = shared.set_deadline(vec![held.ack_id.clone()], hold).await;
         changed.map_err(|status| shared.failed(receipt, "extending a lease", &status))?;
-        Ok(shared.held.replace(receipt, Held { until, ..held }))
+        Ok(shared.leases.replace(receipt, PubSubLease { until, ..held }))
     }
 
     async fn ack(&self, receipt: &Receipt) -> Result<(), QueueError> {
         let shared = &*self.shared;
-        let held = shared.held(receipt)?;
+        let held = shared.lease_of(receipt)?;
         let done = shared.acknowledge(vec![held.ack_id.clone()]).await;
         done.map_err(|status| shared.failed(receipt, "acknowledging a message", &status))?;
-        shared.remembered.forget(&held.envelope.copy);
-        shared.held.end(receipt);
+        shared.copies.forget(&held.envelope.copy);
+        shared.leases.end(receipt);
         Ok(())
     }
 
@@ -154,9 +151,9 @@ impl Queue for PubSubQueue {
         why: Release<'_>,
     ) -> Result<(), QueueError> {
         let shared = &*self.shared;
-        let held = shared.held(receipt)?;
+        let held = shared.lease_of(receipt)?;
         let envelope = &held.envelope;
-        if shared.remembered.is_replaced(&envelope.copy) {
+        if shared.copies.is_replaced(&envelope.copy) {
             return self.ack(receipt).await;
         }
         let reason = match why {
@@ -166,13 +163,13 @@ impl Queue for PubSubQueue {
         if shared.wants_copy(envelope, reason) {
             match shared.publish(vec![envelope.again(after, reason)]).await {
                 Ok(()) => {
-                    shared.mute.ends();
+                    shared.resend_denied.clear();
                     // If the next step fails there are two, which is better than none.
-                    shared.remembered.replaced(&envelope.copy);
+                    shared.copies.replaced(&envelope.copy);
                     return self.ack(receipt).await;
                 }
                 Err(status) if status.code() == Code::PermissionDenied => {
-                    if shared.mute.begins() {
+                    if shared.resend_denied.record() {
                         let error = shared.client.error("sending a task again", &status);
                         tracing::warn!(
                             "{error}: how often a task failed is known only to the host that ran it"
@@ -194,9 +191,9 @@ impl Queue for PubSubQueue {
         let changed = shared.set_deadline(vec![ack_id], after.min(LONGEST_HOLD)).await;
         changed.map_err(|status| shared.failed(receipt, "giving back a message", &status))?;
         if let Some(reason) = reason {
-            shared.remembered.failed(&envelope.copy, reason);
+            shared.copies.failed(&envelope.copy, reason);
         }
-        shared.held.end(receipt);
+        shared.leases.end(receipt);
         Ok(())
     }
 
@@ -222,7 +219,7 @@ impl Queue for PubSubQueue {
     }
 
     fn until(&self, receipt: &Receipt) -> Option<Instant> {
-        self.shared.held.get(receipt).map(|held| held.until)
+        self.shared.leases.get(receipt).map(|held| held.until)
     }
 
     fn limits_deliveries(&self) -> bool {
@@ -230,7 +227,7 @@ impl Queue for PubSubQueue {
     }
 
     fn charges_for_holding(&self) -> bool {
-        self.limits_deliveries() && self.shared.mute.is_on()
+        self.limits_deliveries() && self.shared.resend_denied.is_recent()
     }
 
     async fn close(&self) {
@@ -257,19 +254,22 @@ impl Shared {
         })
     }
 
-    fn held(&self, receipt: &Receipt) -> Result<Held, QueueError> {
-        self.held.get(receipt).ok_or_else(|| self.lost(receipt))
+    fn lease_of(&self, receipt: &Receipt) -> Result<PubSubLease, QueueError> {
+        self.leases.get(receipt).ok_or_else(|| self.lost(receipt))
     }
 
     fn lost(&self, receipt: &Receipt) -> QueueError {
-        QueueError::LeaseLost { queue: self.client.queue.clone(), id: held::id(receipt).to_owned() }
+        QueueError::LeaseLost {
+            queue: self.client.queue.clone(),
+            id: leases::id(receipt).to_owned(),
+        }
     }
 
     /// Whether a message is given back as a copy: to tell that its task failed, or so that a
     /// delivery which came to nothing doesn't count. A copy would lose its place in an order.
     fn wants_copy(&self, envelope: &Envelope, reason: Option<&str>) -> bool {
         let is_told = reason.is_some() || (envelope.is_counted && !envelope.is_ordered());
-        is_told && !self.mute.is_on()
+        is_told && !self.resend_denied.is_recent()
     }
 
     /// Ends messages in whose place copies were sent and that could not be ended then.
@@ -279,7 +279,7 @@ impl Shared {
         }
         let ids = replaced.iter().map(|(ack_id, _)| ack_id.clone()).collect();
         match self.acknowledge(ids).await {
-            Ok(()) => replaced.iter().for_each(|(_, e)| self.remembered.forget(&e.copy)),
+            Ok(()) => replaced.iter().for_each(|(_, e)| self.copies.forget(&e.copy)),
             Err(status) => {
                 tracing::debug!("{}", self.client.error("ending an old copy", &status));
             }
@@ -300,7 +300,7 @@ impl Shared {
         if status::lost(status).is_empty() {
             return self.client.error(doing, status);
         }
-        self.held.end(receipt);
+        self.leases.end(receipt);
         self.lost(receipt)
     }
 
@@ -318,7 +318,7 @@ impl Shared {
             let request = routed("subscription", subscription, request.clone());
             self.client.subscriber().modify_ack_deadline(request).await
         };
-        self.client.tried(Kind::Extend, ANSWER, modify).await
+        self.client.tried(RequestKind::Extend, ANSWER, modify).await
     }
 
     async fn acknowledge(&self, ack_ids: Vec<String>) -> Result<(), Status> {
@@ -328,7 +328,7 @@ impl Shared {
             let request = routed("subscription", subscription, request.clone());
             self.client.subscriber().acknowledge(request).await
         };
-        self.client.tried(Kind::Delete, ANSWER, acknowledge).await
+        self.client.tried(RequestKind::Delete, ANSWER, acknowledge).await
     }
 
     /// Gives messages back that nobody here wants. What can't be given back returns when its

@@ -30,28 +30,29 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use self::batch::{Batcher, MOST};
+use self::batch::{Batcher, MAX_ENTRIES};
 use self::client::Tally;
 use self::failure::Failure;
-use self::leases::{Leases, Row};
-use self::pointer::Payloads;
+use self::large_bodies::LargeBodies;
+use self::leases::{SqsLease, SqsLeases};
 use self::polls::Polls;
 use self::requests::{Changes, Deletes, Sends, Service};
 use self::settings::Settings;
-use super::remembered::{Forbidden, Remembered};
+use super::copies::Copies;
+use super::denial::Denial;
 use super::{Access, Counts, Message, Queue, QueueError, Receipt, Release, Requests};
 
 pub use admin::Admin;
-pub use pointer::check_body_bucket;
+pub use large_bodies::check_body_bucket;
 
 mod admin;
 mod attempts;
 mod batch;
 mod client;
 mod failure;
+mod large_bodies;
 mod leases;
 mod opening;
-mod pointer;
 mod polls;
 mod receive;
 mod requests;
@@ -60,12 +61,10 @@ mod settings;
 mod settling;
 
 #[cfg(test)]
-mod fake;
-#[cfg(test)]
 mod tests;
 
 /// How long what is to happen soon waits for others to go with it.
-const SOON: Duration = Duration::from_millis(20);
+const SHORT_LINGER: Duration = Duration::from_millis(20);
 /// What SQS allows a message to be held for, from its receive on, however often its lease
 /// is extended.
 const LONGEST_HOLD: Duration = Duration::from_secs(12 * 3600);
@@ -83,17 +82,17 @@ struct Inner {
     settings: Settings,
     requests: Arc<Tally>,
     group: Option<String>,
-    payloads: Option<Payloads>,
+    large_bodies: Option<LargeBodies>,
     polls: Arc<Polls>,
-    leases: Leases,
+    leases: SqsLeases,
     deletes: Batcher<Deletes>,
     changes: Batcher<Changes>,
     sends: Batcher<Sends>,
     /// Works of several steps that have to come to their end.
     work: TaskTracker,
-    remembered: Remembered,
+    copies: Copies,
     /// Messages can't be sent again: we are not allowed to send to this queue.
-    mute: Forbidden,
+    resend_denied: Denial,
     longest_hold: Duration,
     said_full: receive::SaidFull,
 }
@@ -105,22 +104,22 @@ impl Inner {
         settings: Settings,
         requests: Arc<Tally>,
         access: &Access,
-        payloads: Option<Payloads>,
+        large_bodies: Option<LargeBodies>,
     ) -> Self {
         let sends = Sends { service: service.clone(), limit: settings.limit };
         Self {
             name,
             requests,
             group: access.group.clone(),
-            payloads,
+            large_bodies,
             polls: Arc::default(),
-            leases: Leases::new(),
+            leases: SqsLeases::new(),
             deletes: Batcher::new(Deletes(service.clone())),
             changes: Batcher::new(Changes(service.clone())),
             sends: Batcher::new(sends),
             work: TaskTracker::new(),
-            remembered: Remembered::default(),
-            mute: Forbidden::default(),
+            copies: Copies::default(),
+            resend_denied: Denial::default(),
             longest_hold: LONGEST_HOLD,
             said_full: receive::SaidFull::default(),
             service,
@@ -128,7 +127,7 @@ impl Inner {
         }
     }
 
-    fn row(&self, receipt: &Receipt) -> Result<Row, QueueError> {
+    fn row(&self, receipt: &Receipt) -> Result<SqsLease, QueueError> {
         self.leases.get(receipt).ok_or_else(|| self.lost(leases::id(receipt)))
     }
 
@@ -148,7 +147,7 @@ impl Inner {
         let flush = async {
             loop {
                 tokio::join!(self.deletes.flush(), self.changes.flush(), self.sends.flush());
-                tokio::time::sleep(SOON).await;
+                tokio::time::sleep(SHORT_LINGER).await;
             }
         };
         self.work.close();
@@ -232,7 +231,7 @@ impl Queue for SqsQueue {
     }
 
     fn batch(&self) -> usize {
-        MOST
+        MAX_ENTRIES
     }
 
     fn until(&self, receipt: &Receipt) -> Option<Instant> {

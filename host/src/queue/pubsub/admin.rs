@@ -15,7 +15,7 @@ use gcloud_googleapis::pubsub::v1::seek_request::Target;
 use gcloud_googleapis::pubsub::v1::{SeekRequest, Subscription};
 use tokio::time::Instant;
 
-use super::client::{ANSWER, Client, Kind, routed};
+use super::client::{ANSWER, Client, RequestKind, routed};
 use super::envelope::{self, Envelope};
 use super::{IDS, LONGEST_HOLD, PubSubQueue, Shared, pull, send, setup};
 use crate::queue::address::PubSub;
@@ -57,17 +57,17 @@ impl queue::Admin for Admin {
     }
 
     fn messages(&self) -> BoxStream<'_, Result<Listed, QueueError>> {
-        let looking = Looking {
+        let listing = Listing {
             shared: self.queue.shared.clone(),
             seen: VecDeque::new(),
             held: Vec::new(),
             has_ended: false,
         };
-        let next = |mut looking: Looking| async {
-            let next = looking.next().await?;
-            Some((next, looking))
+        let next = |mut listing: Listing| async {
+            let next = listing.next().await?;
+            Some((next, listing))
         };
-        stream::unfold(looking, next).boxed()
+        stream::unfold(listing, next).boxed()
     }
 
     async fn release_all(&self) -> Result<u64, QueueError> {
@@ -92,7 +92,7 @@ impl queue::Admin for Admin {
             let request = routed("subscription", subscription, request.clone());
             shared.client.subscriber().seek(request).await
         };
-        let sought = shared.client.tried(Kind::Other, ANSWER, seek).await;
+        let sought = shared.client.tried(RequestKind::Other, ANSWER, seek).await;
         sought.map_err(|error| shared.client.error("removing all messages", &error))?;
         Ok(None)
     }
@@ -172,7 +172,7 @@ fn of(found: &Subscription, facts: Facts) -> Facts {
 }
 
 /// A look at all messages, which are held until it ends.
-struct Looking {
+struct Listing {
     shared: Arc<Shared>,
     /// Those that are still to be shown.
     seen: VecDeque<Envelope>,
@@ -181,7 +181,7 @@ struct Looking {
     has_ended: bool,
 }
 
-impl Looking {
+impl Listing {
     async fn next(&mut self) -> Option<Result<Listed, QueueError>> {
         if self.seen.is_empty() && !self.has_ended {
             match self.look().await {
@@ -245,7 +245,7 @@ impl Looking {
     }
 }
 
-impl Drop for Looking {
+impl Drop for Listing {
     fn drop(&mut self) {
         let ids = self.ids();
         if ids.is_empty() {

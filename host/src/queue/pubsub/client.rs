@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::status::{self, chain, unavailable};
 use crate::environment::Environment;
 use crate::queue::address::PubSub;
-use crate::queue::clock::{self, Clock};
+use crate::queue::service_clock::{self, ServiceClock};
 use crate::queue::{Access, QueueError, Requests};
 
 const DOMAIN: &str = "pubsub.googleapis.com";
@@ -44,7 +44,7 @@ pub(super) struct Client {
     /// The queue's URL, for errors.
     pub(super) queue: String,
     /// What its answers say of the time.
-    pub(super) clock: Clock,
+    pub(super) clock: ServiceClock,
     connection: ConnectionManager,
     tally: Tally,
     made: OnceLock<Instant>,
@@ -54,7 +54,7 @@ pub(super) struct Client {
 
 /// What a request is counted as.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Kind {
+pub(super) enum RequestKind {
     Receive,
     Send,
     Delete,
@@ -110,7 +110,7 @@ impl Client {
         })?;
         Ok(Client {
             queue: at.to_string(),
-            clock: Clock::default(),
+            clock: ServiceClock::default(),
             connection,
             tally: Tally::default(),
             made: OnceLock::new(),
@@ -131,7 +131,7 @@ impl Client {
     /// that is not answered `within` that time is taken to have failed.
     pub(super) async fn tried<A, F>(
         &self,
-        kind: Kind,
+        kind: RequestKind,
         within: Duration,
         request: impl Fn() -> F,
     ) -> Result<A, Status>
@@ -162,14 +162,14 @@ impl Client {
 
     fn look_at_date<A>(&self, answer: &Response<A>) {
         let date = answer.metadata().get("date").and_then(|date| date.to_str().ok());
-        if let Some(date) = date.and_then(clock::parse) {
+        if let Some(date) = date.and_then(service_clock::parse) {
             self.clock.saw(&self.queue, date, SystemTime::now());
         }
     }
 
-    fn may_change(&self, kind: Kind, error: &Status) -> bool {
+    fn may_change(&self, kind: RequestKind, error: &Status) -> bool {
         let is_new = self.made.get().is_some_and(|made| made.elapsed() < PROPAGATION)
-            && matches!(kind, Kind::Receive | Kind::Send);
+            && matches!(kind, RequestKind::Receive | RequestKind::Send);
         status::is_transient(error) || (is_new && error.code() == Code::NotFound)
     }
 
@@ -232,13 +232,13 @@ async fn credentials(environment: &Environment) -> Result<DefaultTokenSourceProv
 }
 
 impl Tally {
-    fn of(&self, kind: Kind) -> &AtomicU64 {
+    fn of(&self, kind: RequestKind) -> &AtomicU64 {
         match kind {
-            Kind::Receive => &self.receive,
-            Kind::Send => &self.send,
-            Kind::Delete => &self.delete,
-            Kind::Extend => &self.extend,
-            Kind::Other => &self.other,
+            RequestKind::Receive => &self.receive,
+            RequestKind::Send => &self.send,
+            RequestKind::Delete => &self.delete,
+            RequestKind::Extend => &self.extend,
+            RequestKind::Other => &self.other,
         }
     }
 

@@ -13,9 +13,9 @@ use gcloud_googleapis::pubsub::v1::{PullRequest, PullResponse, ReceivedMessage};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::client::{ANSWER, Kind, routed};
+use super::client::{ANSWER, RequestKind, routed};
 use super::envelope::{self, Envelope};
-use super::held::Held;
+use super::leases::PubSubLease;
 use super::{IDS, LONGEST_HOLD, Shared};
 use crate::queue::{Message, QueueError};
 
@@ -33,30 +33,30 @@ const ABOUT: Duration = Duration::from_millis(200);
 const MOST: usize = 1000;
 
 /// Messages on their way to whoever asked for them. What is dropped is given back.
-pub(super) struct Found {
+pub(super) struct PulledMessages {
     messages: Vec<Message>,
     shared: Arc<Shared>,
 }
 
-/// Leases up to `max` messages, waiting up to `wait` for the first.
+/// LeaseMap up to `max` messages, waiting up to `wait` for the first.
 pub(super) async fn lease(
     shared: &Arc<Shared>,
     max: usize,
     hold: Duration,
     wait: Duration,
-) -> Result<Found, QueueError> {
+) -> Result<PulledMessages, QueueError> {
     let (answer, found) = oneshot::channel();
-    let looking = shared.clone();
+    let listing = shared.clone();
     shared.under_way.spawn(async move {
         let mut answer = answer;
-        let found = look(&looking, max, hold, wait, &mut answer).await;
+        let found = look(&listing, max, hold, wait, &mut answer).await;
         // If nobody is there to take it, it is dropped here.
         let _ = answer.send(found);
     });
     found.await.unwrap_or_else(|_| Err(shared.client.invalid("the runtime is shutting down")))
 }
 
-type Answer = oneshot::Sender<Result<Found, QueueError>>;
+type Answer = oneshot::Sender<Result<PulledMessages, QueueError>>;
 
 async fn look(
     shared: &Arc<Shared>,
@@ -64,7 +64,7 @@ async fn look(
     hold: Duration,
     wait: Duration,
     answer: &mut Answer,
-) -> Result<Found, QueueError> {
+) -> Result<PulledMessages, QueueError> {
     let until = Instant::now() + wait;
     loop {
         let rest = until.saturating_duration_since(Instant::now());
@@ -116,7 +116,7 @@ pub(super) async fn pull(
             answer => answer,
         }
     };
-    let received = shared.client.tried(Kind::Receive, ANSWER, ask).await;
+    let received = shared.client.tried(RequestKind::Receive, ANSWER, ask).await;
     let received = received.map_err(|e| shared.client.error("receiving messages", &e))?;
     Ok(received.received_messages)
 }
@@ -126,13 +126,13 @@ fn is_end(status: &Status) -> bool {
     matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled)
 }
 
-/// Leases what was received, but for copies whose time has not come, which are put off.
+/// LeaseMap what was received, but for copies whose time has not come, which are put off.
 async fn take(
     shared: &Arc<Shared>,
     received: Vec<ReceivedMessage>,
     hold: Duration,
-) -> Result<Found, QueueError> {
-    let mut found = Found { messages: Vec::new(), shared: shared.clone() };
+) -> Result<PulledMessages, QueueError> {
+    let mut found = PulledMessages { messages: Vec::new(), shared: shared.clone() };
     if received.is_empty() {
         return Ok(found);
     }
@@ -142,7 +142,7 @@ async fn take(
         if envelope.is_counted {
             shared.is_counted.store(true, Relaxed);
         }
-        let known = shared.remembered.received(&envelope.copy);
+        let known = shared.copies.received(&envelope.copy);
         match known.is_replaced {
             true => replaced.push((ack_id, envelope)),
             false => opened.push((ack_id, envelope.knowing(known.attempts, known.failures))),
@@ -193,16 +193,16 @@ fn split<T>(mut all: Vec<T>) -> Vec<Vec<T>> {
     parts
 }
 
-impl Found {
+impl PulledMessages {
     fn enter(&mut self, due: Vec<(String, Envelope)>, until: Instant) {
         let due: Vec<(String, Arc<Envelope>)> =
             due.into_iter().map(|(ack_id, envelope)| (ack_id, Arc::new(envelope))).collect();
-        let held = due.iter().map(|(ack_id, envelope)| Held {
+        let held = due.iter().map(|(ack_id, envelope)| PubSubLease {
             ack_id: ack_id.clone(),
             until,
             envelope: envelope.clone(),
         });
-        let receipts = self.shared.held.enter(held.collect());
+        let receipts = self.shared.leases.enter(held.collect());
         let messages = due.iter().zip(receipts).map(|((_, envelope), receipt)| Message {
             id: envelope.id.clone(),
             body: envelope.body.clone(),
@@ -222,13 +222,14 @@ impl Found {
     }
 }
 
-impl Drop for Found {
+impl Drop for PulledMessages {
     fn drop(&mut self) {
         if self.messages.is_empty() {
             return;
         }
-        let table = &self.shared.held;
-        let held: Vec<Held> = self.messages.iter().filter_map(|m| table.get(&m.receipt)).collect();
+        let table = &self.shared.leases;
+        let held: Vec<PubSubLease> =
+            self.messages.iter().filter_map(|m| table.get(&m.receipt)).collect();
         for message in &self.messages {
             table.end(&message.receipt);
         }

@@ -6,7 +6,7 @@ use futures_util::stream;
 use gcloud_gax::grpc::Status;
 use gcloud_googleapis::pubsub::v1::{PublishRequest, PubsubMessage};
 
-use super::client::{ANSWER, Kind, routed};
+use super::client::{ANSWER, RequestKind, routed};
 use super::{Shared, envelope};
 use crate::queue::QueueError;
 
@@ -60,7 +60,7 @@ impl Shared {
             let request = routed("topic", &self.topic, request.clone());
             self.client.publisher().publish(request).await
         };
-        self.client.tried(Kind::Send, ANSWER, publish).await.map(drop)
+        self.client.tried(RequestKind::Send, ANSWER, publish).await.map(drop)
     }
 }
 

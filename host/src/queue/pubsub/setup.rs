@@ -8,7 +8,7 @@ use gcloud_googleapis::pubsub::v1::{
     Subscription, Topic,
 };
 
-use super::client::{ANSWER, Client, Kind, routed};
+use super::client::{ANSWER, Client, RequestKind, routed};
 use crate::queue::QueueError;
 use crate::queue::address::PubSub;
 
@@ -78,7 +78,7 @@ pub(super) async fn look_up(client: &Client, at: &PubSub) -> Result<Subscription
         let request = GetSubscriptionRequest { subscription: name.clone() };
         client.subscriber().get_subscription(routed("subscription", &name, request)).await
     };
-    client.tried(Kind::Other, ANSWER, get).await
+    client.tried(RequestKind::Other, ANSWER, get).await
 }
 
 /// The topic of that full name.
@@ -91,7 +91,7 @@ async fn look_up_topic(client: &Client, name: &str) -> Result<Topic, Status> {
         let request = GetTopicRequest { topic: name.to_owned() };
         client.publisher().get_topic(routed("topic", name, request)).await
     };
-    client.tried(Kind::Other, ANSWER, get).await
+    client.tried(RequestKind::Other, ANSWER, get).await
 }
 
 /// What makes a subscription no use for tasks.
@@ -128,7 +128,7 @@ async fn check_listeners(client: &Client, at: &PubSub, found: &Topic) -> Result<
         let request = routed("topic", &name, request);
         client.publisher().list_topic_subscriptions(request).await
     };
-    let listed = client.tried(Kind::Other, ANSWER, list).await;
+    let listed = client.tried(RequestKind::Other, ANSWER, list).await;
     let listed = listed.map_err(|e| client.error("looking for the topic's subscriptions", &e))?;
     if listed.subscriptions.is_empty() {
         return Err(client.invalid(format!(
@@ -145,7 +145,7 @@ async fn make_topic(client: &Client, at: &PubSub) -> Result<Topic, QueueError> {
     let create = || async {
         client.publisher().create_topic(routed("name", &topic.name, topic.clone())).await
     };
-    match client.tried(Kind::Other, ANSWER, create).await {
+    match client.tried(RequestKind::Other, ANSWER, create).await {
         Ok(made) => {
             client.made();
             tracing::info!("made {}", made.name);
@@ -171,7 +171,7 @@ async fn make_subscription(client: &Client, at: &PubSub) -> Result<(), QueueErro
         let request = routed("name", &subscription.name, subscription.clone());
         client.subscriber().create_subscription(request).await
     };
-    match client.tried(Kind::Other, ANSWER, create).await {
+    match client.tried(RequestKind::Other, ANSWER, create).await {
         Ok(made) => {
             client.made();
             tracing::info!("made {}", made.name);

@@ -72,9 +72,9 @@ impl queue::Admin for Admin {
             );
             return stream::iter([Err(error)]).boxed();
         }
-        stream::unfold(Looking::new(inner), |mut looking| async move {
-            let next = looking.next().await?;
-            Some((next, looking))
+        stream::unfold(Listing::new(inner), |mut listing| async move {
+            let next = listing.next().await?;
+            Some((next, listing))
         })
         .boxed()
     }
@@ -173,7 +173,7 @@ fn facts(settings: &Settings) -> Facts {
 }
 
 /// Somebody looks into the queue.
-struct Looking {
+struct Listing {
     inner: Arc<Inner>,
     /// The leases of all that was seen.
     held: Arc<Mutex<Vec<Receipt>>>,
@@ -183,7 +183,7 @@ struct Looking {
     renewing: Option<JoinHandle<()>>,
 }
 
-impl Looking {
+impl Listing {
     fn new(inner: &Arc<Inner>) -> Self {
         let held = Arc::default();
         let renewing = Some(tokio::spawn(renew(inner.clone(), Arc::clone(&held))));
@@ -242,7 +242,7 @@ impl Looking {
     }
 }
 
-impl Drop for Looking {
+impl Drop for Listing {
     fn drop(&mut self) {
         // As far as the program goes on; else they come back when their leases end.
         drop(self.give_back());

@@ -11,16 +11,16 @@ use tokio_util::task::TaskTracker;
 use super::failure::{Failure, Refusal};
 
 /// Entries in one request, at the most.
-pub(super) const MOST: usize = 10;
+pub(super) const MAX_ENTRIES: usize = 10;
 /// Requests of one kind that are under way at a time.
-pub(super) const REQUESTS: usize = 16;
+pub(super) const MAX_REQUESTS: usize = 16;
 /// How often an entry is tried that the service failed to deal with.
 const TRIES: u32 = 6;
 /// The wait before the second try; it doubles with each.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 
 /// A kind of request that has entries.
-pub(super) trait Kind: Send + Sync + 'static {
+pub(super) trait BatchRequest: Send + Sync + 'static {
     type Item: Send + Sync + 'static;
 
     /// Bytes of the item that count towards the limit of a request.
@@ -46,11 +46,11 @@ pub(super) trait Kind: Send + Sync + 'static {
 }
 
 /// Brings the items of many callers together.
-pub(super) struct Batcher<K: Kind> {
+pub(super) struct Batcher<K: BatchRequest> {
     shared: Arc<Shared<K>>,
 }
 
-struct Shared<K: Kind> {
+struct Shared<K: BatchRequest> {
     kind: K,
     pending: Mutex<Pending<K::Item>>,
     /// Told when something has come that has to go earlier than all others.
@@ -72,14 +72,14 @@ struct Waiting<T> {
     answer: oneshot::Sender<Result<(), Failure>>,
 }
 
-impl<K: Kind> Batcher<K> {
+impl<K: BatchRequest> Batcher<K> {
     pub(super) fn new(kind: K) -> Self {
         let pending = Mutex::new(Pending { items: Vec::new(), bytes: 0, has_timer: false });
         let shared = Shared {
             kind,
             pending,
             hurry: Notify::new(),
-            requests: Semaphore::new(REQUESTS),
+            requests: Semaphore::new(MAX_REQUESTS),
             under_way: TaskTracker::new(),
         };
         Self { shared: Arc::new(shared) }
@@ -120,7 +120,7 @@ impl<T> Pending<T> {
     }
 }
 
-impl<K: Kind> Shared<K> {
+impl<K: BatchRequest> Shared<K> {
     fn pending(&self) -> MutexGuard<'_, Pending<K::Item>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -134,7 +134,7 @@ impl<K: Kind> Shared<K> {
         let is_first = pending.earliest().is_none_or(|earliest| waiting.latest < earliest);
         pending.bytes += size;
         pending.items.push(waiting);
-        if pending.items.len() >= MOST {
+        if pending.items.len() >= MAX_ENTRIES {
             self.spawn(pending.take());
         } else if !pending.has_timer {
             pending.has_timer = true;
@@ -190,7 +190,7 @@ impl<K: Kind> Shared<K> {
         let mut results: Vec<Result<(), Failure>> = vec![Ok(()); items.len()];
         let mut open: Vec<usize> = (0..items.len()).collect();
         // Smaller after the service has said that the items are too large together.
-        let mut most = MOST;
+        let mut most = MAX_ENTRIES;
         let mut tries = 0;
         loop {
             let mut again = Vec::new();

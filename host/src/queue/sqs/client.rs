@@ -1,4 +1,4 @@
-//! How a queue of SQS is reached: region, endpoint, credentials, timeouts, and the requests
+//! How a queue of SQS is connection: region, endpoint, credentials, timeouts, and the requests
 //! that are made, counted.
 
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use crate::environment::AwsSecret;
 use crate::queue::address::Sqs;
-use crate::queue::clock::{self, Clock};
+use crate::queue::service_clock::{self, ServiceClock};
 use crate::queue::{Access, QueueError, Requests};
 
 /// How long one try of a request may take, beyond the time for which it was asked to wait.
@@ -37,14 +37,14 @@ const TRIES: u32 = 4;
 
 /// What tests put in the place of the machine's own settings.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Instead {
+pub(super) struct TestOverrides {
     pub(super) credentials: Option<Credentials>,
     pub(super) http: Option<SharedHttpClient>,
-    pub(super) payloads: Option<Arc<dyn ObjectStore>>,
+    pub(super) large_bodies: Option<Arc<dyn ObjectStore>>,
 }
 
 /// A client, and what to tell people about it.
-pub(super) struct Reached {
+pub(super) struct Connection {
     pub(super) client: Client,
     pub(super) region: String,
     pub(super) endpoint: String,
@@ -57,20 +57,20 @@ pub(super) struct Reached {
 pub(super) async fn reach(
     queue: &Sqs,
     access: &Access,
-    instead: Instead,
-) -> Result<Reached, QueueError> {
-    let place = Place::of(queue);
+    overrides: TestOverrides,
+) -> Result<Connection, QueueError> {
+    let place = QueuePlace::of(queue);
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12());
     if let Some(region) = access.region.clone().or(place.region) {
         loader = loader.region(Region::new(region));
     }
     // Users of python-task-queue have their credentials in this file.
     let secret = access.environment.cloudvolume_aws();
-    loader = match instead.credentials {
+    loader = match overrides.credentials {
         Some(credentials) => loader.credentials_provider(credentials),
         None => loader,
     };
-    if let Some(http) = instead.http {
+    if let Some(http) = overrides.http {
         loader = loader.http_client(http);
     }
     let mut config = loader.load().await;
@@ -119,7 +119,7 @@ pub(super) async fn reach(
         (None, None) => format!("https://sqs.{region}.amazonaws.com"),
     };
     let client = Client::from_conf(client.build());
-    Ok(Reached { client, region, endpoint, requests, config })
+    Ok(Connection { client, region, endpoint, requests, config })
 }
 
 /// Timeouts for a request that is to be answered after this time at the latest.
@@ -175,13 +175,13 @@ fn no_region(queue: &Sqs, access: &Access) -> QueueError {
 
 /// What the name of a queue says about where it is.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Place {
+struct QueuePlace {
     region: Option<String>,
     /// Where it is asked, if that is not the region's own address.
     endpoint: Option<String>,
 }
 
-impl Place {
+impl QueuePlace {
     fn of(queue: &Sqs) -> Self {
         match queue {
             Sqs::Name(_) => Self::default(),
@@ -223,7 +223,7 @@ struct Counting {
 /// Requests made, and what their answers say of the time.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    pub(super) clock: Clock,
+    pub(super) clock: ServiceClock,
     receive: AtomicU64,
     send: AtomicU64,
     delete: AtomicU64,
@@ -273,7 +273,8 @@ impl Intercept for Counting {
         _components: &RuntimeComponents,
         _config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        if let Some(date) = context.response().headers().get("date").and_then(clock::parse) {
+        if let Some(date) = context.response().headers().get("date").and_then(service_clock::parse)
+        {
             self.tally.clock.saw(&self.queue, date, SystemTime::now());
         }
         Ok(())
@@ -287,7 +288,7 @@ mod tests {
     #[test]
     fn a_queue_url_says_where_its_queue_is() {
         let check = |url: &str, region: Option<&str>, endpoint: Option<&str>| {
-            let place = Place::of(&Sqs::Url(url.to_owned()));
+            let place = QueuePlace::of(&Sqs::Url(url.to_owned()));
             assert_eq!(place.region.as_deref(), region, "{url}");
             assert_eq!(place.endpoint.as_deref(), endpoint, "{url}");
         };

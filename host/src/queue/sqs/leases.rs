@@ -17,7 +17,7 @@ const KEPT: Duration = Duration::from_secs(60);
 
 /// What is known of a message under lease.
 #[derive(Debug, Clone)]
-pub(super) struct Held {
+pub(super) struct LeasedMessage {
     /// The message's id, the same at every delivery.
     pub(super) id: String,
     /// What SQS calls this copy of it.
@@ -37,36 +37,36 @@ pub(super) struct Held {
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Row {
-    pub(super) held: Arc<Held>,
+pub(super) struct SqsLease {
+    pub(super) held: Arc<LeasedMessage>,
     /// When the lease ends, at the earliest.
     pub(super) until: Instant,
 }
 
 #[derive(Debug)]
-pub(super) struct Leases {
-    state: Mutex<State>,
+pub(super) struct SqsLeases {
+    state: Mutex<LeaseRows>,
 }
 
 #[derive(Debug)]
-struct State {
-    rows: HashMap<u64, Row>,
+struct LeaseRows {
+    rows: HashMap<u64, SqsLease>,
     next: u64,
     swept: Instant,
 }
 
-impl Leases {
+impl SqsLeases {
     pub(super) fn new() -> Self {
-        let state = State { rows: HashMap::new(), next: 1, swept: Instant::now() };
+        let state = LeaseRows { rows: HashMap::new(), next: 1, swept: Instant::now() };
         Self { state: Mutex::new(state) }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, LeaseRows> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A new receipt for this lease.
-    pub(super) fn add(&self, held: Arc<Held>, until: Instant) -> Receipt {
+    pub(super) fn add(&self, held: Arc<LeasedMessage>, until: Instant) -> Receipt {
         let mut state = self.state();
         let now = Instant::now();
         if now > state.swept + KEPT {
@@ -76,12 +76,12 @@ impl Leases {
         let number = state.next;
         state.next += 1;
         let receipt = Receipt(format!("{number} {}", held.id));
-        state.rows.insert(number, Row { held, until });
+        state.rows.insert(number, SqsLease { held, until });
         receipt
     }
 
     /// The lease, if its time is not over.
-    pub(super) fn get(&self, receipt: &Receipt) -> Option<Row> {
+    pub(super) fn get(&self, receipt: &Receipt) -> Option<SqsLease> {
         let number = number(receipt)?;
         let mut state = self.state();
         let row = state.rows.get(&number)?.clone();

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::client::{self, Instead, Reached};
+use super::client::{self, Connection, TestOverrides};
 use super::failure::Failure;
-use super::pointer::Payloads;
+use super::large_bodies::LargeBodies;
 use super::requests::Service;
 use super::settings::{self, Settings};
 use super::{Inner, SqsQueue};
@@ -21,39 +21,39 @@ impl SqsQueue {
     /// [`QueueError::Invalid`] when there is no such queue, no region, or no credentials, or
     /// we are not allowed to use it; [`QueueError::Unavailable`] when it does not answer.
     pub async fn open(address: &Sqs, access: &Access) -> Result<Self, QueueError> {
-        Self::open_with(address, access, Instead::default()).await
+        Self::open_with(address, access, TestOverrides::default()).await
     }
 
     pub(super) async fn open_with(
         address: &Sqs,
         access: &Access,
-        instead: Instead,
+        overrides: TestOverrides,
     ) -> Result<Self, QueueError> {
         let name = address.to_string();
-        let payloads = instead.payloads.clone();
-        let reached = client::reach(address, access, instead).await?;
-        let found = tokio::time::timeout(PATIENCE, find(&reached, address, access)).await;
+        let large_bodies = overrides.large_bodies.clone();
+        let connection = client::reach(address, access, overrides).await?;
+        let found = tokio::time::timeout(PATIENCE, find(&connection, address, access)).await;
         let found = found.unwrap_or_else(|_| {
             let text = format!("there was no answer in {} s", PATIENCE.as_secs());
             Err(Failure::Unavailable(text))
         });
         let (service, settings) =
-            found.map_err(|failure| cant_open(failure, &name, address, &reached))?;
-        let payloads = match (&access.body_bucket, payloads) {
+            found.map_err(|failure| cant_open(failure, &name, address, &connection))?;
+        let large_bodies = match (&access.body_bucket, large_bodies) {
             (None, _) => None,
-            (Some(url), Some(store)) => Some(Payloads::of(&name, url, access, store)?),
-            (Some(url), None) => Some(Payloads::open(&name, url, access, &reached.config)?),
+            (Some(url), Some(store)) => Some(LargeBodies::of(&name, url, access, store)?),
+            (Some(url), None) => Some(LargeBodies::open(&name, url, access, &connection.config)?),
         };
-        Ok(Self::of(Inner::new(name, service, settings, reached.requests, access, payloads)))
+        Ok(Self::of(Inner::new(name, service, settings, connection.requests, access, large_bodies)))
     }
 }
 
 async fn find(
-    reached: &Reached,
+    connection: &Connection,
     address: &Sqs,
     access: &Access,
 ) -> Result<(Service, Settings), Failure> {
-    let client = &reached.client;
+    let client = &connection.client;
     let mut url = match address {
         Sqs::Url(url) => Ok(url.clone()),
         Sqs::Name(name) => url_of(client, name, None).await,
@@ -91,8 +91,8 @@ async fn url_of(
     answer.queue_url.ok_or_else(|| Failure::Unavailable("the answer names no queue".to_owned()))
 }
 
-fn cant_open(failure: Failure, queue: &str, address: &Sqs, reached: &Reached) -> QueueError {
-    let Reached { region, endpoint, .. } = reached;
+fn cant_open(failure: Failure, queue: &str, address: &Sqs, connection: &Connection) -> QueueError {
+    let Connection { region, endpoint, .. } = connection;
     let invalid = |problem| QueueError::Invalid { queue: queue.to_owned(), problem };
     match failure {
         Failure::NoQueue => invalid(format!(

@@ -12,12 +12,12 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::failure::Failure;
-use super::leases::Held;
+use super::leases::LeasedMessage;
 
 /// A message that was received and that nobody has been given yet.
 #[derive(Debug)]
-pub(super) struct Fresh {
-    pub(super) held: Held,
+pub(super) struct Unclaimed {
+    pub(super) held: LeasedMessage,
     pub(super) body: Bytes,
     /// Why that is not the message's text.
     pub(super) unread: Option<String>,
@@ -28,21 +28,21 @@ pub(super) struct Fresh {
 }
 
 /// What one poll brought.
-pub(super) type Brought = Result<Vec<Fresh>, Failure>;
+pub(super) type PollResult = Result<Vec<Unclaimed>, Failure>;
 
 #[derive(Debug, Default)]
 pub(super) struct Polls {
-    state: Mutex<State>,
+    state: Mutex<PollStates>,
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct PollStates {
     next: u64,
     /// Polls by their numbers.
     polls: HashMap<u64, Poll>,
     /// What polls have brought whose callers had gone.
-    kept: VecDeque<Fresh>,
+    kept: VecDeque<Unclaimed>,
 }
 
 #[derive(Debug)]
@@ -50,7 +50,7 @@ enum Poll {
     UnderWay,
     /// Under way, and nobody waits for it.
     GivenUp,
-    Answered(Brought),
+    Answered(PollResult),
 }
 
 /// The right to what a poll brings. Dropping it gives up on the poll.
@@ -60,7 +60,7 @@ pub(super) struct Ticket<'a> {
 }
 
 impl Polls {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, PollStates> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -74,7 +74,7 @@ impl Polls {
     }
 
     /// Notes what a poll has brought.
-    pub(super) fn end(&self, number: u64, brought: Brought) {
+    pub(super) fn end(&self, number: u64, brought: PollResult) {
         let mut state = self.state();
         match state.polls.remove(&number) {
             Some(Poll::UnderWay) => {
@@ -90,20 +90,20 @@ impl Polls {
     }
 
     /// Keeps messages for whoever asks next.
-    pub(super) fn keep(&self, fresh: Vec<Fresh>) {
+    pub(super) fn keep(&self, fresh: Vec<Unclaimed>) {
         self.state().kept.extend(fresh);
         self.changed.notify_waiters();
     }
 
     /// Takes up to `max` of the messages that are kept.
-    pub(super) fn take(&self, max: usize) -> Vec<Fresh> {
+    pub(super) fn take(&self, max: usize) -> Vec<Unclaimed> {
         let mut state = self.state();
         let count = max.min(state.kept.len());
         state.kept.drain(..count).collect()
     }
 
     /// Takes of the messages that are kept those that are stale by then.
-    pub(super) fn take_stale(&self, now: Instant) -> Vec<Fresh> {
+    pub(super) fn take_stale(&self, now: Instant) -> Vec<Unclaimed> {
         let mut state = self.state();
         let (old, young): (VecDeque<_>, _) =
             state.kept.drain(..).partition(|fresh| fresh.stale <= now);
@@ -130,7 +130,7 @@ impl Polls {
         .await
     }
 
-    async fn until<T>(&self, mut check: impl FnMut(&mut State) -> Option<T>) -> T {
+    async fn until<T>(&self, mut check: impl FnMut(&mut PollStates) -> Option<T>) -> T {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             // From here on no change is missed.
@@ -149,7 +149,7 @@ impl Ticket<'_> {
     }
 
     /// Waits for what the poll brings.
-    pub(super) async fn brought(self) -> Brought {
+    pub(super) async fn brought(self) -> PollResult {
         let number = self.number;
         self.polls
             .until(|state| match state.polls.remove(&number)? {

@@ -9,14 +9,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::attempts::{History, Received};
-use super::batch::MOST;
+use super::batch::MAX_ENTRIES;
 use super::failure::Failure;
-use super::leases::{Held, Row};
-use super::pointer::{Body, Found, Payloads};
-use super::polls::{Brought, Fresh, Polls, Ticket};
+use super::large_bodies::{BodyLocation, FetchedBody, LargeBodies};
+use super::leases::{LeasedMessage, SqsLease};
+use super::polls::{PollResult, Polls, Ticket, Unclaimed};
 use super::requests::Delete;
-use super::{Inner, SOON};
-use crate::queue::remembered::Known;
+use super::{Inner, SHORT_LINGER};
+use crate::queue::copies::CopyRecord;
 use crate::queue::{Counts, Message, QueueError};
 
 /// The longest that a poll may wait.
@@ -82,9 +82,10 @@ impl Inner {
         wait: Duration,
     ) -> Result<Vec<Message>, QueueError> {
         let failed = |failure: Failure| failure.of_queue(&self.name, "receiving messages");
-        let first = self.begin_poll(max.min(MOST), hold, wait).brought().await.map_err(failed)?;
+        let first =
+            self.begin_poll(max.min(MAX_ENTRIES), hold, wait).brought().await.map_err(failed)?;
         let mut found: Vec<Message> = Vec::new();
-        let is_full = first.len() >= MOST;
+        let is_full = first.len() >= MAX_ENTRIES;
         let rest = max.saturating_sub(first.len());
         if !is_full || rest == 0 {
             found.extend(first.into_iter().map(|fresh| self.hand_out(fresh)));
@@ -92,8 +93,8 @@ impl Inner {
         }
         // Kept for the next caller should this one go away meanwhile.
         self.polls.keep(first);
-        let more = (0..rest.div_ceil(MOST)).map(|n| {
-            let max = (rest - n * MOST).min(MOST);
+        let more = (0..rest.div_ceil(MAX_ENTRIES)).map(|n| {
+            let max = (rest - n * MAX_ENTRIES).min(MAX_ENTRIES);
             let poll = self.begin_poll(max, hold, Duration::ZERO);
             async move {
                 match poll.brought().await {
@@ -117,7 +118,7 @@ impl Inner {
         ticket
     }
 
-    async fn receive(self: &Arc<Self>, max: usize, hold: Duration, wait: Duration) -> Brought {
+    async fn receive(self: &Arc<Self>, max: usize, hold: Duration, wait: Duration) -> PollResult {
         let asked = Instant::now();
         let visibility = hold.clamp(Duration::from_secs(1), self.longest_hold);
         let is_fifo = self.settings.is_fifo;
@@ -138,33 +139,34 @@ impl Inner {
         message: types::Message,
         received: Instant,
         until: Instant,
-    ) -> Option<Fresh> {
+    ) -> Option<Unclaimed> {
         let received_message = Received::of(message);
-        let known = self.remembered.received(&received_message.copy);
+        let known = self.copies.received(&received_message.copy);
         let is_replaced = known.is_replaced;
         let history = self.history(&received_message, known);
         let Received { id, copy, handle, sent, sent_at, .. } = received_message;
         let mut body = sent.body.clone();
         let payload = None;
-        let mut held = Held { id, copy, handle, sent, sent_at, history, received, payload };
+        let mut held =
+            LeasedMessage { id, copy, handle, sent, sent_at, history, received, payload };
         if is_replaced {
             self.delete_replaced(held, until);
             return None;
         }
         let mut unread = None;
-        match Payloads::locate(self.payloads.as_ref(), &held.sent) {
-            Body::Here => {}
-            Body::Elsewhere(why) => unread = Some(why),
-            Body::There(path) => match self.fetch(&path).await {
-                Ok(Found::Body(found)) => {
+        match LargeBodies::locate(self.large_bodies.as_ref(), &held.sent) {
+            BodyLocation::Inline => {}
+            BodyLocation::Refused(why) => unread = Some(why),
+            BodyLocation::Stored(path) => match self.fetch(&path).await {
+                Ok(FetchedBody::Body(found)) => {
                     body = found;
                     held.payload = Some(path);
                 }
-                Ok(Found::Nothing(why)) => unread = Some(why),
+                Ok(FetchedBody::Refused(why)) => unread = Some(why),
                 Err(failure) => {
                     let error = failure.of_message(&self.name, "fetching the body of", &held.id);
                     tracing::warn!("{error}; it is given back");
-                    let row = Row { held: Arc::new(held), until };
+                    let row = SqsLease { held: Arc::new(held), until };
                     // If that fails too, its lease will end.
                     let _ = self.give_back(row, NO_BODY, None).await;
                     return None;
@@ -175,12 +177,12 @@ impl Inner {
         if let Some(why) = &unread {
             tracing::warn!("{}: message {} has no body: {why}", self.name, held.id);
         }
-        Some(Fresh { held, body, unread, until, stale })
+        Some(Unclaimed { held, body, unread, until, stale })
     }
 
     /// What is known of earlier executions of a received message. A receive by this process is
     /// no riddle: the process is there.
-    fn history(&self, received: &Received, known: Known) -> History {
+    fn history(&self, received: &Received, known: CopyRecord) -> History {
         let recorded = &received.history;
         let since = received.receives.saturating_sub(1).saturating_sub(known.receives);
         // Where messages can't be sent again, those that were given back count as well.
@@ -193,26 +195,26 @@ impl Inner {
     }
 
     /// Deletes an old copy that could not be deleted when another was sent in its place.
-    fn delete_replaced(self: &Arc<Self>, held: Held, until: Instant) {
+    fn delete_replaced(self: &Arc<Self>, held: LeasedMessage, until: Instant) {
         let inner = self.clone();
         self.work.spawn(async move {
             let (copy, held) = (held.copy.clone(), Arc::new(held));
-            match inner.deletes.call(Delete { held, until }, SOON).await {
-                Ok(()) => inner.remembered.forget(&copy),
+            match inner.deletes.call(Delete { held, until }, SHORT_LINGER).await {
+                Ok(()) => inner.copies.forget(&copy),
                 Err(failure) => tracing::debug!("{}: an old copy stays: {failure:?}", inner.name),
             }
         });
     }
 
-    async fn fetch(&self, path: &object_store::path::Path) -> Result<Found, Failure> {
-        match &self.payloads {
-            Some(payloads) => payloads.get(path).await,
-            None => Ok(Found::Nothing("no bucket for large bodies is set".to_owned())),
+    async fn fetch(&self, path: &object_store::path::Path) -> Result<FetchedBody, Failure> {
+        match &self.large_bodies {
+            Some(large_bodies) => large_bodies.get(path).await,
+            None => Ok(FetchedBody::Refused("no bucket for large bodies is set".to_owned())),
         }
     }
 
-    fn hand_out(&self, fresh: Fresh) -> Message {
-        let Fresh { held, body, unread, until, .. } = fresh;
+    fn hand_out(&self, fresh: Unclaimed) -> Message {
+        let Unclaimed { held, body, unread, until, .. } = fresh;
         let held = Arc::new(held);
         Message {
             id: held.id.clone(),
@@ -227,13 +229,13 @@ impl Inner {
     }
 
     /// Gives back what polls have brought for nobody, and waits until it is done.
-    pub(super) async fn give_back_fresh(&self, fresh: Vec<Fresh>) {
-        let row = |Fresh { held, until, .. }| Row { held: Arc::new(held), until };
+    pub(super) async fn give_back_fresh(&self, fresh: Vec<Unclaimed>) {
+        let row = |Unclaimed { held, until, .. }| SqsLease { held: Arc::new(held), until };
         self.give_back_all(fresh.into_iter().map(row).collect()).await;
     }
 
     /// Gives back messages as if they had never been leased, as far as the queue can.
-    pub(super) async fn give_back_all(&self, rows: Vec<Row>) {
+    pub(super) async fn give_back_all(&self, rows: Vec<SqsLease>) {
         let back = rows.into_iter().map(|row| async move {
             let held = row.held.clone();
             if let Err(failure) = self.give_back(row, Duration::ZERO, None).await {

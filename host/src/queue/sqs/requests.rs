@@ -14,10 +14,10 @@ use aws_sdk_sqs::types::{
 use tokio::time::Instant;
 
 use super::attempts::Sent;
-use super::batch::{Kind, MOST};
+use super::batch::{BatchRequest, MAX_ENTRIES};
 use super::client::{patient, until};
 use super::failure::{Failure, Refusal};
-use super::leases::Held;
+use super::leases::LeasedMessage;
 
 /// Bytes of all messages of one request that every queue takes.
 const LEAST_BATCH: usize = 256 * 1024;
@@ -45,7 +45,7 @@ impl Service {
         Ok(answer.attributes.unwrap_or_default())
     }
 
-    /// Leases up to `max` messages, ten at the most, and waits for the first.
+    /// SqsLeases up to `max` messages, ten at the most, and waits for the first.
     pub(super) async fn receive(
         &self,
         max: usize,
@@ -57,7 +57,7 @@ impl Service {
             .client
             .receive_message()
             .queue_url(&self.url)
-            .max_number_of_messages(max.clamp(1, MOST) as i32)
+            .max_number_of_messages(max.clamp(1, MAX_ENTRIES) as i32)
             .visibility_timeout(seconds(visibility))
             .wait_time_seconds(seconds(wait))
             .message_system_attribute_names(System::ApproximateReceiveCount)
@@ -100,13 +100,13 @@ pub(super) struct Sends {
 
 /// A message under lease, and when the lease ends.
 pub(super) struct Delete {
-    pub(super) held: Arc<Held>,
+    pub(super) held: Arc<LeasedMessage>,
     pub(super) until: Instant,
 }
 
 /// The same, and how long it is to last from now.
 pub(super) struct Change {
-    pub(super) held: Arc<Held>,
+    pub(super) held: Arc<LeasedMessage>,
     pub(super) until: Instant,
     /// In seconds.
     pub(super) visibility: i32,
@@ -124,7 +124,7 @@ pub(super) struct Outgoing {
     pub(super) until: Option<Instant>,
 }
 
-impl Kind for Deletes {
+impl BatchRequest for Deletes {
     type Item = Delete;
 
     fn until(&self, item: &Delete) -> Option<Instant> {
@@ -147,7 +147,7 @@ impl Kind for Deletes {
     }
 }
 
-impl Kind for Changes {
+impl BatchRequest for Changes {
     type Item = Change;
 
     fn until(&self, item: &Change) -> Option<Instant> {
@@ -172,7 +172,7 @@ impl Kind for Changes {
     }
 }
 
-impl Kind for Sends {
+impl BatchRequest for Sends {
     type Item = Outgoing;
 
     fn size(&self, item: &Outgoing) -> usize {

@@ -5,9 +5,9 @@ use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
 
 use super::attempts::Sent;
-use super::batch::{MOST, REQUESTS};
+use super::batch::{MAX_ENTRIES, MAX_REQUESTS};
 use super::requests::Outgoing;
-use super::{Inner, SOON};
+use super::{Inner, SHORT_LINGER};
 use crate::queue::QueueError;
 
 impl Inner {
@@ -15,7 +15,7 @@ impl Inner {
     pub(super) async fn send(&self, bodies: &[Bytes]) -> Vec<Result<(), QueueError>> {
         // One after the other where their order is to be kept.
         let is_ordered = self.settings.is_fifo && self.group.is_some();
-        let requests = if is_ordered { 1 } else { REQUESTS };
+        let requests = if is_ordered { 1 } else { MAX_REQUESTS };
         let sent: Vec<_> =
             self.parts(bodies).into_iter().map(|part| self.send_some(part)).collect();
         stream::iter(sent).buffered(requests).concat().await
@@ -27,14 +27,14 @@ impl Inner {
         let mut message = Sent { body: body.clone(), ..Sent::default() };
         let limit = self.settings.limit;
         if message.size() > limit {
-            let Some(payloads) = &self.payloads else {
+            let Some(large_bodies) = &self.large_bodies else {
                 return Err(self.invalid(format!(
                     "a message of {} bytes is too large: the queue takes {limit}; name a bucket \
                      for large bodies, or put what is large into an input",
                     message.size()
                 )));
             };
-            payloads
+            large_bodies
                 .put(&mut message)
                 .await
                 .map_err(|failure| failure.of_queue(&self.name, "storing a large body"))?;
@@ -55,10 +55,11 @@ impl Inner {
             results.push(made.map(|outgoing| ready.push(outgoing)));
         }
         // A full batch need not wait for others.
-        let sent = if ready.len() >= MOST {
+        let sent = if ready.len() >= MAX_ENTRIES {
             self.sends.call_all(ready).await
         } else {
-            join_all(ready.into_iter().map(|outgoing| self.sends.call(outgoing, SOON))).await
+            join_all(ready.into_iter().map(|outgoing| self.sends.call(outgoing, SHORT_LINGER)))
+                .await
         };
         let mut sent = sent.into_iter();
         for result in &mut results {
@@ -78,7 +79,7 @@ impl Inner {
         for (n, body) in bodies.iter().enumerate() {
             // A pointer is small.
             let bytes = if body.len() > most { 1024 } else { body.len() };
-            if n - start >= MOST || (n > start && size + bytes > most) {
+            if n - start >= MAX_ENTRIES || (n > start && size + bytes > most) {
                 parts.push(&bodies[start..n]);
                 (start, size) = (n, 0);
             }

@@ -1,4 +1,4 @@
-//! Leases made longer, and ended: the message deleted, or given back.
+//! SqsLeases made longer, and ended: the message deleted, or given back.
 
 use std::time::Duration;
 
@@ -6,9 +6,9 @@ use tokio::time::Instant;
 
 use super::attempts::Sent;
 use super::failure::Failure;
-use super::leases::{Held, Row};
+use super::leases::{LeasedMessage, SqsLease};
 use super::requests::{Change, Delete, Outgoing, seconds};
-use super::{Inner, SOON};
+use super::{Inner, SHORT_LINGER};
 use crate::queue::{QueueError, Receipt};
 
 /// How long a delete waits for others.
@@ -20,33 +20,33 @@ const HELD_TOO_LONG: &str = "Total VisibilityTimeout";
 
 impl Inner {
     /// Deletes the message, and then its body if that is elsewhere.
-    pub(super) async fn delete(&self, row: Row) -> Result<(), Failure> {
+    pub(super) async fn delete(&self, row: SqsLease) -> Result<(), Failure> {
         let left = row.until.saturating_duration_since(Instant::now());
         let linger = LINGER.min(left / 4);
-        let Row { held, until } = row;
+        let SqsLease { held, until } = row;
         self.deletes.call(Delete { held: held.clone(), until }, linger).await?;
-        self.remembered.forget(&held.copy);
-        if let (Some(payloads), Some(path)) = (&self.payloads, &held.payload) {
-            payloads.delete(path).await;
+        self.copies.forget(&held.copy);
+        if let (Some(large_bodies), Some(path)) = (&self.large_bodies, &held.payload) {
+            large_bodies.delete(path).await;
         }
         Ok(())
     }
 
     /// Whether the queue can be told what became of a message: by sending it again.
     pub(super) fn remembers(&self) -> bool {
-        !self.settings.is_fifo && !self.mute.is_on()
+        !self.settings.is_fifo && !self.resend_denied.is_recent()
     }
 
     /// Ends a lease, after an execution that failed for this `reason` or without one that
     /// counts. The next delivery tells of it, if the queue can remember that.
     pub(super) async fn give_back(
         &self,
-        row: Row,
+        row: SqsLease,
         after: Duration,
         reason: Option<&str>,
     ) -> Result<(), Failure> {
         let held = &row.held;
-        if self.remembered.is_replaced(&held.copy) {
+        if self.copies.is_replaced(&held.copy) {
             return self.delete_old(row).await;
         }
         let history = match reason {
@@ -61,7 +61,7 @@ impl Inner {
             match self.send_again(&row, message, after).await {
                 Ok(()) => return self.delete_old(row).await,
                 Err(Failure::Denied(text)) => {
-                    if self.mute.begins() {
+                    if self.resend_denied.record() {
                         tracing::warn!(
                             "{}: messages can't be sent to this queue ({text}): how often a task \
                              failed is known only to the host that ran it, and a task that kills \
@@ -82,34 +82,39 @@ impl Inner {
         }
         let left = self.rest_of(held);
         let visibility = seconds(after).min(i32::try_from(left.as_secs()).unwrap_or(i32::MAX));
-        let Row { held, until } = row;
-        self.changes.call(Change { held: held.clone(), until, visibility }, SOON).await?;
+        let SqsLease { held, until } = row;
+        self.changes.call(Change { held: held.clone(), until, visibility }, SHORT_LINGER).await?;
         if let Some(reason) = reason {
-            self.remembered.failed(&held.copy, reason);
+            self.copies.failed(&held.copy, reason);
         }
         Ok(())
     }
 
-    async fn send_again(&self, row: &Row, message: Sent, after: Duration) -> Result<(), Failure> {
+    async fn send_again(
+        &self,
+        row: &SqsLease,
+        message: Sent,
+        after: Duration,
+    ) -> Result<(), Failure> {
         let again = Outgoing {
             message,
             delay: Some(seconds(after.min(LONGEST_DELAY))),
             deduplication: None,
             until: Some(row.until),
         };
-        self.sends.call(again, SOON).await?;
-        self.mute.ends();
-        self.remembered.replaced(&row.held.copy);
+        self.sends.call(again, SHORT_LINGER).await?;
+        self.resend_denied.clear();
+        self.copies.replaced(&row.held.copy);
         Ok(())
     }
 
     /// Deletes the copy in whose place another was sent. Should it be delivered to this process
     /// again, it is not handed out.
-    async fn delete_old(&self, row: Row) -> Result<(), Failure> {
-        let Row { held, until } = row;
-        match self.deletes.call(Delete { held: held.clone(), until }, SOON).await {
+    async fn delete_old(&self, row: SqsLease) -> Result<(), Failure> {
+        let SqsLease { held, until } = row;
+        match self.deletes.call(Delete { held: held.clone(), until }, SHORT_LINGER).await {
             Ok(()) => {
-                self.remembered.forget(&held.copy);
+                self.copies.forget(&held.copy);
                 Ok(())
             }
             Err(Failure::Lost) => {
@@ -126,7 +131,7 @@ impl Inner {
     }
 
     /// What is left of the time that SQS lets anybody hold the message.
-    fn rest_of(&self, held: &Held) -> Duration {
+    fn rest_of(&self, held: &LeasedMessage) -> Duration {
         (held.received + self.longest_hold).saturating_duration_since(Instant::now())
     }
 
@@ -135,7 +140,7 @@ impl Inner {
         receipt: &Receipt,
         hold: Duration,
     ) -> Result<Receipt, QueueError> {
-        let Row { held, until } = self.row(receipt)?;
+        let SqsLease { held, until } = self.row(receipt)?;
         // Whole seconds are what can be asked for, and one is what asking may take.
         let rest = self.rest_of(&held).as_secs().saturating_sub(1);
         let visibility = seconds(hold).min(i32::try_from(rest).unwrap_or(i32::MAX));
@@ -145,7 +150,7 @@ impl Inner {
         }
         let asked = Instant::now();
         let change = Change { held: held.clone(), until, visibility };
-        let result = match self.changes.call(change, SOON).await {
+        let result = match self.changes.call(change, SHORT_LINGER).await {
             // It may have been over before, and SQS can't say.
             Ok(()) if Instant::now() >= until => Err(Failure::Lost),
             result => result,
@@ -171,7 +176,7 @@ impl Inner {
         Ok(self.leases.add(held, until))
     }
 
-    fn held_too_long(&self, held: &Held) -> QueueError {
+    fn held_too_long(&self, held: &LeasedMessage) -> QueueError {
         self.invalid(format!(
             "message {} was held for {}, the longest that SQS allows; make its task shorter, or \
              use another kind of queue",

@@ -9,14 +9,15 @@ use aws_sdk_sqs::config::Credentials;
 use futures_util::future::join_all;
 use futures_util::stream::StreamExt;
 
-use super::client::Instead;
+use super::client::TestOverrides;
 use super::*;
 use crate::queue::address::Sqs;
 use crate::queue::conformance::{Subject, suite};
 
-mod documented;
-mod large;
-mod server;
+mod against_fake;
+mod against_server;
+mod fake;
+mod large_bodies;
 
 const NONE: Duration = Duration::ZERO;
 const SHORT: Duration = Duration::from_secs(1);

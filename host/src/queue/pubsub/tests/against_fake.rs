@@ -85,7 +85,7 @@ async fn a_lease_that_the_service_says_has_ended_is_lost() {
     for change in ["extend", "ack", "release"] {
         let message = lease(&queue, LONGEST_HOLD).await;
         // Behind our back, and longer than our own clock would tell.
-        let held = queue.shared.held(&message.receipt).unwrap();
+        let held = queue.shared.lease_of(&message.receipt).unwrap();
         queue.shared.set_deadline(vec![held.ack_id], Duration::ZERO).await.unwrap();
         let is_lost = match change {
             "extend" => is_lost(queue.extend(&message.receipt, LONGEST_HOLD).await),
@@ -93,7 +93,7 @@ async fn a_lease_that_the_service_says_has_ended_is_lost() {
             _ => is_lost(queue.release(&message.receipt, HOUR, Release::Uncounted).await),
         };
         assert!(is_lost, "{change}");
-        assert!(super::held::id(&message.receipt) == message.id);
+        assert!(super::leases::id(&message.receipt) == message.id);
         assert!(matches!(queue.start(&message.receipt).await, Err(QueueError::LeaseLost { .. })));
     }
     assert_eq!(fake.messages(S), (1, 1));
@@ -105,7 +105,7 @@ async fn what_fails_for_a_moment_is_tried_again() {
     let busy = |of| (of, Status::unavailable("busy"));
     fake.state().faults.extend([busy("Pull"), busy("ModifyAckDeadline")]);
     let message = lease(&queue, LONGEST_HOLD).await;
-    let held = queue.shared.held(&message.receipt).unwrap();
+    let held = queue.shared.lease_of(&message.receipt).unwrap();
     let transient = [(&*held.ack_id, "TRANSIENT_FAILURE_BUSY")];
     let transient = status::with_failures(Code::FailedPrecondition, &transient);
     let throttled = Status::resource_exhausted("quota");

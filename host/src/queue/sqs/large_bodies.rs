@@ -41,7 +41,7 @@ const LASTING: Duration = Duration::from_secs(600);
 
 /// The bucket for large bodies.
 #[derive(Debug)]
-pub(super) struct Payloads {
+pub(super) struct LargeBodies {
     bucket: String,
     /// With a slash at its end.
     prefix: String,
@@ -51,36 +51,36 @@ pub(super) struct Payloads {
 
 /// What a message has for its body.
 #[derive(Debug)]
-pub(super) enum Body {
+pub(super) enum BodyLocation {
     /// The text itself.
-    Here,
+    Inline,
     /// What it points to.
-    There(Path),
+    Stored(Path),
     /// It points to where we don't go, and this is why.
-    Elsewhere(String),
+    Refused(String),
 }
 
 /// What was found where a message points to.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(super) enum FetchedBody {
     /// Its body.
     Body(Bytes),
     /// Nothing, or what is not to be handed out, and this is why.
-    Nothing(String),
+    Refused(String),
 }
 
 #[derive(Deserialize)]
-struct Pointer(String, Location);
+struct Pointer(String, S3Location);
 
 #[derive(Deserialize)]
-struct Location {
+struct S3Location {
     #[serde(rename = "s3BucketName")]
     bucket: String,
     #[serde(rename = "s3Key")]
     key: String,
 }
 
-impl Payloads {
+impl LargeBodies {
     /// Opens `s3://BUCKET/PREFIX` with the credentials and the region of the queue.
     pub(super) fn open(
         queue: &str,
@@ -124,14 +124,14 @@ impl Payloads {
     }
 
     /// Where the body of a message is.
-    pub(super) fn locate(payloads: Option<&Self>, sent: &Sent) -> Body {
+    pub(super) fn locate(large_bodies: Option<&Self>, sent: &Sent) -> BodyLocation {
         let is_pointer = [SIZE, OLD_SIZE].iter().any(|name| sent.attributes.contains_key(*name));
-        let Some(Location { bucket, key }) = is_pointer.then(|| pointer(&sent.body)).flatten()
+        let Some(S3Location { bucket, key }) = is_pointer.then(|| pointer(&sent.body)).flatten()
         else {
-            return Body::Here;
+            return BodyLocation::Inline;
         };
-        let Some(ours) = payloads else {
-            return Body::Elsewhere(format!(
+        let Some(ours) = large_bodies else {
+            return BodyLocation::Refused(format!(
                 "its body is in the bucket {}, and no bucket for large bodies is set \
                  (--message-bucket)",
                 shown(&bucket)
@@ -139,8 +139,8 @@ impl Payloads {
         };
         let is_ours = bucket == ours.bucket && key.strip_prefix(&*ours.prefix).is_some_and(is_name);
         match Path::parse(&key) {
-            Ok(path) if is_ours => Body::There(path),
-            _ => Body::Elsewhere(format!(
+            Ok(path) if is_ours => BodyLocation::Stored(path),
+            _ => BodyLocation::Refused(format!(
                 "its body is said to be s3://{}/{}, and only names s3://{}/{}UUID are followed",
                 shown(&bucket),
                 shown(&key),
@@ -167,9 +167,9 @@ impl Payloads {
     }
 
     /// The body that is there, if there is one.
-    pub(super) async fn get(&self, path: &Path) -> Result<Found, Failure> {
+    pub(super) async fn get(&self, path: &Path) -> Result<FetchedBody, Failure> {
         let nothing = |problem: String| {
-            Ok(Found::Nothing(format!("its body, s3://{}/{path}, {problem}", self.bucket)))
+            Ok(FetchedBody::Refused(format!("its body, s3://{}/{path}, {problem}", self.bucket)))
         };
         let found = match self.store.get(path).await {
             Ok(found) => found,
@@ -188,7 +188,7 @@ impl Payloads {
         if !is_body {
             return nothing("is not a task; it is left there".to_owned());
         }
-        Ok(Found::Body(body))
+        Ok(FetchedBody::Body(body))
     }
 
     /// Removes the body of a message that is gone.
@@ -245,11 +245,11 @@ fn is_name(name: &str) -> bool {
 
 /// As much of a name in a pointer as a person needs. Anything may stand there.
 fn shown(name: &str) -> String {
-    const MOST: usize = 200;
-    name.chars().take(MOST).flat_map(char::escape_default).collect()
+    const LONGEST: usize = 200;
+    name.chars().take(LONGEST).flat_map(char::escape_default).collect()
 }
 
-fn pointer(body: &[u8]) -> Option<Location> {
+fn pointer(body: &[u8]) -> Option<S3Location> {
     let Pointer(class, location) = serde_json::from_slice(body).ok()?;
     (class == CLASS || class == OLD_CLASS).then_some(location)
 }
@@ -308,15 +308,15 @@ mod tests {
     fn a_pointer_is_followed_to_names_of_bodies_only() {
         let access = Access::default();
         let store = Arc::new(InMemory::new());
-        let ours = Payloads::of("q", "s3://bodies/tasks", &access, store).unwrap();
+        let ours = LargeBodies::of("q", "s3://bodies/tasks", &access, store).unwrap();
         let check = |sent: &Sent, expected: &str| {
-            let found = format!("{:?}", Payloads::locate(Some(&ours), sent));
+            let found = format!("{:?}", LargeBodies::locate(Some(&ours), sent));
             assert!(found.starts_with(expected), "{found}");
         };
         let key = format!("tasks/{NAME}");
-        check(&message("bodies", &key, CLASS, SIZE), "There");
-        check(&message("bodies", &key, OLD_CLASS, OLD_SIZE), "There");
-        check(&message("other", &key, CLASS, SIZE), "Elsewhere");
+        check(&message("bodies", &key, CLASS, SIZE), "Stored");
+        check(&message("bodies", &key, OLD_CLASS, OLD_SIZE), "Stored");
+        check(&message("other", &key, CLASS, SIZE), "Refused");
         for key in [
             NAME.to_owned(),
             format!("tasks2/{NAME}"),
@@ -335,15 +335,17 @@ mod tests {
             "tasks/".to_owned(),
             String::new(),
         ] {
-            check(&message("bodies", &key, CLASS, SIZE), "Elsewhere");
+            check(&message("bodies", &key, CLASS, SIZE), "Refused");
         }
         // What nobody calls a pointer is a body that looks like one.
-        check(&message("bodies", &key, CLASS, "x"), "Here");
-        check(&message("bodies", &key, "x", SIZE), "Here");
-        let none = Payloads::locate(None, &message("bodies", &key, CLASS, SIZE));
-        assert!(matches!(none, Body::Elsewhere(_)), "{none:?}");
+        check(&message("bodies", &key, CLASS, "x"), "Inline");
+        check(&message("bodies", &key, "x", SIZE), "Inline");
+        let none = LargeBodies::locate(None, &message("bodies", &key, CLASS, SIZE));
+        assert!(matches!(none, BodyLocation::Refused(_)), "{none:?}");
         let long = message("bodies", &"\\u001b".repeat(10_000), CLASS, SIZE);
-        let Body::Elsewhere(why) = Payloads::locate(Some(&ours), &long) else { panic!("followed") };
+        let BodyLocation::Refused(why) = LargeBodies::locate(Some(&ours), &long) else {
+            panic!("followed")
+        };
         assert!(why.len() < 2_000 && !why.contains('\u{1b}'), "{why}");
     }
 

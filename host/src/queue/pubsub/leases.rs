@@ -14,7 +14,7 @@ use crate::queue::Receipt;
 
 /// A lease.
 #[derive(Debug, Clone)]
-pub(super) struct Held {
+pub(super) struct PubSubLease {
     pub(super) ack_id: String,
     pub(super) until: Instant,
     pub(super) envelope: Arc<Envelope>,
@@ -22,21 +22,21 @@ pub(super) struct Held {
 
 /// All of them, by the number in their receipts.
 #[derive(Debug, Default)]
-pub(super) struct Table(Mutex<Leases>);
+pub(super) struct PubSubLeases(Mutex<LeaseMap>);
 
 #[derive(Debug, Default)]
-struct Leases {
+struct LeaseMap {
     next: u64,
-    held: HashMap<u64, Held>,
+    held: HashMap<u64, PubSubLease>,
 }
 
-impl Table {
-    fn leases(&self) -> MutexGuard<'_, Leases> {
+impl PubSubLeases {
+    fn leases(&self) -> MutexGuard<'_, LeaseMap> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Enters leases, and forgets those that nobody settled.
-    pub(super) fn enter(&self, held: Vec<Held>) -> Vec<Receipt> {
+    pub(super) fn enter(&self, held: Vec<PubSubLease>) -> Vec<Receipt> {
         let mut leases = self.leases();
         let now = Instant::now();
         leases.held.retain(|_, held| held.until > now);
@@ -44,7 +44,7 @@ impl Table {
     }
 
     /// The lease of a receipt, if it has not ended.
-    pub(super) fn get(&self, receipt: &Receipt) -> Option<Held> {
+    pub(super) fn get(&self, receipt: &Receipt) -> Option<PubSubLease> {
         let held = self.leases().held.get(&number(receipt)?).cloned();
         held.filter(|held| held.until > Instant::now())
     }
@@ -57,14 +57,14 @@ impl Table {
     }
 
     /// Gives a lease another end and another receipt.
-    pub(super) fn replace(&self, receipt: &Receipt, held: Held) -> Receipt {
+    pub(super) fn replace(&self, receipt: &Receipt, held: PubSubLease) -> Receipt {
         self.end(receipt);
         self.leases().enter(held)
     }
 }
 
-impl Leases {
-    fn enter(&mut self, held: Held) -> Receipt {
+impl LeaseMap {
+    fn enter(&mut self, held: PubSubLease) -> Receipt {
         self.next += 1;
         let receipt = Receipt(format!("{} {}", self.next, held.envelope.id));
         self.held.insert(self.next, held);

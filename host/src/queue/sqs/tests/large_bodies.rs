@@ -5,9 +5,9 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde_json::json;
 
+use super::fake::{self, Fake};
 use super::*;
 use crate::message;
-use crate::queue::sqs::fake::{self, Fake};
 
 const NAME: &str = "tasks";
 
@@ -42,13 +42,13 @@ async fn open_with(
     is_report: Option<fn(&[u8]) -> bool>,
 ) -> SqsQueue {
     use aws_sdk_sqs::config::IntoShared;
-    let instead = Instead {
+    let overrides = TestOverrides {
         credentials: Some(credentials()),
         http: Some(fake.clone().into_shared()),
-        payloads: Some(store.clone()),
+        large_bodies: Some(store.clone()),
     };
     let access = Access { body_bucket: bucket.map(str::to_owned), is_report, ..Access::default() };
-    SqsQueue::open_with(&Sqs::Url(fake::url(NAME)), &access, instead).await.unwrap()
+    SqsQueue::open_with(&Sqs::Url(fake::url(NAME)), &access, overrides).await.unwrap()
 }
 
 fn is_report(body: &[u8]) -> bool {

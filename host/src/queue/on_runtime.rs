@@ -17,12 +17,12 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{Counts, Message, Queue, QueueError, Receipt, Release, Requests};
 
 /// A queue, and where its calls are made.
-pub(super) struct Elsewhere {
+pub(super) struct OnRuntime {
     queue: Arc<dyn Queue>,
     runtime: Handle,
 }
 
-impl Elsewhere {
+impl OnRuntime {
     pub(super) fn new(queue: Arc<dyn Queue>, runtime: Handle) -> Self {
         Self { queue, runtime }
     }
@@ -84,7 +84,7 @@ enum Why {
 }
 
 #[async_trait]
-impl Queue for Elsewhere {
+impl Queue for OnRuntime {
     async fn lease(
         &self,
         max: usize,
@@ -206,15 +206,15 @@ impl Queue for Elsewhere {
     }
 }
 
-impl fmt::Display for Elsewhere {
+impl fmt::Display for OnRuntime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.queue.fmt(f)
     }
 }
 
-impl fmt::Debug for Elsewhere {
+impl fmt::Debug for OnRuntime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Elsewhere").field(&self.queue).finish()
+        f.debug_tuple("OnRuntime").field(&self.queue).finish()
     }
 }
 
@@ -232,7 +232,7 @@ mod tests {
             .build()
             .unwrap();
         let there: Arc<dyn Queue> =
-            Arc::new(Elsewhere::new(queue.clone(), runtime.handle().clone()));
+            Arc::new(OnRuntime::new(queue.clone(), runtime.handle().clone()));
         Subject::new(there, queue, Stopped(Some(runtime)))
     });
 

@@ -5,21 +5,16 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-
-use tokio::time::Instant;
 
 /// Copies of one generation. When it is full, the generation before it is forgotten.
 const MOST: usize = 10_000;
 /// Reasons that are kept of one copy, the last of them, and bytes of each.
 const REASONS: usize = 3;
 const REASON: usize = 300;
-/// How long something that was not allowed is not tried again.
-const FORBIDDEN: Duration = Duration::from_secs(600);
 
 /// What is known of one copy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Known {
+pub(super) struct CopyRecord {
     /// How often this process received it.
     pub(super) receives: u32,
     /// Executions that failed here and that the copy does not tell of.
@@ -32,29 +27,29 @@ pub(super) struct Known {
 
 /// All copies that something is known of.
 #[derive(Debug)]
-pub(super) struct Remembered {
+pub(super) struct Copies {
     most: usize,
-    state: Mutex<State>,
+    state: Mutex<Generations>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    young: HashMap<String, Known>,
-    old: HashMap<String, Known>,
+struct Generations {
+    young: HashMap<String, CopyRecord>,
+    old: HashMap<String, CopyRecord>,
 }
 
-impl Default for Remembered {
+impl Default for Copies {
     fn default() -> Self {
         Self { most: MOST, state: Mutex::default() }
     }
 }
 
-impl Remembered {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl Copies {
+    fn state(&self) -> MutexGuard<'_, Generations> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change(&self, copy: &str, change: impl FnOnce(&mut Known)) {
+    fn change(&self, copy: &str, change: impl FnOnce(&mut CopyRecord)) {
         let mut state = self.state();
         let mut known =
             state.young.remove(copy).or_else(|| state.old.remove(copy)).unwrap_or_default();
@@ -66,8 +61,8 @@ impl Remembered {
     }
 
     /// Notes that this copy was received. Returns what was known of it before.
-    pub(super) fn received(&self, copy: &str) -> Known {
-        let mut before = Known::default();
+    pub(super) fn received(&self, copy: &str) -> CopyRecord {
+        let mut before = CopyRecord::default();
         self.change(copy, |known| {
             before = known.clone();
             known.receives = known.receives.saturating_add(1);
@@ -112,77 +107,36 @@ impl Remembered {
     }
 }
 
-/// Something that this process is not allowed to do. It is tried again now and then, as
-/// permissions are corrected while a host runs.
-#[derive(Debug, Default)]
-pub(super) struct Forbidden(Mutex<Option<Instant>>);
-
-impl Forbidden {
-    fn since(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// True when it was refused a short while ago.
-    pub(super) fn is_on(&self) -> bool {
-        self.is_on_at(Instant::now())
-    }
-
-    fn is_on_at(&self, now: Instant) -> bool {
-        self.since().is_some_and(|since| now.saturating_duration_since(since) < FORBIDDEN)
-    }
-
-    /// It was refused. True if that is news.
-    pub(super) fn begins(&self) -> bool {
-        self.since().replace(Instant::now()).is_none()
-    }
-
-    /// It was allowed.
-    pub(super) fn ends(&self) {
-        *self.since() = None;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_copy_is_known_until_it_is_gone() {
-        let remembered = Remembered::default();
-        assert_eq!(remembered.received("a"), Known::default());
-        remembered.failed("a", &"é".repeat(500));
-        remembered.replaced("a");
-        let known = remembered.received("a");
+        let copies = Copies::default();
+        assert_eq!(copies.received("a"), CopyRecord::default());
+        copies.failed("a", &"é".repeat(500));
+        copies.replaced("a");
+        let known = copies.received("a");
         assert_eq!((known.receives, known.attempts, known.is_replaced), (1, 1, true));
         assert!(known.failures[0].len() <= REASON && known.failures[0].starts_with('é'));
-        assert!(remembered.is_replaced("a") && !remembered.is_replaced("b"));
-        remembered.forget("a");
-        assert_eq!((remembered.received("a").receives, remembered.len()), (0, 1));
+        assert!(copies.is_replaced("a") && !copies.is_replaced("b"));
+        copies.forget("a");
+        assert_eq!((copies.received("a").receives, copies.len()), (0, 1));
     }
 
     #[test]
     fn no_more_is_kept_than_there_is_room_for() {
-        let remembered = Remembered { most: 10, ..Remembered::default() };
+        let copies = Copies { most: 10, ..Copies::default() };
         for n in 0..1000 {
-            remembered.received(&n.to_string());
+            copies.received(&n.to_string());
             // What is in use is kept.
-            remembered.failed("used", "why");
+            copies.failed("used", "why");
         }
-        assert!(remembered.len() <= 21, "{}", remembered.len());
-        assert_eq!(remembered.received("999").receives, 1);
-        assert_eq!(remembered.received("1").receives, 0);
-        let used = remembered.received("used");
+        assert!(copies.len() <= 21, "{}", copies.len());
+        assert_eq!(copies.received("999").receives, 1);
+        assert_eq!(copies.received("1").receives, 0);
+        let used = copies.received("used");
         assert_eq!((used.attempts, used.failures.len()), (1000, REASONS));
-    }
-
-    #[test]
-    fn what_was_forbidden_is_tried_again_later() {
-        let forbidden = Forbidden::default();
-        assert!(!forbidden.is_on());
-        assert!(forbidden.begins());
-        assert!(forbidden.is_on() && !forbidden.begins());
-        assert!(!forbidden.is_on_at(Instant::now() + FORBIDDEN));
-        forbidden.ends();
-        assert!(!forbidden.is_on() && forbidden.begins());
     }
 }

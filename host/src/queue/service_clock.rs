@@ -15,7 +15,7 @@ const WORTH_TELLING: Duration = Duration::from_secs(5);
 
 /// The clock of a service.
 #[derive(Debug)]
-pub(super) struct Clock {
+pub(super) struct ServiceClock {
     /// By how much its time was ahead of ours in the last answers, in milliseconds. An answer
     /// takes its time, so none is more than the truth.
     ahead: Mutex<VecDeque<i64>>,
@@ -31,13 +31,13 @@ pub(super) enum Skew {
     Ahead(Duration),
 }
 
-impl Default for Clock {
+impl Default for ServiceClock {
     fn default() -> Self {
         Self { ahead: Mutex::default(), said: Once::new() }
     }
 }
 
-impl Clock {
+impl ServiceClock {
     fn ahead(&self) -> MutexGuard<'_, VecDeque<i64>> {
         self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -131,8 +131,8 @@ mod tests {
 
     /// Answers that were under way for so many seconds, of a service whose clock says so many
     /// more than ours.
-    fn seen(ahead: i64, under_way: &[i64]) -> Clock {
-        let (clock, now) = (Clock::default(), NOW + seconds(1_000_000));
+    fn seen(ahead: i64, under_way: &[i64]) -> ServiceClock {
+        let (clock, now) = (ServiceClock::default(), NOW + seconds(1_000_000));
         for late in under_way {
             let time = u64::try_from(1_000_000 + ahead - late).unwrap();
             clock.saw(&"sqs://q", NOW + seconds(time), now);

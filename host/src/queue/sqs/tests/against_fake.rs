@@ -1,20 +1,20 @@
 //! Against the fake, which behaves as the service is documented to.
 
+use super::fake::{self, Fake, What};
 use super::*;
-use crate::queue::sqs::fake::{self, Fake, What};
-use crate::queue::sqs::leases::Held;
+use crate::queue::sqs::leases::LeasedMessage;
 
 const NAME: &str = "tasks";
 const ORDERED: &str = "tasks.fifo";
 
 async fn open(fake: &Fake, name: &str, access: &Access) -> SqsQueue {
-    SqsQueue::open_with(&Sqs::Url(fake::url(name)), access, instead(fake)).await.unwrap()
+    SqsQueue::open_with(&Sqs::Url(fake::url(name)), access, overrides(fake)).await.unwrap()
 }
 
-fn instead(fake: &Fake) -> Instead {
+fn overrides(fake: &Fake) -> TestOverrides {
     use aws_sdk_sqs::config::IntoShared;
     let http = Some(fake.clone().into_shared());
-    Instead { credentials: Some(credentials()), http, payloads: None }
+    TestOverrides { credentials: Some(credentials()), http, large_bodies: None }
 }
 
 async fn subject(fake: Fake, name: &str) -> Subject {
@@ -144,7 +144,7 @@ async fn a_thousand_messages_take_a_quarter_of_a_request_each() {
     assert!(taken <= 250, "{requests:?}");
     assert!(renewed <= 250, "{requests:?}");
     assert_eq!(queue.inner.leases.len(), 0);
-    assert_eq!(queue.inner.remembered.len(), 0);
+    assert_eq!(queue.inner.copies.len(), 0);
 }
 
 #[tokio::test]
@@ -161,7 +161,7 @@ async fn a_message_is_held_for_as_long_as_the_service_allows_and_then_lost_with_
     assert!(row.until <= row.held.received + most, "{row:?}");
     // As if nearly all of that time were over.
     let received = row.held.received - most + SHORT / 2;
-    let held = Held { received, ..(*row.held).clone() };
+    let held = LeasedMessage { received, ..(*row.held).clone() };
     let old = queue.inner.leases.add(Arc::new(held), row.until);
     check_invalid(queue.extend(&old, LONG).await, &["was held for 1m", "shorter"]);
     check_lost(queue.ack(&old).await);
@@ -639,10 +639,10 @@ async fn a_queue_is_made_when_that_is_asked_for_and_only_then() {
                 name: name.to_owned(),
             },
         ] {
-            let missing = SqsQueue::open_with(&address, &Access::default(), instead(&fake)).await;
+            let missing = SqsQueue::open_with(&address, &Access::default(), overrides(&fake)).await;
             check_invalid(missing, &[name, "eu-west-1", "--create-queues"]);
             assert!(!fake.exists(name));
-            SqsQueue::open_with(&address, &create, instead(&fake)).await.unwrap();
+            SqsQueue::open_with(&address, &create, overrides(&fake)).await.unwrap();
             let retention = fake.with(name, |q| q.settings["MessageRetentionPeriod"].clone());
             assert_eq!(retention, "1209600");
             fake.remove(name);
@@ -650,7 +650,7 @@ async fn a_queue_is_made_when_that_is_asked_for_and_only_then() {
     }
     let by_name = Sqs::Name("new".to_owned());
     let access = Access { region: Some("eu-west-1".to_owned()), ..create };
-    let queue = SqsQueue::open_with(&by_name, &access, instead(&fake)).await.unwrap();
+    let queue = SqsQueue::open_with(&by_name, &access, overrides(&fake)).await.unwrap();
     send(&queue, &["1"]).await;
     assert_eq!(queue.to_string(), "sqs://new");
     assert_eq!(fake.with("new", |q| q.bodies()), ["1"]);

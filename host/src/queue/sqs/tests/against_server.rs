@@ -18,8 +18,8 @@ fn unique() -> String {
 }
 
 async fn open(address: &Sqs, access: &Access) -> Result<SqsQueue, QueueError> {
-    let instead = Instead { credentials: Some(credentials()), ..Instead::default() };
-    SqsQueue::open_with(address, access, instead).await
+    let overrides = TestOverrides { credentials: Some(credentials()), ..TestOverrides::default() };
+    SqsQueue::open_with(address, access, overrides).await
 }
 
 async fn subject(name: &str) -> Subject {

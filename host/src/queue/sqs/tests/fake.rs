@@ -216,7 +216,7 @@ impl Fake {
                 self.shared.changed.notify_waiters();
                 return Ok(json!({"Messages": found}));
             }
-            // Leases that end are not told.
+            // SqsLeases that end are not told.
             let soon = until.min(Instant::now() + Duration::from_millis(20));
             tokio::select! {
                 () = self.shared.changed.notified() => {}
