@@ -492,7 +492,7 @@ mod tests {
         assert_eq!(last["task"]["basic_info"]["inputs"], 2);
         assert_eq!(last["task"]["bytes"], message.len());
         assert_eq!(last["task"]["sha256"], Digest::of(message.as_bytes()).to_string());
-        // Nobody who sends it back by mistake runs half a task.
+        // A summary that is sent back by mistake is not a task.
         assert!(message::decode(last["task"].to_string().as_bytes()).is_err());
     }
 
@@ -593,7 +593,7 @@ mod tests {
             .prop_map(|(units, times)| units.concat().repeat(times))
     }
 
-    /// Names of tasks as they may be, and messages that are no tasks.
+    /// Tasks with odd names, and messages that are not tasks.
     fn any_message() -> impl Strategy<Value = Vec<u8>> {
         let of_task =
             ("[a-z\"\u{ffff}é]{1,80}", "[a-z\"\u{fffe}é]{1,80}(/[a-z\"é]{1,80}){0,4}", any_text());

@@ -190,7 +190,7 @@ async fn look_at_queue(role: &str, url: &str, access: &Access) -> (Vec<Finding>,
     };
     match tokio::time::timeout(PATIENCE, asked).await {
         Ok(Ok((counts, facts))) => {
-            let mut findings = vec![Finding::new(Level::Ok, subject, held(&counts))];
+            let mut findings = vec![Finding::new(Level::Ok, subject, describe(&counts))];
             let parts = ["", "queue", "movement", "host"];
             let mut parts = dir.iter().flat_map(|dir| parts.map(|part| dir.join(part)));
             // One finding is enough, because the parts are on the same disk.
@@ -211,7 +211,7 @@ async fn look_at_queue(role: &str, url: &str, access: &Access) -> (Vec<Finding>,
     }
 }
 
-fn held(counts: &Counts) -> String {
+fn describe(counts: &Counts) -> String {
     match (counts.enqueued, counts.leased) {
         (None, _) => "is reachable; its messages can't be counted".to_owned(),
         (Some(n), None) => format!("is reachable; {}", output::count(n, "message")),
