@@ -1,5 +1,5 @@
-//! What each operation on a directory queue costs, in microseconds, with few and with many
-//! messages in it. Give the directory to do it in as the argument, or in `BENCH_DIR`.
+//! Measures how long each operation on a directory queue takes, in microseconds, with few and
+//! with many messages in the queue. The argument, or `BENCH_DIR`, is the directory to work in.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use task_host::queue::file::FileQueue;
 
 const HOLD: Duration = Duration::from_secs(3600);
 
-/// As long as a task message usually is.
+/// A task message of typical length.
 const BODY: &str = r#"{"basic_info": {"id": 4, "name": "NO_OP", "base_directory": "datasets/noop_dataset", "inputs": ["0_input/4.dat", "0_input/5.dat"]}, "payload_info": "NoOp Task for 4:5"}"#;
 
 fn main() {
@@ -18,12 +18,11 @@ fn main() {
     let dir = argument.or_else(|| std::env::var("BENCH_DIR").ok());
     let dir = dir.map_or_else(std::env::temp_dir, Into::into);
     let runtime = tokio::runtime::Runtime::new().expect("no runtime");
-    // All stays until the end: ext4 makes files slowly where many were just removed.
     let dir = tempfile::tempdir_in(dir).expect("no directory");
     println!("{}: µs for each message", dir.path().display());
     println!("   queued   insert    lease    start   extend      ack");
     for queued in [100, 10_000, 100_000] {
-        // The first run only warms up.
+        // The first run warms up.
         let times: Vec<_> = (0..3)
             .map(|n| dir.path().join(format!("{queued}-{n}")))
             .map(|dir| runtime.block_on(run(&dir, queued)))
@@ -35,13 +34,13 @@ fn main() {
     }
 }
 
-/// Sends so many messages, and does everything once to each of some of them.
+/// Sends `queued` messages, and does every operation once with each of up to 10,000 of them.
 async fn run(dir: &Path, queued: usize) -> [f64; 5] {
     let some = queued.min(10_000);
     let queue = FileQueue::open("fq://bench", dir).expect("no queue");
     let bodies = vec![Bytes::from_static(BODY.as_bytes()); queued];
 
-    // The first message also makes the directories.
+    // The first message also creates the directories.
     queue.send(&bodies[..1]).await;
     let mut clock = Clock(Instant::now());
     for result in queue.send(&bodies).await {
@@ -71,7 +70,7 @@ async fn run(dir: &Path, queued: usize) -> [f64; 5] {
 struct Clock(Instant);
 
 impl Clock {
-    /// Microseconds since the last lap, for each of so many.
+    /// The microseconds since the last lap, divided by `count`.
     fn lap(&mut self, count: usize) -> f64 {
         let micros = self.0.elapsed().as_secs_f64() * 1e6 / count as f64;
         self.0 = Instant::now();
