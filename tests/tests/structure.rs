@@ -137,8 +137,14 @@ fn is_test(attributes: &[syn::Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         attribute.path().is_ident("test")
             || matches!(&attribute.meta, syn::Meta::List(list)
-                if list.path.is_ident("cfg") && list.tokens.to_string() == "test")
+                if list.path.is_ident("cfg") && tokens(list).any(|token| token == "test"))
     })
+}
+
+fn tokens(list: &syn::MetaList) -> impl Iterator<Item = String> {
+    let text = list.tokens.to_string();
+    let words = text.split(|c: char| !c.is_alphanumeric()).map(str::to_owned);
+    words.collect::<Vec<_>>().into_iter()
 }
 
 impl<'ast> Visit<'ast> for Found<'_> {
@@ -231,4 +237,71 @@ fn no_files_import_each_other_in_a_circle() {
         })
         .collect();
     assert!(circles.is_empty(), "files that import each other in circles: {circles:#?}");
+}
+
+/// The production code of a file, without its tests and comments.
+fn code(file: &str) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let text = std::fs::read_to_string(root.join("host/src").join(file)).unwrap();
+    let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap().to_owned();
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+/// The production files of the host that contain one of these words.
+fn files_with(words: &[&str]) -> Vec<String> {
+    let files = Imports::read().0.into_keys().map(|module| format!("{}.rs", module.join("/")));
+    let has_one = |file: &String| {
+        let code = code(file);
+        words.iter().any(|word| code.contains(word))
+    };
+    files.filter(has_one).collect()
+}
+
+#[test]
+fn only_one_file_decides() {
+    let verdicts = ["Verdict::Reject", "Verdict::Retry", "Verdict::Return"];
+    // Other files only match on verdicts.
+    let makes_one =
+        |line: &str| verdicts.iter().any(|verdict| line.contains(verdict)) && !is_pattern(line);
+    let makers: Vec<String> = files_with(&verdicts)
+        .into_iter()
+        .filter(|file| code(file).lines().any(makes_one))
+        .collect();
+    assert_eq!(makers, ["verdict.rs"]);
+}
+
+/// Whether a line is an arm of a `match`.
+fn is_pattern(line: &str) -> bool {
+    line.contains("=>") && line.find("Verdict::") < line.find("=>")
+}
+
+#[test]
+fn only_one_file_of_the_library_reads_the_environment() {
+    let calls = ["env::var", "env::vars", "env::var_os", "env::home_dir", "env::temp_dir"];
+    let readers = files_with(&calls);
+    let is_allowed =
+        |file: &String| file == "environment.rs" || file == "main.rs" || file.starts_with("cli/");
+    let others: Vec<&String> = readers.iter().filter(|file| !is_allowed(file)).collect();
+    assert!(readers.contains(&"environment.rs".to_owned()) && others.is_empty(), "{others:?}");
+}
+
+#[test]
+fn every_invariant_of_the_architecture_has_its_tests() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("docs");
+    let page = std::fs::read_to_string(docs.join("architecture.md")).unwrap();
+    let (_, invariants) = page.split_once("\n## Invariants\n").expect("the section");
+    let (invariants, _) = invariants.split_once("\n## ").expect("a section after it");
+    let rows: Vec<&str> =
+        invariants.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    assert!(rows.len() > 10, "{rows:#?}");
+    for row in rows {
+        let tests: Vec<&str> = row.split("[`").skip(1).collect();
+        assert!(!tests.is_empty(), "no test: {row}");
+        for test in tests {
+            let (name, rest) = test.split_once("`](").expect("a link");
+            let file = docs.join(rest.split_once(')').expect("the end of the link").0);
+            let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{file:?}: {e}"));
+            assert!(text.contains(&format!("fn {name}(")), "{name} is not in {}", file.display());
+        }
+    }
 }
