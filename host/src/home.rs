@@ -1,6 +1,6 @@
 //! `~` at the beginning of a path, which a shell expands only at the beginning of a word.
 
-use std::ffi::OsStr;
+use crate::environment::Environment;
 
 /// Replaces `~` at the beginning of a path with the user's home directory, as python-task-queue
 /// does.
@@ -8,12 +8,12 @@ use std::ffi::OsStr;
 /// # Errors
 /// Says what is wrong and what to write instead. `~USER` is not supported.
 pub fn with_home(path: &str) -> Result<String, String> {
-    let home = std::env::var_os("HOME");
-    Ok(below_home(path, home.as_deref())?.unwrap_or_else(|| path.to_owned()))
+    let environment = Environment::of_process();
+    Ok(below_home(path, environment.get("HOME"))?.unwrap_or_else(|| path.to_owned()))
 }
 
 /// None for a path without a `~`.
-fn below_home(path: &str, home: Option<&OsStr>) -> Result<Option<String>, String> {
+fn below_home(path: &str, home: Option<&str>) -> Result<Option<String>, String> {
     let Some(rest) = path.strip_prefix('~') else {
         return Ok(None);
     };
@@ -24,8 +24,8 @@ fn below_home(path: &str, home: Option<&OsStr>) -> Result<Option<String>, String
              path, or ./{path} for a directory of that name"
         ));
     }
-    match home.map(OsStr::to_str) {
-        Some(Some(home)) if home.starts_with('/') => {
+    match home {
+        Some(home) if home.starts_with('/') => {
             Ok(Some(format!("{}{rest}", home.trim_end_matches('/'))))
         }
         _ => {
@@ -40,7 +40,7 @@ mod tests {
 
     #[test]
     fn a_tilde_is_the_home_directory_and_nothing_else() {
-        let home = |path: &str| below_home(path, Some(OsStr::new("/home/ana/")));
+        let home = |path: &str| below_home(path, Some("/home/ana/"));
         assert_eq!(home("~/q").unwrap().unwrap(), "/home/ana/q");
         assert_eq!(home("~").unwrap().unwrap(), "/home/ana");
         assert_eq!(home("./~/q"), Ok(None));
@@ -49,7 +49,7 @@ mod tests {
             let error = home(other).unwrap_err();
             assert!(error.contains(&format!("./{other}")), "{error}");
         }
-        for none in [None, Some(OsStr::new("")), Some(OsStr::new("home"))] {
+        for none in [None, Some(""), Some("home")] {
             assert!(below_home("~/q", none).unwrap_err().contains("HOME"));
         }
     }

@@ -292,7 +292,7 @@ impl Attempt {
             }
             since = Instant::now();
         }
-        if worker.config().durable {
+        if worker.config().data.durable {
             publish::sync(bucket).await?;
         }
         let published = outputs.published();

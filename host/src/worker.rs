@@ -21,7 +21,7 @@ use crate::lease::{Lease, Leases};
 use crate::outage::Outages;
 use crate::prefetch::Prefetch;
 use crate::publish;
-use crate::queue::{self, Address, AddressError, Queue, QueueError};
+use crate::queue::{self, Address, Queue, QueueError};
 use crate::sandbox::{Confinement, Sandbox};
 use crate::stats::Stats;
 use crate::task::{self, Ended};
@@ -101,9 +101,6 @@ pub struct Worker {
 /// Why a host can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The URL of a queue.
-    #[error(transparent)]
-    Address(#[from] AddressError),
     /// A queue.
     #[error(transparent)]
     Queue(#[from] QueueError),
@@ -142,37 +139,37 @@ impl Worker {
     pub async fn open(config: Config, services: &Handle) -> Result<Self, OpenError> {
         // The buckets first: who named a bad one is not to find queues made for nothing.
         let (bucket, inputs) = open_buckets(&config).await?;
-        let access = &config.queue_access;
-        let queue = queue::open_on(services, &config.queue.parse()?, access).await?;
-        let error_queue = queue::open_on(services, &config.error_queue.parse()?, access).await?;
+        let access = &config.queue_access();
+        let queue = queue::open_on(services, &config.queue, access).await?;
+        let error_queue = queue::open_on(services, &config.error_queue, access).await?;
         let done_queue = match &config.done_queue {
-            Some(url) => Some(queue::open_on(services, &url.parse()?, access).await?),
+            Some(address) => Some(queue::open_on(services, address, access).await?),
             None => None,
         };
         let cache = Cache::open(CacheOptions {
-            dir: config.cache_dir.clone(),
-            max_bytes: config.cache_size.as_u64(),
+            dir: config.cache.dir.clone(),
+            max_bytes: config.cache.size.as_u64(),
         })?;
-        let workspaces = Workspaces::new(&config.cache_dir.join("work"))?;
+        let workspaces = Workspaces::new(&config.cache.dir.join("work"))?;
         let sandbox = Sandbox::new(
-            config.parallel,
-            config.limits,
+            config.work.parallel,
+            config.task.limits(),
             workspaces.inputs_root(),
             workspaces.outputs_root(),
         );
         let sandbox = Arc::new(sandbox.map_err(|e| OpenError::Sandbox(format!("{e:#}")))?);
         let sharing = if sandbox.confinement().files { Sharing::Link } else { Sharing::Copy };
-        let (component_bucket, component_prefix) = match &config.components {
+        let (component_bucket, component_prefix) = match &config.data.components {
             Some(dir) => (bucket::open_dir(dir)?, Prefix::root()),
-            None => (bucket.clone(), config.component_prefix.clone()),
+            None => (bucket.clone(), config.data.component_prefix.clone()),
         };
         let catalog = Catalog::new(
             component_bucket,
             component_prefix,
             cache.clone(),
             sandbox.clone(),
-            config::compiler(config.compile_limits),
-            &config.cache_dir.join("compiled"),
+            config::compiler(config.compile.limits()),
+            &config.cache.dir.join("compiled"),
         );
         // A message that is only held may use up a delivery when the host stops.
         let least_prefetch = if queue.charges_for_holding() { 0 } else { config.least_prefetch() };
@@ -182,28 +179,25 @@ impl Worker {
             inputs: Prefetch {
                 bucket: inputs,
                 cache,
-                freshness: config.freshness,
+                freshness: config.cache.freshness,
                 sharing,
-                ahead: Ahead::new(config.prefetch_bytes),
+                ahead: Ahead::new(config.work.prefetch_bytes),
             },
             bucket,
-            components: match &config.components {
-                Some(dir) => {
-                    let bucket = config.bucket.parse().map_err(BucketError::from)?;
-                    bucket::prefix_of(dir, &bucket)?
-                }
-                None => Some(config.component_prefix.clone()),
+            components: match &config.data.components {
+                Some(dir) => bucket::prefix_of(dir, &config.data.bucket)?,
+                None => Some(config.data.component_prefix.clone()),
             },
             workspaces: RwLock::new(workspaces),
             catalog,
             sandbox,
-            publish_limits: config.limits.into(),
-            policy: config.policy,
+            publish_limits: config.task.limits().into(),
+            policy: config.retries.policy(),
             report_disks: report_disks(&config, [Some(&error_queue), done_queue.as_ref()]),
             error_queue,
             done_queue,
-            slots: Semaphore::new(config.parallel),
-            publishing: Semaphore::new(publishing(config.parallel)),
+            slots: Semaphore::new(config.work.parallel),
+            publishing: Semaphore::new(publishing(config.work.parallel)),
             draining: CancellationToken::new(),
             killed: CancellationToken::new(),
             queue,
@@ -211,7 +205,7 @@ impl Worker {
             ended: Ended::default(),
             waiting: AtomicU64::new(0),
             known: health::Known::default(),
-            admitted: Arc::new(Semaphore::new(config.parallel + least_prefetch)),
+            admitted: Arc::new(Semaphore::new(config.work.parallel + least_prefetch)),
             prefetch: AtomicUsize::new(least_prefetch),
             config,
         })
@@ -244,12 +238,12 @@ impl Worker {
 
     /// Tasks that may run at the same time.
     pub(crate) fn parallel(&self) -> u32 {
-        u32::try_from(self.config.parallel).unwrap_or(u32::MAX)
+        u32::try_from(self.config.work.parallel).unwrap_or(u32::MAX)
     }
 
     /// Tasks that may publish at the same time.
     pub(crate) fn most_publishing(&self) -> u32 {
-        u32::try_from(publishing(self.config.parallel)).unwrap_or(u32::MAX)
+        u32::try_from(publishing(self.config.work.parallel)).unwrap_or(u32::MAX)
     }
 
     /// A workspace for a task.
@@ -271,7 +265,7 @@ impl Worker {
         let _probing =
             AbortOnDropHandle::new(tokio::spawn(async move { outages.keep_probing().await }));
         let leases =
-            Leases::new(self.queue.clone(), self.config.lease, self.outages.clone(), renewals);
+            Leases::new(self.queue.clone(), self.config.work.lease, self.outages.clone(), renewals);
         let told = tokio::select! {
             () = self.take_tasks(&leases, &tasks) => false,
             never = self.keep_pace() => match never {},
@@ -326,7 +320,7 @@ impl Worker {
         if told {
             tokio::select! {
                 () = tasks.wait() => {}
-                () = tokio::time::sleep(self.config.grace) => {
+                () = tokio::time::sleep(self.config.stop.grace) => {
                     tracing::warn!("the grace period is over: running tasks are given back");
                 }
                 () = kill.cancelled() => {}
@@ -338,7 +332,7 @@ impl Worker {
                 () = kill.cancelled() => {}
                 () = async {
                     drain.cancelled().await;
-                    tokio::time::sleep(self.config.grace).await;
+                    tokio::time::sleep(self.config.stop.grace).await;
                 } => {}
             }
         }
@@ -363,13 +357,13 @@ impl Worker {
     /// Leases messages and starts their tasks, until there is nothing more to take.
     async fn take_tasks(self: &Arc<Self>, leases: &Leases, tasks: &TaskTracker) {
         let over = async {
-            match self.config.run_for {
+            match self.config.stop.run_for {
                 Some(time) => tokio::time::sleep(time).await,
                 None => std::future::pending().await,
             }
         };
         let mut over = std::pin::pin!(over);
-        let poll = match (self.config.exit_when_empty, self.queue.batch()) {
+        let poll = match (self.config.stop.exit_when_empty, self.queue.batch()) {
             (false, _) => LONG_POLL,
             (true, 0..=1) => SHORT_POLL,
             (true, _) => SHORT_PAID_POLL,
@@ -391,7 +385,7 @@ impl Worker {
                 next = next => next,
                 // The last task under way has ended. If there is nothing more to lease at
                 // this moment either, the queue may be empty.
-                () = self.idle.notified(), if self.config.exit_when_empty => {
+                () = self.idle.notified(), if self.config.stop.exit_when_empty => {
                     wait = Duration::ZERO;
                     continue;
                 }
@@ -405,7 +399,7 @@ impl Worker {
                     for (lease, permit) in leased.into_iter().zip(permits) {
                         self.begin(lease, permit, tasks);
                     }
-                    if self.config.exit_when_empty {
+                    if self.config.stop.exit_when_empty {
                         let is_idle = none && tasks.is_empty();
                         let is_quiet = quiet.lasts(Instant::now(), is_idle, leases.last_return());
                         if none && self.is_empty(is_quiet).await {
@@ -469,7 +463,7 @@ impl Worker {
     /// although another host could do it. Never ends.
     async fn keep_pace(&self) -> std::convert::Infallible {
         let batch = self.queue.batch();
-        let is_fixed = self.config.prefetch.is_some() || self.queue.charges_for_holding();
+        let is_fixed = self.config.work.prefetch.is_some() || self.queue.charges_for_holding();
         if batch <= 1 || is_fixed {
             return std::future::pending().await;
         }
@@ -498,7 +492,7 @@ impl Worker {
 
     /// How many tasks may still begin before the number asked for is reached.
     fn still_wanted(&self, tasks: &TaskTracker) -> u64 {
-        match self.config.max_tasks {
+        match self.config.stop.max_tasks {
             None => u64::MAX,
             Some(most) => most.saturating_sub(self.ended() + tasks.len() as u64),
         }
@@ -511,7 +505,7 @@ impl Worker {
     /// With a number of tasks asked for: true once so many have ended; until then, waits as
     /// long as those under way may be the last.
     async fn has_done_enough(&self, tasks: &TaskTracker) -> bool {
-        let Some(most) = self.config.max_tasks else { return false };
+        let Some(most) = self.config.stop.max_tasks else { return false };
         loop {
             if self.ended() >= most {
                 return true;
@@ -542,7 +536,7 @@ fn report_disks(config: &Config, queues: [Option<&Arc<dyn Queue>>; 2]) -> HashMa
         Ok(Address::Directory(path)) => Some((queue.to_string(), DirSync::new(path))),
         _ => None,
     };
-    queues.into_iter().flatten().filter(|_| config.durable).filter_map(disk).collect()
+    queues.into_iter().flatten().filter(|_| config.data.durable).filter_map(disk).collect()
 }
 
 /// Tasks that may publish at the same time, while `parallel` others run.
@@ -553,17 +547,17 @@ fn publishing(parallel: usize) -> usize {
 /// The bucket that outputs go to, and the one that inputs come from, each asked whether it
 /// is there.
 async fn open_buckets(config: &Config) -> Result<(Arc<dyn Bucket>, Arc<dyn Bucket>), BucketError> {
-    let access = &config.bucket_access;
-    let Some(url) = &config.input_bucket else {
-        let bucket = bucket::open_for_outputs(&config.bucket.parse()?, access).await?;
+    let access = &config.bucket_access();
+    let Some(url) = &config.data.input_bucket else {
+        let bucket = bucket::open_for_outputs(&config.data.bucket, access).await?;
         bucket.check().await?;
         return Ok((bucket.clone(), bucket));
     };
     // Nobody may put outputs without credentials: what is open to everybody is the inputs.
     let own = Access { anonymous: false, ..access.clone() };
-    let bucket = bucket::open_for_outputs(&config.bucket.parse()?, &own).await?;
+    let bucket = bucket::open_for_outputs(&config.data.bucket, &own).await?;
     bucket.check().await?;
-    let inputs = bucket::open(&url.parse()?, access).await?;
+    let inputs = bucket::open(url, access).await?;
     inputs.check().await?;
     Ok((bucket, inputs))
 }

@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use task_host::json;
-use task_host::queue::{self, Access};
+use task_host::queue::{self, Access, Address};
 
 use super::carry::{Carrier, Choice};
 use super::console::Console;
@@ -18,7 +18,6 @@ use super::output;
 use super::progress_line::ProgressLine;
 use super::refusals::{Place, Refusals};
 use super::sender::{self, Target};
-use super::settings::fq_path;
 
 /// Tasks that are shown of those that a dry run finds.
 const EXAMPLES: usize = 5;
@@ -80,7 +79,7 @@ impl Redrive {
                 )
                 .into());
         }
-        if fq_path(&self.from).is_some_and(|dir| !dir.exists()) {
+        if self.from.parse::<Address>()?.directory().is_some_and(|dir| !dir.exists()) {
             return Err(Advice::failed(format!("there is no queue {}", self.from)).into());
         }
         if self.dry_run {

@@ -15,7 +15,6 @@ use super::exit_code::Advice;
 use super::output;
 use super::progress_line::ProgressLine;
 use super::refusals::{Place, Refusals};
-use super::settings::fq_path;
 
 /// Messages that are sent in one go where a request takes any number.
 const BATCH: usize = 256;
@@ -71,8 +70,9 @@ impl Target {
         url: &str,
         access: &queue::Access,
     ) -> anyhow::Result<Self> {
-        let is_new = fq_path(url).is_some_and(|dir| !dir.exists());
-        let queue = queue::open(&url.parse()?, access).await?;
+        let address: Address = url.parse()?;
+        let is_new = address.directory().is_some_and(|dir| !dir.exists());
+        let queue = queue::open(&address, access).await?;
         if is_new {
             screen.tell(format_args!("created {url}"));
         }

@@ -425,7 +425,7 @@ impl Worker {
     }
 
     fn work_dir(&self) -> PathBuf {
-        self.config.cache_dir.join("work")
+        self.config.cache.dir.join("work")
     }
 
     fn work_root(&self) -> PathBuf {

@@ -82,7 +82,7 @@ pub(crate) fn judge(config: &Config, queues: &Queues) -> Vec<Finding> {
             "its own visibility timeout of {} is for other programs that share it; hosts lease \
              for {}",
             time(visibility),
-            time(config.lease)
+            time(config.work.lease)
         ));
     }
     for text in &queues.tasks.notes {
@@ -98,7 +98,7 @@ const FEW_DELIVERIES: u32 = 5;
 /// How often the service gives a message out, and how often it is tried.
 fn receives(config: &Config, tasks: &Facts, findings: &mut Vec<Finding>) {
     let Some(limit) = tasks.receive_limit else { return };
-    let attempts = config.policy.max_attempts;
+    let attempts = config.retries.max_attempts;
     let to = tasks.dead_letter_queue.as_deref().unwrap_or("its dead-letter queue");
     let cure = format!(
         "set the receive limit (maxReceiveCount) to {} or more, or --max-attempts lower; \
@@ -135,29 +135,29 @@ fn holds(config: &Config, queues: &Queues, findings: &mut Vec<Finding>) {
     let subject = &queue(config);
     if let Some(longest) = queues.tasks.longest_hold {
         let limit = time(longest);
-        if config.lease > longest {
+        if config.work.lease > longest {
             let text = format!(
                 "leases of {} are longer than the {limit} that it allows",
-                time(config.lease)
+                time(config.work.lease)
             );
             let cure = format!("set --lease to {limit} or less");
             findings.push(Finding::new(Level::Problem, subject, text).cure(cure));
         }
-        if config.limits.time > longest {
+        if config.task.timeout > longest {
             let text = format!(
                 "tasks may take {}, and a message can be held for {limit} at the most: a longer \
                  task would be run again while it still runs",
-                time(config.limits.time)
+                time(config.task.timeout)
             );
             let cure = format!("set --timeout below {limit}, and make tasks smaller");
             findings.push(Finding::new(Level::Problem, subject, text).cure(cure));
         }
     }
-    if queues.is_remote && config.lease < SHORT_LEASE {
+    if queues.is_remote && config.work.lease < SHORT_LEASE {
         let text = format!(
             "leases of {} are renewed every {}: each renewal is a request that costs money",
-            time(config.lease),
-            time(config.lease / 2)
+            time(config.work.lease),
+            time(config.work.lease / 2)
         );
         let cure = format!("set --lease to {} or more", time(SHORT_LEASE));
         findings.push(Finding::new(Level::Warn, subject, text).cure(cure));
@@ -167,7 +167,7 @@ fn holds(config: &Config, queues: &Queues, findings: &mut Vec<Finding>) {
 /// For how long messages are kept.
 fn retention(config: &Config, queues: &Queues, findings: &mut Vec<Finding>) {
     let Some(kept) = queues.tasks.retention else { return };
-    let attempts = config.limits.time.saturating_mul(config.policy.max_attempts);
+    let attempts = config.task.timeout.saturating_mul(config.retries.max_attempts);
     let cure = "raise the queue's message retention period (14 days is the most that SQS allows)";
     if kept < SHORT_RETENTION {
         let text = format!("messages are dropped after {}, done or not", time(kept));
@@ -176,13 +176,13 @@ fn retention(config: &Config, queues: &Queues, findings: &mut Vec<Finding>) {
         let text = format!(
             "messages are dropped after {}, and {} attempts of {} take longer",
             time(kept),
-            config.policy.max_attempts,
-            time(config.limits.time)
+            config.retries.max_attempts,
+            time(config.task.timeout)
         );
         findings.push(Finding::new(Level::Warn, &queue(config), text).cure(cure));
     }
-    let dead = queues.tasks.dead_letter_queue.as_ref().zip(queues.dead_letters.as_ref());
-    let errors = Some(&config.error_queue).zip(queues.errors.as_ref());
+    let dead = queues.tasks.dead_letter_queue.clone().zip(queues.dead_letters.as_ref());
+    let errors = Some(config.error_queue.to_string()).zip(queues.errors.as_ref());
     for (role, other) in [("errors", errors), ("dead letters", dead)] {
         let Some((url, facts)) = other else { continue };
         if let Some(shorter) = facts.retention.filter(|other| *other < kept) {
@@ -209,11 +209,7 @@ fn time(time: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use bytesize::ByteSize;
-    use task_host::catalog::CompileLimits;
-    use task_host::key::Prefix;
-    use task_host::sandbox::Limits;
-    use task_host::verdict::Policy;
+    use clap::{Args, FromArgMatches};
 
     use super::*;
 
@@ -221,38 +217,9 @@ mod tests {
     const DAY: Duration = Duration::from_secs(24 * 3600);
 
     fn config() -> Config {
-        Config {
-            queue: "sqs://q".into(),
-            error_queue: "sqs://q-errors".into(),
-            done_queue: None,
-            queue_access: Default::default(),
-            bucket: "s3://b".into(),
-            input_bucket: None,
-            bucket_access: task_host::bucket::Access::new(Default::default()),
-            freshness: Duration::ZERO,
-            components: None,
-            component_prefix: Prefix::root(),
-            cache_dir: "/tmp".into(),
-            cache_size: ByteSize::gib(1),
-            parallel: 2,
-            prefetch: None,
-            prefetch_bytes: ByteSize::gib(1),
-            durable: false,
-            lease: Duration::from_secs(300),
-            limits: Limits {
-                memory: ByteSize::gib(1),
-                time: HOUR,
-                output_bytes: ByteSize::gib(1),
-                output_files: 10,
-                open_files: 10,
-            },
-            compile_limits: CompileLimits { memory: ByteSize::gib(1), time: HOUR },
-            policy: Policy::default(),
-            exit_when_empty: false,
-            max_tasks: None,
-            run_for: None,
-            grace: Duration::ZERO,
-        }
+        let command = Config::augment_args(clap::Command::new("host").no_binary_name(true));
+        let line = ["--queue=sqs://q", "--error-queue=sqs://q-errors"];
+        Config::from_arg_matches(&command.get_matches_from(line)).unwrap()
     }
 
     fn facts() -> Facts {
@@ -294,7 +261,7 @@ mod tests {
         check(&config(), limited(5), Some((Level::Problem, "received 5 times")));
         check(&config(), limited(6), None);
         let mut patient = config();
-        patient.policy.max_attempts = 6;
+        patient.retries.max_attempts = 6;
         check(&patient, limited(6), Some((Level::Problem, "tried up to 6 times")));
         // Where a host can give a message back uncounted, the limit is for hosts that die.
         let told = |n| Facts { receive_limit: Some(n), ..facts() };
@@ -306,20 +273,20 @@ mod tests {
     #[test]
     fn a_message_can_be_held_for_as_long_as_its_task_takes() {
         let mut long = config();
-        long.limits.time = 13 * HOUR;
+        long.task.timeout = 13 * HOUR;
         check(&long, facts(), Some((Level::Problem, "held for 12h at the most")));
-        long.limits.time = 12 * HOUR;
+        long.task.timeout = 12 * HOUR;
         check(&long, facts(), None);
         let short = Facts { longest_hold: Some(HOUR), ..facts() };
         let mut lease = config();
-        lease.lease = 2 * HOUR;
+        lease.work.lease = 2 * HOUR;
         check(&lease, short, Some((Level::Problem, "leases of 2h are longer")));
     }
 
     #[test]
     fn short_leases_cost_requests_where_those_cost_money() {
         let mut short = config();
-        short.lease = Duration::from_secs(10);
+        short.work.lease = Duration::from_secs(10);
         check(&short, facts(), Some((Level::Warn, "renewed every 5s")));
         check_all(&short, Queues { tasks: facts(), ..Queues::default() }, None);
     }
@@ -329,7 +296,7 @@ mod tests {
         let kept = |retention| Facts { retention: Some(retention), ..facts() };
         check(&config(), kept(HOUR), Some((Level::Warn, "dropped after 1h, done or not")));
         let mut long = config();
-        long.limits.time = 10 * HOUR;
+        long.task.timeout = 10 * HOUR;
         check(&long, kept(2 * DAY), Some((Level::Warn, "5 attempts of 10h take longer")));
         let queues = |errors, dead_letters| Queues {
             tasks: Facts { dead_letter_queue: Some("sqs://dead".into()), ..kept(4 * DAY) },
@@ -347,7 +314,7 @@ mod tests {
     #[test]
     fn the_worst_is_said_first() {
         let mut short = config();
-        short.lease = Duration::from_secs(10);
+        short.work.lease = Duration::from_secs(10);
         let tasks = Facts {
             receive_limit: Some(1),
             visibility: Some(HOUR),

@@ -5,20 +5,20 @@ use std::io::{self, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
+use task_host::config::parse;
 
 use super::super::exit_code::{Advice, Exit};
 use super::super::output;
 use super::super::redrive::{self, Filter, Redriven};
-use super::super::settings::queue_url;
-use super::super::values;
 use super::{Which, load};
 
 /// Options of `host queue redrive`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The tasks are sent as they were sent first, and the reports deleted after that: after a kill a
-task may be in both queues, and never in neither. Messages that don't match are left untouched.
-A dead-letter queue of the service holds the tasks themselves; they have no error and no time.
+Sends the original task messages, and then deletes their reports. If the command is killed, a task
+may be in both queues, but it is never lost. Messages that do not match stay unchanged. A
+dead-letter queue of the service holds task messages instead of reports, so --match, --older-than
+and --newer-than do not apply.
 
 Examples:
   host queue redrive ./queue --dry-run
@@ -27,28 +27,28 @@ Examples:
 pub(crate) struct Redrive {
     #[command(flatten)]
     queue: Which,
-    /// The queue with the reports or the dead letters [default: the error queue of QUEUE]
+    /// Queue with the reports or dead letters [default: the error queue of QUEUE]
     #[arg(long, value_name = "URL")]
     from: Option<String>,
-    /// Only tasks of this name
+    /// Only tasks with this name
     #[arg(long, help_heading = "Which tasks")]
     name: Option<String>,
     /// Only tasks with this id
     #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Which tasks")]
     id: Option<i64>,
-    /// Only tasks whose error has this text in it
+    /// Only tasks whose error contains this text
     #[arg(long = "match", value_name = "TEXT", help_heading = "Which tasks")]
     text: Option<String>,
-    /// Only tasks that were given up longer ago than this
-    #[arg(long, value_name = "TIME", value_parser = values::duration, help_heading = "Which tasks")]
+    /// Only tasks that failed longer ago than this
+    #[arg(long, value_name = "TIME", value_parser = parse::duration, help_heading = "Which tasks")]
     older_than: Option<Duration>,
-    /// Only tasks that were given up since then
-    #[arg(long, value_name = "TIME", value_parser = values::duration, help_heading = "Which tasks")]
+    /// Only tasks that failed more recently than this
+    #[arg(long, value_name = "TIME", value_parser = parse::duration, help_heading = "Which tasks")]
     newer_than: Option<Duration>,
-    /// So many tasks at the most
+    /// Maximum number of tasks to send back
     #[arg(long, value_name = "N", help_heading = "Which tasks")]
     limit: Option<u64>,
-    /// Show what would be put back, and do nothing
+    /// Show which tasks would be sent, and change nothing
     #[arg(long)]
     dry_run: bool,
     /// Print a summary as JSON
@@ -75,11 +75,12 @@ struct Summary<'a> {
 impl Redrive {
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
         let (settings, screen) = load(&self.queue.flags)?;
-        let to = self.queue.url(&settings)?;
+        let to = self.queue.address(&settings)?;
         let from = match &self.from {
-            Some(from) => queue_url(from).map_err(|e| Advice::usage(format!("--from: {e}")))?,
+            Some(from) => parse::queue(from).map_err(|e| Advice::usage(format!("--from: {e}")))?,
             None => settings.error_queue(&to)?,
         };
+        let (from, to) = (from.to_string(), to.to_string());
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let ago = |age: Duration| now.saturating_sub(age);
         let filter = Filter {

@@ -5,27 +5,29 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use serde::Serialize;
-use task_host::queue::{self, Access};
+use task_host::config::parse;
+use task_host::queue::{self, Access, Address};
 
 use super::super::carry::{Carrier, Choice};
 use super::super::exit_code::{Advice, Exit};
 use super::super::output;
 use super::super::progress_line::ProgressLine;
 use super::super::refusals::{Place, Refusals};
-use super::super::sender::{self, Sender, Target};
-use super::super::settings::{Flags, QueueAccess, fq_path, queue_url};
+use super::super::sender::{Sender, Target};
+use super::super::settings::{Flags, QueueAccess};
 use super::{done, existing, load};
 
 pub(super) const COPY_HELP: &str = "\
-Messages of a directory are copied whether somebody holds them or not. Those of a service can
-only be seen by leasing them: those that nobody holds are leased, copied and given back.
+From a directory, all messages are copied, leased or not. From a cloud queue, only messages that
+are not leased are copied: the command leases each one to read it, and then releases it.
 
 Examples:
   host queue cp ./queue ./queue-copy
   host queue cp sqs://my-tasks ./my-tasks";
 pub(super) const MOVE_HELP: &str = "\
-A message is in the target before it leaves the source: after a kill it may be in both, and
-never in neither. What the target does not take stays where it is; the exit code is then 3.
+Each message is sent to TO before it is deleted from FROM. If the command is killed, a message may
+be in both queues, but it is never lost. Messages that TO refuses stay in FROM; the exit code is
+then 3.
 
 Examples:
   host queue mv ./queue sqs://my-tasks
@@ -34,10 +36,10 @@ Examples:
 /// Options of `host queue cp` and `host queue mv`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Transfer {
-    /// The queue that messages are taken from: a URL, or a directory
+    /// URL or directory of the source queue
     #[arg(value_name = "FROM")]
     from: String,
-    /// The queue they go to; a directory that is not there is made
+    /// URL or directory of the target queue; a missing directory is created
     #[arg(value_name = "TO")]
     to: String,
     /// Print a summary as JSON
@@ -64,8 +66,9 @@ impl Transfer {
     pub(crate) async fn copy(self) -> anyhow::Result<Exit> {
         let (settings, screen) = load(&self.flags)?;
         let access = settings.queue_access()?;
-        let (from, to) = self.urls(&access).await?;
-        let source = queue::admin(&from.parse()?, &access).await?;
+        let (source, to) = self.addresses(&access).await?;
+        let (from, to) = (source.to_string(), to.to_string());
+        let source = queue::admin(&source, &access).await?;
         let target = Target::open(&screen, &to, &access).await?;
         let there = source.counts().await?.enqueued;
         let refusals = Arc::new(Refusals::new(&screen, None)?);
@@ -113,15 +116,17 @@ impl Transfer {
     pub(crate) async fn mv(self) -> anyhow::Result<Exit> {
         let (settings, screen) = load(&self.flags)?;
         let access = settings.queue_access()?;
-        let (from, to) = self.urls(&access).await?;
+        let (source, target) = self.addresses(&access).await?;
+        let is_remote = source.is_remote();
+        let any_remote = is_remote || target.is_remote();
+        let (from, to) = (source.to_string(), target.to_string());
         // Only the target may have to be made.
-        let source =
-            queue::open(&from.parse()?, &Access { create: false, ..access.clone() }).await?;
+        let source = queue::open(&source, &Access { create: false, ..access.clone() }).await?;
         let target = Target::open(&screen, &to, &access).await?;
         let there = source.counts().await?.enqueued;
         let carrier = Carrier {
             source: source.clone(),
-            is_remote: sender::is_remote(&from)? || sender::is_remote(&to)?,
+            is_remote: any_remote,
             target,
             choose: Box::new(|body| Choice::Send(body.clone(), String::new())),
             limit: u64::MAX,
@@ -136,7 +141,7 @@ impl Transfer {
             said.push_str(&format!("; {} refused", output::number(refused)));
         }
         // What a service counts lags behind.
-        if !sender::is_remote(&from)?
+        if !is_remote
             && let Some(left @ 1..) =
                 source.counts().await?.enqueued.map(|n| n.saturating_sub(refused))
         {
@@ -153,13 +158,13 @@ impl Transfer {
         Ok(if is_part { Exit::Partly } else { Exit::Done })
     }
 
-    async fn urls(&self, access: &Access) -> anyhow::Result<(String, String)> {
+    async fn addresses(&self, access: &Access) -> anyhow::Result<(Address, Address)> {
         let url = |name: &str, text: &str| {
-            queue_url(text).map_err(|e| Advice::usage(format!("{name}: {e}")))
+            parse::queue(text).map_err(|e| Advice::usage(format!("{name}: {e}")))
         };
         let (from, to) = (url("FROM", &self.from)?, url("TO", &self.to)?);
         existing(&from, access).await?;
-        let place = |url: &str| fq_path(url).and_then(|path| path.canonicalize().ok());
+        let place = |queue: &Address| queue.directory()?.canonicalize().ok();
         if from == to || place(&from).is_some_and(|from| place(&to) == Some(from)) {
             return Err(Advice::usage("FROM and TO are the same queue").into());
         }
