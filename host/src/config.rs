@@ -68,8 +68,8 @@ pub struct QueueSettings {
     /// not read
     #[arg(long, value_name = "URL", value_parser = parse::message_bucket)]
     pub message_bucket: Option<bucket::Address>,
-    /// Message group to send messages with: keeps their order in a FIFO queue, names the tenant in
-    /// a fair queue
+    /// Message group of the messages that are sent: the order in a FIFO queue, the tenant in a fair
+    /// queue
     #[arg(long, value_name = "NAME")]
     pub message_group: Option<String>,
 }
@@ -96,8 +96,7 @@ pub struct DataSettings {
     /// Without --durable, how often to sync outputs in a directory bucket to disk; 0 means never
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse::duration)]
     pub sync_every: Duration,
-    /// Whether to decode inputs that are stored with Content-Encoding: gzip, or keep them as
-    /// stored: decode or keep
+    /// How to read inputs stored with Content-Encoding: gzip: decode them, or keep the stored bytes
     #[arg(
         long, value_name = "HOW", default_value = "decode", value_parser = parse::stored_encoding
     )]
@@ -226,7 +225,7 @@ pub struct CacheSettings {
         hide_default_value = true, value_parser = parse::path()
     )]
     pub dir: PathBuf,
-    /// Maximum bytes of inputs and components in the cache; compiled components are extra
+    /// Maximum bytes of inputs and components in the cache, without compiled code
     #[arg(
         id = "cache-size", long, value_name = "SIZE", default_value = "10GiB",
         value_parser = parse::size

@@ -295,7 +295,7 @@ fn values_that_make_no_sense_say_who_gave_them() {
         .run("run --fq q --parallel many")
         .exits(2)
         .says("error: --parallel: \"many\" is not a whole number");
-    place.run("run --fq q --lease 0s").exits(2).says("--lease: \"0s\" has to be from 2s to 12h");
+    place.run("run --fq q --lease 0s").exits(2).says("--lease: \"0s\" must be from 2s to 12h");
     let mut command = place.host("run --fq q");
     command.env("HOST_MEMORY", "lots");
     Ended::of(command.output().unwrap()).exits(2).says("HOST_MEMORY: \"lots\" is not a size");
@@ -416,7 +416,7 @@ fn a_mark_that_an_editor_put_before_a_text_is_no_error() {
 fn more_memory_than_a_component_can_use_is_refused_and_why() {
     let place = Place::new();
     let ended = place.run("run --fq q --memory 8GiB").exits(2);
-    ended.says("--memory: \"8GiB\" is more than a task can use").says("4GiB is the most");
+    ended.says("--memory: \"8GiB\" is more than a component can address").says("the maximum is 4GiB");
     place.run("run --fq q -x --memory 4GiB").ok();
 }
 
