@@ -1,7 +1,7 @@
-//! The command line: one file per command, with its options and its `run`.
+//! The command line: one file for each command, with its options and its `run`.
 //!
-//! Nothing below the library writes to the terminal; everything here does. What a script
-//! reads goes to standard output, what a person follows goes to standard error.
+//! Only this module writes to the terminal; the library does not. Results for scripts go to standard
+//! output, messages for people go to standard error.
 
 mod cache;
 mod component;
@@ -20,7 +20,6 @@ mod settings;
 mod submit;
 mod transfer_display;
 mod try_task;
-mod values;
 
 use std::process::ExitCode;
 
@@ -30,7 +29,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use exit_code::{Advice, Exit};
 
-/// Runs queued tasks over data in buckets as sandboxed WebAssembly components
+/// Runs queued tasks on data in buckets, as sandboxed WebAssembly components
 #[derive(Parser)]
 #[command(
     name = "host",
@@ -48,26 +47,26 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Lease tasks from a queue and run them
+    /// Run the tasks of a queue
     Run(run::Run),
-    /// Put tasks into a queue
+    /// Send tasks to a queue
     Submit(submit::Submit),
-    /// Look into a queue and set it right
+    /// Inspect and repair a queue
     #[command(subcommand)]
     Queue(queue::Queue),
-    /// Put components where hosts find them, and look at them
+    /// Publish and inspect components
     #[command(subcommand)]
     Component(component::Component),
-    /// Look after the cache of inputs and components
+    /// Check the cache of inputs and components
     #[command(subcommand)]
     Cache(cache::Cache),
-    /// Run one task with one component: no queue, no bucket
+    /// Run one task from local files, without a queue or a bucket
     Try(try_task::Try),
-    /// Start a project for a component of your own
+    /// Create a project for a new component
     New(new::New),
-    /// Say whether a run would work, before it is begun
+    /// Check settings and connectivity without running anything
     Doctor(doctor::Doctor),
-    /// Show every setting, its value and where it came from
+    /// Show each setting, its value and where the value came from
     Config(config::Config),
     /// Compile a component for the host that started this process
     #[command(hide = true)]
@@ -93,9 +92,9 @@ impl Command {
     }
 }
 
-/// Parses, runs, and says what went wrong.
+/// Runs the command that the arguments name, and reports its error.
 pub(crate) fn main() -> ExitCode {
-    // Ends here for `--help`, and with exit code 2 for options that can't be understood.
+    // Exits for `--help`, and with code 2 for wrong options.
     let cli = Cli::parse();
     match cli.command.run() {
         Ok(exit) => exit.into(),
@@ -103,12 +102,12 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// The runtime of a command that has to wait for queues and buckets.
+/// The runtime of a command that runs tasks or transfers files.
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     ask_for_threads(base_threads())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    // With a handler, a write beyond `ulimit -f` is an error of that write, and not the end of
-    // the process. The handler stays when the stream is dropped.
+    // With a handler, a write beyond `ulimit -f` fails instead of ending the process. The handler
+    // stays when the stream is dropped.
     {
         let _context = runtime.enter();
         let too_large = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
@@ -117,25 +116,25 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(runtime)
 }
 
-/// The runtime of a command that does little but wait for answers: with one thread, since
-/// waking others up would cost more than they can do.
+/// The runtime of a command that mostly waits for answers. It has one thread: waking up more would
+/// cost more than they could do.
 fn waiting_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     ask_for_threads(2)?;
     Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?)
 }
 
-/// Threads of a command that runs tasks, beside those of the tasks: the runtime and the compiler
-/// have one for each core each, and there are some for signals and for calls that block.
+/// The number of threads of a command that runs tasks, without those of the tasks: one for each core
+/// in the runtime and in the compiler, and some for signals and blocking calls.
 fn base_threads() -> usize {
     const OTHERS: usize = 6;
     2 * std::thread::available_parallelism().map_or(1, usize::from) + OTHERS
 }
 
-/// Has this many threads at once, and lets them go. A runtime or a compiler that is refused one
-/// panics.
+/// Starts and ends this many threads, to check that the system allows them. A runtime or a compiler
+/// panics if it can't start a thread.
 ///
 /// # Errors
-/// When the system refuses one, with the cure.
+/// The system refuses a thread. The error says how to raise the limit.
 fn ask_for_threads(count: usize) -> anyhow::Result<()> {
     let gate = std::sync::RwLock::new(());
     let closed = gate.write();
@@ -147,7 +146,7 @@ fn ask_for_threads(count: usize) -> anyhow::Result<()> {
         asked.map(drop)
     });
     asked.map_err(|error| {
-        Advice::failed(format!("this process can't have {count} threads: {error}"))
+        Advice::failed(format!("this process needs {count} threads, and can't start them: {error}"))
             .hint(doctor::machine::cure(&error.to_string()))
             .into()
     })

@@ -1,88 +1,341 @@
-//! What a host is told to do, checked. Opens nothing.
+//! The settings of a host. Each field below is a flag, a `HOST_*` variable and a key of
+//! `host.toml`, all with one name.
+//!
+//! A field's doc comment is its line in `--help` and in the docs. The command line collects the
+//! texts of all sources and has clap parse them into these structs.
+
+pub mod parse;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use clap::Args;
+use globset::GlobMatcher;
 
-use crate::bucket;
+use crate::bucket::{self, StoredEncoding};
 use crate::catalog::{CompileLimits, Compiler};
+use crate::environment::{Environment, default_cache_dir};
 use crate::key::Prefix;
 use crate::queue;
-use crate::sandbox::Limits;
+use crate::report;
+use crate::sandbox::{Limits, MOST_OPEN_FILES};
 use crate::verdict::Policy;
 
-/// A checked configuration of `host run`.
-#[derive(Debug, Clone)]
+/// The settings of `host run`.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Queues")]
 pub struct Config {
-    /// URL of the queue that tasks are leased from.
-    pub queue: String,
-    /// URL of the queue that gets the reports of tasks that are given up.
-    pub error_queue: String,
-    /// URL of the queue that gets the reports of tasks that are done, if any.
-    pub done_queue: Option<String>,
-    /// How these queues are reached.
-    pub queue_access: queue::Access,
-    /// URL of the bucket with inputs and outputs.
-    pub bucket: String,
-    /// URL of the bucket that inputs are in, if it is another.
-    pub input_bucket: Option<String>,
-    /// How these buckets are reached.
-    pub bucket_access: bucket::Access,
-    /// For how long an object of a remote bucket is taken to be what it was when it was last
-    /// looked at.
-    pub freshness: Duration,
-    /// A directory that components are taken from, instead of the bucket.
+    /// Task queue: a directory, fq://DIR, sqs://NAME, the URL or ARN of an SQS queue, or
+    /// pubsub://projects/P/topics/T/subscriptions/S
+    #[arg(long, value_name = "URL", value_parser = parse::queue)]
+    pub queue: queue::Address,
+    /// Queue for reports of tasks that failed for good [default: the task queue's name plus
+    /// `-errors`]
+    #[arg(long, value_name = "URL", value_parser = parse::queue)]
+    pub error_queue: queue::Address,
+    /// Queue for reports of tasks that succeeded [default: none]
+    #[arg(long, value_name = "URL", value_parser = parse::queue)]
+    pub done_queue: Option<queue::Address>,
+    #[command(flatten)]
+    pub queue_options: QueueSettings,
+    #[command(flatten)]
+    pub data: DataSettings,
+    #[command(flatten)]
+    pub cloud: CloudSettings,
+    #[command(flatten)]
+    pub work: WorkSettings,
+    #[command(flatten)]
+    pub stop: StopSettings,
+    #[command(flatten)]
+    pub retries: RetrySettings,
+    #[command(flatten)]
+    pub task: TaskSettings,
+    #[command(flatten)]
+    pub compile: CompileSettings,
+    #[command(flatten)]
+    pub cache: CacheSettings,
+}
+
+/// How queues are used.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Queues")]
+pub struct QueueSettings {
+    /// Create SQS queues and Pub/Sub topics and subscriptions that do not exist
+    #[arg(long)]
+    pub create_queues: bool,
+    /// Bucket for messages too large for SQS, as s3://NAME/PREFIX; messages in other buckets are
+    /// not read
+    #[arg(long, value_name = "URL", value_parser = parse::message_bucket)]
+    pub message_bucket: Option<bucket::Address>,
+    /// Message group of the messages that are sent: the order in a FIFO queue, the tenant in a fair
+    /// queue
+    #[arg(long, value_name = "NAME")]
+    pub message_group: Option<String>,
+}
+
+/// Where data are, and how they are stored.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Data")]
+pub struct DataSettings {
+    /// Bucket of inputs, outputs and components: a directory, or s3://, gs:// or az://NAME/PREFIX
+    #[arg(long, value_name = "URL", default_value = "./bucket", value_parser = parse::bucket)]
+    pub bucket: bucket::Address,
+    /// Bucket to read inputs from; may also be https://HOST/PATH [default: the bucket]
+    #[arg(long, value_name = "URL", value_parser = parse::bucket)]
+    pub input_bucket: Option<bucket::Address>,
+    /// Directory to take components from, as DIR/NAME.wasm, instead of the bucket
+    #[arg(long, value_name = "DIR", value_parser = parse::path())]
     pub components: Option<PathBuf>,
-    /// Where in the bucket components are.
+    /// Prefix of the components in the bucket: PREFIX/NAME.wasm
+    #[arg(long, value_name = "PREFIX", default_value = "components", value_parser = parse::prefix)]
     pub component_prefix: Prefix,
-    /// Where inputs, components and compiled code are kept.
-    pub cache_dir: PathBuf,
-    /// What the inputs and components in the cache may take.
-    pub cache_size: ByteSize,
-    /// Guests that run at the same time.
-    pub parallel: usize,
-    /// Tasks beyond those running that are leased and made ready ahead. None: twice as many
-    /// as run, and more while tasks are short and the queue is asked in batches.
-    pub prefetch: Option<usize>,
-    /// Bytes of inputs that may be coming in ahead of execution.
-    pub prefetch_bytes: ByteSize,
-    /// Whether outputs are on the disk before their task is acknowledged, where the bucket is
-    /// a directory.
+    /// Sync outputs in a directory bucket to disk before acknowledging their task
+    #[arg(long)]
     pub durable: bool,
-    /// How long a lease lasts when it is not renewed.
+    /// Without --durable, how often to sync outputs in a directory bucket to disk; 0 means never
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse::duration)]
+    pub sync_every: Duration,
+    /// How to read inputs stored with Content-Encoding: gzip: decode them, or keep the stored bytes
+    #[arg(
+        long, value_name = "HOW", default_value = "decode", value_parser = parse::stored_encoding
+    )]
+    pub stored_encoding: StoredEncoding,
+    /// Outputs to store compressed, with Content-Encoding: gzip, such as '**/*.json' [default:
+    /// none]
+    #[arg(long, value_name = "GLOB", value_parser = parse::glob)]
+    pub gzip_outputs: Option<GlobMatcher>,
+}
+
+/// How cloud services are reached.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Cloud access")]
+pub struct CloudSettings {
+    /// AWS region of SQS queues and S3 buckets [default: as for the AWS tools]
+    #[arg(long, value_name = "REGION")]
+    pub region: Option<String>,
+    /// Read public buckets without credentials
+    #[arg(long)]
+    pub anonymous: bool,
+    /// Pay for requests to requester-pays buckets
+    #[arg(long)]
+    pub requester_pays: bool,
+}
+
+/// How many tasks are worked on at a time.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Work")]
+pub struct WorkSettings {
+    /// Number of tasks to run at the same time [default: the number of cores]
+    #[arg(
+        long, value_name = "N", default_value_t = cores(), hide_default_value = true,
+        value_parser = parse::parallel
+    )]
+    pub parallel: usize,
+    /// Number of tasks to prefetch while others run [default: twice --parallel, more for short
+    /// tasks]
+    #[arg(long, value_name = "N", value_parser = parse::prefetch)]
+    pub prefetch: Option<usize>,
+    /// Maximum bytes of inputs to prefetch for waiting tasks
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse::size)]
+    pub prefetch_bytes: ByteSize,
+    /// Lease duration, from 2s to 12h; the host renews the leases of the tasks it holds
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse::lease)]
     pub lease: Duration,
-    /// What one execution may use.
-    pub limits: Limits,
-    /// What compiling one component may use.
-    pub compile_limits: CompileLimits,
-    /// How often and how fast a task is tried again.
-    pub policy: Policy,
-    /// Stop when the queue holds no message any more.
+}
+
+/// When a host stops.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Stopping")]
+pub struct StopSettings {
+    /// Stop when the queue is empty and no worker holds a task of it
+    #[arg(short = 'x', long)]
     pub exit_when_empty: bool,
-    /// Stop after this many tasks are done or given up.
+    /// Stop after this many tasks have succeeded or failed for good
+    #[arg(long, value_name = "N", value_parser = parse::positive)]
     pub max_tasks: Option<u64>,
-    /// Stop leasing after this time.
+    /// Take no new tasks after this time, then stop
+    #[arg(long = "for", value_name = "TIME", value_parser = parse::positive_duration)]
     pub run_for: Option<Duration>,
-    /// How long running tasks may go on when the host is told to stop.
+    /// How long running tasks may take to finish after SIGTERM or Ctrl-C
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse::duration)]
     pub grace: Duration,
 }
 
+/// How tasks are retried.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Retries")]
+pub struct RetrySettings {
+    /// Number of attempts before a task fails for good
+    #[arg(long, value_name = "N", default_value = "5", value_parser = parse::attempts)]
+    pub max_attempts: u32,
+    /// Wait before the second attempt; doubles with each further attempt
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse::duration)]
+    pub retry_after: Duration,
+}
+
+/// What one execution of a task may use.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Limits of a task")]
+pub struct TaskSettings {
+    /// Maximum memory of a task
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse::task_memory)]
+    pub memory: ByteSize,
+    /// Maximum time of an attempt
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse::positive_duration)]
+    pub timeout: Duration,
+    /// Maximum bytes a task may write to /outputs
+    #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = parse::size)]
+    pub max_output: ByteSize,
+    /// Maximum number of files and directories a task may create in /outputs
+    #[arg(long, value_name = "N", default_value = "10000", value_parser = parse::whole)]
+    pub max_output_files: u64,
+    /// Files that each guest may have open. Not a setting: it follows from the process's limit.
+    #[arg(skip = MOST_OPEN_FILES)]
+    pub open_files: u64,
+}
+
+/// What the compilation of one component may use.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Limits of compiling a component")]
+pub struct CompileSettings {
+    /// Maximum memory for compiling a component; its compiled code may take up to 1/16 of this
+    #[arg(
+        id = "compile-memory", long, value_name = "SIZE", default_value = "2GiB",
+        value_parser = parse::compile_memory
+    )]
+    pub memory: ByteSize,
+    /// Maximum CPU time for compiling a component; the elapsed time may be four times this
+    #[arg(
+        id = "compile-timeout", long, value_name = "TIME", default_value = "5m",
+        value_parser = parse::positive_duration
+    )]
+    pub timeout: Duration,
+}
+
+/// The cache of inputs and components.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Cache")]
+pub struct CacheSettings {
+    /// Directory for cached inputs and compiled components [default: task-host in the user's cache
+    /// directory]
+    #[arg(
+        id = "cache-dir", long, value_name = "DIR",
+        default_value = default_cache_dir().into_os_string(),
+        hide_default_value = true, value_parser = parse::path()
+    )]
+    pub dir: PathBuf,
+    /// Maximum bytes of inputs and components in the cache, without compiled code
+    #[arg(
+        id = "cache-size", long, value_name = "SIZE", default_value = "10GiB",
+        value_parser = parse::size
+    )]
+    pub size: ByteSize,
+    /// How long to use a cached input without asking the bucket whether it has changed
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse::duration)]
+    pub freshness: Duration,
+}
+
 impl Config {
-    /// The fewest tasks that are made ready ahead.
+    /// The minimum number of tasks to prefetch.
     pub fn least_prefetch(&self) -> usize {
-        self.prefetch.unwrap_or(self.parallel * 2)
+        self.work.prefetch.unwrap_or(self.work.parallel * 2)
+    }
+
+    /// How a host reaches its queues. Reports are not read: a host only leases tasks.
+    pub fn queue_access(&self) -> queue::Access {
+        queue::Access { is_report: None, ..self.queue_options.access(&self.cloud) }
+    }
+
+    /// How a host reaches its buckets. Only a host publishes outputs, and compresses some.
+    pub fn bucket_access(&self) -> bucket::Access {
+        bucket::Access {
+            gzip_outputs: self.data.gzip_outputs.clone(),
+            ..self.data.access(&self.cloud, &self.cache)
+        }
     }
 }
 
-/// The program that compiles components, and its arguments: this one, whatever its file has become
-/// since it was started. Its hidden command calls
+impl QueueSettings {
+    /// How queues are reached by commands that read tasks and reports.
+    pub fn access(&self, cloud: &CloudSettings) -> queue::Access {
+        queue::Access {
+            region: cloud.region.clone(),
+            create: self.create_queues,
+            body_bucket: self.message_bucket.as_ref().map(ToString::to_string),
+            is_report: Some(report::is_report),
+            group: self.message_group.clone(),
+            environment: Environment::of_process(),
+        }
+    }
+}
+
+impl DataSettings {
+    /// Where components are, for people.
+    pub fn components_place(&self) -> String {
+        match &self.components {
+            Some(dir) => dir.display().to_string(),
+            None => {
+                let bucket = self.bucket.to_string();
+                format!("{}/{}", bucket.trim_end_matches('/'), self.component_prefix)
+            }
+        }
+    }
+
+    /// How buckets are reached. A decoded input has to fit into the cache.
+    pub fn access(&self, cloud: &CloudSettings, cache: &CacheSettings) -> bucket::Access {
+        bucket::Access {
+            region: cloud.region.clone(),
+            anonymous: cloud.anonymous,
+            requester_pays: cloud.requester_pays,
+            sync_every: self.sync_every,
+            environment: Environment::of_process(),
+            stored_encoding: self.stored_encoding,
+            largest_decoded: cache.size.as_u64(),
+            gzip_outputs: None,
+        }
+    }
+}
+
+impl RetrySettings {
+    /// What becomes of a failed task.
+    pub fn policy(&self) -> Policy {
+        Policy {
+            max_attempts: self.max_attempts,
+            max_deaths: self.max_attempts.saturating_mul(2),
+            first_retry: self.retry_after,
+            longest_retry: Policy::default().longest_retry.max(self.retry_after),
+        }
+    }
+}
+
+impl TaskSettings {
+    /// The sandbox's limits.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            memory: self.memory,
+            time: self.timeout,
+            output_bytes: self.max_output,
+            output_files: self.max_output_files,
+            open_files: self.open_files,
+        }
+    }
+}
+
+impl CompileSettings {
+    /// The compiler's limits.
+    pub fn limits(&self) -> CompileLimits {
+        CompileLimits { memory: self.memory, time: self.timeout }
+    }
+}
+
+/// The program that compiles components, and its arguments: this program, even if its file has been
+/// replaced since it started. Its hidden command calls
 /// [`compile_for_parent`](crate::catalog::compile_for_parent).
 pub fn compiler(limits: CompileLimits) -> Compiler {
     Compiler::new(PathBuf::from("/proc/self/exe"), vec!["compile-component".into()], limits)
 }
 
-/// The number of guests that run at the same time unless it is given: one for each core.
-pub fn default_parallel() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }

@@ -64,21 +64,6 @@ impl Environment {
         serde_json::from_slice(&text).map(Some).map_err(|error| wrong(error.to_string()))
     }
 
-    /// The address of Google's Pub/Sub emulator, if `PUBSUB_EMULATOR_HOST` names one.
-    pub fn pubsub_emulator(&self) -> Option<&str> {
-        self.get("PUBSUB_EMULATOR_HOST")
-    }
-
-    /// Google's service account key for python-task-queue, if it exists and the environment names
-    /// no other key.
-    pub fn google_secret(&self) -> Option<PathBuf> {
-        let names = ["GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_APPLICATION_CREDENTIALS_JSON"];
-        match self.first(&names) {
-            Some(_) => None,
-            None => self.cloudvolume_secret("google-secret.json"),
-        }
-    }
-
     /// The user that runs this host, for reports: `$USER`, or the user's number.
     pub fn user_name(&self) -> String {
         self.get("USER")

@@ -19,7 +19,7 @@ use crate::key::Prefix;
 use crate::outage::Outages;
 use crate::prefetch::Prefetch;
 use crate::publish;
-use crate::queue::{self, Address, AddressError, Queue, QueueError};
+use crate::queue::{self, Address, Queue, QueueError};
 use crate::sandbox::{Confinement, Sandbox};
 use crate::stats::Stats;
 use crate::verdict::Policy;
@@ -71,9 +71,6 @@ pub struct Services {
 /// Why a host can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The URL of a queue is wrong.
-    #[error(transparent)]
-    Address(#[from] AddressError),
     /// A queue can't be opened.
     #[error(transparent)]
     Queue(#[from] QueueError),
@@ -100,37 +97,37 @@ impl Services {
     pub async fn open(config: Config, network: &Handle) -> Result<Self, OpenError> {
         // Buckets come before queues: a wrong bucket must not leave a new queue behind.
         let (bucket, inputs) = open_buckets(&config).await?;
-        let access = &config.queue_access;
-        let queue = queue::open_on(network, &config.queue.parse()?, access).await?;
-        let error_queue = queue::open_on(network, &config.error_queue.parse()?, access).await?;
+        let access = &config.queue_access();
+        let queue = queue::open_on(network, &config.queue, access).await?;
+        let error_queue = queue::open_on(network, &config.error_queue, access).await?;
         let done_queue = match &config.done_queue {
-            Some(url) => Some(queue::open_on(network, &url.parse()?, access).await?),
+            Some(url) => Some(queue::open_on(network, url, access).await?),
             None => None,
         };
         let cache = Cache::open(CacheOptions {
-            dir: config.cache_dir.clone(),
-            max_bytes: config.cache_size.as_u64(),
+            dir: config.cache.dir.clone(),
+            max_bytes: config.cache.size.as_u64(),
         })?;
-        let workspaces = Workspaces::new(&config.cache_dir.join("work"))?;
+        let workspaces = Workspaces::new(&config.cache.dir.join("work"))?;
         let sandbox = Sandbox::new(
-            config.parallel,
-            config.limits,
+            config.work.parallel,
+            config.task.limits(),
             workspaces.inputs_root(),
             workspaces.outputs_root(),
         );
         let sandbox = Arc::new(sandbox.map_err(|e| OpenError::Sandbox(format!("{e:#}")))?);
         let sharing = if sandbox.confinement().files { Sharing::Link } else { Sharing::Copy };
-        let (component_bucket, component_prefix) = match &config.components {
+        let (component_bucket, component_prefix) = match &config.data.components {
             Some(dir) => (bucket::open_dir(dir)?, Prefix::root()),
-            None => (bucket.clone(), config.component_prefix.clone()),
+            None => (bucket.clone(), config.data.component_prefix.clone()),
         };
         let catalog = Catalog::new(
             component_bucket,
             component_prefix,
             cache.clone(),
             sandbox.clone(),
-            config::compiler(config.compile_limits),
-            &config.cache_dir.join("compiled"),
+            config::compiler(config.compile.limits()),
+            &config.cache.dir.join("compiled"),
         );
         Ok(Self {
             stats: Arc::default(),
@@ -138,29 +135,26 @@ impl Services {
             inputs: Prefetch {
                 bucket: inputs,
                 cache,
-                freshness: config.freshness,
+                freshness: config.cache.freshness,
                 sharing,
-                ahead: Ahead::new(config.prefetch_bytes),
+                ahead: Ahead::new(config.work.prefetch_bytes),
             },
             bucket,
-            components: match &config.components {
-                Some(dir) => {
-                    let bucket = config.bucket.parse().map_err(BucketError::from)?;
-                    bucket::prefix_of(dir, &bucket)?
-                }
-                None => Some(config.component_prefix.clone()),
+            components: match &config.data.components {
+                Some(dir) => bucket::prefix_of(dir, &config.data.bucket)?,
+                None => Some(config.data.component_prefix.clone()),
             },
             workspaces: RwLock::new(workspaces),
             catalog,
             sandbox,
-            publish_limits: config.limits.into(),
-            policy: config.policy,
+            publish_limits: config.task.limits().into(),
+            policy: config.retries.policy(),
             report_disks: report_disks(&config, [Some(&error_queue), done_queue.as_ref()]),
             queue,
             error_queue,
             done_queue,
-            slots: Semaphore::new(config.parallel),
-            publishing: Semaphore::new(max_publishing(config.parallel)),
+            slots: Semaphore::new(config.work.parallel),
+            publishing: Semaphore::new(max_publishing(config.work.parallel)),
             draining: CancellationToken::new(),
             killed: CancellationToken::new(),
             undeleted: Undeleted::default(),
@@ -202,12 +196,12 @@ impl Services {
 
     /// Tasks that may run at the same time.
     pub(crate) fn parallel(&self) -> u32 {
-        u32::try_from(self.config.parallel).unwrap_or(u32::MAX)
+        u32::try_from(self.config.work.parallel).unwrap_or(u32::MAX)
     }
 
     /// Tasks that may publish at the same time.
     pub(crate) fn max_publishing(&self) -> u32 {
-        u32::try_from(max_publishing(self.config.parallel)).unwrap_or(u32::MAX)
+        u32::try_from(max_publishing(self.config.work.parallel)).unwrap_or(u32::MAX)
     }
 
     /// A workspace for a task.
@@ -231,7 +225,7 @@ fn report_disks(config: &Config, queues: [Option<&Arc<dyn Queue>>; 2]) -> HashMa
         Ok(Address::Directory(path)) => Some((queue.to_string(), DirSync::new(path))),
         _ => None,
     };
-    queues.into_iter().flatten().filter(|_| config.durable).filter_map(disk).collect()
+    queues.into_iter().flatten().filter(|_| config.data.durable).filter_map(disk).collect()
 }
 
 /// Tasks that may publish at the same time, while `parallel` others run.
@@ -241,17 +235,17 @@ fn max_publishing(parallel: usize) -> usize {
 
 /// Opens and checks the bucket for outputs and the bucket for inputs.
 async fn open_buckets(config: &Config) -> Result<(Arc<dyn Bucket>, Arc<dyn Bucket>), BucketError> {
-    let access = &config.bucket_access;
-    let Some(url) = &config.input_bucket else {
-        let bucket = bucket::open_for_outputs(&config.bucket.parse()?, access).await?;
+    let access = &config.bucket_access();
+    let Some(url) = &config.data.input_bucket else {
+        let bucket = bucket::open_for_outputs(&config.data.bucket, access).await?;
         bucket.check().await?;
         return Ok((bucket.clone(), bucket));
     };
     // Anonymous access is for the inputs only: writing outputs takes credentials.
     let own = Access { anonymous: false, ..access.clone() };
-    let bucket = bucket::open_for_outputs(&config.bucket.parse()?, &own).await?;
+    let bucket = bucket::open_for_outputs(&config.data.bucket, &own).await?;
     bucket.check().await?;
-    let inputs = bucket::open(&url.parse()?, access).await?;
+    let inputs = bucket::open(url, access).await?;
     inputs.check().await?;
     Ok((bucket, inputs))
 }

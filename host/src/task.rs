@@ -222,7 +222,7 @@ impl Attempt {
             }
             since = Instant::now();
         }
-        if services.config.durable {
+        if services.config.data.durable {
             publish::sync(bucket).await?;
         }
         let published = outputs.published();

@@ -71,7 +71,7 @@ impl Worker {
         let outages = services.outages.clone();
         let _probing =
             AbortOnDropHandle::new(tokio::spawn(async move { outages.keep_probing().await }));
-        let (queue, lease) = (services.queue.clone(), services.config.lease);
+        let (queue, lease) = (services.queue.clone(), services.config.work.lease);
         let leases = Leases::new(queue, lease, services.outages.clone(), renewals);
         let told = tokio::select! {
             () = self.take_tasks(&leases, &tasks) => false,
@@ -121,7 +121,7 @@ impl Worker {
         drain: &CancellationToken,
         kill: &CancellationToken,
     ) -> Stopped {
-        let grace = self.services.config.grace;
+        let grace = self.services.config.stop.grace;
         if told {
             tokio::select! {
                 () = tasks.wait() => {}
@@ -155,13 +155,13 @@ impl Worker {
     async fn take_tasks(self: &Arc<Self>, leases: &Leases, tasks: &TaskTracker) {
         let Services { config, queue, outages, .. } = &*self.services;
         let over = async {
-            match config.run_for {
+            match config.stop.run_for {
                 Some(time) => tokio::time::sleep(time).await,
                 None => std::future::pending().await,
             }
         };
         let mut over = std::pin::pin!(over);
-        let poll = match (config.exit_when_empty, queue.batch()) {
+        let poll = match (config.stop.exit_when_empty, queue.batch()) {
             (false, _) => LONG_POLL,
             (true, 0..=1) => SHORT_POLL,
             (true, _) => SHORT_PAID_POLL,
@@ -184,7 +184,7 @@ impl Worker {
                 next = next => next,
                 // The last task under way has ended. If the queue has no message to lease right
                 // now either, it may be empty.
-                () = self.idle.notified(), if config.exit_when_empty => {
+                () = self.idle.notified(), if config.stop.exit_when_empty => {
                     wait = Duration::ZERO;
                     continue;
                 }
@@ -198,7 +198,7 @@ impl Worker {
                     for (lease, permit) in leased.into_iter().zip(permits) {
                         self.begin(lease, permit, tasks);
                     }
-                    if config.exit_when_empty {
+                    if config.stop.exit_when_empty {
                         let is_idle = none && tasks.is_empty();
                         let is_quiet = quiet.lasts(Instant::now(), is_idle, leases.last_return());
                         if none && is_empty(&**queue, is_quiet).await {
@@ -235,7 +235,7 @@ impl Worker {
 
     /// How many tasks may still start before the number asked for is reached.
     fn still_wanted(&self, tasks: &TaskTracker) -> u64 {
-        match self.services.config.max_tasks {
+        match self.services.config.stop.max_tasks {
             None => u64::MAX,
             Some(most) => most.saturating_sub(self.services.ended() + tasks.len() as u64),
         }
@@ -244,7 +244,7 @@ impl Worker {
     /// Whether the number of tasks asked for has ended. Waits while the tasks under way may be
     /// the last ones.
     async fn has_done_enough(&self, tasks: &TaskTracker) -> bool {
-        let Some(most) = self.services.config.max_tasks else { return false };
+        let Some(most) = self.services.config.stop.max_tasks else { return false };
         loop {
             if self.services.ended() >= most {
                 return true;

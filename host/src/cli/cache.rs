@@ -6,36 +6,36 @@ use anyhow::Context;
 use serde::Serialize;
 use task_host::cache::{self, Checked};
 use task_host::catalog;
+use task_host::config::CacheSettings;
 
 use super::console::Console;
 use super::exit_code::{Advice, Exit};
 use super::output;
 use super::progress_line::ProgressLine;
-use super::settings::{CACHE_DIR, Flags, Group, Setting};
-use super::values::When;
+use super::settings::{CacheOnly, Flags, When};
 
 /// Commands of `host cache`.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Cache {
-    /// Read all of the cache, and remove what is damaged
+    /// Check all files in the cache and remove damaged ones
     #[command(after_help = "\
-Inputs and components whose bytes are not what they were, and compiled code with a wrong
-checksum, are removed and fetched or compiled again when they are needed. Hosts may use the
-cache meanwhile. The exit code is 0 if all was right and 3 if something was removed.")]
+Compares the digests of inputs and components, and the checksums of compiled code, and removes files
+that do not match. Hosts fetch or compile them again when they need them, and may use the cache
+meanwhile. The exit code is 0 if nothing was damaged and 3 if something was removed.")]
     Verify(Verify),
-    /// List the components that this machine does not compile again, and why
+    /// List components that hosts do not try to compile again, and why
     #[command(after_help = "\
-A component whose compilation failed, ran over a limit or was killed twice is not compiled again
-by hosts with this cache: its tasks fail with the reason. Higher limits (--compile-memory,
---compile-timeout), another version of the host, and --clear allow another try. What was killed
-is forgotten after a day.")]
+Hosts that share this cache do not compile a component again after its compilation failed, exceeded
+a limit, or was killed twice; its tasks fail with the reason. Higher limits (--compile-memory,
+--compile-timeout), another version of `host`, or --clear allow another attempt. Entries for killed
+compilations expire after a day.")]
     Quarantine(Quarantine),
 }
 
 /// Options of `host cache quarantine`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Quarantine {
-    /// Let all of them be compiled again
+    /// Remove all entries, so that hosts compile the components again
     #[arg(long)]
     clear: bool,
     /// Print JSON
@@ -53,13 +53,6 @@ pub(crate) struct Verify {
     json: bool,
     #[command(flatten)]
     flags: Flags<CacheOnly>,
-}
-
-/// Where the cache is.
-#[derive(Debug)]
-pub(crate) struct CacheOnly;
-impl Group for CacheOnly {
-    const SETTINGS: &'static [&'static Setting] = &[&CACHE_DIR];
 }
 
 /// What a check found, as `--json` prints it.
@@ -83,7 +76,7 @@ impl Cache {
 
 impl Quarantine {
     fn run(self) -> anyhow::Result<Exit> {
-        let dir = self.flags.load()?.cache_dir()?.join("compiled");
+        let dir = self.flags.load()?.get::<CacheSettings>()?.dir.join("compiled");
         let found = catalog::quarantined(&dir);
         if self.json {
             output::json(&found)?;
@@ -106,7 +99,7 @@ impl Quarantine {
 
 impl Verify {
     fn run(self) -> anyhow::Result<Exit> {
-        let dir = self.flags.load()?.cache_dir()?;
+        let CacheSettings { dir, .. } = self.flags.load()?.get()?;
         let console = Console::plain(When::Auto);
         let mut meter = ProgressLine::new(&console, "files", "read", None);
         let checked = cache::check(&dir, |checked| meter.at(checked.blobs, checked.blobs))?;

@@ -10,6 +10,7 @@ use anyhow::Context;
 use futures_util::TryStreamExt;
 use serde::Serialize;
 use task_host::bucket::{self, Bucket, BucketError};
+use task_host::config::DataSettings;
 use task_host::digest::Digest;
 use task_host::key::{BucketKey, Prefix, TaskName, lowercase};
 
@@ -19,13 +20,12 @@ use super::console::Console;
 use super::exit_code::{Advice, Exit};
 use super::local_runner::LocalRunner;
 use super::output;
-use super::settings::{self, COMPONENTS, Flags, Settings};
-use super::values::{self, When};
+use super::settings::{self, Flags, Settings, When};
 
 /// Commands of `host component`.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Component {
-    /// Check a component, and put it where hosts find it by its name
+    /// Check a component and copy it to the bucket
     Push(Push),
     /// List the components
     Ls {
@@ -35,9 +35,9 @@ pub(crate) enum Component {
         #[command(flatten)]
         flags: Flags<settings::Components>,
     },
-    /// Show what is known of a component: a file, or the name of one that was pushed
+    /// Show the interface, language and problems of a component
     Inspect {
-        /// A file, or a name
+        /// File of a component, or name of a component in the bucket
         #[arg(value_name = "FILE|NAME")]
         which: String,
         /// Print JSON
@@ -51,9 +51,9 @@ pub(crate) enum Component {
 /// Options of `host component push`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Push {
-    /// The component, a .wasm file
+    /// The component: a .wasm file
     file: PathBuf,
-    /// Name of the tasks that it runs [default: the file's name without .wasm, as it is]
+    /// Name of the tasks that the component runs [default: the file name without .wasm]
     #[arg(long)]
     name: Option<String>,
     #[command(flatten)]
@@ -83,22 +83,20 @@ struct ComponentStore {
 
 impl ComponentStore {
     async fn open(settings: &Settings) -> anyhow::Result<Self> {
-        Ok(match settings.value(&COMPONENTS, values::path)? {
+        let data: DataSettings = settings.get()?;
+        Ok(match data.components {
             Some(dir) => Self { bucket: bucket::open_dir(&dir)?, prefix: Prefix::root() },
             None => Self {
-                bucket: bucket::open(&settings.bucket()?.parse()?, &settings.bucket_access()?)
-                    .await?,
-                prefix: settings.component_prefix()?,
+                bucket: bucket::open(&data.bucket, &settings.bucket_access()?).await?,
+                prefix: data.component_prefix,
             },
         })
     }
 
     /// Creates the directory if there is none, because the first push comes before the first run.
     async fn make(settings: &Settings) -> anyhow::Result<Self> {
-        let dir = match settings.value(&COMPONENTS, values::path)? {
-            Some(dir) => Some(dir),
-            None => bucket_path(&settings.bucket()?),
-        };
+        let data: DataSettings = settings.get()?;
+        let dir = data.components.or_else(|| data.bucket.path().map(Path::to_owned));
         if let Some(dir) = dir.filter(|dir| !dir.exists()) {
             std::fs::create_dir_all(&dir)
                 .map_err(|e| Advice::failed(format!("{} can't be created: {e}", dir.display())))?;
@@ -184,15 +182,6 @@ impl Push {
             store.bucket
         )?;
         Ok(Exit::Done)
-    }
-}
-
-/// The directory of a bucket, if it is one.
-fn bucket_path(url: &str) -> Option<PathBuf> {
-    match url.split_once("://") {
-        None => Some(url.into()),
-        Some(("file", path)) => Some(path.into()),
-        Some(_) => None,
     }
 }
 

@@ -1,4 +1,4 @@
-//! `host config`: every setting, its value, and where it came from.
+//! `host config`: shows each setting, its value and where the value came from.
 
 use super::exit_code::Exit;
 use super::output;
@@ -7,9 +7,9 @@ use super::settings::{Everything, Flags};
 /// Options of `host config`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Settings are taken from flags, then from HOST_… variables (HOST_MAX_TASKS for --max-tasks),
-then from host.toml (max-tasks = 10), then from defaults.
-This command takes the flags of `host run` and shows what they would lead to.")]
+A setting comes from its flag (--max-tasks 10), else its variable (HOST_MAX_TASKS=10), else
+host.toml (max-tasks = 10), else its default. This command takes the flags of `host run`, checks
+them, and shows the settings that `host run` would use.")]
 pub(crate) struct Config {
     /// Print JSON
     #[arg(long)]

@@ -15,8 +15,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::JsonFields;
 
 pub(crate) use self::guest::GuestOutput;
-use super::settings::{LOG_FORMAT, LOG_LEVEL, PROGRESS, Settings};
-use super::values::{self, LogFormat, When};
+use super::settings::{DisplaySettings, LogFormat, When};
 
 /// Libraries log only errors by default. Their failures come back as errors, which we report.
 const QUIET: &str = "aws_config=error,aws_runtime=error,aws_sdk_sqs=error,aws_smithy_runtime=error,\
@@ -36,17 +35,14 @@ pub(crate) struct Console {
 
 impl Console {
     /// Starts logging as the settings say.
-    pub(crate) fn open(settings: &Settings) -> anyhow::Result<Self> {
-        let level = settings.value(&LOG_LEVEL, values::log_level)?;
-        let format = settings.value(&LOG_FORMAT, values::log_format)?;
-        let progress = settings.value(&PROGRESS, values::when)?;
+    pub(crate) fn open(settings: &DisplaySettings) -> Self {
         let is_terminal = io::stderr().is_terminal();
-        let is_json = match format {
-            Some(LogFormat::Json) => true,
-            Some(LogFormat::Human) => false,
-            Some(LogFormat::Auto) | None => !is_terminal,
+        let is_json = match settings.log_format {
+            LogFormat::Json => true,
+            LogFormat::Human => false,
+            LogFormat::Auto => !is_terminal,
         };
-        Ok(Self::start(&level.unwrap_or_default(), is_json, progress.unwrap_or(When::Auto)))
+        Self::start(&settings.log_level, is_json, settings.progress)
     }
 
     /// Starts logging of warnings for people: for all commands but `host run`.

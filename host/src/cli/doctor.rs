@@ -18,8 +18,7 @@ use task_host::queue::{self, Access, Address, Admin, Counts, Facts, QueueError};
 use super::console::Console;
 use super::exit_code::Exit;
 use super::output;
-use super::settings::{BUCKET, Everything, Flags, Overlap, fq_path, overlaps};
-use super::values::When;
+use super::settings::{Everything, Flags, Overlap, When, overlaps};
 use machine::Use;
 
 /// How long a queue or a bucket may take to answer.
@@ -32,10 +31,10 @@ const COUNTED: usize = 1000;
 /// Options of `host doctor`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Takes the flags of `host run`, and says whether they would work: whether queues, buckets and the
-cache can be used, whether there is a component, whether components can be compiled, whether this
-process may have the files, threads and address space that it needs, and whether the settings fit
-to those of the queues. Changes nothing. The exit code is 1 if there is a problem.
+Takes the flags of `host run` and checks that `host run` would work with them: access to queues,
+buckets and the cache, at least one component, the compiler, limits on files, threads and address
+space, and settings that contradict those of the queues. Changes nothing. The exit code is 1 if
+there is a problem.
 
 Examples:
   host doctor --fq ./queue
@@ -66,7 +65,7 @@ impl Doctor {
             .iter()
             .map(|slip| Finding::new(Level::Warn, "environment", slip))
             .collect();
-        let is_made = settings.is_default(&BUCKET);
+        let is_made = settings.has_default_bucket();
         super::runtime()?.block_on(look(&config, is_made, &mut findings));
         let count = |level| findings.iter().filter(|finding| finding.level == level).count();
         let (problems, warnings) = (count(Level::Problem), count(Level::Warn));
@@ -99,7 +98,7 @@ fn print(findings: &[Finding], problems: usize, warnings: usize) -> io::Result<(
 }
 
 async fn look(config: &Config, bucket_is_made: bool, findings: &mut Vec<Finding>) {
-    let access = &config.queue_access;
+    let access = &config.queue_access();
     let (mut found, tasks) = look_at_queue("queue", &config.queue, access).await;
     findings.append(&mut found);
     let (mut found, errors) = look_at_queue("errors", &config.error_queue, access).await;
@@ -111,13 +110,13 @@ async fn look(config: &Config, bucket_is_made: bool, findings: &mut Vec<Finding>
         let queues = queues(config, tasks, errors).await;
         findings.append(&mut fit::judge(&to_fit(config), &queues));
     }
-    let bucket = look_at_bucket("bucket", &config.bucket, config, bucket_is_made).await;
+    let bucket = look_at_bucket("bucket", &config.data.bucket, config, bucket_is_made).await;
     let is_usable = bucket.level != Level::Problem;
     findings.push(bucket);
-    if let Some(url) = &config.input_bucket {
+    if let Some(url) = &config.data.input_bucket {
         findings.push(look_at_bucket("inputs", url, config, false).await);
     }
-    if is_usable || config.components.is_some() {
+    if is_usable || config.data.components.is_some() {
         findings.push(look_for_components(config).await);
     }
     findings.append(&mut machine::look(config));
@@ -131,39 +130,39 @@ async fn look(config: &Config, bucket_is_made: bool, findings: &mut Vec<Finding>
 /// How the queues are set up, including the dead-letter queue of the service.
 async fn queues(config: &Config, tasks: Facts, errors: Option<Facts>) -> Queues {
     let dead_letters = match &tasks.dead_letter_queue {
-        Some(url) => facts_of(url, &config.queue_access).await.ok(),
+        Some(url) => match url.parse() {
+            Ok(queue) => facts_of(&queue, &config.queue_access()).await.ok(),
+            Err(_) => None,
+        },
         None => None,
     };
-    let is_remote = is_remote(&config.queue);
+    let is_remote = config.queue.is_remote();
     Queues { tasks, errors, dead_letters, is_remote }
 }
 
 /// The settings that have to fit the queues.
 fn to_fit(config: &Config) -> fit::Settings {
     fit::Settings {
-        queue: config.queue.clone(),
-        error_queue: config.error_queue.clone(),
-        lease: config.lease,
-        timeout: config.limits.time,
-        max_attempts: config.policy.max_attempts,
+        queue: config.queue.to_string(),
+        error_queue: config.error_queue.to_string(),
+        lease: config.work.lease,
+        timeout: config.task.timeout,
+        max_attempts: config.retries.max_attempts,
     }
 }
 
-fn is_remote(url: &str) -> bool {
-    url.parse::<Address>().is_ok_and(|address| address.is_remote())
-}
-
-async fn facts_of(url: &str, access: &Access) -> Result<Facts, QueueError> {
-    queue::admin(&url.parse()?, access).await?.facts().await
+async fn facts_of(queue: &Address, access: &Access) -> Result<Facts, QueueError> {
+    queue::admin(queue, access).await?.facts().await
 }
 
 /// The problems that a host warns of when it starts. A queue that can't say how it is set up is not
 /// a problem, because tasks can be leased all the same.
 pub(crate) async fn problems(config: &Config) -> Vec<Finding> {
-    if !is_remote(&config.queue) {
+    if !config.queue.is_remote() {
         return Vec::new();
     }
-    let asked = tokio::time::timeout(PATIENCE, facts_of(&config.queue, &config.queue_access));
+    let access = config.queue_access();
+    let asked = tokio::time::timeout(PATIENCE, facts_of(&config.queue, &access));
     let Ok(Ok(tasks)) = asked.await else { return Vec::new() };
     let queues = Queues { tasks, is_remote: true, ..Queues::default() };
     let mut found = fit::judge(&to_fit(config), &queues);
@@ -171,10 +170,14 @@ pub(crate) async fn problems(config: &Config) -> Vec<Finding> {
     found
 }
 
-async fn look_at_queue(role: &str, url: &str, access: &Access) -> (Vec<Finding>, Option<Facts>) {
-    let subject = &format!("{role} {url}");
-    let dir = fq_path(url);
-    if let Some(dir) = dir.as_deref().filter(|dir| !dir.join("queue").is_dir()) {
+async fn look_at_queue(
+    role: &str,
+    queue: &Address,
+    access: &Access,
+) -> (Vec<Finding>, Option<Facts>) {
+    let subject = &format!("{role} {queue}");
+    let dir = queue.directory();
+    if let Some(dir) = dir.filter(|dir| !dir.join("queue").is_dir()) {
         let note = match dir.exists() {
             true => "is not a queue yet; `host run` will make it one",
             false => "does not exist yet; `host run` will create it",
@@ -184,7 +187,7 @@ async fn look_at_queue(role: &str, url: &str, access: &Access) -> (Vec<Finding>,
         return (std::iter::once(text).chain(place.err()).collect(), None);
     }
     let asked = async {
-        let queue: Box<dyn Admin> = queue::admin(&url.parse()?, access).await?;
+        let queue: Box<dyn Admin> = queue::admin(queue, access).await?;
         let counts = queue.counts().await?;
         Ok::<_, QueueError>((counts, queue.facts().await?))
     };
@@ -229,39 +232,37 @@ fn silent(subject: &str) -> Finding {
         .cure("check the network, and proxies and endpoints in the environment")
 }
 
-async fn look_at_bucket(role: &str, url: &str, config: &Config, is_made: bool) -> Finding {
-    let subject = &format!("{role} {url}");
-    let dir = match url.split_once("://") {
-        None => Some(Path::new(url)),
-        Some(("file", path)) => Some(Path::new(path)),
-        Some(_) => None,
-    };
+async fn look_at_bucket(
+    role: &str,
+    address: &bucket::Address,
+    config: &Config,
+    is_made: bool,
+) -> Finding {
+    let subject = &format!("{role} {address}");
+    let dir = address.path();
     if is_made && dir.is_some_and(|dir| !dir.exists()) {
         let text = "does not exist yet; `host run` will create it without a component";
         return Finding::new(Level::Problem, subject, text)
             .cure("push a component with `host component push FILE`, or name another --bucket");
     }
-    let open = async {
-        let address = url.parse()?;
-        match role {
-            "inputs" => bucket::open(&address, &config.bucket_access).await,
-            _ => bucket::open_for_outputs(&address, &config.bucket_access).await,
-        }
+    let opened = if role == "inputs" {
+        bucket::open(address, &config.bucket_access()).await
+    } else {
+        bucket::open_for_outputs(address, &config.bucket_access()).await
     };
-    let opened = open.await;
     let opened = match opened {
         Ok(opened) => opened,
         Err(error) => return Finding::new(Level::Problem, subject, error.to_string()),
     };
     // Any prefix would do: the check is whether the bucket can be listed.
-    let first = first(&*opened, &config.component_prefix);
+    let first = first(&*opened, &config.data.component_prefix);
     match tokio::time::timeout(PATIENCE, first).await {
         Ok(Ok(())) => match dir.filter(|_| role != "inputs") {
             Some(dir) => writable(subject, dir),
             None => Finding::new(Level::Ok, subject, "can be listed; writing was not tried"),
         },
         // Web servers have no listings, and inputs are fetched by name.
-        Ok(Err(error)) if url.starts_with("http") => {
+        Ok(Err(error)) if address.is_read_only() => {
             Finding::new(Level::Note, subject, format!("can't be listed: {error}"))
         }
         Ok(Err(error)) => Finding::new(Level::Problem, subject, error.to_string()),
@@ -289,17 +290,15 @@ async fn first(bucket: &dyn Bucket, prefix: &Prefix) -> Result<(), bucket::Bucke
 }
 
 async fn look_for_components(config: &Config) -> Finding {
-    let (place, opened) = match &config.components {
+    let (place, opened) = match &config.data.components {
         Some(dir) => {
             (dir.display().to_string(), bucket::open_dir(dir).map(|b| (b, Prefix::root())))
         }
         None => (
-            format!("{}/{}", config.bucket.trim_end_matches('/'), config.component_prefix),
-            match config.bucket.parse() {
-                Ok(address) => bucket::open(&address, &config.bucket_access).await,
-                Err(error) => Err(bucket::AddressError::into(error)),
-            }
-            .map(|b| (b, config.component_prefix.clone())),
+            config.data.components_place(),
+            bucket::open(&config.data.bucket, &config.bucket_access())
+                .await
+                .map(|b| (b, config.data.component_prefix.clone())),
         ),
     };
     let subject = &format!("components {place}");

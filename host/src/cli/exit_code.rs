@@ -24,12 +24,12 @@ pub(crate) enum Exit {
 /// The exit codes in the help.
 pub(crate) const HELP: &str = "\
 Exit codes:
-  0    done; or told to stop, and all running tasks were finished first
-  1    could not work: a queue, a bucket or a file could not be used
-  2    the command line, a HOST_… variable or host.toml is wrong
-  3    worked, but not all of it is good: tasks given up, lines refused
-  4    told to stop, and tasks still ran after the grace period: given back
-  128+n  a second signal n (130: Ctrl-C twice): everything was given back at once";
+  0    success; also after a signal to stop, if all running tasks finished
+  1    error: a queue, a bucket or a file could not be used
+  2    wrong command line, HOST_… variable or host.toml
+  3    partial success: tasks failed for good, or messages were refused
+  4    stopped by a signal, and tasks were released after the grace period
+  128+n  stopped by a second signal n (130: Ctrl-C twice); all tasks were released";
 
 impl Exit {
     fn code(self) -> u8 {

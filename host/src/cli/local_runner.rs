@@ -8,7 +8,7 @@ use anyhow::Context;
 use task_host::bucket::{Bucket, DirBucket};
 use task_host::cache::{Cache, CacheOptions};
 use task_host::catalog::{Catalog, CatalogError};
-use task_host::config;
+use task_host::config::{self, CacheSettings, CompileSettings, TaskSettings};
 use task_host::key::{Prefix, TaskName};
 use task_host::sandbox::{Guest, Sandbox};
 use task_host::workspace::Workspaces;
@@ -31,14 +31,11 @@ const NAME: &str = "component";
 
 impl LocalRunner {
     pub(crate) fn open(settings: &Settings) -> anyhow::Result<Self> {
-        let cache_dir = settings.cache_dir()?;
-        let cache = Cache::open(CacheOptions {
-            dir: cache_dir.clone(),
-            max_bytes: settings.cache_size()?.as_u64(),
-        })?;
+        let CacheSettings { dir: cache_dir, size, .. } = settings.get()?;
+        let cache = Cache::open(CacheOptions { dir: cache_dir.clone(), max_bytes: size.as_u64() })?;
         let workspaces = Workspaces::new(&cache_dir.join("work"))?;
         let (inputs, outputs) = (workspaces.inputs_root(), workspaces.outputs_root());
-        let limits = super::open_files::prepare_for_one(settings.limits()?);
+        let limits = super::open_files::prepare_for_one(settings.get::<TaskSettings>()?.limits());
         let sandbox = Sandbox::new(1, limits, inputs, outputs).map_err(|e| {
             let problem = format!("{e:#}");
             let cure = super::doctor::machine::cure(&problem);
@@ -48,7 +45,7 @@ impl LocalRunner {
         let dir = tempfile::tempdir().context("can't create a temporary directory")?;
         let bucket: Arc<dyn Bucket> = Arc::new(DirBucket::open(dir.path())?);
         let compiled = cache_dir.join("compiled");
-        let compiler = config::compiler(settings.compile_limits()?);
+        let compiler = config::compiler(settings.get::<CompileSettings>()?.limits());
         let catalog =
             Catalog::new(bucket, Prefix::root(), cache, sandbox.clone(), compiler, &compiled);
         Ok(Self { workspaces, sandbox, catalog, dir })

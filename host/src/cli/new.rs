@@ -13,12 +13,12 @@ use super::output;
 /// Options of `host new`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct New {
-    /// Name of the project, and of the tasks that its component runs
+    /// Name of the project and of the tasks that its component runs
     name: String,
-    /// Where to make it [default: ./NAME]
+    /// Directory to create [default: ./NAME]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Copy the SDK into the project, not depend on crates.io for it [always, until the SDK is
+    /// Copy the SDK into the project instead of depending on crates.io [always, until the SDK is
     /// published there]
     #[arg(long)]
     offline: bool,

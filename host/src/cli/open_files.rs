@@ -74,28 +74,28 @@ fn raise_open_files() -> Option<u64> {
 /// Lowers the numbers of running and prefetched tasks until the limit is enough, and divides the
 /// other files among the guests.
 fn fit(mut config: Config, most: u64) -> Config {
-    let (parallel, ahead, left) = (config.parallel, config.least_prefetch(), for_tasks(most));
+    let (parallel, ahead, left) = (config.work.parallel, config.least_prefetch(), for_tasks(most));
     if of_tasks(parallel, ahead) > left {
         let whole = |files: u64| usize::try_from(files).unwrap_or(usize::MAX);
-        config.parallel = parallel.min(whole(left / of_tasks(1, 1))).max(1);
-        let for_ahead = left.saturating_sub(of_tasks(config.parallel, 0)) / FILES_OF_TASK;
-        config.prefetch = Some(ahead.min(whole(for_ahead)));
+        config.work.parallel = parallel.min(whole(left / of_tasks(1, 1))).max(1);
+        let for_ahead = left.saturating_sub(of_tasks(config.work.parallel, 0)) / FILES_OF_TASK;
+        config.work.prefetch = Some(ahead.min(whole(for_ahead)));
         tracing::warn!(
-            "this process may open {most} files: {} tasks run at a time instead of {parallel}, and {} \
-             are prefetched instead of {ahead}; raise `ulimit -n`",
-            config.parallel,
-            config.prefetch.unwrap_or_default(),
+            "this process may open {most} files: {} tasks run at a time instead of \
+             {parallel}, and {} are prefetched instead of {ahead}; raise `ulimit -n`",
+            config.work.parallel,
+            config.work.prefetch.unwrap_or_default(),
         );
     }
     let ahead = config.least_prefetch();
-    let most_ahead = if config.prefetch.is_some() { ahead } else { ahead + MORE_AHEAD };
-    let mut open = open_files(left, config.parallel, most_ahead);
+    let most_ahead = if config.work.prefetch.is_some() { ahead } else { ahead + MORE_AHEAD };
+    let mut open = open_files(left, config.work.parallel, most_ahead);
     if open < LEAST_OPEN {
         // Fewer prefetched tasks are better than guests that can't open their inputs.
-        config.prefetch = Some(ahead);
-        open = open_files(left, config.parallel, ahead);
+        config.work.prefetch = Some(ahead);
+        open = open_files(left, config.work.parallel, ahead);
     }
-    config.limits.open_files = open;
+    config.task.open_files = open;
     config
 }
 

@@ -9,41 +9,41 @@ pub(crate) use redrive::redrive_error;
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use serde::Serialize;
+use task_host::config::parse;
 use task_host::queue::{self, Address, Admin, Counts};
 
 use super::console::Console;
 use super::exit_code::{Advice, Exit};
 use super::output;
 use super::progress_line::ProgressLine;
-use super::settings::{Flags, Group, PROGRESS, QueueOnly, Settings, queue_url};
-use super::values::{self, When};
+use super::settings::{DisplaySettings, Flags, Group, QueueOnly, Settings};
 
 /// Commands of `host queue`.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Queue {
-    /// Count the messages
+    /// Show how many messages a queue holds
     Status(Simple),
-    /// List the messages, or the reports of an error queue
+    /// List messages or error reports
     Ls(ls::Ls),
-    /// Make all messages available at once; who holds one loses it
+    /// End all leases, so that any worker can take the messages now
     Release(Simple),
-    /// Set the counters of messages inserted and completed to zero
+    /// Reset the counters of inserted and completed messages
     Rezero(Simple),
-    /// Delete all messages, and set the counters to zero
+    /// Delete all messages and reset the counters
     Purge {
         #[command(flatten)]
         simple: Simple,
-        /// Don't ask
+        /// Do not ask for confirmation
         #[arg(long, short)]
         yes: bool,
     },
     /// Copy all messages to another queue
     #[command(after_help = transfer::COPY_HELP)]
     Cp(transfer::Transfer),
-    /// Move all messages that nobody holds to another queue
+    /// Move all messages that are not leased to another queue
     #[command(after_help = transfer::MOVE_HELP)]
     Mv(transfer::Transfer),
-    /// Put the tasks of an error queue or a dead-letter queue back into their queue
+    /// Send tasks of an error queue or a dead-letter queue back to their queue
     Redrive(redrive::Redrive),
 }
 
@@ -60,7 +60,7 @@ pub(crate) struct Simple {
 /// The queue of a command.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Which {
-    /// The queue: a URL, or a directory [default: as for `host run`]
+    /// URL or directory of the queue [default: as for `host run`]
     #[arg(value_name = "QUEUE", conflicts_with_all = ["queue", "fq"])]
     url: Option<String>,
     #[command(flatten)]
@@ -68,25 +68,25 @@ pub(crate) struct Which {
 }
 
 impl Which {
-    fn url(&self, settings: &Settings) -> anyhow::Result<String> {
+    fn address(&self, settings: &Settings) -> anyhow::Result<Address> {
         match &self.url {
-            Some(url) => Ok(queue_url(url).map_err(|e| Advice::usage(format!("QUEUE: {e}")))?),
+            Some(url) => Ok(parse::queue(url).map_err(|e| Advice::usage(format!("QUEUE: {e}")))?),
             None => settings.queue(),
         }
     }
 
     async fn open(&self) -> anyhow::Result<(Box<dyn Admin>, Console)> {
         let (settings, console) = load(&self.flags)?;
-        let url = self.url(&settings)?;
-        Ok((queue::admin(&url.parse()?, &settings.queue_access()?).await?, console))
+        let address = self.address(&settings)?;
+        Ok((queue::admin(&address, &settings.queue_access()?).await?, console))
     }
 }
 
 /// The settings, and the console with progress as they say.
 fn load<G: Group>(flags: &Flags<G>) -> anyhow::Result<(Settings, Console)> {
     let settings = flags.load()?;
-    let progress = settings.value(&PROGRESS, values::when)?.unwrap_or(When::Auto);
-    Ok((settings, Console::plain(progress)))
+    let console = Console::plain(settings.get::<DisplaySettings>()?.progress);
+    Ok((settings, console))
 }
 
 impl Queue {

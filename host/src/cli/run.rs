@@ -4,6 +4,7 @@ mod health;
 mod progress;
 mod summary;
 
+use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -27,32 +28,32 @@ use super::doctor;
 use super::exit_code::{Advice, Exit};
 use super::open_files;
 use super::output;
-use super::settings::{BUCKET, Everything, Flags, fq_path};
+use super::settings::{DisplaySettings, Everything, Flags};
 
-/// What an outage of file systems is called.
+/// The name of an outage of file systems.
 const FILE_CALLS: &str = "calls to file systems";
-/// How often is looked whether calls to file systems return.
+/// The interval of checks that file system calls return.
 const WATCH: Duration = Duration::from_secs(1);
-/// How long they may take until that is a problem.
+/// How long a file system call may take before it is an outage.
 const STALLED: Duration = Duration::from_secs(5);
-/// How long a host that stops may take, beyond the time that tasks are given.
+/// How long a host may take to stop after the grace period.
 const TO_STOP: Duration = Duration::from_secs(60);
 
 /// Options of `host run`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Every setting may also be given as a HOST_… variable (HOST_MAX_TASKS=10) or in host.toml
-(max-tasks = 10); `host config` shows what is in force.
+Settings can also be HOST_… variables (HOST_MAX_TASKS=10) or keys in host.toml (max-tasks = 10).
+`host config` shows the settings in effect.
 
-The first SIGTERM or Ctrl-C lets running tasks finish within --grace and gives the others
-back to the queue; the second gives all back at once. Exit codes: `host --help`.
+After SIGTERM or Ctrl-C, running tasks may finish within --grace and waiting tasks go back to the
+queue. A second signal releases all tasks at once. For exit codes, see `host --help`.
 
 Examples:
   host run --fq ./queue
   host run --fq ./queue --bucket /data/bucket --parallel 8 -x
   host run --fq ./queue --components ./components --max-tasks 10 --log-level debug")]
 pub(crate) struct Run {
-    /// Print a summary as JSON on standard output at the end
+    /// Print the final summary as JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -63,52 +64,54 @@ impl Run {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         let settings = self.flags.load()?;
         let config = settings.config_to_run()?;
-        let listen = settings.listen()?;
-        let screen = Console::open(&settings)?;
+        let display: DisplaySettings = settings.get()?;
+        let screen = Console::open(&display);
         for slip in settings.misspelt() {
             tracing::warn!("{slip}");
         }
-        // What compiles a component has to find threads when the tasks have theirs.
-        super::ask_for_threads(super::base_threads() + config.parallel)?;
-        // A file call may hang, as on a network file system whose server is away. It then
-        // holds up a thread of the runtime that works on tasks, and neither of these two.
+        // The compiler needs threads while all tasks have theirs.
+        super::ask_for_threads(super::base_threads() + config.work.parallel)?;
+        // A file call may hang, for example on a network file system whose server is down. It
+        // then blocks a thread of the runtime for tasks, but none of these two runtimes.
         let (control, renewals) = (super::waiting_runtime()?, super::waiting_runtime()?);
         let side = Side { control: control.handle().clone(), renewals: renewals.handle().clone() };
-        // Before anything is said: who reads that a host has started may stop it.
+        // Before the first output: whoever reads that the host has started may send a signal.
         let signals = side.listen()?;
         let config = open_files::prepare(config);
         let runtime = super::runtime()?;
         let exit = runtime.block_on(async {
             let missing = Missing::of(&config);
-            if settings.is_default(&BUCKET) {
-                // One that was named has to be there: an empty one would be no help.
-                make_bucket(&config.bucket)?;
+            // A bucket that somebody named must exist: a new one would be empty.
+            if settings.has_default_bucket()
+                && let Some(dir) = config.data.bucket.path()
+            {
+                create_bucket(dir)?;
             }
             let opened = Services::open(config, &side.control).await;
             let services = Arc::new(opened.map_err(open_error)?);
             announce(&screen, &services, &missing);
             let config = services.config().clone();
-            // The queue may be slow to say how it is set up: nothing waits for that.
+            // The queue may be slow to describe itself, so nothing waits for this.
             tokio::spawn(async move {
                 for problem in doctor::problems(&config).await {
                     warn(&problem);
                 }
             });
-            if let Some(address) = listen {
+            if let Some(address) = display.listen {
                 side.control.spawn(health::serve(address, services.clone())).await??;
             }
             side.control.spawn(watch(Handle::current(), services.clone()));
             work(&screen, services, side, signals, self.json).await
         });
         for runtime in [control, renewals, runtime] {
-            // A call that hangs is not waited for.
+            // Don't wait for calls that hang.
             runtime.shutdown_timeout(Duration::from_secs(1));
         }
         exit
     }
 }
 
-/// Says what will go wrong, in the words of `host doctor`.
+/// Warns about a problem as `host doctor` would describe it.
 fn warn(problem: &Finding) {
     match &problem.cure {
         Some(cure) => tracing::warn!("{problem} -> {cure}"),
@@ -116,16 +119,17 @@ fn warn(problem: &Finding) {
     }
 }
 
-fn make_bucket(bucket: &str) -> anyhow::Result<()> {
-    std::fs::create_dir_all(bucket)
-        .map_err(|e| Advice::failed(format!("the bucket {bucket} can't be made: {e}")).into())
+fn create_bucket(dir: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(dir).map_err(|error| {
+        Advice::failed(format!("could not create the bucket {}: {error}", dir.display())).into()
+    })
 }
 
 fn open_error(error: OpenError) -> anyhow::Error {
     match error {
         OpenError::Sandbox(problem) => {
             let cure = doctor::machine::cure(&problem);
-            Advice::failed(format!("the sandbox could not be set up: {problem}")).hint(cure).into()
+            Advice::failed(format!("could not set up the sandbox: {problem}")).hint(cure).into()
         }
         other => other.into(),
     }
@@ -144,12 +148,12 @@ async fn work(
         screen.clone(),
         services.stats().clone(),
         services.queue().clone(),
-        services.config().exit_when_empty,
+        services.config().stop.exit_when_empty,
     )
     .start();
     let worker = Arc::new(Worker::new(services.clone()));
     let (drain, kill) = (stop.drain.clone(), stop.kill.clone());
-    // On a thread of the runtime, so that the one that waits here is never held up.
+    // In a task of its own: this thread only waits and must not be blocked.
     let run = tokio::spawn(async move { worker.run(drain, kill, &side.renewals).await });
     let stopped = run.await?;
     let elapsed = start.elapsed();
@@ -178,11 +182,11 @@ async fn work(
     })
 }
 
-/// Runtimes beside the one that works on tasks.
+/// Runtimes beside the one for tasks.
 struct Side {
-    /// Signals, answers to whoever asks how the host is, and connections to queues of services.
+    /// Handles signals, health checks, and connections to queue services.
     control: Handle,
-    /// The renewal of leases.
+    /// Renews leases.
     renewals: Handle,
 }
 
@@ -193,8 +197,8 @@ impl Side {
     }
 }
 
-/// Waits until a host that was told to stop within `grace` should have stopped, and has not:
-/// soon after that time if calls to a file system hang, later otherwise.
+/// Returns when a host that must stop within `grace` is overdue: soon after `grace` if file system
+/// calls hang, later otherwise.
 async fn overdue(services: &Services, grace: Duration) {
     tokio::time::sleep(grace + STALLED).await;
     let hangs = async {
@@ -202,19 +206,18 @@ async fn overdue(services: &Services, grace: Duration) {
             tokio::time::sleep(WATCH).await;
         }
     };
-    // Else whatever it waits for has had its time.
+    // Without a hang, other work gets more time to end.
     let _ = tokio::time::timeout(TO_STOP, hangs).await;
 }
 
-/// Looks whether the runtime that works on tasks makes progress. Says so if it doesn't. Never
-/// ends.
+/// Reports an outage while the runtime for tasks makes no progress. Never returns.
 async fn watch(tasks: Handle, services: Arc<Services>) {
     loop {
         tokio::time::sleep(WATCH).await;
         let mut turn = tasks.spawn(async {});
         if tokio::time::timeout(STALLED, &mut turn).await.is_err() {
-            let problem = "calls to a file system do not return; is a network file system, of \
-                the queue, the bucket or the cache, away?";
+            let problem = "file system calls do not return; check the file systems of the queue, \
+                the bucket and the cache";
             services.outages().begins(&FILE_CALLS, &problem);
             let _ = turn.await;
             services.outages().ends(&FILE_CALLS);
@@ -229,7 +232,7 @@ struct Signals {
 }
 
 impl Signals {
-    /// From now on they are kept for whoever asks.
+    /// Keeps signals from now on until [`Signals::next`] returns them.
     fn listen() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -237,7 +240,7 @@ impl Signals {
         })
     }
 
-    /// The number of the next one.
+    /// The number of the next signal.
     async fn next(&mut self) -> i32 {
         let kind = tokio::select! {
             _ = self.terminate.recv() => SignalKind::terminate(),
@@ -247,16 +250,16 @@ impl Signals {
     }
 }
 
-/// What signals ask for.
+/// What the signals request.
 struct Stop {
     drain: CancellationToken,
     kill: CancellationToken,
-    /// The number of the second signal; zero until it comes.
+    /// The number of the second signal, or zero before it comes.
     second: Arc<AtomicI32>,
 }
 
 impl Stop {
-    /// The first signal drains, the second gives everything back, the third exits.
+    /// Acts on signals: the first drains, the second releases all tasks, the third exits.
     fn heed(
         mut signals: Signals,
         screen: Console,
@@ -276,16 +279,15 @@ impl Stop {
             say(
                 &screen,
                 &format!(
-                    "stopping: {} running may finish within {}, the others go back to the queue; \
-                     a second signal gives all back at once",
+                    "stopping: {} running may finish within {}, other tasks go back to the queue; \
+                     a second signal releases all tasks at once",
                     output::count(running, "task"),
-                    humantime::format_duration(services.config().grace)
+                    humantime::format_duration(services.config().stop.grace)
                 ),
             );
             let signal = tokio::select! {
                 signal = signals.next() => signal,
-                // It would have stopped by now.
-                () = overdue(&services, services.config().grace) => {
+                () = overdue(&services, services.config().stop.grace) => {
                     SignalKind::terminate().as_raw_value()
                 }
             };
@@ -295,11 +297,11 @@ impl Stop {
             let signal = tokio::select! {
                 third = signals.next() => third,
                 () = overdue(&services, Duration::ZERO) => {
-                    say(&screen, "exiting: calls to a file system do not return");
+                    say(&screen, "exiting: file system calls do not return");
                     signal
                 }
             };
-            // What is held comes back to the queue when its leases run out.
+            // Other workers get the tasks when their leases expire.
             std::process::exit(128 + signal);
         });
         stop
@@ -318,51 +320,52 @@ fn say(screen: &Console, line: &str) {
     }
 }
 
-/// Directories that are not there yet, and will be made.
+/// The queues and the bucket that are directories to be created.
 struct Missing(Vec<String>);
 
 impl Missing {
     fn of(config: &Config) -> Self {
         let queues = [Some(&config.queue), Some(&config.error_queue), config.done_queue.as_ref()];
-        let urls = queues.into_iter().flatten().chain([&config.bucket]);
-        let is_missing = |url: &&String| match fq_path(url) {
-            Some(path) => !path.exists(),
-            None => url.strip_prefix("file://").is_some_and(|path| !Path::new(path).exists()),
-        };
-        Self(urls.filter(is_missing).cloned().collect())
+        let queues =
+            queues.into_iter().flatten().map(|queue| (queue.to_string(), queue.directory()));
+        let bucket = (config.data.bucket.to_string(), config.data.bucket.path());
+        let all = queues.chain([bucket]);
+        Self(
+            all.filter(|(_, dir)| dir.is_some_and(|dir| !dir.exists()))
+                .map(|(url, _)| url)
+                .collect(),
+        )
     }
 
-    fn note(&self, url: &str) -> String {
-        let created = if self.0.iter().any(|missing| missing == url) { " (created)" } else { "" };
+    fn note(&self, address: impl fmt::Display) -> String {
+        let url = address.to_string();
+        let created = if self.0.contains(&url) { " (created)" } else { "" };
         format!("{url}{created}")
     }
 }
 
-/// Says what this host works by.
+/// Shows the settings that this host runs with.
 fn announce(screen: &Console, services: &Services, missing: &Missing) {
     let config = services.config();
     let time = |time: Duration| humantime::format_duration(time).to_string();
     let queue = missing.note(&config.queue);
     let errors = missing.note(&config.error_queue);
-    let done = config.done_queue.as_ref().map(|url| missing.note(url));
-    let bucket = missing.note(&config.bucket);
-    let components = match &config.components {
-        Some(dir) => dir.display().to_string(),
-        None => format!("{}/{}", config.bucket.trim_end_matches('/'), config.component_prefix),
-    };
+    let done = config.done_queue.as_ref().map(|queue| missing.note(queue));
+    let bucket = missing.note(&config.data.bucket);
+    let components = config.data.components_place();
     let cache =
-        format!("{}, up to {}", config.cache_dir.display(), config.cache_size.display().iec());
+        format!("{}, up to {}", config.cache.dir.display(), config.cache.size.display().iec());
     let parallel =
-        format!("{} at a time, {} more made ready", config.parallel, config.least_prefetch());
-    let lease = format!("{}, renewed while a task is held", time(config.lease));
+        format!("{} at a time, {} more prefetched", config.work.parallel, config.least_prefetch());
+    let lease = format!("{}, renewed while the host holds a task", time(config.work.lease));
     let attempts = format!(
         "{}, the second after about {}",
-        config.policy.max_attempts,
-        time(config.policy.first_retry)
+        config.retries.max_attempts,
+        time(config.retries.retry_after)
     );
-    let limits = &config.limits;
+    let limits = &config.task.limits();
     let limits = format!(
-        "{} of memory, {}, {} in {} files of output for each task",
+        "{} of memory, {}, {} of output in {} files for each task",
         limits.memory.display().iec(),
         time(limits.time),
         limits.output_bytes.display().iec(),
@@ -411,14 +414,16 @@ fn announce(screen: &Console, services: &Services, missing: &Missing) {
     }
 }
 
-/// When this host stops.
+/// What ends this run.
 fn until(config: &Config) -> String {
     let mut ends = Vec::new();
-    if config.exit_when_empty {
+    if config.stop.exit_when_empty {
         ends.push("the queue is empty".to_owned());
     }
-    ends.extend(config.max_tasks.map(|n| format!("{} ended", output::count(n, "task"))));
-    ends.extend(config.run_for.map(|time| format!("{} passed", humantime::format_duration(time))));
+    ends.extend(config.stop.max_tasks.map(|n| format!("{} ended", output::count(n, "task"))));
+    ends.extend(
+        config.stop.run_for.map(|time| format!("{} passed", humantime::format_duration(time))),
+    );
     ends.push("Ctrl-C".to_owned());
     ends.join(", or ")
 }

@@ -1,163 +1,155 @@
-//! What can be set, and where each value came from: flags, then `HOST_*` variables, then
-//! `host.toml`, then defaults.
+//! The settings of one call: collects them from flags, `HOST_*` variables and `host.toml`, and
+//! knows where each came from.
 //!
-//! [`ALL`] in `settings/all.rs` is the one list: a setting's name is its flag, its variable and its key in the
-//! file. A command takes those of its [`Group`].
+//! [`Config`] and [`DisplaySettings`] declare the settings. This module handles all of them alike, so it
+//! names none of them but for the groups below and the queues.
 
-mod all;
-mod checked;
+mod display;
 mod file;
-mod places;
+mod overlaps;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::marker::PhantomData;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
-use clap::{Arg, ArgAction, ArgMatches};
+use clap::error::{ContextKind, ContextValue};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Args, Command};
+use task_host::bucket;
+use task_host::config::parse::{self, Parsed};
+use task_host::config::{CacheSettings, CloudSettings, Config, DataSettings, QueueSettings};
+use task_host::environment;
+use task_host::queue;
 
 use super::exit_code::Advice;
-use super::values::{Parsed, switch};
 
-pub(crate) use all::*;
-pub(crate) use checked::{fq_path, queue_url};
-pub(crate) use places::{Overlap, overlaps};
+pub(crate) use display::{DisplaySettings, LogFormat, When};
+pub(crate) use overlaps::{Overlap, overlaps};
 
-/// Something that can be set.
-#[derive(Debug)]
-pub(crate) struct Setting {
-    /// `max-tasks`: `--max-tasks`, `HOST_MAX_TASKS`, `max-tasks = …`.
-    pub(crate) name: &'static str,
-    /// What stands for the value in help; nothing for a switch.
-    pub(crate) value: &'static str,
-    /// The value unless it is given, as text that could be given.
-    pub(crate) default: Option<&'static str>,
-    help: &'static str,
-    short: Option<char>,
+/// The prefix of our variables, and of many other programs'.
+const PREFIX: &str = "HOST_";
+/// The variable that names the file.
+const CONFIG: &str = "HOST_CONFIG";
+
+/// All settings, in the order of `--help`.
+static DECLARED: LazyLock<Vec<Arg>> = LazyLock::new(|| {
+    let command = DisplaySettings::augment_args(Config::augment_args(Command::new("host")));
+    command.get_arguments().cloned().collect()
+});
+
+/// The name of a setting, which is also its flag and its key.
+fn name(setting: &Arg) -> &str {
+    setting.get_long().unwrap_or_default()
 }
 
-impl Setting {
-    fn variable(&self) -> String {
-        format!("{PREFIX}{}", self.name.replace('-', "_").to_uppercase())
-    }
+fn variable(setting: &Arg) -> String {
+    format!("{PREFIX}{}", name(setting).replace('-', "_").to_uppercase())
+}
 
-    fn is_switch(&self) -> bool {
-        self.value.is_empty()
-    }
+fn is_switch(setting: &Arg) -> bool {
+    matches!(setting.get_action(), ArgAction::SetTrue)
+}
 
-    /// What it is listed under in the help.
-    fn heading(&self) -> &'static str {
-        match self.name {
-            "queue" | "bucket" | "input-bucket" | "components" | "component-prefix"
-            | "error-queue" | "done-queue" | "durable" | "sync-every" => "Queues and data",
-            "region" | "create-queues" | "message-bucket" | "message-group" | "anonymous"
-            | "requester-pays" | "stored-encoding" | "gzip-outputs" => "Clouds",
-            "parallel" | "prefetch" | "prefetch-bytes" | "lease" => "Work",
-            "exit-when-empty" | "max-tasks" | "for" | "grace" => "Stopping",
-            "memory" | "timeout" | "max-output" | "max-output-files" => "Limits of a task",
-            "compile-memory" | "compile-timeout" => "Limits of compiling a component",
-            "max-attempts" | "retry-after" => "Failures",
-            "cache-dir" | "cache-size" | "freshness" => "Cache",
-            _ => "What is shown",
-        }
-    }
-
-    fn arg(&self) -> Arg {
-        let help = match self.default {
-            Some(default) if !self.is_switch() => format!("{} [default: {default}]", self.help),
-            _ => self.help.to_owned(),
-        };
-        let mut arg = Arg::new(self.name).long(self.name).help(help).help_heading(self.heading());
-        if let Some(short) = self.short {
-            arg = arg.short(short);
-        }
-        if self.is_switch() {
-            arg.action(ArgAction::SetTrue)
-        } else {
-            arg.value_name(self.value).action(ArgAction::Set)
-        }
-    }
+/// The value that applies if nobody gives one.
+fn default(setting: &Arg) -> Option<String> {
+    let value = setting.get_default_values().first().map(|text| text.to_string_lossy().into());
+    value.or_else(|| is_switch(setting).then(|| "false".to_owned()))
 }
 
 /// The settings that a command takes as flags.
 pub(crate) trait Group {
-    /// Which.
-    const SETTINGS: &'static [&'static Setting];
+    /// Their names; `None` for all settings.
+    const SETTINGS: Option<&'static [&'static str]>;
+
+    /// Whether the command takes this setting.
+    fn takes(setting: &Arg) -> bool {
+        Self::SETTINGS.is_none_or(|settings| settings.contains(&name(setting)))
+    }
 }
 
-/// All of them.
+/// All settings, for commands about a host.
 #[derive(Debug)]
 pub(crate) struct Everything;
 impl Group for Everything {
-    const SETTINGS: &'static [&'static Setting] = &ALL;
+    const SETTINGS: Option<&'static [&'static str]> = None;
 }
 
-/// Where messages are.
+/// For commands about one queue.
 #[derive(Debug)]
 pub(crate) struct QueueOnly;
 impl Group for QueueOnly {
-    const SETTINGS: &'static [&'static Setting] =
-        &[&QUEUE, &REGION, &CREATE_QUEUES, &MESSAGE_BUCKET, &MESSAGE_GROUP, &PROGRESS];
+    const SETTINGS: Option<&'static [&'static str]> =
+        Some(&["queue", "region", "create-queues", "message-bucket", "message-group", "progress"]);
 }
 
-/// How queues that are named otherwise are reached.
+/// For commands that name their queues in another way.
 #[derive(Debug)]
 pub(crate) struct QueueAccess;
 impl Group for QueueAccess {
-    const SETTINGS: &'static [&'static Setting] =
-        &[&REGION, &CREATE_QUEUES, &MESSAGE_BUCKET, &MESSAGE_GROUP, &PROGRESS];
+    const SETTINGS: Option<&'static [&'static str]> =
+        Some(&["region", "create-queues", "message-bucket", "message-group", "progress"]);
 }
 
-/// Where messages and data are.
+/// For commands that send tasks.
 #[derive(Debug)]
 pub(crate) struct QueueAndBucket;
 impl Group for QueueAndBucket {
-    const SETTINGS: &'static [&'static Setting] = &[
-        &QUEUE,
-        &BUCKET,
-        &REGION,
-        &CREATE_QUEUES,
-        &MESSAGE_BUCKET,
-        &MESSAGE_GROUP,
-        &ANONYMOUS,
-        &REQUESTER_PAYS,
-        &PROGRESS,
-    ];
+    const SETTINGS: Option<&'static [&'static str]> = Some(&[
+        "queue",
+        "bucket",
+        "region",
+        "create-queues",
+        "message-bucket",
+        "message-group",
+        "anonymous",
+        "requester-pays",
+        "progress",
+    ]);
 }
 
-/// Where components are.
+/// For commands about components.
 #[derive(Debug)]
 pub(crate) struct Components;
 impl Group for Components {
-    const SETTINGS: &'static [&'static Setting] = &[
-        &BUCKET,
-        &REGION,
-        &COMPONENTS,
-        &COMPONENT_PREFIX,
-        &COMPILE_MEMORY,
-        &COMPILE_TIMEOUT,
-        &CACHE_DIR,
-        &CACHE_SIZE,
-    ];
+    const SETTINGS: Option<&'static [&'static str]> = Some(&[
+        "bucket",
+        "region",
+        "components",
+        "component-prefix",
+        "compile-memory",
+        "compile-timeout",
+        "cache-dir",
+        "cache-size",
+    ]);
 }
 
-/// What one execution is given.
+/// For commands that execute one task.
 #[derive(Debug)]
 pub(crate) struct Execution;
 impl Group for Execution {
-    const SETTINGS: &'static [&'static Setting] = &[
-        &MEMORY,
-        &TIMEOUT,
-        &MAX_OUTPUT,
-        &MAX_OUTPUT_FILES,
-        &COMPILE_MEMORY,
-        &COMPILE_TIMEOUT,
-        &CACHE_DIR,
-        &CACHE_SIZE,
-    ];
+    const SETTINGS: Option<&'static [&'static str]> = Some(&[
+        "memory",
+        "timeout",
+        "max-output",
+        "max-output-files",
+        "compile-memory",
+        "compile-timeout",
+        "cache-dir",
+        "cache-size",
+    ]);
 }
 
-/// What of a group was given on the command line.
+/// For commands about the cache.
+#[derive(Debug)]
+pub(crate) struct CacheOnly;
+impl Group for CacheOnly {
+    const SETTINGS: Option<&'static [&'static str]> = Some(&["cache-dir"]);
+}
+
+/// The settings of a group that were given on the command line.
 #[derive(Debug)]
 pub(crate) struct Flags<G> {
     given: Vec<(&'static str, Given)>,
@@ -165,87 +157,91 @@ pub(crate) struct Flags<G> {
     group: PhantomData<G>,
 }
 
-/// A setting's text, and who gave it.
+/// The text of a setting, and its source.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Given {
-    pub(crate) text: String,
-    pub(crate) origin: Origin,
+struct Given {
+    text: String,
+    origin: Origin,
 }
 
-/// Where a value came from.
+/// The source of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// This flag.
     Flag(String),
-    /// The variable of this name.
     Variable(String),
-    /// This file.
     File(PathBuf),
-    /// Nobody gave it.
     Default,
 }
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Flag(flag) => f.write_str(flag),
-            Self::Variable(name) => f.write_str(name),
+            Self::Flag(name) | Self::Variable(name) => f.write_str(name),
             Self::File(path) => write!(f, "{}", path.display()),
             Self::Default => f.write_str("default"),
         }
     }
 }
 
-impl<G: Group> clap::Args for Flags<G> {
-    fn augment_args(command: clap::Command) -> clap::Command {
-        let mut command = command;
-        for setting in G::SETTINGS {
-            command = command.arg(setting.arg());
-            if setting.name == QUEUE.name {
-                command = command.arg(
-                    Arg::new("fq")
-                        .long("fq")
-                        .value_name("DIR")
-                        .conflicts_with(QUEUE.name)
-                        .help_heading(setting.heading())
-                        .help("The same as --queue fq://DIR"),
-                );
+impl<G: Group> Args for Flags<G> {
+    /// Adds the flags. Their texts are parsed only when a command asks for the values, so that an
+    /// error is the same whatever the source.
+    fn augment_args(mut command: Command) -> Command {
+        let is_declared = |wanted: &&str| DECLARED.iter().any(|setting| name(setting) == *wanted);
+        debug_assert!(G::SETTINGS.is_none_or(|settings| settings.iter().all(is_declared)));
+        for (place, setting) in DECLARED.iter().enumerate() {
+            if !G::takes(setting) {
+                continue;
+            }
+            let mut flag = setting.clone().required(false).display_order(2 * place);
+            if !is_switch(setting) {
+                flag = flag.value_parser(clap::value_parser!(String));
+            }
+            command = command.arg(flag);
+            if name(setting) == "queue" {
+                let fq = Arg::new("fq")
+                    .long("fq")
+                    .value_name("DIR")
+                    .conflicts_with("queue")
+                    .help_heading(setting.get_help_heading())
+                    .display_order(2 * place + 1)
+                    .help("Short for --queue fq://DIR");
+                command = command.arg(fq);
             }
         }
-        command.arg(
-            Arg::new("config")
-                .long("config")
-                .value_name("FILE")
-                .value_parser(clap::value_parser!(PathBuf))
-                .help("File of settings [default: ./host.toml, if it is there]"),
-        )
+        let file = Arg::new("config")
+            .long("config")
+            .value_name("FILE")
+            .value_parser(clap::value_parser!(PathBuf))
+            .help("File with settings [default: ./host.toml, if it exists]");
+        command.arg(file)
     }
 
-    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+    fn augment_args_for_update(command: Command) -> Command {
         Self::augment_args(command)
     }
 }
 
 impl<G: Group> clap::FromArgMatches for Flags<G> {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let flag =
+            |text: String, flag: &str| Given { text, origin: Origin::Flag(format!("--{flag}")) };
         let mut given = Vec::new();
-        let mut add = |name: &'static str, text: String, flag: &str| {
-            given.push((name, Given { text, origin: Origin::Flag(format!("--{flag}")) }));
-        };
-        for setting in G::SETTINGS {
-            let name = setting.name;
-            if setting.is_switch() {
-                if matches.get_flag(name) {
-                    add(name, "true".to_owned(), name);
-                }
-            } else if let Some(text) = matches.get_one::<String>(name) {
-                add(name, text.clone(), name);
+        for setting in DECLARED.iter().filter(|setting| G::takes(setting)) {
+            let (id, name) = (setting.get_id().as_str(), name(setting));
+            if matches.value_source(id) != Some(ValueSource::CommandLine) {
+                continue;
             }
+            let text = match is_switch(setting) {
+                true => Some("true".to_owned()),
+                false => matches.get_one::<String>(id).cloned(),
+            };
+            given.extend(text.map(|text| (name, flag(text, name))));
         }
         if let Some(dir) = matches.try_get_one::<String>("fq").ok().flatten() {
-            // As `ptq` takes it, with the scheme; another scheme is for --queue to judge.
+            // `ptq` takes the directory with its scheme. --queue refuses what is not a queue.
             let url = if dir.contains("://") { dir.clone() } else { format!("fq://{dir}") };
-            add(QUEUE.name, url, "fq");
+            given.push(("queue", flag(url, "fq")));
         }
         let config = matches.get_one::<PathBuf>("config").cloned();
         Ok(Self { given, config, group: PhantomData })
@@ -258,66 +254,45 @@ impl<G: Group> clap::FromArgMatches for Flags<G> {
 }
 
 /// The settings of one call, from all sources.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Settings {
     given: BTreeMap<&'static str, Given>,
     misspelt: Vec<String>,
 }
 
 impl<G: Group> Flags<G> {
-    /// Puts the flags before the variables before the file.
+    /// Collects the settings: a flag overrides a variable, and a variable overrides the file.
     pub(crate) fn load(&self) -> anyhow::Result<Settings> {
-        let variables: Vec<(String, String)> = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
-            .filter(|(name, _)| name.starts_with(PREFIX))
-            .filter_map(|(name, value)| match value.into_string() {
-                Ok(value) => Some(Ok((name, value))),
-                Err(_) if is_ours(&name) => {
-                    Some(Err(Advice::usage(format!("{name}: is not UTF-8 text"))))
-                }
-                // Other programs' variables are their affair.
-                Err(_) => None,
-            })
-            .collect::<Result<_, _>>()?;
-        let config = self.config.clone().map(|path| (path, "--config")).or_else(|| {
-            let path = variables.iter().find(|(name, value)| name == CONFIG && !value.is_empty());
-            path.map(|(_, path)| (PathBuf::from(path), CONFIG))
-        });
+        let variables: BTreeMap<String, OsString> = environment::variables(PREFIX).collect();
+        let value = |name: &str| match variables.get(name).cloned().map(OsString::into_string) {
+            // Scripts unset a variable by making it empty.
+            Some(Ok(text)) => Ok(Some(text).filter(|text| !text.is_empty())),
+            Some(Err(_)) => Err(Advice::usage(format!("{name}: is not UTF-8 text"))),
+            None => Ok(None),
+        };
+        let config = match &self.config {
+            Some(path) => Some((path.clone(), "--config")),
+            None => value(CONFIG)?.map(|path| (PathBuf::from(path), CONFIG)),
+        };
         let mut given = file::read(config)?;
-        for setting in ALL {
-            let name = setting.variable();
-            // An empty variable is one that is not set: that is how scripts unset them.
-            let set = variables.iter().find(|(n, value)| *n == name && !value.is_empty());
-            if let Some((name, text)) = set {
-                let origin = Origin::Variable(name.clone());
-                given.insert(setting.name, Given { text: text.clone(), origin });
+        for setting in &*DECLARED {
+            let variable = variable(setting);
+            if let Some(text) = value(&variable)? {
+                given.insert(name(setting), Given { text, origin: Origin::Variable(variable) });
             }
         }
         given.extend(self.given.iter().cloned());
-        let misspelt = variables.iter().filter_map(|(name, _)| misspelt(name)).collect();
+        let misspelt = variables.keys().filter_map(|name| misspelt(name)).collect();
         Ok(Settings { given, misspelt })
     }
 }
 
-/// What the names of our variables begin with; and those of many others.
-const PREFIX: &str = "HOST_";
-/// The variable that names the file.
-const CONFIG: &str = "HOST_CONFIG";
-
-/// The names of our variables.
-fn variables() -> impl Iterator<Item = String> {
-    ALL.iter().map(|setting| setting.variable()).chain([CONFIG.to_owned()])
-}
-
-fn is_ours(name: &str) -> bool {
-    variables().any(|ours| ours == name)
-}
-
-/// A variable that almost is one of ours. Many programs have variables that begin with `HOST_`,
-/// so a short name has to be nearer than a long one.
+/// A warning if the variable's name is nearly one of ours. Many programs have variables that start
+/// with `HOST_`, so a short name must be nearer than a long one.
 fn misspelt(name: &str) -> Option<String> {
+    let ours = DECLARED.iter().map(variable).chain([CONFIG.to_owned()]);
     let distance = |ours: &String| strsim::damerau_levenshtein(ours, name);
-    let nearest = variables().min_by_key(distance)?;
+    let nearest = ours.min_by_key(distance)?;
     let letters = nearest.len().min(name.len()) - PREFIX.len().min(name.len());
     let slips = match letters {
         0..4 => 0,
@@ -325,68 +300,156 @@ fn misspelt(name: &str) -> Option<String> {
         _ => 2,
     };
     let is_slip = (1..=slips).contains(&distance(&nearest));
-    is_slip.then(|| format!("{name} is not a variable of this program; did you mean {nearest}?"))
+    is_slip.then(|| format!("the variable {name} has no effect; did you mean {nearest}?"))
 }
 
-/// The setting whose name is most like this one.
-fn nearest(name: &str) -> Option<&'static str> {
-    let alike = |s: &&'static str| strsim::jaro_winkler(s, name);
-    let best = ALL.iter().map(|s| s.name).max_by(|a, b| alike(a).total_cmp(&alike(b)))?;
-    (alike(&best) > 0.75).then_some(best)
+/// The setting with the most similar name.
+fn nearest(text: &str) -> Option<&'static str> {
+    let likeness = |name: &&'static str| strsim::jaro_winkler(name, text);
+    let names = DECLARED.iter().map(name);
+    let best = names.max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
+    (likeness(&best) > 0.75).then_some(best)
 }
 
 impl Settings {
-    /// What was given, or the default if there is one.
-    pub(crate) fn get(&self, setting: &Setting) -> Option<Given> {
-        self.given.get(setting.name).cloned().or_else(|| {
-            let text = setting.default?.to_owned();
-            Some(Given { text, origin: Origin::Default })
+    /// The values of some settings.
+    ///
+    /// # Errors
+    /// Names a value that is wrong, its source, and what would be right. A wrong value of a setting
+    /// that `T` does not have is not an error.
+    pub(crate) fn get<T: Args>(&self) -> anyhow::Result<T> {
+        let command = Command::new("host").no_binary_name(true).disable_help_flag(true);
+        let command = T::augment_args(command);
+        let mut line = Vec::new();
+        for setting in command.get_arguments() {
+            let name = name(setting);
+            if is_switch(setting) {
+                let is_on = self.value(name, parse::switch)?.unwrap_or(false);
+                line.extend(is_on.then(|| format!("--{name}")));
+            } else if let Some(Given { text, .. }) = self.given.get(name) {
+                line.push(format!("--{name}={text}"));
+            }
+        }
+        let matches = command.try_get_matches_from(line);
+        let parsed = matches.and_then(|matches| T::from_arg_matches(&matches));
+        parsed.map_err(|error| match (error.get(ContextKind::InvalidArg), cause(&error)) {
+            (Some(ContextValue::String(flag)), Some(problem)) => {
+                let name = flag.trim_start_matches('-').split([' ', '=']).next();
+                self.wrong(name.unwrap_or_default(), &problem).into()
+            }
+            _ => anyhow::Error::from(error),
         })
     }
 
-    /// The value, or an error that says who gave it.
-    pub(crate) fn value<T>(
-        &self,
-        setting: &Setting,
-        parse: fn(&str) -> Parsed<T>,
-    ) -> anyhow::Result<Option<T>> {
-        let Some(Given { text, origin }) = self.get(setting) else { return Ok(None) };
-        match parse(&text) {
-            Ok(value) => Ok(Some(value)),
-            Err(problem) => {
-                let place = match &origin {
-                    Origin::Flag(flag) => flag.clone(),
-                    Origin::Variable(name) => name.clone(),
-                    Origin::File(path) => format!("{}: {}", path.display(), setting.name),
-                    Origin::Default => format!("--{}", setting.name),
-                };
-                Err(Advice::usage(format!("{place}: {text:?} {problem}")).into())
-            }
+    /// The value of one setting, if it was given.
+    fn value<T>(&self, name: &str, parse: fn(&str) -> Parsed<T>) -> anyhow::Result<Option<T>> {
+        let value = self.given.get(name).map(|given| parse(&given.text)).transpose();
+        value.map_err(|problem| self.wrong(name, &problem).into())
+    }
+
+    /// An error about a value that was given.
+    fn wrong(&self, name: &str, problem: &str) -> Advice {
+        let Some(Given { text, origin }) = self.given.get(name) else {
+            return Advice::usage(format!("--{name}: {problem}"));
+        };
+        let place = match origin {
+            Origin::Flag(flag) => flag.clone(),
+            Origin::Variable(name) => name.clone(),
+            Origin::File(path) => format!("{}: {name}", path.display()),
+            Origin::Default => format!("--{name}"),
+        };
+        Advice::usage(format!("{place}: {text:?} {problem}"))
+    }
+
+    /// The settings of a host.
+    pub(crate) fn config(&self) -> anyhow::Result<Config> {
+        let mut settings = self.clone();
+        let errors = self.error_queue(&self.queue()?)?;
+        let errors = Given { text: errors.to_string(), origin: Origin::Default };
+        settings.given.entry("error-queue").or_insert(errors);
+        let config: Config = settings.get()?;
+        overlaps::check_message_bucket(&config.queue_options, &config.data)?;
+        Ok(config)
+    }
+
+    /// The settings of a host that is about to run: also checks that its directories are apart.
+    pub(crate) fn config_to_run(&self) -> anyhow::Result<Config> {
+        let config = self.config()?;
+        match overlaps(&config).into_iter().next() {
+            Some(Overlap { problem, cure }) => Err(Advice::usage(problem).hint(cure).into()),
+            None => Ok(config),
         }
     }
 
-    /// The value of a setting that has a default.
-    fn defaulted<T>(&self, setting: &Setting, parse: fn(&str) -> Parsed<T>) -> anyhow::Result<T> {
-        match self.value(setting, parse)? {
-            Some(value) => Ok(value),
-            None => Err(anyhow::anyhow!("--{} has no default", setting.name)),
+    /// The task queue. It has no default: a host that guessed would work on a wrong queue.
+    pub(crate) fn queue(&self) -> anyhow::Result<queue::Address> {
+        self.value("queue", parse::queue)?.ok_or_else(|| {
+            Advice::usage("no queue is given")
+                .hint("give a directory with --fq ./queue, or set HOST_QUEUE")
+                .into()
+        })
+    }
+
+    /// The queue for reports of failed tasks.
+    pub(crate) fn error_queue(&self, queue: &queue::Address) -> anyhow::Result<queue::Address> {
+        let given = self.value("error-queue", parse::queue)?;
+        given.or_else(|| queue.errors()).ok_or_else(|| {
+            Advice::usage(format!("{queue} has no name to make the error queue's name of"))
+                .hint("name the error queue with --error-queue")
+                .into()
+        })
+    }
+
+    /// How queues are reached.
+    pub(crate) fn queue_access(&self) -> anyhow::Result<queue::Access> {
+        let options: QueueSettings = self.get()?;
+        if options.message_bucket.is_some() {
+            overlaps::check_message_bucket(&options, &self.get()?)?;
         }
+        Ok(options.access(&self.get::<CloudSettings>()?))
     }
 
-    /// True when nobody gave it.
-    pub(crate) fn is_default(&self, setting: &Setting) -> bool {
-        !self.given.contains_key(setting.name)
+    /// How buckets are reached.
+    pub(crate) fn bucket_access(&self) -> anyhow::Result<bucket::Access> {
+        let data: DataSettings = self.get()?;
+        Ok(data.access(&self.get::<CloudSettings>()?, &self.get::<CacheSettings>()?))
     }
 
-    /// What looks like a slip, though it is no error.
+    /// True if nobody named a bucket.
+    pub(crate) fn has_default_bucket(&self) -> bool {
+        !self.given.contains_key("bucket")
+    }
+
+    /// Warnings about variables with nearly the name of a setting.
     pub(crate) fn misspelt(&self) -> &[String] {
         &self.misspelt
     }
 
-    /// A switch is on.
-    pub(crate) fn is_on(&self, setting: &Setting) -> anyhow::Result<bool> {
-        self.defaulted(setting, switch)
+    /// The name, the value and the source of every setting, for `host config`.
+    pub(crate) fn shown(&self) -> anyhow::Result<Vec<(&'static str, Option<String>, Origin)>> {
+        let config = match self.given.contains_key("queue") {
+            true => Some(self.config_to_run()?),
+            false => None,
+        };
+        self.get::<DisplaySettings>()?;
+        let parallel = || Some(self.get::<task_host::config::WorkSettings>().ok()?.parallel);
+        let shown = |setting: &'static Arg| {
+            let given = self.given.get(name(setting)).cloned();
+            let text = match (name(setting), &config) {
+                ("queue", Some(config)) => Some(config.queue.to_string()),
+                ("error-queue", Some(config)) => Some(config.error_queue.to_string()),
+                ("prefetch", _) if given.is_none() => parallel().map(|n| (2 * n).to_string()),
+                _ => given.as_ref().map(|given| given.text.clone()).or_else(|| default(setting)),
+            };
+            (name(setting), text, given.map_or(Origin::Default, |given| given.origin))
+        };
+        Ok(DECLARED.iter().map(shown).collect())
     }
+}
+
+/// What a parser says is wrong with a value.
+fn cause(error: &clap::Error) -> Option<String> {
+    std::error::Error::source(error).map(ToString::to_string)
 }
 
 #[cfg(test)]
@@ -411,33 +474,75 @@ mod tests {
         check("HOST_QUEUES", Some("HOST_QUEUE"));
         check("HOST_LEESE", Some("HOST_LEASE"));
         check("HOST_CONFG", Some("HOST_CONFIG"));
-        for setting in ALL {
-            check(&setting.variable(), None);
+        for setting in &*DECLARED {
+            check(&variable(setting), None);
         }
-        for others in [
-            "HOST_OS",
-            "HOST_IP",
-            "HOST_NAME",
-            "HOST_PORT",
-            "HOST_ID",
-            "HOST_USER",
-            "HOST_UID",
-            "HOST_GID",
-            "HOST_HOME",
-            "HOST_PWD",
-            "HOST_ARCH",
-            "HOST_TYPE",
-            "HOST_ADDR",
-            "HOST_TOR",
-            "HOST_ENV",
-            "HOST_URL",
-            "HOST_FORM",
-            "HOST_CC",
-            "HOST_",
-            "HOST_TIME",
-            "HOST_MEM",
-        ] {
-            check(others, None);
+        let others = "HOST_OS HOST_IP HOST_NAME HOST_PORT HOST_ID HOST_USER HOST_UID HOST_GID \
+            HOST_HOME HOST_PWD HOST_ARCH HOST_TYPE HOST_ADDR HOST_TOR HOST_ENV HOST_URL HOST_FORM \
+            HOST_CC HOST_ HOST_TIME HOST_MEM";
+        for other in others.split(' ') {
+            check(other, None);
+        }
+    }
+
+    #[test]
+    fn every_setting_is_documented_once_under_a_heading() {
+        for setting in &*DECLARED {
+            let name = name(setting);
+            assert!(setting.get_help().is_some() && setting.get_help_heading().is_some(), "{name}");
+            assert_eq!(DECLARED.iter().filter(|other| other.get_long() == Some(name)).count(), 1);
+        }
+    }
+
+    /// The tables of the reference: one for each heading.
+    fn tables() -> String {
+        let mut text = String::new();
+        let mut heading = None;
+        for setting in &*DECLARED {
+            if setting.get_help_heading() != heading {
+                heading = setting.get_help_heading();
+                text.push_str(&format!(
+                    "\n### {}\n\n| setting | default | meaning |\n|---|---|---|\n",
+                    heading.unwrap_or_default()
+                ));
+            }
+            let short = setting.get_short().map_or(String::new(), |short| format!("`-{short}`, "));
+            let value = match setting.get_value_names() {
+                Some([value, ..]) if !is_switch(setting) => format!(" {value}"),
+                _ => String::new(),
+            };
+            let help = setting.get_help().map(ToString::to_string).unwrap_or_default();
+            let (help, default) = match help.split_once(" [default: ") {
+                Some((help, default)) => (help, default.trim_end_matches(']').to_owned()),
+                None if is_switch(setting) => (&*help, String::new()),
+                None => (&*help, default(setting).map_or(String::new(), |d| format!("`{d}`"))),
+            };
+            let help = help.replace('|', "\\|");
+            text.push_str(&format!(
+                "| {short}`--{}{value}` | {default} | {help} |\n",
+                name(setting)
+            ));
+        }
+        text
+    }
+
+    #[test]
+    fn the_reference_lists_every_setting() {
+        const BEGIN: &str = "<!-- settings: written by a test -->\n";
+        const END: &str = "\n<!-- end of settings -->";
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/command-line.md");
+        let page = std::fs::read_to_string(path).unwrap();
+        let (before, rest) = page.split_once(BEGIN).unwrap();
+        let (listed, after) = rest.split_once(END).unwrap();
+        let tables = tables();
+        // The variable that updates snapshots updates this page too.
+        if std::env::var("INSTA_UPDATE").is_ok_and(|update| update == "always") {
+            std::fs::write(path, format!("{before}{BEGIN}{tables}{END}{after}")).unwrap();
+        } else {
+            assert_eq!(
+                listed, tables,
+                "update the page: INSTA_UPDATE=always cargo xtask test --fast settings"
+            );
         }
     }
 }

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use indicatif::HumanCount;
 use serde::Serialize;
 use task_host::bucket;
+use task_host::config::{DataSettings, parse};
 use task_host::key::Prefix;
 use task_host::message::{self, DecodeError, Draft};
+use task_host::queue::Address;
 use task_host::transfer::MessageOrigin;
 use task_host::transfer::lines::{self, LineSource};
 use task_host::transfer::objects::{self, ObjectError, ObjectsError, Pattern, TaskTemplate};
@@ -20,25 +22,24 @@ use super::console::Console;
 use super::exit_code::{Advice, Exit};
 use super::output;
 use super::queue::redrive_error;
-use super::settings::{Flags, PROGRESS, QueueAndBucket, Settings, queue_url};
+use super::settings::{DisplaySettings, Flags, QueueAndBucket, Settings};
 use super::transfer_display::{TransferDisplay, create_rejects, stop_on_ctrl_c, tell_kept};
-use super::values::{self, When};
 
 /// Options of `host submit`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A line holds one task:
+Each line of a file is one task:
   {\"basic_info\": {\"id\": 4, \"name\": \"NO_OP\", \"base_directory\": \"datasets/noop_dataset\",
    \"inputs\": [\"0_input/4.dat\"]}, \"payload_info\": \"any JSON\"}
-It is sent as it stands. Lines that are no task, or that the queue does not take, are reported
-with their number (the first 20), and kept in the file that --rejects names; the others go in,
-and the exit code is 3.
+Lines are sent unchanged. A line that is not a task, or that the queue refuses, is reported with its
+number (the first 20 are), and --rejects writes it to a file. The other lines are sent, and the
+exit code is 3.
 
-With --each, every object of the bucket that matches becomes the one input of a task. In
-PATTERN, * and ? stay within a segment and ** does not. The base directory is what stands
-before the object's first segment that ends with `_input`, unless --base-directory is given.
-In --payload, {key}, {input}, {name}, {stem} and {id} stand for the object's key in the bucket,
-its key below the base directory, its file name, that without the ending, and the task's id.
+--each creates a task for each object in the bucket that matches PATTERN, with the object as its
+only input. * and ? do not match a slash; ** does. Without --base-directory, the base directory is
+the part of the key before the first segment that ends in `_input`. --payload may contain these
+placeholders: {key} is the object's key, {input} the key below the base directory, {name} the file
+name, {stem} the file name without its extension, and {id} the task's id.
 
 Examples:
   host submit --fq ./queue tasks.jsonl
@@ -49,20 +50,20 @@ Examples:
       --payload '{\"title\": \"{stem}\"}'
   host submit --fq ./queue --from-errors ./queue-errors --limit 1")]
 pub(crate) struct Submit {
-    /// Files with one task a line; `-` or none is standard input
+    /// Files with one task per line [default: standard input, as is `-`]
     #[arg(value_name = "FILE", conflicts_with_all = ["name", "each", "from_errors"])]
     files: Vec<PathBuf>,
-    /// Send nothing if any line is bad
+    /// Check all lines first, and send nothing if one is not a task
     #[arg(long, conflicts_with_all = ["name", "each", "from_errors"])]
     all_or_nothing: bool,
 
-    /// Name of the task, which chooses its component; with --from-errors, take only such tasks
+    /// Name of the task and of its component; with --from-errors, only tasks with this name
     #[arg(long, help_heading = "Tasks from flags")]
     name: Option<String>,
-    /// Prefix in the bucket that inputs and outputs are relative to
+    /// Prefix of the keys of inputs and outputs in the bucket
     #[arg(long, value_name = "PREFIX", requires = "name", help_heading = "Tasks from flags")]
     base_directory: Option<String>,
-    /// Key of an input, relative to the base directory; may be repeated
+    /// Key of an input, relative to the base directory; repeat it for more inputs
     #[arg(
         long = "input",
         value_name = "KEY",
@@ -70,10 +71,10 @@ pub(crate) struct Submit {
         help_heading = "Tasks from flags"
     )]
     inputs: Vec<String>,
-    /// The task's own parameters
+    /// Parameters for the component
     #[arg(long, value_name = "JSON", requires = "name", help_heading = "Tasks from flags")]
     payload: Option<String>,
-    /// The task's id; with --each, that of the first [default: none; with --each, 0]
+    /// Id of the task; with --each, the id of the first task [default: none; with --each, 0]
     #[arg(
         long,
         value_name = "N",
@@ -82,11 +83,11 @@ pub(crate) struct Submit {
         help_heading = "Tasks from flags"
     )]
     id: Option<i64>,
-    /// Make a task for each object of the bucket that matches
+    /// Create a task for each object in the bucket that matches
     #[arg(long, value_name = "PATTERN", requires = "name", help_heading = "Tasks from flags")]
     each: Option<String>,
 
-    /// Put the tasks of these reports back into the queue, and delete the reports
+    /// Send the tasks of this error queue back to the queue, and delete their reports
     #[arg(
         long,
         value_name = "URL",
@@ -94,7 +95,7 @@ pub(crate) struct Submit {
         help_heading = "Tasks from an error queue"
     )]
     from_errors: Option<String>,
-    /// Put back so many tasks at the most
+    /// Maximum number of tasks to send back
     #[arg(
         long,
         value_name = "N",
@@ -103,13 +104,13 @@ pub(crate) struct Submit {
     )]
     limit: Option<u64>,
 
-    /// Write the tasks that could not be sent to this new file, one a line, to send them again
+    /// New file for tasks that could not be sent, one per line, to send them again later
     #[arg(long, value_name = "FILE", conflicts_with = "from_errors")]
     rejects: Option<PathBuf>,
-    /// Do everything but send
+    /// Check everything, but send nothing
     #[arg(long)]
     dry_run: bool,
-    /// Print a summary as JSON on standard output at the end
+    /// Print the final summary as JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -130,8 +131,8 @@ struct Outcome {
 impl Submit {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         let settings = self.flags.load()?;
-        let progress = settings.value(&PROGRESS, values::when)?.unwrap_or(When::Auto);
-        let (console, json) = (Console::plain(progress), self.json);
+        let (console, json) =
+            (Console::plain(settings.get::<DisplaySettings>()?.progress), self.json);
         let outcome = super::waiting_runtime()?.block_on(self.submit(&settings, &console))?;
         if json {
             output::json(&outcome)?;
@@ -151,15 +152,15 @@ impl Submit {
         let rejects = path.as_deref();
         let bulk_send = || -> anyhow::Result<BulkSend> {
             let file = rejects.map(create_rejects).transpose()?;
-            let (queue, access) = (queue.parse()?, settings.queue_access()?);
+            let (queue, access) = (queue.clone(), settings.queue_access()?);
             Ok(BulkSend::new(queue, access, dry_run, file, display.clone()))
         };
         let sent = if let Some(pattern) = &self.each {
             let pattern =
                 Pattern::new(pattern).map_err(|e| Advice::usage(format!("--each: {e}")))?;
             let template = self.template()?;
-            let bucket =
-                bucket::open(&settings.bucket()?.parse()?, &settings.bucket_access()?).await?;
+            let data: DataSettings = settings.get()?;
+            let bucket = bucket::open(&data.bucket, &settings.bucket_access()?).await?;
             let sending = objects::send(&*bucket, &pattern, &template, bulk_send()?);
             display.follow(sending).await.map_or_else(objects_error, |sent| Ok(Ok(sent)))?
         } else if let Some(name) = &self.name {
@@ -171,7 +172,7 @@ impl Submit {
             display.follow(lines::send(sources, self.all_or_nothing, bulk_send()?)).await
         };
         let outcome = |sent: Sent| Outcome {
-            queue: queue.clone(),
+            queue: queue.to_string(),
             sent: sent.sent,
             refused: sent.refused,
             dry_run,
@@ -215,11 +216,12 @@ impl Submit {
     async fn redrive(
         &self,
         errors: &str,
-        to: String,
+        to: Address,
         settings: &Settings,
         console: &Console,
     ) -> anyhow::Result<Outcome> {
-        let from = queue_url(errors).map_err(|e| Advice::usage(format!("--from-errors: {e}")))?;
+        let from =
+            parse::queue(errors).map_err(|e| Advice::usage(format!("--from-errors: {e}")))?;
         let filter = Filter { name: self.name.clone(), ..Filter::default() };
         let (limit, dry_run) = (self.limit, self.dry_run);
         let display = TransferDisplay::new(console, "messages", "sent back");
@@ -228,11 +230,10 @@ impl Submit {
             false => stop_on_ctrl_c(console),
         };
         let access = settings.queue_access()?;
-        let (from, queue) = (from.parse()?, to.parse()?);
-        let redrive = Redrive { from, to: queue, filter, limit, dry_run };
+        let redrive = Redrive { from, to: to.clone(), filter, limit, dry_run };
         let done = display.follow(redrive.run(&access, display.clone(), &stop)).await;
         let done = done.map_err(redrive_error)?.messages;
-        Ok(Outcome { queue: to, sent: done.sent, refused: done.refused, dry_run })
+        Ok(Outcome { queue: to.to_string(), sent: done.sent, refused: done.refused, dry_run })
     }
 
     /// The message of the one task that the options describe.

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use task_host::bucket::DirBucket;
+use task_host::config::{RetrySettings, TaskSettings};
 use task_host::failure::Failure;
 use task_host::key::{BucketKey, Prefix};
 use task_host::message::{self, Draft, Task};
@@ -24,44 +25,43 @@ use super::console::{Console, GuestOutput};
 use super::exit_code::{Advice, Exit};
 use super::local_runner::LocalRunner;
 use super::output;
-use super::settings::{Execution, Flags, Settings};
+use super::settings::{Execution, Flags, Settings, When};
 use super::submit::draft_error;
-use super::values::When;
 
 /// Options of `host try`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-An input is given to the task under the path that it has on the command line, or under its
-file name if that path leads elsewhere (/data/a.png, ../a.png); KEY=FILE says another one.
-What the task prints is shown as it comes. Its outputs are published to DIR as `host run` would
-publish them to a bucket. Exit code: 0 if the task is done, 3 if it failed.
+The task reads an input at /inputs/KEY. KEY is the path as given, or only the file name if the path
+is absolute or contains `..`; KEY=FILE sets another key. Text that the task prints is shown at once.
+Outputs are published to DIR as `host run` publishes them to a bucket. The exit code is 0 if the
+task succeeded and 3 if it failed.
 
 Examples:
   host try edges.wasm --input a.png
   host try edges.wasm --input 0_input/a.png=/data/a.png --payload '{\"sigma\": 2}' --out out")]
 pub(crate) struct Try {
-    /// The component, a .wasm file
+    /// The component: a .wasm file
     #[arg(value_name = "COMPONENT.wasm")]
     component: PathBuf,
-    /// A file that the task reads as /inputs/KEY; may be repeated
+    /// File that the task reads as /inputs/KEY; repeat it for more inputs
     #[arg(long = "input", value_name = "[KEY=]FILE")]
     inputs: Vec<String>,
-    /// The task's own parameters
+    /// Parameters for the component
     #[arg(long, value_name = "JSON")]
     payload: Option<String>,
-    /// Directory for what the task writes to /outputs
+    /// Directory for the files that the task writes to /outputs
     #[arg(long, value_name = "DIR", default_value = "out")]
     out: PathBuf,
     /// Name of the task [default: the component's file name without .wasm]
     #[arg(long)]
     name: Option<String>,
-    /// The base directory that the task is told
+    /// Base directory to tell the task
     #[arg(long, value_name = "PREFIX", default_value = "try")]
     base_directory: String,
-    /// The id that the task is told
+    /// Task id to tell the task
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     id: Option<i64>,
-    /// The number of the attempt that the task is told
+    /// Attempt number to tell the task
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     attempt: u32,
     #[command(flatten)]
@@ -113,7 +113,7 @@ impl Try {
             }
             Err(failure) => {
                 console.tell(format_args!("error: {failure}"));
-                let policy = settings.policy()?;
+                let policy = settings.get::<RetrySettings>()?.policy();
                 console.tell(match verdict::judge(&failure, self.attempt, &policy) {
                     Verdict::Retry { .. } => format!(
                         "`host run` would try it again, with up to {} attempts in all",
@@ -175,7 +175,7 @@ impl Try {
             return Ok(Err(failure));
         }
         let bucket = DirBucket::create(&self.out)?;
-        let limits = settings.limits()?.into();
+        let limits = settings.get::<TaskSettings>()?.limits().into();
         let root = Prefix::root();
         let published =
             publish::outputs(&workspace.outputs, &root, None, &bucket, limits, &|| true).await;

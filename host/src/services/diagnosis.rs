@@ -424,7 +424,7 @@ impl Services {
     }
 
     fn work_dir(&self) -> PathBuf {
-        self.config.cache_dir.join("work")
+        self.config.cache.dir.join("work")
     }
 
     fn work_root(&self) -> PathBuf {

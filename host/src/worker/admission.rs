@@ -34,7 +34,7 @@ impl Admission {
         // A queue that counts deliveries may count one for a message that was only held.
         let prefetch = if queue.charges_for_holding() { 0 } else { config.least_prefetch() };
         Self {
-            permits: Arc::new(Semaphore::new(config.parallel + prefetch)),
+            permits: Arc::new(Semaphore::new(config.work.parallel + prefetch)),
             prefetch: AtomicUsize::new(prefetch),
         }
     }
@@ -73,7 +73,7 @@ impl Admission {
     pub(super) async fn follow_pace(&self, services: &Services) -> Infallible {
         let Services { config, queue, .. } = services;
         let batch = queue.batch();
-        let is_fixed = config.prefetch.is_some() || queue.charges_for_holding();
+        let is_fixed = config.work.prefetch.is_some() || queue.charges_for_holding();
         if batch <= 1 || is_fixed {
             return std::future::pending().await;
         }

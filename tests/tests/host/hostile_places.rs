@@ -32,7 +32,7 @@ fn a_bucket_around_the_queue_or_the_cache_is_refused_and_nothing_is_made() {
         &place,
         &["--fq", "./queue", "--bucket", "."],
         "the cache ",
-        "give them directories beside each other, with --cache-dir or --bucket",
+        "use two separate directories: change --cache-dir or --bucket",
     );
     is_refused(
         &place,
@@ -50,8 +50,8 @@ fn a_bucket_around_the_queue_or_the_cache_is_refused_and_nothing_is_made() {
     is_refused(
         &place,
         &["--fq", "./queue", "--error-queue", "./queue"],
-        "the queue ./queue is the same directory as the error queue ./queue: reports would be \
-         leased as tasks",
+        "the queue ./queue is the same directory as the error queue ./queue: the host would \
+         lease reports as tasks",
         "with --queue or --error-queue",
     );
     for made in ["queue", "bucket", "queue-errors", "home/.cache"] {
@@ -68,8 +68,8 @@ fn links_and_mounts_lead_to_the_same_refusal() {
     is_refused(
         &place,
         &["--fq", "./queue", "--cache-dir", "./link/cache"],
-        "the cache ./link/cache is inside the bucket ./bucket, by way of a link or a mount: a task \
-         could write compiled code there",
+        "the cache ./link/cache is inside the bucket ./bucket, through a link or a mount: a task \
+         could write compiled code",
         "with --cache-dir or --bucket",
     );
     // The inner directory, mounted elsewhere: no name of the queue is one of the bucket.
@@ -78,7 +78,7 @@ fn links_and_mounts_lead_to_the_same_refusal() {
     is_refused(
         &place,
         &["--fq", "./mounted/queue"],
-        "the queue ./mounted/queue is inside the bucket ./bucket, by way of a link or a mount",
+        "the queue ./mounted/queue is inside the bucket ./bucket, through a link or a mount",
         "with --queue or --bucket",
     );
 }

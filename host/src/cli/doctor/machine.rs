@@ -27,14 +27,14 @@ pub(super) fn look(config: &Config) -> Vec<Finding> {
 }
 
 fn cache_dir(config: &Config) -> Finding {
-    let subject = &format!("cache {}", config.cache_dir.display());
+    let subject = &format!("cache {}", config.cache.dir.display());
     let told = |level, NotOurs { problem, cure }| Finding::new(level, subject, problem).cure(cure);
-    match cache::check_owner(&config.cache_dir) {
+    match cache::check_owner(&config.cache.dir) {
         Ok(None) => {}
         Ok(Some(risk)) => return told(Level::Warn, risk),
         Err(not_ours) => return told(Level::Problem, not_ours),
     }
-    let parts = ["", "blobs", "compiled", "work"].map(|part| config.cache_dir.join(part));
+    let parts = ["", "blobs", "compiled", "work"].map(|part| config.cache.dir.join(part));
     let mut free = ByteSize(u64::MAX);
     for part in parts {
         match look_at(subject, &part, Use::Fill("name another directory with --cache-dir")) {
@@ -42,8 +42,8 @@ fn cache_dir(config: &Config) -> Finding {
             Err(finding) => return finding,
         }
     }
-    let (shown, size) = (free.display().iec(), config.cache_size.display().iec());
-    if free < config.cache_size && !config.cache_dir.join("blobs").is_dir() {
+    let (shown, size) = (free.display().iec(), config.cache.size.display().iec());
+    if free < config.cache.size && !config.cache.dir.join("blobs").is_dir() {
         return Finding::new(
             Level::Warn,
             subject,
@@ -78,9 +78,9 @@ fn judge_kernel(confinement: Confinement) -> Finding {
 /// Sets up the sandbox as a run would. Only that tells whether there are enough address space and
 /// threads.
 fn guests(config: &Config) -> Finding {
-    let place = directory::existing(&config.cache_dir);
-    let tasks = output::count(config.parallel as u64, "task");
-    let problem = match Sandbox::new(config.parallel, config.limits, place, place) {
+    let place = directory::existing(&config.cache.dir);
+    let tasks = output::count(config.work.parallel as u64, "task");
+    let problem = match Sandbox::new(config.work.parallel, config.task.limits(), place, place) {
         // The threads of the tasks exist meanwhile.
         Ok(_sandbox) => match super::super::ask_for_threads(super::super::base_threads()) {
             Ok(()) => {
@@ -96,7 +96,7 @@ fn guests(config: &Config) -> Finding {
 
 /// Compiles a small module in a process of its own, as a run would.
 pub(super) async fn compiler(config: &Config) -> Finding {
-    let limits = config.compile_limits;
+    let limits = config.compile.limits();
     match task_host::config::compiler(limits).try_out().await {
         Ok(()) => {
             let text = format!(
@@ -117,8 +117,8 @@ pub(super) async fn compiler(config: &Config) -> Finding {
 }
 
 fn files(config: &Config) -> Finding {
-    let tasks = (config.parallel + config.least_prefetch()) as u64;
-    let files = needed(config.parallel, config.least_prefetch());
+    let tasks = (config.work.parallel + config.least_prefetch()) as u64;
+    let files = needed(config.work.parallel, config.least_prefetch());
     // A host raises its soft limit to the hard limit.
     let limits = getrlimit(Resource::Nofile);
     let Some(limit) = limits.maximum.or(limits.current) else {
@@ -143,7 +143,7 @@ fn files(config: &Config) -> Finding {
 /// The largest size of a file, if there is a limit.
 fn file_size(config: &Config) -> Option<Finding> {
     let limit = ByteSize(getrlimit(Resource::Fsize).current?);
-    let needed = config.limits.output_bytes;
+    let needed = config.task.max_output;
     let shown = limit.display().iec();
     if limit >= needed {
         return Some(Finding::new(Level::Ok, "file size", format!("up to {shown}")));
@@ -163,7 +163,7 @@ fn file_size(config: &Config) -> Option<Finding> {
 /// A note if the tasks together or the compiler may use more memory than there is.
 fn memory(config: &Config) -> Option<Finding> {
     let there = available_memory(|path| std::fs::read_to_string(path).ok())?;
-    let compiling = config.compile_limits.memory;
+    let compiling = config.compile.memory;
     if compiling > there {
         let text = format!(
             "compiling a component may use {}, and the machine has {}; the kernel may kill what uses \
@@ -173,12 +173,12 @@ fn memory(config: &Config) -> Option<Finding> {
         );
         return Some(Finding::new(Level::Note, "memory", text).cure("a lower --compile-memory"));
     }
-    let needed = ByteSize(config.limits.memory.as_u64().saturating_mul(config.parallel as u64));
+    let needed = ByteSize(config.task.memory.as_u64().saturating_mul(config.work.parallel as u64));
     (needed > there).then(|| {
         let text = format!(
             "{} of {} each may use {}, and the machine has {}; the kernel may kill a host that uses more",
-            output::count(config.parallel as u64, "task"),
-            config.limits.memory.display().iec(),
+            output::count(config.work.parallel as u64, "task"),
+            config.task.memory.display().iec(),
             needed.display().iec(),
             there.display().iec()
         );

@@ -22,14 +22,14 @@ const LEASED: usize = 100;
 pub(crate) struct Ls {
     #[command(flatten)]
     queue: Which,
-    /// Show so many at the most [default: all of a directory; 100 of a service, where each
-    /// message has to be leased to be seen]
+    /// Maximum number of messages to show [default: all; 100 for a cloud queue, where each message
+    /// must be leased to be read]
     #[arg(long, short = 'n', value_name = "N")]
     limit: Option<usize>,
-    /// Show whole errors and messages, over as many lines as they take
+    /// Show full errors and messages, on as many lines as they need
     #[arg(long, short)]
     long: bool,
-    /// Print one JSON object a line: id, due and sent (seconds since 1970), message
+    /// Print one JSON object per line: id, due and sent (in seconds since 1970), message
     #[arg(long, conflicts_with = "long")]
     json: bool,
 }

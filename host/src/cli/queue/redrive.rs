@@ -6,22 +6,22 @@ use std::time::{Duration, SystemTime};
 
 use indicatif::HumanCount;
 use serde::Serialize;
+use task_host::config::parse;
 use task_host::transfer::redrive::{self, Filter, RedriveError, Redriven};
 use tokio_util::sync::CancellationToken;
 
 use super::super::exit_code::{Advice, Exit};
 use super::super::output;
-use super::super::settings::queue_url;
 use super::super::transfer_display::{TransferDisplay, forward_error, stop_on_ctrl_c};
-use super::super::values;
 use super::{Which, load};
 
 /// Options of `host queue redrive`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The tasks are sent as they were sent first, and the reports deleted after that: after a kill a
-task may be in both queues, and never in neither. Messages that don't match are left untouched.
-A dead-letter queue of the service holds the tasks themselves; they have no error and no time.
+Sends the original task messages, and then deletes their reports. If the command is killed, a task
+may be in both queues, but it is never lost. Messages that do not match stay unchanged. A
+dead-letter queue of the service holds task messages instead of reports, so --match, --older-than
+and --newer-than do not apply.
 
 Examples:
   host queue redrive ./queue --dry-run
@@ -30,28 +30,28 @@ Examples:
 pub(crate) struct Redrive {
     #[command(flatten)]
     queue: Which,
-    /// The queue with the reports or the dead letters [default: the error queue of QUEUE]
+    /// Queue with the reports or dead letters [default: the error queue of QUEUE]
     #[arg(long, value_name = "URL")]
     from: Option<String>,
-    /// Only tasks of this name
+    /// Only tasks with this name
     #[arg(long, help_heading = "Which tasks")]
     name: Option<String>,
     /// Only tasks with this id
     #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Which tasks")]
     id: Option<i64>,
-    /// Only tasks whose error has this text in it
+    /// Only tasks whose error contains this text
     #[arg(long = "match", value_name = "TEXT", help_heading = "Which tasks")]
     text: Option<String>,
-    /// Only tasks that were given up longer ago than this
-    #[arg(long, value_name = "TIME", value_parser = values::duration, help_heading = "Which tasks")]
+    /// Only tasks that failed longer ago than this
+    #[arg(long, value_name = "TIME", value_parser = parse::duration, help_heading = "Which tasks")]
     older_than: Option<Duration>,
-    /// Only tasks that were given up since then
-    #[arg(long, value_name = "TIME", value_parser = values::duration, help_heading = "Which tasks")]
+    /// Only tasks that failed more recently than this
+    #[arg(long, value_name = "TIME", value_parser = parse::duration, help_heading = "Which tasks")]
     newer_than: Option<Duration>,
-    /// So many tasks at the most
+    /// Maximum number of tasks to send back
     #[arg(long, value_name = "N", help_heading = "Which tasks")]
     limit: Option<u64>,
-    /// Show what would be put back, and do nothing
+    /// Show which tasks would be sent, and change nothing
     #[arg(long)]
     dry_run: bool,
     /// Print a summary as JSON
@@ -78,9 +78,9 @@ struct Summary<'a> {
 impl Redrive {
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
         let (settings, console) = load(&self.queue.flags)?;
-        let to = self.queue.url(&settings)?;
+        let to = self.queue.address(&settings)?;
         let from = match &self.from {
-            Some(from) => queue_url(from).map_err(|e| Advice::usage(format!("--from: {e}")))?,
+            Some(from) => parse::queue(from).map_err(|e| Advice::usage(format!("--from: {e}")))?,
             None => settings.error_queue(&to)?,
         };
         // No report is older than an age that reaches beyond the first time of the clock.
@@ -94,13 +94,8 @@ impl Redrive {
             after: self.newer_than.map(ago),
         };
         let dry_run = self.dry_run;
-        let redrive = redrive::Redrive {
-            from: from.parse()?,
-            to: to.parse()?,
-            filter,
-            limit: self.limit,
-            dry_run,
-        };
+        let (shown_from, shown_to) = (from.to_string(), to.to_string());
+        let redrive = redrive::Redrive { from, to, filter, limit: self.limit, dry_run };
         let (verb, stop) = match dry_run {
             true => ("looked at", CancellationToken::new()),
             false => ("sent back", stop_on_ctrl_c(&console)),
@@ -114,8 +109,8 @@ impl Redrive {
             let (sent, left, refused) = (messages.sent, messages.left, messages.refused);
             let names = &messages.names;
             output::json(&Summary {
-                queue: &to,
-                from: &from,
+                queue: &shown_to,
+                from: &shown_from,
                 sent,
                 names,
                 left,
@@ -123,7 +118,7 @@ impl Redrive {
                 dry_run,
             })?;
         } else {
-            tell(&done, &from, &to, dry_run)?;
+            tell(&done, &shown_from, &shown_to, dry_run)?;
         }
         let is_part = messages.refused > 0 || messages.is_interrupted || messages.is_cut_short;
         Ok(if is_part { Exit::Partly } else { Exit::Done })

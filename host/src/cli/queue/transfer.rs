@@ -2,6 +2,7 @@
 
 use indicatif::HumanCount;
 use serde::Serialize;
+use task_host::config::parse;
 use task_host::queue::{self, Access, Address};
 use task_host::transfer::copy::copy;
 use task_host::transfer::forward::move_all;
@@ -9,20 +10,21 @@ use task_host::transfer::send::{BulkSend, SendError};
 
 use super::super::exit_code::{Advice, Exit};
 use super::super::output;
-use super::super::settings::{Flags, QueueAccess, queue_url};
+use super::super::settings::{Flags, QueueAccess};
 use super::super::transfer_display::{TransferDisplay, forward_error, stop_on_ctrl_c};
 use super::{done, load};
 
 pub(super) const COPY_HELP: &str = "\
-Messages of a directory are copied whether somebody holds them or not. Those of a service can
-only be seen by leasing them: those that nobody holds are leased, copied and given back.
+From a directory, all messages are copied, leased or not. From a cloud queue, only messages that
+are not leased are copied: the command leases each one to read it, and then releases it.
 
 Examples:
   host queue cp ./queue ./queue-copy
   host queue cp sqs://my-tasks ./my-tasks";
 pub(super) const MOVE_HELP: &str = "\
-A message is in the target before it leaves the source: after a kill it may be in both, and
-never in neither. What the target does not take stays where it is; the exit code is then 3.
+Each message is sent to TO before it is deleted from FROM. If the command is killed, a message may
+be in both queues, but it is never lost. Messages that TO refuses stay in FROM; the exit code is
+then 3.
 
 Examples:
   host queue mv ./queue sqs://my-tasks
@@ -31,10 +33,10 @@ Examples:
 /// Options of `host queue cp` and `host queue mv`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Transfer {
-    /// The queue that messages are taken from: a URL, or a directory
+    /// URL or directory of the source queue
     #[arg(value_name = "FROM")]
     from: String,
-    /// The queue they go to; a directory that is not there is made
+    /// URL or directory of the target queue; a missing directory is created
     #[arg(value_name = "TO")]
     to: String,
     /// Print a summary as JSON
@@ -123,16 +125,15 @@ impl Transfer {
     }
 
     async fn urls(&self, access: &Access) -> anyhow::Result<(Address, Address)> {
-        let address = |name: &str, text: &str| -> anyhow::Result<Address> {
-            let url = queue_url(text).map_err(|e| Advice::usage(format!("{name}: {e}")))?;
-            Ok(url.parse()?)
+        let address = |name: &str, text: &str| {
+            parse::queue(text).map_err(|e| Advice::usage(format!("{name}: {e}")))
         };
         let (from, to) = (address("FROM", &self.from)?, address("TO", &self.to)?);
         // Opening a directory as a queue would create it.
         if !from.is_remote() {
             queue::admin(&from, access).await?;
         }
-        let place = |address: &Address| address.directory().and_then(|dir| dir.canonicalize().ok());
+        let place = |queue: &Address| queue.directory()?.canonicalize().ok();
         if from == to || place(&from).is_some_and(|from| place(&to) == Some(from)) {
             return Err(Advice::usage("FROM and TO are the same queue").into());
         }

@@ -73,11 +73,11 @@ impl Summary {
             cache_hits: stats.cache_hits.load(Relaxed),
             cache_misses: stats.cache_misses.load(Relaxed),
             steps,
-            queue: config.queue.clone(),
+            queue: config.queue.to_string(),
             queue_counts,
             queue_requests,
-            error_queue: config.error_queue.clone(),
-            bucket: config.bucket.clone(),
+            error_queue: config.error_queue.to_string(),
+            bucket: config.data.bucket.to_string(),
             elapsed,
         }
     }

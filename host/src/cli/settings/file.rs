@@ -1,16 +1,17 @@
-//! `host.toml`: one key for each setting, with the flag's name.
+//! `host.toml`: each key is the name of a setting.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::super::exit_code::Advice;
-use super::{ALL, Given, Origin, nearest};
+use super::{DECLARED, Given, Origin, name, nearest};
 
-/// The file that is read when none is named.
+/// The file that is read if none is named.
 const DEFAULT: &str = "host.toml";
 
-/// Reads the file that was named, by whom; or the one in the current directory, if it is there.
+/// Reads the named file, or `host.toml` in the current directory if it exists. `named` also says
+/// which flag or variable named the file.
 pub(super) fn read(
     named: Option<(PathBuf, &str)>,
 ) -> anyhow::Result<BTreeMap<&'static str, Given>> {
@@ -32,13 +33,13 @@ pub(super) fn read(
 
 fn parse(path: &Path, text: &str) -> Result<BTreeMap<&'static str, Given>, Advice> {
     let shown = path.display();
-    // Some editors put a byte order mark before the text.
+    // Some editors write a byte order mark before the text.
     let text = task_host::message::without_mark(text);
     let table: toml::Table = toml::from_str(text)
         .map_err(|e| Advice::usage(format!("{shown} is not TOML: {}", e.to_string().trim_end())))?;
     let mut given = BTreeMap::new();
     for (key, value) in table {
-        let Some(setting) = ALL.into_iter().find(|setting| setting.name == key) else {
+        let Some(name) = DECLARED.iter().map(name).find(|name| *name == key) else {
             let error = Advice::usage(format!("{shown}: there is no setting `{key}`"));
             return Err(match nearest(&key.replace('_', "-")) {
                 Some(name) => error.hint(format!("did you mean `{name}`?")),
@@ -51,13 +52,13 @@ fn parse(path: &Path, text: &str) -> Result<BTreeMap<&'static str, Given>, Advic
             toml::Value::Boolean(on) => on.to_string(),
             other => {
                 return Err(Advice::usage(format!(
-                    "{shown}: {key}: expected a text, a whole number, true or false; \
+                    "{shown}: {key}: expected a string, a whole number, true or false; \
                      found {} {other}",
                     other.type_str()
                 )));
             }
         };
-        given.insert(setting.name, Given { text, origin: Origin::File(path.to_owned()) });
+        given.insert(name, Given { text, origin: Origin::File(path.to_owned()) });
     }
     Ok(given)
 }
@@ -93,7 +94,7 @@ mod tests {
         check("paralel = 3", Err("host.toml: there is no setting `paralel`"));
         check(
             "[queue]\nurl = 1",
-            Err("host.toml: queue: expected a text, a whole number, true or false; \
+            Err("host.toml: queue: expected a string, a whole number, true or false; \
              found table { url = 1 }"),
         );
     }

@@ -77,7 +77,7 @@ impl Client {
     /// the machine's metadata server, or of python-task-queue, in this order.
     pub(super) async fn connect(at: &PubSub, access: &Access) -> Result<Client, QueueError> {
         let environment = &access.environment;
-        let service = match environment.pubsub_emulator() {
+        let service = match environment.get("PUBSUB_EMULATOR_HOST") {
             Some(host) => Service::Emulator(host.to_owned()),
             None => {
                 crate::roots::tell();
@@ -221,7 +221,11 @@ async fn credentials(environment: &Environment) -> Result<DefaultTokenSourceProv
     };
     // What is there and can't be used is an error; only where nothing is, there is a last place.
     let is_nothing = matches!(error, gcloud_auth::error::Error::CredentialsIOError(_));
-    let secret = environment.google_secret().filter(|_| is_nothing);
+    let named = ["GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_APPLICATION_CREDENTIALS_JSON"];
+    let secret = match environment.first(&named) {
+        None if is_nothing => environment.cloudvolume_secret("google-secret.json"),
+        _ => None,
+    };
     let Some(secret) = secret else { return Err(words(error)) };
     let shown = secret.display().to_string();
     let file = CredentialsFile::new_from_file(shown.clone());

@@ -1,8 +1,8 @@
-//! Directories that must not lie in each other: what a task may write must hold nothing that the
-//! host trusts.
+//! Settings that would let tasks reach what the host trusts: directories inside each other, and a
+//! bucket for messages that overlaps with the data.
 //!
-//! Two directories are compared as the file system has them: links are resolved, and a directory
-//! that is mounted in two places is one. What is not there yet is where it will be made.
+//! Directories are compared by where they are stored: symbolic links and mounts are followed. A
+//! directory that does not exist yet counts as where the host would create it.
 
 #[cfg(test)]
 mod tests;
@@ -14,21 +14,21 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, stat, statx};
 use task_host::cache;
-use task_host::config::Config;
+use task_host::config::{Config, DataSettings, QueueSettings};
 
-use super::fq_path;
+use super::super::exit_code::Advice;
 
-/// Where a queue keeps its messages and what it knows of them.
+/// The entries of a queue's directory that hold its state.
 const QUEUE_PARTS: [&str; 5] = ["queue", "movement", "host", "insertions", "completions"];
-/// What the host makes in a cache.
+/// The entries of a cache's directory.
 const CACHE_PARTS: [&str; 5] = {
     let [blobs, index, tmp, work] = cache::PARTS;
     [blobs, index, tmp, work, cache::COMPILED]
 };
-/// Links on one way that are followed, as the kernel has it.
+/// The most symbolic links to follow in one path: the kernel's limit.
 const MOST_LINKS: usize = 40;
 
-/// What a directory is for.
+/// The purpose of a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
     Bucket,
@@ -65,7 +65,7 @@ impl Role {
         }
     }
 
-    /// The parts of such a directory that matter. Beside them there may be anything.
+    /// The entries that must be apart from other directories. Other entries may be anything.
     fn parts(self) -> &'static [&'static str] {
         match self {
             Self::Bucket | Self::Inputs | Self::Components => &[""],
@@ -75,109 +75,126 @@ impl Role {
     }
 }
 
-/// What comes of two directories that lie in each other. None if that does no harm.
-fn harm(one: Role, other: Role, lie: Lie) -> Option<&'static str> {
+/// The harm that an overlap of two directories would do, if any.
+fn harm(one: Role, other: Role, relation: Relation) -> Option<&'static str> {
     use Role::*;
     Some(match (one, other) {
         (Bucket, Cache) => {
-            "a task could write compiled code there, which runs outside of the sandbox, and change \
-             what other tasks read"
+            "a task could write compiled code, which runs outside the sandbox, and change the \
+             inputs of other tasks"
         }
         (Bucket, Queue) => "a task could read, change and add messages",
         (Bucket, Errors | Done) => "a task could read, change and add reports",
-        (Inputs, Cache) => "a task could read the inputs and outputs of others",
-        (Inputs, Queue) => "a task could read the messages of others",
-        (Inputs, Errors | Done) => "a task could read the reports of others",
-        // A component that lies in the bucket is protected by its key.
-        (Bucket, Components) if lie == Lie::Inside => {
-            "a task could write components there, for tasks whose names say the way to it"
+        (Inputs, Cache) => "a task could read the inputs and outputs of other tasks",
+        (Inputs, Queue) => "a task could read the messages of other tasks",
+        (Inputs, Errors | Done) => "a task could read the reports of other tasks",
+        // Components inside the bucket are protected by their keys.
+        (Bucket, Components) if relation == Relation::Inside => {
+            "a task could write components there"
         }
-        (Components, Cache) => "what a task writes while it runs would be components",
+        (Components, Cache) => "files of running tasks could become components",
         (Cache, Queue | Errors | Done) => {
-            "the host removes from its cache what is not in use, and the messages with it"
+            "the host would remove messages when it evicts from its cache"
         }
-        (Queue, Errors | Done) if lie == Lie::Same => "reports would be leased as tasks",
-        (Queue, Errors | Done) | (Errors, Done) if lie != Lie::Same => {
-            "the files of one would be taken for messages of the other"
+        (Queue, Errors | Done) if relation == Relation::Same => {
+            "the host would lease reports as tasks"
+        }
+        (Queue, Errors | Done) | (Errors, Done) if relation != Relation::Same => {
+            "files of one would be read as messages of the other"
         }
         _ => return None,
     })
 }
 
-/// How one directory lies to another.
+/// Where one directory is, as seen from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Lie {
+enum Relation {
     Same,
     Inside,
     Around,
 }
 
-/// Two directories that must be apart.
+/// Two directories that must not overlap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Overlap {
-    /// Which, and what would come of it.
+    /// The directories and the harm.
     pub(crate) problem: String,
-    /// What to do about it.
+    /// How to fix it.
     pub(crate) cure: String,
 }
 
-/// Looks at every two of the directories that a run would use. Makes nothing.
+/// Compares every two directories that a host would use. Creates nothing.
 pub(crate) fn overlaps(config: &Config) -> Vec<Overlap> {
+    let data = &config.data;
     let directories = [
-        (Role::Bucket, bucket_path(&config.bucket)),
-        (Role::Inputs, config.input_bucket.as_deref().and_then(bucket_path)),
-        (Role::Components, config.components.clone()),
-        (Role::Cache, Some(config.cache_dir.clone())),
-        (Role::Queue, fq_path(&config.queue)),
-        (Role::Errors, fq_path(&config.error_queue)),
-        (Role::Done, config.done_queue.as_deref().and_then(fq_path)),
+        (Role::Bucket, data.bucket.path()),
+        (Role::Inputs, data.input_bucket.as_ref().and_then(|bucket| bucket.path())),
+        (Role::Components, data.components.as_deref()),
+        (Role::Cache, Some(&*config.cache.dir)),
+        (Role::Queue, config.queue.directory()),
+        (Role::Errors, config.error_queue.directory()),
+        (Role::Done, config.done_queue.as_ref().and_then(|queue| queue.directory())),
     ];
     let mounts = Mounts::read();
-    let places: Vec<Place> = directories
+    let directories: Vec<Directory> = directories
         .into_iter()
-        .filter_map(|(role, path)| Some(Place::new(role, path?, &mounts)))
+        .filter_map(|(role, path)| Some(Directory::new(role, path?.to_owned(), &mounts)))
         .collect();
     let mut found = Vec::new();
-    for (n, one) in places.iter().enumerate() {
-        found.extend(places[n + 1..].iter().filter_map(|other| one.overlap(other)));
+    for (n, one) in directories.iter().enumerate() {
+        found.extend(directories[n + 1..].iter().filter_map(|other| one.overlap(other)));
     }
     found
 }
 
-/// The directory of a bucket's URL.
-fn bucket_path(url: &str) -> Option<PathBuf> {
-    match url.split_once("://") {
-        None => Some(PathBuf::from(url)),
-        Some(("file", path)) => Some(PathBuf::from(path)),
-        Some(_) => None,
+/// Checks that the bucket for large messages is apart from the data: an output of a task must not
+/// become a message, and a message must not point to data.
+pub(super) fn check_message_bucket(
+    queue: &QueueSettings,
+    data: &DataSettings,
+) -> Result<(), Advice> {
+    let Some(messages) = &queue.message_bucket else { return Ok(()) };
+    let buckets = [("bucket", Some(&data.bucket)), ("input-bucket", data.input_bucket.as_ref())];
+    for (name, bucket) in buckets {
+        if let Some(bucket) = bucket.filter(|bucket| messages.overlaps(bucket)) {
+            return Err(Advice::usage(format!(
+                "--message-bucket {messages} and --{name} {bucket} overlap: tasks could read and \
+                 replace messages, and a message could have data deleted"
+            ))
+            .hint(
+                "use two buckets, or two prefixes: --bucket s3://BUCKET/data --message-bucket \
+                 s3://BUCKET/messages",
+            ));
+        }
     }
+    Ok(())
 }
 
 /// A directory that a setting names.
-struct Place {
+struct Directory {
     role: Role,
     named: PathBuf,
-    whole: Spot,
-    parts: Vec<Spot>,
+    whole: Location,
+    parts: Vec<Location>,
 }
 
-impl Place {
+impl Directory {
     fn new(role: Role, named: PathBuf, mounts: &Mounts) -> Self {
-        let spot = |part: &&str| Spot::of(&named.join(part), mounts);
-        let parts = role.parts().iter().map(spot).collect();
-        Self { role, whole: Spot::of(&named, mounts), parts, named }
+        let location = |part: &&str| Location::of(&named.join(part), mounts);
+        let parts = role.parts().iter().map(location).collect();
+        Self { role, whole: Location::of(&named, mounts), parts, named }
     }
 
     fn overlap(&self, other: &Self) -> Option<Overlap> {
-        let lie = self.lie(other)?;
-        let why = harm(self.role, other.role, lie)?;
-        let ((this, that), how) = match lie {
-            Lie::Same => ((self, other), "is the same directory as"),
-            Lie::Inside => ((self, other), "is inside"),
-            Lie::Around => ((other, self), "is inside"),
+        let relation = self.relation(other)?;
+        let why = harm(self.role, other.role, relation)?;
+        let ((this, that), how) = match relation {
+            Relation::Same => ((self, other), "is the same directory as"),
+            Relation::Inside => ((self, other), "is inside"),
+            Relation::Around => ((other, self), "is inside"),
         };
         let is_seen = lexical(&this.named).starts_with(lexical(&that.named));
-        let way = if is_seen { "" } else { ", by way of a link or a mount" };
+        let way = if is_seen { "" } else { ", through a link or a mount" };
         Some(Overlap {
             problem: format!(
                 "{} {} {how} {} {}{way}: {why}",
@@ -187,43 +204,43 @@ impl Place {
                 that.named.display()
             ),
             cure: format!(
-                "give them directories beside each other, with {} or {}",
+                "use two separate directories: change {} or {}",
                 this.role.flag(),
                 that.role.flag()
             ),
         })
     }
 
-    /// How the directory lies to another one, if a part of one matters to a part of the other.
-    fn lie(&self, other: &Self) -> Option<Lie> {
-        let any = |is: fn(&Spot, &Spot) -> bool| {
+    /// How the two overlap, if an entry that matters in one overlaps with one in the other.
+    fn relation(&self, other: &Self) -> Option<Relation> {
+        let any = |is: fn(&Location, &Location) -> bool| {
             self.parts.iter().any(|part| other.parts.iter().any(|theirs| is(part, theirs)))
         };
         let is_same = self.whole.is_in(&other.whole) && other.whole.is_in(&self.whole);
-        let lie = if any(|part, theirs| part.is_in(theirs)) {
-            Lie::Inside
+        let relation = if any(|part, theirs| part.is_in(theirs)) {
+            Relation::Inside
         } else if any(|part, theirs| theirs.is_in(part)) {
-            Lie::Around
+            Relation::Around
         } else {
             return None;
         };
-        Some(if is_same { Lie::Same } else { lie })
+        Some(if is_same { Relation::Same } else { relation })
     }
 }
 
-/// A place in the file systems, whether or not something is there yet.
+/// Where a path leads, whether or not it exists yet.
 #[derive(Debug)]
-struct Spot {
-    /// Without links.
+struct Location {
+    /// The path without symbolic links.
     path: PathBuf,
-    /// Device and inode of what is there, and of the directories above.
+    /// Device and inode of the path, if it exists, and of each existing directory above it.
     ids: Vec<(u64, u64)>,
     is_there: bool,
-    /// The file system, and the path in it, wherever it is mounted.
+    /// The file system, and the path inside it, whatever the mount point.
     stored: Option<(String, PathBuf)>,
 }
 
-impl Spot {
+impl Location {
     fn of(path: &Path, mounts: &Mounts) -> Self {
         let path = resolve(path, MOST_LINKS);
         let id = |path: &Path| stat(path).ok().map(|stat| (stat.st_dev, stat.st_ino));
@@ -244,7 +261,7 @@ impl Spot {
     }
 }
 
-/// An absolute path without `.` and `..`, links not looked at.
+/// An absolute path without `.` and `..`. Links are not followed.
 fn lexical(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut plain = PathBuf::new();
@@ -258,7 +275,7 @@ fn lexical(path: &Path) -> PathBuf {
     plain
 }
 
-/// Where a path leads, with the links on its way resolved, also if there is nothing yet.
+/// Where a path leads, with links resolved. The path need not exist.
 fn resolve(path: &Path, links: usize) -> PathBuf {
     if let Ok(resolved) = path.canonicalize() {
         return resolved;
@@ -280,9 +297,9 @@ struct Mounts(Vec<Mount>);
 struct Mount {
     id: u64,
     device: String,
-    /// What of the file system is mounted.
+    /// The directory of the file system that is mounted.
     root: PathBuf,
-    /// And where.
+    /// The mount point.
     point: PathBuf,
 }
 
@@ -291,7 +308,7 @@ impl Mounts {
         Self::parse(&fs::read("/proc/self/mountinfo").unwrap_or_default())
     }
 
-    /// Lines `ID PARENT DEVICE ROOT POINT …`, as proc_pid_mountinfo(5) has it.
+    /// Lines `ID PARENT DEVICE ROOT POINT …`: see proc_pid_mountinfo(5).
     fn parse(text: &[u8]) -> Self {
         let mount = |line: &[u8]| {
             let mut fields = line.split(|byte| *byte == b' ');
@@ -307,7 +324,7 @@ impl Mounts {
         Self(text.split(|byte| *byte == b'\n').filter_map(mount).collect())
     }
 
-    /// Where a path without links is stored, or will be.
+    /// Where a path without links is or will be stored.
     fn stored(&self, path: &Path) -> Option<(String, PathBuf)> {
         let there = path.ancestors().find(|path| path.symlink_metadata().is_ok())?;
         let id = statx(CWD, there, AtFlags::empty(), StatxFlags::MNT_ID).ok()?.stx_mnt_id;
@@ -317,7 +334,7 @@ impl Mounts {
     }
 }
 
-/// A path in which the kernel has written some characters as `\040`.
+/// A path in which the kernel wrote some characters as `\040`.
 fn unescape(text: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;

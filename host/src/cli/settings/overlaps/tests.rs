@@ -1,11 +1,12 @@
-//! Every two of the directories of a run, in each other in every way.
+//! Every two directories of a host, inside each other in every way.
 
 use std::os::unix::fs::symlink;
-use std::time::Duration;
+
+use clap::{Args, FromArgMatches};
 
 use super::*;
 
-/// The settings of a run in a directory of its own, and what is said of them.
+/// A temporary directory that the settings of a test are relative to.
 struct Here {
     root: tempfile::TempDir,
 }
@@ -19,57 +20,30 @@ impl Here {
         self.root.path().join(name).to_str().unwrap().to_owned()
     }
 
-    /// Settings like `bucket=b queue=q`, the others being apart.
+    /// Settings like `bucket=b queue=q`. Directories that are not named are apart.
     fn config(&self, settings: &str) -> Config {
-        let value = |name: &str| {
-            let of =
-                |setting: &str| Some(setting.strip_prefix(name)?.strip_prefix('=')?.to_owned());
-            settings.split(' ').find_map(of)
+        let flags = [
+            ("queue", "queue", Some("own/queue")),
+            ("errors", "error-queue", Some("own/queue-errors")),
+            ("done", "done-queue", None),
+            ("bucket", "bucket", Some("own/bucket")),
+            ("inputs", "input-bucket", None),
+            ("components", "components", None),
+            ("cache", "cache-dir", Some("own/cache")),
+        ];
+        let flag = |(name, flag, default): (&str, &str, Option<&str>)| {
+            let value =
+                |setting: &str| setting.strip_prefix(name)?.strip_prefix('=').map(str::to_owned);
+            let value = settings.split(' ').find_map(value).or(default.map(str::to_owned))?;
+            let value = if value.contains("://") { value } else { self.path(&value) };
+            Some(format!("--{flag}={value}"))
         };
-        let path = |name: &str, default: &str| {
-            let value = value(name).unwrap_or_else(|| default.to_owned());
-            if value.contains("://") { value } else { self.path(&value) }
-        };
-        let optional = |name: &str| value(name).map(|value| self.path(&value));
-        let fq = |path: String| if path.contains("://") { path } else { format!("fq://{path}") };
-        Config {
-            queue: fq(path("queue", "own/queue")),
-            error_queue: fq(path("errors", "own/queue-errors")),
-            done_queue: optional("done").map(fq),
-            queue_access: Default::default(),
-            bucket: path("bucket", "own/bucket"),
-            input_bucket: optional("inputs"),
-            bucket_access: task_host::bucket::Access::new(Default::default()),
-            freshness: Duration::ZERO,
-            components: optional("components").map(PathBuf::from),
-            component_prefix: task_host::key::Prefix::root(),
-            cache_dir: path("cache", "own/cache").into(),
-            cache_size: bytesize::ByteSize::gib(1),
-            parallel: 1,
-            prefetch: None,
-            prefetch_bytes: bytesize::ByteSize::gib(1),
-            durable: false,
-            lease: Duration::from_secs(300),
-            limits: task_host::sandbox::Limits {
-                memory: bytesize::ByteSize::gib(1),
-                time: Duration::from_secs(1),
-                output_bytes: bytesize::ByteSize::gib(1),
-                output_files: 1,
-                open_files: 10,
-            },
-            compile_limits: task_host::catalog::CompileLimits {
-                memory: bytesize::ByteSize::gib(1),
-                time: Duration::from_secs(1),
-            },
-            policy: Default::default(),
-            exit_when_empty: false,
-            max_tasks: None,
-            run_for: None,
-            grace: Duration::ZERO,
-        }
+        let line = flags.into_iter().filter_map(flag);
+        let command = Config::augment_args(clap::Command::new("host").no_binary_name(true));
+        Config::from_arg_matches(&command.get_matches_from(line)).unwrap()
     }
 
-    /// What is wrong with these settings, with names relative to the directory.
+    /// The problems of these settings, with paths relative to the directory.
     fn problems(&self, settings: &str) -> Vec<String> {
         let root = format!("{}/", self.root.path().display());
         let told = overlaps(&self.config(settings)).into_iter();
@@ -90,9 +64,9 @@ impl Here {
     }
 }
 
-/// Every two of the directories, in each other in both ways; and whether that is refused.
+/// Every two directories, inside each other in both ways, and the problem if that is refused.
 const PAIRS: &[(&str, &str)] = &[
-    // The bucket, and all that no task may write.
+    // The bucket, and everything that no task may write.
     (
         "bucket=b cache=b/cache",
         "the cache b/cache is inside the bucket b: a task could write compiled code",
@@ -121,36 +95,39 @@ const PAIRS: &[(&str, &str)] = &[
     ("bucket=c components=c/components", ""),
     ("bucket=c components=c", ""),
     ("bucket=c/bucket components=c", "the bucket c/bucket is inside the directory of components c"),
-    // A bucket that is only read.
+    // The bucket for inputs.
     (
         "inputs=i cache=i/cache",
-        "the cache i/cache is inside the input bucket i: a task could read the inputs and outputs of others",
+        "the cache i/cache is inside the input bucket i: a task could read the inputs and outputs of other tasks",
     ),
-    ("inputs=i queue=i/queue", "a task could read the messages of others"),
-    ("inputs=i errors=i/errors", "a task could read the reports of others"),
-    ("inputs=i done=i/done", "a task could read the reports of others"),
+    ("inputs=i queue=i/queue", "a task could read the messages of other tasks"),
+    ("inputs=i errors=i/errors", "a task could read the reports of other tasks"),
+    ("inputs=i done=i/done", "a task could read the reports of other tasks"),
     ("inputs=q/queue queue=q", "the input bucket q/queue is inside the queue q"),
     ("inputs=b bucket=b", ""),
     ("inputs=b/sub bucket=b", ""),
     ("inputs=i bucket=i/sub", ""),
     ("inputs=i components=i/components", ""),
     // Components.
-    ("components=c cache=c/cache", "what a task writes while it runs would be components"),
+    ("components=c cache=c/cache", "files of running tasks could become components"),
     ("components=c/work/x cache=c", "is inside the cache c"),
     ("components=c/components cache=c", ""),
     ("components=c queue=c/queue", ""),
     // The cache and queues.
-    ("cache=c queue=c/tmp/queue", "the queue c/tmp/queue is inside the cache c: the host removes"),
+    (
+        "cache=c queue=c/tmp/queue",
+        "the queue c/tmp/queue is inside the cache c: the host would remove",
+    ),
     ("cache=c errors=c/work", "the error queue c/work is inside the cache c"),
     ("cache=c done=c/blobs/q", "is inside the cache c"),
     ("cache=q/queue queue=q", "the cache q/queue is inside the queue q"),
     ("cache=c queue=c/queue errors=c/errors", ""),
     ("cache=q/cache queue=q errors=q/errors", ""),
     ("cache=q queue=q", ""),
-    // Queues among each other.
+    // Two queues.
     (
         "queue=q errors=q",
-        "the queue q is the same directory as the error queue q: reports would be leased as tasks",
+        "the queue q is the same directory as the error queue q: the host would lease reports as tasks",
     ),
     ("queue=q done=q", "the queue q is the same directory as the done queue q"),
     ("queue=q errors=q/queue", "the error queue q/queue is inside the queue q"),
@@ -158,7 +135,7 @@ const PAIRS: &[(&str, &str)] = &[
     ("errors=e done=e/queue", "the done queue e/queue is inside the error queue e"),
     ("errors=r done=r", ""),
     ("queue=q errors=q/errors done=q/done", ""),
-    // What people have.
+    // Common layouts.
     ("bucket=bucket queue=queue errors=queue-errors cache=home/.cache/task-host", ""),
     ("bucket=b queue=sqs://q errors=sqs://q-errors", ""),
     ("bucket=s3://b queue=q cache=c", ""),
@@ -166,11 +143,11 @@ const PAIRS: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn directories_that_lie_in_each_other_are_refused_where_that_does_harm() {
+fn directories_inside_each_other_are_refused_if_that_does_harm() {
     for (settings, want) in PAIRS {
         Here::new().check(settings, want);
     }
-    // The same with directories that are there.
+    // The same with directories that exist.
     for (settings, want) in PAIRS {
         let here = Here::new();
         for setting in settings.split(' ').filter(|setting| !setting.contains("://")) {
@@ -181,7 +158,7 @@ fn directories_that_lie_in_each_other_are_refused_where_that_does_harm() {
 }
 
 #[test]
-fn links_and_odd_names_hide_nothing() {
+fn links_and_odd_paths_hide_no_overlap() {
     let here = Here::new();
     for dir in ["data", "elsewhere"] {
         fs::create_dir(here.path(dir)).unwrap();
@@ -193,18 +170,18 @@ fn links_and_odd_names_hide_nothing() {
     link("up", "elsewhere/../data/q");
     link("circle", "circle");
     link("data/cache", &here.path("elsewhere/cache"));
-    let by_way = "by way of a link or a mount";
+    let through = "through a link or a mount";
     for (settings, want) in [
         ("bucket=bucket queue=data/q", "the queue data/q is inside the bucket bucket"),
-        ("bucket=bucket queue=data/q", by_way),
-        ("bucket=data queue=to-nothing", by_way),
-        ("bucket=data queue=to-a-link", by_way),
-        ("bucket=data queue=up", by_way),
+        ("bucket=bucket queue=data/q", through),
+        ("bucket=data queue=to-nothing", through),
+        ("bucket=data queue=to-a-link", through),
+        ("bucket=data queue=up", through),
         ("bucket=data queue=data/../data/./q", "is inside the bucket data: "),
         ("bucket=elsewhere/../data/ queue=data/q//", "the queue"),
         ("bucket=data queue=nothing/../data/q", "is inside the bucket data: "),
         ("bucket=circle queue=circle/q", "is inside the bucket circle"),
-        // A link in the bucket is no way for a task to the cache, unless the host works there.
+        // A link inside the bucket does no harm unless the host itself uses it.
         ("bucket=data cache=elsewhere/other", ""),
         (
             "bucket=elsewhere cache=data/cache",
@@ -216,12 +193,12 @@ fn links_and_odd_names_hide_nothing() {
 }
 
 #[test]
-fn a_directory_that_is_mounted_twice_is_one() {
+fn a_directory_that_is_mounted_twice_is_one_directory() {
     let here = Here::new();
     let root = here.root.path();
     fs::create_dir_all(root.join("data/deep/queue")).unwrap();
     fs::create_dir(root.join("mounted")).unwrap();
-    // The deep directory is mounted on the other one, as the kernel would say it.
+    // What the kernel would say if `data/deep` were mounted on `mounted`.
     let there = Mounts::read().stored(root).expect("a mount");
     let id =
         |path: &Path| statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).unwrap().stx_mnt_id;
@@ -235,9 +212,9 @@ fn a_directory_that_is_mounted_twice_is_one() {
     let stored = inner.stored(&root.join("mounted/queue"));
     assert_eq!(stored, Some((there.0.clone(), there.1.join("data/deep/queue"))));
 
-    let spot = |path: &str, mounts: &Mounts| Spot::of(&root.join(path), mounts);
-    let queue = spot("mounted/queue", &inner);
-    assert!(queue.is_in(&spot("data", &Mounts::read())), "{queue:?}");
-    assert!(!queue.is_in(&spot("data/other", &Mounts::read())));
+    let location = |path: &str, mounts: &Mounts| Location::of(&root.join(path), mounts);
+    let queue = location("mounted/queue", &inner);
+    assert!(queue.is_in(&location("data", &Mounts::read())), "{queue:?}");
+    assert!(!queue.is_in(&location("data/other", &Mounts::read())));
     assert_eq!(unescape(br"/a\040b\134\011c\0"), Path::new("/a b\\\tc\\0"));
 }

@@ -1,0 +1,88 @@
+//! The settings of the command line itself: what it shows, and where health checks are answered.
+
+use std::net::SocketAddr;
+
+use clap::{Args, ValueEnum};
+use task_host::config::parse::Parsed;
+use tracing_subscriber::EnvFilter;
+
+/// What a command shows.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Logs and monitoring")]
+pub(crate) struct DisplaySettings {
+    /// Least important log messages to show: error, warn, info, debug (adds what tasks print) or
+    /// trace; or filters such as info,guest=debug
+    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = log_level)]
+    pub(crate) log_level: String,
+    /// Format of log messages: human, json, or auto, which is human on a terminal and json elsewhere
+    #[arg(long, value_name = "FORMAT", default_value = "auto", value_parser = log_format)]
+    pub(crate) log_format: LogFormat,
+    /// When to show progress: auto, always or never; as a live line on a terminal, else as a line
+    /// every 10 s
+    #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = when)]
+    pub(crate) progress: When,
+    /// Address for health checks over HTTP (/healthz and /readyz), such as 127.0.0.1:8080
+    /// [default: none]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    pub(crate) listen: Option<SocketAddr>,
+}
+
+/// When something is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum When {
+    Auto,
+    Always,
+    Never,
+}
+
+fn when(text: &str) -> Parsed<When> {
+    When::from_str(text, false).map_err(|_| "is not one of auto, always and never".to_owned())
+}
+
+/// How log messages look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Auto,
+    Human,
+    Json,
+}
+
+fn log_format(text: &str) -> Parsed<LogFormat> {
+    LogFormat::from_str(text, false).map_err(|_| "is not one of auto, human and json".to_owned())
+}
+
+/// The filters for a level, which applies to this program and its guests; or filters as they are.
+fn log_level(text: &str) -> Parsed<String> {
+    let filter = match text {
+        "off" | "error" | "warn" | "info" | "debug" | "trace" => {
+            format!("warn,task_host={text},host={text},guest={text}")
+        }
+        _ if text.contains('=') => text.to_owned(),
+        _ => {
+            return Err("is not a level (error, warn, info, debug or trace), nor filters such as \
+                        info,guest=debug"
+                .to_owned());
+        }
+    };
+    match EnvFilter::builder().parse(&filter) {
+        Ok(_) => Ok(filter),
+        Err(error) => Err(format!("is not a filter of log messages: {error}")),
+    }
+}
+
+fn address(text: &str) -> Parsed<SocketAddr> {
+    text.parse().map_err(|_| "is not an address; write for example 127.0.0.1:8080".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_or_filters_choose_what_is_logged() {
+        assert_eq!(log_level("debug").unwrap(), "warn,task_host=debug,host=debug,guest=debug");
+        assert_eq!(log_level("info,guest=debug").unwrap(), "info,guest=debug");
+        assert!(log_level("loud").is_err());
+        assert!(log_level("info,guest=loud").is_err());
+    }
+}

@@ -1,0 +1,192 @@
+//! Parsers of settings: from text to a typed value.
+//!
+//! A message completes the sentence `--lease: "1s" …`: what is wrong, and what would be right.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use globset::{GlobBuilder, GlobMatcher};
+
+use crate::bucket::{self, StoredEncoding};
+use crate::environment::with_home;
+use crate::key::Prefix;
+use crate::queue;
+use crate::queue::sqs::check_body_bucket;
+
+/// A value, or what is wrong with its text.
+pub type Parsed<T> = Result<T, String>;
+
+/// The address of a queue. A plain path is a directory.
+pub fn queue(text: &str) -> Parsed<queue::Address> {
+    text.parse().map_err(|error: queue::AddressError| error.problem)
+}
+
+/// The address of a bucket. A plain path is a directory.
+pub(super) fn bucket(text: &str) -> Parsed<bucket::Address> {
+    text.parse().map_err(|error: bucket::AddressError| error.problem)
+}
+
+/// The address of a bucket for large messages.
+pub(super) fn message_bucket(text: &str) -> Parsed<bucket::Address> {
+    check_body_bucket(text).and_then(|()| bucket(text))
+}
+
+/// A path, in which a leading `~` is the home directory.
+pub(super) fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().try_map(|path: OsString| match path.to_str() {
+        Some("") => Err("is empty; write a path".to_owned()),
+        Some(text) => with_home(text).map(PathBuf::from),
+        None => Ok(PathBuf::from(path)),
+    })
+}
+
+/// A prefix of keys in a bucket.
+pub(super) fn prefix(text: &str) -> Parsed<Prefix> {
+    Prefix::new(text.trim_end_matches('/')).map_err(|error| error.to_string())
+}
+
+/// A glob pattern of paths, in which `*` stops at a slash.
+pub(super) fn glob(text: &str) -> Parsed<GlobMatcher> {
+    let glob = GlobBuilder::new(text).literal_separator(true).build();
+    Ok(glob.map_err(|error| format!("is not a pattern: {error}"))?.compile_matcher())
+}
+
+/// `decode` or `keep`.
+pub(super) fn stored_encoding(text: &str) -> Parsed<StoredEncoding> {
+    match text {
+        "decode" => Ok(StoredEncoding::Decode),
+        "keep" => Ok(StoredEncoding::Keep),
+        _ => Err("is neither decode nor keep".to_owned()),
+    }
+}
+
+/// `5m`, `1h 30m` or `250ms`. A bare number is seconds.
+pub fn duration(text: &str) -> Parsed<Duration> {
+    if let Ok(seconds) = text.parse() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    humantime::parse_duration(text)
+        .map_err(|_| "is not a time; write for example 30s, 5m or 1h 30m".to_owned())
+}
+
+/// A duration that is not zero.
+pub(super) fn positive_duration(text: &str) -> Parsed<Duration> {
+    match duration(text)? {
+        Duration::ZERO => Err("must be more than 0".to_owned()),
+        time => Ok(time),
+    }
+}
+
+/// A lease duration.
+pub(super) fn lease(text: &str) -> Parsed<Duration> {
+    let (shortest, longest) = (Duration::from_secs(2), Duration::from_secs(12 * 3600));
+    match duration(text)? {
+        time if (shortest..=longest).contains(&time) => Ok(time),
+        _ => Err("must be from 2s to 12h".to_owned()),
+    }
+}
+
+/// `512MiB` or `4GB`. A bare number is bytes.
+pub(super) fn size(text: &str) -> Parsed<ByteSize> {
+    text.parse()
+        .map_err(|_| "is not a size in bytes; write for example 512MiB, 4GB or 100000".to_owned())
+}
+
+/// The memory of a task. A component has 32-bit addresses and memory pages of 64 KiB.
+pub(super) fn task_memory(text: &str) -> Parsed<ByteSize> {
+    match size(text)? {
+        size if size > ByteSize::gib(4) => {
+            Err("is more than a component can address; the maximum is 4GiB".to_owned())
+        }
+        size if size < ByteSize::kib(64) => {
+            Err("is too little for any task; the minimum is 64KiB".to_owned())
+        }
+        size => Ok(size),
+    }
+}
+
+/// The memory of the process that compiles, which needs some before it starts to compile.
+pub(super) fn compile_memory(text: &str) -> Parsed<ByteSize> {
+    match size(text)? {
+        size if size < ByteSize::mib(64) => {
+            Err("is too little to compile anything; the minimum is 64MiB".to_owned())
+        }
+        size => Ok(size),
+    }
+}
+
+/// A whole number, which may have `_` between its digits.
+pub(super) fn whole(text: &str) -> Parsed<u64> {
+    text.replace('_', "")
+        .parse()
+        .map_err(|_| "is not a whole number; write for example 8 or 10_000".to_owned())
+}
+
+/// A whole number that is not zero.
+pub(super) fn positive(text: &str) -> Parsed<u64> {
+    match whole(text)? {
+        0 => Err("must be 1 or more".to_owned()),
+        n => Ok(n),
+    }
+}
+
+/// A number of slots.
+pub(super) fn parallel(text: &str) -> Parsed<usize> {
+    match positive(text)? {
+        n @ 1..=4096 => Ok(n as usize),
+        _ => Err("is more than a host can run; the maximum is 4096".to_owned()),
+    }
+}
+
+/// A number of waiting tasks.
+pub(super) fn prefetch(text: &str) -> Parsed<usize> {
+    match whole(text)? {
+        n @ 0..=100_000 => Ok(n as usize),
+        _ => Err("is more than a host can hold; the maximum is 100000".to_owned()),
+    }
+}
+
+/// A number of attempts.
+pub(super) fn attempts(text: &str) -> Parsed<u32> {
+    let most = u32::MAX;
+    u32::try_from(positive(text)?).map_err(|_| format!("is too large; the maximum is {most}"))
+}
+
+/// The value of a switch in a variable or a file.
+pub fn switch(text: &str) -> Parsed<bool> {
+    match text {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err("is neither true nor false".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_are_read_as_people_write_them() {
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert!(duration("soon").is_err());
+        assert_eq!(size("1GiB"), Ok(ByteSize::gib(1)));
+        assert_eq!(size("4096"), Ok(ByteSize(4096)));
+        assert!(size("much").is_err());
+        assert_eq!(whole("10_000"), Ok(10_000));
+        assert!(positive("0").is_err());
+        assert!(positive("-1").is_err());
+        assert_eq!(prefix("components/").unwrap().as_str(), "components");
+    }
+
+    #[test]
+    fn a_task_has_the_memory_that_a_component_can_use() {
+        assert_eq!(task_memory("4GiB"), Ok(ByteSize::gib(4)));
+        assert!(task_memory("5GB").unwrap_err().contains("the maximum is 4GiB"));
+        assert!(task_memory("0").unwrap_err().contains("the minimum is 64KiB"));
+    }
+}
