@@ -147,6 +147,68 @@ async fn a_thousand_messages_take_a_quarter_of_a_request_each() {
     assert_eq!(queue.inner.copies.len(), 0);
 }
 
+/// How many requests a host makes for each of 400 tasks of this length. It runs two at a time and
+/// leases up to four ahead, as `host run --parallel 2` does.
+async fn requests_per_task(length: Duration) -> f64 {
+    const TASKS: usize = 400;
+    let (fake, queue) = standard().await;
+    queue.send(&numbers(TASKS)).await.into_iter().for_each(Result::unwrap);
+    let before = made(&queue).total();
+    let queue = Arc::new(queue);
+    let (slots, room) = (Arc::new(Semaphore::new(2)), Arc::new(Semaphore::new(6)));
+    let (mut begun, mut tasks) = (0, JoinSet::new());
+    while begun < TASKS {
+        let first = room.clone().acquire_many_owned(2).await.unwrap();
+        let most = 2 + room.available_permits();
+        let found = queue.lease(most, LONG, PATIENCE).await.unwrap();
+        assert!(found.len() <= most);
+        drop(first);
+        begun += found.len();
+        for message in found {
+            let place = room.clone().try_acquire_owned().unwrap();
+            let (queue, slots) = (queue.clone(), slots.clone());
+            tasks.spawn(async move {
+                let slot = slots.acquire_owned().await.unwrap();
+                tokio::time::sleep(length).await;
+                drop((slot, place));
+                queue.ack(&message.receipt).await.unwrap();
+            });
+        }
+    }
+    tasks.join_all().await;
+    assert_eq!(fake.with(NAME, |q| q.bodies().len()), 0);
+    (made(&queue).total() - before) as f64 / TASKS as f64
+}
+
+#[tokio::test]
+async fn short_tasks_take_a_quarter_of_a_request_each_at_any_pace() {
+    for length in [0, 1, 10].map(Duration::from_millis) {
+        let requests = requests_per_task(length).await;
+        assert!(requests <= 0.25, "{requests} for tasks of {length:?}");
+    }
+}
+
+#[tokio::test]
+async fn more_is_leased_than_the_host_asks_for_only_while_tasks_are_short() {
+    let (fake, queue) = standard().await;
+    queue.send(&numbers(100)).await.into_iter().for_each(Result::unwrap);
+    let in_flight = || fake.with(NAME, |q| q.in_flight());
+    for _ in 0..10 {
+        let message = lease_one(&queue, LONG).await;
+        assert_eq!(in_flight(), 1);
+        queue.ack(&message.receipt).await.unwrap();
+    }
+    let before = made(&queue).receive;
+    for _ in 0..10 {
+        lease_one(&queue, LONG).await;
+    }
+    assert_eq!((made(&queue).receive - before, in_flight()), (1, 10));
+    lease_one(&queue, LONG).await;
+    assert_eq!(in_flight(), 20);
+    queue.close().await;
+    assert_eq!(in_flight(), 11, "what was not handed out is given back");
+}
+
 #[tokio::test]
 async fn a_message_is_held_for_as_long_as_the_service_allows_and_then_lost_with_a_reason() {
     let most = Duration::from_secs(60);
