@@ -38,7 +38,7 @@ pub(super) struct PulledMessages {
     shared: Arc<Shared>,
 }
 
-/// LeaseMap up to `max` messages, waiting up to `wait` for the first.
+/// Leases up to `max` messages. Waits up to `wait` for the first.
 pub(super) async fn lease(
     shared: &Arc<Shared>,
     max: usize,
@@ -125,7 +125,7 @@ fn is_end(status: &Status) -> bool {
     matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled)
 }
 
-/// LeaseMap what was received, but for copies whose time has not come, which are put off.
+/// Leases the received messages. Copies that are not due yet are postponed.
 async fn take(
     shared: &Arc<Shared>,
     received: Vec<ReceivedMessage>,

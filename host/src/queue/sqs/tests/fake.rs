@@ -215,7 +215,7 @@ impl Fake {
                 self.shared.changed.notify_waiters();
                 return Ok(json!({"Messages": found}));
             }
-            // SqsLeases that end are not told.
+            // Leases that end are not announced.
             let soon = until.min(Instant::now() + Duration::from_millis(20));
             tokio::select! {
                 () = self.shared.changed.notified() => {}
