@@ -238,7 +238,8 @@ impl Queue for PubSubQueue {
         shared.under_way.close();
         if tokio::time::timeout(CLOSING, shared.under_way.wait()).await.is_err() {
             tracing::warn!(
-                "{self} did not answer in time; its last messages come back when their leases expire"
+                "{self} did not answer in time; its last messages come back when their leases \
+                 expire"
             );
         }
     }
@@ -252,7 +253,8 @@ impl Shared {
     fn subscription(&self) -> Result<&str, QueueError> {
         self.subscription.as_deref().ok_or_else(|| {
             self.client.invalid(
-                "names no subscription, so it can only be sent to; add /subscriptions/SUBSCRIPTION to lease messages",
+                "names no subscription, so it can only be sent to; add \
+                 /subscriptions/SUBSCRIPTION to lease messages",
             )
         })
     }

@@ -62,7 +62,9 @@ impl ServiceClock {
     pub(super) fn complaint(&self) -> Option<String> {
         self.skew().map(|skew| {
             format!(
-                "{skew}; synchronize it with NTP (`timedatectl set-ntp true`): services refuse requests if clocks differ by more than 5 minutes, and the times in reports are wrong"
+                "{skew}; synchronize it with NTP (`timedatectl set-ntp true`): services refuse \
+                 requests if clocks differ by more than 5 minutes, and the times in reports are \
+                 wrong"
             )
         })
     }

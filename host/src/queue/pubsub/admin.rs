@@ -72,7 +72,8 @@ impl queue::Admin for Admin {
 
     async fn release_all(&self) -> Result<u64, QueueError> {
         Err(self.queue.shared.client.invalid(
-            "Pub/Sub can't end the leases of other processes; a lease expires after at most 600 seconds unless its holder renews it",
+            "Pub/Sub can't end the leases of other processes; a lease expires after at most 600 \
+             seconds unless its holder renews it",
         ))
     }
 
@@ -127,10 +128,12 @@ fn of(found: &Subscription, facts: Facts) -> Facts {
         notes.push(
             match found.enable_message_ordering {
                 true => {
-                    "every delivery counts for the dead-letter policy, including those after which the message is released or that are only listed"
+                    "every delivery counts for the dead-letter policy, including those after \
+                     which the message is released or that are only listed"
                 }
                 false => {
-                    "a delivery counts for the dead-letter policy if the host was killed or lost, or if it is only listed"
+                    "a delivery counts for the dead-letter policy if the host was killed or lost, \
+                     or if it is only listed"
                 }
             }
             .to_owned(),

@@ -72,7 +72,9 @@ impl Client {
                 Service::GoogleCloud(Box::new(found.map_err(|problem| QueueError::Invalid {
                     queue: at.to_string(),
                     problem: format!(
-                        "no usable Google credentials ({problem}); give the machine a service account, run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to a service account's key file"
+                        "no usable Google credentials ({problem}); give the machine a service \
+                         account, run `gcloud auth application-default login`, or set \
+                         GOOGLE_APPLICATION_CREDENTIALS to a service account's key file"
                     ),
                 })?))
             }

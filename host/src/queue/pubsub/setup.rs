@@ -41,7 +41,8 @@ pub(super) async fn check(client: &Client, at: &PubSub, create: bool) -> Result<
         Err(error) if error.code() == Code::NotFound => {
             if !create {
                 return Err(client.invalid(format!(
-                    "there is no topic {} in project {}; create it with --create-queues, or with `gcloud pubsub topics create {0} --project {1}`",
+                    "there is no topic {} in project {}; create it with --create-queues, or with \
+                     `gcloud pubsub topics create {0} --project {1}`",
                     at.topic, at.project
                 )));
             }
@@ -62,7 +63,8 @@ pub(super) async fn check(client: &Client, at: &PubSub, create: bool) -> Result<
         None => {
             let name = at.subscription.as_deref().unwrap_or_default();
             Err(client.invalid(format!(
-                "there is no subscription {name} in project {}; create it with --create-queues, or with `gcloud pubsub subscriptions create {name} --topic {} --project {0} \
+                "there is no subscription {name} in project {}; create it with --create-queues, \
+                 or with `gcloud pubsub subscriptions create {name} --topic {} --project {0} \
                  --ack-deadline {ACK_DEADLINE} --expiration-period never`",
                 at.project, at.topic
             )))
@@ -131,7 +133,8 @@ async fn check_listeners(client: &Client, at: &PubSub, found: &Topic) -> Result<
     let listed = listed.map_err(|e| client.error("looking for the topic's subscriptions", &e))?;
     if listed.subscriptions.is_empty() {
         return Err(client.invalid(format!(
-            "topic {} has no subscription, so messages to it would be lost; add one to the URL, pubsub://{name}/subscriptions/SUBSCRIPTION, and use --create-queues",
+            "topic {} has no subscription, so messages to it would be lost; add one to the URL, \
+             pubsub://{name}/subscriptions/SUBSCRIPTION, and use --create-queues",
             at.topic
         )));
     }

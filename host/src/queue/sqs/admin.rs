@@ -66,7 +66,8 @@ impl queue::Admin for Admin {
         let inner = &self.queue.inner;
         if !inner.remembers() || inner.settings.redrive.is_some() {
             let error = self.cannot(
-                "can't list messages of a FIFO queue or of a queue with a redrive policy: a listing receives each message, which could move it to the dead-letter queue",
+                "can't list messages of a FIFO queue or of a queue with a redrive policy: a \
+                 listing receives each message, which could move it to the dead-letter queue",
             );
             return stream::iter([Err(error)]).boxed();
         }
@@ -79,7 +80,8 @@ impl queue::Admin for Admin {
 
     async fn release_all(&self) -> Result<u64, QueueError> {
         Err(self.cannot(
-            "SQS can't end the leases of other processes; the messages of a host that is gone come back when their leases expire",
+            "SQS can't end the leases of other processes; the messages of a host that is gone \
+             come back when their leases expire",
         ))
     }
 
@@ -124,7 +126,8 @@ fn facts(settings: &Settings) -> Facts {
     }
     match &settings.redrive {
         Some(redrive) => notes.push(format!(
-            "SQS moves a message to {1} after {0} receives, without a report to the error queue; {2}",
+            "SQS moves a message to {1} after {0} receives, without a report to the error queue; \
+             {2}",
             redrive.receives,
             redrive.to,
             match settings.is_fifo {
@@ -143,13 +146,15 @@ fn facts(settings: &Settings) -> Facts {
     }
     if settings.is_fifo {
         notes.push(
-            "SQS delivers one batch of each message group at a time, so messages of one group run almost one after the other"
+            "SQS delivers one batch of each message group at a time, so messages of one group run \
+             almost one after the other"
                 .to_owned(),
         );
     }
     if settings.wait.is_some_and(|wait| wait.is_zero()) {
         notes.push(
-            "ReceiveMessageWaitTimeSeconds is 0, so other programs that receive without a wait time make many requests; a host always waits"
+            "ReceiveMessageWaitTimeSeconds is 0, so other programs that receive without a wait \
+             time make many requests; a host always waits"
                 .to_owned(),
         );
     }

@@ -145,7 +145,8 @@ fn of_code(code: &str, message: &str) -> Failure {
         "QueueDoesNotExist" | "NonExistentQueue" => Failure::NoQueue,
         "BatchRequestTooLong" => Failure::TooLong,
         "OverLimit" => Failure::Unavailable(
-            "the queue has 120,000 messages in flight, which is SQS's limit; run fewer hosts or lower --prefetch"
+            "the queue has 120,000 messages in flight, which is SQS's limit; run fewer hosts or \
+             lower --prefetch"
                 .to_owned(),
         ),
         "AccessDenied" | "AccessDeniedException" => Failure::Denied(text),
@@ -245,7 +246,7 @@ mod tests {
         check("InvalidSignatureException", "Signature not yet current: 3 is later", "NTP");
         check("SignatureDoesNotMatch", "The request signature we calculated", "secret key");
         check("ExpiredToken", "", "renew the credentials");
-        check("QueueDoesNotExist", "", "make it again");
+        check("QueueDoesNotExist", "", "create it again");
         check("RequestThrottled", "slow", "RequestThrottled: slow");
     }
 }

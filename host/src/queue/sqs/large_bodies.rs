@@ -223,7 +223,9 @@ pub fn check_body_bucket(url: &str) -> Result<(), String> {
     }
 }
 
-const NO_PLACE: &str = "can't be used for large messages: write s3://BUCKET/PREFIX, with a prefix for messages only (a producer in Java sets the prefix with `withS3KeyPrefix(\"PREFIX/\")`)";
+const NO_PLACE: &str = "can't be used for large messages: write s3://BUCKET/PREFIX, with a prefix \
+                        for messages only (a producer in Java sets the prefix with \
+                        `withS3KeyPrefix(\"PREFIX/\")`)";
 
 fn named(queue: &str, url: &str) -> Result<(String, String), QueueError> {
     parse(url).ok_or_else(|| QueueError::Invalid {

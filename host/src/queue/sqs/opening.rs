@@ -72,7 +72,8 @@ async fn find(
         }
         Err(Failure::Denied(text)) => {
             tracing::warn!(
-                "{address}: can't read the queue's attributes ({text}); assuming messages of up to 256 KiB and no redrive policy; allow sqs:GetQueueAttributes"
+                "{address}: can't read the queue's attributes ({text}); assuming messages of up \
+                 to 256 KiB and no redrive policy; allow sqs:GetQueueAttributes"
             );
             Ok((service, Settings::unknown(address.is_fifo())))
         }
@@ -97,7 +98,8 @@ fn cant_open(failure: Failure, queue: &str, address: &Sqs, connection: &Connecti
     let invalid = |problem| QueueError::Invalid { queue: queue.to_owned(), problem };
     match failure {
         Failure::NoQueue => invalid(format!(
-            "there is no queue {} in {region} ({endpoint}); create it with --create-queues, or with: aws sqs create-queue --queue-name {0} --region {region}",
+            "there is no queue {} in {region} ({endpoint}); create it with --create-queues, or \
+             with: aws sqs create-queue --queue-name {0} --region {region}",
             address.name()
         )),
         Failure::Denied(text) | Failure::Unknown(text) => {

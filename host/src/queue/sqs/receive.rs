@@ -259,7 +259,9 @@ impl Inner {
         let Ok(counts) = self.counts().await else { return };
         if let Some(waiting) = held_up(counts) {
             tracing::warn!(
-                "{}: SQS delivers no message although {waiting} are waiting, because nearly 120,000 messages are in flight, which is its limit; run fewer hosts or lower --prefetch",
+                "{}: SQS delivers no message although {waiting} are waiting, because nearly \
+                 120,000 messages are in flight, which is its limit; run fewer hosts or lower \
+                 --prefetch",
                 self.name,
             );
         }

@@ -29,7 +29,8 @@ impl Inner {
         if message.size() > limit {
             let Some(large_bodies) = &self.large_bodies else {
                 return Err(self.invalid(format!(
-                    "a message of {} bytes is too large: the queue's limit is {limit}; set --message-bucket, or move large data into an input",
+                    "a message of {} bytes is too large: the queue's limit is {limit}; set \
+                     --message-bucket, or move large data into an input",
                     message.size()
                 )));
             };

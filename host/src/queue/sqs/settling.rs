@@ -72,14 +72,17 @@ impl Inner {
                 Err(Failure::Denied(text)) => {
                     if self.resend_denied.record() {
                         tracing::warn!(
-                            "{}: not allowed to send to this queue ({text}), so attempts are counted only by the host that ran them, and a task that kills its host is retried forever",
+                            "{}: not allowed to send to this queue ({text}), so attempts are \
+                             counted only by the host that ran them, and a task that kills its \
+                             host is retried forever",
                             self.name
                         );
                     }
                 }
                 Err(Failure::Invalid(text)) => {
                     tracing::warn!(
-                        "{}: message {} can't be sent again, so its attempts are counted only by this host: {text}",
+                        "{}: message {} can't be sent again, so its attempts are counted only by \
+                         this host: {text}",
                         self.name,
                         held.id
                     );
@@ -125,7 +128,8 @@ impl Inner {
             }
             Err(Failure::Lost) => {
                 tracing::warn!(
-                    "{}: message {} was released, but its lease expired before the old copy was deleted; its task may run twice",
+                    "{}: message {} was released, but its lease expired before the old copy was \
+                     deleted; its task may run twice",
                     self.name,
                     held.id
                 );
@@ -183,7 +187,8 @@ impl Inner {
 
     fn held_too_long(&self, held: &LeasedMessage) -> QueueError {
         self.invalid(format!(
-            "message {} was held for {}, the longest that SQS allows; use shorter tasks or another kind of queue",
+            "message {} was held for {}, the longest that SQS allows; use shorter tasks or \
+             another kind of queue",
             held.id,
             humantime::format_duration(self.longest_hold)
         ))

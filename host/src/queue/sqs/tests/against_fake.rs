@@ -497,7 +497,7 @@ async fn a_message_that_was_received_too_often_is_where_the_policy_moves_it() {
     let facts = crate::queue::Admin::facts(&admin).await.unwrap();
     assert_eq!((facts.receive_limit, facts.every_delivery_counts), (Some(2), false));
     assert_eq!(facts.dead_letter_queue.unwrap(), "arn:aws:sqs:eu-west-1:123456789012:dead");
-    assert!(facts.notes.iter().any(|note| note.contains("received 2 times")), "{:?}", facts.notes);
+    assert!(facts.notes.iter().any(|note| note.contains("after 2 receives")), "{:?}", facts.notes);
     let looked: Vec<_> = crate::queue::Admin::messages(&admin).collect().await;
     check_invalid(looked.into_iter().next().unwrap(), &["redrive"]);
 }
@@ -605,7 +605,7 @@ async fn a_queue_that_was_removed_is_used_again_when_it_is_made_again() {
     let (fake, queue) = standard().await;
     fake.remove(NAME);
     let sent = queue.send(&numbers(1)).await.remove(0);
-    check_unavailable(sent, &["there is no such queue any more", "make it again"]);
+    check_unavailable(sent, &["the queue no longer exists", "create it again"]);
     check_unavailable(queue.lease(1, LONG, NONE).await, &["there is no such queue any more"]);
     check_unavailable(queue.counts().await, &["there is no such queue any more"]);
     fake.make(NAME, |_| {});
@@ -640,7 +640,7 @@ async fn a_clock_that_differs_from_the_services_is_noticed() {
     let told = skew(&queue).unwrap().to_string();
     assert!(told.contains("ahead of the service's"), "{told}");
     let facts = crate::queue::Admin::facts(&Admin::of(queue)).await.unwrap();
-    assert!(facts.notes.last().unwrap().contains("set it by NTP"), "{:?}", facts.notes);
+    assert!(facts.notes.last().unwrap().contains("with NTP"), "{:?}", facts.notes);
 }
 
 #[tokio::test]
@@ -725,7 +725,7 @@ async fn all_is_removed_once_a_minute() {
     assert_eq!(crate::queue::Admin::purge(&admin).await.unwrap(), None);
     check_invalid(crate::queue::Admin::purge(&admin).await, &["60 seconds"]);
     check_invalid(crate::queue::Admin::rezero(&admin).await, &["no counters"]);
-    check_invalid(crate::queue::Admin::release_all(&admin).await, &["leases of others"]);
+    check_invalid(crate::queue::Admin::release_all(&admin).await, &["leases of other processes"]);
 }
 
 #[tokio::test]
