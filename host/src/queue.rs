@@ -1,7 +1,7 @@
-//! What a task queue is to the host, and how to open one by its URL.
+//! The queue interface, and how to open a queue.
 //!
-//! A backend is one file below `queue/`. All of them run the one conformance suite in
-//! `queue/conformance.rs`, which says by example what the methods promise.
+//! Each backend is a module below `queue/`. All backends pass the same conformance suite,
+//! `queue/conformance.rs`, which specifies by example what the methods promise.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ pub mod file;
 pub mod memory;
 mod on_runtime;
 pub mod pubsub;
+mod request_counter;
 mod service_clock;
 pub mod sqs;
 
@@ -28,44 +29,44 @@ pub use self::address::{Address, AddressError};
 use crate::environment::Environment;
 use crate::message::{self, DecodeError, Task};
 
-/// Bytes of the longest message that is read from a queue or put into one, whatever the queue
-/// would take: a task has at most half of it, and its report has to fit as well.
+/// Bytes of the longest message that is read or sent, even if the queue takes more. A task has at
+/// most half of that, so that a report with the task in it fits.
 pub const LONGEST_MESSAGE: usize = 2 * message::LONGEST;
-/// The longest a lease lasts unless the service says less: what SQS allows.
+/// The longest lease, unless the service allows less. It is SQS's limit.
 const LONGEST_HOLD: Duration = Duration::from_secs(12 * 3600);
 
 /// A message under lease.
 #[derive(Debug, Clone)]
 pub struct Message {
-    /// The queue's own name for the message; the same at every delivery.
+    /// The queue's id of the message. It is the same at every delivery.
     pub id: String,
-    /// The text that was sent, byte for byte.
+    /// The bytes that were sent.
     pub body: Bytes,
-    /// Why [`Message::body`] is not the text that was sent, where that could not or must not be
-    /// read. Nothing can be done with such a message but to report it: nobody else's text may
-    /// stand in the report, and giving the message up destroys nothing but the message.
+    /// Why [`Message::body`] is not what was sent, if the queue could not or must not read that.
+    /// Such a message can only be reported and deleted. The report must not contain text of
+    /// others, and deleting the message must not delete anything else.
     pub unread: Option<String>,
-    /// The proof that the lease is ours, needed for everything done under it.
+    /// Proves that this process holds the lease. Every operation under the lease takes it.
     pub receipt: Receipt,
     /// Executions under earlier leases that failed and count as attempts.
     pub attempts: u32,
-    /// Executions under earlier leases that were recorded as started, and whose end was never
-    /// recorded: the host was killed or lost. Not part of `attempts`.
+    /// Executions under earlier leases that started and did not end: their host was killed or
+    /// lost. They are not part of `attempts`.
     pub deaths: u32,
-    /// Earlier deliveries of which nobody told how they ended, where the queue counts
-    /// deliveries and can't record starts. The host was killed or lost, or only the lease ran
-    /// out; whether an execution had begun is not known. An upper bound on deaths, and part of
-    /// neither `attempts` nor `deaths`. Zero after an execution that was judged.
+    /// Earlier deliveries whose outcome is unknown, if the queue counts deliveries but cannot
+    /// record starts. The host was killed or lost, or the lease expired; an execution may or may
+    /// not have started. This is an upper bound on deaths, and part of neither `attempts` nor
+    /// `deaths`. An execution that ends resets it to zero.
     pub unaccounted: u32,
-    /// What ended those executions, oldest first, where the queue can remember it.
+    /// Why the failed executions failed, oldest first, if the queue can store it.
     pub failures: Vec<String>,
 }
 
 impl Message {
-    /// The task that it is.
+    /// Decodes the task.
     ///
     /// # Errors
-    /// Says where in the message something else was expected, or why its text can't be had.
+    /// Says what was expected and where, or why the message could not be read.
     pub fn task(&self) -> Result<Task, DecodeError> {
         match &self.unread {
             Some(problem) => Err(DecodeError::unread(problem)),
@@ -74,37 +75,36 @@ impl Message {
     }
 }
 
-/// Proof of a lease. Opaque outside its backend; extending a lease makes a new one.
+/// Proof of a lease. Opaque outside its backend. Extending a lease makes a new receipt.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Receipt(pub(crate) String);
 
-/// Why a message is given back, and so whether the execution counts.
+/// Why a message is released, which decides whether the execution counts as an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Release<'a> {
-    /// Not the task's fault: a drain, or a fault of this host. If an execution was
-    /// started under this lease it does not count as an attempt.
+    /// A drain, or a fault of this host. An execution under this lease is not an attempt.
     Uncounted,
     /// The task failed, and this is why.
     Failed(&'a str),
 }
 
-/// How many messages a queue holds. What a backend can't know is `None`.
+/// How many messages a queue holds. `None` means that the backend cannot know.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counts {
     /// All messages in the queue, leased or not.
     pub enqueued: Option<u64>,
-    /// Messages that nobody may lease now: leased, or sent with a delay.
+    /// Messages that cannot be leased now: leased, or sent with a delay.
     pub leased: Option<u64>,
-    /// Messages ever sent, since the counter was last reset.
+    /// Messages sent since the counter was last reset.
     pub inserted: Option<u64>,
-    /// Messages ever done, since the counter was last reset.
+    /// Messages acknowledged since the counter was last reset.
     pub completed: Option<u64>,
 }
 
 /// What a failed queue operation means for the caller.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
-    /// The lease ran out and the message is, or may be, somebody else's. Nothing was done.
+    /// The lease expired, so another worker may hold the message. Nothing was done.
     #[error("{queue}: the lease of message {id} is lost")]
     LeaseLost {
         /// The queue.
@@ -112,7 +112,7 @@ pub enum QueueError {
         /// The message.
         id: String,
     },
-    /// The queue could not be reached or did not answer well. Trying again may help.
+    /// The queue could not be reached, or it failed. Trying again may help.
     #[error("{queue}: {doing} failed: {source}")]
     Unavailable {
         /// The queue.
@@ -123,12 +123,12 @@ pub enum QueueError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The queue, its URL or the message is such that trying again can't help.
+    /// The queue, its URL or the message is wrong. Trying again cannot help.
     #[error("{queue}: {problem}")]
     Invalid {
         /// The queue.
         queue: String,
-        /// What is wrong, and what would be right.
+        /// What is wrong, and what to do instead.
         problem: String,
     },
 }
@@ -140,15 +140,14 @@ impl From<AddressError> for QueueError {
 }
 
 /// A queue of messages with timed leases. `Display` is its URL.
-///
-/// Dropping the future of any method leaves the queue as if the call had not been made or
-/// as if it had been completed; a message is never stranded under a lease that nobody holds
-/// for longer than that lease.
+/// Dropping the future of a method leaves the queue as if the method had not been called, or as
+/// if it had completed. A message that was leased meanwhile is released, at the latest when its
+/// lease expires.
 #[async_trait]
 pub trait Queue: fmt::Display + fmt::Debug + Send + Sync + 'static {
-    /// Leases up to `max` messages for `hold` each, waiting up to `wait` for the first.
-    /// An empty answer means that there was none. No message is given to two callers at
-    /// once; one whose lease ran out is given out again.
+    /// Leases up to `max` messages for `hold` each. Waits up to `wait` for the first one, and
+    /// returns nothing if none came. A message is never leased to two callers at once. It is
+    /// delivered again when its lease expires.
     async fn lease(
         &self,
         max: usize,
@@ -156,25 +155,24 @@ pub trait Queue: fmt::Display + fmt::Debug + Send + Sync + 'static {
         wait: Duration,
     ) -> Result<Vec<Message>, QueueError>;
 
-    /// Records that an execution starts, before it does. The record survives a crash of the
-    /// host: unless the execution's end is recorded too, it counts in [`Message::deaths`] at
-    /// the next delivery.
+    /// Records that an execution is about to start. The record survives a crash of the host. An
+    /// execution whose end is not recorded counts in [`Message::deaths`] at the next delivery.
     async fn start(&self, receipt: &Receipt) -> Result<(), QueueError>;
 
-    /// Makes the lease end `hold` from now. The old receipt is of no further use.
+    /// Makes the lease end `hold` from now. The old receipt becomes invalid.
     async fn extend(&self, receipt: &Receipt, hold: Duration) -> Result<Receipt, QueueError>;
 
-    /// Deletes the message: it is done.
+    /// Deletes a message whose task succeeded.
     async fn ack(&self, receipt: &Receipt) -> Result<(), QueueError>;
 
-    /// Deletes the message of a task that was given up. It does not count in
+    /// Deletes a message whose task failed for good. It does not count in
     /// [`Counts::completed`].
     async fn give_up(&self, receipt: &Receipt) -> Result<(), QueueError> {
         self.ack(receipt).await
     }
 
-    /// The lease is lost, and the execution that was started under it has ended here without
-    /// a verdict. Where the queue can record that, the execution is not a death.
+    /// Records that an execution whose lease was lost has stopped, so that it does not count as a
+    /// death. Queues that cannot record that do nothing.
     async fn disown(&self, _receipt: &Receipt) -> Result<(), QueueError> {
         Ok(())
     }
@@ -187,149 +185,147 @@ pub trait Queue: fmt::Display + fmt::Debug + Send + Sync + 'static {
         why: Release<'_>,
     ) -> Result<(), QueueError>;
 
-    /// Sends messages. The answer has one entry for each body, in their order.
+    /// Sends messages. Returns one result for each body, in the same order.
     async fn send(&self, bodies: &[Bytes]) -> Vec<Result<(), QueueError>>;
 
     /// How many messages there are.
     async fn counts(&self) -> Result<Counts, QueueError>;
 
-    /// How many messages it is worth to ask for at once: what one request brings.
+    /// How many messages one request can lease.
     fn batch(&self) -> usize {
         1
     }
 
-    /// When the lease ends by this host's clock, at the earliest, where the queue knows that
-    /// better than who asked for it: a service may hold a message for a limited time only, or
-    /// begin to count before its answer is here.
+    /// The earliest end of the lease by this host's clock. `None`: the time of the call plus
+    /// `hold`. A service may grant less, or start the lease before its answer arrives.
     fn until(&self, _receipt: &Receipt) -> Option<Instant> {
         None
     }
 
-    /// The longest time a lease can be made to last from now; who holds it for longer makes
-    /// it longer on the way.
+    /// The longest lease that can be asked for. A holder that needs longer extends the lease.
     fn longest_hold(&self) -> Duration {
         LONGEST_HOLD
     }
 
-    /// True where the service itself moves a message away that was delivered too often. The
-    /// service decides there: a host gives no message up for its deliveries.
+    /// Whether the service moves a message to a dead-letter queue after too many deliveries. Then
+    /// the host never gives up a message for its number of deliveries.
     fn limits_deliveries(&self) -> bool {
         false
     }
 
-    /// True where a message that was only held ahead and is given back has used up one of a
-    /// limited number of deliveries. A host then holds only what is about to start.
+    /// Whether a message that is leased and released without running uses up one of a limited
+    /// number of deliveries. Then the host leases nothing ahead.
     fn charges_for_holding(&self) -> bool {
         false
     }
 
-    /// Sends what is waiting to be sent with others, and gives back what a poll brings that
-    /// was given up on but is still under way. After it, nothing is leased any more.
+    /// Sends what waits for a batch to fill, and releases the messages of abandoned receives.
+    /// Nothing is leased after it.
     async fn close(&self) {}
 
-    /// The requests made so far, where they cost something.
+    /// The requests made so far, if requests cost money.
     fn requests(&self) -> Option<Requests> {
         None
     }
 }
 
-/// Requests to a service, by what was asked for.
+/// Counts of requests to a service.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Requests {
-    /// For messages.
+    /// Requests that lease messages.
     pub receive: u64,
-    /// To put in messages.
+    /// Requests that send messages.
     pub send: u64,
-    /// To delete messages.
+    /// Requests that delete messages.
     pub delete: u64,
-    /// To make leases longer, or end them.
+    /// Requests that extend or end leases.
     pub extend: u64,
-    /// For anything else.
+    /// All other requests.
     pub other: u64,
 }
 
 impl Requests {
-    /// All of them.
+    /// The sum.
     pub fn total(&self) -> u64 {
         self.receive + self.send + self.delete + self.extend + self.other
     }
 }
 
-/// A message as its operator sees it.
+/// A message in a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
     /// The message's id.
     pub id: String,
-    /// The time since 1970 from which it may be leased; zero if it never was. In the future
-    /// it is leased, or was sent or released with a delay. None where nobody can tell.
+    /// When it can be leased, as a time since 1970; zero if it was never leased. If that is in the
+    /// future, it is leased, or it was sent or released with a delay. `None` if unknown.
     pub due: Option<Duration>,
-    /// The time since 1970 at which it was sent, where the queue knows.
+    /// When it was sent, as a time since 1970, if known.
     pub sent: Option<Duration>,
     /// The text that was sent.
     pub body: Bytes,
-    /// Why [`Listed::body`] is not that text: see [`Message::unread`].
+    /// Why [`Listed::body`] is not what was sent: see [`Message::unread`].
     pub unread: Option<String>,
 }
 
-/// A queue as its operator sees it: what people do to a queue, as against hosts. `Display`
-/// is its URL. What a service can't do is [`QueueError::Invalid`] and says what can be done.
+/// What operators do with a queue: inspect and repair it. `Display` is its URL. An operation that
+/// the service does not support fails with [`QueueError::Invalid`], which says what to do instead.
 #[async_trait]
 pub trait Admin: fmt::Display + fmt::Debug + Send + Sync {
     /// How many messages there are.
     async fn counts(&self) -> Result<Counts, QueueError>;
 
-    /// The messages, in no order, a few at a time in memory. One that comes or goes or moves
-    /// meanwhile may be missed, or be seen twice. Where the only way to see a message is to
-    /// lease it, only those that nobody holds are seen, and all are given back when the
-    /// stream has come to its end.
+    /// Lists the messages, in no particular order, with a few in memory at a time. A message that
+    /// is sent, leased or deleted meanwhile may be missed or listed twice. Where a message has to
+    /// be leased to be seen, leased messages are not listed, and those that were listed are
+    /// released at the end of the stream.
     fn messages(&self) -> BoxStream<'_, Result<Listed, QueueError>>;
 
-    /// Makes all messages available at once, leased or not. Who holds one loses it. Returns
-    /// how many there were.
+    /// Makes all messages available at once. Workers that hold one lose its lease. Returns the
+    /// number of messages.
     async fn release_all(&self) -> Result<u64, QueueError>;
 
-    /// Sets the counters of messages sent and done to zero.
+    /// Resets the counters of sent and completed messages.
     async fn rezero(&self) -> Result<(), QueueError>;
 
-    /// Removes all messages, and sets the counters to zero. Who holds a message loses it.
-    /// Returns how many there were, where that can be known.
+    /// Deletes all messages and resets the counters. Workers that hold a message lose its lease.
+    /// Returns the number of messages, if known.
     async fn purge(&self) -> Result<Option<u64>, QueueError>;
 
-    /// Waits until what was leased to be looked at is given back: also when a stream of
-    /// messages was dropped before its end.
+    /// Waits until the messages that were leased for a listing are released, even if the listing
+    /// was dropped before its end.
     async fn close(&self) {}
 
-    /// How the queue is set up, as far as it has settings.
+    /// The queue's own settings.
     async fn facts(&self) -> Result<Facts, QueueError> {
         Ok(Facts::default())
     }
 }
 
-/// How a queue is set up: what a host's own settings have to fit to.
+/// The settings of a queue, which the host's settings have to fit.
 #[derive(Debug, Clone, Default, serde::Serialize)]
 pub struct Facts {
-    /// How long a message is leased to those who don't say for how long.
+    /// The default lease duration of the queue.
     pub visibility: Option<Duration>,
-    /// How often a message may be received before it is moved away.
+    /// How often a message may be received before it is moved to the dead-letter queue.
     pub receive_limit: Option<u32>,
-    /// Every delivery uses up one of those, also one after which a task is given back.
+    /// Whether a delivery after which the message is released counts as well.
     pub every_delivery_counts: bool,
-    /// Where it is moved to.
+    /// The dead-letter queue.
     pub dead_letter_queue: Option<String>,
     /// How long a message is kept.
     pub retention: Option<Duration>,
     /// Bytes of the longest message.
     pub longest_message: Option<u64>,
-    /// How long one host may hold a message, however often its lease is extended.
+    /// How long one host may hold a message, including all extensions.
     pub longest_hold: Option<Duration>,
-    /// Messages are given out in an order, and so not all at once.
+    /// Whether messages are delivered in order, and therefore not all at once.
     pub is_ordered: bool,
-    /// What else a person should know.
+    /// Notes for the operator.
     pub notes: Vec<String>,
 }
 
-/// Whether a text can be what a message was called when it was sent first. Services call messages
-/// by short plain names; a sender may write anything there.
+/// Whether a text can be the id that a service gave a message. A sender can write anything into the
+/// attribute that carries it.
 fn is_id(text: &str) -> bool {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     (1..=128).contains(&text.len()) && text.bytes().all(is_plain)

@@ -1,7 +1,6 @@
-//! What every queue promises, as tests that each backend's tests call.
+//! What every queue promises, as tests that each backend runs.
 //!
-//! A backend gives a fresh, empty queue as its users would open it, twice: as the two hosts
-//! that are told apart below as `ours` and `theirs`.
+//! A backend opens a new, empty queue twice, as two hosts would: `ours` and `theirs`.
 
 use std::any::Any;
 use std::collections::BTreeSet;
@@ -23,14 +22,14 @@ pub(crate) struct Subject {
     _keep: Box<dyn Any + Send>,
 }
 
-/// What a queue can know of the executions of earlier leases.
+/// What a queue can store about the executions of earlier leases.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Memory {
-    /// Those that were started, and why they failed.
+    /// Starts and failures.
     Starts,
-    /// Those that failed, and why; what ended with its host leaves no trace.
+    /// Failures. An execution whose host died leaves no trace.
     Failures,
-    /// The same, and only of those under the same host, for as long as that host runs.
+    /// Failures of the same host, while it runs.
     OwnFailures,
 }
 
@@ -45,44 +44,44 @@ impl Subject {
         Subject { ours, theirs, memory, texts_only, limit, polls, _keep }
     }
 
-    /// Only executions that failed count as attempts, not those that ended with their host.
+    /// The queue stores failures, but not starts.
     pub(crate) fn counting_failures(mut self) -> Subject {
         self.memory = Memory::Failures;
         self
     }
 
-    /// Each host knows only of executions that failed under itself.
+    /// Each host knows only its own failures.
     pub(crate) fn counting_own_failures(mut self) -> Subject {
         self.memory = Memory::OwnFailures;
         self
     }
 
-    /// What a host is told of executions that failed under another one.
+    /// How many of another host's failures a host is told.
     fn told(&self, failed: u32) -> u32 {
         if self.memory == Memory::OwnFailures { 0 } else { failed }
     }
 
-    /// Bodies have to be text, of one character at least and without control characters.
+    /// Bodies must be text of at least one character, without control characters.
     pub(crate) fn texts_only(mut self) -> Subject {
         self.texts_only = true;
         self
     }
 
-    /// A body of more bytes than these is refused.
+    /// Larger bodies are refused.
     pub(crate) fn limited_to(mut self, bytes: usize) -> Subject {
         self.limit = Some(bytes);
         self
     }
 
-    /// What a wait brings that was given up on is there for the next caller of the same host,
-    /// and for others after the host has closed the queue.
+    /// Messages of an abandoned wait go to the next caller of the same host, and are released when
+    /// the host closes the queue.
     pub(crate) fn polling(mut self) -> Subject {
         self.polls = true;
         self
     }
 }
 
-/// One test for each promise, of the queue that the block makes.
+/// One test for each promise, with the queue that the block makes.
 macro_rules! suite {
     ($make:block) => {
         $crate::queue::conformance::suite!(@ $make

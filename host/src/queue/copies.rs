@@ -1,31 +1,31 @@
-//! What this process knows of a message that the service can't write on it.
+//! What this process knows about a message and the service cannot store.
 //!
-//! A service names each copy of a message: one that is sent again is another copy. Knowledge of
-//! a copy ends with the process, or when many others came after it.
+//! A message that is sent again is a new copy with a new id. What is known about a copy is forgotten
+//! when the process ends, or after many newer copies.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Copies of one generation. When it is full, the generation before it is forgotten.
+use parking_lot::Mutex;
+/// Copies in one generation. When it is full, the previous generation is forgotten.
 const MOST: usize = 10_000;
-/// Reasons that are kept of one copy, the last of them, and bytes of each.
+/// How many of the last failures are kept of a copy, and how many bytes of each.
 const REASONS: usize = 3;
 const REASON: usize = 300;
 
-/// What is known of one copy.
+/// What is known about one copy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct CopyRecord {
     /// How often this process received it.
     pub(super) receives: u32,
-    /// Executions that failed here and that the copy does not tell of.
+    /// Failed executions of this process that the copy does not carry.
     pub(super) attempts: u32,
-    /// Why the last of them failed, oldest first.
+    /// Why the last of those failed, oldest first.
     pub(super) failures: Vec<String>,
-    /// Another copy was sent in its place, and this one could not be deleted yet.
+    /// Another copy replaces this one, which could not be deleted yet.
     pub(super) is_replaced: bool,
 }
 
-/// All copies that something is known of.
+/// All copies that something is known about.
 #[derive(Debug)]
 pub(super) struct Copies {
     most: usize,
@@ -45,12 +45,8 @@ impl Default for Copies {
 }
 
 impl Copies {
-    fn state(&self) -> MutexGuard<'_, Generations> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn change(&self, copy: &str, change: impl FnOnce(&mut CopyRecord)) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let mut known =
             state.young.remove(copy).or_else(|| state.old.remove(copy)).unwrap_or_default();
         if state.young.len() >= self.most {
@@ -60,7 +56,7 @@ impl Copies {
         state.young.insert(copy.to_owned(), known);
     }
 
-    /// Notes that this copy was received. Returns what was known of it before.
+    /// Records a receive of this copy. Returns what was known before.
     pub(super) fn received(&self, copy: &str) -> CopyRecord {
         let mut before = CopyRecord::default();
         self.change(copy, |known| {
@@ -70,7 +66,7 @@ impl Copies {
         before
     }
 
-    /// Notes that an execution failed which the copy will not tell of.
+    /// Records a failed execution that the copy does not carry.
     pub(super) fn failed(&self, copy: &str, reason: &str) {
         self.change(copy, |known| {
             known.attempts = known.attempts.saturating_add(1);
@@ -81,20 +77,20 @@ impl Copies {
         });
     }
 
-    /// Notes that another copy was sent in the place of this one.
+    /// Records that another copy replaces this one.
     pub(super) fn replaced(&self, copy: &str) {
         self.change(copy, |known| known.is_replaced = true);
     }
 
-    /// True if another copy was sent in the place of this one.
+    /// Whether another copy replaces this one.
     pub(super) fn is_replaced(&self, copy: &str) -> bool {
-        let state = self.state();
+        let state = self.state.lock();
         state.young.get(copy).or_else(|| state.old.get(copy)).is_some_and(|k| k.is_replaced)
     }
 
-    /// The copy is gone.
+    /// Forgets a copy, which was deleted.
     pub(super) fn forget(&self, copy: &str) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.young.remove(copy).is_none() {
             state.old.remove(copy);
         }
@@ -102,7 +98,7 @@ impl Copies {
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        let state = self.state();
+        let state = self.state.lock();
         state.young.len() + state.old.len()
     }
 }

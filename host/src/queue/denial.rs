@@ -1,40 +1,36 @@
 //! An operation that the service denied.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// How long a denied operation is not tried again.
 const PAUSE: Duration = Duration::from_secs(600);
 
-/// Something that this process is not allowed to do. It is tried again now and then, as
-/// permissions are corrected while a host runs.
+/// A denied operation. It is tried again now and then, because permissions may be corrected while a
+/// host runs.
 #[derive(Debug, Default)]
 pub(super) struct Denial(Mutex<Option<Instant>>);
 
 impl Denial {
-    fn since(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// True when it was refused a short while ago.
+    /// Whether the operation was denied a short while ago.
     pub(super) fn is_recent(&self) -> bool {
         self.is_recent_at(Instant::now())
     }
 
     fn is_recent_at(&self, now: Instant) -> bool {
-        self.since().is_some_and(|since| now.saturating_duration_since(since) < PAUSE)
+        self.0.lock().is_some_and(|since| now.saturating_duration_since(since) < PAUSE)
     }
 
-    /// It was refused. True if that is news.
+    /// Records a denial. Returns whether it is the first one.
     pub(super) fn record(&self) -> bool {
-        self.since().replace(Instant::now()).is_none()
+        self.0.lock().replace(Instant::now()).is_none()
     }
 
-    /// It was allowed.
+    /// Records that the operation was allowed.
     pub(super) fn clear(&self) {
-        *self.since() = None;
+        *self.0.lock() = None;
     }
 }
 

@@ -1,19 +1,18 @@
-//! A queue in memory: for tests, and for tasks that come from nowhere else.
+//! A queue in memory, for tests and for tasks that no other queue holds.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{Counts, Message, Queue, QueueError, Receipt, Release};
 
-/// A queue that is gone with its process. It keeps time by tokio's clock, so that a test
-/// may pause it.
+/// A queue that ends with its process.
 #[derive(Debug, Default)]
 pub struct MemoryQueue {
     /// Bytes of the longest message, where there is a limit.
@@ -24,7 +23,7 @@ pub struct MemoryQueue {
 
 #[derive(Debug, Default)]
 struct MemoryState {
-    /// By the order in which they were sent.
+    /// In the order in which they were sent.
     messages: BTreeMap<u64, Entry>,
     sent: u64,
     leases: u64,
@@ -38,8 +37,7 @@ struct Entry {
     due: Option<Instant>,
     /// The number of the last lease, as in its receipt.
     lease: u64,
-    /// Executions started whose end was not recorded, by the lease that they were started
-    /// under.
+    /// Executions that started and did not end, by the number of their lease.
     open: BTreeMap<u64, u32>,
     failures: Vec<String>,
 }
@@ -55,43 +53,39 @@ impl MemoryQueue {
         MemoryQueue { longest: Some(longest), ..MemoryQueue::default() }
     }
 
-    fn state(&self) -> MutexGuard<'_, MemoryState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The numbers of the message and the lease that a receipt is for.
     fn read(&self, receipt: &Receipt) -> Result<(u64, u64), QueueError> {
         let numbers = receipt.0.split_once(' ');
         let numbers = numbers.and_then(|(id, lease)| Some((id.parse().ok()?, lease.parse().ok()?)));
         numbers.ok_or_else(|| QueueError::Invalid {
             queue: self.to_string(),
-            problem: "the receipt is not of this queue".to_owned(),
+            problem: "the receipt belongs to another queue".to_owned(),
         })
     }
 
-    /// Does something to the message that the receipt is for.
+    /// Changes the message of a receipt.
     fn with<T>(
         &self,
         receipt: &Receipt,
         change: impl FnOnce(&mut MemoryState, u64) -> T,
     ) -> Result<T, QueueError> {
         let (id, lease) = self.read(receipt)?;
-        let mut state = self.state();
+        let mut state = self.state.lock();
         match state.messages.get(&id) {
             Some(entry) if entry.lease == lease => Ok(change(&mut state, id)),
             _ => Err(QueueError::LeaseLost { queue: self.to_string(), id: id.to_string() }),
         }
     }
 
-    /// Leases what is due; else says when the next message will be.
+    /// Leases the messages that are due, and says when the next one will be.
     fn take(&self, max: usize, hold: Duration) -> (Vec<Message>, Option<Instant>) {
         let now = Instant::now();
-        let state = &mut *self.state();
+        let state = &mut *self.state.lock();
         let mut found = Vec::new();
         let mut next = None;
         for (id, entry) in &mut state.messages {
             if found.len() >= max {
-                // There may be more for another who waits.
+                // Another caller may take the next one.
                 self.changed.notify_one();
                 break;
             }
@@ -180,7 +174,7 @@ impl Queue for MemoryQueue {
 
     async fn disown(&self, receipt: &Receipt) -> Result<(), QueueError> {
         let (id, lease) = self.read(receipt)?;
-        if let Some(entry) = self.state().messages.get_mut(&id) {
+        if let Some(entry) = self.state.lock().messages.get_mut(&id) {
             entry.open.remove(&lease);
         }
         Ok(())
@@ -198,7 +192,7 @@ impl Queue for MemoryQueue {
                 if let Release::Failed(reason) = why {
                     entry.failures.push(reason.to_owned());
                 }
-                // No lease has this number: the receipt is of no further use.
+                // No lease has this number, so the receipt becomes invalid.
                 entry.lease = 0;
                 entry.due = (!delay.is_zero()).then(|| after(Instant::now(), delay));
             }
@@ -210,10 +204,13 @@ impl Queue for MemoryQueue {
     async fn send(&self, bodies: &[Bytes]) -> Vec<Result<(), QueueError>> {
         let send = |body: &Bytes| {
             if let Some(longest) = self.longest.filter(|longest| body.len() > *longest) {
-                let problem = format!("a message of {} bytes: {longest} is the most", body.len());
+                let problem = format!(
+                    "a message of {} bytes is too large: the limit is {longest}",
+                    body.len()
+                );
                 return Err(QueueError::Invalid { queue: self.to_string(), problem });
             }
-            let mut state = self.state();
+            let mut state = self.state.lock();
             state.sent += 1;
             let id = state.sent;
             state.messages.insert(
@@ -234,7 +231,7 @@ impl Queue for MemoryQueue {
     }
 
     async fn counts(&self) -> Result<Counts, QueueError> {
-        let state = self.state();
+        let state = self.state.lock();
         let now = Instant::now();
         let leased = |entry: &&Entry| entry.due.is_some_and(|due| due > now);
         Ok(Counts {
@@ -252,7 +249,7 @@ impl fmt::Display for MemoryQueue {
     }
 }
 
-/// A time that far away; what is too far to be a time is thirty years.
+/// The time after a delay, of at most thirty years: a time that is too far away would overflow.
 fn after(now: Instant, delay: Duration) -> Instant {
     const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
     now + delay.min(FAR)

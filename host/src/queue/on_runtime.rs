@@ -1,8 +1,8 @@
-//! A queue whose calls are made on a runtime of its own.
+//! A queue whose operations run on a runtime of their own.
 //!
-//! The connections of a service are driven by the runtime that opened them. A call to a file
-//! system that hangs holds up a thread of the runtime that works on tasks, and with it every
-//! connection that this thread drives; leases have to be renewed all the same.
+//! The runtime that opens a connection also drives it. A file operation that hangs blocks a thread
+//! of the tasks' runtime, and with it the connections that the thread drives. Leases have to be
+//! renewed all the same, so connections are driven by another runtime.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Counts, Message, Queue, QueueError, Receipt, Release, Requests};
 
-/// A queue, and where its calls are made.
+/// A queue, and the runtime that its operations run on.
 pub(super) struct OnRuntime {
     queue: Arc<dyn Queue>,
     runtime: Handle,
@@ -27,7 +27,7 @@ impl OnRuntime {
         Self { queue, runtime }
     }
 
-    /// Makes a call there. It ends when nobody waits for it any more.
+    /// Runs an operation on the runtime. It is aborted if the caller goes away.
     async fn call<T, F>(
         &self,
         doing: &str,
@@ -46,7 +46,7 @@ impl OnRuntime {
     }
 }
 
-/// Messages on their way to who leases them. What nobody takes is released.
+/// Messages on their way to the caller. They are released if nobody takes them.
 struct Leased {
     messages: Vec<Message>,
     queue: Arc<dyn Queue>,
@@ -77,7 +77,7 @@ impl Drop for Leased {
     }
 }
 
-/// [`Release`], to be handed to another thread.
+/// An owned [`Release`].
 enum Why {
     Uncounted,
     Failed(String),

@@ -1,13 +1,13 @@
-//! `pubsub://projects/P/topics/T/subscriptions/S`: a queue of Google Pub/Sub.
+//! `pubsub://projects/P/topics/T/subscriptions/S`: a Google Pub/Sub queue.
 //!
-//! A lease is an acknowledgement deadline, which ends after 600 seconds at the latest and is
-//! made longer in time. The service can't count messages, and can't write on one what
-//! happened to it: a task that failed goes back as a copy that says so (`envelope.rs`), and
-//! an execution that ended with its host is not known. Where the subscription has a dead
-//! letter policy the service counts deliveries; so that it counts only those of which nobody
-//! told the end, what is given back goes as a copy there in any case.
+//! A lease is an acknowledgement deadline of at most 600 seconds, which is extended in time. Pub/Sub
+//! can neither count messages nor change one. So a message whose task failed is published again with
+//! its attempts as attributes (`envelope.rs`), and the old copy is acknowledged. Executions whose
+//! host died are not known. If the subscription has a dead-letter policy, Pub/Sub counts deliveries.
+//! Then every released message is published again, so that only deliveries with an unknown outcome
+//! count.
 //!
-//! Who holds what, until when, is kept in `leases.rs`; how messages come in is in `pull.rs`.
+//! `leases.rs` knows which leases are held, and `pull.rs` receives messages.
 
 use std::fmt;
 use std::sync::Arc;
@@ -46,41 +46,40 @@ mod tests;
 
 /// The longest acknowledgement deadline.
 const LONGEST_HOLD: Duration = Duration::from_secs(600);
-/// How many acknowledgement ids are put into one request; of 512 KiB at the most, where an
-/// id takes some 200 bytes.
+/// The most acknowledgement ids of one request. A request has at most 512 KiB, and an id about 200
+/// bytes.
 const IDS: usize = 1000;
-/// How long closing waits for what comes in and has to be given back.
+/// How long closing waits for messages that still arrive and have to be released.
 const CLOSING: Duration = Duration::from_secs(10);
 
-/// A queue of Pub/Sub.
+/// A Pub/Sub queue.
 pub struct PubSubQueue {
     shared: Arc<Shared>,
 }
 
-/// What the requests under way share with the queue.
+/// What the queue shares with its requests.
 struct Shared {
     client: Client,
     /// `projects/P/topics/T`
     topic: String,
-    /// `projects/P/subscriptions/S`; None for a queue that is only sent to.
+    /// `projects/P/subscriptions/S`; `None` for a queue that is only sent to.
     subscription: Option<String>,
-    /// The ordering key of what is sent.
+    /// The ordering key of messages that are sent.
     group: Option<String>,
     leases: PubSubLeases,
-    /// Pulls, and what they bring for nobody: each is seen to its end.
+    /// Pulls, and releases of messages that nobody took. They run to their end.
     under_way: TaskTracker,
-    /// Cancelled when no message is wanted any more.
+    /// Cancelled when the queue closes.
     closing: CancellationToken,
-    /// The service counts deliveries, for a dead letter policy.
+    /// Whether the service counts deliveries, for a dead-letter policy.
     is_counted: AtomicBool,
     copies: Copies,
-    /// Messages can't be sent again: we are not allowed to publish to the topic.
+    /// This process is not allowed to publish to the topic, so messages can't be sent again.
     resend_denied: Denial,
 }
 
 impl PubSubQueue {
-    /// Opens the queue; makes its topic and its subscription, if they are missing and
-    /// `access` says so.
+    /// Opens the queue. Creates its topic and subscription with [`Access::create`].
     pub async fn open(at: &PubSub, access: &Access) -> Result<Self, QueueError> {
         Self::with(Client::connect(at, access).await?, at, access).await
     }
@@ -120,7 +119,7 @@ impl Queue for PubSubQueue {
     }
 
     async fn start(&self, receipt: &Receipt) -> Result<(), QueueError> {
-        // There is nowhere to write it.
+        // Pub/Sub cannot record it.
         self.shared.lease_of(receipt).map(drop)
     }
 
@@ -130,7 +129,9 @@ impl Queue for PubSubQueue {
         let hold = hold.min(LONGEST_HOLD);
         let until = Instant::now() + hold;
         let changed = shared.set_deadline(vec![held.ack_id.clone()], hold).await;
-        changed.map_err(|status| shared.failed(receipt, "extending a lease", &status))?;
+        changed.map_err(|status| {
+            shared.failed(receipt, "extending the lease of a message", &status)
+        })?;
         Ok(shared.leases.replace(receipt, PubSubLease { until, ..held }))
     }
 
@@ -164,7 +165,7 @@ impl Queue for PubSubQueue {
             match shared.publish(vec![envelope.again(after, reason)]).await {
                 Ok(()) => {
                     shared.resend_denied.clear();
-                    // If the next step fails there are two, which is better than none.
+                    // If the acknowledgement fails there are two copies, which is better than none.
                     shared.copies.replaced(&envelope.copy);
                     return self.ack(receipt).await;
                 }
@@ -172,24 +173,24 @@ impl Queue for PubSubQueue {
                     if shared.resend_denied.record() {
                         let error = shared.client.error("sending a task again", &status);
                         tracing::warn!(
-                            "{error}: how often a task failed is known only to the host that ran it"
+                            "{error}; attempts are counted only by the host that ran them"
                         );
                     }
                 }
                 Err(status) => match shared.client.error("sending a task again", &status) {
                     error @ QueueError::Invalid { .. } => tracing::warn!(
                         message = envelope.id,
-                        "{error}: how often this task failed is known only to this host"
+                        "{error}; the attempts of this task are counted only by this host"
                     ),
                     error if reason.is_some() => return Err(error),
                     error => tracing::debug!("{error}"),
                 },
             }
         }
-        // The lease ends by itself when the message is to come back.
+        // The message comes back when its lease ends.
         let ack_id = held.ack_id.clone();
         let changed = shared.set_deadline(vec![ack_id], after.min(LONGEST_HOLD)).await;
-        changed.map_err(|status| shared.failed(receipt, "giving back a message", &status))?;
+        changed.map_err(|status| shared.failed(receipt, "releasing a message", &status))?;
         if let Some(reason) = reason {
             shared.copies.failed(&envelope.copy, reason);
         }
@@ -202,8 +203,9 @@ impl Queue for PubSubQueue {
     }
 
     async fn counts(&self) -> Result<Counts, QueueError> {
-        // Only Cloud Monitoring counts, and minutes later. But who asks learns whether the
-        // queue is there. Not each time: such requests are limited for all of a project.
+        // Only Cloud Monitoring counts messages, minutes later. But the caller learns whether the
+        // queue exists. It is not asked each time, because a project's quota of such requests is
+        // small.
         if !self.shared.client.is_well() {
             setup::find_topic(&self.shared.client, &self.shared.topic).await?;
         }
@@ -235,7 +237,10 @@ impl Queue for PubSubQueue {
         shared.closing.cancel();
         shared.under_way.close();
         if tokio::time::timeout(CLOSING, shared.under_way.wait()).await.is_err() {
-            tracing::warn!("{self} did not answer in time; what it sent last comes back later");
+            tracing::warn!(
+                "{self} did not answer in time; its last messages come back when their leases \
+                 expire"
+            );
         }
     }
 
@@ -248,8 +253,8 @@ impl Shared {
     fn subscription(&self) -> Result<&str, QueueError> {
         self.subscription.as_deref().ok_or_else(|| {
             self.client.invalid(
-                "names no subscription, so it can only be sent to; \
-                 messages are leased from .../subscriptions/SUBSCRIPTION",
+                "names no subscription, so it can only be sent to; add \
+                 /subscriptions/SUBSCRIPTION to lease messages",
             )
         })
     }
@@ -265,14 +270,14 @@ impl Shared {
         }
     }
 
-    /// Whether a message is given back as a copy: to tell that its task failed, or so that a
-    /// delivery which came to nothing doesn't count. A copy would lose its place in an order.
+    /// Whether a released message is replaced by a copy: to carry a failure, or so that the delivery
+    /// does not count. A copy would lose its place among ordered messages.
     fn wants_copy(&self, envelope: &Envelope, reason: Option<&str>) -> bool {
         let is_told = reason.is_some() || (envelope.is_counted && !envelope.is_ordered());
         is_told && !self.resend_denied.is_recent()
     }
 
-    /// Ends messages in whose place copies were sent and that could not be ended then.
+    /// Acknowledges replaced messages whose acknowledgement failed before.
     async fn end_replaced(&self, replaced: Vec<(String, Envelope)>) {
         if replaced.is_empty() {
             return;
@@ -281,12 +286,12 @@ impl Shared {
         match self.acknowledge(ids).await {
             Ok(()) => replaced.iter().for_each(|(_, e)| self.copies.forget(&e.copy)),
             Err(status) => {
-                tracing::debug!("{}", self.client.error("ending an old copy", &status));
+                tracing::debug!("{}", self.client.error("acknowledging a replaced copy", &status));
             }
         }
     }
 
-    /// A message that was published in our future says that our clock is slow.
+    /// A publish time in the future shows that this machine's clock is slow.
     fn look_at_clock(&self, envelope: &Envelope) {
         let now = SystemTime::now();
         if let Some(published) = envelope.published.filter(|published| *published > now) {
@@ -294,8 +299,8 @@ impl Shared {
         }
     }
 
-    /// What it means that a request under a lease failed. A lease that the service says has
-    /// ended is ended here, too.
+    /// The error of a failed request under a lease. Removes the lease if the service says that it
+    /// has expired.
     fn failed(&self, receipt: &Receipt, doing: &str, status: &Status) -> QueueError {
         if status::lost(status).is_empty() {
             return self.client.error(doing, status);
@@ -304,8 +309,7 @@ impl Shared {
         self.lost(receipt)
     }
 
-    /// Makes leases end so far from now, in whole seconds: no earlier than asked. Zero gives
-    /// the messages back.
+    /// Makes leases end `hold` from now, rounded up to whole seconds. Zero releases the messages.
     async fn set_deadline(&self, ack_ids: Vec<String>, hold: Duration) -> Result<(), Status> {
         let seconds = hold.as_secs() + u64::from(hold.subsec_nanos() > 0);
         let subscription = self.subscription.as_deref().unwrap_or_default();
@@ -331,13 +335,12 @@ impl Shared {
         self.client.tried(RequestKind::Delete, ANSWER, acknowledge).await
     }
 
-    /// Gives messages back that nobody here wants. What can't be given back returns when its
-    /// lease ends.
+    /// Releases messages that nobody took. If that fails, they come back when their leases expire.
     async fn give_back(&self, ack_ids: Vec<String>) {
         for ids in ack_ids.chunks(IDS) {
             if let Err(error) = self.set_deadline(ids.to_vec(), Duration::ZERO).await {
-                let error = self.client.error("giving back messages", &error);
-                tracing::warn!("{error}; they return when their leases end");
+                let error = self.client.error("releasing messages", &error);
+                tracing::warn!("{error}; the messages come back when their leases expire");
             }
         }
     }

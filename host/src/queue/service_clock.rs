@@ -1,23 +1,24 @@
-//! How far this machine's clock is from a service's, by the `Date` of its answers.
+//! The difference between this machine's clock and a service's, from the `Date` of its answers.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::Once;
 use std::time::{Duration, SystemTime};
 
-/// Answers that are looked at: an answer that was long under way says too little.
+use parking_lot::Mutex;
+/// How many of the last answers count. One that took long to arrive says little.
 const ANSWERS: usize = 8;
-/// Answers that have to agree that our clock is fast. That it is slow is proved by one: an
-/// answer from the future.
+/// How many answers have to show that this machine's clock is fast. One answer with a date in the
+/// future proves that it is slow.
 const ENOUGH: usize = 3;
-/// A difference that is worth telling. Less may be the way of an answer, and does no harm.
+/// The smallest difference that is reported. Less may be the answer's delay, and is harmless.
 const WORTH_TELLING: Duration = Duration::from_secs(5);
 
 /// The clock of a service.
 #[derive(Debug)]
 pub(super) struct ServiceClock {
-    /// By how much its time was ahead of ours in the last answers, in milliseconds. An answer
-    /// takes its time, so none is more than the truth.
+    /// How far its clock was ahead in the last answers, in milliseconds. The delay of an answer
+    /// makes this too small, never too large.
     ahead: Mutex<VecDeque<i64>>,
     said: Once,
 }
@@ -38,19 +39,15 @@ impl Default for ServiceClock {
 }
 
 impl ServiceClock {
-    fn ahead(&self) -> MutexGuard<'_, VecDeque<i64>> {
-        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// An answer of `queue` has come, which says that it was `date` when it was made. A person
-    /// is told once if the clocks are far apart.
+    /// Records that an answer of `queue` with this date was received. Warns once if the clocks
+    /// differ too much.
     pub(super) fn saw(&self, queue: &dyn fmt::Display, date: SystemTime, received: SystemTime) {
         let ahead = match date.duration_since(received) {
             Ok(ahead) => millis(ahead),
             Err(behind) => -millis(behind.duration()),
         };
         {
-            let mut all = self.ahead();
+            let mut all = self.ahead.lock();
             if all.len() >= ANSWERS {
                 all.pop_front();
             }
@@ -61,19 +58,20 @@ impl ServiceClock {
         }
     }
 
-    /// What is wrong with this machine's clock, and what to do about it.
+    /// What is wrong with this machine's clock, and how to fix it.
     pub(super) fn complaint(&self) -> Option<String> {
         self.skew().map(|skew| {
             format!(
-                "{skew}; set it by NTP (`timedatectl set-ntp true`): a service refuses requests of \
-                 a clock that is more than 5 minutes off, and times in reports are wrong"
+                "{skew}; synchronize it with NTP (`timedatectl set-ntp true`): services refuse \
+                 requests if clocks differ by more than 5 minutes, and the times in reports are \
+                 wrong"
             )
         })
     }
 
-    /// How far the clocks are apart, if that is far and enough answers say so.
+    /// The difference of the clocks, if it is large and enough answers show it.
     pub(super) fn skew(&self) -> Option<Skew> {
-        let all = self.ahead();
+        let all = self.ahead.lock();
         let most = *all.iter().max()?;
         let apart = Duration::from_millis(most.unsigned_abs());
         if apart <= WORTH_TELLING {

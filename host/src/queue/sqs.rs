@@ -1,23 +1,25 @@
 //! SQS: `sqs://NAME`, a queue URL, or an ARN.
 //!
 //! ```text
-//! client.rs     region, endpoint, credentials; requests counted
-//! settings.rs   how the queue is set up, or made; opening.rs: both at the opening
-//! sending.rs    bodies into messages
-//! receive.rs    leasing; polls.rs: polls outlive their callers, and strand nothing
-//! leases.rs     receipts, and when they are of no use any more
-//! settling.rs   leases made longer, and ended
-//! attempts.rs   what is remembered of a task's executions, and where
-//! pointer.rs    bodies that are too large
-//! batch.rs      calls of many tasks in one request of ten; requests.rs: those requests
-//! failure.rs    what an error of the service means
-//! admin.rs      what people do to a queue
+//! client.rs     region, endpoint, credentials; counts requests
+//! opening.rs    finds or creates the queue
+//! settings.rs   the queue's settings
+//! sending.rs    sends messages
+//! receive.rs    leases messages
+//! polls.rs      receives that outlive their callers
+//! pace.rs       when a receive asks for ten messages
+//! leases.rs     receipts, and when leases end
+//! settling.rs   extends leases; deletes and releases messages
+//! attempts.rs   how attempts are counted
+//! large_bodies.rs  bodies that are too large for SQS
+//! batch.rs      puts ten operations into one request
+//! requests.rs   the requests
+//! failure.rs    what an error means
+//! admin.rs      inspects and repairs a queue
 //! ```
-//!
-//! What SQS can't do: it delivers a message twice now and then; it counts receives, and can't
-//! be told that an execution starts; on a FIFO queue a message can't be sent again, so that
-//! only the host which ran a task knows how often it failed; its counts are approximate; it
-//! holds a message for one host for 12 hours in all.
+//! Limits of SQS: it sometimes delivers a message twice. It counts receives, but cannot record that
+//! an execution starts. A message of a FIFO queue cannot be sent again, so only the host that ran a
+//! task knows how often it failed. Counts are approximate. A host can hold a message for 12 hours.
 
 use std::fmt;
 use std::sync::Arc;
@@ -35,6 +37,7 @@ use self::client::Tally;
 use self::failure::Failure;
 use self::large_bodies::LargeBodies;
 use self::leases::{SqsLease, SqsLeases};
+use self::pace::Pace;
 use self::polls::Polls;
 use self::requests::{Changes, Deletes, Sends, Service};
 use self::settings::Settings;
@@ -53,6 +56,7 @@ mod failure;
 mod large_bodies;
 mod leases;
 mod opening;
+mod pace;
 mod polls;
 mod receive;
 mod requests;
@@ -63,10 +67,9 @@ mod settling;
 #[cfg(test)]
 mod tests;
 
-/// How long what is to happen soon waits for others to go with it.
+/// How long an urgent operation waits for others to share its request.
 const SHORT_LINGER: Duration = Duration::from_millis(20);
-/// What SQS allows a message to be held for, from its receive on, however often its lease
-/// is extended.
+/// How long SQS lets a message be held after its receive, including all extensions.
 const LONGEST_HOLD: Duration = Duration::from_secs(12 * 3600);
 
 /// A queue of SQS.
@@ -76,7 +79,7 @@ pub struct SqsQueue {
 }
 
 struct Inner {
-    /// What the user called it.
+    /// The address as the user wrote it.
     name: String,
     service: Service,
     settings: Settings,
@@ -85,13 +88,14 @@ struct Inner {
     large_bodies: Option<LargeBodies>,
     polls: Arc<Polls>,
     leases: SqsLeases,
+    pace: Pace,
     deletes: Batcher<Deletes>,
     changes: Batcher<Changes>,
     sends: Batcher<Sends>,
-    /// Works of several steps that have to come to their end.
+    /// Operations of several steps that must complete.
     work: TaskTracker,
     copies: Copies,
-    /// Messages can't be sent again: we are not allowed to send to this queue.
+    /// This process is not allowed to send to the queue, so messages can't be sent again.
     resend_denied: Denial,
     longest_hold: Duration,
     said_full: receive::SaidFull,
@@ -114,6 +118,7 @@ impl Inner {
             large_bodies,
             polls: Arc::default(),
             leases: SqsLeases::new(),
+            pace: Pace::default(),
             deletes: Batcher::new(Deletes(service.clone())),
             changes: Batcher::new(Changes(service.clone())),
             sends: Batcher::new(sends),
@@ -139,11 +144,15 @@ impl Inner {
         QueueError::Invalid { queue: self.name.clone(), problem }
     }
 
+    fn charges_for_holding(&self) -> bool {
+        self.settings.redrive.is_some() && !self.remembers()
+    }
+
     async fn close(&self) {
         self.polls.given_up(false).await;
         let kept = self.polls.take(usize::MAX);
         self.give_back_fresh(kept).await;
-        // What waits for company lets the works go on that wait for it.
+        // Operations may wait for a batch to fill.
         let flush = async {
             loop {
                 tokio::join!(self.deletes.flush(), self.changes.flush(), self.sends.flush());
@@ -188,7 +197,7 @@ impl Queue for SqsQueue {
         self.inner.lease(max, hold, wait).await
     }
 
-    /// Nothing can be recorded: see `attempts.rs`.
+    /// SQS cannot record it: see `attempts.rs`.
     async fn start(&self, receipt: &Receipt) -> Result<(), QueueError> {
         self.inner.row(receipt).map(drop)
     }
@@ -243,7 +252,7 @@ impl Queue for SqsQueue {
     }
 
     fn charges_for_holding(&self) -> bool {
-        self.limits_deliveries() && !self.inner.remembers()
+        self.inner.charges_for_holding()
     }
 
     async fn close(&self) {
@@ -256,7 +265,7 @@ impl Queue for SqsQueue {
 }
 
 impl SqsQueue {
-    /// Has to be called within a runtime.
+    /// Must be called within a runtime.
     fn of(inner: Inner) -> Self {
         let inner = Arc::new(inner);
         let stop = CancellationToken::new();
@@ -265,7 +274,7 @@ impl SqsQueue {
         Self { inner, _watch: stop.drop_guard() }
     }
 
-    /// Does something of which no step may be left out, even if its caller goes away.
+    /// Completes an operation of several steps even if its caller goes away.
     async fn see_through(
         &self,
         work: impl Future<Output = Result<(), Failure>> + Send + 'static,
@@ -274,7 +283,7 @@ impl SqsQueue {
         ended.unwrap_or_else(|error| Err(Failure::Unavailable(error.to_string())))
     }
 
-    /// What a settlement came to.
+    /// Removes the lease if its message is settled or lost.
     fn settled(
         &self,
         receipt: &Receipt,
@@ -283,6 +292,7 @@ impl SqsQueue {
     ) -> Result<(), QueueError> {
         if matches!(result, Ok(()) | Err(Failure::Lost)) {
             self.inner.leases.remove(receipt);
+            self.inner.send_last_deletes();
         }
         let id = leases::id(receipt);
         result.map_err(|failure| failure.of_message(&self.inner.name, doing, id))

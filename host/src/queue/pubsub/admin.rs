@@ -1,7 +1,7 @@
-//! A queue of Pub/Sub as its operator sees it.
+//! Inspects and repairs a Pub/Sub queue.
 //!
-//! There is no way to see a message but to receive it, and no way to take a message from
-//! whoever holds it, but for all that were published before a moment.
+//! A message has to be leased to be seen. The leases of other processes can't be ended; only all
+//! messages that were published before a given time can be deleted.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -21,12 +21,12 @@ use super::{IDS, LONGEST_HOLD, PubSubQueue, Shared, pull, send, setup};
 use crate::queue::address::PubSub;
 use crate::queue::{self, Access, Counts, Facts, Listed, Queue as _, QueueError};
 
-/// Messages that are looked at in one go.
+/// How many messages are asked for at a time.
 const LOOK: usize = 100;
-/// When the service says that there is no message, it is asked once more for so long.
+/// How long the last pull waits, after one that found nothing.
 const LAST_LOOK: Duration = Duration::from_secs(3);
 
-/// A queue of Pub/Sub.
+/// A Pub/Sub queue for operators.
 #[derive(Debug)]
 pub struct Admin {
     pub(super) queue: PubSubQueue,
@@ -34,7 +34,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Opens the queue, which must exist.
+    /// Opens an existing queue.
     pub async fn open(at: &PubSub, access: &Access) -> Result<Self, QueueError> {
         Self::with(Client::connect(at, access).await?, at, access).await
     }
@@ -72,13 +72,17 @@ impl queue::Admin for Admin {
 
     async fn release_all(&self) -> Result<u64, QueueError> {
         Err(self.queue.shared.client.invalid(
-            "Pub/Sub can't take leases from their holders; they end by themselves after at most \
-             600 seconds unless their holder renews them",
+            "Pub/Sub can't end the leases of other processes; a lease expires after at most 600 \
+             seconds unless its holder renews it",
         ))
     }
 
     async fn rezero(&self) -> Result<(), QueueError> {
-        Err(self.queue.shared.client.invalid("Pub/Sub has no counters that could be set to zero"))
+        Err(self
+            .queue
+            .shared
+            .client
+            .invalid("Pub/Sub has no counters of sent and completed messages"))
     }
 
     async fn purge(&self) -> Result<Option<u64>, QueueError> {
@@ -93,7 +97,7 @@ impl queue::Admin for Admin {
             shared.client.subscriber().seek(request).await
         };
         let sought = shared.client.tried(RequestKind::Other, ANSWER, seek).await;
-        sought.map_err(|error| shared.client.error("removing all messages", &error))?;
+        sought.map_err(|error| shared.client.error("deleting all messages", &error))?;
         Ok(None)
     }
 
@@ -102,7 +106,7 @@ impl queue::Admin for Admin {
     }
 
     async fn facts(&self) -> Result<Facts, QueueError> {
-        // A deadline is no longer than ten minutes, and renewed without end: no longest hold.
+        // A deadline can be extended any number of times, so there is no `longest_hold`.
         let facts = Facts { longest_message: Some(send::BYTES as u64), ..Facts::default() };
         let client = &self.queue.shared.client;
         if self.at.subscription.is_none() {
@@ -116,7 +120,7 @@ impl queue::Admin for Admin {
     }
 }
 
-/// What a subscription says of itself.
+/// The settings of a subscription.
 fn of(found: &Subscription, facts: Facts) -> Facts {
     let mut notes = Vec::new();
     let policy = found.dead_letter_policy.as_ref();
@@ -124,19 +128,19 @@ fn of(found: &Subscription, facts: Facts) -> Facts {
         notes.push(
             match found.enable_message_ordering {
                 true => {
-                    "every delivery counts for the dead letter policy, also one that is only \
-                     listed, or given back by a host that stops"
+                    "every delivery counts for the dead-letter policy, including those after \
+                     which the message is released or that are only listed"
                 }
                 false => {
-                    "a delivery counts for the dead letter policy after which the host was \
-                     killed or lost, or that was only listed"
+                    "a delivery counts for the dead-letter policy if the host was killed or lost, \
+                     or if it is only listed"
                 }
             }
             .to_owned(),
         );
     } else {
         notes.push(
-            "there is no dead letter policy, so a task that kills its host is tried without end"
+            "there is no dead-letter policy, so a task that kills its host is retried forever"
                 .to_owned(),
         );
     }
@@ -144,20 +148,20 @@ fn of(found: &Subscription, facts: Facts) -> Facts {
         notes.push("delivery is exactly once".to_owned());
     }
     if !found.filter.is_empty() {
-        notes.push(format!("only messages that match this filter come in: {}", found.filter));
+        notes.push(format!("only messages that match this filter are delivered: {}", found.filter));
     }
     if let Some(retry) = &found.retry_policy {
         let least = retry.minimum_backoff.and_then(|d| Duration::try_from(d).ok());
         let most = retry.maximum_backoff.and_then(|d| Duration::try_from(d).ok());
         notes.push(format!(
-            "a message that is given back waits for {:?} to {:?} more",
+            "the service delays a released message by another {:?} to {:?}",
             least.unwrap_or(Duration::from_secs(10)),
             most.unwrap_or(Duration::from_secs(600))
         ));
     }
     if let Some(time) = found.expiration_policy.as_ref().and_then(|policy| policy.ttl) {
         let time = Duration::try_from(time).unwrap_or_default();
-        notes.push(format!("the subscription is deleted after {time:?} without a host"));
+        notes.push(format!("the service deletes the subscription after {time:?} without activity"));
     }
     Facts {
         visibility: u64::try_from(found.ack_deadline_seconds).ok().map(Duration::from_secs),
@@ -171,12 +175,12 @@ fn of(found: &Subscription, facts: Facts) -> Facts {
     }
 }
 
-/// A look at all messages, which are held until it ends.
+/// A listing of the messages, which are leased until it ends.
 struct Listing {
     shared: Arc<Shared>,
-    /// Those that are still to be shown.
+    /// Messages that were leased and not yet listed.
     seen: VecDeque<Envelope>,
-    /// Acknowledgement ids of all, and until when they are held.
+    /// The acknowledgement ids of all leased messages, and when their leases end.
     held: Vec<(Instant, Vec<String>)>,
     has_ended: bool,
 }
@@ -208,10 +212,10 @@ impl Listing {
         }))
     }
 
-    /// Gets more messages, and holds on to those that it has.
+    /// Leases more messages, and extends the leases that end soon.
     async fn look(&mut self) -> Result<(), QueueError> {
         let shared = self.shared.clone();
-        let failed = |error| shared.client.error("holding messages", &error);
+        let failed = |error| shared.client.error("leasing messages", &error);
         for (until, ids) in &mut self.held {
             if until.saturating_duration_since(Instant::now()) < LONGEST_HOLD / 2 {
                 *until = Instant::now() + LONGEST_HOLD;
@@ -229,7 +233,7 @@ impl Listing {
         }
         let until = Instant::now() + LONGEST_HOLD;
         match self.held.last_mut() {
-            // A request less for each, when they are held on to.
+            // Leases that end at the same time are extended with one request.
             Some((last, all)) if until - *last < LAST_LOOK && all.len() + ids.len() <= IDS => {
                 all.extend(ids.iter().cloned());
             }
@@ -251,7 +255,7 @@ impl Drop for Listing {
         if ids.is_empty() {
             return;
         }
-        // Somebody has seen enough.
+        // The listing was dropped before its end.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let shared = self.shared.clone();
             let giving_back = async move { shared.give_back(ids).await };

@@ -1,9 +1,9 @@
-//! The connection to Pub/Sub: whose it is, and requests that are made again when that helps.
+//! The connection to Pub/Sub: credentials, and requests with retries.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
+use backon::{ExponentialBuilder, Retryable};
 use gcloud_auth::credentials::CredentialsFile;
 use gcloud_auth::project;
 use gcloud_auth::token::DefaultTokenSourceProvider;
@@ -11,70 +11,56 @@ use gcloud_gax::conn::{Channel, ConnectionManager, ConnectionOptions, Environmen
 use gcloud_gax::grpc::{Code, Request, Response, Status};
 use gcloud_googleapis::pubsub::v1::publisher_client::PublisherClient;
 use gcloud_googleapis::pubsub::v1::subscriber_client::SubscriberClient;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::status::{self, chain, unavailable};
 use crate::environment::Environment;
 use crate::queue::address::PubSub;
+use crate::queue::request_counter::RequestCounter;
+pub(super) use crate::queue::request_counter::RequestKind;
 use crate::queue::service_clock::{self, ServiceClock};
 use crate::queue::{Access, QueueError, Requests};
 
 const DOMAIN: &str = "pubsub.googleapis.com";
 const ENDPOINT: &str = "https://pubsub.googleapis.com/";
 const SCOPES: [&str; 1] = ["https://www.googleapis.com/auth/pubsub"];
-/// How long getting credentials may take. The metadata server of a machine that is not
-/// Google's never answers.
+/// How long getting credentials may take. Outside Google Cloud the metadata server never answers.
 const CREDENTIALS: Duration = Duration::from_secs(20);
 /// How long making a connection may take.
 const CONNECT: Duration = Duration::from_secs(10);
-/// How long an answer may take that is not one to wait for.
+/// How long an answer may take.
 pub(super) const ANSWER: Duration = Duration::from_secs(30);
-/// After so much silence a connection is probed, and after as much again given up.
+/// A silent connection is probed after this time, and given up after as much again.
 const PROBE: Duration = Duration::from_secs(20);
-/// The pauses between tries, which vary by half.
-const PAUSES: [Duration; 3] =
-    [Duration::from_millis(200), Duration::from_millis(600), Duration::from_millis(1500)];
-/// For so long after it was made, a topic or subscription may not be there for messages.
+/// The delays between tries.
+const RETRIES: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(150))
+    .with_factor(3.0)
+    .with_max_times(3)
+    .with_jitter();
+/// How long a new topic or subscription may be unknown to parts of the service.
 const PROPAGATION: Duration = Duration::from_secs(30);
-/// For so long it is not asked again whether the service answers.
+/// How long a successful request shows that the service works.
 const RECENT: Duration = Duration::from_secs(10);
 
-/// A connection. Its requests can be made by many at once.
+/// A connection, for many requests at a time.
 pub(super) struct Client {
     /// The queue's URL, for errors.
     pub(super) queue: String,
-    /// What its answers say of the time.
+    /// The service's clock.
     pub(super) clock: ServiceClock,
     connection: ConnectionManager,
-    tally: Tally,
+    counter: RequestCounter,
     made: OnceLock<Instant>,
-    /// When the last request was done, unless one failed since.
+    /// When the last request succeeded, unless one failed since.
     answered: Mutex<Option<Instant>>,
 }
 
-/// What a request is counted as.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum RequestKind {
-    Receive,
-    Send,
-    Delete,
-    Extend,
-    Other,
-}
-
-#[derive(Default)]
-struct Tally {
-    receive: AtomicU64,
-    send: AtomicU64,
-    delete: AtomicU64,
-    extend: AtomicU64,
-    other: AtomicU64,
-}
-
 impl Client {
-    /// Connects to the emulator if the environment names one, or to the service with the
-    /// credentials that are found: of `GOOGLE_APPLICATION_CREDENTIALS`, of `gcloud auth`, of
-    /// the machine's metadata server, or of python-task-queue, in this order.
+    /// Connects to the emulator if the environment names one, otherwise to the service. The
+    /// credentials are the first of: `GOOGLE_APPLICATION_CREDENTIALS`, `gcloud auth`, the metadata
+    /// server, python-task-queue's.
     pub(super) async fn connect(at: &PubSub, access: &Access) -> Result<Client, QueueError> {
         let environment = &access.environment;
         let service = match environment.get("PUBSUB_EMULATOR_HOST") {
@@ -86,9 +72,9 @@ impl Client {
                 Service::GoogleCloud(Box::new(found.map_err(|problem| QueueError::Invalid {
                     queue: at.to_string(),
                     problem: format!(
-                        "no Google credentials can be used ({problem}); give the machine a \
-                             service account, or run `gcloud auth application-default login`, or \
-                             set GOOGLE_APPLICATION_CREDENTIALS to a service account's key file"
+                        "no usable Google credentials ({problem}); give the machine a service \
+                         account, run `gcloud auth application-default login`, or set \
+                         GOOGLE_APPLICATION_CREDENTIALS to a service account's key file"
                     ),
                 })?))
             }
@@ -112,14 +98,14 @@ impl Client {
             queue: at.to_string(),
             clock: ServiceClock::default(),
             connection,
-            tally: Tally::default(),
+            counter: RequestCounter::default(),
             made: OnceLock::new(),
             answered: Mutex::default(),
         })
     }
 
     pub(super) fn subscriber(&self) -> SubscriberClient<Channel> {
-        // A request for ten messages may bring ten of the largest.
+        // The answer may hold many messages of the largest size.
         SubscriberClient::new(self.connection.conn()).max_decoding_message_size(usize::MAX)
     }
 
@@ -127,8 +113,8 @@ impl Client {
         PublisherClient::new(self.connection.conn())
     }
 
-    /// Makes a request, and makes it again while what comes back may change in a moment. One
-    /// that is not answered `within` that time is taken to have failed.
+    /// Makes a request, and retries it after errors that may pass. A try without an answer `within`
+    /// this time has failed.
     pub(super) async fn tried<A, F>(
         &self,
         kind: RequestKind,
@@ -138,26 +124,22 @@ impl Client {
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        let mut pauses = PAUSES.iter();
-        loop {
-            self.tally.of(kind).fetch_add(1, Relaxed);
+        let attempt = || async {
+            self.counter.count(kind);
             let answer = tokio::time::timeout(within, request()).await;
             let answer = answer.unwrap_or_else(|_| {
                 Err(Status::deadline_exceeded(format!("no answer within {within:?}")))
             });
-            *self.answered() = answer.is_ok().then(Instant::now);
-            let error = match answer {
-                Ok(answer) => {
-                    self.look_at_date(&answer);
-                    return Ok(answer.into_inner());
-                }
-                Err(error) => error,
-            };
-            let pause = pauses.next().filter(|_| self.may_change(kind, &error));
-            let Some(pause) = pause else { return Err(error) };
-            tracing::debug!("{}: {error}; trying again", self.queue);
-            tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
-        }
+            *self.answered.lock() = answer.is_ok().then(Instant::now);
+            answer
+        };
+        let answer = attempt
+            .retry(RETRIES)
+            .when(|error| self.may_change(kind, error))
+            .notify(|error, _| tracing::debug!("{}: {error}; trying again", self.queue))
+            .await?;
+        self.look_at_date(&answer);
+        Ok(answer.into_inner())
     }
 
     fn look_at_date<A>(&self, answer: &Response<A>) {
@@ -173,16 +155,12 @@ impl Client {
         status::is_transient(error) || (is_new && error.code() == Code::NotFound)
     }
 
-    fn answered(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// True when the service did a moment ago what it was asked to.
+    /// Whether a request succeeded a short while ago.
     pub(super) fn is_well(&self) -> bool {
-        self.answered().is_some_and(|answered| answered.elapsed() < RECENT)
+        self.answered.lock().is_some_and(|answered| answered.elapsed() < RECENT)
     }
 
-    /// Notes that a topic or a subscription was made.
+    /// Records that a topic or subscription was created.
     pub(super) fn made(&self) {
         self.made.get_or_init(Instant::now);
     }
@@ -196,14 +174,14 @@ impl Client {
     }
 
     pub(super) fn requests(&self) -> Requests {
-        self.tally.requests()
+        self.counter.requests()
     }
 }
 
-/// A request with the header that routes it to where what it names is kept.
+/// A request with the header that routes it to the resource's region.
 pub(super) fn routed<T>(parameter: &str, name: &str, message: T) -> Request<T> {
     let mut request = Request::new(message);
-    // A name that fits into no header is none of a topic; the service will say so.
+    // A name that is not a valid header is not a valid topic; the service says so.
     if let Ok(value) = format!("{parameter}={name}").parse() {
         request.metadata_mut().insert("x-goog-request-params", value);
     }
@@ -219,7 +197,7 @@ async fn credentials(environment: &Environment) -> Result<DefaultTokenSourceProv
         Ok(found) => return Ok(found),
         Err(error) => error,
     };
-    // What is there and can't be used is an error; only where nothing is, there is a last place.
+    // Broken credentials are an error. Only if there are none, python-task-queue's are used.
     let is_nothing = matches!(error, gcloud_auth::error::Error::CredentialsIOError(_));
     let named = ["GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_APPLICATION_CREDENTIALS_JSON"];
     let secret = match environment.first(&named) {
@@ -233,28 +211,6 @@ async fn credentials(environment: &Environment) -> Result<DefaultTokenSourceProv
     let file = file.await.map_err(named)?;
     let found = DefaultTokenSourceProvider::new_with_credentials(config(), Box::new(file));
     found.await.map_err(named)
-}
-
-impl Tally {
-    fn of(&self, kind: RequestKind) -> &AtomicU64 {
-        match kind {
-            RequestKind::Receive => &self.receive,
-            RequestKind::Send => &self.send,
-            RequestKind::Delete => &self.delete,
-            RequestKind::Extend => &self.extend,
-            RequestKind::Other => &self.other,
-        }
-    }
-
-    fn requests(&self) -> Requests {
-        Requests {
-            receive: self.receive.load(Relaxed),
-            send: self.send.load(Relaxed),
-            delete: self.delete.load(Relaxed),
-            extend: self.extend.load(Relaxed),
-            other: self.other.load(Relaxed),
-        }
-    }
 }
 
 #[cfg(test)]

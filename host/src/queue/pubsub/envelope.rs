@@ -1,16 +1,15 @@
-//! A task's message as Pub/Sub carries it. Pure.
+//! A task's message in Pub/Sub's format.
 //!
-//! Pub/Sub can't change a message that it holds. What the next host should know of the
-//! executions that failed therefore goes into the attributes of a copy, which takes the
-//! message's place. Deliveries, which the service counts for a dead letter policy, say nothing
-//! about executions, and a copy begins without any.
+//! Pub/Sub can't change a message. So failed executions are recorded in the attributes of a copy,
+//! which replaces the message. The service counts deliveries for a dead-letter policy. They say
+//! nothing about executions, and a copy starts at zero.
 //!
 //! ```text
-//! task-host-id           the id the message was first sent with
+//! task-host-id           the id of the first copy
 //! task-host-attempts     executions that failed
 //! task-host-failure-N    why the last of them failed, oldest first
 //! task-host-delay-ms     how long after it was published the copy may be leased
-//! task-host-empty        there because a message may not be quite empty
+//! task-host-empty        set because a message must not be empty
 //! ```
 
 use std::collections::HashMap;
@@ -26,32 +25,32 @@ const ATTEMPTS: &str = "task-host-attempts";
 const FAILURE: &str = "task-host-failure-";
 const DELAY: &str = "task-host-delay-ms";
 const EMPTY: &str = "task-host-empty";
-/// The reasons that are kept, the last of them.
+/// How many of the last failures are kept.
 const REASONS: usize = 10;
-/// The longest value of an attribute, as the service takes it.
+/// The service's limit for the value of an attribute, in bytes.
 const LONGEST_VALUE: usize = 1024;
-/// A delay that nobody asked for: whoever wrote it was not this program.
+/// The longest delay. A longer one was not written by this program.
 const LONGEST_DELAY: Duration = Duration::from_secs(31 * 24 * 3600);
 
 /// A message that was received.
 #[derive(Debug, Clone)]
 pub(super) struct Envelope {
     pub(super) id: String,
-    /// What the service calls this copy of the message.
+    /// The service's id of this copy.
     pub(super) copy: String,
     pub(super) body: Bytes,
     pub(super) attempts: u32,
     pub(super) failures: Vec<String>,
-    /// True when the service counts deliveries, for its dead letter policy.
+    /// Whether the service counts deliveries, for its dead-letter policy.
     pub(super) is_counted: bool,
     pub(super) published: Option<SystemTime>,
     delay: Duration,
     ordering_key: String,
-    /// The producer's own.
+    /// The producer's attributes.
     attributes: HashMap<String, String>,
 }
 
-/// Takes a received message apart: the acknowledgement id, and what it is for.
+/// Decodes a received message: its acknowledgement id and the rest.
 pub(super) fn open(received: ReceivedMessage) -> (String, Envelope) {
     let message = received.message.unwrap_or_default();
     let (ours, attributes): (HashMap<_, _>, HashMap<_, _>) =
@@ -74,7 +73,7 @@ pub(super) fn open(received: ReceivedMessage) -> (String, Envelope) {
     (received.ack_id, envelope)
 }
 
-/// A message as it is sent first.
+/// The first copy of a message.
 pub(super) fn first(body: &Bytes, group: Option<&str>) -> PubsubMessage {
     let mut message = PubsubMessage { data: body.to_vec(), ..PubsubMessage::default() };
     message.ordering_key = group.unwrap_or_default().to_owned();
@@ -82,34 +81,32 @@ pub(super) fn first(body: &Bytes, group: Option<&str>) -> PubsubMessage {
     message
 }
 
-/// What a message takes of a request, in bytes, a few more at the most.
+/// The size of a message in a request, in bytes, rounded up a little.
 pub(super) fn size(message: &PubsubMessage) -> usize {
     let attributes = message.attributes.iter().map(|(name, value)| name.len() + value.len() + 16);
     message.data.len() + message.ordering_key.len() + attributes.sum::<usize>() + 32
 }
 
 impl Envelope {
-    /// How long after `now` the message is to wait, by the clock of whoever published it:
-    /// none, if it may be leased.
+    /// How long the message must wait from `now` on, by the service's clock. Zero if it is due.
     pub(super) fn rest(&self, now: SystemTime) -> Duration {
         let due = self.published.and_then(|published| published.checked_add(self.delay));
         due.and_then(|due| due.duration_since(now).ok()).unwrap_or_default().min(self.delay)
     }
 
-    /// With what else is known of earlier executions.
+    /// Adds attempts that the message does not carry.
     pub(super) fn knowing(mut self, attempts: u32, failures: Vec<String>) -> Self {
         self.attempts = self.attempts.saturating_add(attempts);
         self.failures.extend(failures);
         self
     }
 
-    /// True when messages with the same key are given out in their order.
+    /// Whether messages with the same key are delivered in order.
     pub(super) fn is_ordered(&self) -> bool {
         !self.ordering_key.is_empty()
     }
 
-    /// The copy that takes the message's place: after an execution that failed for this
-    /// reason, or as it was.
+    /// The copy that replaces the message. With a `reason`, it has one more failed attempt.
     pub(super) fn again(&self, after: Duration, reason: Option<&str>) -> PubsubMessage {
         let mut attributes = self.attributes.clone();
         attributes.insert(ID.to_owned(), self.id.clone());
@@ -141,7 +138,7 @@ fn mark_empty(message: &mut PubsubMessage) {
     }
 }
 
-/// As much of a text as an attribute takes.
+/// A text, cut to the limit of an attribute.
 fn shortened(text: &str) -> &str {
     &text[..text.floor_char_boundary(LONGEST_VALUE)]
 }

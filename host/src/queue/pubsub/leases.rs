@@ -1,12 +1,13 @@
 //! The leases that this host holds, by its own clock.
 //!
-//! The service accepts an acknowledgement for a lease that has ended, and then delivers the
-//! message again all the same; only subscriptions with exactly-once delivery refuse it. So
-//! what is held, and until when, is known here: who comes too late is told.
+//! Pub/Sub accepts an acknowledgement whose lease has expired, and delivers the message again. Only
+//! subscriptions with exactly-once delivery refuse it. So this process decides by its own clock
+//! whether a lease has expired.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::envelope::Envelope;
@@ -20,7 +21,7 @@ pub(super) struct PubSubLease {
     pub(super) envelope: Arc<Envelope>,
 }
 
-/// All of them, by the number in their receipts.
+/// All leases, by the number in their receipts.
 #[derive(Debug, Default)]
 pub(super) struct PubSubLeases(Mutex<LeaseMap>);
 
@@ -31,35 +32,31 @@ struct LeaseMap {
 }
 
 impl PubSubLeases {
-    fn leases(&self) -> MutexGuard<'_, LeaseMap> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Enters leases, and forgets those that nobody settled.
+    /// Adds leases, and removes those that expired.
     pub(super) fn enter(&self, held: Vec<PubSubLease>) -> Vec<Receipt> {
-        let mut leases = self.leases();
+        let mut leases = self.0.lock();
         let now = Instant::now();
         leases.held.retain(|_, held| held.until > now);
         held.into_iter().map(|held| leases.enter(held)).collect()
     }
 
-    /// The lease of a receipt, if it has not ended.
+    /// The lease of a receipt, if it has not expired.
     pub(super) fn get(&self, receipt: &Receipt) -> Option<PubSubLease> {
-        let held = self.leases().held.get(&number(receipt)?).cloned();
+        let held = self.0.lock().held.get(&number(receipt)?).cloned();
         held.filter(|held| held.until > Instant::now())
     }
 
-    /// Ends a lease.
+    /// Removes a lease.
     pub(super) fn end(&self, receipt: &Receipt) {
         if let Some(number) = number(receipt) {
-            self.leases().held.remove(&number);
+            self.0.lock().held.remove(&number);
         }
     }
 
-    /// Gives a lease another end and another receipt.
+    /// Replaces a lease, and returns its new receipt.
     pub(super) fn replace(&self, receipt: &Receipt, held: PubSubLease) -> Receipt {
         self.end(receipt);
-        self.leases().enter(held)
+        self.0.lock().enter(held)
     }
 }
 
@@ -72,7 +69,7 @@ impl LeaseMap {
     }
 }
 
-/// The message that a receipt is for.
+/// The message id in a receipt.
 pub(super) fn id(receipt: &Receipt) -> &str {
     receipt.0.split_once(' ').map_or(&receipt.0, |(_, id)| id)
 }

@@ -1,8 +1,8 @@
-//! How messages come in.
+//! Receives messages.
 //!
-//! A pull that is cancelled may have messages on their way to it, which are then leased to
-//! nobody. So no pull is cancelled: it runs in a task of its own, is short, and tells the
-//! service its end. What it brings when nobody waits for it any more is given back.
+//! If a pull were cancelled, messages could still be leased to it, and nobody would get them. So a
+//! pull is never cancelled. It is short and runs in a task of its own. If its caller goes away, its
+//! messages are released.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -19,26 +19,26 @@ use super::leases::PubSubLease;
 use super::{IDS, LONGEST_HOLD, Shared};
 use crate::queue::{Message, QueueError};
 
-/// How long one pull waits: as long as a host that stops may have to wait for its end.
+/// The longest wait of one pull. A host that stops waits for its end.
 const LONGEST: Duration = Duration::from_secs(5);
-/// And how long at least, for it to be worth it.
+/// The shortest wait of a pull that waits.
 const SHORTEST: Duration = Duration::from_secs(1);
-/// Who does not want to wait for longer than this has the service answer at once.
+/// A caller that waits less than this gets an answer at once.
 const SHORT: Duration = Duration::from_secs(2);
-/// Between two looks that are answered at once.
+/// The pause between pulls that do not wait.
 const PAUSE: Duration = Duration::from_millis(200);
-/// How far the service's clock may go from ours in the time of a pull.
+/// How far the service's clock and this one may drift apart during a pull.
 const ABOUT: Duration = Duration::from_millis(200);
-/// The most that one request brings.
+/// The most messages of one request.
 const MOST: usize = 1000;
 
-/// Messages on their way to whoever asked for them. What is dropped is given back.
+/// Messages on their way to the caller. They are released when dropped.
 pub(super) struct PulledMessages {
     messages: Vec<Message>,
     shared: Arc<Shared>,
 }
 
-/// LeaseMap up to `max` messages, waiting up to `wait` for the first.
+/// Leases up to `max` messages. Waits up to `wait` for the first.
 pub(super) async fn lease(
     shared: &Arc<Shared>,
     max: usize,
@@ -50,7 +50,7 @@ pub(super) async fn lease(
     shared.under_way.spawn(async move {
         let mut answer = answer;
         let found = look(&listing, max, hold, wait, &mut answer).await;
-        // If nobody is there to take it, it is dropped here.
+        // If the caller has gone, the messages are dropped here.
         let _ = answer.send(found);
     });
     found.await.unwrap_or_else(|_| Err(shared.client.invalid("the runtime is shutting down")))
@@ -75,7 +75,7 @@ async fn look(
         if !found.messages.is_empty() || shared.closing.is_cancelled() {
             return Ok(found);
         }
-        // What came was only put off; there may be more, also for who doesn't wait.
+        // All that came were delayed copies. There may be others.
         if were_any {
             continue;
         }
@@ -89,9 +89,8 @@ async fn look(
     }
 }
 
-/// Asks for messages once, and has the service wait for one, or answer at once. Nobody has
-/// leased them yet: they are held for as long as the subscription says, from when they were
-/// sent.
+/// Makes one pull, which waits for a message or answers at once. The messages have the
+/// subscription's own deadline, which starts when the service sends them.
 pub(super) async fn pull(
     shared: &Shared,
     max: usize,
@@ -121,12 +120,12 @@ pub(super) async fn pull(
     Ok(received.received_messages)
 }
 
-/// How a pull ends whose time is over, here or there.
+/// Whether a pull ended because its time is over.
 fn is_end(status: &Status) -> bool {
     matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled)
 }
 
-/// LeaseMap what was received, but for copies whose time has not come, which are put off.
+/// Leases the received messages. Copies that are not due yet are postponed.
 async fn take(
     shared: &Arc<Shared>,
     received: Vec<ReceivedMessage>,
@@ -155,8 +154,8 @@ async fn take(
     for (ack_id, envelope) in later {
         let rest = envelope.rest(now).min(LONGEST_HOLD);
         if let Err(status) = shared.set_deadline(vec![ack_id], rest).await {
-            // It is back a little early, or a little late, and is then put off again.
-            tracing::debug!("{}", shared.client.error("putting off a message", &status));
+            // It comes back early or late, and is postponed again.
+            tracing::debug!("{}", shared.client.error("postponing a message", &status));
         }
     }
     for due in split(due) {
@@ -172,7 +171,7 @@ async fn take(
     Ok(found)
 }
 
-/// Those whose lease had already ended: they come again. Else, what failed.
+/// The messages whose lease has already expired, which are delivered again; or the error.
 fn failed(shared: &Shared, status: &Status) -> Result<Vec<String>, QueueError> {
     match super::status::lost(status) {
         lost if lost.is_empty() => Err(shared.client.error("leasing messages", status)),
@@ -180,7 +179,7 @@ fn failed(shared: &Shared, status: &Status) -> Result<Vec<String>, QueueError> {
     }
 }
 
-/// What fits into one request each.
+/// Splits into requests.
 fn split<T>(mut all: Vec<T>) -> Vec<Vec<T>> {
     let mut parts = Vec::new();
     while all.len() > IDS {
@@ -233,7 +232,7 @@ impl Drop for PulledMessages {
         for message in &self.messages {
             table.end(&message.receipt);
         }
-        // Without a runtime the process is at its end, and they return when their leases end.
+        // Without a runtime the process is ending, and the leases expire.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let shared = self.shared.clone();
             let ids = held.into_iter().map(|held| held.ack_id).collect();

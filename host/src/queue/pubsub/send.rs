@@ -1,4 +1,4 @@
-//! Sending: many messages in one request, several requests at once.
+//! Sends messages: many in one request, several requests at a time.
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -10,14 +10,14 @@ use super::client::{ANSWER, RequestKind, routed};
 use super::{Shared, envelope};
 use crate::queue::QueueError;
 
-/// The most that a request takes, in messages and in bytes; and a message, in bytes.
+/// The limits of a request in messages and bytes. A message has the same limit in bytes.
 const MESSAGES: usize = 1000;
 pub(super) const BYTES: usize = 10_000_000 - 4096;
-/// Requests that are under way at once.
+/// The most requests under way at a time.
 const AT_ONCE: usize = 8;
 
 impl Shared {
-    /// Sends messages. The answer has one entry for each body, in their order.
+    /// Sends messages. Returns one result for each body, in the same order.
     pub(super) async fn send(&self, bodies: &[Bytes]) -> Vec<Result<(), QueueError>> {
         let batches = batches(bodies.iter().map(Bytes::len));
         // Messages with an ordering key are in the order in which they were sent.
@@ -26,7 +26,7 @@ impl Shared {
             let bodies = &bodies[batch];
             match bodies {
                 [body] if body.len() > BYTES => vec![Err(self.client.invalid(format!(
-                    "a message of {} bytes is too large: Pub/Sub takes up to {BYTES}",
+                    "a message of {} bytes is too large: the limit of Pub/Sub is {BYTES}",
                     body.len()
                 )))],
                 _ => self.send_some(bodies).await,
@@ -35,8 +35,8 @@ impl Shared {
         sent.buffered(at_once).concat().await
     }
 
-    /// Sends messages that fit into one request. If the service refuses it, they are sent in
-    /// two, so that one message which is at fault doesn't hold up the others.
+    /// Sends messages that fit into one request. If the service refuses the request, it is split in
+    /// two, so that one bad message does not hold up the others.
     async fn send_some(&self, bodies: &[Bytes]) -> Vec<Result<(), QueueError>> {
         let one = |body| envelope::first(body, self.group.as_deref());
         let Err(status) = self.publish(bodies.iter().map(one).collect()).await else {
@@ -53,7 +53,7 @@ impl Shared {
         bodies.iter().map(|_| Err(error())).collect()
     }
 
-    /// Sends messages in one request, which they fit into.
+    /// Sends messages that fit into one request.
     pub(super) async fn publish(&self, messages: Vec<PubsubMessage>) -> Result<(), Status> {
         let request = PublishRequest { topic: self.topic.clone(), messages };
         let publish = || async {
@@ -64,8 +64,7 @@ impl Shared {
     }
 }
 
-/// Which messages of these lengths go into which request. One that is too large for any is
-/// alone in its own.
+/// Splits messages of these lengths into requests. A message that is too large has its own.
 fn batches(lengths: impl Iterator<Item = usize>) -> Vec<std::ops::Range<usize>> {
     let overhead = envelope::size(&PubsubMessage::default()) + 300;
     let mut batches: Vec<std::ops::Range<usize>> = Vec::new();

@@ -1,4 +1,4 @@
-//! The topic and the subscription: whether they are there and fit, and how they are made.
+//! Checks and creates the topic and the subscription.
 
 use std::time::Duration;
 
@@ -12,14 +12,15 @@ use super::client::{ANSWER, Client, RequestKind, routed};
 use crate::queue::QueueError;
 use crate::queue::address::PubSub;
 
-/// How long a message that came in may be unclaimed: what a host that died just then held.
+/// The subscription's own deadline, in seconds: how long a message is lost if a host dies before
+/// it extends the lease.
 const ACK_DEADLINE: i32 = 60;
-/// How long messages are kept.
+/// How long Pub/Sub keeps messages.
 const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
-/// What the service calls the topic of a subscription whose topic is gone.
+/// The name of a deleted topic in a subscription.
 const DELETED: &str = "_deleted-topic_";
 
-/// What is done when a topic is looked up.
+/// The operation in errors about the topic.
 const TOPIC: &str = "looking for the topic";
 
 /// The full name of the topic.
@@ -33,14 +34,14 @@ pub(super) fn subscription(at: &PubSub) -> Option<String> {
     Some(format!("projects/{}/subscriptions/{name}", at.project))
 }
 
-/// Makes sure that messages which are sent to the topic come to the subscription: a topic
-/// without one forgets them. Makes what is missing, if `create` says so.
+/// Checks that messages to the topic arrive at the subscription. A topic without a subscription
+/// drops them. Creates what is missing if `create`.
 pub(super) async fn check(client: &Client, at: &PubSub, create: bool) -> Result<(), QueueError> {
     let topic = match look_up_topic(client, &topic(at)).await {
         Err(error) if error.code() == Code::NotFound => {
             if !create {
                 return Err(client.invalid(format!(
-                    "there is no topic {} in project {}; --create-queues makes it, and so does \
+                    "there is no topic {} in project {}; create it with --create-queues, or with \
                      `gcloud pubsub topics create {0} --project {1}`",
                     at.topic, at.project
                 )));
@@ -62,8 +63,8 @@ pub(super) async fn check(client: &Client, at: &PubSub, create: bool) -> Result<
         None => {
             let name = at.subscription.as_deref().unwrap_or_default();
             Err(client.invalid(format!(
-                "there is no subscription {name} in project {}; --create-queues makes it, and so \
-                 does `gcloud pubsub subscriptions create {name} --topic {} --project {0} \
+                "there is no subscription {name} in project {}; create it with --create-queues, \
+                 or with `gcloud pubsub subscriptions create {name} --topic {} --project {0} \
                  --ack-deadline {ACK_DEADLINE} --expiration-period never`",
                 at.project, at.topic
             )))
@@ -71,7 +72,7 @@ pub(super) async fn check(client: &Client, at: &PubSub, create: bool) -> Result<
     }
 }
 
-/// The subscription as it is.
+/// Reads the subscription.
 pub(super) async fn look_up(client: &Client, at: &PubSub) -> Result<Subscription, Status> {
     let name = subscription(at).unwrap_or_default();
     let get = || async {
@@ -81,7 +82,7 @@ pub(super) async fn look_up(client: &Client, at: &PubSub) -> Result<Subscription
     client.tried(RequestKind::Other, ANSWER, get).await
 }
 
-/// The topic of that full name.
+/// Reads the topic with this full name.
 pub(super) async fn find_topic(client: &Client, name: &str) -> Result<Topic, QueueError> {
     look_up_topic(client, name).await.map_err(|error| client.error(TOPIC, &error))
 }
@@ -94,26 +95,26 @@ async fn look_up_topic(client: &Client, name: &str) -> Result<Topic, Status> {
     client.tried(RequestKind::Other, ANSWER, get).await
 }
 
-/// What makes a subscription no use for tasks.
+/// Checks that the subscription is suitable for tasks.
 fn fits(found: &Subscription, at: &PubSub) -> Result<(), String> {
     let name = at.subscription.as_deref().unwrap_or_default();
     let is_pushed = found.push_config.as_ref().is_some_and(|push| !push.push_endpoint.is_empty());
     let is_exported = found.bigquery_config.as_ref().is_some_and(|to| !to.table.is_empty())
         || found.cloud_storage_config.as_ref().is_some_and(|to| !to.bucket.is_empty());
     if found.topic == DELETED {
-        Err(format!("the topic of subscription {name} was deleted; make another subscription"))
+        Err(format!("the topic of subscription {name} was deleted; create another subscription"))
     } else if found.topic != topic(at) {
-        Err(format!("subscription {name} is of {}, not of {}", found.topic, topic(at)))
+        Err(format!("subscription {name} belongs to {}, not to {}", found.topic, topic(at)))
     } else if found.detached {
-        Err(format!("subscription {name} is detached from its topic; make another"))
+        Err(format!("subscription {name} is detached from its topic; create another one"))
     } else if is_pushed || is_exported {
-        Err(format!("subscription {name} sends its messages elsewhere; tasks take a pull one"))
+        Err(format!("subscription {name} pushes or exports its messages; use a pull subscription"))
     } else {
         Ok(())
     }
 }
 
-/// A topic that nobody listens to and that keeps nothing loses what it is sent.
+/// Checks that the topic has a subscription or keeps messages itself. Otherwise it drops them.
 async fn check_listeners(client: &Client, at: &PubSub, found: &Topic) -> Result<(), QueueError> {
     if found.message_retention_duration.is_some() {
         return Ok(());
@@ -132,8 +133,8 @@ async fn check_listeners(client: &Client, at: &PubSub, found: &Topic) -> Result<
     let listed = listed.map_err(|e| client.error("looking for the topic's subscriptions", &e))?;
     if listed.subscriptions.is_empty() {
         return Err(client.invalid(format!(
-            "topic {} has no subscription, and would lose what is sent to it; name one: \
-             pubsub://{name}/subscriptions/SUBSCRIPTION, which --create-queues makes",
+            "topic {} has no subscription, so messages to it would be lost; add one to the URL, \
+             pubsub://{name}/subscriptions/SUBSCRIPTION, and use --create-queues",
             at.topic
         )));
     }
@@ -148,12 +149,12 @@ async fn make_topic(client: &Client, at: &PubSub) -> Result<Topic, QueueError> {
     match client.tried(RequestKind::Other, ANSWER, create).await {
         Ok(made) => {
             client.made();
-            tracing::info!("made {}", made.name);
+            tracing::info!("created {}", made.name);
             Ok(made)
         }
-        // Another host was faster.
+        // Another host created it at the same time.
         Err(error) if error.code() == Code::AlreadyExists => Ok(topic),
-        Err(error) => Err(client.error("making the topic", &error)),
+        Err(error) => Err(client.error("creating the topic", &error)),
     }
 }
 
@@ -163,7 +164,7 @@ async fn make_subscription(client: &Client, at: &PubSub) -> Result<(), QueueErro
         topic: topic(at),
         ack_deadline_seconds: ACK_DEADLINE,
         message_retention_duration: RETENTION.try_into().ok(),
-        // One that is set but has no time never expires.
+        // A policy without a time means that it never expires.
         expiration_policy: Some(ExpirationPolicy::default()),
         ..Subscription::default()
     };
@@ -174,10 +175,10 @@ async fn make_subscription(client: &Client, at: &PubSub) -> Result<(), QueueErro
     match client.tried(RequestKind::Other, ANSWER, create).await {
         Ok(made) => {
             client.made();
-            tracing::info!("made {}", made.name);
+            tracing::info!("created {}", made.name);
             Ok(())
         }
         Err(error) if error.code() == Code::AlreadyExists => Ok(()),
-        Err(error) => Err(client.error("making the subscription", &error)),
+        Err(error) => Err(client.error("creating the subscription", &error)),
     }
 }

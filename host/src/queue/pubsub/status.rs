@@ -1,8 +1,7 @@
-//! What an answer that is no success means. Pure.
+//! Turns the service's errors into [`QueueError`]s.
 //!
-//! On a subscription with exactly-once delivery the service says of each lease whether what
-//! was asked under it took place: a `google.rpc.ErrorInfo` in the answer's details has, for
-//! each acknowledgement id that failed, `TRANSIENT_FAILURE_…` or `PERMANENT_FAILURE_…`.
+//! With exactly-once delivery, the service reports each acknowledgement id that failed: a
+//! `google.rpc.ErrorInfo` in the details maps it to `TRANSIENT_FAILURE_…` or `PERMANENT_FAILURE_…`.
 
 use std::collections::HashMap;
 
@@ -26,7 +25,7 @@ pub(super) struct ErrorInfo {
     pub(super) metadata: HashMap<String, String>,
 }
 
-/// What became of each acknowledgement id that failed, as far as the service says.
+/// The acknowledgement ids that failed, and why, if the service says so.
 fn failures(status: &Status) -> HashMap<String, String> {
     let Ok(details) = gcloud_googleapis::rpc::Status::decode(status.details()) else {
         return HashMap::new();
@@ -37,16 +36,16 @@ fn failures(status: &Status) -> HashMap<String, String> {
         .collect()
 }
 
-/// The acknowledgement ids whose lease has ended, where the service says so.
+/// The acknowledgement ids whose lease has expired, if the service says so.
 pub(super) fn lost(status: &Status) -> Vec<String> {
     let lost = |(id, why): (String, String)| (why == INVALID_ACK_ID).then_some(id);
     failures(status).into_iter().filter_map(lost).collect()
 }
 
-/// True when the same request may succeed a moment later.
+/// Whether the same request may succeed a moment later.
 pub(super) fn is_transient(status: &Status) -> bool {
     match status.code() {
-        // What a broken connection looks like differs with the moment at which it broke.
+        // A broken connection has many codes, depending on when it broke.
         Code::Unavailable
         | Code::Unknown
         | Code::Cancelled
@@ -58,21 +57,21 @@ pub(super) fn is_transient(status: &Status) -> bool {
     }
 }
 
-/// The error for the queue's user: `doing` is what failed.
+/// The error for the caller. `doing` is the operation that failed.
 pub(super) fn error(queue: &str, doing: &str, status: &Status) -> QueueError {
     let cure = match status.code() {
         Code::PermissionDenied => {
             "; the account in use needs roles/pubsub.subscriber and roles/pubsub.viewer on the \
              subscription, and roles/pubsub.publisher and roles/pubsub.viewer on the topics"
         }
-        Code::Unauthenticated => "; are the credentials still good, and is this machine's clock?",
-        Code::NotFound => "; --create-queues makes what is missing",
+        Code::Unauthenticated => "; check the credentials and this machine's clock",
+        Code::NotFound => "; --create-queues creates what is missing",
         _ => "",
     };
     let said = format!("{}{cure}", said(status));
     match status.code() {
-        // What was asked for is wrong. All else may work later: a topic is made again,
-        // credentials are renewed, and permissions are corrected while a host runs.
+        // The request is wrong. All other errors may be fixed while the host runs: topics,
+        // credentials and permissions.
         Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented => {
             let problem = format!("{doing} failed: {said}");
             QueueError::Invalid { queue: queue.to_owned(), problem }
@@ -81,7 +80,7 @@ pub(super) fn error(queue: &str, doing: &str, status: &Status) -> QueueError {
     }
 }
 
-/// The error for what may work when it is tried again.
+/// The error for an operation that may succeed later.
 pub(super) fn unavailable(queue: &str, doing: &str, said: impl Into<String>) -> QueueError {
     QueueError::Unavailable {
         queue: queue.to_owned(),
@@ -90,7 +89,7 @@ pub(super) fn unavailable(queue: &str, doing: &str, said: impl Into<String>) -> 
     }
 }
 
-/// What the service, or the way to it, said.
+/// The message of an error and of its causes.
 fn said(status: &Status) -> String {
     let mut text = format!("{:?}", status.code());
     if !status.message().is_empty() {
@@ -99,7 +98,7 @@ fn said(status: &Status) -> String {
     chain(text, std::error::Error::source(status))
 }
 
-/// A text with all that is below it, where that says something more.
+/// Appends the causes of an error that add something to the text.
 pub(super) fn chain(mut text: String, mut below: Option<&dyn std::error::Error>) -> String {
     while let Some(cause) = below {
         let more = cause.to_string();

@@ -1,17 +1,17 @@
-//! A queue of SQS as its operator sees it.
+//! Inspects and repairs an SQS queue.
 //!
-//! SQS shows a message to nobody but those who lease it. So looking into a queue leases all
-//! messages that nobody holds, keeps those leases while somebody looks, and gives the messages
-//! back at the end as a host does that stops: that is no attempt.
+//! A message has to be leased to be seen. So a listing leases all messages that nobody holds, keeps
+//! the leases until its end, and then releases the messages, which is not an attempt.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use futures_util::stream::{self, BoxStream, StreamExt};
+use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 use super::failure::Failure;
@@ -20,25 +20,25 @@ use super::{Inner, LONGEST_HOLD, SqsQueue};
 use crate::queue::address::Sqs;
 use crate::queue::{self, Access, Counts, Facts, Listed, Message, QueueError, Receipt};
 
-/// How long a message that is looked at stays away if the one who looks is killed.
+/// The lease duration of a listing: how long messages stay away if the listing is killed.
 const HOLD: Duration = Duration::from_secs(300);
-/// How often these leases are renewed.
+/// How often the leases of a listing are renewed.
 const RENEW: Duration = Duration::from_secs(120);
-/// How long a poll waits: SQS does not look everywhere for one that doesn't.
+/// How long a poll waits. A poll that does not wait searches only some of SQS's servers.
 const WAIT: Duration = Duration::from_secs(1);
-/// Messages asked for at once.
+/// How many messages are asked for at a time.
 const AT_ONCE: usize = 50;
-/// Polls in a row that bring nothing before the queue is taken to hold no more.
+/// The number of empty polls in a row after which the queue counts as empty.
 const EMPTY: u32 = 2;
 
-/// A queue of SQS as its operator sees it.
+/// An SQS queue for operators.
 #[derive(Debug)]
 pub struct Admin {
     pub(super) queue: SqsQueue,
 }
 
 impl Admin {
-    /// Opens the queue, which must be there.
+    /// Opens an existing queue.
     ///
     /// # Errors
     /// Those of [`SqsQueue::open`].
@@ -66,9 +66,8 @@ impl queue::Admin for Admin {
         let inner = &self.queue.inner;
         if !inner.remembers() || inner.settings.redrive.is_some() {
             let error = self.cannot(
-                "its messages can't be looked at: on a FIFO queue, and on one with a redrive \
-                 policy, that changes how often each was received, and might move them to the \
-                 dead-letter queue",
+                "can't list messages of a FIFO queue or of a queue with a redrive policy: a \
+                 listing receives each message, which could move it to the dead-letter queue",
             );
             return stream::iter([Err(error)]).boxed();
         }
@@ -81,22 +80,23 @@ impl queue::Admin for Admin {
 
     async fn release_all(&self) -> Result<u64, QueueError> {
         Err(self.cannot(
-            "SQS can't end the leases of others; what a host holds that is gone comes back when \
-             its lease ends",
+            "SQS can't end the leases of other processes; the messages of a host that is gone \
+             come back when their leases expire",
         ))
     }
 
     async fn rezero(&self) -> Result<(), QueueError> {
-        Err(self.cannot("SQS has no counters of messages sent and done"))
+        Err(self.cannot("SQS has no counters of sent and completed messages"))
     }
 
     async fn purge(&self) -> Result<Option<u64>, QueueError> {
         let inner = &self.queue.inner;
         match inner.service.purge().await {
             Ok(()) => Ok(None),
-            Err(Failure::Invalid(text)) if text.starts_with("PurgeQueueInProgress") => Err(self
-                .cannot("SQS removes all messages once in 60 seconds only; try again in a minute")),
-            Err(failure) => Err(failure.of_queue(&inner.name, "removing the messages")),
+            Err(Failure::Invalid(text)) if text.starts_with("PurgeQueueInProgress") => {
+                Err(self.cannot("SQS allows one purge in 60 seconds; try again in a minute"))
+            }
+            Err(failure) => Err(failure.of_queue(&inner.name, "deleting the messages")),
         }
     }
 
@@ -107,8 +107,9 @@ impl queue::Admin for Admin {
     async fn facts(&self) -> Result<Facts, QueueError> {
         let inner = &self.queue.inner;
         let settings = Settings::read(&inner.service).await;
-        let settings =
-            settings.map_err(|failure| failure.of_queue(&inner.name, "reading its settings"))?;
+        let settings = settings.map_err(|failure| {
+            failure.of_queue(&inner.name, "reading the settings of the queue")
+        })?;
         let mut facts = facts(&settings);
         facts.notes.extend(inner.requests.clock.complaint());
         Ok(facts)
@@ -120,42 +121,40 @@ fn facts(settings: &Settings) -> Facts {
     let mut notes = Vec::new();
     if settings.is_fifo {
         notes.push(
-            "how often a task failed, and why, is known only to the host that ran it, for as long \
-             as that host runs"
-                .to_owned(),
+            "attempts are counted only by the host that ran them, while that host runs".to_owned(),
         );
     }
     match &settings.redrive {
         Some(redrive) => notes.push(format!(
-            "a message that was received {} times is moved to {} by SQS, with no report on the \
-             error queue; {}",
+            "SQS moves a message to {1} after {0} receives, without a report to the error queue; \
+             {2}",
             redrive.receives,
             redrive.to,
             match settings.is_fifo {
-                true => "every receive counts, also one by a host that only had to stop",
-                false => "a receive counts after which the host was killed or lost",
+                true => "every receive counts, including one after which the message is released",
+                false => "only receives after which the host was killed or lost count",
             }
         )),
         None if settings.is_fifo => notes.push(
-            "there is no redrive policy, so a task that kills its host is tried without end"
+            "there is no redrive policy, so a task that kills its host is retried forever"
                 .to_owned(),
         ),
         None => {}
     }
     if let Some(delay) = settings.delay.filter(|delay| !delay.is_zero()) {
-        notes.push(format!("messages are first given out {} after they are sent", seconds(delay)));
+        notes.push(format!("messages can be leased {} after they are sent", seconds(delay)));
     }
     if settings.is_fifo {
         notes.push(
-            "of each message group one batch at a time is given out: what is sent with one group \
-             runs nearly one after the other"
+            "SQS delivers one batch of each message group at a time, so messages of one group run \
+             almost one after the other"
                 .to_owned(),
         );
     }
     if settings.wait.is_some_and(|wait| wait.is_zero()) {
         notes.push(
-            "other programs that receive without saying for how long to wait don't wait at all, \
-             which costs requests (ReceiveMessageWaitTimeSeconds is 0); a host always waits"
+            "ReceiveMessageWaitTimeSeconds is 0, so other programs that receive without a wait \
+             time make many requests; a host always waits"
                 .to_owned(),
         );
     }
@@ -172,14 +171,14 @@ fn facts(settings: &Settings) -> Facts {
     }
 }
 
-/// Somebody looks into the queue.
+/// A listing of the messages.
 struct Listing {
     inner: Arc<Inner>,
-    /// The leases of all that was seen.
+    /// The leases of the messages listed so far.
     held: Arc<Mutex<Vec<Receipt>>>,
     found: VecDeque<Listed>,
     empty: u32,
-    /// Keeps the leases. None once they are given back.
+    /// Renews the leases. `None` after they are released.
     renewing: Option<JoinHandle<()>>,
 }
 
@@ -219,18 +218,18 @@ impl Listing {
         let sent = row.and_then(|row| row.held.sent_at);
         let Message { id, body, unread, receipt, .. } = message;
         self.found.push_back(Listed { id, due: None, sent, body, unread });
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).push(receipt);
+        self.held.lock().push(receipt);
     }
 
-    /// Gives back all that is held, even if nobody waits for it. None: that was done.
+    /// Releases the leases, even if nobody waits for it. `None` if that was done before.
     fn give_back(&mut self) -> Option<impl Future<Output = ()> + use<>> {
         let renewing = self.renewing.take()?;
         renewing.abort();
         let (inner, held) = (self.inner.clone(), self.held.clone());
         let work = self.inner.work.spawn(async move {
-            // Until then a receipt may be replaced by another.
+            // Until it stops, it may replace receipts.
             let _ = renewing.await;
-            let held = std::mem::take(&mut *held.lock().unwrap_or_else(PoisonError::into_inner));
+            let held = std::mem::take(&mut *held.lock());
             let rows = held.into_iter().filter_map(|receipt| {
                 let row = inner.leases.get(&receipt)?;
                 inner.leases.remove(&receipt);
@@ -244,7 +243,7 @@ impl Listing {
 
 impl Drop for Listing {
     fn drop(&mut self) {
-        // As far as the program goes on; else they come back when their leases end.
+        // If the program ends before that, the leases expire.
         drop(self.give_back());
     }
 }
@@ -252,10 +251,10 @@ impl Drop for Listing {
 async fn renew(inner: Arc<Inner>, held: Arc<Mutex<Vec<Receipt>>>) {
     loop {
         tokio::time::sleep(RENEW).await;
-        let due = held.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let due = held.lock().clone();
         let renewals = due.iter().map(|receipt| inner.extend(receipt, HOLD));
         let renewed = join_all(renewals).await;
-        let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = held.lock();
         for (old, new) in due.iter().zip(renewed) {
             match (held.iter_mut().find(|receipt| *receipt == old), new) {
                 (Some(place), Ok(new)) => *place = new,

@@ -1,20 +1,19 @@
-//! What a queue of SQS remembers of the executions of a task.
+//! How attempts are counted on an SQS queue.
 //!
-//! SQS counts receives, and nothing else. Where we may, a message that is given back is sent
-//! again with what it should be remembered for, and the old one is deleted:
+//! SQS counts only receives. So a message that is released is sent again with these attributes, and
+//! the old copy is deleted:
 //!
 //! ```text
 //! task-host-attempts     Number   executions that failed
 //! task-host-failures     String   why they failed, as a JSON list, oldest first
-//! task-host-unaccounted  Number   receives of earlier copies of which nobody told the end
-//! task-host-id           String   the id that the message had when it was sent first
+//! task-host-unaccounted  Number   receives of earlier copies whose outcome is unknown
+//! task-host-id           String   the id of the first copy
 //! ```
-//!
-//! The start of an execution can't be recorded: a message that is sent again is not ours until
-//! it is received again. So a receive that ended in no such way says only that its host was
-//! killed or lost, or that its lease ran out, and not whether the task had begun. It is never
-//! an attempt. A host that is killed between the two requests leaves the message twice, as any
-//! delivery of SQS may be; it can't lose it.
+//! The start of an execution can't be recorded, because a message that is sent again is not leased.
+//! So a receive with an unknown outcome means that the host was killed or lost, or that the lease
+//! expired, whether or not the task had started. It is never an attempt. A host that is killed
+//! between the two requests leaves two copies, which SQS's own deliveries may do as well. No message
+//! is lost.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -28,14 +27,14 @@ const ATTEMPTS: &str = "task-host-attempts";
 const FAILURES: &str = "task-host-failures";
 const UNACCOUNTED: &str = "task-host-unaccounted";
 const ID: &str = "task-host-id";
-/// Attributes that a message may have.
+/// The most attributes of a message.
 const MOST_ATTRIBUTES: usize = 10;
-/// Bytes of the reasons that are remembered, at the most.
+/// The most bytes of all failures that are kept.
 const MOST_FAILURES: usize = 4096;
-/// Bytes of one of them.
+/// The most bytes of one failure.
 const MOST_FAILURE: usize = 600;
 
-/// A message as it was sent, without what is ours.
+/// A message as it was sent, without the attributes above.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Sent {
     pub(super) body: Bytes,
@@ -43,30 +42,30 @@ pub(super) struct Sent {
     pub(super) group: Option<String>,
 }
 
-/// What is known of the executions of a task under earlier leases.
+/// What is known about the executions of a task under earlier leases.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct History {
     /// Those that failed.
     pub(super) attempts: u32,
     /// Why they failed, oldest first.
     pub(super) failures: Vec<String>,
-    /// Receives of which nobody told the end.
+    /// Receives whose outcome is unknown.
     pub(super) unaccounted: u32,
 }
 
-/// What a received message says about itself.
+/// A received message, decoded.
 #[derive(Debug)]
 pub(super) struct Received {
     pub(super) id: String,
-    /// What SQS calls this copy of the message.
+    /// SQS's id of this copy.
     pub(super) copy: String,
     pub(super) handle: String,
     pub(super) sent: Sent,
-    /// What was recorded when it was sent.
+    /// What was known when this copy was sent.
     pub(super) history: History,
-    /// How often this copy was received, this time included.
+    /// How often this copy was received, including this time.
     pub(super) receives: u32,
-    /// When it was sent, since 1970.
+    /// When it was sent, as a time since 1970.
     pub(super) sent_at: Option<Duration>,
 }
 
@@ -98,7 +97,7 @@ impl Received {
 }
 
 impl History {
-    /// With another execution, which failed. It came to an end, so those before it may have.
+    /// The history with another failed execution. That this one ended resets `unaccounted`.
     pub(super) fn failed(&self, reason: &str) -> Self {
         let mut failures = self.failures.clone();
         failures.push(reason.to_owned());
@@ -107,13 +106,13 @@ impl History {
 }
 
 impl Sent {
-    /// Bytes that count towards the queue's limit.
+    /// Bytes that count towards the queue's size limit.
     pub(super) fn size(&self) -> usize {
         self.body.len() + self.attributes.iter().map(attribute_size).sum::<usize>()
     }
 
-    /// The message with what it is to be remembered for, if that fits into `limit` bytes; the
-    /// reasons are left out first. None: there is no room even for the numbers.
+    /// The message with its history as attributes, if that fits into `limit` bytes. If not, the
+    /// failures are left out. `None` if not even the counts fit.
     pub(super) fn remembering(&self, id: &str, history: &History, limit: usize) -> Option<Self> {
         let mut again = self.clone();
         again.put(ATTEMPTS, "Number", history.attempts.to_string());
@@ -137,7 +136,7 @@ impl Sent {
     pub(super) fn put(&mut self, name: &str, kind: &str, value: String) {
         let mut attribute = MessageAttributeValue::builder().string_value(value);
         attribute = attribute.data_type(kind);
-        // It fails only without a type.
+        // Building fails only without a type.
         if let Ok(attribute) = attribute.build() {
             self.attributes.insert(name.to_owned(), attribute);
         }
@@ -154,7 +153,7 @@ fn attribute_size((name, value): (&String, &MessageAttributeValue)) -> usize {
     name.len() + value.data_type().len() + text + binary
 }
 
-/// The newest of the reasons that there is room for, as a JSON list.
+/// The newest failures that fit, as a JSON list.
 fn newest(failures: &[String]) -> String {
     let mut kept: Vec<String> = Vec::new();
     let mut room = MOST_FAILURES;
@@ -163,7 +162,7 @@ fn newest(failures: &[String]) -> String {
         while !failure.is_char_boundary(end) {
             end -= 1;
         }
-        // SQS takes only what XML 1.0 can hold. JSON escapes the rest of what it can't.
+        // SQS accepts only characters of XML 1.0. JSON escapes all others but these two.
         let text = failure[..end].replace(['\u{fffe}', '\u{ffff}'], "\u{fffd}");
         let size = serde_json::Value::from(text.as_str()).to_string().len() + 1;
         if size > room {

@@ -1,51 +1,54 @@
-//! Calls that are made at about the same time go to the service in one request of up to ten.
+//! Batches: puts the operations of many tasks into one request of up to ten entries.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use backon::{BackoffBuilder, ExponentialBuilder};
+use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::failure::{Failure, Refusal};
 
-/// Entries in one request, at the most.
+/// The most entries of one request.
 pub(super) const MAX_ENTRIES: usize = 10;
-/// Requests of one kind that are under way at a time.
+/// The most requests of one kind under way at a time.
 pub(super) const MAX_REQUESTS: usize = 16;
-/// How often an entry is tried that the service failed to deal with.
-const TRIES: u32 = 6;
-/// The wait before the second try; it doubles with each.
-const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+/// The delays between tries of an entry that the service failed to process.
+const RETRIES: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(100))
+    .with_max_times(5)
+    .with_jitter();
 
-/// A kind of request that has entries.
+/// A request with several entries.
 pub(super) trait BatchRequest: Send + Sync + 'static {
     type Item: Send + Sync + 'static;
 
-    /// Bytes of the item that count towards the limit of a request.
+    /// Bytes of the item that count towards a request's limit.
     fn size(&self, _item: &Self::Item) -> usize {
         0
     }
 
-    /// Bytes of all items of one request, at the most.
+    /// The most bytes of all items of a request.
     fn most_bytes(&self) -> usize {
         usize::MAX
     }
 
-    /// When the lease ends under which this is done: it is of no use later.
+    /// When the lease ends that the item belongs to. After that the item is useless.
     fn until(&self, _item: &Self::Item) -> Option<Instant> {
         None
     }
 
-    /// Makes one request. The answer has one entry for each item, in their order.
+    /// Makes one request. Returns one result for each item, in the same order.
     fn request(
         &self,
         items: &[&Self::Item],
     ) -> impl Future<Output = Result<Vec<Result<(), Refusal>>, Failure>> + Send;
 }
 
-/// Brings the items of many callers together.
+/// Collects the items of many callers into requests.
 pub(super) struct Batcher<K: BatchRequest> {
     shared: Arc<Shared<K>>,
 }
@@ -53,7 +56,7 @@ pub(super) struct Batcher<K: BatchRequest> {
 struct Shared<K: BatchRequest> {
     kind: K,
     pending: Mutex<Pending<K::Item>>,
-    /// Told when something has come that has to go earlier than all others.
+    /// Notified when an item arrives that is due before all others.
     hurry: Notify,
     requests: Semaphore,
     /// The requests under way.
@@ -85,24 +88,40 @@ impl<K: BatchRequest> Batcher<K> {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Does this for one item, within `linger` if others don't fill the batch before. It is
-    /// done even if the caller does not wait for the answer.
-    pub(super) async fn call(&self, item: K::Item, linger: Duration) -> Result<(), Failure> {
+    /// Adds an item to the batch, which is sent when it is full or after `linger`, even if the
+    /// caller does not wait for the answer.
+    pub(super) fn call(
+        &self,
+        item: K::Item,
+        linger: Duration,
+    ) -> impl Future<Output = Result<(), Failure>> + use<K> {
         let (answer, answered) = oneshot::channel();
         self.shared.add(Waiting { item, latest: Instant::now() + linger, answer });
-        answered.await.unwrap_or_else(|_| Err(Failure::Unavailable("the program ends".to_owned())))
+        async {
+            let stopped = || Err(Failure::Unavailable("the program is ending".to_owned()));
+            answered.await.unwrap_or_else(|_| stopped())
+        }
     }
 
-    /// Makes one request for these, which fit into one, and tries again what the service
-    /// failed at.
+    /// How many items wait for the batch to fill.
+    pub(super) fn waiting(&self) -> usize {
+        self.shared.pending.lock().items.len()
+    }
+
+    /// Sends the batch as it is.
+    pub(super) fn send_waiting(&self) {
+        let batch = self.shared.pending.lock().take();
+        self.shared.spawn(batch);
+    }
+
+    /// Makes one request for these items, and retries those that the service failed to process.
     pub(super) async fn call_all(&self, items: Vec<K::Item>) -> Vec<Result<(), Failure>> {
         self.shared.deliver(&items).await
     }
 
-    /// Makes requests for what waits for company, and waits until all have been answered.
+    /// Sends the batch as it is, and waits until all requests are answered.
     pub(super) async fn flush(&self) {
-        let batch = self.shared.pending().take();
-        self.shared.spawn(batch);
+        self.send_waiting();
         self.shared.under_way.close();
         self.shared.under_way.wait().await;
         self.shared.under_way.reopen();
@@ -121,12 +140,8 @@ impl<T> Pending<T> {
 }
 
 impl<K: BatchRequest> Shared<K> {
-    fn pending(&self) -> MutexGuard<'_, Pending<K::Item>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn add(self: &Arc<Self>, waiting: Waiting<K::Item>) {
-        let mut pending = self.pending();
+        let mut pending = self.pending.lock();
         let size = self.kind.size(&waiting.item);
         if pending.bytes.saturating_add(size) > self.kind.most_bytes() {
             self.spawn(pending.take());
@@ -144,11 +159,11 @@ impl<K: BatchRequest> Shared<K> {
         }
     }
 
-    /// Sends what has waited long enough; ends when nothing waits.
+    /// Sends batches when they are due. Ends when no item waits.
     async fn keep_time(self: Arc<Self>) {
         loop {
             let earliest = {
-                let mut pending = self.pending();
+                let mut pending = self.pending.lock();
                 match pending.earliest() {
                     None => {
                         pending.has_timer = false;
@@ -180,7 +195,7 @@ impl<K: BatchRequest> Shared<K> {
                 answers.push(waiting.answer);
             }
             for (answer, result) in answers.into_iter().zip(shared.deliver(&items).await) {
-                // Who does not wait any more does not want to know.
+                // The caller may have gone away.
                 let _ = answer.send(result);
             }
         });
@@ -189,32 +204,29 @@ impl<K: BatchRequest> Shared<K> {
     async fn deliver(&self, items: &[K::Item]) -> Vec<Result<(), Failure>> {
         let mut results: Vec<Result<(), Failure>> = vec![Ok(()); items.len()];
         let mut open: Vec<usize> = (0..items.len()).collect();
-        // Smaller after the service has said that the items are too large together.
+        // Halved when the service says that the items are too large together.
         let mut most = MAX_ENTRIES;
-        let mut tries = 0;
+        let mut delays = RETRIES.build();
         loop {
             let mut again = Vec::new();
             for part in open.chunks(most) {
                 self.attempt(items, part, &mut results, &mut again).await;
             }
+            if again.is_empty() {
+                return results;
+            }
             let too_long = |n: &usize| results[*n] == Err(Failure::TooLong);
             if most > 1 && again.iter().any(too_long) {
                 most = most.div_ceil(2);
             } else {
-                tries += 1;
-            }
-            if again.is_empty() || tries >= TRIES {
-                return results;
-            }
-            if tries > 0 {
-                let backoff = FIRST_BACKOFF * 2u32.pow(tries - 1);
-                tokio::time::sleep(backoff.mul_f64(0.5 + fastrand::f64())).await;
+                let Some(delay) = delays.next() else { return results };
+                tokio::time::sleep(delay).await;
             }
             open = again;
         }
     }
 
-    /// Makes one request for the items with these numbers; says which to try again.
+    /// Makes one request for the items with these numbers. Adds those to retry to `again`.
     async fn attempt(
         &self,
         items: &[K::Item],
@@ -245,7 +257,7 @@ impl<K: BatchRequest> Shared<K> {
                     results[n] = answer.map_err(|refusal| refusal.failure);
                 }
             }
-            // One may be at fault that the others have nothing to do with.
+            // A single item may be at fault.
             Err(Failure::Invalid(_)) if part.len() > 1 => {
                 for n in part {
                     Box::pin(self.attempt(items, &[n], results, again)).await;

@@ -1,8 +1,6 @@
-//! How a queue of SQS is connection: region, endpoint, credentials, timeouts, and the requests
-//! that are made, counted.
+//! The SQS client: region, endpoint, credentials and timeouts. It counts its requests.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
@@ -24,18 +22,19 @@ use tokio::time::Instant;
 
 use crate::environment::AwsSecret;
 use crate::queue::address::Sqs;
+use crate::queue::request_counter::{RequestCounter, RequestKind};
 use crate::queue::service_clock::{self, ServiceClock};
 use crate::queue::{Access, QueueError, Requests};
 
-/// How long one try of a request may take, beyond the time for which it was asked to wait.
+/// How long one try of a request may take, in addition to the time that the service waits.
 const ATTEMPT: Duration = Duration::from_secs(15);
 const CONNECT: Duration = Duration::from_secs(5);
-/// The time that any request is given.
+/// The shortest timeout of a request.
 const SHORTEST: Duration = Duration::from_secs(1);
 /// Tries of one request.
 const TRIES: u32 = 4;
 
-/// What tests put in the place of the machine's own settings.
+/// What tests use instead of the machine's settings.
 #[derive(Debug, Clone, Default)]
 pub(super) struct TestOverrides {
     pub(super) credentials: Option<Credentials>,
@@ -43,17 +42,17 @@ pub(super) struct TestOverrides {
     pub(super) large_bodies: Option<Arc<dyn ObjectStore>>,
 }
 
-/// A client, and what to tell people about it.
+/// A client, and what is known about it.
 pub(super) struct Connection {
     pub(super) client: Client,
     pub(super) region: String,
     pub(super) endpoint: String,
     pub(super) requests: Arc<Tally>,
-    /// The settings that it was made from, for other services of the same cloud.
+    /// The settings of the client, for other AWS services.
     pub(super) config: SdkConfig,
 }
 
-/// Makes a client for the queue; asks the service nothing.
+/// Makes a client for the queue. Sends no request.
 pub(super) async fn reach(
     queue: &Sqs,
     access: &Access,
@@ -74,9 +73,9 @@ pub(super) async fn reach(
         loader = loader.http_client(http);
     }
     let mut config = loader.load().await;
-    // `AWS_REGION=` is a region without a name to the SDK.
+    // The SDK takes `AWS_REGION=` for a region with an empty name.
     if config.region().is_none_or(|region| region.as_ref().is_empty()) {
-        // A server of one's own has no regions; only its requests are signed for one.
+        // Other servers have no regions, but requests are signed for one.
         let own = place.endpoint.as_ref().map(|_| "us-east-1".to_owned());
         let secret = secret.as_ref().ok().and_then(Option::as_ref);
         let region = secret.and_then(|secret| secret.region.clone()).or(own);
@@ -107,7 +106,7 @@ pub(super) async fn reach(
     let mut client = aws_sdk_sqs::config::Builder::from(&config)
         .retry_config(retries(&config))
         .timeout_config(timeouts.build())
-        // It would take an answer for stalled that the service holds back on our wish.
+        // It would take a long poll for a stalled answer.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .interceptor(Counting { queue: queue.to_string(), tally: requests.clone() });
     let endpoint = match (configured, place.endpoint) {
@@ -122,14 +121,14 @@ pub(super) async fn reach(
     Ok(Connection { client, region, endpoint, requests, config })
 }
 
-/// Timeouts for a request that is to be answered after this time at the latest.
+/// Timeouts for a request that the service may answer after `wait`.
 pub(super) fn patient(wait: Duration) -> aws_sdk_sqs::config::Builder {
     let timeouts =
         TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(ATTEMPT + wait);
     aws_sdk_sqs::Config::builder().timeout_config(timeouts.build())
 }
 
-/// Timeouts for a request that is of no use after this time.
+/// Timeouts for a request that is useless after `latest`.
 pub(super) fn until(latest: Option<Instant>) -> aws_sdk_sqs::config::Builder {
     let left = latest.map_or(ATTEMPT, |latest| latest.saturating_duration_since(Instant::now()));
     let left = left.max(SHORTEST);
@@ -140,7 +139,7 @@ pub(super) fn until(latest: Option<Instant>) -> aws_sdk_sqs::config::Builder {
     aws_sdk_sqs::Config::builder().timeout_config(timeouts.build())
 }
 
-/// The user's number of tries if there is one, else ours.
+/// The number of tries that the user configured, or the default.
 fn retries(config: &SdkConfig) -> RetryConfig {
     let standard = RetryConfig::standard();
     match config.retry_config() {
@@ -149,7 +148,7 @@ fn retries(config: &SdkConfig) -> RetryConfig {
     }
 }
 
-/// The endpoint that the environment or the profile sets, for SQS or for all services.
+/// The endpoint in the environment or the profile, for SQS or for all services.
 fn endpoint(config: &SdkConfig) -> Option<String> {
     let key = ServiceConfigKey::builder()
         .service_id("SQS")
@@ -173,11 +172,11 @@ fn no_region(queue: &Sqs, access: &Access) -> QueueError {
     }
 }
 
-/// What the name of a queue says about where it is.
+/// What a queue's address says about its region and endpoint.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct QueuePlace {
     region: Option<String>,
-    /// Where it is asked, if that is not the region's own address.
+    /// The endpoint, if it is not the region's default.
     endpoint: Option<String>,
 }
 
@@ -202,7 +201,7 @@ impl QueuePlace {
             }
             ["queue", "amazonaws", "com"] => of("us-east-1", None),
             [region, "queue", "amazonaws", "com"] => of(region, None),
-            // FIPS, dual stack, and the private addresses of a VPC: exactly there.
+            // FIPS, dual stack and VPC endpoints are used as they are.
             ["sqs-fips", region, "amazonaws", "com"]
             | ["sqs" | "sqs-fips", region, "api", "aws"]
             | [_, "sqs", region, "vpce", "amazonaws", "com"]
@@ -212,34 +211,23 @@ impl QueuePlace {
     }
 }
 
-/// Counts requests as they go out, the second and third tries as well, and looks at the clock
-/// in the answers.
+/// Counts requests, including retries, and reads the date of the answers.
 #[derive(Debug)]
 struct Counting {
     queue: String,
     tally: Arc<Tally>,
 }
 
-/// Requests made, and what their answers say of the time.
+/// What is learned from requests: how many there were, and the service's time.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     pub(super) clock: ServiceClock,
-    receive: AtomicU64,
-    send: AtomicU64,
-    delete: AtomicU64,
-    extend: AtomicU64,
-    other: AtomicU64,
+    counter: RequestCounter,
 }
 
 impl Tally {
     pub(super) fn requests(&self) -> Requests {
-        Requests {
-            receive: self.receive.load(Relaxed),
-            send: self.send.load(Relaxed),
-            delete: self.delete.load(Relaxed),
-            extend: self.extend.load(Relaxed),
-            other: self.other.load(Relaxed),
-        }
+        self.counter.requests()
     }
 }
 
@@ -254,16 +242,14 @@ impl Intercept for Counting {
         _components: &RuntimeComponents,
         _config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let tally = &self.tally;
         let target = context.request().headers().get("x-amz-target").unwrap_or_default();
-        let counter = match target.rsplit('.').next().unwrap_or_default() {
-            "ReceiveMessage" => &tally.receive,
-            "SendMessage" | "SendMessageBatch" => &tally.send,
-            "DeleteMessage" | "DeleteMessageBatch" => &tally.delete,
-            "ChangeMessageVisibility" | "ChangeMessageVisibilityBatch" => &tally.extend,
-            _ => &tally.other,
-        };
-        counter.fetch_add(1, Relaxed);
+        self.tally.counter.count(match target.rsplit('.').next().unwrap_or_default() {
+            "ReceiveMessage" => RequestKind::Receive,
+            "SendMessage" | "SendMessageBatch" => RequestKind::Send,
+            "DeleteMessage" | "DeleteMessageBatch" => RequestKind::Delete,
+            "ChangeMessageVisibility" | "ChangeMessageVisibilityBatch" => RequestKind::Extend,
+            _ => RequestKind::Other,
+        });
         Ok(())
     }
 

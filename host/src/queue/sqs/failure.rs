@@ -1,4 +1,4 @@
-//! What a request that failed means for us, in words for people.
+//! Turns the service's errors into [`QueueError`]s.
 
 use std::error::Error;
 
@@ -8,22 +8,22 @@ use aws_sdk_sqs::types::BatchResultErrorEntry;
 
 use crate::queue::QueueError;
 
-/// Why a request failed, or one entry of a batch. Many callers may get the same one.
+/// Why a request or an entry of a batch failed. Many callers may get the same failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// The lease is over.
+    /// The lease has expired.
     Lost,
     /// There is no such queue.
     NoQueue,
-    /// We are not allowed to.
+    /// A permission is missing.
     Denied(String),
-    /// The service does not know who we are: credentials, or the clock that signs with them.
+    /// The service rejects the credentials, or the clock of their signature.
     Unknown(String),
-    /// Several messages are too large together.
+    /// The messages are too large for one request.
     TooLong,
-    /// It will not work however often it is tried.
+    /// Trying again cannot help.
     Invalid(String),
-    /// It may work later.
+    /// Trying again may help.
     Unavailable(String),
 }
 
@@ -31,7 +31,7 @@ pub(super) enum Failure {
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub(super) failure: Failure,
-    /// Trying again soon may help; that of whole requests is the SDK's business.
+    /// Whether to try again soon. The SDK retries whole requests.
     pub(super) again: bool,
 }
 
@@ -42,7 +42,7 @@ impl From<Failure> for Refusal {
 }
 
 impl Failure {
-    /// Says which permission is missing, if one is.
+    /// Adds the permission that is needed.
     pub(super) fn needing(self, action: &str) -> Self {
         match self {
             Self::Denied(text) => Self::Denied(format!("{text}; allow {action} on this queue")),
@@ -63,13 +63,12 @@ impl Failure {
         let queue = queue.to_owned();
         let invalid = |problem| QueueError::Invalid { queue: queue.clone(), problem };
         match self {
-            Self::Invalid(problem) => invalid(format!("{doing} is refused: {problem}")),
-            Self::TooLong => invalid(format!("{doing} is refused: too large for one request")),
-            Self::Lost => unavailable(queue, doing, "the lease is over".to_owned()),
-            // A queue is made again, credentials are renewed, and policies are corrected while
-            // a host runs.
+            Self::Invalid(problem) => invalid(format!("{doing} failed: {problem}")),
+            Self::TooLong => invalid(format!("{doing} failed: it is too large for one request")),
+            Self::Lost => unavailable(queue, doing, "the lease has expired".to_owned()),
+            // These may be fixed while the host runs: the queue, credentials and policies.
             Self::NoQueue => {
-                let text = "there is no such queue any more; make it again".to_owned();
+                let text = "the queue no longer exists; create it again".to_owned();
                 unavailable(queue, doing, text)
             }
             Self::Denied(text) | Self::Unknown(text) | Self::Unavailable(text) => {
@@ -93,18 +92,14 @@ where
             SdkError::ServiceError(service) => match service.err().code() {
                 Some(code) => of_code(code, service.err().message().unwrap_or_default()),
                 None => Self::Unavailable(format!(
-                    "the answer was HTTP status {} and no reason",
+                    "HTTP status {} without a reason",
                     status.unwrap_or_default()
                 )),
             },
-            SdkError::TimeoutError(_) => {
-                Self::Unavailable("there was no answer in time".to_owned())
-            }
+            SdkError::TimeoutError(_) => Self::Unavailable("no answer in time".to_owned()),
             SdkError::ResponseError(_) => match status {
-                Some(status) if status >= 300 => {
-                    Self::Unavailable(format!("the answer was HTTP status {status}"))
-                }
-                _ => Self::Unavailable(format!("the answer makes no sense: {}", reasons(&error))),
+                Some(status) if status >= 300 => Self::Unavailable(format!("HTTP status {status}")),
+                _ => Self::Unavailable(format!("the answer is malformed: {}", reasons(&error))),
             },
             SdkError::ConstructionFailure(_) | SdkError::DispatchFailure(_) => {
                 let reasons = reasons(&error);
@@ -135,8 +130,8 @@ impl From<&BatchResultErrorEntry> for Refusal {
     }
 }
 
-/// The codes of the JSON protocol, and those of the older one, which the service still names
-/// and which are all that some entries of batches have.
+/// Error codes of the JSON protocol and of the older query protocol, which some batch entries
+/// still use.
 fn of_code(code: &str, message: &str) -> Failure {
     let code = code.rsplit('#').next().unwrap_or(code);
     let code = code.strip_prefix("AWS.SimpleQueueService.").unwrap_or(code);
@@ -150,19 +145,19 @@ fn of_code(code: &str, message: &str) -> Failure {
         "QueueDoesNotExist" | "NonExistentQueue" => Failure::NoQueue,
         "BatchRequestTooLong" => Failure::TooLong,
         "OverLimit" => Failure::Unavailable(
-            "120,000 messages are in flight, the most that SQS allows for one queue; run fewer \
-             hosts or let them take fewer tasks ahead"
+            "the queue has 120,000 messages in flight, which is SQS's limit; run fewer hosts or \
+             lower --prefetch"
                 .to_owned(),
         ),
         "AccessDenied" | "AccessDeniedException" => Failure::Denied(text),
         "KMS.AccessDeniedException" | "KmsAccessDenied" => Failure::Denied(format!(
-            "{text}; allow kms:Decrypt and kms:GenerateDataKey on the key of the queue"
+            "{text}; allow kms:Decrypt and kms:GenerateDataKey on the queue's key"
         )),
         "RequestTimeTooSkewed" | "RequestExpired" => Failure::Unknown(format!("{text}; {CLOCK}")),
         "SignatureDoesNotMatch" | "InvalidSignatureException" | "IncompleteSignature" => {
             let is_time = message.contains("expired") || message.contains("not yet current");
             let cure =
-                if is_time { CLOCK } else { "check the secret key, and this machine's clock" };
+                if is_time { CLOCK } else { "check the secret key and this machine's clock" };
             Failure::Unknown(format!("{text}; {cure}"))
         }
         "ExpiredToken" | "ExpiredTokenException" => {
@@ -189,7 +184,7 @@ fn of_code(code: &str, message: &str) -> Failure {
     }
 }
 
-/// What the service says of a handle whose message is not in flight, or was deleted.
+/// Whether an error says that the message is not in flight or was deleted.
 fn is_about_a_lease(message: &str) -> bool {
     message.contains("not available for visibility timeout change")
         || message.contains("receipt handle")
@@ -200,10 +195,10 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
     std::iter::successors(Some(error), |error| (*error).source())
 }
 
-/// The error and what caused it, each once.
+/// The error and its cause, without repetitions.
 fn reasons(error: &(dyn Error + 'static)) -> String {
     let reasons: Vec<String> = chain(error).map(ToString::to_string).collect();
-    // Outer errors repeat the inner ones, or say nothing that a person would want.
+    // Outer errors repeat the inner ones or add nothing.
     let mut said: Vec<String> = Vec::new();
     for reason in reasons.into_iter().rev() {
         let is_news = !said.iter().any(|s| reason.contains(s.as_str()));
@@ -251,7 +246,7 @@ mod tests {
         check("InvalidSignatureException", "Signature not yet current: 3 is later", "NTP");
         check("SignatureDoesNotMatch", "The request signature we calculated", "secret key");
         check("ExpiredToken", "", "renew the credentials");
-        check("QueueDoesNotExist", "", "make it again");
+        check("QueueDoesNotExist", "", "create it again");
         check("RequestThrottled", "slow", "RequestThrottled: slow");
     }
 }

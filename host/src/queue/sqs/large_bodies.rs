@@ -1,19 +1,19 @@
-//! Bodies that are too large for SQS: in a bucket of S3, with a pointer to them in the
-//! message, as the Amazon SQS Extended Client Library writes and reads them.
+//! Bodies that are too large for SQS. They are in an S3 bucket, and the message points to them, in
+//! the format of the Amazon SQS Extended Client Library.
 //!
-//! Who can send a message can write any pointer, and is not to make a host read or delete what
-//! it may read and delete:
+//! Whoever can send a message can write any pointer. It must not make a host show or delete other
+//! objects:
 //!
-//! - It is followed into the one bucket that the user named, below its prefix, which has to be
-//!   there and to be apart from the data, and only to names that senders of bodies give.
-//! - What is there is handed out only if it is a task, or a report where reports are wanted.
-//!   Anything else is left where it is, and no word of it leaves this file.
-//! - Only what was handed out is deleted, after the message was, under a lease that is ours.
+//! - A pointer is followed only into the bucket and prefix that the user set, which must not overlap
+//!   the data, and only to names that senders give to bodies: UUIDs.
+//! - The object is used only if it is a task, or a report where reports are expected. Otherwise it
+//!   stays where it is, and nothing of it is shown.
+//! - Only objects that were used are deleted, after their message, under a valid lease.
 //!
-//! A pointer to the body of another message is followed. Its task runs, and is reported on, once
-//! more; when the other message comes after that, its body is gone.
+//! A pointer to the body of another message is followed. Its task runs once more, and the other
+//! message then has no body.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -29,43 +29,44 @@ use super::attempts::Sent;
 use super::failure::Failure;
 use crate::message;
 use crate::queue::{Access, LONGEST_MESSAGE, QueueError};
+use parking_lot::Mutex;
 
-/// The classes that pointers are said to be of: of today's library, and of its first version.
+/// The class names in pointers: of the current library, and of its first version.
 const CLASS: &str = "software.amazon.payloadoffloading.PayloadS3Pointer";
 const OLD_CLASS: &str = "com.amazon.sqs.javamessaging.MessageS3Pointer";
-/// The attribute that says that there is a pointer; its value is the size of the body.
+/// The attribute of messages with a pointer. Its value is the size of the body.
 const SIZE: &str = "ExtendedPayloadSize";
 const OLD_SIZE: &str = "SQSLargePayloadSize";
-/// How long credentials that don't expire are used before they are looked up again.
+/// How long credentials without an expiry are used before they are looked up again.
 const LASTING: Duration = Duration::from_secs(600);
 
 /// The bucket for large bodies.
 #[derive(Debug)]
 pub(super) struct LargeBodies {
     bucket: String,
-    /// With a slash at its end.
+    /// Ends with a slash.
     prefix: String,
     is_report: Option<fn(&[u8]) -> bool>,
     store: Arc<dyn ObjectStore>,
 }
 
-/// What a message has for its body.
+/// Where the body of a message is.
 #[derive(Debug)]
 pub(super) enum BodyLocation {
-    /// The text itself.
+    /// In the message.
     Inline,
-    /// What it points to.
+    /// In the bucket, under this key.
     Stored(Path),
-    /// It points to where we don't go, and this is why.
+    /// The pointer is not followed, for this reason.
     Refused(String),
 }
 
-/// What was found where a message points to.
+/// The result of fetching a body.
 #[derive(Debug)]
 pub(super) enum FetchedBody {
-    /// Its body.
+    /// The body.
     Body(Bytes),
-    /// Nothing, or what is not to be handed out, and this is why.
+    /// There is no usable body, for this reason.
     Refused(String),
 }
 
@@ -112,7 +113,7 @@ impl LargeBodies {
         Self::of(queue, url, access, Arc::new(store))
     }
 
-    /// The bucket of that URL, which is this store.
+    /// The bucket with this URL, opened as `store`.
     pub(super) fn of(
         queue: &str,
         url: &str,
@@ -132,8 +133,7 @@ impl LargeBodies {
         };
         let Some(ours) = large_bodies else {
             return BodyLocation::Refused(format!(
-                "its body is in the bucket {}, and no bucket for large bodies is set \
-                 (--message-bucket)",
+                "its body is in the bucket {}, but --message-bucket is not set",
                 shown(&bucket)
             ));
         };
@@ -141,7 +141,7 @@ impl LargeBodies {
         match Path::parse(&key) {
             Ok(path) if is_ours => BodyLocation::Stored(path),
             _ => BodyLocation::Refused(format!(
-                "its body is said to be s3://{}/{}, and only names s3://{}/{}UUID are followed",
+                "its pointer names s3://{}/{}, but only s3://{}/{}UUID is followed",
                 shown(&bucket),
                 shown(&key),
                 ours.bucket,
@@ -150,13 +150,15 @@ impl LargeBodies {
         }
     }
 
-    /// Puts the body into the bucket, and a pointer into its place.
+    /// Puts the body into the bucket, and replaces it with a pointer.
     pub(super) async fn put(&self, message: &mut Sent) -> Result<(), Failure> {
         let key = format!("{}{}", self.prefix, uuid::Uuid::new_v4());
         let path = Path::parse(&key).map_err(|error| Failure::Invalid(error.to_string()))?;
         let size = message.body.len();
         if size > LONGEST_MESSAGE {
-            return Err(Failure::Invalid(format!("{size} bytes are more than {LONGEST_MESSAGE}")));
+            return Err(Failure::Invalid(format!(
+                "{size} bytes are too large: the limit is {LONGEST_MESSAGE}"
+            )));
         }
         let body = std::mem::take(&mut message.body);
         self.store.put(&path, body.into()).await.map_err(|error| failed(&error))?;
@@ -166,7 +168,7 @@ impl LargeBodies {
         Ok(())
     }
 
-    /// The body that is there, if there is one.
+    /// Fetches a body.
     pub(super) async fn get(&self, path: &Path) -> Result<FetchedBody, Failure> {
         let nothing = |problem: String| {
             Ok(FetchedBody::Refused(format!("its body, s3://{}/{path}, {problem}", self.bucket)))
@@ -174,29 +176,32 @@ impl LargeBodies {
         let found = match self.store.get(path).await {
             Ok(found) => found,
             Err(object_store::Error::NotFound { .. }) => {
-                return nothing("is not there (it was deleted, or never put)".to_owned());
+                return nothing("does not exist (it was deleted or never written)".to_owned());
             }
             Err(error) => return Err(failed(&error)),
         };
         let most = if self.is_report.is_some() { LONGEST_MESSAGE } else { message::LONGEST } as u64;
         if found.meta.size > most {
-            return nothing(format!("has {} bytes; {most} are the most", found.meta.size));
+            return nothing(format!(
+                "has {} bytes, which exceeds the limit of {most}",
+                found.meta.size
+            ));
         }
         let body = found.bytes().await.map_err(|error| failed(&error))?;
         let is_body = message::decode(&body).is_ok()
             || self.is_report.is_some_and(|is_report| is_report(&body));
         if !is_body {
-            return nothing("is not a task; it is left there".to_owned());
+            return nothing("is not a task, so it is neither used nor deleted".to_owned());
         }
         Ok(FetchedBody::Body(body))
     }
 
-    /// Removes the body of a message that is gone.
+    /// Deletes the body of a message that was deleted.
     pub(super) async fn delete(&self, path: &Path) {
         match self.store.delete(path).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
             Err(error) => tracing::warn!(
-                "the body s3://{}/{path} of a message that is done could not be deleted: {error}",
+                "could not delete s3://{}/{path}, the body of a message that was deleted: {error}",
                 self.bucket
             ),
         }
@@ -204,13 +209,13 @@ impl LargeBodies {
 }
 
 fn failed(error: &object_store::Error) -> Failure {
-    Failure::Unavailable(format!("the bucket for large bodies: {error}"))
+    Failure::Unavailable(format!("--message-bucket: {error}"))
 }
 
-/// Checks the URL of a place for large bodies.
+/// Checks the URL of the bucket for large bodies.
 ///
 /// # Errors
-/// What it is not, and what would be right.
+/// What is wrong with it, and what to write instead.
 pub fn check_body_bucket(url: &str) -> Result<(), String> {
     match parse(url) {
         Some(_) => Ok(()),
@@ -218,8 +223,8 @@ pub fn check_body_bucket(url: &str) -> Result<(), String> {
     }
 }
 
-const NO_PLACE: &str = "can't be used for large messages: that takes a bucket and a prefix for them \
-                        alone, s3://BUCKET/PREFIX (a producer in Java sets the prefix with \
+const NO_PLACE: &str = "can't be used for large messages: write s3://BUCKET/PREFIX, with a prefix \
+                        for messages only (a producer in Java sets the prefix with \
                         `withS3KeyPrefix(\"PREFIX/\")`)";
 
 fn named(queue: &str, url: &str) -> Result<(String, String), QueueError> {
@@ -237,13 +242,13 @@ fn parse(url: &str) -> Option<(String, String)> {
     (!bucket.is_empty() && is_path).then(|| (bucket.to_owned(), format!("{prefix}/")))
 }
 
-/// Whether it is a name that senders of bodies give: a UUID, written as they all write it.
+/// Whether it is a name that senders give to bodies: a UUID in its usual form.
 fn is_name(name: &str) -> bool {
     uuid::Uuid::try_parse(name)
         .is_ok_and(|uuid| uuid.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()) == name)
 }
 
-/// As much of a name in a pointer as a person needs. Anything may stand there.
+/// A name from a pointer, shortened and escaped. It can be anything.
 fn shown(name: &str) -> String {
     const LONGEST: usize = 200;
     name.chars().take(LONGEST).flat_map(char::escape_default).collect()
@@ -254,11 +259,11 @@ fn pointer(body: &[u8]) -> Option<S3Location> {
     (class == CLASS || class == OLD_CLASS).then_some(location)
 }
 
-/// The credentials of the SDK, which knows more places to look for them.
+/// The SDK's credentials. The SDK finds them in more places than object_store.
 #[derive(Debug)]
 struct SdkCredentials {
     provider: SharedCredentialsProvider,
-    /// Those found last, and for how long they are good.
+    /// The last credentials, and when they expire.
     known: Mutex<Option<(Arc<AwsCredential>, SystemTime)>>,
 }
 
@@ -268,7 +273,7 @@ impl CredentialProvider for SdkCredentials {
 
     async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
         let soon = SystemTime::now() + Duration::from_secs(60);
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = self.known.lock().clone();
         if let Some((credential, until)) = known
             && until > soon
         {
@@ -283,7 +288,7 @@ impl CredentialProvider for SdkCredentials {
             secret_key: found.secret_access_key().to_owned(),
             token: found.session_token().map(str::to_owned),
         });
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock();
         *known = Some((credential.clone(), until));
         Ok(credential)
     }

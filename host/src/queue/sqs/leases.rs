@@ -1,45 +1,46 @@
-//! The leases that this process holds, by the receipts that it gave out for them.
+//! The leases that this process holds, by receipt.
 //!
-//! SQS takes a delete under a lease that is over for done without doing it. So our own clock
-//! decides: a receipt whose time is over is of no use, and SQS is not asked.
+//! SQS accepts a delete whose lease has expired and silently ignores it. So this process decides by
+//! its own clock: after the end of a lease its receipt is invalid, and no request is made.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::attempts::{History, Sent};
 use crate::queue::Receipt;
 
-/// How long a lease that ran out is kept in the table: whoever dropped it does not say so.
+/// How long an expired lease stays in the table. A dropped lease is not removed otherwise.
 const KEPT: Duration = Duration::from_secs(60);
 
-/// What is known of a message under lease.
+/// A message under lease.
 #[derive(Debug, Clone)]
 pub(super) struct LeasedMessage {
     /// The message's id, the same at every delivery.
     pub(super) id: String,
-    /// What SQS calls this copy of it.
+    /// SQS's id of this copy.
     pub(super) copy: String,
-    /// What SQS knows this receive by.
+    /// SQS's receipt handle.
     pub(super) handle: String,
-    /// The message as it was sent, to send it again.
+    /// The message as it was sent, for sending it again.
     pub(super) sent: Sent,
-    /// When that was, since 1970.
+    /// When it was sent, as a time since 1970.
     pub(super) sent_at: Option<Duration>,
-    /// What is known of executions before this lease.
+    /// Earlier executions.
     pub(super) history: History,
-    /// The earliest time at which it may have been received.
+    /// The earliest time at which the lease may have started.
     pub(super) received: Instant,
-    /// The object that holds its body, if SQS does not.
+    /// The object in the bucket that holds its body, if SQS does not.
     pub(super) payload: Option<object_store::path::Path>,
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct SqsLease {
     pub(super) held: Arc<LeasedMessage>,
-    /// When the lease ends, at the earliest.
+    /// The earliest end of the lease.
     pub(super) until: Instant,
 }
 
@@ -61,13 +62,9 @@ impl SqsLeases {
         Self { state: Mutex::new(state) }
     }
 
-    fn state(&self) -> MutexGuard<'_, LeaseRows> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A new receipt for this lease.
+    /// Adds a lease, and returns its receipt.
     pub(super) fn add(&self, held: Arc<LeasedMessage>, until: Instant) -> Receipt {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let now = Instant::now();
         if now > state.swept + KEPT {
             state.swept = now;
@@ -80,10 +77,10 @@ impl SqsLeases {
         receipt
     }
 
-    /// The lease, if its time is not over.
+    /// The lease, if it has not expired.
     pub(super) fn get(&self, receipt: &Receipt) -> Option<SqsLease> {
         let number = number(receipt)?;
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let row = state.rows.get(&number)?.clone();
         if row.until > Instant::now() {
             return Some(row);
@@ -94,13 +91,12 @@ impl SqsLeases {
 
     pub(super) fn remove(&self, receipt: &Receipt) {
         if let Some(number) = number(receipt) {
-            self.state().rows.remove(&number);
+            self.state.lock().rows.remove(&number);
         }
     }
 
-    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.state().rows.len()
+        self.state.lock().rows.len()
     }
 }
 
@@ -108,7 +104,7 @@ fn number(receipt: &Receipt) -> Option<u64> {
     receipt.0.split(' ').next()?.parse().ok()
 }
 
-/// The message's id as its receipt says it.
+/// The message id in a receipt.
 pub(super) fn id(receipt: &Receipt) -> &str {
     receipt.0.split_once(' ').map_or("", |(_, id)| id)
 }

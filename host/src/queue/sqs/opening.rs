@@ -1,4 +1,4 @@
-//! Opening a queue: found, looked at, and made if that was asked for.
+//! Opens a queue: finds it, reads its settings, and creates it if asked to.
 
 use std::time::Duration;
 
@@ -15,11 +15,11 @@ use crate::queue::{Access, QueueError};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 impl SqsQueue {
-    /// Opens the queue, which is asked for how it is set up.
+    /// Opens the queue and reads its settings.
     ///
     /// # Errors
-    /// [`QueueError::Invalid`] when there is no such queue, no region, or no credentials, or
-    /// we are not allowed to use it; [`QueueError::Unavailable`] when it does not answer.
+    /// [`QueueError::Invalid`] without a queue, region, credentials or permission;
+    /// [`QueueError::Unavailable`] if the service does not answer.
     pub async fn open(address: &Sqs, access: &Access) -> Result<Self, QueueError> {
         Self::open_with(address, access, TestOverrides::default()).await
     }
@@ -34,7 +34,7 @@ impl SqsQueue {
         let connection = client::reach(address, access, overrides).await?;
         let found = tokio::time::timeout(PATIENCE, find(&connection, address, access)).await;
         let found = found.unwrap_or_else(|_| {
-            let text = format!("there was no answer in {} s", PATIENCE.as_secs());
+            let text = format!("no answer within {} s", PATIENCE.as_secs());
             Err(Failure::Unavailable(text))
         });
         let (service, settings) =
@@ -72,8 +72,8 @@ async fn find(
         }
         Err(Failure::Denied(text)) => {
             tracing::warn!(
-                "{address}: its attributes can't be read ({text}): it is taken for one without a \
-                 redrive policy that takes messages of 256 KiB; allow sqs:GetQueueAttributes"
+                "{address}: can't read the queue's attributes ({text}); assuming messages of up \
+                 to 256 KiB and no redrive policy; allow sqs:GetQueueAttributes"
             );
             Ok((service, Settings::unknown(address.is_fifo())))
         }
@@ -88,7 +88,9 @@ async fn url_of(
 ) -> Result<String, Failure> {
     let request = client.get_queue_url().queue_name(name);
     let answer = request.set_queue_owner_aws_account_id(account.map(str::to_owned)).send().await?;
-    answer.queue_url.ok_or_else(|| Failure::Unavailable("the answer names no queue".to_owned()))
+    answer
+        .queue_url
+        .ok_or_else(|| Failure::Unavailable("the answer contains no queue URL".to_owned()))
 }
 
 fn cant_open(failure: Failure, queue: &str, address: &Sqs, connection: &Connection) -> QueueError {
@@ -96,12 +98,12 @@ fn cant_open(failure: Failure, queue: &str, address: &Sqs, connection: &Connecti
     let invalid = |problem| QueueError::Invalid { queue: queue.to_owned(), problem };
     match failure {
         Failure::NoQueue => invalid(format!(
-            "there is no queue {} in {region} ({endpoint}); --create-queues makes it, or: aws \
-             sqs create-queue --queue-name {0} --region {region}",
+            "there is no queue {} in {region} ({endpoint}); create it with --create-queues, or \
+             with: aws sqs create-queue --queue-name {0} --region {region}",
             address.name()
         )),
         Failure::Denied(text) | Failure::Unknown(text) => {
-            invalid(format!("it can't be used at {endpoint}: {text}"))
+            invalid(format!("access denied at {endpoint}: {text}"))
         }
         other => other.of_queue(queue, &format!("reaching SQS at {endpoint}")),
     }

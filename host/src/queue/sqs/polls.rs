@@ -1,33 +1,33 @@
-//! Polls for messages, each in a task of its own.
+//! Polls, each in a task of its own.
 //!
-//! A request that is given up on can still bring messages, which nobody would know of until
-//! their leases end. So a poll is never broken off: when its caller has gone, what it brings
-//! is kept for the next caller, and given back if there is none.
+//! If a receive request were cancelled, SQS could still lease messages to it, and nobody would get
+//! them until their leases expire. So a poll is never cancelled. If its caller goes away, its
+//! messages are kept for the next caller, and released if there is none in time.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::failure::Failure;
 use super::leases::LeasedMessage;
 
-/// A message that was received and that nobody has been given yet.
+/// A message that was received and not yet handed out.
 #[derive(Debug)]
 pub(super) struct Unclaimed {
     pub(super) held: LeasedMessage,
     pub(super) body: Bytes,
-    /// Why that is not the message's text.
+    /// Why `body` is not what was sent.
     pub(super) unread: Option<String>,
-    /// When its lease ends, at the earliest.
+    /// The earliest end of its lease.
     pub(super) until: Instant,
-    /// When too much of the lease is over for it to be given to anybody.
+    /// When too little of the lease is left to hand it out.
     pub(super) stale: Instant,
 }
 
-/// What one poll brought.
+/// The result of a poll.
 pub(super) type PollResult = Result<Vec<Unclaimed>, Failure>;
 
 #[derive(Debug, Default)]
@@ -39,89 +39,85 @@ pub(super) struct Polls {
 #[derive(Debug, Default)]
 struct PollStates {
     next: u64,
-    /// Polls by their numbers.
+    /// Polls by number.
     polls: HashMap<u64, Poll>,
-    /// What polls have brought whose callers had gone.
+    /// Messages that wait for a caller.
     kept: VecDeque<Unclaimed>,
 }
 
 #[derive(Debug)]
 enum Poll {
     UnderWay,
-    /// Under way, and nobody waits for it.
+    /// Under way, and its caller has gone.
     GivenUp,
     Answered(PollResult),
 }
 
-/// The right to what a poll brings. Dropping it gives up on the poll.
+/// The right to the result of a poll. Dropping it abandons the poll.
 pub(super) struct Ticket<'a> {
     polls: &'a Polls,
     number: u64,
 }
 
 impl Polls {
-    fn state(&self) -> MutexGuard<'_, PollStates> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Notes that a poll begins.
+    /// Records that a poll starts.
     pub(super) fn begin(&self) -> Ticket<'_> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.next += 1;
         let number = state.next;
         state.polls.insert(number, Poll::UnderWay);
         Ticket { polls: self, number }
     }
 
-    /// Notes what a poll has brought.
+    /// Records the result of a poll.
     pub(super) fn end(&self, number: u64, brought: PollResult) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         match state.polls.remove(&number) {
             Some(Poll::UnderWay) => {
                 state.polls.insert(number, Poll::Answered(brought));
             }
             _ => match brought {
                 Ok(fresh) => state.kept.extend(fresh),
-                Err(failure) => tracing::debug!("a poll that was given up on: {failure:?}"),
+                Err(failure) => tracing::debug!("an abandoned poll failed: {failure:?}"),
             },
         }
         drop(state);
         self.changed.notify_waiters();
     }
 
-    /// Keeps messages for whoever asks next.
+    /// Keeps messages for the next caller.
     pub(super) fn keep(&self, fresh: Vec<Unclaimed>) {
-        self.state().kept.extend(fresh);
+        self.state.lock().kept.extend(fresh);
         self.changed.notify_waiters();
     }
 
-    /// Takes up to `max` of the messages that are kept.
+    /// Takes up to `max` kept messages.
     pub(super) fn take(&self, max: usize) -> Vec<Unclaimed> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let count = max.min(state.kept.len());
         state.kept.drain(..count).collect()
     }
 
-    /// Takes of the messages that are kept those that are stale by then.
+    /// Takes the kept messages that are stale.
     pub(super) fn take_stale(&self, now: Instant) -> Vec<Unclaimed> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let (old, young): (VecDeque<_>, _) =
             state.kept.drain(..).partition(|fresh| fresh.stale <= now);
         state.kept = young;
         old.into()
     }
 
-    /// When the first of the messages that are kept will be stale; waits until there is one.
+    /// Waits for a kept message, and says when the first will be stale.
     pub(super) async fn first_stale(&self) -> Instant {
         self.until(|state| state.kept.iter().map(|fresh| fresh.stale).min()).await
     }
 
-    /// True if a poll is under way that nobody waits for.
+    /// Whether an abandoned poll is under way.
     pub(super) fn has_given_up(&self) -> bool {
-        self.state().polls.values().any(|poll| matches!(poll, Poll::GivenUp))
+        self.state.lock().polls.values().any(|poll| matches!(poll, Poll::GivenUp))
     }
 
-    /// Waits until something is kept, or no poll is under way that nobody waits for.
+    /// Waits until no abandoned poll is under way, or, if `or_kept`, until a message is kept.
     pub(super) async fn given_up(&self, or_kept: bool) {
         self.until(|state| {
             let none = !state.polls.values().any(|poll| matches!(poll, Poll::GivenUp));
@@ -133,9 +129,9 @@ impl Polls {
     async fn until<T>(&self, mut check: impl FnMut(&mut PollStates) -> Option<T>) -> T {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
-            // From here on no change is missed.
+            // Changes after this are noticed.
             changed.as_mut().enable();
-            if let Some(found) = check(&mut self.state()) {
+            if let Some(found) = check(&mut self.state.lock()) {
                 return found;
             }
             changed.await;
@@ -148,7 +144,7 @@ impl Ticket<'_> {
         self.number
     }
 
-    /// Waits for what the poll brings.
+    /// Waits for the result of the poll.
     pub(super) async fn brought(self) -> PollResult {
         let number = self.number;
         self.polls
@@ -165,7 +161,7 @@ impl Ticket<'_> {
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        let mut state = self.polls.state();
+        let mut state = self.polls.state.lock();
         match state.polls.remove(&self.number) {
             Some(Poll::Answered(Ok(fresh))) => state.kept.extend(fresh),
             Some(Poll::UnderWay) => {

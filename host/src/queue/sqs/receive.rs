@@ -1,10 +1,12 @@
-//! Leasing: long polls, ten messages at a time.
+//! Leases messages with long polls of up to ten messages. `pace.rs` says when a poll asks for more
+//! than the host wants.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use aws_sdk_sqs::types;
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -19,21 +21,21 @@ use super::{Inner, SHORT_LINGER};
 use crate::queue::copies::CopyRecord;
 use crate::queue::{Counts, Message, QueueError};
 
-/// The longest that a poll may wait.
+/// The longest poll.
 const LONGEST_POLL: Duration = Duration::from_secs(20);
-/// No wait is longer.
+/// The longest wait.
 const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
-/// The longest that an answer to a long poll is taken to be on its way. A lease begins when
-/// SQS sends the answer, which is at some time between the request and the answer.
+/// The longest assumed delay of an answer. A lease starts when SQS sends the answer, which is some
+/// time before it arrives.
 const ON_ITS_WAY: Duration = Duration::from_secs(2);
-/// How long a message is left alone whose body can't be fetched.
+/// How long to wait before the next try if a message's body can't be fetched.
 const NO_BODY: Duration = Duration::from_secs(30);
-/// How often is looked whether too many messages are in flight.
+/// How often to check whether too many messages are in flight.
 const FULL_EVERY: Duration = Duration::from_secs(900);
-/// The number of messages in flight at which SQS may give out no more, nearly.
+/// The number of messages in flight that is close to SQS's limit.
 const NEARLY_FULL: u64 = 119_000;
 
-/// When it was last looked whether SQS gives out no more, which a long poll does not tell.
+/// When the number of messages in flight was last checked.
 #[derive(Debug, Default)]
 pub(super) struct SaidFull(Mutex<Option<Instant>>);
 
@@ -55,7 +57,7 @@ impl Inner {
             }
             let left = until.saturating_duration_since(Instant::now());
             if !left.is_zero() && self.polls.has_given_up() {
-                // An earlier poll that is still under way brings what another would.
+                // An earlier poll whose caller has gone is still waiting for messages.
                 tokio::select! {
                     () = self.polls.given_up(true) => continue,
                     () = tokio::time::sleep(left) => continue,
@@ -74,7 +76,7 @@ impl Inner {
         }
     }
 
-    /// One poll, and what more there is at once if more than one answer holds is wanted.
+    /// Makes one poll, and more at once if `max` exceeds one answer.
     async fn poll(
         self: &Arc<Self>,
         max: usize,
@@ -82,16 +84,12 @@ impl Inner {
         wait: Duration,
     ) -> Result<Vec<Message>, QueueError> {
         let failed = |failure: Failure| failure.of_queue(&self.name, "receiving messages");
-        let first =
-            self.begin_poll(max.min(MAX_ENTRIES), hold, wait).brought().await.map_err(failed)?;
-        let mut found: Vec<Message> = Vec::new();
-        let is_full = first.len() >= MAX_ENTRIES;
-        let rest = max.saturating_sub(first.len());
-        if !is_full || rest == 0 {
-            found.extend(first.into_iter().map(|fresh| self.hand_out(fresh)));
-            return Ok(found);
-        }
-        // Kept for the next caller should this one go away meanwhile.
+        let is_filled = self.pace.is_fast(hold, Instant::now()) && !self.charges_for_holding();
+        let asked = if is_filled { MAX_ENTRIES } else { max.min(MAX_ENTRIES) };
+        let first = self.begin_poll(asked, hold, wait).brought().await.map_err(failed)?;
+        // A full answer means that there may be more.
+        let rest = if first.len() < MAX_ENTRIES { 0 } else { max.saturating_sub(first.len()) };
+        // Kept for the next caller, should this one go away.
         self.polls.keep(first);
         let more = (0..rest.div_ceil(MAX_ENTRIES)).map(|n| {
             let max = (rest - n * MAX_ENTRIES).min(MAX_ENTRIES);
@@ -107,7 +105,7 @@ impl Inner {
         Ok(self.polls.take(max).into_iter().map(|fresh| self.hand_out(fresh)).collect())
     }
 
-    /// Makes one request, in a task of its own.
+    /// Starts a poll as a task of its own.
     fn begin_poll(self: &Arc<Self>, max: usize, hold: Duration, wait: Duration) -> Ticket<'_> {
         let ticket = self.polls.begin();
         let (inner, number) = (self.clone(), ticket.number());
@@ -132,8 +130,8 @@ impl Inner {
         Ok(fresh.await.into_iter().flatten().collect())
     }
 
-    /// Looks at a message, and fetches its body if that is elsewhere. None: it can't be had
-    /// now, and the message was given back; or another was sent in its place.
+    /// Decodes a message, and fetches its body if that is in the bucket. `None` if the body can't
+    /// be fetched now, or if another copy replaces the message.
     async fn open(
         self: &Arc<Self>,
         message: types::Message,
@@ -165,9 +163,9 @@ impl Inner {
                 Ok(FetchedBody::Refused(why)) => unread = Some(why),
                 Err(failure) => {
                     let error = failure.of_message(&self.name, "fetching the body of", &held.id);
-                    tracing::warn!("{error}; it is given back");
+                    tracing::warn!("{error}; the message is released");
                     let row = SqsLease { held: Arc::new(held), until };
-                    // If that fails too, its lease will end.
+                    // If this fails, the message comes back when its lease expires.
                     let _ = self.give_back(row, NO_BODY, None).await;
                     return None;
                 }
@@ -175,17 +173,17 @@ impl Inner {
         }
         let stale = until.checked_sub((until - received) / 2).unwrap_or(until);
         if let Some(why) = &unread {
-            tracing::warn!("{}: message {} has no body: {why}", self.name, held.id);
+            tracing::warn!("{}: the body of message {} can't be read: {why}", self.name, held.id);
         }
         Some(Unclaimed { held, body, unread, until, stale })
     }
 
-    /// What is known of earlier executions of a received message. A receive by this process is
-    /// no riddle: the process is there.
+    /// What is known about earlier executions. Earlier receives by this process are accounted for,
+    /// because this process is still alive.
     fn history(&self, received: &Received, known: CopyRecord) -> History {
         let recorded = &received.history;
         let since = received.receives.saturating_sub(1).saturating_sub(known.receives);
-        // Where messages can't be sent again, those that were given back count as well.
+        // If messages can't be sent again, releases count as receives too.
         let is_told = self.remembers();
         History {
             attempts: recorded.attempts.saturating_add(known.attempts),
@@ -194,14 +192,16 @@ impl Inner {
         }
     }
 
-    /// Deletes an old copy that could not be deleted when another was sent in its place.
+    /// Deletes a copy that could not be deleted when another replaced it.
     fn delete_replaced(self: &Arc<Self>, held: LeasedMessage, until: Instant) {
         let inner = self.clone();
         self.work.spawn(async move {
             let (copy, held) = (held.copy.clone(), Arc::new(held));
             match inner.deletes.call(Delete { held, until }, SHORT_LINGER).await {
                 Ok(()) => inner.copies.forget(&copy),
-                Err(failure) => tracing::debug!("{}: an old copy stays: {failure:?}", inner.name),
+                Err(failure) => {
+                    tracing::debug!("{}: could not delete a replaced copy: {failure:?}", inner.name)
+                }
             }
         });
     }
@@ -209,7 +209,7 @@ impl Inner {
     async fn fetch(&self, path: &object_store::path::Path) -> Result<FetchedBody, Failure> {
         match &self.large_bodies {
             Some(large_bodies) => large_bodies.get(path).await,
-            None => Ok(FetchedBody::Refused("no bucket for large bodies is set".to_owned())),
+            None => Ok(FetchedBody::Refused("--message-bucket is not set".to_owned())),
         }
     }
 
@@ -228,29 +228,29 @@ impl Inner {
         }
     }
 
-    /// Gives back what polls have brought for nobody, and waits until it is done.
+    /// Releases messages that nobody took, and waits until that is done.
     pub(super) async fn give_back_fresh(&self, fresh: Vec<Unclaimed>) {
         let row = |Unclaimed { held, until, .. }| SqsLease { held: Arc::new(held), until };
         self.give_back_all(fresh.into_iter().map(row).collect()).await;
     }
 
-    /// Gives back messages as if they had never been leased, as far as the queue can.
+    /// Releases messages that were not run.
     pub(super) async fn give_back_all(&self, rows: Vec<SqsLease>) {
         let back = rows.into_iter().map(|row| async move {
             let held = row.held.clone();
             if let Err(failure) = self.give_back(row, Duration::ZERO, None).await {
-                let error = failure.of_message(&self.name, "giving back", &held.id);
-                tracing::warn!("{error}; it comes back when its lease ends");
+                let error = failure.of_message(&self.name, "releasing", &held.id);
+                tracing::warn!("{error}; the message comes back when its lease expires");
             }
         });
         join_all(back).await;
     }
 
-    /// A long poll that brings nothing says nothing either when SQS gives out no more because
-    /// too many messages are in flight. A person should know.
+    /// Warns if SQS delivers nothing because too many messages are in flight. Long polls do not
+    /// report that.
     async fn look_whether_full(&self) {
         {
-            let mut last = self.said_full.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut last = self.said_full.0.lock();
             if last.is_some_and(|last| last.elapsed() < FULL_EVERY) {
                 return;
             }
@@ -259,22 +259,22 @@ impl Inner {
         let Ok(counts) = self.counts().await else { return };
         if let Some(waiting) = held_up(counts) {
             tracing::warn!(
-                "{}: no message comes although {waiting} wait: about as many are in flight as SQS \
-                 allows, which is 120,000; run fewer hosts, or let them take fewer tasks ahead",
+                "{}: SQS delivers no message although {waiting} are waiting, because nearly \
+                 120,000 messages are in flight, which is its limit; run fewer hosts or lower \
+                 --prefetch",
                 self.name,
             );
         }
     }
 }
 
-/// How many messages wait because too many are in flight. None: that is not so.
+/// How many messages wait because too many are in flight, if that is the case.
 fn held_up(counts: Counts) -> Option<u64> {
     let (all, leased) = (counts.enqueued?, counts.leased?);
     (leased >= NEARLY_FULL && all > leased).then(|| all - leased)
 }
 
-/// Gives back what polls have brought for nobody, before much of its leases is over. Ends
-/// with the queue.
+/// Releases messages that nobody took in time. Ends with the queue.
 pub(super) async fn watch_kept(polls: Arc<Polls>, queue: Weak<Inner>, stop: CancellationToken) {
     let watch = async {
         loop {

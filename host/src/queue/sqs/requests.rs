@@ -1,4 +1,4 @@
-//! The requests to the service, one function or one kind of batch each.
+//! The requests to SQS.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -19,14 +19,14 @@ use super::client::{patient, until};
 use super::failure::{Failure, Refusal};
 use super::leases::LeasedMessage;
 
-/// Bytes of all messages of one request that every queue takes.
+/// Bytes of messages in one request that every queue accepts.
 const LEAST_BATCH: usize = 256 * 1024;
-/// What one has to be allowed for each kind of batch.
+// The permissions that batches need.
 const DELETE: &str = "sqs:DeleteMessage";
 const CHANGE: &str = "sqs:ChangeMessageVisibility";
 const SEND: &str = "sqs:SendMessage";
 
-/// One queue of the service.
+/// An SQS queue.
 #[derive(Clone)]
 pub(super) struct Service {
     pub(super) client: Client,
@@ -35,7 +35,7 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// The values of these attributes that the queue has.
+    /// Reads attributes of the queue.
     pub(super) async fn attributes(
         &self,
         names: &[Name],
@@ -45,7 +45,7 @@ impl Service {
         Ok(answer.attributes.unwrap_or_default())
     }
 
-    /// SqsLeases up to `max` messages, ten at the most, and waits for the first.
+    /// Leases up to `max` messages, at most ten. Waits up to `wait` for the first.
     pub(super) async fn receive(
         &self,
         max: usize,
@@ -65,7 +65,7 @@ impl Service {
             .message_system_attribute_names(System::MessageGroupId)
             .message_attribute_names("All");
         if is_fifo {
-            // A second try gets what the lost answer to the first one held.
+            // If the answer is lost, the retry gets the same messages.
             request = request.receive_request_attempt_id(uuid::Uuid::new_v4().to_string());
         }
         let answer = request.customize().config_override(patient(wait)).send().await;
@@ -79,7 +79,7 @@ impl Service {
     }
 }
 
-/// Whole seconds, rounded up: a lease lasts as long as it was asked for.
+/// Whole seconds, rounded up, so that no lease is shorter than asked for.
 pub(super) fn seconds(time: Duration) -> i32 {
     let whole = time.as_secs() + u64::from(time.subsec_nanos() > 0);
     i32::try_from(whole).unwrap_or(i32::MAX)
@@ -94,17 +94,17 @@ pub(super) struct Changes(pub(super) Service);
 /// Sends messages.
 pub(super) struct Sends {
     pub(super) service: Service,
-    /// Bytes of one message, at the most.
+    /// The most bytes of one message.
     pub(super) limit: usize,
 }
 
-/// A message under lease, and when the lease ends.
+/// A delete of a leased message.
 pub(super) struct Delete {
     pub(super) held: Arc<LeasedMessage>,
     pub(super) until: Instant,
 }
 
-/// The same, and how long it is to last from now.
+/// A new end of a lease.
 pub(super) struct Change {
     pub(super) held: Arc<LeasedMessage>,
     pub(super) until: Instant,
@@ -112,15 +112,15 @@ pub(super) struct Change {
     pub(super) visibility: i32,
 }
 
-/// A message on its way.
+/// A message to send.
 #[derive(Debug)]
 pub(super) struct Outgoing {
     pub(super) message: Sent,
-    /// In seconds, if it is not the queue's own.
+    /// In seconds. `None`: the queue's default.
     pub(super) delay: Option<i32>,
-    /// What FIFO queues know a second copy by.
+    /// The deduplication id, on a FIFO queue.
     pub(super) deduplication: Option<String>,
-    /// When the lease ends under which the message is sent again.
+    /// When the lease ends of the message that this one replaces.
     pub(super) until: Option<Instant>,
 }
 
@@ -138,7 +138,7 @@ impl BatchRequest for Deletes {
             let entry = entry.receipt_handle(&item.held.handle).build().map_err(unbuilt)?;
             request = request.entries(entry);
         }
-        // Of no use later.
+        // Useless after the leases end.
         let latest = items.iter().map(|item| item.until).max();
         let request = request.customize().config_override(until(latest));
         let answer = request.send().await.map_err(|error| denied(error, DELETE))?;
@@ -163,7 +163,7 @@ impl BatchRequest for Changes {
                 .visibility_timeout(item.visibility);
             request = request.entries(entry.build().map_err(unbuilt)?);
         }
-        // Of no use later.
+        // Useless after the leases end.
         let latest = items.iter().map(|item| item.until).max();
         let request = request.customize().config_override(until(latest));
         let answer = request.send().await.map_err(|error| denied(error, CHANGE))?;
@@ -192,7 +192,7 @@ impl BatchRequest for Sends {
         for (n, item) in items.iter().enumerate() {
             let Sent { body, attributes, group } = &item.message;
             let body = String::from_utf8(body.to_vec())
-                .map_err(|_| Failure::Invalid("the body is no text".to_owned()))?;
+                .map_err(|_| Failure::Invalid("the body is not UTF-8 text".to_owned()))?;
             let attributes = (!attributes.is_empty()).then(|| attributes.clone());
             let entry = SendMessageBatchRequestEntry::builder()
                 .id(n.to_string())
@@ -217,7 +217,7 @@ fn unbuilt(error: impl Debug) -> Failure {
     Failure::Invalid(format!("{error:?}"))
 }
 
-/// Sorts the entries of an answer as they were asked for.
+/// The results of a batch, in the order of its entries.
 fn each<'a>(
     asked: usize,
     done: impl Iterator<Item = &'a str>,
@@ -225,7 +225,7 @@ fn each<'a>(
     action: &str,
 ) -> Vec<Result<(), Refusal>> {
     let unsaid = || {
-        let failure = Failure::Unavailable("the answer does not say what became of it".to_owned());
+        let failure = Failure::Unavailable("the answer does not mention this entry".to_owned());
         Err(Refusal { failure, again: true })
     };
     let mut results: Vec<_> = (0..asked).map(|_| unsaid()).collect();

@@ -1,4 +1,4 @@
-//! Bodies into messages, and messages into as few requests as can be.
+//! Sends messages in as few requests as possible.
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -11,9 +11,9 @@ use super::{Inner, SHORT_LINGER};
 use crate::queue::QueueError;
 
 impl Inner {
-    /// Sends messages; the answer has one entry for each body, in their order.
+    /// Sends messages. Returns one result for each body, in the same order.
     pub(super) async fn send(&self, bodies: &[Bytes]) -> Vec<Result<(), QueueError>> {
-        // One after the other where their order is to be kept.
+        // One request after the other where messages are ordered.
         let is_ordered = self.settings.is_fifo && self.group.is_some();
         let requests = if is_ordered { 1 } else { MAX_REQUESTS };
         let sent: Vec<_> =
@@ -21,7 +21,7 @@ impl Inner {
         stream::iter(sent).buffered(requests).concat().await
     }
 
-    /// Makes a body into a message, or says why SQS can't carry it.
+    /// Makes a message of a body, or says why SQS can't carry it.
     async fn outgoing(&self, body: &Bytes) -> Result<Outgoing, QueueError> {
         check_text(body).map_err(|problem| self.invalid(problem))?;
         let mut message = Sent { body: body.clone(), ..Sent::default() };
@@ -29,32 +29,31 @@ impl Inner {
         if message.size() > limit {
             let Some(large_bodies) = &self.large_bodies else {
                 return Err(self.invalid(format!(
-                    "a message of {} bytes is too large: the queue takes {limit}; name a bucket \
-                     for large bodies, or put what is large into an input",
+                    "a message of {} bytes is too large: the queue's limit is {limit}; set \
+                     --message-bucket, or move large data into an input",
                     message.size()
                 )));
             };
-            large_bodies
-                .put(&mut message)
-                .await
-                .map_err(|failure| failure.of_queue(&self.name, "storing a large body"))?;
+            large_bodies.put(&mut message).await.map_err(|failure| {
+                failure.of_queue(&self.name, "storing a large message in the bucket")
+            })?;
         }
         let unique = || uuid::Uuid::new_v4().to_string();
         let is_fifo = self.settings.is_fifo;
-        // Without a group each message is one of its own: nothing waits for anything.
+        // Without a group, each message gets a group of its own, so that none waits for another.
         message.group = self.group.clone().or_else(|| is_fifo.then(unique));
         let deduplication = is_fifo.then(unique);
         Ok(Outgoing { message, delay: None, deduplication, until: None })
     }
 
-    /// Sends these, which fit into one request unless they are large.
+    /// Sends the messages of one request.
     async fn send_some(&self, bodies: &[Bytes]) -> Vec<Result<(), QueueError>> {
         let made = join_all(bodies.iter().map(|body| self.outgoing(body))).await;
         let (mut ready, mut results) = (Vec::new(), Vec::new());
         for made in made {
             results.push(made.map(|outgoing| ready.push(outgoing)));
         }
-        // A full batch need not wait for others.
+        // A full batch does not wait for others.
         let sent = if ready.len() >= MAX_ENTRIES {
             self.sends.call_all(ready).await
         } else {
@@ -72,7 +71,7 @@ impl Inner {
         results
     }
 
-    /// The bodies of each request that is worth one.
+    /// Splits the bodies into requests.
     fn parts<'a>(&self, bodies: &'a [Bytes]) -> Vec<&'a [Bytes]> {
         let most = self.settings.limit;
         let (mut parts, mut start, mut size) = (Vec::new(), 0, 0);
@@ -92,7 +91,7 @@ impl Inner {
     }
 }
 
-/// SQS carries text of the characters that XML 1.0 allows, and never none at all.
+/// SQS carries only text in the characters of XML 1.0, of at least one character.
 fn check_text(body: &[u8]) -> Result<(), String> {
     if body.is_empty() {
         return Err("SQS can't carry an empty message".to_owned());
@@ -107,8 +106,7 @@ fn check_text(body: &[u8]) -> Result<(), String> {
     match text.char_indices().find(|(_, c)| is_barred(*c)) {
         None => Ok(()),
         Some((at, c)) => Err(format!(
-            "SQS can't carry the character U+{:04X}, which is at byte {at}; JSON can write it \
-             as \\u{:04x}",
+            "SQS can't carry the character U+{:04X} at byte {at}; in JSON, write it as \\u{:04x}",
             c as u32, c as u32
         )),
     }

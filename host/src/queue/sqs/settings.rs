@@ -1,4 +1,4 @@
-//! How a queue is set up: read when it is opened, or made as we would have it.
+//! The settings of a queue: reads them, and creates a queue with suitable ones.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,47 +10,47 @@ use serde::Deserialize;
 use super::failure::Failure;
 use super::requests::Service;
 
-/// The longest that SQS keeps a message.
+/// The longest retention that SQS allows.
 const LONGEST_RETENTION: Duration = Duration::from_secs(14 * 24 * 3600);
 const VISIBILITY: Duration = Duration::from_secs(300);
 const LONG_POLL: Duration = Duration::from_secs(20);
-/// For how long a queue that was just made may be unknown to parts of the service.
+/// How long a new queue may be unknown to parts of the service.
 const BECOMING: Duration = Duration::from_secs(10);
 
-/// The attributes of a queue that matter here.
+/// The attributes of a queue that this program uses.
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
     pub(super) is_fifo: bool,
-    /// Bytes of one message with its attributes, at the most.
+    /// The most bytes of a message with its attributes.
     pub(super) limit: usize,
-    /// How long a message is leased by those who don't say.
+    /// The default lease duration.
     pub(super) visibility: Option<Duration>,
     pub(super) retention: Option<Duration>,
-    /// The delay of messages that are sent without one.
+    /// The default delay of messages.
     pub(super) delay: Option<Duration>,
-    /// How long a receive waits that does not say.
+    /// How long a receive waits by default.
     pub(super) wait: Option<Duration>,
-    /// What becomes of messages that were received too often.
+    /// What happens to messages that were received too often.
     pub(super) redrive: Option<Redrive>,
 }
 
 /// The redrive policy of a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Redrive {
-    /// Receives after which a message is moved.
+    /// The number of receives after which a message is moved.
     pub(super) receives: u32,
-    /// The ARN of the queue that it is moved to.
+    /// The ARN of the dead-letter queue.
     pub(super) to: String,
 }
 
 impl Settings {
-    /// Reads them; this is also how it is known that the queue is there.
+    /// Reads the settings. Fails with [`Failure::NoQueue`] if the queue does not exist.
     pub(super) async fn read(service: &Service) -> Result<Self, Failure> {
         let attributes = service.attributes(&[Name::All]).await?;
         Ok(Self::of(&attributes, service.url.ends_with(".fifo")))
     }
 
-    /// What is taken to hold of a queue that does not let us look.
+    /// The settings that are assumed if they can't be read.
     pub(super) fn unknown(is_fifo: bool) -> Self {
         Self::of(&HashMap::new(), is_fifo)
     }
@@ -61,7 +61,7 @@ impl Settings {
         let limit = number(Name::MaximumMessageSize).and_then(|n| usize::try_from(n).ok());
         Self {
             is_fifo: is_fifo || attributes.get(&Name::FifoQueue).is_some_and(|v| v == "true"),
-            // The smallest that the service ever had for all queues.
+            // The smallest limit that SQS ever had.
             limit: limit.unwrap_or(256 * 1024),
             visibility: time(Name::VisibilityTimeout),
             retention: time(Name::MessageRetentionPeriod),
@@ -73,7 +73,7 @@ impl Settings {
 }
 
 impl Redrive {
-    /// A count as a number, or in quotes, as some tools write it.
+    /// Some tools write the count in quotes.
     fn parse(text: &str) -> Option<Self> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -90,8 +90,8 @@ impl Redrive {
     }
 }
 
-/// Makes a queue that suits tasks and reports: messages are kept for as long as can be, and
-/// whoever polls without saying how long polls long. Returns its URL.
+/// Creates a queue for tasks and reports, with the longest retention and long polls by default.
+/// Returns its URL.
 pub(super) async fn create(client: &Client, name: &str) -> Result<String, Failure> {
     let seconds = |time: Duration| time.as_secs().to_string();
     let mut request = client
@@ -101,7 +101,7 @@ pub(super) async fn create(client: &Client, name: &str) -> Result<String, Failur
         .attributes(Name::VisibilityTimeout, seconds(VISIBILITY))
         .attributes(Name::ReceiveMessageWaitTimeSeconds, seconds(LONG_POLL));
     if name.ends_with(".fifo") {
-        // Each group for itself: the others are not slowed down by it.
+        // High throughput: limits apply to each group.
         request = request
             .attributes(Name::FifoQueue, "true")
             .attributes(Name::DeduplicationScope, "messageGroup")
@@ -111,7 +111,7 @@ pub(super) async fn create(client: &Client, name: &str) -> Result<String, Failur
     let url = made.queue_url.unwrap_or_default();
     let service = Service { client: client.clone(), url: url.clone() };
     let started = tokio::time::Instant::now();
-    // It can't be used for a second or more.
+    // A new queue can't be used for a second or more.
     while let Err(Failure::NoQueue) = service.attributes(&[Name::QueueArn]).await {
         if started.elapsed() > BECOMING {
             return Err(Failure::NoQueue);

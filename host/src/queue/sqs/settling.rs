@@ -1,4 +1,4 @@
-//! SqsLeases made longer, and ended: the message deleted, or given back.
+//! Extends leases; deletes and releases messages.
 
 use std::time::Duration;
 
@@ -7,24 +7,26 @@ use tokio::time::Instant;
 use super::attempts::Sent;
 use super::failure::Failure;
 use super::leases::{LeasedMessage, SqsLease};
+use super::pace::BATCH_WAIT;
 use super::requests::{Change, Delete, Outgoing, seconds};
 use super::{Inner, SHORT_LINGER};
 use crate::queue::{QueueError, Receipt};
 
-/// How long a delete waits for others.
-const LINGER: Duration = Duration::from_millis(500);
-/// The longest delay of a message that is sent.
+/// The longest delay of a new message.
 const LONGEST_DELAY: Duration = Duration::from_secs(900);
-/// What the service says of a lease that would be too long, all extensions together.
+/// The service's error for a lease that would be too long, including all extensions.
 const HELD_TOO_LONG: &str = "Total VisibilityTimeout";
 
 impl Inner {
-    /// Deletes the message, and then its body if that is elsewhere.
+    /// Deletes the message, and then its body in the bucket, if there is one.
     pub(super) async fn delete(&self, row: SqsLease) -> Result<(), Failure> {
         let left = row.until.saturating_duration_since(Instant::now());
-        let linger = LINGER.min(left / 4);
+        let linger = BATCH_WAIT.min(left / 4);
         let SqsLease { held, until } = row;
-        self.deletes.call(Delete { held: held.clone(), until }, linger).await?;
+        self.pace.record(Instant::now());
+        let deleted = self.deletes.call(Delete { held: held.clone(), until }, linger);
+        self.send_last_deletes();
+        deleted.await?;
         self.copies.forget(&held.copy);
         if let (Some(large_bodies), Some(path)) = (&self.large_bodies, &held.payload) {
             large_bodies.delete(path).await;
@@ -32,13 +34,20 @@ impl Inner {
         Ok(())
     }
 
-    /// Whether the queue can be told what became of a message: by sending it again.
+    /// Sends the deletes that wait for others if no leased message is left to join them.
+    pub(super) fn send_last_deletes(&self) {
+        if self.deletes.waiting() >= self.leases.len() {
+            self.deletes.send_waiting();
+        }
+    }
+
+    /// Whether this queue can carry attempt counts, which takes re-sending the message.
     pub(super) fn remembers(&self) -> bool {
         !self.settings.is_fifo && !self.resend_denied.is_recent()
     }
 
-    /// Ends a lease, after an execution that failed for this `reason` or without one that
-    /// counts. The next delivery tells of it, if the queue can remember that.
+    /// Releases a message. With a `reason`, an execution failed, which the next delivery tells if
+    /// the queue can carry that.
     pub(super) async fn give_back(
         &self,
         row: SqsLease,
@@ -63,16 +72,17 @@ impl Inner {
                 Err(Failure::Denied(text)) => {
                     if self.resend_denied.record() {
                         tracing::warn!(
-                            "{}: messages can't be sent to this queue ({text}): how often a task \
-                             failed is known only to the host that ran it, and a task that kills \
-                             its host is tried without end",
+                            "{}: not allowed to send to this queue ({text}), so attempts are \
+                             counted only by the host that ran them, and a task that kills its \
+                             host is retried forever",
                             self.name
                         );
                     }
                 }
                 Err(Failure::Invalid(text)) => {
                     tracing::warn!(
-                        "{}: message {} can't be sent again: {text}",
+                        "{}: message {} can't be sent again, so its attempts are counted only by \
+                         this host: {text}",
                         self.name,
                         held.id
                     );
@@ -108,8 +118,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Deletes the copy in whose place another was sent. Should it be delivered to this process
-    /// again, it is not handed out.
+    /// Deletes a replaced copy. Until then it is not handed out by this process again.
     async fn delete_old(&self, row: SqsLease) -> Result<(), Failure> {
         let SqsLease { held, until } = row;
         match self.deletes.call(Delete { held: held.clone(), until }, SHORT_LINGER).await {
@@ -119,8 +128,8 @@ impl Inner {
             }
             Err(Failure::Lost) => {
                 tracing::warn!(
-                    "{}: message {} was given back, and its lease was over before its old copy \
-                     was deleted: its task may run twice",
+                    "{}: message {} was released, but its lease expired before the old copy was \
+                     deleted; its task may run twice",
                     self.name,
                     held.id
                 );
@@ -130,7 +139,7 @@ impl Inner {
         }
     }
 
-    /// What is left of the time that SQS lets anybody hold the message.
+    /// How much longer SQS lets the message be held.
     fn rest_of(&self, held: &LeasedMessage) -> Duration {
         (held.received + self.longest_hold).saturating_duration_since(Instant::now())
     }
@@ -141,7 +150,7 @@ impl Inner {
         hold: Duration,
     ) -> Result<Receipt, QueueError> {
         let SqsLease { held, until } = self.row(receipt)?;
-        // Whole seconds are what can be asked for, and one is what asking may take.
+        // Leases are whole seconds, and the request may take one.
         let rest = self.rest_of(&held).as_secs().saturating_sub(1);
         let visibility = seconds(hold).min(i32::try_from(rest).unwrap_or(i32::MAX));
         if visibility < 1 {
@@ -151,7 +160,7 @@ impl Inner {
         let asked = Instant::now();
         let change = Change { held: held.clone(), until, visibility };
         let result = match self.changes.call(change, SHORT_LINGER).await {
-            // It may have been over before, and SQS can't say.
+            // The lease may have expired before; SQS does not tell.
             Ok(()) if Instant::now() >= until => Err(Failure::Lost),
             result => result,
         };
@@ -165,7 +174,7 @@ impl Inner {
                     self.leases.remove(receipt);
                     return Err(self.held_too_long(&held));
                 }
-                // Nothing is wrong with what was asked for, whatever the service says.
+                // The request is valid, so the error may pass.
                 Failure::Invalid(text) => Failure::Unavailable(text),
                 failure => failure,
             };
@@ -178,8 +187,8 @@ impl Inner {
 
     fn held_too_long(&self, held: &LeasedMessage) -> QueueError {
         self.invalid(format!(
-            "message {} was held for {}, the longest that SQS allows; make its task shorter, or \
-             use another kind of queue",
+            "message {} was held for {}, the longest that SQS allows; use shorter tasks or \
+             another kind of queue",
             held.id,
             humantime::format_duration(self.longest_hold)
         ))

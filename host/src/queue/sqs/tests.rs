@@ -8,6 +8,8 @@ use aws_sdk_sqs::config::Credentials;
 
 use futures_util::future::join_all;
 use futures_util::stream::StreamExt;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use super::client::TestOverrides;
 use super::*;

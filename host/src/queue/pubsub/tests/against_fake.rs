@@ -212,7 +212,7 @@ async fn with_a_dead_letter_policy_only_what_nobody_told_of_uses_up_deliveries()
     let facts = admin.unwrap().facts().await.unwrap();
     assert_eq!((facts.receive_limit, facts.every_delivery_counts), (Some(5), false));
     assert_eq!(facts.dead_letter_queue.unwrap(), "pubsub://projects/p/topics/dead");
-    assert!(facts.notes[0].contains("counts for the dead letter policy"), "{:?}", facts.notes);
+    assert!(facts.notes[0].contains("counts for the dead-letter policy"), "{:?}", facts.notes);
 }
 
 #[tokio::test]
@@ -369,22 +369,27 @@ async fn a_queue_that_would_lose_messages_is_not_opened() {
         let problem = problem(open(&fake, at, create).await);
         assert!(problem.contains(words), "{problem}");
     };
-    check(&at(Some("s")), false, "there is no topic t in project p; --create-queues").await;
+    check(
+        &at(Some("s")),
+        false,
+        "there is no topic t in project p; create it with --create-queues",
+    )
+    .await;
     open(&fake, &at(Some("s")), true).await.unwrap();
     check(&at(Some("other")), false, "there is no subscription other in project p").await;
     let change = |change: fn(&mut api::Subscription)| fake.configure(S, change);
     change(|s| s.topic = "_deleted-topic_".to_owned());
     check(&at(Some("s")), true, "the topic of subscription s was deleted").await;
     // And then nobody listens to the topic.
-    check(&at(None), false, "has no subscription, and would lose").await;
+    check(&at(None), false, "has no subscription, so messages to it would be lost").await;
     change(|s| s.topic = "projects/p/topics/u".to_owned());
-    check(&at(Some("s")), true, "is of projects/p/topics/u, not of projects/p/topics/t").await;
+    check(&at(Some("s")), true, "belongs to projects/p/topics/u, not to projects/p/topics/t").await;
     change(|s| s.topic = "projects/p/topics/t".to_owned());
     change(|s| s.detached = true);
     check(&at(Some("s")), true, "detached").await;
     change(|s| s.detached = false);
     change(|s| s.push_config.get_or_insert_default().push_endpoint = "https://a".to_owned());
-    check(&at(Some("s")), true, "sends its messages elsewhere").await;
+    check(&at(Some("s")), true, "use a pull subscription").await;
 }
 
 #[tokio::test]

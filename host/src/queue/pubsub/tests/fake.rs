@@ -3,12 +3,13 @@
 //! Requests come over a real connection.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use gcloud_gax::grpc::{Code, Status};
 use gcloud_googleapis::pubsub::v1 as api;
+use parking_lot::{Mutex, MutexGuard};
 use prost::Message;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -72,7 +73,7 @@ impl Fake {
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Changes how a subscription is set up.
@@ -131,7 +132,7 @@ async fn answer(
     }
     // A byte that says that nothing is compressed, and four of the length.
     body.advance(5);
-    let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
+    let lock = || state.lock();
     let mut result = Ok(());
     if method == "Pull" {
         let waiting = wait_for_messages(&lock, &body);

@@ -147,6 +147,68 @@ async fn a_thousand_messages_take_a_quarter_of_a_request_each() {
     assert_eq!(queue.inner.copies.len(), 0);
 }
 
+/// How many requests a host makes for each of 400 tasks of this length. It runs two at a time and
+/// leases up to four ahead, as `host run --parallel 2` does.
+async fn requests_per_task(length: Duration) -> f64 {
+    const TASKS: usize = 400;
+    let (fake, queue) = standard().await;
+    queue.send(&numbers(TASKS)).await.into_iter().for_each(Result::unwrap);
+    let before = made(&queue).total();
+    let queue = Arc::new(queue);
+    let (slots, room) = (Arc::new(Semaphore::new(2)), Arc::new(Semaphore::new(6)));
+    let (mut begun, mut tasks) = (0, JoinSet::new());
+    while begun < TASKS {
+        let first = room.clone().acquire_many_owned(2).await.unwrap();
+        let most = 2 + room.available_permits();
+        let found = queue.lease(most, LONG, PATIENCE).await.unwrap();
+        assert!(found.len() <= most);
+        drop(first);
+        begun += found.len();
+        for message in found {
+            let place = room.clone().try_acquire_owned().unwrap();
+            let (queue, slots) = (queue.clone(), slots.clone());
+            tasks.spawn(async move {
+                let slot = slots.acquire_owned().await.unwrap();
+                tokio::time::sleep(length).await;
+                drop((slot, place));
+                queue.ack(&message.receipt).await.unwrap();
+            });
+        }
+    }
+    tasks.join_all().await;
+    assert_eq!(fake.with(NAME, |q| q.bodies().len()), 0);
+    (made(&queue).total() - before) as f64 / TASKS as f64
+}
+
+#[tokio::test]
+async fn short_tasks_take_a_quarter_of_a_request_each_at_any_pace() {
+    for length in [0, 1, 10].map(Duration::from_millis) {
+        let requests = requests_per_task(length).await;
+        assert!(requests <= 0.25, "{requests} for tasks of {length:?}");
+    }
+}
+
+#[tokio::test]
+async fn more_is_leased_than_the_host_asks_for_only_while_tasks_are_short() {
+    let (fake, queue) = standard().await;
+    queue.send(&numbers(100)).await.into_iter().for_each(Result::unwrap);
+    let in_flight = || fake.with(NAME, |q| q.in_flight());
+    for _ in 0..10 {
+        let message = lease_one(&queue, LONG).await;
+        assert_eq!(in_flight(), 1);
+        queue.ack(&message.receipt).await.unwrap();
+    }
+    let before = made(&queue).receive;
+    for _ in 0..10 {
+        lease_one(&queue, LONG).await;
+    }
+    assert_eq!((made(&queue).receive - before, in_flight()), (1, 10));
+    lease_one(&queue, LONG).await;
+    assert_eq!(in_flight(), 20);
+    queue.close().await;
+    assert_eq!(in_flight(), 11, "what was not handed out is given back");
+}
+
 #[tokio::test]
 async fn a_message_is_held_for_as_long_as_the_service_allows_and_then_lost_with_a_reason() {
     let most = Duration::from_secs(60);
@@ -435,7 +497,7 @@ async fn a_message_that_was_received_too_often_is_where_the_policy_moves_it() {
     let facts = crate::queue::Admin::facts(&admin).await.unwrap();
     assert_eq!((facts.receive_limit, facts.every_delivery_counts), (Some(2), false));
     assert_eq!(facts.dead_letter_queue.unwrap(), "arn:aws:sqs:eu-west-1:123456789012:dead");
-    assert!(facts.notes.iter().any(|note| note.contains("received 2 times")), "{:?}", facts.notes);
+    assert!(facts.notes.iter().any(|note| note.contains("after 2 receives")), "{:?}", facts.notes);
     let looked: Vec<_> = crate::queue::Admin::messages(&admin).collect().await;
     check_invalid(looked.into_iter().next().unwrap(), &["redrive"]);
 }
@@ -543,7 +605,7 @@ async fn a_queue_that_was_removed_is_used_again_when_it_is_made_again() {
     let (fake, queue) = standard().await;
     fake.remove(NAME);
     let sent = queue.send(&numbers(1)).await.remove(0);
-    check_unavailable(sent, &["there is no such queue any more", "make it again"]);
+    check_unavailable(sent, &["the queue no longer exists", "create it again"]);
     check_unavailable(queue.lease(1, LONG, NONE).await, &["there is no such queue any more"]);
     check_unavailable(queue.counts().await, &["there is no such queue any more"]);
     fake.make(NAME, |_| {});
@@ -578,7 +640,7 @@ async fn a_clock_that_differs_from_the_services_is_noticed() {
     let told = skew(&queue).unwrap().to_string();
     assert!(told.contains("ahead of the service's"), "{told}");
     let facts = crate::queue::Admin::facts(&Admin::of(queue)).await.unwrap();
-    assert!(facts.notes.last().unwrap().contains("set it by NTP"), "{:?}", facts.notes);
+    assert!(facts.notes.last().unwrap().contains("with NTP"), "{:?}", facts.notes);
 }
 
 #[tokio::test]
@@ -663,7 +725,7 @@ async fn all_is_removed_once_a_minute() {
     assert_eq!(crate::queue::Admin::purge(&admin).await.unwrap(), None);
     check_invalid(crate::queue::Admin::purge(&admin).await, &["60 seconds"]);
     check_invalid(crate::queue::Admin::rezero(&admin).await, &["no counters"]);
-    check_invalid(crate::queue::Admin::release_all(&admin).await, &["leases of others"]);
+    check_invalid(crate::queue::Admin::release_all(&admin).await, &["leases of other processes"]);
 }
 
 #[tokio::test]

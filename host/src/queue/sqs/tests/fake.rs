@@ -3,8 +3,8 @@
 //! It speaks the service's JSON protocol below the SDK, without sockets. Its clock is the real
 //! one; what takes hours is set to seconds.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_sdk_sqs::config::http::{HttpRequest, HttpResponse};
@@ -15,6 +15,7 @@ use aws_smithy_runtime_api::client::http::{
 };
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::http::StatusCode;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -70,26 +71,26 @@ impl Fake {
     pub(super) fn make(&self, name: &str, set_up: impl FnOnce(&mut Queue)) -> String {
         let mut queue = Queue::new(name);
         set_up(&mut queue);
-        self.store().queues.insert(name.to_owned(), queue);
+        self.shared.store.lock().queues.insert(name.to_owned(), queue);
         url(name)
     }
 
     /// Does something to a queue.
     pub(super) fn with<T>(&self, name: &str, look: impl FnOnce(&mut Queue) -> T) -> T {
-        look(self.store().queues.get_mut(name).expect("there is no such queue"))
+        look(self.shared.store.lock().queues.get_mut(name).expect("there is no such queue"))
     }
 
     pub(super) fn exists(&self, name: &str) -> bool {
-        self.store().queues.contains_key(name)
+        self.shared.store.lock().queues.contains_key(name)
     }
 
     pub(super) fn remove(&self, name: &str) {
-        self.store().queues.remove(name);
+        self.shared.store.lock().queues.remove(name);
     }
 
     /// Makes that many of the next requests of this kind go wrong.
     pub(super) fn fail(&self, of: &'static str, times: usize, what: What) {
-        let mut faults = self.shared.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut faults = self.shared.faults.lock();
         faults.push(Fault { of, times, what });
     }
 
@@ -109,12 +110,8 @@ impl Fake {
         response
     }
 
-    fn store(&self) -> MutexGuard<'_, Store> {
-        self.shared.store.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn fault(&self, operation: &str) -> Option<What> {
-        let mut faults = self.shared.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut faults = self.shared.faults.lock();
         let fault = faults.iter_mut().find(|fault| fault.of == operation && fault.times > 0)?;
         fault.times -= 1;
         Some(fault.what.clone())
@@ -164,10 +161,12 @@ impl Fake {
             "ChangeMessageVisibilityBatch" => {
                 self.batch(input, failing, Store::check_entries, Queue::change)
             }
-            "GetQueueUrl" => self.store().queue_url(input),
-            "CreateQueue" => self.store().create(input),
-            "GetQueueAttributes" => self.store().queue(input).map(|queue| queue.attributes()),
-            "PurgeQueue" => self.store().queue(input).and_then(Queue::purge),
+            "GetQueueUrl" => self.shared.store.lock().queue_url(input),
+            "CreateQueue" => self.shared.store.lock().create(input),
+            "GetQueueAttributes" => {
+                self.shared.store.lock().queue(input).map(|queue| queue.attributes())
+            }
+            "PurgeQueue" => self.shared.store.lock().queue(input).and_then(Queue::purge),
             other => panic!("the fake can't do {other}"),
         };
         self.shared.changed.notify_waiters();
@@ -183,7 +182,7 @@ impl Fake {
     ) -> Result<Value, Refused> {
         let entries = input["Entries"].as_array().cloned().unwrap_or_default();
         check(&entries)?;
-        let mut store = self.store();
+        let mut store = self.shared.store.lock();
         let queue = store.queue(input)?;
         let (mut done, mut failed) = (Vec::new(), Vec::new());
         for (n, entry) in entries.iter().enumerate() {
@@ -211,12 +210,12 @@ impl Fake {
         }
         let until = Instant::now() + Duration::from_secs(wait);
         loop {
-            let found = self.store().receive(input, wait > 0)?;
+            let found = self.shared.store.lock().receive(input, wait > 0)?;
             if !found.is_empty() || Instant::now() >= until {
                 self.shared.changed.notify_waiters();
                 return Ok(json!({"Messages": found}));
             }
-            // SqsLeases that end are not told.
+            // Leases that end are not announced.
             let soon = until.min(Instant::now() + Duration::from_millis(20));
             tokio::select! {
                 () = self.shared.changed.notified() => {}

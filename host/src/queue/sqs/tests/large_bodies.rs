@@ -137,7 +137,7 @@ async fn a_body_that_is_not_there_is_no_reason_to_hang() {
     }
     let message = queue.lease(1, LONG, NONE).await.unwrap().remove(0);
     let problem = message.unread.unwrap();
-    assert!(problem.contains("is not there"), "{problem}");
+    assert!(problem.contains("does not exist"), "{problem}");
     queue.ack(&message.receipt).await.unwrap();
 }
 
@@ -216,7 +216,7 @@ async fn a_body_with_two_messages_is_the_first_ones() {
     queue.release(&first.receipt, NONE, Release::Uncounted).await.unwrap();
     let first = queue.lease(1, LONG, NONE).await.unwrap().remove(0);
     let problem = first.unread.unwrap();
-    assert!(problem.contains(&key) && problem.contains("is not there"), "{problem}");
+    assert!(problem.contains(&key) && problem.contains("does not exist"), "{problem}");
     // A lease that is over deletes neither message nor body.
     queue.send(&[task(3000)]).await.remove(0).unwrap();
     let message = queue.lease(1, SHORT, NONE).await.unwrap().remove(0);

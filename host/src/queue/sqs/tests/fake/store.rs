@@ -292,7 +292,7 @@ impl Queue {
         Ok(id)
     }
 
-    /// What is received, and what is moved to the dead-letter queue overrides.
+    /// What is received, and what is moved to the dead-letter queue instead.
     fn receive(
         &mut self,
         max: usize,
