@@ -416,7 +416,9 @@ fn a_mark_that_an_editor_put_before_a_text_is_no_error() {
 fn more_memory_than_a_component_can_use_is_refused_and_why() {
     let place = Place::new();
     let ended = place.run("run --fq q --memory 8GiB").exits(2);
-    ended.says("--memory: \"8GiB\" is more than a component can address").says("the maximum is 4GiB");
+    ended
+        .says("--memory: \"8GiB\" is more than a component can address")
+        .says("the maximum is 4GiB");
     place.run("run --fq q -x --memory 4GiB").ok();
 }
 
