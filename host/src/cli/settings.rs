@@ -332,13 +332,22 @@ impl Settings {
         }
         let matches = command.try_get_matches_from(line);
         let parsed = matches.and_then(|matches| T::from_arg_matches(&matches));
-        parsed.map_err(|error| match (error.get(ContextKind::InvalidArg), cause(&error)) {
-            (Some(ContextValue::String(flag)), Some(problem)) => {
-                let name = flag.trim_start_matches('-').split([' ', '=']).next();
-                self.wrong(name.unwrap_or_default(), &problem).into()
+        parsed.map_err(|error| self.explain(error))
+    }
+
+    /// An error of clap, with the source of the wrong value.
+    fn explain(&self, error: clap::Error) -> anyhow::Error {
+        let problem = std::error::Error::source(&error).map(ToString::to_string);
+        let name = match error.get(ContextKind::InvalidArg) {
+            Some(ContextValue::String(flag)) => {
+                flag.trim_start_matches('-').split([' ', '=']).next().map(str::to_owned)
             }
-            _ => anyhow::Error::from(error),
-        })
+            _ => None,
+        };
+        match name.zip(problem) {
+            Some((name, problem)) => self.wrong(&name, &problem).into(),
+            None => error.into(),
+        }
     }
 
     /// The value of one setting, if it was given.
@@ -445,11 +454,6 @@ impl Settings {
         };
         Ok(DECLARED.iter().map(shown).collect())
     }
-}
-
-/// What a parser says is wrong with a value.
-fn cause(error: &clap::Error) -> Option<String> {
-    std::error::Error::source(error).map(ToString::to_string)
 }
 
 #[cfg(test)]
