@@ -347,7 +347,7 @@ async fn too_many_messages_in_flight_are_told() {
     let queue = queue(&fake).await;
     send(&queue, &["1", "2", "3", "4"]).await;
     assert_eq!(lease(&queue, 10, LONG).await.len(), 3);
-    check_unavailable(queue.lease(1, LONG, NONE).await, &["120,000 messages are in flight"]);
+    check_unavailable(queue.lease(1, LONG, NONE).await, &["120,000 messages in flight"]);
 }
 
 #[tokio::test]
@@ -606,8 +606,8 @@ async fn a_queue_that_was_removed_is_used_again_when_it_is_made_again() {
     fake.remove(NAME);
     let sent = queue.send(&numbers(1)).await.remove(0);
     check_unavailable(sent, &["the queue no longer exists", "create it again"]);
-    check_unavailable(queue.lease(1, LONG, NONE).await, &["there is no such queue any more"]);
-    check_unavailable(queue.counts().await, &["there is no such queue any more"]);
+    check_unavailable(queue.lease(1, LONG, NONE).await, &["the queue no longer exists"]);
+    check_unavailable(queue.counts().await, &["the queue no longer exists"]);
     fake.make(NAME, |_| {});
     send(&queue, &["1"]).await;
     lease_one(&queue, LONG).await;
