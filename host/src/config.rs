@@ -30,7 +30,7 @@ pub struct Config {
     /// pubsub://projects/P/topics/T/subscriptions/S
     #[arg(long, value_name = "URL", value_parser = parse::queue)]
     pub queue: queue::Address,
-    /// Queue for reports of tasks that failed for good [default: the task queue's name plus
+    /// Queue for reports of rejected tasks [default: the task queue's name plus
     /// `-errors`]
     #[arg(long, value_name = "URL", value_parser = parse::queue)]
     pub error_queue: queue::Address,
@@ -151,7 +151,7 @@ pub struct StopSettings {
     /// Stop when the queue is empty and no worker holds a task of it
     #[arg(short = 'x', long)]
     pub exit_when_empty: bool,
-    /// Stop after this many tasks have succeeded or failed for good
+    /// Stop after this many tasks are done or rejected
     #[arg(long, value_name = "N", value_parser = parse::positive)]
     pub max_tasks: Option<u64>,
     /// Take no new tasks after this time, then stop
@@ -166,7 +166,7 @@ pub struct StopSettings {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Retries")]
 pub struct RetrySettings {
-    /// Number of attempts before a task fails for good
+    /// Number of failed attempts after which a task is rejected
     #[arg(long, value_name = "N", default_value = "5", value_parser = parse::attempts)]
     pub max_attempts: u32,
     /// Wait before the second attempt; doubles with each further attempt

@@ -165,7 +165,7 @@ pub trait Queue: fmt::Display + fmt::Debug + Send + Sync + 'static {
     /// Deletes a message whose task succeeded.
     async fn ack(&self, receipt: &Receipt) -> Result<(), QueueError>;
 
-    /// Deletes a message whose task failed for good. It does not count in
+    /// Deletes a message whose task is rejected. It does not count in
     /// [`Counts::completed`].
     async fn give_up(&self, receipt: &Receipt) -> Result<(), QueueError> {
         self.ack(receipt).await

@@ -72,7 +72,7 @@ pub async fn send(
     refused.map_or(Ok(()), Err)
 }
 
-/// The report of a task that failed for good.
+/// The report of a rejected task.
 #[derive(Debug)]
 pub struct ErrorReport<'a> {
     /// The message as it was received.

@@ -27,7 +27,7 @@ Exit codes:
   0    success; also after a signal to stop, if all running tasks finished
   1    error: a queue, a bucket or a file could not be used
   2    wrong command line, HOST_… variable or host.toml
-  3    partial success: tasks failed for good, or messages were refused
+  3    partial success: tasks were rejected, or messages were refused
   4    stopped by a signal, and tasks were released after the grace period
   128+n  stopped by a second signal n (130: Ctrl-C twice); all tasks were released";
 
