@@ -29,7 +29,7 @@ fn what_is_printed_goes_through_the_place_that_escapes_it() {
     let prints = ["io::stdout()", "io::stderr()", "print!(", "println!("];
     let is_theirs = |file: &&String| {
         // Tests of processes that are killed talk to each other.
-        ["cli/output.rs", "cli/console.rs", "queue/file/interrupted.rs"].contains(&file.as_str())
+        ["cli/output.rs", "cli/console.rs", "queue/file/tests/crashes.rs"].contains(&file.as_str())
     };
     let others: Vec<&String> = files
         .iter()
@@ -40,5 +40,5 @@ fn what_is_printed_goes_through_the_place_that_escapes_it() {
             code.into_iter().any(|line| prints.iter().any(|print| line.contains(print)))
         })
         .collect();
-    assert!(others.is_empty(), "these print by themselves, not by `show`: {others:#?}");
+    assert!(others.is_empty(), "these print by themselves, not by `output`: {others:#?}");
 }

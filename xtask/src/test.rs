@@ -50,7 +50,7 @@ const WITH_SERVERS: &[(&str, &str)] = &[
     ("task_host", "bucket::tests::service::"),
     ("task_host", "bucket::tests::tried::"),
     ("task_host", "queue::pubsub::tests::"),
-    ("task_host", "queue::sqs::tests::server::"),
+    ("task_host", "queue::sqs::tests::against_server::"),
     ("cli", "a_bucket_of_a_cloud_that_can_not_be_used_is_said_at_the_start"),
     ("cli", "credentials_of_aws_are_found_where_its_tools_find_them"),
     ("cloud", ""),
