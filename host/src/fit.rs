@@ -153,7 +153,7 @@ fn receives(settings: &Settings, tasks: &Facts, findings: &mut Vec<Finding>) {
 /// Compares how long a message can be leased with how long a host leases it.
 fn leases(settings: &Settings, queues: &Queues, findings: &mut Vec<Finding>) {
     let subject = &queue(settings);
-    if let Some(longest) = queues.tasks.longest_hold {
+    if let Some(longest) = queues.tasks.max_lease {
         let limit = time(longest);
         if settings.lease > longest {
             let text = format!(
@@ -245,7 +245,7 @@ mod tests {
     }
 
     fn facts() -> Facts {
-        Facts { longest_hold: Some(12 * HOUR), retention: Some(4 * DAY), ..Facts::default() }
+        Facts { max_lease: Some(12 * HOUR), retention: Some(4 * DAY), ..Facts::default() }
     }
 
     /// Expects one finding with this level and text, or none but notes.
@@ -299,7 +299,7 @@ mod tests {
         check(&long, facts(), Some((Level::Problem, "leased for at most 12h")));
         long.timeout = 12 * HOUR;
         check(&long, facts(), None);
-        let short = Facts { longest_hold: Some(HOUR), ..facts() };
+        let short = Facts { max_lease: Some(HOUR), ..facts() };
         let mut lease = settings();
         lease.lease = 2 * HOUR;
         check(&lease, short, Some((Level::Problem, "a lease of 2h is longer")));

@@ -113,7 +113,7 @@ impl Leases {
         outages: Arc<Outages>,
         runtime: &tokio::runtime::Handle,
     ) -> Self {
-        let duration = duration.min(queue.longest_hold());
+        let duration = duration.min(queue.max_lease());
         let shared = Arc::new(Shared {
             queue,
             outages,

@@ -33,7 +33,7 @@ use crate::message::{self, DecodeError, Task};
 /// most half of that, so that a report with the task in it fits.
 pub const LONGEST_MESSAGE: usize = 2 * message::LONGEST;
 /// The longest lease, unless the service allows less. It is SQS's limit.
-const LONGEST_HOLD: Duration = Duration::from_secs(12 * 3600);
+const MAX_LEASE: Duration = Duration::from_secs(12 * 3600);
 
 /// A message under lease.
 #[derive(Debug, Clone)]
@@ -145,13 +145,13 @@ impl From<AddressError> for QueueError {
 /// lease expires.
 #[async_trait]
 pub trait Queue: fmt::Display + fmt::Debug + Send + Sync + 'static {
-    /// Leases up to `max` messages for `hold` each. Waits up to `wait` for the first one, and
+    /// Leases up to `max` messages for `duration` each. Waits up to `wait` for the first one, and
     /// returns nothing if none came. A message is never leased to two callers at once. It is
     /// delivered again when its lease expires.
     async fn lease(
         &self,
         max: usize,
-        hold: Duration,
+        duration: Duration,
         wait: Duration,
     ) -> Result<Vec<Message>, QueueError>;
 
@@ -159,8 +159,8 @@ pub trait Queue: fmt::Display + fmt::Debug + Send + Sync + 'static {
     /// execution whose end is not recorded counts in [`Message::deaths`] at the next delivery.
     async fn start(&self, receipt: &Receipt) -> Result<(), QueueError>;
 
-    /// Makes the lease end `hold` from now. The old receipt becomes invalid.
-    async fn extend(&self, receipt: &Receipt, hold: Duration) -> Result<Receipt, QueueError>;
+    /// Makes the lease end `duration` from now. The old receipt becomes invalid.
+    async fn extend(&self, receipt: &Receipt, duration: Duration) -> Result<Receipt, QueueError>;
 
     /// Deletes a message whose task succeeded.
     async fn ack(&self, receipt: &Receipt) -> Result<(), QueueError>;
@@ -197,14 +197,14 @@ pub trait Queue: fmt::Display + fmt::Debug + Send + Sync + 'static {
     }
 
     /// The earliest end of the lease by this host's clock. `None`: the time of the call plus
-    /// `hold`. A service may grant less, or start the lease before its answer arrives.
+    /// `duration`. A service may grant less, or start the lease before its answer arrives.
     fn until(&self, _receipt: &Receipt) -> Option<Instant> {
         None
     }
 
     /// The longest lease that can be asked for. A holder that needs longer extends the lease.
-    fn longest_hold(&self) -> Duration {
-        LONGEST_HOLD
+    fn max_lease(&self) -> Duration {
+        MAX_LEASE
     }
 
     /// Whether the service moves a message to a dead-letter queue after too many deliveries. Then
@@ -317,7 +317,7 @@ pub struct Facts {
     /// Bytes of the longest message.
     pub longest_message: Option<u64>,
     /// How long one host may hold a message, including all extensions.
-    pub longest_hold: Option<Duration>,
+    pub max_lease: Option<Duration>,
     /// Whether messages are delivered in order, and therefore not all at once.
     pub is_ordered: bool,
     /// Notes for the operator.

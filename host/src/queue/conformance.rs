@@ -138,15 +138,15 @@ async fn send(queue: &Arc<dyn Queue>, bodies: &[&str]) {
     }
 }
 
-async fn lease(queue: &Arc<dyn Queue>, hold: Duration, wait: Duration) -> Option<Message> {
-    let mut found = queue.lease(1, hold, wait).await.unwrap();
+async fn lease(queue: &Arc<dyn Queue>, duration: Duration, wait: Duration) -> Option<Message> {
+    let mut found = queue.lease(1, duration, wait).await.unwrap();
     assert!(found.len() <= 1);
     found.pop()
 }
 
 /// Leases the one message that must be there.
-async fn lease_one(queue: &Arc<dyn Queue>, hold: Duration) -> Message {
-    lease(queue, hold, PATIENCE).await.expect("there is no message")
+async fn lease_one(queue: &Arc<dyn Queue>, duration: Duration) -> Message {
+    lease(queue, duration, PATIENCE).await.expect("there is no message")
 }
 
 async fn check_lost(queue: &Arc<dyn Queue>, receipt: &Receipt) {

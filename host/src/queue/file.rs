@@ -239,12 +239,12 @@ impl Queue for FileQueue {
     async fn lease(
         &self,
         max: usize,
-        hold: Duration,
+        duration: Duration,
         wait: Duration,
     ) -> Result<Vec<Message>, QueueError> {
         const LONG: Duration = Duration::from_secs(365 * 24 * 3600);
         let until = Instant::now() + wait.min(LONG);
-        in_current!(self, opened => opened.lease(max, hold, until).await)
+        in_current!(self, opened => opened.lease(max, duration, until).await)
     }
 
     async fn start(&self, receipt: &Receipt) -> Result<(), QueueError> {
@@ -252,9 +252,9 @@ impl Queue for FileQueue {
         in_current!(self, opened => opened.start(&held).await)
     }
 
-    async fn extend(&self, receipt: &Receipt, hold: Duration) -> Result<Receipt, QueueError> {
+    async fn extend(&self, receipt: &Receipt, duration: Duration) -> Result<Receipt, QueueError> {
         let held = self.held(receipt)?;
-        let name = in_current!(self, opened => opened.extend(&held, hold).await)?;
+        let name = in_current!(self, opened => opened.extend(&held, duration).await)?;
         Ok(LeaseReceipt { name, ..held }.encode())
     }
 

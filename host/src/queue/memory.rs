@@ -78,7 +78,7 @@ impl MemoryQueue {
     }
 
     /// Leases the messages that are due, and says when the next one will be.
-    fn take(&self, max: usize, hold: Duration) -> (Vec<Message>, Option<Instant>) {
+    fn take(&self, max: usize, duration: Duration) -> (Vec<Message>, Option<Instant>) {
         let now = Instant::now();
         let state = &mut *self.state.lock();
         let mut found = Vec::new();
@@ -96,7 +96,7 @@ impl MemoryQueue {
                 _ => {
                     state.leases += 1;
                     entry.lease = state.leases;
-                    entry.due = Some(after(now, hold));
+                    entry.due = Some(after(now, duration));
                     found.push(Message {
                         id: id.to_string(),
                         body: entry.body.clone(),
@@ -119,12 +119,12 @@ impl Queue for MemoryQueue {
     async fn lease(
         &self,
         max: usize,
-        hold: Duration,
+        duration: Duration,
         wait: Duration,
     ) -> Result<Vec<Message>, QueueError> {
         let until = after(Instant::now(), wait);
         loop {
-            let (found, next) = self.take(max, hold);
+            let (found, next) = self.take(max, duration);
             if !found.is_empty() || max == 0 || Instant::now() >= until {
                 return Ok(found);
             }
@@ -144,7 +144,7 @@ impl Queue for MemoryQueue {
         })
     }
 
-    async fn extend(&self, receipt: &Receipt, hold: Duration) -> Result<Receipt, QueueError> {
+    async fn extend(&self, receipt: &Receipt, duration: Duration) -> Result<Receipt, QueueError> {
         self.with(receipt, |state, id| {
             state.leases += 1;
             let lease = state.leases;
@@ -153,7 +153,7 @@ impl Queue for MemoryQueue {
                     entry.open.insert(lease, open);
                 }
                 entry.lease = lease;
-                entry.due = Some(after(Instant::now(), hold));
+                entry.due = Some(after(Instant::now(), duration));
             }
             Receipt(format!("{id} {lease}"))
         })

@@ -88,12 +88,12 @@ impl Queue for OnRuntime {
     async fn lease(
         &self,
         max: usize,
-        hold: Duration,
+        duration: Duration,
         wait: Duration,
     ) -> Result<Vec<Message>, QueueError> {
         let runtime = self.runtime.clone();
         let call = |queue: Arc<dyn Queue>| async move {
-            let messages = queue.lease(max, hold, wait).await?;
+            let messages = queue.lease(max, duration, wait).await?;
             Ok(Leased { messages, queue, runtime })
         };
         let leased: Result<Leased, QueueError> = self.call("leasing messages", call).await?;
@@ -106,9 +106,9 @@ impl Queue for OnRuntime {
         self.call("starting a message", call).await?
     }
 
-    async fn extend(&self, receipt: &Receipt, hold: Duration) -> Result<Receipt, QueueError> {
+    async fn extend(&self, receipt: &Receipt, duration: Duration) -> Result<Receipt, QueueError> {
         let receipt = receipt.clone();
-        let call = |queue: Arc<dyn Queue>| async move { queue.extend(&receipt, hold).await };
+        let call = |queue: Arc<dyn Queue>| async move { queue.extend(&receipt, duration).await };
         self.call("renewing a lease", call).await?
     }
 
@@ -182,8 +182,8 @@ impl Queue for OnRuntime {
         self.queue.until(receipt)
     }
 
-    fn longest_hold(&self) -> Duration {
-        self.queue.longest_hold()
+    fn max_lease(&self) -> Duration {
+        self.queue.max_lease()
     }
 
     fn limits_deliveries(&self) -> bool {

@@ -45,7 +45,7 @@ mod status;
 mod tests;
 
 /// The longest acknowledgement deadline.
-const LONGEST_HOLD: Duration = Duration::from_secs(600);
+const MAX_LEASE: Duration = Duration::from_secs(600);
 /// The most acknowledgement ids of one request. A request has at most 512 KiB, and an id about 200
 /// bytes.
 const IDS: usize = 1000;
@@ -107,14 +107,14 @@ impl Queue for PubSubQueue {
     async fn lease(
         &self,
         max: usize,
-        hold: Duration,
+        duration: Duration,
         wait: Duration,
     ) -> Result<Vec<Message>, QueueError> {
         self.shared.subscription()?;
         if max == 0 {
             return Ok(Vec::new());
         }
-        let found = pull::lease(&self.shared, max, hold.min(LONGEST_HOLD), wait).await?;
+        let found = pull::lease(&self.shared, max, duration.min(MAX_LEASE), wait).await?;
         Ok(found.take())
     }
 
@@ -123,12 +123,12 @@ impl Queue for PubSubQueue {
         self.shared.lease_of(receipt).map(drop)
     }
 
-    async fn extend(&self, receipt: &Receipt, hold: Duration) -> Result<Receipt, QueueError> {
+    async fn extend(&self, receipt: &Receipt, duration: Duration) -> Result<Receipt, QueueError> {
         let shared = &*self.shared;
         let held = shared.lease_of(receipt)?;
-        let hold = hold.min(LONGEST_HOLD);
-        let until = Instant::now() + hold;
-        let changed = shared.set_deadline(vec![held.ack_id.clone()], hold).await;
+        let duration = duration.min(MAX_LEASE);
+        let until = Instant::now() + duration;
+        let changed = shared.set_deadline(vec![held.ack_id.clone()], duration).await;
         changed.map_err(|status| {
             shared.failed(receipt, "extending the lease of a message", &status)
         })?;
@@ -189,7 +189,7 @@ impl Queue for PubSubQueue {
         }
         // The message comes back when its lease ends.
         let ack_id = held.ack_id.clone();
-        let changed = shared.set_deadline(vec![ack_id], after.min(LONGEST_HOLD)).await;
+        let changed = shared.set_deadline(vec![ack_id], after.min(MAX_LEASE)).await;
         changed.map_err(|status| shared.failed(receipt, "releasing a message", &status))?;
         if let Some(reason) = reason {
             shared.copies.failed(&envelope.copy, reason);
@@ -216,8 +216,8 @@ impl Queue for PubSubQueue {
         10
     }
 
-    fn longest_hold(&self) -> Duration {
-        LONGEST_HOLD
+    fn max_lease(&self) -> Duration {
+        MAX_LEASE
     }
 
     fn until(&self, receipt: &Receipt) -> Option<Instant> {
@@ -309,9 +309,9 @@ impl Shared {
         self.lost(receipt)
     }
 
-    /// Makes leases end `hold` from now, rounded up to whole seconds. Zero releases the messages.
-    async fn set_deadline(&self, ack_ids: Vec<String>, hold: Duration) -> Result<(), Status> {
-        let seconds = hold.as_secs() + u64::from(hold.subsec_nanos() > 0);
+    /// Makes leases end `duration` from now, rounded up to whole seconds. Zero releases the messages.
+    async fn set_deadline(&self, ack_ids: Vec<String>, duration: Duration) -> Result<(), Status> {
+        let seconds = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
         let subscription = self.subscription.as_deref().unwrap_or_default();
         let request = ModifyAckDeadlineRequest {
             subscription: subscription.to_owned(),

@@ -70,7 +70,7 @@ mod tests;
 /// How long an urgent operation waits for others to share its request.
 const SHORT_LINGER: Duration = Duration::from_millis(20);
 /// How long SQS lets a message be held after its receive, including all extensions.
-const LONGEST_HOLD: Duration = Duration::from_secs(12 * 3600);
+const MAX_LEASE: Duration = Duration::from_secs(12 * 3600);
 
 /// A queue of SQS.
 pub struct SqsQueue {
@@ -97,7 +97,7 @@ struct Inner {
     copies: Copies,
     /// This process is not allowed to send to the queue, so messages can't be sent again.
     resend_denied: Denial,
-    longest_hold: Duration,
+    max_lease: Duration,
     said_full: receive::SaidFull,
 }
 
@@ -125,7 +125,7 @@ impl Inner {
             work: TaskTracker::new(),
             copies: Copies::default(),
             resend_denied: Denial::default(),
-            longest_hold: LONGEST_HOLD,
+            max_lease: MAX_LEASE,
             said_full: receive::SaidFull::default(),
             service,
             settings,
@@ -191,10 +191,10 @@ impl Queue for SqsQueue {
     async fn lease(
         &self,
         max: usize,
-        hold: Duration,
+        duration: Duration,
         wait: Duration,
     ) -> Result<Vec<Message>, QueueError> {
-        self.inner.lease(max, hold, wait).await
+        self.inner.lease(max, duration, wait).await
     }
 
     /// SQS cannot record it: see `attempts.rs`.
@@ -202,8 +202,8 @@ impl Queue for SqsQueue {
         self.inner.row(receipt).map(drop)
     }
 
-    async fn extend(&self, receipt: &Receipt, hold: Duration) -> Result<Receipt, QueueError> {
-        self.inner.extend(receipt, hold).await
+    async fn extend(&self, receipt: &Receipt, duration: Duration) -> Result<Receipt, QueueError> {
+        self.inner.extend(receipt, duration).await
     }
 
     async fn ack(&self, receipt: &Receipt) -> Result<(), QueueError> {

@@ -39,13 +39,13 @@ impl OpenedQueue {
     pub(super) async fn extend(
         &self,
         held: &LeaseReceipt,
-        hold: Duration,
+        duration: Duration,
     ) -> Result<Name, QueueError> {
         let (dirs, id) = (&*self.dirs, held.name.id());
         let (movement, history) =
             self.movement_of(held, "renewing the lease of", Movement::open).await?;
         let extended = || {
-            let due = second_after(self.now(), hold);
+            let due = second_after(self.now(), duration);
             let to = match due == held.name.due() {
                 true => held.name.clone(),
                 false => history.unused(&held.name, due),

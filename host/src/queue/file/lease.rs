@@ -19,7 +19,7 @@ impl OpenedQueue {
     pub(super) async fn lease(
         &self,
         max: usize,
-        hold: Duration,
+        duration: Duration,
         until: Instant,
     ) -> Result<Vec<Message>, QueueError> {
         if max == 0 {
@@ -30,7 +30,7 @@ impl OpenedQueue {
         let mut has_waited = false;
         let mut poll = None;
         loop {
-            let found = self.take_up_to(max, hold, listing).await?;
+            let found = self.take_up_to(max, duration, listing).await?;
             if !found.is_empty() {
                 if !has_waited {
                     self.watch.leased_without_wait();
@@ -65,7 +65,7 @@ impl OpenedQueue {
     async fn take_up_to(
         &self,
         max: usize,
-        hold: Duration,
+        duration: Duration,
         listing: u64,
     ) -> Result<Vec<Message>, QueueError> {
         let mut found = Vec::new();
@@ -75,7 +75,7 @@ impl OpenedQueue {
                 let Some(name) = self.candidates().next() else {
                     break;
                 };
-                match self.try_candidate(name, hold) {
+                match self.try_candidate(name, duration) {
                     Ok(message) => found.extend(message),
                     // Messages that are leased must be returned. The next call meets the error.
                     Err(error) if found.is_empty() => return Err(error),
@@ -113,9 +113,9 @@ impl OpenedQueue {
         }
     }
 
-    fn try_candidate(&self, name: Name, hold: Duration) -> Result<Option<Message>, QueueError> {
+    fn try_candidate(&self, name: Name, duration: Duration) -> Result<Option<Message>, QueueError> {
         let busy_for = self.candidates().busy_for(&name);
-        match self.take(&name, hold, busy_for) {
+        match self.take(&name, duration, busy_for) {
             Ok(Taken::Leased(message)) => {
                 self.candidates().forget(&name);
                 Ok(Some(message))

@@ -33,11 +33,11 @@ pub(super) enum Taken {
 }
 
 impl OpenedQueue {
-    /// Leases a message for `hold`. It has been seen as busy for the time `busy_for`.
+    /// Leases a message for `duration`. It has been seen as busy for the time `busy_for`.
     pub(super) fn take(
         &self,
         name: &Name,
-        hold: Duration,
+        duration: Duration,
         busy_for: Duration,
     ) -> Result<Taken, Errno> {
         let (dirs, id) = (&*self.dirs, name.id());
@@ -82,7 +82,7 @@ impl OpenedQueue {
                 (Bytes::new(), Some(format!("{problem}. The file is kept as {dir}/{kept}")))
             }
         };
-        let leased = history.unused(name, second_after(self.now(), hold));
+        let leased = history.unused(name, second_after(self.now(), duration));
         if leased == *name {
             // There is no later time. Renaming a file to its own name would succeed for all.
             return Ok(Taken::Busy);

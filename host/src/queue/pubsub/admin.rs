@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::client::{ANSWER, Client, RequestKind, routed};
 use super::envelope::{self, Envelope};
-use super::{IDS, LONGEST_HOLD, PubSubQueue, Shared, pull, send, setup};
+use super::{IDS, MAX_LEASE, PubSubQueue, Shared, pull, send, setup};
 use crate::queue::address::PubSub;
 use crate::queue::{self, Access, Counts, Facts, Listed, Queue as _, QueueError};
 
@@ -106,7 +106,7 @@ impl queue::Admin for Admin {
     }
 
     async fn facts(&self) -> Result<Facts, QueueError> {
-        // A deadline can be extended any number of times, so there is no `longest_hold`.
+        // A deadline can be extended any number of times, so there is no `max_lease`.
         let facts = Facts { longest_message: Some(send::BYTES as u64), ..Facts::default() };
         let client = &self.queue.shared.client;
         if self.at.subscription.is_none() {
@@ -217,9 +217,9 @@ impl Listing {
         let shared = self.shared.clone();
         let failed = |error| shared.client.error("leasing messages", &error);
         for (until, ids) in &mut self.held {
-            if until.saturating_duration_since(Instant::now()) < LONGEST_HOLD / 2 {
-                *until = Instant::now() + LONGEST_HOLD;
-                shared.set_deadline(ids.clone(), LONGEST_HOLD).await.map_err(failed)?;
+            if until.saturating_duration_since(Instant::now()) < MAX_LEASE / 2 {
+                *until = Instant::now() + MAX_LEASE;
+                shared.set_deadline(ids.clone(), MAX_LEASE).await.map_err(failed)?;
             }
         }
         let mut received = pull::pull(&shared, LOOK, None).await?;
@@ -231,7 +231,7 @@ impl Listing {
         if ids.is_empty() {
             return Ok(());
         }
-        let until = Instant::now() + LONGEST_HOLD;
+        let until = Instant::now() + MAX_LEASE;
         match self.held.last_mut() {
             // Leases that end at the same time are extended with one request.
             Some((last, all)) if until - *last < LAST_LOOK && all.len() + ids.len() <= IDS => {
@@ -239,7 +239,7 @@ impl Listing {
             }
             _ => self.held.push((until, ids.clone())),
         }
-        shared.set_deadline(ids, LONGEST_HOLD).await.map_err(failed)?;
+        shared.set_deadline(ids, MAX_LEASE).await.map_err(failed)?;
         self.seen.extend(opened.into_iter().map(|(_, envelope)| envelope));
         Ok(())
     }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::client::{ANSWER, RequestKind, routed};
 use super::envelope::{self, Envelope};
 use super::leases::PubSubLease;
-use super::{IDS, LONGEST_HOLD, Shared};
+use super::{IDS, MAX_LEASE, Shared};
 use crate::queue::{Message, QueueError};
 
 /// The longest wait of one pull. A host that stops waits for its end.
@@ -42,14 +42,14 @@ pub(super) struct PulledMessages {
 pub(super) async fn lease(
     shared: &Arc<Shared>,
     max: usize,
-    hold: Duration,
+    duration: Duration,
     wait: Duration,
 ) -> Result<PulledMessages, QueueError> {
     let (answer, found) = oneshot::channel();
     let listing = shared.clone();
     shared.under_way.spawn(async move {
         let mut answer = answer;
-        let found = look(&listing, max, hold, wait, &mut answer).await;
+        let found = look(&listing, max, duration, wait, &mut answer).await;
         // If the caller has gone, the messages are dropped here.
         let _ = answer.send(found);
     });
@@ -61,7 +61,7 @@ type Answer = oneshot::Sender<Result<PulledMessages, QueueError>>;
 async fn look(
     shared: &Arc<Shared>,
     max: usize,
-    hold: Duration,
+    duration: Duration,
     wait: Duration,
     answer: &mut Answer,
 ) -> Result<PulledMessages, QueueError> {
@@ -71,7 +71,7 @@ async fn look(
         let wait = (wait >= SHORT).then(|| rest.clamp(SHORTEST, LONGEST));
         let received = pull(shared, max, wait).await?;
         let were_any = !received.is_empty();
-        let found = take(shared, received, hold).await?;
+        let found = take(shared, received, duration).await?;
         if !found.messages.is_empty() || shared.closing.is_cancelled() {
             return Ok(found);
         }
@@ -129,7 +129,7 @@ fn is_end(status: &Status) -> bool {
 async fn take(
     shared: &Arc<Shared>,
     received: Vec<ReceivedMessage>,
-    hold: Duration,
+    duration: Duration,
 ) -> Result<PulledMessages, QueueError> {
     let mut found = PulledMessages { messages: Vec::new(), shared: shared.clone() };
     if received.is_empty() {
@@ -152,16 +152,16 @@ async fn take(
     let (later, due): (Vec<_>, Vec<_>) =
         opened.into_iter().partition(|(_, envelope)| !envelope.rest(now).is_zero());
     for (ack_id, envelope) in later {
-        let rest = envelope.rest(now).min(LONGEST_HOLD);
+        let rest = envelope.rest(now).min(MAX_LEASE);
         if let Err(status) = shared.set_deadline(vec![ack_id], rest).await {
             // It comes back early or late, and is postponed again.
             tracing::debug!("{}", shared.client.error("postponing a message", &status));
         }
     }
     for due in split(due) {
-        let until = Instant::now() + hold;
+        let until = Instant::now() + duration;
         let ids: Vec<String> = due.iter().map(|(ack_id, _)| ack_id.clone()).collect();
-        let lost = match shared.set_deadline(ids, hold).await {
+        let lost = match shared.set_deadline(ids, duration).await {
             Ok(()) => Vec::new(),
             Err(status) => failed(shared, &status)?,
         };

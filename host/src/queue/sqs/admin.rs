@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::failure::Failure;
 use super::settings::Settings;
-use super::{Inner, LONGEST_HOLD, SqsQueue};
+use super::{Inner, MAX_LEASE, SqsQueue};
 use crate::queue::address::Sqs;
 use crate::queue::{self, Access, Counts, Facts, Listed, Message, QueueError, Receipt};
 
@@ -165,7 +165,7 @@ fn facts(settings: &Settings) -> Facts {
         dead_letter_queue: settings.redrive.as_ref().map(|redrive| redrive.to.clone()),
         retention: settings.retention,
         longest_message: Some(settings.limit as u64),
-        longest_hold: Some(LONGEST_HOLD),
+        max_lease: Some(MAX_LEASE),
         is_ordered: settings.is_fifo,
         notes,
     }

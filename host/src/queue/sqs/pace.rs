@@ -39,11 +39,11 @@ impl Pace {
         finished.push_back(now);
     }
 
-    /// Whether ten more messages would start before much of a lease of `hold` is over.
-    pub(super) fn is_fast(&self, hold: Duration, now: Instant) -> bool {
+    /// Whether ten more messages would start before much of a lease of `duration` is over.
+    pub(super) fn is_fast(&self, duration: Duration, now: Instant) -> bool {
         let finished = self.0.lock();
         let first = finished.front().filter(|_| finished.len() >= MAX_ENTRIES);
-        first.is_some_and(|first| now.duration_since(*first) <= BATCH_WAIT.min(hold / 4))
+        first.is_some_and(|first| now.duration_since(*first) <= BATCH_WAIT.min(duration / 4))
     }
 }
 
@@ -55,20 +55,20 @@ mod tests {
     fn tasks_are_short_while_ten_finish_within_five_seconds() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
-        let hold = Duration::from_secs(300);
+        let duration = Duration::from_secs(300);
         let pace = Pace::default();
         for _ in 0..9 {
             pace.record(at(0));
         }
-        assert!(!pace.is_fast(hold, at(0)), "too few to tell");
+        assert!(!pace.is_fast(duration, at(0)), "too few to tell");
         pace.record(at(0));
-        assert!(pace.is_fast(hold, at(0)));
-        assert!(pace.is_fast(hold, at(2000)));
+        assert!(pace.is_fast(duration, at(0)));
+        assert!(pace.is_fast(duration, at(2000)));
         assert!(!pace.is_fast(Duration::from_secs(4), at(2000)), "too much of the lease is over");
-        assert!(!pace.is_fast(hold, at(6000)));
+        assert!(!pace.is_fast(duration, at(6000)));
         for n in 0..10 {
             pace.record(at(10_000 + n * 600));
         }
-        assert!(!pace.is_fast(hold, at(15_400)), "ten tasks take 5.4 seconds");
+        assert!(!pace.is_fast(duration, at(15_400)), "ten tasks take 5.4 seconds");
     }
 }

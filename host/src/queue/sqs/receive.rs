@@ -43,7 +43,7 @@ impl Inner {
     pub(super) async fn lease(
         self: &Arc<Self>,
         max: usize,
-        hold: Duration,
+        duration: Duration,
         wait: Duration,
     ) -> Result<Vec<Message>, QueueError> {
         let until = Instant::now() + wait.min(FAR);
@@ -63,7 +63,7 @@ impl Inner {
                     () = tokio::time::sleep(left) => continue,
                 }
             }
-            let found = self.poll(max, hold, left.min(LONGEST_POLL)).await?;
+            let found = self.poll(max, duration, left.min(LONGEST_POLL)).await?;
             if !found.is_empty() {
                 return Ok(found);
             }
@@ -80,20 +80,20 @@ impl Inner {
     async fn poll(
         self: &Arc<Self>,
         max: usize,
-        hold: Duration,
+        duration: Duration,
         wait: Duration,
     ) -> Result<Vec<Message>, QueueError> {
         let failed = |failure: Failure| failure.of_queue(&self.name, "receiving messages");
-        let is_filled = self.pace.is_fast(hold, Instant::now()) && !self.charges_for_holding();
+        let is_filled = self.pace.is_fast(duration, Instant::now()) && !self.charges_for_holding();
         let asked = if is_filled { MAX_ENTRIES } else { max.min(MAX_ENTRIES) };
-        let first = self.begin_poll(asked, hold, wait).brought().await.map_err(failed)?;
+        let first = self.begin_poll(asked, duration, wait).brought().await.map_err(failed)?;
         // A full answer means that there may be more.
         let rest = if first.len() < MAX_ENTRIES { 0 } else { max.saturating_sub(first.len()) };
         // Kept for the next caller, should this one go away.
         self.polls.keep(first);
         let more = (0..rest.div_ceil(MAX_ENTRIES)).map(|n| {
             let max = (rest - n * MAX_ENTRIES).min(MAX_ENTRIES);
-            let poll = self.begin_poll(max, hold, Duration::ZERO);
+            let poll = self.begin_poll(max, duration, Duration::ZERO);
             async move {
                 match poll.brought().await {
                     Ok(more) => self.polls.keep(more),
@@ -106,25 +106,30 @@ impl Inner {
     }
 
     /// Starts a poll as a task of its own.
-    fn begin_poll(self: &Arc<Self>, max: usize, hold: Duration, wait: Duration) -> Ticket<'_> {
+    fn begin_poll(self: &Arc<Self>, max: usize, duration: Duration, wait: Duration) -> Ticket<'_> {
         let ticket = self.polls.begin();
         let (inner, number) = (self.clone(), ticket.number());
         tokio::spawn(async move {
-            let brought = inner.receive(max, hold, wait).await;
+            let brought = inner.receive(max, duration, wait).await;
             inner.polls.end(number, brought);
         });
         ticket
     }
 
-    async fn receive(self: &Arc<Self>, max: usize, hold: Duration, wait: Duration) -> PollResult {
+    async fn receive(
+        self: &Arc<Self>,
+        max: usize,
+        duration: Duration,
+        wait: Duration,
+    ) -> PollResult {
         let asked = Instant::now();
-        let visibility = hold.clamp(Duration::from_secs(1), self.longest_hold);
+        let visibility = duration.clamp(Duration::from_secs(1), self.max_lease);
         let is_fifo = self.settings.is_fifo;
         let messages = self.service.receive(max, visibility, wait, is_fifo).await?;
-        let margin = ON_ITS_WAY.min(hold / 10);
+        let margin = ON_ITS_WAY.min(duration / 10);
         let earliest = Instant::now().checked_sub(margin).unwrap_or(asked);
         let received = asked.max(earliest);
-        let until = received + hold.min(visibility);
+        let until = received + duration.min(visibility);
         let fresh =
             join_all(messages.into_iter().map(|message| self.open(message, received, until)));
         Ok(fresh.await.into_iter().flatten().collect())

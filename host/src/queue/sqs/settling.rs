@@ -141,18 +141,18 @@ impl Inner {
 
     /// How much longer SQS lets the message be held.
     fn rest_of(&self, held: &LeasedMessage) -> Duration {
-        (held.received + self.longest_hold).saturating_duration_since(Instant::now())
+        (held.received + self.max_lease).saturating_duration_since(Instant::now())
     }
 
     pub(super) async fn extend(
         &self,
         receipt: &Receipt,
-        hold: Duration,
+        duration: Duration,
     ) -> Result<Receipt, QueueError> {
         let SqsLease { held, until } = self.row(receipt)?;
         // Leases are whole seconds, and the request may take one.
         let rest = self.rest_of(&held).as_secs().saturating_sub(1);
-        let visibility = seconds(hold).min(i32::try_from(rest).unwrap_or(i32::MAX));
+        let visibility = seconds(duration).min(i32::try_from(rest).unwrap_or(i32::MAX));
         if visibility < 1 {
             self.leases.remove(receipt);
             return Err(self.held_too_long(&held));
@@ -190,7 +190,7 @@ impl Inner {
             "message {} was held for {}, the longest that SQS allows; use shorter tasks or \
              another kind of queue",
             held.id,
-            humantime::format_duration(self.longest_hold)
+            humantime::format_duration(self.max_lease)
         ))
     }
 }

@@ -39,8 +39,8 @@ async fn with_message() -> (Fake, PubSubQueue) {
     (fake, queue)
 }
 
-async fn lease(queue: &PubSubQueue, hold: Duration) -> Message {
-    queue.lease(1, hold, Duration::from_secs(10)).await.unwrap().remove(0)
+async fn lease(queue: &PubSubQueue, duration: Duration) -> Message {
+    queue.lease(1, duration, Duration::from_secs(10)).await.unwrap().remove(0)
 }
 
 fn is_lost<T>(result: Result<T, QueueError>) -> bool {
@@ -83,12 +83,12 @@ async fn a_lease_that_the_service_says_has_ended_is_lost() {
     let (fake, queue) = with_message().await;
     fake.configure(S, |s| s.enable_exactly_once_delivery = true);
     for change in ["extend", "ack", "release"] {
-        let message = lease(&queue, LONGEST_HOLD).await;
+        let message = lease(&queue, MAX_LEASE).await;
         // Behind our back, and longer than our own clock would tell.
         let held = queue.shared.lease_of(&message.receipt).unwrap();
         queue.shared.set_deadline(vec![held.ack_id], Duration::ZERO).await.unwrap();
         let is_lost = match change {
-            "extend" => is_lost(queue.extend(&message.receipt, LONGEST_HOLD).await),
+            "extend" => is_lost(queue.extend(&message.receipt, MAX_LEASE).await),
             "ack" => is_lost(queue.ack(&message.receipt).await),
             _ => is_lost(queue.release(&message.receipt, HOUR, Release::Uncounted).await),
         };
@@ -104,7 +104,7 @@ async fn what_fails_for_a_moment_is_tried_again() {
     let (fake, queue) = with_message().await;
     let busy = |of| (of, Status::unavailable("busy"));
     fake.state().faults.extend([busy("Pull"), busy("ModifyAckDeadline")]);
-    let message = lease(&queue, LONGEST_HOLD).await;
+    let message = lease(&queue, MAX_LEASE).await;
     let held = queue.shared.lease_of(&message.receipt).unwrap();
     let transient = [(&*held.ack_id, "TRANSIENT_FAILURE_BUSY")];
     let transient = status::with_failures(Code::FailedPrecondition, &transient);

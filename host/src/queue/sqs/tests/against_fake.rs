@@ -73,12 +73,12 @@ async fn send(queue: &SqsQueue, bodies: &[&str]) {
     }
 }
 
-async fn lease(queue: &SqsQueue, max: usize, hold: Duration) -> Vec<Message> {
-    queue.lease(max, hold, NONE).await.unwrap()
+async fn lease(queue: &SqsQueue, max: usize, duration: Duration) -> Vec<Message> {
+    queue.lease(max, duration, NONE).await.unwrap()
 }
 
-async fn lease_one(queue: &SqsQueue, hold: Duration) -> Message {
-    queue.lease(1, hold, PATIENCE).await.unwrap().remove(0)
+async fn lease_one(queue: &SqsQueue, duration: Duration) -> Message {
+    queue.lease(1, duration, PATIENCE).await.unwrap().remove(0)
 }
 
 fn numbers(count: usize) -> Vec<Bytes> {
@@ -213,8 +213,8 @@ async fn more_is_leased_than_the_host_asks_for_only_while_tasks_are_short() {
 async fn a_message_is_held_for_as_long_as_the_service_allows_and_then_lost_with_a_reason() {
     let most = Duration::from_secs(60);
     let fake = Fake::default();
-    fake.make(NAME, |queue| queue.longest_hold = most);
-    let queue = queue_with_longest_hold(&fake, most).await;
+    fake.make(NAME, |queue| queue.max_lease = most);
+    let queue = queue_with_max_lease(&fake, most).await;
     send(&queue, &["1"]).await;
     let message = lease_one(&queue, most).await;
     // More than is left is cut to what is left, and not refused by the service.
@@ -234,16 +234,16 @@ async fn a_message_is_held_for_as_long_as_the_service_allows_and_then_lost_with_
 async fn a_lease_never_ends_later_here_than_at_the_service() {
     let most = Duration::from_secs(60);
     let fake = Fake::default();
-    fake.make(NAME, |queue| queue.longest_hold = most);
-    let queue = queue_with_longest_hold(&fake, most).await;
+    fake.make(NAME, |queue| queue.max_lease = most);
+    let queue = queue_with_max_lease(&fake, most).await;
     send(&queue, &["1"]).await;
     let mut receipt = lease_one(&queue, LONG).await.receipt;
-    for hold in [NONE, Duration::from_millis(20_500), most, LONG] {
+    for duration in [NONE, Duration::from_millis(20_500), most, LONG] {
         let there = fake.with(NAME, |q| q.visible()).remove(0);
         let here = queue.until(&receipt).unwrap();
-        assert!(here <= there, "{hold:?}: {:?} later", here - there);
-        let hold = hold.max(most / 2);
-        receipt = queue.extend(&receipt, hold).await.unwrap();
+        assert!(here <= there, "{duration:?}: {:?} later", here - there);
+        let duration = duration.max(most / 2);
+        receipt = queue.extend(&receipt, duration).await.unwrap();
     }
 }
 
@@ -251,21 +251,21 @@ async fn a_lease_never_ends_later_here_than_at_the_service() {
 async fn a_task_is_cancelled_when_its_message_can_be_held_no_longer() {
     let most = Duration::from_secs(3);
     let fake = Fake::default();
-    fake.make(NAME, |queue| queue.longest_hold = most);
-    let queue = Arc::new(queue_with_longest_hold(&fake, most).await);
+    fake.make(NAME, |queue| queue.max_lease = most);
+    let queue = Arc::new(queue_with_max_lease(&fake, most).await);
     send(&queue, &["1"]).await;
     let leases = crate::lease::Leases::alone(queue.clone(), Duration::from_secs(2));
     let lease = leases.lease(1, PATIENCE).await.unwrap().remove(0);
     tokio::time::timeout(PATIENCE, lease.lost().cancelled()).await.expect("it is still ours");
 }
 
-async fn queue_with_longest_hold(fake: &Fake, most: Duration) -> SqsQueue {
+async fn queue_with_max_lease(fake: &Fake, most: Duration) -> SqsQueue {
     let opened = queue(fake).await;
     let Inner { name, service, settings, requests, .. } = &*opened.inner;
     let (name, service, settings) = (name.clone(), service.clone(), settings.clone());
     let access = Access::default();
     let mut inner = Inner::new(name, service, settings, requests.clone(), &access, None);
-    inner.longest_hold = most;
+    inner.max_lease = most;
     SqsQueue::of(inner)
 }
 

@@ -23,7 +23,7 @@ pub(in super::super) struct Queue {
     /// MaximumMessageSize.
     pub(in super::super) limit: usize,
     /// The longest visibility timeout, all extensions together: 12 hours in the service.
-    pub(in super::super) longest_hold: Duration,
+    pub(in super::super) max_lease: Duration,
     /// Messages in flight, at the most: 120,000 in the service.
     pub(in super::super) most_in_flight: usize,
     /// The name of the dead-letter queue, and maxReceiveCount.
@@ -126,7 +126,7 @@ impl Store {
 
     pub(super) fn receive(&mut self, input: &Value, long: bool) -> Result<Vec<Value>, Refused> {
         let max = input["MaxNumberOfMessages"].as_u64().unwrap_or(1) as usize;
-        let hold = Duration::from_secs(input["VisibilityTimeout"].as_u64().unwrap_or(30));
+        let duration = Duration::from_secs(input["VisibilityTimeout"].as_u64().unwrap_or(30));
         if !(1..=10).contains(&max) {
             return refused("InvalidParameterValue", "MaxNumberOfMessages is not 1 to 10");
         }
@@ -135,10 +135,10 @@ impl Store {
         if attempt.is_some() && !queue.is_fifo {
             return refused("InvalidParameterValue", "ReceiveRequestAttemptId: not a FIFO queue");
         }
-        if hold > Duration::from_secs(43_200) {
+        if duration > Duration::from_secs(43_200) {
             return refused("InvalidParameterValue", "VisibilityTimeout is above 43200");
         }
-        let (found, dead) = queue.receive(max, hold, attempt, long)?;
+        let (found, dead) = queue.receive(max, duration, attempt, long)?;
         if let Some((to, _)) = queue.redrive.clone()
             && let Some(to) = self.queues.get_mut(&to)
         {
@@ -158,7 +158,7 @@ impl Queue {
             name: name.to_owned(),
             is_fifo: name.ends_with(".fifo"),
             limit: MOST_BYTES,
-            longest_hold: Duration::from_secs(43_200),
+            max_lease: Duration::from_secs(43_200),
             most_in_flight: 120_000,
             redrive: None,
             settings: HashMap::new(),
@@ -296,7 +296,7 @@ impl Queue {
     fn receive(
         &mut self,
         max: usize,
-        hold: Duration,
+        duration: Duration,
         attempt: Option<&str>,
         long: bool,
     ) -> Result<(Vec<Value>, Vec<Message>), Refused> {
@@ -338,7 +338,7 @@ impl Queue {
             self.receives += 1;
             message.receives += 1;
             message.handle = format!("{}#{number}#{}", self.name, self.receives);
-            message.visible = now + hold;
+            message.visible = now + duration;
             message.received = now;
             found.push(message.shown());
             numbers.push(*number);
@@ -386,7 +386,7 @@ impl Queue {
             );
         };
         let visibility = Duration::from_secs(entry["VisibilityTimeout"].as_u64().unwrap_or(0));
-        let (now, most) = (Instant::now(), self.longest_hold);
+        let (now, most) = (Instant::now(), self.max_lease);
         let Some(message) = self.messages.get_mut(&number) else { return Ok(json!({})) };
         if !message.is_in_flight(now) {
             return refused("MessageNotInflight", "");
