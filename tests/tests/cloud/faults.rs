@@ -227,7 +227,7 @@ fn a_start_that_can_not_go_well() {
     let failed = task_host_tests::Finished::run(&mut command).code(1);
     assert!(failed.stderr.contains("not-there") && failed.stderr.contains("--create-queues"));
     let words = [
-        "the name of the server no-such-host.invalid is not known",
+        "the server name no-such-host.invalid can't be resolved",
         "check the address or endpoint",
     ];
     check("AWS_ENDPOINT_URL", "http://no-such-host.invalid", 1, &words);
