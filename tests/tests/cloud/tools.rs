@@ -50,7 +50,7 @@ fn looking_into_sqs_gives_back_what_it_leases() {
         assert_eq!((&status["enqueued"], &status["leased"]), (&json!(120), &json!(0)), "{args:?}");
     }
     let refused = cloud.host(&["queue", "release"]).code(1).stderr;
-    assert!(refused.contains("can't end the leases of others"), "{refused}");
+    assert!(refused.contains("can't end the leases of other processes"), "{refused}");
 }
 
 #[test]
