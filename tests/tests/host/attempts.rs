@@ -90,7 +90,7 @@ fn leases_that_are_lost_are_no_attempts() {
         });
         holder.signal(Signal::CONT);
         eventually("a host that sees what it lost", || {
-            holder.stderr().contains("the task is left to whoever has it now").then_some(())
+            holder.stderr().contains("the task is left to the host that has it now").then_some(())
         });
         holder.signal(Signal::TERM);
         holder.wait();

@@ -145,7 +145,7 @@ fn a_component_that_takes_too_much_memory_costs_its_tasks_and_no_one_else() {
     eventually("an empty queue", || (place.counts() == (0, 0)).then_some(()));
     for report in place.errors() {
         says(&report, "can't be run: compiling it takes more than 512.0 MiB of memory");
-        says(&report, "`--compile-memory` raises that limit");
+        says(&report, "raise the limit with `--compile-memory`");
         assert_eq!(report["attempt"], 2, "{report:#}");
     }
     for id in 0..tasks.len() {
@@ -201,7 +201,7 @@ fn a_component_that_takes_too_much_time_is_given_up_and_may_be_let_off() {
     assert_eq!(compilations(&run(1)), 1);
     let report = place.the_error();
     says(&report, "can't be run: compiling it takes more than 1s of processor time");
-    says(&report, "`--compile-timeout` raises that limit");
+    says(&report, "raise the limit with `--compile-timeout`");
     assert_eq!(compilations(&run(2)), 0);
 
     let listed = place.host(&["cache", "quarantine", "--json"]).good();

@@ -115,7 +115,7 @@ fn names_of_components_are_plain_and_tell_themselves_apart() {
     push("ΔF/F").good();
     let refused = [
         "the name no_op differs only in case from the component NO_OP",
-        "give another one with --name, or remove file://",
+        "give another name with --name, or remove file://",
         "/components/NO_OP.wasm first",
     ];
     says(push("no_op").code(1), &refused);

@@ -38,21 +38,21 @@ fn a_bucket_around_the_queue_or_the_cache_is_refused_and_nothing_is_made() {
         &place,
         &["--fq", "./queue", "--bucket", ".", "--cache-dir", "/tmp/task-host-no-cache"],
         "the queue ./queue is inside the bucket .: a task could read, change and add messages",
-        "with --queue or --bucket",
+        "change --queue or --bucket",
     );
     is_refused(
         &place,
         &["--fq", "./queue", "--done-queue", "fq://./bucket/done"],
         "the done queue ./bucket/done is inside the bucket ./bucket: a task could read, change and \
          add reports",
-        "with --done-queue or --bucket",
+        "change --done-queue or --bucket",
     );
     is_refused(
         &place,
         &["--fq", "./queue", "--error-queue", "./queue"],
         "the queue ./queue is the same directory as the error queue ./queue: the host would \
          lease reports as tasks",
-        "with --queue or --error-queue",
+        "change --queue or --error-queue",
     );
     for made in ["queue", "bucket", "queue-errors", "home/.cache"] {
         assert!(!place.path().join(made).exists(), "{made}");
@@ -70,7 +70,7 @@ fn links_and_mounts_lead_to_the_same_refusal() {
         &["--fq", "./queue", "--cache-dir", "./link/cache"],
         "the cache ./link/cache is inside the bucket ./bucket, through a link or a mount: a task \
          could write compiled code",
-        "with --cache-dir or --bucket",
+        "change --cache-dir or --bucket",
     );
     // The inner directory, mounted elsewhere: no name of the queue is one of the bucket.
     fs::create_dir(path("mounted")).unwrap();
@@ -79,7 +79,7 @@ fn links_and_mounts_lead_to_the_same_refusal() {
         &place,
         &["--fq", "./mounted/queue"],
         "the queue ./mounted/queue is inside the bucket ./bucket, through a link or a mount",
-        "with --queue or --bucket",
+        "change --queue or --bucket",
     );
 }
 

@@ -157,7 +157,7 @@ fn messages_made_to_exhaust_a_host_are_reported_in_a_few_words() {
         (info(&format!(r#""{digits}": 1"#)), "has an unknown field"),
         (format!("{{{}\"\": 1}}", r#""":1,"#.repeat(1_000_000)), "has neither `basic_info`"),
         ("[".repeat(10_000_000), "is not JSON"),
-        ("[".repeat(30_000_000), "put what is large into an input"),
+        ("[".repeat(30_000_000), "put large data into an input"),
         ("\0".repeat(2_000_000), "is not JSON"),
     ];
     for (n, (body, _)) in bodies.iter().enumerate() {
