@@ -226,10 +226,8 @@ fn a_start_that_can_not_go_well() {
     command.env("HOST_CREATE_QUEUES", "false");
     let failed = task_host_tests::Finished::run(&mut command).code(1);
     assert!(failed.stderr.contains("not-there") && failed.stderr.contains("--create-queues"));
-    let words = [
-        "the server name no-such-host.invalid can't be resolved",
-        "check the address or endpoint",
-    ];
+    let words =
+        ["the server name no-such-host.invalid can't be resolved", "check the address or endpoint"];
     check("AWS_ENDPOINT_URL", "http://no-such-host.invalid", 1, &words);
     let words = ["no connection to the server 127.0.0.1:9: "];
     check("AWS_ENDPOINT_URL", "http://127.0.0.1:9", 1, &words);
