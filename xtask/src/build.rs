@@ -124,8 +124,9 @@ pub(crate) fn guests(project: &Project) -> anyhow::Result<Vec<PathBuf>> {
         .map(|guest| {
             let name = format!("{}.wasm", guest.library);
             let (from, to) = (built.join(&name), directory.join(&name));
-            // Renames the file into place, because a running test may read the old one.
-            let new = directory.join(format!("{name}.new"));
+            // Renames the file into place, because a running test may read the old one. Another
+            // xtask may do the same at this moment, so the name is this process's own.
+            let new = directory.join(format!("{name}.{}", std::process::id()));
             fs::copy(&from, &new).with_context(|| {
                 format!("guest {} did not build {}", guest.package, from.display())
             })?;
