@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use bytesize::ByteSize;
 use task_host::key::{BucketKey, Prefix, TaskName};
 use task_host::message::Task;
-use task_host::sandbox::{self, Guest, Job, Limits, Sandbox};
-use task_host::workspace::{Workspace, Workspaces};
+use task_host::sandbox::{self, Guest, Input, InputContent, Job, Limits, Sandbox};
+use task_host::spill::SpillDir;
 use tokio_util::sync::CancellationToken;
 
 const ROUNDS: usize = 5;
@@ -33,11 +33,12 @@ async fn bench(component: &Path, directory: &Path) {
             time: Duration::from_secs(60),
             output_bytes: ByteSize::gib(1),
             output_files: 1000,
+            output_memory: ByteSize::mib(16),
+            output_file_memory: ByteSize::mib(4),
             open_files: 1000,
         };
-        let workspaces = Workspaces::new(&root).expect("work directories");
-        let (inputs, outputs) = (workspaces.inputs_root(), workspaces.outputs_root());
-        let sandbox = Sandbox::new(threads, limits, inputs, outputs);
+        let spill = Arc::new(SpillDir::new(&root).expect("a work directory"));
+        let sandbox = Sandbox::new(threads, limits, spill);
         let sandbox = Arc::new(sandbox.expect("a sandbox"));
         let wasm = std::fs::read(component).expect("the component");
         let engine = sandbox::compiling_engine().expect("an engine");
@@ -48,10 +49,8 @@ async fn bench(component: &Path, directory: &Path) {
         for (what, inputs) in [("nothing", 0), ("4 KiB in, 4 KiB out", 1)] {
             let mut rounds = Vec::new();
             for _ in 0..ROUNDS {
-                let tasks = (0..threads).map(|_| {
-                    let workspace = workspaces.acquire().expect("a workspace");
-                    tokio::spawn(rounds_of(sandbox.clone(), guest.clone(), workspace, inputs))
-                });
+                let tasks = (0..threads)
+                    .map(|_| tokio::spawn(rounds_of(sandbox.clone(), guest.clone(), inputs)));
                 let spent = futures_util::future::join_all(tasks).await;
                 let spent: Vec<f64> = spent.into_iter().map(|s| s.expect("a round")).collect();
                 rounds.push(spent.iter().sum::<f64>() / spent.len() as f64 / threads as f64);
@@ -69,21 +68,16 @@ async fn bench(component: &Path, directory: &Path) {
 }
 
 /// Seconds per task of one of the threads.
-async fn rounds_of(
-    sandbox: Arc<Sandbox>,
-    guest: Guest,
-    workspace: Workspace,
-    inputs: usize,
-) -> f64 {
+async fn rounds_of(sandbox: Arc<Sandbox>, guest: Guest, inputs: usize) -> f64 {
     const TASKS: u32 = 3000;
-    let (input, output) = (&workspace.inputs, &workspace.outputs);
-    input.create_dir_all("0_input").expect("a directory");
-    input.write("0_input/1.dat", [7; 4096]).expect("an input");
+    let path = BucketKey::new("0_input/1.dat").expect("a key");
+    let bytes = bytes::Bytes::from(vec![7; 4096]);
+    let input = || Input { path: path.clone(), content: InputContent::Bytes(bytes.clone()) };
     let task = Arc::new(Task {
         id: 1,
         name: TaskName::new("NO_OP").expect("a name"),
         base_directory: Prefix::new("d").expect("a prefix"),
-        inputs: vec![BucketKey::new("0_input/1.dat").expect("a key"); inputs],
+        inputs: vec![path.clone(); inputs],
         payload: None,
     });
     let start = Instant::now();
@@ -93,15 +87,13 @@ async fn rounds_of(
                 guest: guest.clone(),
                 task: task.clone(),
                 attempt: 1,
-                directories: workspace.directories().expect("handles"),
+                inputs: (0..inputs).map(|_| input()).collect(),
                 cancelled: CancellationToken::new(),
                 tee: None,
             })
             .await;
         execution.result.expect("success");
-        if inputs > 0 {
-            output.remove_file("0_output/1.dat").expect("an output");
-        }
+        assert_eq!(execution.outputs.len(), inputs);
     }
     start.elapsed().as_secs_f64() / f64::from(TASKS)
 }

@@ -7,11 +7,11 @@
 mod address;
 mod checksums;
 mod cloud;
+mod content;
 mod dir;
 mod encoding;
 mod listing;
 mod object;
-mod outgoing;
 mod service_error;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -35,7 +35,7 @@ use crate::key::{BucketKey, Prefix};
 
 pub(crate) use crate::blocking::blocking;
 pub use address::{Address, AddressError};
-pub(crate) use dir::copy;
+pub use content::Content;
 pub use dir::{DirBucket, DirSync};
 pub use object::ObjectBucket;
 
@@ -296,14 +296,14 @@ pub trait Bucket: fmt::Display + fmt::Debug + Send + Sync + 'static {
         }
     }
 
-    /// Puts one file of a directory under `key`. The object is visible at once and whole,
-    /// or not at all. The file may be gone from the directory afterwards (it is moved where
-    /// that saves a copy). It has to be a regular file; a link is never followed.
+    /// Puts an object under `key`. It is visible at once and whole, or not at all. `path` is the
+    /// output's below `/outputs`: some are stored compressed. A file may be moved where that saves
+    /// a copy.
     async fn put(
         &self,
         key: &BucketKey,
-        dir: &cap_std::fs::Dir,
-        file: &BucketKey,
+        content: &Content,
+        path: &BucketKey,
     ) -> Result<(), BucketError>;
 
     /// Lists the objects below `prefix`, in no particular order, as a stream that holds a bounded

@@ -5,7 +5,7 @@
 //! CACHE/blobs/ab/abcd…   the bytes whose SHA-256 is abcd…, read-only, never half of them
 //! CACHE/index/ab/…       which blob an object of a remote bucket was
 //! CACHE/tmp/PROCESS/     downloads under way
-//! CACHE/work/PROCESS/    directories of tasks (`workspace.rs`)
+//! CACHE/work/PROCESS/    outputs that are too large for memory (`spill.rs`)
 //! CACHE/compiled/        components (`catalog.rs`)
 //! ```
 //!
@@ -20,7 +20,6 @@ mod directories;
 mod download;
 mod error;
 mod index;
-mod place;
 mod single_flight;
 #[cfg(test)]
 mod tests;
@@ -50,7 +49,6 @@ use crate::ownership;
 
 pub use self::check::{Checked, check};
 pub use self::error::{CacheError, SharedIoError};
-pub use self::place::Sharing;
 #[cfg(test)]
 pub(crate) use self::tests::Tmpfs;
 pub use crate::ownership::NotOurs;

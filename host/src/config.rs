@@ -184,12 +184,18 @@ pub struct TaskSettings {
     /// Maximum time of an attempt
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse::positive_duration)]
     pub timeout: Duration,
-    /// Maximum bytes a task may write to /outputs
+    /// Maximum bytes a task may have in /outputs
     #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = parse::size)]
     pub max_output: ByteSize,
-    /// Maximum number of files and directories a task may create in /outputs
+    /// Maximum number of files and directories a task may have in /outputs
     #[arg(long, value_name = "N", default_value = "10000", value_parser = parse::whole)]
     pub max_output_files: u64,
+    /// Maximum memory for a task's outputs; the others go to files in the cache directory
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = parse::size)]
+    pub output_memory: ByteSize,
+    /// Maximum size of an output that is kept in memory; a larger one goes to a file
+    #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = parse::size)]
+    pub output_file_memory: ByteSize,
     /// Files that each guest may have open. Not a setting: it follows from the process's limit.
     #[arg(skip = MOST_OPEN_FILES)]
     pub open_files: u64,
@@ -317,6 +323,8 @@ impl TaskSettings {
             time: self.timeout,
             output_bytes: self.max_output,
             output_files: self.max_output_files,
+            output_memory: self.output_memory,
+            output_file_memory: self.output_file_memory,
             open_files: self.open_files,
         }
     }

@@ -8,7 +8,6 @@ use crate::prefetch::PrefetchError;
 use crate::publish::PublishError;
 use crate::queue::QueueError;
 use crate::sandbox::{Phase, RunError};
-use crate::workspace::WorkspaceError;
 
 /// Why an attempt failed. [`crate::verdict`] decides what each failure leads to.
 #[derive(Debug, thiserror::Error)]
@@ -37,9 +36,6 @@ pub enum Failure {
     /// An input could not be fetched.
     #[error(transparent)]
     Prefetch(#[from] PrefetchError),
-    /// The task's directories could not be made.
-    #[error(transparent)]
-    Workspace(#[from] WorkspaceError),
     /// The task has no usable component.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
@@ -66,7 +62,7 @@ pub enum Failure {
     /// A service or a resource of the host did not work, so no task could have succeeded.
     #[error("{0}")]
     Outage(String),
-    /// The task's directories were removed before its outputs were published.
+    /// The files of large outputs were removed before they were published.
     #[error("the work directory was removed while the task used it")]
     Homeless,
     /// The host is stopping, and the task had not started.

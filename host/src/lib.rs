@@ -3,8 +3,8 @@
 //! 1. [`worker`] takes a permit and a [`lease`] on a message of the task [`queue`].
 //! 2. [`message`] decodes it into a [`message::Task`]. [`key`] checks names, [`plain`] their
 //!    characters.
-//! 3. [`prefetch`] brings the inputs from the [`bucket`] through the [`cache`] into a
-//!    [`workspace`].
+//! 3. [`prefetch`] brings the inputs from the [`bucket`] through the [`cache`] to where the guest
+//!    reads them.
 //! 4. [`catalog`] finds the task's component and compiles it once.
 //! 5. [`sandbox`] runs the component's three calls in a fresh instance.
 //! 6. [`publish`] writes the outputs to the bucket.
@@ -20,7 +20,6 @@ pub mod catalog;
 pub mod config;
 pub mod digest;
 mod dirs;
-mod emptying;
 pub mod environment;
 pub mod failure;
 pub mod fit;
@@ -40,6 +39,7 @@ pub mod roots;
 pub mod sandbox;
 pub mod services;
 pub mod shortage;
+pub mod spill;
 pub mod stats;
 pub mod task;
 pub mod transfer;
@@ -47,4 +47,3 @@ mod turns;
 pub mod verdict;
 pub mod words;
 pub mod worker;
-pub mod workspace;

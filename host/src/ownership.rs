@@ -127,7 +127,14 @@ pub(crate) fn make(dir: &Path, parts: &[&str]) -> io::Result<Option<NotOurs>> {
 /// # Errors
 /// Errors of the system.
 pub(crate) fn make_private(dir: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)
+    match DirBuilder::new().recursive(true).mode(0o700).create(dir) {
+        // On a disk that fails, a directory that exists can't be told from a file. Then the error
+        // of the disk is the cause.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::metadata(dir).and(Err(error))
+        }
+        made => made,
+    }
 }
 
 /// Lets only this user enter a directory, if it exists and belongs to this user.

@@ -1,26 +1,48 @@
-//! A task's inputs, from the bucket through the cache into its inputs directory.
+//! A task's inputs, from the bucket through the cache to where its guest reads them.
+//!
+//! A guest reads the cache's own files, or what the host has read of them: small inputs are in
+//! memory, and of the large ones a few are open. The others are opened when the guest opens them. A
+//! blob is not removed from the cache while a task has it as an input.
 
 use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Read};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use cap_std::fs::Dir;
 use futures_util::stream::{self, FuturesUnordered, StreamExt, TryStreamExt};
 use tokio::sync::SemaphorePermit;
 
 use crate::ahead::Ahead;
 use crate::bucket::{self, Bucket, BucketError, Version};
-use crate::cache::{Blob, Cache, CacheError, Sharing};
+use crate::cache::{Blob, Cache, CacheError};
 use crate::key::{BucketKey, Prefix};
+use crate::sandbox::{Input, InputContent, Source};
 use crate::turns::Turns;
-use crate::workspace::Workspace;
 
+/// Inputs of up to this many bytes are kept in memory.
+const SMALL: u64 = 64 << 10;
+/// The bytes of all inputs of one task that are kept in memory.
+const MEMORY: u64 = 1 << 20;
+/// Inputs of one task that are open before its guest opens them.
+const OPEN: usize = 4;
 /// Inputs of one task that are fetched at once.
 const AT_ONCE: usize = 8;
 /// More inputs than this are sorted on a thread that may block.
 const SORTED_INLINE: usize = 256;
-/// How often an input is fetched again that another host removed before it was placed.
+/// How often an input is fetched again that another host removed before it was read or opened.
 const FETCHES: usize = 5;
+
+/// What was brought for a task.
+pub struct Brought<'a> {
+    /// What it came to.
+    pub fetched: Fetched,
+    /// The inputs.
+    pub inputs: Vec<Input>,
+    /// Stands for their bytes. To be dropped when the task runs.
+    pub ahead: Option<SemaphorePermit<'a>>,
+}
 
 /// What bringing in a task's inputs came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -75,48 +97,47 @@ pub struct Prefetch {
     /// For how long an object of a remote bucket is taken to be what it was when it was last
     /// looked at.
     pub freshness: Duration,
-    /// How a task gets the bytes.
-    pub sharing: Sharing,
     /// The bytes that may be there before their tasks run.
     pub ahead: Ahead,
 }
 
 impl Prefetch {
-    /// Brings `inputs`, which are relative to `base`, into the empty inputs directory of a
-    /// workspace. One that is named twice is brought once. The permit stands for their bytes:
-    /// it is to be dropped when the task runs.
+    /// Brings `inputs`, which are relative to `base`, to where a guest can read them. One that is
+    /// named twice is brought once.
     ///
     /// # Errors
-    /// For the first input that fails; the directory may hold some of the others then.
+    /// For the first input that fails.
     pub async fn bring(
         &self,
         base: &Prefix,
         inputs: &[BucketKey],
-        workspace: &Workspace,
-    ) -> Result<(Fetched, Option<SemaphorePermit<'_>>), PrefetchError> {
-        let into = &workspace.inputs;
+    ) -> Result<Brought<'_>, PrefetchError> {
         if let [input] = inputs {
-            return self.bring_one(base, input, workspace).await;
+            return self.bring_one(base, input).await;
         }
         let distinct = if inputs.len() <= SORTED_INLINE {
-            Distinct::of(inputs)?
+            distinct(inputs)?
         } else {
             let inputs = inputs.to_vec();
-            bucket::blocking(move || Distinct::of(&inputs)).await?
+            bucket::blocking(move || distinct(&inputs)).await?
         };
         // All sizes are known before anything is fetched: two tasks that each held a part of
         // the bytes they need would wait for each other.
         let mut turns = Turns::begin();
-        let finds: Vec<_> = distinct.inputs.iter().map(|input| self.find(base, input)).collect();
+        let finds: Vec<_> = distinct.iter().map(|input| self.find(base, input)).collect();
         let mut finds = stream::iter(finds).buffered(AT_ONCE);
-        let mut found = Vec::with_capacity(distinct.inputs.len());
+        let mut found = Vec::with_capacity(distinct.len());
         while let Some(one) = finds.try_next().await? {
             found.push(one);
             turns.pass().await;
         }
-        workspace.make_parents(&distinct.in_order()).await;
         let permit = self.ahead.take(found.iter().map(|found| found.version.size).sum()).await;
-        let mut sum = Fetched::default();
+        let (room, mut sum) = (Room::new(), Fetched::default());
+        let mut inputs = Vec::with_capacity(found.len());
+        let mut add = |(fetched, input)| {
+            sum = sum.plus(fetched);
+            inputs.push(input);
+        };
         let mut under_way = FuturesUnordered::new();
         // Not a stream of mapped inputs: the future of that is not `Send` to the compiler.
         for found in found {
@@ -124,16 +145,16 @@ impl Prefetch {
             if under_way.len() == AT_ONCE
                 && let Some(one) = under_way.try_next().await?
             {
-                sum = sum.plus(one);
+                add(one);
             }
-            under_way.push(self.bring_found(found, into));
+            under_way.push(self.bring_found(found, &room));
         }
         while let Some(one) = under_way.try_next().await? {
-            sum = sum.plus(one);
+            add(one);
         }
         // What is stored compressed is larger now.
         let permit = self.ahead.grown(permit, sum.bytes).await;
-        Ok((sum, Some(permit)))
+        Ok(Brought { fetched: sum, inputs, ahead: Some(permit) })
     }
 
     /// The only input of a task needs no look before it is fetched.
@@ -141,20 +162,22 @@ impl Prefetch {
         &self,
         base: &Prefix,
         input: &BucketKey,
-        workspace: &Workspace,
-    ) -> Result<(Fetched, Option<SemaphorePermit<'_>>), PrefetchError> {
+    ) -> Result<Brought<'_>, PrefetchError> {
         let key = base.join(input);
         let failed = |error| PrefetchError::from_cache(input, &key, error);
-        let (cache, bucket) = (&self.cache, &*self.bucket);
+        let (cache, bucket, room) = (&self.cache, &*self.bucket, Room::new());
         let first = cache.fetch_ahead(bucket, &key, self.freshness, &self.ahead).await;
         let (mut blob, permit) = first.map_err(failed)?;
-        workspace.make_parents(&[input]).await;
         let mut fetches = 1;
-        while !self.place(&blob, &workspace.inputs, input, fetches).await.map_err(failed)? {
-            fetches += 1;
+        let content = loop {
+            match self.hold(&blob, &room, fetches).map_err(failed)? {
+                Some(content) => break content,
+                None => fetches += 1,
+            }
             blob = cache.fetch(bucket, &key, Duration::ZERO).await.map_err(failed)?;
-        }
-        Ok((Fetched::of(&blob), Some(permit)))
+        };
+        let inputs = vec![Input { path: input.clone(), content }];
+        Ok(Brought { fetched: Fetched::of(&blob), inputs, ahead: Some(permit) })
     }
 
     async fn find<'a>(
@@ -169,34 +192,100 @@ impl Prefetch {
         }
     }
 
-    async fn bring_found(&self, found: Found<'_>, into: &Dir) -> Result<Fetched, PrefetchError> {
+    async fn bring_found(
+        &self,
+        found: Found<'_>,
+        room: &Room,
+    ) -> Result<(Fetched, Input), PrefetchError> {
         let Found { input, key, mut version } = found;
         let failed = |error| PrefetchError::from_cache(input, &key, error);
         let (cache, bucket) = (&self.cache, &*self.bucket);
         let mut fetches = 1;
         loop {
             let blob = cache.fetch_version(bucket, &key, version).await.map_err(failed)?;
-            if self.place(&blob, into, input, fetches).await.map_err(failed)? {
-                return Ok(Fetched::of(&blob));
+            if let Some(content) = self.hold(&blob, room, fetches).map_err(failed)? {
+                return Ok((Fetched::of(&blob), Input { path: input.clone(), content }));
             }
             fetches += 1;
             version = bucket.head(&key).await.map_err(|error| failed(error.into()))?;
         }
     }
 
-    /// False when the blob has to be fetched again, and may be.
-    async fn place(
+    /// Reads or opens a blob, or only keeps it from being removed. None when the blob has to be
+    /// fetched again, and may be.
+    fn hold(
         &self,
         blob: &Blob,
-        into: &Dir,
-        input: &BucketKey,
+        room: &Room,
         fetches: usize,
-    ) -> Result<bool, CacheError> {
-        match self.cache.place(blob, into, input, self.sharing).await {
-            Ok(()) => Ok(true),
-            Err(CacheError::Gone { .. }) if fetches < FETCHES => Ok(false),
+    ) -> Result<Option<InputContent>, CacheError> {
+        let size = blob.size;
+        let in_memory = room.has_memory_for(size);
+        let open = match in_memory || room.has_a_file() {
+            true => self.cache.read(blob).map(Some),
+            false => Ok(None),
+        };
+        let read = open.and_then(|open| match open {
+            Some(file) if in_memory => read(&self.cache, blob, file).map(InputContent::Bytes),
+            open => {
+                let (cache, blob) = (self.cache.clone(), blob.clone());
+                let source = Arc::new(HeldBlob { cache, blob, open: open.map(Arc::new) });
+                Ok(InputContent::File { source, size })
+            }
+        });
+        match read {
+            Ok(content) => Ok(Some(content)),
+            Err(CacheError::Gone { .. }) if fetches < FETCHES => Ok(None),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// Reads a small blob.
+fn read(cache: &Cache, blob: &Blob, mut file: File) -> Result<bytes::Bytes, CacheError> {
+    let mut bytes = Vec::with_capacity(blob.size as usize + 1);
+    match file.read_to_end(&mut bytes) {
+        Ok(read) if read as u64 == blob.size => Ok(bytes.into()),
+        Ok(_) => Err(cache.distrust(blob, None)),
+        Err(error) => Err(cache.distrust(blob, Some(error))),
+    }
+}
+
+/// What a task's inputs may still take of the host before the guest opens them.
+struct Room {
+    memory: AtomicU64,
+    files: AtomicUsize,
+}
+
+impl Room {
+    fn new() -> Self {
+        Self { memory: AtomicU64::new(MEMORY), files: AtomicUsize::new(OPEN) }
+    }
+
+    fn has_memory_for(&self, size: u64) -> bool {
+        let less = |left: u64| left.checked_sub(size);
+        size <= SMALL && self.memory.fetch_update(Relaxed, Relaxed, less).is_ok()
+    }
+
+    fn has_a_file(&self) -> bool {
+        self.files.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok()
+    }
+}
+
+/// A blob that a task has as an input.
+struct HeldBlob {
+    cache: Cache,
+    blob: Blob,
+    open: Option<Arc<File>>,
+}
+
+impl Source for HeldBlob {
+    fn opened(&self) -> Option<Arc<File>> {
+        self.open.clone()
+    }
+
+    fn open(&self) -> io::Result<Arc<File>> {
+        self.cache.read(&self.blob).map(Arc::new).map_err(io::Error::other)
     }
 }
 
@@ -207,41 +296,25 @@ struct Found<'a> {
     version: Version,
 }
 
-/// Each input once.
-struct Distinct {
-    /// In the order of the message.
-    inputs: Vec<BucketKey>,
-    /// Their numbers, such that what is in a directory follows it.
-    order: Vec<usize>,
-}
-
-impl Distinct {
-    /// # Errors
-    /// When an input would have to be a directory on the way to another.
-    fn of(all: &[BucketKey]) -> Result<Self, PrefetchError> {
-        let mut names = HashSet::with_capacity(all.len());
-        let inputs: Vec<BucketKey> =
-            all.iter().filter(|input| names.insert(input.as_str())).cloned().collect();
-        let mut order: Vec<usize> = (0..inputs.len()).collect();
-        let segments = |n: &usize| inputs[*n].as_str().split('/');
-        order.sort_by(|a, b| segments(a).cmp(segments(b)));
-        for pair in order.windows(2) {
-            let (above, input) = (&inputs[pair[0]], &inputs[pair[1]]);
-            let rest = input.as_str().strip_prefix(above.as_str());
-            if rest.is_some_and(|rest| rest.starts_with('/')) {
-                let problem = format!(
-                    "can't be placed below /inputs/{above}, which is an input itself; \
-                     a name can be a file or a directory, not both"
-                );
-                return Err(PrefetchError::Invalid { input: input.clone(), problem });
-            }
+/// Each input once, in the order of the message.
+///
+/// # Errors
+/// When an input would have to be a directory on the way to another.
+fn distinct(all: &[BucketKey]) -> Result<Vec<BucketKey>, PrefetchError> {
+    let mut names = HashSet::with_capacity(all.len());
+    let inputs: Vec<BucketKey> =
+        all.iter().filter(|input| names.insert(input.as_str())).cloned().collect();
+    for input in &inputs {
+        let mut parents = input.as_str().match_indices('/').map(|(end, _)| &input.as_str()[..end]);
+        if let Some(above) = parents.find(|parent| names.contains(parent)) {
+            let problem = format!(
+                "can't be placed below /inputs/{above}, which is an input itself; a name can be a \
+                 file or a directory, not both"
+            );
+            return Err(PrefetchError::Invalid { input: input.clone(), problem });
         }
-        Ok(Self { inputs, order })
     }
-
-    fn in_order(&self) -> Vec<&BucketKey> {
-        self.order.iter().map(|n| &self.inputs[*n]).collect()
-    }
+    Ok(inputs)
 }
 
 impl Fetched {
@@ -279,39 +352,55 @@ impl PrefetchError {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use bytesize::ByteSize;
 
     use super::*;
     use crate::bucket::DirBucket;
     use crate::cache::CacheOptions;
-    use crate::workspace::Workspaces;
 
     struct Fixture {
         _root: tempfile::TempDir,
         bucket: DirBucket,
         cache: Cache,
-        workspace: Workspace,
     }
 
     fn fixture() -> Fixture {
         let root = tempfile::tempdir().unwrap();
         let bucket = DirBucket::create(&root.path().join("bucket")).unwrap();
         let dir = root.path().join("cache");
-        let workspace = Workspaces::new(&dir.join("work")).unwrap().acquire().unwrap();
         let cache = Cache::open(CacheOptions { dir, max_bytes: 1 << 30 }).unwrap();
         for (key, content) in [("d/a", "A"), ("d/0_input/b", "B"), ("d/x/y/z", "same A")] {
             let path = bucket.path().join(key);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, content).unwrap();
         }
-        Fixture { _root: root, bucket, cache, workspace }
+        Fixture { _root: root, bucket, cache }
     }
 
-    async fn bring(f: &Fixture, names: &[&str]) -> Result<Fetched, PrefetchError> {
+    /// The inputs by their names, with their bytes.
+    type Inputs = BTreeMap<String, Vec<u8>>;
+
+    async fn bring(f: &Fixture, names: &[&str]) -> Result<(Fetched, Inputs), PrefetchError> {
         let keys: Vec<_> = names.iter().map(|name| BucketKey::new(name).unwrap()).collect();
         let base = Prefix::new("d").unwrap();
         let prefetch = f.prefetch(ByteSize::mib(1));
-        prefetch.bring(&base, &keys, &f.workspace).await.map(|(fetched, _)| fetched)
+        prefetch.bring(&base, &keys).await.map(|brought| (brought.fetched, bytes(&brought)))
+    }
+
+    fn bytes(brought: &Brought<'_>) -> Inputs {
+        let read = |input: &Input| match &input.content {
+            InputContent::Bytes(bytes) => bytes.to_vec(),
+            InputContent::File { source, size } => {
+                let mut bytes = Vec::new();
+                (&*source.open().unwrap()).read_to_end(&mut bytes).unwrap();
+                assert_eq!(bytes.len() as u64, *size);
+                bytes
+            }
+        };
+        let inputs = brought.inputs.iter();
+        inputs.map(|input| (input.path.to_string(), read(input))).collect()
     }
 
     impl Fixture {
@@ -320,7 +409,6 @@ mod tests {
                 bucket: Arc::new(self.bucket.clone()),
                 cache: self.cache.clone(),
                 freshness: Duration::ZERO,
-                sharing: Sharing::Link,
                 ahead: Ahead::new(ahead),
             }
         }
@@ -334,32 +422,30 @@ mod tests {
         let (base, keys) = (Prefix::new("d").unwrap(), [BucketKey::new("a").unwrap()]);
         // Larger than the bound: it gets all of it.
         let large = [BucketKey::new("large").unwrap()];
-        let place = &f.workspace;
-        let (_, permit) = prefetch.bring(&base, &large, place).await.unwrap();
-        let mut second = std::pin::pin!(prefetch.bring(&base, &keys, place));
+        let first = prefetch.bring(&base, &large).await.unwrap();
+        let mut second = std::pin::pin!(prefetch.bring(&base, &keys));
         assert!(futures_util::poll!(&mut second).is_pending());
-        drop(permit);
+        drop(first);
         second.await.unwrap();
     }
 
     #[tokio::test]
     async fn inputs_are_where_the_guest_expects_them() {
         let f = fixture();
-        assert_eq!(bring(&f, &[]).await.unwrap(), Fetched::default());
-        let fetched = bring(&f, &["a", "0_input/b", "x/y/z", "a"]).await.unwrap();
+        assert_eq!(bring(&f, &[]).await.unwrap(), (Fetched::default(), Inputs::new()));
+        let (fetched, inputs) = bring(&f, &["a", "0_input/b", "x/y/z", "a"]).await.unwrap();
         assert_eq!(fetched, Fetched { bytes: 8, hits: 0, misses: 3 });
-        assert_eq!(f.workspace.inputs.read_to_string("a").unwrap(), "A");
-        assert_eq!(f.workspace.inputs.read_to_string("0_input/b").unwrap(), "B");
-        assert_eq!(f.workspace.inputs.read_to_string("x/y/z").unwrap(), "same A");
+        let want = [("0_input/b", "B"), ("a", "A"), ("x/y/z", "same A")];
+        assert_eq!(inputs, want.map(|(name, text)| (name.to_owned(), text.into())).into());
     }
 
     #[test]
     fn an_input_below_another_is_found_whatever_is_between_them() {
         let check = |names: &[&str], want: Option<&str>| {
             let keys: Vec<_> = names.iter().map(|name| BucketKey::new(name).unwrap()).collect();
-            match (Distinct::of(&keys), want) {
+            match (distinct(&keys), want) {
                 (Ok(distinct), None) => {
-                    let got: Vec<_> = distinct.inputs.iter().map(BucketKey::as_str).collect();
+                    let got: Vec<_> = distinct.iter().map(BucketKey::as_str).collect();
                     assert_eq!(got, names, "in the order of the message");
                 }
                 (Err(error), Some(want)) => assert!(error.to_string().contains(want), "{error}"),
@@ -367,7 +453,7 @@ mod tests {
             }
         };
         check(&["z", "a/b", "a-b", "ab", "a.b/c"], None);
-        check(&["a/b/c", "a-b", "a", "a/a"], Some("input a/a: can't be placed below /inputs/a"));
+        check(&["a/b/c", "a-b", "a", "a/a"], Some("input a/b/c: can't be placed below /inputs/a"));
         check(
             &["a/b/x/y", "a/b-c", "a/b"],
             Some("input a/b/x/y: can't be placed below /inputs/a/b"),
@@ -375,20 +461,31 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn many_inputs_in_many_directories_are_placed() {
+    async fn small_inputs_are_in_memory_and_few_of_the_large_ones_are_open() {
         let f = fixture();
-        let names: Vec<String> = (0..SORTED_INLINE + 10).map(|n| format!("{n}/x/{n}")).collect();
-        for name in &names {
-            let path = f.bucket.path().join("d").join(name);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, name).unwrap();
+        let mut names = Vec::new();
+        for (kind, count, size) in [("small", 40, SMALL), ("large", 10, SMALL + 1)] {
+            std::fs::create_dir(f.bucket.path().join("d").join(kind)).unwrap();
+            for n in 0..count {
+                let name = format!("{kind}/{n}");
+                let bytes = vec![n; size as usize];
+                std::fs::write(f.bucket.path().join("d").join(&name), bytes).unwrap();
+                names.push(BucketKey::new(&name).unwrap());
+            }
         }
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let fetched = bring(&f, &names).await.unwrap();
-        assert_eq!(fetched.misses as usize, names.len());
-        for name in names {
-            assert_eq!(f.workspace.inputs.read_to_string(name).unwrap(), name);
+        let (base, prefetch) = (Prefix::new("d").unwrap(), f.prefetch(ByteSize::gib(1)));
+        let brought = prefetch.bring(&base, &names).await.unwrap();
+        let (mut memory, mut open, mut closed) = (0, 0, 0);
+        for input in &brought.inputs {
+            match &input.content {
+                InputContent::Bytes(bytes) => memory += bytes.len() as u64,
+                InputContent::File { source, .. } if source.opened().is_some() => open += 1,
+                InputContent::File { .. } => closed += 1,
+            }
         }
+        assert_eq!((memory, open), (MEMORY, OPEN));
+        assert_eq!(closed, 50 - OPEN - (MEMORY / SMALL) as usize);
+        assert_eq!(bytes(&brought).len(), 50);
     }
 
     #[tokio::test]
@@ -427,22 +524,19 @@ mod tests {
         let names: Vec<_> = names.iter().map(|name| BucketKey::new(name).unwrap()).collect();
         // On the runtime's own threads, as the host does it.
         let (prefetch, all) = (f.prefetch(ByteSize::mib(1)), names.clone());
-        let workspace = f.workspace;
-        let fetched = tokio::spawn(async move {
+        let brought = tokio::spawn(async move {
             let base = Prefix::new("d").unwrap();
-            let fetched = prefetch.bring(&base, &all, &workspace).await;
-            let fetched = fetched.map(|(fetched, _)| fetched);
-            (workspace, fetched)
+            prefetch.bring(&base, &all).await.map(|brought| (brought.fetched, bytes(&brought)))
         });
-        let (workspace, fetched) = fetched.await.unwrap();
-        assert_eq!(fetched.unwrap().misses, 500);
+        let (fetched, inputs) = brought.await.unwrap().unwrap();
+        assert_eq!(fetched.misses, 500);
         for name in names.iter().map(BucketKey::as_str) {
-            assert_eq!(workspace.inputs.read_to_string(name).unwrap(), name);
+            assert_eq!(inputs[name], name.as_bytes());
         }
     }
 
     #[tokio::test]
-    async fn a_blob_that_vanishes_before_it_is_placed_is_fetched_again() {
+    async fn a_blob_that_vanishes_before_it_is_read_is_fetched_again() {
         // The other host that removes it is this test, as soon as it can see it.
         let f = fixture();
         let blobs = f.cache.dir().join("blobs");
@@ -462,9 +556,8 @@ mod tests {
         });
         for i in 0..200 {
             std::fs::write(f.bucket.path().join("d/a"), format!("{i}")).unwrap();
-            let _ = f.workspace.inputs.remove_file("a");
-            bring(&f, &["a"]).await.unwrap();
-            assert_eq!(f.workspace.inputs.read_to_string("a").unwrap(), format!("{i}"));
+            let (_, inputs) = bring(&f, &["a"]).await.unwrap();
+            assert_eq!(inputs["a"], format!("{i}").into_bytes());
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         remover.join().unwrap();

@@ -220,12 +220,17 @@ fn sweep_no_link(parent: &Path) -> io::Result<()> {
 /// Makes the directory unless it exists, while others may be removing it.
 fn make_parent(parent: &Path) -> io::Result<()> {
     loop {
-        match std::fs::create_dir_all(parent) {
-            // It existed when it was to be made, and was gone at the next look.
-            Err(error)
-                if error.kind() == io::ErrorKind::AlreadyExists
-                    && parent.symlink_metadata().map_or(true, |found| found.is_dir()) => {}
+        let error = match std::fs::create_dir_all(parent) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => error,
             made => return made,
+        };
+        match parent.symlink_metadata() {
+            // It existed when it was to be made, and was gone at the next look.
+            Ok(found) if found.is_dir() => {}
+            Err(gone) if gone.kind() == io::ErrorKind::NotFound => {}
+            Ok(_) => return Err(error),
+            // On a disk that fails, its own error is the cause.
+            Err(cause) => return Err(cause),
         }
     }
 }

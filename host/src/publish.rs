@@ -1,48 +1,24 @@
-//! What a guest left in its outputs directory, into the bucket.
+//! What a guest left in `/outputs`, into the bucket.
 //!
 //! Everything is looked at before anything is put: one output that can't be published means
-//! that none is. No link is followed, and nothing is opened that is not a regular file.
-
-mod walk;
+//! that none is.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::io;
 use std::task::Poll;
 
-use cap_std::fs::Dir;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use rustix::io::Errno;
-use tokio_util::sync::CancellationToken;
 
-use self::walk::{Output, Stopped, walk};
-use crate::bucket::{self, Bucket, BucketError};
+use crate::bucket::{self, Bucket, BucketError, Content};
 use crate::key::{BucketKey, MAX_KEY_BYTES, Prefix, lowercase};
 use crate::plain;
+use crate::sandbox::Output;
 use crate::turns::Turns;
 
-/// Directories in each other that a task may leave.
-pub const MAX_DEPTH: usize = 64;
-/// More files and directories than this are looked at on a thread that may block.
-const WALKED_INLINE: u64 = 128;
+/// More outputs than this are checked on a thread that may block.
+const CHECKED_INLINE: usize = 128;
 /// Outputs of one task that are put at once into a bucket that is not local.
 const AT_ONCE: usize = 8;
-
-/// What a task may publish.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// All its outputs together, by the size they claim to have, holes included.
-    pub max_bytes: u64,
-    /// Files and directories.
-    pub max_files: u64,
-}
-
-impl From<crate::sandbox::Limits> for Limits {
-    /// What a guest may write is what it may publish.
-    fn from(limits: crate::sandbox::Limits) -> Self {
-        Self { max_bytes: limits.output_bytes.as_u64(), max_files: limits.output_files }
-    }
-}
 
 /// What a task has published.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -83,61 +59,71 @@ pub enum PublishError {
     },
 }
 
-/// What a task left, found and checked, and how much of it is published.
+/// What a task left, checked, and how much of it is published.
 #[derive(Debug)]
 pub struct Outputs {
-    found: Vec<Output>,
+    all: Vec<Output>,
     keys: Vec<BucketKey>,
-    /// Those of `found` that are in the bucket.
+    /// Those of `all` that are in the bucket.
     put: Vec<bool>,
 }
 
 impl Outputs {
-    /// Finds every file below `outputs`, to be put into `bucket` under `base`. An output that
-    /// would land in `protected` is refused. Directories without files are ignored.
+    /// Checks that `all`, which are sorted by path, can be put into `bucket` under `base`. An
+    /// output that would land in `protected` is refused.
     ///
     /// # Errors
     /// With [`PublishError::Invalid`] for what the guest made.
-    pub async fn find(
-        outputs: &Dir,
+    pub async fn check(
+        all: Vec<Output>,
         base: &Prefix,
         protected: Option<&Prefix>,
         bucket: &dyn Bucket,
-        limits: Limits,
     ) -> Result<Self, PublishError> {
-        let look = Look { base: base.clone(), protected: protected.cloned(), limits };
-        let (found, keys) = match look.at(outputs, WALKED_INLINE, &CancellationToken::new()) {
-            Err(Stopped::OverBudget) => look.at_all(outputs).await?,
-            looked => looked.map_err(Stopped::into_error)?,
+        let (base, protected) = (base.clone(), protected.cloned());
+        let is_short = all.len() <= CHECKED_INLINE;
+        let check = move || {
+            check_case(&all)?;
+            let keys = keys(&all, &base, protected.as_ref())?;
+            Ok((all, keys))
         };
+        let (all, keys) = if is_short { check()? } else { bucket::blocking(check).await? };
         let mut turns = Turns::begin();
         // A single output needs no look before it is put. The keys can't be in each other's
         // way: they come from files of one directory.
         if keys.len() > 1 {
-            for (output, key) in found.iter().zip(&keys) {
+            for (output, key) in all.iter().zip(&keys) {
                 turns.pass().await;
                 bucket.accepts(key).await.map_err(|error| refused(output, error))?;
             }
         }
-        let put = vec![false; found.len()];
-        Ok(Self { found, keys, put })
+        let put = vec![false; all.len()];
+        Ok(Self { all, keys, put })
     }
 
-    /// Puts those that are not in `bucket` yet; the files may be gone from `outputs`
-    /// afterwards. Asks `may_put` before each step that makes something visible.
+    /// True when somebody removed a file of the host that an output is in.
+    pub fn are_lost(&self) -> bool {
+        let is_lost = |output: &Output| match &output.content {
+            Content::File { file, .. } => file.is_lost(),
+            Content::Bytes(_) => false,
+        };
+        self.all.iter().zip(&self.put).any(|(output, put)| !put && is_lost(output))
+    }
+
+    /// Puts those that are not in `bucket` yet. Asks `may_put` before each step that makes
+    /// something visible.
     ///
     /// # Errors
     /// For the first that fails. The others may be called for again.
     pub async fn put(
         &mut self,
-        outputs: &Dir,
         bucket: &dyn Bucket,
         may_put: &(dyn Fn() -> bool + Sync),
     ) -> Result<(), PublishError> {
         let at_once = if bucket.is_local() { 1 } else { AT_ONCE };
         let mut under_way = FuturesUnordered::new();
         let mut first_failure = None;
-        let mut rest = (0..self.found.len()).filter(|n| !self.put[*n]).collect::<VecDeque<_>>();
+        let mut rest = (0..self.all.len()).filter(|n| !self.put[*n]).collect::<VecDeque<_>>();
         let mut done = Vec::with_capacity(rest.len());
         let mut turns = Turns::begin();
         loop {
@@ -147,7 +133,7 @@ impl Outputs {
                 let Some(n) = rest.pop_front() else { break };
                 // Not a stream of mapped outputs: the future of that is not `Send` to the
                 // compiler.
-                under_way.push(put(outputs, &self.found[n], n, &self.keys[n], bucket, may_put));
+                under_way.push(put(&self.all[n], n, &self.keys[n], bucket, may_put));
             }
             match under_way.next().await {
                 Some(Ok(n)) => done.push(n),
@@ -164,39 +150,38 @@ impl Outputs {
 
     /// What is published now.
     pub fn published(self) -> Published {
-        Published { bytes: self.found.iter().map(|output| output.size).sum(), keys: self.keys }
+        let bytes = self.all.iter().map(|output| output.content.size()).sum();
+        Published { bytes, keys: self.keys }
     }
 }
 
-/// Finds all outputs and puts them. The files may be gone from `outputs` afterwards.
+/// Checks all outputs and puts them.
 ///
 /// # Errors
 /// With [`PublishError::Invalid`] for what the guest made, nothing is published.
 pub async fn outputs(
-    outputs: &Dir,
+    all: Vec<Output>,
     base: &Prefix,
     protected: Option<&Prefix>,
     bucket: &dyn Bucket,
-    limits: Limits,
     may_put: &(dyn Fn() -> bool + Sync),
 ) -> Result<Published, PublishError> {
-    let mut all = Outputs::find(outputs, base, protected, bucket, limits).await?;
-    all.put(outputs, bucket, may_put).await?;
+    let mut all = Outputs::check(all, base, protected, bucket).await?;
+    all.put(bucket, may_put).await?;
     Ok(all.published())
 }
 
 async fn put(
-    outputs: &Dir,
     output: &Output,
     number: usize,
     key: &BucketKey,
     bucket: &dyn Bucket,
     may_put: &(dyn Fn() -> bool + Sync),
 ) -> Result<usize, PublishError> {
-    let mut putting = bucket.put(key, outputs, &output.file);
+    let mut putting = bucket.put(key, &output.content, &output.path);
     std::future::poll_fn(|context| {
         if !may_put() {
-            return Poll::Ready(Err(PublishError::LeaseOver { output: shown(&output.file) }));
+            return Poll::Ready(Err(PublishError::LeaseOver { output: shown(&output.path) }));
         }
         putting.as_mut().poll(context).map_err(|error| refused(output, error))
     })
@@ -206,53 +191,21 @@ async fn put(
 
 fn refused(output: &Output, error: BucketError) -> PublishError {
     match error {
-        BucketError::Invalid { .. } => invalid(&output.file, error.to_string()),
-        error => unavailable(&output.file, error),
+        BucketError::Invalid { .. } => invalid(&output.path, error.to_string()),
+        error => PublishError::Unavailable { output: shown(&output.path), source: error.into() },
     }
 }
 
-/// What is looked for in a task's outputs directory, to be published.
-struct Look {
-    base: Prefix,
-    protected: Option<Prefix>,
-    limits: Limits,
-}
-
-impl Look {
-    /// The outputs and their keys, in alphabetical order.
-    fn at(
-        &self,
-        outputs: &Dir,
-        budget: u64,
-        cancelled: &CancellationToken,
-    ) -> Result<(Vec<Output>, Vec<BucketKey>), Stopped> {
-        let mut found = walk(outputs, self.limits, budget, cancelled)?;
-        found.sort_by(|a, b| a.file.cmp(&b.file));
-        check_case(&found)?;
-        let keys = keys(&found, &self.base, self.protected.as_ref())?;
-        Ok((found, keys))
-    }
-
-    /// The same on a thread that may block, whatever there is.
-    async fn at_all(self, outputs: &Dir) -> Result<(Vec<Output>, Vec<BucketKey>), PublishError> {
-        let outputs = outputs.try_clone().map_err(|error| unavailable("", error))?;
-        let cancelled = CancellationToken::new();
-        // A task that does not wait for the answer any more needs none.
-        let _ending = cancelled.clone().drop_guard();
-        bucket::blocking(move || self.at(&outputs, u64::MAX, &cancelled))
-            .await
-            .map_err(Stopped::into_error)
-    }
-}
-
-impl Stopped {
-    fn into_error(self) -> PublishError {
-        match self {
-            Self::Because(error) => error,
-            Self::Failed(error) => unavailable("", error),
-            Self::OverBudget | Self::Cancelled => unavailable("", Errno::CANCELED),
-        }
-    }
+/// True when the guest left a file of that name, or files below it.
+pub fn has(all: &[Output], path: &str) -> bool {
+    let is_at = |output: &Output| {
+        let rest = output.path.as_str().strip_prefix(path);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    let from = all.partition_point(|output| output.path.as_str() < path);
+    // What is between a name and the names below it begins with the name.
+    let may_be = |output: &&Output| output.path.as_str().starts_with(path);
+    all[from..].iter().take_while(may_be).any(is_at)
 }
 
 /// Waits until everything that was published is on the disk, where the bucket is a directory.
@@ -269,7 +222,7 @@ pub async fn sync(bucket: &dyn Bucket) -> Result<(), PublishError> {
 /// Refuses outputs that a file system which ignores case would take for one, or for a file and
 /// a directory of one name: of those, a bucket or a download there would keep only one.
 fn check_case(found: &[Output]) -> Result<(), PublishError> {
-    if found.len() < 2 || found.iter().all(|output| is_lowercase(output.file.as_str())) {
+    if found.len() < 2 || found.iter().all(|output| is_lowercase(output.path.as_str())) {
         return Ok(());
     }
     let mut by_name = HashMap::with_capacity(found.len());
@@ -280,12 +233,12 @@ fn check_case(found: &[Output]) -> Result<(), PublishError> {
         );
         Err(invalid(file, problem))
     };
-    for Output { file, .. } in found {
+    for Output { path: file, .. } in found {
         if let Some(other) = by_name.insert(lowercase(file.as_str()), file) {
             return clash(file, other);
         }
     }
-    for Output { file, .. } in found {
+    for Output { path: file, .. } in found {
         let name = lowercase(file.as_str());
         let above = name.match_indices('/').find_map(|(end, _)| by_name.get(&name[..end]));
         if let Some(other) = above {
@@ -305,11 +258,11 @@ fn keys(
     protected: Option<&Prefix>,
 ) -> Result<Vec<BucketKey>, PublishError> {
     let key = |output: &Output| {
-        let key = base.join(&output.file);
+        let key = base.join(&output.path);
         if key.as_str().len() > MAX_KEY_BYTES {
             let len = key.as_str().len();
             let problem = format!("its key has {len} bytes, the limit is {MAX_KEY_BYTES}");
-            return Err(invalid(&output.file, problem));
+            return Err(invalid(&output.path, problem));
         }
         match protected {
             Some(protected) if key.starts_with(protected) => {
@@ -317,7 +270,7 @@ fn keys(
                     "its key `{key}` is below `{protected}`, where the components are; \
                      a task can't replace them"
                 );
-                Err(invalid(&output.file, problem))
+                Err(invalid(&output.path, problem))
             }
             _ => Ok(key),
         }
@@ -334,78 +287,43 @@ fn invalid(file: &(impl fmt::Display + ?Sized), problem: impl Into<String>) -> P
     PublishError::Invalid { output: shown(file), problem: problem.into() }
 }
 
-fn too_much(problem: String) -> PublishError {
-    PublishError::Invalid { output: "outputs".into(), problem }
-}
-
-fn unavailable(
-    file: &(impl fmt::Display + ?Sized),
-    source: impl Into<Unavailable>,
-) -> PublishError {
-    PublishError::Unavailable { output: shown(file), source: source.into().0 }
-}
-
-/// The kinds of failure, so that one function takes them all.
-struct Unavailable(Box<dyn std::error::Error + Send + Sync>);
-
-impl From<Errno> for Unavailable {
-    fn from(error: Errno) -> Self {
-        Self(io::Error::from(error).into())
-    }
-}
-
-impl From<io::Error> for Unavailable {
-    fn from(error: io::Error) -> Self {
-        Self(error.into())
-    }
-}
-
-impl From<BucketError> for Unavailable {
-    fn from(error: BucketError) -> Self {
-        Self(error.into())
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::ffi::OsStr;
-    use std::fs::File;
-    use std::os::fd::OwnedFd;
-    use std::os::unix::ffi::OsStrExt;
-    use std::os::unix::fs::symlink;
-    use std::path::{Path, PathBuf};
     use std::sync::Arc;
 
+    use bytes::Bytes;
     use object_store::memory::InMemory;
-    use rustix::fs::{CWD, Mode, OFlags};
 
     use super::*;
     use crate::bucket::DirBucket;
     use crate::bucket::tests::conformance::in_memory;
-    use crate::dirs::{OPENED, open_dir};
-
-    const LIMITS: Limits = Limits { max_bytes: 1 << 20, max_files: 100 };
+    use crate::spill::SpillDir;
 
     struct Fixture {
         _root: tempfile::TempDir,
         bucket: DirBucket,
-        path: PathBuf,
-        outputs: Dir,
+        outputs: Vec<Output>,
     }
 
     fn fixture() -> Fixture {
         let root = tempfile::tempdir().unwrap();
         let bucket = DirBucket::create(&root.path().join("bucket")).unwrap();
-        let path = root.path().join("outputs");
-        std::fs::create_dir(&path).unwrap();
-        let outputs = Dir::from_std_file(File::open(&path).unwrap());
-        Fixture { _root: root, bucket, path, outputs }
+        Fixture { _root: root, bucket, outputs: Vec::new() }
     }
 
-    async fn publish(f: &Fixture, base: &str) -> Result<Published, PublishError> {
-        let components = Prefix::new("components").unwrap();
-        let base = Prefix::new(base).unwrap();
-        outputs(&f.outputs, &base, Some(&components), &f.bucket, LIMITS, &|| true).await
+    impl Fixture {
+        fn write(&mut self, path: &str, text: &'static str) {
+            let path = BucketKey::of_output(path).unwrap();
+            self.outputs.push(Output { path, content: text.into() });
+            self.outputs.sort_by(|a, b| a.path.cmp(&b.path));
+        }
+
+        async fn publish(&mut self, base: &str) -> Result<Published, PublishError> {
+            let components = Prefix::new("components").unwrap();
+            let base = Prefix::new(base).unwrap();
+            let all = std::mem::take(&mut self.outputs);
+            outputs(all, &base, Some(&components), &self.bucket, &|| true).await
+        }
     }
 
     fn keys_of(published: &Published) -> Vec<&str> {
@@ -413,136 +331,69 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_file_is_published_and_empty_directories_are_not() {
-        let f = fixture();
-        assert_eq!(publish(&f, "d").await.unwrap(), Published::default());
-        f.outputs.create_dir_all("0_output/deep/er").unwrap();
-        f.outputs.create_dir_all("empty/too").unwrap();
-        for (file, content) in [("0_output/4.dat", "four"), ("0_output/deep/er/x", ""), ("y", "y")]
-        {
-            f.outputs.write(file, content).unwrap();
+    async fn every_file_is_published() {
+        let mut f = fixture();
+        assert_eq!(f.publish("d").await.unwrap(), Published::default());
+        for (file, text) in [("0_output/4.dat", "four"), ("0_output/deep/er/x", ""), ("y", "y")] {
+            f.write(file, text);
         }
-        let published = publish(&f, "d").await.unwrap();
+        let published = f.publish("d").await.unwrap();
         assert_eq!(keys_of(&published), ["d/0_output/4.dat", "d/0_output/deep/er/x", "d/y"]);
         assert_eq!(published.bytes, 5);
         assert_eq!(std::fs::read(f.bucket.path().join("d/0_output/4.dat")).unwrap(), b"four");
-        assert!(!f.bucket.path().join("d/empty").exists());
-        assert!(!f.outputs.exists("0_output/4.dat"), "moved, not copied");
     }
 
     #[tokio::test]
-    async fn one_bad_output_means_that_none_is_published() {
-        type Make = fn(&Path);
-        let make: [(&str, Make); 9] = [
-            ("/outputs/z/link: is a symbolic link", |at| {
-                symlink("../../../etc/passwd", at.join("link")).unwrap();
-            }),
-            ("/outputs/z/dir: is a symbolic link", |at| symlink("/etc", at.join("dir")).unwrap()),
-            ("second name (a hard link)", |at| {
-                std::fs::hard_link(at.join("../good"), at.join("hard")).unwrap();
-            }),
-            ("/outputs/z/fifo: is a FIFO", |at| {
-                rustix::fs::mkfifoat(CWD, at.join("fifo"), Mode::RWXU).unwrap();
-            }),
-            ("/outputs/z/socket: is a socket", |at| {
-                std::os::unix::net::UnixListener::bind(at.join("socket")).unwrap();
-            }),
-            ("its name is not UTF-8", |at| {
-                std::fs::write(at.join(OsStr::from_bytes(b"\xff")), "").unwrap();
-            }),
-            (
-                r"/outputs/z/new\nline: its name can't be a key: it has the control character",
-                |at| {
-                    std::fs::write(at.join("new\nline"), "").unwrap();
-                },
-            ),
-            (r"/outputs/z/back\slash: its name can't be a key: it has a backslash", |at| {
-                std::fs::write(at.join("back\\slash"), "").unwrap();
-            }),
-            ("larger than 1.0 MiB together", |at| {
-                File::create(at.join("sparse")).unwrap().set_len(1 << 40).unwrap();
-            }),
-        ];
-        for (want, make) in make {
-            let f = fixture();
-            f.outputs.write("good", "good").unwrap();
-            f.outputs.create_dir("z").unwrap();
-            make(&f.path.join("z"));
-            let error = publish(&f, "d").await.unwrap_err();
-            assert!(matches!(error, PublishError::Invalid { .. }), "{error}");
-            assert!(error.to_string().contains(want), "{want}: {error}");
-            assert_eq!(std::fs::read_dir(f.bucket.path()).unwrap().count(), 0, "{want}");
-        }
-    }
-
-    #[tokio::test]
-    async fn names_that_are_odd_but_harmless_are_published() {
-        let f = fixture();
-        for name in ["-rf", "a b", "é", "..."] {
-            f.outputs.write(name, "x").unwrap();
-        }
-        let published = publish(&f, "d").await.unwrap();
-        assert_eq!(keys_of(&published), ["d/-rf", "d/...", "d/a b", "d/é"]);
+    async fn a_large_output_is_moved_and_not_copied() {
+        let mut f = fixture();
+        let root = tempfile::tempdir_in(f.bucket.path().parent().unwrap()).unwrap();
+        let spill = SpillDir::new(root.path()).unwrap();
+        let (file, open) = spill.create().unwrap();
+        open.set_len(1 << 20).unwrap();
+        let number = |of: std::fs::Metadata| std::os::unix::fs::MetadataExt::ino(&of);
+        let content = Content::File { file: Arc::new(file), size: 1 << 20 };
+        f.outputs.push(Output { path: BucketKey::of_output("large").unwrap(), content });
+        assert_eq!(f.publish("d").await.unwrap().bytes, 1 << 20);
+        let put = std::fs::metadata(f.bucket.path().join("d/large")).unwrap();
+        assert_eq!(number(put), number(open.metadata().unwrap()));
     }
 
     #[tokio::test]
     async fn an_output_never_replaces_a_component() {
         for (base, file) in [("components", "NO_OP.wasm"), ("components/x", "y")] {
-            let f = fixture();
-            f.outputs.write(file, "evil").unwrap();
-            let error = publish(&f, base).await.unwrap_err();
+            let mut f = fixture();
+            f.write(file, "evil");
+            let error = f.publish(base).await.unwrap_err();
             let want = format!("output /outputs/{file}: its key `{base}/{file}` is below");
             assert!(error.to_string().starts_with(&want), "{error}");
             assert_eq!(std::fs::read_dir(f.bucket.path()).unwrap().count(), 0);
         }
-        let f = fixture();
-        f.outputs.write("x", "fine").unwrap();
-        assert_eq!(keys_of(&publish(&f, "components-of-mine").await.unwrap()).len(), 1);
-    }
-
-    #[tokio::test]
-    async fn too_many_and_too_large_outputs_are_refused() {
-        let f = fixture();
-        for i in 0..=LIMITS.max_files {
-            f.outputs.write(i.to_string(), "").unwrap();
-        }
-        let error = publish(&f, "d").await.unwrap_err();
-        let want = "outputs: there are more than 100 files and directories";
-        assert_eq!(error.to_string(), want);
-
-        let f = fixture();
-        for i in 0..3 {
-            f.outputs.create(i.to_string()).unwrap().set_len(1 << 19).unwrap();
-        }
-        let error = publish(&f, "d").await.unwrap_err();
-        assert_eq!(error.to_string(), "outputs: they are larger than 1.0 MiB together");
+        let mut f = fixture();
+        f.write("x", "fine");
+        assert_eq!(keys_of(&f.publish("components-of-mine").await.unwrap()).len(), 1);
     }
 
     #[tokio::test]
     async fn an_output_that_has_no_place_in_the_bucket_means_that_none_is_published() {
-        type Make = fn(&Path, &Dir);
+        type Make = fn(&mut Fixture);
         let make: [(&str, Make); 3] = [
-            ("has a segment `.task-host-tmp`", |_, outputs| {
-                outputs.create_dir_all("z/.task-host-tmp").unwrap();
-                outputs.write("z/.task-host-tmp/x", "x").unwrap();
+            ("has a segment `.task-host-tmp`", |f| f.write("z/.task-host-tmp/x", "x")),
+            ("key `d/z` is a directory", |f| {
+                std::fs::create_dir(f.bucket.path().join("d/z")).unwrap();
+                f.write("z", "x");
             }),
-            ("key `d/z` is a directory", |bucket, outputs| {
-                std::fs::create_dir(bucket.join("d/z")).unwrap();
-                outputs.write("z", "x").unwrap();
-            }),
-            ("key `d/z/x` can't be written: a part of its path is an object", |bucket, outputs| {
-                std::fs::write(bucket.join("d/z"), "old").unwrap();
-                outputs.create_dir("z").unwrap();
-                outputs.write("z/x", "x").unwrap();
+            ("key `d/z/x` can't be written: a part of its path is an object", |f| {
+                std::fs::write(f.bucket.path().join("d/z"), "old").unwrap();
+                f.write("z/x", "x");
             }),
         ];
         for (want, make) in make {
-            let f = fixture();
+            let mut f = fixture();
             std::fs::create_dir(f.bucket.path().join("d")).unwrap();
             std::fs::write(f.bucket.path().join("d/good"), "old").unwrap();
-            f.outputs.write("good", "new").unwrap();
-            make(f.bucket.path(), &f.outputs);
-            let error = publish(&f, "d").await.unwrap_err();
+            f.write("good", "new");
+            make(&mut f);
+            let error = f.publish("d").await.unwrap_err();
             assert!(matches!(error, PublishError::Invalid { .. }), "{error}");
             assert!(error.to_string().contains(want), "{want}: {error}");
             assert_eq!(std::fs::read(f.bucket.path().join("d/good")).unwrap(), b"old", "{want}");
@@ -551,14 +402,14 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_put_after_the_lease_has_ended() {
-        let f = fixture();
-        for i in 0..10 {
-            f.outputs.write(i.to_string(), "x").unwrap();
+        let mut f = fixture();
+        for n in 0..10 {
+            f.write(&n.to_string(), "x");
         }
         let asked = std::sync::atomic::AtomicU32::new(0);
         let may_put = || asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < 4;
         let base = Prefix::new("d").unwrap();
-        let error = outputs(&f.outputs, &base, None, &f.bucket, LIMITS, &may_put).await;
+        let error = outputs(f.outputs, &base, None, &f.bucket, &may_put).await;
         assert!(matches!(error, Err(PublishError::LeaseOver { .. })), "{error:?}");
         let put = std::fs::read_dir(f.bucket.path().join("d")).unwrap().count();
         assert_eq!(put, 4, "each was allowed by itself");
@@ -567,154 +418,24 @@ mod tests {
     /// A host that is stopped while a large output is copied must not make it visible later.
     #[tokio::test]
     async fn an_output_whose_lease_ends_while_it_is_copied_does_not_become_visible() {
-        let f = fixture();
-        let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
-        std::fs::write(elsewhere.path().join("large"), vec![7; 1 << 20]).unwrap();
-        let dir = Dir::from_std_file(File::open(elsewhere.path()).unwrap());
+        let mut f = fixture();
+        let content = Content::Bytes(Bytes::from(vec![7; 1 << 20]));
+        f.outputs.push(Output { path: BucketKey::of_output("large").unwrap(), content });
         let asked = std::sync::atomic::AtomicU32::new(0);
         // Allowed to begin.
         let may_put = || asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
         let base = Prefix::new("d").unwrap();
-        let error = outputs(&dir, &base, None, &f.bucket, LIMITS, &may_put).await.unwrap_err();
+        let error = outputs(f.outputs, &base, None, &f.bucket, &may_put).await.unwrap_err();
         let want = "output /outputs/large: the lease ended before it was published";
         assert_eq!(error.to_string(), want);
         assert!(!f.bucket.path().join("d/large").exists());
     }
 
     #[tokio::test]
-    async fn a_key_that_is_a_directory_already_is_named() {
-        let f = fixture();
-        std::fs::create_dir_all(f.bucket.path().join("d/x")).unwrap();
-        f.outputs.write("x", "x").unwrap();
-        let error = publish(&f, "d").await.unwrap_err();
-        assert!(matches!(error, PublishError::Invalid { .. }), "{error}");
-        assert!(error.to_string().contains("key `d/x` is a directory"), "{error}");
-    }
-
-    fn make_dirs(outputs: &Dir, depth: usize) -> OwnedFd {
-        let mut dir = open_dir(outputs, ".").unwrap();
-        for _ in 0..depth {
-            rustix::fs::mkdirat(&dir, "d", Mode::RWXU).unwrap();
-            dir = open_dir(&dir, "d").unwrap();
-        }
-        dir
-    }
-
-    #[tokio::test]
-    async fn a_tree_that_is_too_deep_is_refused() {
-        for (depth, is_taken) in [(MAX_DEPTH, true), (MAX_DEPTH + 1, false), (1200, false)] {
-            let f = fixture();
-            let deepest = make_dirs(&f.outputs, depth);
-            let flags = OFlags::WRONLY | OFlags::CREATE;
-            rustix::fs::openat(&deepest, "x", flags, Mode::RUSR).unwrap();
-            let published = publish(&f, "b").await;
-            if is_taken {
-                let key = format!("b/{}x", "d/".repeat(depth));
-                assert_eq!(keys_of(&published.unwrap()), [key]);
-            } else {
-                let error = published.unwrap_err();
-                assert!(matches!(error, PublishError::Invalid { .. }), "{error}");
-                let want = "d: is a directory 65 levels deep; outputs may be up to 64 directories";
-                assert!(error.to_string().contains(want), "{error}");
-                assert!(!f.bucket.path().join("b").exists());
-            }
-        }
-    }
-
-    #[test]
-    fn a_walk_opens_each_directory_as_often_however_deep_it_is() {
-        let f = fixture();
-        for branch in 0..10 {
-            let mut path = format!("{branch}");
-            for level in 0..50 {
-                path += "/d";
-                f.outputs.create_dir_all(&path).unwrap();
-                f.outputs.write(format!("{path}/{level}"), "").unwrap();
-                f.outputs.create_dir(format!("{path}/beside")).unwrap();
-            }
-        }
-        let dirs = 10 + 10 * 50 * 2;
-        let before = OPENED.get();
-        let limits = Limits { max_files: 10_000, ..LIMITS };
-        let found = walk(&f.outputs, limits, u64::MAX, &CancellationToken::new());
-        assert_eq!(found.ok().unwrap().len(), 500);
-        // Once on the way down, and at most once on the way back.
-        let opened = OPENED.get() - before;
-        assert!((1 + dirs..=1 + 2 * dirs).contains(&opened), "{opened} for {dirs}");
-    }
-
-    #[test]
-    fn a_walk_that_nobody_waits_for_ends() {
-        let f = fixture();
-        make_dirs(&f.outputs, 10);
-        let cancelled = CancellationToken::new();
-        cancelled.cancel();
-        let before = OPENED.get();
-        let found = walk(&f.outputs, LIMITS, u64::MAX, &cancelled);
-        assert!(matches!(found, Err(Stopped::Cancelled)));
-        assert_eq!(OPENED.get() - before, 1);
-    }
-
-    #[test]
-    fn many_entries_are_looked_at_on_a_thread_that_may_block() {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
-        runtime.block_on(async {
-            let f = fixture();
-            let base = Prefix::new("d").unwrap();
-            let limits = Limits { max_files: 1000, ..LIMITS };
-            // No walk can end on the one such thread there is.
-            let (free, is_free) = std::sync::mpsc::channel::<()>();
-            let busy = tokio::task::spawn_blocking(move || is_free.recv());
-            for n in 0..WALKED_INLINE {
-                f.outputs.write(n.to_string(), "").unwrap();
-            }
-            // It passes its turn at times, and waits for no other thread.
-            let ends = async |find: &mut (dyn Future<Output = _> + Unpin)| {
-                for _ in 0..10 * WALKED_INLINE {
-                    if futures_util::poll!(&mut *find).is_ready() {
-                        return true;
-                    }
-                    tokio::task::yield_now().await;
-                }
-                false
-            };
-            let find = || Box::pin(Outputs::find(&f.outputs, &base, None, &f.bucket, limits));
-            assert!(ends(&mut find()).await);
-            f.outputs.write("one more", "").unwrap();
-            let mut find = find();
-            assert!(!ends(&mut find).await);
-            free.send(()).unwrap();
-            assert_eq!(find.await.unwrap().keys.len() as u64, WALKED_INLINE + 1);
-            busy.await.unwrap().unwrap();
-        });
-    }
-
-    #[tokio::test]
-    async fn names_that_a_reader_can_not_tell_apart_are_refused() {
-        for (name, code_point) in [
-            ("a\u{202e}gpj.exe", "U+202E"),
-            ("a\u{200b}", "U+200B"),
-            ("a\u{fe0f}", "U+FE0F"),
-            ("a\u{2028}b", "U+2028"),
-        ] {
-            let f = fixture();
-            f.outputs.write("good", "x").unwrap();
-            f.outputs.write(name, "x").unwrap();
-            let error = publish(&f, "d").await.unwrap_err();
-            assert!(matches!(error, PublishError::Invalid { .. }), "{error}");
-            let want = format!("its name can't be a key: it has the character {code_point}");
-            assert!(error.to_string().contains(&want), "{error}");
-            assert_eq!(plain::first_odd(&error.to_string()), None, "{error}");
-            assert!(!f.bucket.path().join("d").exists());
-        }
-    }
-
-    #[tokio::test]
     async fn a_base_directory_of_any_name_takes_outputs() {
-        let f = fixture();
-        f.outputs.write("x", "x").unwrap();
-        let published = publish(&f, "old\u{202e}name").await.unwrap();
+        let mut f = fixture();
+        f.write("x", "x");
+        let published = f.publish("old\u{202e}name").await.unwrap();
         assert_eq!(keys_of(&published), ["old\u{202e}name/x"]);
     }
 
@@ -727,12 +448,11 @@ mod tests {
             (&["A", "a/b/c"], Some(("a/b/c", "A"))),
             (&["A/x", "a/y", "B", "c", "ΔF", "日本"], None),
         ] {
-            let f = fixture();
+            let mut f = fixture();
             for name in names {
-                f.outputs.create_dir_all(Path::new(name).parent().unwrap()).unwrap();
-                f.outputs.write(name, "x").unwrap();
+                f.write(name, "x");
             }
-            match (publish(&f, "b").await, want) {
+            match (f.publish("b").await, want) {
                 (Ok(published), None) => assert_eq!(published.keys.len(), names.len()),
                 (Err(error), Some((second, first))) => {
                     assert!(matches!(error, PublishError::Invalid { .. }), "{error}");
@@ -748,22 +468,36 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_a_guest_lists_is_found_whatever_is_beside_it() {
+        let mut f = fixture();
+        for name in ["a", "b-c", "b.d/x", "b/x", "c"] {
+            f.write(name, "");
+        }
+        for (path, is_there) in
+            [("a", true), ("b", true), ("b/x", true), ("b-", false), ("b/", false), ("d", false)]
+        {
+            assert_eq!(has(&f.outputs, path), is_there, "{path}");
+        }
+    }
+
     #[tokio::test]
     async fn many_outputs_reach_a_bucket_that_is_not_local() {
-        let f = fixture();
-        for i in 0..50 {
-            f.outputs.write(format!("{i:02}"), vec![7; 100]).unwrap();
+        let mut f = fixture();
+        for n in 0..2 * CHECKED_INLINE {
+            f.write(&format!("{n:03}"), "seventeen letters");
         }
         let bucket = in_memory(Arc::new(InMemory::new()));
         // On the runtime's own threads, as the host does it.
-        let (dir, store) = (f.outputs.try_clone().unwrap(), bucket.clone());
+        let (all, store) = (f.outputs, bucket.clone());
         let published = tokio::spawn(async move {
-            outputs(&dir, &Prefix::new("d").unwrap(), None, &store, LIMITS, &|| true).await
+            outputs(all, &Prefix::new("d").unwrap(), None, &store, &|| true).await
         });
         let published = published.await.unwrap().unwrap();
-        assert_eq!((published.keys.len(), published.bytes), (50, 5000));
+        let count = 2 * CHECKED_INLINE;
+        assert_eq!((published.keys.len(), published.bytes), (count, 17 * count as u64));
         for key in &published.keys {
-            assert_eq!(bucket.head(key).await.unwrap().size, 100);
+            assert_eq!(bucket.head(key).await.unwrap().size, 17);
         }
     }
 }

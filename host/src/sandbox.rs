@@ -5,24 +5,23 @@
 //! and [run](Sandbox::run) any number of times; no two runs share an instance, a file or a byte of
 //! memory.
 //!
-//! What a guest can reach is decided in three files: the imports that are linked here, the
-//! file calls in `sandbox/filesystem.rs`, and the kernel's rules for the executing thread in
-//! `sandbox/confine.rs`.
+//! What a guest can reach is decided in three files: the imports that are linked here, its files in
+//! `sandbox/files.rs`, and the kernel's rules for the executing thread in `sandbox/confine.rs`.
 
 mod confine;
-mod facts;
-mod filesystem;
+mod disk;
+mod files;
+mod imports;
 mod interface;
 mod limits;
 mod log;
-mod open;
 mod quota;
 mod stack;
 mod thread;
 
 use std::borrow::Cow;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -35,16 +34,17 @@ use wasmtime::{
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
 use crate::message::Task;
+use crate::spill::SpillDir;
 use crate::words;
-use crate::workspace::Directories;
 pub use confine::Confinement;
-use facts::Facts;
-use filesystem::Preopens;
+use disk::Disk;
+pub use disk::Source;
+use files::Tree;
+pub use files::{Input, InputContent, Output};
 pub use interface::version_problem;
 use limits::Memory;
 pub use limits::{Limit, Limits, MOST_OPEN_FILES, is_too_large};
 pub use log::{Log, Tee};
-use open::OpenFiles;
 use quota::Quota;
 use thread::Threads;
 
@@ -67,8 +67,8 @@ use bindings::task_host::guest::types;
 pub struct Sandbox {
     engine: Engine,
     linker: Linker<State>,
-    threads: RwLock<Arc<Threads>>,
-    slots: usize,
+    threads: Threads,
+    disk: Disk,
     limits: Limits,
 }
 
@@ -86,8 +86,8 @@ pub struct Job {
     pub task: Arc<Task>,
     /// Which execution of this task this is, from 1.
     pub attempt: u32,
-    /// What it sees as `/inputs`, read-only, and as `/outputs`.
-    pub directories: Directories,
+    /// What it sees in `/inputs`.
+    pub inputs: Vec<Input>,
     /// Ends the execution early, with [`RunError::Cancelled`].
     pub cancelled: CancellationToken,
     /// Where the guest's output goes at once, beside the log.
@@ -99,15 +99,14 @@ pub struct Job {
 pub struct Execution {
     /// The outputs that the guest says it left, or why the task is not done.
     pub result: Result<Vec<String>, RunError>,
+    /// What the guest left in `/outputs`, sorted by path; nothing if the result is an error.
+    pub outputs: Vec<Output>,
     /// The end of what the guest wrote to its standard output and error.
     pub log: Log,
     /// From making the instance to its end.
     pub elapsed: Duration,
     /// The part of `elapsed` that making the context and the instance took.
     pub instantiate: Duration,
-    /// A file call failed with an I/O error that may be the host's fault: worth a look at the
-    /// work directory.
-    pub io_failed: bool,
 }
 
 impl Execution {
@@ -115,10 +114,10 @@ impl Execution {
     pub fn not_begun(error: RunError) -> Self {
         Self {
             result: Err(error),
+            outputs: Vec::new(),
             log: Log::default(),
             elapsed: Duration::ZERO,
             instantiate: Duration::ZERO,
-            io_failed: false,
         }
     }
 }
@@ -238,9 +237,7 @@ impl NotAGuest {
 struct State {
     wasi: WasiCtx,
     table: ResourceTable,
-    preopens: Preopens,
-    open: OpenFiles,
-    facts: Facts,
+    files: Tree,
     quota: Arc<Quota>,
     memory: Memory,
 }
@@ -257,25 +254,18 @@ pub fn possible_confinement() -> Confinement {
 }
 
 impl Sandbox {
-    /// Starts `slots` threads for guests, each of which may use what `limits` allow.
-    ///
-    /// `inputs_root` and `outputs_root` hold the directories of all tasks: the kernel is
-    /// asked to keep the threads from anything else.
+    /// Starts `slots` threads for guests, each of which may use what `limits` allow. Outputs that
+    /// are too large for memory go to `spill`.
     ///
     /// # Errors
     /// When the engine or a thread can't be had: too little address space, for example.
-    pub fn new(
-        slots: usize,
-        limits: Limits,
-        inputs_root: &std::path::Path,
-        outputs_root: &std::path::Path,
-    ) -> wasmtime::Result<Self> {
+    pub fn new(slots: usize, limits: Limits, spill: Arc<SpillDir>) -> wasmtime::Result<Self> {
         let engine = Engine::new(&config(slots))?;
         let mut linker = Linker::new(&engine);
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-        filesystem::shadow(&mut linker)?;
-        let threads = Threads::start(slots, &engine, inputs_root, outputs_root)?;
-        Ok(Self { engine, linker, threads: RwLock::new(Arc::new(threads)), slots, limits })
+        imports::add_to_linker(&mut linker)?;
+        let threads = Threads::start(slots, &engine)?;
+        let disk = Disk::start(spill)?;
+        Ok(Self { engine, linker, threads, disk, limits })
     }
 
     /// The engine, which decides what compiled code fits.
@@ -285,26 +275,7 @@ impl Sandbox {
 
     /// What the kernel itself keeps guests from.
     pub fn confinement(&self) -> Confinement {
-        self.threads().confinement()
-    }
-
-    /// Keeps guests to other directories from now on: starts new threads, and ends the present
-    /// ones when they are idle.
-    ///
-    /// # Errors
-    /// As [`Sandbox::new`].
-    pub fn confine_to(
-        &self,
-        inputs_root: &std::path::Path,
-        outputs_root: &std::path::Path,
-    ) -> wasmtime::Result<()> {
-        let threads = Threads::start(self.slots, &self.engine, inputs_root, outputs_root)?;
-        *self.threads.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(threads);
-        Ok(())
-    }
-
-    fn threads(&self) -> Arc<Threads> {
-        self.threads.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.threads.confinement()
     }
 
     /// Loads compiled code.
@@ -338,9 +309,9 @@ impl Sandbox {
 
     /// Runs a job on the next free thread.
     pub async fn run(&self, job: Job) -> Execution {
-        let limits = self.limits;
-        let threads = self.threads();
-        let run = threads.run(move |engine| Box::pin(execute(engine, limits, job))).await;
+        let (limits, disk) = (self.limits, self.disk.clone());
+        let run =
+            self.threads.run(move |engine| Box::pin(execute(engine, limits, disk, job))).await;
         run.unwrap_or_else(|| Execution::not_begun(RunError::Broke))
     }
 }
@@ -398,11 +369,12 @@ pub fn compiling_engine() -> wasmtime::Result<Engine> {
     Engine::new(&code_config())
 }
 
-async fn execute(engine: &Engine, limits: Limits, job: Job) -> Execution {
+async fn execute(engine: &Engine, limits: Limits, disk: Disk, job: Job) -> Execution {
     let start = Instant::now();
     let deadline = start + limits.time;
     let log = log::Sink::new(job.tee);
-    let quota = Arc::new(Quota::new(limits.output_bytes, limits.output_files));
+    let quota = Quota::new(&limits);
+    let files = Tree::new(job.inputs, &limits, quota.clone(), disk, log.clone());
     let mut table = ResourceTable::new();
     table.set_max_capacity(limits::MAX_HANDLES);
     let state = State {
@@ -412,13 +384,9 @@ async fn execute(engine: &Engine, limits: Limits, job: Job) -> Execution {
             .allow_tcp(false)
             .allow_udp(false)
             .max_random_size(limits.call().as_u64())
-            // The file calls that the wrapper does not make itself stay on this thread too.
-            .allow_blocking_current_thread(true)
             .build(),
         table,
-        preopens: Preopens::new(job.directories),
-        open: OpenFiles::new(limits.open_files),
-        facts: Facts::new(),
+        files: files.clone(),
         quota: quota.clone(),
         memory: Memory::new(limits.memory),
     };
@@ -449,7 +417,7 @@ async fn execute(engine: &Engine, limits: Limits, job: Job) -> Execution {
         () = job.cancelled.cancelled() => Err(Ended::Cancelled),
     };
     let denied = store.data().memory.denied();
-    let files_refused = store.data().open.was_refused();
+    let files_refused = quota.was_refused_open();
     // The instance is gone before anybody looks at what it left.
     drop(store);
     let exceeded = quota.exceeded();
@@ -487,11 +455,11 @@ async fn execute(engine: &Engine, limits: Limits, job: Job) -> Execution {
         (Ok(_), None) => Err(RunError::Unsuccessful),
     };
     Execution {
+        outputs: if result.is_ok() { files.into_outputs() } else { Vec::new() },
         result,
         log: log.finish(),
         elapsed: start.elapsed(),
         instantiate: instantiated.map_or(Duration::ZERO, |at: Instant| at - start),
-        io_failed: quota.io_failed(),
     }
 }
 

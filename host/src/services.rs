@@ -5,25 +5,23 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use parking_lot::RwLock;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::ahead::Ahead;
 use crate::bucket::{self, Access, Bucket, BucketError, DirSync};
-use crate::cache::{Cache, CacheError, CacheOptions, Sharing};
+use crate::cache::{Cache, CacheError, CacheOptions};
 use crate::catalog::Catalog;
 use crate::config::{self, Config};
 use crate::key::Prefix;
 use crate::outage::Outages;
 use crate::prefetch::Prefetch;
-use crate::publish;
 use crate::queue::{self, Address, Queue, QueueError};
 use crate::sandbox::{Confinement, Sandbox};
+use crate::spill::{SpillDir, SpillError};
 use crate::stats::Stats;
 use crate::verdict::Policy;
-use crate::workspace::{Workspace, WorkspaceError, Workspaces};
 use undeleted::Undeleted;
 
 mod diagnosis;
@@ -39,10 +37,10 @@ pub struct Services {
     pub(crate) bucket: Arc<dyn Bucket>,
     /// Where components are in that bucket. Tasks can't publish there.
     pub(crate) components: Option<Prefix>,
-    workspaces: RwLock<Workspaces>,
+    /// Where large outputs are until they are published.
+    spill: Arc<SpillDir>,
     pub(crate) catalog: Catalog,
     pub(crate) sandbox: Arc<Sandbox>,
-    pub(crate) publish_limits: publish::Limits,
     pub(crate) policy: Policy,
     /// The task queue.
     pub(crate) queue: Arc<dyn Queue>,
@@ -80,9 +78,9 @@ pub enum OpenError {
     /// The cache directory can't be used.
     #[error(transparent)]
     Cache(#[from] CacheError),
-    /// The tasks' directories can't be made.
+    /// The directory for large outputs can't be made.
     #[error(transparent)]
-    Workspace(#[from] WorkspaceError),
+    Spill(#[from] SpillError),
     /// The sandbox can't be set up.
     #[error("the sandbox could not be set up: {0}")]
     Sandbox(String),
@@ -108,15 +106,9 @@ impl Services {
             dir: config.cache.dir.clone(),
             max_bytes: config.cache.size.as_u64(),
         })?;
-        let workspaces = Workspaces::new(&config.cache.dir.join("work"))?;
-        let sandbox = Sandbox::new(
-            config.work.parallel,
-            config.task.limits(),
-            workspaces.inputs_root(),
-            workspaces.outputs_root(),
-        );
+        let spill = Arc::new(SpillDir::new(&config.cache.dir.join("work"))?);
+        let sandbox = Sandbox::new(config.work.parallel, config.task.limits(), spill.clone());
         let sandbox = Arc::new(sandbox.map_err(|e| OpenError::Sandbox(format!("{e:#}")))?);
-        let sharing = if sandbox.confinement().files { Sharing::Link } else { Sharing::Copy };
         let (component_bucket, component_prefix) = match &config.data.components {
             Some(dir) => (bucket::open_dir(dir)?, Prefix::root()),
             None => (bucket.clone(), config.data.component_prefix.clone()),
@@ -136,7 +128,6 @@ impl Services {
                 bucket: inputs,
                 cache,
                 freshness: config.cache.freshness,
-                sharing,
                 ahead: Ahead::new(config.work.prefetch_bytes),
             },
             bucket,
@@ -144,10 +135,9 @@ impl Services {
                 Some(dir) => bucket::prefix_of(dir, &config.data.bucket)?,
                 None => Some(config.data.component_prefix.clone()),
             },
-            workspaces: RwLock::new(workspaces),
+            spill,
             catalog,
             sandbox,
-            publish_limits: config.task.limits().into(),
             policy: config.retries.policy(),
             report_disks: report_disks(&config, [Some(&error_queue), done_queue.as_ref()]),
             queue,
@@ -202,11 +192,6 @@ impl Services {
     /// Tasks that may publish at the same time.
     pub(crate) fn max_publishing(&self) -> u32 {
         u32::try_from(max_publishing(self.config.work.parallel)).unwrap_or(u32::MAX)
-    }
-
-    /// A workspace for a task.
-    pub(crate) fn workspace(&self) -> Result<Workspace, WorkspaceError> {
-        self.workspaces.read().acquire()
     }
 
     /// Waits for the last answers of all queues, so that no message stays leased to nobody.

@@ -14,19 +14,17 @@ use crate::bucket;
 use crate::catalog::{CatalogError, Ready};
 use crate::digest::Digest;
 use crate::failure::Failure;
-use crate::key::BucketKey;
 use crate::lease::Lease;
 use crate::message::{DecodeError, Task};
+use crate::prefetch::Brought;
 use crate::publish::{self, Published};
 use crate::queue::Message;
-use crate::sandbox::{Execution, Job, Log, RunError};
+use crate::sandbox::{Execution, Input, Job, Log, Output, RunError};
 use crate::services::Services;
-use crate::shortage;
 use crate::stats::{Gauge, Step, Steps};
 use crate::turns::Turns;
 use crate::verdict::{self, Verdict};
 use crate::words;
-use crate::workspace::Workspace;
 
 /// Messages of more bytes are decoded on a thread that may block.
 const DECODED_INLINE: usize = 256 << 10;
@@ -44,15 +42,11 @@ struct Attempt {
     task: Option<Arc<Task>>,
     component: Option<Digest>,
     log: Log,
-    /// One of the guest's file calls failed, perhaps because of the host's disk.
-    io_failed: bool,
-    /// The task's directories were removed during the attempt.
-    is_homeless: bool,
 }
 
 /// What a task needs to run, ready.
 struct Prepared<'w> {
-    workspace: Workspace,
+    inputs: Vec<Input>,
     component: Ready,
     /// Held until other tasks may run.
     slots: Option<SemaphorePermit<'w>>,
@@ -73,25 +67,15 @@ pub async fn run(services: &Services, mut lease: Lease, permit: OwnedSemaphorePe
     );
     async {
         let since = Instant::now();
-        let mut attempt = Attempt {
-            steps: Steps::start(),
-            task: None,
-            component: None,
-            log: Log::default(),
-            io_failed: false,
-            is_homeless: false,
-        };
+        let mut attempt =
+            Attempt { steps: Steps::start(), task: None, component: None, log: Log::default() };
         let mut end = match services.undeleted.recall(&lease.message().id, &lease.message().body) {
             // The message came again because it could not be deleted.
             Some(ended) => return attempt.settle_again(services, lease, ended).await,
             None => attempt.make(services, &mut lease, permit).await,
         };
         if let Err(failure) = end {
-            let (task, io_failed) = (attempt.task.as_deref(), attempt.io_failed);
-            end = Err(match attempt.is_homeless {
-                true => services.find_home(failure),
-                false => services.diagnose(failure, task, since, io_failed).await,
-            });
+            end = Err(services.diagnose(failure, attempt.task.as_deref(), since).await);
         }
         let verdict = match &end {
             Ok(_) => Verdict::Done,
@@ -131,7 +115,7 @@ impl Attempt {
         // The guest has not started, so the task can go to another host: a drain ends the attempt
         // at once. So does an outage, unless this task tries whether the outage is over.
         let lost = lease.lost().clone();
-        let mut prepared = tokio::select! {
+        let prepared = tokio::select! {
             ready = self.get_ready(services, &task, alone, &mut permit) => ready?,
             () = lost.cancelled() => return Err(Failure::LeaseLost),
             () = services.draining.cancelled() => return Err(Failure::Draining),
@@ -143,14 +127,7 @@ impl Attempt {
             }
         };
 
-        let ended = self.run_and_publish(services, lease, &task, &mut prepared, permit).await;
-        // Without its directories the task can have left no outputs, whatever its result.
-        if prepared.workspace.was_removed(ended.is_err()) {
-            self.is_homeless = true;
-            return Err(ended.err().unwrap_or(Failure::Homeless));
-        }
-        prepared.workspace.recycle();
-        ended
+        self.run_and_publish(services, lease, &task, prepared, permit).await
     }
 
     /// Everything after the recorded start.
@@ -159,18 +136,17 @@ impl Attempt {
         services: &Services,
         lease: &mut Lease,
         task: &Arc<Task>,
-        prepared: &mut Prepared<'_>,
+        prepared: Prepared<'_>,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Published, Failure> {
         let lost = lease.lost().clone();
-        let Prepared { workspace, component, slots, alone } = prepared;
+        let Prepared { inputs, component, mut slots, alone } = prepared;
         lease.start().await.map_err(Failure::Start)?;
-        let execution = self.execute(services, lease, task, workspace, component).await;
-        if !*alone {
+        let execution = self.execute(services, lease, task, inputs, &component).await;
+        if !alone {
             // A task that may kill its host runs alone until its outputs are published.
-            *slots = None;
+            drop(slots.take());
         }
-        self.io_failed = execution.io_failed;
         self.log = execution.log;
         let listed = match execution.result {
             Err(RunError::Cancelled) if lost.is_cancelled() => return Err(Failure::LeaseLost),
@@ -179,10 +155,10 @@ impl Attempt {
 
         let _publishing = services.publishing.acquire().await;
         drop(permit);
-        check_listed(workspace, &listed).await?;
+        check_listed(&execution.outputs, &listed).await?;
         lease.confirm().await.map_err(|_| Failure::LeaseLost)?;
         let published = tokio::select! {
-            published = self.publish(services, lease, task, workspace) => published?,
+            published = self.publish(services, lease, task, execution.outputs) => published?,
             () = lost.cancelled() => return Err(Failure::LeaseLost),
             () = services.killed.cancelled() => return Err(RunError::Cancelled.into()),
         };
@@ -198,24 +174,21 @@ impl Attempt {
         services: &Services,
         lease: &Lease,
         task: &Task,
-        workspace: &Workspace,
+        outputs: Vec<Output>,
     ) -> Result<Published, Failure> {
         let bucket = &*services.bucket;
         let protected = services.components.as_ref();
-        let mut outputs = publish::Outputs::find(
-            &workspace.outputs,
-            &task.base_directory,
-            protected,
-            bucket,
-            services.publish_limits,
-        )
-        .await?;
+        let base = &task.base_directory;
+        let mut outputs = publish::Outputs::check(outputs, base, protected, bucket).await?;
         let patience = self.steps.spent(Step::Run).clamp(MIN_PATIENCE, MAX_PATIENCE);
         let until = Instant::now() + patience;
         let may_put = || lease.is_ours();
         let mut since = Instant::now();
-        while let Err(error) = outputs.put(&workspace.outputs, bucket, &may_put).await {
-            let failure = services.diagnose(error.into(), Some(task), since, false).await;
+        while let Err(error) = outputs.put(bucket, &may_put).await {
+            if outputs.are_lost() {
+                return Err(Failure::Homeless);
+            }
+            let failure = services.diagnose(error.into(), Some(task), since).await;
             let is_outage = matches!(failure, Failure::Outage(_));
             if !is_outage || !services.wait_to_write(lease, until).await {
                 return Err(failure);
@@ -243,9 +216,8 @@ impl Attempt {
         if let Some(error) = services.catalog.is_slow(&task.name).await {
             return Err(not_found(services, error));
         }
-        let workspace = services.workspace()?;
-        let (fetched, mut ahead) =
-            services.inputs.bring(&task.base_directory, &task.inputs, &workspace).await?;
+        let Brought { fetched, inputs, mut ahead } =
+            services.inputs.bring(&task.base_directory, &task.inputs).await?;
         if let Some(input) = task.inputs.last() {
             services.was_read(task.base_directory.join(input));
         }
@@ -274,7 +246,7 @@ impl Attempt {
             drop(services.publishing.acquire_many(most).await.map_err(|_| Failure::Draining)?);
         }
         self.steps.done(Step::Wait);
-        Ok(Prepared { workspace, component, slots: Some(slots), alone })
+        Ok(Prepared { inputs, component, slots: Some(slots), alone })
     }
 
     /// The task's component. `make_room` is called if it takes long to compile, and returns what
@@ -307,34 +279,26 @@ impl Attempt {
         services: &Services,
         lease: &Lease,
         task: &Arc<Task>,
-        workspace: &Workspace,
+        inputs: Vec<Input>,
         component: &Ready,
     ) -> Execution {
         let _running = Gauge::enter(&services.stats.running);
         let cancelled = lease.lost().child_token();
-        let job = workspace.directories().map(|directories| Job {
+        let job = Job {
             guest: component.guest.clone(),
             task: task.clone(),
             attempt: lease.attempt(),
-            directories,
+            inputs,
             cancelled: cancelled.clone(),
             tee: None,
-        });
-        let execution = match job {
-            Ok(job) => {
-                let mut running = std::pin::pin!(services.sandbox.run(job));
-                tokio::select! {
-                    execution = &mut running => execution,
-                    () = services.killed.cancelled() => {
-                        cancelled.cancel();
-                        running.await
-                    }
-                }
+        };
+        let mut running = std::pin::pin!(services.sandbox.run(job));
+        let execution = tokio::select! {
+            execution = &mut running => execution,
+            () = services.killed.cancelled() => {
+                cancelled.cancel();
+                running.await
             }
-            Err(error) => Execution::not_begun(match shortage::errno(&error) {
-                Some(errno) => RunError::Shortage { errno, written: 0 },
-                None => RunError::Host(format!("opening its directories: {error}")),
-            }),
         };
         self.steps.done(Step::Run);
         self.steps.move_from(Step::Run, Step::Instantiate, execution.instantiate);
@@ -366,13 +330,11 @@ fn not_found(services: &Services, error: CatalogError) -> Failure {
 ///
 /// # Errors
 /// Names the first that does not.
-pub async fn check_listed(workspace: &Workspace, listed: &[String]) -> Result<(), Failure> {
+pub async fn check_listed(outputs: &[Output], listed: &[String]) -> Result<(), Failure> {
     let mut turns = Turns::begin();
     for path in listed {
         turns.pass().await;
-        let there = BucketKey::new(path)
-            .is_ok_and(|key| workspace.outputs.symlink_metadata(key.as_path()).is_ok());
-        if !there {
+        if !publish::has(outputs, path) {
             return Err(Failure::Missing(words::cut(path, MAX_LISTED).into_owned()));
         }
     }

@@ -144,8 +144,6 @@ pub fn judge(failure: &Failure, attempt: u32, policy: &Policy) -> Verdict {
         Failure::Catalog(CatalogError::NotYet { .. }) => later,
         Failure::NotYet { after, .. } => Verdict::Return { after: *after },
 
-        Failure::Workspace(_) => later,
-
         Failure::Start(QueueError::LeaseLost { .. }) => abandon,
         Failure::Start(_) => later,
 

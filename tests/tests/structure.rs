@@ -19,9 +19,9 @@ const LAYERS: &[&[&str]] = &[
     &["failure"],
     &["prefetch", "report", "catalog", "publish"],
     &["lease", "cache", "sandbox"],
-    &["workspace"],
     &["queue", "bucket"],
-    &["ahead", "emptying", "message", "outage", "ownership", "process_dir", "stats"],
+    &["spill"],
+    &["ahead", "message", "outage", "ownership", "process_dir", "stats"],
     &["json", "key", "roots", "turns", "words"],
     &["blocking", "digest", "dirs", "environment", "plain", "shortage"],
 ];

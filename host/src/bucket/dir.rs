@@ -6,29 +6,28 @@
 //! objects while hosts run should rename them into place too.
 
 mod error;
+mod put;
 mod root;
 mod sync;
 #[cfg(test)]
 mod tests;
 mod walk;
 
-use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cap_std::fs::Dir;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use parking_lot::RwLock;
 use rustix::fs::{
     AtFlags, FallocateFlags, FileType, Mode, OFlags, Stat, fallocate, fstat, fstatvfs, fsync,
-    ioctl_ficlone, mkdirat, openat, renameat, statat,
+    ioctl_ficlone, mkdirat, openat, statat,
 };
 use rustix::io::Errno;
 
@@ -36,11 +35,10 @@ use self::error::DirError;
 use self::root::{Id, Root};
 use self::sync::{Holder, Unsynced};
 use self::walk::Walk;
-use super::outgoing::{Outgoing, Refused};
-use super::{Bucket, BucketError, Listed, Object, Opened, Version};
+use super::{Bucket, BucketError, Content, Listed, Object, Opened, Version};
 use crate::blocking::{SMALL, blocking};
 use crate::key::{BucketKey, Prefix};
-use crate::process_dir::{self, ProcessDir};
+use crate::process_dir;
 
 pub use self::sync::DirSync;
 
@@ -50,8 +48,6 @@ const TMP: &str = ".task-host-tmp";
 const LISTED_AHEAD: usize = 256;
 /// How often an object is read that changes during each read.
 const READS: usize = 5;
-/// How often directories are made for an object while somebody removes empty ones.
-const MAKES: usize = 5;
 
 /// Bytes that a trial put writes, besides the size that last found no room.
 const TRIAL: usize = 4096;
@@ -300,19 +296,6 @@ impl DirBucket {
         Err(BucketError::unavailable(self, "reading", key, busy))
     }
 
-    fn refused(&self, key: &BucketKey, file: &BucketKey, why: Refused) -> BucketError {
-        match why {
-            Refused::Not(what) => {
-                BucketError::invalid(self, format!("can't put `{file}`: it is not {what}"))
-            }
-            Refused::Failed(error) => {
-                let text = format!("the file that is to be put can't be read: {error}");
-                let error = DirError::because(text, error);
-                BucketError::unavailable(self, "writing", key, error)
-            }
-        }
-    }
-
     /// Notes that an object was put into the file system `device`.
     fn has_put(&self, root: &Arc<Root>, key: &BucketKey, device: u64) -> Result<(), BucketError> {
         root.has_object();
@@ -345,76 +328,6 @@ impl DirBucket {
                 tracing::error!("{error}; outputs published since the last sync may be lost");
             }
         });
-    }
-
-    /// Copies a file to where it can be renamed from.
-    fn copy_in(&self, copying: &mut Copying, elsewhere: bool) -> Result<Copied, BucketError> {
-        let (key, size) = (&copying.key, copying.size);
-        let failed = |error: io::Error| self.copy_failed(key, size, error);
-        let (root, parent) =
-            self.in_root("writing", key, |root| Ok((root.clone(), open_parent(root, key)?)))?;
-        let id = Id::of_open(&parent).map_err(|error| failed(error.into()))?;
-        let tmp = if elsewhere || !id.shares_mount_with(root.id) {
-            // The key is on another file system, by a link in the bucket: copy there.
-            let path = self.0.path.join(key.parent().unwrap_or_default());
-            root::claim(&parent, &path).map(Arc::new)
-        } else {
-            root.tmp()
-        };
-        let tmp = tmp.map_err(failed)?;
-        let name = uuid::Uuid::new_v4().to_string();
-        let made = RemovedOnDrop(tmp.path().join(&name));
-        let mut target = File::create_new(&made.0).map_err(failed)?;
-        io::Seek::rewind(&mut copying.file).map_err(failed)?;
-        let copied = copy(&mut copying.file, &mut target, size).map_err(failed)?;
-        if copied != size {
-            let error = io::Error::other(format!("{copied} bytes came of {size}"));
-            return Err(BucketError::unavailable(self, "writing", key, error));
-        }
-        Ok(Copied { name, device: id.device, _made: made, tmp })
-    }
-
-    fn copy_failed(&self, key: &BucketKey, size: u64, error: io::Error) -> BucketError {
-        match Errno::from_io_error(&error) {
-            Some(Errno::FBIG) => return self.too_large(key),
-            Some(Errno::NOSPC | Errno::DQUOT) => {
-                self.0.no_room_for.fetch_max(size, Relaxed);
-            }
-            _ => {}
-        }
-        self.unavailable("writing", key, error)
-    }
-
-    /// For a file on another file system: copies it, and renames the copy.
-    async fn put_copy(&self, mut copying: Copying) -> Result<(), BucketError> {
-        let key = copying.key.clone();
-        let mut elsewhere = false;
-        loop {
-            let copied;
-            (copying, copied) = if copying.size <= SMALL {
-                let copied = self.copy_in(&mut copying, elsewhere)?;
-                (copying, copied)
-            } else {
-                let bucket = self.clone();
-                blocking(move || {
-                    let copied = bucket.copy_in(&mut copying, elsewhere)?;
-                    Ok::<_, BucketError>((copying, copied))
-                })
-                .await?
-            };
-            // Not on the thread that copies: a put that was given up during the copy must not
-            // become visible later.
-            let put = self.in_root("writing", &key, |root| {
-                match rename_in(root, copied.tmp.dir(), OsStr::new(&copied.name), &key) {
-                    Err(Errno::XDEV) if !elsewhere => Ok(None),
-                    renamed => renamed.map(|()| Some(root.clone())),
-                }
-            })?;
-            match put {
-                Some(root) => return self.has_put(&root, &key, copied.device),
-                None => elsewhere = true,
-            }
-        }
     }
 
     /// Does what a put does, except for the final rename.
@@ -452,22 +365,6 @@ impl DirBucket {
     }
 }
 
-/// A file on its way into the bucket.
-struct Copying {
-    key: BucketKey,
-    file: File,
-    size: u64,
-}
-
-/// A copy of it that can be renamed.
-struct Copied {
-    name: String,
-    /// The file system that it is in.
-    device: u64,
-    _made: RemovedOnDrop,
-    tmp: Arc<ProcessDir>,
-}
-
 /// Removes the leftovers of killed processes.
 fn tidy(path: &Path) {
     let tmp = path.join(TMP);
@@ -477,20 +374,6 @@ fn tidy(path: &Path) {
         // A bucket for inputs may be read-only.
         tracing::debug!(path = %tmp.display(), %error, "could not remove leftovers in the bucket");
     }
-}
-
-/// Renames into place. Makes the directories on the way when they are missing.
-fn rename_in(root: &Root, from: impl AsFd, name: &OsStr, key: &BucketKey) -> Result<(), Errno> {
-    let rename = || renameat(from.as_fd(), name, root, key.as_str());
-    let mut renamed = rename();
-    for _ in 0..MAKES {
-        if renamed != Err(Errno::NOENT) || key.parent().is_none() {
-            break;
-        }
-        make_dirs(root, key)?;
-        renamed = rename();
-    }
-    renamed
 }
 
 fn make_dirs(root: &Root, key: &BucketKey) -> Result<(), Errno> {
@@ -560,7 +443,7 @@ fn version(stat: &Stat) -> Version {
 }
 
 /// Copies to the end of `from`, sharing blocks where the file system can.
-pub(crate) fn copy(from: &mut File, to: &mut File, size: u64) -> io::Result<u64> {
+fn copy(from: &mut File, to: &mut File, size: u64) -> io::Result<u64> {
     use std::io::{Read, Write};
     const ONE_READ: usize = 64 * 1024;
     if size >= ONE_READ as u64 {
@@ -604,20 +487,14 @@ impl Bucket for DirBucket {
         Ok(Opened::Object(Box::new(OpenFile { bucket, key, file, version })))
     }
 
-    async fn put(&self, key: &BucketKey, dir: &Dir, file: &BucketKey) -> Result<(), BucketError> {
+    async fn put(
+        &self,
+        key: &BucketKey,
+        content: &Content,
+        _: &BucketKey,
+    ) -> Result<(), BucketError> {
         self.check_key(key)?;
-        let outgoing = Outgoing::find(dir, file).map_err(|why| self.refused(key, file, why))?;
-        let renamed = self.in_root("writing", key, |root| {
-            match rename_in(root, outgoing.parent(), outgoing.name(), key) {
-                Err(Errno::XDEV) => Ok(None),
-                renamed => renamed.map(|()| Some(root.clone())),
-            }
-        })?;
-        if let Some(root) = renamed {
-            return self.has_put(&root, key, outgoing.device);
-        }
-        let source = outgoing.open().map_err(|why| self.refused(key, file, why))?;
-        self.put_copy(Copying { key: key.clone(), file: source, size: outgoing.size }).await
+        self.put_content(key, content).await
     }
 
     fn list<'a>(&'a self, prefix: &Prefix) -> BoxStream<'a, Result<Listed, BucketError>> {

@@ -5,17 +5,11 @@ mod upload;
 mod version;
 
 use std::fmt;
-use std::fs::File;
-use std::io;
-use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use cap_std::fs::Dir;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use globset::GlobMatcher;
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
@@ -27,10 +21,9 @@ use self::upload::{no_entity_tag, no_generation};
 use self::version::{facts, version};
 use super::address::{Service, ServiceAddress};
 use super::encoding;
-use super::outgoing::{Outgoing, Refused};
 use super::service_error::{self, FailureKind};
 use super::transport::HeadRefused;
-use super::{Access, Bucket, BucketError, Listed, Opened, StoredEncoding, Version};
+use super::{Access, Bucket, BucketError, Content, Listed, Opened, StoredEncoding, Version};
 use crate::blocking::blocking;
 use crate::key::{BucketKey, MAX_KEY_BYTES, Prefix};
 
@@ -160,15 +153,6 @@ impl ObjectBucket {
     ) -> BucketError {
         service_error::bucket_error(&self.0.address, self, doing, key, error)
     }
-
-    fn refused(&self, key: &BucketKey, file: &BucketKey, why: Refused) -> BucketError {
-        match why {
-            Refused::Not(what) => {
-                BucketError::invalid(self, format!("can't put `{file}`: it is not {what}"))
-            }
-            Refused::Failed(error) => BucketError::unavailable(self, "writing", key, error),
-        }
-    }
 }
 
 /// Azure lists folders of some accounts as empty objects, each just before the folder's content.
@@ -176,15 +160,6 @@ fn is_folder(meta: &ObjectMeta, next: &object_store::Result<ObjectMeta>) -> bool
     let Ok(next) = next else { return false };
     let rest = next.location.as_ref().strip_prefix(meta.location.as_ref());
     meta.size == 0 && rest.is_some_and(|rest| rest.starts_with('/'))
-}
-
-async fn read(file: Arc<File>, range: Range<u64>) -> io::Result<Bytes> {
-    let read = move || {
-        let mut bytes = vec![0; (range.end - range.start) as usize];
-        file.read_exact_at(&mut bytes, range.start)?;
-        Ok(bytes)
-    };
-    blocking(read).await.map(Bytes::from)
 }
 
 impl fmt::Display for ObjectBucket {
@@ -236,23 +211,24 @@ impl Bucket for ObjectBucket {
         got.map(drop).map_err(|error| self.failed("reading", key, error))
     }
 
-    async fn put(&self, key: &BucketKey, dir: &Dir, file: &BucketKey) -> Result<(), BucketError> {
+    async fn put(
+        &self,
+        key: &BucketKey,
+        content: &Content,
+        path: &BucketKey,
+    ) -> Result<(), BucketError> {
         let store = self.writes()?;
-        let open = || {
-            let outgoing = Outgoing::find(dir, file)?;
-            Ok((outgoing.open()?, outgoing.size))
-        };
-        let (source, size) = open().map_err(|why| self.refused(key, file, why))?;
-        let gzips = self.0.gzip_outputs.as_ref().is_some_and(|glob| glob.is_match(file.as_path()));
+        let gzips = self.0.gzip_outputs.as_ref().is_some_and(|glob| glob.is_match(path.as_path()));
         let attributes = match gzips {
             true => Attributes::from_iter([(Attribute::ContentEncoding, "gzip")]),
             false => Attributes::new(),
         };
+        let unavailable = |error| BucketError::unavailable(self, "writing", key, error);
+        let (source, size) = (content.open().map_err(unavailable)?, content.size());
         if size > ONE_PUT {
             return self.put_parts(key, source, size, attributes).await;
         }
-        let unavailable = |error| BucketError::unavailable(self, "writing", key, error);
-        let mut bytes = read(Arc::new(source), 0..size).await.map_err(unavailable)?;
+        let mut bytes = source.read(0, size).await.map_err(unavailable)?;
         if gzips {
             let gzip = blocking(move || encoding::gzip(&bytes)).await;
             bytes = gzip.map_err(unavailable)?.into();
@@ -409,13 +385,6 @@ mod tests {
         BucketKey::new(text).unwrap()
     }
 
-    fn outputs() -> (tempfile::TempDir, Dir) {
-        let root = tempfile::tempdir().unwrap();
-        let dir = Dir::from_std_file(File::open(root.path()).unwrap());
-        (root, dir)
-    }
-
-    /// Counts aborts, and fails the third part.
     #[derive(Debug)]
     struct Failing {
         inner: InMemory,
@@ -525,12 +494,11 @@ mod tests {
 
     #[tokio::test]
     async fn an_upload_that_fails_is_aborted_and_nothing_is_visible() {
-        let (_root, dir) = outputs();
         let aborted = Arc::new(AtomicUsize::new(0));
         let store = Failing { inner: InMemory::new(), aborted: aborted.clone() };
         let bucket = in_memory(Arc::new(store));
-        dir.create("file").unwrap().set_len(5 * PART).unwrap();
-        let error = bucket.put(&key("out"), &dir, &key("file")).await.unwrap_err();
+        let content = Content::from(vec![0; 5 * PART as usize]);
+        let error = bucket.put(&key("out"), &content, &key("file")).await.unwrap_err();
         assert!(matches!(error, BucketError::Unavailable { .. }), "{error}");
         while aborted.load(Ordering::SeqCst) == 0 {
             tokio::task::yield_now().await;

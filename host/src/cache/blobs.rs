@@ -8,8 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, UTIME_NOW,
-    UTIME_OMIT, fstat, linkat, mkdirat, openat, renameat, renameat_with, statat, unlinkat,
-    utimensat,
+    UTIME_OMIT, fstat, mkdirat, openat, renameat, renameat_with, statat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -112,27 +111,6 @@ impl Blobs {
             }
             Err(error) => Err(error),
         }
-    }
-
-    /// Gives a blob a second name. `Ok(false)` when it is not there or not whole.
-    pub(super) fn link(
-        &self,
-        digest: &Digest,
-        size: u64,
-        into: impl AsFd,
-        name: &str,
-    ) -> Result<bool, Errno> {
-        let open = self.directories.get();
-        match linkat(&open.blobs, path(digest), &into, name, AtFlags::empty()) {
-            // Either name may be what is missing: the caller knows its own.
-            Err(Errno::NOENT | Errno::STALE) if self.is_gone(digest) => return Ok(false),
-            other => other?,
-        }
-        let stat = statat(&into, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        let Some(flaw) = self.flaw(&stat, size) else { return Ok(true) };
-        unlinkat(&into, name, AtFlags::empty())?;
-        self.discard(digest, &Stamp::of(&stat), flaw);
-        Ok(false)
     }
 
     pub(super) fn is_gone(&self, digest: &Digest) -> bool {
@@ -240,7 +218,7 @@ impl Blobs {
     pub(super) fn remove_unused(&self, seen: &ScannedBlob) -> bool {
         let (open, path) = (self.directories.get(), path(&seen.digest));
         match statat(&open.blobs, &*path, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if stat.st_nlink == 1 && used(&stat) == seen.used => {
+            Ok(stat) if used(&stat) == seen.used => {
                 unlinkat(&open.blobs, path, AtFlags::empty()).is_ok()
             }
             Ok(_) => false,

@@ -1,8 +1,8 @@
 //! Keeps the cache within its limit: counts bytes and evicts the least recently used blobs.
 //!
 //! One thread scans and evicts. It scans at the start, because blobs of earlier hosts count too,
-//! and again from time to time, because other hosts may share the directory. A blob in use is not
-//! evicted: it has a second name or is pinned.
+//! and again from time to time, because other hosts may share the directory. A blob in use is
+//! pinned and not evicted.
 
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::os::fd::OwnedFd;

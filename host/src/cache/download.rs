@@ -225,9 +225,13 @@ struct Tmp<'a> {
 
 impl<'a> Tmp<'a> {
     fn create(cache: &'a Inner) -> io::Result<(Self, File)> {
-        let name = cache.tmp_name();
-        let create = |open: &Arc<OpenDirs>| Ok((open.clone(), create(open.tmp.dir(), &name)?));
-        let (open, file) = cache.directories.with(create)?;
+        // Each try has another name: a failing disk may have created the file and said otherwise.
+        let create = |open: &Arc<OpenDirs>| {
+            let name = cache.tmp_name();
+            let file = create(open.tmp.dir(), &name)?;
+            Ok((open.clone(), name, file))
+        };
+        let (open, name, file) = cache.directories.with(create)?;
         Ok((Self { cache, open, name: Some(name) }, File::from(file)))
     }
 

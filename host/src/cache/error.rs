@@ -55,16 +55,6 @@ pub enum CacheError {
         #[source]
         source: SharedIoError,
     },
-    /// An input could not be written to the directory of its task: that directory failed, and
-    /// not the cache. Trying again may help.
-    #[error("placing an input in {} failed: {source}", into.display())]
-    Placing {
-        /// The directory of the task's inputs.
-        into: PathBuf,
-        /// The cause.
-        #[source]
-        source: SharedIoError,
-    },
 }
 
 impl From<BucketError> for CacheError {
@@ -83,9 +73,7 @@ impl CacheError {
     pub fn is_of_this_host(&self) -> bool {
         match self {
             Self::Bucket(_) => false,
-            Self::Gone { .. } | Self::Full { .. } | Self::Local { .. } | Self::Placing { .. } => {
-                true
-            }
+            Self::Gone { .. } | Self::Full { .. } | Self::Local { .. } => true,
         }
     }
 

@@ -7,20 +7,19 @@ mod remote;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::os::unix::fs::MetadataExt;
+use std::io::Read;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 
 use async_trait::async_trait;
 use bytesize::ByteSize;
-use cap_std::fs::Dir;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::BoxStream;
 use rustix::io::Errno;
 
 use super::*;
-use crate::bucket::Listed;
+use crate::bucket::{Content, Listed};
 use crate::key::Prefix;
 
 pub(crate) use disk::Tmpfs;
@@ -99,7 +98,7 @@ impl Bucket for Counting {
         Ok(Opened::Object(Box::new(Counted { version, bytes, gets, full, short, broken, gate })))
     }
 
-    async fn put(&self, _: &BucketKey, _: &Dir, _: &BucketKey) -> Result<(), BucketError> {
+    async fn put(&self, _: &BucketKey, _: &Content, _: &BucketKey) -> Result<(), BucketError> {
         Err(BucketError::invalid(self, "is only read"))
     }
 
@@ -161,14 +160,17 @@ impl Object for Counted {
 
 struct Fixture {
     root: tempfile::TempDir,
-    into: Dir,
+}
+
+/// The bytes of a blob, as a task's input is read.
+fn read(cache: &Cache, blob: &Blob) -> Result<Vec<u8>, CacheError> {
+    let mut bytes = Vec::new();
+    cache.read(blob)?.read_to_end(&mut bytes).unwrap();
+    Ok(bytes)
 }
 
 fn fixture() -> Fixture {
-    let root = tempfile::tempdir().unwrap();
-    std::fs::create_dir(root.path().join("into")).unwrap();
-    let into = Dir::from_std_file(File::open(root.path().join("into")).unwrap());
-    Fixture { root, into }
+    Fixture { root: tempfile::tempdir().unwrap() }
 }
 
 impl Fixture {
@@ -415,11 +417,10 @@ async fn two_hosts_on_one_directory_share_its_blobs() {
     assert!(blob.hit, "the index is shared too");
     // One removes what the other knows of; the other finds out and fetches it again.
     std::fs::remove_file(&f.blob_files()[0]).unwrap();
-    let error = two.place(&blob, &f.into, &key("in"), Sharing::Copy).await.unwrap_err();
+    let error = read(&two, &blob).unwrap_err();
     assert!(matches!(error, CacheError::Gone { .. }), "{error}");
     let again = two.fetch(&bucket, &key("k"), NOW).await.unwrap();
-    two.place(&again, &f.into, &key("in"), Sharing::Copy).await.unwrap();
-    assert_eq!(f.into.read("in").unwrap(), b"bytes");
+    assert_eq!(read(&two, &again).unwrap(), b"bytes");
 }
 
 #[tokio::test]
@@ -427,50 +428,14 @@ async fn a_blob_of_the_wrong_size_is_dropped_and_fetched_again() {
     let f = fixture();
     let cache = f.cache(LARGE);
     let bucket = Counting::default().with("k", "bytes");
-    for sharing in [Sharing::Link, Sharing::Copy] {
-        let blob = cache.fetch(&bucket, &key("k"), NOW).await.unwrap();
-        truncate(&f.blob_files()[0]);
-        let error = cache.place(&blob, &f.into, &key("in"), sharing).await.unwrap_err();
-        assert!(matches!(error, CacheError::Gone { .. }), "{error}");
-        assert!(!f.into.exists("in"));
-        assert!(!cache.fetch(&bucket, &key("k"), NOW).await.unwrap().hit);
-    }
+    let blob = cache.fetch(&bucket, &key("k"), NOW).await.unwrap();
+    truncate(&f.blob_files()[0]);
+    let error = read(&cache, &blob).unwrap_err();
+    assert!(matches!(error, CacheError::Gone { .. }), "{error}");
+    assert!(!cache.fetch(&bucket, &key("k"), NOW).await.unwrap().hit);
     let _known = cache.fetch(&bucket, &key("k"), NOW).await.unwrap();
     truncate(&f.blob_files()[0]);
     assert!(!cache.fetch(&bucket, &key("k"), NOW).await.unwrap().hit, "seen by the fetch as well");
-}
-
-#[tokio::test]
-async fn an_input_is_read_only_and_a_copy_is_a_file_of_its_own() {
-    let f = fixture();
-    let cache = f.cache(LARGE);
-    let large = vec![7; 2 * SMALL as usize];
-    let bucket = Counting::default().with("k", "bytes").with("l", large.clone());
-    let blob = cache.fetch(&bucket, &key("k"), NOW).await.unwrap();
-    cache.place(&blob, &f.into, &key("a/link"), Sharing::Link).await.unwrap();
-    cache.place(&blob, &f.into, &key("a/b/copy"), Sharing::Copy).await.unwrap();
-    let blob = cache.fetch(&bucket, &key("l"), NOW).await.unwrap();
-    cache.place(&blob, &f.into, &key("large"), Sharing::Copy).await.unwrap();
-    let into = f.root.path().join("into");
-    let meta = |name: &str| std::fs::metadata(into.join(name)).unwrap();
-    assert_eq!(meta("a/link").nlink(), 2);
-    assert_eq!(meta("a/b/copy").nlink(), 1);
-    assert_eq!(std::fs::read(into.join("large")).unwrap(), large);
-    for name in ["a/link", "a/b/copy", "large"] {
-        assert_eq!(meta(name).mode() & 0o777, 0o444, "{name}");
-    }
-}
-
-#[tokio::test]
-async fn a_link_to_another_file_system_becomes_a_copy() {
-    let f = fixture();
-    let cache = f.cache(LARGE);
-    let bucket = Counting::default().with("k", "bytes");
-    let blob = cache.fetch(&bucket, &key("k"), NOW).await.unwrap();
-    let shm = tempfile::tempdir_in("/dev/shm").unwrap();
-    let into = Dir::from_std_file(File::open(shm.path()).unwrap());
-    cache.place(&blob, &into, &key("d/in"), Sharing::Link).await.unwrap();
-    assert_eq!(into.read("d/in").unwrap(), b"bytes");
 }
 
 #[tokio::test]
@@ -500,10 +465,7 @@ async fn the_cache_keeps_its_bound_and_what_was_used_last() {
 async fn what_is_in_use_is_not_removed() {
     let f = fixture();
     let cache = f.cache(20 * 8192);
-    let bucket = Counting::default().with("linked", "linked").with("held", "held");
-    let linked = cache.fetch(&bucket, &key("linked"), NOW).await.unwrap();
-    cache.place(&linked, &f.into, &key("in"), Sharing::Link).await.unwrap();
-    let linked = { linked }.digest;
+    let bucket = Counting::default().with("held", "held");
     let held = cache.fetch(&bucket, &key("held"), NOW).await.unwrap();
     for i in 0..200_u8 {
         bucket.set("k", vec![i; 8000]);
@@ -511,14 +473,13 @@ async fn what_is_in_use_is_not_removed() {
     }
     let there =
         |digest: Digest| f.blob_files().iter().any(|file| file.ends_with(digest.to_string()));
-    assert!(there(linked) && there(held.digest));
-    f.into.remove_file("in").unwrap();
+    assert!(there(held.digest));
     let held = { held }.digest;
     for i in 0..200_u8 {
         bucket.set("k", vec![i; 8001]);
         cache.fetch(&bucket, &key("k"), NOW).await.unwrap();
     }
-    assert_eq!((there(linked), there(held)), (false, false), "and later it is");
+    assert!(!there(held), "and later it is");
 }
 
 #[tokio::test]
@@ -529,8 +490,7 @@ async fn an_input_larger_than_the_cache_is_delivered() {
     let bucket = Counting::default().with("l", large.clone()).with("s", "small");
     let blob = cache.fetch(&bucket, &key("l"), NOW).await.unwrap();
     cache.fetch(&bucket, &key("s"), NOW).await.unwrap();
-    cache.place(&blob, &f.into, &key("in"), Sharing::Copy).await.unwrap();
-    assert_eq!(f.into.read("in").unwrap(), large);
+    assert_eq!(read(&cache, &blob).unwrap(), large);
     drop(blob);
     bucket.set("s", "other");
     // Nothing is tried for a second after all that was left was in use.

@@ -19,7 +19,7 @@ use crate::bucket::DirBucket;
 use crate::bucket::tests::conformance::in_memory;
 use crate::cache::CacheOptions;
 use crate::sandbox::Limits;
-use crate::workspace::Workspaces;
+use crate::spill::SpillDir;
 
 /// The variable that makes the test program compile.
 pub(super) const COMPILES: &str = "TASK_HOST_TEST_COMPILES";
@@ -30,6 +30,8 @@ const LIMITS: Limits = Limits {
     time: Duration::from_secs(1),
     output_bytes: ByteSize::mib(1),
     output_files: 1,
+    output_memory: ByteSize::mib(1),
+    output_file_memory: ByteSize::mib(1),
     open_files: 10,
 };
 
@@ -86,9 +88,8 @@ impl Fixture {
 
     fn catalog_by(&self, bucket: Arc<dyn Bucket>, compiler: Compiler) -> Catalog {
         let cache = self.root.path().join("cache");
-        let workspaces = Workspaces::new(&cache.join("work")).unwrap();
-        let (inputs, outputs) = (workspaces.inputs_root(), workspaces.outputs_root());
-        let sandbox = Arc::new(Sandbox::new(1, LIMITS, inputs, outputs).unwrap());
+        let spill = Arc::new(SpillDir::new(&cache.join("work")).unwrap());
+        let sandbox = Arc::new(Sandbox::new(1, LIMITS, spill).unwrap());
         let options = CacheOptions { dir: cache.clone(), max_bytes: self.cache_size };
         Catalog::new(
             bucket,
@@ -113,11 +114,8 @@ impl Fixture {
 
     async fn put_into(&self, store: Arc<InMemory>, wasm: Vec<u8>) -> Arc<dyn Bucket> {
         let bucket = in_memory(store);
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("file"), wasm).unwrap();
-        let dir = cap_std::fs::Dir::from_std_file(fs::File::open(dir.path()).unwrap());
-        let (target, file) = ("components/A.wasm", BucketKey::new("file").unwrap());
-        bucket.put(&BucketKey::new(target).unwrap(), &dir, &file).await.unwrap();
+        let target = BucketKey::new("components/A.wasm").unwrap();
+        bucket.put(&target, &wasm.into(), &target).await.unwrap();
         Arc::new(bucket)
     }
 

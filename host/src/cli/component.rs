@@ -6,10 +6,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context;
 use futures_util::TryStreamExt;
 use serde::Serialize;
-use task_host::bucket::{self, Bucket, BucketError};
+use task_host::bucket::{self, Bucket, BucketError, Content};
 use task_host::config::DataSettings;
 use task_host::digest::Digest;
 use task_host::key::{BucketKey, Prefix, TaskName, lowercase};
@@ -165,12 +164,8 @@ impl Push {
         let store = ComponentStore::make(&settings).await?;
         store.check_case(&name).await?;
         let key = store.key(&name);
-        let copy = tempfile::tempdir().context("a temporary directory can't be made")?;
-        std::fs::write(copy.path().join("component.wasm"), &bytes)
-            .with_context(|| format!("{} can't be written", copy.path().display()))?;
-        let dir = cap_std::fs::Dir::open_ambient_dir(copy.path(), cap_std::ambient_authority())?;
         let is_new = matches!(store.bucket.head(&key).await, Err(BucketError::NotFound { .. }));
-        store.bucket.put(&key, &dir, &BucketKey::new("component.wasm")?).await?;
+        store.bucket.put(&key, &Content::from(bytes.clone()), &key).await?;
         // After a loss of power the file could be empty, and hosts would reject its tasks.
         store.bucket.sync().await?;
         let done = if is_new { "pushed" } else { "replaced" };

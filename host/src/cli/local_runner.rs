@@ -11,7 +11,7 @@ use task_host::catalog::{Catalog, CatalogError};
 use task_host::config::{self, CacheSettings, CompileSettings, TaskSettings};
 use task_host::key::{Prefix, TaskName};
 use task_host::sandbox::{Guest, Sandbox};
-use task_host::workspace::Workspaces;
+use task_host::spill::SpillDir;
 use tokio::sync::Notify;
 
 use super::exit_code::Advice;
@@ -19,7 +19,6 @@ use super::settings::Settings;
 
 /// A sandbox with one slot, and the cache of compiled code.
 pub(crate) struct LocalRunner {
-    pub(crate) workspaces: Workspaces,
     pub(crate) sandbox: Arc<Sandbox>,
     catalog: Catalog,
     /// A bucket with only this component.
@@ -33,10 +32,9 @@ impl LocalRunner {
     pub(crate) fn open(settings: &Settings) -> anyhow::Result<Self> {
         let CacheSettings { dir: cache_dir, size, .. } = settings.get()?;
         let cache = Cache::open(CacheOptions { dir: cache_dir.clone(), max_bytes: size.as_u64() })?;
-        let workspaces = Workspaces::new(&cache_dir.join("work"))?;
-        let (inputs, outputs) = (workspaces.inputs_root(), workspaces.outputs_root());
+        let spill = Arc::new(SpillDir::new(&cache_dir.join("work"))?);
         let limits = super::open_files::prepare_for_one(settings.get::<TaskSettings>()?.limits());
-        let sandbox = Sandbox::new(1, limits, inputs, outputs).map_err(|e| {
+        let sandbox = Sandbox::new(1, limits, spill).map_err(|e| {
             let problem = format!("{e:#}");
             let cure = super::doctor::machine::cure(&problem);
             Advice::failed(format!("can't set up the sandbox: {problem}")).hint(cure)
@@ -48,7 +46,7 @@ impl LocalRunner {
         let compiler = config::compiler(settings.get::<CompileSettings>()?.limits());
         let catalog =
             Catalog::new(bucket, Prefix::root(), cache, sandbox.clone(), compiler, &compiled);
-        Ok(Self { workspaces, sandbox, catalog, dir })
+        Ok(Self { sandbox, catalog, dir })
     }
 
     /// Compiles a component as a host would. The cache keeps the result, also for hosts.

@@ -135,6 +135,8 @@ impl Group for Execution {
         "timeout",
         "max-output",
         "max-output-files",
+        "output-memory",
+        "output-file-memory",
         "compile-memory",
         "compile-timeout",
         "cache-dir",

@@ -2,22 +2,19 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::Context;
 use task_host::bucket::DirBucket;
-use task_host::config::{RetrySettings, TaskSettings};
+use task_host::config::RetrySettings;
 use task_host::failure::Failure;
 use task_host::key::{BucketKey, Prefix};
 use task_host::message::{self, Draft, Task};
 use task_host::publish::{self, Published};
-use task_host::sandbox::{Guest, Job};
+use task_host::sandbox::{self, Guest, InputContent, Job};
 use task_host::task;
 use task_host::verdict::{self, Verdict};
-use task_host::workspace::Workspace;
 use tokio_util::sync::CancellationToken;
 
 use super::component::{check, read, task_name};
@@ -25,7 +22,7 @@ use super::console::{Console, GuestOutput};
 use super::exit_code::{Advice, Exit};
 use super::local_runner::LocalRunner;
 use super::output;
-use super::settings::{Execution, Flags, Settings, When};
+use super::settings::{Execution, Flags, When};
 use super::submit::draft_error;
 
 /// Options of `host try`.
@@ -87,7 +84,7 @@ impl Try {
         let compiled = start.elapsed();
 
         let start = Instant::now();
-        let result = self.execute(console, &settings, &bench, guest, task, &inputs).await?;
+        let result = self.execute(console, &bench, guest, task, &inputs).await?;
         let elapsed = start.elapsed();
         match result {
             Ok(published) => {
@@ -145,15 +142,14 @@ impl Try {
     async fn execute(
         &self,
         console: &Console,
-        settings: &Settings,
         bench: &LocalRunner,
         guest: Guest,
         task: Task,
         inputs: &[Input],
     ) -> anyhow::Result<Result<Published, Failure>> {
-        let workspace = bench.workspaces.acquire()?;
+        let mut given = Vec::with_capacity(inputs.len());
         for input in inputs {
-            input.place(&workspace)?;
+            input.give(&mut given)?;
         }
         let output = Arc::new(GuestOutput::new(console.clone()));
         let tee = output.clone();
@@ -161,7 +157,7 @@ impl Try {
             guest,
             task: Arc::new(task),
             attempt: self.attempt,
-            directories: workspace.directories().context("the task's directories")?,
+            inputs: given,
             cancelled: CancellationToken::new(),
             tee: Some(Arc::new(move |bytes: &[u8]| tee.write(bytes))),
         };
@@ -171,14 +167,12 @@ impl Try {
             Ok(listed) => listed,
             Err(error) => return Ok(Err(error.into())),
         };
-        if let Err(failure) = task::check_listed(&workspace, &listed).await {
+        if let Err(failure) = task::check_listed(&execution.outputs, &listed).await {
             return Ok(Err(failure));
         }
         let bucket = DirBucket::create(&self.out)?;
-        let limits = settings.get::<TaskSettings>()?.limits().into();
         let root = Prefix::root();
-        let published =
-            publish::outputs(&workspace.outputs, &root, None, &bucket, limits, &|| true).await;
+        let published = publish::outputs(execution.outputs, &root, None, &bucket, &|| true).await;
         Ok(published.map_err(Failure::from))
     }
 }
@@ -205,30 +199,50 @@ impl Input {
         Ok(Self { key, file: text.into() })
     }
 
-    /// Copies the file to the inputs of the task.
-    fn place(&self, workspace: &Workspace) -> anyhow::Result<()> {
-        let to = workspace.inputs_path().join(self.key.as_path());
-        let copy = || {
-            if let Some(parent) = to.parent() {
-                fs::create_dir_all(parent)?;
-            }
-            let mut from = fs::File::open(&self.file)?;
-            if from.metadata()?.is_dir() {
-                return Err(io::Error::from(io::ErrorKind::IsADirectory));
-            }
-            let mut file = fs::File::create_new(&to)?;
-            io::copy(&mut from, &mut file)?;
-            file.set_permissions(fs::Permissions::from_mode(0o444))
+    /// Opens the file for the task.
+    fn give(&self, given: &mut Vec<sandbox::Input>) -> anyhow::Result<()> {
+        let failed =
+            |problem: String| Advice::failed(format!("--input {}: {problem}", self.file.display()));
+        let below = |one: &str, other: &str| {
+            one.strip_prefix(other).is_some_and(|rest| rest.starts_with('/'))
         };
-        copy().map_err(|error| {
-            let problem = match error.kind() {
-                io::ErrorKind::AlreadyExists => {
-                    format!("another input has the key {} too", self.key)
-                }
-                _ => error.to_string(),
-            };
-            Advice::failed(format!("--input {}: {problem}", self.file.display())).into()
-        })
+        for other in given.iter() {
+            let (other, key) = (other.path.as_str(), self.key.as_str());
+            if other == key {
+                return Err(failed(format!("another input has the key {key} too")).into());
+            }
+            if below(other, key) || below(key, other) {
+                let problem = format!(
+                    "another input has the key {other}; a name can be a file or a directory, not both"
+                );
+                return Err(failed(problem).into());
+            }
+        }
+        let open = || {
+            let file = fs::File::open(&self.file)?;
+            match file.metadata()? {
+                meta if meta.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+                meta => Ok((file, meta.len())),
+            }
+        };
+        let (file, size) = open().map_err(|error: io::Error| failed(error.to_string()))?;
+        let source = Arc::new(OpenInput(Arc::new(file)));
+        let content = InputContent::File { source, size };
+        given.push(sandbox::Input { path: self.key.clone(), content });
+        Ok(())
+    }
+}
+
+/// A file of the user's that is open.
+struct OpenInput(Arc<fs::File>);
+
+impl sandbox::Source for OpenInput {
+    fn opened(&self) -> Option<Arc<fs::File>> {
+        Some(self.0.clone())
+    }
+
+    fn open(&self) -> io::Result<Arc<fs::File>> {
+        Ok(self.0.clone())
     }
 }
 

@@ -10,17 +10,16 @@ mod calls;
 mod tests;
 
 use std::fmt;
-use std::path::Path;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, PathBeneath, PathFd,
-    Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, Ruleset,
+    RulesetAttr, RulesetError, RulesetStatus, Scope,
 };
 
 /// What the kernel keeps guests from, in addition to the sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Confinement {
-    /// Landlock keeps their threads to reading below one directory and working below another.
+    /// Landlock keeps their threads from opening, making, moving and removing any file.
     pub files: bool,
     /// Landlock keeps their threads from signalling other processes, and from connecting to
     /// abstract sockets of other processes.
@@ -47,40 +46,37 @@ impl fmt::Display for Confinement {
         match (self.files, self.calls) {
             (true, true) => write!(
                 f,
-                "keeps tasks to their directories ({landlock}) and to the system calls they need \
+                "keeps tasks from all files ({landlock}) and to the system calls they need \
                  (seccomp)"
             ),
             (true, false) => write!(
                 f,
-                "keeps tasks to their directories ({landlock}); does not filter their system calls \
+                "keeps tasks from all files ({landlock}); does not filter their system calls \
                  (no seccomp)"
             ),
             (false, true) => f.write_str(
-                "keeps tasks to the system calls they need (seccomp), not to their directories (no \
-                 Landlock): inputs are copied for each",
+                "keeps tasks to the system calls they need, none of which opens a file (seccomp; \
+                 no Landlock)",
             ),
-            (false, false) => f.write_str(
-                "does not confine tasks (no Landlock, no seccomp): inputs are copied for each",
-            ),
+            (false, false) => f.write_str("does not confine tasks (no Landlock, no seccomp)"),
         }
     }
 }
 
 /// What the kernel can enforce here: tried on a thread that is then gone.
 pub(super) fn possible() -> Confinement {
-    let root = Path::new("/");
-    let tried = std::thread::spawn(|| confine(root, root)).join();
+    let tried = std::thread::spawn(confine).join();
     tried.unwrap_or(Confinement { files: false, scopes: false, calls: false })
 }
 
-/// Asks the kernel to keep this thread, for good, from everything but reading below `inputs`,
-/// working below `outputs`, and the system calls that this takes. What the kernel refuses is
-/// logged and left out.
-pub(super) fn confine(inputs: &Path, outputs: &Path) -> Confinement {
-    let (files, scopes) = match restrict_files(inputs, outputs) {
+/// Asks the kernel to keep this thread, for good, from all files that it does not have as open
+/// descriptors, and from the system calls that executing a guest does not take. What the kernel
+/// refuses is logged and left out.
+pub(super) fn confine() -> Confinement {
+    let (files, scopes) = match restrict_files() {
         Ok(done) => done,
         Err(error) => {
-            tracing::debug!("the kernel does not keep guests to their directories: {error}");
+            tracing::debug!("the kernel does not keep guests from files: {error}");
             (false, false)
         }
     };
@@ -105,20 +101,12 @@ fn restrict_calls() -> Result<(), &'static str> {
     Err("there is no list of system calls for this kind of processor")
 }
 
-/// Whether the two directories are all that the thread can reach, and whether the scopes hold.
-fn restrict_files(inputs: &Path, outputs: &Path) -> Result<(bool, bool), RulesetError> {
+/// Whether all files are out of the thread's reach, and whether the scopes hold.
+fn restrict_files() -> Result<(bool, bool), RulesetError> {
     // Version 3 is the first that covers truncation, and so all ways to change a file's content.
     let needed = AccessFs::from_all(ABI::V3);
-    let beneath = |path: &Path, access| -> Result<_, RulesetError> {
-        match PathFd::new(path) {
-            Ok(fd) => Ok(Some(PathBeneath::new(fd, access))),
-            Err(error) => {
-                tracing::debug!("{error}");
-                Ok(None)
-            }
-        }
-    };
-    let mut rules = Ruleset::default()
+    // No rule is added: nothing of what is handled is allowed anywhere.
+    let status = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(needed)?
         // The seccomp filter covers what later versions add; an older kernel may lack them.
@@ -126,23 +114,8 @@ fn restrict_files(inputs: &Path, outputs: &Path) -> Result<(bool, bool), Ruleset
         .handle_access(AccessFs::from_all(ABI::V9))?
         .handle_access(AccessNet::from_all(ABI::V9))?
         .scope(Scope::from_all(ABI::V9))?
-        .create()?;
-    let read = AccessFs::ReadFile | AccessFs::ReadDir;
-    let work = read
-        | AccessFs::WriteFile
-        | AccessFs::Truncate
-        | AccessFs::MakeReg
-        | AccessFs::MakeDir
-        | AccessFs::MakeSym
-        | AccessFs::RemoveFile
-        | AccessFs::RemoveDir
-        | AccessFs::Refer;
-    for (path, access) in [(inputs, read), (outputs, work)] {
-        if let Some(rule) = beneath(path, access)? {
-            rules = rules.add_rule(rule)?;
-        }
-    }
-    let status = rules.restrict_self()?;
+        .create()?
+        .restrict_self()?;
     let files = status.ruleset != RulesetStatus::NotEnforced;
     let scopes = match status.landlock {
         LandlockStatus::Available { effective_abi, .. } => files && effective_abi >= ABI::V6,

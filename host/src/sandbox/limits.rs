@@ -16,11 +16,16 @@ pub struct Limits {
     pub memory: ByteSize,
     /// Wall-clock time of the three calls together.
     pub time: Duration,
-    /// Bytes that the files in `/outputs` may grow by. What is written and removed again counts.
+    /// Bytes that the files in `/outputs` may have together, holes included.
     pub output_bytes: ByteSize,
-    /// Files, directories and links that may be created in `/outputs`.
+    /// Files and directories that there may be in `/outputs`.
     pub output_files: u64,
-    /// Files and directories that may be open at a time: they are the process's own.
+    /// Bytes of all files in `/outputs` that are kept in the host's memory. Those of the others go
+    /// to a file on the host's disk each.
+    pub output_memory: ByteSize,
+    /// The most bytes of one such file that are kept in memory.
+    pub output_file_memory: ByteSize,
+    /// Files and directories that may be open at a time. Some of them take a file of the process.
     pub open_files: u64,
 }
 
@@ -28,6 +33,8 @@ pub struct Limits {
 /// have many: about as many as a program may have by itself.
 pub const MOST_OPEN_FILES: u64 = 1000;
 
+/// Directories in each other that a guest may make in `/outputs`.
+pub(super) const MAX_DEPTH: usize = 64;
 /// Things of the host that a guest may hold at a time: open files, streams, timers, errors.
 pub(super) const MAX_HANDLES: usize = 10_000;
 /// Handles on anything, those among the parts of a component included.
@@ -46,6 +53,12 @@ const MAX_CALL: u64 = 16 << 20;
 const LISTED: u64 = 128;
 
 impl Limits {
+    /// What an execution may take of the host's memory: the guest's own, and its outputs that are
+    /// kept there.
+    pub fn of_the_host(&self) -> ByteSize {
+        ByteSize(self.memory.as_u64().saturating_add(self.output_memory.as_u64()))
+    }
+
     /// What may cross between guest and host in one call. The list of all outputs fits.
     pub(super) fn call(&self) -> ByteSize {
         ByteSize(MAX_CALL.max(self.output_files.saturating_mul(LISTED)))
@@ -65,6 +78,8 @@ pub enum Limit {
     OutputFiles(u64),
     /// See [`Limits::open_files`].
     OpenFiles(u64),
+    /// Directories in each other.
+    Depth(usize),
     /// Things of the host that a guest holds at a time.
     Handles,
     /// Bytes that cross between guest and host in one call.
@@ -108,6 +123,11 @@ impl fmt::Display for Limit {
                      at a time; {cure}"
                 )
             }
+            Self::Depth(most) => write!(
+                f,
+                "the guest ran into the limit of {most} directories in each other in /outputs; \
+                 nothing raises it"
+            ),
             Self::Handles => write!(
                 f,
                 "the guest ran into the limit of {MAX_HANDLES} handles (files, streams, timers) \

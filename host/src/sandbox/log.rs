@@ -64,7 +64,7 @@ impl Sink {
         }
     }
 
-    fn push(&self, bytes: &[u8]) {
+    pub(super) fn push(&self, bytes: &[u8]) {
         if let Some(tee) = &self.0.tee {
             tee(bytes);
         }

@@ -1,33 +1,33 @@
-//! What a guest may still write, counted before it is written.
+//! What a guest may still make, counted before it is made, and what its calls met that is not its
+//! fault. Counts are of what exists: what is removed may be made again.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
 
 use bytesize::ByteSize;
 use rustix::io::Errno;
-use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
-use wasmtime_wasi::p2::{FsError, StreamError};
 
-use super::limits::Limit;
+use super::limits::{Limit, Limits, MAX_DEPTH};
 use crate::shortage;
 
 /// Refusals after which a guest that goes on trying is stopped.
 const MAX_REFUSALS: u64 = 1000;
 
-/// What a guest may still write, and what its calls met that is not its fault. Shared by the
-/// streams of one instance.
+/// The counts of one instance, shared by its files and streams.
 pub(super) struct Quota {
     bytes: Account,
-    pub(super) files: Account,
+    files: Account,
+    open: Account,
+    memory: Account,
+    /// The guest was refused an open file, and has not opened another since.
+    open_refused: AtomicBool,
+    too_deep: AtomicBool,
     /// The number of the host's shortage that a call met; zero if none did.
     shortage: AtomicI32,
-    /// A call failed with an I/O error whose cause is not known.
-    io_failed: AtomicBool,
 }
 
-pub(super) struct Account {
+struct Account {
     limit: u64,
     used: AtomicU64,
     refused: AtomicU64,
@@ -38,62 +38,111 @@ impl Account {
         Self { limit, used: AtomicU64::new(0), refused: AtomicU64::new(0) }
     }
 
-    pub(super) fn charge(&self, amount: u64) -> Result<(), Refused> {
+    /// True when there was room for `amount`, which is charged.
+    fn has_room(&self, amount: u64) -> bool {
         let used = self.used.load(Relaxed).saturating_add(amount);
-        if used <= self.limit {
+        let has_room = used <= self.limit;
+        if has_room {
             self.used.store(used, Relaxed);
-            Ok(())
-        } else if self.refused.fetch_add(1, Relaxed) < MAX_REFUSALS {
-            Err(Refused::Quota)
-        } else {
-            Err(Refused::Stop)
+        }
+        has_room
+    }
+
+    fn charge(&self, amount: u64) -> Result<(), Refused> {
+        if self.has_room(amount) { Ok(()) } else { Err(self.refuse()) }
+    }
+
+    fn refuse(&self) -> Refused {
+        match self.refused.fetch_add(1, Relaxed) {
+            ..MAX_REFUSALS => Refused::Quota,
+            _ => Refused::Stop,
         }
     }
 
-    /// Takes back a charge for what was not made.
-    pub(super) fn refund(&self, amount: u64) {
+    fn refund(&self, amount: u64) {
         self.used.store(self.used.load(Relaxed).saturating_sub(amount), Relaxed);
     }
 
-    pub(super) fn is_used_up(&self) -> bool {
-        self.used.load(Relaxed) >= self.limit
+    fn was_exceeded(&self) -> bool {
+        self.refused.load(Relaxed) > 0
     }
 }
 
 /// What to answer a guest that is over its quota.
+#[derive(Debug)]
 pub(super) enum Refused {
+    /// An error.
     Quota,
+    /// Nothing: it is stopped.
     Stop,
 }
 
-impl From<Refused> for FsError {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Quota => ErrorCode::Quota.into(),
-            Refused::Stop => FsError::trap(wasmtime::format_err!("the quota is used up")),
-        }
+/// A file or a directory in `/outputs`, counted for as long as it exists.
+pub(super) struct Counted(Arc<Quota>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.files.refund(1);
     }
 }
 
-impl From<Refused> for StreamError {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Quota => StreamError::LastOperationFailed(
-                io::Error::from(io::ErrorKind::QuotaExceeded).into(),
-            ),
-            Refused::Stop => StreamError::trap("the quota is used up"),
-        }
+/// A file, a directory or a listing that is open, counted until it is closed.
+pub(super) struct Opening(Arc<Quota>);
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.0.open.refund(1);
     }
 }
 
 impl Quota {
-    pub(super) fn new(bytes: ByteSize, files: u64) -> Self {
-        Self {
-            bytes: Account::new(bytes.as_u64()),
-            files: Account::new(files),
+    pub(super) fn new(limits: &Limits) -> Arc<Self> {
+        Arc::new(Self {
+            bytes: Account::new(limits.output_bytes.as_u64()),
+            files: Account::new(limits.output_files),
+            open: Account::new(limits.open_files),
+            memory: Account::new(limits.output_memory.as_u64()),
+            open_refused: AtomicBool::new(false),
+            too_deep: AtomicBool::new(false),
             shortage: AtomicI32::new(0),
-            io_failed: AtomicBool::new(false),
-        }
+        })
+    }
+
+    /// Charges for one more file or directory.
+    pub(super) fn count(self: &Arc<Self>) -> Result<Counted, Refused> {
+        self.files.charge(1).map(|()| Counted(self.clone()))
+    }
+
+    /// Counts one more that is open. None when there are too many.
+    pub(super) fn open(self: &Arc<Self>) -> Option<Opening> {
+        let has_room = self.open.has_room(1);
+        self.open_refused.store(!has_room, Relaxed);
+        has_room.then(|| Opening(self.clone()))
+    }
+
+    /// Charges for bytes that a file grows by. A hole counts as if it were written.
+    pub(super) fn grow(&self, bytes: u64) -> Result<(), Refused> {
+        self.bytes.charge(bytes)
+    }
+
+    /// Takes note that a file is smaller again, or gone.
+    pub(super) fn shrink(&self, bytes: u64) {
+        self.bytes.refund(bytes);
+    }
+
+    /// True when that many bytes of a file may be kept in memory. They are charged then.
+    pub(super) fn keep(&self, bytes: u64) -> bool {
+        self.memory.has_room(bytes)
+    }
+
+    /// Takes note that bytes are in memory no more.
+    pub(super) fn release(&self, bytes: u64) {
+        self.memory.refund(bytes);
+    }
+
+    /// Refuses a directory for its depth.
+    pub(super) fn refuse_depth(&self) {
+        self.too_deep.store(true, Relaxed);
     }
 
     /// The host's shortage that a call of the guest met.
@@ -102,49 +151,34 @@ impl Quota {
         (number != 0).then(|| Errno::from_raw_os_error(number))
     }
 
-    /// True when a call failed with an I/O error that may or may not be the host's fault.
-    pub(super) fn io_failed(&self) -> bool {
-        self.io_failed.load(Relaxed)
-    }
-
-    /// The bytes that the guest has written.
+    /// The bytes that the guest's files have.
     pub(super) fn written(&self) -> u64 {
         self.bytes.used.load(Relaxed)
     }
 
-    /// Takes note of an error that a guest is about to see.
+    /// Takes note of a failure of the host's own files that a guest is about to see.
     pub(super) fn note(&self, error: &io::Error) {
-        if let Some(errno) = shortage::errno(error)
-            && (shortage::is_of_the_process(errno)
-                || shortage::is_of_a_disk(errno)
-                // Guests' libraries make an I/O error of it.
-                || errno == Errno::FBIG)
-        {
-            self.shortage.store(errno.raw_os_error(), Relaxed);
-        }
-    }
-
-    /// The same for an error of the stock calls, which have left the system's number away.
-    pub(super) fn note_code(&self, code: ErrorCode, of: impl std::os::fd::AsFd) {
-        let errno = match code {
-            ErrorCode::InsufficientSpace => Errno::NOSPC,
-            ErrorCode::InsufficientMemory => Errno::NOMEM,
-            ErrorCode::FileTooLarge => Errno::FBIG,
-            ErrorCode::Io => match rustix::io::fcntl_dupfd_cloexec(of, 0) {
-                Err(errno) => errno,
-                Ok(_) => return self.io_failed.store(true, Relaxed),
-            },
-            _ => return,
+        let errno = match shortage::errno(error) {
+            // Somebody removed it.
+            None | Some(Errno::NOENT) => Errno::STALE,
+            Some(errno) => errno,
         };
         self.shortage.store(errno.raw_os_error(), Relaxed);
     }
 
+    /// True when the guest was refused an open file, and has not opened another since.
+    pub(super) fn was_refused_open(&self) -> bool {
+        self.open_refused.load(Relaxed)
+    }
+
     /// The limit that the guest was stopped by, if it was.
     pub(super) fn exceeded(&self) -> Option<Limit> {
-        if self.bytes.refused.load(Relaxed) > 0 {
+        if self.bytes.was_exceeded() {
             Some(Limit::OutputBytes(ByteSize(self.bytes.limit)))
-        } else if self.files.refused.load(Relaxed) > 0 {
+        } else if self.files.was_exceeded() {
             Some(Limit::OutputFiles(self.files.limit))
+        } else if self.too_deep.load(Relaxed) {
+            Some(Limit::Depth(MAX_DEPTH))
         } else {
             None
         }
@@ -154,72 +188,5 @@ impl Quota {
     /// The limit that the guest was stopped by, if it was.
     pub(super) fn check(&self) -> Result<(), Limit> {
         self.exceeded().map_or(Ok(()), Err)
-    }
-
-    /// Charges what a write of `len` bytes at `offset` adds to the file's size. A hole counts
-    /// as if it were written.
-    pub(super) fn charge_growth(
-        &self,
-        file: &File,
-        offset: u64,
-        len: u64,
-    ) -> Result<(), WriteError> {
-        let end = offset.saturating_add(len);
-        let size = file.metadata().inspect_err(|error| self.note(error))?.len();
-        if end > size {
-            self.bytes.charge(end - size)?;
-        }
-        Ok(())
-    }
-
-    /// Charges and writes as much of `bytes` as one system call takes.
-    pub(super) fn write(
-        &self,
-        file: &File,
-        bytes: &[u8],
-        offset: u64,
-    ) -> Result<usize, WriteError> {
-        self.charge_growth(file, offset, bytes.len() as u64)?;
-        loop {
-            match file.write_at(bytes, offset) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                done => return Ok(done.inspect_err(|error| self.note(error))?),
-            }
-        }
-    }
-}
-
-pub(super) enum WriteError {
-    Refused(Refused),
-    Io(io::Error),
-}
-
-impl From<Refused> for WriteError {
-    fn from(refused: Refused) -> Self {
-        Self::Refused(refused)
-    }
-}
-
-impl From<io::Error> for WriteError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-impl From<WriteError> for FsError {
-    fn from(error: WriteError) -> Self {
-        match error {
-            WriteError::Refused(refused) => refused.into(),
-            WriteError::Io(error) => error.into(),
-        }
-    }
-}
-
-impl From<WriteError> for StreamError {
-    fn from(error: WriteError) -> Self {
-        match error {
-            WriteError::Refused(refused) => refused.into(),
-            WriteError::Io(error) => StreamError::LastOperationFailed(error.into()),
-        }
     }
 }

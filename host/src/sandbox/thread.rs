@@ -1,6 +1,5 @@
 //! The threads that execute guests.
 
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, mpsc};
@@ -28,17 +27,11 @@ impl Threads {
     ///
     /// # Errors
     /// When the system refuses a thread.
-    pub(super) fn start(
-        count: usize,
-        engine: &Engine,
-        inputs: &Path,
-        outputs: &Path,
-    ) -> wasmtime::Result<Self> {
+    pub(super) fn start(count: usize, engine: &Engine) -> wasmtime::Result<Self> {
         let (work, queue) = flume::unbounded::<Work>();
         let (started, all_started) = mpsc::channel();
         for n in 0..count {
             let (engine, queue, started) = (engine.clone(), queue.clone(), started.clone());
-            let (inputs, outputs) = (inputs.to_owned(), outputs.to_owned());
             std::thread::Builder::new().name(format!("guest-{n}")).spawn(move || {
                 let runtime =
                     match tokio::runtime::Builder::new_current_thread().enable_time().build() {
@@ -48,7 +41,7 @@ impl Threads {
                             return;
                         }
                     };
-                let confinement = confine(&inputs, &outputs);
+                let confinement = confine();
                 // The receiver is gone only when starting failed elsewhere.
                 let _ = started.send(confinement);
                 drop(started);

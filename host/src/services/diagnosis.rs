@@ -4,7 +4,6 @@
 //! only bad one. To find out, the same operation is tried on something else: on another object
 //! that worked before, or by a write that is removed at once.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -13,6 +12,7 @@ use rustix::io::Errno;
 use tokio::time::Instant;
 
 use super::{Services, waits};
+use crate::blocking::blocking;
 use crate::bucket::{Bucket, BucketError};
 use crate::cache::{Cache, CacheError};
 use crate::catalog::CatalogError;
@@ -25,7 +25,6 @@ use crate::publish::PublishError;
 use crate::queue::QueueError;
 use crate::sandbox::RunError;
 use crate::shortage;
-use crate::workspace::Workspaces;
 
 /// The size in bytes of a trial write, which shows whether a disk has room.
 const SOME_BYTES: u64 = 1 << 20;
@@ -102,14 +101,12 @@ impl Services {
     }
 
     /// Returns the failure unchanged, or as [`Failure::Outage`] if an outage caused it. `since`:
-    /// when the failed operation began. `io_failed`: one of the guest's file calls failed for a
-    /// reason that is not known.
+    /// when the failed operation began.
     pub(crate) async fn diagnose(
         &self,
         failure: Failure,
         task: Option<&Task>,
         since: Instant,
-        io_failed: bool,
     ) -> Failure {
         let is_outage = match &failure {
             Failure::Prefetch(PrefetchError::Unavailable { input, source }) => {
@@ -119,18 +116,10 @@ impl Services {
             Failure::Catalog(CatalogError::Unavailable { .. }) => {
                 self.is_component_out(&failure, task, since).await
             }
-            Failure::Workspace(error) => {
-                if !self.begin_of_process(error) {
-                    self.is_work_out().await;
-                }
-                // The task has not started.
-                true
-            }
             Failure::Publish(PublishError::Unavailable { source, .. }) => {
                 match source.downcast_ref::<BucketError>() {
                     Some(error) => self.is_writing_out(error, since).await,
-                    // Reading the outputs failed.
-                    None => self.begin_of_process(&**source) || self.is_work_out().await,
+                    None => false,
                 }
             }
             // A host that is suspended may hold the lock of this one message.
@@ -145,12 +134,6 @@ impl Services {
                 self.begin_of_process(errno) || self.is_short_of_disk(*written).await
             }
             Failure::Run(RunError::Host(_)) => true,
-            Failure::Run(
-                RunError::Retry { .. }
-                | RunError::Reject { .. }
-                | RunError::Trap { .. }
-                | RunError::Unsuccessful,
-            ) => (io_failed || !self.has_work()) && self.is_work_out().await,
             _ => false,
         };
         if is_outage { Failure::Outage(failure.to_string()) } else { failure }
@@ -174,10 +157,6 @@ impl Services {
             (CacheError::Bucket(_), None) => false,
             // Another host evicted it; the next attempt fetches it again.
             (CacheError::Gone { .. }, _) => true,
-            (CacheError::Placing { .. }, _) => {
-                self.is_work_out().await;
-                true
-            }
             (error, _) => self.is_cache_out(error).await,
         }
     }
@@ -343,9 +322,9 @@ impl Services {
         let Some(errno) = shortage::errno(error).filter(|e| shortage::is_of_the_process(*e)) else {
             return false;
         };
-        let workspaces = self.workspaces.read().clone();
+        let spill = self.spill.clone();
         let probe: Probe = Arc::new(move || {
-            let tried = shortage::try_descriptors(workspaces.home_dir());
+            let tried = spill.try_descriptors();
             async move { tried }.boxed()
         });
         let problem = format!("{error} ({})", shortage::cure(errno));
@@ -356,7 +335,7 @@ impl Services {
     /// Whether the disk is full for other reasons than this task. A task that wrote more than half
     /// of the disk would fill it on any machine like this.
     async fn is_short_of_disk(&self, written: u64) -> bool {
-        let root = self.work_root();
+        let root = self.spill.path();
         let whole = rustix::fs::statvfs(&root)
             .map_or(0, |disk| disk.f_blocks.saturating_mul(disk.f_frsize));
         if written > whole / 2 && whole > 0 {
@@ -367,104 +346,26 @@ impl Services {
         true
     }
 
-    /// The failure of a task whose directories were removed while it used them. Makes the work
-    /// directory again for the next task.
-    pub(crate) fn find_home(&self, failure: Failure) -> Failure {
-        if !self.has_work()
-            && let Err(problem) = self.make_work_again()
-        {
-            self.begin_work_outage(&problem);
-        }
-        match failure {
-            // These don't depend on the directories.
-            Failure::LeaseLost | Failure::Draining | Failure::Run(RunError::Cancelled) => failure,
-            _ => Failure::Homeless,
-        }
-    }
-
-    /// Whether the work directory, which all tasks use, does not work. Makes it again if it was
-    /// removed.
+    /// Whether no file can be written to the work directory, which large outputs need.
     async fn is_work_out(&self) -> bool {
-        if !self.has_work() {
-            return match self.make_work_again() {
-                Ok(()) => true,
-                Err(problem) => {
-                    self.begin_work_outage(&problem);
-                    true
-                }
-            };
-        }
-        if let Err(error) = write_some(self.work_root()).await {
-            let path = self.work_root();
-            let errno = shortage::errno(&error);
-            let cure = errno.map_or("the host needs to write there", shortage::cure);
-            let problem =
-                format!("work directory {}: writing failed: {error} ({cure})", path.display());
-            self.begin_work_outage(&problem);
-            return true;
-        }
-        false
-    }
-
-    fn begin_work_outage(&self, problem: &str) {
-        let root = self.work_root();
-        let name = format!("using the work directory {}", self.work_dir().display());
+        let spill = self.spill.clone();
         let probe: Probe = Arc::new(move || {
-            let root = root.clone();
+            let spill = spill.clone();
             async move {
-                match write_some(root).await {
-                    // The next task that needs the directory makes it again.
-                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-                    other => other.map_err(|error| error.to_string()),
-                }
+                let tried = blocking(move || spill.try_out(SOME_BYTES as usize)).await;
+                tried.map_err(|error| {
+                    let cure = shortage::errno(&error).map_or("the host needs it", shortage::cure);
+                    format!("writing failed: {error} ({cure})")
+                })
             }
             .boxed()
         });
+        let Err(problem) = probe().await else { return false };
+        let dir = self.config.cache.dir.join("work");
+        let name = format!("using the work directory {}", dir.display());
         self.outages.begins_until(&name, &problem, probe);
+        true
     }
-
-    fn work_dir(&self) -> PathBuf {
-        self.config.cache.dir.join("work")
-    }
-
-    fn work_root(&self) -> PathBuf {
-        let workspaces = self.workspaces.read();
-        workspaces.outputs_root().to_owned()
-    }
-
-    /// False when the work directory was removed or replaced.
-    fn has_work(&self) -> bool {
-        self.workspaces.read().is_there()
-    }
-
-    fn make_work_again(&self) -> Result<(), String> {
-        let mut workspaces = self.workspaces.write();
-        if workspaces.is_there() {
-            return Ok(());
-        }
-        let new = Workspaces::new(&self.work_dir()).map_err(|error| error.to_string())?;
-        let threads = self.sandbox.confine_to(new.inputs_root(), new.outputs_root());
-        threads.map_err(|error| format!("{error:#}"))?;
-        tracing::warn!(
-            "the work directory {} was removed; the host made it again",
-            self.work_dir().display()
-        );
-        *workspaces = new;
-        Ok(())
-    }
-}
-
-/// Writes a file into a directory and removes it, to see whether the disk has room.
-async fn write_some(root: PathBuf) -> std::io::Result<()> {
-    let write = move || {
-        let name = format!(".probe-{}", uuid::Uuid::new_v4());
-        let path = root.join(name);
-        let written = std::fs::write(&path, vec![0; SOME_BYTES as usize]);
-        // The file may not exist.
-        let _ = std::fs::remove_file(&path);
-        written
-    };
-    tokio::task::spawn_blocking(write).await.map_err(std::io::Error::other)?
 }
 
 #[cfg(test)]

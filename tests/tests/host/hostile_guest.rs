@@ -316,8 +316,6 @@ fn a_neighbour_of_a_guest_that_opens_all_it_can_finds_files_to_open() {
     let before = open();
     let hog = json!({"open-files-and-wait": {"count": 100_000}});
     place.submit_misbehaviour(json!({"do": "raw", "call": hog}));
-    // Its part of 256 is 62.
-    eventually("a guest that has many files open", || (open() > before + 60).then_some(()));
     let tasks = place.innocent(20);
     place.submit(&tasks);
     for id in 0..20 {
@@ -325,6 +323,8 @@ fn a_neighbour_of_a_guest_that_opens_all_it_can_finds_files_to_open() {
         eventually("an innocent task", || place.object(&output));
     }
     assert_eq!((place.errors(), place.counts().0), (vec![], 1), "the guest is still there");
+    // However often a file is open, it is one file of the process.
+    assert!(open() <= before + 16, "{} more", open() - before);
     let said = host.host().stderr();
     assert!(!said.contains("Too many open files") && !said.contains("os error 24"), "{said}");
     assert_eq!(host.lines("ERROR"), [""; 0]);

@@ -61,10 +61,8 @@ fn trees_that_are_too_deep_are_refused_and_the_host_goes_on() {
     assert_eq!(errors.len(), 4, "{errors:#?}");
     for error in errors {
         let exception = error["exception"].as_str().expect("an exception");
-        let want = "publishing the outputs failed: output /outputs/t/t/";
+        let want = "execute: the guest ran into the limit of 64 directories in each other";
         assert!(exception.starts_with(want), "{exception}");
-        let want = "t: is a directory 65 levels deep; outputs may be up to 64 directories deep";
-        assert!(exception.ends_with(want), "{exception}");
         assert_eq!(error["attempt"], 1, "{error:#}");
     }
     place.submit(&place.innocent(20));

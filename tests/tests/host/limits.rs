@@ -93,9 +93,9 @@ fn files() {
 #[test]
 fn directories_count_as_files() {
     check(
-        json!({"do": "mkdirs", "depth": 200}),
-        &["--max-output-files", "100"],
-        "the guest ran into its limit of 100 output files",
+        json!({"do": "mkdirs", "depth": 60}),
+        &["--max-output-files", "50"],
+        "the guest ran into its limit of 50 output files",
     );
 }
 

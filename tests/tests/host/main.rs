@@ -26,5 +26,6 @@ mod sick_disk;
 mod sick_limits;
 mod sick_reports;
 mod simple_tasks;
+mod task_files;
 mod tools;
 mod two_hosts;

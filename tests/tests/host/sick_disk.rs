@@ -11,15 +11,17 @@ const TASKS: usize = 12;
 const MIB: usize = 16;
 
 const CACHE: &str = "home/.cache/task-host";
+/// No output is kept in memory.
+const ON_DISK: [&str; 2] = ["--output-file-memory", "1KiB"];
 const WORK: &str = "home/.cache/task-host/work";
 
 /// A disk at a directory of a place that gets full while a host has work to do.
-fn waits_for_room(at: &str, words: &str) {
+fn waits_for_room(at: &str, words: &str, settings: &[&str]) {
     let place = Place::new();
     let disk = SmallDisk::mount(place.path().join(at), MIB);
     place.push("NO_OP");
     let tasks = place.innocent(TASKS);
-    let host = place.watch(&[]);
+    let host = place.watch(settings);
     host.in_one_moment(|| {
         place.submit(&tasks);
         disk.fill();
@@ -33,17 +35,17 @@ fn waits_for_room(at: &str, words: &str) {
 
 #[test]
 fn a_cache_that_is_full() {
-    waits_for_room(CACHE, CACHE);
+    waits_for_room(CACHE, CACHE, &[]);
 }
 
 #[test]
 fn a_work_directory_that_is_full() {
-    waits_for_room(WORK, "No space left");
+    waits_for_room(WORK, "No space left", &ON_DISK);
 }
 
 #[test]
 fn a_bucket_that_is_full() {
-    waits_for_room("bucket", "bucket");
+    waits_for_room("bucket", "bucket", &[]);
 }
 
 #[test]
@@ -100,7 +102,7 @@ fn a_guest_that_hides_a_full_disk() {
     let task =
         |id| misbehaviour(id, &["0_input/a.txt"], json!({"do": "copy", "ignore_errors": true}));
     let output = || place.object("tests/out/0_input/a.txt");
-    let host = place.watch(&[]);
+    let host = place.watch(&ON_DISK);
     // Its input and component are in the cache then, so that only outputs need room.
     place.submit(&[task(0)]);
     eventually("an output", || (place.counts() == (0, 0)).then_some(()));

@@ -157,6 +157,11 @@ impl Root {
         Ok(tmp.insert(made).clone())
     }
 
+    /// The same directory as before, if it was made. It may be gone.
+    pub(super) fn last_tmp(&self) -> Option<Arc<ProcessDir>> {
+        self.tmp.lock().clone()
+    }
+
     /// The directory above `key` that is a dangling link, if any. Its target may be on an unmounted
     /// file system.
     pub(super) fn dangling_link(&self, key: &BucketKey) -> Option<String> {

@@ -1,6 +1,5 @@
 //! Uploads in parts, which are aborted when abandoned, and trial puts.
 
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,9 +10,10 @@ use object_store::path::Path;
 use object_store::{Attributes, MultipartUpload, ObjectStore, PutMode, PutOptions, UpdateVersion};
 use tokio_util::task::TaskTracker;
 
+use super::super::content;
 use super::super::encoding::Gzip;
 use super::super::service_error::{self, FailureKind};
-use super::{BucketError, ObjectBucket, read};
+use super::{BucketError, ObjectBucket};
 use crate::blocking::blocking;
 use crate::key::BucketKey;
 
@@ -47,7 +47,7 @@ impl ObjectBucket {
     pub(super) async fn put_parts(
         &self,
         key: &BucketKey,
-        file: File,
+        content: content::Opened,
         size: u64,
         attributes: Attributes,
     ) -> Result<(), BucketError> {
@@ -58,7 +58,7 @@ impl ObjectBucket {
         let part = PART.max(size.div_ceil(MAX_PARTS - 100));
         let gzip = (!attributes.is_empty()).then(|| Gzip::new(part as usize));
         let mut upload = self.begin(self.writes()?, path, attributes).await?.map_err(failed)?;
-        let mut source = Source { file: Arc::new(file), at: 0, size, part, gzip };
+        let mut source = Source { content, at: 0, size, part, gzip };
         let mut under_way = FuturesUnordered::<object_store::UploadPart>::new();
         while let Some(ready) = source.next().await.map_err(unavailable)? {
             for bytes in ready {
@@ -141,9 +141,9 @@ pub(super) fn no_generation() -> UpdateVersion {
     UpdateVersion { e_tag: None, version: Some("1".to_owned()) }
 }
 
-/// A file as the parts of an upload.
+/// A content as the parts of an upload.
 struct Source {
-    file: Arc<File>,
+    content: content::Opened,
     at: u64,
     size: u64,
     part: u64,
@@ -161,7 +161,7 @@ impl Source {
             let left = blocking(|| gzip.finish()).await?;
             return Ok(Some(left.into_iter().map(Bytes::from).collect()));
         }
-        let bytes = read(self.file.clone(), range).await?;
+        let bytes = self.content.read(range.start, range.end - range.start).await?;
         let Some(mut gzip) = self.gzip.take() else { return Ok(Some(vec![bytes])) };
         let (gzip, parts) = blocking(move || {
             let parts = gzip.feed(&bytes);

@@ -2,12 +2,10 @@
 //! store in memory, and S3, Google Cloud Storage and Azure by servers that speak their
 //! protocols.
 
-use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{Read, Seek, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cap_std::fs::Dir;
 use futures_util::TryStreamExt;
 use object_store::azure::{AzureAccessKey, AzureAuthorizer, AzureCredential};
 use object_store::client::{HttpConnector, HttpRequest, HttpRequestBody, ReqwestConnector};
@@ -19,14 +17,14 @@ use crate::blocking::SMALL;
 use crate::bucket::address::{Service, ServiceAddress};
 use crate::bucket::object::{ObjectBucket, Stores};
 use crate::bucket::transport::Patience;
-use crate::bucket::{Access, Bucket, BucketError, DirBucket, Opened, Version, cloud};
+use crate::bucket::{Access, Bucket, BucketError, Content, DirBucket, Opened, Version, cloud};
 use crate::environment::Environment;
 use crate::key::{BucketKey, Prefix};
+use crate::spill::SpillDir;
 
-/// A bucket with nothing in it, and a directory to put files from.
+/// A bucket with nothing in it.
 pub(super) struct Subject {
     pub(super) bucket: Arc<dyn Bucket>,
-    pub(super) outputs: Dir,
     /// How it was reached, if it is a service's.
     pub(super) access: Option<Access>,
     root: tempfile::TempDir,
@@ -35,14 +33,12 @@ pub(super) struct Subject {
 impl Subject {
     fn new(make: impl FnOnce(&std::path::Path) -> Arc<dyn Bucket>) -> Self {
         let root = tempfile::tempdir().unwrap();
-        std::fs::create_dir(root.path().join("outputs")).unwrap();
-        let outputs = Dir::from_std_file(File::open(root.path().join("outputs")).unwrap());
-        Self { bucket: make(root.path()), outputs, access: None, root }
+        Self { bucket: make(root.path()), access: None, root }
     }
 
     pub(super) async fn put(&self, name: &str, bytes: &[u8]) {
-        self.outputs.write("file", bytes).unwrap();
-        self.bucket.put(&key(name), &self.outputs, &key("file")).await.unwrap();
+        let content = Content::from(bytes.to_vec());
+        self.bucket.put(&key(name), &content, &key("file")).await.unwrap();
     }
 
     pub(super) async fn list(&self, prefix: &str) -> Vec<(String, u64)> {
@@ -214,7 +210,7 @@ macro_rules! suite {
                 a_changed_object_has_another_version
                 an_object_that_is_known_is_not_fetched_again
                 what_is_put_twice_is_the_last_and_never_a_mix
-                a_put_follows_no_link
+                a_file_of_the_host_is_put_as_it_is
                 a_bucket_that_is_there_passes_its_check
                 trying_says_what_can_be_done_and_leaves_nothing
                 what_can_be_put_is_accepted
@@ -347,13 +343,19 @@ async fn what_is_put_twice_is_the_last_and_never_a_mix(subject: Subject) {
     assert!(got == *want, "the bytes of that version and no others");
 }
 
-async fn a_put_follows_no_link(subject: Subject) {
-    let outputs = subject.root.path().join("outputs");
-    std::os::unix::fs::symlink("/etc/passwd", outputs.join("link")).unwrap();
-    let put = subject.bucket.put(&key("out"), &subject.outputs, &key("link")).await;
-    let want = format!("{}: can't put `link`: it is not a file but a link", subject.bucket);
-    assert_eq!(put.unwrap_err().to_string(), want);
-    assert_eq!(subject.list("").await, []);
+async fn a_file_of_the_host_is_put_as_it_is(subject: Subject) {
+    let spill = SpillDir::new(&subject.root.path().join("spill")).unwrap();
+    for size in [0, 100, 2 * SMALL as usize, 17 << 20] {
+        let (file, open) = spill.create().unwrap();
+        let bytes = bytes(size);
+        (&open).write_all(&bytes).unwrap();
+        let content = Content::File { file: Arc::new(file), size: size as u64 };
+        subject.bucket.put(&key("k"), &content, &key("k")).await.unwrap();
+        drop(content);
+        let (_, got) = get(&*subject.bucket, "k").await.unwrap();
+        assert!(got == bytes, "{} bytes came of {size}", got.len());
+    }
+    assert_eq!(std::fs::read_dir(spill.path()).unwrap().count(), 1, "only its lock is left");
 }
 
 async fn a_bucket_that_is_there_passes_its_check(subject: Subject) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::conformance::{Subject, azure, bytes, get, google, key, s3, s3_environment};
 use super::server::{Answer, Request, Server, fetch, object, open, open_with, say};
 use crate::bucket::encoding::gzip;
-use crate::bucket::{Access, Bucket, BucketError, StoredEncoding};
+use crate::bucket::{Access, Bucket, BucketError, Content, StoredEncoding};
 use crate::digest::Digest;
 
 /// The same bucket of a service, reached otherwise.
@@ -129,8 +129,8 @@ async fn outputs_are_compressed_where_that_is_asked_for_and_come_back_as_they_we
         let keeping = again(&subject, |access| access.stored_encoding = StoredEncoding::Keep).await;
         for content in [&small, &large] {
             for file in ["a.json", "a.bin"] {
-                subject.outputs.write(file, content).unwrap();
-                compressing.put(&key("out"), &subject.outputs, &key(file)).await.unwrap();
+                let put = Content::from(content.clone());
+                compressing.put(&key("out"), &put, &key(file)).await.unwrap();
                 let (version, got) = get(&*subject.bucket, "out").await.unwrap();
                 assert!(got == *content, "{name}: {} bytes came of {file}", got.len());
                 assert_eq!(version.size, content.len() as u64, "{name}: {file}");

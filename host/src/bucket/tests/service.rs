@@ -11,7 +11,7 @@ use super::server::{
     Answer, IMPATIENT, SHORT, Server, failed, fetch, object, open, open_within, say, service,
     try_open,
 };
-use crate::bucket::{Access, Bucket, BucketError, cloud};
+use crate::bucket::{Access, Bucket, BucketError, Content, cloud};
 use crate::digest::Digest;
 use crate::key::Prefix;
 
@@ -273,11 +273,9 @@ async fn nothing_is_left_of_an_upload_that_is_given_up() {
     let text = subject.bucket.to_string();
     let name = text.trim_start_matches("s3://").split('/').next().unwrap();
     let uploads = async || ask(&endpoint, "GET", &format!("/{name}?uploads"), "").await;
-    let file = subject.outputs.create("large").unwrap();
-    file.set_len(64 << 20).unwrap();
     {
-        let (target, source) = (key("out"), key("large"));
-        let mut put = subject.bucket.put(&target, &subject.outputs, &source);
+        let (target, content) = (key("out"), Content::from(vec![0; 64 << 20]));
+        let mut put = subject.bucket.put(&target, &content, &target);
         // Dropped when there is an upload to give up.
         let start = Instant::now();
         while !uploads().await.contains("<UploadId>") {
@@ -306,11 +304,8 @@ async fn an_upload_that_is_given_up_while_it_begins_is_aborted_too() {
     })
     .await;
     let bucket = server.s3().await;
-    let root = tempfile::tempdir().unwrap();
-    std::fs::File::create(root.path().join("f")).unwrap().set_len(20 << 20).unwrap();
-    let dir = cap_std::fs::Dir::from_std_file(std::fs::File::open(root.path()).unwrap());
-    let (target, source) = (key("out"), key("f"));
-    let put = bucket.put(&target, &dir, &source);
+    let (target, content) = (key("out"), Content::from(vec![0; 20 << 20]));
+    let put = bucket.put(&target, &content, &target);
     assert!(tokio::time::timeout(Duration::from_millis(50), put).await.is_err());
     bucket.close().await;
     let last = server.seen().pop().unwrap();
@@ -338,10 +333,7 @@ async fn a_folder_that_a_console_made_is_no_object() {
 async fn what_is_uploaded_to_s3_has_a_checksum_that_the_service_verifies() {
     let server = Server::new(|_| Answer::Send(say("200 OK", &[("etag", "\"v\"")], b""))).await;
     let bucket = server.s3().await;
-    let root = tempfile::tempdir().unwrap();
-    std::fs::write(root.path().join("f"), "123456789").unwrap();
-    let dir = cap_std::fs::Dir::from_std_file(std::fs::File::open(root.path()).unwrap());
-    bucket.put(&key("k"), &dir, &key("f")).await.unwrap();
+    bucket.put(&key("k"), &"123456789".into(), &key("f")).await.unwrap();
     let put = server.seen().pop().unwrap();
     assert_eq!(put.method, "PUT");
     assert_eq!(

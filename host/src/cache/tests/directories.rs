@@ -26,17 +26,15 @@ impl Fixture {
         cache
     }
 
-    /// Fetches an object and places it, as a task's input is brought: what is gone is fetched
+    /// Fetches an object and reads it, as a task's input is brought: what is gone is fetched
     /// again. Returns whether it had to be downloaded.
     async fn bring(&self, cache: &Cache, bucket: &Counting, name: &str) -> bool {
-        let _ = self.into.remove_file("in");
         let mut downloaded = false;
         for _ in 0..5 {
             let blob = cache.fetch(bucket, &key(name), NOW).await.unwrap();
             downloaded |= !blob.hit;
-            match cache.place(&blob, &self.into, &key("in"), Sharing::Link).await {
-                Ok(()) => {
-                    let bytes = self.into.read("in").unwrap();
+            match read(cache, &blob) {
+                Ok(bytes) => {
                     assert_eq!(bytes, bucket.object(&key(name)).unwrap().1);
                     return downloaded;
                 }
@@ -111,8 +109,7 @@ async fn a_download_survives_the_removal_of_its_directory() {
         remove(&cache.dir().join(part));
         bucket.gate.as_ref().unwrap().add_permits(2);
         let blob = fetch.await.unwrap();
-        cache.place(&blob, &f.into, &k, Sharing::Copy).await.unwrap();
-        assert_eq!(f.into.read("k").unwrap(), b"bytes");
+        assert_eq!(read(&cache, &blob).unwrap(), b"bytes");
     }
 }
 

@@ -88,43 +88,6 @@ async fn a_try_needs_as_much_room_as_what_failed() {
 }
 
 #[tokio::test]
-async fn a_full_disk_under_a_tasks_directory_is_not_called_the_caches() {
-    let f = fixture();
-    let cache = f.cache(LARGE);
-    let bucket = Counting::default().with("s", vec![7; 9000]).with("l", vec![7; 1 << 20]);
-    let small = cache.fetch(&bucket, &key("s"), NOW).await.unwrap();
-    let large = cache.fetch(&bucket, &key("l"), NOW).await.unwrap();
-    let into = f.root.path().join("work");
-    std::fs::create_dir(&into).unwrap();
-    let disk = Tmpfs::mount(&into, "size=64k");
-    let dir = Dir::from_std_file(File::open(&into).unwrap());
-    let error = cache.place(&large, &dir, &key("d/in"), Sharing::Link).await.unwrap_err();
-    assert!(matches!(error, CacheError::Placing { .. }), "{error}");
-    assert!(error.is_of_this_host());
-    let place = format!("placing an input in {} failed: No space left", into.display());
-    assert!(error.to_string().starts_with(&place), "{error}");
-    // Who looks for the system's error finds it.
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-    while cause.is_some_and(|cause| cause.downcast_ref::<io::Error>().is_none()) {
-        cause = cause.and_then(std::error::Error::source);
-    }
-    assert!(cause.is_some());
-    // Emptying the cache would not help: it is elsewhere. And nothing half is left.
-    assert_eq!(f.blob_files().len(), 2);
-    assert!(!dir.exists("d/in"));
-    disk.wait_until_empty();
-    cache.place(&small, &dir, &key("d/in"), Sharing::Link).await.unwrap();
-    // The same for one that became read-only. A file that is still open for writing elsewhere
-    // keeps it from that for a moment.
-    let remount = || Command::new("mount").args(["-o", "remount,ro"]).arg(&into).output().unwrap();
-    while !remount().status.success() {
-        std::thread::yield_now();
-    }
-    let error = cache.place(&small, &dir, &key("in"), Sharing::Copy).await.unwrap_err();
-    assert!(matches!(error, CacheError::Placing { .. }), "{error}");
-}
-
-#[tokio::test]
 async fn a_cache_whose_file_system_was_unmounted_goes_on_where_it_is_mounted_again() {
     let f = fixture();
     let dir = f.root.path().join("cache");

@@ -4,6 +4,7 @@ mod directory;
 mod shortage;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use bytesize::ByteSize;
 use rustix::process::{Resource, getrlimit};
@@ -11,6 +12,7 @@ use task_host::cache::{self, NotOurs};
 use task_host::config::Config;
 use task_host::fit::{Finding, Level};
 use task_host::sandbox::{self, Confinement, Sandbox};
+use task_host::spill::SpillDir;
 
 use super::super::open_files::{LEAST_FILES, needed};
 use super::super::output;
@@ -78,9 +80,9 @@ fn judge_kernel(confinement: Confinement) -> Finding {
 /// Sets up the sandbox as a run would. Only that tells whether there are enough address space and
 /// threads.
 fn guests(config: &Config) -> Finding {
-    let place = directory::existing(&config.cache.dir);
+    let spill = Arc::new(SpillDir::when_needed(&config.cache.dir.join("work")));
     let tasks = output::count(config.work.parallel as u64, "task");
-    let problem = match Sandbox::new(config.work.parallel, config.task.limits(), place, place) {
+    let problem = match Sandbox::new(config.work.parallel, config.task.limits(), spill) {
         // The threads of the tasks exist meanwhile.
         Ok(_sandbox) => match super::super::ask_for_threads(super::super::base_threads()) {
             Ok(()) => {
@@ -173,16 +175,19 @@ fn memory(config: &Config) -> Option<Finding> {
         );
         return Some(Finding::new(Level::Note, "memory", text).cure("a lower --compile-memory"));
     }
-    let needed = ByteSize(config.task.memory.as_u64().saturating_mul(config.work.parallel as u64));
+    let each = config.task.limits().of_the_host();
+    let needed = ByteSize(each.as_u64().saturating_mul(config.work.parallel as u64));
     (needed > there).then(|| {
         let text = format!(
-            "{} of {} each may use {}, and the machine has {}; the kernel may kill a host that uses more",
+            "{} of {} each, outputs in memory included, may use {}, and the machine has {}; the \
+             kernel may kill a host that uses more",
             output::count(config.work.parallel as u64, "task"),
-            config.task.memory.display().iec(),
+            each.display().iec(),
             needed.display().iec(),
             there.display().iec()
         );
-        Finding::new(Level::Note, "memory", text).cure("a lower --memory or --parallel")
+        Finding::new(Level::Note, "memory", text)
+            .cure("a lower --memory, --output-memory or --parallel")
     })
 }
 

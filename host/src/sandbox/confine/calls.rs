@@ -1,9 +1,8 @@
 //! The system calls that executing a guest takes. Every other one fails with EPERM on the threads
 //! that this filter is put on.
 //!
-//! A file is named only relative to what Landlock allows: the filter can't see names. It can see
-//! numbers, so that times are changed only of what is open, memory never becomes code, and a
-//! thread signals nobody but itself, to abort.
+//! None of them takes a name of a file: a guest's thread gets its files open. The filter can see
+//! numbers, so that memory never becomes code, and a thread signals nobody but itself, to abort.
 
 use std::collections::BTreeMap;
 
@@ -31,21 +30,6 @@ const FREE: &[c_long] = &[
     libc::SYS_lseek,
     libc::SYS_ftruncate,
     libc::SYS_fstat,
-    libc::SYS_fstatfs,
-    libc::SYS_getdents64,
-    // Names.
-    libc::SYS_openat,
-    libc::SYS_openat2,
-    libc::SYS_newfstatat,
-    libc::SYS_statx,
-    libc::SYS_faccessat,
-    libc::SYS_faccessat2,
-    libc::SYS_readlinkat,
-    libc::SYS_mkdirat,
-    libc::SYS_unlinkat,
-    libc::SYS_renameat2,
-    libc::SYS_linkat,
-    libc::SYS_symlinkat,
     // Memory. An instance's first memory comes from an anonymous file.
     libc::SYS_brk,
     libc::SYS_munmap,
@@ -78,28 +62,6 @@ const FREE: &[c_long] = &[
     libc::SYS_exit,
     libc::SYS_exit_group,
 ];
-
-/// The older forms of calls among those, which C libraries still use here.
-#[cfg(target_arch = "x86_64")]
-const OLD: &[c_long] = &[
-    libc::SYS_open,
-    libc::SYS_stat,
-    libc::SYS_lstat,
-    libc::SYS_access,
-    libc::SYS_readlink,
-    libc::SYS_mkdir,
-    libc::SYS_rmdir,
-    libc::SYS_unlink,
-    libc::SYS_rename,
-    libc::SYS_renameat,
-    libc::SYS_link,
-    libc::SYS_symlink,
-];
-#[cfg(target_arch = "aarch64")]
-const OLD: &[c_long] = &[RENAMEAT];
-/// `renameat`, for which the crate `libc` has no name here.
-#[cfg(target_arch = "aarch64")]
-const RENAMEAT: c_long = 38;
 
 /// What is asked of an open file, none of which reaches beyond it.
 const FCNTL: [i32; 8] = [
@@ -141,7 +103,7 @@ fn filter() -> Result<BpfProgram, Error> {
     let not_code = SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64);
 
     let mut rules: BTreeMap<c_long, Vec<SeccompRule>> =
-        FREE.iter().chain(OLD).map(|call| (*call, Vec::new())).collect();
+        FREE.iter().map(|call| (*call, Vec::new())).collect();
     let mut allow = |call, conditions| -> Result<(), Error> {
         rules.entry(call).or_default().push(SeccompRule::new(conditions)?);
         Ok(())
@@ -155,9 +117,6 @@ fn filter() -> Result<BpfProgram, Error> {
     for request in TERMINAL.into_iter().chain([PAGEMAP_SCAN]) {
         allow(libc::SYS_ioctl, vec![int(1, SeccompCmpOp::Eq, request)?])?;
     }
-    // Without a name: the times of what is open.
-    let no_name = SeccompCondition::new(1, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)?;
-    allow(libc::SYS_utimensat, vec![no_name])?;
     let eq = SeccompCmpOp::Eq;
     let of_thread = |n| int(n, eq.clone(), thread);
     allow(

@@ -8,13 +8,13 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use libc::{c_int, c_long};
 
 use super::*;
 
-/// A place with the two directories of a task, and something of somebody else beside them.
+/// A place with files of somebody else, and some that a task is given.
 struct Place {
     root: tempfile::TempDir,
 }
@@ -22,11 +22,9 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
-        for dir in ["inputs", "outputs", "outside"] {
+        for dir in ["given", "outside"] {
             fs::create_dir(root.path().join(dir)).unwrap();
-        }
-        for file in ["inputs/file", "outputs/file", "outside/file"] {
-            fs::write(root.path().join(file), "content").unwrap();
+            fs::write(root.path().join(dir).join("file"), "content").unwrap();
         }
         Self { root }
     }
@@ -34,15 +32,11 @@ impl Place {
     fn path(&self, name: &str) -> PathBuf {
         self.root.path().join(name)
     }
+}
 
-    /// Runs `work` on a thread that is confined to the two directories, as far as can be.
-    fn confined<T: Send>(&self, work: impl FnOnce(Confinement) -> T + Send) -> T {
-        let (inputs, outputs) = (self.path("inputs"), self.path("outputs"));
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| work(confine(&inputs, &outputs)));
-            thread.join().expect("the thread's work")
-        })
-    }
+/// Runs `work` on a thread that is confined, as far as can be.
+fn confined<T: Send>(work: impl FnOnce(Confinement) -> T + Send) -> T {
+    std::thread::scope(|scope| scope.spawn(|| work(confine())).join().expect("the thread's work"))
 }
 
 fn name(path: &Path) -> CString {
@@ -80,13 +74,11 @@ fn the_filter_is_put_on_wherever_the_kernel_has_filters() {
         return;
     }
     // The kernel's own word for it, of the thread while it lives, and not of the others.
-    let place = Place::new();
     let (told, thread) = std::sync::mpsc::channel();
     let (looked, wait) = std::sync::mpsc::channel::<()>();
     std::thread::scope(|scope| {
-        let inputs = place.path("inputs");
         scope.spawn(move || {
-            confine(&inputs, &inputs);
+            confine();
             told.send(call!(libc::SYS_gettid).unwrap()).unwrap();
             wait.recv().unwrap();
         });
@@ -107,7 +99,7 @@ fn what_guests_do_not_need_is_refused() {
     }
     let place = Place::new();
     let outside = name(&place.path("outside/file"));
-    let mine = File::options().read(true).write(true).open(place.path("outputs/file")).unwrap();
+    let mine = File::options().read(true).write(true).open(place.path("given/file")).unwrap();
     let _unix = UnixListener::bind(place.path("outside/socket")).unwrap();
     let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
     let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -117,7 +109,7 @@ fn what_guests_do_not_need_is_refused() {
     let (file, udp, program) = (mine.as_raw_fd(), sender.as_raw_fd(), program.as_raw_fd());
     let other = call!(libc::SYS_gettid).unwrap();
 
-    let refused = place.confined(move |confinement| {
+    let refused = confined(move |confinement| {
         // Without it the calls below would be made.
         assert!(confinement.calls, "there is no filter");
         let none = std::ptr::null::<u8>();
@@ -266,77 +258,84 @@ fn memory() -> Result<c_long, c_int> {
     Ok(memory)
 }
 
+/// With both walls, and by each of the two alone.
 #[test]
-fn nothing_is_opened_or_changed_outside_the_two_directories() {
+fn no_file_is_opened_or_changed_by_its_name() {
     let place = Place::new();
-    let (confinement, outside, inputs) = place.confined(|confinement| {
+    let try_all = || {
         let write = |path: &str| File::options().append(true).open(place.path(path)).map(drop);
-        let outside = [
-            File::open(place.path("outside/file")).map(drop),
-            write("outside/file"),
-            File::create(place.path("outside/new")).map(drop),
-            fs::read_dir(place.path("outside")).map(drop),
-            fs::remove_file(place.path("outside/file")),
-            fs::hard_link(place.path("outside/file"), place.path("outputs/link")),
-            fs::rename(place.path("outside/file"), place.path("outputs/taken")),
-            File::open("/proc/self/mem").map(drop),
-            File::open("/etc/passwd").map(drop),
-        ];
-        let inputs = [
-            write("inputs/file"),
-            fs::remove_file(place.path("inputs/file")),
-            File::create(place.path("inputs/new")).map(drop),
-        ];
-        (confinement, outside, inputs)
-    });
-    if !confinement.files {
-        return;
+        let mut done = Vec::new();
+        for dir in ["given", "outside"] {
+            let (file, new) = (place.path(dir).join("file"), place.path(dir).join("new"));
+            done.extend([
+                File::open(&file).map(drop),
+                write(&format!("{dir}/file")),
+                File::create(&new).map(drop),
+                fs::create_dir(&new),
+                fs::read_dir(place.path(dir)).map(drop),
+                fs::remove_file(&file),
+                fs::hard_link(&file, &new),
+                std::os::unix::fs::symlink(&file, &new),
+                fs::rename(&file, &new),
+            ]);
+        }
+        done.extend(["/proc/self/mem", "/etc/passwd"].map(|path| File::open(path).map(drop)));
+        done
+    };
+    let none = |done: Vec<io::Result<()>>| {
+        for (n, done) in done.iter().enumerate() {
+            assert!(done.is_err(), "number {n} was done");
+        }
+        for dir in ["given", "outside"] {
+            assert_eq!(fs::read(place.path(dir).join("file")).unwrap(), b"content");
+            assert_eq!(fs::read_dir(place.path(dir)).unwrap().count(), 1);
+        }
+    };
+    let (confinement, done) = confined(|confinement| (confinement, try_all()));
+    if confinement.files || confinement.calls {
+        none(done);
     }
-    for (n, done) in outside.iter().chain(&inputs).enumerate() {
-        assert!(done.is_err(), "number {n} was done");
+    let on_a_thread = |rule: &(dyn Fn() -> bool + Sync)| {
+        std::thread::scope(|scope| {
+            scope.spawn(|| rule().then(&try_all)).join().expect("the thread's work")
+        })
+    };
+    for rule in [&|| restrict_files().is_ok_and(|(files, _)| files), &|| restrict_calls().is_ok()]
+        as [&(dyn Fn() -> bool + Sync); 2]
+    {
+        if let Some(done) = on_a_thread(rule) {
+            none(done);
+        }
     }
-    assert_eq!(fs::read(place.path("outside/file")).unwrap(), b"content");
 }
 
 #[test]
 fn what_guests_do_need_still_works() {
     let place = Place::new();
-    let epoch = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
-    place.confined(|_| {
-        let out = |name: &str| place.path("outputs").join(name);
-        let mut input = File::open(place.path("inputs/file")).unwrap();
-        input.read_to_string(&mut String::new()).unwrap();
-        fs::create_dir(out("dir")).unwrap();
-        let mut file = File::create(out("dir/new")).unwrap();
-        file.write_all(b"written").unwrap();
-        file.set_len(3).unwrap();
-        let times = fs::FileTimes::new().set_modified(epoch).set_accessed(epoch);
-        file.set_times(times).unwrap();
-        File::open(out("dir")).unwrap().set_times(times).unwrap();
-        assert_eq!(file.metadata().unwrap().modified().unwrap(), epoch);
-        file.try_clone().unwrap();
-        fs::rename(out("dir/new"), out("moved")).unwrap();
-        std::os::unix::fs::symlink("moved", out("symlink")).unwrap();
-        assert_eq!(fs::read_link(out("symlink")).unwrap(), Path::new("moved"));
-        assert_eq!(fs::read_dir(place.path("outputs")).unwrap().count(), 4);
-        fs::remove_file(out("symlink")).unwrap();
-        fs::remove_dir(out("dir")).unwrap();
+    let mut given = File::options().read(true).write(true).open(place.path("given/file")).unwrap();
+    let text = confined(|_| {
+        let mut text = String::new();
+        given.read_to_string(&mut text).unwrap();
+        given.write_all(b" and more").unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&given, b"C", 0).unwrap();
+        given.set_len(12).unwrap();
         // Memory, waiting, and a panic of the host's own code.
         drop(vec![1_u8; 64 << 20]);
         std::thread::sleep(Duration::from_millis(1));
         let panic = std::panic::catch_unwind(|| std::panic::resume_unwind(Box::new("a panic")));
         assert!(panic.is_err());
+        text
     });
-    assert_eq!(fs::read(place.path("outputs/moved")).unwrap(), b"wri");
+    assert_eq!(text, "content");
+    assert_eq!(fs::read(place.path("given/file")).unwrap(), b"Content and ");
 }
 
 #[test]
 fn a_confined_thread_can_still_end_the_process() {
     const HOW: &str = "TASK_HOST_TEST_ENDS_BY";
-    let place = Place::new();
     let own = "sandbox::confine::tests::a_confined_thread_can_still_end_the_process";
     if let Ok(how) = std::env::var(HOW) {
-        place.confined(|_| match &*how {
+        confined(|_| match &*how {
             "abort" => std::process::abort(),
             "exit" => std::process::exit(7),
             // A bad access of the host's own code: the handler that looks for traps of guests
@@ -372,29 +371,23 @@ fn it_is_said_what_is_in_force() {
         true,
         true,
         true,
-        "keeps tasks to their directories (Landlock and its scopes) and to the system calls they \
-         need (seccomp)",
+        "keeps tasks from all files (Landlock and its scopes) and to the system calls they need \
+         (seccomp)",
     );
     check(
         true,
         false,
         false,
-        "keeps tasks to their directories (Landlock); does not filter their system calls (no \
-         seccomp)",
+        "keeps tasks from all files (Landlock); does not filter their system calls (no seccomp)",
     );
     check(
         false,
         false,
         true,
-        "keeps tasks to the system calls they need (seccomp), not to their directories (no \
-         Landlock): inputs are copied for each",
+        "keeps tasks to the system calls they need, none of which opens a file (seccomp; no \
+         Landlock)",
     );
-    check(
-        false,
-        false,
-        false,
-        "does not confine tasks (no Landlock, no seccomp): inputs are copied for each",
-    );
+    check(false, false, false, "does not confine tasks (no Landlock, no seccomp)");
     let full = Confinement { files: true, scopes: true, calls: true };
     let half = Confinement { scopes: false, ..full };
     assert_eq!(Confinement::of_all([full, half]), half, "the weakest thread counts");

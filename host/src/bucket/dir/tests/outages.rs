@@ -58,8 +58,7 @@ fn outage<T: fmt::Debug>(result: Result<T, BucketError>) -> (String, Option<Errn
 }
 
 async fn put(f: &Fixture, text: &str) -> Result<(), BucketError> {
-    f.outputs.write("file", "new").unwrap();
-    f.bucket.put(&key(text), &f.outputs, &key("file")).await
+    f.bucket.put(&key(text), &"new".into(), &key("file")).await
 }
 
 /// Everything that a bucket is asked fails like this.
@@ -89,11 +88,9 @@ async fn works(f: &Fixture) {
     put(f, "d/out").await.unwrap();
     assert_eq!(std::fs::read(f.path.join("d/out")).unwrap(), b"new");
     // By a copy as well, whose place is made anew.
-    let from = tempfile::tempdir_in("/dev/shm").unwrap();
-    std::fs::write(from.path().join("file"), "copied").unwrap();
-    let dir = Dir::from_std_file(File::open(from.path()).unwrap());
-    f.bucket.put(&key("d/copied"), &dir, &key("file")).await.unwrap();
-    assert_eq!(std::fs::read(f.path.join("d/copied")).unwrap(), b"copied");
+    let copied = vec![7; 2 * SMALL as usize];
+    f.bucket.put(&key("d/copied"), &copied.clone().into(), &key("file")).await.unwrap();
+    assert!(std::fs::read(f.path.join("d/copied")).unwrap() == copied);
     f.bucket.sync().await.unwrap();
     assert_eq!(list(&f.bucket, &Prefix::root()).await.len(), 3);
 }
@@ -244,9 +241,8 @@ async fn a_full_disk_is_named_and_tried_with_what_did_not_fit() {
     let _mounted = Mounted::small(&f.path);
     fill(&f.path, 64 << 10);
     f.bucket.try_put(&key("d/out")).await.unwrap();
-    // The fixture's outputs are on another file system.
-    f.outputs.write("file", vec![7; 200 << 10]).unwrap();
-    let (text, errno) = outage(f.bucket.put(&key("d/out"), &f.outputs, &key("file")).await);
+    let content = Content::from(vec![7; 200 << 10]);
+    let (text, errno) = outage(f.bucket.put(&key("d/out"), &content, &key("file")).await);
     let want = format!("free some space, or inodes, on the file system of {}/d", f.path.display());
     assert!(text.contains(&want), "{text}");
     assert_eq!(errno, Some(Errno::NOSPC));
@@ -254,7 +250,7 @@ async fn a_full_disk_is_named_and_tried_with_what_did_not_fit() {
     assert_eq!(outage(f.bucket.try_put(&key("d/out")).await).1, Some(Errno::NOSPC));
     std::fs::remove_file(f.path.join("ballast")).unwrap();
     f.bucket.try_put(&key("d/out")).await.unwrap();
-    f.bucket.put(&key("d/out"), &f.outputs, &key("file")).await.unwrap();
+    f.bucket.put(&key("d/out"), &content, &key("file")).await.unwrap();
     assert_eq!(list(&f.bucket, &Prefix::root()).await, [("d/out".to_owned(), 200 << 10)]);
 }
 

@@ -1,0 +1,80 @@
+//! The thread that opens files for the threads of guests.
+//!
+//! The kernel's rules let a guest's thread open nothing. It gets what it needs as an open file:
+//! an input that is too large for memory, or a file for an output that is.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use crate::spill::{SpillDir, SpilledFile};
+
+/// What an input's bytes are read from.
+pub trait Source: Send + Sync {
+    /// The open file, where that takes no call.
+    fn opened(&self) -> Option<Arc<File>> {
+        None
+    }
+
+    /// Opens the file for reading.
+    ///
+    /// # Errors
+    /// When the file system refuses. That is never the task's fault.
+    fn open(&self) -> io::Result<Arc<File>>;
+}
+
+type Errand = Box<dyn FnOnce(&SpillDir) + Send>;
+
+/// A handle on the thread, which ends with the last of them.
+#[derive(Clone)]
+pub(super) struct Disk(flume::Sender<Errand>);
+
+impl Disk {
+    /// Starts the thread.
+    pub(super) fn start(spill: Arc<SpillDir>) -> io::Result<Self> {
+        let (errands, queue) = flume::unbounded::<Errand>();
+        std::thread::Builder::new().name("disk".to_owned()).spawn(move || {
+            for errand in queue {
+                errand(&spill);
+            }
+        })?;
+        Ok(Self(errands))
+    }
+
+    /// Creates a file for a large output.
+    pub(super) fn create(&self) -> io::Result<(Arc<SpilledFile>, Arc<File>)> {
+        self.wait(|spill| spill.create().map(|(file, open)| (Arc::new(file), Arc::new(open))))
+    }
+
+    /// Opens a large output again.
+    pub(super) fn open(&self, file: &Arc<SpilledFile>) -> io::Result<Arc<File>> {
+        let file = file.clone();
+        self.wait(move |_| file.open().map(Arc::new))
+    }
+
+    /// Opens an input.
+    pub(super) fn open_input(&self, source: &Arc<dyn Source>) -> io::Result<Arc<File>> {
+        if let Some(open) = source.opened() {
+            return Ok(open);
+        }
+        let source = source.clone();
+        self.wait(move |_| source.open())
+    }
+
+    /// Removes an output's file, if nobody else has it.
+    pub(super) fn remove(&self, file: Arc<SpilledFile>) {
+        // Without the thread it is removed here.
+        let _ = self.0.send(Box::new(move |_| drop(file)));
+    }
+
+    fn wait<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&SpillDir) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let (reply, answer) = flume::bounded(1);
+        let errand: Errand = Box::new(move |spill| drop(reply.send(work(spill))));
+        let gone = || io::Error::other("the host's thread for files has ended");
+        self.0.send(errand).map_err(|_| gone())?;
+        answer.recv().map_err(|_| gone())?
+    }
+}

@@ -1,0 +1,112 @@
+//! The times and numbers of files: those of the task, and nothing of the host's own.
+
+use std::hash::{BuildHasher, RandomState};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+
+use super::types::{Datetime, DescriptorStat, DescriptorType, MetadataHashValue, NewTimestamp};
+
+/// The time as files show it, which never goes back.
+pub(super) struct Clock {
+    /// When the instance was made. When an input was stored or last read would tell of other
+    /// tasks.
+    started: Datetime,
+    last: Mutex<Datetime>,
+}
+
+impl Clock {
+    pub(super) fn start() -> Self {
+        let started = system();
+        Self { started, last: Mutex::new(started) }
+    }
+
+    pub(super) fn started(&self) -> Datetime {
+        self.started
+    }
+
+    pub(super) fn now(&self) -> Datetime {
+        let mut last = self.last.lock();
+        let now = system();
+        if (now.seconds, now.nanoseconds) > (last.seconds, last.nanoseconds) {
+            *last = now;
+        }
+        *last
+    }
+}
+
+fn system() -> Datetime {
+    // A clock that is before 1970 is no reason to fail.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Datetime { seconds: now.as_secs(), nanoseconds: now.subsec_nanos() }
+}
+
+/// The times of one file or directory.
+#[derive(Clone, Copy)]
+pub(super) struct Times {
+    accessed: Datetime,
+    modified: Datetime,
+    changed: Datetime,
+}
+
+impl Times {
+    pub(super) fn all(at: Datetime) -> Self {
+        Self { accessed: at, modified: at, changed: at }
+    }
+
+    pub(super) fn was_modified(&mut self, now: Datetime) {
+        (self.modified, self.changed) = (now, now);
+    }
+
+    pub(super) fn was_changed(&mut self, now: Datetime) {
+        self.changed = now;
+    }
+
+    /// False when a time has more than a second of nanoseconds.
+    pub(super) fn set(
+        &mut self,
+        accessed: NewTimestamp,
+        modified: NewTimestamp,
+        now: Datetime,
+    ) -> bool {
+        let is_valid = |new: &NewTimestamp| !matches!(new, NewTimestamp::Timestamp(at) if at.nanoseconds >= 1_000_000_000);
+        if !is_valid(&accessed) || !is_valid(&modified) {
+            return false;
+        }
+        for (time, new) in [(&mut self.accessed, accessed), (&mut self.modified, modified)] {
+            match new {
+                NewTimestamp::NoChange => {}
+                NewTimestamp::Now => *time = now,
+                NewTimestamp::Timestamp(at) => *time = at,
+            }
+        }
+        self.changed = now;
+        true
+    }
+
+    pub(super) fn stat(&self, kind: DescriptorType, size: u64) -> DescriptorStat {
+        DescriptorStat {
+            type_: kind,
+            link_count: 1,
+            size,
+            data_access_timestamp: Some(self.accessed),
+            data_modification_timestamp: Some(self.modified),
+            status_change_timestamp: Some(self.changed),
+        }
+    }
+}
+
+/// Numbers of files, which differ between instances.
+pub(super) struct Numbers(RandomState);
+
+impl Numbers {
+    pub(super) fn new() -> Self {
+        Self(RandomState::new())
+    }
+
+    /// The number of the file `id`, which it keeps whatever is done to it.
+    pub(super) fn of(&self, id: u64) -> MetadataHashValue {
+        let lower = self.0.hash_one(id);
+        MetadataHashValue { lower, upper: self.0.hash_one(lower) }
+    }
+}

@@ -1,0 +1,223 @@
+//! Files for outputs that are too large for the host's memory.
+//!
+//! They have names in a directory of this process, and not only descriptors: a task may leave
+//! thousands of large outputs, and a process may have few files open. A file is removed when
+//! nobody needs it; the directory goes with the process, also when the process is killed.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use parking_lot::RwLock;
+use rustix::fs::{AtFlags, Mode, OFlags, fstat, openat, stat, unlinkat};
+use rustix::io::Errno;
+
+use crate::ownership;
+use crate::process_dir::ProcessDir;
+use crate::shortage;
+
+/// A directory of this process for such files.
+#[derive(Debug)]
+pub struct SpillDir {
+    root: PathBuf,
+    home: RwLock<Option<Arc<ProcessDir>>>,
+    names: AtomicU64,
+}
+
+/// A file in a [`SpillDir`]. Dropping it removes it, unless it was moved away.
+#[derive(Debug)]
+pub struct SpilledFile {
+    home: Arc<ProcessDir>,
+    name: String,
+    is_moved: AtomicBool,
+}
+
+/// The directory for large outputs could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "work directory {root}: making a directory for this process failed: {source}; the host needs \
+     to create directories there"
+)]
+pub struct SpillError {
+    root: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+impl SpillDir {
+    /// Removes what dead processes left below `root`, and makes a directory for this one.
+    ///
+    /// # Errors
+    /// When the host can't create directories there, or somebody else could too.
+    pub fn new(root: &Path) -> Result<Self, SpillError> {
+        let spill = Self::when_needed(root);
+        match spill.renew(None) {
+            Ok(_) => Ok(spill),
+            Err(source) => Err(SpillError { root: root.to_owned(), source }),
+        }
+    }
+
+    /// The same, but nothing is made or removed before the first file is.
+    pub fn when_needed(root: &Path) -> Self {
+        Self { root: root.to_owned(), home: RwLock::default(), names: AtomicU64::new(0) }
+    }
+
+    /// Where the directory of this process is, or will be.
+    pub fn path(&self) -> PathBuf {
+        let home = self.home.read();
+        home.as_ref().map_or(&*self.root, |home| home.path()).to_owned()
+    }
+
+    /// Creates an empty file. Makes the directory again if somebody removed it.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn create(&self) -> io::Result<(SpilledFile, File)> {
+        let home = match self.home.read().clone() {
+            Some(home) => home,
+            None => self.renew(None)?,
+        };
+        match self.create_in(&home) {
+            Err(Errno::NOENT | Errno::STALE) => Ok(self.create_in(&self.renew(Some(&home))?)?),
+            created => Ok(created?),
+        }
+    }
+
+    fn create_in(&self, home: &Arc<ProcessDir>) -> Result<(SpilledFile, File), Errno> {
+        let name = self.names.fetch_add(1, Relaxed).to_string();
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = openat(home.dir(), &*name, flags, Mode::from_raw_mode(0o666))?;
+        let is_moved = AtomicBool::new(false);
+        Ok((SpilledFile { home: home.clone(), name, is_moved }, file.into()))
+    }
+
+    /// Makes the directory, in the place of one that is gone.
+    fn renew(&self, gone: Option<&Arc<ProcessDir>>) -> io::Result<Arc<ProcessDir>> {
+        let mut home = self.home.write();
+        if let Some(there) = &*home
+            && !gone.is_some_and(|gone| Arc::ptr_eq(there, gone))
+        {
+            return Ok(there.clone());
+        }
+        ownership::make(&self.root, &[])?;
+        let made = Arc::new(ProcessDir::claim(&self.root)?);
+        if gone.is_some() {
+            tracing::warn!(
+                "the work directory {} was gone; the host made it again",
+                self.root.display()
+            );
+        }
+        Ok(home.insert(made).clone())
+    }
+
+    /// Checks that this process can open some more files: as many as a task needs.
+    ///
+    /// # Errors
+    /// The system's, with the cure in words.
+    pub fn try_descriptors(&self) -> Result<(), String> {
+        match &*self.home.read() {
+            Some(home) => shortage::try_descriptors(home.dir()),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks that a file can be created here and takes `bytes` of data.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn try_out(&self, bytes: usize) -> io::Result<()> {
+        let (_file, mut open) = self.create()?;
+        io::Write::write_all(&mut open, &vec![0; bytes])
+    }
+}
+
+impl AsFd for SpilledFile {
+    /// The directory that the file is in.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.home.dir().as_fd()
+    }
+}
+
+impl SpilledFile {
+    /// Its name in its directory.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Opens it for reading and writing.
+    ///
+    /// # Errors
+    /// When the file system refuses, or somebody removed the file.
+    pub fn open(&self) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(openat(self, &*self.name, flags, Mode::empty())?.into())
+    }
+
+    /// Takes note that the file has another name now.
+    pub fn was_moved(&self) {
+        self.is_moved.store(true, Relaxed);
+    }
+
+    /// The file system that it is in.
+    ///
+    /// # Errors
+    /// When the directory can't be looked at.
+    pub fn device(&self) -> Result<u64, Errno> {
+        fstat(self).map(|stat| stat.st_dev)
+    }
+
+    /// True when somebody removed the directory that it is in, or put another in its place.
+    pub fn is_lost(&self) -> bool {
+        let same = |open: &OwnedFd| {
+            let (ours, there) = (fstat(open).ok()?, stat(self.home.path()).ok()?);
+            Some((ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino))
+        };
+        !self.is_moved.load(Relaxed) && same(self.home.dir()) != Some(true)
+    }
+}
+
+impl Drop for SpilledFile {
+    fn drop(&mut self) {
+        if !*self.is_moved.get_mut() {
+            // Somebody else may have removed it.
+            let _ = unlinkat(&*self, &*self.name, AtFlags::empty());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_goes_with_its_last_user_and_the_directory_with_its_process() {
+        let root = tempfile::tempdir().unwrap();
+        let spill = SpillDir::new(root.path()).unwrap();
+        let (first, _) = spill.create().unwrap();
+        let (second, _) = spill.create().unwrap();
+        let home = spill.path();
+        let names = || std::fs::read_dir(&home).unwrap().count();
+        assert_eq!(names(), 3, "two files and the lock");
+        std::fs::rename(home.join(second.name()), root.path().join("moved")).unwrap();
+        second.was_moved();
+        drop((first, second));
+        assert_eq!(names(), 1);
+        assert!(root.path().join("moved").exists());
+        drop(spill);
+        assert!(!home.exists());
+    }
+
+    #[test]
+    fn a_directory_that_is_removed_is_made_again() {
+        let root = tempfile::tempdir().unwrap();
+        let spill = SpillDir::new(&root.path().join("work")).unwrap();
+        let (lost, _) = spill.create().unwrap();
+        std::fs::remove_dir_all(root.path().join("work")).unwrap();
+        let (kept, _) = spill.create().unwrap();
+        assert!(lost.is_lost() && !kept.is_lost());
+        assert!(lost.open().is_err() && kept.open().is_ok());
+    }
+}
