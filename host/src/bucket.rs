@@ -33,7 +33,6 @@ use self::transport::Patience;
 use crate::environment::Environment;
 use crate::key::{BucketKey, Prefix};
 
-pub(crate) use crate::blocking::blocking;
 pub use address::{Address, AddressError};
 pub use content::Content;
 pub use dir::{DirBucket, DirSync};

@@ -7,16 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags, RawDir, SeekFrom, openat, seek};
 use rustix::io::Errno;
 
-#[cfg(test)]
-thread_local! {
-    /// How many directories this thread has opened.
-    pub(crate) static OPENED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
-}
-
 /// Opens a directory. A link is an error.
 pub(crate) fn open_dir(at: impl AsFd, path: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
-    #[cfg(test)]
-    OPENED.with(|opened| opened.set(opened.get() + 1));
     openat(
         at,
         path,

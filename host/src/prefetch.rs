@@ -15,7 +15,8 @@ use futures_util::stream::{self, FuturesUnordered, StreamExt, TryStreamExt};
 use tokio::sync::SemaphorePermit;
 
 use crate::ahead::Ahead;
-use crate::bucket::{self, Bucket, BucketError, Version};
+use crate::blocking::blocking;
+use crate::bucket::{Bucket, BucketError, Version};
 use crate::cache::{Blob, Cache, CacheError};
 use crate::key::{BucketKey, Prefix};
 use crate::sandbox::{Input, InputContent, Source};
@@ -119,7 +120,7 @@ impl Prefetch {
             distinct(inputs)?
         } else {
             let inputs = inputs.to_vec();
-            bucket::blocking(move || distinct(&inputs)).await?
+            blocking(move || distinct(&inputs)).await?
         };
         // All sizes are known before anything is fetched: two tasks that each held a part of
         // the bytes they need would wait for each other.

@@ -9,7 +9,8 @@ use std::task::Poll;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
-use crate::bucket::{self, Bucket, BucketError, Content};
+use crate::blocking::blocking;
+use crate::bucket::{Bucket, BucketError, Content};
 use crate::key::{BucketKey, MAX_KEY_BYTES, Prefix, lowercase};
 use crate::plain;
 use crate::sandbox::Output;
@@ -87,7 +88,7 @@ impl Outputs {
             let keys = keys(&all, &base, protected.as_ref())?;
             Ok((all, keys))
         };
-        let (all, keys) = if is_short { check()? } else { bucket::blocking(check).await? };
+        let (all, keys) = if is_short { check()? } else { blocking(check).await? };
         let mut turns = Turns::begin();
         // A single output needs no look before it is put. The keys can't be in each other's
         // way: they come from files of one directory.

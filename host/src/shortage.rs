@@ -44,23 +44,6 @@ pub fn is_of_the_process(errno: Errno) -> bool {
     matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM)
 }
 
-/// True for a failure of a whole file system or its disk.
-pub fn is_of_a_disk(errno: Errno) -> bool {
-    matches!(
-        errno,
-        Errno::NOSPC
-            | Errno::DQUOT
-            | Errno::ROFS
-            | Errno::IO
-            | Errno::STALE
-            | Errno::NOTCONN
-            | Errno::HOSTDOWN
-            | Errno::NODEV
-            | Errno::NXIO
-            | Errno::TIMEDOUT
-    )
-}
-
 /// True when a part of the disk can't be read, or its checksum is wrong.
 pub fn is_damage(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::IO | Errno::BADMSG | Errno::UCLEAN))

@@ -10,7 +10,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, SemaphorePermit};
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use crate::bucket;
+use crate::blocking::blocking;
 use crate::catalog::{CatalogError, Ready};
 use crate::digest::Digest;
 use crate::failure::Failure;
@@ -312,7 +312,7 @@ async fn decode(message: &Message) -> Result<Task, DecodeError> {
         return message.task();
     }
     let message = message.clone();
-    bucket::blocking(move || message.task()).await
+    blocking(move || message.task()).await
 }
 
 fn not_found(services: &Services, error: CatalogError) -> Failure {
