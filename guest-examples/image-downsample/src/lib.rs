@@ -16,7 +16,7 @@ const LARGEST_FACTOR: usize = 64;
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Options {
+pub(crate) struct Options {
     /// The number of pixels that become one, in each direction.
     factor: usize,
     /// The prefix of the outputs' keys.
@@ -30,7 +30,7 @@ impl Default for Options {
 }
 
 #[derive(Default)]
-struct Downsample {
+pub(crate) struct Downsample {
     options: Options,
 }
 
