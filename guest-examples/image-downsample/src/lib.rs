@@ -3,6 +3,10 @@
 //! `{"factor": 2, "output": "1_downsampled"}`.
 
 mod average;
+mod png;
+mod unfilter;
+
+use std::io::Cursor;
 
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{DynamicImage, ImageReader};
@@ -77,7 +81,11 @@ task_host_sdk::export!(Downsample);
 
 /// Detects the format from the contents and ignores the key's extension.
 fn decode(input: &Input) -> Result<DynamicImage> {
-    let reader = ImageReader::new(input.open()?).with_guessed_format()?;
+    let file = input.read()?;
+    if let Some(image) = png::read(&file) {
+        return Ok(image);
+    }
+    let reader = ImageReader::new(Cursor::new(file)).with_guessed_format()?;
     reader.decode().with_context(|| format!("{input} can't be read as PNG or JPEG"))
 }
 
@@ -114,7 +122,6 @@ fn shrink(image: DynamicImage, factor: usize) -> Result<DynamicImage> {
 mod tests {
     use super::*;
     use image::{GrayImage, ImageFormat, Luma, RgbImage};
-    use std::io::Cursor;
     use task_host_sdk::testing::Sandbox;
 
     fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
