@@ -250,6 +250,12 @@ mod tests {
             damaged[at] ^= 0x20;
             assert_eq!(read(&damaged), None, "byte {at}");
         }
+        // The `image` crate ignores a damaged comment.
+        let mut commented = file.clone();
+        let end_chunk = file.len() - 12;
+        commented.splice(end_chunk..end_chunk, *b"\0\0\0\x04tEXta\0bc????");
+        assert_eq!(read(&commented), None);
+        assert_eq!(image::load_from_memory(&commented).unwrap(), image);
         let mut jpeg = Cursor::new(Vec::new());
         image.to_rgb8().write_to(&mut jpeg, ImageFormat::Jpeg).unwrap();
         assert_eq!(read(&jpeg.into_inner()), None);
