@@ -26,7 +26,9 @@ const WAKE: &str = "write (wakes a thread)";
 /// a wait in the other, if the other had nothing else to do. Measured: 3 to 6.
 const MOST_WAITS: f64 = 12.0;
 
-/// Checks the calls per task of both numbers of slots. `most` does not include [`WAITS`].
+/// Checks the calls per task with one slot and with two. `most` does not include [`WAITS`]. It is less
+/// than one call above what is measured, so that one call more fails. The difference is for calls
+/// that a host makes at certain times, which are more on a slow machine.
 #[track_caller]
 fn at_most(most: f64, inputs: usize) {
     for parallel in ["1", "2"] {
@@ -132,10 +134,10 @@ fn is_of_eight_bytes(arguments: &str) -> bool {
 
 #[test]
 fn a_task_that_does_nothing_makes_few_system_calls() {
-    at_most(19.5, 0);
+    at_most(19.9, 0);
 }
 
 #[test]
 fn a_task_with_a_small_input_and_output_makes_few_system_calls() {
-    at_most(57.5, 1);
+    at_most(56.3, 1);
 }
