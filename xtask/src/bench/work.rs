@@ -35,6 +35,7 @@ pub(super) enum Task {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cores {
     One,
+    First(usize),
     All,
 }
 
@@ -46,6 +47,17 @@ pub(super) struct Run {
     pub(super) rate: f64,
     /// The peak memory.
     pub(super) peak_bytes: u64,
+}
+
+/// A `host run` that has ended.
+pub(super) struct Ran {
+    pub(super) summary: Value,
+    /// From the start of the program to its end.
+    pub(super) seconds: f64,
+    pub(super) peak_bytes: u64,
+    /// Bytes of the pages that the process changed in files on a disk, as `write_bytes` of
+    /// `/proc/PID/io`. The kernel writes whole pages, and needs more for its own metadata.
+    pub(super) written_bytes: u64,
 }
 
 /// A directory on the measured file system. Dropping this removes it.
@@ -72,16 +84,29 @@ impl Work {
         Ok(work)
     }
 
-    fn host(&self, args: &[&str], cores: Cores) -> Command {
-        let mut command = match cores {
-            Cores::All => Command::new(&self.host),
-            Cores::One => {
-                let mut command = Command::new("taskset");
-                command.args(["--cpu-list", "0"]).arg(&self.host);
-                command
-            }
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// A program that works in this directory.
+    pub(super) fn command(&self, program: &Path, cores: Cores) -> Command {
+        let on = |cores: usize| {
+            let mut command = Command::new("taskset");
+            command.args(["--cpu-list", &format!("0-{}", cores - 1)]).arg(program);
+            command
         };
-        command.args(args).current_dir(&self.dir).stdin(Stdio::null());
+        let mut command = match cores {
+            Cores::All => Command::new(program),
+            Cores::One => on(1),
+            Cores::First(cores) => on(cores),
+        };
+        command.current_dir(&self.dir).stdin(Stdio::null());
+        command
+    }
+
+    fn host(&self, args: &[&str], cores: Cores) -> Command {
+        let mut command = self.command(&self.host, cores);
+        command.args(args);
         command
     }
 
@@ -120,14 +145,25 @@ impl Work {
         args: &[&str],
         cores: Cores,
     ) -> anyhow::Result<Value> {
+        self.fill(task, count)?;
+        Ok(self.run(count, args, cores)?.summary)
+    }
+
+    /// Puts tasks into an empty queue, and makes their inputs.
+    pub(super) fn fill(&self, task: Task, count: usize) -> anyhow::Result<()> {
+        self.prepare(task, count)?;
+        self.submit()?;
+        sync()
+    }
+
+    /// Writes tasks to `tasks.jsonl`, and makes their inputs.
+    pub(super) fn prepare(&self, task: Task, count: usize) -> anyhow::Result<()> {
         self.clear()?;
         if task == Task::Copy {
             self.make_inputs(count)?;
         }
         self.write_lines(count, |id| message(task, id))?;
-        self.submit()?;
-        sync()?;
-        Ok(self.run(count, args, cores)?.0)
+        sync()
     }
 
     /// `host run` over the first `count` of `length` no-ops.
@@ -137,7 +173,8 @@ impl Work {
         self.submit()?;
         sync()?;
         let run = |count: usize| {
-            let (summary, peak_bytes) = self.run(count, &["--parallel", "1"], Cores::All)?;
+            let Ran { summary, peak_bytes, .. } =
+                self.run(count, &["--parallel", "1"], Cores::All)?;
             let done = summary["done"].as_f64().context("`done` of the summary")?;
             let seconds = summary["seconds"].as_f64().context("`seconds` of the summary")?;
             anyhow::Ok((done, seconds, peak_bytes))
@@ -224,8 +261,8 @@ impl Work {
         }
     }
 
-    /// Runs `count` tasks; returns the summary and the peak memory in bytes.
-    fn run(&self, count: usize, args: &[&str], cores: Cores) -> anyhow::Result<(Value, u64)> {
+    /// Runs `count` tasks of the queue.
+    pub(super) fn run(&self, count: usize, args: &[&str], cores: Cores) -> anyhow::Result<Ran> {
         let count = count.to_string();
         let longest = format!("{}ms", LONGEST.as_millis());
         // Not until the queue is empty, because noticing that takes time.
@@ -243,27 +280,29 @@ impl Work {
             "--for",
             &longest,
         ];
+        let start = Instant::now();
         let mut child = self
             .host(&[&fixed, args].concat(), cores)
             .stdout(fs::File::create(self.dir.join("summary"))?)
             .stderr(fs::File::create(self.dir.join("log"))?)
             .spawn()
             .context("host run")?;
-        let status = format!("/proc/{}/status", child.id());
+        let file = |name: &str| fs::read_to_string(format!("/proc/{}/{name}", child.id()));
         let mut peak_bytes = 0;
-        let ended = loop {
-            // The file vanishes with the process, so the last successful read counts.
-            if let Ok(status) = fs::read_to_string(&status) {
-                peak_bytes = peak_of(&status).unwrap_or(peak_bytes);
-            }
-            if let Some(ended) = child.try_wait()? {
-                break ended;
+        loop {
+            // A process that has ended has no memory left, so the last value counts.
+            peak_bytes = peak_of(&file("status")?).unwrap_or(peak_bytes);
+            if has_ended(&file("stat")?) {
+                break;
             }
             std::thread::sleep(Duration::from_millis(10));
-        };
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        let written_bytes = written_of(&file("io")?).context("`write_bytes` of the host")?;
+        let ended = child.wait()?;
         ensure!(ended.success(), "host run: {ended}: {}", self.log());
         let summary = serde_json::from_slice(&fs::read(self.dir.join("summary"))?)?;
-        Ok((summary, peak_bytes))
+        Ok(Ran { summary, seconds, peak_bytes, written_bytes })
     }
 
     fn python(&self, what: &str, count: usize, bars: Bars) -> anyhow::Result<f64> {
@@ -282,7 +321,7 @@ impl Work {
         Ok(String::from_utf8(output.stdout)?.trim().parse()?)
     }
 
-    fn submit(&self) -> anyhow::Result<()> {
+    pub(super) fn submit(&self) -> anyhow::Result<()> {
         let output = self
             .host(&["submit", "--fq", "./queue", "--progress", "never", "tasks.jsonl"], Cores::All)
             .output()?;
@@ -295,7 +334,11 @@ impl Work {
         Ok(())
     }
 
-    fn write_lines(&self, count: usize, line: impl Fn(usize) -> Value) -> anyhow::Result<()> {
+    pub(super) fn write_lines(
+        &self,
+        count: usize,
+        line: impl Fn(usize) -> Value,
+    ) -> anyhow::Result<()> {
         let mut file = std::io::BufWriter::new(fs::File::create(self.dir.join("tasks.jsonl"))?);
         for id in 0..count {
             writeln!(file, "{}", line(id))?;
@@ -314,7 +357,7 @@ impl Work {
     }
 
     /// Removes what a run left, except compiled components.
-    fn clear(&self) -> anyhow::Result<()> {
+    pub(super) fn clear(&self) -> anyhow::Result<()> {
         for part in ["queue", "queue-errors", "bucket/data"] {
             remove(&self.dir.join(part))?;
         }
@@ -350,13 +393,23 @@ fn remove(path: &Path) -> anyhow::Result<()> {
 }
 
 /// Waits for earlier writes, which would otherwise slow down the measurement.
-fn sync() -> anyhow::Result<()> {
+pub(super) fn sync() -> anyhow::Result<()> {
     crate::command::capture(&mut Command::new("sync")).map(drop)
 }
 
 fn peak_of(status: &str) -> Option<u64> {
     let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(kib.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
+}
+
+fn written_of(io: &str) -> Option<u64> {
+    io.lines().find_map(|line| line.strip_prefix("write_bytes:"))?.trim().parse().ok()
+}
+
+/// Whether a process has ended and nobody has waited for it, by its `/proc/PID/stat`.
+fn has_ended(stat: &str) -> bool {
+    // The program's name, in parentheses, may contain anything.
+    stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
 }
 
 fn message(task: Task, id: usize) -> Value {
