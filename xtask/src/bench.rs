@@ -9,6 +9,7 @@ mod scaling;
 mod series;
 mod sqs;
 mod table;
+mod used;
 mod work;
 
 use std::fs;
@@ -63,9 +64,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
     let python = setup::python(project)?;
     build::guests(project)?;
     let host = build::host(project, Profile::Release)?;
-    let guests = project.target.join("guests");
-    let guest = guests.join("NO_OP.wasm");
-    let limits = build::bench(project, "scaling")?;
+    let guest = project.target.join("guests/NO_OP.wasm");
 
     let results = project.target.join("bench");
     fs::create_dir_all(&results)?;
@@ -91,9 +90,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
             .with_context(|| format!("cannot measure {}", parent.display()))?;
         let file_system = machine::file_system(parent)?;
         println!("\n{}: {file_system}", parent.display());
-        let only = options.only.clone();
-        let (limits, guests) = (limits.clone(), guests.clone());
-        let mut bench = Bench { work, counts, rounds, only, limits, guests };
+        let mut bench = Bench { project, work, counts, rounds, only: options.only.clone() };
         let (tables, values) = bench.everything()?;
         report += &format!("\n## {file_system}\n\n{tables}");
         raw.push(json!({"file_system": file_system, "results": values}));
@@ -123,15 +120,12 @@ fn show(path: &Path) -> String {
 }
 
 /// The measurements on one file system.
-struct Bench {
+struct Bench<'a> {
+    project: &'a Project,
     work: Work,
     counts: Counts,
     rounds: usize,
     only: Option<String>,
-    /// The program that measures the limits of scaling.
-    limits: PathBuf,
-    /// The directory with the components.
-    guests: PathBuf,
 }
 
 /// Does some work, and returns tasks per second.
@@ -164,12 +158,12 @@ impl Race<'_> {
     }
 }
 
-impl Bench {
+impl<'a> Bench<'a> {
     fn everything(&mut self) -> anyhow::Result<(String, Value)> {
         let mut text = String::new();
         let mut values = serde_json::Map::new();
-        type Measurement = fn(&mut Bench) -> anyhow::Result<(String, Vec<Series>)>;
-        let all: [(&str, Measurement); 6] = [
+        type Measurement<'b> = fn(&mut Bench<'b>) -> anyhow::Result<(String, Vec<Series>)>;
+        let all: [(&str, Measurement<'a>); 6] = [
             ("insert noop copy", Bench::beside_python),
             ("steps", Bench::steps),
             ("length", Bench::queue_length),
@@ -357,7 +351,8 @@ impl Bench {
 
     /// Rates from one core to all.
     fn scaling(&mut self) -> anyhow::Result<(String, Vec<Series>)> {
-        let scaling = Scaling { work: &self.work, program: &self.limits, count: self.counts.run };
+        let program = build::bench(self.project, "scaling")?;
+        let scaling = Scaling { work: &self.work, program: &program, count: self.counts.run };
         let (table, series) = scaling.measure(self.rounds)?;
         Ok((table.to_string(), series))
     }
@@ -365,7 +360,8 @@ impl Bench {
     /// Memory, bytes on the disk, and large files.
     fn bytes(&mut self) -> anyhow::Result<(String, Vec<Series>)> {
         let Counts { run, large, .. } = self.counts;
-        let bytes = Bytes { work: &self.work, guests: &self.guests, count: run, large };
+        let guests = self.project.target.join("guests");
+        let bytes = Bytes { work: &self.work, guests: &guests, count: run, large };
         bytes.measure(self.rounds)
     }
 }

@@ -44,8 +44,8 @@ impl Kind {
 
     fn push(&mut self, ran: &Ran) -> anyhow::Result<()> {
         let done = ran.summary["done"].as_f64().context("`done` of the summary")?;
-        self.memory.push(ran.peak_bytes as f64 / MIB as f64);
-        self.written.push(ran.written_bytes as f64 / 1024.0 / done);
+        self.memory.push(ran.used.peak_bytes as f64 / MIB as f64);
+        self.written.push(ran.used.written_bytes as f64 / 1024.0 / done);
         Ok(())
     }
 
@@ -80,11 +80,11 @@ impl Bytes<'_> {
             nothing.push(&self.small(Task::Nothing)?)?;
             small.push(&self.small(Task::Copy)?)?;
             medium.push(&self.large("NO_OP", 4, 64 * MIB)?)?;
-            digest.push(per_second(self.large("digest", 1, self.large * MIB)?.seconds));
+            digest.push(per_second(self.large("digest", 1, self.large * MIB)?.used.seconds));
             sha256sum.push(per_second(self.program(&["sha256sum", LARGE])?));
             let ran = self.large("NO_OP", 1, self.large * MIB)?;
             whole.push(&ran)?;
-            copy.push(per_second(ran.seconds));
+            copy.push(per_second(ran.used.seconds));
             cp.push(per_second(self.program(&["cp", LARGE, "copy.dat"])?));
             fs::remove_file(dir.join("copy.dat"))?;
         }

@@ -11,7 +11,8 @@ use anyhow::{Context, ensure};
 
 use super::series::Series;
 use super::table::Table;
-use super::work::{Cores, Task, Work};
+use super::used::Used;
+use super::work::{Cores, Ran, Task, Work};
 
 /// What is measured with each number of cores.
 #[derive(Clone, Copy)]
@@ -47,67 +48,108 @@ pub(super) struct Scaling<'a> {
     pub(super) count: usize,
 }
 
+/// What one measurement gave.
+#[derive(Clone, Copy, Default)]
+struct Pace {
+    per_second: f64,
+    /// Microseconds that a core worked for each task. Other programs on the machine change this less
+    /// than they change the rate.
+    processor: f64,
+}
+
+/// Both with one number of cores.
+struct Row {
+    cores: usize,
+    per_second: Series,
+    processor: Series,
+}
+
+impl Row {
+    fn new(name: &str, cores: usize) -> Self {
+        let series = |unit| Series::new(&format!("{name}, cores: {cores}"), unit);
+        Self {
+            cores, per_second: series("per second"), processor: series("µs of a core per task")
+        }
+    }
+}
+
 impl Scaling<'_> {
     pub(super) fn measure(&self, rounds: usize) -> anyhow::Result<(Table, Vec<Series>)> {
-        let cores = numbers_of_cores()?;
         let mut table = Table::new(
-            "Tasks per second by the number of cores, with as many slots; messages per second of the \
-             queue alone",
-            &["", "cores", "per second", "to one core"],
+            "Tasks per second by the number of cores, with as many slots (of the queue alone: messages \
+             per second), and processor time per task",
+            &["", "cores", "per second", "to one core", "processor time, µs", "to one core"],
         );
         let mut all = Vec::new();
         for (name, subject) in SUBJECTS {
-            let series = |n: &usize| Series::new(&format!("{name}, {n} cores"), "per second");
-            let mut rates: Vec<Series> = cores.iter().map(series).collect();
+            let rows = numbers_of_cores()?.into_iter().map(|cores| Row::new(name, cores));
+            let mut rows: Vec<Row> = rows.collect();
             for _ in 0..rounds {
-                for (series, &cores) in rates.iter_mut().zip(&cores) {
-                    series.push(self.rate(subject, cores)?);
+                for row in &mut rows {
+                    let pace = self.pace(subject, row.cores)?;
+                    row.per_second.push(pace.per_second);
+                    row.processor.push(pace.processor);
                 }
             }
-            for (series, cores) in rates.iter().zip(&cores) {
-                let ratio = series.median() / rates[0].median();
-                let row = [name.to_owned(), cores.to_string(), series.shown()];
-                let [name, cores, rate] = row;
-                table.row([name, cores, rate, format!("{ratio:.2}")]);
+            for row in &rows {
+                let ratio = |of: fn(&Row) -> &Series| {
+                    format!("{:.2}", of(row).median() / of(&rows[0]).median())
+                };
+                table.row([
+                    name.to_owned(),
+                    row.cores.to_string(),
+                    row.per_second.shown(),
+                    ratio(|row| &row.per_second),
+                    row.processor.shown(),
+                    ratio(|row| &row.processor),
+                ]);
             }
-            all.extend(rates);
+            all.extend(rows.into_iter().flat_map(|row| [row.per_second, row.processor]));
         }
         Ok((table, all))
     }
 
-    fn rate(&self, subject: Subject, cores: usize) -> anyhow::Result<f64> {
-        let parallel = cores.to_string();
+    fn pace(&self, subject: Subject, cores: usize) -> anyhow::Result<Pace> {
+        let (count, parallel) = (self.count, cores.to_string());
         match subject {
             Subject::Host(task) => {
+                self.work.fill(task, count)?;
                 let args = ["--parallel", &parallel];
-                self.work.host_runs(task, self.count, &args, Cores::First(cores))
+                let Ran { summary, used } = self.work.run(count, &args, Cores::First(cores))?;
+                let number = |name: &str| summary[name].as_f64().context("a number of the summary");
+                Ok(Pace {
+                    per_second: number("tasks_per_second")?,
+                    processor: used.processor_seconds * 1e6 / number("done")?,
+                })
             }
             Subject::Engine(task) => {
-                self.work.prepare(task, self.count)?;
+                self.work.prepare(task, count)?;
                 let fixed = ["engine", "--tasks", "tasks.jsonl", "--cache-dir", "./cache"];
                 // The host opens both, and uses neither.
                 let queues = ["--queue", "./queue", "--error-queue", "./queue-errors"];
                 let args = [&fixed[..], &queues, &["--parallel", &parallel]].concat();
-                finish(self.start(&args, cores)?)
+                finish(self.start(&args, cores)?, count)
             }
             Subject::Threads => {
-                self.fill()?;
-                finish(self.empty_queue(self.count, cores, cores)?)
+                self.work.fill(Task::Nothing, count + SPARE)?;
+                finish(self.empty_queue(count, cores, cores)?, count)
             }
             Subject::Processes => {
-                self.fill()?;
-                let empty = || self.empty_queue(self.count / cores, 1, cores);
-                let started: Vec<Child> = (0..cores).map(|_| empty()).collect::<Result<_, _>>()?;
-                started.into_iter().map(finish).sum()
+                self.work.fill(Task::Nothing, count + SPARE)?;
+                let each = count / cores;
+                let started: Vec<Child> = (0..cores)
+                    .map(|_| self.empty_queue(each, 1, cores))
+                    .collect::<Result<_, _>>()?;
+                let mut all = Pace::default();
+                for child in started {
+                    let one = finish(child, each)?;
+                    all.per_second += one.per_second;
+                    all.processor += one.processor / cores as f64;
+                }
+                Ok(all)
             }
         }
     }
-
-    fn fill(&self) -> anyhow::Result<()> {
-        self.work.prepare(Task::Nothing, self.count + SPARE)?;
-        self.work.submit()
-    }
-
     /// Starts a process that deletes messages of the queue.
     fn empty_queue(&self, messages: usize, parallel: usize, cores: usize) -> anyhow::Result<Child> {
         let [messages, parallel] = [messages, parallel].map(|number| number.to_string());
@@ -125,13 +167,15 @@ impl Scaling<'_> {
     }
 }
 
-/// Waits for a program that prints a number.
-fn finish(mut child: Child) -> anyhow::Result<f64> {
-    let mut printed = String::new();
-    child.stdout.take().context("its output")?.read_to_string(&mut printed)?;
+/// Waits for a program that prints a rate after so many tasks or messages.
+fn finish(mut child: Child, count: usize) -> anyhow::Result<Pace> {
+    let used = Used::until_end_of(&child)?;
     let ended = child.wait()?;
     ensure!(ended.success(), "the program that measures limits: {ended}");
-    Ok(printed.trim().parse()?)
+    let mut printed = String::new();
+    child.stdout.take().context("its output")?.read_to_string(&mut printed)?;
+    let processor = used.processor_seconds * 1e6 / count as f64;
+    Ok(Pace { per_second: printed.trim().parse()?, processor })
 }
 
 /// 1, 2, 4 and so on, and all cores.

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
+use super::used::Used;
+
 /// A measurement ends after this time even if tasks remain.
 const LONGEST: Duration = Duration::from_secs(4);
 
@@ -52,12 +54,7 @@ pub(super) struct Run {
 /// A `host run` that has ended.
 pub(super) struct Ran {
     pub(super) summary: Value,
-    /// From the start of the program to its end.
-    pub(super) seconds: f64,
-    pub(super) peak_bytes: u64,
-    /// Bytes of the pages that the process changed in files on a disk, as `write_bytes` of
-    /// `/proc/PID/io`. The kernel writes whole pages, and needs more for its own metadata.
-    pub(super) written_bytes: u64,
+    pub(super) used: Used,
 }
 
 /// A directory on the measured file system. Dropping this removes it.
@@ -173,11 +170,10 @@ impl Work {
         self.submit()?;
         sync()?;
         let run = |count: usize| {
-            let Ran { summary, peak_bytes, .. } =
-                self.run(count, &["--parallel", "1"], Cores::All)?;
+            let Ran { summary, used } = self.run(count, &["--parallel", "1"], Cores::All)?;
             let done = summary["done"].as_f64().context("`done` of the summary")?;
             let seconds = summary["seconds"].as_f64().context("`seconds` of the summary")?;
-            anyhow::Ok((done, seconds, peak_bytes))
+            anyhow::Ok((done, seconds, used.peak_bytes))
         };
         let (_, first, _) = run(1)?;
         let (done, all, peak_bytes) = run(count - 1)?;
@@ -280,29 +276,17 @@ impl Work {
             "--for",
             &longest,
         ];
-        let start = Instant::now();
         let mut child = self
             .host(&[&fixed, args].concat(), cores)
             .stdout(fs::File::create(self.dir.join("summary"))?)
             .stderr(fs::File::create(self.dir.join("log"))?)
             .spawn()
             .context("host run")?;
-        let file = |name: &str| fs::read_to_string(format!("/proc/{}/{name}", child.id()));
-        let mut peak_bytes = 0;
-        loop {
-            // A process that has ended has no memory left, so the last value counts.
-            peak_bytes = peak_of(&file("status")?).unwrap_or(peak_bytes);
-            if has_ended(&file("stat")?) {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        let seconds = start.elapsed().as_secs_f64();
-        let written_bytes = written_of(&file("io")?).context("`write_bytes` of the host")?;
+        let used = Used::until_end_of(&child)?;
         let ended = child.wait()?;
         ensure!(ended.success(), "host run: {ended}: {}", self.log());
         let summary = serde_json::from_slice(&fs::read(self.dir.join("summary"))?)?;
-        Ok(Ran { summary, seconds, peak_bytes, written_bytes })
+        Ok(Ran { summary, used })
     }
 
     fn python(&self, what: &str, count: usize, bars: Bars) -> anyhow::Result<f64> {
@@ -395,21 +379,6 @@ fn remove(path: &Path) -> anyhow::Result<()> {
 /// Waits for earlier writes, which would otherwise slow down the measurement.
 pub(super) fn sync() -> anyhow::Result<()> {
     crate::command::capture(&mut Command::new("sync")).map(drop)
-}
-
-fn peak_of(status: &str) -> Option<u64> {
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(kib.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
-}
-
-fn written_of(io: &str) -> Option<u64> {
-    io.lines().find_map(|line| line.strip_prefix("write_bytes:"))?.trim().parse().ok()
-}
-
-/// Whether a process has ended and nobody has waited for it, by its `/proc/PID/stat`.
-fn has_ended(stat: &str) -> bool {
-    // The program's name, in parentheses, may contain anything.
-    stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
 }
 
 fn message(task: Task, id: usize) -> Value {
