@@ -151,6 +151,11 @@ pub(crate) fn fuse() -> anyhow::Result<()> {
     available("fusermount", &["fuse", "libfuse2"], "FUSE 2 (Debian's packages fuse and libfuse2)")
 }
 
+/// What counts the system calls of a host.
+pub(crate) fn strace() -> anyhow::Result<()> {
+    available("strace", &["strace"], "strace")
+}
+
 /// A virtual environment with the packages of a requirements file.
 fn virtual_environment(
     project: &Project,

@@ -86,6 +86,7 @@ impl Needs {
             setup::wasm_target(project)?;
             setup::python(project)?;
             setup::fuse()?;
+            setup::strace()?;
             build::guests(project)?;
         }
         if self < Self::Servers {

@@ -26,6 +26,7 @@ mod sick_disk;
 mod sick_limits;
 mod sick_reports;
 mod simple_tasks;
+mod system_calls;
 mod task_files;
 mod tools;
 mod two_hosts;
