@@ -9,6 +9,7 @@ mod chaos;
 mod command;
 mod demo;
 mod deny;
+mod languages;
 mod package;
 mod project;
 mod servers;
@@ -77,6 +78,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             setup::pubsub_server()?;
             setup::cargo_deny(&project)?;
             setup::mdbook(&project)?;
+            languages::install(&project)?;
             Ok(())
         }
         Chore::Servers => {
