@@ -16,7 +16,7 @@ use crate::digest::Digest;
 use crate::failure::Failure;
 use crate::lease::Lease;
 use crate::message::{DecodeError, Task};
-use crate::prefetch::Brought;
+use crate::prefetch::{Brought, ReadInPlace};
 use crate::publish::{self, Published};
 use crate::queue::Message;
 use crate::sandbox::{Execution, Input, Job, Log, Output, RunError};
@@ -47,6 +47,7 @@ struct Attempt {
 /// What a task needs to run, ready.
 struct Prepared<'w> {
     inputs: Vec<Input>,
+    in_place: ReadInPlace,
     component: Ready,
     /// Held until other tasks may run.
     slots: Option<SemaphorePermit<'w>>,
@@ -140,7 +141,7 @@ impl Attempt {
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Published, Failure> {
         let lost = lease.lost().clone();
-        let Prepared { inputs, component, mut slots, alone } = prepared;
+        let Prepared { inputs, in_place, component, mut slots, alone } = prepared;
         lease.start().await.map_err(Failure::Start)?;
         let execution = self.execute(services, lease, task, inputs, &component).await;
         if !alone {
@@ -150,7 +151,15 @@ impl Attempt {
         self.log = execution.log;
         let listed = match execution.result {
             Err(RunError::Cancelled) if lost.is_cancelled() => return Err(Failure::LeaseLost),
-            result => result?,
+            Err(RunError::Cancelled) => return Err(RunError::Cancelled.into()),
+            result => {
+                // Whatever the guest made of an input that was changed while it read it.
+                in_place.check()?;
+                if let Some(input) = in_place.last() {
+                    services.was_read(task.base_directory.join(input));
+                }
+                result?
+            }
         };
 
         let _publishing = services.publishing.acquire().await;
@@ -216,9 +225,9 @@ impl Attempt {
         if let Some(error) = services.catalog.is_slow(&task.name).await {
             return Err(not_found(services, error));
         }
-        let Brought { fetched, inputs, mut ahead } =
+        let Brought { fetched, inputs, in_place, mut ahead } =
             services.inputs.bring(&task.base_directory, &task.inputs).await?;
-        if let Some(input) = task.inputs.last() {
+        if let (Some(input), None) = (task.inputs.last(), in_place.last()) {
             services.was_read(task.base_directory.join(input));
         }
         services.stats.bytes_in.fetch_add(fetched.bytes, Relaxed);
@@ -246,7 +255,7 @@ impl Attempt {
             drop(services.publishing.acquire_many(most).await.map_err(|_| Failure::Draining)?);
         }
         self.steps.done(Step::Wait);
-        Ok(Prepared { inputs, component, slots: Some(slots), alone })
+        Ok(Prepared { inputs, in_place, component, slots: Some(slots), alone })
     }
 
     /// The task's component. `make_room` is called if it takes long to compile, and returns what

@@ -6,6 +6,7 @@
 //! objects while hosts run should rename them into place too.
 
 mod error;
+mod in_place;
 mod put;
 mod root;
 mod sync;
@@ -40,6 +41,7 @@ use crate::blocking::{SMALL, blocking};
 use crate::key::{BucketKey, Prefix};
 use crate::process_dir;
 
+pub use self::in_place::{InPlace, InPlaceError};
 pub use self::sync::DirSync;
 
 /// The directory for copies. No key has a segment of this name.
@@ -48,6 +50,10 @@ const TMP: &str = ".task-host-tmp";
 const LISTED_AHEAD: usize = 256;
 /// How often an object is read that changes during each read.
 const READS: usize = 5;
+
+/// What is wrong with such an object.
+const BUSY: &str = "it changed during each read; \
+                    write a file under another name and rename it into place";
 
 /// Bytes that a trial put writes, besides the size that last found no room.
 const TRIAL: usize = 4096;
@@ -244,15 +250,15 @@ impl DirBucket {
         Ok(())
     }
 
-    fn version(&self, key: &BucketKey, stat: &Stat) -> Result<Version, BucketError> {
+    fn check_type(&self, key: &BucketKey, stat: &Stat) -> Result<(), BucketError> {
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => Ok(version(stat)),
+            FileType::RegularFile => Ok(()),
             FileType::Directory => Err(self.invalid(key, "is a directory, not an object")),
             _ => Err(self.invalid(key, "is not a regular file")),
         }
     }
 
-    fn open_object(&self, key: &BucketKey) -> Result<(File, Version), BucketError> {
+    fn open_object(&self, key: &BucketKey) -> Result<(File, Stat), BucketError> {
         // Opening a FIFO must not wait for a writer.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let (fd, stat) = self.in_root("reading", key, |root| {
@@ -261,7 +267,8 @@ impl DirBucket {
             root.has_object();
             Ok((fd, stat))
         })?;
-        Ok((File::from(fd), self.version(key, &stat)?))
+        self.check_type(key, &stat)?;
+        Ok((File::from(fd), stat))
     }
 
     /// Copies one version of an object: never a mix of two.
@@ -289,11 +296,10 @@ impl DirBucket {
             }
             into.set_len(0).map_err(copy_failed)?;
             io::Seek::rewind(into).map_err(copy_failed)?;
-            opened = self.open_object(key)?;
+            let (file, stat) = self.open_object(key)?;
+            opened = (file, version(&stat));
         }
-        let busy = "it changed during each read; \
-                    write a file under another name and rename it into place";
-        Err(BucketError::unavailable(self, "reading", key, busy))
+        Err(BucketError::unavailable(self, "reading", key, BUSY))
     }
 
     /// Notes that an object was put into the file system `device`.
@@ -474,12 +480,14 @@ impl Bucket for DirBucket {
             root.has_object();
             Ok(stat)
         })?;
-        self.version(key, &stat)
+        self.check_type(key, &stat)?;
+        Ok(version(&stat))
     }
 
     async fn open(&self, key: &BucketKey, known: Option<&Version>) -> Result<Opened, BucketError> {
         self.check_key(key)?;
-        let (file, version) = self.open_object(key)?;
+        let (file, stat) = self.open_object(key)?;
+        let version = version(&stat);
         if known == Some(&version) {
             return Ok(Opened::Unchanged);
         }
@@ -516,8 +524,8 @@ impl Bucket for DirBucket {
         stream::once(async move { start() }).flatten().boxed()
     }
 
-    fn is_local(&self) -> bool {
-        true
+    fn as_dir(&self) -> Option<&DirBucket> {
+        Some(self)
     }
 
     async fn try_get(&self, key: &BucketKey) -> Result<(), BucketError> {
