@@ -1,4 +1,4 @@
-//! What a guest finds when it works with its files, by the calls that its libraries make.
+//! Tests of a guest's files, by the functions behind `wasi:filesystem`.
 
 mod bytes;
 mod entries;
@@ -27,7 +27,7 @@ const LIMITS: Limits = Limits {
     open_files: 20,
 };
 
-/// A guest's files, and what the host knows of them.
+/// A guest's files, and the host's records of them.
 struct Guest {
     tree: Tree,
     quota: Arc<Quota>,
@@ -57,7 +57,7 @@ fn input(path: &str, bytes: &'static [u8]) -> Input {
 const READ: DescriptorFlags = DescriptorFlags::READ;
 const WRITE: DescriptorFlags = DescriptorFlags::WRITE;
 
-/// What a call ends with, in one word.
+/// The result of a call, in one word.
 fn code<T>(done: Result<T>) -> String {
     match done {
         Ok(_) => "ok".to_owned(),

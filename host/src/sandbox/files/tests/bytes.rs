@@ -22,7 +22,7 @@ fn a_file_is_there_until_the_last_who_has_it_open_is_gone() {
     assert_eq!(&stream.read(100).unwrap()[..], b"still here");
     drop(stream);
     assert_eq!(g.quota.written(), 3, "what is gone may be written again");
-    // The same for one that another takes the place of.
+    // The same for a file that another replaces.
     let old = g.create("old");
     old.write(b"old", Some(0)).unwrap();
     g.outputs().rename("f", g.outputs(), "old").unwrap();
@@ -71,19 +71,19 @@ fn a_large_output_goes_to_the_disk_and_reads_as_before() {
     file.write(&[2], None).unwrap();
     assert_eq!(g.spilled(), 1);
     assert_eq!(&stream.read(10).unwrap()[..], [1, 2]);
-    // Closed and opened again.
+    // The file is closed and opened again.
     drop((file, stream));
     let file = g.create("f");
     assert_eq!(&file.read(3, large as u64 - 1).unwrap()[..], [1, 2]);
     file.file.set_size(100 << 10).unwrap();
     file.write(&[3], None).unwrap();
     assert_eq!(&file.read(9, 102_399).unwrap()[..], [0, 3]);
-    // Emptied, it is in memory again.
+    // An empty file is in memory again.
     file.file.set_size(0).unwrap();
     eventually("no file", || g.spilled() == 0);
     file.write(b"small", Some(0)).unwrap();
     assert_eq!((g.text("f").as_str(), g.quota.written()), ("small", 5));
-    // One that is far beyond its end.
+    // A write far beyond the end of the file.
     file.write(b"x", Some(500_000)).unwrap();
     assert_eq!((&file.read(9, 4).unwrap()[..2], g.quota.written()), (&b"l\0"[..], 500_001));
     drop(file);
@@ -128,7 +128,7 @@ fn what_is_left_is_handed_over_in_order_and_without_directories() {
     }
 }
 
-/// An input whose file is opened when it is needed, or can't be.
+/// An input that counts how often its file is opened, and can refuse.
 struct Counted(AtomicUsize, Mutex<Option<i32>>, std::path::PathBuf);
 
 impl Source for Counted {
@@ -164,7 +164,7 @@ fn a_large_input_is_open_while_the_guest_has_it_open() {
     drop(second);
     drop(open().unwrap());
     assert_eq!(opened(), 2);
-    // What can't be opened is the host's fault.
+    // A failure to open the file is the host's fault.
     for (errno, want) in [(24, Errno::MFILE), (5, Errno::IO), (2, Errno::STALE)] {
         *source.1.lock().unwrap() = Some(errno);
         assert_eq!(code(open()), "io");

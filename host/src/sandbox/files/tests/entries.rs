@@ -37,7 +37,7 @@ fn files_and_directories_are_opened_as_posix_has_it() {
         ("none/x", create, READ, "no-entry"),
         ("file/x", create, READ, "not-directory"),
         ("new", create | exclusive, READ, "ok"),
-        // Whether and when bytes are on a disk is not the guest's business.
+        // This flag does nothing: publishing decides when bytes are on a disk.
         ("file", none, READ | DescriptorFlags::FILE_INTEGRITY_SYNC, "ok"),
     ] {
         assert_eq!(code(g.outputs().open(path, open, flags)), want, "{path} {open:?} {flags:?}");
@@ -168,7 +168,7 @@ fn things_are_renamed_as_posix_has_it() {
         ("file", ".", "busy"),
         ("source/..", "x", "busy"),
         ("file", "../x", "not-permitted"),
-        // Nothing is done, and nothing is lost.
+        // A rename to the same name changes nothing.
         ("file", "file", "ok"),
         ("source", "source", "ok"),
         ("file", "other", "ok"),
@@ -182,7 +182,7 @@ fn things_are_renamed_as_posix_has_it() {
     assert_eq!(g.names("."), ["other", "whole"]);
     assert_eq!(g.names("whole"), ["sub"]);
     assert_eq!(g.names("whole/sub"), ["in"]);
-    // From one directory to another that is open.
+    // To a directory that is open.
     let tree::Node::Dir(sub) = dir.look("whole/sub").unwrap() else { panic!("a file") };
     dir.rename("other", &sub, "moved").unwrap();
     assert_eq!(code(dir.rename("whole", &sub, "x")), "invalid");
@@ -204,7 +204,7 @@ fn a_listing_has_what_is_there_all_the_while_once() {
     while let Some(entry) = listing.next() {
         let is_dir = entry.type_ == DescriptorType::Directory;
         assert_eq!(is_dir, entry.name == "dir");
-        // One that was just told is removed, and others come and go.
+        // The entry that was just listed is removed. Others are created and removed.
         if n % 3 == 0 && !is_dir {
             g.outputs().remove_file(&entry.name).unwrap();
         }

@@ -1,4 +1,4 @@
-//! What a guest may make and have open at most.
+//! Limits: bytes, files, and open files.
 
 use super::*;
 use crate::sandbox::limits::Limit;
