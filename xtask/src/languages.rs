@@ -13,7 +13,7 @@ use anyhow::{Context, ensure};
 
 use crate::command::{capture, run};
 use crate::project::Project;
-use crate::setup::{available, cargo_programs, npm_packages, python_packages, rust_programs};
+use crate::setup::{cargo_programs, needed, npm_packages, python_packages, rust_programs};
 
 /// The guests of tests that are not in Rust.
 pub(crate) fn guests(project: &Project) -> anyhow::Result<Vec<PathBuf>> {
@@ -62,19 +62,15 @@ impl C {
 
     pub(crate) fn install(project: &Project) -> anyhow::Result<Self> {
         let packages = ["clang-14", "wasi-libc", "libclang-rt-14-dev-wasm32"];
-        available(Self::COMPILER, &packages, "clang 14 (Debian's package clang-14)")?;
-        let file = |name: &str| {
+        let has = |library: &str| {
             let mut find = Command::new(Self::COMPILER);
-            capture(find.args(["--target=wasm32-wasi", name]))
-                .map(|path| PathBuf::from(path.trim()))
+            let path = capture(find.args(["--target=wasm32-wasi", library]));
+            path.is_ok_and(|path| Path::new(path.trim()).is_file())
         };
-        for (name, package) in [
-            ("-print-file-name=libc.a", "wasi-libc"),
-            ("-print-libgcc-file-name", "libclang-rt-14-dev-wasm32"),
-        ] {
-            let file = file(name)?;
-            ensure!(file.is_file(), "C guests need Debian's package {package}, or one like it");
-        }
+        let works = || has("-print-file-name=libc.a") && has("-print-libgcc-file-name");
+        let what = "clang 14 with the C library for WebAssembly (Debian's packages clang-14, \
+                    wasi-libc and libclang-rt-14-dev-wasm32)";
+        needed(works, &packages, what)?;
         let wit_bindgen = cargo_programs(project, "wit-bindgen-cli", "0.61.1", "c")?;
         let rust = rust_programs(project)?;
         let linker = rust.join("wasm-component-ld");

@@ -47,7 +47,7 @@ enum Chore {
     Setup,
     /// Start the servers for tests; stop them at Ctrl-C or end of input
     Servers,
-    /// Only build the guests, as `target/guests/NAME.wasm`
+    /// Only build the guests in Rust, as `target/guests/NAME.wasm`
     Guests,
 }
 

@@ -243,7 +243,7 @@ fn kept(
 }
 
 /// Checks that a program exists. Installs it as root on Debian.
-pub(crate) fn available(program: &str, packages: &[&str], what: &str) -> anyhow::Result<()> {
+fn available(program: &str, packages: &[&str], what: &str) -> anyhow::Result<()> {
     let works = || {
         let version = if program == "java" { "-version" } else { "--version" };
         let check = Command::new(program)
@@ -254,6 +254,15 @@ pub(crate) fn available(program: &str, packages: &[&str], what: &str) -> anyhow:
             .status();
         check.is_ok_and(|status| status.success())
     };
+    needed(works, packages, &format!("{what}, because `{program}` is missing"))
+}
+
+/// Checks that something works. Installs its packages as root on Debian.
+pub(crate) fn needed(
+    works: impl Fn() -> bool,
+    packages: &[&str],
+    what: &str,
+) -> anyhow::Result<()> {
     if !works() && can_install()? {
         run(Command::new("apt-get").args(["update", "-q"]))?;
         run(Command::new("apt-get")
@@ -262,7 +271,7 @@ pub(crate) fn available(program: &str, packages: &[&str], what: &str) -> anyhow:
             .args(packages))?;
     }
     if !works() {
-        bail!("{what} is needed for the tests: `{program}` is missing");
+        bail!("the tests need {what}");
     }
     Ok(())
 }
