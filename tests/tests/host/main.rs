@@ -18,6 +18,7 @@ mod invariants;
 mod isolation;
 mod limits;
 mod logs;
+mod programs;
 mod python;
 mod shortages;
 mod sick_calls;
