@@ -9,6 +9,7 @@ mod scaling;
 mod series;
 mod sqs;
 mod table;
+mod tiles;
 mod used;
 mod work;
 
@@ -36,7 +37,7 @@ pub(crate) struct Options {
     /// Rounds, each of which measures everything once
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Only one measurement: insert, noop, copy, steps, length, start, scaling, bytes or sqs
+    /// Only one measurement: insert, noop, copy, steps, length, start, scaling, bytes, sqs or tiles
     #[arg(long)]
     only: Option<String>,
     /// Directory on disk to measure [default: in the build directory]
@@ -85,7 +86,16 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
     let mut report = machine::describe(&host, &python)?;
     let mut raw = vec![json!({"machine": report})];
     let only_sqs = options.only.as_deref() == Some("sqs");
-    for parent in [&disk, &options.memory].into_iter().filter(|_| !only_sqs) {
+    let only_tiles = options.only.as_deref() == Some("tiles");
+    if only_tiles || options.only.is_none() {
+        println!("\nTiles");
+        let count = if options.quick { 60 } else { 200 };
+        let tiles = tiles::Tiles::new(project, &host, &python, &options.memory, count)?;
+        let (tables, series) = tiles.measure(rounds)?;
+        report += &format!("\n## Tiles\n\n{tables}");
+        raw.push(json!({"tiles": named(series)}));
+    }
+    for parent in [&disk, &options.memory].into_iter().filter(|_| !only_sqs && !only_tiles) {
         let work = Work::new(&host, &python, &guest, parent)
             .with_context(|| format!("cannot measure {}", parent.display()))?;
         let file_system = machine::file_system(parent)?;
@@ -101,17 +111,20 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
         let mut sqs = sqs::Sqs::new(project, &host, &python, &guest)?;
         let (tables, series) = sqs.measure(rounds, count)?;
         report += &format!("\n## SQS\n\n{tables}");
-        let values: serde_json::Map<String, Value> = series
-            .into_iter()
-            .map(|one| (one.name, json!({"unit": one.unit, "values": one.values})))
-            .collect();
-        raw.push(json!({"sqs": values}));
+        raw.push(json!({"sqs": named(series)}));
     }
     fs::write(results.join("benchmarks.md"), &report)?;
     fs::write(results.join("results.json"), serde_json::to_vec_pretty(&raw)?)?;
     println!("\n{report}");
     println!("Written to {}/benchmarks.md and results.json", show(&results));
     Ok(())
+}
+
+/// The values of each series, by its name.
+fn named(series: Vec<Series>) -> Value {
+    let values =
+        series.into_iter().map(|one| (one.name, json!({"unit": one.unit, "values": one.values})));
+    Value::Object(values.collect())
 }
 
 fn show(path: &Path) -> String {

@@ -14,6 +14,7 @@ mod hostile_names;
 mod hostile_places;
 mod hostile_queue;
 mod hostile_trees;
+mod images;
 mod invariants;
 mod isolation;
 mod limits;
