@@ -70,10 +70,9 @@ struct Row {
 
 impl Row {
     fn new(name: &str, cores: usize) -> Self {
-        let series = |unit| Series::new(&format!("{name}, cores: {cores}"), unit);
-        Self {
-            cores, per_second: series("per second"), processor: series("µs of a core per task")
-        }
+        let name = format!("{name}, cores: {cores}");
+        let processor = Series::new(&format!("processor time, {name}"), "microseconds");
+        Self { cores, per_second: Series::new(&name, "per second"), processor }
     }
 }
 
