@@ -371,6 +371,18 @@ impl Lease {
         }
     }
 
+    /// Records in the queue that the execution that was started has not begun.
+    ///
+    /// # Errors
+    /// When the lease is lost, or the queue does not answer.
+    pub async fn take_back(&mut self) -> Result<(), QueueError> {
+        let receipt = self.state.receipt.lock().await;
+        let receipt = receipt.as_ref().ok_or_else(|| self.is_lost())?;
+        self.shared.queue.disown(receipt).await?;
+        self.started = false;
+        Ok(())
+    }
+
     /// True once [`start`](Self::start) has been called.
     pub fn started(&self) -> bool {
         self.started

@@ -171,8 +171,8 @@ pub trait Queue: fmt::Display + fmt::Debug + Send + Sync + 'static {
         self.ack(receipt).await
     }
 
-    /// Records that an execution whose lease was lost has stopped, so that it does not count as a
-    /// death. Queues that cannot record that do nothing.
+    /// Records that an execution whose lease was lost has stopped, or that one that was started has
+    /// not begun, so that it does not count as a death. Queues that cannot record that do nothing.
     async fn disown(&self, _receipt: &Receipt) -> Result<(), QueueError> {
         Ok(())
     }

@@ -24,6 +24,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
@@ -313,10 +314,41 @@ impl Sandbox {
 
     /// Runs a job on the next free thread.
     pub async fn run(&self, job: Job) -> Execution {
+        self.run_unless_taken(Arc::new(Mutex::new(Some(job)))).await
+    }
+
+    /// As [`Sandbox::run`].
+    ///
+    /// # Errors
+    /// Gives the job back if no thread was free within `patience`.
+    pub async fn run_soon(&self, job: Job, patience: Duration) -> Result<Execution, Box<Job>> {
+        let waiting = Arc::new(Mutex::new(Some(job)));
+        let mut running = std::pin::pin!(self.run_unless_taken(waiting.clone()));
+        tokio::select! {
+            biased;
+            execution = &mut running => return Ok(execution),
+            () = tokio::time::sleep(patience) => {}
+        }
+        let taken = waiting.lock().take();
+        match taken {
+            Some(job) => Err(Box::new(job)),
+            None => Ok(running.await),
+        }
+    }
+
+    /// Runs the job on the next free thread, if it is still there then.
+    async fn run_unless_taken(&self, job: Arc<Mutex<Option<Job>>>) -> Execution {
         let (limits, disk) = (self.limits, self.disk.clone());
-        let run =
-            self.threads.run(move |engine| Box::pin(execute(engine, limits, disk, job))).await;
-        run.unwrap_or_else(|| Execution::not_begun(RunError::Broke))
+        let run = self.threads.run(move |engine| {
+            let job = job.lock().take();
+            Box::pin(async move {
+                match job {
+                    Some(job) => execute(engine, limits, disk, job).await,
+                    None => Execution::not_begun(RunError::Cancelled),
+                }
+            })
+        });
+        run.await.unwrap_or_else(|| Execution::not_begun(RunError::Broke))
     }
 }
 

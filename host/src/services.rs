@@ -22,9 +22,11 @@ use crate::sandbox::{Confinement, Sandbox};
 use crate::spill::{SpillDir, SpillError};
 use crate::stats::Stats;
 use crate::verdict::Policy;
+use slots::Slots;
 use undeleted::Undeleted;
 
 mod diagnosis;
+pub(crate) mod slots;
 pub(crate) mod undeleted;
 mod waits;
 
@@ -49,8 +51,8 @@ pub struct Services {
     /// With durable outputs: the disks of the report queues that are directories, by queue name.
     /// A report must be on its disk before the message is deleted.
     pub(crate) report_disks: HashMap<String, DirSync>,
-    /// One permit per guest that may run.
-    pub(crate) slots: Arc<Semaphore>,
+    /// The permits to start guests.
+    pub(crate) slots: Slots,
     /// One permit per task that may publish.
     pub(crate) publishing: Semaphore,
     /// Cancelled when no further task may start.
@@ -143,7 +145,7 @@ impl Services {
             queue,
             error_queue,
             done_queue,
-            slots: Arc::new(Semaphore::new(config.work.parallel)),
+            slots: Slots::new(config.work.parallel),
             publishing: Semaphore::new(max_publishing(config.work.parallel)),
             draining: CancellationToken::new(),
             killed: CancellationToken::new(),
@@ -188,11 +190,6 @@ impl Services {
     /// Tasks that are done or rejected so far.
     pub(crate) fn ended(&self) -> u64 {
         self.stats.done.load(Relaxed) + self.stats.failed.load(Relaxed)
-    }
-
-    /// Tasks that may run at the same time.
-    pub(crate) fn parallel(&self) -> u32 {
-        u32::try_from(self.config.work.parallel).unwrap_or(u32::MAX)
     }
 
     /// Tasks that may publish at the same time.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::blocking::blocking;
@@ -20,7 +21,7 @@ use crate::prefetch::{Brought, ReadInPlace};
 use crate::publish::{self, Published};
 use crate::queue::Message;
 use crate::sandbox::{Execution, Input, Job, Log, Output, RunError};
-use crate::services::Services;
+use crate::services::{Services, slots, slots::Slot};
 use crate::stats::{Gauge, Step, Steps};
 use crate::turns::Turns;
 use crate::verdict::{self, Verdict};
@@ -49,10 +50,14 @@ struct Prepared {
     inputs: Vec<Input>,
     in_place: ReadInPlace,
     component: Ready,
-    /// Held until other tasks may run.
-    slots: OwnedSemaphorePermit,
-    /// Whether no other task may run or publish meanwhile.
-    alone: bool,
+    turn: Turn,
+}
+
+/// The permit to run, held until other tasks may run.
+enum Turn {
+    Slot(Slot),
+    /// No other task may run or publish meanwhile.
+    Alone([OwnedSemaphorePermit; 2]),
 }
 
 /// Runs the task of a leased message and settles the message. `permit` is dropped as soon as the
@@ -143,11 +148,28 @@ impl Attempt {
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Published, Failure> {
         let lost = lease.lost().clone();
-        let Prepared { inputs, in_place, component, slots, alone } = prepared;
-        lease.start().await.map_err(Failure::Start)?;
+        let Prepared { inputs, in_place, component, turn } = prepared;
         // A task that may kill its host runs alone until its outputs are published.
-        let (slot, _alone) = if alone { (None, Some(slots)) } else { (Some(slots), None) };
-        let execution = self.execute(services, lease, task, inputs, &component, slot).await;
+        let (slot, _alone) = match turn {
+            Turn::Slot(slot) => (Some(slot), None),
+            Turn::Alone(all) => (None, Some(all)),
+        };
+        lease.start().await.map_err(Failure::Start)?;
+        let is_ahead = slot.as_ref().is_some_and(|slot| slot.is_ahead);
+        let job = Job {
+            guest: component.guest.clone(),
+            task: task.clone(),
+            attempt: lease.attempt(),
+            inputs,
+            cancelled: lost.child_token(),
+            tee: None,
+            slot: slot.map(|slot| slot.permit),
+        };
+        let execution = if is_ahead {
+            self.execute_ahead(services, lease, job).await?
+        } else {
+            self.execute(services, job).await
+        };
         self.log = execution.log;
         let listed = match execution.result {
             Err(RunError::Cancelled) if lost.is_cancelled() => return Err(Failure::LeaseLost),
@@ -246,17 +268,17 @@ impl Attempt {
             *permit = Some(admitted.acquire_owned().await.map_err(|_| Failure::Draining)?);
         }
 
-        // The semaphore is never closed.
-        let needed = if alone { services.parallel() } else { 1 };
-        let slots = services.slots.clone().acquire_many_owned(needed).await;
-        let slots = slots.map_err(|_| Failure::Draining)?;
-        if alone {
+        let turn = if alone {
+            let all = services.slots.take_all().await.map_err(|_| Failure::Draining)?;
             // Tasks that ran before may still be publishing.
             let most = services.max_publishing();
             drop(services.publishing.acquire_many(most).await.map_err(|_| Failure::Draining)?);
-        }
+            Turn::Alone(all)
+        } else {
+            Turn::Slot(services.slots.take().await.map_err(|_| Failure::Draining)?)
+        };
         self.steps.done(Step::Wait);
-        Ok(Prepared { inputs, in_place, component, slots, alone })
+        Ok(Prepared { inputs, in_place, component, turn })
     }
 
     /// The task's component. `make_room` is called if it takes long to compile, and returns what
@@ -284,37 +306,65 @@ impl Attempt {
         Ok(component)
     }
 
-    async fn execute(
+    /// Executes a task that was started before a thread was free. If none becomes free soon, the
+    /// start is taken back, and the task waits for one.
+    async fn execute_ahead(
         &mut self,
         services: &Services,
-        lease: &Lease,
-        task: &Arc<Task>,
-        inputs: Vec<Input>,
-        component: &Ready,
-        slot: Option<OwnedSemaphorePermit>,
-    ) -> Execution {
-        let _running = Gauge::enter(&services.stats.running);
-        let cancelled = lease.lost().child_token();
-        let job = Job {
-            guest: component.guest.clone(),
-            task: task.clone(),
-            attempt: lease.attempt(),
-            inputs,
-            cancelled: cancelled.clone(),
-            tee: None,
-            slot,
-        };
-        let mut running = std::pin::pin!(services.sandbox.run(job));
-        let execution = tokio::select! {
-            execution = &mut running => execution,
-            () = services.killed.cancelled() => {
-                cancelled.cancel();
-                running.await
+        lease: &mut Lease,
+        job: Job,
+    ) -> Result<Execution, Failure> {
+        let cancelled = job.cancelled.clone();
+        let running = services.sandbox.run_soon(job, slots::PATIENCE);
+        let mut job = match until_ended(services, &cancelled, running).await {
+            Ok(execution) => {
+                self.has_run(services, &execution);
+                return Ok(execution);
             }
+            Err(job) => job,
         };
+        job.slot = None;
+        lease.take_back().await.map_err(Failure::Start)?;
+        let lost = lease.lost().clone();
+        let slot = tokio::select! {
+            slot = services.slots.take_thread() => slot.map_err(|_| Failure::Draining)?,
+            () = lost.cancelled() => return Err(Failure::LeaseLost),
+            () = services.draining.cancelled() => return Err(Failure::Draining),
+        };
+        self.steps.done(Step::Wait);
+        lease.start().await.map_err(Failure::Start)?;
+        job.slot = Some(slot.permit);
+        Ok(self.execute(services, *job).await)
+    }
+
+    async fn execute(&mut self, services: &Services, job: Job) -> Execution {
+        let cancelled = job.cancelled.clone();
+        let execution = until_ended(services, &cancelled, services.sandbox.run(job)).await;
+        self.has_run(services, &execution);
+        execution
+    }
+
+    fn has_run(&mut self, services: &Services, execution: &Execution) {
+        services.slots.ran(execution.elapsed);
         self.steps.done(Step::Run);
         self.steps.move_from(Step::Run, Step::Instantiate, execution.instantiate);
-        execution
+    }
+}
+
+/// Waits for an execution, and cancels it when the host must stop at once.
+async fn until_ended<T>(
+    services: &Services,
+    cancelled: &CancellationToken,
+    running: impl Future<Output = T>,
+) -> T {
+    let _running = Gauge::enter(&services.stats.running);
+    let mut running = std::pin::pin!(running);
+    tokio::select! {
+        ended = &mut running => ended,
+        () = services.killed.cancelled() => {
+            cancelled.cancel();
+            running.await
+        }
     }
 }
 

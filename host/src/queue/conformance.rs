@@ -97,6 +97,7 @@ macro_rules! suite {
             what_is_released_with_a_delay_comes_back_after_it
             a_started_execution_counts_even_if_its_host_crashes
             an_execution_that_was_disowned_is_not_a_death
+            an_execution_that_had_not_begun_can_start_again
             what_was_not_the_tasks_fault_does_not_count
             why_executions_failed_is_told_at_the_next_delivery
             counts_are_of_all_and_of_those_that_wait
@@ -310,6 +311,28 @@ pub(crate) async fn a_started_execution_counts_even_if_its_host_crashes(q: Subje
     q.theirs.release(&third.receipt, NONE, Release::Failed("x")).await.unwrap();
     let fourth = lease_one(&q.ours, LONG).await;
     assert_eq!(tried(&fourth), (q.told(1), started));
+}
+
+pub(crate) async fn an_execution_that_had_not_begun_can_start_again(q: Subject) {
+    let check = |message: &Message, deaths: u32| {
+        if q.memory == Memory::Starts {
+            assert_eq!((message.attempts, message.deaths), (0, deaths));
+        }
+    };
+    send(&q.ours, &["1"]).await;
+    let first = lease_one(&q.ours, LONG).await;
+    q.ours.start(&first.receipt).await.unwrap();
+    q.ours.disown(&first.receipt).await.unwrap();
+    q.ours.extend(&first.receipt, SHORT).await.unwrap();
+    let second = lease_one(&q.theirs, LONG).await;
+    check(&second, 0);
+    q.theirs.start(&second.receipt).await.unwrap();
+    q.theirs.disown(&second.receipt).await.unwrap();
+    q.theirs.start(&second.receipt).await.unwrap();
+    q.theirs.extend(&second.receipt, SHORT).await.unwrap();
+    let third = lease_one(&q.ours, LONG).await;
+    check(&third, 1);
+    q.ours.ack(&third.receipt).await.unwrap();
 }
 
 pub(crate) async fn an_execution_that_was_disowned_is_not_a_death(q: Subject) {

@@ -260,3 +260,18 @@ fn a_message_that_another_process_has_locked_holds_up_no_other() {
     assert_eq!(published(&place, waiting), 1);
     none_given_up(&place);
 }
+
+#[test]
+fn short_tasks_among_long_ones_run_once_each_and_cost_no_attempt() {
+    const TASKS: i64 = 300;
+    let place = Place::with(&["misbehave"]);
+    // Short tasks are started ahead. The start of those that meet a long one is taken back.
+    let secs = |id: i64| if id % 25 == 0 { 0.2 } else { 0.0 };
+    place.submit(&(0..TASKS).map(|id| task(id, secs(id))).collect::<Vec<_>>());
+    place.run_until_empty(&["--parallel", "2", "--max-attempts", "1"]).good();
+    assert_eq!(place.counts(), (0, 0));
+    for id in 0..TASKS {
+        assert_eq!(published(&place, id), 1, "{id}");
+    }
+    assert_eq!(place.left_behind(), Vec::<String>::new());
+}

@@ -1,0 +1,145 @@
+//! Which tasks may start: as many as there are threads for guests, and while tasks are short, as
+//! many again.
+//!
+//! A thread that has to wait for the start of the next task idles for about as long as a short task
+//! runs. So the next ones are started ahead. They wait for a thread for a moment at most: one whose
+//! turn does not come soon is taken back, because a task that has started can't go to another host.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+
+/// Tasks are short if they run for less than this on average.
+const SHORT: Duration = Duration::from_millis(2);
+/// How long a task that was started ahead waits for a thread.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(20);
+/// The average before any guest ran.
+const UNKNOWN: Duration = Duration::from_secs(1);
+/// The average moves by the difference to the last run, divided by this.
+const SMOOTHING: u64 = 8;
+
+/// The permits to start tasks.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    threads: Arc<Semaphore>,
+    ahead: Arc<Semaphore>,
+    count: u32,
+    /// How long guests run: a moving average, in nanoseconds.
+    average: AtomicU64,
+}
+
+/// The permit to start a task.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) permit: OwnedSemaphorePermit,
+    /// All threads may be taken.
+    pub(crate) is_ahead: bool,
+}
+
+impl Slots {
+    /// For that many threads.
+    pub(crate) fn new(threads: usize) -> Self {
+        let permits = || Arc::new(Semaphore::new(threads));
+        Self {
+            threads: permits(),
+            ahead: permits(),
+            count: u32::try_from(threads).unwrap_or(u32::MAX),
+            average: AtomicU64::new(nanoseconds(UNKNOWN)),
+        }
+    }
+
+    /// Waits for a permit.
+    ///
+    /// # Errors
+    /// Never: the semaphores are not closed.
+    pub(crate) async fn take(&self) -> Result<Slot, AcquireError> {
+        let threads = self.take_thread();
+        if self.average.load(Relaxed) >= nanoseconds(SHORT) {
+            return threads.await;
+        }
+        tokio::select! {
+            biased;
+            slot = threads => slot,
+            permit = self.ahead.clone().acquire_owned() => {
+                Ok(Slot { permit: permit?, is_ahead: true })
+            }
+        }
+    }
+
+    /// Waits for a permit with which a thread is free.
+    ///
+    /// # Errors
+    /// As [`Slots::take`].
+    pub(crate) async fn take_thread(&self) -> Result<Slot, AcquireError> {
+        let permit = self.threads.clone().acquire_owned().await?;
+        Ok(Slot { permit, is_ahead: false })
+    }
+
+    /// Waits until no other task runs. None can start until both are dropped.
+    ///
+    /// # Errors
+    /// As [`Slots::take`].
+    pub(crate) async fn take_all(&self) -> Result<[OwnedSemaphorePermit; 2], AcquireError> {
+        let ahead = self.ahead.clone().acquire_many_owned(self.count).await?;
+        Ok([self.threads.clone().acquire_many_owned(self.count).await?, ahead])
+    }
+
+    /// Notes how long a guest ran.
+    pub(crate) fn ran(&self, time: Duration) {
+        let time = nanoseconds(time);
+        let average = self.average.load(Relaxed);
+        // Another thread's note may be lost.
+        self.average.store(average - average / SMOOTHING + time / SMOOTHING, Relaxed);
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / SMOOTHING)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    fn take(slots: &Slots) -> Option<Slot> {
+        slots.take().now_or_never().map(Result::unwrap)
+    }
+
+    #[tokio::test]
+    async fn tasks_start_ahead_only_while_they_are_short() {
+        let slots = Slots::new(2);
+        let (first, second) = (take(&slots).unwrap(), take(&slots).unwrap());
+        assert!(!first.is_ahead && !second.is_ahead);
+        assert!(take(&slots).is_none(), "nobody knows yet how long tasks run");
+
+        (0..1000).for_each(|_| slots.ran(Duration::from_micros(50)));
+        let ahead = [take(&slots).unwrap(), take(&slots).unwrap()];
+        assert!(ahead.iter().all(|slot| slot.is_ahead));
+        assert!(take(&slots).is_none());
+        drop(first);
+        assert!(!take(&slots).unwrap().is_ahead);
+
+        drop(ahead);
+        slots.ran(Duration::from_secs(1));
+        let held = take(&slots).unwrap();
+        assert!(!held.is_ahead && take(&slots).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_task_that_runs_alone_waits_for_those_that_were_started_ahead() {
+        let slots = Slots::new(1);
+        (0..1000).for_each(|_| slots.ran(Duration::from_micros(50)));
+        let (thread, ahead) = (take(&slots).unwrap(), take(&slots).unwrap());
+        drop(thread);
+        assert!(slots.take_all().now_or_never().is_none());
+        drop(ahead);
+        let all = slots.take_all().now_or_never().unwrap().unwrap();
+        assert!(take(&slots).is_none());
+        drop(all);
+        assert!(take(&slots).is_some());
+    }
+}
