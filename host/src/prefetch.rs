@@ -18,6 +18,7 @@ use crate::ahead::Ahead;
 use crate::blocking::blocking;
 use crate::bucket::{Bucket, BucketError, Version};
 use crate::cache::{Blob, Cache, CacheError};
+use crate::digest::Digest;
 use crate::key::{BucketKey, Prefix};
 use crate::sandbox::{Input, InputContent, Source};
 use crate::turns::Turns;
@@ -41,6 +42,8 @@ pub struct Brought<'a> {
     pub fetched: Fetched,
     /// The inputs.
     pub inputs: Vec<Input>,
+    /// Their versions, in the same order.
+    pub versions: Vec<Version>,
     /// Stands for their bytes. To be dropped when the task runs.
     pub ahead: Option<SemaphorePermit<'a>>,
 }
@@ -135,9 +138,11 @@ impl Prefetch {
         let permit = self.ahead.take(found.iter().map(|found| found.version.size).sum()).await;
         let (room, mut sum) = (Room::new(), Fetched::default());
         let mut inputs = Vec::with_capacity(found.len());
-        let mut add = |(fetched, input)| {
+        let mut versions = Vec::with_capacity(found.len());
+        let mut add = |(fetched, input, version)| {
             sum = sum.plus(fetched);
             inputs.push(input);
+            versions.push(version);
         };
         let mut under_way = FuturesUnordered::new();
         // Not a stream of mapped inputs: the future of that is not `Send` to the compiler.
@@ -155,7 +160,7 @@ impl Prefetch {
         }
         // What is stored compressed is larger now.
         let permit = self.ahead.grown(permit, sum.bytes).await;
-        Ok(Brought { fetched: sum, inputs, ahead: Some(permit) })
+        Ok(Brought { fetched: sum, inputs, versions, ahead: Some(permit) })
     }
 
     /// The only input of a task needs no look before it is fetched.
@@ -178,7 +183,8 @@ impl Prefetch {
             blob = cache.fetch(bucket, &key, Duration::ZERO).await.map_err(failed)?;
         };
         let inputs = vec![Input { path: input.clone(), content }];
-        Ok(Brought { fetched: Fetched::of(&blob), inputs, ahead: Some(permit) })
+        let fetched = Fetched::of(&blob);
+        Ok(Brought { fetched, inputs, versions: vec![blob.version], ahead: Some(permit) })
     }
 
     async fn find<'a>(
@@ -197,7 +203,7 @@ impl Prefetch {
         &self,
         found: Found<'_>,
         room: &Room,
-    ) -> Result<(Fetched, Input), PrefetchError> {
+    ) -> Result<(Fetched, Input, Version), PrefetchError> {
         let Found { input, key, mut version } = found;
         let failed = |error| PrefetchError::from_cache(input, &key, error);
         let (cache, bucket) = (&self.cache, &*self.bucket);
@@ -205,7 +211,8 @@ impl Prefetch {
         loop {
             let blob = cache.fetch_version(bucket, &key, version).await.map_err(failed)?;
             if let Some(content) = self.hold(&blob, room, fetches).map_err(failed)? {
-                return Ok((Fetched::of(&blob), Input { path: input.clone(), content }));
+                let input = Input { path: input.clone(), content };
+                return Ok((Fetched::of(&blob), input, blob.version));
             }
             fetches += 1;
             version = bucket.head(&key).await.map_err(|error| failed(error.into()))?;
@@ -281,6 +288,10 @@ struct HeldBlob {
 }
 
 impl Source for HeldBlob {
+    fn digest(&self) -> Option<Digest> {
+        Some(self.blob.digest)
+    }
+
     fn opened(&self) -> Option<Arc<File>> {
         self.open.clone()
     }
@@ -334,7 +345,7 @@ impl Fetched {
 }
 
 impl PrefetchError {
-    fn from_cache(input: &BucketKey, key: &BucketKey, error: CacheError) -> Self {
+    pub(crate) fn from_cache(input: &BucketKey, key: &BucketKey, error: CacheError) -> Self {
         let input = input.clone();
         if let CacheError::Bucket(error) = &error {
             match &**error {

@@ -1,5 +1,7 @@
-//! The life of one task, from top to bottom. `task/settle.rs` settles it.
+//! The life of one task, from top to bottom. `task/settle.rs` settles it, and `task/receipts.rs`
+//! reads and writes its receipt.
 
+mod receipts;
 mod settle;
 
 use std::sync::Arc;
@@ -11,13 +13,14 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::blocking::blocking;
+use crate::bucket::Version;
 use crate::catalog::{CatalogError, Ready};
 use crate::digest::Digest;
 use crate::failure::Failure;
 use crate::lease::Lease;
 use crate::message::{DecodeError, Task};
 use crate::prefetch::Brought;
-use crate::publish::{self, Published};
+use crate::publish::{self, Published, PutOutput};
 use crate::queue::Message;
 use crate::sandbox::{Execution, Input, Job, Log, Output, RunError};
 use crate::services::Services;
@@ -25,6 +28,7 @@ use crate::stats::{Gauge, Step, Steps};
 use crate::turns::Turns;
 use crate::verdict::{self, Verdict};
 use crate::words;
+use receipts::{Inputs, ReceiptPlace};
 
 /// Messages of more bytes are decoded on a thread that may block.
 const DECODED_INLINE: usize = 256 << 10;
@@ -42,11 +46,23 @@ struct Attempt {
     task: Option<Arc<Task>>,
     component: Option<Digest>,
     log: Log,
+    receipt: Option<ReceiptPlace>,
+    /// The most memory that the guest had, in bytes.
+    memory: u64,
+}
+
+/// How a task goes on after its message is decoded.
+enum Next<'w> {
+    /// It is done: its receipt says so.
+    DoneBefore(Published),
+    /// It runs.
+    Run(Prepared<'w>),
 }
 
 /// What a task needs to run, ready.
 struct Prepared<'w> {
     inputs: Vec<Input>,
+    versions: Vec<Version>,
     component: Ready,
     /// Held until other tasks may run.
     slots: Option<SemaphorePermit<'w>>,
@@ -67,8 +83,14 @@ pub async fn run(services: &Services, mut lease: Lease, permit: OwnedSemaphorePe
     );
     async {
         let since = Instant::now();
-        let mut attempt =
-            Attempt { steps: Steps::start(), task: None, component: None, log: Log::default() };
+        let mut attempt = Attempt {
+            steps: Steps::start(),
+            task: None,
+            component: None,
+            log: Log::default(),
+            receipt: None,
+            memory: 0,
+        };
         let mut end = match services.undeleted.recall(&lease.message().id, &lease.message().body) {
             // The message came again because it could not be deleted.
             Some(ended) => return attempt.settle_again(services, lease, ended).await,
@@ -100,8 +122,6 @@ impl Attempt {
         tracing::Span::current().record("id", task.id).record("task_name", task.name.as_str());
         self.task = Some(task.clone());
         self.steps.done(Step::Decode);
-        let limits_deliveries = services.queue.limits_deliveries();
-        verdict::may_start(lease.message(), &services.policy, limits_deliveries)?;
         let alone = verdict::is_suspect(lease.message());
         let is_trial = services.outages.any();
         if services.outages.is_out(&services.renewing()) {
@@ -115,8 +135,8 @@ impl Attempt {
         // The guest has not started, so the task can go to another host: a drain ends the attempt
         // at once. So does an outage, unless this task tries whether the outage is over.
         let lost = lease.lost().clone();
-        let prepared = tokio::select! {
-            ready = self.get_ready(services, &task, alone, &mut permit) => ready?,
+        let next = tokio::select! {
+            next = self.begin(services, lease.message(), &task, alone, &mut permit) => next?,
             () = lost.cancelled() => return Err(Failure::LeaseLost),
             () = services.draining.cancelled() => return Err(Failure::Draining),
             () = services.outages.begun(), if !is_trial => {
@@ -127,7 +147,32 @@ impl Attempt {
             }
         };
 
-        self.run_and_publish(services, lease, &task, prepared, permit).await
+        match next {
+            Next::DoneBefore(published) => {
+                services.stats.done_before.fetch_add(1, Relaxed);
+                tracing::debug!("done before, as its receipt says");
+                Ok(published)
+            }
+            Next::Run(ready) => self.run_and_publish(services, lease, &task, ready, permit).await,
+        }
+    }
+
+    /// Everything before the recorded start.
+    async fn begin<'w>(
+        &mut self,
+        services: &'w Services,
+        message: &Message,
+        task: &Task,
+        alone: bool,
+        permit: &mut Option<OwnedSemaphorePermit>,
+    ) -> Result<Next<'w>, Failure> {
+        // A task that is done is not given up, however many of its hosts have died.
+        if let Some(published) = self.done_before(services, task).await? {
+            return Ok(Next::DoneBefore(published));
+        }
+        let limits_deliveries = services.queue.limits_deliveries();
+        verdict::may_start(message, &services.policy, limits_deliveries)?;
+        self.get_ready(services, task, alone, permit).await.map(Next::Run)
     }
 
     /// Everything after the recorded start.
@@ -140,7 +185,8 @@ impl Attempt {
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Published, Failure> {
         let lost = lease.lost().clone();
-        let Prepared { inputs, component, mut slots, alone } = prepared;
+        let Prepared { inputs, versions, component, mut slots, alone } = prepared;
+        let read = services.receipts.as_ref().map(|_| Inputs::new(&inputs, versions));
         lease.start().await.map_err(Failure::Start)?;
         let execution = self.execute(services, lease, task, inputs, &component).await;
         if !alone {
@@ -148,6 +194,7 @@ impl Attempt {
             drop(slots.take());
         }
         self.log = execution.log;
+        self.memory = execution.memory;
         let listed = match execution.result {
             Err(RunError::Cancelled) if lost.is_cancelled() => return Err(Failure::LeaseLost),
             result => result?,
@@ -158,13 +205,37 @@ impl Attempt {
         check_listed(&execution.outputs, &listed).await?;
         lease.confirm().await.map_err(|_| Failure::LeaseLost)?;
         let published = tokio::select! {
-            published = self.publish(services, lease, task, execution.outputs) => published?,
+            published = self.publish_once(services, lease, task, read, execution.outputs) => {
+                published?
+            }
             () = lost.cancelled() => return Err(Failure::LeaseLost),
             () = services.killed.cancelled() => return Err(RunError::Cancelled.into()),
         };
-        services.stats.bytes_out.fetch_add(published.bytes, Relaxed);
         self.steps.done(Step::Publish);
         Ok(published)
+    }
+
+    /// Publishes the outputs and leaves a receipt, unless another attempt has left one.
+    async fn publish_once(
+        &mut self,
+        services: &Services,
+        lease: &Lease,
+        task: &Task,
+        read: Option<Inputs>,
+        outputs: Vec<Output>,
+    ) -> Result<Published, Failure> {
+        let read = match read {
+            Some(read) => Some(read.facts(&task.base_directory).await?),
+            None => None,
+        };
+        if let Some(published) = self.done_meanwhile(services, lease).await? {
+            return Ok(published);
+        }
+        let (published, outputs) = self.publish(services, lease, task, outputs).await?;
+        match read {
+            Some(read) => self.leave_receipt(services, lease, published, &read, &outputs).await,
+            None => Ok(published),
+        }
     }
 
     /// Writes the outputs to the bucket. Waits for a bucket that does not take them for as long as
@@ -175,11 +246,12 @@ impl Attempt {
         lease: &Lease,
         task: &Task,
         outputs: Vec<Output>,
-    ) -> Result<Published, Failure> {
+    ) -> Result<(Published, Vec<PutOutput>), Failure> {
         let bucket = &*services.bucket;
         let protected = services.components.as_ref();
         let base = &task.base_directory;
-        let mut outputs = publish::Outputs::check(outputs, base, protected, bucket).await?;
+        let outputs = publish::Outputs::check(outputs, base, protected, bucket).await?;
+        let mut outputs = outputs.with_digests(services.receipts.is_some());
         let patience = self.steps.spent(Step::Run).clamp(MIN_PATIENCE, MAX_PATIENCE);
         let until = Instant::now() + patience;
         let may_put = || lease.is_ours();
@@ -198,11 +270,13 @@ impl Attempt {
         if services.config.data.durable {
             publish::sync(bucket).await?;
         }
+        let facts = outputs.facts();
         let published = outputs.published();
+        services.stats.bytes_out.fetch_add(published.bytes, Relaxed);
         if let Some(key) = published.keys.last() {
             services.was_put(key.clone());
         }
-        Ok(published)
+        Ok((published, facts))
     }
 
     /// Everything that comes before the guest: inputs, component, slot.
@@ -216,7 +290,7 @@ impl Attempt {
         if let Some(error) = services.catalog.is_slow(&task.name).await {
             return Err(not_found(services, error));
         }
-        let Brought { fetched, inputs, mut ahead } =
+        let Brought { fetched, inputs, versions, mut ahead } =
             services.inputs.bring(&task.base_directory, &task.inputs).await?;
         if let Some(input) = task.inputs.last() {
             services.was_read(task.base_directory.join(input));
@@ -246,7 +320,7 @@ impl Attempt {
             drop(services.publishing.acquire_many(most).await.map_err(|_| Failure::Draining)?);
         }
         self.steps.done(Step::Wait);
-        Ok(Prepared { inputs, component, slots: Some(slots), alone })
+        Ok(Prepared { inputs, versions, component, slots: Some(slots), alone })
     }
 
     /// The task's component. `make_room` is called if it takes long to compile, and returns what

@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use parking_lot::RwLock;
 use rustix::fs::{
@@ -35,8 +36,9 @@ use self::error::DirError;
 use self::root::{Id, Root};
 use self::sync::{Holder, Unsynced};
 use self::walk::Walk;
-use super::{Bucket, BucketError, Content, Listed, Object, Opened, Version};
+use super::{Bucket, BucketError, Content, Listed, Object, Opened, PutTag, Revision, Version};
 use crate::blocking::{SMALL, blocking};
+use crate::digest::Digest;
 use crate::key::{BucketKey, Prefix};
 use crate::process_dir;
 
@@ -48,6 +50,10 @@ const TMP: &str = ".task-host-tmp";
 const LISTED_AHEAD: usize = 256;
 /// How often an object is read that changes during each read.
 const READS: usize = 5;
+
+/// What is said about such an object.
+const BUSY: &str =
+    "it changed during each read; write a file under another name and rename it into place";
 
 /// Bytes that a trial put writes, besides the size that last found no room.
 const TRIAL: usize = 4096;
@@ -291,9 +297,7 @@ impl DirBucket {
             io::Seek::rewind(into).map_err(copy_failed)?;
             opened = self.open_object(key)?;
         }
-        let busy = "it changed during each read; \
-                    write a file under another name and rename it into place";
-        Err(BucketError::unavailable(self, "reading", key, busy))
+        Err(BucketError::unavailable(self, "reading", key, BUSY))
     }
 
     /// Notes that an object was put into the file system `device`.
@@ -492,9 +496,57 @@ impl Bucket for DirBucket {
         key: &BucketKey,
         content: &Content,
         _: &BucketKey,
-    ) -> Result<(), BucketError> {
+    ) -> Result<PutTag, BucketError> {
         self.check_key(key)?;
         self.put_content(key, content).await
+    }
+
+    async fn read(&self, key: &BucketKey, most: u64) -> Result<(Bytes, Revision), BucketError> {
+        self.check_key(key)?;
+        let (file, version) = self.open_object(key)?;
+        if version.size > most {
+            let problem = format!("has {} bytes; the most is {most}", version.size);
+            return Err(self.invalid(key, &problem));
+        }
+        let read = move || {
+            let mut bytes = Vec::with_capacity(version.size as usize + 1);
+            io::Read::read_to_end(&mut io::Read::take(file, most + 1), &mut bytes)?;
+            Ok((bytes.into(), Revision { tag: Some(version.tag), generation: None }))
+        };
+        let read = if version.size <= SMALL { read() } else { blocking(read).await };
+        read.map_err(|error: io::Error| self.unavailable("reading", key, error))
+    }
+
+    async fn put_if(
+        &self,
+        key: &BucketKey,
+        bytes: Bytes,
+        replaced: Option<&Revision>,
+    ) -> Result<bool, BucketError> {
+        self.check_key(key)?;
+        if bytes.len() as u64 <= SMALL {
+            return self.put_bytes_if(key, &bytes, replaced);
+        }
+        let (bucket, key, replaced) = (self.clone(), key.clone(), replaced.cloned());
+        blocking(move || bucket.put_bytes_if(&key, &bytes, replaced.as_ref())).await
+    }
+
+    async fn digest(&self, key: &BucketKey) -> Result<(Digest, u64), BucketError> {
+        self.check_key(key)?;
+        for _ in 0..READS {
+            let (file, before) = self.open_object(key)?;
+            let read = move || {
+                let digest = Digest::of_reader(&file)?;
+                Ok((digest, version(&fstat(&file)?)))
+            };
+            let read = if before.size <= SMALL { read() } else { blocking(read).await };
+            let ((digest, size), after) =
+                read.map_err(|error: io::Error| self.unavailable("reading", key, error))?;
+            if after == before && size == before.size {
+                return Ok((digest, size));
+            }
+        }
+        Err(BucketError::unavailable(self, "reading", key, BUSY))
     }
 
     fn list<'a>(&'a self, prefix: &Prefix) -> BoxStream<'a, Result<Listed, BucketError>> {

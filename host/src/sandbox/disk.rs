@@ -7,12 +7,18 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
+use crate::digest::Digest;
 use crate::spill::{SpillDir, SpilledFile};
 
 /// What an input's bytes are read from.
 pub trait Source: Send + Sync {
     /// The open file, where that takes no call.
     fn opened(&self) -> Option<Arc<File>> {
+        None
+    }
+
+    /// The digest of its bytes, where it is known.
+    fn digest(&self) -> Option<Digest> {
         None
     }
 

@@ -19,6 +19,7 @@ mod isolation;
 mod limits;
 mod logs;
 mod python;
+mod receipts;
 mod shortages;
 mod sick_calls;
 mod sick_dirs;
