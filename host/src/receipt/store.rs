@@ -18,6 +18,9 @@ it left. `host receipts show KEY` shows the receipt of an output, `host receipts
 See https://github.com/task-host/task-host/blob/main/docs/reference/receipts.md
 ";
 
+/// Receipts that are read at once from a service.
+const READ_AT_ONCE: usize = 64;
+
 /// The receipts of a bucket. A clone is another handle on them.
 #[derive(Debug, Clone)]
 pub struct Receipts {
@@ -104,6 +107,33 @@ impl Receipts {
         replaced: Option<&Revision>,
     ) -> Result<bool, BucketError> {
         self.bucket.put_if(&key(content), receipt, replaced).await
+    }
+
+    /// The receipts of tasks that left an output under `key`, with their bytes. Reads all receipts,
+    /// because none is kept by its outputs: that would cost a request for each output. `read` is told
+    /// how many are read.
+    ///
+    /// # Errors
+    /// Errors of the bucket.
+    pub async fn of_output(
+        &self,
+        key: &BucketKey,
+        mut read: impl FnMut(u64),
+    ) -> Result<Vec<(Receipt, Bytes)>, BucketError> {
+        let at_once = if self.bucket.is_local() { 1 } else { READ_AT_ONCE };
+        let finds = self.list().map(|content| async { self.find(&content?).await });
+        let mut finds = std::pin::pin!(finds.buffer_unordered(at_once));
+        let (mut found, mut count) = (Vec::new(), 0);
+        while let Some(one) = finds.next().await {
+            count += 1;
+            read(count);
+            if let Found::Receipt { receipt, bytes, .. } = one?
+                && receipt.outputs.iter().any(|output| output.key == *key)
+            {
+                found.push((receipt, bytes));
+            }
+        }
+        Ok(found)
     }
 
     /// The contents of all tasks that have a receipt, in no particular order.

@@ -30,3 +30,4 @@ mod simple_tasks;
 mod task_files;
 mod tools;
 mod two_hosts;
+mod verified;
