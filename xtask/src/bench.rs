@@ -31,7 +31,7 @@ pub(crate) struct Options {
     /// Rounds, each of which measures everything once
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Only one measurement: insert, noop, copy, steps, length, start or sqs
+    /// Only one measurement: insert, noop, copy, steps, receipts, length, start or sqs
     #[arg(long)]
     only: Option<String>,
     /// Directory on disk to measure [default: in the build directory]
@@ -149,9 +149,10 @@ impl Bench {
         let mut text = String::new();
         let mut values = serde_json::Map::new();
         type Measurement = fn(&mut Bench) -> anyhow::Result<(Table, Vec<Series>)>;
-        let all: [(&str, Measurement); 4] = [
+        let all: [(&str, Measurement); 5] = [
             ("insert noop copy", Bench::beside_python),
             ("steps", Bench::steps),
+            ("receipts", Bench::receipts),
             ("length", Bench::queue_length),
             ("start", Bench::first_result),
         ];
@@ -280,6 +281,37 @@ impl Bench {
             table.row([name.to_owned(), value(&columns[0]), value(&columns[1])]);
         }
         Ok((table, columns.into_iter().flatten().collect()))
+    }
+
+    /// The time of a task without and with a receipt, in turns.
+    fn receipts(&mut self) -> anyhow::Result<(Table, Vec<Series>)> {
+        let ways: [(&str, &[&str]); 2] = [("without", &[]), ("with", &["--receipts"])];
+        let kinds = [("a no-op", Task::Nothing), ("4 KiB in, 4 KiB out", Task::Copy)];
+        let mut table = Table::new(
+            "Microseconds of a task, without and with a receipt",
+            &["", "without", "with", "ratio"],
+        );
+        let mut all = Vec::new();
+        for (label, kind) in kinds {
+            for parallel in ["1", "2"] {
+                let name = |way: &str| format!("{label}, {parallel} at a time, {way} a receipt");
+                let mut series = ways.map(|(way, _)| Series::new(&name(way), "microseconds"));
+                for _ in 0..self.rounds {
+                    for (series, (_, args)) in series.iter_mut().zip(ways) {
+                        let args = [&["--parallel", parallel], args].concat();
+                        series.push(
+                            1e6 / self.work.host_runs(kind, self.counts.run, &args, Cores::All)?,
+                        );
+                    }
+                }
+                let [without, with] = &series;
+                let ratio = format!("{:.2}", with.median() / without.median());
+                let label = format!("{label}, `--parallel {parallel}`");
+                table.row([label, without.shown(), with.shown(), ratio]);
+                all.extend(series);
+            }
+        }
+        Ok((table, all))
     }
 
     /// Rate and memory at different lengths of the queue.

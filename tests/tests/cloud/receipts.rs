@@ -146,7 +146,7 @@ fn a_host_waits_until_receipts_can_be_written_and_a_killed_one_loses_nothing() {
     cloud.submit(&[misbehaviour(1, &[], json!({"do": "mark", "dir": "marks"}))]);
     eventually("outputs", || (marks() == 1).then_some(()));
     eventually("a host that says why it waits", || {
-        host.stderr().contains("not allowed").then_some(())
+        host.stderr().contains("need s3:PutObject").then_some(())
     });
     assert_eq!((receipts(), cloud.place.counts().0), (1, 1));
     // Killed between its outputs and its receipt.
