@@ -38,7 +38,7 @@ use crate::key::{BucketKey, Prefix};
 
 pub use address::{Address, AddressError};
 pub use content::Content;
-pub use dir::{DirBucket, DirSync};
+pub use dir::{DirBucket, DirSync, InPlace, InPlaceError};
 pub use object::ObjectBucket;
 
 /// The default limit of a decoded object's size, in bytes: 10 GiB.
@@ -367,9 +367,16 @@ pub trait Bucket: fmt::Display + fmt::Debug + Send + Sync + 'static {
     /// number of them.
     fn list<'a>(&'a self, prefix: &Prefix) -> BoxStream<'a, Result<Listed, BucketError>>;
 
+    /// The directory, if the bucket is one: a task's inputs are read where they are.
+    fn as_dir(&self) -> Option<&DirBucket> {
+        None
+    }
+
     /// True when fetching an object costs no more than reading a local file. The cache then keeps
     /// no index entry for it.
-    fn is_local(&self) -> bool;
+    fn is_local(&self) -> bool {
+        self.as_dir().is_some()
+    }
 
     /// Checks that the object can be read: starts to fetch it and takes none of its bytes.
     ///

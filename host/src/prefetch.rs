@@ -1,8 +1,9 @@
-//! A task's inputs, from the bucket through the cache to where its guest reads them.
+//! A task's inputs, from the bucket to where its guest reads them.
 //!
-//! A guest reads the cache's own files, or what the host has read of them: small inputs are in
-//! memory, and of the large ones a few are open. The others are opened when the guest opens them. A
-//! blob is not removed from the cache while a task has it as an input.
+//! Small inputs are read into memory. Of the large ones a few are open, and the others are opened
+//! when the guest opens them. They are the cache's own files, which stay there while a task has
+//! them as inputs. A bucket that is a directory has files itself: its objects are read where they
+//! are, and checked to be unchanged when the task has ended.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -16,7 +17,7 @@ use tokio::sync::SemaphorePermit;
 
 use crate::ahead::Ahead;
 use crate::blocking::blocking;
-use crate::bucket::{Bucket, BucketError, Version};
+use crate::bucket::{Bucket, BucketError, DirBucket, InPlace, InPlaceError, Version};
 use crate::cache::{Blob, Cache, CacheError};
 use crate::digest::Digest;
 use crate::key::{BucketKey, Prefix};
@@ -44,6 +45,8 @@ pub struct Brought<'a> {
     pub inputs: Vec<Input>,
     /// Their versions, in the same order.
     pub versions: Vec<Version>,
+    /// Those that are read in the bucket.
+    pub in_place: ReadInPlace,
     /// Stands for their bytes. To be dropped when the task runs.
     pub ahead: Option<SemaphorePermit<'a>>,
 }
@@ -81,6 +84,15 @@ pub enum PrefetchError {
         #[source]
         source: CacheError,
     },
+    /// The bucket's own file was changed while the guest read it.
+    #[error(
+        "input {input}: it was changed while the task read it; write a file under another name \
+         and rename it into place"
+    )]
+    Changed {
+        /// As the task names it.
+        input: BucketKey,
+    },
     /// The task's inputs can't be right, however often it is tried.
     #[error("input {input}: {problem}")]
     Invalid {
@@ -116,7 +128,8 @@ impl Prefetch {
         base: &Prefix,
         inputs: &[BucketKey],
     ) -> Result<Brought<'_>, PrefetchError> {
-        if let [input] = inputs {
+        let dir = self.bucket.as_dir();
+        if let ([input], None) = (inputs, dir) {
             return self.bring_one(base, input).await;
         }
         let distinct = if inputs.len() <= SORTED_INLINE {
@@ -125,6 +138,9 @@ impl Prefetch {
             let inputs = inputs.to_vec();
             blocking(move || distinct(&inputs)).await?
         };
+        if let Some(dir) = dir {
+            return self.bring_in_place(dir, base, distinct).await;
+        }
         // All sizes are known before anything is fetched: two tasks that each held a part of
         // the bytes they need would wait for each other.
         let mut turns = Turns::begin();
@@ -160,7 +176,52 @@ impl Prefetch {
         }
         // What is stored compressed is larger now.
         let permit = self.ahead.grown(permit, sum.bytes).await;
-        Ok(Brought { fetched: sum, inputs, versions, ahead: Some(permit) })
+        let in_place = ReadInPlace::default();
+        Ok(Brought { fetched: sum, inputs, versions, in_place, ahead: Some(permit) })
+    }
+
+    /// Opens inputs in the bucket's own directory, and reads the small ones.
+    async fn bring_in_place(
+        &self,
+        dir: &DirBucket,
+        base: &Prefix,
+        names: Vec<BucketKey>,
+    ) -> Result<Brought<'_>, PrefetchError> {
+        let (room, mut turns) = (Room::new(), Turns::begin());
+        let mut inputs = Vec::with_capacity(names.len());
+        let mut versions = Vec::with_capacity(names.len());
+        let mut in_place = ReadInPlace::default();
+        let mut bytes = 0;
+        for path in names {
+            turns.pass().await;
+            let key = base.join(&path);
+            let failed = |error: BucketError| PrefetchError::from_cache(&path, &key, error.into());
+            let mut found = dir.open_in_place(&key).map_err(failed)?;
+            let mut size = found.size();
+            let content = if room.has_memory_for(size) {
+                let (bytes, version) = dir.read_small(found).map_err(failed)?;
+                size = bytes.len() as u64;
+                versions.push(version);
+                InputContent::Bytes(bytes)
+            } else {
+                if !room.has_a_file() {
+                    found.close();
+                }
+                versions.push(found.version());
+                let source = Arc::new(found);
+                in_place.0.push((path.clone(), source.clone()));
+                InputContent::File { source, size }
+            };
+            bytes += size;
+            inputs.push(Input { path, content });
+        }
+        let permit = self.ahead.take(bytes).await;
+        if in_place.0.iter().any(|(_, file)| file.is_worth_reading_ahead()) {
+            let files = in_place.clone();
+            blocking(move || files.0.iter().for_each(|(_, file)| file.read_ahead())).await;
+        }
+        let fetched = Fetched { bytes, ..Fetched::default() };
+        Ok(Brought { fetched, inputs, versions, in_place, ahead: Some(permit) })
     }
 
     /// The only input of a task needs no look before it is fetched.
@@ -183,8 +244,9 @@ impl Prefetch {
             blob = cache.fetch(bucket, &key, Duration::ZERO).await.map_err(failed)?;
         };
         let inputs = vec![Input { path: input.clone(), content }];
-        let fetched = Fetched::of(&blob);
-        Ok(Brought { fetched, inputs, versions: vec![blob.version], ahead: Some(permit) })
+        let (fetched, in_place) = (Fetched::of(&blob), ReadInPlace::default());
+        let versions = vec![blob.version];
+        Ok(Brought { fetched, inputs, versions, in_place, ahead: Some(permit) })
     }
 
     async fn find<'a>(
@@ -301,6 +363,51 @@ impl Source for HeldBlob {
     }
 }
 
+/// Inputs that a guest reads in the bucket's own directory.
+#[derive(Debug, Clone, Default)]
+pub struct ReadInPlace(Vec<(BucketKey, Arc<InPlace>)>);
+
+impl ReadInPlace {
+    /// Checks, when the guest has ended, that each file it read was there and stayed as it was.
+    ///
+    /// # Errors
+    /// For the first that did not.
+    pub fn check(&self) -> Result<(), PrefetchError> {
+        self.0.iter().try_for_each(|(input, file)| {
+            let input = || input.clone();
+            file.check().map_err(|error| match error {
+                InPlaceError::Changed => PrefetchError::Changed { input: input() },
+                InPlaceError::Failed(error) => {
+                    PrefetchError::Unavailable { input: input(), source: error.into() }
+                }
+            })
+        })
+    }
+
+    /// One of them, if there are any.
+    pub fn last(&self) -> Option<&BucketKey> {
+        self.0.last().map(|(input, _)| input)
+    }
+}
+
+impl Source for InPlace {
+    fn opened(&self) -> Option<Arc<File>> {
+        self.opened()
+    }
+
+    fn open(&self) -> io::Result<Arc<File>> {
+        self.open()
+    }
+
+    fn failed(&self, error: &io::Error) {
+        self.failed(error);
+    }
+
+    fn closes(&self, file: &File) {
+        self.closes(file);
+    }
+}
+
 /// An input that is in the bucket.
 struct Found<'a> {
     input: &'a BucketKey,
@@ -365,11 +472,15 @@ impl PrefetchError {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::fmt;
+    use std::io::Read;
 
+    use async_trait::async_trait;
     use bytesize::ByteSize;
+    use futures_util::stream::BoxStream;
 
     use super::*;
-    use crate::bucket::DirBucket;
+    use crate::bucket::{Content, Listed, Opened, PutTag, Revision};
     use crate::cache::CacheOptions;
 
     struct Fixture {
@@ -415,10 +526,81 @@ mod tests {
         inputs.map(|input| (input.path.to_string(), read(input))).collect()
     }
 
+    /// A directory whose objects go through the cache.
+    #[derive(Debug)]
+    struct Cached(DirBucket);
+
+    impl fmt::Display for Cached {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            self.0.fmt(f)
+        }
+    }
+
+    #[async_trait]
+    impl Bucket for Cached {
+        async fn head(&self, key: &BucketKey) -> Result<Version, BucketError> {
+            self.0.head(key).await
+        }
+
+        async fn open(
+            &self,
+            key: &BucketKey,
+            known: Option<&Version>,
+        ) -> Result<Opened, BucketError> {
+            self.0.open(key, known).await
+        }
+
+        async fn put(
+            &self,
+            key: &BucketKey,
+            content: &Content,
+            path: &BucketKey,
+        ) -> Result<PutTag, BucketError> {
+            self.0.put(key, content, path).await
+        }
+
+        async fn read(
+            &self,
+            key: &BucketKey,
+            most: u64,
+        ) -> Result<(bytes::Bytes, Revision), BucketError> {
+            self.0.read(key, most).await
+        }
+
+        async fn put_if(
+            &self,
+            key: &BucketKey,
+            bytes: bytes::Bytes,
+            replaced: Option<&Revision>,
+        ) -> Result<bool, BucketError> {
+            self.0.put_if(key, bytes, replaced).await
+        }
+
+        fn list<'a>(&'a self, prefix: &Prefix) -> BoxStream<'a, Result<Listed, BucketError>> {
+            self.0.list(prefix)
+        }
+
+        fn is_local(&self) -> bool {
+            true
+        }
+
+        async fn try_put(&self, key: &BucketKey) -> Result<(), BucketError> {
+            self.0.try_put(key).await
+        }
+
+        async fn accepts(&self, key: &BucketKey) -> Result<(), BucketError> {
+            self.0.accepts(key).await
+        }
+
+        async fn check(&self) -> Result<(), BucketError> {
+            self.0.check().await
+        }
+    }
+
     impl Fixture {
         fn prefetch(&self, ahead: ByteSize) -> Prefetch {
             Prefetch {
-                bucket: Arc::new(self.bucket.clone()),
+                bucket: Arc::new(Cached(self.bucket.clone())),
                 cache: self.cache.clone(),
                 freshness: Duration::ZERO,
                 ahead: Ahead::new(ahead),
@@ -439,6 +621,121 @@ mod tests {
         assert!(futures_util::poll!(&mut second).is_pending());
         drop(first);
         second.await.unwrap();
+    }
+
+    /// As the host reads the files of a bucket that is a directory.
+    async fn bring_in_place<'a>(prefetch: &'a Prefetch, names: &[&str]) -> Brought<'a> {
+        let keys: Vec<_> = names.iter().map(|name| BucketKey::new(name).unwrap()).collect();
+        prefetch.bring(&Prefix::new("d").unwrap(), &keys).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn files_of_a_directory_are_read_where_they_are() {
+        let f = fixture();
+        let large: Vec<String> = (0..6).map(|n| format!("large {n}")).collect();
+        for name in &large {
+            std::fs::write(f.bucket.path().join("d").join(name), vec![7; 1 << 20]).unwrap();
+        }
+        let bucket = Arc::new(f.bucket.clone());
+        let prefetch = Prefetch { bucket, ..f.prefetch(ByteSize::gib(1)) };
+        let mut names: Vec<&str> = large.iter().map(String::as_str).collect();
+        names.push("a");
+        let brought = bring_in_place(&prefetch, &names).await;
+        assert_eq!(brought.fetched, Fetched { bytes: (6 << 20) + 1, hits: 0, misses: 0 });
+        let opened = |input: &&Input| match &input.content {
+            InputContent::Bytes(_) => false,
+            InputContent::File { source, .. } => source.opened().is_some(),
+        };
+        assert_eq!(brought.inputs.iter().filter(opened).count(), OPEN);
+        let inputs = bytes(&brought);
+        assert_eq!((inputs["a"].as_slice(), inputs["large 5"].len()), (&b"A"[..], 1 << 20));
+        brought.in_place.check().unwrap();
+        let blobs = f.cache.dir().join("blobs");
+        assert_eq!(std::fs::read_dir(blobs).map_or(0, Iterator::count), 0, "nothing was copied");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_changes_while_it_is_read_is_noticed() {
+        let f = fixture();
+        let path = f.bucket.path().join("d/large");
+        let bucket = Arc::new(f.bucket.clone());
+        let prefetch = Prefetch { bucket, ..f.prefetch(ByteSize::gib(1)) };
+        let write = |byte: u8| std::fs::write(&path, vec![byte; 1 << 20]).unwrap();
+        type Change<'a> = (&'a str, &'a dyn Fn(), bool);
+        let changes: [Change<'_>; 6] = [
+            ("nothing", &|| (), false),
+            ("other bytes", &|| write(2), true),
+            (
+                "shorter",
+                &|| File::options().write(true).open(&path).unwrap().set_len(1).unwrap(),
+                true,
+            ),
+            (
+                "the same time again",
+                &|| {
+                    let file = File::options().write(true).open(&path).unwrap();
+                    let modified = file.metadata().unwrap().modified().unwrap();
+                    io::Write::write_all(&mut &file, b"3").unwrap();
+                    file.set_modified(modified).unwrap();
+                },
+                true,
+            ),
+            (
+                "replaced",
+                &|| {
+                    let other = path.with_extension("new");
+                    std::fs::write(&other, "4").unwrap();
+                    std::fs::rename(other, &path).unwrap();
+                },
+                false,
+            ),
+            ("removed", &|| std::fs::remove_file(&path).unwrap(), false),
+        ];
+        for (what, change, is_noticed) in changes {
+            write(1);
+            // A coarse clock of the file system gives two writes in a row the same time.
+            std::thread::sleep(Duration::from_millis(20));
+            let brought = bring_in_place(&prefetch, &["large"]).await;
+            let InputContent::File { source, .. } = &brought.inputs[0].content else { panic!() };
+            change();
+            brought.in_place.check().expect("the guest has not read it");
+            source.closes(&source.open().unwrap());
+            match brought.in_place.check() {
+                Ok(()) => assert!(!is_noticed, "{what}"),
+                Err(error) => assert!(
+                    is_noticed && matches!(error, PrefetchError::Changed { .. }),
+                    "{what}: {error}"
+                ),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_replaced_before_it_is_opened_again_is_noticed() {
+        let f = fixture();
+        let names = ["0", "1", "2", "3", "4"];
+        for name in names {
+            std::fs::write(f.bucket.path().join("d").join(name), vec![7; 1 << 20]).unwrap();
+        }
+        let bucket = Arc::new(f.bucket.clone());
+        let prefetch = Prefetch { bucket, ..f.prefetch(ByteSize::gib(1)) };
+        for content in [Some("other"), None] {
+            let brought = bring_in_place(&prefetch, &names).await;
+            let InputContent::File { source, .. } = &brought.inputs[OPEN].content else { panic!() };
+            assert!(source.opened().is_none());
+            let path = f.bucket.path().join("d/4");
+            std::fs::remove_file(&path).unwrap();
+            if let Some(content) = content {
+                std::fs::write(&path, content).unwrap();
+            }
+            source.open().unwrap_err();
+            let error = brought.in_place.check().unwrap_err();
+            match content {
+                Some(_) => assert!(matches!(error, PrefetchError::Changed { .. }), "{error}"),
+                None => assert!(error.to_string().contains("there is no object"), "{error}"),
+            }
+            std::fs::write(&path, vec![7; 1 << 20]).unwrap();
+        }
     }
 
     #[tokio::test]

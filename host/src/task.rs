@@ -19,7 +19,7 @@ use crate::digest::Digest;
 use crate::failure::Failure;
 use crate::lease::Lease;
 use crate::message::{DecodeError, Task};
-use crate::prefetch::Brought;
+use crate::prefetch::{Brought, ReadInPlace};
 use crate::publish::{self, Published, PutOutput};
 use crate::queue::Message;
 use crate::sandbox::{Execution, Input, Job, Log, Output, RunError};
@@ -63,6 +63,7 @@ enum Next<'w> {
 struct Prepared<'w> {
     inputs: Vec<Input>,
     versions: Vec<Version>,
+    in_place: ReadInPlace,
     component: Ready,
     /// Held until other tasks may run.
     slots: Option<SemaphorePermit<'w>>,
@@ -185,7 +186,7 @@ impl Attempt {
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Published, Failure> {
         let lost = lease.lost().clone();
-        let Prepared { inputs, versions, component, mut slots, alone } = prepared;
+        let Prepared { inputs, versions, in_place, component, mut slots, alone } = prepared;
         let read = services.receipts.as_ref().map(|_| Inputs::new(&inputs, versions));
         lease.start().await.map_err(Failure::Start)?;
         let execution = self.execute(services, lease, task, inputs, &component).await;
@@ -197,15 +198,24 @@ impl Attempt {
         self.memory = execution.memory;
         let listed = match execution.result {
             Err(RunError::Cancelled) if lost.is_cancelled() => return Err(Failure::LeaseLost),
-            result => result?,
+            Err(RunError::Cancelled) => return Err(RunError::Cancelled.into()),
+            result => {
+                // Whatever the guest made of an input that was changed while it read it.
+                in_place.check()?;
+                if let Some(input) = in_place.last() {
+                    services.was_read(task.base_directory.join(input));
+                }
+                result?
+            }
         };
 
         let _publishing = services.publishing.acquire().await;
         drop(permit);
         check_listed(&execution.outputs, &listed).await?;
         lease.confirm().await.map_err(|_| Failure::LeaseLost)?;
+        let outputs = execution.outputs;
         let published = tokio::select! {
-            published = self.publish_once(services, lease, task, read, execution.outputs) => {
+            published = self.publish_once(services, lease, task, &in_place, read, outputs) => {
                 published?
             }
             () = lost.cancelled() => return Err(Failure::LeaseLost),
@@ -221,11 +231,17 @@ impl Attempt {
         services: &Services,
         lease: &Lease,
         task: &Task,
+        in_place: &ReadInPlace,
         read: Option<Inputs>,
         outputs: Vec<Output>,
     ) -> Result<Published, Failure> {
         let read = match read {
-            Some(read) => Some(read.facts(&task.base_directory).await?),
+            Some(read) => {
+                let facts = read.facts(&task.base_directory).await?;
+                // The digests are those of what the guest read.
+                in_place.check()?;
+                Some(facts)
+            }
             None => None,
         };
         if let Some(published) = self.done_meanwhile(services, lease).await? {
@@ -290,9 +306,9 @@ impl Attempt {
         if let Some(error) = services.catalog.is_slow(&task.name).await {
             return Err(not_found(services, error));
         }
-        let Brought { fetched, inputs, versions, mut ahead } =
+        let Brought { fetched, inputs, versions, in_place, mut ahead } =
             services.inputs.bring(&task.base_directory, &task.inputs).await?;
-        if let Some(input) = task.inputs.last() {
+        if let (Some(input), None) = (task.inputs.last(), in_place.last()) {
             services.was_read(task.base_directory.join(input));
         }
         services.stats.bytes_in.fetch_add(fetched.bytes, Relaxed);
@@ -320,7 +336,7 @@ impl Attempt {
             drop(services.publishing.acquire_many(most).await.map_err(|_| Failure::Draining)?);
         }
         self.steps.done(Step::Wait);
-        Ok(Prepared { inputs, versions, component, slots: Some(slots), alone })
+        Ok(Prepared { inputs, versions, in_place, component, slots: Some(slots), alone })
     }
 
     /// The task's component. `make_room` is called if it takes long to compile, and returns what

@@ -129,7 +129,9 @@ pub fn judge(failure: &Failure, attempt: u32, policy: &Policy) -> Verdict {
         Failure::Prefetch(PrefetchError::NotFound { .. }) => retry,
         Failure::Prefetch(PrefetchError::Invalid { .. }) => reject,
         // Not an outage: the diagnosis looked for one before.
-        Failure::Prefetch(PrefetchError::Unavailable { .. }) => retry,
+        Failure::Prefetch(PrefetchError::Unavailable { .. } | PrefetchError::Changed { .. }) => {
+            retry
+        }
 
         // The component may still be on its way to the bucket.
         Failure::Catalog(CatalogError::NotFound { .. }) => retry,

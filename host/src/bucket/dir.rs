@@ -6,6 +6,7 @@
 //! objects while hosts run should rename them into place too.
 
 mod error;
+mod in_place;
 mod put;
 mod root;
 mod sync;
@@ -42,6 +43,7 @@ use crate::digest::Digest;
 use crate::key::{BucketKey, Prefix};
 use crate::process_dir;
 
+pub use self::in_place::{InPlace, InPlaceError};
 pub use self::sync::DirSync;
 
 /// The directory for copies. No key has a segment of this name.
@@ -51,9 +53,9 @@ const LISTED_AHEAD: usize = 256;
 /// How often an object is read that changes during each read.
 const READS: usize = 5;
 
-/// What is said about such an object.
-const BUSY: &str =
-    "it changed during each read; write a file under another name and rename it into place";
+/// What is wrong with such an object.
+const BUSY: &str = "it changed during each read; \
+                    write a file under another name and rename it into place";
 
 /// Bytes that a trial put writes, besides the size that last found no room.
 const TRIAL: usize = 4096;
@@ -250,15 +252,15 @@ impl DirBucket {
         Ok(())
     }
 
-    fn version(&self, key: &BucketKey, stat: &Stat) -> Result<Version, BucketError> {
+    fn check_type(&self, key: &BucketKey, stat: &Stat) -> Result<(), BucketError> {
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => Ok(version(stat)),
+            FileType::RegularFile => Ok(()),
             FileType::Directory => Err(self.invalid(key, "is a directory, not an object")),
             _ => Err(self.invalid(key, "is not a regular file")),
         }
     }
 
-    fn open_object(&self, key: &BucketKey) -> Result<(File, Version), BucketError> {
+    fn open_object(&self, key: &BucketKey) -> Result<(File, Stat), BucketError> {
         // Opening a FIFO must not wait for a writer.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let (fd, stat) = self.in_root("reading", key, |root| {
@@ -267,7 +269,8 @@ impl DirBucket {
             root.has_object();
             Ok((fd, stat))
         })?;
-        Ok((File::from(fd), self.version(key, &stat)?))
+        self.check_type(key, &stat)?;
+        Ok((File::from(fd), stat))
     }
 
     /// Copies one version of an object: never a mix of two.
@@ -295,7 +298,8 @@ impl DirBucket {
             }
             into.set_len(0).map_err(copy_failed)?;
             io::Seek::rewind(into).map_err(copy_failed)?;
-            opened = self.open_object(key)?;
+            let (file, stat) = self.open_object(key)?;
+            opened = (file, version(&stat));
         }
         Err(BucketError::unavailable(self, "reading", key, BUSY))
     }
@@ -478,12 +482,14 @@ impl Bucket for DirBucket {
             root.has_object();
             Ok(stat)
         })?;
-        self.version(key, &stat)
+        self.check_type(key, &stat)?;
+        Ok(version(&stat))
     }
 
     async fn open(&self, key: &BucketKey, known: Option<&Version>) -> Result<Opened, BucketError> {
         self.check_key(key)?;
-        let (file, version) = self.open_object(key)?;
+        let (file, stat) = self.open_object(key)?;
+        let version = version(&stat);
         if known == Some(&version) {
             return Ok(Opened::Unchanged);
         }
@@ -503,7 +509,8 @@ impl Bucket for DirBucket {
 
     async fn read(&self, key: &BucketKey, most: u64) -> Result<(Bytes, Revision), BucketError> {
         self.check_key(key)?;
-        let (file, version) = self.open_object(key)?;
+        let (file, stat) = self.open_object(key)?;
+        let version = version(&stat);
         if version.size > most {
             let problem = format!("has {} bytes; the most is {most}", version.size);
             return Err(self.invalid(key, &problem));
@@ -534,7 +541,8 @@ impl Bucket for DirBucket {
     async fn digest(&self, key: &BucketKey) -> Result<(Digest, u64), BucketError> {
         self.check_key(key)?;
         for _ in 0..READS {
-            let (file, before) = self.open_object(key)?;
+            let (file, stat) = self.open_object(key)?;
+            let before = version(&stat);
             let read = move || {
                 let digest = Digest::of_reader(&file)?;
                 Ok((digest, version(&fstat(&file)?)))
@@ -568,8 +576,8 @@ impl Bucket for DirBucket {
         stream::once(async move { start() }).flatten().boxed()
     }
 
-    fn is_local(&self) -> bool {
-        true
+    fn as_dir(&self) -> Option<&DirBucket> {
+        Some(self)
     }
 
     async fn try_get(&self, key: &BucketKey) -> Result<(), BucketError> {

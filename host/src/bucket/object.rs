@@ -326,10 +326,6 @@ impl Bucket for ObjectBucket {
         .boxed()
     }
 
-    fn is_local(&self) -> bool {
-        false
-    }
-
     async fn try_put(&self, key: &BucketKey) -> Result<(), BucketError> {
         match self.0.address.service {
             // Azure can't abort an upload in parts.

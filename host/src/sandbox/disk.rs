@@ -27,6 +27,13 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// When the file system refuses. That is never the task's fault.
     fn open(&self) -> io::Result<Arc<File>>;
+
+    /// Called when reading the open file failed.
+    fn failed(&self, _error: &io::Error) {}
+
+    /// Called before the guest's last handle on the open file is closed. May only make calls on
+    /// the open file.
+    fn closes(&self, _file: &File) {}
 }
 
 type Errand = Box<dyn FnOnce(&SpillDir) + Send>;

@@ -5,6 +5,7 @@
 //! receipt. A host that can't read or write a receipt waits with the result, as it does with a
 //! report.
 
+use std::io::{self, Seek};
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Attempt, not_found};
@@ -50,7 +51,13 @@ impl Inputs {
                 InputContent::File { source, size } => match source.digest() {
                     Some(digest) => (digest, size),
                     None => {
-                        let read = move || Digest::of_reader(&*source.open()?);
+                        let read = move || {
+                            let file = source.open()?;
+                            (&*file).rewind()?;
+                            let digest = Digest::of_reader(&*file)?;
+                            source.closes(&file);
+                            Ok::<_, io::Error>(digest)
+                        };
                         let read = if size <= SMALL { read() } else { blocking(read).await };
                         read.map_err(|error| RunError::Host(format!("input {path}: {error}")))?
                     }

@@ -106,10 +106,17 @@ impl File {
     fn close(&self) {
         let mut state = self.state.lock();
         state.users -= 1;
-        if state.users == 0
-            && let Body::Input { open, .. } | Body::Disk { open, .. } = &mut state.body
-        {
-            *open = None;
+        if state.users > 0 {
+            return;
+        }
+        match &mut state.body {
+            Body::Input { source, open, .. } => {
+                if let Some(file) = open.take() {
+                    source.closes(&file);
+                }
+            }
+            Body::Disk { open, .. } => *open = None,
+            Body::Bytes(_) | Body::Memory(_) => {}
         }
     }
 
@@ -149,12 +156,22 @@ impl File {
             Body::Memory(bytes) => Ok(Bytes::copy_from_slice(&bytes[start..start + len])),
             Body::Input { open, .. } | Body::Disk { open, .. } => {
                 let file = open.clone();
+                let source = match &state.body {
+                    Body::Input { source, .. } => Some(source.clone()),
+                    _ => None,
+                };
                 drop(state);
                 let mut bytes = BytesMut::zeroed(len);
                 let read = file
                     .ok_or_else(not_open)
                     .and_then(|file| uninterrupted(|| file.read_at(&mut bytes, offset)));
-                bytes.truncate(read.inspect_err(|error| self.shared.quota.note(error))?);
+                let read = read.inspect_err(|error| {
+                    if let Some(source) = source {
+                        source.failed(error);
+                    }
+                    self.shared.quota.note(error);
+                });
+                bytes.truncate(read?);
                 Ok(bytes.freeze())
             }
         }

@@ -1,0 +1,202 @@
+//! Objects that are read where they are, and checked to be unchanged afterwards.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rustix::fs::{Advice, Stat, fadvise, fstat};
+use rustix::io::Errno;
+
+use super::{BUSY, DirBucket, READS, size, version};
+use crate::blocking::SMALL;
+use crate::bucket::{BucketError, Version};
+use crate::key::BucketKey;
+use crate::shortage;
+
+/// One version of an object, to be read where it is.
+///
+/// Whoever changes the file meanwhile is noticed by [`InPlace::check`]. Replacing it by a rename
+/// does not harm: the version that was opened stays what it was.
+#[derive(Debug)]
+pub struct InPlace {
+    bucket: DirBucket,
+    key: BucketKey,
+    seen: Stat,
+    /// Open until [`InPlace::close`].
+    held: Option<Arc<File>>,
+    was_read: AtomicBool,
+    failure: Mutex<Option<InPlaceError>>,
+}
+
+/// Why what was read of an object is not one version of it.
+#[derive(Debug, thiserror::Error)]
+pub enum InPlaceError {
+    /// The file was changed meanwhile.
+    #[error("the file was changed while it was read")]
+    Changed,
+    /// The file could not be read.
+    #[error(transparent)]
+    Failed(#[from] BucketError),
+}
+
+/// True when an open file that looked like `before` has the same bytes now. Removing it, replacing
+/// it or linking to it only changes the number of its links and the time of that change.
+fn is_same(before: &Stat, now: &Stat) -> bool {
+    let content =
+        |stat: &Stat| (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
+    let changed = |stat: &Stat| (stat.st_ctime, stat.st_ctime_nsec);
+    content(before) == content(now)
+        && (changed(before) == changed(now) || before.st_nlink != now.st_nlink)
+}
+
+impl DirBucket {
+    /// Opens an object to be read where it is.
+    ///
+    /// # Errors
+    /// As [`Bucket::open`](crate::bucket::Bucket::open).
+    pub fn open_in_place(&self, key: &BucketKey) -> Result<InPlace, BucketError> {
+        self.check_key(key)?;
+        let (file, stat) = self.open_object(key)?;
+        Ok(InPlace {
+            bucket: self.clone(),
+            key: key.clone(),
+            seen: stat,
+            held: Some(Arc::new(file)),
+            was_read: AtomicBool::new(false),
+            failure: Mutex::new(None),
+        })
+    }
+
+    /// Reads an object that is small enough for memory: one version, which is returned, and never a
+    /// mix of two.
+    /// `found` is read first, and the object is opened again if it changed meanwhile.
+    ///
+    /// # Errors
+    /// As [`Bucket::open`](crate::bucket::Bucket::open); also when it changes during each read.
+    pub fn read_small(&self, mut found: InPlace) -> Result<(Bytes, Version), BucketError> {
+        for _ in 0..READS {
+            if let Some(bytes) = found.read_all()? {
+                return Ok((bytes, found.version()));
+            }
+            found = self.open_in_place(&found.key)?;
+        }
+        Err(BucketError::unavailable(self, "reading", &found.key, BUSY))
+    }
+}
+
+impl InPlace {
+    /// The length in bytes.
+    pub fn size(&self) -> u64 {
+        size(&self.seen)
+    }
+
+    /// The version that was opened.
+    pub fn version(&self) -> Version {
+        version(&self.seen)
+    }
+
+    /// True when [`InPlace::read_ahead`] has an effect.
+    pub fn is_worth_reading_ahead(&self) -> bool {
+        self.held.is_some() && self.size() > SMALL
+    }
+
+    /// Makes the kernel read a large object that is open into memory that it can free at any time.
+    /// May block.
+    pub fn read_ahead(&self) {
+        if let Some(file) = self.held.as_ref().filter(|_| self.is_worth_reading_ahead()) {
+            // Without it the first reads wait for the disk.
+            let _ = fadvise(file, 0, None, Advice::WillNeed);
+        }
+    }
+
+    /// Closes the file. [`InPlace::open`] opens it again.
+    pub fn close(&mut self) {
+        self.held = None;
+    }
+
+    /// The file, if it is held open.
+    pub fn opened(&self) -> Option<Arc<File>> {
+        let file = self.held.as_ref()?;
+        self.was_read.store(true, Relaxed);
+        Some(file.clone())
+    }
+
+    /// Opens the file for reading.
+    ///
+    /// # Errors
+    /// When it can't be opened, or was changed since it was first opened. [`InPlace::check`]
+    /// repeats the error.
+    pub fn open(&self) -> io::Result<Arc<File>> {
+        if let Some(file) = self.opened() {
+            return Ok(file);
+        }
+        let error = match self.bucket.open_object(&self.key) {
+            Ok((file, stat)) if is_same(&self.seen, &stat) => {
+                return Ok(Arc::new(file));
+            }
+            Ok(_) => InPlaceError::Changed,
+            Err(error) => error.into(),
+        };
+        let number = shortage::errno(&error).unwrap_or(Errno::STALE);
+        self.failure.lock().get_or_insert(error);
+        Err(number.into())
+    }
+
+    /// Remembers that reading the file failed.
+    pub fn failed(&self, error: &io::Error) {
+        let number = Errno::from_io_error(error).unwrap_or(Errno::IO);
+        let error = self.bucket.unavailable("reading", &self.key, number);
+        self.failure.lock().get_or_insert(error.into());
+    }
+
+    /// Called before a file that was opened again is closed.
+    pub fn closes(&self, file: &File) {
+        if self.held.is_none()
+            && let Err(error) = self.check_file(file)
+        {
+            self.failure.lock().get_or_insert(error);
+        }
+    }
+
+    /// Checks that what was read of the object was one version of it.
+    ///
+    /// # Errors
+    /// When the file was changed since it was opened, or could not be read.
+    pub fn check(&self) -> Result<(), InPlaceError> {
+        if let Some(failure) = self.failure.lock().take() {
+            return Err(failure);
+        }
+        match &self.held {
+            Some(file) if self.was_read.load(Relaxed) => self.check_file(file),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_file(&self, file: &File) -> Result<(), InPlaceError> {
+        let now =
+            fstat(file).map_err(|error| self.bucket.unavailable("reading", &self.key, error))?;
+        if is_same(&self.seen, &now) { Ok(()) } else { Err(InPlaceError::Changed) }
+    }
+
+    /// All bytes; `None` when the file changed meanwhile, or is not open.
+    fn read_all(&self) -> Result<Option<Bytes>, BucketError> {
+        let Some(file) = &self.held else { return Ok(None) };
+        let failed = |error: io::Error| self.bucket.unavailable("reading", &self.key, error);
+        let mut bytes = vec![0; self.size() as usize];
+        let mut filled = 0;
+        while filled < bytes.len() {
+            match file.read_at(&mut bytes[filled..], filled as u64) {
+                Ok(0) => return Ok(None),
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        let now = fstat(file).map_err(|error| failed(error.into()))?;
+        Ok(is_same(&self.seen, &now).then(|| bytes.into()))
+    }
+}
