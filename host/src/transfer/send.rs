@@ -59,7 +59,7 @@ pub enum SendError {
         /// The cause.
         source: QueueError,
         /// What was done before.
-        done: Sent,
+        done: Box<Sent>,
         /// The first message that was not sent.
         first_unsent: Option<MessageOrigin>,
         /// All messages that were read and not sent are in the file of rejects.
@@ -446,6 +446,7 @@ impl Sender {
             None => Ok(done),
             Some(source) => {
                 let first_unsent = self.first_unsent.map(|(_, origin)| origin);
+                let done = Box::new(done);
                 Err(SendError::Stopped { source, done, first_unsent, is_rest_kept })
             }
         }

@@ -1,6 +1,6 @@
 //! `host receipts verify`: prints the tasks that have no receipt, or whose outputs do not match it.
 
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -75,7 +75,7 @@ struct Summary {
 /// Where tasks that are not done are printed.
 struct Printer {
     console: Console,
-    out: BufWriter<io::Stdout>,
+    out: output::Messages,
     failed: Option<io::Error>,
     found: Summary,
 }
@@ -91,9 +91,7 @@ impl Printer {
         if self.found.missing + self.found.changed + self.found.mixed <= SHOWN {
             self.console.tell(undone);
         }
-        // Without change, so that the task stays the same.
-        let written = self.out.write_all(message).and_then(|()| self.out.write_all(b"\n"));
-        if let Err(error) = written {
+        if let Err(error) = self.out.write(message) {
             self.failed.get_or_insert(error);
         }
     }
@@ -120,7 +118,7 @@ impl Verify {
         let depth = if self.quick { Depth::Versions } else { Depth::Digests };
         let printer = Arc::new(Mutex::new(Printer {
             console: console.clone(),
-            out: BufWriter::new(io::stdout()),
+            out: output::Messages::new(),
             failed: None,
             found: Summary { bucket: bucket.to_string(), ..Summary::default() },
         }));
