@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::{Component, Linker, ResourceTable};
 use wasmtime::{
@@ -92,6 +93,9 @@ pub struct Job {
     pub cancelled: CancellationToken,
     /// Where the guest's output goes at once, beside the log.
     pub tee: Option<Tee>,
+    /// Dropped as soon as the guest has ended, on its thread: the next task can begin before this
+    /// one's end is noticed.
+    pub slot: Option<OwnedSemaphorePermit>,
 }
 
 /// What came of an execution.
@@ -424,6 +428,7 @@ async fn execute(engine: &Engine, limits: Limits, disk: Disk, job: Job) -> Execu
     let files_refused = quota.was_refused_open();
     // The instance is gone before anybody looks at what it left.
     drop(store);
+    drop(job.slot);
     let exceeded = quota.exceeded();
     let result = match (ended, exceeded) {
         (Err(Ended::Cancelled), _) => Err(RunError::Cancelled),

@@ -53,7 +53,7 @@ pub struct Services {
     /// A report must be on its disk before the message is deleted.
     pub(crate) report_disks: HashMap<String, DirSync>,
     /// One permit per guest that may run.
-    pub(crate) slots: Semaphore,
+    pub(crate) slots: Arc<Semaphore>,
     /// One permit per task that may publish.
     pub(crate) publishing: Semaphore,
     /// Cancelled when no further task may start.
@@ -158,7 +158,7 @@ impl Services {
             queue,
             error_queue,
             done_queue,
-            slots: Semaphore::new(config.work.parallel),
+            slots: Arc::new(Semaphore::new(config.work.parallel)),
             publishing: Semaphore::new(max_publishing(config.work.parallel)),
             draining: CancellationToken::new(),
             killed: CancellationToken::new(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, SemaphorePermit};
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -52,21 +52,21 @@ struct Attempt {
 }
 
 /// How a task goes on after its message is decoded.
-enum Next<'w> {
+enum Next {
     /// It is done: its receipt says so.
     DoneBefore(Published),
     /// It runs.
-    Run(Prepared<'w>),
+    Run(Prepared),
 }
 
 /// What a task needs to run, ready.
-struct Prepared<'w> {
+struct Prepared {
     inputs: Vec<Input>,
     versions: Vec<Version>,
     in_place: ReadInPlace,
     component: Ready,
     /// Held until other tasks may run.
-    slots: Option<SemaphorePermit<'w>>,
+    slots: OwnedSemaphorePermit,
     /// Whether no other task may run or publish meanwhile.
     alone: bool,
 }
@@ -75,17 +75,21 @@ struct Prepared<'w> {
 /// task neither waits nor runs.
 pub async fn run(services: &Services, mut lease: Lease, permit: OwnedSemaphorePermit) {
     let _in_flight = Gauge::enter(&services.stats.in_flight);
+    let (since, mut steps) = (Instant::now(), Steps::start());
+    let decoded = decode(lease.message()).await;
+    steps.done(Step::Decode);
+    let known = decoded.as_ref().ok();
+    // A field that is recorded later would cost as much as the whole span.
     let span = tracing::info_span!(
         "task",
         message_id = lease.message().id,
         attempt = lease.attempt(),
-        id = tracing::field::Empty,
-        task_name = tracing::field::Empty,
+        id = known.map(|task| task.id),
+        task_name = known.map(|task| task.name.as_str()),
     );
     async {
-        let since = Instant::now();
         let mut attempt = Attempt {
-            steps: Steps::start(),
+            steps,
             task: None,
             component: None,
             log: Log::default(),
@@ -95,7 +99,7 @@ pub async fn run(services: &Services, mut lease: Lease, permit: OwnedSemaphorePe
         let mut end = match services.undeleted.recall(&lease.message().id, &lease.message().body) {
             // The message came again because it could not be deleted.
             Some(ended) => return attempt.settle_again(services, lease, ended).await,
-            None => attempt.make(services, &mut lease, permit).await,
+            None => attempt.make(services, &mut lease, decoded, permit).await,
         };
         if let Err(failure) = end {
             end = Err(services.diagnose(failure, attempt.task.as_deref(), since).await);
@@ -111,18 +115,17 @@ pub async fn run(services: &Services, mut lease: Lease, permit: OwnedSemaphorePe
 }
 
 impl Attempt {
-    /// From the message to published outputs.
+    /// From the decoded message to published outputs.
     async fn make(
         &mut self,
         services: &Services,
         lease: &mut Lease,
+        decoded: Result<Task, DecodeError>,
         permit: OwnedSemaphorePermit,
     ) -> Result<Published, Failure> {
         let mut permit = Some(permit);
-        let task = Arc::new(decode(lease.message()).await?);
-        tracing::Span::current().record("id", task.id).record("task_name", task.name.as_str());
+        let task = Arc::new(decoded?);
         self.task = Some(task.clone());
-        self.steps.done(Step::Decode);
         let alone = verdict::is_suspect(lease.message());
         let is_trial = services.outages.any();
         if services.outages.is_out(&services.renewing()) {
@@ -159,14 +162,14 @@ impl Attempt {
     }
 
     /// Everything before the recorded start.
-    async fn begin<'w>(
+    async fn begin(
         &mut self,
-        services: &'w Services,
+        services: &Services,
         message: &Message,
         task: &Task,
         alone: bool,
         permit: &mut Option<OwnedSemaphorePermit>,
-    ) -> Result<Next<'w>, Failure> {
+    ) -> Result<Next, Failure> {
         // A task that is done is not given up, however many of its hosts have died.
         if let Some(published) = self.done_before(services, task).await? {
             return Ok(Next::DoneBefore(published));
@@ -182,18 +185,16 @@ impl Attempt {
         services: &Services,
         lease: &mut Lease,
         task: &Arc<Task>,
-        prepared: Prepared<'_>,
+        prepared: Prepared,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Published, Failure> {
         let lost = lease.lost().clone();
-        let Prepared { inputs, versions, in_place, component, mut slots, alone } = prepared;
+        let Prepared { inputs, versions, in_place, component, slots, alone } = prepared;
         let read = services.receipts.as_ref().map(|_| Inputs::new(&inputs, versions));
         lease.start().await.map_err(Failure::Start)?;
-        let execution = self.execute(services, lease, task, inputs, &component).await;
-        if !alone {
-            // A task that may kill its host runs alone until its outputs are published.
-            drop(slots.take());
-        }
+        // A task that may kill its host runs alone until its outputs are published.
+        let (slot, _alone) = if alone { (None, Some(slots)) } else { (Some(slots), None) };
+        let execution = self.execute(services, lease, task, inputs, &component, slot).await;
         self.log = execution.log;
         self.memory = execution.memory;
         let listed = match execution.result {
@@ -296,13 +297,13 @@ impl Attempt {
     }
 
     /// Everything that comes before the guest: inputs, component, slot.
-    async fn get_ready<'w>(
+    async fn get_ready(
         &mut self,
-        services: &'w Services,
+        services: &Services,
         task: &Task,
         alone: bool,
         permit: &mut Option<OwnedSemaphorePermit>,
-    ) -> Result<Prepared<'w>, Failure> {
+    ) -> Result<Prepared, Failure> {
         if let Some(error) = services.catalog.is_slow(&task.name).await {
             return Err(not_found(services, error));
         }
@@ -329,14 +330,15 @@ impl Attempt {
 
         // The semaphore is never closed.
         let needed = if alone { services.parallel() } else { 1 };
-        let slots = services.slots.acquire_many(needed).await.map_err(|_| Failure::Draining)?;
+        let slots = services.slots.clone().acquire_many_owned(needed).await;
+        let slots = slots.map_err(|_| Failure::Draining)?;
         if alone {
             // Tasks that ran before may still be publishing.
             let most = services.max_publishing();
             drop(services.publishing.acquire_many(most).await.map_err(|_| Failure::Draining)?);
         }
         self.steps.done(Step::Wait);
-        Ok(Prepared { inputs, versions, in_place, component, slots: Some(slots), alone })
+        Ok(Prepared { inputs, versions, in_place, component, slots, alone })
     }
 
     /// The task's component. `make_room` is called if it takes long to compile, and returns what
@@ -371,6 +373,7 @@ impl Attempt {
         task: &Arc<Task>,
         inputs: Vec<Input>,
         component: &Ready,
+        slot: Option<OwnedSemaphorePermit>,
     ) -> Execution {
         let _running = Gauge::enter(&services.stats.running);
         let cancelled = lease.lost().child_token();
@@ -381,6 +384,7 @@ impl Attempt {
             inputs,
             cancelled: cancelled.clone(),
             tee: None,
+            slot,
         };
         let mut running = std::pin::pin!(services.sandbox.run(job));
         let execution = tokio::select! {

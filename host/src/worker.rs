@@ -225,12 +225,13 @@ impl Worker {
     fn begin(self: &Arc<Self>, lease: Lease, permit: OwnedSemaphorePermit, tasks: &TaskTracker) {
         let worker = self.clone();
         let others = tasks.clone();
-        tasks.spawn(async move {
+        // Boxed, because a future of this size is moved several times.
+        tasks.spawn(Box::pin(async move {
             task::run(&worker.services, lease, permit).await;
             if others.len() == 1 {
                 worker.idle.notify_one();
             }
-        });
+        }));
     }
 
     /// How many tasks may still start before the number asked for is reached.

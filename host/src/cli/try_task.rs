@@ -160,6 +160,7 @@ impl Try {
             inputs: given,
             cancelled: CancellationToken::new(),
             tee: Some(Arc::new(move |bytes: &[u8]| tee.write(bytes))),
+            slot: None,
         };
         let execution = bench.sandbox.run(job).await;
         output.end();
