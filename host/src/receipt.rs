@@ -32,6 +32,8 @@ const CONTENT: &str = "task-host receipt 1";
 const SHARD: usize = 3;
 /// The most bytes of a message that is in its receipt. Of a larger one there is the digest.
 const LONGEST_MESSAGE: usize = 64 << 10;
+/// What stands in the place of a receipt that was withdrawn.
+const WITHDRAWN: &str = r#"{"receipt":1,"withdrawn":true}"#;
 /// The most bytes of a receipt that is read.
 const LARGEST: u64 = 128 << 20;
 
@@ -161,6 +163,9 @@ pub enum Unusable {
     /// Another version of the host wrote it.
     #[error("has format {0}, and this host reads format {FORMAT}")]
     Format(u64),
+    /// Somebody asked for the task to run again.
+    #[error("was withdrawn")]
+    Withdrawn,
     /// It was renamed or copied.
     #[error("is the receipt of another task")]
     Other,
@@ -175,11 +180,16 @@ impl Receipt {
         #[derive(Deserialize)]
         struct Head {
             receipt: u64,
+            #[serde(default)]
+            withdrawn: bool,
         }
         let damaged = |error: serde_json::Error| Unusable::Damaged(error.to_string());
-        let Head { receipt: format } = serde_json::from_slice(bytes).map_err(damaged)?;
+        let Head { receipt: format, withdrawn } = serde_json::from_slice(bytes).map_err(damaged)?;
         if format != FORMAT {
             return Err(Unusable::Format(format));
+        }
+        if withdrawn {
+            return Err(Unusable::Withdrawn);
         }
         let receipt: Self = serde_json::from_slice(bytes).map_err(damaged)?;
         if receipt.content != *content {
@@ -306,6 +316,8 @@ mod tests {
         let error = Receipt::parse(newer.as_bytes(), &content).unwrap_err();
         assert_eq!(error.to_string(), "has format 2, and this host reads format 1");
         assert_eq!(Receipt::parse(&bytes, &Digest::of(b"")).unwrap_err(), Unusable::Other);
+        let withdrawn = Receipt::parse(WITHDRAWN.as_bytes(), &content).unwrap_err();
+        assert_eq!(withdrawn, Unusable::Withdrawn);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt};
 
-use super::{LARGEST, Receipt, Unusable, content_of, key};
+use super::{LARGEST, Receipt, Unusable, WITHDRAWN, content_of, key};
 use crate::bucket::{Bucket, BucketError, Revision};
 use crate::digest::Digest;
 use crate::key::{BucketKey, Prefix, RECEIPTS};
@@ -107,6 +107,18 @@ impl Receipts {
         replaced: Option<&Revision>,
     ) -> Result<bool, BucketError> {
         self.bucket.put_if(&key(content), receipt, replaced).await
+    }
+
+    /// Withdraws a receipt, so that its task runs again. False if the place has another one now.
+    ///
+    /// # Errors
+    /// Errors of the bucket.
+    pub async fn withdraw(
+        &self,
+        content: &Digest,
+        receipt: &Revision,
+    ) -> Result<bool, BucketError> {
+        self.add(content, Bytes::from_static(WITHDRAWN.as_bytes()), Some(receipt)).await
     }
 
     /// The receipts of tasks that left an output under `key`, with their bytes. Reads all receipts,

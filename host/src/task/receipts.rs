@@ -19,7 +19,7 @@ use crate::lease::Lease;
 use crate::message::Task;
 use crate::prefetch::PrefetchError;
 use crate::publish::{self, Published, PutOutput};
-use crate::receipt::{self, Draft, Found, ReadInput, Receipt, Receipts};
+use crate::receipt::{self, Draft, Found, ReadInput, Receipt, Receipts, Unusable};
 use crate::sandbox::{Input, InputContent, RunError};
 use crate::services::Services;
 
@@ -93,7 +93,10 @@ impl Attempt {
             Found::Nothing => Ok(None),
             Found::Unusable { why, revision } => {
                 let key = receipt::key(&content);
-                tracing::warn!("the receipt {key} {why}; the task runs and replaces it");
+                match why {
+                    Unusable::Withdrawn => tracing::debug!("the receipt {key} {why}"),
+                    _ => tracing::warn!("the receipt {key} {why}; the task runs and replaces it"),
+                }
                 place.replaces = Some(revision);
                 Ok(None)
             }

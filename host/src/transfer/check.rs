@@ -45,6 +45,8 @@ pub type Told = dyn Fn(&Bytes, &Undone) + Send + Sync;
 pub struct Checker {
     receipts: Receipts,
     depth: Depth,
+    /// Withdraw the receipts of tasks that are not done.
+    withdraws: bool,
     told: Box<Told>,
 }
 
@@ -62,7 +64,13 @@ impl Checker {
         depth: Depth,
         told: impl Fn(&Bytes, &Undone) + Send + Sync + 'static,
     ) -> Self {
-        Self { receipts, depth, told: Box::new(told) }
+        Self { receipts, depth, withdraws: false, told: Box::new(told) }
+    }
+
+    /// Withdraws the receipts of tasks that are not done, so that hosts run them again.
+    #[must_use]
+    pub fn that_withdraws(self, withdraws: bool) -> Self {
+        Self { withdraws, ..self }
     }
 
     /// Whether each of these messages is a task that is not done.
@@ -99,7 +107,14 @@ impl Checker {
             Found::Unusable { why, .. } => {
                 missing(format!("missing: the receipt {} {why}", receipt::key(&content)))
             }
-            Found::Receipt { receipt, .. } => self.compare_all(&receipt).await,
+            Found::Receipt { receipt, revision, .. } => {
+                let undone = self.compare_all(&receipt).await?;
+                if undone.is_some() && self.withdraws {
+                    // Another receipt in its place is newer than what was compared.
+                    self.receipts.withdraw(&content, &revision).await?;
+                }
+                Ok(undone)
+            }
         }
     }
 

@@ -30,10 +30,13 @@ outputs. It prints the tasks that are not done, one per line, as `host submit` a
   changed  no output is the one of the receipt
   mixed    some outputs are those of the receipt, and others are not
 --quick compares sizes and versions of outputs and reads none. Copying a bucket changes versions.
+A host with --receipts does not run a task that has a receipt: --withdraw withdraws the receipts of the
+printed tasks, so that they run when they are sent again.
 The exit code is 3 if a task is not done.
 
 Examples:
-  host receipts verify --bucket s3://my-data tasks.jsonl > again.jsonl
+  host receipts verify --bucket s3://my-data tasks.jsonl
+  host receipts verify --withdraw tasks.jsonl > again.jsonl
   host receipts verify --quick --name THRESHOLD --each 'datasets/cells/0_input/*.png'
   host queue ls ./queue-done --json | jq -c .task | host receipts verify";
 
@@ -51,6 +54,9 @@ pub(crate) struct Verify {
     /// Compare sizes and versions, without reading outputs
     #[arg(long)]
     quick: bool,
+    /// Withdraw the receipts of the printed tasks, so that hosts run them again
+    #[arg(long)]
+    withdraw: bool,
     /// Print the final summary as JSON to standard error
     #[arg(long)]
     json: bool,
@@ -125,6 +131,7 @@ impl Verify {
         let printing = printer.clone();
         let told = move |message: &Bytes, undone: &Undone| printing.lock().print(message, undone);
         let checker = Checker::new(Receipts::new(bucket.clone()), depth, told);
+        let checker = checker.that_withdraws(self.withdraw);
         let display = TransferDisplay::new(console, "tasks", "checked");
         let check = BulkSend::only_check(checker, display.clone());
         let sent = if let Some(pattern) = self.described.pattern()? {
