@@ -27,9 +27,9 @@ pub use store::{Found, Receipts};
 const FORMAT: u64 = 1;
 /// The first line of the text whose digest names a receipt.
 const CONTENT: &str = "task-host receipt 1";
-/// Hexadecimal digits of the directory of a receipt: ten million receipts lie in 4,096 directories
-/// of about 2,400 each.
-const SHARD: usize = 3;
+/// Hexadecimal digits of the directory of a receipt: ten million receipts lie in 256 directories of
+/// about 40,000 each. More directories would cost the first tasks of a bucket more.
+const SHARD: usize = 2;
 /// The most bytes of a message that is in its receipt. Of a larger one there is the digest.
 const LONGEST_MESSAGE: usize = 64 << 10;
 /// What stands in the place of a receipt that was withdrawn.
@@ -237,7 +237,7 @@ mod tests {
         let digest = Digest::of(text.as_bytes());
         assert_eq!(content(&task(TASK)), digest);
         let digits = digest.to_string();
-        let want = format!("_receipts/{}/{}.json", &digits[..3], &digits[3..]);
+        let want = format!("_receipts/{}/{}.json", &digits[..2], &digits[2..]);
         assert_eq!(key(&digest).as_str(), want);
         assert_eq!(content_of(&key(&digest)), Some(digest));
         for other in ["_receipts/README.txt", "_receipts/abc/def.json", "d/abc/def.json"] {

@@ -169,6 +169,12 @@ impl Services {
         })
     }
 
+    /// The same for tasks of another queue than the configured one, such as
+    /// [`MemoryQueue`](crate::queue::memory::MemoryQueue).
+    pub fn with_queue(self, queue: Arc<dyn Queue>) -> Self {
+        Self { queue, ..self }
+    }
+
     /// Counts and times so far.
     pub fn stats(&self) -> &Arc<Stats> {
         &self.stats

@@ -1,8 +1,9 @@
 //! Files for outputs that are too large for the host's memory.
 //!
-//! They have names in a directory of this process, and not only descriptors: a task may leave
-//! thousands of large outputs, and a process may have few files open. A file is removed when
-//! nobody needs it; the directory goes with the process, also when the process is killed.
+//! The files have names, in a directory of this process. Unnamed files would each need a
+//! descriptor, and a task may leave thousands of large outputs. A file is removed when it is no
+//! longer needed. The directory is removed when the process ends or, if it was killed, by a later
+//! host.
 
 use std::fs::File;
 use std::io;
@@ -19,7 +20,7 @@ use crate::ownership;
 use crate::process_dir::ProcessDir;
 use crate::shortage;
 
-/// A directory of this process for such files.
+/// A directory of this process for large outputs.
 #[derive(Debug)]
 pub struct SpillDir {
     root: PathBuf,
@@ -27,7 +28,7 @@ pub struct SpillDir {
     names: AtomicU64,
 }
 
-/// A file in a [`SpillDir`]. Dropping it removes it, unless it was moved away.
+/// A file in a [`SpillDir`]. Dropping this value removes the file, unless it was moved.
 #[derive(Debug)]
 pub struct SpilledFile {
     home: Arc<ProcessDir>,
@@ -35,7 +36,7 @@ pub struct SpilledFile {
     is_moved: AtomicBool,
 }
 
-/// The directory for large outputs could not be made.
+/// The directory for large outputs could not be created.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "work directory {root}: making a directory for this process failed: {source}; the host needs \
@@ -48,10 +49,10 @@ pub struct SpillError {
 }
 
 impl SpillDir {
-    /// Removes what dead processes left below `root`, and makes a directory for this one.
+    /// Removes the directories of dead processes below `root`, and creates one for this process.
     ///
     /// # Errors
-    /// When the host can't create directories there, or somebody else could too.
+    /// If the host can't create directories there, or if other users can.
     pub fn new(root: &Path) -> Result<Self, SpillError> {
         let spill = Self::when_needed(root);
         match spill.renew(None) {
@@ -60,21 +61,21 @@ impl SpillDir {
         }
     }
 
-    /// The same, but nothing is made or removed before the first file is.
+    /// The same, but creates and removes nothing before the first file is created.
     pub fn when_needed(root: &Path) -> Self {
         Self { root: root.to_owned(), home: RwLock::default(), names: AtomicU64::new(0) }
     }
 
-    /// Where the directory of this process is, or will be.
+    /// The directory of this process, or `root` before it exists.
     pub fn path(&self) -> PathBuf {
         let home = self.home.read();
         home.as_ref().map_or(&*self.root, |home| home.path()).to_owned()
     }
 
-    /// Creates an empty file. Makes the directory again if somebody removed it.
+    /// Creates an empty file. Creates the directory again if somebody removed it.
     ///
     /// # Errors
-    /// When the file system refuses.
+    /// The file system's.
     pub fn create(&self) -> io::Result<(SpilledFile, File)> {
         let home = match self.home.read().clone() {
             Some(home) => home,
@@ -94,7 +95,7 @@ impl SpillDir {
         Ok((SpilledFile { home: home.clone(), name, is_moved }, file.into()))
     }
 
-    /// Makes the directory, in the place of one that is gone.
+    /// Creates the directory, unless another thread has replaced `gone` already.
     fn renew(&self, gone: Option<&Arc<ProcessDir>>) -> io::Result<Arc<ProcessDir>> {
         let mut home = self.home.write();
         if let Some(there) = &*home
@@ -113,10 +114,10 @@ impl SpillDir {
         Ok(home.insert(made).clone())
     }
 
-    /// Checks that this process can open some more files: as many as a task needs.
+    /// Checks that this process can open as many more files as a task needs.
     ///
     /// # Errors
-    /// The system's, with the cure in words.
+    /// The system's error, and how to solve it.
     pub fn try_descriptors(&self) -> Result<(), String> {
         match &*self.home.read() {
             Some(home) => shortage::try_descriptors(home.dir()),
@@ -124,10 +125,10 @@ impl SpillDir {
         }
     }
 
-    /// Checks that a file can be created here and takes `bytes` of data.
+    /// Checks that a file can be created here and that `bytes` can be written to it.
     ///
     /// # Errors
-    /// When the file system refuses.
+    /// The file system's.
     pub fn try_out(&self, bytes: usize) -> io::Result<()> {
         let (_file, mut open) = self.create()?;
         io::Write::write_all(&mut open, &vec![0; bytes])
@@ -135,41 +136,41 @@ impl SpillDir {
 }
 
 impl AsFd for SpilledFile {
-    /// The directory that the file is in.
+    /// The file's directory.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.home.dir().as_fd()
     }
 }
 
 impl SpilledFile {
-    /// Its name in its directory.
+    /// The file's name in its directory.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Opens it for reading and writing.
+    /// Opens the file for reading and writing.
     ///
     /// # Errors
-    /// When the file system refuses, or somebody removed the file.
+    /// The file system's, also if somebody removed the file.
     pub fn open(&self) -> io::Result<File> {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(openat(self, &*self.name, flags, Mode::empty())?.into())
     }
 
-    /// Takes note that the file has another name now.
+    /// Records that the file was moved, so that it is not removed.
     pub fn was_moved(&self) {
         self.is_moved.store(true, Relaxed);
     }
 
-    /// The file system that it is in.
+    /// The number of the file's file system.
     ///
     /// # Errors
-    /// When the directory can't be looked at.
+    /// The system's, if the directory can't be examined.
     pub fn device(&self) -> Result<u64, Errno> {
         fstat(self).map(|stat| stat.st_dev)
     }
 
-    /// True when somebody removed the directory that it is in, or put another in its place.
+    /// True if somebody removed or replaced the file's directory.
     pub fn is_lost(&self) -> bool {
         let same = |open: &OwnedFd| {
             let (ours, there) = (fstat(open).ok()?, stat(self.home.path()).ok()?);
@@ -182,7 +183,7 @@ impl SpilledFile {
 impl Drop for SpilledFile {
     fn drop(&mut self) {
         if !*self.is_moved.get_mut() {
-            // Somebody else may have removed it.
+            // Somebody else may have removed the file.
             let _ = unlinkat(&*self, &*self.name, AtFlags::empty());
         }
     }

@@ -3,10 +3,14 @@
 //!
 //! The two take turns several times, and medians are compared, so other load affects both.
 
+mod bytes;
 mod machine;
+mod scaling;
 mod series;
 mod sqs;
 mod table;
+mod tiles;
+mod used;
 mod work;
 
 use std::fs;
@@ -19,6 +23,8 @@ use serde_json::{Value, json};
 use crate::build::{self, Profile};
 use crate::project::Project;
 use crate::setup;
+use bytes::Bytes;
+use scaling::Scaling;
 use series::Series;
 use table::Table;
 use work::{Bars, Cores, Task, Work};
@@ -31,7 +37,8 @@ pub(crate) struct Options {
     /// Rounds, each of which measures everything once
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Only one measurement: insert, noop, copy, steps, receipts, length, start or sqs
+    /// Only one measurement: insert, noop, copy, steps, receipts, length, start, scaling, bytes, sqs
+    /// or tiles
     #[arg(long)]
     only: Option<String>,
     /// Directory on disk to measure [default: in the build directory]
@@ -50,6 +57,8 @@ struct Counts {
     run: usize,
     python: usize,
     lengths: [usize; 3],
+    /// MiB of the largest file.
+    large: u64,
 }
 
 pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
@@ -64,20 +73,35 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
     let disk = options.disk.clone().unwrap_or_else(|| results.clone());
     let rounds = if options.quick { 1 } else { options.rounds.max(1) };
     let counts = if options.quick {
-        Counts { insert: 2_000, run: 2_000, python: 300, lengths: [100, 1_000, 10_000] }
+        Counts { insert: 2_000, run: 2_000, python: 300, lengths: [100, 1_000, 10_000], large: 64 }
     } else {
-        Counts { insert: 20_000, run: 10_000, python: 2_000, lengths: [100, 10_000, 100_000] }
+        Counts {
+            insert: 20_000,
+            run: 10_000,
+            python: 2_000,
+            lengths: [100, 10_000, 100_000],
+            large: 1024,
+        }
     };
 
     let mut report = machine::describe(&host, &python)?;
     let mut raw = vec![json!({"machine": report})];
     let only_sqs = options.only.as_deref() == Some("sqs");
-    for parent in [&disk, &options.memory].into_iter().filter(|_| !only_sqs) {
+    let only_tiles = options.only.as_deref() == Some("tiles");
+    if only_tiles || options.only.is_none() {
+        println!("\nTiles");
+        let count = if options.quick { 60 } else { 200 };
+        let tiles = tiles::Tiles::new(project, &host, &python, &options.memory, count)?;
+        let (tables, series) = tiles.measure(rounds)?;
+        report += &format!("\n## Tiles\n\n{tables}");
+        raw.push(json!({"tiles": named(series)}));
+    }
+    for parent in [&disk, &options.memory].into_iter().filter(|_| !only_sqs && !only_tiles) {
         let work = Work::new(&host, &python, &guest, parent)
             .with_context(|| format!("cannot measure {}", parent.display()))?;
         let file_system = machine::file_system(parent)?;
         println!("\n{}: {file_system}", parent.display());
-        let mut bench = Bench { work, counts, rounds, only: options.only.clone() };
+        let mut bench = Bench { project, work, counts, rounds, only: options.only.clone() };
         let (tables, values) = bench.everything()?;
         report += &format!("\n## {file_system}\n\n{tables}");
         raw.push(json!({"file_system": file_system, "results": values}));
@@ -88,11 +112,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
         let mut sqs = sqs::Sqs::new(project, &host, &python, &guest)?;
         let (tables, series) = sqs.measure(rounds, count)?;
         report += &format!("\n## SQS\n\n{tables}");
-        let values: serde_json::Map<String, Value> = series
-            .into_iter()
-            .map(|one| (one.name, json!({"unit": one.unit, "values": one.values})))
-            .collect();
-        raw.push(json!({"sqs": values}));
+        raw.push(json!({"sqs": named(series)}));
     }
     fs::write(results.join("benchmarks.md"), &report)?;
     fs::write(results.join("results.json"), serde_json::to_vec_pretty(&raw)?)?;
@@ -101,13 +121,21 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The values of each series, by its name.
+fn named(series: Vec<Series>) -> Value {
+    let values =
+        series.into_iter().map(|one| (one.name, json!({"unit": one.unit, "values": one.values})));
+    Value::Object(values.collect())
+}
+
 fn show(path: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();
     path.strip_prefix(&here).unwrap_or(path).display().to_string()
 }
 
 /// The measurements on one file system.
-struct Bench {
+struct Bench<'a> {
+    project: &'a Project,
     work: Work,
     counts: Counts,
     rounds: usize,
@@ -144,24 +172,26 @@ impl Race<'_> {
     }
 }
 
-impl Bench {
+impl<'a> Bench<'a> {
     fn everything(&mut self) -> anyhow::Result<(String, Value)> {
         let mut text = String::new();
         let mut values = serde_json::Map::new();
-        type Measurement = fn(&mut Bench) -> anyhow::Result<(Table, Vec<Series>)>;
-        let all: [(&str, Measurement); 5] = [
+        type Measurement<'b> = fn(&mut Bench<'b>) -> anyhow::Result<(String, Vec<Series>)>;
+        let all: [(&str, Measurement<'a>); 7] = [
             ("insert noop copy", Bench::beside_python),
             ("steps", Bench::steps),
             ("receipts", Bench::receipts),
             ("length", Bench::queue_length),
             ("start", Bench::first_result),
+            ("scaling", Bench::scaling),
+            ("bytes", Bench::bytes),
         ];
         for (name, measure) in all {
             if !name.split(' ').any(|name| self.wants(name)) {
                 continue;
             }
-            let (table, series) = measure(self)?;
-            text += &format!("{table}\n");
+            let (tables, series) = measure(self)?;
+            text += &format!("{tables}\n");
             for one in series {
                 values.insert(one.name.clone(), json!({"unit": one.unit, "values": one.values}));
             }
@@ -170,7 +200,7 @@ impl Bench {
     }
 
     /// Rates of both, and their ratios.
-    fn beside_python(&mut self) -> anyhow::Result<(Table, Vec<Series>)> {
+    fn beside_python(&mut self) -> anyhow::Result<(String, Vec<Series>)> {
         let (work, counts) = (&self.work, &self.counts);
         let (run, python) = (counts.run, counts.python);
         let host = |task: Task, parallel: &'static str, cores: Cores| -> Rate<'_> {
@@ -231,7 +261,7 @@ impl Bench {
             all.extend(python);
             all.extend(hosts);
         }
-        Ok((table, all))
+        Ok((table.to_string(), all))
     }
 
     fn wants(&self, name: &str) -> bool {
@@ -239,7 +269,7 @@ impl Bench {
     }
 
     /// The time of a task's steps, with one task at a time.
-    fn steps(&mut self) -> anyhow::Result<(Table, Vec<Series>)> {
+    fn steps(&mut self) -> anyhow::Result<(String, Vec<Series>)> {
         const STEPS: [&str; 8] =
             ["decode", "fetch", "resolve", "wait", "instantiate", "run", "publish", "settle"];
         let args = ["--parallel", "1", "--prefetch", "0"];
@@ -280,11 +310,11 @@ impl Bench {
             let value = |column: &Vec<Series>| column[row].shown();
             table.row([name.to_owned(), value(&columns[0]), value(&columns[1])]);
         }
-        Ok((table, columns.into_iter().flatten().collect()))
+        Ok((table.to_string(), columns.into_iter().flatten().collect()))
     }
 
     /// The time of a task without and with a receipt, in turns.
-    fn receipts(&mut self) -> anyhow::Result<(Table, Vec<Series>)> {
+    fn receipts(&mut self) -> anyhow::Result<(String, Vec<Series>)> {
         let ways: [(&str, &[&str]); 2] = [("without", &[]), ("with", &["--receipts"])];
         let kinds = [("a no-op", Task::Nothing), ("4 KiB in, 4 KiB out", Task::Copy)];
         let mut table = Table::new(
@@ -311,11 +341,11 @@ impl Bench {
                 all.extend(series);
             }
         }
-        Ok((table, all))
+        Ok((table.to_string(), all))
     }
 
     /// Rate and memory at different lengths of the queue.
-    fn queue_length(&mut self) -> anyhow::Result<(Table, Vec<Series>)> {
+    fn queue_length(&mut self) -> anyhow::Result<(String, Vec<Series>)> {
         let mut table = Table::new(
             "No-ops per second and peak memory, by the length of the queue",
             &[
@@ -344,11 +374,11 @@ impl Bench {
             table.row([length, theirs.shown(), ours.shown(), first.shown(), memory.shown()]);
             all.extend([theirs, ours, first, memory]);
         }
-        Ok((table, all))
+        Ok((table.to_string(), all))
     }
 
     /// The time from the start of the program to the first output.
-    fn first_result(&mut self) -> anyhow::Result<(Table, Vec<Series>)> {
+    fn first_result(&mut self) -> anyhow::Result<(String, Vec<Series>)> {
         let series = |name: &str| Series::new(name, "milliseconds");
         let (mut cold, mut warm) = (series("host, cold"), series("host, warm"));
         let mut python = series("python");
@@ -362,6 +392,22 @@ impl Bench {
         table.row(["python-task-queue".to_owned(), python.shown()]);
         table.row(["`host`, component never compiled before".to_owned(), cold.shown()]);
         table.row(["`host`, component compiled before".to_owned(), warm.shown()]);
-        Ok((table, vec![python, cold, warm]))
+        Ok((table.to_string(), vec![python, cold, warm]))
+    }
+
+    /// Rates from one core to all.
+    fn scaling(&mut self) -> anyhow::Result<(String, Vec<Series>)> {
+        let program = build::bench(self.project, "scaling")?;
+        let scaling = Scaling { work: &self.work, program: &program, count: self.counts.run };
+        let (table, series) = scaling.measure(self.rounds)?;
+        Ok((table.to_string(), series))
+    }
+
+    /// Memory, bytes on the disk, and large files.
+    fn bytes(&mut self) -> anyhow::Result<(String, Vec<Series>)> {
+        let Counts { run, large, .. } = self.counts;
+        let guests = self.project.target.join("guests");
+        let bytes = Bytes { work: &self.work, guests: &guests, count: run, large };
+        bytes.measure(self.rounds)
     }
 }

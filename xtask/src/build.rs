@@ -34,6 +34,20 @@ pub(crate) fn host(project: &Project, profile: Profile) -> anyhow::Result<PathBu
     Ok(profile.host(project))
 }
 
+/// Builds a benchmark of `host/benches`, and returns its path.
+pub(crate) fn bench(project: &Project, name: &str) -> anyhow::Result<PathBuf> {
+    let mut cargo = project.cargo();
+    run(cargo.args(["build", "--release", "-p", "task-host", "--bench", name]))?;
+    // Once more for the path, because Cargo's messages are either for people or for programs.
+    let messages = capture(cargo.args(["--quiet", "--message-format=json"]))?;
+    let mut path = messages.lines().filter_map(|message| {
+        let message: Value = serde_json::from_str(message).ok()?;
+        let is_bench = message["target"]["kind"][0] == "bench";
+        is_bench.then(|| message["executable"].as_str().map(PathBuf::from))?
+    });
+    path.next_back().with_context(|| format!("Cargo did not build the benchmark {name}"))
+}
+
 impl Profile {
     /// Where the build leaves `host`.
     pub(crate) fn host(self, project: &Project) -> PathBuf {

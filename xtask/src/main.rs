@@ -9,6 +9,7 @@ mod chaos;
 mod command;
 mod demo;
 mod deny;
+mod languages;
 mod package;
 mod project;
 mod servers;
@@ -46,7 +47,7 @@ enum Chore {
     Setup,
     /// Start the servers for tests; stop them at Ctrl-C or end of input
     Servers,
-    /// Only build the guests, as `target/guests/NAME.wasm`
+    /// Only build the guests in Rust, as `target/guests/NAME.wasm`
     Guests,
 }
 
@@ -77,6 +78,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             setup::pubsub_server()?;
             setup::cargo_deny(&project)?;
             setup::mdbook(&project)?;
+            languages::install(&project)?;
             Ok(())
         }
         Chore::Servers => {

@@ -35,6 +35,14 @@ pub(crate) fn wasm_target(project: &Project) -> anyhow::Result<()> {
     })
 }
 
+/// The directory of the programs that come with the Rust compiler, such as linkers.
+pub(crate) fn rust_programs(project: &Project) -> anyhow::Result<PathBuf> {
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let mut find = Command::new(rustc);
+    let libraries = capture(find.current_dir(&project.root).args(["--print", "target-libdir"]))?;
+    Ok(Path::new(libraries.trim()).with_file_name("bin"))
+}
+
 /// The Python for tests and benchmarks: a virtual environment with the real python-task-queue.
 /// Tests find it as `python` in the build directory.
 pub(crate) fn python(project: &Project) -> anyhow::Result<PathBuf> {
@@ -50,23 +58,8 @@ pub(crate) fn aws_server(project: &Project) -> anyhow::Result<PathBuf> {
 
 /// The program of the server for Azure Blob Storage.
 pub(crate) fn azure_server(project: &Project) -> anyhow::Result<PathBuf> {
-    let [package, lock] = ["package.json", "package-lock.json"]
-        .map(|name| project.root.join("tests/servers").join(name));
-    let directory = kept("azure-server", &[&package, &lock], "", |directory| {
-        available("npm", &["nodejs", "npm"], "Node.js with npm, from https://nodejs.org")?;
-        for file in [&package, &lock] {
-            let name = file.file_name().context("a file has a name")?;
-            fs::copy(file, directory.join(name))?;
-        }
-        run(Command::new("npm").current_dir(directory).args([
-            "ci",
-            "--no-audit",
-            "--no-fund",
-            "--loglevel=error",
-        ]))
-        .context("cannot install the server for Azure, which needs a network once")
-    })?;
-    Ok(directory.join("node_modules/.bin/azurite-blob"))
+    let programs = npm_packages(project, "azure-server", "tests/servers")?;
+    Ok(programs.join("azurite-blob"))
 }
 
 /// The program of Google's Pub/Sub emulator.
@@ -123,21 +116,7 @@ pub(crate) fn cargo_deny(project: &Project) -> anyhow::Result<PathBuf> {
 /// The program mdBook. It compiles in less than a minute; the copies on PyPI and npm are not from
 /// the project.
 pub(crate) fn mdbook(project: &Project) -> anyhow::Result<PathBuf> {
-    const VERSION: &str = "0.5.4";
-    let directory = kept("mdbook", &[], VERSION, |directory| {
-        run(project
-            .cargo()
-            .current_dir(directory)
-            // Builds in a directory that is removed afterwards.
-            .env_remove("CARGO_TARGET_DIR")
-            .env("CARGO_PROFILE_DEV_DEBUG", "false")
-            .args(["install", "--quiet", "--locked", "--debug", "--no-default-features"])
-            .args(["--features", "search", "--version", VERSION, "--root"])
-            .arg(directory)
-            .arg("mdbook"))
-        .context("cannot install mdBook, which needs a network once")
-    })?;
-    Ok(directory.join("bin/mdbook"))
+    Ok(cargo_programs(project, "mdbook", "0.5.4", "search")?.join("mdbook"))
 }
 
 /// Programs for the machines that the pages set up.
@@ -151,8 +130,61 @@ pub(crate) fn fuse() -> anyhow::Result<()> {
     available("fusermount", &["fuse", "libfuse2"], "FUSE 2 (Debian's packages fuse and libfuse2)")
 }
 
+/// What counts the system calls of a host.
+pub(crate) fn strace() -> anyhow::Result<()> {
+    available("strace", &["strace"], "strace")
+}
+
+/// The programs of a package from crates.io, compiled quickly.
+pub(crate) fn cargo_programs(
+    project: &Project,
+    package: &str,
+    version: &str,
+    features: &str,
+) -> anyhow::Result<PathBuf> {
+    let directory = kept(package, &[], version, |directory| {
+        run(project
+            .cargo()
+            .current_dir(directory)
+            // Builds in a directory that is removed afterwards.
+            .env_remove("CARGO_TARGET_DIR")
+            .env("CARGO_PROFILE_DEV_DEBUG", "false")
+            .args(["install", "--quiet", "--locked", "--debug", "--no-default-features"])
+            .args(["--features", features, "--version", version, "--root"])
+            .arg(directory)
+            .arg(package))
+        .with_context(|| format!("cannot install {package}, which needs a network once"))
+    })?;
+    Ok(directory.join("bin"))
+}
+
+/// The programs of the npm packages that a directory's `package-lock.json` lists.
+pub(crate) fn npm_packages(
+    project: &Project,
+    name: &str,
+    directory: &str,
+) -> anyhow::Result<PathBuf> {
+    let [package, lock] =
+        ["package.json", "package-lock.json"].map(|name| project.root.join(directory).join(name));
+    let directory = kept(name, &[&package, &lock], "", |directory| {
+        available("npm", &["nodejs", "npm"], "Node.js with npm, from https://nodejs.org")?;
+        for file in [&package, &lock] {
+            let name = file.file_name().context("a file has a name")?;
+            fs::copy(file, directory.join(name))?;
+        }
+        run(Command::new("npm").current_dir(directory).args([
+            "ci",
+            "--no-audit",
+            "--no-fund",
+            "--loglevel=error",
+        ]))
+        .with_context(|| format!("cannot install {name}, which needs a network once"))
+    })?;
+    Ok(directory.join("node_modules/.bin"))
+}
+
 /// A virtual environment with the packages of a requirements file.
-fn virtual_environment(
+pub(crate) fn python_packages(
     project: &Project,
     name: &str,
     requirements: &str,
@@ -160,13 +192,22 @@ fn virtual_environment(
     let requirements = project.root.join(requirements);
     let base = base_python()?;
     let version = capture(Command::new(&base).arg("--version"))?;
-    let environment = kept(name, &[&requirements], &version, |environment| {
+    kept(name, &[&requirements], &version, |environment| {
         run(Command::new(&base).args(["-m", "venv"]).arg(environment))?;
         run(Command::new(environment.join("bin/python"))
             .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"])
             .arg(&requirements))
         .context("cannot install the Python packages for tests, which needs a network once")
-    })?;
+    })
+}
+
+/// The same, with a link to it in the build directory, where tests find it.
+fn virtual_environment(
+    project: &Project,
+    name: &str,
+    requirements: &str,
+) -> anyhow::Result<PathBuf> {
+    let environment = python_packages(project, name, requirements)?;
     let link = project.target.join(name);
     if fs::read_link(&link).ok().as_deref() != Some(&environment) {
         let _ = fs::remove_file(&link);
@@ -218,6 +259,15 @@ fn available(program: &str, packages: &[&str], what: &str) -> anyhow::Result<()>
             .status();
         check.is_ok_and(|status| status.success())
     };
+    needed(works, packages, &format!("{what}, because `{program}` is missing"))
+}
+
+/// Checks that something works. Installs its packages as root on Debian.
+pub(crate) fn needed(
+    works: impl Fn() -> bool,
+    packages: &[&str],
+    what: &str,
+) -> anyhow::Result<()> {
     if !works() && can_install()? {
         run(Command::new("apt-get").args(["update", "-q"]))?;
         run(Command::new("apt-get")
@@ -226,7 +276,7 @@ fn available(program: &str, packages: &[&str], what: &str) -> anyhow::Result<()>
             .args(packages))?;
     }
     if !works() {
-        bail!("{what} is needed for the tests: `{program}` is missing");
+        bail!("the tests need {what}");
     }
     Ok(())
 }

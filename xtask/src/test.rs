@@ -13,7 +13,7 @@ use crate::build::{self, TestProgram};
 use crate::command;
 use crate::project::Project;
 use crate::servers::Servers;
-use crate::{book, deny, package, setup};
+use crate::{book, deny, languages, package, setup};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -30,13 +30,14 @@ pub(crate) struct Options {
     filter: Option<String>,
 }
 
-/// What a test needs. Each level includes the earlier ones.
+/// What a test needs besides what Cargo builds. All need guests in Rust, and a Python with
+/// python-task-queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Needs {
-    /// Only what Cargo builds.
-    Nothing,
-    /// Guests, and a Python with python-task-queue.
+    /// No more.
     Guests,
+    /// Guests in other languages.
+    Languages,
     /// Servers for the cloud services.
     Servers,
 }
@@ -59,41 +60,56 @@ const WITH_SERVERS: &[(&str, &str)] = &[
     ("docs", "page::readme"),
 ];
 
-/// The tests that need guests but no servers.
+/// The tests that need guests in other languages.
+const WITH_LANGUAGES: &[(&str, &str)] = &[
+    ("host", "programs::a_program_in_c_"),
+    ("host", "programs::a_program_in_javascript_"),
+    ("host", "programs::a_program_in_python_"),
+];
+
+/// The tests that need guests and nothing else.
 const WITH_GUESTS: &[(&str, &str)] =
     &[("chaos", ""), ("crash", ""), ("demo", ""), ("docs", "page::"), ("host", "")];
 
 impl Needs {
-    fn of(program: &TestProgram, test: &str) -> Self {
+    /// None if the test needs only what Cargo builds.
+    fn of(program: &TestProgram, test: &str) -> Option<Self> {
         let among = |tests: &[(&str, &str)]| {
             tests.iter().any(|(name, begin)| *name == program.name && test.starts_with(begin))
         };
         // The host's program has the same name as the tests that run it from outside.
         if program.is_bin() {
-            Self::Nothing
+            None
         } else if among(WITH_SERVERS) {
-            Self::Servers
+            Some(Self::Servers)
+        } else if among(WITH_LANGUAGES) {
+            Some(Self::Languages)
         } else if among(WITH_GUESTS) {
-            Self::Guests
+            Some(Self::Guests)
         } else {
-            Self::Nothing
+            None
         }
     }
+}
 
-    /// Builds and installs the level, and starts its servers.
-    fn prepare(self, project: &Project) -> anyhow::Result<Option<Servers>> {
-        if self >= Self::Guests {
-            setup::wasm_target(project)?;
-            setup::python(project)?;
-            setup::fuse()?;
-            build::guests(project)?;
-        }
-        if self < Self::Servers {
-            return Ok(None);
-        }
-        setup::machine_tools()?;
-        Servers::start(project).map(Some)
+/// Builds and installs what tests need, and starts the servers.
+fn prepare(project: &Project, needs: &BTreeSet<Needs>) -> anyhow::Result<Option<Servers>> {
+    if needs.is_empty() {
+        return Ok(None);
     }
+    setup::wasm_target(project)?;
+    setup::python(project)?;
+    setup::fuse()?;
+    setup::strace()?;
+    build::guests(project)?;
+    if needs.contains(&Needs::Languages) {
+        languages::guests(project)?;
+    }
+    if !needs.contains(&Needs::Servers) {
+        return Ok(None);
+    }
+    setup::machine_tools()?;
+    Servers::start(project).map(Some)
 }
 
 pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
@@ -121,14 +137,14 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
 /// Runs every test.
 fn all(project: &Project) -> anyhow::Result<()> {
     let programs = build::tests(project)?;
-    for (name, begin) in WITH_SERVERS.iter().chain(WITH_GUESTS) {
+    for (name, begin) in WITH_SERVERS.iter().chain(WITH_LANGUAGES).chain(WITH_GUESTS) {
         let mut found = false;
         for program in programs.iter().filter(|program| program.name == *name) {
             found |= program.tests(None)?.iter().any(|test| test.starts_with(begin));
         }
         ensure!(found, "xtask/src/test.rs lists `{name} {begin}`, but no test has this name");
     }
-    let servers = Needs::Servers.prepare(project)?;
+    let servers = prepare(project, &[Needs::Languages, Needs::Servers].into())?;
     let mut tests = project.cargo();
     // Continues after a failure, so that one run reports everything.
     tests.args(["test", "--workspace", "--no-fail-fast"]);
@@ -141,18 +157,18 @@ fn some(project: &Project, options: &Options) -> anyhow::Result<String> {
     if options.fast {
         command::run(project.cargo().args(["fmt", "--all", "--check"]))?;
     }
-    let mut needs = Needs::Nothing;
+    let mut needs = BTreeSet::new();
     let mut count = 0;
     let mut targets = BTreeSet::new();
     let mut skipped = BTreeSet::new();
     for program in build::tests(project)? {
         for test in program.tests(options.filter.as_deref())? {
             let needed = Needs::of(&program, &test);
-            if options.fast && needed > Needs::Nothing {
+            if options.fast && needed.is_some() {
                 skipped.insert(test);
                 continue;
             }
-            needs = needs.max(needed);
+            needs.extend(needed);
             count += 1;
             targets.insert(program.target());
         }
@@ -165,7 +181,7 @@ fn some(project: &Project, options: &Options) -> anyhow::Result<String> {
             if skipped.is_empty() { "" } else { " and needs nothing" }
         );
     }
-    let servers = needs.prepare(project)?;
+    let servers = prepare(project, &needs)?;
     let mut tests = project.cargo();
     tests.args(["test", "--workspace", "--no-fail-fast"]).args(targets.into_iter().flatten());
     tests.args(&options.filter).arg("--");
@@ -173,7 +189,8 @@ fn some(project: &Project, options: &Options) -> anyhow::Result<String> {
         if env::var_os("RUST_TEST_THREADS").is_none() {
             tests.env("RUST_TEST_THREADS", THREADS);
         }
-        let listed = WITH_SERVERS.iter().chain(WITH_GUESTS).map(|(_, begin)| *begin);
+        let listed = WITH_SERVERS.iter().chain(WITH_LANGUAGES).chain(WITH_GUESTS);
+        let listed = listed.map(|(_, begin)| *begin);
         // A program is not among the targets if all its tests need something.
         for begin in listed.filter(|begin| skipped.iter().any(|test| test.starts_with(begin))) {
             if !begin.is_empty() {

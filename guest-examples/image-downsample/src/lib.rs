@@ -3,6 +3,10 @@
 //! `{"factor": 2, "output": "1_downsampled"}`.
 
 mod average;
+mod png;
+mod unfilter;
+
+use std::io::Cursor;
 
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{DynamicImage, ImageReader};
@@ -16,7 +20,7 @@ const LARGEST_FACTOR: usize = 64;
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Options {
+pub(crate) struct Options {
     /// The number of pixels that become one, in each direction.
     factor: usize,
     /// The prefix of the outputs' keys.
@@ -30,7 +34,7 @@ impl Default for Options {
 }
 
 #[derive(Default)]
-struct Downsample {
+pub(crate) struct Downsample {
     options: Options,
 }
 
@@ -77,7 +81,11 @@ task_host_sdk::export!(Downsample);
 
 /// Detects the format from the contents and ignores the key's extension.
 fn decode(input: &Input) -> Result<DynamicImage> {
-    let reader = ImageReader::new(input.open()?).with_guessed_format()?;
+    let file = input.read()?;
+    if let Some(image) = png::read(&file) {
+        return Ok(image);
+    }
+    let reader = ImageReader::new(Cursor::new(file)).with_guessed_format()?;
     reader.decode().with_context(|| format!("{input} can't be read as PNG or JPEG"))
 }
 
@@ -114,7 +122,6 @@ fn shrink(image: DynamicImage, factor: usize) -> Result<DynamicImage> {
 mod tests {
     use super::*;
     use image::{GrayImage, ImageFormat, Luma, RgbImage};
-    use std::io::Cursor;
     use task_host_sdk::testing::Sandbox;
 
     fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {

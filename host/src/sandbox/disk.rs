@@ -1,7 +1,7 @@
-//! The thread that opens files for the threads of guests.
+//! The thread that opens files for the guests' threads.
 //!
-//! The kernel's rules let a guest's thread open nothing. It gets what it needs as an open file:
-//! an input that is too large for memory, or a file for an output that is.
+//! A guest's thread has no right to open files. This thread opens them for it: inputs and outputs
+//! that are too large for memory.
 
 use std::fs::File;
 use std::io;
@@ -10,9 +10,9 @@ use std::sync::Arc;
 use crate::digest::Digest;
 use crate::spill::{SpillDir, SpilledFile};
 
-/// What an input's bytes are read from.
+/// A file that an input is read from.
 pub trait Source: Send + Sync {
-    /// The open file, where that takes no call.
+    /// The file, if it is already open.
     fn opened(&self) -> Option<Arc<File>> {
         None
     }
@@ -25,7 +25,7 @@ pub trait Source: Send + Sync {
     /// Opens the file for reading.
     ///
     /// # Errors
-    /// When the file system refuses. That is never the task's fault.
+    /// The file system's error. It is never the task's fault.
     fn open(&self) -> io::Result<Arc<File>>;
 
     /// Called when reading the open file failed.
@@ -38,7 +38,7 @@ pub trait Source: Send + Sync {
 
 type Errand = Box<dyn FnOnce(&SpillDir) + Send>;
 
-/// A handle on the thread, which ends with the last of them.
+/// A handle to the thread. The thread ends when the last handle is dropped.
 #[derive(Clone)]
 pub(super) struct Disk(flume::Sender<Errand>);
 
@@ -74,9 +74,9 @@ impl Disk {
         self.wait(move |_| source.open())
     }
 
-    /// Removes an output's file, if nobody else has it.
+    /// Drops a large output's file, which removes it unless somebody else still has it.
     pub(super) fn remove(&self, file: Arc<SpilledFile>) {
-        // Without the thread it is removed here.
+        // If the thread has ended, the file is dropped here.
         let _ = self.0.send(Box::new(move |_| drop(file)));
     }
 

@@ -1,8 +1,8 @@
 //! The files of a guest: `wasi:filesystem`, on a tree in the host's memory.
 //!
-//! A guest has two directories, `/inputs` and `/outputs`. They are values of this process, and no
-//! directories of the system: `files/tree.rs` looks its paths up, `files/file.rs` holds the bytes.
-//! Everything that it does to its files happens on the thread that executes it.
+//! A guest has two directories, `/inputs` and `/outputs`. They exist only in the host's memory:
+//! `files/tree.rs` looks up the guest's paths, `files/file.rs` holds the bytes. Every call is
+//! answered on the thread that executes the guest.
 
 mod clock;
 mod file;
@@ -35,11 +35,11 @@ use crate::bucket::Content;
 use crate::key::BucketKey;
 use types::ErrorCode;
 
-/// Refused names that a guest's log tells of.
+/// The guest's log explains this many refused names, and no more.
 const MAX_SAID: u8 = 3;
 
 mod bindings {
-    //! `wasi:filesystem`, with types of our own.
+    //! `wasi:filesystem`, with the host's own types for its resources.
     wasmtime::component::bindgen!({
         path: "src/sandbox/files/wit",
         world: "files",
@@ -58,13 +58,13 @@ mod bindings {
     });
 }
 
-/// What a call of a guest ends with instead of a result.
+/// Why a call of a guest has no result.
 #[expect(unreachable_pub, reason = "`bindgen!` exports it, inside this crate")]
 #[derive(Debug)]
 pub enum Error {
-    /// An error that the guest sees.
+    /// The call returns this error to the guest.
     Code(ErrorCode),
-    /// The end of the guest.
+    /// The guest is stopped.
     Trap(wasmtime::Error),
 }
 
@@ -91,7 +91,7 @@ impl From<Refused> for Error {
     }
 }
 
-/// The code for an error of the system.
+/// The error code for an error of the operating system.
 fn code_of(error: &io::Error) -> ErrorCode {
     match Errno::from_io_error(error) {
         Some(Errno::INVAL) => ErrorCode::Invalid,
@@ -106,7 +106,7 @@ fn code_of(error: &io::Error) -> ErrorCode {
 
 /// An input of a task.
 pub struct Input {
-    /// Where it is, below `/inputs`.
+    /// Its path below `/inputs`.
     pub path: BucketKey,
     /// Its bytes.
     pub content: InputContent,
@@ -117,7 +117,7 @@ pub struct Input {
 pub enum InputContent {
     /// In memory.
     Bytes(Bytes),
-    /// In a file, which is opened when the guest opens the input.
+    /// In a file, which the host opens when the guest opens the input.
     File {
         /// The file.
         source: Arc<dyn Source>,
@@ -135,14 +135,14 @@ pub struct Output {
     pub content: Content,
 }
 
-/// What all files of one instance have in common.
+/// What the files of one instance share.
 struct Shared {
     quota: Arc<Quota>,
     disk: Disk,
     clock: Clock,
     numbers: Numbers,
     log: Sink,
-    /// The most bytes of an output that are kept in memory.
+    /// An output of up to this many bytes is kept in memory.
     file_memory: u64,
     ids: AtomicU64,
     said: AtomicU8,
@@ -153,7 +153,7 @@ impl Shared {
         self.ids.fetch_add(1, Relaxed)
     }
 
-    /// Tells whoever reads the guest's log what an error code can't say.
+    /// Explains an error code in the guest's log.
     fn say(&self, what: &dyn fmt::Display) {
         if self.said.load(Relaxed) < MAX_SAID {
             self.said.fetch_add(1, Relaxed);
@@ -203,13 +203,13 @@ impl Tree {
         tree
     }
 
-    /// Hands over what the guest left, when it is gone: in the order of their names.
+    /// Takes the outputs, in the order of their paths, when the guest has ended.
     pub(super) fn into_outputs(self) -> Vec<Output> {
         self.outputs.take_all()
     }
 }
 
-/// Links the interfaces of files.
+/// Links `wasi:filesystem`.
 pub(super) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     fn view(state: &mut State) -> Files<'_> {
         Files { table: &mut state.table, tree: &state.files }
@@ -311,7 +311,7 @@ impl types::HostDescriptor for Files<'_> {
     fn set_size(&mut self, fd: Fd, size: u64) -> Result<()> {
         let file = self.get(&fd)?.file(ErrorCode::BadDescriptor)?;
         if !file.write && !file.file.is_input() {
-            // As `ftruncate` says it of a file that was opened for reading.
+            // `ftruncate` fails with this error on a file that was opened for reading.
             return Err(ErrorCode::Invalid.into());
         }
         file.check_writable()?;
@@ -346,7 +346,7 @@ impl types::HostDescriptor for Files<'_> {
         self.dir(&fd)?.rename(&old, self.dir(&new_fd)?, &new)
     }
 
-    // As Linux says it of a file system that has no links.
+    // Linux returns this error on a file system that has no links.
     fn link_at(
         &mut self,
         fd: Fd,
@@ -376,7 +376,7 @@ impl types::HostDescriptor for Files<'_> {
         Err(ErrorCode::Invalid.into())
     }
 
-    // Whether and when bytes reach the disk is the host's business: publishing decides.
+    // Publishing decides when bytes are written to a disk.
     fn sync(&mut self, fd: Fd) -> Result<()> {
         self.get(&fd).map(drop)
     }

@@ -1,6 +1,6 @@
-//! The interfaces that guests can import: WASI 0.2, and none of our own.
+//! The interfaces that guests can import: those of WASI 0.2, and no others.
 //!
-//! Sockets are linked because language runtimes import them, and every use of one is refused.
+//! Sockets are linked because language runtimes import them. Every use of a socket is refused.
 
 use wasmtime::component::{HasData, Linker, ResourceTable};
 use wasmtime_wasi::cli::{WasiCli, WasiCliView};
@@ -19,7 +19,7 @@ impl HasData for HasTable {
     type Data<'a> = &'a mut ResourceTable;
 }
 
-/// Links them all. The stock files are left out.
+/// Links all interfaces. Files are the host's own implementation, not wasmtime's.
 pub(super) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     let l = linker;
     io::error::add_to_linker::<State, HasTable>(l, |state| &mut state.table)?;

@@ -1,5 +1,5 @@
-//! What a guest may still make, counted before it is made, and what its calls met that is not its
-//! fault. Counts are of what exists: what is removed may be made again.
+//! Counts a guest's files and bytes against its limits, before they are created. Also records the
+//! shortages of the host that a guest's calls ran into. A removed file makes room again.
 
 use std::io;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::limits::{Limit, Limits, MAX_DEPTH};
 use crate::shortage;
 
-/// Refusals after which a guest that goes on trying is stopped.
+/// A guest is stopped after this many refusals.
 const MAX_REFUSALS: u64 = 1000;
 
 /// The counts of one instance, shared by its files and streams.
@@ -20,10 +20,10 @@ pub(super) struct Quota {
     files: Account,
     open: Account,
     memory: Account,
-    /// The guest was refused an open file, and has not opened another since.
+    /// True if the last attempt to open something was refused.
     open_refused: AtomicBool,
     too_deep: AtomicBool,
-    /// The number of the host's shortage that a call met; zero if none did.
+    /// The error number of the host's shortage that a call ran into; zero if there was none.
     shortage: AtomicI32,
 }
 
@@ -38,7 +38,7 @@ impl Account {
         Self { limit, used: AtomicU64::new(0), refused: AtomicU64::new(0) }
     }
 
-    /// True when there was room for `amount`, which is charged.
+    /// Charges `amount` if there is room for it. False if there is not.
     fn has_room(&self, amount: u64) -> bool {
         let used = self.used.load(Relaxed).saturating_add(amount);
         let has_room = used <= self.limit;
@@ -68,16 +68,16 @@ impl Account {
     }
 }
 
-/// What to answer a guest that is over its quota.
+/// How a guest that exceeds a limit is refused.
 #[derive(Debug)]
 pub(super) enum Refused {
-    /// An error.
+    /// Its call fails.
     Quota,
-    /// Nothing: it is stopped.
+    /// It is stopped.
     Stop,
 }
 
-/// A file or a directory in `/outputs`, counted for as long as it exists.
+/// The count of a file or a directory in `/outputs`, for as long as it exists.
 pub(super) struct Counted(Arc<Quota>);
 
 impl Drop for Counted {
@@ -86,7 +86,7 @@ impl Drop for Counted {
     }
 }
 
-/// A file, a directory or a listing that is open, counted until it is closed.
+/// The count of an open file, directory or listing, until it is closed.
 pub(super) struct Opening(Arc<Quota>);
 
 impl Drop for Opening {
@@ -113,65 +113,65 @@ impl Quota {
         self.files.charge(1).map(|()| Counted(self.clone()))
     }
 
-    /// Counts one more that is open. None when there are too many.
+    /// Counts one more open file, directory or listing. None if too many are open.
     pub(super) fn open(self: &Arc<Self>) -> Option<Opening> {
         let has_room = self.open.has_room(1);
         self.open_refused.store(!has_room, Relaxed);
         has_room.then(|| Opening(self.clone()))
     }
 
-    /// Charges for bytes that a file grows by. A hole counts as if it were written.
+    /// Charges for bytes that a file grows by. Bytes that were skipped count too.
     pub(super) fn grow(&self, bytes: u64) -> Result<(), Refused> {
         self.bytes.charge(bytes)
     }
 
-    /// Takes note that a file is smaller again, or gone.
+    /// Refunds bytes of a file that was truncated or removed.
     pub(super) fn shrink(&self, bytes: u64) {
         self.bytes.refund(bytes);
     }
 
-    /// True when that many bytes of a file may be kept in memory. They are charged then.
+    /// Charges for bytes that are kept in memory. False if there is no room for them.
     pub(super) fn keep(&self, bytes: u64) -> bool {
         self.memory.has_room(bytes)
     }
 
-    /// Takes note that bytes are in memory no more.
+    /// Refunds bytes that are no longer kept in memory.
     pub(super) fn release(&self, bytes: u64) {
         self.memory.refund(bytes);
     }
 
-    /// Refuses a directory for its depth.
+    /// Records that a directory was refused because it is too deep.
     pub(super) fn refuse_depth(&self) {
         self.too_deep.store(true, Relaxed);
     }
 
-    /// The host's shortage that a call of the guest met.
+    /// The host's shortage that a call of the guest ran into.
     pub(super) fn shortage(&self) -> Option<Errno> {
         let number = self.shortage.load(Relaxed);
         (number != 0).then(|| Errno::from_raw_os_error(number))
     }
 
-    /// The bytes that the guest's files have.
+    /// The sizes of the guest's outputs, in bytes, added up.
     pub(super) fn written(&self) -> u64 {
         self.bytes.used.load(Relaxed)
     }
 
-    /// Takes note of a failure of the host's own files that a guest is about to see.
+    /// Records a failure of one of the host's own files. The guest's call will fail because of it.
     pub(super) fn note(&self, error: &io::Error) {
         let errno = match shortage::errno(error) {
-            // Somebody removed it.
+            // Somebody removed the file.
             None | Some(Errno::NOENT) => Errno::STALE,
             Some(errno) => errno,
         };
         self.shortage.store(errno.raw_os_error(), Relaxed);
     }
 
-    /// True when the guest was refused an open file, and has not opened another since.
+    /// True if the guest's last attempt to open something was refused.
     pub(super) fn was_refused_open(&self) -> bool {
         self.open_refused.load(Relaxed)
     }
 
-    /// The limit that the guest was stopped by, if it was.
+    /// The limit that the guest exceeded.
     pub(super) fn exceeded(&self) -> Option<Limit> {
         if self.bytes.was_exceeded() {
             Some(Limit::OutputBytes(ByteSize(self.bytes.limit)))
@@ -185,7 +185,7 @@ impl Quota {
     }
 
     /// # Errors
-    /// The limit that the guest was stopped by, if it was.
+    /// The limit that the guest exceeded.
     pub(super) fn check(&self) -> Result<(), Limit> {
         self.exceeded().map_or(Ok(()), Err)
     }

@@ -1,5 +1,10 @@
 //! The files of tasks: large ones, many of them, and what is left of them.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
 use serde_json::json;
 use task_host_tests::{Finished, Place, misbehaviour};
 
@@ -69,4 +74,54 @@ fn what_is_removed_makes_room_again() {
     place.submit_misbehaviour(json!({"do": "all", "steps": [write, write]}));
     place.run_until_empty(&["--max-output", "1MiB", "--max-attempts", "1"]).good();
     assert_eq!(place.object("tests/written/0.dat").unwrap().len(), 700_000);
+}
+
+#[test]
+fn an_input_that_changes_under_a_task_fails_the_attempt_and_publishes_nothing() {
+    let place = Place::with(&["misbehave"]);
+    place.put("tests/0_input/large.dat", large());
+    let steps = [json!({"do": "sleep", "secs": 3.0}), json!({"do": "copy"})];
+    place.submit(&[misbehaviour(1, &["0_input/large.dat"], json!({"do": "all", "steps": steps}))]);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let file =
+            File::options().write(true).open(place.path().join("bucket/tests/0_input/large.dat"));
+        let (file, over) = (file.unwrap(), &over);
+        scope.spawn(move || {
+            while !over.load(Relaxed) {
+                file.write_all_at(b"changed", 1000).unwrap();
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        place.run_until_empty(&["--max-attempts", "1"]).good();
+        over.store(true, Relaxed);
+    });
+    let exception = place.the_error()["exception"].to_string();
+    assert!(exception.contains("it was changed while the task read it"), "{exception}");
+    assert_eq!(place.object("tests/out/0_input/large.dat"), None);
+    assert_eq!(place.left_behind(), Vec::<String>::new());
+}
+
+#[test]
+fn an_input_that_is_replaced_under_a_task_stays_what_it_was() {
+    let place = Place::with(&["misbehave"]);
+    let path = place.path().join("bucket/tests/0_input/large.dat");
+    place.put("tests/0_input/large.dat", large());
+    let steps = [json!({"do": "sleep", "secs": 3.0}), json!({"do": "copy"})];
+    place.submit(&[misbehaviour(1, &["0_input/large.dat"], json!({"do": "all", "steps": steps}))]);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let over = &over;
+        scope.spawn(move || {
+            while !over.load(Relaxed) {
+                let new = path.with_extension("new");
+                std::fs::write(&new, large()).unwrap();
+                std::fs::rename(new, &path).unwrap();
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        place.run_until_empty(&["--max-attempts", "1"]).good();
+        over.store(true, Relaxed);
+    });
+    assert!(place.object("tests/out/0_input/large.dat").unwrap() == large());
 }

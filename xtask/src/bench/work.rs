@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
+use super::used::Used;
+
 /// A measurement ends after this time even if tasks remain.
 const LONGEST: Duration = Duration::from_secs(4);
 
@@ -35,6 +37,7 @@ pub(super) enum Task {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cores {
     One,
+    First(usize),
     All,
 }
 
@@ -46,6 +49,12 @@ pub(super) struct Run {
     pub(super) rate: f64,
     /// The peak memory.
     pub(super) peak_bytes: u64,
+}
+
+/// A `host run` that has ended.
+pub(super) struct Ran {
+    pub(super) summary: Value,
+    pub(super) used: Used,
 }
 
 /// A directory on the measured file system. Dropping this removes it.
@@ -72,16 +81,29 @@ impl Work {
         Ok(work)
     }
 
-    fn host(&self, args: &[&str], cores: Cores) -> Command {
-        let mut command = match cores {
-            Cores::All => Command::new(&self.host),
-            Cores::One => {
-                let mut command = Command::new("taskset");
-                command.args(["--cpu-list", "0"]).arg(&self.host);
-                command
-            }
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// A program that works in this directory.
+    pub(super) fn command(&self, program: &Path, cores: Cores) -> Command {
+        let on = |cores: usize| {
+            let mut command = Command::new("taskset");
+            command.args(["--cpu-list", &format!("0-{}", cores - 1)]).arg(program);
+            command
         };
-        command.args(args).current_dir(&self.dir).stdin(Stdio::null());
+        let mut command = match cores {
+            Cores::All => Command::new(program),
+            Cores::One => on(1),
+            Cores::First(cores) => on(cores),
+        };
+        command.current_dir(&self.dir).stdin(Stdio::null());
+        command
+    }
+
+    fn host(&self, args: &[&str], cores: Cores) -> Command {
+        let mut command = self.command(&self.host, cores);
+        command.args(args);
         command
     }
 
@@ -120,14 +142,25 @@ impl Work {
         args: &[&str],
         cores: Cores,
     ) -> anyhow::Result<Value> {
+        self.fill(task, count)?;
+        Ok(self.run(count, args, cores)?.summary)
+    }
+
+    /// Puts tasks into an empty queue, and makes their inputs.
+    pub(super) fn fill(&self, task: Task, count: usize) -> anyhow::Result<()> {
+        self.prepare(task, count)?;
+        self.submit()?;
+        sync()
+    }
+
+    /// Writes tasks to `tasks.jsonl`, and makes their inputs.
+    pub(super) fn prepare(&self, task: Task, count: usize) -> anyhow::Result<()> {
         self.clear()?;
         if task == Task::Copy {
             self.make_inputs(count)?;
         }
         self.write_lines(count, |id| message(task, id))?;
-        self.submit()?;
-        sync()?;
-        Ok(self.run(count, args, cores)?.0)
+        sync()
     }
 
     /// `host run` over the first `count` of `length` no-ops.
@@ -137,10 +170,10 @@ impl Work {
         self.submit()?;
         sync()?;
         let run = |count: usize| {
-            let (summary, peak_bytes) = self.run(count, &["--parallel", "1"], Cores::All)?;
+            let Ran { summary, used } = self.run(count, &["--parallel", "1"], Cores::All)?;
             let done = summary["done"].as_f64().context("`done` of the summary")?;
             let seconds = summary["seconds"].as_f64().context("`seconds` of the summary")?;
-            anyhow::Ok((done, seconds, peak_bytes))
+            anyhow::Ok((done, seconds, used.peak_bytes))
         };
         let (_, first, _) = run(1)?;
         let (done, all, peak_bytes) = run(count - 1)?;
@@ -224,8 +257,8 @@ impl Work {
         }
     }
 
-    /// Runs `count` tasks; returns the summary and the peak memory in bytes.
-    fn run(&self, count: usize, args: &[&str], cores: Cores) -> anyhow::Result<(Value, u64)> {
+    /// Runs `count` tasks of the queue.
+    pub(super) fn run(&self, count: usize, args: &[&str], cores: Cores) -> anyhow::Result<Ran> {
         let count = count.to_string();
         let longest = format!("{}ms", LONGEST.as_millis());
         // Not until the queue is empty, because noticing that takes time.
@@ -249,21 +282,11 @@ impl Work {
             .stderr(fs::File::create(self.dir.join("log"))?)
             .spawn()
             .context("host run")?;
-        let status = format!("/proc/{}/status", child.id());
-        let mut peak_bytes = 0;
-        let ended = loop {
-            // The file vanishes with the process, so the last successful read counts.
-            if let Ok(status) = fs::read_to_string(&status) {
-                peak_bytes = peak_of(&status).unwrap_or(peak_bytes);
-            }
-            if let Some(ended) = child.try_wait()? {
-                break ended;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        };
+        let used = Used::until_end_of(&child)?;
+        let ended = child.wait()?;
         ensure!(ended.success(), "host run: {ended}: {}", self.log());
         let summary = serde_json::from_slice(&fs::read(self.dir.join("summary"))?)?;
-        Ok((summary, peak_bytes))
+        Ok(Ran { summary, used })
     }
 
     fn python(&self, what: &str, count: usize, bars: Bars) -> anyhow::Result<f64> {
@@ -282,7 +305,7 @@ impl Work {
         Ok(String::from_utf8(output.stdout)?.trim().parse()?)
     }
 
-    fn submit(&self) -> anyhow::Result<()> {
+    pub(super) fn submit(&self) -> anyhow::Result<()> {
         let output = self
             .host(&["submit", "--fq", "./queue", "--progress", "never", "tasks.jsonl"], Cores::All)
             .output()?;
@@ -295,7 +318,11 @@ impl Work {
         Ok(())
     }
 
-    fn write_lines(&self, count: usize, line: impl Fn(usize) -> Value) -> anyhow::Result<()> {
+    pub(super) fn write_lines(
+        &self,
+        count: usize,
+        line: impl Fn(usize) -> Value,
+    ) -> anyhow::Result<()> {
         let mut file = std::io::BufWriter::new(fs::File::create(self.dir.join("tasks.jsonl"))?);
         for id in 0..count {
             writeln!(file, "{}", line(id))?;
@@ -314,7 +341,7 @@ impl Work {
     }
 
     /// Removes what a run left, except compiled components.
-    fn clear(&self) -> anyhow::Result<()> {
+    pub(super) fn clear(&self) -> anyhow::Result<()> {
         for part in ["queue", "queue-errors", "bucket/data", "bucket/_receipts"] {
             remove(&self.dir.join(part))?;
         }
@@ -350,13 +377,8 @@ fn remove(path: &Path) -> anyhow::Result<()> {
 }
 
 /// Waits for earlier writes, which would otherwise slow down the measurement.
-fn sync() -> anyhow::Result<()> {
+pub(super) fn sync() -> anyhow::Result<()> {
     crate::command::capture(&mut Command::new("sync")).map(drop)
-}
-
-fn peak_of(status: &str) -> Option<u64> {
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(kib.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
 }
 
 fn message(task: Task, id: usize) -> Value {

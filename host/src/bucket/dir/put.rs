@@ -83,11 +83,10 @@ impl DirBucket {
         let over = if replaced.is_some() { Over::Anything } else { Over::Nothing };
         let mut elsewhere = false;
         loop {
-            let (root, parent) =
-                self.in_root("writing", key, |root| Ok((root.clone(), open_parent(root, key)?)))?;
             let tmp = match elsewhere {
-                false => root.tmp(),
+                false => self.in_root("writing", key, |root| Ok(root.tmp()))?,
                 true => {
+                    let parent = self.in_root("writing", key, |root| open_parent(root, key))?;
                     let path = self.0.path.join(key.parent().unwrap_or_default());
                     root::claim(&parent, &path).map(Arc::new)
                 }

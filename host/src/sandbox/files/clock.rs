@@ -1,4 +1,4 @@
-//! The times and numbers of files: those of the task, and nothing of the host's own.
+//! The times and inode numbers of a guest's files. They tell nothing about the host or other tasks.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -7,10 +7,10 @@ use parking_lot::Mutex;
 
 use super::types::{Datetime, DescriptorStat, DescriptorType, MetadataHashValue, NewTimestamp};
 
-/// The time as files show it, which never goes back.
+/// The clock for the times of files. It never goes back.
 pub(super) struct Clock {
-    /// When the instance was made. When an input was stored or last read would tell of other
-    /// tasks.
+    /// When the instance was made. Inputs have this time: the time when an input was stored or last
+    /// read would tell about other tasks.
     started: Datetime,
     last: Mutex<Datetime>,
 }
@@ -36,7 +36,7 @@ impl Clock {
 }
 
 fn system() -> Datetime {
-    // A clock that is before 1970 is no reason to fail.
+    // A clock that is set to a time before 1970 must not fail a task.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Datetime { seconds: now.as_secs(), nanoseconds: now.subsec_nanos() }
 }
@@ -62,7 +62,7 @@ impl Times {
         self.changed = now;
     }
 
-    /// False when a time has more than a second of nanoseconds.
+    /// False if a time has 1,000,000,000 nanoseconds or more: then nothing is set.
     pub(super) fn set(
         &mut self,
         accessed: NewTimestamp,
@@ -96,7 +96,7 @@ impl Times {
     }
 }
 
-/// Numbers of files, which differ between instances.
+/// Inode numbers. They differ between instances.
 pub(super) struct Numbers(RandomState);
 
 impl Numbers {
@@ -104,7 +104,7 @@ impl Numbers {
         Self(RandomState::new())
     }
 
-    /// The number of the file `id`, which it keeps whatever is done to it.
+    /// The number of the file or directory `id`, which never changes.
     pub(super) fn of(&self, id: u64) -> MetadataHashValue {
         let lower = self.0.hash_one(id);
         MetadataHashValue { lower, upper: self.0.hash_one(lower) }

@@ -1,4 +1,4 @@
-//! One file: an input, or an output in memory or on the disk.
+//! A file: an input, or an output in memory or on the disk.
 
 use std::fs;
 use std::io;
@@ -17,7 +17,7 @@ use crate::sandbox::disk::Source;
 use crate::sandbox::quota::{Counted, Opening};
 use crate::spill::SpilledFile;
 
-/// The most that one read hands to a guest, in bytes.
+/// One read returns at most this many bytes.
 const MAX_READ: usize = 64 << 10;
 
 pub(super) struct File {
@@ -31,12 +31,12 @@ pub(super) struct File {
 struct FileState {
     body: Body,
     times: Times,
-    /// How often it is open.
+    /// How many times the file is open.
     users: usize,
 }
 
 enum Body {
-    /// Input bytes in memory, or an output that was handed over.
+    /// An input in memory, or an output whose bytes were taken.
     Bytes(Bytes),
     Input {
         source: Arc<dyn Source>,
@@ -85,7 +85,7 @@ impl File {
         Arc::new(Self { id: shared.next_id(), shared: shared.clone(), state, counted })
     }
 
-    /// Opens it: gets the file of the host that its bytes are in, if they are in one.
+    /// Opens the file. If its bytes are in a file of the host, this opens the host's file too.
     pub(super) fn open(self: &Arc<Self>, read: bool, write: bool) -> Result<Arc<OpenFile>> {
         let opening = self.shared.quota.open().ok_or(ErrorCode::Quota)?;
         let mut state = self.state.lock();
@@ -129,13 +129,13 @@ impl File {
         state.times.stat(DescriptorType::RegularFile, state.body.size())
     }
 
-    /// False when a time can't be.
+    /// False if a time is invalid.
     pub(super) fn set_times(&self, accessed: NewTimestamp, modified: NewTimestamp) -> bool {
         let now = self.shared.clock.now();
         self.state.lock().times.set(accessed, modified, now)
     }
 
-    /// Takes note that it has another name.
+    /// Records a change of the file's name: its time of change is now.
     pub(super) fn was_renamed(&self) {
         let now = self.shared.clock.now();
         self.state.lock().times.was_changed(now);
@@ -197,7 +197,7 @@ impl File {
                     .ok_or_else(not_open)
                     .and_then(|open| open.write_all_at(bytes, offset));
                 if let Err(error) = written {
-                    // What was written of it is as good as not written.
+                    // The file keeps its old size, whatever part of the bytes was written.
                     self.shared.quota.shrink(*now - size);
                     *now = size;
                     return Err(self.noted(error));
@@ -244,7 +244,7 @@ impl File {
         Ok(())
     }
 
-    /// Makes room up to `end`, in memory or on the disk, and charges for it.
+    /// Extends the file to `end`, in memory or on the disk, and charges the quota.
     fn grow(&self, body: &mut Body, end: u64) -> Result<()> {
         let size = body.size();
         let Some(more) = end.checked_sub(size).filter(|more| *more > 0) else { return Ok(()) };
@@ -277,19 +277,19 @@ impl File {
         Ok(())
     }
 
-    /// What the guest is told of a failure of the host's own file.
+    /// The guest's error for a failure of the host's own file, which is recorded.
     fn noted(&self, error: io::Error) -> Error {
         self.shared.quota.note(&error);
         super::code_of(&error).into()
     }
 
-    /// Hands its bytes over, when the guest is gone.
+    /// Takes the bytes, when the guest has ended.
     pub(super) fn take(&self) -> Content {
         let mut state = self.state.lock();
         match mem::replace(&mut state.body, Body::Bytes(Bytes::new())) {
             Body::Memory(bytes) => Content::Bytes(bytes.into()),
             Body::Disk { file, size, .. } => Content::File { file, size },
-            // Outputs are one or the other.
+            // Outputs are either in memory or on the disk.
             Body::Bytes(_) | Body::Input { .. } => Content::Bytes(Bytes::new()),
         }
     }
@@ -305,14 +305,14 @@ impl Drop for File {
         quota.shrink(body.size());
         match body {
             Body::Memory(bytes) => quota.release(bytes.len() as u64),
-            // A thread that may have no rights to remove it drops the last handle.
+            // This thread may have no right to remove the file.
             Body::Disk { file, .. } => self.shared.disk.remove(file),
             Body::Bytes(_) | Body::Input { .. } => {}
         }
     }
 }
 
-/// A file that is open, for descriptors and streams.
+/// An open file. Descriptors and streams share it.
 pub(super) struct OpenFile {
     pub(super) file: Arc<File>,
     pub(super) read: bool,
@@ -326,12 +326,12 @@ impl OpenFile {
         self.file.read(len, offset)
     }
 
-    /// Writes at `offset`, or at the end.
+    /// Writes all of `bytes`, at `offset` or at the end.
     pub(super) fn write(&self, bytes: &[u8], offset: Option<u64>) -> Result<()> {
         self.file.write(bytes, offset)
     }
 
-    /// Checks that it may be written.
+    /// Checks that the guest may write to it.
     pub(super) fn check_writable(&self) -> Result<()> {
         if self.file.is_input() {
             return Err(ErrorCode::NotPermitted.into());

@@ -1,4 +1,4 @@
-//! Streams of a file's bytes. Each read and write is made in place, on the guest's thread.
+//! Streams of a file's bytes. Each read and each write is done at once, on the guest's thread.
 
 use std::io;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, Stream
 use super::Error;
 use super::file::OpenFile;
 
-/// The most that a stream takes in one write, in bytes.
+/// A stream takes at most this many bytes in one write.
 const MAX_WRITE: usize = 64 << 10;
 
 pub(super) struct Reader {
@@ -48,7 +48,7 @@ impl InputStream for Reader {
 
 pub(super) struct Writer {
     file: Arc<OpenFile>,
-    /// None at the end, wherever that is.
+    /// None to append: each write goes to the end of the file.
     offset: Option<u64>,
 }
 
@@ -88,7 +88,7 @@ impl OutputStream for Writer {
     }
 }
 
-/// The error of a stream that a guest asks about.
+/// The error code of a stream's error.
 pub(super) fn code_of(error: &wasmtime::Error) -> Option<super::types::ErrorCode> {
     if let Some(code) = error.downcast_ref() {
         return Some(*code);

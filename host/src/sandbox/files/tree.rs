@@ -1,7 +1,7 @@
-//! The directories of one task, in memory: how a path is found, and what is done at its end.
+//! The directories of one task, in memory: looking up paths, and changing what they lead to.
 //!
-//! A guest's path is looked up here, name by name, and nowhere else: no call of the system ever
-//! sees it. There are files and directories only. What could not be published can't be made: links,
+//! A guest's path is looked up here, name by name, and nowhere else: no system call receives it.
+//! The tree holds files and directories only. A guest can't create what can't be published: links,
 //! names that can't be keys, directories that are too deep.
 
 use std::collections::BTreeMap;
@@ -22,10 +22,10 @@ use crate::plain;
 use crate::sandbox::limits::MAX_DEPTH;
 use crate::sandbox::quota::{Counted, Opening};
 
-/// The longest path that a guest may name, in bytes: as Linux has it.
+/// The longest path in a call, in bytes: the same as on Linux.
 const MAX_PATH: usize = 4095;
 
-/// What a name stands for.
+/// A file or a directory.
 #[derive(Clone)]
 pub(super) enum Node {
     Dir(Arc<Dir>),
@@ -35,7 +35,7 @@ pub(super) enum Node {
 pub(super) struct Dir {
     id: u64,
     shared: Arc<Shared>,
-    /// It is `/outputs`, or below it.
+    /// True for `/outputs` and the directories below it.
     pub(super) is_writable: bool,
     state: Mutex<DirState>,
     _counted: Option<Counted>,
@@ -44,19 +44,19 @@ pub(super) struct Dir {
 struct DirState {
     entries: BTreeMap<Box<str>, Node>,
     times: Times,
-    /// Directories on the way from the top, itself included.
+    /// The number of directories from the top to this one. The top has none.
     depth: usize,
     /// The length in bytes of its path below the top, with a slash at the end.
     path_len: usize,
     is_removed: bool,
 }
 
-/// What a path leads to: a name in a directory, which may not exist, or the directory itself.
+/// Where a path leads: a name in a directory, which may not exist, or the directory itself.
 struct Place<'p> {
     dir: Arc<Dir>,
-    /// None when the path ends in `.` or `..`.
+    /// None if the path ends in `.` or `..`.
     name: Option<&'p str>,
-    /// The path ends in a slash: only a directory will do.
+    /// True if the path ends in a slash, so that it can't lead to a file.
     must_be_dir: bool,
 }
 
@@ -70,7 +70,7 @@ impl Place<'_> {
     }
 }
 
-/// Refuses a path that the system would refuse for its length.
+/// Refuses a path that is too long for a call.
 pub(super) fn check_length(path: &str) -> Result<()> {
     if path.len() > MAX_PATH { Err(ErrorCode::NameTooLong.into()) } else { Ok(()) }
 }
@@ -140,8 +140,8 @@ impl Dir {
         self.state.lock().entries.get(name).cloned()
     }
 
-    /// Takes an input in, with the directories on its way. An input that would have to be a
-    /// directory as well is left out: messages with such inputs are refused before.
+    /// Adds an input, and the directories above it. Skips an input whose path is also a directory:
+    /// messages with such inputs are refused earlier.
     pub(super) fn add_input(self: &Arc<Self>, path: &BucketKey, file: Arc<File>) {
         let (parents, name) = path.as_str().rsplit_once('/').unwrap_or(("", path.as_str()));
         let mut dir = self.clone();
@@ -154,7 +154,7 @@ impl Dir {
         dir.state.lock().entries.entry(name.into()).or_insert(Node::File(file));
     }
 
-    /// Goes to where a path leads. What the last name stands for, if anything, is not looked at.
+    /// Looks up a path, except for its last name.
     fn find<'p>(self: &Arc<Self>, path: &'p str) -> Result<Place<'p>> {
         check_length(path)?;
         if path.is_empty() {
@@ -186,7 +186,7 @@ impl Dir {
         Ok(Place { dir, name, must_be_dir: trimmed.len() < path.len() })
     }
 
-    /// What a path leads to.
+    /// Looks up a path: the file or directory that it leads to.
     pub(super) fn look(self: &Arc<Self>, path: &str) -> Result<Node> {
         self.find(path)?.node()
     }
@@ -204,7 +204,7 @@ impl Dir {
             return Err(ErrorCode::Invalid.into());
         }
         let write = makes || flags.contains(DescriptorFlags::WRITE);
-        // One that is opened for nothing can be read.
+        // A file that is opened with neither flag can be read.
         let read = flags.contains(DescriptorFlags::READ) || !flags.contains(DescriptorFlags::WRITE);
         check_length(path)?;
         if write && !self.is_writable {
@@ -337,8 +337,8 @@ impl Dir {
         Ok(())
     }
 
-    /// Refuses a name that no output may have, and a directory that is gone. Returns the depth and
-    /// the length of the path of this directory.
+    /// Checks that this directory still exists and can have an entry of this name. Returns the
+    /// directory's depth and the length of its path.
     fn admit(&self, name: &str) -> Result<(usize, usize)> {
         let (depth, path_len, is_removed) = {
             let state = self.state.lock();
@@ -347,7 +347,7 @@ impl Dir {
         if is_removed {
             return Err(ErrorCode::NoEntry.into());
         }
-        // Only the first name of a key must not look like a scheme.
+        // Only the first name of a key can look like a URL's scheme.
         let checked = match depth {
             0 => BucketKey::of_output(name),
             _ => BucketKey::of_output(&format!("_/{name}")),
@@ -367,7 +367,7 @@ impl Dir {
         Err(ErrorCode::IllegalByteSequence.into())
     }
 
-    /// Refuses directories that are too deep to be published, and paths that are too long.
+    /// Checks that a directory is not too deep to be published, and its path not too long.
     fn check_extent(&self, depth: usize, path_len: usize) -> Result<()> {
         if path_len > MAX_KEY_BYTES {
             return Err(ErrorCode::NameTooLong.into());
@@ -379,8 +379,8 @@ impl Dir {
         Ok(())
     }
 
-    /// How many directories are in each other below this one, and the length of the longest path.
-    /// None when `but` is this one or below it.
+    /// The depth of the deepest directory below this one, and the length of the longest path, both
+    /// counted from here. None if `but` is this directory or below it.
     fn extent(self: &Arc<Self>, but: &Arc<Self>) -> Option<(usize, usize)> {
         if Arc::ptr_eq(self, but) {
             return None;
@@ -400,7 +400,7 @@ impl Dir {
         Some((depth, path_len))
     }
 
-    /// Takes note of a new place.
+    /// Records the depth and the path's length after a rename, also for the directories below.
     fn settle(&self, depth: usize, path_len: usize) {
         let mut state = self.state.lock();
         (state.depth, state.path_len) = (depth, path_len);
@@ -431,7 +431,7 @@ impl Dir {
         self.state.lock().times.stat(DescriptorType::Directory, 0)
     }
 
-    /// The entry after the one of that name.
+    /// The next entry after this name, or the first entry.
     fn after(&self, name: Option<&str>) -> Option<DirectoryEntry> {
         let start = name.map_or(Bound::Unbounded, Bound::Excluded);
         let state = self.state.lock();
@@ -439,8 +439,7 @@ impl Dir {
         Some(DirectoryEntry { type_: node.kind(), name: name.to_string() })
     }
 
-    /// Hands over the files below this directory, when the guest is gone: in the order of their
-    /// names.
+    /// Takes the files below this directory, in the order of their paths, when the guest has ended.
     pub(super) fn take_all(&self) -> Vec<Output> {
         let (mut all, mut path) = (Vec::new(), String::new());
         self.take_into(&mut all, &mut path);
@@ -480,7 +479,8 @@ impl Place<'_> {
     }
 }
 
-/// Goes one name further on a way that begins at a directory that must not be left.
+/// Follows one more name of a path. `way` holds the directories so far; a path never goes above
+/// the first.
 fn enter(way: &mut Vec<Arc<Dir>>, name: &str) -> Result<()> {
     let Some(dir) = way.last() else { return Err(ErrorCode::NotPermitted.into()) };
     match name {
@@ -496,7 +496,7 @@ fn enter(way: &mut Vec<Arc<Dir>>, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// What a guest has a descriptor of.
+/// The file or directory behind a guest's descriptor.
 #[expect(unreachable_pub, reason = "`bindgen!` exports it, inside this crate")]
 pub enum Opened {
     Dir(OpenDir),
@@ -511,7 +511,7 @@ impl Opened {
         }
     }
 
-    /// The file. A directory is another error for each caller.
+    /// The file. `otherwise` is the error for a directory: each caller has another.
     pub(super) fn file(&self, otherwise: ErrorCode) -> Result<&Arc<OpenFile>> {
         match self {
             Self::Dir(_) => Err(otherwise.into()),
@@ -549,10 +549,10 @@ impl Opened {
     }
 }
 
-/// A directory that is open.
+/// An open directory.
 pub(super) struct OpenDir {
     dir: Arc<Dir>,
-    /// None for the two that are given.
+    /// None for the two directories that every guest has.
     _opening: Option<Opening>,
 }
 
@@ -562,8 +562,8 @@ impl OpenDir {
     }
 }
 
-/// The entries of a directory, one after the other. An entry that is there all the while is told
-/// once, whatever is added or removed meanwhile.
+/// An open listing of a directory's entries. An entry that exists from the start of the listing to
+/// its end is listed exactly once, whatever is added or removed meanwhile.
 #[expect(unreachable_pub, reason = "`bindgen!` exports it, inside this crate")]
 pub struct Listing {
     dir: Arc<Dir>,

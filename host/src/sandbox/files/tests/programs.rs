@@ -1,6 +1,6 @@
-//! The behaviour that wasmtime's own file-system programs ask for (`crates/test-programs`, release
-//! 48), by the calls of the interface. Each test is named after its program. `docs/reference/files.md`
-//! lists all programs, and what differs on purpose.
+//! The behaviour that wasmtime's own file-system programs require (`crates/test-programs`, release
+//! 48). Each test is named after its program. `docs/reference/files.md` lists all programs, and the
+//! differences on purpose.
 
 use super::super::types::{
     DescriptorType, HostDescriptor, HostDirectoryEntryStream, NewTimestamp, PathFlags,
@@ -269,7 +269,7 @@ fn p1_path_exists_and_fd_readdir_and_p2_cli_directory_list() {
     assert_eq!(c.list(outputs), [("file".to_owned(), file), ("nested".to_owned(), dir)]);
     let nested = c.open("nested", nothing(), READ).unwrap();
     assert_eq!(c.list(nested), []);
-    // The number that a listing's reader makes of the name is the file's own.
+    // A listing's reader looks up the inode number by the name.
     let none = PathFlags::empty();
     let by_name = c.files().metadata_hash_at(fd(outputs), none, "nested".to_owned()).unwrap();
     let by_fd = c.files().metadata_hash(fd(nested)).unwrap();
@@ -318,7 +318,7 @@ fn p1_fd_filestat_set_and_path_filestat() {
     let before = c.stat("file").unwrap();
     let then = types::Datetime { seconds: 1000, nanoseconds: 7 };
     let (same, set) = (NewTimestamp::NoChange, NewTimestamp::Timestamp(then));
-    // By a descriptor that only reads, too.
+    // Also by a descriptor that only reads.
     c.files().set_times(fd(file), same, set).unwrap();
     let after = c.stat("file").unwrap();
     assert_eq!(time(after.data_modification_timestamp), Some((1000, 7)));
@@ -341,7 +341,7 @@ fn p1_file_truncation_and_file_write_and_fd_flags_set() {
     c.close(file);
     let file = c.open("file", OpenFlags::TRUNCATE, READ | WRITE).unwrap();
     assert_eq!(c.read(file, 100, 0).unwrap(), (vec![], true));
-    // At the end, wherever a program believes to be.
+    // A stream that appends writes to the end, wherever that is.
     let mut end = c.writer(file, None).unwrap();
     written(&mut end, b"one").unwrap();
     written(&mut end, b"two").unwrap();
@@ -461,9 +461,9 @@ fn p2_adapter_badfd() {
     let mut c = calls();
     let file = c.open("file", CREATE, READ | WRITE).unwrap();
     c.close(file);
-    // What the table does not know ends the guest; libraries know their descriptors.
+    // An unknown descriptor stops the guest: libraries never use one.
     assert!(code(c.files().stat(fd(file))).starts_with("trap: "));
-    // An error of a stream is told by its code.
+    // A stream's error has a code.
     let file = c.open("file", nothing(), READ | WRITE).unwrap();
     let mut stream = c.writer(file, Some(u64::MAX - 10)).unwrap();
     let Err(StreamError::LastOperationFailed(error)) = written(&mut stream, b"far too far") else {

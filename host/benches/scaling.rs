@@ -1,0 +1,122 @@
+//! What `cargo xtask bench --only scaling` puts beside `host run`: the same host on a queue in memory,
+//! and a directory queue without a host. Prints one number, of tasks or messages per second.
+//!
+//! The cores that this program may use decide the number of threads of its runtime, as in `host run`.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use clap::Parser;
+use task_host::config::Config;
+use task_host::queue::Queue;
+use task_host::queue::file::FileQueue;
+use task_host::queue::memory::MemoryQueue;
+use task_host::services::Services;
+use task_host::worker::{Stopped, Worker};
+use tokio::runtime::{Builder, Runtime};
+use tokio_util::sync::CancellationToken;
+
+#[derive(Parser)]
+enum Measurement {
+    /// Runs tasks from a queue in memory
+    Engine {
+        /// The tasks, one per line
+        #[arg(long)]
+        tasks: PathBuf,
+        #[command(flatten)]
+        config: Box<Config>,
+    },
+    /// Leases, starts and deletes messages of a directory queue
+    Queue {
+        #[arg(long)]
+        queue: PathBuf,
+        /// How many messages to delete
+        #[arg(long)]
+        messages: usize,
+        /// How many messages to hold at the same time
+        #[arg(long)]
+        parallel: usize,
+    },
+    /// What the host starts to compile a component
+    CompileComponent,
+}
+
+fn main() {
+    // `cargo bench` adds this argument.
+    let arguments = std::env::args_os().filter(|argument| argument != "--bench");
+    let rate = match Measurement::parse_from(arguments) {
+        Measurement::Engine { tasks, config } => engine(&tasks, *config),
+        Measurement::Queue { queue, messages, parallel } => {
+            let queue = FileQueue::open("fq://bench", &queue).expect("a queue");
+            runtime(cores()).block_on(empty(Arc::new(queue), messages, parallel))
+        }
+        Measurement::CompileComponent => {
+            return task_host::catalog::compile_for_parent().expect("a host");
+        }
+    };
+    println!("{rate}");
+}
+
+fn runtime(threads: usize) -> Runtime {
+    Builder::new_multi_thread().worker_threads(threads).enable_all().build().expect("a runtime")
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Tasks per second of a host with these tasks.
+fn engine(tasks: &Path, mut config: Config) -> f64 {
+    let lines = BufReader::new(File::open(tasks).expect("tasks")).lines();
+    let bodies: Vec<Bytes> = lines.map(|line| line.expect("a task").into()).collect();
+    let count = bodies.len();
+    config.stop.max_tasks = Some(count as u64);
+    let renewals = runtime(1);
+    let queue = Arc::new(MemoryQueue::new());
+    runtime(cores()).block_on(async {
+        for sent in queue.send(&bodies).await {
+            sent.expect("a message is sent");
+        }
+        let services = Services::open(config, renewals.handle()).await.expect("services");
+        let services = Arc::new(services.with_queue(queue));
+        let worker = Arc::new(Worker::new(services.clone()));
+        let never = CancellationToken::new;
+        let renewals = renewals.handle().clone();
+        let start = Instant::now();
+        let run = tokio::spawn(async move { worker.run(never(), never(), &renewals).await });
+        assert_eq!(run.await.expect("a run"), Stopped::Finished);
+        let elapsed = start.elapsed();
+        assert_eq!(services.stats().done.load(Relaxed), count as u64, "a task failed");
+        count as f64 / elapsed.as_secs_f64()
+    })
+}
+
+/// Messages per second that `parallel` tasks lease, start and delete.
+async fn empty(queue: Arc<FileQueue>, messages: usize, parallel: usize) -> f64 {
+    const HOLD: Duration = Duration::from_secs(3600);
+    const WAIT: Duration = Duration::from_secs(1);
+    let deleted = Arc::new(AtomicUsize::new(0));
+    let start = Instant::now();
+    let work = |queue: Arc<FileQueue>, deleted: Arc<AtomicUsize>| async move {
+        while deleted.load(Relaxed) < messages {
+            let leased = queue.lease(1, HOLD, WAIT).await.expect("a lease");
+            assert!(!leased.is_empty(), "the queue has too few messages");
+            for message in leased {
+                queue.start(&message.receipt).await.expect("a start");
+                queue.ack(&message.receipt).await.expect("a deletion");
+                deleted.fetch_add(1, Relaxed);
+            }
+        }
+    };
+    let tasks: Vec<_> =
+        (0..parallel).map(|_| tokio::spawn(work(queue.clone(), deleted.clone()))).collect();
+    for task in tasks {
+        task.await.expect("a task");
+    }
+    deleted.load(Relaxed) as f64 / start.elapsed().as_secs_f64()
+}

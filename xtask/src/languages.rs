@@ -1,0 +1,224 @@
+//! Builds components from C, Python and JavaScript, with tools that are installed here.
+//!
+//! A component is built again when its sources, its tools or this file change.
+
+use std::collections::hash_map::DefaultHasher;
+use std::fs;
+use std::hash::{Hash, Hasher};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+
+use crate::command::{capture, run};
+use crate::project::Project;
+use crate::setup::{cargo_programs, needed, npm_packages, python_packages, rust_programs};
+
+/// The guests of tests that are not in Rust.
+pub(crate) fn guests(project: &Project) -> anyhow::Result<Vec<PathBuf>> {
+    let programs = project.root.join("tests/programs");
+    let component = |name: &str| project.target.join("guests").join(format!("{name}.wasm"));
+    let built = ["c_files", "python_files", "javascript_files"].map(component);
+    let [c, python, javascript] = &built;
+    let task = World { wit: &project.root.join("wit"), name: "task" };
+    let files = World { wit: &programs.join("javascript/wit"), name: "files" };
+    C::install(project)?.build(&task, &[programs.join("c/files.c")], c)?;
+    Python::install(project)?.build(&task, &programs.join("python"), "files", python)?;
+    JavaScript::install(project)?.build(
+        &files,
+        &programs.join("javascript/files.js"),
+        javascript,
+    )?;
+    Ok(built.into())
+}
+
+/// Only installs the tools.
+pub(crate) fn install(project: &Project) -> anyhow::Result<()> {
+    C::install(project)?;
+    Python::install(project)?;
+    JavaScript::install(project)?;
+    Ok(())
+}
+
+/// The world that a component implements.
+pub(crate) struct World<'p> {
+    /// A file or a directory.
+    wit: &'p Path,
+    name: &'p str,
+}
+
+/// The tools for C: Debian's clang and C library, `wit-bindgen`, and the linker of components that
+/// comes with Rust.
+#[derive(Debug)]
+pub(crate) struct C {
+    wit_bindgen: PathBuf,
+    linker: PathBuf,
+    rust_lld: PathBuf,
+}
+
+impl C {
+    const COMPILER: &str = "clang-14";
+
+    pub(crate) fn install(project: &Project) -> anyhow::Result<Self> {
+        let packages = ["clang-14", "wasi-libc", "libclang-rt-14-dev-wasm32"];
+        let has = |library: &str| {
+            let mut find = Command::new(Self::COMPILER);
+            let path = capture(find.args(["--target=wasm32-wasi", library]));
+            path.is_ok_and(|path| Path::new(path.trim()).is_file())
+        };
+        let works = || has("-print-file-name=libc.a") && has("-print-libgcc-file-name");
+        let what = "clang 14 with the C library for WebAssembly (Debian's packages clang-14, \
+                    wasi-libc and libclang-rt-14-dev-wasm32)";
+        needed(works, &packages, what)?;
+        let wit_bindgen = cargo_programs(project, "wit-bindgen-cli", "0.61.1", "c")?;
+        let rust = rust_programs(project)?;
+        let linker = rust.join("wasm-component-ld");
+        ensure!(
+            linker.is_file(),
+            "{} is missing: it comes with Rust from https://rustup.rs",
+            linker.display()
+        );
+        let rust_lld = rust.join("gcc-ld/wasm-ld");
+        Ok(Self { wit_bindgen: wit_bindgen.join("wit-bindgen"), linker, rust_lld })
+    }
+
+    /// Builds a component from C files. They include `NAME.h`, the header of the world NAME.
+    pub(crate) fn build(
+        &self,
+        world: &World,
+        sources: &[PathBuf],
+        component: &Path,
+    ) -> anyhow::Result<()> {
+        let compiler = capture(Command::new(Self::COMPILER).arg("--version"))?;
+        let linker = capture(Command::new(&self.linker).arg("--version"))?;
+        let tools = format!("{compiler} {linker} {self:?}");
+        let inputs = sources.iter().map(PathBuf::as_path).chain([world.wit]);
+        unless_fresh(component, inputs, &tools, |scratch, made| {
+            run(Command::new(&self.wit_bindgen)
+                .arg("c")
+                .arg(world.wit)
+                .args(["--world", world.name, "--out-dir"])
+                .arg(scratch))?;
+            let bindings = |end: &str| scratch.join(format!("{}{end}", world.name));
+            run(Command::new(Self::COMPILER)
+                .args(["--target=wasm32-wasi", "-mexec-model=reactor", "-O2", "-Wall", "-I"])
+                .arg(scratch)
+                .arg(format!("-fuse-ld={}", self.linker.display()))
+                .arg(format!("-Wl,--wasm-ld-path,{}", self.rust_lld.display()))
+                .args(sources)
+                .args([bindings(".c"), bindings("_component_type.o")])
+                .arg("-o")
+                .arg(made))
+        })
+    }
+}
+
+/// The tool for Python: componentize-py, which contains CPython.
+pub(crate) struct Python(PathBuf);
+
+impl Python {
+    pub(crate) fn install(project: &Project) -> anyhow::Result<Self> {
+        let requirements = "tests/programs/python/requirements.txt";
+        python_packages(project, "componentize-py", requirements).map(Self)
+    }
+
+    /// Builds a component from a module, whose class `WitWorld` has the functions of the world.
+    /// Other modules of the same directory are found too.
+    pub(crate) fn build(
+        &self,
+        world: &World,
+        directory: &Path,
+        module: &str,
+        component: &Path,
+    ) -> anyhow::Result<()> {
+        let tools = self.0.to_string_lossy();
+        unless_fresh(component, [directory, world.wit], &tools, |_, made| {
+            run(Command::new(self.0.join("bin/componentize-py"))
+                .args(["--quiet", "--wit-path"])
+                .arg(world.wit)
+                .args(["--world", world.name, "componentize", module, "--python-path"])
+                .arg(directory)
+                .arg("--output")
+                .arg(made))
+        })
+    }
+}
+
+/// The tool for JavaScript: componentize-qjs, which contains QuickJS. A component has 2 MB and is
+/// compiled in 2 s. With componentize-js, which contains SpiderMonkey, it has 13 MB and takes
+/// 20 s; and that tool brings 156 packages.
+pub(crate) struct JavaScript(PathBuf);
+
+impl JavaScript {
+    pub(crate) fn install(project: &Project) -> anyhow::Result<Self> {
+        npm_packages(project, "componentize-qjs", "tests/programs/javascript").map(Self)
+    }
+
+    /// Builds a component from a module that exports the functions of the world.
+    pub(crate) fn build(
+        &self,
+        world: &World,
+        module: &Path,
+        component: &Path,
+    ) -> anyhow::Result<()> {
+        let tools = self.0.to_string_lossy();
+        unless_fresh(component, [module, world.wit], &tools, |_, made| {
+            run(Command::new(self.0.join("componentize-qjs"))
+                // The other runtime needs a host with the asynchronous interface of WASI 0.3.
+                .args(["--sync", "--wit"])
+                .arg(world.wit)
+                .args(["--world", world.name, "--js"])
+                .arg(module)
+                .arg("--output")
+                .arg(made))
+        })
+    }
+}
+
+/// Builds a component, unless it was built from the same inputs with the same tools. `make` gets a
+/// directory for its own files, and the path of the component to write.
+fn unless_fresh<'p>(
+    component: &Path,
+    inputs: impl IntoIterator<Item = &'p Path>,
+    tools: &str,
+    make: impl FnOnce(&Path, &Path) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mut key = DefaultHasher::new();
+    (tools, include_str!("languages.rs")).hash(&mut key);
+    for input in inputs {
+        hash_files(input, &mut key).with_context(|| format!("cannot read {}", input.display()))?;
+    }
+    let key = format!("{:016x}", key.finish());
+    let stamp = component.with_extension("key");
+    if component.is_file() && fs::read_to_string(&stamp).is_ok_and(|last| last == key) {
+        return Ok(());
+    }
+    // Another xtask may build the same, so the directory is this process's own.
+    let scratch = component.with_extension(format!("{}.tmp", std::process::id()));
+    fs::create_dir_all(&scratch).with_context(|| format!("cannot create {}", scratch.display()))?;
+    let made = scratch.join("component.wasm");
+    let built = make(&scratch, &made).and_then(|()| {
+        fs::rename(&made, component)
+            .with_context(|| format!("cannot create {}", component.display()))?;
+        Ok(fs::write(&stamp, key)?)
+    });
+    let _ = fs::remove_dir_all(&scratch);
+    built
+}
+
+/// Hashes the contents of a file, or of all files in a directory.
+fn hash_files(path: &Path, key: &mut DefaultHasher) -> io::Result<()> {
+    if !path.is_dir() {
+        fs::read(path)?.hash(key);
+        return Ok(());
+    }
+    let entries: io::Result<Vec<_>> = fs::read_dir(path)?.collect();
+    let mut paths: Vec<_> = entries?.into_iter().map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths {
+        path.file_name().hash(key);
+        hash_files(&path, key)?;
+    }
+    Ok(())
+}
