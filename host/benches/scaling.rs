@@ -1,18 +1,21 @@
 //! What `cargo xtask bench --only scaling` puts beside `host run`: the same host on a queue in memory,
-//! and a directory queue without a host. Prints one number, of tasks or messages per second.
+//! and a directory queue without a host. Prints how many tasks or messages it was done with, and how
+//! many that is per second. Stops after some seconds, because a disk may be slow.
 //!
 //! The cores that this program may use decide the number of threads of its runtime, as in `host run`.
 
 use std::fs::File;
+use std::hint::black_box;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clap::Parser;
 use task_host::config::Config;
+use task_host::digest::Digest;
 use task_host::queue::Queue;
 use task_host::queue::file::FileQueue;
 use task_host::queue::memory::MemoryQueue;
@@ -20,6 +23,9 @@ use task_host::services::Services;
 use task_host::worker::{Stopped, Worker};
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
+
+/// The longest time of a measurement.
+const LONGEST: Duration = Duration::from_secs(4);
 
 #[derive(Parser)]
 enum Measurement {
@@ -35,10 +41,15 @@ enum Measurement {
     Queue {
         #[arg(long)]
         queue: PathBuf,
-        /// How many messages to delete
+        /// How many messages to delete at most
         #[arg(long)]
-        messages: usize,
+        messages: u64,
         /// How many messages to hold at the same time
+        #[arg(long)]
+        parallel: usize,
+    },
+    /// Computes digests on threads that share nothing: what the machine's cores give at best
+    Compute {
         #[arg(long)]
         parallel: usize,
     },
@@ -49,17 +60,18 @@ enum Measurement {
 fn main() {
     // `cargo bench` adds this argument.
     let arguments = std::env::args_os().filter(|argument| argument != "--bench");
-    let rate = match Measurement::parse_from(arguments) {
+    let (done, seconds) = match Measurement::parse_from(arguments) {
         Measurement::Engine { tasks, config } => engine(&tasks, *config),
         Measurement::Queue { queue, messages, parallel } => {
             let queue = FileQueue::open("fq://bench", &queue).expect("a queue");
             runtime(cores()).block_on(empty(Arc::new(queue), messages, parallel))
         }
+        Measurement::Compute { parallel } => compute(parallel),
         Measurement::CompileComponent => {
             return task_host::catalog::compile_for_parent().expect("a host");
         }
     };
-    println!("{rate}");
+    println!("{done} {}", done as f64 / seconds);
 }
 
 fn runtime(threads: usize) -> Runtime {
@@ -70,12 +82,12 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Tasks per second of a host with these tasks.
-fn engine(tasks: &Path, mut config: Config) -> f64 {
+/// How many of these tasks a host did, and in how many seconds.
+fn engine(tasks: &Path, mut config: Config) -> (u64, f64) {
     let lines = BufReader::new(File::open(tasks).expect("tasks")).lines();
     let bodies: Vec<Bytes> = lines.map(|line| line.expect("a task").into()).collect();
-    let count = bodies.len();
-    config.stop.max_tasks = Some(count as u64);
+    config.stop.max_tasks = Some(bodies.len() as u64);
+    config.stop.run_for = Some(LONGEST);
     let renewals = runtime(1);
     let queue = Arc::new(MemoryQueue::new());
     runtime(cores()).block_on(async {
@@ -90,20 +102,21 @@ fn engine(tasks: &Path, mut config: Config) -> f64 {
         let start = Instant::now();
         let run = tokio::spawn(async move { worker.run(never(), never(), &renewals).await });
         assert_eq!(run.await.expect("a run"), Stopped::Finished);
-        let elapsed = start.elapsed();
-        assert_eq!(services.stats().done.load(Relaxed), count as u64, "a task failed");
-        count as f64 / elapsed.as_secs_f64()
+        let seconds = start.elapsed().as_secs_f64();
+        let stats = services.stats();
+        assert_eq!(stats.failed.load(Relaxed), 0, "a task failed");
+        (stats.done.load(Relaxed), seconds)
     })
 }
 
-/// Messages per second that `parallel` tasks lease, start and delete.
-async fn empty(queue: Arc<FileQueue>, messages: usize, parallel: usize) -> f64 {
+/// How many messages `parallel` tasks leased, started and deleted, and in how many seconds.
+async fn empty(queue: Arc<FileQueue>, messages: u64, parallel: usize) -> (u64, f64) {
     const HOLD: Duration = Duration::from_secs(3600);
     const WAIT: Duration = Duration::from_secs(1);
-    let deleted = Arc::new(AtomicUsize::new(0));
+    let deleted = Arc::new(AtomicU64::new(0));
     let start = Instant::now();
-    let work = |queue: Arc<FileQueue>, deleted: Arc<AtomicUsize>| async move {
-        while deleted.load(Relaxed) < messages {
+    let work = |queue: Arc<FileQueue>, deleted: Arc<AtomicU64>| async move {
+        while deleted.load(Relaxed) < messages && start.elapsed() < LONGEST {
             let leased = queue.lease(1, HOLD, WAIT).await.expect("a lease");
             assert!(!leased.is_empty(), "the queue has too few messages");
             for message in leased {
@@ -118,5 +131,25 @@ async fn empty(queue: Arc<FileQueue>, messages: usize, parallel: usize) -> f64 {
     for task in tasks {
         task.await.expect("a task");
     }
-    deleted.load(Relaxed) as f64 / start.elapsed().as_secs_f64()
+    (deleted.load(Relaxed), start.elapsed().as_secs_f64())
+}
+
+/// How many digests the threads computed, and in how many seconds.
+fn compute(threads: usize) -> (u64, f64) {
+    const TIME: Duration = Duration::from_secs(1);
+    let bytes = [7; 4096];
+    let start = Instant::now();
+    let work = || {
+        let mut computed = 0;
+        while start.elapsed() < TIME {
+            black_box(Digest::of(black_box(&bytes)));
+            computed += 1;
+        }
+        computed
+    };
+    let computed = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().map(|thread| thread.join().expect("a thread")).sum()
+    });
+    (computed, start.elapsed().as_secs_f64())
 }

@@ -83,7 +83,6 @@ fn run(tasks: usize, parallel: &str, inputs: usize) -> BTreeMap<String, usize> {
     let task = |id: usize| {
         let inputs: Vec<String> = (0..inputs).map(|n| format!("0_input/{id}-{n}.dat")).collect();
         for input in &inputs {
-            // All inputs differ, so none comes from the cache.
             place.put(&format!("data/{input}"), format!("{id:08}").repeat(512));
         }
         no_op(id, &inputs)
@@ -139,5 +138,5 @@ fn a_task_that_does_nothing_makes_few_system_calls() {
 
 #[test]
 fn a_task_with_a_small_input_and_output_makes_few_system_calls() {
-    at_most(33.9, 1);
+    at_most(30.9, 1);
 }

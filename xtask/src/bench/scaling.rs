@@ -1,7 +1,8 @@
-//! Rates from one core to all of them, and their limits: the same host on a queue in memory, and the
-//! directory queue without a host.
+//! Rates from one core to all of them, and their limits: the same host on a queue in memory, the
+//! directory queue without a host, and threads that only compute. The last shows how much the
+//! machine's cores give when other programs use them too.
 //!
-//! `host/benches/scaling.rs` measures both limits; users can't run either.
+//! `host/benches/scaling.rs` measures the limits; users can't run them.
 
 use std::io::Read;
 use std::path::Path;
@@ -21,13 +22,16 @@ enum Subject {
     Host(Task),
     /// The same code on a queue in memory.
     Engine(Task),
+    /// Digests, on threads that share nothing.
+    Compute,
     /// The directory queue in one process.
     Threads,
     /// The directory queue in a process per core.
     Processes,
 }
 
-const SUBJECTS: [(&str, Subject); 6] = [
+const SUBJECTS: [(&str, Subject); 7] = [
+    ("digests of 4 KiB, no queue and no task", Subject::Compute),
     ("no-op, queue in memory", Subject::Engine(Task::Nothing)),
     ("no-op, directory queue", Subject::Host(Task::Nothing)),
     ("4 KiB in and out, queue in memory", Subject::Engine(Task::Copy)),
@@ -66,18 +70,17 @@ struct Row {
 
 impl Row {
     fn new(name: &str, cores: usize) -> Self {
-        let series = |unit| Series::new(&format!("{name}, cores: {cores}"), unit);
-        Self {
-            cores, per_second: series("per second"), processor: series("µs of a core per task")
-        }
+        let name = format!("{name}, cores: {cores}");
+        let processor = Series::new(&format!("processor time, {name}"), "microseconds");
+        Self { cores, per_second: Series::new(&name, "per second"), processor }
     }
 }
 
 impl Scaling<'_> {
     pub(super) fn measure(&self, rounds: usize) -> anyhow::Result<(Table, Vec<Series>)> {
         let mut table = Table::new(
-            "Tasks per second by the number of cores, with as many slots (of the queue alone: messages \
-             per second), and processor time per task",
+            "Tasks, messages or digests per second by the number of cores, with as many slots, and \
+             processor time for each",
             &["", "cores", "per second", "to one core", "processor time, µs", "to one core"],
         );
         let mut all = Vec::new();
@@ -128,11 +131,12 @@ impl Scaling<'_> {
                 // The host opens both, and uses neither.
                 let queues = ["--queue", "./queue", "--error-queue", "./queue-errors"];
                 let args = [&fixed[..], &queues, &["--parallel", &parallel]].concat();
-                finish(self.start(&args, cores)?, count)
+                finish(self.start(&args, cores)?)
             }
+            Subject::Compute => finish(self.start(&["compute", "--parallel", &parallel], cores)?),
             Subject::Threads => {
                 self.work.fill(Task::Nothing, count + SPARE)?;
-                finish(self.empty_queue(count, cores, cores)?, count)
+                finish(self.empty_queue(count, cores, cores)?)
             }
             Subject::Processes => {
                 self.work.fill(Task::Nothing, count + SPARE)?;
@@ -142,7 +146,7 @@ impl Scaling<'_> {
                     .collect::<Result<_, _>>()?;
                 let mut all = Pace::default();
                 for child in started {
-                    let one = finish(child, each)?;
+                    let one = finish(child)?;
                     all.per_second += one.per_second;
                     all.processor += one.processor / cores as f64;
                 }
@@ -167,15 +171,16 @@ impl Scaling<'_> {
     }
 }
 
-/// Waits for a program that prints a rate after so many tasks or messages.
-fn finish(mut child: Child, count: usize) -> anyhow::Result<Pace> {
+/// Waits for a program that prints how many tasks or messages it was done with, and its rate.
+fn finish(mut child: Child) -> anyhow::Result<Pace> {
     let used = Used::until_end_of(&child)?;
     let ended = child.wait()?;
     ensure!(ended.success(), "the program that measures limits: {ended}");
     let mut printed = String::new();
     child.stdout.take().context("its output")?.read_to_string(&mut printed)?;
-    let processor = used.processor_seconds * 1e6 / count as f64;
-    Ok(Pace { per_second: printed.trim().parse()?, processor })
+    let (done, per_second) = printed.trim().split_once(' ').context("two numbers")?;
+    let processor = used.processor_seconds * 1e6 / done.parse::<f64>()?;
+    Ok(Pace { per_second: per_second.parse()?, processor })
 }
 
 /// 1, 2, 4 and so on, and all cores.
