@@ -25,11 +25,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use globset::GlobMatcher;
 
 use self::address::Location;
 use self::transport::Patience;
+use crate::blocking::{SMALL, blocking};
+use crate::digest::Digest;
 use crate::environment::Environment;
 use crate::key::{BucketKey, Prefix};
 
@@ -182,11 +185,20 @@ impl Version {
         !self.tag.starts_with(UNSIZED)
     }
 
+    /// The tag without how the object is read.
+    pub fn stored_tag(&self) -> &str {
+        object::stored_tag(self)
+    }
+
     /// The parts that make versions equal.
     fn identity(&self) -> (&str, Option<u64>) {
         (&self.tag, self.tells_size().then_some(self.size))
     }
 }
+
+/// The tag of a version, whichever way the object is read: [`Version::stored_tag`]. Empty where the
+/// store's answer to a put has none.
+pub type PutTag = String;
 
 impl PartialEq for Version {
     fn eq(&self, other: &Self) -> bool {
@@ -200,6 +212,15 @@ impl Hash for Version {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.identity().hash(state);
     }
+}
+
+/// Identifies the bytes of an object for a [conditional put](Bucket::put_if).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revision {
+    /// The store's entity tag; for a file the tag of its [`Version`].
+    tag: Option<String>,
+    /// The generation, where the store compares that instead.
+    generation: Option<String>,
 }
 
 /// A failed bucket operation, by what the caller should do next.
@@ -295,15 +316,52 @@ pub trait Bucket: fmt::Display + fmt::Debug + Send + Sync + 'static {
         }
     }
 
-    /// Puts an object under `key`. It is visible at once and whole, or not at all. `path` is the
-    /// output's below `/outputs`: some are stored compressed. A file may be moved where that saves
-    /// a copy.
+    /// Puts an object under `key`, and returns the tag of its version. It is visible at once and
+    /// whole, or not at all. `path` is the output's below `/outputs`: some are stored compressed. A
+    /// file may be moved where that saves a copy.
     async fn put(
         &self,
         key: &BucketKey,
         content: &Content,
         path: &BucketKey,
-    ) -> Result<(), BucketError>;
+    ) -> Result<PutTag, BucketError>;
+
+    /// Reads a whole object into memory.
+    ///
+    /// # Errors
+    /// As [`Bucket::open`]; also [`BucketError::Invalid`] if the object has more than `most` bytes.
+    async fn read(&self, key: &BucketKey, most: u64) -> Result<(Bytes, Revision), BucketError>;
+
+    /// Puts an object under `key` if there is none, or if the one there still is `replaced`. False
+    /// if the condition is not met. A directory can't compare and replace in one step: of two
+    /// processes that replace one object at the same time, both may succeed.
+    ///
+    /// # Errors
+    /// As [`Bucket::put`].
+    async fn put_if(
+        &self,
+        key: &BucketKey,
+        bytes: Bytes,
+        replaced: Option<&Revision>,
+    ) -> Result<bool, BucketError>;
+
+    /// The digest and number of the bytes that [`Bucket::open`] brings.
+    ///
+    /// # Errors
+    /// As [`Bucket::open`].
+    async fn digest(&self, key: &BucketKey) -> Result<(Digest, u64), BucketError> {
+        let unavailable = |error: std::io::Error| {
+            BucketError::unavailable(&self.to_string(), "reading", key, error)
+        };
+        let mut file = tempfile::tempfile().map_err(unavailable)?;
+        let version = self.get(key, file.try_clone().map_err(unavailable)?).await?;
+        let digest = move || {
+            std::io::Seek::rewind(&mut file)?;
+            Digest::of_reader(file)
+        };
+        let digest = if version.size <= SMALL { digest() } else { blocking(digest).await };
+        digest.map_err(unavailable)
+    }
 
     /// Lists the objects below `prefix`, in no particular order, as a stream that holds a bounded
     /// number of them.

@@ -136,6 +136,8 @@ pub struct Blob {
     pub digest: Digest,
     /// Their number.
     pub size: u64,
+    /// The version of the object that they were.
+    pub version: Version,
     /// True when nothing had to be downloaded for this caller.
     pub hit: bool,
     _pin: Arc<Pin>,
@@ -408,7 +410,7 @@ impl Cache {
     async fn there(&self, known: &KnownVersion) -> Result<Option<Blob>, CacheError> {
         let (digest, size) = (known.digest, known.version.size);
         // Pinned first, so that it is not evicted between the check and the use.
-        let blob = self.blob(digest, size, true);
+        let blob = self.blob(digest, size, known.version.clone(), true);
         let look = self.0.blobs.look(&digest, size);
         let is_whole = match look.map_err(|error| self.local("looking up a blob", error))? {
             Lookup::Gone => false,
@@ -426,8 +428,8 @@ impl Cache {
         is_whole.map_err(|error| self.local("reading a blob", error))
     }
 
-    fn blob(&self, digest: Digest, size: u64, hit: bool) -> Blob {
-        Blob { digest, size, hit, _pin: Arc::new(self.0.capacity.pin(digest)) }
+    fn blob(&self, digest: Digest, size: u64, version: Version, hit: bool) -> Blob {
+        Blob { digest, size, version, hit, _pin: Arc::new(self.0.capacity.pin(digest)) }
     }
 
     /// Opens a blob for reading.

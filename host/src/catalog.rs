@@ -275,6 +275,15 @@ impl Catalog {
         }
     }
 
+    /// The digest of the current component of that name.
+    ///
+    /// # Errors
+    /// When no component has that name, or the bucket fails.
+    pub async fn digest(&self, name: &TaskName) -> Result<Digest, CatalogError> {
+        let found = self.names.try_get_with_by_ref(name, self.look_up(name)).await;
+        found.map(|blob| blob.digest).map_err(|e: Arc<CatalogError>| (*e).clone())
+    }
+
     /// The error for a task whose component has been compiling for a while. Makes no request.
     pub async fn is_slow(&self, name: &TaskName) -> Option<CatalogError> {
         if self.under_way.all().is_empty() {

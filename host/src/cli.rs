@@ -7,6 +7,7 @@ mod cache;
 mod component;
 mod config;
 mod console;
+mod described;
 mod doctor;
 mod exit_code;
 mod local_runner;
@@ -15,6 +16,7 @@ mod open_files;
 mod output;
 mod progress_line;
 mod queue;
+mod receipts;
 mod run;
 mod settings;
 mod submit;
@@ -57,6 +59,9 @@ enum Command {
     /// Publish and inspect components
     #[command(subcommand)]
     Component(component::Component),
+    /// Check finished tasks, and find out what produced an output
+    #[command(subcommand)]
+    Receipts(receipts::Receipts),
     /// Check the cache of inputs and components
     #[command(subcommand)]
     Cache(cache::Cache),
@@ -80,6 +85,7 @@ impl Command {
             Self::Submit(command) => command.run(),
             Self::Queue(command) => command.run(),
             Self::Component(command) => command.run(),
+            Self::Receipts(command) => command.run(),
             Self::Cache(command) => command.run(),
             Self::Try(command) => command.run(),
             Self::New(command) => command.run(),

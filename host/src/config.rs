@@ -88,8 +88,15 @@ pub struct DataSettings {
     #[arg(long, value_name = "DIR", value_parser = parse::path())]
     pub components: Option<PathBuf>,
     /// Prefix of the components in the bucket: PREFIX/NAME.wasm
-    #[arg(long, value_name = "PREFIX", default_value = "components", value_parser = parse::prefix)]
+    #[arg(long, value_name = "PREFIX", default_value = "components", value_parser = parse::component_prefix)]
     pub component_prefix: Prefix,
+    /// Leave a receipt for each finished task, below _receipts in the bucket, and do not run a task
+    /// again that has one
+    #[arg(long)]
+    pub receipts: bool,
+    /// As --receipts, but run a task again if its component or an input has changed since
+    #[arg(long)]
+    pub skip_unchanged: bool,
     /// Sync outputs in a directory bucket to disk before acknowledging their task
     #[arg(long)]
     pub durable: bool,

@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use crate::plain;
 
+/// The first segment of keys that belong to the host: receipts of finished tasks.
+pub const RECEIPTS: &str = "_receipts";
 /// The longest key, in bytes of UTF-8: the limit of S3 and Google Cloud Storage.
 pub const MAX_KEY_BYTES: usize = 1024;
 /// The longest segment between two slashes, in bytes: the limit of Linux file systems.
@@ -45,6 +47,9 @@ pub enum KeyError {
     /// Looks like a URL.
     #[error("starts with a URL scheme; it has to be a plain relative path")]
     Scheme,
+    /// Among the keys that belong to the host.
+    #[error("is in `{RECEIPTS}`, which is reserved for the host's receipts")]
+    Reserved,
     /// Too long for a bucket or a file system.
     #[error("is too long: {what} of {len} bytes, the limit is {max}")]
     TooLong {
@@ -72,6 +77,12 @@ impl BucketKey {
         Ok(Self(text.into()))
     }
 
+    /// A key that the host makes of its own names.
+    pub(crate) fn internal(text: &str) -> Self {
+        debug_assert!(check(text).is_ok(), "{text}");
+        Self(text.into())
+    }
+
     /// Checks the key of a new object. Existing objects may have characters that new ones may not.
     ///
     /// # Errors
@@ -90,6 +101,11 @@ impl BucketKey {
     /// The key as a relative path.
     pub fn as_path(&self) -> &Path {
         Path::new(&*self.0)
+    }
+
+    /// True for a key that belongs to the host: neither an input nor an output of a task.
+    pub fn is_reserved(&self) -> bool {
+        is_reserved(&self.0)
     }
 
     /// Everything before the last slash, if there is one.
@@ -124,6 +140,12 @@ impl Prefix {
     pub fn new(text: &str) -> Result<Self, KeyError> {
         check(text)?;
         Ok(Self(text.into()))
+    }
+
+    /// A prefix that the host makes of its own names.
+    pub(crate) fn internal(text: &str) -> Self {
+        debug_assert!(check(text).is_ok(), "{text}");
+        Self(text.into())
     }
 
     /// True for the bucket's root.
@@ -208,6 +230,13 @@ macro_rules! show_as_text {
 }
 show_as_text!(BucketKey, Prefix, TaskName);
 
+impl<'de> serde::Deserialize<'de> for BucketKey {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(d)?;
+        Self::new(&text).map_err(serde::de::Error::custom)
+    }
+}
+
 fn check(text: &str) -> Result<(), KeyError> {
     if text.trim().is_empty() {
         return Err(KeyError::Blank);
@@ -242,6 +271,21 @@ fn check(text: &str) -> Result<(), KeyError> {
         }
     }
     Ok(())
+}
+
+/// Checks that a base directory is not among the keys that belong to the host.
+///
+/// # Errors
+/// [`KeyError::Reserved`].
+pub fn check_not_reserved(base_directory: &str) -> Result<(), KeyError> {
+    if is_reserved(base_directory) { Err(KeyError::Reserved) } else { Ok(()) }
+}
+
+/// Some file systems ignore case and invisible characters.
+fn is_reserved(text: &str) -> bool {
+    let first = text.split('/').next().unwrap_or_default();
+    let seen = first.chars().filter(|c| plain::is_plain(*c)).flat_map(char::to_uppercase);
+    seen.eq(RECEIPTS.chars().flat_map(char::to_uppercase))
 }
 
 /// A name as a case-insensitive file system sees it. Converted character by character, so that the
@@ -279,6 +323,18 @@ mod tests {
         }
         assert!(matches!(BucketKey::new(&"a".repeat(1025)), Err(KeyError::TooLong { .. })));
         assert!(matches!(BucketKey::new(&"a".repeat(256)), Err(KeyError::TooLong { .. })));
+    }
+
+    #[test]
+    fn keys_of_receipts_are_known_however_a_file_system_compares_names() {
+        for text in
+            ["_receipts", "_receipts/a", "_Receipts/a", "_receipt\u{17f}", "_rec\u{200d}eipts/a"]
+        {
+            assert!(BucketKey::new(text).unwrap().is_reserved(), "{text:?}");
+        }
+        for text in ["receipts", "_receipts2/a", "d/_receipts", "_receipts.txt"] {
+            assert!(!BucketKey::new(text).unwrap().is_reserved(), "{text:?}");
+        }
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub mod prefetch;
 mod process_dir;
 pub mod publish;
 pub mod queue;
+pub mod receipt;
 pub mod report;
 pub mod roots;
 pub mod sandbox;

@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 
 use crate::json::{self, Fields, Value};
-use crate::key::{BucketKey, KeyError, Prefix, TaskName};
+use crate::key::{self, BucketKey, KeyError, Prefix, TaskName};
 
 /// The most bytes of a message that is a task.
 pub const LONGEST: usize = 16 << 20;
@@ -171,6 +171,7 @@ fn simple_task(at: &str, info: Value<'_>, payload: Option<Value<'_>>) -> Result<
         id: number.map_or(Ok(-1), |v| id(&format!("{place}.id"), v))?,
         name: TaskName::new(&name).map_err(|e| bad_key(format!("{place}.name"), &name, &e))?,
         base_directory: Prefix::new(&base)
+            .and_then(|prefix| key::check_not_reserved(&base).map(|()| prefix))
             .map_err(|e| bad_key(format!("{place}.base_directory"), &base, &e))?,
         inputs: keys.map_or(Ok(Vec::new()), |v| inputs(&format!("{place}.inputs"), v))?,
         payload: payload.map(|p| p.text().to_owned()),
@@ -508,6 +509,12 @@ mod tests {
         check(
             &info(r#""name": "A", "base_directory": "/d""#),
             Err("basic_info.base_directory: \"/d\" is an absolute path; it has to be relative"),
+        );
+        check(
+            &info(r#""name": "A", "base_directory": "_Receipts/a""#),
+            Err(
+                "basic_info.base_directory: \"_Receipts/a\" is in `_receipts`, which is reserved for the host's receipts",
+            ),
         );
         check(
             &info(r#""name": "A", "base_directory": "d", "inputs": ["a", "../b"]"#),

@@ -19,6 +19,7 @@ use crate::ahead::Ahead;
 use crate::blocking::blocking;
 use crate::bucket::{Bucket, BucketError, DirBucket, InPlace, InPlaceError, Version};
 use crate::cache::{Blob, Cache, CacheError};
+use crate::digest::Digest;
 use crate::key::{BucketKey, Prefix};
 use crate::sandbox::{Input, InputContent, Source};
 use crate::turns::Turns;
@@ -42,6 +43,8 @@ pub struct Brought<'a> {
     pub fetched: Fetched,
     /// The inputs.
     pub inputs: Vec<Input>,
+    /// Their versions, in the same order.
+    pub versions: Vec<Version>,
     /// Those that are read in the bucket.
     pub in_place: ReadInPlace,
     /// Stands for their bytes. To be dropped when the task runs.
@@ -151,9 +154,11 @@ impl Prefetch {
         let permit = self.ahead.take(found.iter().map(|found| found.version.size).sum()).await;
         let (room, mut sum) = (Room::new(), Fetched::default());
         let mut inputs = Vec::with_capacity(found.len());
-        let mut add = |(fetched, input)| {
+        let mut versions = Vec::with_capacity(found.len());
+        let mut add = |(fetched, input, version)| {
             sum = sum.plus(fetched);
             inputs.push(input);
+            versions.push(version);
         };
         let mut under_way = FuturesUnordered::new();
         // Not a stream of mapped inputs: the future of that is not `Send` to the compiler.
@@ -172,7 +177,7 @@ impl Prefetch {
         // What is stored compressed is larger now.
         let permit = self.ahead.grown(permit, sum.bytes).await;
         let in_place = ReadInPlace::default();
-        Ok(Brought { fetched: sum, inputs, in_place, ahead: Some(permit) })
+        Ok(Brought { fetched: sum, inputs, versions, in_place, ahead: Some(permit) })
     }
 
     /// Opens inputs in the bucket's own directory, and reads the small ones.
@@ -184,6 +189,7 @@ impl Prefetch {
     ) -> Result<Brought<'_>, PrefetchError> {
         let (room, mut turns) = (Room::new(), Turns::begin());
         let mut inputs = Vec::with_capacity(names.len());
+        let mut versions = Vec::with_capacity(names.len());
         let mut in_place = ReadInPlace::default();
         let mut bytes = 0;
         for path in names {
@@ -193,13 +199,15 @@ impl Prefetch {
             let mut found = dir.open_in_place(&key).map_err(failed)?;
             let mut size = found.size();
             let content = if room.has_memory_for(size) {
-                let bytes = dir.read_small(found).map_err(failed)?;
+                let (bytes, version) = dir.read_small(found).map_err(failed)?;
                 size = bytes.len() as u64;
+                versions.push(version);
                 InputContent::Bytes(bytes)
             } else {
                 if !room.has_a_file() {
                     found.close();
                 }
+                versions.push(found.version());
                 let source = Arc::new(found);
                 in_place.0.push((path.clone(), source.clone()));
                 InputContent::File { source, size }
@@ -213,7 +221,7 @@ impl Prefetch {
             blocking(move || files.0.iter().for_each(|(_, file)| file.read_ahead())).await;
         }
         let fetched = Fetched { bytes, ..Fetched::default() };
-        Ok(Brought { fetched, inputs, in_place, ahead: Some(permit) })
+        Ok(Brought { fetched, inputs, versions, in_place, ahead: Some(permit) })
     }
 
     /// The only input of a task needs no look before it is fetched.
@@ -236,8 +244,9 @@ impl Prefetch {
             blob = cache.fetch(bucket, &key, Duration::ZERO).await.map_err(failed)?;
         };
         let inputs = vec![Input { path: input.clone(), content }];
-        let in_place = ReadInPlace::default();
-        Ok(Brought { fetched: Fetched::of(&blob), inputs, in_place, ahead: Some(permit) })
+        let (fetched, in_place) = (Fetched::of(&blob), ReadInPlace::default());
+        let versions = vec![blob.version];
+        Ok(Brought { fetched, inputs, versions, in_place, ahead: Some(permit) })
     }
 
     async fn find<'a>(
@@ -256,7 +265,7 @@ impl Prefetch {
         &self,
         found: Found<'_>,
         room: &Room,
-    ) -> Result<(Fetched, Input), PrefetchError> {
+    ) -> Result<(Fetched, Input, Version), PrefetchError> {
         let Found { input, key, mut version } = found;
         let failed = |error| PrefetchError::from_cache(input, &key, error);
         let (cache, bucket) = (&self.cache, &*self.bucket);
@@ -264,7 +273,8 @@ impl Prefetch {
         loop {
             let blob = cache.fetch_version(bucket, &key, version).await.map_err(failed)?;
             if let Some(content) = self.hold(&blob, room, fetches).map_err(failed)? {
-                return Ok((Fetched::of(&blob), Input { path: input.clone(), content }));
+                let input = Input { path: input.clone(), content };
+                return Ok((Fetched::of(&blob), input, blob.version));
             }
             fetches += 1;
             version = bucket.head(&key).await.map_err(|error| failed(error.into()))?;
@@ -340,6 +350,10 @@ struct HeldBlob {
 }
 
 impl Source for HeldBlob {
+    fn digest(&self) -> Option<Digest> {
+        Some(self.blob.digest)
+    }
+
     fn opened(&self) -> Option<Arc<File>> {
         self.open.clone()
     }
@@ -438,7 +452,7 @@ impl Fetched {
 }
 
 impl PrefetchError {
-    fn from_cache(input: &BucketKey, key: &BucketKey, error: CacheError) -> Self {
+    pub(crate) fn from_cache(input: &BucketKey, key: &BucketKey, error: CacheError) -> Self {
         let input = input.clone();
         if let CacheError::Bucket(error) = &error {
             match &**error {
@@ -466,7 +480,7 @@ mod tests {
     use futures_util::stream::BoxStream;
 
     use super::*;
-    use crate::bucket::{Content, Listed, Opened};
+    use crate::bucket::{Content, Listed, Opened, PutTag, Revision};
     use crate::cache::CacheOptions;
 
     struct Fixture {
@@ -541,8 +555,25 @@ mod tests {
             key: &BucketKey,
             content: &Content,
             path: &BucketKey,
-        ) -> Result<(), BucketError> {
+        ) -> Result<PutTag, BucketError> {
             self.0.put(key, content, path).await
+        }
+
+        async fn read(
+            &self,
+            key: &BucketKey,
+            most: u64,
+        ) -> Result<(bytes::Bytes, Revision), BucketError> {
+            self.0.read(key, most).await
+        }
+
+        async fn put_if(
+            &self,
+            key: &BucketKey,
+            bytes: bytes::Bytes,
+            replaced: Option<&Revision>,
+        ) -> Result<bool, BucketError> {
+            self.0.put_if(key, bytes, replaced).await
         }
 
         fn list<'a>(&'a self, prefix: &Prefix) -> BoxStream<'a, Result<Listed, BucketError>> {

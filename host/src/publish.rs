@@ -8,10 +8,12 @@ use std::fmt;
 use std::task::Poll;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use serde::{Deserialize, Serialize};
 
-use crate::blocking::blocking;
-use crate::bucket::{Bucket, BucketError, Content};
-use crate::key::{BucketKey, MAX_KEY_BYTES, Prefix, lowercase};
+use crate::blocking::{SMALL, blocking};
+use crate::bucket::{Bucket, BucketError, Content, PutTag};
+use crate::digest::Digest;
+use crate::key::{BucketKey, KeyError, MAX_KEY_BYTES, Prefix, lowercase};
 use crate::plain;
 use crate::sandbox::Output;
 use crate::turns::Turns;
@@ -28,6 +30,19 @@ pub struct Published {
     pub keys: Vec<BucketKey>,
     /// The bytes of all of them.
     pub bytes: u64,
+}
+
+/// An output that is in the bucket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutOutput {
+    /// Its key, from the bucket's root.
+    pub key: BucketKey,
+    /// The digest of its bytes, as the task wrote them.
+    pub sha256: Digest,
+    /// Their number.
+    pub size: u64,
+    /// The tag of the object's version; empty where the store gave none.
+    pub version: PutTag,
 }
 
 /// What it means for the task that its outputs can't be published.
@@ -66,7 +81,16 @@ pub struct Outputs {
     all: Vec<Output>,
     keys: Vec<BucketKey>,
     /// Those of `all` that are in the bucket.
-    put: Vec<bool>,
+    put: Vec<Option<PutFacts>>,
+    /// Whether digests are wanted.
+    digests: bool,
+}
+
+/// What is known of an output once it is in the bucket.
+#[derive(Debug, Clone)]
+struct PutFacts {
+    version: PutTag,
+    digest: Option<Digest>,
 }
 
 impl Outputs {
@@ -98,8 +122,14 @@ impl Outputs {
                 bucket.accepts(key).await.map_err(|error| refused(output, error))?;
             }
         }
-        let put = vec![false; all.len()];
-        Ok(Self { all, keys, put })
+        let put = vec![None; all.len()];
+        Ok(Self { all, keys, put, digests: false })
+    }
+
+    /// Computes the digests of outputs when they are put.
+    #[must_use]
+    pub fn with_digests(self, digests: bool) -> Self {
+        Self { digests, ..self }
     }
 
     /// True when somebody removed a file of the host that an output is in.
@@ -108,7 +138,7 @@ impl Outputs {
             Content::File { file, .. } => file.is_lost(),
             Content::Bytes(_) => false,
         };
-        self.all.iter().zip(&self.put).any(|(output, put)| !put && is_lost(output))
+        self.all.iter().zip(&self.put).any(|(output, put)| put.is_none() && is_lost(output))
     }
 
     /// Puts those that are not in `bucket` yet. Asks `may_put` before each step that makes
@@ -124,7 +154,8 @@ impl Outputs {
         let at_once = if bucket.is_local() { 1 } else { AT_ONCE };
         let mut under_way = FuturesUnordered::new();
         let mut first_failure = None;
-        let mut rest = (0..self.all.len()).filter(|n| !self.put[*n]).collect::<VecDeque<_>>();
+        let mut rest =
+            (0..self.all.len()).filter(|n| self.put[*n].is_none()).collect::<VecDeque<_>>();
         let mut done = Vec::with_capacity(rest.len());
         let mut turns = Turns::begin();
         loop {
@@ -134,19 +165,31 @@ impl Outputs {
                 let Some(n) = rest.pop_front() else { break };
                 // Not a stream of mapped outputs: the future of that is not `Send` to the
                 // compiler.
-                under_way.push(put(&self.all[n], n, &self.keys[n], bucket, may_put));
+                let (output, key, digests) = (&self.all[n], &self.keys[n], self.digests);
+                under_way.push(put(output, n, key, digests, bucket, may_put));
             }
             match under_way.next().await {
-                Some(Ok(n)) => done.push(n),
+                Some(Ok(one)) => done.push(one),
                 Some(Err(error)) => drop(first_failure.get_or_insert(error)),
                 None => break,
             }
         }
         drop(under_way);
-        for n in done {
-            self.put[n] = true;
+        for (n, facts) in done {
+            self.put[n] = Some(facts);
         }
         first_failure.map_or(Ok(()), Err)
+    }
+
+    /// The outputs that are put and have digests.
+    pub fn facts(&self) -> Vec<PutOutput> {
+        let facts = self.all.iter().zip(&self.keys).zip(&self.put);
+        let facts = facts.filter_map(|((output, key), put)| {
+            let PutFacts { version, digest } = put.clone()?;
+            let size = output.content.size();
+            Some(PutOutput { key: key.clone(), sha256: digest?, size, version })
+        });
+        facts.collect()
     }
 
     /// What is published now.
@@ -176,9 +219,14 @@ async fn put(
     output: &Output,
     number: usize,
     key: &BucketKey,
+    digests: bool,
     bucket: &dyn Bucket,
     may_put: &(dyn Fn() -> bool + Sync),
-) -> Result<usize, PublishError> {
+) -> Result<(usize, PutFacts), PublishError> {
+    let digest = match digests {
+        true => Some(digest(output).await?),
+        false => None,
+    };
     let mut putting = bucket.put(key, &output.content, &output.path);
     std::future::poll_fn(|context| {
         if !may_put() {
@@ -187,7 +235,20 @@ async fn put(
         putting.as_mut().poll(context).map_err(|error| refused(output, error))
     })
     .await
-    .map(|()| number)
+    .map(|version| (number, PutFacts { version, digest }))
+}
+
+async fn digest(output: &Output) -> Result<Digest, PublishError> {
+    let content = output.content.clone();
+    let digest = move || content.digest();
+    let digest = match output.content.size() <= SMALL {
+        true => digest(),
+        false => blocking(digest).await,
+    };
+    digest.map_err(|error| PublishError::Unavailable {
+        output: shown(&output.path),
+        source: error.into(),
+    })
 }
 
 fn refused(output: &Output, error: BucketError) -> PublishError {
@@ -263,6 +324,10 @@ fn keys(
         if key.as_str().len() > MAX_KEY_BYTES {
             let len = key.as_str().len();
             let problem = format!("its key has {len} bytes, the limit is {MAX_KEY_BYTES}");
+            return Err(invalid(&output.path, problem));
+        }
+        if key.is_reserved() {
+            let problem = format!("its key `{key}` {}", KeyError::Reserved);
             return Err(invalid(&output.path, problem));
         }
         match protected {

@@ -36,12 +36,13 @@ const REASONS: usize = 16;
 
 /// Who wrote the report.
 #[derive(Debug, Serialize)]
-struct HostInfo {
+pub struct HostInfo {
     hostname: String,
     user: String,
 }
 
-static HOST_INFO: LazyLock<HostInfo> = LazyLock::new(|| HostInfo {
+/// This host.
+pub static HOST_INFO: LazyLock<HostInfo> = LazyLock::new(|| HostInfo {
     hostname: head(&rustix::system::uname().nodename().to_string_lossy(), LONGEST_NAME).into(),
     user: head(&Environment::of_process().user_name(), LONGEST_NAME).into(),
 });
@@ -228,10 +229,10 @@ impl DoneReport<'_> {
     }
 }
 
-/// The message in its report.
-#[derive(Serialize)]
+/// The message in its report or receipt.
+#[derive(Debug, Serialize)]
 #[serde(untagged)]
-enum Received<'a> {
+pub enum Received<'a> {
     /// The message byte for byte, if it is JSON that every reader and every queue accepts.
     Json(Box<RawValue>),
     /// Another message, as a string. A message that is itself a JSON string comes this way too, so
@@ -268,7 +269,8 @@ impl<'a> Received<'a> {
     /// of the longest message.
     const LONGEST: usize = LONGEST_MESSAGE / 4 * 3;
 
-    fn new(message: &'a [u8], is_whole: bool) -> Self {
+    /// The message itself if `is_whole` and it is not too large, or its digest.
+    pub fn new(message: &'a [u8], is_whole: bool) -> Self {
         // Bytes that are not UTF-8 become three times as long.
         let most = match std::str::from_utf8(message) {
             Ok(_) => Self::LONGEST,

@@ -106,6 +106,8 @@ pub struct Execution {
     pub result: Result<Vec<String>, RunError>,
     /// What the guest left in `/outputs`, sorted by path; nothing if the result is an error.
     pub outputs: Vec<Output>,
+    /// The most memory that the guest had, in bytes.
+    pub memory: u64,
     /// The end of what the guest wrote to its standard output and error.
     pub log: Log,
     /// From making the instance to its end.
@@ -120,6 +122,7 @@ impl Execution {
         Self {
             result: Err(error),
             outputs: Vec::new(),
+            memory: 0,
             log: Log::default(),
             elapsed: Duration::ZERO,
             instantiate: Duration::ZERO,
@@ -452,6 +455,7 @@ async fn execute(engine: &Engine, limits: Limits, disk: Disk, job: Job) -> Execu
         () = tokio::time::sleep_until(deadline.into()) => Err(Ended::Late),
         () = job.cancelled.cancelled() => Err(Ended::Cancelled),
     };
+    let memory = store.data().memory.bytes();
     let denied = store.data().memory.denied();
     let files_refused = quota.was_refused_open();
     // The instance is gone before anybody looks at what it left.
@@ -494,6 +498,7 @@ async fn execute(engine: &Engine, limits: Limits, disk: Disk, job: Job) -> Execu
     Execution {
         outputs: if result.is_ok() { files.into_outputs() } else { Vec::new() },
         result,
+        memory,
         log: log.finish(),
         elapsed: start.elapsed(),
         instantiate: instantiated.map_or(Duration::ZERO, |at: Instant| at - start),

@@ -18,6 +18,7 @@ use crate::key::Prefix;
 use crate::outage::Outages;
 use crate::prefetch::Prefetch;
 use crate::queue::{self, Address, Queue, QueueError};
+use crate::receipt::Receipts;
 use crate::sandbox::{Confinement, Sandbox};
 use crate::spill::{SpillDir, SpillError};
 use crate::stats::Stats;
@@ -39,6 +40,8 @@ pub struct Services {
     pub(crate) bucket: Arc<dyn Bucket>,
     /// Where components are in that bucket. Tasks can't publish there.
     pub(crate) components: Option<Prefix>,
+    /// Receipts of finished tasks, if there are to be any.
+    pub(crate) receipts: Option<Receipts>,
     /// Where large outputs are until they are published.
     spill: Arc<SpillDir>,
     pub(crate) catalog: Catalog,
@@ -77,6 +80,9 @@ pub enum OpenError {
     /// A bucket can't be opened.
     #[error(transparent)]
     Bucket(#[from] BucketError),
+    /// Receipts can't be kept in the bucket.
+    #[error("receipts can't be kept: {0}")]
+    Receipts(#[source] BucketError),
     /// The cache directory can't be used.
     #[error(transparent)]
     Cache(#[from] CacheError),
@@ -97,6 +103,14 @@ impl Services {
     pub async fn open(config: Config, network: &Handle) -> Result<Self, OpenError> {
         // Buckets come before queues: a wrong bucket must not leave a new queue behind.
         let (bucket, inputs) = open_buckets(&config).await?;
+        let receipts = match config.data.receipts || config.data.skip_unchanged {
+            true => {
+                let receipts = Receipts::new(bucket.clone());
+                receipts.check().await.map_err(OpenError::Receipts)?;
+                Some(receipts)
+            }
+            false => None,
+        };
         let access = &config.queue_access();
         let queue = queue::open_on(network, &config.queue, access).await?;
         let error_queue = queue::open_on(network, &config.error_queue, access).await?;
@@ -137,6 +151,7 @@ impl Services {
                 Some(dir) => bucket::prefix_of(dir, &config.data.bucket)?,
                 None => Some(config.data.component_prefix.clone()),
             },
+            receipts,
             spill,
             catalog,
             sandbox,

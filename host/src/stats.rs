@@ -107,6 +107,8 @@ impl std::fmt::Display for Steps {
 pub struct Stats {
     /// Tasks done.
     pub done: AtomicU64,
+    /// Of these, tasks that were done before: their receipts say so.
+    pub done_before: AtomicU64,
     /// Tasks rejected, with a report on the error queue.
     pub failed: AtomicU64,
     /// Attempts that failed and will be retried.

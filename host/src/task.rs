@@ -1,5 +1,7 @@
-//! The life of one task, from top to bottom. `task/settle.rs` settles it.
+//! The life of one task, from top to bottom. `task/settle.rs` settles it, and `task/receipts.rs`
+//! reads and writes its receipt.
 
+mod receipts;
 mod settle;
 
 use std::sync::Arc;
@@ -12,13 +14,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::blocking::blocking;
+use crate::bucket::Version;
 use crate::catalog::{CatalogError, Ready};
 use crate::digest::Digest;
 use crate::failure::Failure;
 use crate::lease::Lease;
 use crate::message::{DecodeError, Task};
 use crate::prefetch::{Brought, ReadInPlace};
-use crate::publish::{self, Published};
+use crate::publish::{self, Published, PutOutput};
 use crate::queue::Message;
 use crate::sandbox::{Execution, Input, Job, Log, Output, RunError};
 use crate::services::{Services, slots, slots::Slot};
@@ -26,6 +29,7 @@ use crate::stats::{Gauge, Step, Steps};
 use crate::turns::Turns;
 use crate::verdict::{self, Verdict};
 use crate::words;
+use receipts::{Inputs, ReceiptPlace};
 
 /// Messages of more bytes are decoded on a thread that may block.
 const DECODED_INLINE: usize = 256 << 10;
@@ -43,11 +47,23 @@ struct Attempt {
     task: Option<Arc<Task>>,
     component: Option<Digest>,
     log: Log,
+    receipt: Option<ReceiptPlace>,
+    /// The most memory that the guest had, in bytes.
+    memory: u64,
+}
+
+/// How a task goes on after its message is decoded.
+enum Next {
+    /// It is done: its receipt says so.
+    DoneBefore(Published),
+    /// It runs.
+    Run(Prepared),
 }
 
 /// What a task needs to run, ready.
 struct Prepared {
     inputs: Vec<Input>,
+    versions: Vec<Version>,
     in_place: ReadInPlace,
     component: Ready,
     turn: Turn,
@@ -77,7 +93,14 @@ pub async fn run(services: &Services, mut lease: Lease, permit: OwnedSemaphorePe
         task_name = known.map(|task| task.name.as_str()),
     );
     async {
-        let mut attempt = Attempt { steps, task: None, component: None, log: Log::default() };
+        let mut attempt = Attempt {
+            steps,
+            task: None,
+            component: None,
+            log: Log::default(),
+            receipt: None,
+            memory: 0,
+        };
         let mut end = match services.undeleted.recall(&lease.message().id, &lease.message().body) {
             // The message came again because it could not be deleted.
             Some(ended) => return attempt.settle_again(services, lease, ended).await,
@@ -108,8 +131,6 @@ impl Attempt {
         let mut permit = Some(permit);
         let task = Arc::new(decoded?);
         self.task = Some(task.clone());
-        let limits_deliveries = services.queue.limits_deliveries();
-        verdict::may_start(lease.message(), &services.policy, limits_deliveries)?;
         let alone = verdict::is_suspect(lease.message());
         let is_trial = services.outages.any();
         if services.outages.is_out(&services.renewing()) {
@@ -123,8 +144,8 @@ impl Attempt {
         // The guest has not started, so the task can go to another host: a drain ends the attempt
         // at once. So does an outage, unless this task tries whether the outage is over.
         let lost = lease.lost().clone();
-        let prepared = tokio::select! {
-            ready = self.get_ready(services, &task, alone, &mut permit) => ready?,
+        let next = tokio::select! {
+            next = self.begin(services, lease.message(), &task, alone, &mut permit) => next?,
             () = lost.cancelled() => return Err(Failure::LeaseLost),
             () = services.draining.cancelled() => return Err(Failure::Draining),
             () = services.outages.begun(), if !is_trial => {
@@ -135,7 +156,32 @@ impl Attempt {
             }
         };
 
-        self.run_and_publish(services, lease, &task, prepared, permit).await
+        match next {
+            Next::DoneBefore(published) => {
+                services.stats.done_before.fetch_add(1, Relaxed);
+                tracing::debug!("done before, as its receipt says");
+                Ok(published)
+            }
+            Next::Run(ready) => self.run_and_publish(services, lease, &task, ready, permit).await,
+        }
+    }
+
+    /// Everything before the recorded start.
+    async fn begin(
+        &mut self,
+        services: &Services,
+        message: &Message,
+        task: &Task,
+        alone: bool,
+        permit: &mut Option<OwnedSemaphorePermit>,
+    ) -> Result<Next, Failure> {
+        // A task that is done is not given up, however many of its hosts have died.
+        if let Some(published) = self.done_before(services, task).await? {
+            return Ok(Next::DoneBefore(published));
+        }
+        let limits_deliveries = services.queue.limits_deliveries();
+        verdict::may_start(message, &services.policy, limits_deliveries)?;
+        self.get_ready(services, task, alone, permit).await.map(Next::Run)
     }
 
     /// Everything after the recorded start.
@@ -148,7 +194,8 @@ impl Attempt {
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Published, Failure> {
         let lost = lease.lost().clone();
-        let Prepared { inputs, in_place, component, turn } = prepared;
+        let Prepared { inputs, versions, in_place, component, turn } = prepared;
+        let read = services.receipts.as_ref().map(|_| Inputs::new(&inputs, versions));
         // A task that may kill its host runs alone until its outputs are published.
         let (slot, _alone) = match turn {
             Turn::Slot(slot) => (Some(slot), None),
@@ -171,6 +218,7 @@ impl Attempt {
             self.execute(services, job).await
         };
         self.log = execution.log;
+        self.memory = execution.memory;
         let listed = match execution.result {
             Err(RunError::Cancelled) if lost.is_cancelled() => return Err(Failure::LeaseLost),
             Err(RunError::Cancelled) => return Err(RunError::Cancelled.into()),
@@ -188,14 +236,45 @@ impl Attempt {
         drop(permit);
         check_listed(&execution.outputs, &listed).await?;
         lease.confirm().await.map_err(|_| Failure::LeaseLost)?;
+        let outputs = execution.outputs;
         let published = tokio::select! {
-            published = self.publish(services, lease, task, execution.outputs) => published?,
+            published = self.publish_once(services, lease, task, &in_place, read, outputs) => {
+                published?
+            }
             () = lost.cancelled() => return Err(Failure::LeaseLost),
             () = services.killed.cancelled() => return Err(RunError::Cancelled.into()),
         };
-        services.stats.bytes_out.fetch_add(published.bytes, Relaxed);
         self.steps.done(Step::Publish);
         Ok(published)
+    }
+
+    /// Publishes the outputs and leaves a receipt, unless another attempt has left one.
+    async fn publish_once(
+        &mut self,
+        services: &Services,
+        lease: &Lease,
+        task: &Task,
+        in_place: &ReadInPlace,
+        read: Option<Inputs>,
+        outputs: Vec<Output>,
+    ) -> Result<Published, Failure> {
+        let read = match read {
+            Some(read) => {
+                let facts = read.facts(&task.base_directory).await?;
+                // The digests are those of what the guest read.
+                in_place.check()?;
+                Some(facts)
+            }
+            None => None,
+        };
+        if let Some(published) = self.done_meanwhile(services, lease).await? {
+            return Ok(published);
+        }
+        let (published, outputs) = self.publish(services, lease, task, outputs).await?;
+        match read {
+            Some(read) => self.leave_receipt(services, lease, published, &read, &outputs).await,
+            None => Ok(published),
+        }
     }
 
     /// Writes the outputs to the bucket. Waits for a bucket that does not take them for as long as
@@ -206,11 +285,12 @@ impl Attempt {
         lease: &Lease,
         task: &Task,
         outputs: Vec<Output>,
-    ) -> Result<Published, Failure> {
+    ) -> Result<(Published, Vec<PutOutput>), Failure> {
         let bucket = &*services.bucket;
         let protected = services.components.as_ref();
         let base = &task.base_directory;
-        let mut outputs = publish::Outputs::check(outputs, base, protected, bucket).await?;
+        let outputs = publish::Outputs::check(outputs, base, protected, bucket).await?;
+        let mut outputs = outputs.with_digests(services.receipts.is_some());
         let patience = self.steps.spent(Step::Run).clamp(MIN_PATIENCE, MAX_PATIENCE);
         let until = Instant::now() + patience;
         let may_put = || lease.is_ours();
@@ -229,11 +309,13 @@ impl Attempt {
         if services.config.data.durable {
             publish::sync(bucket).await?;
         }
+        let facts = outputs.facts();
         let published = outputs.published();
+        services.stats.bytes_out.fetch_add(published.bytes, Relaxed);
         if let Some(key) = published.keys.last() {
             services.was_put(key.clone());
         }
-        Ok(published)
+        Ok((published, facts))
     }
 
     /// Everything that comes before the guest: inputs, component, slot.
@@ -247,7 +329,7 @@ impl Attempt {
         if let Some(error) = services.catalog.is_slow(&task.name).await {
             return Err(not_found(services, error));
         }
-        let Brought { fetched, inputs, in_place, mut ahead } =
+        let Brought { fetched, inputs, versions, in_place, mut ahead } =
             services.inputs.bring(&task.base_directory, &task.inputs).await?;
         if let (Some(input), None) = (task.inputs.last(), in_place.last()) {
             services.was_read(task.base_directory.join(input));
@@ -278,7 +360,7 @@ impl Attempt {
             Turn::Slot(services.slots.take().await.map_err(|_| Failure::Draining)?)
         };
         self.steps.done(Step::Wait);
-        Ok(Prepared { inputs, in_place, component, turn })
+        Ok(Prepared { inputs, versions, in_place, component, turn })
     }
 
     /// The task's component. `make_room` is called if it takes long to compile, and returns what

@@ -4,6 +4,7 @@
 //! Nothing here writes to a terminal. An [`Observer`] is told how far the transfer is and which
 //! messages were refused.
 
+pub mod check;
 pub mod copy;
 pub mod forward;
 pub mod lines;

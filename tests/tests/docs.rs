@@ -51,6 +51,7 @@ pages! {
     reference_queue_directory => "docs/reference/queue-directory.md",
     reference_queue_pubsub => "docs/reference/queue-pubsub.md",
     reference_queue_sqs => "docs/reference/queue-sqs.md",
+    reference_receipts => "docs/reference/receipts.md",
     releasing => "docs/releasing.md",
     security => "docs/security.md",
     summary => "docs/SUMMARY.md",

@@ -37,7 +37,8 @@ pub(crate) struct Options {
     /// Rounds, each of which measures everything once
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Only one measurement: insert, noop, copy, steps, length, start, scaling, bytes, sqs or tiles
+    /// Only one measurement: insert, noop, copy, steps, receipts, length, start, scaling, bytes, sqs
+    /// or tiles
     #[arg(long)]
     only: Option<String>,
     /// Directory on disk to measure [default: in the build directory]
@@ -176,9 +177,10 @@ impl<'a> Bench<'a> {
         let mut text = String::new();
         let mut values = serde_json::Map::new();
         type Measurement<'b> = fn(&mut Bench<'b>) -> anyhow::Result<(String, Vec<Series>)>;
-        let all: [(&str, Measurement<'a>); 6] = [
+        let all: [(&str, Measurement<'a>); 7] = [
             ("insert noop copy", Bench::beside_python),
             ("steps", Bench::steps),
+            ("receipts", Bench::receipts),
             ("length", Bench::queue_length),
             ("start", Bench::first_result),
             ("scaling", Bench::scaling),
@@ -309,6 +311,37 @@ impl<'a> Bench<'a> {
             table.row([name.to_owned(), value(&columns[0]), value(&columns[1])]);
         }
         Ok((table.to_string(), columns.into_iter().flatten().collect()))
+    }
+
+    /// The time of a task without and with a receipt, in turns.
+    fn receipts(&mut self) -> anyhow::Result<(String, Vec<Series>)> {
+        let ways: [(&str, &[&str]); 2] = [("without", &[]), ("with", &["--receipts"])];
+        let kinds = [("a no-op", Task::Nothing), ("4 KiB in, 4 KiB out", Task::Copy)];
+        let mut table = Table::new(
+            "Microseconds of a task, without and with a receipt",
+            &["", "without", "with", "ratio"],
+        );
+        let mut all = Vec::new();
+        for (label, kind) in kinds {
+            for parallel in ["1", "2"] {
+                let name = |way: &str| format!("{label}, {parallel} at a time, {way} a receipt");
+                let mut series = ways.map(|(way, _)| Series::new(&name(way), "microseconds"));
+                for _ in 0..self.rounds {
+                    for (series, (_, args)) in series.iter_mut().zip(ways) {
+                        let args = [&["--parallel", parallel], args].concat();
+                        series.push(
+                            1e6 / self.work.host_runs(kind, self.counts.run, &args, Cores::All)?,
+                        );
+                    }
+                }
+                let [without, with] = &series;
+                let ratio = format!("{:.2}", with.median() / without.median());
+                let label = format!("{label}, `--parallel {parallel}`");
+                table.row([label, without.shown(), with.shown(), ratio]);
+                all.extend(series);
+            }
+        }
+        Ok((table.to_string(), all))
     }
 
     /// Rate and memory at different lengths of the queue.

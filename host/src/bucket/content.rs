@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::blocking::blocking;
+use crate::digest::Digest;
 use crate::spill::SpilledFile;
 
 /// The bytes of an object that is put. A clone shares them.
@@ -30,6 +31,17 @@ impl Content {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
             Self::File { size, .. } => *size,
+        }
+    }
+
+    /// The digest of the bytes.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub fn digest(&self) -> io::Result<Digest> {
+        match self {
+            Self::Bytes(bytes) => Ok(Digest::of(bytes)),
+            Self::File { file, .. } => Ok(Digest::of_reader(file.open()?)?.0),
         }
     }
 

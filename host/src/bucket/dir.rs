@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use parking_lot::RwLock;
 use rustix::fs::{
@@ -36,8 +37,9 @@ use self::error::DirError;
 use self::root::{Id, Root};
 use self::sync::{Holder, Unsynced};
 use self::walk::Walk;
-use super::{Bucket, BucketError, Content, Listed, Object, Opened, Version};
+use super::{Bucket, BucketError, Content, Listed, Object, Opened, PutTag, Revision, Version};
 use crate::blocking::{SMALL, blocking};
+use crate::digest::Digest;
 use crate::key::{BucketKey, Prefix};
 use crate::process_dir;
 
@@ -500,9 +502,59 @@ impl Bucket for DirBucket {
         key: &BucketKey,
         content: &Content,
         _: &BucketKey,
-    ) -> Result<(), BucketError> {
+    ) -> Result<PutTag, BucketError> {
         self.check_key(key)?;
         self.put_content(key, content).await
+    }
+
+    async fn read(&self, key: &BucketKey, most: u64) -> Result<(Bytes, Revision), BucketError> {
+        self.check_key(key)?;
+        let (file, stat) = self.open_object(key)?;
+        let version = version(&stat);
+        if version.size > most {
+            let problem = format!("has {} bytes; the most is {most}", version.size);
+            return Err(self.invalid(key, &problem));
+        }
+        let read = move || {
+            let mut bytes = Vec::with_capacity(version.size as usize + 1);
+            io::Read::read_to_end(&mut io::Read::take(file, most + 1), &mut bytes)?;
+            Ok((bytes.into(), Revision { tag: Some(version.tag), generation: None }))
+        };
+        let read = if version.size <= SMALL { read() } else { blocking(read).await };
+        read.map_err(|error: io::Error| self.unavailable("reading", key, error))
+    }
+
+    async fn put_if(
+        &self,
+        key: &BucketKey,
+        bytes: Bytes,
+        replaced: Option<&Revision>,
+    ) -> Result<bool, BucketError> {
+        self.check_key(key)?;
+        if bytes.len() as u64 <= SMALL {
+            return self.put_bytes_if(key, &bytes, replaced);
+        }
+        let (bucket, key, replaced) = (self.clone(), key.clone(), replaced.cloned());
+        blocking(move || bucket.put_bytes_if(&key, &bytes, replaced.as_ref())).await
+    }
+
+    async fn digest(&self, key: &BucketKey) -> Result<(Digest, u64), BucketError> {
+        self.check_key(key)?;
+        for _ in 0..READS {
+            let (file, stat) = self.open_object(key)?;
+            let before = version(&stat);
+            let read = move || {
+                let digest = Digest::of_reader(&file)?;
+                Ok((digest, version(&fstat(&file)?)))
+            };
+            let read = if before.size <= SMALL { read() } else { blocking(read).await };
+            let ((digest, size), after) =
+                read.map_err(|error: io::Error| self.unavailable("reading", key, error))?;
+            if after == before && size == before.size {
+                return Ok((digest, size));
+            }
+        }
+        Err(BucketError::unavailable(self, "reading", key, BUSY))
     }
 
     fn list<'a>(&'a self, prefix: &Prefix) -> BoxStream<'a, Result<Listed, BucketError>> {

@@ -10,20 +10,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use globset::GlobMatcher;
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path;
-use object_store::{Attribute, Attributes, GetOptions, ObjectMeta, ObjectStore};
+use object_store::{
+    Attribute, Attributes, GetOptions, ObjectMeta, ObjectStore, PutMode, PutOptions, UpdateVersion,
+};
 use tokio_util::task::TaskTracker;
 
 use self::upload::{no_entity_tag, no_generation};
+pub(super) use self::version::stored_tag;
 use self::version::{facts, version};
 use super::address::{Service, ServiceAddress};
 use super::encoding;
 use super::service_error::{self, FailureKind};
 use super::transport::HeadRefused;
-use super::{Access, Bucket, BucketError, Content, Listed, Opened, StoredEncoding, Version};
+use super::{
+    Access, Bucket, BucketError, Content, Listed, Opened, PutTag, Revision, StoredEncoding, Version,
+};
 use crate::blocking::blocking;
 use crate::key::{BucketKey, MAX_KEY_BYTES, Prefix};
 
@@ -216,7 +222,7 @@ impl Bucket for ObjectBucket {
         key: &BucketKey,
         content: &Content,
         path: &BucketKey,
-    ) -> Result<(), BucketError> {
+    ) -> Result<PutTag, BucketError> {
         let store = self.writes()?;
         let gzips = self.0.gzip_outputs.as_ref().is_some_and(|glob| glob.is_match(path.as_path()));
         let attributes = match gzips {
@@ -234,7 +240,53 @@ impl Bucket for ObjectBucket {
             bytes = gzip.map_err(unavailable)?.into();
         }
         let put = store.put_opts(&self.path(key)?, bytes.into(), attributes.into()).await;
-        put.map(drop).map_err(|error| self.failed("writing", key, error))
+        let put = put.map_err(|error| self.failed("writing", key, error))?;
+        Ok(put.e_tag.unwrap_or_default())
+    }
+
+    async fn read(&self, key: &BucketKey, most: u64) -> Result<(Bytes, Revision), BucketError> {
+        let failed = |error| self.failed("reading", key, error);
+        let got = self.reads().get_opts(&self.path(key)?, download::options()).await;
+        let got = got.map_err(failed)?;
+        if got.meta.size > most {
+            let problem = format!("`{key}` has {} bytes; the most is {most}", got.meta.size);
+            return Err(BucketError::invalid(self, problem));
+        }
+        let revision =
+            Revision { tag: got.meta.e_tag.clone(), generation: got.meta.version.clone() };
+        match tokio::time::timeout(self.idle(), got.bytes()).await {
+            Ok(bytes) => Ok((bytes.map_err(failed)?, revision)),
+            Err(late) => Err(BucketError::unavailable(self, "reading", key, late)),
+        }
+    }
+
+    async fn put_if(
+        &self,
+        key: &BucketKey,
+        bytes: Bytes,
+        replaced: Option<&Revision>,
+    ) -> Result<bool, BucketError> {
+        let mode = match replaced.cloned() {
+            None => PutMode::Create,
+            Some(Revision { tag, generation }) => {
+                PutMode::Update(UpdateVersion { e_tag: tag, version: generation })
+            }
+        };
+        let options = PutOptions { mode, ..PutOptions::default() };
+        match self.writes()?.put_opts(&self.path(key)?, bytes.into(), options).await {
+            Ok(_) => Ok(true),
+            Err(
+                object_store::Error::AlreadyExists { .. }
+                | object_store::Error::Precondition { .. },
+            ) => Ok(false),
+            // The object to be replaced is gone.
+            Err(error)
+                if replaced.is_some() && FailureKind::of(&error) == FailureKind::NoObject =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(self.failed("writing", key, error)),
+        }
     }
 
     fn list<'a>(&'a self, prefix: &Prefix) -> BoxStream<'a, Result<Listed, BucketError>> {

@@ -104,7 +104,7 @@ impl Cache {
             let problem = format!("{} of {} bytes arrived", stamp.size, version.size);
             return Err(BucketError::unavailable(&bucket, "reading", &source.key, problem).into());
         }
-        let blob = self.blob(digest, stamp.size, false);
+        let blob = self.blob(digest, stamp.size, version.clone(), false);
         let open = tmp.open.clone();
         if tmp.keep(digest, &stamp).map_err(failed("storing a blob"))? {
             capacity.stored();

@@ -12,6 +12,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use bytesize::ByteSize;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
@@ -19,7 +20,7 @@ use futures_util::stream::BoxStream;
 use rustix::io::Errno;
 
 use super::*;
-use crate::bucket::{Content, Listed};
+use crate::bucket::{Content, Listed, PutTag, Revision};
 use crate::key::Prefix;
 
 pub(crate) use disk::Tmpfs;
@@ -98,7 +99,20 @@ impl Bucket for Counting {
         Ok(Opened::Object(Box::new(Counted { version, bytes, gets, full, short, broken, gate })))
     }
 
-    async fn put(&self, _: &BucketKey, _: &Content, _: &BucketKey) -> Result<(), BucketError> {
+    async fn put(&self, _: &BucketKey, _: &Content, _: &BucketKey) -> Result<PutTag, BucketError> {
+        Err(BucketError::invalid(self, "is only read"))
+    }
+
+    async fn read(&self, _: &BucketKey, _: u64) -> Result<(Bytes, Revision), BucketError> {
+        Err(BucketError::invalid(self, "is not read whole"))
+    }
+
+    async fn put_if(
+        &self,
+        _: &BucketKey,
+        _: Bytes,
+        _: Option<&Revision>,
+    ) -> Result<bool, BucketError> {
         Err(BucketError::invalid(self, "is only read"))
     }
 

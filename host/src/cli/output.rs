@@ -1,7 +1,7 @@
 //! Prints text, tables and JSON without characters that a terminal obeys.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use indicatif::HumanCount;
@@ -27,6 +27,36 @@ pub(crate) fn out() -> Plain<io::StdoutLock<'static>> {
 /// Buffered standard output, for people. It has to be flushed.
 pub(crate) fn long_out() -> Plain<io::BufWriter<io::StdoutLock<'static>>> {
     Plain(io::BufWriter::new(io::stdout().lock()))
+}
+
+/// Standard output for messages that another command reads, one per line. A terminal gets them
+/// with escapes; a file or a pipe gets them as they are, because a task with other characters is
+/// another task.
+pub(crate) struct Messages {
+    out: io::BufWriter<io::Stdout>,
+    is_terminal: bool,
+}
+
+impl Messages {
+    pub(crate) fn new() -> Self {
+        let out = io::stdout();
+        let is_terminal = out.is_terminal();
+        Self { out: io::BufWriter::new(out), is_terminal }
+    }
+
+    pub(crate) fn write(&mut self, message: &[u8]) -> io::Result<()> {
+        match self.is_terminal {
+            true => writeln!(Plain(&mut self.out), "{}", String::from_utf8_lossy(message)),
+            false => {
+                self.out.write_all(message)?;
+                self.out.write_all(b"\n")
+            }
+        }
+    }
+
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
 }
 
 /// Escapes characters that are not plain, so that a terminal obeys nothing in the text.

@@ -110,6 +110,14 @@ impl Group for QueueAndBucket {
     ]);
 }
 
+/// For commands about the bucket.
+#[derive(Debug)]
+pub(crate) struct BucketOnly;
+impl Group for BucketOnly {
+    const SETTINGS: Option<&'static [&'static str]> =
+        Some(&["bucket", "region", "anonymous", "requester-pays", "progress"]);
+}
+
 /// For commands about components.
 #[derive(Debug)]
 pub(crate) struct Components;

@@ -3,22 +3,24 @@
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use indicatif::HumanCount;
 use serde::Serialize;
-use task_host::bucket;
+use task_host::bucket::{self, Bucket};
 use task_host::config::{DataSettings, parse};
-use task_host::key::Prefix;
-use task_host::message::{self, DecodeError, Draft};
 use task_host::queue::Address;
+use task_host::receipt::Receipts;
 use task_host::transfer::MessageOrigin;
+use task_host::transfer::check::{Checker, Depth};
 use task_host::transfer::lines::{self, LineSource};
-use task_host::transfer::objects::{self, ObjectError, ObjectsError, Pattern, TaskTemplate};
+use task_host::transfer::objects::{self, ObjectError, ObjectsError};
 use task_host::transfer::redrive::{Filter, Redrive};
 use task_host::transfer::send::{BulkSend, SendError, Sent};
 use tokio_util::sync::CancellationToken;
 
 use super::console::Console;
+use super::described::{Described, draft_error};
 use super::exit_code::{Advice, Exit};
 use super::output;
 use super::queue::redrive_error;
@@ -48,6 +50,7 @@ Examples:
   host submit --fq ./queue --name NO_OP --base-directory datasets/a --input 0_input/4.dat
   host submit --fq ./queue --name THRESHOLD --each 'datasets/cells/0_input/*.png' \\
       --payload '{\"title\": \"{stem}\"}'
+  host submit --fq ./queue tasks.jsonl --skip-done
   host submit --fq ./queue --from-errors ./queue-errors --limit 1")]
 pub(crate) struct Submit {
     /// Files with one task per line [default: standard input, as is `-`]
@@ -57,37 +60,11 @@ pub(crate) struct Submit {
     #[arg(long, conflicts_with_all = ["name", "each", "from_errors"])]
     all_or_nothing: bool,
 
-    /// Name of the task and of its component; with --from-errors, only tasks with this name
-    #[arg(long, help_heading = "Tasks from flags")]
-    name: Option<String>,
-    /// Prefix of the keys of inputs and outputs in the bucket
-    #[arg(long, value_name = "PREFIX", requires = "name", help_heading = "Tasks from flags")]
-    base_directory: Option<String>,
-    /// Key of an input, relative to the base directory; repeat it for more inputs
-    #[arg(
-        long = "input",
-        value_name = "KEY",
-        requires = "name",
-        help_heading = "Tasks from flags"
-    )]
-    inputs: Vec<String>,
-    /// Parameters for the component
-    #[arg(long, value_name = "JSON", requires = "name", help_heading = "Tasks from flags")]
-    payload: Option<String>,
-    /// Id of the task; with --each, the id of the first task [default: none; with --each, 0]
-    #[arg(
-        long,
-        value_name = "N",
-        requires = "name",
-        allow_negative_numbers = true,
-        help_heading = "Tasks from flags"
-    )]
-    id: Option<i64>,
-    /// Create a task for each object in the bucket that matches
-    #[arg(long, value_name = "PATTERN", requires = "name", help_heading = "Tasks from flags")]
-    each: Option<String>,
+    #[command(flatten)]
+    described: Described,
 
-    /// Send the tasks of this error queue back to the queue, and delete their reports
+    /// Send the tasks of this error queue back to the queue, and delete their reports; with --name,
+    /// only those with that name
     #[arg(
         long,
         value_name = "URL",
@@ -107,6 +84,9 @@ pub(crate) struct Submit {
     /// New file for tasks that could not be sent, one per line, to send them again later
     #[arg(long, value_name = "FILE", conflicts_with = "from_errors")]
     rejects: Option<PathBuf>,
+    /// Leave out tasks that have a receipt in the bucket
+    #[arg(long, conflicts_with = "from_errors")]
+    skip_done: bool,
     /// Check everything, but send nothing
     #[arg(long)]
     dry_run: bool,
@@ -123,6 +103,8 @@ struct Outcome {
     queue: String,
     /// Tasks that are in the queue now; in a dry run, that would be.
     sent: u64,
+    /// Tasks that are done, as their receipts say.
+    skipped: u64,
     /// Lines or reports that are not tasks, and tasks that the queue refused.
     refused: u64,
     dry_run: bool,
@@ -147,24 +129,32 @@ impl Submit {
         if let Some(errors) = &self.from_errors {
             return self.redrive(errors, queue, settings, console).await;
         }
-        let display = TransferDisplay::new(console, "tasks", "sent");
+        let verb = if self.skip_done { "checked" } else { "sent" };
+        let display = TransferDisplay::new(console, "tasks", verb);
+        let checked = match self.skip_done {
+            true => Some(open_bucket(settings).await?),
+            false => None,
+        };
         let (dry_run, path) = (self.dry_run, self.rejects.clone());
         let rejects = path.as_deref();
         let bulk_send = || -> anyhow::Result<BulkSend> {
             let file = rejects.map(create_rejects).transpose()?;
             let (queue, access) = (queue.clone(), settings.queue_access()?);
-            Ok(BulkSend::new(queue, access, dry_run, file, display.clone()))
+            let send = BulkSend::new(queue, access, dry_run, file, display.clone());
+            Ok(match &checked {
+                Some(bucket) => {
+                    let receipts = Receipts::new(bucket.clone());
+                    send.without_done(Checker::new(receipts, Depth::Receipt, |_, _| {}))
+                }
+                None => send,
+            })
         };
-        let sent = if let Some(pattern) = &self.each {
-            let pattern =
-                Pattern::new(pattern).map_err(|e| Advice::usage(format!("--each: {e}")))?;
-            let template = self.template()?;
-            let data: DataSettings = settings.get()?;
-            let bucket = bucket::open(&data.bucket, &settings.bucket_access()?).await?;
+        let sent = if let Some(pattern) = self.described.pattern()? {
+            let template = self.described.template()?;
+            let bucket = open_bucket(settings).await?;
             let sending = objects::send(&*bucket, &pattern, &template, bulk_send()?);
             display.follow(sending).await.map_or_else(objects_error, |sent| Ok(Ok(sent)))?
-        } else if let Some(name) = &self.name {
-            let body = self.task(name)?;
+        } else if let Some(body) = self.described.task()? {
             let origin = MessageOrigin::Named("the task".to_owned());
             display.follow(bulk_send()?.one(body.into(), origin)).await
         } else {
@@ -174,6 +164,7 @@ impl Submit {
         let outcome = |sent: Sent| Outcome {
             queue: queue.to_string(),
             sent: sent.sent,
+            skipped: sent.skipped,
             refused: sent.refused,
             dry_run,
         };
@@ -222,7 +213,7 @@ impl Submit {
     ) -> anyhow::Result<Outcome> {
         let from =
             parse::queue(errors).map_err(|e| Advice::usage(format!("--from-errors: {e}")))?;
-        let filter = Filter { name: self.name.clone(), ..Filter::default() };
+        let filter = Filter { name: self.described.name.clone(), ..Filter::default() };
         let (limit, dry_run) = (self.limit, self.dry_run);
         let display = TransferDisplay::new(console, "messages", "sent back");
         let stop = match dry_run {
@@ -233,42 +224,19 @@ impl Submit {
         let redrive = Redrive { from, to: to.clone(), filter, limit, dry_run };
         let done = display.follow(redrive.run(&access, display.clone(), &stop)).await;
         let done = done.map_err(redrive_error)?.messages;
-        Ok(Outcome { queue: to.to_string(), sent: done.sent, refused: done.refused, dry_run })
-    }
-
-    /// The message of the one task that the options describe.
-    fn task(&self, name: &str) -> anyhow::Result<String> {
-        if let Some(payload) = &self.payload {
-            message::check_payload(payload).map_err(draft_error)?;
-        }
-        let Some(base_directory) = &self.base_directory else {
-            return Err(Advice::usage("--base-directory is missing")
-                .hint("it is the prefix in the bucket that inputs and outputs are relative to")
-                .into());
-        };
-        let inputs: Vec<&str> = self.inputs.iter().map(String::as_str).collect();
-        let payload = self.payload.as_deref();
-        let draft = Draft { id: self.id, name, base_directory, inputs: &inputs, payload };
-        Ok(message::encode(&draft).map_err(draft_error)?)
-    }
-
-    fn template(&self) -> anyhow::Result<TaskTemplate> {
-        let base = |base: &String| {
-            Prefix::new(base.trim_end_matches('/'))
-                .map_err(|e| Advice::usage(format!("--base-directory: {base:?} {e}")))
-        };
-        Ok(TaskTemplate {
-            name: self.name.clone().unwrap_or_default(),
-            base_directory: self.base_directory.as_ref().map(base).transpose()?,
-            more_inputs: self.inputs.clone(),
-            payload: self.payload.clone(),
-            first_id: self.id.unwrap_or(0),
-        })
+        let (sent, refused) = (done.sent, done.refused);
+        Ok(Outcome { queue: to.to_string(), sent, skipped: 0, refused, dry_run })
     }
 }
 
+/// The bucket of objects and receipts.
+pub(crate) async fn open_bucket(settings: &Settings) -> anyhow::Result<Arc<dyn Bucket>> {
+    let data: DataSettings = settings.get()?;
+    Ok(bucket::open(&data.bucket, &settings.bucket_access()?).await?)
+}
+
 /// Where lines are read from. A terminal is an error: nobody types tasks.
-fn sources(files: Vec<PathBuf>) -> anyhow::Result<Vec<LineSource>> {
+pub(crate) fn sources(files: Vec<PathBuf>) -> anyhow::Result<Vec<LineSource>> {
     if files.is_empty() && io::stdin().is_terminal() {
         return Err(Advice::usage("no tasks are given, and standard input is a terminal")
             .hint("name a file with one task a line, pipe lines in, or describe a task with --name")
@@ -282,18 +250,8 @@ fn sources(files: Vec<PathBuf>) -> anyhow::Result<Vec<LineSource>> {
     Ok(if sources.is_empty() { vec![LineSource::Stdin] } else { sources })
 }
 
-/// Options that can't become a task.
-pub(crate) fn draft_error(error: DecodeError) -> Advice {
-    if error.at == message::PAYLOAD {
-        Advice::usage(format!("--payload {}", error.problem))
-            .hint("a text needs its quotes: --payload '\"text\"'")
-    } else {
-        Advice::usage(error.to_string())
-    }
-}
-
 /// What ended `--each` before anything was sent, or the error of sending.
-fn objects_error(error: ObjectsError) -> anyhow::Result<Result<Sent, SendError>> {
+pub(crate) fn objects_error(error: ObjectsError) -> anyhow::Result<Result<Sent, SendError>> {
     let advice = match error {
         ObjectsError::Send(error) => return Ok(Err(error)),
         ObjectsError::Payload(error) => draft_error(error),
@@ -310,13 +268,17 @@ fn objects_error(error: ObjectsError) -> anyhow::Result<Result<Sent, SendError>>
 
 impl Outcome {
     fn tell(&self, console: &Console) {
-        let Self { queue, sent, refused, dry_run } = self;
+        let Self { queue, sent, skipped, refused, dry_run } = self;
         let sent = output::count(*sent, "task");
         let refused = match refused {
             0 => String::new(),
             n => format!("; {} refused", HumanCount(*n)),
         };
+        let skipped = match skipped {
+            0 => String::new(),
+            n => format!("; {} done before", HumanCount(*n)),
+        };
         let verb = if *dry_run { "would be sent" } else { "sent" };
-        console.tell(format_args!("{sent} {verb} to {queue}{refused}"));
+        console.tell(format_args!("{sent} {verb} to {queue}{skipped}{refused}"));
     }
 }

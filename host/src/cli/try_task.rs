@@ -19,11 +19,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::component::{check, read, task_name};
 use super::console::{Console, GuestOutput};
+use super::described::draft_error;
 use super::exit_code::{Advice, Exit};
 use super::local_runner::LocalRunner;
 use super::output;
 use super::settings::{Execution, Flags, When};
-use super::submit::draft_error;
 
 /// Options of `host try`.
 #[derive(Debug, clap::Args)]

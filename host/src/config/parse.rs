@@ -12,7 +12,7 @@ use globset::{GlobBuilder, GlobMatcher};
 
 use crate::bucket::{self, StoredEncoding};
 use crate::environment::with_home;
-use crate::key::Prefix;
+use crate::key::{Prefix, check_not_reserved};
 use crate::queue;
 use crate::queue::sqs::check_body_bucket;
 
@@ -46,6 +46,13 @@ pub(super) fn path() -> impl TypedValueParser<Value = PathBuf> {
 /// A prefix of keys in a bucket.
 pub(super) fn prefix(text: &str) -> Parsed<Prefix> {
     Prefix::new(text.trim_end_matches('/')).map_err(|error| error.to_string())
+}
+
+/// The prefix of components, which is apart from the receipts.
+pub(super) fn component_prefix(text: &str) -> Parsed<Prefix> {
+    let prefix = prefix(text)?;
+    check_not_reserved(prefix.as_str()).map_err(|error| error.to_string())?;
+    Ok(prefix)
 }
 
 /// A glob pattern of paths, in which `*` stops at a slash.

@@ -7,12 +7,18 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
+use crate::digest::Digest;
 use crate::spill::{SpillDir, SpilledFile};
 
 /// A file that an input is read from.
 pub trait Source: Send + Sync {
     /// The file, if it is already open.
     fn opened(&self) -> Option<Arc<File>> {
+        None
+    }
+
+    /// The digest of its bytes, where it is known.
+    fn digest(&self) -> Option<Digest> {
         None
     }
 

@@ -112,7 +112,8 @@ pub struct Input {
     pub content: InputContent,
 }
 
-/// The bytes of an input.
+/// The bytes of an input. A clone shares them.
+#[derive(Clone)]
 pub enum InputContent {
     /// In memory.
     Bytes(Bytes),

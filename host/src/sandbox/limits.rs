@@ -190,6 +190,11 @@ impl Memory {
         Self { limit, bytes: 0, elements: 0, denied: None }
     }
 
+    /// The bytes of all memories: their peak, because memories only grow.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes as u64
+    }
+
     /// The limit for which the guest was refused memory or table elements first, if it was.
     pub(super) fn denied(&self) -> Option<Limit> {
         self.denied

@@ -16,6 +16,11 @@ pub(super) fn writing(bucket: &dyn Bucket) -> impl fmt::Display {
     fmt::from_fn(move |f| write!(f, "writing to {bucket}"))
 }
 
+/// The name of an outage of an operation on receipts.
+fn receipts(doing: &'static str, bucket: &dyn Bucket) -> impl fmt::Display {
+    fmt::from_fn(move |f| write!(f, "{doing} receipts in {bucket}"))
+}
+
 /// How often a host that leases nothing checks whether it can again.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -38,6 +43,16 @@ impl Services {
     /// The name of an outage of renewing leases.
     pub(crate) fn renewing(&self) -> impl fmt::Display {
         lease::renewing(&*self.queue)
+    }
+
+    /// The name of an outage of reading receipts, which may fail while other objects can be read.
+    pub(crate) fn reading_receipts(&self) -> impl fmt::Display {
+        receipts("reading", &*self.bucket)
+    }
+
+    /// The name of an outage of writing receipts.
+    pub(crate) fn writing_receipts(&self) -> impl fmt::Display {
+        receipts("writing", &*self.bucket)
     }
 
     /// Waits until the host can work on a task: one that can't only keeps tasks from other hosts.

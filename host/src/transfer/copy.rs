@@ -4,14 +4,15 @@ use futures_util::StreamExt;
 
 use super::MessageOrigin;
 use super::send::{BulkSend, SendError, Sent};
-use crate::queue::{self, Address};
+use crate::queue::{self, Access, Address};
 
-/// Sends the messages of the queue `from` to another, and changes nothing in `from`.
+/// Sends the messages of the queue `from`, which is reached as `access` says, to another queue. Changes
+/// nothing in `from`.
 ///
 /// # Errors
 /// If one of the queues can't be used.
-pub async fn copy(from: &Address, to: BulkSend) -> Result<Sent, SendError> {
-    let source = queue::admin(from, to.access()).await?;
+pub async fn copy(from: &Address, access: &Access, to: BulkSend) -> Result<Sent, SendError> {
+    let source = queue::admin(from, access).await?;
     let total = source.counts().await?.enqueued;
     let mut sender = to.start(total).await?;
     let mut messages = source.messages();

@@ -137,7 +137,7 @@ pub async fn send(
                 break;
             }
         };
-        if !pattern.matches(key.as_str()) {
+        if key.is_reserved() || !pattern.matches(key.as_str()) {
             continue;
         }
         let Some(id) = next_id else {

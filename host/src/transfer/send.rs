@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
+use super::check::Checker;
 use super::refusals::Refusals;
 use super::{MessageOrigin, Observer, Rejects, RejectsError};
 use crate::queue::{self, Access, Address, Queue, QueueError};
@@ -21,13 +22,15 @@ const BATCH_BYTES: usize = 1 << 20;
 const CONCURRENT_BATCHES: usize = 32;
 /// Bytes that are sent at once, unless a single batch is larger.
 const CONCURRENT_BYTES: usize = 32 << 20;
+/// Batches whose tasks are checked at once.
+const CONCURRENT_CHECKS: usize = 4;
 
 /// A bulk send before it starts.
 pub struct BulkSend {
-    queue: Address,
-    access: Access,
-    /// Do everything but send.
-    is_dry_run: bool,
+    /// The queue; none to do everything but send.
+    to: Option<(Address, Access)>,
+    /// Finds out which tasks are done, and not sent.
+    checker: Option<Arc<Checker>>,
     pub(super) refusals: Arc<Refusals>,
 }
 
@@ -36,6 +39,8 @@ pub struct BulkSend {
 pub struct Sent {
     /// Messages that are in the queue now; in a dry run, that would be.
     pub sent: u64,
+    /// Messages that were not sent because their tasks are done.
+    pub skipped: u64,
     /// Messages that are not tasks, or that the queue refused.
     pub refused: u64,
     /// Messages in the file of rejects.
@@ -54,7 +59,7 @@ pub enum SendError {
         /// The cause.
         source: QueueError,
         /// What was done before.
-        done: Sent,
+        done: Box<Sent>,
         /// The first message that was not sent.
         first_unsent: Option<MessageOrigin>,
         /// All messages that were read and not sent are in the file of rejects.
@@ -83,7 +88,20 @@ impl BulkSend {
         rejects: Option<Rejects>,
         observer: Arc<dyn Observer>,
     ) -> Self {
-        Self { queue, access, is_dry_run, refusals: Arc::new(Refusals::new(observer, rejects)) }
+        let to = (!is_dry_run).then_some((queue, access));
+        Self { to, checker: None, refusals: Arc::new(Refusals::new(observer, rejects)) }
+    }
+
+    /// Checks tasks and sends nothing: `sent` counts the tasks that are not done.
+    pub fn only_check(checker: Checker, observer: Arc<dyn Observer>) -> Self {
+        let refusals = Arc::new(Refusals::new(observer, None));
+        Self { to: None, checker: Some(Arc::new(checker)), refusals }
+    }
+
+    /// Leaves out tasks that are done.
+    #[must_use]
+    pub fn without_done(self, checker: Checker) -> Self {
+        Self { checker: Some(Arc::new(checker)), ..self }
     }
 
     /// Sends one message.
@@ -98,21 +116,19 @@ impl BulkSend {
 
     /// Opens the queue. `total` is the position of the sender at its end.
     pub(super) async fn start(&self, total: Option<u64>) -> Result<Sender, QueueError> {
-        let target = match self.is_dry_run {
-            true => None,
-            false => Some(Target::open(&self.queue, &self.access, &*self.refusals.observer).await?),
+        let target = match &self.to {
+            None => None,
+            Some((queue, access)) => {
+                Some(Target::open(queue, access, &*self.refusals.observer).await?)
+            }
         };
-        Ok(Sender::new(target, self.refusals.clone(), total))
-    }
-
-    /// How queues are reached.
-    pub(super) fn access(&self) -> &Access {
-        &self.access
+        Ok(Sender::new(target, self.checker.clone(), self.refusals.clone(), total))
     }
 
     /// Ends a transfer for which no sender was started.
     pub(super) fn finish(&self) -> Result<Sent, SendError> {
-        Ok(Sent { sent: 0, refused: self.refusals.count(), kept: self.refusals.finish()? })
+        let (refused, kept) = (self.refusals.count(), self.refusals.finish()?);
+        Ok(Sent { sent: 0, skipped: 0, refused, kept })
     }
 }
 
@@ -133,6 +149,41 @@ impl Batch {
 
     pub(super) fn is_empty(&self) -> bool {
         self.messages.is_empty()
+    }
+
+    /// Leaves out the messages whose tasks are done, and counts them.
+    async fn only_undone(self, checker: &Checker) -> Result<(Self, u64), (Self, QueueError)> {
+        let bodies = self.bodies();
+        let undone = match checker.undone(&bodies).await {
+            Ok(undone) => undone,
+            Err(error) => return Err((self, error)),
+        };
+        let Self { messages, bytes, number } = self;
+        let all = messages.len();
+        let kept = messages.into_iter().zip(undone).filter(|(_, undone)| *undone);
+        let messages: Vec<_> = kept.map(|(message, _)| message).collect();
+        let skipped = (all - messages.len()) as u64;
+        // The bytes stay those that were counted when the batch began.
+        Ok((Self { messages, bytes, number }, skipped))
+    }
+
+    /// Sends the messages to a queue. `is_untried`: the queue has taken no message yet.
+    async fn send(self, target: &Target, is_untried: bool) -> Answer {
+        let results = match self.messages.is_empty() {
+            true => Vec::new(),
+            false => send_each(&*target.queue, &self.bodies()).await,
+        };
+        // A queue that was deleted refuses everything, and its messages can't be counted either.
+        let has_failed = !results.is_empty() && results.iter().all(Result::is_err);
+        let broken = match is_untried && has_failed {
+            true => target.queue.counts().await.err(),
+            false => None,
+        };
+        Answer { batch: self, skipped: 0, results, broken }
+    }
+
+    fn bodies(&self) -> Vec<Bytes> {
+        self.messages.iter().map(|(body, _)| body.clone()).collect()
     }
 
     /// True when the batch should be sent, if batches have `size` messages.
@@ -204,10 +255,12 @@ fn are_refused_alike(results: &[Result<(), QueueError>]) -> bool {
 pub(super) struct Sender {
     /// None in a dry run.
     target: Option<Target>,
+    checker: Option<Arc<Checker>>,
     next: Batch,
     sending: JoinSet<Answer>,
     bytes: usize,
     sent: u64,
+    skipped: u64,
     refusals: Arc<Refusals>,
     /// Why nothing more is sent.
     broken: Option<QueueError>,
@@ -219,20 +272,36 @@ pub(super) struct Sender {
 /// The result of sending a batch.
 struct Answer {
     batch: Batch,
+    /// Messages of the batch that were left out.
+    skipped: u64,
     results: Vec<Result<(), QueueError>>,
     /// Why the queue takes no message at all.
     broken: Option<QueueError>,
 }
 
+impl Answer {
+    /// Nothing of a batch was sent.
+    fn broken(batch: Batch, error: QueueError) -> Self {
+        Self { batch, skipped: 0, results: Vec::new(), broken: Some(error) }
+    }
+}
+
 impl Sender {
-    pub(super) fn new(target: Option<Target>, refusals: Arc<Refusals>, total: Option<u64>) -> Self {
+    pub(super) fn new(
+        target: Option<Target>,
+        checker: Option<Arc<Checker>>,
+        refusals: Arc<Refusals>,
+        total: Option<u64>,
+    ) -> Self {
         refusals.observer.begins(total);
         Self {
             target,
+            checker,
             next: Batch::default(),
             sending: JoinSet::new(),
             bytes: 0,
             sent: 0,
+            skipped: 0,
             refusals,
             broken: None,
             batches: 0,
@@ -261,7 +330,7 @@ impl Sender {
     pub(super) async fn send(&mut self, mut batch: Batch, position: u64) -> bool {
         batch.number = self.batches;
         self.batches += 1;
-        let most = self.target.as_ref().map_or(1, |target| target.concurrent);
+        let most = self.target.as_ref().map_or(CONCURRENT_CHECKS, |target| target.concurrent);
         let is_full = |sender: &Self| {
             let bytes = sender.bytes + batch.bytes;
             sender.sending.len() >= most || (bytes > CONCURRENT_BYTES && !sender.sending.is_empty())
@@ -273,28 +342,33 @@ impl Sender {
             return self.keep(&batch, 0..batch.messages.len());
         }
         self.bytes += batch.bytes;
-        match self.target.clone() {
-            Some(target) => {
+        match (self.checker.clone(), self.target.clone()) {
+            (None, None) => {
+                let results = batch.messages.iter().map(|_| Ok(())).collect();
+                self.take(Answer { batch, skipped: 0, results, broken: None });
+            }
+            (checker, target) => {
                 let is_untried = self.sent == 0;
                 self.sending.spawn(async move {
-                    let bodies: Vec<Bytes> =
-                        batch.messages.iter().map(|(body, _)| body.clone()).collect();
-                    let results = send_each(&*target.queue, &bodies).await;
-                    // A queue that was deleted refuses everything, and its messages can't be
-                    // counted either.
-                    let broken = match is_untried && results.iter().all(Result::is_err) {
-                        true => target.queue.counts().await.err(),
-                        false => None,
+                    let (batch, skipped) = match &checker {
+                        Some(checker) => match batch.only_undone(checker).await {
+                            Ok(undone) => undone,
+                            Err((batch, error)) => return Answer::broken(batch, error),
+                        },
+                        None => (batch, 0),
                     };
-                    Answer { batch, results, broken }
+                    let answer = match target {
+                        Some(target) => batch.send(&target, is_untried).await,
+                        None => {
+                            let results = batch.messages.iter().map(|_| Ok(())).collect();
+                            Answer { batch, skipped: 0, results, broken: None }
+                        }
+                    };
+                    Answer { skipped, ..answer }
                 });
             }
-            None => {
-                let results = batch.messages.iter().map(|_| Ok(())).collect();
-                self.take(Answer { batch, results, broken: None });
-            }
         }
-        self.refusals.observer.progress(self.sent, position);
+        self.refusals.observer.progress(self.sent + self.skipped, position);
         true
     }
 
@@ -314,8 +388,9 @@ impl Sender {
     }
 
     fn take(&mut self, answer: Answer) {
-        let Answer { batch, results, broken } = answer;
+        let Answer { batch, skipped, results, broken } = answer;
         self.bytes -= batch.bytes;
+        self.skipped += skipped;
         if let Some(error) = broken {
             self.keep(&batch, 0..batch.messages.len());
             self.broken.get_or_insert(error);
@@ -365,11 +440,13 @@ impl Sender {
         }
         let is_rest_kept = self.refusals.keeps();
         let kept = self.refusals.finish()?;
-        let done = Sent { sent: self.sent, refused: self.refusals.count(), kept };
+        let (sent, skipped, refused) = (self.sent, self.skipped, self.refusals.count());
+        let done = Sent { sent, skipped, refused, kept };
         match self.broken {
             None => Ok(done),
             Some(source) => {
                 let first_unsent = self.first_unsent.map(|(_, origin)| origin);
+                let done = Box::new(done);
                 Err(SendError::Stopped { source, done, first_unsent, is_rest_kept })
             }
         }
@@ -396,7 +473,7 @@ mod tests {
         let target = Target { queue: queue.clone(), batch: 10, concurrent, is_ordered };
         let rejects = rejects.map(|path| Rejects::create(path).unwrap());
         let refusals = Arc::new(Refusals::new(Arc::new(Unobserved), rejects));
-        let mut sender = Sender::new(Some(target), refusals, None);
+        let mut sender = Sender::new(Some(target), None, refusals, None);
         for (i, message) in messages.into_iter().enumerate() {
             if !sender.push(message.into(), MessageOrigin::Line("f".into(), i as u64 + 1)).await {
                 break;
@@ -439,7 +516,7 @@ mod tests {
         let messages =
             || numbers(100).map(|i| if i.ends_with('7') { format!("{i} too large") } else { i });
         let (queue, sent) = send(messages(), 4, Some(&rejects)).await;
-        assert_eq!(sent.unwrap(), Sent { sent: 90, refused: 10, kept: 10 });
+        assert_eq!(sent.unwrap(), Sent { sent: 90, skipped: 0, refused: 10, kept: 10 });
         assert_eq!(queue.bodies().await.len(), 90);
         let kept = std::fs::read_to_string(&rejects).unwrap();
         let mut kept: Vec<&str> = kept.lines().collect();

@@ -6,6 +6,7 @@ mod faults;
 mod finished;
 mod hostile_pointer;
 mod python;
+mod receipts;
 mod requests;
 mod sick_calls;
 mod sick_s3;

@@ -342,7 +342,7 @@ impl Work {
 
     /// Removes what a run left, except compiled components.
     pub(super) fn clear(&self) -> anyhow::Result<()> {
-        for part in ["queue", "queue-errors", "bucket/data"] {
+        for part in ["queue", "queue-errors", "bucket/data", "bucket/_receipts"] {
             remove(&self.dir.join(part))?;
         }
         let Ok(parts) = fs::read_dir(self.dir.join("cache")) else { return Ok(()) };

@@ -11,9 +11,9 @@ use parking_lot::Mutex;
 use rustix::fs::{Advice, Stat, fadvise, fstat};
 use rustix::io::Errno;
 
-use super::{BUSY, DirBucket, READS, size};
+use super::{BUSY, DirBucket, READS, size, version};
 use crate::blocking::SMALL;
-use crate::bucket::BucketError;
+use crate::bucket::{BucketError, Version};
 use crate::key::BucketKey;
 use crate::shortage;
 
@@ -71,15 +71,16 @@ impl DirBucket {
         })
     }
 
-    /// Reads an object that is small enough for memory: one version, never a mix of two.
+    /// Reads an object that is small enough for memory: one version, which is returned, and never a
+    /// mix of two.
     /// `found` is read first, and the object is opened again if it changed meanwhile.
     ///
     /// # Errors
     /// As [`Bucket::open`](crate::bucket::Bucket::open); also when it changes during each read.
-    pub fn read_small(&self, mut found: InPlace) -> Result<Bytes, BucketError> {
+    pub fn read_small(&self, mut found: InPlace) -> Result<(Bytes, Version), BucketError> {
         for _ in 0..READS {
             if let Some(bytes) = found.read_all()? {
-                return Ok(bytes);
+                return Ok((bytes, found.version()));
             }
             found = self.open_in_place(&found.key)?;
         }
@@ -91,6 +92,11 @@ impl InPlace {
     /// The length in bytes.
     pub fn size(&self) -> u64 {
         size(&self.seen)
+    }
+
+    /// The version that was opened.
+    pub fn version(&self) -> Version {
+        version(&self.seen)
     }
 
     /// True when [`InPlace::read_ahead`] has an effect.

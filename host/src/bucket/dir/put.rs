@@ -3,19 +3,22 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat};
+use rustix::fs::{
+    AtFlags, Mode, OFlags, RenameFlags, fstat, linkat, openat, renameat, renameat_with, statat,
+    unlinkat,
+};
 use rustix::io::Errno;
 
 use super::error::DirError;
 use super::root::{self, Id, Root};
-use super::{DirBucket, copy, make_dirs, open_parent};
+use super::{DirBucket, copy, make_dirs, open_parent, version};
 use crate::blocking::{SMALL, blocking};
-use crate::bucket::BucketError;
 use crate::bucket::content::{Content, Opened};
+use crate::bucket::{BucketError, PutTag, Revision};
 use crate::key::BucketKey;
 use crate::process_dir::ProcessDir;
 
@@ -30,17 +33,18 @@ impl DirBucket {
         &self,
         key: &BucketKey,
         content: &Content,
-    ) -> Result<(), BucketError> {
+    ) -> Result<PutTag, BucketError> {
         match content {
             Content::Bytes(bytes) if bytes.len() as u64 <= SMALL => {
-                if self.put_small(key, bytes)? {
-                    return Ok(());
+                if let Some(tag) = self.put_small(key, bytes)? {
+                    return Ok(tag);
                 }
             }
             Content::Bytes(_) => {}
             Content::File { file, .. } => {
+                let open = file.open().map_err(|error| self.unreadable(key, error))?;
                 let renamed = self.in_root("writing", key, |root| {
-                    match rename_in(root, file.as_fd(), file.name(), key) {
+                    match rename_in(root, file.as_fd(), file.name(), key, Over::Anything) {
                         Err(Errno::XDEV) => Ok(None),
                         renamed => renamed.map(|()| Some(root.clone())),
                     }
@@ -48,36 +52,98 @@ impl DirBucket {
                 if let Some(root) = renamed {
                     file.was_moved();
                     let device = file.device().unwrap_or(root.id.device);
-                    return self.has_put(&root, key, device);
+                    self.has_put(&root, key, device)?;
+                    return self.tag(key, &open);
                 }
             }
         }
-        let source = content.open().map_err(|error| {
-            let text = format!("the file that is to be put can't be read: {error}");
-            BucketError::unavailable(self, "writing", key, DirError::because(text, error))
-        })?;
+        let source = content.open().map_err(|error| self.unreadable(key, error))?;
         self.put_copy(Copying { key: key.clone(), source, size: content.size() }).await
     }
 
-    /// Creates a file beside the objects and renames it. False when that takes more than those two
+    fn unreadable(&self, key: &BucketKey, error: io::Error) -> BucketError {
+        let text = format!("the file that is to be put can't be read: {error}");
+        BucketError::unavailable(self, "writing", key, DirError::because(text, error))
+    }
+
+    /// The tag of an object that was put: renaming a file changes it.
+    fn tag(&self, key: &BucketKey, file: &File) -> Result<PutTag, BucketError> {
+        let stat = fstat(file).map_err(|error| self.unavailable("writing", key, error))?;
+        Ok(version(&stat).tag)
+    }
+
+    /// Puts an object if there is none, or if the one there is `replaced`.
+    pub(super) fn put_bytes_if(
+        &self,
+        key: &BucketKey,
+        bytes: &[u8],
+        replaced: Option<&Revision>,
+    ) -> Result<bool, BucketError> {
+        let failed = |error: io::Error| self.copy_failed(key, bytes.len() as u64, error);
+        let over = if replaced.is_some() { Over::Anything } else { Over::Nothing };
+        let mut elsewhere = false;
+        loop {
+            let tmp = match elsewhere {
+                false => self.in_root("writing", key, |root| Ok(root.tmp()))?,
+                true => {
+                    let parent = self.in_root("writing", key, |root| open_parent(root, key))?;
+                    let path = self.0.path.join(key.parent().unwrap_or_default());
+                    root::claim(&parent, &path).map(Arc::new)
+                }
+            };
+            let made = Made::create(&tmp.map_err(failed)?).map_err(|error| failed(error.into()))?;
+            let made = made.ok_or_else(|| failed(Errno::NOENT.into()))?;
+            (&made.file).write_all(bytes).map_err(failed)?;
+            let put = self.in_root("writing", key, |root| {
+                if let Some(replaced) = replaced {
+                    let there = match statat(root, key.as_str(), AtFlags::empty()) {
+                        Ok(stat) => Some(version(&stat).tag),
+                        Err(Errno::NOENT) => None,
+                        Err(error) => return Err(error),
+                    };
+                    if there != replaced.tag {
+                        return Ok(Put::Unmet);
+                    }
+                }
+                match rename_in(root, made.tmp.dir(), &made.name, key, over) {
+                    Ok(()) => Ok(Put::Done(root.clone())),
+                    Err(Errno::EXIST) if over == Over::Nothing => Ok(Put::Unmet),
+                    Err(Errno::XDEV) if !elsewhere => Ok(Put::Elsewhere),
+                    Err(error) => Err(error),
+                }
+            })?;
+            match put {
+                Put::Done(root) => {
+                    let device = fstat(&made.file).map_or(root.id.device, |stat| stat.st_dev);
+                    made.was_renamed();
+                    return self.has_put(&root, key, device).map(|()| true);
+                }
+                Put::Unmet => return Ok(false),
+                Put::Elsewhere => elsewhere = true,
+            }
+        }
+    }
+
+    /// Creates a file beside the objects and renames it. None when that takes more than those two
     /// calls: the directory for such files is not there, or the key is on another file system.
-    fn put_small(&self, key: &BucketKey, bytes: &[u8]) -> Result<bool, BucketError> {
+    fn put_small(&self, key: &BucketKey, bytes: &[u8]) -> Result<Option<PutTag>, BucketError> {
         let put = self.in_root("writing", key, |root| {
             let Some(tmp) = root.last_tmp() else { return Ok(None) };
             let Some(made) = Made::create(&tmp)? else { return Ok(None) };
             if let Err(error) = (&made.file).write_all(bytes) {
                 return Ok(Some(Err(error)));
             }
-            match rename_in(root, tmp.dir(), &made.name, key) {
+            match rename_in(root, tmp.dir(), &made.name, key, Over::Anything) {
                 Err(Errno::XDEV) => return Ok(None),
                 renamed => renamed?,
             }
+            let tag = version(&fstat(&made.file)?).tag;
             made.was_renamed();
-            Ok(Some(Ok(root.clone())))
+            Ok(Some(Ok((root.clone(), tag))))
         })?;
         match put {
-            None => Ok(false),
-            Some(Ok(root)) => self.has_put(&root, key, root.id.device).map(|()| true),
+            None => Ok(None),
+            Some(Ok((root, tag))) => self.has_put(&root, key, root.id.device).map(|()| Some(tag)),
             Some(Err(error)) => Err(self.copy_failed(key, bytes.len() as u64, error)),
         }
     }
@@ -123,7 +189,7 @@ impl DirBucket {
     }
 
     /// Copies a content, and renames the copy.
-    pub(super) async fn put_copy(&self, mut copying: Copying) -> Result<(), BucketError> {
+    pub(super) async fn put_copy(&self, mut copying: Copying) -> Result<PutTag, BucketError> {
         let key = copying.key.clone();
         let mut elsewhere = false;
         loop {
@@ -143,15 +209,16 @@ impl DirBucket {
             // become visible later.
             let Copied { made, device } = copied;
             let put = self.in_root("writing", &key, |root| {
-                match rename_in(root, made.tmp.dir(), &made.name, &key) {
+                match rename_in(root, made.tmp.dir(), &made.name, &key, Over::Anything) {
                     Err(Errno::XDEV) if !elsewhere => Ok(None),
                     renamed => renamed.map(|()| Some(root.clone())),
                 }
             })?;
             match put {
                 Some(root) => {
+                    let tag = self.tag(&key, &made.file)?;
                     made.was_renamed();
-                    return self.has_put(&root, &key, device);
+                    return self.has_put(&root, &key, device).map(|()| tag);
                 }
                 None => elsewhere = true,
             }
@@ -215,10 +282,54 @@ fn copy_all(from: &Arc<File>, to: &File, size: u64) -> io::Result<u64> {
     copy(&mut from, &mut to, size)
 }
 
+/// What a file may replace that is renamed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Over {
+    Anything,
+    Nothing,
+}
+
+/// What came of a conditional put.
+enum Put {
+    Done(Arc<Root>),
+    /// The condition is not met.
+    Unmet,
+    /// The key is on another file system.
+    Elsewhere,
+}
+
+/// Gives a file its name only if there is no object of that name.
+fn rename_new(
+    from: BorrowedFd<'_>,
+    name: &OsStr,
+    root: &Root,
+    key: &BucketKey,
+) -> Result<(), Errno> {
+    match renameat_with(from, name, root, key.as_str(), RenameFlags::NOREPLACE) {
+        // Not every file system has this call. A link does not replace a file either.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            linkat(from, name, root, key.as_str(), AtFlags::empty())?;
+            // A name that stays goes with the directory of the process.
+            let _ = unlinkat(from, name, AtFlags::empty());
+            Ok(())
+        }
+        renamed => renamed,
+    }
+}
+
 /// Renames into place, with the directories on the way made only when they are missing.
-fn rename_in(root: &Root, from: impl AsFd, name: &str, key: &BucketKey) -> Result<(), Errno> {
+fn rename_in(
+    root: &Root,
+    from: impl AsFd,
+    name: &str,
+    key: &BucketKey,
+    over: Over,
+) -> Result<(), Errno> {
     let name = OsStr::new(name);
-    let rename = || renameat(from.as_fd(), name, root, key.as_str());
+    let rename = || match over {
+        Over::Anything => renameat(from.as_fd(), name, root, key.as_str()),
+        Over::Nothing => rename_new(from.as_fd(), name, root, key),
+    };
     let mut renamed = rename();
     for _ in 0..MAKES {
         if renamed != Err(Errno::NOENT) || key.parent().is_none() {

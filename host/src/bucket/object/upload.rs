@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::super::content;
 use super::super::encoding::Gzip;
 use super::super::service_error::{self, FailureKind};
-use super::{BucketError, ObjectBucket};
+use super::{BucketError, ObjectBucket, PutTag};
 use crate::blocking::blocking;
 use crate::key::BucketKey;
 
@@ -50,7 +50,7 @@ impl ObjectBucket {
         content: content::Opened,
         size: u64,
         attributes: Attributes,
-    ) -> Result<(), BucketError> {
+    ) -> Result<PutTag, BucketError> {
         let path = self.path(key)?;
         let failed = |error| self.failed("writing", key, error);
         let unavailable = |error| BucketError::unavailable(self, "writing", key, error);
@@ -75,9 +75,9 @@ impl ObjectBucket {
             done.map_err(failed)?;
         }
         drop(under_way);
-        upload.get()?.complete().await.map_err(failed)?;
+        let put = upload.get()?.complete().await.map_err(failed)?;
         upload.started = None;
-        Ok(())
+        Ok(put.e_tag.unwrap_or_default())
     }
 
     /// Uploads one part and aborts the upload.

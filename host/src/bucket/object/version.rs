@@ -37,6 +37,14 @@ impl<'a> Tag<'a> {
     }
 }
 
+/// The tag as the store gave it.
+pub(in crate::bucket) fn stored_tag(version: &Version) -> &str {
+    match Tag::of(version) {
+        Tag::Entity(tag) | Tag::Time(tag) => tag,
+        Tag::None => "",
+    }
+}
+
 /// False for a version that was fetched under the other setting of `--stored-encoding`, or by a
 /// host without this setting: the same entity tag may stand for other bytes then.
 pub(super) fn is_ours(version: &Version, encoding: StoredEncoding) -> bool {

@@ -6,6 +6,7 @@ use std::io::{Read, Seek, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::TryStreamExt;
 use object_store::azure::{AzureAccessKey, AzureAuthorizer, AzureCredential};
 use object_store::client::{HttpConnector, HttpRequest, HttpRequestBody, ReqwestConnector};
@@ -18,6 +19,7 @@ use crate::bucket::address::{Service, ServiceAddress};
 use crate::bucket::object::{ObjectBucket, Stores};
 use crate::bucket::transport::Patience;
 use crate::bucket::{Access, Bucket, BucketError, Content, DirBucket, Opened, Version, cloud};
+use crate::digest::Digest;
 use crate::environment::Environment;
 use crate::key::{BucketKey, Prefix};
 use crate::spill::SpillDir;
@@ -215,6 +217,8 @@ macro_rules! suite {
                 trying_says_what_can_be_done_and_leaves_nothing
                 what_can_be_put_is_accepted
                 what_was_put_can_be_made_durable
+                an_object_is_added_once_and_replaced_only_by_who_saw_it
+                a_digest_and_a_tag_are_those_of_what_was_put
             );
         })*
     };
@@ -232,6 +236,45 @@ suite! {
     of_s3: s3().await;
     of_google: google().await;
     of_azure: azure().await;
+}
+
+async fn an_object_is_added_once_and_replaced_only_by_who_saw_it(subject: Subject) {
+    let (bucket, name) = (&*subject.bucket, key("some/new/name"));
+    let text = Bytes::from_static;
+    let error = bucket.read(&name, 10).await.unwrap_err();
+    assert!(matches!(error, BucketError::NotFound { .. }), "{error}");
+    assert!(bucket.put_if(&name, text(b"first"), None).await.unwrap());
+    assert!(!bucket.put_if(&name, text(b"second"), None).await.unwrap());
+    let (got, seen) = bucket.read(&name, 10).await.unwrap();
+    assert_eq!(got, "first");
+    assert!(bucket.put_if(&name, text(b"third"), Some(&seen)).await.unwrap());
+    assert!(!bucket.put_if(&name, text(b"fourth"), Some(&seen)).await.unwrap());
+    assert_eq!(bucket.read(&name, 10).await.unwrap().0, "third");
+    let error = bucket.read(&name, 4).await.unwrap_err();
+    assert!(matches!(error, BucketError::Invalid { .. }), "{error}");
+    assert!(!bucket.put_if(&key("not/there"), text(b"fifth"), Some(&seen)).await.unwrap());
+    assert_eq!(subject.list("").await, [("some/new/name".to_owned(), 5)]);
+    // Of many at once, one is first.
+    let puts = (0..8).map(|n| {
+        let (bucket, name) = (subject.bucket.clone(), key("raced"));
+        tokio::spawn(async move { bucket.put_if(&name, format!("{n}").into(), None).await })
+    });
+    let puts: Vec<_> = futures_util::future::join_all(puts).await;
+    let first = puts.iter().filter(|put| matches!(put, Ok(Ok(true)))).count();
+    assert_eq!(first, 1, "{puts:?}");
+}
+
+async fn a_digest_and_a_tag_are_those_of_what_was_put(subject: Subject) {
+    for size in [0, 100, 2 * SMALL as usize, 17 << 20] {
+        let (name, bytes) = (key(&format!("base/{size}")), bytes(size));
+        let digest = Digest::of(&bytes);
+        let content = Content::from(bytes);
+        let tag = subject.bucket.put(&name, &content, &key("file")).await.unwrap();
+        assert_eq!(subject.bucket.head(&name).await.unwrap().stored_tag(), tag, "{size}");
+        assert_eq!(subject.bucket.digest(&name).await.unwrap(), (digest, size as u64));
+    }
+    let error = subject.bucket.digest(&key("not/there")).await.unwrap_err();
+    assert!(matches!(error, BucketError::NotFound { .. }), "{error}");
 }
 
 async fn what_is_put_is_got_and_listed_at_any_size(subject: Subject) {

@@ -65,8 +65,8 @@ impl Transfer {
         let access = settings.queue_access()?;
         let (from, to) = self.urls(&access).await?;
         let display = TransferDisplay::new(&console, "messages", "copied");
-        let target = BulkSend::new(to.clone(), access, false, None, display.clone());
-        let sent = match display.follow(copy(&from, target)).await {
+        let target = BulkSend::new(to.clone(), access.clone(), false, None, display.clone());
+        let sent = match display.follow(copy(&from, &access, target)).await {
             Ok(sent) => sent,
             Err(error) => {
                 let advice = Advice::failed(error.to_string());

@@ -18,6 +18,8 @@ use super::super::output;
 pub(crate) struct Summary {
     stopped: &'static str,
     done: u64,
+    /// Of these, tasks that were done before, as their receipts say.
+    done_before: u64,
     failed: u64,
     retried: u64,
     returned: u64,
@@ -62,6 +64,7 @@ impl Summary {
                 Stopped::Killed => "killed",
             },
             done,
+            done_before: stats.done_before.load(Relaxed),
             failed,
             retried: stats.retried.load(Relaxed),
             returned: stats.returned.load(Relaxed),
@@ -99,7 +102,11 @@ impl Summary {
         let mut row = |name: &str, value: String| {
             rows.push(vec![String::new(), name.to_owned(), value]);
         };
-        let mut tasks = vec![format!("{} done", HumanCount(self.done))];
+        let done = HumanCount(self.done);
+        let mut tasks = vec![match self.done_before {
+            0 => format!("{done} done"),
+            n => format!("{done} done, {} of them before", HumanCount(n)),
+        }];
         for (n, words) in [
             (self.failed, "rejected"),
             (self.retried, "failed and retried"),

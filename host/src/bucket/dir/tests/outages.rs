@@ -58,7 +58,7 @@ fn outage<T: fmt::Debug>(result: Result<T, BucketError>) -> (String, Option<Errn
 }
 
 async fn put(f: &Fixture, text: &str) -> Result<(), BucketError> {
-    f.bucket.put(&key(text), &"new".into(), &key("file")).await
+    f.bucket.put(&key(text), &"new".into(), &key("file")).await.map(drop)
 }
 
 /// Everything that a bucket is asked fails like this.

@@ -1,0 +1,91 @@
+//! Tasks that options describe: one task, or a task for each object of a listing.
+
+use task_host::key::Prefix;
+use task_host::message::{self, DecodeError, Draft};
+use task_host::transfer::objects::{Pattern, TaskTemplate};
+
+use super::exit_code::Advice;
+
+/// Options that describe tasks.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Described {
+    /// Name of the task and of its component
+    #[arg(long, help_heading = "Tasks from flags")]
+    pub(crate) name: Option<String>,
+    /// Prefix of the keys of inputs and outputs in the bucket
+    #[arg(long, value_name = "PREFIX", requires = "name", help_heading = "Tasks from flags")]
+    base_directory: Option<String>,
+    /// Key of an input, relative to the base directory; repeat it for more inputs
+    #[arg(
+        long = "input",
+        value_name = "KEY",
+        requires = "name",
+        help_heading = "Tasks from flags"
+    )]
+    inputs: Vec<String>,
+    /// Parameters for the component
+    #[arg(long, value_name = "JSON", requires = "name", help_heading = "Tasks from flags")]
+    payload: Option<String>,
+    /// Id of the task; with --each, the id of the first task [default: none; with --each, 0]
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "name",
+        allow_negative_numbers = true,
+        help_heading = "Tasks from flags"
+    )]
+    id: Option<i64>,
+    /// Create a task for each object in the bucket that matches
+    #[arg(long, value_name = "PATTERN", requires = "name", help_heading = "Tasks from flags")]
+    each: Option<String>,
+}
+
+impl Described {
+    /// The message of the one task that the options describe, if they do.
+    pub(crate) fn task(&self) -> anyhow::Result<Option<String>> {
+        let Some(name) = &self.name else { return Ok(None) };
+        if let Some(payload) = &self.payload {
+            message::check_payload(payload).map_err(draft_error)?;
+        }
+        let Some(base_directory) = &self.base_directory else {
+            return Err(Advice::usage("--base-directory is missing")
+                .hint("it is the prefix in the bucket that inputs and outputs are relative to")
+                .into());
+        };
+        let inputs: Vec<&str> = self.inputs.iter().map(String::as_str).collect();
+        let payload = self.payload.as_deref();
+        let draft = Draft { id: self.id, name, base_directory, inputs: &inputs, payload };
+        Ok(Some(message::encode(&draft).map_err(draft_error)?))
+    }
+
+    /// The objects to create tasks for, if the options say so.
+    pub(crate) fn pattern(&self) -> anyhow::Result<Option<Pattern>> {
+        let pattern = self.each.as_deref().map(Pattern::new).transpose();
+        Ok(pattern.map_err(|error| Advice::usage(format!("--each: {error}")))?)
+    }
+
+    /// What the tasks for these objects have in common.
+    pub(crate) fn template(&self) -> anyhow::Result<TaskTemplate> {
+        let base = |base: &String| {
+            Prefix::new(base.trim_end_matches('/'))
+                .map_err(|e| Advice::usage(format!("--base-directory: {base:?} {e}")))
+        };
+        Ok(TaskTemplate {
+            name: self.name.clone().unwrap_or_default(),
+            base_directory: self.base_directory.as_ref().map(base).transpose()?,
+            more_inputs: self.inputs.clone(),
+            payload: self.payload.clone(),
+            first_id: self.id.unwrap_or(0),
+        })
+    }
+}
+
+/// Options that can't become a task.
+pub(crate) fn draft_error(error: DecodeError) -> Advice {
+    if error.at == message::PAYLOAD {
+        Advice::usage(format!("--payload {}", error.problem))
+            .hint("a text needs its quotes: --payload '\"text\"'")
+    } else {
+        Advice::usage(error.to_string())
+    }
+}

@@ -1,0 +1,24 @@
+//! `host receipts`: checks finished tasks, and finds out what produced an output.
+
+mod show;
+mod verify;
+
+/// Commands of `host receipts`.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Receipts {
+    /// Check that tasks have receipts and that their outputs are unchanged
+    #[command(after_help = verify::HELP)]
+    Verify(verify::Verify),
+    /// Show the receipt of the task that left an output
+    #[command(after_help = show::HELP)]
+    Show(show::Show),
+}
+
+impl Receipts {
+    pub(crate) fn run(self) -> anyhow::Result<super::exit_code::Exit> {
+        match self {
+            Self::Verify(command) => command.run(),
+            Self::Show(command) => command.run(),
+        }
+    }
+}

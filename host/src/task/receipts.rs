@@ -1,0 +1,269 @@
+//! The receipt of a task: read before the task starts and before its outputs are published, and
+//! left when they are.
+//!
+//! Of two attempts, the first to leave a receipt wins. The other publishes nothing once it sees the
+//! receipt. A host that can't read or write a receipt waits with the result, as it does with a
+//! report.
+
+use std::io::{self, Seek};
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::{Attempt, not_found};
+use crate::blocking::{SMALL, blocking};
+use crate::bucket::{BucketError, Revision, Version};
+use crate::cache::CacheError;
+use crate::digest::Digest;
+use crate::failure::Failure;
+use crate::key::{BucketKey, Prefix};
+use crate::lease::Lease;
+use crate::message::Task;
+use crate::prefetch::PrefetchError;
+use crate::publish::{self, Published, PutOutput};
+use crate::receipt::{self, Draft, Found, ReadInput, Receipt, Receipts, Unusable};
+use crate::sandbox::{Input, InputContent, RunError};
+use crate::services::Services;
+
+/// Where the receipt of a task belongs.
+pub(super) struct ReceiptPlace {
+    receipts: Receipts,
+    /// The digest of the task's content.
+    content: Digest,
+    /// What was there and does not count: a receipt of something that has changed since, or
+    /// something that is no receipt.
+    replaces: Option<Revision>,
+}
+
+/// What a task reads, for its receipt.
+pub(super) struct Inputs(Vec<(BucketKey, InputContent, Version)>);
+
+impl Inputs {
+    pub(super) fn new(inputs: &[Input], versions: Vec<Version>) -> Self {
+        let each = inputs.iter().zip(versions);
+        Self(each.map(|(one, version)| (one.path.clone(), one.content.clone(), version)).collect())
+    }
+
+    /// The digests of what the task read.
+    pub(super) async fn facts(self, base: &Prefix) -> Result<Vec<ReadInput>, Failure> {
+        let mut facts = Vec::with_capacity(self.0.len());
+        for (path, content, Version { tag: version, .. }) in self.0 {
+            let (sha256, size) = match content {
+                InputContent::Bytes(bytes) => (Digest::of(&bytes), bytes.len() as u64),
+                InputContent::File { source, size } => match source.digest() {
+                    Some(digest) => (digest, size),
+                    None => {
+                        let read = move || {
+                            let file = source.open()?;
+                            (&*file).rewind()?;
+                            let digest = Digest::of_reader(&*file)?;
+                            source.closes(&file);
+                            Ok::<_, io::Error>(digest)
+                        };
+                        let read = if size <= SMALL { read() } else { blocking(read).await };
+                        read.map_err(|error| RunError::Host(format!("input {path}: {error}")))?
+                    }
+                },
+            };
+            facts.push(ReadInput { key: base.join(&path), sha256, size, version });
+        }
+        facts.sort_by(|one, other| one.key.cmp(&other.key));
+        Ok(facts)
+    }
+}
+
+impl Attempt {
+    /// What the task published, if its receipt says that it is done.
+    pub(super) async fn done_before(
+        &mut self,
+        services: &Services,
+        task: &Task,
+    ) -> Result<Option<Published>, Failure> {
+        let Some(receipts) = services.receipts.clone() else { return Ok(None) };
+        let content = receipt::content(task);
+        let place = ReceiptPlace { receipts, content, replaces: None };
+        let place = self.receipt.insert(place);
+        let found = match place.receipts.find(&content).await {
+            Ok(found) => found,
+            Err(error) => {
+                services.outages.begins(&services.reading_receipts(), &error);
+                return Err(Failure::Outage(error.to_string()));
+            }
+        };
+        services.outages.ends(&services.reading_receipts());
+        match found {
+            Found::Nothing => Ok(None),
+            Found::Unusable { why, revision } => {
+                let key = receipt::key(&content);
+                match why {
+                    Unusable::Withdrawn => tracing::debug!("the receipt {key} {why}"),
+                    _ => tracing::warn!("the receipt {key} {why}; the task runs and replaces it"),
+                }
+                place.replaces = Some(revision);
+                Ok(None)
+            }
+            Found::Receipt { receipt, revision, .. } => {
+                if services.config.data.skip_unchanged
+                    && !is_unchanged(services, task, &receipt).await?
+                {
+                    place.replaces = Some(revision);
+                    return Ok(None);
+                }
+                self.component = Some(receipt.component);
+                Ok(Some(receipt.published()))
+            }
+        }
+    }
+
+    /// What another attempt has published since this one started, if its receipt is there.
+    pub(super) async fn done_meanwhile(
+        &mut self,
+        services: &Services,
+        lease: &Lease,
+    ) -> Result<Option<Published>, Failure> {
+        let Some(place) = &mut self.receipt else { return Ok(None) };
+        match place.find(services, lease).await? {
+            Found::Receipt { revision, .. } if Some(&revision) == place.replaces.as_ref() => {
+                Ok(None)
+            }
+            Found::Receipt { receipt, .. } => {
+                tracing::info!("another attempt has finished the task; this one publishes nothing");
+                services.stats.done_before.fetch_add(1, Relaxed);
+                Ok(Some(receipt.published()))
+            }
+            Found::Unusable { revision, .. } => {
+                place.replaces = Some(revision);
+                Ok(None)
+            }
+            Found::Nothing => {
+                place.replaces = None;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Leaves a receipt for published outputs. Returns what the receipt of another attempt says, if
+    /// that was first.
+    pub(super) async fn leave_receipt(
+        &mut self,
+        services: &Services,
+        lease: &Lease,
+        published: Published,
+        inputs: &[ReadInput],
+        outputs: &[PutOutput],
+    ) -> Result<Published, Failure> {
+        let (Some(place), Some(component)) = (&mut self.receipt, self.component) else {
+            return Ok(published);
+        };
+        let bytes = Draft {
+            content: place.content,
+            message: &lease.message().body,
+            attempt: lease.attempt(),
+            component,
+            inputs,
+            outputs,
+            steps: &self.steps,
+            memory: self.memory,
+        }
+        .to_bytes();
+        loop {
+            let ReceiptPlace { receipts, content, replaces } = &*place;
+            let add = || receipts.add(content, bytes.clone(), replaces.as_ref());
+            if insist(services, lease, &services.writing_receipts(), add).await? {
+                break;
+            }
+            match place.find(services, lease).await? {
+                // The answer to an earlier request got lost.
+                Found::Receipt { bytes: there, .. } if there == bytes => break,
+                Found::Receipt { receipt, .. } => {
+                    if let Some(key) = receipt.first_difference(outputs) {
+                        tracing::error!(
+                            "another attempt has finished the task while this one published, and \
+                             the output {key} is not the same; `host receipts verify` finds tasks \
+                             whose outputs do not match their receipt"
+                        );
+                    }
+                    services.stats.done_before.fetch_add(1, Relaxed);
+                    return Ok(receipt.published());
+                }
+                Found::Unusable { revision, .. } => place.replaces = Some(revision),
+                Found::Nothing => place.replaces = None,
+            }
+        }
+        if services.config.data.durable {
+            publish::sync(&*services.bucket).await?;
+        }
+        Ok(published)
+    }
+}
+
+impl ReceiptPlace {
+    /// What is there now.
+    async fn find(&self, services: &Services, lease: &Lease) -> Result<Found, Failure> {
+        let find = || self.receipts.find(&self.content);
+        insist(services, lease, &services.reading_receipts(), find).await
+    }
+}
+
+/// Repeats an operation of a task that has a result until it works, as long as the lease lasts.
+async fn insist<T, F: Future<Output = Result<T, BucketError>>>(
+    services: &Services,
+    lease: &Lease,
+    name: &(dyn std::fmt::Display + Sync),
+    operation: impl Fn() -> F,
+) -> Result<T, Failure> {
+    loop {
+        if !lease.is_ours() {
+            return Err(Failure::LeaseLost);
+        }
+        let error = match operation().await {
+            Ok(done) => {
+                services.outages.ends(name);
+                return Ok(done);
+            }
+            Err(error) => error,
+        };
+        let wait = services.outages.begins(name, &error);
+        if !services.wait_with(lease, wait).await {
+            return Err(match lease.is_ours() {
+                true => RunError::Cancelled.into(),
+                false => Failure::LeaseLost,
+            });
+        }
+    }
+}
+
+/// Whether component and inputs of a task are those of its receipt. An input with another version
+/// and the same bytes is the same.
+async fn is_unchanged(
+    services: &Services,
+    task: &Task,
+    receipt: &Receipt,
+) -> Result<bool, Failure> {
+    let component = services.catalog.digest(&task.name).await;
+    if component.map_err(|error| not_found(services, error))? != receipt.component {
+        return Ok(false);
+    }
+    let (cache, bucket) = (&services.inputs.cache, &services.inputs.bucket);
+    let freshness = services.inputs.freshness;
+    for input in &task.inputs {
+        let key = task.base_directory.join(input);
+        let failed = |error: CacheError| PrefetchError::from_cache(input, &key, error);
+        // The receipt has them in the order of their keys.
+        let found = receipt.inputs.binary_search_by(|read| read.key.cmp(&key));
+        let Some(read) = found.ok().and_then(|n| receipt.inputs.get(n)) else { return Ok(false) };
+        let version = cache.version(&**bucket, &key, freshness).await.map_err(failed)?;
+        if version.tag == read.version {
+            continue;
+        }
+        let digest = match bucket.is_local() {
+            true => bucket.digest(&key).await.map_err(|error| failed(error.into()))?.0,
+            false => {
+                let blob = cache.fetch_version(&**bucket, &key, version).await;
+                blob.map_err(failed)?.digest
+            }
+        };
+        if digest != read.sha256 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

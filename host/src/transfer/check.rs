@@ -1,0 +1,162 @@
+//! Which tasks are done: those with a receipt, and with outputs that match it.
+
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+
+use crate::bucket::BucketError;
+use crate::message;
+use crate::publish::PutOutput;
+use crate::queue::QueueError;
+use crate::receipt::{self, Found, Receipt, Receipts};
+
+/// Tasks that are looked at together: in a directory, and in a service.
+const AT_ONCE: usize = 2;
+const AT_ONCE_REMOTE: usize = 64;
+
+/// How much of a task is compared with its receipt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// Nothing: a task with a receipt is done.
+    Receipt,
+    /// Sizes and versions of the outputs.
+    Versions,
+    /// The digests of the outputs, which are read.
+    Digests,
+}
+
+/// Why a task is not done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Undone {
+    /// It has no receipt, or an output is not there.
+    #[error("{0}")]
+    Missing(String),
+    /// No output is the one of the receipt.
+    #[error("changed: output {0} does not match the receipt")]
+    Changed(String),
+    /// Some outputs are those of the receipt and others are not.
+    #[error("mixed: output {0} does not match the receipt, and others do")]
+    Mixed(String),
+}
+
+/// Is told each task that is not done, as its message, and why.
+pub type Told = dyn Fn(&Bytes, &Undone) + Send + Sync;
+
+/// Finds out which tasks are done.
+pub struct Checker {
+    receipts: Receipts,
+    depth: Depth,
+    /// Withdraw the receipts of tasks that are not done.
+    withdraws: bool,
+    told: Box<Told>,
+}
+
+/// How an output compares with its receipt.
+enum Compared {
+    Same,
+    Different,
+    Gone,
+}
+
+impl Checker {
+    /// Looks for receipts, and tells `told` which tasks are not done.
+    pub fn new(
+        receipts: Receipts,
+        depth: Depth,
+        told: impl Fn(&Bytes, &Undone) + Send + Sync + 'static,
+    ) -> Self {
+        Self { receipts, depth, withdraws: false, told: Box::new(told) }
+    }
+
+    /// Withdraws the receipts of tasks that are not done, so that hosts run them again.
+    #[must_use]
+    pub fn that_withdraws(self, withdraws: bool) -> Self {
+        Self { withdraws, ..self }
+    }
+
+    /// Whether each of these messages is a task that is not done.
+    ///
+    /// # Errors
+    /// When the bucket can't be read.
+    pub(super) async fn undone(&self, messages: &[Bytes]) -> Result<Vec<bool>, QueueError> {
+        let at_once = if self.receipts.bucket().is_local() { AT_ONCE } else { AT_ONCE_REMOTE };
+        let checks: Vec<_> = messages.iter().map(|message| self.check(message)).collect();
+        let found: Result<Vec<_>, _> = stream::iter(checks).buffered(at_once).try_collect().await;
+        let found = found.map_err(|error| QueueError::Unavailable {
+            queue: self.receipts.bucket().to_string(),
+            doing: "checking tasks".to_owned(),
+            source: Box::new(error),
+        })?;
+        for (message, undone) in messages.iter().zip(&found) {
+            if let Some(undone) = undone {
+                (self.told)(message, undone);
+            }
+        }
+        Ok(found.iter().map(Option::is_some).collect())
+    }
+
+    /// Why the task of a message is not done, if it is not.
+    async fn check(&self, message: &Bytes) -> Result<Option<Undone>, BucketError> {
+        let missing = |why: String| Ok(Some(Undone::Missing(why)));
+        let task = match message::decode(message) {
+            Ok(task) => task,
+            Err(error) => return missing(error.to_string()),
+        };
+        let content = receipt::content(&task);
+        match self.receipts.find(&content).await? {
+            Found::Nothing => missing("missing: has no receipt".to_owned()),
+            Found::Unusable { why, .. } => {
+                missing(format!("missing: the receipt {} {why}", receipt::key(&content)))
+            }
+            Found::Receipt { receipt, revision, .. } => {
+                let undone = self.compare_all(&receipt).await?;
+                if undone.is_some() && self.withdraws {
+                    // Another receipt in its place is newer than what was compared.
+                    self.receipts.withdraw(&content, &revision).await?;
+                }
+                Ok(undone)
+            }
+        }
+    }
+
+    async fn compare_all(&self, receipt: &Receipt) -> Result<Option<Undone>, BucketError> {
+        let (mut is_any_same, mut different) = (false, None);
+        for output in &receipt.outputs {
+            match self.compare(output).await? {
+                Compared::Same => is_any_same = true,
+                Compared::Different => drop(different.get_or_insert(&output.key)),
+                Compared::Gone => {
+                    let why = format!("missing: output {} is not there", output.key);
+                    return Ok(Some(Undone::Missing(why)));
+                }
+            }
+        }
+        Ok(different.map(|key| match is_any_same {
+            true => Undone::Mixed(key.to_string()),
+            false => Undone::Changed(key.to_string()),
+        }))
+    }
+
+    async fn compare(&self, output: &PutOutput) -> Result<Compared, BucketError> {
+        let bucket = self.receipts.bucket();
+        let is_same = match self.depth {
+            Depth::Receipt => Ok(true),
+            Depth::Versions => bucket.head(&output.key).await.map(|version| {
+                let is_same_size = !version.tells_size() || version.size == output.size;
+                let is_same_tag =
+                    output.version.is_empty() || version.stored_tag() == output.version;
+                is_same_size && is_same_tag
+            }),
+            Depth::Digests => {
+                let read = bucket.digest(&output.key).await;
+                read.map(|read| read == (output.sha256, output.size))
+            }
+        };
+        match is_same {
+            Ok(true) => Ok(Compared::Same),
+            // A directory, or something that does not decode.
+            Ok(false) | Err(BucketError::Invalid { .. }) => Ok(Compared::Different),
+            Err(BucketError::NotFound { .. }) => Ok(Compared::Gone),
+            Err(error) => Err(error),
+        }
+    }
+}
