@@ -2,9 +2,11 @@
 //! work goes on when the disk is well.
 
 use std::fs;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::json;
-use task_host_tests::{FaultyDisk, Place, SmallDisk, eventually, misbehaviour};
+use task_host_tests::{FaultyDisk, Place, SmallDisk, eventually, http, misbehaviour};
 
 const TASKS: usize = 12;
 /// Small enough to be filled at once, and large enough for everything that is kept.
@@ -16,8 +18,7 @@ const ON_DISK: [&str; 2] = ["--output-file-memory", "1KiB"];
 const WORK: &str = "home/.cache/task-host/work";
 
 /// A disk at a directory of a place that gets full while a host has work to do.
-fn waits_for_room(at: &str, words: &str, settings: &[&str]) {
-    let place = Place::new();
+fn waits_for_room(place: &Place, at: &str, words: &str, settings: &[&str]) {
     let disk = SmallDisk::mount(place.path().join(at), MIB);
     place.push("NO_OP");
     let tasks = place.innocent(TASKS);
@@ -35,17 +36,30 @@ fn waits_for_room(at: &str, words: &str, settings: &[&str]) {
 
 #[test]
 fn a_cache_that_is_full() {
-    waits_for_room(CACHE, CACHE, &[]);
+    // The inputs of a directory are read where they are. Those of a server go through the cache.
+    let data = Arc::new(OnceLock::<PathBuf>::new());
+    let files = data.clone();
+    let server = http::serve(move |request| {
+        let file = files.get().map(|bucket| bucket.join(request.path.trim_start_matches('/')));
+        match file.map(fs::read) {
+            Some(Ok(bytes)) => http::Answer::new(200, bytes),
+            _ => http::Answer::new(404, ""),
+        }
+    });
+    let place = Place::new();
+    data.set(place.path().join("bucket")).unwrap();
+    let inputs = format!("http://{server}/");
+    waits_for_room(&place, CACHE, CACHE, &["--input-bucket", &inputs]);
 }
 
 #[test]
 fn a_work_directory_that_is_full() {
-    waits_for_room(WORK, "No space left", &ON_DISK);
+    waits_for_room(&Place::new(), WORK, "No space left", &ON_DISK);
 }
 
 #[test]
 fn a_bucket_that_is_full() {
-    waits_for_room("bucket", "bucket", &[]);
+    waits_for_room(&Place::new(), "bucket", "bucket", &[]);
 }
 
 #[test]
