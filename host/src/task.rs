@@ -405,6 +405,7 @@ impl Attempt {
             }
             Err(job) => job,
         };
+        tracing::debug!("all slots are taken by longer tasks; this one waits for a slot");
         job.slot = None;
         lease.take_back().await.map_err(Failure::Start)?;
         let lost = lease.lost().clone();
