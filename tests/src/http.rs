@@ -1,7 +1,10 @@
 //! As much of HTTP as tests need: one request, and a server that answers from a function.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -79,6 +82,28 @@ pub fn serve(answer: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Soc
         }
     });
     address
+}
+
+/// A web server for the files below `dir`, with entity tags. Returns its URL.
+pub fn serve_files(dir: PathBuf) -> String {
+    let server = serve(move |request| {
+        let file = dir.join(request.path.trim_start_matches('/'));
+        let (Ok(bytes), Ok(meta)) = (fs::read(&file), fs::metadata(&file)) else {
+            return Answer::new(404, "");
+        };
+        let tag = format!("\"{}-{}-{}\"", meta.ino(), meta.mtime_nsec(), bytes.len());
+        let is_known = request.header("if-none-match") == Some(&*tag);
+        let mut answer = Answer::new(if is_known { 304 } else { 200 }, bytes);
+        if request.method == "HEAD" {
+            answer.headers.push(("content-length".to_owned(), answer.body.len().to_string()));
+        }
+        if is_known || request.method == "HEAD" {
+            answer.body.clear();
+        }
+        answer.headers.push(("etag".to_owned(), tag));
+        answer
+    });
+    format!("http://{server}/")
 }
 
 fn converse(stream: TcpStream, answer: &dyn Fn(&Request) -> Answer) -> std::io::Result<()> {

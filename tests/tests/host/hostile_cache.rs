@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::path::Path;
 
 use serde_json::Value;
-use task_host_tests::{Finished, Place, eventually};
+use task_host_tests::{Finished, Place, eventually, http};
 
 /// A user that nobody else is.
 const OTHER: u32 = 1_800_000_001;
@@ -137,7 +137,9 @@ fn a_blob_of_somebody_else_is_not_given_to_a_task() {
     }
     let place = Place::with(&["NO_OP"]);
     let tasks = place.innocent(1);
-    let host = place.watch(&[]);
+    // The inputs of a server go through the cache.
+    let inputs = http::serve_files(place.path().join("bucket"));
+    let host = place.watch(&["--input-bucket", &inputs]);
     place.submit(&tasks);
     place.innocent_are_done(1);
     fs::remove_file(place.path().join("bucket/data/0_output/0.dat")).unwrap();
@@ -167,7 +169,9 @@ fn a_directory_that_somebody_else_puts_into_the_place_of_the_cache_is_an_outage(
         return;
     }
     let place = Place::with(&["NO_OP"]);
-    let host = place.watch(&["--cache-dir", "./cache", "--retry-after", "10ms"]);
+    let inputs = http::serve_files(place.path().join("bucket"));
+    let settings = ["--cache-dir", "./cache", "--retry-after", "10ms", "--input-bucket", &inputs];
+    let host = place.watch(&settings);
     place.submit(&place.innocent(2));
     place.innocent_are_done(2);
     let cache = place.path().join("cache");

@@ -2,8 +2,6 @@
 //! work goes on when the disk is well.
 
 use std::fs;
-use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
 
 use serde_json::json;
 use task_host_tests::{FaultyDisk, Place, SmallDisk, eventually, http, misbehaviour};
@@ -37,18 +35,8 @@ fn waits_for_room(place: &Place, at: &str, words: &str, settings: &[&str]) {
 #[test]
 fn a_cache_that_is_full() {
     // The inputs of a directory are read where they are. Those of a server go through the cache.
-    let data = Arc::new(OnceLock::<PathBuf>::new());
-    let files = data.clone();
-    let server = http::serve(move |request| {
-        let file = files.get().map(|bucket| bucket.join(request.path.trim_start_matches('/')));
-        match file.map(fs::read) {
-            Some(Ok(bytes)) => http::Answer::new(200, bytes),
-            _ => http::Answer::new(404, ""),
-        }
-    });
     let place = Place::new();
-    data.set(place.path().join("bucket")).unwrap();
-    let inputs = format!("http://{server}/");
+    let inputs = http::serve_files(place.path().join("bucket"));
     waits_for_room(&place, CACHE, CACHE, &["--input-bucket", &inputs]);
 }
 
