@@ -19,8 +19,8 @@ use crate::shortage;
 
 /// One version of an object, to be read where it is.
 ///
-/// Whoever changes the file meanwhile is noticed by [`InPlace::check`]. Replacing it by a rename
-/// does not harm: the version that was opened stays what it was.
+/// [`InPlace::check`] notices a change to the file. Replacing the file by a rename is no change: the
+/// version that was opened stays what it was.
 #[derive(Debug)]
 pub struct InPlace {
     bucket: DirBucket,
