@@ -46,11 +46,24 @@ pub enum InPlaceError {
 /// True when an open file that looked like `before` has the same bytes now. Removing it, replacing
 /// it or linking to it only changes the number of its links and the time of that change.
 fn is_same(before: &Stat, now: &Stat) -> bool {
-    let content =
-        |stat: &Stat| (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
+    has_same_content(before, now)
+        && (is_same_change(before, now) || before.st_nlink != now.st_nlink)
+}
+
+/// True when a file that is opened again is the one that looked like `before`. Its inode is not
+/// compared: some file systems give a file another one each time it is opened.
+fn is_same_file(before: &Stat, now: &Stat) -> bool {
+    has_same_content(before, now) && is_same_change(before, now)
+}
+
+fn has_same_content(one: &Stat, other: &Stat) -> bool {
+    let content = |stat: &Stat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
+    content(one) == content(other)
+}
+
+fn is_same_change(one: &Stat, other: &Stat) -> bool {
     let changed = |stat: &Stat| (stat.st_ctime, stat.st_ctime_nsec);
-    content(before) == content(now)
-        && (changed(before) == changed(now) || before.st_nlink != now.st_nlink)
+    changed(one) == changed(other)
 }
 
 impl DirBucket {
@@ -135,7 +148,7 @@ impl InPlace {
             return Ok(file);
         }
         let error = match self.bucket.open_object(&self.key) {
-            Ok((file, stat)) if is_same(&self.seen, &stat) => {
+            Ok((file, stat)) if is_same_file(&self.seen, &stat) => {
                 return Ok(Arc::new(file));
             }
             Ok(_) => InPlaceError::Changed,
