@@ -61,6 +61,15 @@ impl Subject {
         if self.memory == Memory::OwnFailures { 0 } else { failed }
     }
 
+    /// Checks how many executions of a message died and that none failed, if the queue records
+    /// starts. What can't be recorded does no harm.
+    #[track_caller]
+    fn has_deaths(&self, message: &Message, deaths: u32) {
+        if self.memory == Memory::Starts {
+            assert_eq!((message.attempts, message.deaths), (0, deaths));
+        }
+    }
+
     /// Bodies must be text of at least one character, without control characters.
     pub(crate) fn texts_only(mut self) -> Subject {
         self.texts_only = true;
@@ -314,40 +323,29 @@ pub(crate) async fn a_started_execution_counts_even_if_its_host_crashes(q: Subje
 }
 
 pub(crate) async fn an_execution_that_had_not_begun_can_start_again(q: Subject) {
-    let check = |message: &Message, deaths: u32| {
-        if q.memory == Memory::Starts {
-            assert_eq!((message.attempts, message.deaths), (0, deaths));
-        }
-    };
     send(&q.ours, &["1"]).await;
     let first = lease_one(&q.ours, LONG).await;
     q.ours.start(&first.receipt).await.unwrap();
     q.ours.disown(&first.receipt).await.unwrap();
     q.ours.extend(&first.receipt, SHORT).await.unwrap();
     let second = lease_one(&q.theirs, LONG).await;
-    check(&second, 0);
+    q.has_deaths(&second, 0);
     q.theirs.start(&second.receipt).await.unwrap();
     q.theirs.disown(&second.receipt).await.unwrap();
     q.theirs.start(&second.receipt).await.unwrap();
     q.theirs.extend(&second.receipt, SHORT).await.unwrap();
     let third = lease_one(&q.ours, LONG).await;
-    check(&third, 1);
+    q.has_deaths(&third, 1);
     q.ours.ack(&third.receipt).await.unwrap();
 }
 
 pub(crate) async fn an_execution_that_was_disowned_is_not_a_death(q: Subject) {
-    // What can't be recorded does no harm.
-    let check = |message: &Message, deaths: u32| {
-        if q.memory == Memory::Starts {
-            assert_eq!((message.attempts, message.deaths), (0, deaths));
-        }
-    };
     send(&q.ours, &["1"]).await;
     let first = lease_one(&q.ours, LONG).await;
     q.ours.start(&first.receipt).await.unwrap();
     let first = q.ours.extend(&first.receipt, SHORT).await.unwrap();
     let second = lease_one(&q.theirs, LONG).await;
-    check(&second, 1);
+    q.has_deaths(&second, 1);
     // One may have started its own before the other says that its has ended.
     q.theirs.start(&second.receipt).await.unwrap();
     let extended = q.theirs.extend(&second.receipt, SHORT).await.unwrap();
@@ -355,12 +353,12 @@ pub(crate) async fn an_execution_that_was_disowned_is_not_a_death(q: Subject) {
         q.ours.disown(&first).await.unwrap();
     }
     let third = lease_one(&q.ours, LONG).await;
-    check(&third, 1);
+    q.has_deaths(&third, 1);
     q.ours.start(&third.receipt).await.unwrap();
     q.theirs.disown(&extended).await.unwrap();
     q.ours.release(&third.receipt, NONE, Release::Uncounted).await.unwrap();
     let fourth = lease_one(&q.theirs, LONG).await;
-    check(&fourth, 0);
+    q.has_deaths(&fourth, 0);
     // What is done has no record.
     q.theirs.ack(&fourth.receipt).await.unwrap();
     q.ours.disown(&first).await.unwrap();

@@ -85,8 +85,7 @@ impl DirBucket {
     }
 
     /// Reads an object that is small enough for memory: one version, which is returned, and never a
-    /// mix of two.
-    /// `found` is read first, and the object is opened again if it changed meanwhile.
+    /// mix of two. `found` is read first, and the object is opened again if it changed meanwhile.
     ///
     /// # Errors
     /// As [`Bucket::open`](crate::bucket::Bucket::open); also when it changes during each read.
