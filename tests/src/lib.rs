@@ -8,8 +8,6 @@
 mod built;
 mod cloud;
 pub mod components;
-pub mod faults;
-pub mod http;
 mod mount;
 mod place;
 mod process;
@@ -23,5 +21,6 @@ pub use mount::{FaultyDisk, SmallDisk};
 pub use place::{Place, files, misbehaviour, no_op};
 pub use process::{Finished, Running};
 pub use python::Script;
+pub use task_host_test_network::{faults, http};
 pub use wait::{eventually, within};
 pub use watched::Watched;
