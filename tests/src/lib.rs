@@ -12,7 +12,6 @@ mod mount;
 mod place;
 mod process;
 mod python;
-mod wait;
 mod watched;
 
 pub use built::{guest, host, python, target};
@@ -21,6 +20,7 @@ pub use mount::{FaultyDisk, SmallDisk};
 pub use place::{Place, files, misbehaviour, no_op};
 pub use process::{Finished, Running};
 pub use python::Script;
+pub use task_host_test_network::wait::{eventually, within};
 pub use task_host_test_network::{faults, http};
-pub use wait::{eventually, within};
+
 pub use watched::Watched;
