@@ -12,6 +12,8 @@ use super::unfilter::unfilter;
 const SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
 /// DEFLATE shrinks nothing further.
 const LARGEST_RATIO: usize = 1032;
+/// The bit of a chunk's name that a reader may ignore the chunk. In a letter, it means lower case.
+const ANCILLARY: u8 = 0x20;
 /// The bytes that compressed data may refer back to.
 const LOOK_BACK: usize = 32 << 10;
 /// The bytes after those. Few, so that they are still in the processor's cache for the next step.
@@ -36,8 +38,8 @@ pub(crate) fn read(file: &[u8]) -> Option<DynamicImage> {
             (b"IEND", _) => break,
             // A transparent colour would become another channel.
             (b"tRNS", _) => return None,
-            // A palette is only a suggestion here. Other chunks with a capital are essential.
-            (kind, _) if kind != b"PLTE" && kind[0].is_ascii_uppercase() => return None,
+            // A palette is only a suggestion here. Other chunks without this bit are essential.
+            (kind, _) if kind != b"PLTE" && kind[0] & ANCILLARY == 0 => return None,
             _ => {}
         }
     }
@@ -68,21 +70,22 @@ impl Inflater {
         Self { decompressor, window: vec![0; LOOK_BACK + NEW], filled: 0 }
     }
 
-    /// Fails if the data is not valid, or if `end` is set and a row is missing.
+    /// Fails if the data is not valid, or if `end` is set and a row or the end of the data is missing.
     fn read(&mut self, mut data: &[u8], end: bool, channels: usize, rows: &mut Rows) -> Option<()> {
-        while !rows.is_full() {
+        while !self.decompressor.is_done() {
             let (read, written) =
                 self.decompressor.read(data, &mut self.window, self.filled, end).ok()?;
             rows.push(&self.window[self.filled..self.filled + written], channels)?;
             data = &data[read..];
             self.filled += written;
             if self.filled < self.window.len() {
-                return if end && !rows.is_full() { None } else { Some(()) };
+                break;
             }
             self.window.copy_within(NEW.., 0);
             self.filled = LOOK_BACK;
         }
-        Some(())
+        let is_whole = self.decompressor.is_done() && rows.is_full();
+        (is_whole || !end).then_some(())
     }
 }
 
@@ -256,6 +259,14 @@ mod tests {
         commented.splice(end_chunk..end_chunk, *b"\0\0\0\x04tEXta\0bc????");
         assert_eq!(read(&commented), None);
         assert_eq!(image::load_from_memory(&commented).unwrap(), image);
+        // An unknown chunk that is essential need not have a letter at its start.
+        let mut unknown = file.clone();
+        let data = *b"\x87IDOx";
+        let chunk = [&[0, 0, 0, 1], &data[..], &crc32fast::hash(&data).to_be_bytes()].concat();
+        let after_header = 33;
+        unknown.splice(after_header..after_header, chunk);
+        assert_eq!(read(&unknown), None);
+        assert!(image::load_from_memory(&unknown).is_err());
         let mut jpeg = Cursor::new(Vec::new());
         image.to_rgb8().write_to(&mut jpeg, ImageFormat::Jpeg).unwrap();
         assert_eq!(read(&jpeg.into_inner()), None);
