@@ -9,6 +9,7 @@ mod chaos;
 mod command;
 mod demo;
 mod deny;
+mod fuzz;
 mod languages;
 mod package;
 mod project;
@@ -39,6 +40,8 @@ enum Chore {
     Bench(bench::Options),
     /// Run thousands of tasks while hosts are killed and stopped at random, and check each result
     Chaos(chaos::Options),
+    /// Search for inputs that break a promise of a parser
+    Fuzz(fuzz::Options),
     /// Build the documentation site in `target/book`
     Book,
     /// Check dependencies for known vulnerabilities (needs a network)
@@ -68,6 +71,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Chore::Test(options) => test::run(&project, &options),
         Chore::Bench(options) => bench::run(&project, &options),
         Chore::Chaos(options) => chaos::run(&project, &options),
+        Chore::Fuzz(options) => fuzz::run(&project, &options),
         Chore::Book => book::build(&project),
         Chore::Advisories => deny::advisories(&project),
         Chore::Setup => {
@@ -78,6 +82,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             setup::pubsub_server()?;
             setup::cargo_deny(&project)?;
             setup::mdbook(&project)?;
+            setup::cpp_compiler()?;
             languages::install(&project)?;
             Ok(())
         }

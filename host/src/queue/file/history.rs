@@ -44,7 +44,12 @@ impl History {
 
     /// The history of a message that was never leased.
     pub(super) fn of(name: &Name) -> History {
-        History { skipped: 0, text: name.line().into_bytes() }
+        History::of_text(name.line().into_bytes())
+    }
+
+    /// The history in the text of a whole movement file.
+    pub(super) fn of_text(text: Vec<u8>) -> History {
+        History { skipped: 0, text }
     }
 
     /// The length of the file in bytes, where the next line will begin.

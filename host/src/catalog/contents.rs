@@ -3,22 +3,25 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use task_host::sandbox::version_problem;
 use wasmparser::{
     ComponentTypeRef, Encoding, KnownCustom, Parser, Payload, Validator, WasmFeatures,
 };
 
+use crate::sandbox::version_problem;
+
 /// Imports, exports and producers of a file, with their names as in the file.
 #[derive(Debug, Default, Serialize)]
-pub(crate) struct Contents {
+pub struct Contents {
     /// `component` or `core module`.
-    pub(crate) kind: &'static str,
-    pub(crate) exports: Vec<String>,
-    pub(crate) imports: Vec<String>,
+    pub kind: &'static str,
+    /// The names of exports.
+    pub exports: Vec<String>,
+    /// The names of imports.
+    pub imports: Vec<String>,
     /// The languages that the file was written in, if its tools recorded them.
-    pub(crate) languages: Vec<String>,
+    pub languages: Vec<String>,
     /// The tools that made the file, with their versions, if they recorded them.
-    pub(crate) tools: Vec<String>,
+    pub tools: Vec<String>,
 }
 
 /// The functions that a task's component exports.
@@ -134,7 +137,7 @@ impl Contents {
     ///
     /// # Errors
     /// Says what the bytes are if they are not WebAssembly.
-    pub(crate) fn of(bytes: &[u8]) -> Result<Self, String> {
+    pub fn of(bytes: &[u8]) -> Result<Self, String> {
         if !bytes.starts_with(b"\0asm") {
             return Err(match std::str::from_utf8(bytes) {
                 _ if bytes.is_empty() => "is empty",
@@ -153,7 +156,7 @@ impl Contents {
     }
 
     /// Why the file can't be a task's component, as far as its names tell.
-    pub(crate) fn problem(&self) -> Option<String> {
+    pub fn problem(&self) -> Option<String> {
         if self.kind == "core module" {
             return Some(self.core_module());
         }
