@@ -13,7 +13,7 @@ use crate::memory::bounded;
 const LONGEST: usize = 200 * 8 + 40;
 
 /// wasmparser reserves memory for as many items as a section announces, which may be a million.
-const RESERVED: usize = 256 << 20;
+const RESERVED: usize = 384 << 20;
 
 pub(crate) fn check(input: &[u8]) {
     let contents = bounded(1024 * input.len() + RESERVED, || Contents::of(input));
