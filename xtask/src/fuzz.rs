@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -158,7 +159,8 @@ impl Fuzzer {
         };
         let failed: Vec<&str> = thread::scope(|scope| {
             let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
-            workers.into_iter().flat_map(|worker| worker.join().unwrap_or_default()).collect()
+            let joined = workers.into_iter().map(|worker| worker.join());
+            joined.flat_map(|failed| failed.unwrap_or_else(|panic| resume_unwind(panic))).collect()
         });
         ensure!(failed.is_empty(), "these targets broke a promise: {}", failed.join(", "));
         Ok(())
