@@ -7,6 +7,7 @@
 //!
 //! A separate process compiles each component, under limits: `catalog/compiler.rs` starts it, and
 //! `catalog/child.rs` runs in it. `catalog/compiled.rs` stores compiled code.
+//! `catalog/contents.rs` tells people what a component contains.
 //! `catalog/quarantine.rs` remembers components that can't be compiled, so that they are not
 //! compiled again. A failure of the host's own is [`CatalogError::Unavailable`], never
 //! [`CatalogError::NotAGuest`].
@@ -14,6 +15,9 @@
 mod child;
 mod compiled;
 mod compiler;
+mod contents;
+#[doc(hidden)]
+pub mod foreign;
 mod quarantine;
 
 use std::collections::HashMap;
@@ -41,6 +45,7 @@ use crate::words;
 pub use self::child::compile_for_parent;
 pub use self::compiled::check_compiled;
 pub use self::compiler::{CompileLimits, Compiler, HostError};
+pub use self::contents::Contents;
 pub use self::quarantine::{Quarantined, forget_quarantined, quarantined};
 
 /// How long the digest of a name is trusted after a lookup.

@@ -202,7 +202,8 @@ impl Receipt {
     pub fn published(&self) -> Published {
         Published {
             keys: self.outputs.iter().map(|output| output.key.clone()).collect(),
-            bytes: self.outputs.iter().map(|output| output.size).sum(),
+            // Anybody who can write to the bucket chose these numbers.
+            bytes: self.outputs.iter().fold(0, |sum, output| sum.saturating_add(output.size)),
         }
     }
 
@@ -296,6 +297,15 @@ mod tests {
             assert_eq!(receipt.published().bytes, 1);
             assert!(bytes.len() < 3000, "{}", bytes.len());
         }
+    }
+
+    #[test]
+    fn sizes_that_nobody_wrote_do_not_stop_a_host() {
+        let (content, bytes) = sample(TASK.as_bytes());
+        let mut receipt = Receipt::parse(&bytes, &content).unwrap();
+        receipt.outputs[0].size = u64::MAX;
+        receipt.outputs.push(receipt.outputs[0].clone());
+        assert_eq!(receipt.published().bytes, u64::MAX);
     }
 
     #[test]

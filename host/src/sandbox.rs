@@ -11,6 +11,8 @@
 mod confine;
 mod disk;
 mod files;
+#[doc(hidden)]
+pub mod foreign;
 mod imports;
 mod interface;
 mod limits;

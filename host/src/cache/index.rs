@@ -28,7 +28,7 @@ pub(super) struct Index {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Entry {
+pub(super) struct Entry {
     bucket: String,
     key: String,
     tag: String,
@@ -134,5 +134,10 @@ fn read(path: &Path, us: Us) -> Option<Entry> {
     }
     let mut entry = Vec::with_capacity(meta.len() as usize + 1);
     file.take(LARGEST).read_to_end(&mut entry).ok()?;
-    serde_json::from_slice(&entry).ok()
+    parse(&entry)
+}
+
+/// Parses the text of an entry.
+pub(super) fn parse(text: &[u8]) -> Option<Entry> {
+    serde_json::from_slice(text).ok()
 }
