@@ -139,6 +139,7 @@ impl Group for Components {
 pub(crate) struct Execution;
 impl Group for Execution {
     const SETTINGS: Option<&'static [&'static str]> = Some(&[
+        "deterministic",
         "memory",
         "timeout",
         "max-output",

@@ -158,6 +158,7 @@ impl Attempt {
             message: &lease.message().body,
             attempt: lease.attempt(),
             component,
+            mode: services.sandbox.mode(),
             inputs,
             outputs,
             steps: &self.steps,

@@ -41,7 +41,7 @@ fn guest_with(inputs: Vec<Input>, limits: &Limits) -> Guest {
     let spill = Arc::new(SpillDir::new(root.path()).unwrap());
     let (quota, log) = (Quota::new(limits), Sink::new(None));
     let disk = Disk::start(spill.clone()).unwrap();
-    let tree = Tree::new(inputs, limits, quota.clone(), disk, log.clone());
+    let tree = Tree::new(inputs, limits, quota.clone(), disk, log.clone(), None);
     Guest { tree, quota, log, spill, _root: root }
 }
 
