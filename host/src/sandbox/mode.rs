@@ -242,3 +242,75 @@ fn start(table: &mut ResourceTable, timer: Timer) -> wasmtime::Result<Resource<D
     let timer = table.push(timer)?;
     subscribe(table, timer)
 }
+
+#[cfg(test)]
+mod tests {
+    use wasmtime_wasi_io::bindings::wasi::io::poll::{Host, HostPollable};
+
+    use super::*;
+
+    /// Timers that end so many nanoseconds after the start.
+    fn timers(ends: &[u64]) -> (StepClock, ResourceTable, Vec<Resource<DynPollable>>) {
+        let (clock, mut table) = (StepClock::default(), ResourceTable::new());
+        let started = ends.iter().map(|at| start(&mut table, clock.timer(*at)).unwrap());
+        let started = started.collect();
+        (clock, table, started)
+    }
+
+    fn again(timers: &[Resource<DynPollable>]) -> Vec<Resource<DynPollable>> {
+        timers.iter().map(|timer| Resource::new_borrow(timer.rep())).collect()
+    }
+
+    const HOUR: u64 = 3_600_000_000_000;
+
+    #[tokio::test]
+    async fn the_earliest_of_several_waits_ends_first_and_moves_the_clock() {
+        for order in [[3, 1, 2], [1, 2, 3], [2, 3, 1]] {
+            let (clock, mut table, all) = timers(&order.map(|n| n * HOUR));
+            for n in 1..=3 {
+                let ready = table.poll(again(&all)).await.unwrap();
+                let mut ready: Vec<u64> = ready.into_iter().map(|at| order[at as usize]).collect();
+                ready.sort_unstable();
+                assert_eq!(ready, (1..=n).collect::<Vec<_>>());
+                assert_eq!(clock.0.lock().now / HOUR, n);
+            }
+            assert!(clock.0.lock().awaited.is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn waits_that_end_at_once_do_not_move_the_clock_further() {
+        let (clock, mut table, all) = timers(&[0, HOUR, 0]);
+        assert_eq!(table.poll(again(&all)).await.unwrap(), [0, 2]);
+        assert!(clock.0.lock().now < HOUR);
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_asks_again_and_again_gets_there() {
+        let (clock, mut table, all) = timers(&[10_000]);
+        let mut asked = 1;
+        while !table.ready(Resource::new_borrow(all[0].rep())).await.unwrap() {
+            asked += 1;
+        }
+        assert_eq!((asked, clock.0.lock().now), (10, 10_000));
+    }
+
+    #[tokio::test]
+    async fn the_longest_wait_ends() {
+        let (clock, mut table, all) = timers(&[u64::MAX]);
+        table.block(Resource::new_borrow(all[0].rep())).await.unwrap();
+        assert_eq!(clock.after(HOUR), u64::MAX);
+        assert!(clock.time() > START);
+    }
+
+    #[test]
+    fn the_keys_of_tasks_and_purposes_differ() {
+        let world = |text: &str| World::of(&message::decode(text.as_bytes()).unwrap());
+        let task =
+            |id| format!(r#"{{"basic_info": {{"name": "N", "base_directory": "d", "id": {id}}}}}"#);
+        let (one, other) = (world(&task(1)), world(&task(2)));
+        assert_eq!(one.key("random"), world(&task(1)).key("random"));
+        assert_ne!(one.key("random"), other.key("random"));
+        assert_ne!(one.key("random"), one.key("insecure"));
+    }
+}
