@@ -33,7 +33,7 @@ impl LocalRunner {
         let CacheSettings { dir: cache_dir, size, .. } = settings.get()?;
         let cache = Cache::open(CacheOptions { dir: cache_dir.clone(), max_bytes: size.as_u64() })?;
         let spill = Arc::new(SpillDir::new(&cache_dir.join("work"))?);
-        let limits = super::open_files::prepare_for_one(settings.get::<TaskSettings>()?.limits());
+        let limits = super::open_files::prepare_for(1, settings.get::<TaskSettings>()?.limits());
         let mode = settings.get::<WorkSettings>()?.mode();
         let sandbox = Sandbox::new(1, limits, spill, mode).map_err(|e| {
             let problem = format!("{e:#}");

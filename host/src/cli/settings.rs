@@ -153,6 +153,34 @@ impl Group for Execution {
     ]);
 }
 
+/// For commands that execute tasks of a bucket again.
+#[derive(Debug)]
+pub(crate) struct Audits;
+impl Group for Audits {
+    const SETTINGS: Option<&'static [&'static str]> = Some(&[
+        "bucket",
+        "input-bucket",
+        "components",
+        "component-prefix",
+        "stored-encoding",
+        "region",
+        "anonymous",
+        "requester-pays",
+        "parallel",
+        "memory",
+        "timeout",
+        "max-output",
+        "max-output-files",
+        "output-memory",
+        "output-file-memory",
+        "compile-memory",
+        "compile-timeout",
+        "cache-dir",
+        "cache-size",
+        "progress",
+    ]);
+}
+
 /// For commands about the cache.
 #[derive(Debug)]
 pub(crate) struct CacheOnly;

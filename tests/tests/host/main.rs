@@ -1,6 +1,7 @@
 //! The real host with real guests, from outside: one module for each promise.
 
 mod attempts;
+mod audit;
 mod components;
 mod deterministic;
 mod disks;
