@@ -84,6 +84,8 @@ struct Ticks {
     now: u64,
     /// The times that somebody waits for, and how many do.
     awaited: BTreeMap<u64, usize>,
+    /// How often a wait has moved the clock.
+    jumps: u64,
 }
 
 impl Ticks {
@@ -139,7 +141,7 @@ struct Timer {
 #[async_trait::async_trait]
 impl Pollable for Timer {
     async fn ready(&mut self) {
-        Wait { timer: self, is_counted: false }.await;
+        Wait { timer: self, counted: None }.await;
     }
 }
 
@@ -148,7 +150,8 @@ impl Pollable for Timer {
 /// clock and ends.
 struct Wait<'a> {
     timer: &'a Timer,
-    is_counted: bool,
+    /// Once it is among the awaited: the jumps of the clock when it was last asked.
+    counted: Option<u64>,
 }
 
 impl Future for Wait<'_> {
@@ -158,23 +161,28 @@ impl Future for Wait<'_> {
         let timer = self.timer;
         let at = timer.at;
         let mut ticks = timer.clock.0.lock();
-        if !self.is_counted {
+        match self.counted {
             // A guest that asks again and again without waiting gets there too.
-            ticks.step();
-        }
-        let is_next =
-            self.is_counted && ticks.awaited.first_key_value().map(|(at, _)| *at) == Some(at);
-        if is_next {
-            ticks.now = ticks.now.max(at);
+            None => {
+                ticks.step();
+            }
+            // After a jump, the wait that made it ends the guest's call.
+            Some(jumps) if jumps == ticks.jumps => {
+                let is_next = ticks.awaited.first_key_value().map(|(at, _)| *at) == Some(at);
+                if is_next && ticks.now < at {
+                    ticks.now = at;
+                    ticks.jumps += 1;
+                }
+            }
+            Some(_) => {}
         }
         if ticks.now >= at {
             return Poll::Ready(());
         }
-        if !self.is_counted {
+        if self.counted.is_none() {
             *ticks.awaited.entry(at).or_default() += 1;
-            drop(ticks);
-            self.is_counted = true;
         }
+        self.counted = Some(ticks.jumps);
         context.waker().wake_by_ref();
         Poll::Pending
     }
@@ -182,7 +190,7 @@ impl Future for Wait<'_> {
 
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
-        if !self.is_counted {
+        if self.counted.is_none() {
             return;
         }
         let mut ticks = self.timer.clock.0.lock();
@@ -273,6 +281,14 @@ mod tests {
             }
             assert!(clock.0.lock().awaited.is_empty());
         }
+    }
+
+    #[tokio::test]
+    async fn waits_for_the_same_time_end_together() {
+        let (clock, mut table, all) = timers(&[2 * HOUR, HOUR, HOUR]);
+        let asked = all.iter().map(|timer| Resource::new_borrow(timer.rep())).collect();
+        assert_eq!(table.poll(asked).await.unwrap(), [1, 2]);
+        assert_eq!(clock.0.lock().now, HOUR);
     }
 
     #[tokio::test]
