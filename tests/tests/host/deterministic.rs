@@ -137,15 +137,15 @@ fn each_attempt_of_a_deterministic_task_has_the_same_random_numbers() {
     };
     // The name of a mark is random.
     let steps = json!([{"do": "mark", "dir": "marks"}, {"do": "fail-until", "attempt": 3}]);
-    let task = misbehaviour(1, &[], json!({"do": "all", "steps": steps}));
-    place.submit(&[task.clone()]);
+    let task = [misbehaviour(1, &[], json!({"do": "all", "steps": steps}))];
+    place.submit(&task);
     place.run_until_empty(&["--deterministic"]).good();
     let first = marks();
     assert_eq!(first.len(), 1);
-    place.submit(&[task.clone()]);
+    place.submit(&task);
     place.run_until_empty(&["--deterministic"]).good();
     assert_eq!(marks(), first);
-    place.submit(&[task]);
+    place.submit(&task);
     place.run_until_empty(&[]).good();
     assert_eq!(marks().len(), 2);
 }
