@@ -450,23 +450,26 @@ impl Catalog {
             error => NotLoaded::Cache(error),
         })?;
         let file = tokio::fs::File::from_std(file);
-        let code = match self.compiler.compile(blob.digest, blob.size, file).await {
-            Ok(code) => code,
-            Err(Uncompiled::Failed(failed)) => {
-                return Err(self.remember(blob.digest, lock, failed));
-            }
-            Err(Uncompiled::Died(how)) => {
-                let deaths = self.compiled.died(blob.digest, lock);
-                if deaths >= MAX_DEATHS {
-                    return Err(self.reject(blob.digest, lock, deaths));
+        let code =
+            match self.compiler.compile(self.sandbox.mode(), blob.digest, blob.size, file).await {
+                Ok(code) => code,
+                Err(Uncompiled::Failed(failed)) => {
+                    return Err(self.remember(blob.digest, lock, failed));
                 }
-                return Err(NotLoaded::NotYet(format!("{how}; it is compiled once more")));
-            }
-            Err(Uncompiled::Stopped(how)) => return Err(NotLoaded::NotYet(how)),
-            Err(Uncompiled::Damaged) => return Err(self.distrust(blob, None).await),
-            Err(Uncompiled::Unread(error)) => return Err(self.distrust(blob, Some(error)).await),
-            Err(Uncompiled::Host(error)) => return Err(NotLoaded::Host(error)),
-        };
+                Err(Uncompiled::Died(how)) => {
+                    let deaths = self.compiled.died(blob.digest, lock);
+                    if deaths >= MAX_DEATHS {
+                        return Err(self.reject(blob.digest, lock, deaths));
+                    }
+                    return Err(NotLoaded::NotYet(format!("{how}; it is compiled once more")));
+                }
+                Err(Uncompiled::Stopped(how)) => return Err(NotLoaded::NotYet(how)),
+                Err(Uncompiled::Damaged) => return Err(self.distrust(blob, None).await),
+                Err(Uncompiled::Unread(error)) => {
+                    return Err(self.distrust(blob, Some(error)).await);
+                }
+                Err(Uncompiled::Host(error)) => return Err(NotLoaded::Host(error)),
+            };
         let seconds = start.elapsed().as_secs_f64();
         tracing::info!("component {name} compiled in {seconds:.1} s");
         if let Some(lock) = lock {

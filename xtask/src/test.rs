@@ -62,6 +62,9 @@ const WITH_SERVERS: &[(&str, &str)] = &[
 
 /// The tests that need guests in other languages.
 const WITH_LANGUAGES: &[(&str, &str)] = &[
+    ("host", "deterministic::a_program_in_c_"),
+    ("host", "deterministic::a_program_in_javascript_"),
+    ("host", "deterministic::a_program_in_python_"),
     ("host", "programs::a_program_in_c_"),
     ("host", "programs::a_program_in_javascript_"),
     ("host", "programs::a_program_in_python_"),

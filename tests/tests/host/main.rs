@@ -1,7 +1,9 @@
 //! The real host with real guests, from outside: one module for each promise.
 
 mod attempts;
+mod audit;
 mod components;
+mod deterministic;
 mod disks;
 mod drain;
 mod endings;
