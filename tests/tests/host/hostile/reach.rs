@@ -1,19 +1,90 @@
-//! What a guest can see and change: its inputs, its outputs, and nothing else.
+//! Attacks on what a guest can see and change: its inputs, its outputs, and nothing else.
 
 use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::path::Path;
 
+use misbehave::{Action, Call};
 use serde_json::{Value, json};
-use task_host_tests::{Place, files, misbehaviour};
+use task_host_tests::{Finished, Place, files, misbehaviour};
 
-/// Runs one task that succeeds, and returns the report it wrote.
-#[track_caller]
-fn report(place: &Place, inputs: &[&str], payload: Value) -> Value {
-    place.submit(&[misbehaviour(1, inputs, payload)]);
-    place.run_until_empty(&["--max-attempts", "1"]).good();
-    let report = place.object("tests/report.json").expect("a report");
-    serde_json::from_slice(&report).expect("a report that is JSON")
+use super::calls::raw;
+use super::trial::{Case, Trial};
+
+attacks! {
+    /// Tries in every way to change its inputs.
+    Inputs => inputs_can_not_be_changed_by_any_way_in,
+    /// Tries to get out of its two directories.
+    Escape => there_is_no_way_out_of_the_two_directories,
+    /// Looks for variables and arguments.
+    Environment => the_environment_is_empty,
+    /// Tries TCP, UDP and names.
+    Network => there_is_no_network,
+    /// Makes sockets by the host's own calls.
+    Sockets => no_socket_is_ever_made,
+    /// Reads standard input.
+    Stdin => standard_input_is_empty,
+    /// Looks at times, numbers and links of files.
+    Stat => an_input_tells_nothing_of_other_tasks,
 }
+
+pub(super) fn case(attack: Attack) -> Case {
+    match attack {
+        Attack::Inputs => Case::done(Action::WriteInput)
+            .input("0_input/a.txt", "an input\n")
+            .input("0_input/deep/b.txt", "another\n")
+            // The guest reads the file itself, which is open.
+            .input("0_input/large.dat", vec![7; 1 << 20])
+            .reports("changed", json!([]))
+            .also(|trial, report| {
+                assert_eq!(worked(report), NONE);
+                inputs_are_as_they_were(trial);
+            }),
+        Attack::Escape => Case::done(Action::Escape).also(|trial, report| {
+            // The current directory is one of the two.
+            let is_out = |what: &&str| !matches!(*what, "list ." | "list /");
+            let out: Vec<&str> = worked(report).into_iter().filter(is_out).collect();
+            assert_eq!(out, NONE);
+            for escaped in ["escaped", "bucket/escaped", "home/escaped"] {
+                assert!(!trial.place.path().join(escaped).exists());
+            }
+            let cached = files(&trial.place.cache());
+            assert!(!cached.iter().any(|name| name.contains("escaped")));
+        }),
+        Attack::Environment => {
+            Case::done(Action::Env).reports("vars", json!({})).also(|trial, report| {
+                assert!(report["args"].as_array().unwrap().len() <= 1, "{report}");
+                let place = trial.place.path().to_str().unwrap();
+                assert!(!report.to_string().contains(place), "{report}");
+            })
+        }
+        Attack::Network => {
+            // A server that is there, so that a connection would work.
+            let server = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = server.local_addr().unwrap().to_string();
+            server.set_nonblocking(true).unwrap();
+            Case::done(Action::Net { address }).also(move |_, report| {
+                assert_eq!(worked(report), NONE);
+                assert!(server.accept().is_err(), "somebody connected");
+            })
+        }
+        Attack::Sockets => Case::done(raw(Call::Sockets { count: 5_000 }))
+            .reports("tcp", "access-denied")
+            .reports("udp", "access-denied")
+            .reports("name", "permanent-resolver-failure"),
+        Attack::Stdin => Case::done(Action::Stdin)
+            .also(|_, report| assert!(report["bytes"] == 0 || report["error"].is_string())),
+        Attack::Stat => Case::done(raw(Call::Stat))
+            .input("0_input/a.txt", "an input\n")
+            .input("0_input/b.txt", "an input\n")
+            .also(|trial, first| {
+                let second = trial.does(&["0_input/a.txt", "0_input/b.txt"], raw(Call::Stat));
+                tells_nothing_of_other_tasks(first, &second);
+            }),
+    }
+}
+
+const NONE: [&str; 0] = [];
 
 /// What worked, of all that was tried.
 fn worked(report: &Value) -> Vec<&str> {
@@ -27,77 +98,52 @@ fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     files(dir).into_iter().filter_map(read).collect()
 }
 
-#[test]
-fn inputs_can_not_be_changed_by_any_way_in() {
-    let place = Place::with(&["misbehave"]);
-    place.put("tests/0_input/a.txt", "an input\n");
-    place.put("tests/0_input/deep/b.txt", "another\n");
-    // The guest reads the file itself, which is open.
-    place.put("tests/0_input/large.dat", vec![7; 1 << 20]);
-    let inputs = ["0_input/a.txt", "0_input/deep/b.txt", "0_input/large.dat"];
-    let report = report(&place, &inputs, json!({"do": "write-input"}));
-    let none: [&str; 0] = [];
-    assert_eq!(worked(&report), none);
-    assert_eq!(report["changed"], json!([]));
-    assert_eq!(place.object("tests/0_input/a.txt").unwrap(), b"an input\n");
-    assert_eq!(place.object("tests/0_input/deep/b.txt").unwrap(), b"another\n");
-
-    assert!(place.object("tests/0_input/large.dat").unwrap() == vec![7; 1 << 20]);
-    let cached = contents(&place.cache());
+/// In the bucket, in the cache, and for the next task that reads them.
+fn inputs_are_as_they_were(trial: &mut Trial) {
+    let inputs = [
+        ("0_input/a.txt", b"an input\n".to_vec()),
+        ("0_input/deep/b.txt", b"another\n".to_vec()),
+        ("0_input/large.dat", vec![7; 1 << 20]),
+    ];
+    let cached = contents(&trial.place.cache());
     assert!(!cached.values().any(|bytes| bytes == b"changed"));
-    place.submit(&[misbehaviour(2, &inputs, json!({"do": "copy"}))]);
-    place.run_until_empty(&[]).good();
-    assert_eq!(place.object("tests/out/0_input/a.txt").unwrap(), b"an input\n");
-    assert!(place.object("tests/out/0_input/large.dat").unwrap() == vec![7; 1 << 20]);
-}
-
-#[test]
-fn there_is_no_way_out_of_the_two_directories() {
-    let place = Place::with(&["misbehave"]);
-    let report = report(&place, &[], json!({"do": "escape"}));
-    let out: Vec<&str> = worked(&report)
-        .into_iter()
-        // The current directory is one of the two, and a link can be made and listed as such.
-        .filter(|what| !matches!(*what, "list ." | "list /"))
-        .collect();
-    assert!(out.is_empty(), "{out:#?}");
-    for escaped in ["escaped", "bucket/escaped", "home/escaped"] {
-        assert!(!place.path().join(escaped).exists());
+    trial.does(&inputs.each_ref().map(|(key, _)| *key), Action::Copy { ignore_errors: false });
+    for (key, bytes) in inputs {
+        assert!(trial.place.object(&format!("tests/{key}")).unwrap() == bytes, "{key}");
+        assert!(trial.place.object(&format!("tests/out/{key}")).unwrap() == bytes, "{key}");
     }
-    assert!(!files(&place.cache()).iter().any(|name| name.contains("escaped")));
+}
+
+/// The same two inputs, of the same bytes, in two tasks.
+fn tells_nothing_of_other_tasks(first: &Value, second: &Value) {
+    for report in [first, second] {
+        for input in ["0_input/a.txt", "0_input/b.txt"] {
+            let told = &report[input];
+            assert_eq!((&told["links"], &told["size"]), (&json!(1), &json!(9)), "{report:#}");
+            assert_eq!(told["times"], report["0_input/a.txt"]["times"]);
+            assert!(told["times"][0].as_u64() <= report["f"]["times"][1].as_u64(), "{report:#}");
+        }
+    }
+    let made = |report: &Value| report["0_input/a.txt"]["times"][0].as_u64().unwrap();
+    assert!(made(first) <= made(second));
+    // The same file all the while, under a number that differs.
+    let number = |report: &Value| report["0_input/a.txt"]["number"].clone();
+    assert_ne!(number(first), number(second));
 }
 
 #[test]
-fn the_environment_is_empty() {
+pub(super) fn an_error_of_a_stream_tells_nothing_of_the_host() {
     let place = Place::with(&["misbehave"]);
-    let report = report(&place, &[], json!({"do": "env"}));
-    assert_eq!(report["vars"], json!({}));
-    assert!(report["args"].as_array().unwrap().len() <= 1, "{report}");
-    assert!(!report.to_string().contains(place.path().to_str().unwrap()), "{report}");
+    place.submit_misbehaviour(json!(raw(Call::ErrorWords)));
+    let mut command = place.command(&["run", "--fq", "./queue", "-x"]);
+    Finished::run(command.env("RUST_BACKTRACE", "full")).good();
+    let report = place.object("tests/report.json").expect("a report");
+    let report: Value = serde_json::from_slice(&report).unwrap();
+    assert_eq!(report["words"], "Invalid argument (os error 22)", "{report:#}");
 }
 
 #[test]
-fn there_is_no_network() {
-    // A server that is there, so that a connection would work.
-    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = server.local_addr().unwrap().to_string();
-    let place = Place::with(&["misbehave"]);
-    let report = report(&place, &[], json!({"do": "net", "address": address}));
-    let none: [&str; 0] = [];
-    assert_eq!(worked(&report), none);
-    server.set_nonblocking(true).unwrap();
-    assert!(server.accept().is_err(), "somebody connected");
-}
-
-#[test]
-fn standard_input_is_empty() {
-    let place = Place::with(&["misbehave"]);
-    let report = report(&place, &[], json!({"do": "stdin"}));
-    assert!(report["bytes"] == 0 || report["error"].is_string(), "{report}");
-}
-
-#[test]
-fn nothing_of_one_task_is_there_for_the_next() {
+pub(super) fn nothing_of_one_task_is_there_for_the_next() {
     let place = Place::with(&["misbehave"]);
     place.put("tests/0_input/a.txt", "a");
     place.put("tests/0_input/b.txt", "b");
