@@ -31,6 +31,8 @@ pub enum Call {
     ReadAtOnce { bytes: u64 },
     /// Writes so many zeros through a stream, without handing any over.
     WriteZeros { bytes: u64 },
+    /// Writes nothing to its log and to an output, so often.
+    EmptyWrites { count: u32 },
     /// Moves so many bytes from an output of 1 MiB to another one in one call. Reports `{"moved"}`.
     Splice { bytes: u64 },
     /// Skips so many bytes of an output of 1 MiB in one call. Reports `{"skipped"}`.
@@ -72,6 +74,7 @@ mod wasi {
 
     use serde_json::{Value, json};
     use task_host_sdk::{Error, Result, Task};
+    use wasip2::cli::stdout;
     use wasip2::clocks::monotonic_clock;
     use wasip2::filesystem::preopens::get_directories;
     use wasip2::filesystem::types::{
@@ -113,7 +116,7 @@ mod wasi {
                 told(&made)
             }
             Call::Handles { count } => {
-                let kept: Vec<_> = (0..*count).map(|_| wasip2::cli::stdout::get_stdout()).collect();
+                let kept: Vec<_> = (0..*count).map(|_| stdout::get_stdout()).collect();
                 json!({"made": kept.len()})
             }
             Call::Timers { count } => {
@@ -142,6 +145,12 @@ mod wasi {
                 let file = open("f", Open::CREATE).expect("an output can be made");
                 let stream = file.write_via_stream(0).expect("a stream");
                 json!({"written": stream.write_zeroes(*bytes).is_ok()})
+            }
+            Call::EmptyWrites { count } => {
+                let file = open("f", Open::CREATE).expect("an output can be made");
+                let streams = [stdout::get_stdout(), file.write_via_stream(0).expect("a stream")];
+                let written = |n| streams[n as usize % 2].write(&[]).is_ok();
+                json!({"written": (0..*count).filter(|n| written(*n)).count()})
             }
             Call::Splice { bytes } => {
                 let to = open("to", Open::CREATE).expect("an output can be made");

@@ -71,6 +71,7 @@ fn tested_call(call: &Call) -> Option<Case> {
         Call::WriteAtOnce { .. } => calls::case(calls::Attack::Write),
         Call::ReadAtOnce { .. } => calls::case(calls::Attack::Read),
         Call::WriteZeros { .. } => calls::case(calls::Attack::WriteZeros),
+        Call::EmptyWrites { .. } => calls::case(calls::Attack::EmptyWrites),
         Call::Splice { .. } => calls::case(calls::Attack::Splice),
         Call::Skip { .. } => calls::case(calls::Attack::Skip),
         Call::PollNothing => calls::case(calls::Attack::PollNothing),

@@ -30,6 +30,8 @@ attacks! {
     Read => a_read_without_end,
     /// Writes a terabyte of zeros, of which it hands over none.
     WriteZeros => zeros_without_end,
+    /// Writes nothing, a million times.
+    EmptyWrites => writes_of_nothing,
     /// Moves bytes from one stream to another in one call.
     Splice => a_splice_without_end,
     /// Skips bytes of a stream in one call.
@@ -72,6 +74,9 @@ pub(super) fn case(attack: Attack) -> Case {
         Attack::WriteZeros => {
             let says = ["execute: ", "cannot write more zeroes than"];
             Case::given_up(raw(Call::WriteZeros { bytes: 1 << 40 }), &says)
+        }
+        Attack::EmptyWrites => {
+            Case::done(raw(Call::EmptyWrites { count: 1_000_000 })).reports("written", 1_000_000)
         }
         Attack::Splice => Case::done(raw(Call::Splice { bytes: u64::MAX })).reports("moved", 65536),
         Attack::Skip => Case::done(raw(Call::Skip { bytes: u64::MAX })).reports("skipped", 65536),
