@@ -141,3 +141,35 @@ fn read(path: &Path, us: Us) -> Option<Entry> {
 pub(super) fn parse(text: &[u8]) -> Option<Entry> {
     serde_json::from_slice(text).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::BucketKey;
+
+    #[test]
+    fn an_entry_that_is_too_long_or_not_a_file_is_ignored() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::new(dir.path().to_owned());
+        let source = ObjectId { bucket: "b".to_owned(), key: BucketKey::new("k").unwrap() };
+        let file = index.file(&source);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        let digest = Digest::of(b"bytes");
+        let (bucket, key) = (source.bucket.clone(), source.key.to_string());
+        let entry = Entry { bucket, key, tag: "t".to_owned(), size: 5, digest };
+        let entry = serde_json::to_string(&entry).unwrap();
+        let padded = |len: usize| entry.clone() + &" ".repeat(len - entry.len());
+        std::fs::write(&file, padded(LARGEST as usize)).unwrap();
+        assert_eq!(index.get(&source).map(|(_, digest)| digest), Some(digest));
+        std::fs::write(&file, padded(LARGEST as usize + 1)).unwrap();
+        assert!(index.get(&source).is_none());
+        std::fs::remove_file(&file).unwrap();
+        // Opening a pipe would wait for who writes to it.
+        rustix::fs::mkfifoat(CWD, &file, Mode::RUSR | Mode::WUSR).unwrap();
+        assert!(index.get(&source).is_none());
+        std::fs::remove_file(&file).unwrap();
+        std::fs::write(dir.path().join("elsewhere"), &entry).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("elsewhere"), &file).unwrap();
+        assert!(index.get(&source).is_none());
+    }
+}

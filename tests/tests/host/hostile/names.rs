@@ -8,7 +8,7 @@ use task_host_tests::{Finished, Place, guest, misbehaviour, python};
 
 /// What a terminal obeys (a title, an empty screen, as escapes and as C1 controls), what turns
 /// text around, what is not shown, and a line that is somebody else's.
-const ODD: &str =
+pub(super) const ODD: &str =
     "\u{1b}]0;title\u{7}\u{1b}[2J\r\u{9b}2J\u{7f}\u{8}\u{202e}\u{200b}\u{2028}\nFORGED line";
 /// How it is shown.
 const SHOWN: &str = r"\u{1b}]0;title\u{7}\u{1b}[2J\r\u{9b}2J\u{7f}\u{8}\u{202e}\u{200b}\u{2028}";
@@ -188,7 +188,7 @@ fn a_task_of_an_odd_name_is_no_task() {
 }
 
 #[test]
-fn what_a_guest_says_forges_no_line_of_a_log() {
+pub(super) fn what_a_guest_says_forges_no_line_of_a_log() {
     let place = Place::with(&["misbehave"]);
     for do_what in ["reject", "retry", "panic"] {
         place.submit(&[misbehaviour(1, &[], json!({"do": do_what, "text": ODD}))]);
