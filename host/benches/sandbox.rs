@@ -79,6 +79,10 @@ async fn rounds_of(sandbox: Arc<Sandbox>, guest: Guest, inputs: usize) -> f64 {
         output_memory: ByteSize::mib(16),
         output_file_memory: ByteSize::mib(4),
         open_files: 1000,
+        process_files: 1000,
+        cpu_time: None,
+        log: ByteSize::kib(64),
+        host_memory: ByteSize::mib(64),
         table: None,
     });
     let start = Instant::now();

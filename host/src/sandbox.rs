@@ -9,6 +9,7 @@
 //! `sandbox/files.rs`, and the kernel's rules for the executing thread in `sandbox/confine.rs`.
 
 mod confine;
+mod cpu;
 mod disk;
 mod files;
 mod imports;
@@ -24,6 +25,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytesize::ByteSize;
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use tokio::sync::OwnedSemaphorePermit;
@@ -39,13 +41,14 @@ use crate::message::Task;
 use crate::spill::SpillDir;
 use crate::words;
 pub use confine::Confinement;
+use cpu::CpuTime;
 use disk::Disk;
 pub use disk::Source;
 use files::Tree;
 pub use files::{Input, InputContent, Output};
 pub use interface::version_problem;
 use limits::Memory;
-pub use limits::{Limit, Limits, MOST_OPEN_FILES, Table, is_too_large};
+pub use limits::{LEAST_HOST_MEMORY, Limit, Limits, MOST_LOG, Table, is_too_large};
 pub use log::{Log, Tee};
 use quota::Quota;
 use thread::Threads;
@@ -109,6 +112,8 @@ pub struct Execution {
     pub outputs: Vec<Output>,
     /// The most memory that the guest had, in bytes.
     pub memory: u64,
+    /// The processor time of the thread that executed it, if it was measured.
+    pub cpu_time: Option<Duration>,
     /// The end of what the guest wrote to its standard output and error.
     pub log: Log,
     /// From making the instance to its end.
@@ -124,6 +129,7 @@ impl Execution {
             result: Err(error),
             outputs: Vec::new(),
             memory: 0,
+            cpu_time: None,
             log: Log::default(),
             elapsed: Duration::ZERO,
             instantiate: Duration::ZERO,
@@ -251,6 +257,7 @@ struct State {
     files: Tree,
     quota: Arc<Quota>,
     memory: Memory,
+    cpu_time: Option<CpuTime>,
 }
 
 impl WasiView for State {
@@ -394,6 +401,7 @@ fn code_config() -> Config {
         .wasm_component_model(true)
         .concurrency_support(false)
         .epoch_interruption(true)
+        .max_wasm_stack(limits::MAX_STACK)
         .memory_init_cow(true)
         // The default asks an environment variable, and reads debug information.
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
@@ -414,7 +422,7 @@ async fn execute(engine: &Engine, disk: Disk, job: Job) -> Execution {
     let start = Instant::now();
     let limits = &*job.limits;
     let deadline = start + limits.time;
-    let log = log::Sink::new(job.tee);
+    let log = log::Sink::new(usize::try_from(limits.log.as_u64()).unwrap_or(usize::MAX), job.tee);
     let quota = Quota::new(limits);
     let files = Tree::new(job.inputs, limits, quota.clone(), disk, log.clone());
     let mut table = ResourceTable::new();
@@ -431,6 +439,7 @@ async fn execute(engine: &Engine, disk: Disk, job: Job) -> Execution {
         files: files.clone(),
         quota: quota.clone(),
         memory: Memory::new(limits.memory),
+        cpu_time: limits.cpu_time.map(|most| CpuTime::start(most, start)),
     };
     let mut store = Store::new(engine, state);
     store.limiter(|state| &mut state.memory);
@@ -440,8 +449,13 @@ async fn execute(engine: &Engine, disk: Disk, job: Job) -> Execution {
     // timer below. It takes both.
     store.set_epoch_deadline(1);
     let cancelled = job.cancelled.clone();
-    store.epoch_deadline_callback(move |_| {
-        if cancelled.is_cancelled() || Instant::now() >= deadline {
+    store.epoch_deadline_callback(move |mut store| {
+        let now = Instant::now();
+        let is_over = |cpu_time: &mut CpuTime| cpu_time.check(now);
+        if cancelled.is_cancelled()
+            || now >= deadline
+            || store.data_mut().cpu_time.as_mut().is_some_and(is_over)
+        {
             Ok(UpdateDeadline::Interrupt)
         } else {
             Ok(UpdateDeadline::Yield(1))
@@ -460,7 +474,9 @@ async fn execute(engine: &Engine, disk: Disk, job: Job) -> Execution {
     };
     let memory = store.data().memory.bytes();
     let denied = store.data().memory.denied();
-    let files_refused = quota.was_refused_open();
+    let refused_open = quota.refused_open();
+    let cpu_time = store.data().cpu_time.as_ref().map(CpuTime::used);
+    let is_out_of_cpu_time = store.data().cpu_time.as_ref().is_some_and(CpuTime::is_over);
     // The instance is gone before anybody looks at what it left.
     drop(store);
     drop(job.slot);
@@ -475,7 +491,10 @@ async fn execute(engine: &Engine, disk: Disk, job: Job) -> Execution {
         (Err(Ended::Late), _) => Err(limit(phase, Limit::Time(limits.time))),
         (Err(Ended::Error(_)), _) if job.cancelled.is_cancelled() => Err(RunError::Cancelled),
         (Err(Ended::Error(error)), _) if error.downcast_ref() == Some(&Trap::Interrupt) => {
-            Err(limit(phase, Limit::Time(limits.time)))
+            Err(limit(phase, match limits.cpu_time.filter(|_| is_out_of_cpu_time) {
+                Some(most) => Limit::CpuTime(most),
+                None => Limit::Time(limits.time),
+            }))
         }
         // A guest that was refused bytes and went on has left half of what it meant to, and
         // what it makes of the refusal says less than the limit does.
@@ -485,8 +504,8 @@ async fn execute(engine: &Engine, disk: Disk, job: Job) -> Execution {
             Err(limit(phase, of))
         }
         // A guest that closes some and goes on was not ended by the refusal.
-        (Err(Ended::Error(_) | Ended::Failure(_)), None) if files_refused => {
-            Err(limit(phase, Limit::OpenFiles(limits.open_files)))
+        (Err(Ended::Error(_) | Ended::Failure(_)), None) if let Some(refused) = refused_open => {
+            Err(limit(phase, refused))
         }
         (Err(Ended::Error(_)), None) if let Some(denied) = denied => Err(limit(phase, denied)),
         (Err(Ended::Error(error)), None) => Err(trapped(phase, &error)),
@@ -499,10 +518,18 @@ async fn execute(engine: &Engine, disk: Disk, job: Job) -> Execution {
         (Ok(outcome), None) if outcome.success => Ok(outcome.outputs),
         (Ok(_), None) => Err(RunError::Unsuccessful),
     };
+    let (result, outputs) = match result {
+        Ok(listed) => match files.into_outputs() {
+            Ok(outputs) => (Ok(listed), outputs),
+            Err(exceeded) => (Err(limit(phase, exceeded)), Vec::new()),
+        },
+        Err(error) => (Err(error), Vec::new()),
+    };
     Execution {
-        outputs: if result.is_ok() { files.into_outputs() } else { Vec::new() },
         result,
+        outputs,
         memory,
+        cpu_time,
         log: log.finish(),
         elapsed: start.elapsed(),
         instantiate: instantiated.map_or(Duration::ZERO, |at: Instant| at - start),
@@ -577,6 +604,8 @@ async fn calls(
     if outcome.outputs.len() as u64 > limits.output_files {
         return Err(Limit::OutputFiles(limits.output_files).into());
     }
+    let listed = outcome.outputs.iter().map(|path| (path.capacity() + size_of::<String>()) as u64);
+    store.data().quota.hold(listed.sum())?;
     *phase = Phase::Finalize;
     instance.call_finalize(&mut *store, &task, &outcome).await??;
     Ok(outcome)
@@ -598,7 +627,10 @@ fn trapped(phase: Phase, error: &wasmtime::Error) -> RunError {
         Some(Trap::UnreachableCodeReached) => {
             "the guest panicked or aborted; its log says why".to_owned()
         }
-        Some(Trap::StackOverflow) => "the guest's call stack overflowed".to_owned(),
+        Some(Trap::StackOverflow) => format!(
+            "the guest's call stack overflowed its limit of {}; nothing raises it: recurse less deeply",
+            ByteSize(limits::MAX_STACK as u64).display().iec()
+        ),
         Some(Trap::MemoryOutOfBounds) => {
             "the guest read or wrote outside its memory (in Rust: often a stack overflow)"
                 .to_owned()

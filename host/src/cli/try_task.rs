@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use task_host::bucket::DirBucket;
 use task_host::config::RetrySettings;
@@ -77,8 +77,10 @@ impl Try {
         let inputs: Vec<Input> =
             self.inputs.iter().map(|text| Input::parse(text)).collect::<anyhow::Result<_>>()?;
         let task = self.task(&inputs)?;
-        let limits = settings.task(&task.name)?.limits(&task.name);
-        let limits = Arc::new(open_files::prepare_for_one(limits));
+        let mut limits = open_files::prepare_for_one(settings.task(&task.name)?.limits(&task.name));
+        // Shown at the end, so that one can choose a limit.
+        limits.cpu_time.get_or_insert(Duration::MAX);
+        let limits = Arc::new(limits);
         let bytes = read(&self.component)?;
         check(&self.component, &bytes)?;
         let bench = LocalRunner::open(&settings)?;
@@ -87,7 +89,7 @@ impl Try {
         let compiled = start.elapsed();
 
         let start = Instant::now();
-        let result = self.execute(console, &bench, guest, task, limits, &inputs).await?;
+        let (cpu_time, result) = self.execute(console, &bench, guest, task, limits, &inputs).await?;
         let elapsed = start.elapsed();
         match result {
             Ok(published) => {
@@ -104,8 +106,10 @@ impl Try {
                 output::table(&mut out, &rows)?;
                 out.flush()?;
                 console.tell(format_args!(
-                    "done in {}, {} published (the component was ready after {})",
+                    "done in {} with {} of processor time, {} published (the component was ready \
+                     after {})",
                     output::time(elapsed),
+                    output::time(cpu_time.unwrap_or_default()),
                     output::count(published.keys.len() as u64, "output"),
                     output::time(compiled)
                 ));
@@ -150,7 +154,7 @@ impl Try {
         task: Task,
         limits: Arc<Limits>,
         inputs: &[Input],
-    ) -> anyhow::Result<Result<Published, Failure>> {
+    ) -> anyhow::Result<(Option<Duration>, Result<Published, Failure>)> {
         let mut given = Vec::with_capacity(inputs.len());
         for input in inputs {
             input.give(&mut given)?;
@@ -169,17 +173,18 @@ impl Try {
         };
         let execution = bench.sandbox.run(job).await;
         output.end();
+        let cpu_time = execution.cpu_time;
         let listed = match execution.result {
             Ok(listed) => listed,
-            Err(error) => return Ok(Err(error.into())),
+            Err(error) => return Ok((cpu_time, Err(error.into()))),
         };
         if let Err(failure) = task::check_listed(&execution.outputs, &listed).await {
-            return Ok(Err(failure));
+            return Ok((cpu_time, Err(failure)));
         }
         let bucket = DirBucket::create(&self.out)?;
         let root = Prefix::root();
         let published = publish::outputs(execution.outputs, &root, None, &bucket, &|| true).await;
-        Ok(published.map_err(Failure::from))
+        Ok((cpu_time, published.map_err(Failure::from)))
     }
 }
 

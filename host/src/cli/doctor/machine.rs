@@ -188,7 +188,7 @@ fn memory(config: &Config) -> Option<Finding> {
     let needed = ByteSize(each.as_u64().saturating_mul(config.work.parallel as u64));
     (needed > there).then(|| {
         let text = format!(
-            "{} of {} each{table}, outputs in memory included, may use {}, and the machine has {}; the \
+            "{} of {} each{table}, the host's part included, may use {}, and the machine has {}; the \
              kernel may kill a host that uses more",
             output::count(config.work.parallel as u64, "task"),
             each.display().iec(),
@@ -196,7 +196,7 @@ fn memory(config: &Config) -> Option<Finding> {
             there.display().iec()
         );
         Finding::new(Level::Note, "memory", text)
-            .cure("a lower --memory, --output-memory or --parallel")
+            .cure("a lower --memory, --output-memory, --host-memory or --parallel")
     })
 }
 

@@ -25,6 +25,10 @@ const LIMITS: Limits = Limits {
     output_memory: ByteSize::kib(64),
     output_file_memory: ByteSize::kib(16),
     open_files: 20,
+    process_files: 20,
+    cpu_time: None,
+    log: ByteSize::kib(64),
+    host_memory: ByteSize::mib(26),
     table: None,
 };
 
@@ -40,7 +44,7 @@ struct Guest {
 fn guest_with(inputs: Vec<Input>, limits: &Limits) -> Guest {
     let root = tempfile::tempdir().unwrap();
     let spill = Arc::new(SpillDir::new(root.path()).unwrap());
-    let (quota, log) = (Quota::new(limits), Sink::new(None));
+    let (quota, log) = (Quota::new(limits), Sink::new(64 << 10, None));
     let disk = Disk::start(spill.clone()).unwrap();
     let tree = Tree::new(inputs, limits, quota.clone(), disk, log.clone());
     Guest { tree, quota, log, spill, _root: root }

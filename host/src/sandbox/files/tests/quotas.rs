@@ -62,7 +62,7 @@ fn what_is_open_has_a_limit_that_closing_makes_room_in() {
         ("a listing", code(Listing::open(g.outputs()))),
     ] {
         assert_eq!(got, "quota", "{what}");
-        assert!(g.quota.was_refused_open());
+        assert!(g.quota.refused_open() == Some(Limit::OpenFiles(20)));
     }
     assert_eq!(code(g.outputs().look("new")), "no-entry", "nothing is left of it");
     // A stream keeps its file open.
@@ -71,5 +71,5 @@ fn what_is_open_has_a_limit_that_closing_makes_room_in() {
     assert_eq!(code(g.open("f", OpenFlags::empty(), READ)), "quota");
     drop(stream);
     g.create("f");
-    assert!(!g.quota.was_refused_open() && g.quota.exceeded().is_none());
+    assert!(g.quota.refused_open().is_none() && g.quota.exceeded().is_none());
 }
