@@ -8,13 +8,10 @@
 mod built;
 mod cloud;
 pub mod components;
-pub mod faults;
-pub mod http;
 mod mount;
 mod place;
 mod process;
 mod python;
-mod wait;
 mod watched;
 
 pub use built::{guest, host, python, target};
@@ -23,5 +20,7 @@ pub use mount::{FaultyDisk, SmallDisk};
 pub use place::{Place, files, misbehaviour, no_op};
 pub use process::{Finished, Running};
 pub use python::Script;
-pub use wait::{eventually, within};
+pub use task_host_test_network::wait::{eventually, within};
+pub use task_host_test_network::{faults, http};
+
 pub use watched::Watched;
