@@ -304,6 +304,12 @@ mod tests {
         let mut long = settings();
         long.timeout = 13 * HOUR;
         check(&long, facts(), Some((Level::Problem, "leased for at most 12h")));
+        let found = judge(&long, &Queues { tasks: facts(), ..Queues::default() });
+        assert!(found[0].cure.as_ref().unwrap().contains("set --timeout below 12h"), "{found:?}");
+        long.table = Some("[tasks.shrink]".into());
+        let found = judge(&long, &Queues { tasks: facts(), ..Queues::default() });
+        let cure = "set `timeout` in [tasks.shrink] below 12h";
+        assert!(found[0].cure.as_ref().unwrap().contains(cure), "{found:?}");
         long.timeout = 12 * HOUR;
         check(&long, facts(), None);
         let short = Facts { max_lease: Some(HOUR), ..facts() };

@@ -491,10 +491,13 @@ async fn execute(engine: &Engine, disk: Disk, job: Job) -> Execution {
         (Err(Ended::Late), _) => Err(limit(phase, Limit::Time(limits.time))),
         (Err(Ended::Error(_)), _) if job.cancelled.is_cancelled() => Err(RunError::Cancelled),
         (Err(Ended::Error(error)), _) if error.downcast_ref() == Some(&Trap::Interrupt) => {
-            Err(limit(phase, match limits.cpu_time.filter(|_| is_out_of_cpu_time) {
-                Some(most) => Limit::CpuTime(most),
-                None => Limit::Time(limits.time),
-            }))
+            Err(limit(
+                phase,
+                match limits.cpu_time.filter(|_| is_out_of_cpu_time) {
+                    Some(most) => Limit::CpuTime(most),
+                    None => Limit::Time(limits.time),
+                },
+            ))
         }
         // A guest that was refused bytes and went on has left half of what it meant to, and
         // what it makes of the refusal says less than the limit does.

@@ -347,6 +347,17 @@ fn a_table_of_the_file_is_shown_after_the_general_settings() {
 }
 
 #[test]
+fn a_machine_has_to_have_the_memory_of_the_largest_table() {
+    let place = Place::new();
+    place.write(
+        "host.toml",
+        "[tasks.mosaic]\nmemory = \"4GiB\"\n[tasks.edges]\nmemory = \"1MiB\"\n",
+    );
+    let told = place.run("doctor --fq q --parallel 200").stdout;
+    assert!(told.contains("200 tasks of 4.1 GiB each ([tasks.mosaic]), the host's part"), "{told}");
+}
+
+#[test]
 fn flags_come_before_variables_before_the_file_before_defaults() {
     let place = Place::new();
     place.write("host.toml", "queue = \"fq://from-file\"\nlease = \"7m\"\nparallel = 3\n");

@@ -364,8 +364,10 @@ fn announce(screen: &Console, services: &Services, missing: &Missing) {
         time(config.retries.retry_after)
     );
     let limits = &config.task.limits();
+    let cpu_time =
+        limits.cpu_time.map_or(String::new(), |most| format!("{} of processor time, ", time(most)));
     let limits = format!(
-        "{} of memory, {}, {} of output in {} files for each task",
+        "{} of memory, {}, {cpu_time}{} of output in {} files for each task",
         limits.memory.display().iec(),
         time(limits.time),
         limits.output_bytes.display().iec(),

@@ -89,7 +89,8 @@ impl Try {
         let compiled = start.elapsed();
 
         let start = Instant::now();
-        let (cpu_time, result) = self.execute(console, &bench, guest, task, limits, &inputs).await?;
+        let (cpu_time, result) =
+            self.execute(console, &bench, guest, task, limits, &inputs).await?;
         let elapsed = start.elapsed();
         match result {
             Ok(published) => {

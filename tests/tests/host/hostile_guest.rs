@@ -289,7 +289,7 @@ fn open_files_have_a_limit_that_is_named_when_it_ends_a_guest() {
     let refused = trial.does(&[], json!({"open-files": {"count": 100_000}}));
     assert_eq!((&refused["made"], &refused["error"]), (&json!(1000), &json!("quota")));
     let payload = json!({"do": "raw", "call": {"open-files-or-reject": {"count": 100_000}}});
-    trial.fails(payload, &["limit of 1000 files and directories", "nothing raises it: close"]);
+    trial.fails(payload, &["limit of 1000 files and directories", "`--max-open-files` raises it"]);
     let in_turn = trial.does(&[], json!({"open-files-in-turn": {"count": 3_000}}));
     assert_eq!(in_turn["made"], 3_000, "{in_turn:#}");
     trial.ends();

@@ -179,8 +179,8 @@ impl Dir {
             }
             name => Some(name),
         };
-        if name.is_some_and(|name| name.len() > MAX_SEGMENT_BYTES) {
-            return Err(ErrorCode::NameTooLong.into());
+        if let Some(name) = name.filter(|name| name.len() > MAX_SEGMENT_BYTES) {
+            return Err(self.too_long("a name", name.len(), MAX_SEGMENT_BYTES));
         }
         let dir = way.pop().ok_or(ErrorCode::NotPermitted)?;
         Ok(Place { dir, name, must_be_dir: trimmed.len() < path.len() })
@@ -353,10 +353,10 @@ impl Dir {
             _ => BucketKey::of_output(&format!("_/{name}")),
         };
         let problem = match checked {
-            Err(KeyError::TooLong { .. }) => return Err(ErrorCode::NameTooLong.into()),
+            Err(KeyError::TooLong { what, len, max }) => return Err(self.too_long(what, len, max)),
             Err(problem) => problem,
             Ok(_) if path_len + name.len() > MAX_KEY_BYTES => {
-                return Err(ErrorCode::NameTooLong.into());
+                return Err(self.too_long("a path", path_len + name.len(), MAX_KEY_BYTES));
             }
             Ok(_) => return Ok((depth, path_len)),
         };
@@ -367,10 +367,18 @@ impl Dir {
         Err(ErrorCode::IllegalByteSequence.into())
     }
 
+    /// The error for a name or a path that is too long. The log explains it.
+    fn too_long(&self, what: &str, len: usize, most: usize) -> Error {
+        self.shared.say(&format_args!(
+            "{what} of {len} bytes is too long: the limit is {most}, and nothing raises it"
+        ));
+        ErrorCode::NameTooLong.into()
+    }
+
     /// Checks that a directory is not too deep to be published, and its path not too long.
     fn check_extent(&self, depth: usize, path_len: usize) -> Result<()> {
         if path_len > MAX_KEY_BYTES {
-            return Err(ErrorCode::NameTooLong.into());
+            return Err(self.too_long("a path", path_len, MAX_KEY_BYTES));
         }
         if depth > MAX_DEPTH {
             self.shared.quota.refuse_depth();
