@@ -110,7 +110,7 @@ fn what_the_host_holds_for_a_guest_has_a_limit() {
 
 #[test]
 fn the_paths_of_outputs_count_when_they_are_taken() {
-    let limits = with_host_memory(8 << 10);
+    let limits = with_host_memory(5900);
     let g = guest_with(vec![], &limits);
     let parts = ["a", "b", "c"].map(|name| name.repeat(250));
     for depth in 1..=parts.len() {
