@@ -2,9 +2,11 @@
 //! `host.toml`, all with one name.
 //!
 //! A field's doc comment is its line in `--help` and in the docs. The command line collects the
-//! texts of all sources and has clap parse them into these structs.
+//! texts of all sources and has clap parse them into these structs. `config/tasks.rs` has the
+//! settings for the tasks of one name.
 
 pub mod parse;
+mod tasks;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,8 +21,10 @@ use crate::environment::{Environment, default_cache_dir};
 use crate::key::Prefix;
 use crate::queue;
 use crate::report;
-use crate::sandbox::{Limits, MOST_OPEN_FILES, Mode};
+use crate::sandbox::{Limits, Mode};
 use crate::verdict::Policy;
+
+pub use tasks::{NamedTask, TaskLimits, Tasks};
 
 /// The settings of `host run`.
 #[derive(Debug, Clone, Args)]
@@ -51,6 +55,9 @@ pub struct Config {
     pub retries: RetrySettings,
     #[command(flatten)]
     pub task: TaskSettings,
+    /// The tables `[tasks.NAME]` of `host.toml`. Only the file has them.
+    #[arg(skip)]
+    pub tasks: Tasks,
     #[command(flatten)]
     pub compile: CompileSettings,
     #[command(flatten)]
@@ -195,6 +202,9 @@ pub struct TaskSettings {
     /// Maximum time of an attempt
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse::positive_duration)]
     pub timeout: Duration,
+    /// Maximum processor time of an attempt [default: none]
+    #[arg(long, value_name = "TIME", value_parser = parse::positive_duration)]
+    pub cpu_time: Option<Duration>,
     /// Maximum bytes a task may have in /outputs
     #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = parse::size)]
     pub max_output: ByteSize,
@@ -207,9 +217,19 @@ pub struct TaskSettings {
     /// Maximum size of an output that is kept in memory; a larger one goes to a file
     #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = parse::size)]
     pub output_file_memory: ByteSize,
+    /// Maximum number of files and directories a task may have open
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = parse::open_files)]
+    pub max_open_files: u64,
+    /// Maximum bytes to keep of what a task prints: the end of it
+    #[arg(long, value_name = "SIZE", default_value = "64KiB", value_parser = parse::log)]
+    pub max_log: ByteSize,
+    /// Maximum memory of the host for a task, beside its outputs [default: 24MiB, and 3KiB more for
+    /// each of --max-output-files]
+    #[arg(long, value_name = "SIZE", value_parser = parse::host_memory)]
+    pub host_memory: Option<ByteSize>,
     /// Files that each guest may have open. Not a setting: it follows from the process's limit.
-    #[arg(skip = MOST_OPEN_FILES)]
-    pub open_files: u64,
+    #[arg(skip = u64::MAX)]
+    pub process_files: u64,
 }
 
 /// What the compilation of one component may use.
@@ -339,11 +359,18 @@ impl TaskSettings {
         Limits {
             memory: self.memory,
             time: self.timeout,
+            cpu_time: self.cpu_time,
             output_bytes: self.max_output,
             output_files: self.max_output_files,
             output_memory: self.output_memory,
             output_file_memory: self.output_file_memory,
-            open_files: self.open_files,
+            open_files: self.max_open_files,
+            process_files: self.process_files,
+            log: self.max_log,
+            host_memory: self
+                .host_memory
+                .unwrap_or_else(|| Limits::default_host_memory(self.max_output_files)),
+            table: None,
         }
     }
 }

@@ -65,6 +65,8 @@ pub struct Settings {
     pub lease: Duration,
     /// How long an execution may take.
     pub timeout: Duration,
+    /// The table of settings that the timeout is from.
+    pub table: Option<String>,
     /// Attempts of a task.
     pub max_attempts: u32,
 }
@@ -169,7 +171,11 @@ fn leases(settings: &Settings, queues: &Queues, findings: &mut Vec<Finding>) {
                  would be started again while it still runs",
                 time(settings.timeout)
             );
-            let cure = format!("set --timeout below {limit}, and make the tasks smaller");
+            let setting = match &settings.table {
+                Some(table) => format!("`timeout` in {table}"),
+                None => "--timeout".to_owned(),
+            };
+            let cure = format!("set {setting} below {limit}, and make the tasks smaller");
             findings.push(Finding::new(Level::Problem, subject, text).cure(cure));
         }
     }
@@ -240,6 +246,7 @@ mod tests {
             error_queue: "sqs://q-errors".into(),
             lease: Duration::from_secs(300),
             timeout: HOUR,
+            table: None,
             max_attempts: 5,
         }
     }
@@ -297,6 +304,12 @@ mod tests {
         let mut long = settings();
         long.timeout = 13 * HOUR;
         check(&long, facts(), Some((Level::Problem, "leased for at most 12h")));
+        let found = judge(&long, &Queues { tasks: facts(), ..Queues::default() });
+        assert!(found[0].cure.as_ref().unwrap().contains("set --timeout below 12h"), "{found:?}");
+        long.table = Some("[tasks.shrink]".into());
+        let found = judge(&long, &Queues { tasks: facts(), ..Queues::default() });
+        let cure = "set `timeout` in [tasks.shrink] below 12h";
+        assert!(found[0].cure.as_ref().unwrap().contains(cure), "{found:?}");
         long.timeout = 12 * HOUR;
         check(&long, facts(), None);
         let short = Facts { max_lease: Some(HOUR), ..facts() };

@@ -7,7 +7,7 @@
 mod store;
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -83,6 +83,8 @@ pub struct Draft<'a> {
     pub steps: &'a Steps,
     /// The most memory that the guest had, in bytes.
     pub memory: u64,
+    /// The guest's processor time, if it was measured.
+    pub cpu_time: Option<Duration>,
 }
 
 impl Draft<'_> {
@@ -98,6 +100,8 @@ impl Draft<'_> {
             inputs: &'a [ReadInput],
             outputs: &'a [PutOutput],
             memory_bytes: u64,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            cpu_seconds: Option<f64>,
             /// Seconds in each step.
             steps: BTreeMap<&'static str, f64>,
             host_info: &'static HostInfo,
@@ -116,6 +120,7 @@ impl Draft<'_> {
             inputs: self.inputs,
             outputs: self.outputs,
             memory_bytes: self.memory,
+            cpu_seconds: self.cpu_time.map(|time| time.as_secs_f64()),
             steps: steps.map(|step| (step.name(), self.steps.spent(step).as_secs_f64())).collect(),
             host_info: &HOST_INFO,
             time: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
@@ -275,6 +280,7 @@ mod tests {
             outputs: &[output],
             steps: &Steps::start(),
             memory: 65_536,
+            cpu_time: None,
         };
         (content, draft.to_bytes())
     }

@@ -92,6 +92,8 @@ pub struct ErrorReport<'a> {
     pub log: Option<&'a str>,
     /// The duration of the last attempt.
     pub elapsed: Duration,
+    /// The guest's processor time, if it was measured.
+    pub cpu_time: Option<Duration>,
 }
 
 /// What a version of an error report contains. Sizes are bytes of JSON.
@@ -139,6 +141,8 @@ impl ErrorReport<'_> {
             /// The time of the report in UTC.
             time: String,
             elapsed_seconds: f64,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            cpu_seconds: Option<f64>,
         }
         let log = self.log.filter(|log| !log.is_empty() && extent.log > 0);
         to_bytes(&Wire {
@@ -152,6 +156,7 @@ impl ErrorReport<'_> {
             log: log.map(|log| tail(log, extent.log)),
             time: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             elapsed_seconds: self.elapsed.as_secs_f64(),
+            cpu_seconds: self.cpu_time.map(|time| time.as_secs_f64()),
         })
     }
 }
@@ -180,6 +185,8 @@ pub struct DoneReport<'a> {
     pub component: Option<Digest>,
     /// The duration of the attempt.
     pub elapsed: Duration,
+    /// The guest's processor time, if it was measured.
+    pub cpu_time: Option<Duration>,
 }
 
 impl DoneReport<'_> {
@@ -202,6 +209,8 @@ impl DoneReport<'_> {
             #[serde(skip_serializing_if = "Option::is_none")]
             component: Option<String>,
             elapsed_seconds: f64,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            cpu_seconds: Option<f64>,
         }
         #[derive(Serialize)]
         struct Outcome<'a> {
@@ -225,6 +234,7 @@ impl DoneReport<'_> {
             attempt: self.attempt,
             component: self.component.map(|digest| digest.to_string()),
             elapsed_seconds: self.elapsed.as_secs_f64(),
+            cpu_seconds: self.cpu_time.map(|time| time.as_secs_f64()),
         })
     }
 }
@@ -414,6 +424,7 @@ mod tests {
             component: Some(Digest::of(b"")),
             log: Some(log),
             elapsed: Duration::from_millis(1500),
+            cpu_time: None,
         }
     }
 
@@ -537,6 +548,7 @@ mod tests {
             attempt: 1,
             component: None,
             elapsed: Duration::ZERO,
+            cpu_time: None,
         };
         let versions: Vec<Bytes> = report.versions().collect();
         let read: Vec<Value> = versions.iter().map(read).collect();
@@ -563,6 +575,7 @@ mod tests {
             component: None,
             log: Some("a long log"),
             elapsed: Duration::ZERO,
+            cpu_time: None,
         };
         let done = DoneReport {
             message: message.as_bytes(),
@@ -570,6 +583,7 @@ mod tests {
             attempt: 1,
             component: None,
             elapsed: Duration::ZERO,
+            cpu_time: None,
         };
         let versions: [Vec<Bytes>; 2] = [error.versions().collect(), done.versions().collect()];
         let mut sent = Vec::new();
@@ -645,6 +659,7 @@ mod tests {
                 attempt: 1,
                 component: Some(Digest::of(b"")),
                 elapsed: Duration::MAX,
+                cpu_time: None,
             };
             for versions in [error.versions().collect::<Vec<_>>(), done.versions().collect()] {
                 for version in &versions {

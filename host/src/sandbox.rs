@@ -9,6 +9,7 @@
 //! `sandbox/files.rs`, and the kernel's rules for the executing thread in `sandbox/confine.rs`.
 
 mod confine;
+mod cpu;
 mod disk;
 mod files;
 #[doc(hidden)]
@@ -27,6 +28,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytesize::ByteSize;
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use tokio::sync::OwnedSemaphorePermit;
@@ -42,13 +44,14 @@ use crate::message::Task;
 use crate::spill::SpillDir;
 use crate::words;
 pub use confine::Confinement;
+use cpu::CpuTime;
 use disk::Disk;
 pub use disk::Source;
 use files::Tree;
 pub use files::{Input, InputContent, Output};
 pub use interface::version_problem;
 use limits::Memory;
-pub use limits::{Limit, Limits, MOST_OPEN_FILES, is_too_large};
+pub use limits::{LEAST_HOST_MEMORY, Limit, Limits, MOST_LOG, Table, is_too_large};
 pub use log::{Log, Tee};
 pub use mode::Mode;
 use mode::{StepClock, World};
@@ -76,7 +79,6 @@ pub struct Sandbox {
     linker: Linker<State>,
     threads: Threads,
     disk: Disk,
-    limits: Limits,
     mode: Mode,
 }
 
@@ -94,6 +96,8 @@ pub struct Job {
     pub task: Arc<Task>,
     /// Which execution of this task this is, from 1.
     pub attempt: u32,
+    /// What it may use.
+    pub limits: Arc<Limits>,
     /// What it sees in `/inputs`.
     pub inputs: Vec<Input>,
     /// Ends the execution early, with [`RunError::Cancelled`].
@@ -114,6 +118,8 @@ pub struct Execution {
     pub outputs: Vec<Output>,
     /// The most memory that the guest had, in bytes.
     pub memory: u64,
+    /// The processor time of the thread that executed it, if it was measured.
+    pub cpu_time: Option<Duration>,
     /// The end of what the guest wrote to its standard output and error.
     pub log: Log,
     /// From making the instance to its end.
@@ -129,6 +135,7 @@ impl Execution {
             result: Err(error),
             outputs: Vec::new(),
             memory: 0,
+            cpu_time: None,
             log: Log::default(),
             elapsed: Duration::ZERO,
             instantiate: Duration::ZERO,
@@ -184,12 +191,14 @@ pub enum RunError {
     #[error("the task ran to its end without success")]
     Unsuccessful,
     /// The guest ran into one of its limits.
-    #[error("{phase}: {limit}")]
+    #[error("{phase}: {limit}; {}", limits::cure(limit, table.as_deref()))]
     Limit {
         /// The call.
         phase: Phase,
         /// Which limit, and what it is.
         limit: Limit,
+        /// The table of settings that the limit is from, if it is from one.
+        table: Option<Arc<Table>>,
     },
     /// The guest broke off: a panic, an abort, a call of `exit`, a bad memory access.
     #[error("{phase}: {what}")]
@@ -256,6 +265,7 @@ struct State {
     memory: Memory,
     /// The clock of a deterministic guest.
     steps: Option<StepClock>,
+    cpu_time: Option<CpuTime>,
 }
 
 impl WasiView for State {
@@ -270,23 +280,18 @@ pub fn possible_confinement() -> Confinement {
 }
 
 impl Sandbox {
-    /// Starts `slots` threads for guests, each of which may use what `limits` allow. Outputs that
-    /// are too large for memory go to `spill`. `mode` holds for all guests.
+    /// Starts `slots` threads for guests. Outputs that are too large for memory go to `spill`.
+    /// `mode` holds for all guests.
     ///
     /// # Errors
     /// When the engine or a thread can't be had: too little address space, for example.
-    pub fn new(
-        slots: usize,
-        limits: Limits,
-        spill: Arc<SpillDir>,
-        mode: Mode,
-    ) -> wasmtime::Result<Self> {
+    pub fn new(slots: usize, spill: Arc<SpillDir>, mode: Mode) -> wasmtime::Result<Self> {
         let engine = Engine::new(&config(slots, mode))?;
         let mut linker = Linker::new(&engine);
         imports::add_to_linker(&mut linker)?;
         let threads = Threads::start(slots, &engine)?;
         let disk = Disk::start(spill)?;
-        Ok(Self { engine, linker, threads, disk, limits, mode })
+        Ok(Self { engine, linker, threads, disk, mode })
     }
 
     /// Where guests get the time and random numbers from. Their compiled code depends on it.
@@ -359,12 +364,12 @@ impl Sandbox {
 
     /// Runs the job on the next free thread, if it is still there then.
     async fn run_unless_taken(&self, job: Arc<Mutex<Option<Job>>>) -> Execution {
-        let (limits, disk, mode) = (self.limits, self.disk.clone(), self.mode);
+        let (disk, mode) = (self.disk.clone(), self.mode);
         let run = self.threads.run(move |engine| {
             let job = job.lock().take();
             Box::pin(async move {
                 match job {
-                    Some(job) => execute(engine, limits, disk, mode, job).await,
+                    Some(job) => execute(engine, disk, mode, job).await,
                     None => Execution::not_begun(RunError::Cancelled),
                 }
             })
@@ -413,6 +418,7 @@ fn code_config(mode: Mode) -> Config {
         .wasm_gc(false)
         .concurrency_support(false)
         .epoch_interruption(true)
+        .max_wasm_stack(limits::MAX_STACK)
         .memory_init_cow(true)
         // The default asks an environment variable, and reads debug information.
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
@@ -433,13 +439,14 @@ pub fn compiling_engine(mode: Mode) -> wasmtime::Result<Engine> {
     Engine::new(&code_config(mode))
 }
 
-async fn execute(engine: &Engine, limits: Limits, disk: Disk, mode: Mode, job: Job) -> Execution {
+async fn execute(engine: &Engine, disk: Disk, mode: Mode, job: Job) -> Execution {
     let start = Instant::now();
+    let limits = &*job.limits;
     let deadline = start + limits.time;
-    let log = log::Sink::new(job.tee);
-    let quota = Quota::new(&limits);
+    let log = log::Sink::new(usize::try_from(limits.log.as_u64()).unwrap_or(usize::MAX), job.tee);
+    let quota = Quota::new(limits);
     let world = (mode == Mode::Deterministic).then(|| World::of(&job.task));
-    let files = Tree::new(job.inputs, &limits, quota.clone(), disk, log.clone(), world.as_ref());
+    let files = Tree::new(job.inputs, limits, quota.clone(), disk, log.clone(), world.as_ref());
     let mut table = ResourceTable::new();
     table.set_max_capacity(limits::MAX_HANDLES);
     let mut wasi = WasiCtx::builder();
@@ -458,6 +465,7 @@ async fn execute(engine: &Engine, limits: Limits, disk: Disk, mode: Mode, job: J
         quota: quota.clone(),
         memory: Memory::new(limits.memory),
         steps: world.map(|world| world.clock),
+        cpu_time: limits.cpu_time.map(|most| CpuTime::start(most, start)),
     };
     let mut store = Store::new(engine, state);
     store.limiter(|state| &mut state.memory);
@@ -467,8 +475,13 @@ async fn execute(engine: &Engine, limits: Limits, disk: Disk, mode: Mode, job: J
     // timer below. It takes both.
     store.set_epoch_deadline(1);
     let cancelled = job.cancelled.clone();
-    store.epoch_deadline_callback(move |_| {
-        if cancelled.is_cancelled() || Instant::now() >= deadline {
+    store.epoch_deadline_callback(move |mut store| {
+        let now = Instant::now();
+        let is_over = |cpu_time: &mut CpuTime| cpu_time.check(now);
+        if cancelled.is_cancelled()
+            || now >= deadline
+            || store.data_mut().cpu_time.as_mut().is_some_and(is_over)
+        {
             Ok(UpdateDeadline::Interrupt)
         } else {
             Ok(UpdateDeadline::Yield(1))
@@ -480,18 +493,21 @@ async fn execute(engine: &Engine, limits: Limits, disk: Disk, mode: Mode, job: J
     let ended = tokio::select! {
         biased;
         ended = calls(
-            &mut store, &job.guest, &job.task, job.attempt, &limits, &mut phase, &mut instantiated,
+            &mut store, &job.guest, &job.task, job.attempt, limits, &mut phase, &mut instantiated,
         ) => ended,
         () = tokio::time::sleep_until(deadline.into()) => Err(Ended::Late),
         () = job.cancelled.cancelled() => Err(Ended::Cancelled),
     };
     let memory = store.data().memory.bytes();
     let denied = store.data().memory.denied();
-    let files_refused = quota.was_refused_open();
+    let refused_open = quota.refused_open();
+    let cpu_time = store.data().cpu_time.as_ref().map(CpuTime::used);
+    let is_out_of_cpu_time = store.data().cpu_time.as_ref().is_some_and(CpuTime::is_over);
     // The instance is gone before anybody looks at what it left.
     drop(store);
     drop(job.slot);
     let exceeded = quota.exceeded();
+    let limit = |phase, limit| limits.exceeded(phase, limit);
     let result = match (ended, exceeded) {
         (Err(Ended::Cancelled), _) => Err(RunError::Cancelled),
         // Whatever the guest made of it: what it left may be half of what it meant to.
@@ -501,18 +517,24 @@ async fn execute(engine: &Engine, limits: Limits, disk: Disk, mode: Mode, job: J
         (Err(Ended::Late), _) => Err(limit(phase, Limit::Time(limits.time))),
         (Err(Ended::Error(_)), _) if job.cancelled.is_cancelled() => Err(RunError::Cancelled),
         (Err(Ended::Error(error)), _) if error.downcast_ref() == Some(&Trap::Interrupt) => {
-            Err(limit(phase, Limit::Time(limits.time)))
+            Err(limit(
+                phase,
+                match limits.cpu_time.filter(|_| is_out_of_cpu_time) {
+                    Some(most) => Limit::CpuTime(most),
+                    None => Limit::Time(limits.time),
+                },
+            ))
         }
         // A guest that was refused bytes and went on has left half of what it meant to, and
         // what it makes of the refusal says less than the limit does.
         (_, Some(exceeded)) => Err(limit(phase, exceeded)),
         (Err(Ended::Limit(exceeded)), None) => Err(limit(phase, exceeded)),
-        (Err(Ended::Error(error)), None) if let Some(of) = Limit::of_error(&error, &limits) => {
+        (Err(Ended::Error(error)), None) if let Some(of) = Limit::of_error(&error, limits) => {
             Err(limit(phase, of))
         }
         // A guest that closes some and goes on was not ended by the refusal.
-        (Err(Ended::Error(_) | Ended::Failure(_)), None) if files_refused => {
-            Err(limit(phase, Limit::OpenFiles(limits.open_files)))
+        (Err(Ended::Error(_) | Ended::Failure(_)), None) if let Some(refused) = refused_open => {
+            Err(limit(phase, refused))
         }
         (Err(Ended::Error(_)), None) if let Some(denied) = denied => Err(limit(phase, denied)),
         (Err(Ended::Error(error)), None) => Err(trapped(phase, &error)),
@@ -525,10 +547,18 @@ async fn execute(engine: &Engine, limits: Limits, disk: Disk, mode: Mode, job: J
         (Ok(outcome), None) if outcome.success => Ok(outcome.outputs),
         (Ok(_), None) => Err(RunError::Unsuccessful),
     };
+    let (result, outputs) = match result {
+        Ok(listed) => match files.into_outputs() {
+            Ok(outputs) => (Ok(listed), outputs),
+            Err(exceeded) => (Err(limit(phase, exceeded)), Vec::new()),
+        },
+        Err(error) => (Err(error), Vec::new()),
+    };
     Execution {
-        outputs: if result.is_ok() { files.into_outputs() } else { Vec::new() },
         result,
+        outputs,
         memory,
+        cpu_time,
         log: log.finish(),
         elapsed: start.elapsed(),
         instantiate: instantiated.map_or(Duration::ZERO, |at: Instant| at - start),
@@ -603,13 +633,11 @@ async fn calls(
     if outcome.outputs.len() as u64 > limits.output_files {
         return Err(Limit::OutputFiles(limits.output_files).into());
     }
+    let listed = outcome.outputs.iter().map(|path| (path.capacity() + size_of::<String>()) as u64);
+    store.data().quota.hold(listed.sum())?;
     *phase = Phase::Finalize;
     instance.call_finalize(&mut *store, &task, &outcome).await??;
     Ok(outcome)
-}
-
-fn limit(phase: Phase, limit: Limit) -> RunError {
-    RunError::Limit { phase, limit }
 }
 
 fn trapped(phase: Phase, error: &wasmtime::Error) -> RunError {
@@ -628,7 +656,10 @@ fn trapped(phase: Phase, error: &wasmtime::Error) -> RunError {
         Some(Trap::UnreachableCodeReached) => {
             "the guest panicked or aborted; its log says why".to_owned()
         }
-        Some(Trap::StackOverflow) => "the guest's call stack overflowed".to_owned(),
+        Some(Trap::StackOverflow) => format!(
+            "the guest's call stack overflowed its limit of {}; nothing raises it: recurse less deeply",
+            ByteSize(limits::MAX_STACK as u64).display().iec()
+        ),
         Some(Trap::MemoryOutOfBounds) => {
             "the guest read or wrote outside its memory (in Rust: often a stack overflow)"
                 .to_owned()

@@ -51,6 +51,8 @@ struct Attempt {
     receipt: Option<ReceiptPlace>,
     /// The most memory that the guest had, in bytes.
     memory: u64,
+    /// The guest's processor time, if it was measured.
+    cpu_time: Option<Duration>,
 }
 
 /// How a task goes on after its message is decoded.
@@ -101,6 +103,7 @@ pub async fn run(services: &Services, mut lease: Lease, permit: OwnedSemaphorePe
             log: Log::default(),
             receipt: None,
             memory: 0,
+            cpu_time: None,
         };
         let mut end = match services.undeleted.recall(&lease.message().id, &lease.message().body) {
             // The message came again because it could not be deleted.
@@ -208,6 +211,7 @@ impl Attempt {
             guest: component.guest.clone(),
             task: task.clone(),
             attempt: lease.attempt(),
+            limits: services.limits.of(&task.name).clone(),
             inputs,
             cancelled: lost.child_token(),
             tee: None,
@@ -220,6 +224,7 @@ impl Attempt {
         };
         self.log = execution.log;
         self.memory = execution.memory;
+        self.cpu_time = execution.cpu_time;
         let listed = match execution.result {
             Err(RunError::Cancelled) if lost.is_cancelled() => return Err(Failure::LeaseLost),
             Err(RunError::Cancelled) => return Err(RunError::Cancelled.into()),

@@ -3,6 +3,7 @@
 use task_host::digest::Digest;
 use task_host::key::BucketKey;
 use task_host::receipt::{self, Draft, Receipt};
+use task_host::sandbox::Mode;
 use task_host::stats::Steps;
 
 use crate::memory::bounded;
@@ -38,6 +39,8 @@ pub(crate) fn check(input: &[u8]) {
         outputs: &receipt.outputs,
         steps: &Steps::start(),
         memory: 0,
+        cpu_time: None,
+        mode: Mode::Ordinary,
     };
     let again = Receipt::parse(&draft.to_bytes(), &content).expect("our own receipt");
     assert_eq!(again.component, receipt.component);

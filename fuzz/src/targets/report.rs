@@ -32,6 +32,7 @@ pub(crate) fn check(input: &[u8]) {
         component: None,
         log: Some(words),
         elapsed: Duration::from_secs(1),
+        cpu_time: None,
     };
     let done = DoneReport {
         message,
@@ -39,6 +40,7 @@ pub(crate) fn check(input: &[u8]) {
         attempt: 1,
         component: None,
         elapsed: Duration::from_secs(1),
+        cpu_time: None,
     };
     let errors: Vec<_> = error.versions().collect();
     let dones: Vec<_> = done.versions().collect();

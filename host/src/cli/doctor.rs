@@ -117,7 +117,7 @@ async fn look(config: &Config, bucket_is_made: bool, findings: &mut Vec<Finding>
         findings.push(look_at_bucket("inputs", url, config, false).await);
     }
     if is_usable || config.data.components.is_some() {
-        findings.push(look_for_components(config).await);
+        findings.append(&mut look_for_components(config).await);
     }
     findings.append(&mut machine::look(config));
     let apart = |overlap: Overlap| {
@@ -142,11 +142,14 @@ async fn queues(config: &Config, tasks: Facts, errors: Option<Facts>) -> Queues 
 
 /// The settings that have to fit the queues.
 fn to_fit(config: &Config) -> fit::Settings {
+    let limits = config.limits();
+    let longest = limits.most(|limits| limits.time);
     fit::Settings {
         queue: config.queue.to_string(),
         error_queue: config.error_queue.to_string(),
         lease: config.work.lease,
-        timeout: config.task.timeout,
+        timeout: longest.time,
+        table: longest.table.as_ref().map(ToString::to_string),
         max_attempts: config.retries.max_attempts,
     }
 }
@@ -289,7 +292,8 @@ async fn first(bucket: &dyn Bucket, prefix: &Prefix) -> Result<(), bucket::Bucke
     bucket.list(prefix).next().await.transpose().map(drop)
 }
 
-async fn look_for_components(config: &Config) -> Finding {
+/// Looks for components, and for those of the tables `[tasks.NAME]`.
+async fn look_for_components(config: &Config) -> Vec<Finding> {
     let (place, opened) = match &config.data.components {
         Some(dir) => {
             (dir.display().to_string(), bucket::open_dir(dir).map(|b| (b, Prefix::root())))
@@ -307,8 +311,8 @@ async fn look_for_components(config: &Config) -> Finding {
         let mut names = Vec::new();
         let mut listing = bucket.list(&prefix);
         while let Some(object) = listing.next().await.transpose()? {
-            let file = object.key.as_str().rsplit('/').next().unwrap_or_default();
-            names.extend(file.strip_suffix(".wasm").map(str::to_owned));
+            let path = object.key.as_str().strip_prefix(prefix.as_str()).unwrap_or_default();
+            names.extend(path.trim_start_matches('/').strip_suffix(".wasm").map(str::to_owned));
             if names.len() >= COUNTED {
                 break;
             }
@@ -317,23 +321,30 @@ async fn look_for_components(config: &Config) -> Finding {
     };
     let mut names = match tokio::time::timeout(PATIENCE, counting).await {
         Ok(Ok(names)) => names,
-        Ok(Err(error)) => return Finding::new(Level::Problem, subject, error.to_string()),
-        Err(_) => return silent(subject),
+        Ok(Err(error)) => return vec![Finding::new(Level::Problem, subject, error.to_string())],
+        Err(_) => return vec![silent(subject)],
     };
     if names.is_empty() {
-        return Finding::new(
-            Level::Problem,
-            subject,
-            "there are no components, so no task can run",
-        )
-        .cure("push one with `host component push FILE`");
+        let text = "there are no components, so no task can run";
+        let finding = Finding::new(Level::Problem, subject, text);
+        return vec![finding.cure("push one with `host component push FILE`")];
     }
     names.sort();
+    // A list that was cut may lack the component of a table.
+    let tables = config.tasks.keys().filter(|_| names.len() < COUNTED);
+    let unused: Vec<Finding> = tables
+        .filter(|name| !names.iter().any(|listed| listed == name.as_str()))
+        .map(|name| {
+            let text = format!("host.toml has limits for tasks named `{name}`, which is not here");
+            Finding::new(Level::Warn, subject, text).cure("correct the name, or push the component")
+        })
+        .collect();
     let count = match names.len() {
         COUNTED => format!("{COUNTED} or more"),
         n => HumanCount(n as u64).to_string(),
     };
     let more = if names.len() > NAMED { ", …" } else { "" };
     names.truncate(NAMED);
-    Finding::new(Level::Ok, subject, format!("{count}: {}{more}", names.join(", ")))
+    let listed = Finding::new(Level::Ok, subject, format!("{count}: {}{more}", names.join(", ")));
+    std::iter::once(listed).chain(unused).collect()
 }

@@ -1,8 +1,7 @@
 //! Raises this process's limit of open files, and fits the configuration to it.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use task_host::config::Config;
-use task_host::sandbox::{Limits, MOST_OPEN_FILES};
+use task_host::config::{Config, TaskSettings, Tasks};
 
 /// Files that a host always has open: queues, directories, connections.
 const FILES: u64 = 48;
@@ -29,11 +28,17 @@ pub(crate) fn prepare(config: Config) -> Config {
 }
 
 /// The same for so many tasks at a time without a host.
-pub(crate) fn prepare_for(parallel: usize, mut limits: Limits) -> Limits {
+pub(crate) fn prepare_for(parallel: usize, task: &mut TaskSettings, tables: &mut Tasks) {
     if let Some(most) = raise_open_files() {
-        limits.open_files = open_files(for_tasks(most), parallel, 0);
+        share(open_files(for_tasks(most), parallel, 0), task, tables);
     }
-    limits
+}
+
+/// Lets each guest open so many files.
+fn share(open: u64, task: &mut TaskSettings, tables: &mut Tasks) {
+    for task in tables.values_mut().map(|table| &mut table.limits).chain([task]) {
+        task.process_files = open;
+    }
 }
 
 /// The files that this many running and prefetched tasks may need.
@@ -58,7 +63,7 @@ fn of_tasks(parallel: usize, ahead: usize) -> u64 {
 fn open_files(for_tasks: u64, parallel: usize, ahead: usize) -> u64 {
     let (parallel, ahead) = (parallel as u64, ahead as u64);
     let left = for_tasks.saturating_sub(FILES_OF_TASK.saturating_mul(parallel + ahead));
-    (left / parallel.max(1)).clamp(1, MOST_OPEN_FILES)
+    (left / parallel.max(1)).max(1)
 }
 
 /// Raises the soft limit of open files to the hard limit. Returns it, or none if there is no limit.
@@ -95,7 +100,7 @@ fn fit(mut config: Config, most: u64) -> Config {
         config.work.prefetch = Some(ahead);
         open = open_files(left, config.work.parallel, ahead);
     }
-    config.task.open_files = open;
+    share(open, &mut config.task, &mut config.tasks);
     config
 }
 
@@ -120,6 +125,6 @@ mod tests {
                 }
             }
         }
-        assert_eq!(open_files(for_tasks(1 << 20), 8, 16), MOST_OPEN_FILES);
+        assert!(open_files(for_tasks(1 << 20), 8, 16) > 10_000);
     }
 }

@@ -364,13 +364,16 @@ fn announce(screen: &Console, services: &Services, missing: &Missing) {
         time(config.retries.retry_after)
     );
     let limits = &config.task.limits();
+    let cpu_time =
+        limits.cpu_time.map_or(String::new(), |most| format!("{} of processor time, ", time(most)));
     let limits = format!(
-        "{} of memory, {}, {} of output in {} files for each task",
+        "{} of memory, {}, {cpu_time}{} of output in {} files for each task",
         limits.memory.display().iec(),
         time(limits.time),
         limits.output_bytes.display().iec(),
         HumanCount(limits.output_files)
     );
+    let own_limits = own_limits(config);
     let kernel = services.confinement().to_string();
     let until = until(config);
     if screen.is_json {
@@ -385,6 +388,7 @@ fn announce(screen: &Console, services: &Services, missing: &Missing) {
             lease,
             attempts,
             limits,
+            own_limits,
             kernel,
             until,
             version = env!("CARGO_PKG_VERSION"),
@@ -404,6 +408,7 @@ fn announce(screen: &Console, services: &Services, missing: &Missing) {
         ("lease", Some(&*lease)),
         ("attempts", Some(&*attempts)),
         ("limits", Some(&*limits)),
+        ("", own_limits.as_deref()),
         ("kernel", Some(&*kernel)),
         ("until", Some(&*until)),
     ];
@@ -412,6 +417,18 @@ fn announce(screen: &Console, services: &Services, missing: &Missing) {
             screen.tell(format_args!("  {name:<11} {value}"));
         }
     }
+}
+
+/// The tasks with limits of their own, and the settings of each.
+fn own_limits(config: &Config) -> Option<String> {
+    let tables = config.tasks.iter().filter(|(_, task)| !task.own.is_empty());
+    let tables: Vec<String> = tables
+        .map(|(name, task)| {
+            let settings: Vec<&str> = task.own.iter().copied().collect();
+            format!("{name} ({})", settings.join(", "))
+        })
+        .collect();
+    (!tables.is_empty()).then(|| format!("other limits for {}", tables.join(", ")))
 }
 
 /// What ends this run.

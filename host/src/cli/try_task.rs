@@ -4,15 +4,15 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use task_host::bucket::DirBucket;
-use task_host::config::RetrySettings;
+use task_host::config::{RetrySettings, Tasks};
 use task_host::failure::Failure;
 use task_host::key::{BucketKey, Prefix};
 use task_host::message::{self, Draft, Task};
 use task_host::publish::{self, Published};
-use task_host::sandbox::{self, Guest, InputContent, Job};
+use task_host::sandbox::{self, Guest, InputContent, Job, Limits};
 use task_host::task;
 use task_host::verdict::{self, Verdict};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +22,7 @@ use super::console::{Console, GuestOutput};
 use super::described::draft_error;
 use super::exit_code::{Advice, Exit};
 use super::local_runner::LocalRunner;
+use super::open_files;
 use super::output;
 use super::settings::{Execution, Flags, When};
 
@@ -76,6 +77,12 @@ impl Try {
         let inputs: Vec<Input> =
             self.inputs.iter().map(|text| Input::parse(text)).collect::<anyhow::Result<_>>()?;
         let task = self.task(&inputs)?;
+        let mut table = settings.task(&task.name)?;
+        open_files::prepare_for(1, &mut table.limits, &mut Tasks::new());
+        let mut limits = table.limits(&task.name);
+        // Shown at the end, so that one can choose a limit.
+        limits.cpu_time.get_or_insert(Duration::MAX);
+        let limits = Arc::new(limits);
         let bytes = read(&self.component)?;
         check(&self.component, &bytes)?;
         let bench = LocalRunner::open(&settings)?;
@@ -84,7 +91,8 @@ impl Try {
         let compiled = start.elapsed();
 
         let start = Instant::now();
-        let result = self.execute(console, &bench, guest, task, &inputs).await?;
+        let (cpu_time, result) =
+            self.execute(console, &bench, guest, task, limits, &inputs).await?;
         let elapsed = start.elapsed();
         match result {
             Ok(published) => {
@@ -101,8 +109,10 @@ impl Try {
                 output::table(&mut out, &rows)?;
                 out.flush()?;
                 console.tell(format_args!(
-                    "done in {}, {} published (the component was ready after {})",
+                    "done in {} with {} of processor time, {} published (the component was ready \
+                     after {})",
                     output::time(elapsed),
+                    output::time(cpu_time.unwrap_or_default()),
                     output::count(published.keys.len() as u64, "output"),
                     output::time(compiled)
                 ));
@@ -145,8 +155,9 @@ impl Try {
         bench: &LocalRunner,
         guest: Guest,
         task: Task,
+        limits: Arc<Limits>,
         inputs: &[Input],
-    ) -> anyhow::Result<Result<Published, Failure>> {
+    ) -> anyhow::Result<(Option<Duration>, Result<Published, Failure>)> {
         let mut given = Vec::with_capacity(inputs.len());
         for input in inputs {
             input.give(&mut given)?;
@@ -157,6 +168,7 @@ impl Try {
             guest,
             task: Arc::new(task),
             attempt: self.attempt,
+            limits,
             inputs: given,
             cancelled: CancellationToken::new(),
             tee: Some(Arc::new(move |bytes: &[u8]| tee.write(bytes))),
@@ -164,17 +176,18 @@ impl Try {
         };
         let execution = bench.sandbox.run(job).await;
         output.end();
+        let cpu_time = execution.cpu_time;
         let listed = match execution.result {
             Ok(listed) => listed,
-            Err(error) => return Ok(Err(error.into())),
+            Err(error) => return Ok((cpu_time, Err(error.into()))),
         };
         if let Err(failure) = task::check_listed(&execution.outputs, &listed).await {
-            return Ok(Err(failure));
+            return Ok((cpu_time, Err(failure)));
         }
         let bucket = DirBucket::create(&self.out)?;
         let root = Prefix::root();
         let published = publish::outputs(execution.outputs, &root, None, &bucket, &|| true).await;
-        Ok(published.map_err(Failure::from))
+        Ok((cpu_time, published.map_err(Failure::from)))
     }
 }
 

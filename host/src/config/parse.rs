@@ -15,6 +15,7 @@ use crate::environment::with_home;
 use crate::key::{Prefix, check_not_reserved};
 use crate::queue;
 use crate::queue::sqs::check_body_bucket;
+use crate::sandbox::{LEAST_HOST_MEMORY, MOST_LOG};
 
 /// A value, or what is wrong with its text.
 pub type Parsed<T> = Result<T, String>;
@@ -115,6 +116,27 @@ pub(super) fn task_memory(text: &str) -> Parsed<ByteSize> {
     }
 }
 
+/// The bytes of a task's log.
+pub(super) fn log(text: &str) -> Parsed<ByteSize> {
+    match size(text)? {
+        size if size > MOST_LOG => {
+            Err(format!("is too large; the maximum is {}", MOST_LOG.display().iec()))
+        }
+        size => Ok(size),
+    }
+}
+
+/// The memory of the host for a task. Calls and handles take some of it in any case.
+pub(super) fn host_memory(text: &str) -> Parsed<ByteSize> {
+    match size(text)? {
+        size if size < LEAST_HOST_MEMORY => Err(format!(
+            "is too little for any task; the minimum is {}",
+            LEAST_HOST_MEMORY.display().iec()
+        )),
+        size => Ok(size),
+    }
+}
+
 /// The memory of the process that compiles, which needs some before it starts to compile.
 pub(super) fn compile_memory(text: &str) -> Parsed<ByteSize> {
     match size(text)? {
@@ -153,6 +175,14 @@ pub(super) fn prefetch(text: &str) -> Parsed<usize> {
     match whole(text)? {
         n @ 0..=100_000 => Ok(n as usize),
         _ => Err("is more than a host can hold; the maximum is 100000".to_owned()),
+    }
+}
+
+/// A number of files that a task may have open. Each takes a handle.
+pub(super) fn open_files(text: &str) -> Parsed<u64> {
+    match positive(text)? {
+        n @ 1..=10_000 => Ok(n),
+        _ => Err("is more than a task can hold; the maximum is 10000".to_owned()),
     }
 }
 

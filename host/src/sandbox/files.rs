@@ -28,7 +28,7 @@ use self::streams::{Reader, Writer};
 use self::tree::{Dir, Listing, OpenDir, Opened};
 use super::State;
 use super::disk::{Disk, Source};
-use super::limits::Limits;
+use super::limits::{Limit, Limits};
 use super::log::Sink;
 use super::mode::World;
 use super::quota::{Quota, Refused};
@@ -211,7 +211,10 @@ impl Tree {
     }
 
     /// Takes the outputs, in the order of their paths, when the guest has ended.
-    pub(super) fn into_outputs(self) -> Vec<Output> {
+    ///
+    /// # Errors
+    /// The limit of the host's memory for the guest, if their paths exceed it.
+    pub(super) fn into_outputs(self) -> std::result::Result<Vec<Output>, Limit> {
         self.outputs.take_all()
     }
 }

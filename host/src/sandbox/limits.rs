@@ -1,21 +1,28 @@
 //! What one execution may use, the count of its memory, and the engine's own limits by name.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use wasmtime::ResourceLimiter;
 use wasmtime::component::ResourceTableError;
 
+use super::{Phase, RunError};
+use crate::key::TaskName;
 use crate::words;
 
 /// What one execution may use.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Limits {
     /// All linear memories of the instance together.
     pub memory: ByteSize,
     /// Wall-clock time of the three calls together.
     pub time: Duration,
+    /// Processor time of the three calls together, that of the host for the guest included.
+    /// [`Duration::MAX`] only has it measured.
+    pub cpu_time: Option<Duration>,
     /// Bytes that the files in `/outputs` may have together, holes included.
     pub output_bytes: ByteSize,
     /// Files and directories that there may be in `/outputs`.
@@ -25,13 +32,38 @@ pub struct Limits {
     pub output_memory: ByteSize,
     /// The most bytes of one such file that are kept in memory.
     pub output_file_memory: ByteSize,
-    /// Files and directories that may be open at a time. Some of them take a file of the process.
+    /// Files, directories and listings that may be open at a time.
     pub open_files: u64,
+    /// The same, as far as the process's own limit of open files allows: some of them take a file of
+    /// the process.
+    pub process_files: u64,
+    /// Bytes of the log that are kept.
+    pub log: ByteSize,
+    /// What the host may hold for the guest, beside outputs that are kept in memory.
+    pub host_memory: ByteSize,
+    /// The table of settings that some of these limits are from.
+    pub table: Option<Arc<Table>>,
 }
 
-/// The most files and directories that a guest may have open at a time, where the process may
-/// have many: about as many as a program may have by itself.
-pub const MOST_OPEN_FILES: u64 = 1000;
+/// A table of settings for the tasks of one name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    /// The name of the tasks.
+    pub name: TaskName,
+    /// The settings that the table has.
+    pub settings: BTreeSet<&'static str>,
+}
+
+impl fmt::Display for Table {
+    /// Its header in `host.toml`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.name.as_str();
+        match name.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_".contains(&c)) {
+            true => write!(f, "[tasks.{name}]"),
+            false => write!(f, "[tasks.{name:?}]"),
+        }
+    }
+}
 
 /// Directories in each other that a guest may make in `/outputs`.
 pub(super) const MAX_DEPTH: usize = 64;
@@ -51,17 +83,55 @@ pub(super) const MAX_TABLE_ELEMENTS: usize = 1_000_000;
 const MAX_CALL: u64 = 16 << 20;
 /// Bytes to count for each output that a guest lists: its name, and the host's handle on it.
 const LISTED: u64 = 128;
+/// Bytes of a guest's call stack, apart from the one that it may have in its own memory.
+pub(super) const MAX_STACK: usize = 512 << 10;
+
+/// The least memory of the host for one guest: enough for the parts that have limits of their own,
+/// which are calls, handles and the log.
+pub const LEAST_HOST_MEMORY: ByteSize = ByteSize::mib(24);
+/// The most bytes of a log. The host may hold two copies.
+pub const MOST_LOG: ByteSize = ByteSize::mib(1);
+/// Bytes of the host for each output of a guest, however long its path is: its node in the tree, its
+/// place in the guest's list, and its key.
+const PER_OUTPUT: u64 = 3 << 10;
+/// Bytes of the host for one of its things that a guest holds: its place in a table, and itself.
+const PER_HANDLE: u64 = 256;
+/// Bytes of the host for a handle among the parts of a component.
+const PER_INNER_HANDLE: u64 = 32;
 
 impl Limits {
-    /// What an execution may take of the host's memory: the guest's own, and its outputs that are
-    /// kept there.
+    /// What an execution may take of the host's memory: the guest's own, its outputs that are kept
+    /// there, and what else the host holds for it.
     pub fn of_the_host(&self) -> ByteSize {
-        ByteSize(self.memory.as_u64().saturating_add(self.output_memory.as_u64()))
+        let parts = [self.memory, self.output_memory, self.host_memory];
+        ByteSize(parts.iter().fold(0, |sum, part| sum.saturating_add(part.as_u64())))
     }
 
-    /// What may cross between guest and host in one call. The list of all outputs fits.
+    /// The memory of the host for a guest with so many outputs, if nothing else is set.
+    pub fn default_host_memory(output_files: u64) -> ByteSize {
+        let outputs = output_files.saturating_mul(PER_OUTPUT);
+        ByteSize(LEAST_HOST_MEMORY.as_u64().saturating_add(outputs))
+    }
+
+    /// The error of an execution that exceeds a limit during a call.
+    pub(super) fn exceeded(&self, phase: Phase, limit: Limit) -> RunError {
+        let has = |table: &&Arc<Table>| limit.setting().is_some_and(|s| table.settings.contains(s));
+        RunError::Limit { phase, limit, table: self.table.as_ref().filter(has).cloned() }
+    }
+
+    /// What may cross between guest and host in one call. The list of all outputs fits, unless
+    /// the host has little memory for it.
     pub(super) fn call(&self) -> ByteSize {
-        ByteSize(MAX_CALL.max(self.output_files.saturating_mul(LISTED)))
+        let spare = self.host_memory.as_u64().saturating_sub(LEAST_HOST_MEMORY.as_u64()) / 4;
+        let list = self.output_files.saturating_mul(LISTED);
+        ByteSize(list.min(MAX_CALL.saturating_add(spare)).max(MAX_CALL))
+    }
+
+    /// The part of the host's memory for this guest that is set aside before it starts, because
+    /// the engine counts what is in it: calls and handles. The log is in it too.
+    pub(super) fn set_aside(&self) -> u64 {
+        let handles = MAX_HANDLES as u64 * PER_HANDLE + MAX_ALL_HANDLES as u64 * PER_INNER_HANDLE;
+        self.call().as_u64() + handles + 2 * self.log.as_u64()
     }
 }
 
@@ -72,12 +142,18 @@ pub enum Limit {
     Memory(ByteSize),
     /// See [`Limits::time`].
     Time(Duration),
+    /// See [`Limits::cpu_time`].
+    CpuTime(Duration),
     /// See [`Limits::output_bytes`].
     OutputBytes(ByteSize),
     /// See [`Limits::output_files`].
     OutputFiles(u64),
     /// See [`Limits::open_files`].
     OpenFiles(u64),
+    /// See [`Limits::process_files`].
+    ProcessFiles(u64),
+    /// See [`Limits::host_memory`].
+    HostMemory(ByteSize),
     /// Directories in each other.
     Depth(usize),
     /// Things of the host that a guest holds at a time.
@@ -93,68 +169,98 @@ pub enum Limit {
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Memory(most) => write!(
-                f,
-                "the guest ran into its memory limit of {}; `--memory` raises it",
-                most.display().iec()
-            ),
-            Self::Time(most) => write!(
-                f,
-                "the guest ran into its time limit of {}; `--timeout` raises it",
-                humantime::format_duration(*most)
-            ),
-            Self::OutputBytes(most) => write!(
-                f,
-                "the guest ran into its output limit of {}; `--max-output` raises it",
-                most.display().iec()
-            ),
-            Self::OutputFiles(most) => write!(
-                f,
-                "the guest ran into its limit of {most} output files; `--max-output-files` raises it"
-            ),
-            Self::OpenFiles(most) => {
-                let cure = match *most < MOST_OPEN_FILES {
-                    true => "a higher `ulimit -n` of the host or a lower `--parallel` raises it",
-                    false => "nothing raises it: close what is not needed any more",
-                };
-                write!(
-                    f,
-                    "the guest ran into its limit of {most} files and directories that are open \
-                     at a time; {cure}"
-                )
+            Self::Memory(most) => {
+                write!(f, "the guest ran into its memory limit of {}", most.display().iec())
             }
+            Self::Time(most) => {
+                let most = humantime::format_duration(*most);
+                write!(f, "the guest ran into its time limit of {most}")
+            }
+            Self::CpuTime(most) => {
+                let most = humantime::format_duration(*most);
+                write!(f, "the guest ran into its limit of {most} of processor time")
+            }
+            Self::OutputBytes(most) => {
+                write!(f, "the guest ran into its output limit of {}", most.display().iec())
+            }
+            Self::OutputFiles(most) => {
+                write!(f, "the guest ran into its limit of {most} output files")
+            }
+            Self::OpenFiles(most) | Self::ProcessFiles(most) => write!(
+                f,
+                "the guest ran into its limit of {most} files and directories that are open at a \
+                 time"
+            ),
+            Self::HostMemory(most) => write!(
+                f,
+                "the guest ran into its limit of {} of the host's memory (names, open files, calls)",
+                most.display().iec()
+            ),
             Self::Depth(most) => write!(
                 f,
-                "the guest ran into the limit of {most} directories in each other in /outputs; \
-                 nothing raises it"
+                "the guest ran into the limit of {most} directories in each other in /outputs"
             ),
             Self::Handles => write!(
                 f,
                 "the guest ran into the limit of {MAX_HANDLES} handles (files, streams, timers) \
-                 that it may hold at a time, or of {MAX_ALL_HANDLES} with its own; nothing raises \
-                 it: drop what is not needed any more"
+                 that it may hold at a time, or of {MAX_ALL_HANDLES} with its own"
             ),
             Self::Call(most) => write!(
                 f,
                 "the guest ran into the limit of {} that may be handed over or asked for in one \
-                 call; nothing raises it: use several calls",
+                 call",
                 most.display().iec()
             ),
             Self::Parts => write!(
                 f,
                 "the component is made of more than {MAX_MODULES} core modules, {MAX_MEMORIES} \
-                 memories or {MAX_TABLES} tables; nothing raises that: link it into fewer modules"
+                 memories or {MAX_TABLES} tables"
             ),
             Self::TableElements => write!(
                 f,
-                "the guest ran into the limit of {MAX_TABLE_ELEMENTS} elements of its tables; \
-                 nothing raises it"
+                "the guest ran into the limit of {MAX_TABLE_ELEMENTS} elements of its tables"
             ),
         }
     }
 }
 
+/// What raises a limit. `table` has the setting, if there is one.
+pub(super) fn cure(limit: &Limit, table: Option<&Table>) -> String {
+    match (limit.setting(), table) {
+        (Some(setting), Some(table)) => format!("`{setting}` in {table} raises it"),
+        (Some(setting), None) => format!("`--{setting}` raises it"),
+        (None, _) => match limit {
+            Limit::ProcessFiles(_) => {
+                "a higher `ulimit -n` of the host or a lower `--parallel` raises it".to_owned()
+            }
+            Limit::Handles => "nothing raises it: drop what is not needed any more".to_owned(),
+            Limit::Call(_) => "nothing raises it: use several calls".to_owned(),
+            Limit::Parts => "nothing raises that: link it into fewer modules".to_owned(),
+            _ => "nothing raises it".to_owned(),
+        },
+    }
+}
+
 impl Limit {
+    /// The setting that raises the limit.
+    fn setting(&self) -> Option<&'static str> {
+        match self {
+            Self::Memory(_) => Some("memory"),
+            Self::Time(_) => Some("timeout"),
+            Self::CpuTime(_) => Some("cpu-time"),
+            Self::OutputBytes(_) => Some("max-output"),
+            Self::OutputFiles(_) => Some("max-output-files"),
+            Self::OpenFiles(_) => Some("max-open-files"),
+            Self::HostMemory(_) => Some("host-memory"),
+            Self::ProcessFiles(_)
+            | Self::Depth(_)
+            | Self::Handles
+            | Self::Call(_)
+            | Self::Parts
+            | Self::TableElements => None,
+        }
+    }
+
     /// The limit that an error of the engine stands for. Most of these errors have no type: a
     /// test for each says when the engine words them otherwise.
     pub(super) fn of_error(error: &wasmtime::Error, limits: &Limits) -> Option<Self> {

@@ -11,8 +11,6 @@ use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
-/// Bytes of a guest's output that are kept.
-const KEPT: usize = 64 << 10;
 /// What a guest may hand over in one write.
 const PERMIT: usize = 64 << 10;
 
@@ -28,13 +26,15 @@ pub struct Log {
     pub dropped: u64,
 }
 
-/// Takes everything a guest writes, at once and without limit, and keeps the end of it.
+/// Takes everything a guest writes, at once, and keeps the end of it.
 /// A sink that refused bytes would make a guest's `println!` panic.
 #[derive(Clone)]
 pub(super) struct Sink(Arc<Inner>);
 
 struct Inner {
     kept: Mutex<Kept>,
+    /// Bytes that are kept at most.
+    most: usize,
     tee: Option<Tee>,
 }
 
@@ -45,8 +45,9 @@ struct Kept {
 }
 
 impl Sink {
-    pub(super) fn new(tee: Option<Tee>) -> Self {
-        Self(Arc::new(Inner { kept: Mutex::default(), tee }))
+    /// One that keeps the last `most` bytes.
+    pub(super) fn new(most: usize, tee: Option<Tee>) -> Self {
+        Self(Arc::new(Inner { kept: Mutex::default(), most, tee }))
     }
 
     pub(super) fn finish(&self) -> Log {
@@ -68,9 +69,9 @@ impl Sink {
         if let Some(tee) = &self.0.tee {
             tee(bytes);
         }
-        let mut kept = self.kept();
-        let tail = &bytes[bytes.len().saturating_sub(KEPT)..];
-        let excess = (kept.bytes.len() + tail.len()).saturating_sub(KEPT);
+        let (mut kept, most) = (self.kept(), self.0.most);
+        let tail = &bytes[bytes.len().saturating_sub(most)..];
+        let excess = (kept.bytes.len() + tail.len()).saturating_sub(most);
         kept.bytes.drain(..excess);
         kept.bytes.extend(tail);
         kept.dropped += (excess + bytes.len() - tail.len()) as u64;
@@ -140,9 +141,11 @@ impl OutputStream for Sink {
 mod tests {
     use super::*;
 
+    const KEPT: usize = 64 << 10;
+
     #[test]
     fn the_end_of_a_long_log_is_kept_whole_characters_only() {
-        let sink = Sink::new(None);
+        let sink = Sink::new(KEPT, None);
         sink.push("é".repeat(KEPT).as_bytes());
         sink.push(b"x");
         let log = sink.finish();
@@ -152,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_short_log_is_kept_as_it_is() {
-        let sink = Sink::new(None);
+        let sink = Sink::new(KEPT, None);
         sink.push(b"one\n");
         sink.push(b"two\n");
         let log = sink.finish();

@@ -1,5 +1,6 @@
-//! Counts a guest's files and bytes against its limits, before they are created. Also records the
-//! shortages of the host that a guest's calls ran into. A removed file makes room again.
+//! Counts a guest's files and bytes, and what the host holds for it, against its limits before any of
+//! it is created. Also records the shortages of the host that a guest's calls ran into. A removed file
+//! makes room again.
 
 use std::io;
 use std::sync::Arc;
@@ -13,13 +14,22 @@ use crate::shortage;
 
 /// A guest is stopped after this many refusals.
 const MAX_REFUSALS: u64 = 1000;
+/// Bytes of the host for a file or directory in `/outputs`, with its name.
+const NODE: u64 = 768;
+/// Bytes of the host for something that is open. A listing keeps a name.
+const OPENING: u64 = 512;
 
 /// The counts of one instance, shared by its files and streams.
 pub(super) struct Quota {
     bytes: Account,
     files: Account,
     open: Account,
+    /// Outputs that are kept in memory.
     memory: Account,
+    /// What else the host holds for the guest.
+    host: Account,
+    /// The process's own limit of open files allows fewer than the guest's.
+    is_open_of_process: bool,
     /// True if the last attempt to open something was refused.
     open_refused: AtomicBool,
     too_deep: AtomicBool,
@@ -83,6 +93,7 @@ pub(super) struct Counted(Arc<Quota>);
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.files.refund(1);
+        self.0.host.refund(NODE);
     }
 }
 
@@ -92,16 +103,21 @@ pub(super) struct Opening(Arc<Quota>);
 impl Drop for Opening {
     fn drop(&mut self) {
         self.0.open.refund(1);
+        self.0.host.refund(OPENING);
     }
 }
 
 impl Quota {
     pub(super) fn new(limits: &Limits) -> Arc<Self> {
+        let host = Account::new(limits.host_memory.as_u64());
+        host.used.store(limits.set_aside(), Relaxed);
         Arc::new(Self {
             bytes: Account::new(limits.output_bytes.as_u64()),
             files: Account::new(limits.output_files),
-            open: Account::new(limits.open_files),
+            open: Account::new(limits.open_files.min(limits.process_files)),
             memory: Account::new(limits.output_memory.as_u64()),
+            host,
+            is_open_of_process: limits.process_files < limits.open_files,
             open_refused: AtomicBool::new(false),
             too_deep: AtomicBool::new(false),
             shortage: AtomicI32::new(0),
@@ -110,14 +126,31 @@ impl Quota {
 
     /// Charges for one more file or directory.
     pub(super) fn count(self: &Arc<Self>) -> Result<Counted, Refused> {
-        self.files.charge(1).map(|()| Counted(self.clone()))
+        self.files.charge(1)?;
+        self.host.charge(NODE).inspect_err(|_| self.files.refund(1))?;
+        Ok(Counted(self.clone()))
     }
 
-    /// Counts one more open file, directory or listing. None if too many are open.
-    pub(super) fn open(self: &Arc<Self>) -> Option<Opening> {
+    /// Charges for one more open file, directory or listing.
+    pub(super) fn open(self: &Arc<Self>) -> Result<Opening, Refused> {
         let has_room = self.open.has_room(1);
         self.open_refused.store(!has_room, Relaxed);
-        has_room.then(|| Opening(self.clone()))
+        if !has_room {
+            return Err(Refused::Quota);
+        }
+        self.host.charge(OPENING).inspect_err(|_| self.open.refund(1))?;
+        Ok(Opening(self.clone()))
+    }
+
+    /// Charges for bytes that the host holds until the end of the execution.
+    ///
+    /// # Errors
+    /// The limit, if there is no room for them.
+    pub(super) fn hold(&self, bytes: u64) -> Result<(), Limit> {
+        match self.host.has_room(bytes) {
+            true => Ok(()),
+            false => Err(Limit::HostMemory(ByteSize(self.host.limit))),
+        }
     }
 
     /// Charges for bytes that a file grows by. Bytes that were skipped count too.
@@ -166,9 +199,13 @@ impl Quota {
         self.shortage.store(errno.raw_os_error(), Relaxed);
     }
 
-    /// True if the guest's last attempt to open something was refused.
-    pub(super) fn was_refused_open(&self) -> bool {
-        self.open_refused.load(Relaxed)
+    /// The limit for which the guest's last attempt to open something was refused, if it was.
+    pub(super) fn refused_open(&self) -> Option<Limit> {
+        let limit = match self.is_open_of_process {
+            true => Limit::ProcessFiles(self.open.limit),
+            false => Limit::OpenFiles(self.open.limit),
+        };
+        self.open_refused.load(Relaxed).then_some(limit)
     }
 
     /// The limit that the guest exceeded.
@@ -177,6 +214,8 @@ impl Quota {
             Some(Limit::OutputBytes(ByteSize(self.bytes.limit)))
         } else if self.files.was_exceeded() {
             Some(Limit::OutputFiles(self.files.limit))
+        } else if self.host.was_exceeded() {
+            Some(Limit::HostMemory(ByteSize(self.host.limit)))
         } else if self.too_deep.load(Relaxed) {
             Some(Limit::Depth(MAX_DEPTH))
         } else {

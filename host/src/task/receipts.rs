@@ -163,6 +163,7 @@ impl Attempt {
             outputs,
             steps: &self.steps,
             memory: self.memory,
+            cpu_time: self.cpu_time,
         }
         .to_bytes();
         loop {

@@ -112,6 +112,7 @@ impl Attempt {
         is_known: bool,
     ) {
         let steps = &self.steps;
+        let cpu_seconds = self.cpu_time.map(|time| time.as_secs_f64());
         match (verdict, settled) {
             (_, Err(QueueError::LeaseLost { .. })) | (Verdict::Abandon, _) => {
                 tracing::warn!("the lease was lost; the task is left to the host that has it now");
@@ -124,13 +125,13 @@ impl Attempt {
                 }
                 tracing::info!("the message comes back when its lease ends");
             }
-            (Verdict::Done, Ok(())) => tracing::debug!(%steps, "done"),
-            (Verdict::Reject, Ok(())) => tracing::error!(%steps, "rejected: {reason}"),
+            (Verdict::Done, Ok(())) => tracing::debug!(%steps, cpu_seconds, "done"),
+            (Verdict::Reject, Ok(())) => tracing::error!(%steps, cpu_seconds, "rejected: {reason}"),
             (Verdict::Retry { after }, Ok(())) => {
                 let after = humantime::format_duration(Duration::from_millis(
                     u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
                 ));
-                tracing::warn!(%steps, "failed, retry in {after}: {reason}");
+                tracing::warn!(%steps, cpu_seconds, "failed, retry in {after}: {reason}");
             }
             (Verdict::Return { .. }, Ok(())) if is_known => tracing::debug!("released: {reason}"),
             (Verdict::Return { .. }, Ok(())) => tracing::info!("released: {reason}"),
@@ -150,6 +151,7 @@ impl Attempt {
             attempt: lease.attempt(),
             component: self.component,
             elapsed: self.steps.worked(),
+            cpu_time: self.cpu_time,
         };
         match send(services, lease, queue, || report.versions(), Duty::MayBeRefused).await {
             // The task is done, even if the queue refuses its report.
@@ -180,6 +182,7 @@ impl Attempt {
             component: self.component,
             log: Some(&self.log.text),
             elapsed: self.steps.worked(),
+            cpu_time: self.cpu_time,
         };
         send(services, lease, &services.error_queue, || report.versions(), Duty::MustArrive)
             .await

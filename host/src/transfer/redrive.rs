@@ -308,6 +308,7 @@ mod tests {
                 component: None,
                 log: None,
                 elapsed: Duration::ZERO,
+                cpu_time: None,
             };
             let mut back = 0;
             for version in report.versions() {

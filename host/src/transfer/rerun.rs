@@ -12,14 +12,14 @@ use crate::ahead::Ahead;
 use crate::bucket::Bucket;
 use crate::cache::Cache;
 use crate::catalog::{Catalog, CatalogError, CompileLimits, Ready};
-use crate::config;
+use crate::config::{self, TaskLimits};
 use crate::failure::Failure;
 use crate::key::Prefix;
 use crate::message::Task;
 use crate::prefetch::{Prefetch, PrefetchError};
 use crate::publish::{self, PublishError, PutOutput};
 use crate::receipt::Receipt;
-use crate::sandbox::{Execution, Job, Limits, Mode, RunError, Sandbox};
+use crate::sandbox::{Execution, Job, Mode, RunError, Sandbox};
 use crate::spill::SpillDir;
 use crate::task::{Inputs, check_listed};
 
@@ -43,7 +43,7 @@ pub struct Place {
     /// What compiling a component may use.
     pub compile_limits: CompileLimits,
     /// What each execution may use.
-    pub limits: Limits,
+    pub limits: TaskLimits,
     /// Tasks that run at the same time.
     pub parallel: usize,
 }
@@ -144,6 +144,7 @@ impl Rerunner {
             guest: component.guest,
             task: Arc::new(task.clone()),
             attempt: receipt.attempt,
+            limits: self.place.limits.of(&task.name).clone(),
             inputs: brought.inputs,
             cancelled: CancellationToken::new(),
             tee: None,
@@ -185,7 +186,7 @@ impl Rerunner {
 
 impl Engine {
     fn open(place: &Place, mode: Mode) -> Result<Self, RerunError> {
-        let sandbox = Sandbox::new(place.parallel, place.limits, place.spill.clone(), mode);
+        let sandbox = Sandbox::new(place.parallel, place.spill.clone(), mode);
         let sandbox = sandbox.map_err(|error| RerunError::Sandbox(format!("{error:#}")))?;
         let sandbox = Arc::new(sandbox);
         let (bucket, prefix) = place.components.clone();

@@ -30,13 +30,13 @@ const MOST_WAITS: f64 = 12.0;
 /// than one call above what is measured, so that one call more fails. The difference is for calls
 /// that a host makes at certain times, which are more on a slow machine.
 #[track_caller]
-fn at_most(most: f64, inputs: usize) {
+fn at_most(most: f64, inputs: usize, settings: &[&str]) {
     for parallel in ["1", "2"] {
-        let (calls, waits): (BTreeMap<_, _>, BTreeMap<_, _>) = per_task(parallel, inputs)
+        let (calls, waits): (BTreeMap<_, _>, BTreeMap<_, _>) = per_task(parallel, inputs, settings)
             .into_iter()
             .partition(|(name, _)| !WAITS.contains(&name.as_str()));
         let table = format!(
-            "`host run --parallel {parallel}`, files of 4 KiB: {inputs} in, {inputs} out; per task:\n\
+            "`host run --parallel {parallel}` with {settings:?}, files of 4 KiB: {inputs} in, {inputs} out; per task:\n\
              {}  of at most {most}\n{}  of at most {MOST_WAITS} that depend on the machine's pace\n",
             listed("system calls", &calls),
             listed("waits and wakes", &waits),
@@ -64,8 +64,8 @@ fn listed(what: &str, calls: &BTreeMap<String, f64>) -> String {
 }
 
 /// The calls of one task, by name.
-fn per_task(parallel: &str, inputs: usize) -> BTreeMap<String, f64> {
-    let [short, long] = RUNS.map(|tasks| run(tasks, parallel, inputs));
+fn per_task(parallel: &str, inputs: usize, settings: &[&str]) -> BTreeMap<String, f64> {
+    let [short, long] = RUNS.map(|tasks| run(tasks, parallel, inputs, settings));
     let names = short.keys().chain(long.keys());
     let count =
         |calls: &BTreeMap<String, usize>, name: &str| calls.get(name).map_or(0.0, |n| *n as f64);
@@ -78,7 +78,7 @@ fn per_task(parallel: &str, inputs: usize) -> BTreeMap<String, f64> {
 
 /// Runs tasks in a place of their own, because a host looks at what its cache and queue hold when it
 /// starts. Counts all calls.
-fn run(tasks: usize, parallel: &str, inputs: usize) -> BTreeMap<String, usize> {
+fn run(tasks: usize, parallel: &str, inputs: usize, settings: &[&str]) -> BTreeMap<String, usize> {
     let place = Place::with(&["NO_OP"]);
     let task = |id: usize| {
         let inputs: Vec<String> = (0..inputs).map(|n| format!("0_input/{id}-{n}.dat")).collect();
@@ -98,7 +98,8 @@ fn run(tasks: usize, parallel: &str, inputs: usize) -> BTreeMap<String, usize> {
     // No lease is renewed, however long the run takes.
     let args = ["run", "--fq", "./queue", "--json", "--lease", "1h", "--parallel", parallel];
     let last = ["--max-tasks", &tasks.to_string()];
-    let ran = Finished::run(&mut place.command_by(&strace, &[&args[..], &last].concat())).good();
+    let ran = Finished::run(&mut place.command_by(&strace, &[&args[..], &last, settings].concat()))
+        .good();
     let summary: Value = serde_json::from_str(&ran.stdout).expect("a summary");
     assert_eq!(summary["done"], tasks, "{summary:#}");
     let mut calls = BTreeMap::new();
@@ -133,10 +134,16 @@ fn is_of_eight_bytes(arguments: &str) -> bool {
 
 #[test]
 fn a_task_that_does_nothing_makes_few_system_calls() {
-    at_most(19.9, 0);
+    at_most(19.9, 0, &[]);
 }
 
 #[test]
 fn a_task_with_a_small_input_and_output_makes_few_system_calls() {
-    at_most(31.9, 1);
+    at_most(31.9, 1, &[]);
+}
+
+/// One before the guest, and one after it.
+#[test]
+fn a_limit_of_processor_time_takes_two_system_calls() {
+    at_most(21.9, 0, &["--cpu-time", "10m"]);
 }

@@ -10,7 +10,9 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use task_host::bucket;
 use task_host::cache::{Cache, CacheOptions};
-use task_host::config::{CacheSettings, CompileSettings, DataSettings, TaskSettings, WorkSettings};
+use task_host::config::{
+    CacheSettings, CompileSettings, DataSettings, TaskLimits, TaskSettings, WorkSettings,
+};
 use task_host::key::Prefix;
 use task_host::message::Task;
 use task_host::receipt::Receipts;
@@ -245,7 +247,8 @@ async fn open_rerunner(
         None => (bucket.clone(), data.component_prefix.clone()),
     };
     let parallel = settings.get::<WorkSettings>()?.parallel;
-    let limits = settings.get::<TaskSettings>()?.limits();
+    let (mut general, mut tables) = (settings.get::<TaskSettings>()?, settings.tasks()?);
+    open_files::prepare_for(parallel, &mut general, &mut tables);
     Ok(Rerunner::new(rerun::Place {
         inputs,
         components,
@@ -253,7 +256,7 @@ async fn open_rerunner(
         compiled: dir.join("compiled"),
         spill: Arc::new(SpillDir::new(&dir.join("work"))?),
         compile_limits: settings.get::<CompileSettings>()?.limits(),
-        limits: open_files::prepare_for(parallel, limits),
+        limits: TaskLimits::new(&general, &tables),
         parallel,
     }))
 }

@@ -87,7 +87,7 @@ impl File {
 
     /// Opens the file. If its bytes are in a file of the host, this opens the host's file too.
     pub(super) fn open(self: &Arc<Self>, read: bool, write: bool) -> Result<Arc<OpenFile>> {
-        let opening = self.shared.quota.open().ok_or(ErrorCode::Quota)?;
+        let opening = self.shared.quota.open()?;
         let mut state = self.state.lock();
         let disk = &self.shared.disk;
         match &mut state.body {
@@ -218,9 +218,10 @@ impl File {
         }
         match &mut state.body {
             Body::Memory(bytes) if size < now => {
+                let kept = bytes.capacity();
                 bytes.truncate(size as usize);
                 bytes.shrink_to_fit();
-                quota.release(now - size);
+                quota.release((kept - bytes.capacity()) as u64);
             }
             Body::Memory(_) => {}
             Body::Disk { file, .. } if size == 0 => {
@@ -251,7 +252,8 @@ impl File {
         let quota = &self.shared.quota;
         quota.grow(more)?;
         match body {
-            Body::Memory(bytes) if end <= self.shared.file_memory && quota.keep(more) => {
+            Body::Memory(bytes) if let Some(room) = self.room_for(bytes, end) => {
+                bytes.reserve_exact(room - bytes.len());
                 bytes.resize(end as usize, 0);
             }
             Body::Memory(bytes) => {
@@ -268,13 +270,27 @@ impl File {
                     quota.shrink(more);
                     self.noted(error)
                 })?;
-                quota.release(size);
+                quota.release(bytes.capacity() as u64);
                 *body = Body::Disk { file, size: end, open: Some(open) };
             }
             Body::Disk { size, .. } => *size = end,
             Body::Bytes(_) | Body::Input { .. } => {}
         }
         Ok(())
+    }
+
+    /// The capacity for a file of `end` bytes that is kept in memory, which is charged. Twice as
+    /// much as before if there is room, so that a file that grows is not copied at each write. None if
+    /// the file has to go to the disk.
+    fn room_for(&self, bytes: &Vec<u8>, end: u64) -> Option<usize> {
+        let (kept, most) = (bytes.capacity() as u64, self.shared.file_memory);
+        if end <= kept {
+            return Some(bytes.capacity());
+        }
+        let ample = end.max((2 * kept).min(most));
+        let wanted = [ample, end].into_iter().filter(|_| end <= most);
+        let room = wanted.into_iter().find(|wanted| self.shared.quota.keep(wanted - kept))?;
+        usize::try_from(room).ok()
     }
 
     /// The guest's error for a failure of the host's own file, which is recorded.
@@ -304,7 +320,7 @@ impl Drop for File {
         let body = mem::replace(&mut self.state.get_mut().body, Body::Bytes(Bytes::new()));
         quota.shrink(body.size());
         match body {
-            Body::Memory(bytes) => quota.release(bytes.len() as u64),
+            Body::Memory(bytes) => quota.release(bytes.capacity() as u64),
             // This thread may have no right to remove the file.
             Body::Disk { file, .. } => self.shared.disk.remove(file),
             Body::Bytes(_) | Body::Input { .. } => {}

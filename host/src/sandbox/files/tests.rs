@@ -25,6 +25,11 @@ const LIMITS: Limits = Limits {
     output_memory: ByteSize::kib(64),
     output_file_memory: ByteSize::kib(16),
     open_files: 20,
+    process_files: 20,
+    cpu_time: None,
+    log: ByteSize::kib(64),
+    host_memory: ByteSize::mib(26),
+    table: None,
 };
 
 /// A guest's files, and the host's records of them.
@@ -43,7 +48,7 @@ fn guest_with(inputs: Vec<Input>, limits: &Limits) -> Guest {
 fn guest_in(inputs: Vec<Input>, limits: &Limits, world: Option<&World>) -> Guest {
     let root = tempfile::tempdir().unwrap();
     let spill = Arc::new(SpillDir::new(root.path()).unwrap());
-    let (quota, log) = (Quota::new(limits), Sink::new(None));
+    let (quota, log) = (Quota::new(limits), Sink::new(64 << 10, None));
     let disk = Disk::start(spill.clone()).unwrap();
     let tree = Tree::new(inputs, limits, quota.clone(), disk, log.clone(), world);
     Guest { tree, quota, log, spill, _root: root }

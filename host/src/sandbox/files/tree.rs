@@ -19,7 +19,7 @@ use super::types::{
 use super::{Error, Output, Result, Shared};
 use crate::key::{BucketKey, KeyError, MAX_KEY_BYTES, MAX_SEGMENT_BYTES};
 use crate::plain;
-use crate::sandbox::limits::MAX_DEPTH;
+use crate::sandbox::limits::{Limit, MAX_DEPTH};
 use crate::sandbox::quota::{Counted, Opening};
 
 /// The longest path in a call, in bytes: the same as on Linux.
@@ -179,8 +179,8 @@ impl Dir {
             }
             name => Some(name),
         };
-        if name.is_some_and(|name| name.len() > MAX_SEGMENT_BYTES) {
-            return Err(ErrorCode::NameTooLong.into());
+        if let Some(name) = name.filter(|name| name.len() > MAX_SEGMENT_BYTES) {
+            return Err(self.too_long("a name", name.len(), MAX_SEGMENT_BYTES));
         }
         let dir = way.pop().ok_or(ErrorCode::NotPermitted)?;
         Ok(Place { dir, name, must_be_dir: trimmed.len() < path.len() })
@@ -217,7 +217,7 @@ impl Dir {
             }
             Ok(Node::Dir(_)) if write => Err(ErrorCode::IsDirectory.into()),
             Ok(Node::Dir(dir)) => {
-                let opening = self.shared.quota.open().ok_or(ErrorCode::Quota)?;
+                let opening = self.shared.quota.open()?;
                 Ok(Opened::Dir(OpenDir { dir, _opening: Some(opening) }))
             }
             Ok(Node::File(_)) if open.contains(OpenFlags::DIRECTORY) => {
@@ -353,10 +353,10 @@ impl Dir {
             _ => BucketKey::of_output(&format!("_/{name}")),
         };
         let problem = match checked {
-            Err(KeyError::TooLong { .. }) => return Err(ErrorCode::NameTooLong.into()),
+            Err(KeyError::TooLong { what, len, max }) => return Err(self.too_long(what, len, max)),
             Err(problem) => problem,
             Ok(_) if path_len + name.len() > MAX_KEY_BYTES => {
-                return Err(ErrorCode::NameTooLong.into());
+                return Err(self.too_long("a path", path_len + name.len(), MAX_KEY_BYTES));
             }
             Ok(_) => return Ok((depth, path_len)),
         };
@@ -367,10 +367,18 @@ impl Dir {
         Err(ErrorCode::IllegalByteSequence.into())
     }
 
+    /// The error for a name or a path that is too long. The log explains it.
+    fn too_long(&self, what: &str, len: usize, most: usize) -> Error {
+        self.shared.say(&format_args!(
+            "{what} of {len} bytes is too long: the limit is {most}, and nothing raises it"
+        ));
+        ErrorCode::NameTooLong.into()
+    }
+
     /// Checks that a directory is not too deep to be published, and its path not too long.
     fn check_extent(&self, depth: usize, path_len: usize) -> Result<()> {
         if path_len > MAX_KEY_BYTES {
-            return Err(ErrorCode::NameTooLong.into());
+            return Err(self.too_long("a path", path_len, MAX_KEY_BYTES));
         }
         if depth > MAX_DEPTH {
             self.shared.quota.refuse_depth();
@@ -440,14 +448,21 @@ impl Dir {
     }
 
     /// Takes the files below this directory, in the order of their paths, when the guest has ended.
-    pub(super) fn take_all(&self) -> Vec<Output> {
+    ///
+    /// # Errors
+    /// The limit of the host's memory for the guest, if their paths exceed it.
+    pub(super) fn take_all(&self) -> std::result::Result<Vec<Output>, Limit> {
         let (mut all, mut path) = (Vec::new(), String::new());
-        self.take_into(&mut all, &mut path);
+        self.take_into(&mut all, &mut path)?;
         all.sort_by(|one, other| one.path.cmp(&other.path));
-        all
+        Ok(all)
     }
 
-    fn take_into(&self, all: &mut Vec<Output>, path: &mut String) {
+    fn take_into(
+        &self,
+        all: &mut Vec<Output>,
+        path: &mut String,
+    ) -> std::result::Result<(), Limit> {
         let entries = std::mem::take(&mut self.state.lock().entries);
         let above = path.len();
         for (name, node) in entries {
@@ -455,16 +470,26 @@ impl Dir {
             match node {
                 Node::Dir(dir) => {
                     path.push('/');
-                    dir.take_into(all, path);
+                    dir.take_into(all, path)?;
                 }
                 Node::File(file) => match BucketKey::of_output(path) {
-                    Ok(path) => all.push(Output { path, content: file.take() }),
+                    Ok(path) => {
+                        self.shared.quota.hold(held_for(&path))?;
+                        all.push(Output { path, content: file.take() });
+                    }
                     Err(_) => unreachable!("names are checked when they are made"),
                 },
             }
             path.truncate(above);
         }
+        Ok(())
     }
+}
+
+/// Bytes that the host holds for an output that was taken, beside its content: its key, and two places
+/// in a list, because a list that grows may be half empty.
+fn held_for(path: &BucketKey) -> u64 {
+    (2 * size_of::<Output>() + 2 * size_of::<usize>() + path.as_str().len()) as u64
 }
 
 impl Place<'_> {
@@ -573,7 +598,7 @@ pub struct Listing {
 
 impl Listing {
     pub(super) fn open(dir: &Arc<Dir>) -> Result<Self> {
-        let opening = dir.shared.quota.open().ok_or(ErrorCode::Quota)?;
+        let opening = dir.shared.quota.open()?;
         Ok(Self { dir: dir.clone(), last: None, _opening: opening })
     }
 

@@ -53,7 +53,7 @@ pub(super) fn case(attack: Attack) -> Case {
             .reports("made", 1000)
             .reports("error", "quota"),
         Attack::OpenFilesOrReject => {
-            let says = ["limit of 1000 files and directories", "nothing raises it: close"];
+            let says = ["limit of 1000 files and directories", "`--max-open-files` raises it"];
             Case::rejected(raw(Call::OpenFilesOrReject { count: 100_000 }), &says)
         }
         Attack::OpenFilesInTurn => {

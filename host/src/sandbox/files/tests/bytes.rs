@@ -105,7 +105,7 @@ fn small_outputs_share_the_memory_there_is() {
     g.create("again").write(&vec![9; each], Some(0)).unwrap();
     assert_eq!(g.spilled(), 10 - memory / each, "there was room again");
     let tree = g.tree.clone();
-    let left = tree.into_outputs();
+    let left = tree.into_outputs().unwrap();
     let in_memory = left.iter().filter(|left| matches!(left.content, Content::Bytes(_))).count();
     assert_eq!((left.len(), in_memory), (10, memory / each));
 }
@@ -119,7 +119,7 @@ fn what_is_left_is_handed_over_in_order_and_without_directories() {
     for path in ["b/x", "b/c/y", "b-", "a", "b.d"] {
         g.write(path, path);
     }
-    let left = g.tree.into_outputs();
+    let left = g.tree.into_outputs().unwrap();
     let paths: Vec<_> = left.iter().map(|left| left.path.as_str()).collect();
     assert_eq!(paths, ["a", "b-", "b.d", "b/c/y", "b/x"]);
     for left in &left {
@@ -172,7 +172,7 @@ fn a_large_input_is_open_while_the_guest_has_it_open() {
         *source.1.lock().unwrap() = None;
         drop(open().unwrap());
     }
-    assert_eq!(g.quota.open().map(drop), Some(()), "nothing is counted as open");
+    assert!(g.quota.open().is_ok(), "nothing is counted as open");
 }
 
 #[test]

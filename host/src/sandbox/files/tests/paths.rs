@@ -94,6 +94,23 @@ fn paths_are_as_long_as_a_key_can_be_however_they_get_there() {
 }
 
 #[test]
+fn a_name_that_is_too_long_is_explained() {
+    let g = guest();
+    let dir = g.outputs();
+    assert_eq!(code(dir.make_dir(&"x".repeat(256))), "name-too-long");
+    let names = ["a", "b", "c", "d", "e"].map(|name| name.repeat(250));
+    for depth in 1..=names.len() {
+        let made = dir.make_dir(&names[..depth].join("/"));
+        assert_eq!(made.is_ok(), depth < names.len());
+    }
+    assert_eq!(
+        g.log.finish().text,
+        "host: a name of 256 bytes is too long: the limit is 255, and nothing raises it\n\
+         host: a path of 1254 bytes is too long: the limit is 1024, and nothing raises it\n"
+    );
+}
+
+#[test]
 fn directories_are_as_deep_as_can_be_published_however_they_get_there() {
     let limits = Limits { output_files: 1000, ..LIMITS };
     let g = guest_with(vec![], &limits);

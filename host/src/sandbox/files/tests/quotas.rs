@@ -62,7 +62,7 @@ fn what_is_open_has_a_limit_that_closing_makes_room_in() {
         ("a listing", code(Listing::open(g.outputs()))),
     ] {
         assert_eq!(got, "quota", "{what}");
-        assert!(g.quota.was_refused_open());
+        assert_eq!(g.quota.refused_open(), Some(Limit::OpenFiles(20)));
     }
     assert_eq!(code(g.outputs().look("new")), "no-entry", "nothing is left of it");
     // A stream keeps its file open.
@@ -71,5 +71,81 @@ fn what_is_open_has_a_limit_that_closing_makes_room_in() {
     assert_eq!(code(g.open("f", OpenFlags::empty(), READ)), "quota");
     drop(stream);
     g.create("f");
-    assert!(!g.quota.was_refused_open() && g.quota.exceeded().is_none());
+    assert!(g.quota.refused_open().is_none() && g.quota.exceeded().is_none());
+}
+
+#[test]
+fn a_limit_of_the_process_is_told_from_one_of_the_task() {
+    let limits = Limits { process_files: 3, ..LIMITS };
+    let g = guest_with(vec![], &limits);
+    let open: Vec<_> = (0..3).map(|_| g.create("f")).collect();
+    assert_eq!(code(g.open("f", OpenFlags::empty(), READ)), "quota");
+    assert_eq!(g.quota.refused_open(), Some(Limit::ProcessFiles(open.len() as u64)));
+}
+
+/// Limits with so many bytes of the host's memory beside what is set aside.
+fn with_host_memory(bytes: u64) -> Limits {
+    Limits { output_files: 1000, host_memory: ByteSize(LIMITS.set_aside() + bytes), ..LIMITS }
+}
+
+#[test]
+fn what_the_host_holds_for_a_guest_has_a_limit() {
+    let limits = with_host_memory(10 << 10);
+    let exceeded = Some(Limit::HostMemory(limits.host_memory));
+    let g = guest_with(vec![], &limits);
+    let dir = g.outputs();
+    let made = (0..1000).take_while(|n| dir.make_dir(&n.to_string()).is_ok()).count();
+    assert!((10..20).contains(&made), "{made} directories");
+    assert_eq!(g.quota.exceeded(), exceeded);
+    dir.remove_dir("0").unwrap();
+    dir.make_dir("again").unwrap();
+
+    // What is open counts too, and is no limit of open files.
+    let g = guest_with(vec![], &limits);
+    g.write("f", "");
+    let open: Vec<_> = (0..20).map_while(|_| g.open("f", OpenFlags::empty(), READ).ok()).collect();
+    assert!((10..20).contains(&open.len()), "{} open files", open.len());
+    assert_eq!((g.quota.refused_open(), g.quota.exceeded()), (None, exceeded));
+}
+
+#[test]
+fn the_paths_of_outputs_count_when_they_are_taken() {
+    let limits = with_host_memory(5900);
+    let g = guest_with(vec![], &limits);
+    let parts = ["a", "b", "c"].map(|name| name.repeat(250));
+    for depth in 1..=parts.len() {
+        g.outputs().make_dir(&parts[..depth].join("/")).unwrap();
+    }
+    for n in 0..4 {
+        g.write(&format!("{}/{n}", parts.join("/")), "");
+    }
+    assert_eq!(g.quota.exceeded(), None);
+    let taken = g.tree.into_outputs().map(|outputs| outputs.len());
+    assert_eq!(taken, Err(Limit::HostMemory(limits.host_memory)));
+}
+
+#[test]
+fn room_for_bytes_to_come_counts_as_memory() {
+    let in_memory = |tree: Tree| {
+        let outputs = tree.into_outputs().unwrap();
+        outputs.iter().filter(|left| matches!(left.content, Content::Bytes(_))).count()
+    };
+    let append = |g: &Guest, name: &str| {
+        let file = g.create(name);
+        (0..9).for_each(|_| file.write(&[7; 1 << 10], None).unwrap());
+    };
+    // A file of 9 KiB that grew has room for 16 KiB, and 64 KiB may be kept.
+    let g = guest();
+    for name in ["a", "b", "c", "d", "e"] {
+        append(&g, name);
+    }
+    assert_eq!(in_memory(g.tree), 4);
+
+    let g = guest();
+    for name in ["a", "b", "c", "d"] {
+        append(&g, name);
+    }
+    g.outputs().remove_file("a").unwrap();
+    append(&g, "e");
+    assert_eq!(in_memory(g.tree), 4, "a removed file makes room");
 }
