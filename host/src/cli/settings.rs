@@ -359,6 +359,19 @@ fn nearest(text: &str) -> Option<&'static str> {
     (likeness(&best) > 0.75).then_some(best)
 }
 
+/// The text of a value of a file, as a flag would have it. `place` says where the value is.
+fn text_of(place: &str, value: toml::Value) -> Result<String, Advice> {
+    match value {
+        toml::Value::String(text) => Ok(text),
+        toml::Value::Integer(n) => Ok(n.to_string()),
+        toml::Value::Boolean(on) => Ok(on.to_string()),
+        other => Err(Advice::usage(format!(
+            "{place}: expected a string, a whole number, true or false; found {} {other}",
+            other.type_str()
+        ))),
+    }
+}
+
 impl Settings {
     /// The values of some settings.
     ///

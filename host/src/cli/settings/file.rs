@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::super::exit_code::Advice;
 use super::tables::{self, TASKS, Tables};
-use super::{DECLARED, Given, Origin, name, nearest};
+use super::{DECLARED, Given, Origin, name, nearest, text_of};
 
 /// The file that is read if none is named.
 const DEFAULT: &str = "host.toml";
@@ -63,19 +63,6 @@ fn parse(path: &Path, text: &str) -> Result<File, Advice> {
         file.given.insert(name, Given { text, origin: Origin::File(path.to_owned()) });
     }
     Ok(file)
-}
-
-/// The text of a value, as a flag would have it. `place` says where the value is.
-pub(super) fn text_of(place: &str, value: toml::Value) -> Result<String, Advice> {
-    match value {
-        toml::Value::String(text) => Ok(text),
-        toml::Value::Integer(n) => Ok(n.to_string()),
-        toml::Value::Boolean(on) => Ok(on.to_string()),
-        other => Err(Advice::usage(format!(
-            "{place}: expected a string, a whole number, true or false; found {} {other}",
-            other.type_str()
-        ))),
-    }
 }
 
 #[cfg(test)]

@@ -11,8 +11,7 @@ use task_host::key::TaskName;
 use task_host::sandbox::Table;
 
 use super::super::exit_code::Advice;
-use super::file::text_of;
-use super::{DECLARED, Given, Origin, Settings, name};
+use super::{DECLARED, Given, Origin, Settings, name, text_of};
 
 /// The key of all tables.
 pub(super) const TASKS: &str = "tasks";
