@@ -1,5 +1,5 @@
 //! The kernel's rules for the whole process of a host: Landlock for files and TCP ports, seccomp for
-//! system calls, and no new privileges.
+//! system calls, no new privileges, and fewer of those that root has.
 //!
 //! A host names what it needs before it reads its first message, and gives up everything else for
 //! good. Threads that execute guests are confined further, in `sandbox/confine.rs`. Processes that
@@ -10,6 +10,7 @@
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod calls;
+mod capabilities;
 mod links;
 mod machine;
 mod ports;
@@ -99,6 +100,9 @@ pub fn possible() -> InForce {
 ///
 /// No other thread may run yet: Landlock confines the calling thread and those that it starts.
 pub fn confine(rules: &Rules) -> InForce {
+    if let Err(errno) = capabilities::drop() {
+        tracing::debug!("this host keeps the capabilities that it has: {errno}");
+    }
     let files = restrict_files(rules).unwrap_or_else(|error| {
         tracing::debug!("the kernel does not keep this host to its files: {error}");
         InForce::NOTHING

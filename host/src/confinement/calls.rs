@@ -163,3 +163,83 @@ fn compile(mut rules: BTreeMap<c_long, Vec<SeccompRule>>, error: i32) -> Result<
 fn int(argument: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompCondition, Error> {
     Ok(SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::process::Command;
+
+    use super::*;
+
+    /// A system call by its number, with its result or the system's error number.
+    macro_rules! call {
+        ($number:expr $(, $argument:expr)*) => {{
+            // SAFETY: the pointers among the arguments are null, or to memory that outlives the
+            // call.
+            let done = unsafe { libc::syscall($number $(, $argument)*) };
+            if done < 0 { io::Error::last_os_error().raw_os_error() } else { None }
+        }};
+    }
+
+    /// Runs `work` on a thread that the filters are on.
+    fn filtered<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                restrict(false).expect("the kernel has filters");
+                work()
+            });
+            thread.join().expect("the thread's work")
+        })
+    }
+
+    #[test]
+    fn what_no_host_needs_is_refused() {
+        let refused = filtered(|| {
+            let none = std::ptr::null::<u8>();
+            let path = c"/".as_ptr();
+            let this = std::process::id();
+            let mut done: Vec<(String, _)> = REFUSED
+                .iter()
+                .map(|number| (format!("call {number}"), call!(*number, none, none, none, none)))
+                .collect();
+            let mut also = |what: &str, result| done.push((what.to_owned(), result));
+            also("mount", call!(libc::SYS_mount, none, path, c"tmpfs".as_ptr(), 0, none));
+            also("ptrace", call!(libc::SYS_ptrace, libc::PTRACE_ATTACH, this, 0, 0));
+            also("unshare", call!(libc::SYS_unshare, libc::CLONE_NEWUSER));
+            also("clone", call!(libc::SYS_clone, libc::CLONE_NEWUSER | libc::SIGCHLD, 0, 0, 0, 0));
+            also("clone", call!(libc::SYS_clone, libc::CLONE_NEWNET | libc::SIGCHLD, 0, 0, 0, 0));
+            also("TIOCSTI", call!(libc::SYS_ioctl, 0, libc::TIOCSTI, none));
+            also("AF_PACKET", call!(libc::SYS_socket, libc::AF_PACKET, libc::SOCK_RAW, 0));
+            also("AF_ALG", call!(libc::SYS_socket, libc::AF_ALG, libc::SOCK_SEQPACKET, 0));
+            also("AF_VSOCK", call!(libc::SYS_socket, libc::AF_VSOCK, libc::SOCK_STREAM, 0));
+            done
+        });
+        let done: Vec<_> = refused.iter().filter(|(_, e)| *e != Some(libc::EPERM)).collect();
+        assert!(done.is_empty(), "not refused with EPERM: {done:?}");
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn the_second_numbers_of_calls_are_refused_too() {
+        let tried = filtered(|| {
+            let other = |call: c_long| call!(call | X32, 0, 0, 0, 0);
+            [other(libc::SYS_bpf), other(libc::SYS_unshare), other(521), other(540)]
+        });
+        assert_eq!(tried, [Some(libc::EPERM); 4]);
+    }
+
+    #[test]
+    fn what_hosts_need_still_works() {
+        filtered(|| {
+            assert_eq!(call!(libc::SYS_clone3, std::ptr::null::<u8>(), 0), Some(libc::ENOSYS));
+            let thread = std::thread::spawn(|| 7);
+            assert_eq!(thread.join().expect("a thread"), 7);
+            assert!(Command::new("true").status().expect("a program").success());
+            for kind in [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6] {
+                assert_eq!(call!(libc::SYS_socket, kind, libc::SOCK_STREAM, 0), None);
+            }
+            // More filters, for threads that execute guests.
+            assert!(restrict(false).is_ok());
+        });
+    }
+}

@@ -2,6 +2,7 @@
 
 mod attempts;
 mod components;
+mod confined;
 mod disks;
 mod drain;
 mod endings;
