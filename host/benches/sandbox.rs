@@ -28,17 +28,8 @@ fn main() {
 async fn bench(component: &Path, directory: &Path) {
     let root = directory.join(format!("sandbox-bench-{}", std::process::id()));
     for threads in [1, 2] {
-        let limits = Limits {
-            memory: ByteSize::gib(1),
-            time: Duration::from_secs(60),
-            output_bytes: ByteSize::gib(1),
-            output_files: 1000,
-            output_memory: ByteSize::mib(16),
-            output_file_memory: ByteSize::mib(4),
-            open_files: 1000,
-        };
         let spill = Arc::new(SpillDir::new(&root).expect("a work directory"));
-        let sandbox = Sandbox::new(threads, limits, spill);
+        let sandbox = Sandbox::new(threads, spill);
         let sandbox = Arc::new(sandbox.expect("a sandbox"));
         let wasm = std::fs::read(component).expect("the component");
         let engine = sandbox::compiling_engine().expect("an engine");
@@ -80,6 +71,16 @@ async fn rounds_of(sandbox: Arc<Sandbox>, guest: Guest, inputs: usize) -> f64 {
         inputs: vec![path.clone(); inputs],
         payload: None,
     });
+    let limits = Arc::new(Limits {
+        memory: ByteSize::gib(1),
+        time: Duration::from_secs(60),
+        output_bytes: ByteSize::gib(1),
+        output_files: 1000,
+        output_memory: ByteSize::mib(16),
+        output_file_memory: ByteSize::mib(4),
+        open_files: 1000,
+        table: None,
+    });
     let start = Instant::now();
     for _ in 0..TASKS {
         let execution = sandbox
@@ -87,6 +88,7 @@ async fn rounds_of(sandbox: Arc<Sandbox>, guest: Guest, inputs: usize) -> f64 {
                 guest: guest.clone(),
                 task: task.clone(),
                 attempt: 1,
+                limits: limits.clone(),
                 inputs: (0..inputs).map(|_| input()).collect(),
                 cancelled: CancellationToken::new(),
                 tee: None,

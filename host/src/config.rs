@@ -2,9 +2,11 @@
 //! `host.toml`, all with one name.
 //!
 //! A field's doc comment is its line in `--help` and in the docs. The command line collects the
-//! texts of all sources and has clap parse them into these structs.
+//! texts of all sources and has clap parse them into these structs. `config/tasks.rs` has the
+//! settings for the tasks of one name.
 
 pub mod parse;
+mod tasks;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,6 +24,8 @@ use crate::queue;
 use crate::report;
 use crate::sandbox::{Limits, MOST_OPEN_FILES};
 use crate::verdict::Policy;
+
+pub use tasks::{NamedTask, TaskLimits, Tasks};
 
 /// The settings of `host run`.
 #[derive(Debug, Clone, Args)]
@@ -52,6 +56,9 @@ pub struct Config {
     pub retries: RetrySettings,
     #[command(flatten)]
     pub task: TaskSettings,
+    /// The tables `[tasks.NAME]` of `host.toml`. Only the file has them.
+    #[arg(skip)]
+    pub tasks: Tasks,
     #[command(flatten)]
     pub compile: CompileSettings,
     #[command(flatten)]
@@ -354,6 +361,7 @@ impl TaskSettings {
             output_memory: self.output_memory,
             output_file_memory: self.output_file_memory,
             open_files: self.open_files,
+            table: None,
         }
     }
 }

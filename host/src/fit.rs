@@ -65,6 +65,8 @@ pub struct Settings {
     pub lease: Duration,
     /// How long an execution may take.
     pub timeout: Duration,
+    /// The table of settings that the timeout is from.
+    pub table: Option<String>,
     /// Attempts of a task.
     pub max_attempts: u32,
 }
@@ -169,7 +171,11 @@ fn leases(settings: &Settings, queues: &Queues, findings: &mut Vec<Finding>) {
                  would be started again while it still runs",
                 time(settings.timeout)
             );
-            let cure = format!("set --timeout below {limit}, and make the tasks smaller");
+            let setting = match &settings.table {
+                Some(table) => format!("`timeout` in {table}"),
+                None => "--timeout".to_owned(),
+            };
+            let cure = format!("set {setting} below {limit}, and make the tasks smaller");
             findings.push(Finding::new(Level::Problem, subject, text).cure(cure));
         }
     }
@@ -240,6 +246,7 @@ mod tests {
             error_queue: "sqs://q-errors".into(),
             lease: Duration::from_secs(300),
             timeout: HOUR,
+            table: None,
             max_attempts: 5,
         }
     }

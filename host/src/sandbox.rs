@@ -45,7 +45,7 @@ use files::Tree;
 pub use files::{Input, InputContent, Output};
 pub use interface::version_problem;
 use limits::Memory;
-pub use limits::{Limit, Limits, MOST_OPEN_FILES, is_too_large};
+pub use limits::{Limit, Limits, MOST_OPEN_FILES, Table, is_too_large};
 pub use log::{Log, Tee};
 use quota::Quota;
 use thread::Threads;
@@ -71,7 +71,6 @@ pub struct Sandbox {
     linker: Linker<State>,
     threads: Threads,
     disk: Disk,
-    limits: Limits,
 }
 
 /// A compiled component of our world, ready to be instantiated.
@@ -88,6 +87,8 @@ pub struct Job {
     pub task: Arc<Task>,
     /// Which execution of this task this is, from 1.
     pub attempt: u32,
+    /// What it may use.
+    pub limits: Arc<Limits>,
     /// What it sees in `/inputs`.
     pub inputs: Vec<Input>,
     /// Ends the execution early, with [`RunError::Cancelled`].
@@ -178,12 +179,14 @@ pub enum RunError {
     #[error("the task ran to its end without success")]
     Unsuccessful,
     /// The guest ran into one of its limits.
-    #[error("{phase}: {limit}")]
+    #[error("{phase}: {limit}; {}", limits::cure(limit, table.as_deref()))]
     Limit {
         /// The call.
         phase: Phase,
         /// Which limit, and what it is.
         limit: Limit,
+        /// The table of settings that the limit is from, if it is from one.
+        table: Option<Arc<Table>>,
     },
     /// The guest broke off: a panic, an abort, a call of `exit`, a bad memory access.
     #[error("{phase}: {what}")]
@@ -262,18 +265,17 @@ pub fn possible_confinement() -> Confinement {
 }
 
 impl Sandbox {
-    /// Starts `slots` threads for guests, each of which may use what `limits` allow. Outputs that
-    /// are too large for memory go to `spill`.
+    /// Starts `slots` threads for guests. Outputs that are too large for memory go to `spill`.
     ///
     /// # Errors
     /// When the engine or a thread can't be had: too little address space, for example.
-    pub fn new(slots: usize, limits: Limits, spill: Arc<SpillDir>) -> wasmtime::Result<Self> {
+    pub fn new(slots: usize, spill: Arc<SpillDir>) -> wasmtime::Result<Self> {
         let engine = Engine::new(&config(slots))?;
         let mut linker = Linker::new(&engine);
         imports::add_to_linker(&mut linker)?;
         let threads = Threads::start(slots, &engine)?;
         let disk = Disk::start(spill)?;
-        Ok(Self { engine, linker, threads, disk, limits })
+        Ok(Self { engine, linker, threads, disk })
     }
 
     /// The engine, which decides what compiled code fits.
@@ -341,12 +343,12 @@ impl Sandbox {
 
     /// Runs the job on the next free thread, if it is still there then.
     async fn run_unless_taken(&self, job: Arc<Mutex<Option<Job>>>) -> Execution {
-        let (limits, disk) = (self.limits, self.disk.clone());
+        let disk = self.disk.clone();
         let run = self.threads.run(move |engine| {
             let job = job.lock().take();
             Box::pin(async move {
                 match job {
-                    Some(job) => execute(engine, limits, disk, job).await,
+                    Some(job) => execute(engine, disk, job).await,
                     None => Execution::not_begun(RunError::Cancelled),
                 }
             })
@@ -408,12 +410,13 @@ pub fn compiling_engine() -> wasmtime::Result<Engine> {
     Engine::new(&code_config())
 }
 
-async fn execute(engine: &Engine, limits: Limits, disk: Disk, job: Job) -> Execution {
+async fn execute(engine: &Engine, disk: Disk, job: Job) -> Execution {
     let start = Instant::now();
+    let limits = &*job.limits;
     let deadline = start + limits.time;
     let log = log::Sink::new(job.tee);
-    let quota = Quota::new(&limits);
-    let files = Tree::new(job.inputs, &limits, quota.clone(), disk, log.clone());
+    let quota = Quota::new(limits);
+    let files = Tree::new(job.inputs, limits, quota.clone(), disk, log.clone());
     let mut table = ResourceTable::new();
     table.set_max_capacity(limits::MAX_HANDLES);
     let state = State {
@@ -450,7 +453,7 @@ async fn execute(engine: &Engine, limits: Limits, disk: Disk, job: Job) -> Execu
     let ended = tokio::select! {
         biased;
         ended = calls(
-            &mut store, &job.guest, &job.task, job.attempt, &limits, &mut phase, &mut instantiated,
+            &mut store, &job.guest, &job.task, job.attempt, limits, &mut phase, &mut instantiated,
         ) => ended,
         () = tokio::time::sleep_until(deadline.into()) => Err(Ended::Late),
         () = job.cancelled.cancelled() => Err(Ended::Cancelled),
@@ -462,6 +465,7 @@ async fn execute(engine: &Engine, limits: Limits, disk: Disk, job: Job) -> Execu
     drop(store);
     drop(job.slot);
     let exceeded = quota.exceeded();
+    let limit = |phase, limit| limits.exceeded(phase, limit);
     let result = match (ended, exceeded) {
         (Err(Ended::Cancelled), _) => Err(RunError::Cancelled),
         // Whatever the guest made of it: what it left may be half of what it meant to.
@@ -477,7 +481,7 @@ async fn execute(engine: &Engine, limits: Limits, disk: Disk, job: Job) -> Execu
         // what it makes of the refusal says less than the limit does.
         (_, Some(exceeded)) => Err(limit(phase, exceeded)),
         (Err(Ended::Limit(exceeded)), None) => Err(limit(phase, exceeded)),
-        (Err(Ended::Error(error)), None) if let Some(of) = Limit::of_error(&error, &limits) => {
+        (Err(Ended::Error(error)), None) if let Some(of) = Limit::of_error(&error, limits) => {
             Err(limit(phase, of))
         }
         // A guest that closes some and goes on was not ended by the refusal.
@@ -576,10 +580,6 @@ async fn calls(
     *phase = Phase::Finalize;
     instance.call_finalize(&mut *store, &task, &outcome).await??;
     Ok(outcome)
-}
-
-fn limit(phase: Phase, limit: Limit) -> RunError {
-    RunError::Limit { phase, limit }
 }
 
 fn trapped(phase: Phase, error: &wasmtime::Error) -> RunError {

@@ -13,7 +13,7 @@ use crate::ahead::Ahead;
 use crate::bucket::{self, Access, Bucket, BucketError, DirSync};
 use crate::cache::{Cache, CacheError, CacheOptions};
 use crate::catalog::Catalog;
-use crate::config::{self, Config};
+use crate::config::{self, Config, TaskLimits};
 use crate::key::Prefix;
 use crate::outage::Outages;
 use crate::prefetch::Prefetch;
@@ -46,6 +46,7 @@ pub struct Services {
     spill: Arc<SpillDir>,
     pub(crate) catalog: Catalog,
     pub(crate) sandbox: Arc<Sandbox>,
+    pub(crate) limits: TaskLimits,
     pub(crate) policy: Policy,
     /// The task queue.
     pub(crate) queue: Arc<dyn Queue>,
@@ -123,7 +124,7 @@ impl Services {
             max_bytes: config.cache.size.as_u64(),
         })?;
         let spill = Arc::new(SpillDir::new(&config.cache.dir.join("work"))?);
-        let sandbox = Sandbox::new(config.work.parallel, config.task.limits(), spill.clone());
+        let sandbox = Sandbox::new(config.work.parallel, spill.clone());
         let sandbox = Arc::new(sandbox.map_err(|e| OpenError::Sandbox(format!("{e:#}")))?);
         let (component_bucket, component_prefix) = match &config.data.components {
             Some(dir) => (bucket::open_dir(dir)?, Prefix::root()),
@@ -155,6 +156,7 @@ impl Services {
             spill,
             catalog,
             sandbox,
+            limits: config.limits(),
             policy: config.retries.policy(),
             report_disks: report_disks(&config, [Some(&error_queue), done_queue.as_ref()]),
             queue,

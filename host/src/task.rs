@@ -207,6 +207,7 @@ impl Attempt {
             guest: component.guest.clone(),
             task: task.clone(),
             attempt: lease.attempt(),
+            limits: services.limits.of(&task.name).clone(),
             inputs,
             cancelled: lost.child_token(),
             tee: None,

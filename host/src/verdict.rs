@@ -214,7 +214,7 @@ mod tests {
         let retried = [
             ran(RunError::Retry { phase, reason: "busy".into() }),
             ran(RunError::Trap { phase, what: "a panic".into() }),
-            ran(RunError::Limit { phase, limit: Limit::Time(Duration::from_secs(1)) }),
+            ran(RunError::Limit { phase, limit: Limit::Time(Duration::from_secs(1)), table: None }),
             Failure::Prefetch(PrefetchError::NotFound {
                 input: key.clone(),
                 bucket: "b".into(),
@@ -243,10 +243,10 @@ mod tests {
             ran(RunError::Unsuccessful),
             Failure::Deaths { deaths: 10 },
             Failure::Unaccounted { deliveries: 20 },
-            ran(RunError::Limit { phase, limit: Limit::OutputFiles(1) }),
-            ran(RunError::Limit { phase, limit: Limit::OpenFiles(1) }),
-            ran(RunError::Limit { phase, limit: Limit::Handles }),
-            ran(RunError::Limit { phase, limit: Limit::Parts }),
+            ran(RunError::Limit { phase, limit: Limit::OutputFiles(1), table: None }),
+            ran(RunError::Limit { phase, limit: Limit::OpenFiles(1), table: None }),
+            ran(RunError::Limit { phase, limit: Limit::Handles, table: None }),
+            ran(RunError::Limit { phase, limit: Limit::Parts, table: None }),
             Failure::Catalog(CatalogError::NotAGuest {
                 place: "b".into(),
                 problem: "it does not fit in pooling allocator requirements".into(),

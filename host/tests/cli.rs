@@ -315,6 +315,38 @@ fn values_that_make_no_sense_say_who_gave_them() {
 }
 
 #[test]
+fn a_table_of_the_file_is_checked_like_other_settings() {
+    let place = Place::new();
+    place.write("host.toml", "[tasks.shrink]\nmemory = \"lots\"\n");
+    for command in ["run --fq q", "doctor --fq q", "config", "config --fq q"] {
+        let said = "host.toml: [tasks.shrink]: memory: \"lots\" is not a size";
+        place.run(command).exits(2).says(said);
+    }
+    place.write("host.toml", "[tasks.shrink]\nmax-outputs = 3\n");
+    let said = "host.toml: [tasks.shrink]: there is no setting `max-outputs`";
+    place.run("config").exits(2).says(said).says("did you mean `max-output`?");
+    place.write("host.toml", "[task.shrink]\nmemory = 3\n");
+    let said = "host.toml: there is no setting `task`";
+    place.run("config").exits(2).says(said).says("did you mean `[tasks.NAME]`?");
+    assert!(!place.has("q"), "nothing was begun");
+}
+
+#[test]
+fn a_table_of_the_file_is_shown_after_the_general_settings() {
+    let place = Place::new();
+    let text = "[tasks.shrink]\nmemory = \"2GiB\"\n[tasks.\"a.b\"]\ntimeout = 9\n";
+    place.write("host.toml", text);
+    let shown = place.run("config --memory 3GiB --json").ok().json();
+    for (name, value, from) in [
+        ("memory", "3GiB", "--memory"),
+        ("tasks.shrink.memory", "2GiB", "host.toml"),
+        ("tasks.\"a.b\".timeout", "9", "host.toml"),
+    ] {
+        assert_eq!(shown[name], serde_json::json!({"value": value, "from": from}), "{name}");
+    }
+}
+
+#[test]
 fn flags_come_before_variables_before_the_file_before_defaults() {
     let place = Place::new();
     place.write("host.toml", "queue = \"fq://from-file\"\nlease = \"7m\"\nparallel = 3\n");

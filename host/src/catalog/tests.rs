@@ -18,22 +18,10 @@ use super::*;
 use crate::bucket::DirBucket;
 use crate::bucket::tests::conformance::in_memory;
 use crate::cache::CacheOptions;
-use crate::sandbox::Limits;
 use crate::spill::SpillDir;
 
 /// The variable that makes the test program compile.
 pub(super) const COMPILES: &str = "TASK_HOST_TEST_COMPILES";
-
-/// Enough for a component that does nothing.
-const LIMITS: Limits = Limits {
-    memory: ByteSize::mib(1),
-    time: Duration::from_secs(1),
-    output_bytes: ByteSize::mib(1),
-    output_files: 1,
-    output_memory: ByteSize::mib(1),
-    output_file_memory: ByteSize::mib(1),
-    open_files: 10,
-};
 
 struct Fixture {
     root: tempfile::TempDir,
@@ -89,7 +77,7 @@ impl Fixture {
     fn catalog_by(&self, bucket: Arc<dyn Bucket>, compiler: Compiler) -> Catalog {
         let cache = self.root.path().join("cache");
         let spill = Arc::new(SpillDir::new(&cache.join("work")).unwrap());
-        let sandbox = Arc::new(Sandbox::new(1, LIMITS, spill).unwrap());
+        let sandbox = Arc::new(Sandbox::new(1, spill).unwrap());
         let options = CacheOptions { dir: cache.clone(), max_bytes: self.cache_size };
         Catalog::new(
             bucket,

@@ -9,7 +9,7 @@ use super::settings::{Everything, Flags};
 #[command(after_help = "\
 A setting comes from its flag (--max-tasks 10), else its variable (HOST_MAX_TASKS=10), else
 host.toml (max-tasks = 10), else its default. This command takes the flags of `host run`, checks
-them, and shows the settings that `host run` would use.")]
+them, and shows the settings that `host run` would use. Tables [tasks.NAME] of host.toml come last.")]
 pub(crate) struct Config {
     /// Print JSON
     #[arg(long)]
@@ -30,7 +30,7 @@ impl Config {
                 .into_iter()
                 .map(|(name, value, origin)| {
                     let entry = serde_json::json!({"value": value, "from": origin.to_string()});
-                    (name.to_owned(), entry)
+                    (name, entry)
                 })
                 .collect();
             output::json(&object)?;
@@ -39,7 +39,7 @@ impl Config {
                 .into_iter()
                 .map(|(name, value, origin)| {
                     let value = value.unwrap_or_else(|| "(none)".to_owned());
-                    vec![name.to_owned(), value, origin.to_string()]
+                    vec![name, value, origin.to_string()]
                 })
                 .collect();
             output::table(output::out(), &rows)?;

@@ -142,11 +142,14 @@ async fn queues(config: &Config, tasks: Facts, errors: Option<Facts>) -> Queues 
 
 /// The settings that have to fit the queues.
 fn to_fit(config: &Config) -> fit::Settings {
+    let limits = config.limits();
+    let longest = limits.most(|limits| limits.time);
     fit::Settings {
         queue: config.queue.to_string(),
         error_queue: config.error_queue.to_string(),
         lease: config.work.lease,
-        timeout: config.task.timeout,
+        timeout: longest.time,
+        table: longest.table.as_ref().map(ToString::to_string),
         max_attempts: config.retries.max_attempts,
     }
 }

@@ -96,6 +96,9 @@ fn fit(mut config: Config, most: u64) -> Config {
         open = open_files(left, config.work.parallel, ahead);
     }
     config.task.open_files = open;
+    for task in config.tasks.values_mut() {
+        task.limits.open_files = open;
+    }
     config
 }
 

@@ -375,6 +375,7 @@ fn announce(screen: &Console, services: &Services, missing: &Missing, confined: 
         limits.output_bytes.display().iec(),
         HumanCount(limits.output_files)
     );
+    let own_limits = own_limits(config);
     let kernel = doctor::machine::kernel_line(services.confinement(), confined, config);
     let until = until(config);
     if screen.is_json {
@@ -389,6 +390,7 @@ fn announce(screen: &Console, services: &Services, missing: &Missing, confined: 
             lease,
             attempts,
             limits,
+            own_limits,
             kernel,
             until,
             version = env!("CARGO_PKG_VERSION"),
@@ -408,6 +410,7 @@ fn announce(screen: &Console, services: &Services, missing: &Missing, confined: 
         ("lease", Some(&*lease)),
         ("attempts", Some(&*attempts)),
         ("limits", Some(&*limits)),
+        ("", own_limits.as_deref()),
         ("kernel", Some(&*kernel)),
         ("until", Some(&*until)),
     ];
@@ -416,6 +419,18 @@ fn announce(screen: &Console, services: &Services, missing: &Missing, confined: 
             screen.tell(format_args!("  {name:<11} {value}"));
         }
     }
+}
+
+/// The tasks with limits of their own, and the settings of each.
+fn own_limits(config: &Config) -> Option<String> {
+    let tables = config.tasks.iter().filter(|(_, task)| !task.own.is_empty());
+    let tables: Vec<String> = tables
+        .map(|(name, task)| {
+            let settings: Vec<&str> = task.own.iter().copied().collect();
+            format!("{name} ({})", settings.join(", "))
+        })
+        .collect();
+    (!tables.is_empty()).then(|| format!("other limits for {}", tables.join(", ")))
 }
 
 /// What ends this run.

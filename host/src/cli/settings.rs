@@ -7,6 +7,7 @@
 mod display;
 mod file;
 mod overlaps;
+mod tables;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -180,6 +181,8 @@ pub(crate) enum Origin {
     Flag(String),
     Variable(String),
     File(PathBuf),
+    /// A table of a file.
+    Table(PathBuf, String),
     Default,
 }
 
@@ -187,7 +190,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Flag(name) | Self::Variable(name) => f.write_str(name),
-            Self::File(path) => write!(f, "{}", path.display()),
+            Self::File(path) | Self::Table(path, _) => write!(f, "{}", path.display()),
             Self::Default => f.write_str("default"),
         }
     }
@@ -267,6 +270,8 @@ impl<G: Group> clap::FromArgMatches for Flags<G> {
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     given: BTreeMap<&'static str, Given>,
+    /// What the file has for the tasks of one name.
+    tables: tables::Tables,
     misspelt: Vec<String>,
 }
 
@@ -284,7 +289,7 @@ impl<G: Group> Flags<G> {
             Some(path) => Some((path.clone(), "--config")),
             None => value(CONFIG)?.map(|path| (PathBuf::from(path), CONFIG)),
         };
-        let mut given = file::read(config)?;
+        let file::File { mut given, tables } = file::read(config)?;
         for setting in &*DECLARED {
             let variable = variable(setting);
             if let Some(text) = value(&variable)? {
@@ -293,7 +298,7 @@ impl<G: Group> Flags<G> {
         }
         given.extend(self.given.iter().cloned());
         let misspelt = variables.keys().filter_map(|name| misspelt(name)).collect();
-        Ok(Settings { given, misspelt })
+        Ok(Settings { given, tables, misspelt })
     }
 }
 
@@ -375,6 +380,7 @@ impl Settings {
             Origin::Flag(flag) => flag.clone(),
             Origin::Variable(name) => name.clone(),
             Origin::File(path) => format!("{}: {name}", path.display()),
+            Origin::Table(path, table) => format!("{}: {table}: {name}", path.display()),
             Origin::Default => format!("--{name}"),
         };
         Advice::usage(format!("{place}: {text:?} {problem}"))
@@ -386,7 +392,7 @@ impl Settings {
         let errors = self.error_queue(&self.queue()?)?;
         let errors = Given { text: errors.to_string(), origin: Origin::Default };
         settings.given.entry("error-queue").or_insert(errors);
-        let config: Config = settings.get()?;
+        let config = Config { tasks: self.tasks()?, ..settings.get()? };
         overlaps::check_message_bucket(&config.queue_options, &config.data)?;
         Ok(config)
     }
@@ -445,11 +451,12 @@ impl Settings {
     }
 
     /// The name, the value and the source of every setting, for `host config`.
-    pub(crate) fn shown(&self) -> anyhow::Result<Vec<(&'static str, Option<String>, Origin)>> {
+    pub(crate) fn shown(&self) -> anyhow::Result<Vec<(String, Option<String>, Origin)>> {
         let config = match self.given.contains_key("queue") {
             true => Some(self.config_to_run()?),
             false => None,
         };
+        self.tasks()?;
         self.get::<DisplaySettings>()?;
         let parallel = || Some(self.get::<task_host::config::WorkSettings>().ok()?.parallel);
         let shown = |setting: &'static Arg| {
@@ -460,9 +467,9 @@ impl Settings {
                 ("prefetch", _) if given.is_none() => parallel().map(|n| (2 * n).to_string()),
                 _ => given.as_ref().map(|given| given.text.clone()).or_else(|| default(setting)),
             };
-            (name(setting), text, given.map_or(Origin::Default, |given| given.origin))
+            (name(setting).to_owned(), text, given.map_or(Origin::Default, |given| given.origin))
         };
-        Ok(DECLARED.iter().map(shown).collect())
+        Ok(DECLARED.iter().map(shown).chain(self.shown_tables()).collect())
     }
 }
 

@@ -12,7 +12,7 @@ use task_host::failure::Failure;
 use task_host::key::{BucketKey, Prefix};
 use task_host::message::{self, Draft, Task};
 use task_host::publish::{self, Published};
-use task_host::sandbox::{self, Guest, InputContent, Job};
+use task_host::sandbox::{self, Guest, InputContent, Job, Limits};
 use task_host::task;
 use task_host::verdict::{self, Verdict};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +22,7 @@ use super::console::{Console, GuestOutput};
 use super::described::draft_error;
 use super::exit_code::{Advice, Exit};
 use super::local_runner::LocalRunner;
+use super::open_files;
 use super::output;
 use super::settings::{Execution, Flags, When};
 
@@ -76,6 +77,8 @@ impl Try {
         let inputs: Vec<Input> =
             self.inputs.iter().map(|text| Input::parse(text)).collect::<anyhow::Result<_>>()?;
         let task = self.task(&inputs)?;
+        let limits = settings.task(&task.name)?.limits(&task.name);
+        let limits = Arc::new(open_files::prepare_for_one(limits));
         let bytes = read(&self.component)?;
         check(&self.component, &bytes)?;
         let bench = LocalRunner::open(&settings)?;
@@ -84,7 +87,7 @@ impl Try {
         let compiled = start.elapsed();
 
         let start = Instant::now();
-        let result = self.execute(console, &bench, guest, task, &inputs).await?;
+        let result = self.execute(console, &bench, guest, task, limits, &inputs).await?;
         let elapsed = start.elapsed();
         match result {
             Ok(published) => {
@@ -145,6 +148,7 @@ impl Try {
         bench: &LocalRunner,
         guest: Guest,
         task: Task,
+        limits: Arc<Limits>,
         inputs: &[Input],
     ) -> anyhow::Result<Result<Published, Failure>> {
         let mut given = Vec::with_capacity(inputs.len());
@@ -157,6 +161,7 @@ impl Try {
             guest,
             task: Arc::new(task),
             attempt: self.attempt,
+            limits,
             inputs: given,
             cancelled: CancellationToken::new(),
             tee: Some(Arc::new(move |bytes: &[u8]| tee.write(bytes))),

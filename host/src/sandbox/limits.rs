@@ -1,16 +1,20 @@
 //! What one execution may use, the count of its memory, and the engine's own limits by name.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use wasmtime::ResourceLimiter;
 use wasmtime::component::ResourceTableError;
 
+use super::{Phase, RunError};
+use crate::key::TaskName;
 use crate::words;
 
 /// What one execution may use.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Limits {
     /// All linear memories of the instance together.
     pub memory: ByteSize,
@@ -27,6 +31,28 @@ pub struct Limits {
     pub output_file_memory: ByteSize,
     /// Files and directories that may be open at a time. Some of them take a file of the process.
     pub open_files: u64,
+    /// The table of settings that some of these limits are from.
+    pub table: Option<Arc<Table>>,
+}
+
+/// A table of settings for the tasks of one name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    /// The name of the tasks.
+    pub name: TaskName,
+    /// The settings that the table has.
+    pub settings: BTreeSet<&'static str>,
+}
+
+impl fmt::Display for Table {
+    /// Its header in `host.toml`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.name.as_str();
+        match name.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_".contains(&c)) {
+            true => write!(f, "[tasks.{name}]"),
+            false => write!(f, "[tasks.{name:?}]"),
+        }
+    }
 }
 
 /// The most files and directories that a guest may have open at a time, where the process may
@@ -57,6 +83,12 @@ impl Limits {
     /// kept there.
     pub fn of_the_host(&self) -> ByteSize {
         ByteSize(self.memory.as_u64().saturating_add(self.output_memory.as_u64()))
+    }
+
+    /// The error of an execution that exceeds a limit during a call.
+    pub(super) fn exceeded(&self, phase: Phase, limit: Limit) -> RunError {
+        let has = |table: &&Arc<Table>| limit.setting().is_some_and(|s| table.settings.contains(s));
+        RunError::Limit { phase, limit, table: self.table.as_ref().filter(has).cloned() }
     }
 
     /// What may cross between guest and host in one call. The list of all outputs fits.
@@ -93,68 +125,89 @@ pub enum Limit {
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Memory(most) => write!(
-                f,
-                "the guest ran into its memory limit of {}; `--memory` raises it",
-                most.display().iec()
-            ),
-            Self::Time(most) => write!(
-                f,
-                "the guest ran into its time limit of {}; `--timeout` raises it",
-                humantime::format_duration(*most)
-            ),
-            Self::OutputBytes(most) => write!(
-                f,
-                "the guest ran into its output limit of {}; `--max-output` raises it",
-                most.display().iec()
-            ),
-            Self::OutputFiles(most) => write!(
-                f,
-                "the guest ran into its limit of {most} output files; `--max-output-files` raises it"
-            ),
-            Self::OpenFiles(most) => {
-                let cure = match *most < MOST_OPEN_FILES {
-                    true => "a higher `ulimit -n` of the host or a lower `--parallel` raises it",
-                    false => "nothing raises it: close what is not needed any more",
-                };
-                write!(
-                    f,
-                    "the guest ran into its limit of {most} files and directories that are open \
-                     at a time; {cure}"
-                )
+            Self::Memory(most) => {
+                write!(f, "the guest ran into its memory limit of {}", most.display().iec())
             }
+            Self::Time(most) => {
+                let most = humantime::format_duration(*most);
+                write!(f, "the guest ran into its time limit of {most}")
+            }
+            Self::OutputBytes(most) => {
+                write!(f, "the guest ran into its output limit of {}", most.display().iec())
+            }
+            Self::OutputFiles(most) => {
+                write!(f, "the guest ran into its limit of {most} output files")
+            }
+            Self::OpenFiles(most) => write!(
+                f,
+                "the guest ran into its limit of {most} files and directories that are open at a \
+                 time"
+            ),
             Self::Depth(most) => write!(
                 f,
-                "the guest ran into the limit of {most} directories in each other in /outputs; \
-                 nothing raises it"
+                "the guest ran into the limit of {most} directories in each other in /outputs"
             ),
             Self::Handles => write!(
                 f,
                 "the guest ran into the limit of {MAX_HANDLES} handles (files, streams, timers) \
-                 that it may hold at a time, or of {MAX_ALL_HANDLES} with its own; nothing raises \
-                 it: drop what is not needed any more"
+                 that it may hold at a time, or of {MAX_ALL_HANDLES} with its own"
             ),
             Self::Call(most) => write!(
                 f,
                 "the guest ran into the limit of {} that may be handed over or asked for in one \
-                 call; nothing raises it: use several calls",
+                 call",
                 most.display().iec()
             ),
             Self::Parts => write!(
                 f,
                 "the component is made of more than {MAX_MODULES} core modules, {MAX_MEMORIES} \
-                 memories or {MAX_TABLES} tables; nothing raises that: link it into fewer modules"
+                 memories or {MAX_TABLES} tables"
             ),
             Self::TableElements => write!(
                 f,
-                "the guest ran into the limit of {MAX_TABLE_ELEMENTS} elements of its tables; \
-                 nothing raises it"
+                "the guest ran into the limit of {MAX_TABLE_ELEMENTS} elements of its tables"
             ),
         }
     }
 }
 
+/// What raises a limit. `table` has the setting, if there is one.
+pub(super) fn cure(limit: &Limit, table: Option<&Table>) -> String {
+    match (limit.setting(), table) {
+        (Some(setting), Some(table)) => format!("`{setting}` in {table} raises it"),
+        (Some(setting), None) => format!("`--{setting}` raises it"),
+        (None, _) => match limit {
+            Limit::OpenFiles(most) if *most < MOST_OPEN_FILES => {
+                "a higher `ulimit -n` of the host or a lower `--parallel` raises it".to_owned()
+            }
+            Limit::OpenFiles(_) => {
+                "nothing raises it: close what is not needed any more".to_owned()
+            }
+            Limit::Handles => "nothing raises it: drop what is not needed any more".to_owned(),
+            Limit::Call(_) => "nothing raises it: use several calls".to_owned(),
+            Limit::Parts => "nothing raises that: link it into fewer modules".to_owned(),
+            _ => "nothing raises it".to_owned(),
+        },
+    }
+}
+
 impl Limit {
+    /// The setting that raises the limit.
+    fn setting(&self) -> Option<&'static str> {
+        match self {
+            Self::Memory(_) => Some("memory"),
+            Self::Time(_) => Some("timeout"),
+            Self::OutputBytes(_) => Some("max-output"),
+            Self::OutputFiles(_) => Some("max-output-files"),
+            Self::OpenFiles(_)
+            | Self::Depth(_)
+            | Self::Handles
+            | Self::Call(_)
+            | Self::Parts
+            | Self::TableElements => None,
+        }
+    }
+
     /// The limit that an error of the engine stands for. Most of these errors have no type: a
     /// test for each says when the engine words them otherwise.
     pub(super) fn of_error(error: &wasmtime::Error, limits: &Limits) -> Option<Self> {

@@ -1,7 +1,9 @@
 //! Each limit ends the task that runs into it, with a report that names the limit.
 
+use std::fs;
+
 use serde_json::{Value, json};
-use task_host_tests::Place;
+use task_host_tests::{Place, guest, misbehaviour};
 
 /// Runs one task with these settings, and returns the report it leads to.
 #[track_caller]
@@ -37,6 +39,49 @@ fn memory_by_a_guest_that_takes_no_for_an_answer() {
     let report: Value = serde_json::from_slice(&report).unwrap();
     let mib = report["mib"].as_u64().unwrap();
     assert!((32..64).contains(&mib), "{report}");
+}
+
+#[test]
+fn a_table_limits_the_tasks_of_its_name_and_no_others() {
+    let place = Place::with(&["misbehave"]);
+    fs::copy(
+        place.path().join("bucket/components/misbehave.wasm"),
+        place.path().join("bucket/components/greedy.wasm"),
+    )
+    .unwrap();
+    let table = "memory = \"32MiB\"\n[tasks.greedy]\nmemory = \"64MiB\"\n";
+    fs::write(place.path().join("host.toml"), table).unwrap();
+    let want = [
+        ("misbehave", "memory limit of 32.0 MiB; `--memory` raises it"),
+        ("greedy", "memory limit of 64.0 MiB; `memory` in [tasks.greedy] raises it"),
+    ];
+    for (name, _) in want {
+        let mut task = misbehaviour(1, &[], json!({"do": "alloc"}));
+        task["basic_info"]["name"] = name.into();
+        place.submit(&[task]);
+    }
+    let ran = place.run_until_empty(&[]).code(3);
+    assert!(ran.stderr.contains("other limits for greedy (memory)"), "{}", ran.stderr);
+    let errors = place.errors();
+    for (name, exception) in want {
+        let of_name = |error: &&Value| error["task"]["basic_info"]["name"] == name;
+        let report = errors.iter().find(of_name).expect("a report");
+        let said = report["exception"].as_str().unwrap();
+        assert!(said.ends_with(exception), "{said:?} does not end with {exception:?}");
+    }
+}
+
+#[test]
+fn a_table_limits_a_task_that_is_tried() {
+    let place = Place::new();
+    let table = "[tasks.greedy]\nmemory = \"64MiB\"\n";
+    fs::write(place.path().join("host.toml"), table).unwrap();
+    let guest = guest("misbehave");
+    let guest = guest.to_str().unwrap();
+    let payload = json!({"do": "alloc"}).to_string();
+    let tried = place.host(&["try", guest, "--name", "greedy", "--payload", &payload]).code(3);
+    let want = "memory limit of 64.0 MiB; `memory` in [tasks.greedy] raises it";
+    assert!(tried.stderr.contains(want), "{}", tried.stderr);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use task_host::cache::{self, NotOurs};
 use task_host::config::Config;
 use task_host::confinement::{self, Confine, InForce};
 use task_host::fit::{Finding, Level};
-use task_host::sandbox::{self, Confinement, Sandbox};
+use task_host::sandbox::{self, Confinement, Limits, Sandbox};
 use task_host::spill::SpillDir;
 
 use super::super::open_files::{LEAST_FILES, needed};
@@ -104,7 +104,7 @@ fn judge_kernel(tasks: Confinement, host: InForce, config: &Config) -> Finding {
 fn guests(config: &Config) -> Finding {
     let spill = Arc::new(SpillDir::when_needed(&config.cache.dir.join("work")));
     let tasks = output::count(config.work.parallel as u64, "task");
-    let problem = match Sandbox::new(config.work.parallel, config.task.limits(), spill) {
+    let problem = match Sandbox::new(config.work.parallel, spill) {
         // The threads of the tasks exist meanwhile.
         Ok(_sandbox) => match super::super::ask_for_threads(super::super::base_threads()) {
             Ok(()) => {
@@ -167,18 +167,24 @@ fn files(config: &Config) -> Finding {
 /// The largest size of a file, if there is a limit.
 fn file_size(config: &Config) -> Option<Finding> {
     let limit = ByteSize(getrlimit(Resource::Fsize).current?);
-    let needed = config.task.max_output;
+    let limits = config.limits();
+    let most = limits.most(|limits| limits.output_bytes);
+    let needed = most.output_bytes;
+    let setting = match &most.table {
+        Some(table) => format!("`max-output` in {table}"),
+        None => "--max-output".to_owned(),
+    };
     let shown = limit.display().iec();
     if limit >= needed {
         return Some(Finding::new(Level::Ok, "file size", format!("up to {shown}")));
     }
     let text = format!(
-        "this process may write files of up to {shown}, and an output may have {} (--max-output); \
+        "this process may write files of up to {shown}, and an output may have {} ({setting}); \
          larger inputs, outputs and components fail",
         needed.display().iec()
     );
     let cure = format!(
-        "`ulimit -f unlimited`, LimitFSIZE=infinity in a systemd unit, or --max-output {}",
+        "`ulimit -f unlimited`, LimitFSIZE=infinity in a systemd unit, or {setting} {}",
         limit.as_u64()
     );
     Some(Finding::new(Level::Warn, "file size", text).cure(cure))
@@ -197,11 +203,14 @@ fn memory(config: &Config) -> Option<Finding> {
         );
         return Some(Finding::new(Level::Note, "memory", text).cure("a lower --compile-memory"));
     }
-    let each = config.task.limits().of_the_host();
+    let limits = config.limits();
+    let most = limits.most(Limits::of_the_host);
+    let each = most.of_the_host();
+    let table = most.table.as_ref().map_or(String::new(), |table| format!(" ({table})"));
     let needed = ByteSize(each.as_u64().saturating_mul(config.work.parallel as u64));
     (needed > there).then(|| {
         let text = format!(
-            "{} of {} each, outputs in memory included, may use {}, and the machine has {}; the \
+            "{} of {} each{table}, outputs in memory included, may use {}, and the machine has {}; the \
              kernel may kill a host that uses more",
             output::count(config.work.parallel as u64, "task"),
             each.display().iec(),

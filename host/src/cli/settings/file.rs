@@ -1,20 +1,28 @@
-//! `host.toml`: each key is the name of a setting.
+//! `host.toml`: each key is the name of a setting, apart from the tables for tasks.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::super::exit_code::Advice;
+use super::tables::{self, TASKS, Tables};
 use super::{DECLARED, Given, Origin, name, nearest};
 
 /// The file that is read if none is named.
 const DEFAULT: &str = "host.toml";
 
+/// What a file has.
+#[derive(Debug, Default)]
+pub(super) struct File {
+    /// Settings of the host.
+    pub(super) given: BTreeMap<&'static str, Given>,
+    /// Settings for the tasks of one name.
+    pub(super) tables: Tables,
+}
+
 /// Reads the named file, or `host.toml` in the current directory if it exists. `named` also says
 /// which flag or variable named the file.
-pub(super) fn read(
-    named: Option<(PathBuf, &str)>,
-) -> anyhow::Result<BTreeMap<&'static str, Given>> {
+pub(super) fn read(named: Option<(PathBuf, &str)>) -> anyhow::Result<File> {
     let (path, by) = match named {
         Some((path, by)) => (path, Some(by)),
         None => (PathBuf::from(DEFAULT), None),
@@ -22,7 +30,7 @@ pub(super) fn read(
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(parse(&path, &text)?),
         Err(error) if by.is_none() && error.kind() == io::ErrorKind::NotFound => {
-            Ok(BTreeMap::new())
+            Ok(File::default())
         }
         Err(error) => {
             let by = by.map_or(String::new(), |by| format!("{by}: "));
@@ -31,36 +39,43 @@ pub(super) fn read(
     }
 }
 
-fn parse(path: &Path, text: &str) -> Result<BTreeMap<&'static str, Given>, Advice> {
+fn parse(path: &Path, text: &str) -> Result<File, Advice> {
     let shown = path.display();
     // Some editors write a byte order mark before the text.
     let text = task_host::message::without_mark(text);
     let table: toml::Table = toml::from_str(text)
         .map_err(|e| Advice::usage(format!("{shown} is not TOML: {}", e.to_string().trim_end())))?;
-    let mut given = BTreeMap::new();
+    let mut file = File::default();
     for (key, value) in table {
+        if key == TASKS {
+            file.tables = tables::parse(path, value)?;
+            continue;
+        }
         let Some(name) = DECLARED.iter().map(name).find(|name| *name == key) else {
             let error = Advice::usage(format!("{shown}: there is no setting `{key}`"));
             return Err(match nearest(&key.replace('_', "-")) {
+                _ if value.is_table() => error.hint("did you mean `[tasks.NAME]`?"),
                 Some(name) => error.hint(format!("did you mean `{name}`?")),
                 None => error.hint("`host config` lists all settings"),
             });
         };
-        let text = match value {
-            toml::Value::String(text) => text,
-            toml::Value::Integer(n) => n.to_string(),
-            toml::Value::Boolean(on) => on.to_string(),
-            other => {
-                return Err(Advice::usage(format!(
-                    "{shown}: {key}: expected a string, a whole number, true or false; \
-                     found {} {other}",
-                    other.type_str()
-                )));
-            }
-        };
-        given.insert(name, Given { text, origin: Origin::File(path.to_owned()) });
+        let text = text_of(&format!("{shown}: {key}"), value)?;
+        file.given.insert(name, Given { text, origin: Origin::File(path.to_owned()) });
     }
-    Ok(given)
+    Ok(file)
+}
+
+/// The text of a value, as a flag would have it. `place` says where the value is.
+pub(super) fn text_of(place: &str, value: toml::Value) -> Result<String, Advice> {
+    match value {
+        toml::Value::String(text) => Ok(text),
+        toml::Value::Integer(n) => Ok(n.to_string()),
+        toml::Value::Boolean(on) => Ok(on.to_string()),
+        other => Err(Advice::usage(format!(
+            "{place}: expected a string, a whole number, true or false; found {} {other}",
+            other.type_str()
+        ))),
+    }
 }
 
 #[cfg(test)]
@@ -71,7 +86,7 @@ mod tests {
         let got = parse(Path::new("host.toml"), text);
         match want {
             Ok(want) => {
-                let got = got.unwrap();
+                let got = got.unwrap().given;
                 let got: Vec<_> = got.iter().map(|(k, v)| (*k, v.text.as_str())).collect();
                 assert_eq!(got, want, "{text}");
             }

@@ -25,6 +25,7 @@ const LIMITS: Limits = Limits {
     output_memory: ByteSize::kib(64),
     output_file_memory: ByteSize::kib(16),
     open_files: 20,
+    table: None,
 };
 
 /// A guest's files, and the host's records of them.

@@ -1,0 +1,58 @@
+//! The tables `[tasks.NAME]` of `host.toml`: settings for the tasks of one name.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{Config, TaskSettings};
+use crate::key::TaskName;
+use crate::sandbox::{Limits, Table};
+
+/// The tables, by the names of their tasks.
+pub type Tasks = BTreeMap<TaskName, NamedTask>;
+
+/// One table.
+#[derive(Debug, Clone)]
+pub struct NamedTask {
+    /// The limits of these tasks: those of the table, and the general ones for what it leaves out.
+    pub limits: TaskSettings,
+    /// The settings that the table has.
+    pub own: BTreeSet<&'static str>,
+}
+
+/// What the tasks of each name may use.
+#[derive(Debug)]
+pub struct TaskLimits {
+    general: Arc<Limits>,
+    named: BTreeMap<TaskName, Arc<Limits>>,
+}
+
+impl TaskLimits {
+    /// The limits of tasks of that name.
+    pub fn of(&self, name: &TaskName) -> &Arc<Limits> {
+        self.named.get(name).unwrap_or(&self.general)
+    }
+
+    /// The limits that allow the most of something: those of a table only if they allow more than
+    /// the general ones.
+    pub fn most<T: Ord>(&self, of: impl Fn(&Limits) -> T) -> &Limits {
+        let larger = |most, next| if of(next) > of(most) { next } else { most };
+        self.named.values().map(|limits| &**limits).fold(&self.general, larger)
+    }
+}
+
+impl NamedTask {
+    /// The sandbox's limits for tasks of that name.
+    pub fn limits(&self, name: &TaskName) -> Limits {
+        let table = Table { name: name.clone(), settings: self.own.clone() };
+        Limits { table: Some(Arc::new(table)), ..self.limits.limits() }
+    }
+}
+
+impl Config {
+    /// What the tasks of each name may use.
+    pub fn limits(&self) -> TaskLimits {
+        let named = self.tasks.iter();
+        let named = named.map(|(name, task)| (name.clone(), Arc::new(task.limits(name))));
+        TaskLimits { general: Arc::new(self.task.limits()), named: named.collect() }
+    }
+}
