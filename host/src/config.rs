@@ -16,7 +16,7 @@ use clap::Args;
 use globset::GlobMatcher;
 
 use crate::bucket::{self, StoredEncoding};
-use crate::catalog::{CompileLimits, Compiler};
+use crate::catalog::{CompileLimits, Compiler, Keys};
 use crate::confinement::Confine;
 use crate::environment::{Environment, default_cache_dir};
 use crate::key::Prefix;
@@ -63,6 +63,8 @@ pub struct Config {
     pub compile: CompileSettings,
     #[command(flatten)]
     pub cache: CacheSettings,
+    #[command(flatten)]
+    pub trust: TrustSettings,
     #[command(flatten)]
     pub confinement: ConfinementSettings,
 }
@@ -257,6 +259,19 @@ pub struct CacheSettings {
     /// How long to use a cached input without asking the bucket whether it has changed
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse::duration)]
     pub freshness: Duration,
+}
+
+/// Which components may run.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Trust in components")]
+pub struct TrustSettings {
+    /// File with public keys of minisign: only components with a signature NAME.wasm.minisig by one
+    /// of them run [default: none]
+    #[arg(long, value_name = "FILE", value_parser = parse::component_keys)]
+    pub component_keys: Option<Keys>,
+    /// Reject tasks of names that have no table [tasks.NAME] in host.toml
+    #[arg(long)]
+    pub listed_tasks_only: bool,
 }
 
 /// What a host gives up before it reads its first message.

@@ -143,7 +143,9 @@ pub fn judge(failure: &Failure, attempt: u32, policy: &Policy) -> Verdict {
         // A corrected component may be uploaded under the same name.
         Failure::Catalog(CatalogError::NotAGuest { .. }) => retry,
         Failure::Catalog(CatalogError::Unavailable { .. }) => retry,
-        Failure::Catalog(CatalogError::NotYet { .. }) => later,
+        Failure::Catalog(CatalogError::NotListed { .. }) => reject,
+        // The component is to blame, and may be replaced.
+        Failure::Catalog(CatalogError::NotYet { .. } | CatalogError::NotTrusted { .. }) => later,
         Failure::NotYet { after, .. } => Verdict::Return { after: *after },
 
         Failure::Start(QueueError::LeaseLost { .. }) => abandon,

@@ -12,6 +12,7 @@ use globset::{GlobBuilder, GlobMatcher};
 
 use super::Paths;
 use crate::bucket::{self, StoredEncoding};
+use crate::catalog::Keys;
 use crate::confinement::Confine;
 use crate::environment::with_home;
 use crate::key::{Prefix, check_not_reserved};
@@ -55,6 +56,13 @@ pub(super) fn paths(text: &str) -> Parsed<Paths> {
         }
     });
     paths.collect::<Parsed<_>>().map(Paths)
+}
+
+/// The public keys in a file.
+pub(super) fn component_keys(path: &str) -> Parsed<Keys> {
+    let text = std::fs::read_to_string(with_home(path)?)
+        .map_err(|error| format!("can't be read: {error}"))?;
+    Keys::parse(&text)
 }
 
 /// `on`, `off` or `require`.
