@@ -485,7 +485,14 @@ impl Catalog {
         problem: String,
     ) -> NotReady {
         let is_of_signature = self.trust.policy.refuses(name, blob.digest).is_none();
-        let since = self.trust.distrusts(name, blob.digest, signature, &problem, is_of_signature);
+        let since = self.trust.distrusts(
+            tokio::time::Instant::now(),
+            name,
+            blob.digest,
+            signature,
+            &problem,
+            is_of_signature,
+        );
         let place = self.place(&self.key(name));
         NotReady::Failed(CatalogError::NotTrusted { place, problem, since })
     }

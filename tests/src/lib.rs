@@ -14,6 +14,7 @@ mod mount;
 mod place;
 mod process;
 mod python;
+mod signing;
 mod wait;
 mod watched;
 
@@ -23,5 +24,6 @@ pub use mount::{FaultyDisk, SmallDisk};
 pub use place::{Place, files, misbehaviour, no_op};
 pub use process::{Finished, Running};
 pub use python::Script;
+pub use signing::Signer;
 pub use wait::{eventually, within};
 pub use watched::Watched;

@@ -56,6 +56,11 @@ fn every_thread_of_a_host_is_confined() {
         for line in ["NoNewPrivs:\t1\n", "Seccomp:\t2\n"] {
             assert!(status.contains(line), "{line:?} is not in\n{status}");
         }
+        let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:\t"));
+        let effective = u64::from_str_radix(effective.expect("a line"), 16).expect("a number");
+        for (name, number) in [("SYS_PTRACE", 19), ("SYS_ADMIN", 21), ("PERFMON", 38)] {
+            assert_eq!(effective >> number & 1, 0, "a thread has CAP_{name}");
+        }
         count += 1;
     }
     assert!(count > 5, "{count} threads");

@@ -33,5 +33,6 @@ mod simple_tasks;
 mod system_calls;
 mod task_files;
 mod tools;
+mod trust;
 mod two_hosts;
 mod verified;
