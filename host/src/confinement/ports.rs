@@ -16,7 +16,7 @@ pub(super) fn add(ports: &mut BTreeSet<u16>, environment: &Environment) {
     for (name, value) in environment.starting("") {
         ports.extend(in_text(value));
         let name = name.to_ascii_uppercase();
-        if ADDRESSES.iter().any(|part| name.contains(part)) {
+        if !value.contains("://") && ADDRESSES.iter().any(|part| name.contains(part)) {
             ports.extend(value.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok()));
         }
     }
