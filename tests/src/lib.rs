@@ -8,14 +8,11 @@
 mod built;
 mod cloud;
 pub mod components;
-pub mod faults;
-pub mod http;
 mod mount;
 mod place;
 mod process;
 mod python;
 mod signing;
-mod wait;
 mod watched;
 
 pub use built::{guest, host, python, target};
@@ -25,5 +22,6 @@ pub use place::{Place, files, misbehaviour, no_op};
 pub use process::{Finished, Running};
 pub use python::Script;
 pub use signing::Signer;
-pub use wait::{eventually, within};
+pub use task_host_test_network::wait::{eventually, within};
+pub use task_host_test_network::{faults, http};
 pub use watched::Watched;

@@ -69,7 +69,7 @@ const WITH_LANGUAGES: &[(&str, &str)] = &[
 
 /// The tests that need guests and nothing else.
 const WITH_GUESTS: &[(&str, &str)] =
-    &[("chaos", ""), ("crash", ""), ("demo", ""), ("docs", "page::"), ("host", "")];
+    &[("soak", ""), ("crash", ""), ("demo", ""), ("docs", "page::"), ("host", "")];
 
 impl Needs {
     /// None if the test needs only what Cargo builds.

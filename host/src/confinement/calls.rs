@@ -90,10 +90,9 @@ const NAMESPACES: u64 = (libc::CLONE_NEWNS
 /// ask for the machine's addresses.
 const SOCKETS: [i32; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
 
-/// What would type into the terminal that the host was started from.
-const TYPING: [u64; 2] = [libc::TIOCSTI as u64, TIOCLINUX];
-/// Of asm-generic/ioctls.h.
-const TIOCLINUX: u64 = 0x541c;
+/// What would type into the terminal that the host was started from: `TIOCSTI` and `TIOCLINUX` of
+/// asm-generic/ioctls.h.
+const TYPING: [u64; 2] = [0x5412, 0x541c];
 
 /// With this bit, x86-64 has every call under a second number (x32), which has four calls of its
 /// own numbers.

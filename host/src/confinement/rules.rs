@@ -153,9 +153,9 @@ mod tests {
         assert!(!queue.exists(), "it is left to be made");
         assert_eq!(written(&deep, elsewhere, true), [root.clone(), deep]);
         // In a home directory, only the directory itself, which has to be there.
-        assert_eq!(written(&queue, &root, false), [queue.clone()]);
+        assert_eq!(written(&queue, &root, false), std::slice::from_ref(&queue));
         assert!(!queue.exists());
-        assert_eq!(written(&queue, &root, true), [queue.clone()]);
+        assert_eq!(written(&queue, &root, true), std::slice::from_ref(&queue));
         assert!(queue.is_dir());
         // What a link leads to may be replaced.
         let link = root.join("link");
