@@ -19,10 +19,11 @@ mod contents;
 #[doc(hidden)]
 pub mod foreign;
 mod quarantine;
+mod trust;
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -35,6 +36,7 @@ use tokio::sync::{Notify, Semaphore};
 use self::compiled::Compiled;
 use self::compiler::{Failed, Uncompiled};
 use self::quarantine::{CompileLock, MAX_DEATHS};
+use self::trust::Trust;
 use crate::bucket::{Bucket, BucketError};
 use crate::cache::{Blob, Cache, CacheError};
 use crate::digest::Digest;
@@ -47,6 +49,7 @@ pub use self::compiled::check_compiled;
 pub use self::compiler::{CompileLimits, Compiler, HostError};
 pub use self::contents::Contents;
 pub use self::quarantine::{Quarantined, forget_quarantined, quarantined};
+pub use self::trust::{Keys, MAX_SIGNATURE, Policy, Unverified, look_at_signature};
 
 /// How long the digest of a name is trusted after a lookup.
 const FRESH: Duration = Duration::from_secs(1);
@@ -66,6 +69,8 @@ const COMPILED_PART: u64 = 4;
 const MAX_COMPILATIONS: usize = 8;
 /// How long a task waits for a compilation before it makes room for others.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// What is said of a component that changes while it is verified.
+const CHANGED: &str = "it changed while its signature was verified";
 /// The most bytes of a compiler's message.
 const MAX_WORDS: usize = 16 << 10;
 
@@ -106,6 +111,25 @@ pub enum CatalogError {
         place: String,
         /// Why it can't run.
         problem: String,
+    },
+    /// Tasks of that name are not run here.
+    #[error(
+        "tasks named `{name}` are not run here: --listed-tasks-only is set, and host.toml has no table \
+         [tasks.{name}]"
+    )]
+    NotListed {
+        /// The task's name.
+        name: TaskName,
+    },
+    /// The component of that name may not run. A task is not to blame.
+    #[error("the component {place} may not run: {problem}")]
+    NotTrusted {
+        /// Where the component is.
+        place: String,
+        /// What is wrong with it, and what to do.
+        problem: String,
+        /// How long that has been so.
+        since: Duration,
     },
     /// The component is not ready yet, for no fault of the task: it or others are compiling, or
     /// its compiler was killed.
@@ -156,6 +180,7 @@ pub struct Catalog {
     sandbox: Arc<Sandbox>,
     compiler: Arc<Compiler>,
     compiled: Arc<Compiled>,
+    trust: Trust,
     names: Memory<TaskName, Blob>,
     ready: Memory<Digest, Loaded>,
     /// One permit per component that is compiling or waiting to be.
@@ -236,6 +261,7 @@ impl Catalog {
             sandbox,
             compiler: Arc::new(compiler),
             compiled,
+            trust: Trust::new(Policy::default()),
             names: Memory::builder().max_capacity(NAMES).time_to_live(fresh).build(),
             ready: Memory::builder()
                 .max_capacity(ready >> 10)
@@ -244,6 +270,29 @@ impl Catalog {
             compilations: Semaphore::new(MAX_COMPILATIONS),
             under_way: UnderWay::default(),
         }
+    }
+
+    /// The same, and only components that this policy allows run.
+    pub fn with_policy(self, policy: Policy) -> Self {
+        Self { trust: Trust::new(policy), ..self }
+    }
+
+    /// Checks that tasks of that name are run here.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotListed`].
+    pub fn check_listed(&self, name: &TaskName) -> Result<(), CatalogError> {
+        match &self.trust.policy.names {
+            Some(names) if !names.contains(name) => {
+                Err(CatalogError::NotListed { name: name.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Components that may not run though tasks asked for them.
+    pub fn problems(&self) -> Vec<String> {
+        self.trust.problems()
     }
 
     /// The current component of that name. `takes_long` is notified when this call has been
@@ -266,7 +315,11 @@ impl Catalog {
                 .try_get_with_by_ref(name, self.look_up(name))
                 .await
                 .map_err(|e: Arc<CatalogError>| (*e).clone())?;
-            match self.get(name, &blob, &caller).await {
+            let got = match self.check_trust(name, &blob).await {
+                Ok(()) => self.get(name, &blob, &caller).await,
+                Err(error) => Err(Arc::new(error)),
+            };
+            match got {
                 Ok(guest) => return Ok(Ready { digest: blob.digest, guest }),
                 Err(error) => match &*error {
                     NotReady::Gone(_) if fetches < FETCHES => fetches += 1,
@@ -328,6 +381,125 @@ impl Catalog {
             }
             Err(error) => Err(self.unavailable(&key, error)),
         }
+    }
+
+    /// Checks that the policy allows the component to run.
+    async fn check_trust(&self, name: &TaskName, blob: &Blob) -> Result<(), NotReady> {
+        let Trust { policy, verifying, .. } = &self.trust;
+        if let Some(problem) = policy.refuses(name, blob.digest) {
+            return Err(self.not_trusted(name, blob, None, problem));
+        }
+        let Some(keys) = &policy.keys else {
+            if policy.digests.contains_key(name) && !self.trust.is_trusted(name, blob.digest) {
+                self.trust.trusts(name, blob.digest);
+            }
+            return Ok(());
+        };
+        if self.trust.is_trusted(name, blob.digest) {
+            return Ok(());
+        }
+        let _verifying = verifying.lock().await;
+        if self.trust.is_trusted(name, blob.digest) {
+            return Ok(());
+        }
+        let signature = self.signature(name).await?;
+        let of_signature = signature.as_ref().map(|blob| blob.digest);
+        if let Some(problem) = self.trust.known_problem(name, blob.digest, of_signature) {
+            return Err(self.not_trusted(name, blob, of_signature, problem));
+        }
+        let problem = match signature {
+            None => format!(
+                "it has no signature: {} does not exist; sign it, and push both with `host component \
+                 push FILE --signature FILE.minisig`",
+                self.place(&self.signature_key(name))
+            ),
+            Some(signature) if signature.size > MAX_SIGNATURE => {
+                format!("its signature is larger than {MAX_SIGNATURE} bytes")
+            }
+            Some(signature) => match self.verify(name, blob, &signature, keys).await? {
+                None => {
+                    self.trust.trusts(name, blob.digest);
+                    return Ok(());
+                }
+                Some(problem) => problem,
+            },
+        };
+        Err(self.not_trusted(name, blob, of_signature, problem))
+    }
+
+    /// What is wrong with the signature of a component, if anything.
+    async fn verify(
+        &self,
+        name: &TaskName,
+        blob: &Blob,
+        signature: &Blob,
+        keys: &Keys,
+    ) -> Result<Option<String>, NotReady> {
+        let gone = |error| match error {
+            CacheError::Gone { .. } => NotReady::Gone(error),
+            error => NotReady::Failed(self.unavailable(&self.key(name), error)),
+        };
+        let wasm = self.cache.read(blob).map_err(gone)?;
+        let mut signature = self.cache.read(signature).map_err(gone)?;
+        let (keys, name_there, digest) = (keys.clone(), name.clone(), blob.digest);
+        let verified = tokio::task::spawn_blocking(move || {
+            let mut text = Vec::new();
+            signature.read_to_end(&mut text).map_err(Unverified::Unread)?;
+            keys.verify(&name_there, wasm, &text)
+        });
+        let error = match verified.await {
+            Ok(Ok(verified)) if verified == digest => return Ok(None),
+            Ok(Err(Unverified::Invalid(problem))) => return Ok(Some(problem)),
+            // The bytes are not those of the digest any more.
+            Ok(Ok(_)) => None,
+            Ok(Err(Unverified::Unread(error))) => Some(error),
+            Err(error) => Some(io::Error::other(error)),
+        };
+        match self.distrust(blob, error).await {
+            NotLoaded::Gone(error) | NotLoaded::Cache(error) => Err(gone(error)),
+            NotLoaded::Host(error) => {
+                Err(NotReady::Failed(self.unavailable(&self.key(name), error)))
+            }
+            NotLoaded::NotAGuest(_) | NotLoaded::NotYet(_) => {
+                Err(NotReady::Failed(self.not_yet(name, CHANGED.to_owned(), Duration::ZERO)))
+            }
+        }
+    }
+
+    /// The signature of a component, if there is one.
+    async fn signature(&self, name: &TaskName) -> Result<Option<Blob>, NotReady> {
+        let key = self.signature_key(name);
+        match self.cache.fetch(&*self.bucket, &key, Duration::ZERO).await {
+            Ok(blob) => Ok(Some(blob)),
+            Err(CacheError::Bucket(error)) if matches!(*error, BucketError::NotFound { .. }) => {
+                Ok(None)
+            }
+            Err(error) => Err(NotReady::Failed(self.unavailable(&key, error))),
+        }
+    }
+
+    fn signature_key(&self, name: &TaskName) -> BucketKey {
+        self.prefix.join(&name.signature_file())
+    }
+
+    fn not_trusted(
+        &self,
+        name: &TaskName,
+        blob: &Blob,
+        signature: Option<Digest>,
+        problem: String,
+    ) -> NotReady {
+        let is_of_signature = self.trust.policy.refuses(name, blob.digest).is_none();
+        let since = self.trust.distrusts(
+            tokio::time::Instant::now(),
+            name,
+            blob.digest,
+            signature,
+            &problem,
+            is_of_signature,
+        );
+        let place = self.place(&self.key(name));
+        NotReady::Failed(CatalogError::NotTrusted { place, problem, since })
     }
 
     /// The component of a blob. The first call loads or compiles it.

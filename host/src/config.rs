@@ -16,7 +16,8 @@ use clap::Args;
 use globset::GlobMatcher;
 
 use crate::bucket::{self, StoredEncoding};
-use crate::catalog::{CompileLimits, Compiler};
+use crate::catalog::{CompileLimits, Compiler, Keys};
+use crate::confinement::Confine;
 use crate::environment::{Environment, default_cache_dir};
 use crate::key::Prefix;
 use crate::queue;
@@ -62,6 +63,10 @@ pub struct Config {
     pub compile: CompileSettings,
     #[command(flatten)]
     pub cache: CacheSettings,
+    #[command(flatten)]
+    pub trust: TrustSettings,
+    #[command(flatten)]
+    pub confinement: ConfinementSettings,
 }
 
 /// How queues are used.
@@ -272,6 +277,37 @@ pub struct CacheSettings {
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse::duration)]
     pub freshness: Duration,
 }
+
+/// Which components may run.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Trust in components")]
+pub struct TrustSettings {
+    /// File with public keys of minisign: only components with a signature NAME.wasm.minisig by one
+    /// of them run [default: none]
+    #[arg(long, value_name = "FILE", value_parser = parse::component_keys)]
+    pub component_keys: Option<Keys>,
+    /// Reject tasks of names that have no table [tasks.NAME] in host.toml
+    #[arg(long)]
+    pub listed_tasks_only: bool,
+}
+
+/// What a host gives up before it reads its first message.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Confinement")]
+pub struct ConfinementSettings {
+    /// Whether the host keeps itself to the files, TCP ports and system calls that it needs: on (as
+    /// far as the kernel can), require (or it does not start) or off
+    #[arg(long, value_name = "HOW", default_value = "on", value_parser = parse::confine)]
+    pub confine: Confine,
+    /// More files and directories that the host may use, separated by colons, such as the places
+    /// that links in the bucket lead to [default: none]
+    #[arg(long, value_name = "PATHS", value_parser = parse::paths)]
+    pub confine_allow: Option<Paths>,
+}
+
+/// Several files and directories.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paths(pub Vec<PathBuf>);
 
 impl Config {
     /// The minimum number of tasks to prefetch.

@@ -39,7 +39,8 @@ pub enum Failure {
     /// The task has no usable component.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
-    /// The component is still compiling, and the host can work on other tasks meanwhile.
+    /// The component is still compiling or may not run, and the host can work on other tasks
+    /// meanwhile.
     #[error("{source}")]
     NotYet {
         /// Why the component is not ready.

@@ -201,6 +201,11 @@ impl TaskName {
     pub fn file(&self) -> BucketKey {
         BucketKey(format!("{}.wasm", self.0).into())
     }
+
+    /// The key of the component's signature, below the components' prefix.
+    pub fn signature_file(&self) -> BucketKey {
+        BucketKey(format!("{}.wasm.minisig", self.0).into())
+    }
 }
 
 impl Borrow<str> for TaskName {

@@ -18,6 +18,7 @@ pub mod bucket;
 pub mod cache;
 pub mod catalog;
 pub mod config;
+pub mod confinement;
 pub mod digest;
 mod dirs;
 pub mod environment;

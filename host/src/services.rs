@@ -139,6 +139,7 @@ impl Services {
             config::compiler(config.compile.limits()),
             &config.cache.dir.join("compiled"),
         );
+        let catalog = catalog.with_policy(config.component_policy());
         Ok(Self {
             stats: Arc::default(),
             outages: Arc::default(),

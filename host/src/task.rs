@@ -185,6 +185,7 @@ impl Attempt {
         }
         let limits_deliveries = services.queue.limits_deliveries();
         verdict::may_start(message, &services.policy, limits_deliveries)?;
+        services.catalog.check_listed(&task.name)?;
         self.get_ready(services, task, alone, permit).await.map(Next::Run)
     }
 
@@ -468,7 +469,7 @@ async fn decode(message: &Message) -> Result<Task, DecodeError> {
 
 fn not_found(services: &Services, error: CatalogError) -> Failure {
     match error {
-        CatalogError::NotYet { since, .. } => {
+        CatalogError::NotYet { since, .. } | CatalogError::NotTrusted { since, .. } => {
             let limits_deliveries = services.queue.limits_deliveries();
             let after = verdict::until_compiled(since, limits_deliveries);
             Failure::NotYet { source: error, after }

@@ -143,7 +143,9 @@ pub fn judge(failure: &Failure, attempt: u32, policy: &Policy) -> Verdict {
         // A corrected component may be uploaded under the same name.
         Failure::Catalog(CatalogError::NotAGuest { .. }) => retry,
         Failure::Catalog(CatalogError::Unavailable { .. }) => retry,
-        Failure::Catalog(CatalogError::NotYet { .. }) => later,
+        Failure::Catalog(CatalogError::NotListed { .. }) => reject,
+        // The component is to blame, and may be replaced.
+        Failure::Catalog(CatalogError::NotYet { .. } | CatalogError::NotTrusted { .. }) => later,
         Failure::NotYet { after, .. } => Verdict::Return { after: *after },
 
         Failure::Start(QueueError::LeaseLost { .. }) => abandon,
@@ -257,6 +259,7 @@ mod tests {
                 place: "b".into(),
                 problem: "it does not fit in pooling allocator requirements".into(),
             }),
+            Failure::Catalog(CatalogError::NotListed { name: TaskName::new("A").unwrap() }),
             Failure::Missing("a".into()),
             Failure::Publish(PublishError::Invalid {
                 output: "o".into(),
@@ -281,6 +284,9 @@ mod tests {
         let source = CatalogError::NotYet { place: "c".into(), why: "it compiles".into(), since };
         let not_yet = Failure::NotYet { source, after: Duration::from_secs(2) };
         check(&not_yet, "return later", "return later");
+        let (place, problem) = ("c".into(), "it has no signature".into());
+        let untrusted = CatalogError::NotTrusted { place, problem, since };
+        check(&Failure::Catalog(untrusted), "return later", "return later");
         check(&Failure::LeaseLost, "abandon", "abandon");
         let late = PublishError::LeaseOver { output: "o".into() };
         check(&Failure::Publish(late), "abandon", "abandon");

@@ -12,6 +12,7 @@ mod mount;
 mod place;
 mod process;
 mod python;
+mod signing;
 mod watched;
 
 pub use built::{guest, host, python, target};
@@ -20,7 +21,7 @@ pub use mount::{FaultyDisk, SmallDisk};
 pub use place::{Place, files, misbehaviour, no_op};
 pub use process::{Finished, Running};
 pub use python::Script;
+pub use signing::Signer;
 pub use task_host_test_network::wait::{eventually, within};
 pub use task_host_test_network::{faults, http};
-
 pub use watched::Watched;

@@ -22,7 +22,7 @@ const LAYERS: &[&[&str]] = &[
     &["queue", "bucket"],
     &["spill"],
     &["ahead", "message", "outage", "ownership", "process_dir", "stats"],
-    &["json", "key", "roots", "turns", "words"],
+    &["confinement", "json", "key", "roots", "turns", "words"],
     &["blocking", "digest", "dirs", "environment", "plain", "shortage"],
 ];
 

@@ -236,7 +236,8 @@ impl DirBucket {
         error: impl Into<io::Error>,
     ) -> BucketError {
         let dir = self.0.path.join(key.parent().unwrap_or_default());
-        BucketError::unavailable(self, doing, key, DirError::at(&dir, error))
+        let path = self.0.path.join(key.as_str());
+        BucketError::unavailable(self, doing, key, DirError::at_file(&path, &dir, error))
     }
 
     fn invalid(&self, key: &BucketKey, problem: &str) -> BucketError {

@@ -9,6 +9,7 @@ use object_store::client::{HttpError, HttpErrorKind};
 use super::BucketError;
 use super::address::{Service, ServiceAddress};
 use super::transport::RequestError;
+use crate::confinement::may_be_the_cause;
 
 /// The kind of a service's failure, by what a person has to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,7 +183,7 @@ pub(super) fn describe(
             )
         }
         FailureKind::Credentials => format!(
-            "the credentials were not accepted: {said}; {}",
+            "the credentials were not accepted: {said}; {}{}",
             match service {
                 Service::S3 =>
                     "log in again, or check AWS_PROFILE, AWS_ACCESS_KEY_ID and \
@@ -195,7 +196,8 @@ pub(super) fn describe(
                     "check AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY (or \
                      AZURE_STORAGE_CONNECTION_STRING), and the clock of this machine",
                 Service::Http => "the server requires a login, which is not supported",
-            }
+            },
+            may_be_the_cause(&chain(error))
         ),
         FailureKind::Denied => format!(
             "access denied: {said}; {}",
@@ -237,8 +239,9 @@ pub(super) fn describe(
         ),
         FailureKind::NoConnection => format!(
             "no connection to the server{}: {said}; check the address or endpoint, and the \
-             network",
-            host(error)
+             network{}",
+            host(error),
+            may_be_the_cause(&said)
         ),
         FailureKind::NoAnswer => format!("the server{} does not answer: {said}", host(error)),
         FailureKind::Other => said,

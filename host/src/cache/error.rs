@@ -9,6 +9,7 @@ use bytesize::ByteSize;
 use rustix::io::Errno;
 
 use crate::bucket::BucketError;
+use crate::confinement::refusal;
 use crate::digest::Digest;
 
 /// A failed cache operation, by what the caller should do next. Cheap to clone, because all callers
@@ -65,6 +66,14 @@ impl From<BucketError> for CacheError {
 
 impl CacheError {
     pub(super) fn local(dir: &Path, doing: &'static str, error: io::Error) -> Self {
+        let refusal = match error.kind() {
+            io::ErrorKind::PermissionDenied => refusal(dir),
+            _ => None,
+        };
+        let error = match refusal {
+            Some(refusal) => io::Error::new(error.kind(), format!("{error}; {refusal}")),
+            None => error,
+        };
         Self::Local { dir: dir.to_owned(), doing, source: error.into() }
     }
 

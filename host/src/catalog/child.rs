@@ -36,8 +36,6 @@ pub(super) const NO_MEMORY: u8 = b'm';
 
 /// Tasks have priority over compilations.
 const NICENESS: i32 = 2;
-/// When memory runs out, the kernel kills this process before its host.
-const OOM_SCORE: &str = "500";
 /// A core module with one function that does nothing.
 const NOTHING: &[u8] = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x03\x02\x01\0\x0a\x04\x01\x02\0\x0b";
 
@@ -138,7 +136,6 @@ fn is_of_memory(error: &wasmtime::Error) -> bool {
 /// without this, so a kernel that can't do it is no error.
 fn reduce_rights() {
     let _ = nice(NICENESS);
-    let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     let _ = confine();
 }
 

@@ -10,6 +10,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,10 @@ const AT_ONCE: usize = 2;
 const CODE_PART: u64 = 16;
 /// Wall-clock time may be this many times the processor time, because tasks have priority.
 const WAITS: u32 = 4;
+/// When memory runs out, the kernel kills the process with the highest score.
+const OOM_SCORE_FILE: &str = "/proc/self/oom_score_adj";
+/// The score of a compiling process.
+const OOM_SCORE: &str = "500";
 /// The shortest component: only a header.
 const EMPTY_COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
 
@@ -274,6 +279,7 @@ impl Compiler {
         let (ours, theirs) = StdStream::pair()?;
         ours.set_nonblocking(true)?;
         let ours = UnixStream::from_std(ours)?;
+        let _first = KilledFirst::begin();
         let child = Command::new(&self.program)
             .args(&self.arguments)
             .env_clear()
@@ -334,6 +340,33 @@ impl Compiler {
                 "this machine has too little memory to compile it: less than the limit of {}",
                 self.limits.memory.display().iec()
             )),
+        }
+    }
+}
+
+/// While this exists, processes that start are killed before their host when memory runs out.
+///
+/// They inherit the host's score. A host that has confined itself can set its own score, but not
+/// the score of a process that it has started, nor could that process.
+struct KilledFirst {
+    before: Option<Vec<u8>>,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl KilledFirst {
+    fn begin() -> Self {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let alone = ALONE.lock();
+        let before = std::fs::read(OOM_SCORE_FILE).ok();
+        let set = before.is_some() && std::fs::write(OOM_SCORE_FILE, OOM_SCORE).is_ok();
+        Self { before: before.filter(|_| set), _alone: alone }
+    }
+}
+
+impl Drop for KilledFirst {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            let _ = std::fs::write(OOM_SCORE_FILE, before);
         }
     }
 }

@@ -1,5 +1,7 @@
 //! `host component`: checks, publishes, lists and inspects components.
 
+mod signature;
+
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -52,6 +54,9 @@ pub(crate) struct Push {
     /// Name of the tasks that the component runs [default: the file name without .wasm]
     #[arg(long)]
     name: Option<String>,
+    /// The component's signature: a file of minisign
+    #[arg(long, value_name = "FILE.minisig")]
+    signature: Option<PathBuf>,
     #[command(flatten)]
     flags: Flags<settings::Components>,
 }
@@ -155,6 +160,8 @@ impl Push {
         let name = task_name(self.name.as_deref(), &self.file)?;
         let bytes = read(&self.file)?;
         check(&self.file, &bytes)?;
+        let signature = self.signature.as_deref();
+        let signature = signature::to_push(&settings, &name, &bytes, signature)?;
         // Only the sandbox itself tells whether it can run the component.
         LocalRunner::open(&settings)?.compile(&self.file, &bytes).await?;
 
@@ -162,6 +169,12 @@ impl Push {
         store.check_case(&name).await?;
         let key = store.key(&name);
         let is_new = matches!(store.bucket.head(&key).await, Err(BucketError::NotFound { .. }));
+        if let Some(signature) = signature {
+            // Before the component, which hosts never see without its signature then. They still run
+            // the old one, whose signature they have verified.
+            let key = store.prefix.join(&name.signature_file());
+            store.bucket.put(&key, &Content::from(signature), &key).await?;
+        }
         store.bucket.put(&key, &Content::from(bytes.clone()), &key).await?;
         // After a loss of power the file could be empty, and hosts would reject its tasks.
         store.bucket.sync().await?;
@@ -237,6 +250,8 @@ struct Inspected {
     name: String,
     place: String,
     digest: String,
+    /// What is known of its signature.
+    signature: String,
     size: u64,
     #[serde(flatten)]
     contents: Contents,
@@ -246,12 +261,10 @@ struct Inspected {
 
 async fn inspect(which: &str, settings: &Settings, json: bool) -> anyhow::Result<Exit> {
     let file = Path::new(which);
-    let (name, place, bytes) = if file.is_file() {
-        (
-            task_name(None, file).map_or_else(|_| which.to_owned(), |n| n.to_string()),
-            which.to_owned(),
-            read(file)?,
-        )
+    let (name, place, bytes, signature) = if file.is_file() {
+        let beside = PathBuf::from(format!("{which}.minisig"));
+        let signature = if beside.is_file() { Some(read(&beside)?) } else { None };
+        (task_name(None, file).ok(), which.to_owned(), read(file)?, signature)
     } else {
         let name = TaskName::new(which).ok().filter(|_| !which.ends_with(".wasm"));
         let Some(name) = name else {
@@ -269,12 +282,22 @@ async fn inspect(which: &str, settings: &Settings, json: bool) -> anyhow::Result
             ),
             error => error.into(),
         })?;
-        (name.to_string(), format!("{}/{key}", store.bucket), bytes)
+        let signature = match download(&store, &store.prefix.join(&name.signature_file())).await {
+            Ok(signature) => Some(signature),
+            Err(BucketError::NotFound { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        (Some(name), format!("{}/{key}", store.bucket), bytes, signature)
+    };
+    let signature = match (&name, signature) {
+        (Some(name), Some(signature)) => signature::state(settings, name, &bytes, &signature)?,
+        _ => "none".to_owned(),
     };
     let contents = Contents::of(&bytes).map_err(|e| Advice::failed(format!("{place} {e}")))?;
     let inspected = Inspected {
-        name,
+        name: name.map_or_else(|| which.to_owned(), |name| name.to_string()),
         digest: Digest::of(&bytes).to_string(),
+        signature,
         size: bytes.len() as u64,
         problem: contents.problem(),
         place,
@@ -318,6 +341,7 @@ fn print(inspected: &Inspected) -> io::Result<()> {
         row("name", inspected.name.clone()),
         row("place", inspected.place.clone()),
         row("digest", inspected.digest.clone()),
+        row("signature", inspected.signature.clone()),
         row("size", format!("{} ({} bytes)", output::bytes(inspected.size), inspected.size)),
         row("kind", contents.kind.to_owned()),
         row("language", unknown(&contents.languages)),

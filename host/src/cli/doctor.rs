@@ -1,9 +1,12 @@
 //! `host doctor`: checks whether `host run` would work. Leaves nothing behind.
 
 pub(crate) mod machine;
+mod trust;
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -12,7 +15,7 @@ use serde::Serialize;
 use task_host::bucket::{self, Bucket};
 use task_host::config::Config;
 use task_host::fit::{self, Finding, Level, Queues};
-use task_host::key::Prefix;
+use task_host::key::{Prefix, TaskName};
 use task_host::queue::{self, Access, Address, Admin, Counts, Facts, QueueError};
 
 use super::console::Console;
@@ -27,6 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const NAMED: usize = 5;
 /// Components that are counted.
 const COUNTED: usize = 1000;
+/// Components whose signatures are verified.
+const VERIFIED: usize = 100;
 
 /// Options of `host doctor`.
 #[derive(Debug, clap::Args)]
@@ -118,6 +123,7 @@ async fn look(config: &Config, bucket_is_made: bool, findings: &mut Vec<Finding>
     }
     if is_usable || config.data.components.is_some() {
         findings.append(&mut look_for_components(config).await);
+        findings.append(&mut look_at_trust(config).await);
     }
     findings.append(&mut machine::look(config));
     let apart = |overlap: Overlap| {
@@ -292,22 +298,49 @@ async fn first(bucket: &dyn Bucket, prefix: &Prefix) -> Result<(), bucket::Bucke
     bucket.list(prefix).next().await.transpose().map(drop)
 }
 
+/// The bucket and the prefix, or the directory, with components.
+async fn components(config: &Config) -> Result<(Arc<dyn Bucket>, Prefix), bucket::BucketError> {
+    match &config.data.components {
+        Some(dir) => bucket::open_dir(dir).map(|bucket| (bucket, Prefix::root())),
+        None => bucket::open(&config.data.bucket, &config.bucket_access())
+            .await
+            .map(|bucket| (bucket, config.data.component_prefix.clone())),
+    }
+}
+
+/// Checks that components may run, if settings restrict that.
+async fn look_at_trust(config: &Config) -> Vec<Finding> {
+    let policy = config.component_policy();
+    if policy.digests.is_empty() && policy.keys.is_none() {
+        return Vec::new();
+    }
+    let looking = async {
+        let (bucket, prefix) = components(config).await?;
+        let mut names: BTreeSet<TaskName> = policy.digests.keys().cloned().collect();
+        let mut listing = bucket.list(&prefix);
+        while let Some(object) = listing.next().await.transpose()? {
+            if policy.keys.is_none() || names.len() >= VERIFIED {
+                break;
+            }
+            let key = object.key.as_str().trim_start_matches(prefix.as_str());
+            let name = key.trim_start_matches('/').strip_suffix(".wasm");
+            names.extend(name.and_then(|name| TaskName::new(name).ok()));
+        }
+        drop(listing);
+        Ok::<_, bucket::BucketError>(trust::look(&policy, &names, &*bucket, &prefix).await)
+    };
+    match tokio::time::timeout(PATIENCE, looking).await {
+        Ok(Ok(findings)) => findings,
+        Ok(Err(error)) => vec![Finding::new(Level::Problem, "trust", error.to_string())],
+        Err(_) => vec![silent("trust")],
+    }
+}
+
 /// Looks for components, and for those of the tables `[tasks.NAME]`.
 async fn look_for_components(config: &Config) -> Vec<Finding> {
-    let (place, opened) = match &config.data.components {
-        Some(dir) => {
-            (dir.display().to_string(), bucket::open_dir(dir).map(|b| (b, Prefix::root())))
-        }
-        None => (
-            config.data.components_place(),
-            bucket::open(&config.data.bucket, &config.bucket_access())
-                .await
-                .map(|b| (b, config.data.component_prefix.clone())),
-        ),
-    };
-    let subject = &format!("components {place}");
+    let subject = &format!("components {}", config.data.components_place());
     let counting = async {
-        let (bucket, prefix) = opened?;
+        let (bucket, prefix) = components(config).await?;
         let mut names = Vec::new();
         let mut listing = bucket.list(&prefix);
         while let Some(object) = listing.next().await.transpose()? {

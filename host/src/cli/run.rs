@@ -1,5 +1,6 @@
 //! `host run`: leases tasks and runs them until there is a reason to stop.
 
+mod confine;
 mod health;
 mod progress;
 mod summary;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::HumanCount;
 use task_host::config::Config;
+use task_host::confinement::InForce;
 use task_host::fit::Finding;
 use task_host::services::{OpenError, Services};
 use task_host::worker::{Stopped, Worker};
@@ -69,6 +71,9 @@ impl Run {
         for slip in settings.misspelt() {
             tracing::warn!("{slip}");
         }
+        let missing = Missing::of(&config);
+        // Before any other thread starts, and before anything from a queue is read.
+        let confined = confine::confine(&settings, &config, display.listen)?;
         // The compiler needs threads while all tasks have theirs.
         super::ask_for_threads(super::base_threads() + config.work.parallel)?;
         // A file call may hang, for example on a network file system whose server is down. It
@@ -80,7 +85,6 @@ impl Run {
         let config = open_files::prepare(config);
         let runtime = super::runtime()?;
         let exit = runtime.block_on(async {
-            let missing = Missing::of(&config);
             // A bucket that somebody named must exist: a new one would be empty.
             if settings.has_default_bucket()
                 && let Some(dir) = config.data.bucket.path()
@@ -89,7 +93,7 @@ impl Run {
             }
             let opened = Services::open(config, &side.control).await;
             let services = Arc::new(opened.map_err(open_error)?);
-            announce(&screen, &services, &missing);
+            announce(&screen, &services, &missing, confined);
             let config = services.config().clone();
             // The queue may be slow to describe itself, so nothing waits for this.
             tokio::spawn(async move {
@@ -345,7 +349,7 @@ impl Missing {
 }
 
 /// Shows the settings that this host runs with.
-fn announce(screen: &Console, services: &Services, missing: &Missing) {
+fn announce(screen: &Console, services: &Services, missing: &Missing, confined: InForce) {
     let config = services.config();
     let time = |time: Duration| humantime::format_duration(time).to_string();
     let queue = missing.note(&config.queue);
@@ -374,7 +378,7 @@ fn announce(screen: &Console, services: &Services, missing: &Missing) {
         HumanCount(limits.output_files)
     );
     let own_limits = own_limits(config);
-    let kernel = services.confinement().to_string();
+    let kernel = doctor::machine::kernel_line(services.confinement(), confined, config);
     let until = until(config);
     if screen.is_json {
         tracing::info!(

@@ -128,6 +128,7 @@ impl Group for Components {
         "region",
         "components",
         "component-prefix",
+        "component-keys",
         "compile-memory",
         "compile-timeout",
         "cache-dir",

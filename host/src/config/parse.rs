@@ -10,7 +10,10 @@ use bytesize::ByteSize;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use globset::{GlobBuilder, GlobMatcher};
 
+use super::Paths;
 use crate::bucket::{self, StoredEncoding};
+use crate::catalog::Keys;
+use crate::confinement::Confine;
 use crate::environment::with_home;
 use crate::key::{Prefix, check_not_reserved};
 use crate::queue;
@@ -42,6 +45,35 @@ pub(super) fn path() -> impl TypedValueParser<Value = PathBuf> {
         Some(text) => with_home(text).map(PathBuf::from),
         None => Ok(PathBuf::from(path)),
     })
+}
+
+/// Paths that exist, separated by colons.
+pub(super) fn paths(text: &str) -> Parsed<Paths> {
+    let paths = text.split(':').map(|path| {
+        let path = PathBuf::from(with_home(path)?);
+        match path.exists() {
+            true => Ok(path),
+            false => Err(format!("has {path:?}, which does not exist")),
+        }
+    });
+    paths.collect::<Parsed<_>>().map(Paths)
+}
+
+/// The public keys in a file.
+pub(super) fn component_keys(path: &str) -> Parsed<Keys> {
+    let text = std::fs::read_to_string(with_home(path)?)
+        .map_err(|error| format!("can't be read: {error}"))?;
+    Keys::parse(&text)
+}
+
+/// `on`, `off` or `require`.
+pub(super) fn confine(text: &str) -> Parsed<Confine> {
+    match text {
+        "on" => Ok(Confine::On),
+        "off" => Ok(Confine::Off),
+        "require" => Ok(Confine::Require),
+        _ => Err("is not one of on, off and require".to_owned()),
+    }
 }
 
 /// A prefix of keys in a bucket.

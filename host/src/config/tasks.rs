@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Config, TaskSettings};
+use crate::catalog::Policy;
+use crate::digest::Digest;
 use crate::key::TaskName;
 use crate::sandbox::{Limits, Table};
 
@@ -17,6 +19,8 @@ pub struct NamedTask {
     pub limits: TaskSettings,
     /// The settings that the table has.
     pub own: BTreeSet<&'static str>,
+    /// The digests of the components that may run these tasks; any if none.
+    pub components: Option<BTreeSet<Digest>>,
 }
 
 /// What the tasks of each name may use.
@@ -59,5 +63,17 @@ impl Config {
     /// What the tasks of each name may use.
     pub fn limits(&self) -> TaskLimits {
         TaskLimits::new(&self.task, &self.tasks)
+    }
+
+    /// Which components may run.
+    pub fn component_policy(&self) -> Policy {
+        let digests = self.tasks.iter();
+        let digests =
+            digests.filter_map(|(name, task)| Some((name.clone(), task.components.clone()?)));
+        Policy {
+            digests: digests.collect(),
+            keys: self.trust.component_keys.clone(),
+            names: self.trust.listed_tasks_only.then(|| self.tasks.keys().cloned().collect()),
+        }
     }
 }

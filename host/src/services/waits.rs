@@ -28,6 +28,7 @@ impl Services {
     /// What keeps the host from working, in words. Empty if it works.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = self.outages.problems();
+        problems.extend(self.catalog.problems());
         if self.draining.is_cancelled() {
             problems.push("the host is stopping".to_owned());
         }

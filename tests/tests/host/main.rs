@@ -3,6 +3,7 @@
 mod attempts;
 mod audit;
 mod components;
+mod confined;
 mod deterministic;
 mod disks;
 mod drain;
@@ -27,5 +28,6 @@ mod simple_tasks;
 mod system_calls;
 mod task_files;
 mod tools;
+mod trust;
 mod two_hosts;
 mod verified;

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
+use crate::confinement::refusal;
+
 /// A system error with its cure.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
@@ -17,8 +19,15 @@ pub(super) struct DirError {
 impl DirError {
     /// A failure in the directory `dir`.
     pub(super) fn at(dir: &Path, cause: impl Into<io::Error>) -> Self {
+        Self::at_file(dir, dir, cause)
+    }
+
+    /// A failure of the file `path`, whose cure is about the directory `dir`.
+    pub(super) fn at_file(path: &Path, dir: &Path, cause: impl Into<io::Error>) -> Self {
         let cause = cause.into();
-        let cure = Errno::from_io_error(&cause).and_then(|errno| cure(errno, dir));
+        let errno = Errno::from_io_error(&cause);
+        let refusal = errno.filter(|e| *e == Errno::ACCESS).and_then(|_| refusal(path));
+        let cure = refusal.or_else(|| cure(errno?, dir));
         Self {
             text: cure.map_or_else(|| cause.to_string(), |cure| format!("{cause}; {cure}")),
             cause,

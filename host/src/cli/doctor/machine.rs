@@ -10,6 +10,7 @@ use bytesize::ByteSize;
 use rustix::process::{Resource, getrlimit};
 use task_host::cache::{self, NotOurs};
 use task_host::config::Config;
+use task_host::confinement::{self, Confine, InForce};
 use task_host::fit::{Finding, Level};
 use task_host::sandbox::{self, Confinement, Limits, Sandbox};
 use task_host::spill::SpillDir;
@@ -22,7 +23,7 @@ pub(crate) use shortage::cure;
 
 /// Checks the cache, the kernel and the limits of this process.
 pub(super) fn look(config: &Config) -> Vec<Finding> {
-    let mut findings = vec![cache_dir(config), kernel(), guests(config), files(config)];
+    let mut findings = vec![cache_dir(config), kernel(config), guests(config), files(config)];
     findings.extend(file_size(config));
     findings.extend(memory(config));
     findings
@@ -57,12 +58,29 @@ fn cache_dir(config: &Config) -> Finding {
     Finding::new(Level::Ok, subject, text)
 }
 
-fn kernel() -> Finding {
-    judge_kernel(sandbox::possible_confinement())
+/// What the kernel keeps tasks and the host from, in one line.
+pub(crate) fn kernel_line(tasks: Confinement, host: InForce, config: &Config) -> String {
+    match config.confinement.confine {
+        Confine::Off => format!("{tasks}; this host does not confine itself (--confine off)"),
+        Confine::On | Confine::Require => format!("{tasks}; {host}"),
+    }
 }
 
-fn judge_kernel(confinement: Confinement) -> Finding {
-    let cure = match (confinement.files, confinement.calls) {
+/// Whether the kernel enforces what `--confine require` asks for, and what it can enforce.
+pub(crate) fn kernel(config: &Config) -> Finding {
+    let tasks = sandbox::possible_confinement();
+    let host = match config.confinement.confine {
+        Confine::Off => InForce::NOTHING,
+        Confine::On | Confine::Require => confinement::possible(),
+    };
+    judge_kernel(tasks, host, config)
+}
+
+fn judge_kernel(tasks: Confinement, host: InForce, config: &Config) -> Finding {
+    let confine = config.confinement.confine;
+    let is_off = confine == Confine::Off;
+    let cure = match (tasks.files && (host.files || is_off), tasks.calls && (host.calls || is_off))
+    {
         (true, true) => None,
         (false, _) => Some("use Linux 6.2 or newer with landlock among its security modules"),
         (true, false) => Some(
@@ -70,10 +88,14 @@ fn judge_kernel(confinement: Confinement) -> Finding {
              rules allow the call `seccomp`",
         ),
     };
-    let text = confinement.to_string();
+    let text = kernel_line(tasks, host, config);
+    let level = match confine {
+        Confine::Require => Level::Problem,
+        Confine::On | Confine::Off => Level::Warn,
+    };
     match cure {
         None => Finding::new(Level::Ok, "kernel", text),
-        Some(cure) => Finding::new(Level::Warn, "kernel", text).cure(cure),
+        Some(cure) => Finding::new(level, "kernel", text).cure(cure),
     }
 }
 

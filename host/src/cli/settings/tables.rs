@@ -7,12 +7,15 @@ use std::sync::LazyLock;
 
 use clap::{Args, Command};
 use task_host::config::{NamedTask, TaskSettings, Tasks};
+use task_host::digest::Digest;
 use task_host::key::TaskName;
 use task_host::sandbox::Table;
 
 use super::super::exit_code::Advice;
 use super::{DECLARED, Given, Origin, Settings, name, text_of};
 
+/// The key of the digests of the components that may run as the name of a table.
+const COMPONENTS: &str = "components";
 /// The key of all tables.
 pub(super) const TASKS: &str = "tasks";
 
@@ -50,6 +53,13 @@ pub(super) fn parse(path: &Path, value: toml::Value) -> Result<Tables, Advice> {
         };
         let mut given = BTreeMap::new();
         for (key, value) in table {
+            if key == COMPONENTS {
+                let place = format!("{shown}: {header}: {key}");
+                let text = digests_of(&place, &value)?;
+                let origin = Origin::Table(path.to_owned(), header.clone());
+                given.insert(COMPONENTS, Given { text, origin });
+                continue;
+            }
             let setting = setting(&key).map_err(|hint| {
                 let problem = match DECLARED.iter().any(|setting| name(setting) == key) {
                     true => format!("`{key}` is not a setting for the tasks of one name"),
@@ -68,6 +78,32 @@ pub(super) fn parse(path: &Path, value: toml::Value) -> Result<Tables, Advice> {
 
 const EXAMPLE: &str = "write for example [tasks.NAME] and, below it, memory = \"2GiB\"";
 
+/// The digests of a list, one after another.
+fn digests_of(place: &str, value: &toml::Value) -> Result<String, Advice> {
+    let wrong = |problem: String| {
+        Advice::usage(format!("{place}: {problem}")).hint(
+            "write for example components = [\"9f86…0f00\"]; `sha256sum FILE` prints a digest",
+        )
+    };
+    let digests = match value {
+        toml::Value::Array(digests) if !digests.is_empty() => digests,
+        other => {
+            return Err(wrong(format!("expected a list of digests, found {other}")));
+        }
+    };
+    let digests: Result<Vec<String>, Advice> = digests
+        .iter()
+        .map(|digest| {
+            let text = digest.as_str().unwrap_or_default();
+            let parsed: Result<Digest, _> = text.parse();
+            parsed
+                .map(|digest| digest.to_string())
+                .map_err(|error| wrong(format!("{digest} {error}")))
+        })
+        .collect();
+    Ok(digests?.join(" "))
+}
+
 /// The setting of that name, or what to write instead.
 fn setting(key: &str) -> Result<&'static str, String> {
     if let Some(setting) = OF_TASKS.iter().find(|setting| **setting == key) {
@@ -77,7 +113,7 @@ fn setting(key: &str) -> Result<&'static str, String> {
     let best = OF_TASKS.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
     Err(match best.filter(|best| likeness(best) > 0.75) {
         Some(best) => format!("did you mean `{best}`?"),
-        None => format!("a table can have {}", OF_TASKS.join(", ")),
+        None => format!("a table can have {} and {COMPONENTS}", OF_TASKS.join(", ")),
     })
 }
 
@@ -101,11 +137,16 @@ impl Settings {
     /// As [`Settings::get`].
     pub(crate) fn task(&self, name: &TaskName) -> anyhow::Result<NamedTask> {
         let Some(table) = self.tables.get(name) else {
-            return Ok(NamedTask { limits: self.get()?, own: Default::default() });
+            let own = Default::default();
+            return Ok(NamedTask { limits: self.get()?, own, components: None });
         };
         let mut settings = self.clone();
-        settings.given.extend(table.clone());
-        Ok(NamedTask { limits: settings.get()?, own: table.keys().copied().collect() })
+        let limits = table.iter().filter(|(setting, _)| **setting != COMPONENTS);
+        let own = limits.clone().map(|(setting, _)| *setting).collect();
+        settings.given.extend(limits.map(|(setting, given)| (*setting, given.clone())));
+        let digests = table.get(COMPONENTS).map(|given| given.text.split(' '));
+        let components = digests.map(|digests| digests.filter_map(|d| d.parse().ok()).collect());
+        Ok(NamedTask { limits: settings.get()?, own, components })
     }
 
     /// The rows of `host config` about the tables.

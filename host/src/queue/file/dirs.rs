@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, CWD, OFlags};
 use rustix::io::Errno;
 
-use super::error::{FileError, invalid};
+use super::error::{self, invalid};
 use super::files::{self, directory, directory_no_link, make_directory};
 use crate::queue::QueueError;
 
@@ -49,7 +49,8 @@ impl Dirs {
         match made {
             Ok(()) => Dirs::existing(url, path),
             Err(errno) => {
-                let problem = format!("can't create a queue in {path:?}: {}", FileError(errno));
+                let problem =
+                    format!("can't create a queue in {path:?}: {}", error::at(path, errno));
                 Err(invalid(url, problem))
             }
         }
@@ -70,7 +71,7 @@ impl Dirs {
                 );
                 invalid(url, problem)
             }
-            errno => invalid(url, format!("can't open {path:?}: {}", FileError(errno))),
+            errno => invalid(url, format!("can't open {path:?}: {}", error::at(&path, errno))),
         })
     }
 
@@ -214,7 +215,7 @@ impl Dirs {
         QueueError::Unavailable {
             queue: self.url.clone(),
             doing: doing.into(),
-            source: Box::new(FileError(errno)),
+            source: error::at(&self.path, errno),
         }
     }
 

@@ -1,9 +1,11 @@
 //! Errors of the file system, with a hint for the operator.
 
 use std::fmt;
+use std::path::Path;
 
 use rustix::io::Errno;
 
+use crate::confinement::refusal;
 use crate::queue::QueueError;
 
 /// An error of the file system, and what to do about it.
@@ -37,6 +39,23 @@ impl fmt::Display for FileError {
             _ => return write!(f, "{}", self.0),
         };
         write!(f, "{} ({hint})", self.0)
+    }
+}
+
+/// An error of the file system that the host's own confinement caused.
+#[derive(Debug, thiserror::Error)]
+#[error("{errno} ({refusal})")]
+struct Refused {
+    refusal: String,
+    #[source]
+    errno: Errno,
+}
+
+/// An error in the queue directory `path`.
+pub(super) fn at(path: &Path, errno: Errno) -> Box<dyn std::error::Error + Send + Sync> {
+    match refusal(path).filter(|_| errno == Errno::ACCESS) {
+        Some(refusal) => Box::new(Refused { refusal, errno }),
+        None => Box::new(FileError(errno)),
     }
 }
 

@@ -6,6 +6,7 @@ use aws_sdk_sqs::config::http::HttpResponse;
 use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sqs::types::BatchResultErrorEntry;
 
+use crate::confinement::may_be_the_cause;
 use crate::queue::QueueError;
 
 /// Why a request or an entry of a batch failed. Many callers may get the same failure.
@@ -103,6 +104,7 @@ where
             },
             SdkError::ConstructionFailure(_) | SdkError::DispatchFailure(_) => {
                 let reasons = reasons(&error);
+                let reasons = format!("{reasons}{}", may_be_the_cause(&reasons));
                 if chain(&error).any(|error| error.to_string().contains("credential")) {
                     return Self::Unknown(format!("{NO_CREDENTIALS} ({reasons})"));
                 }

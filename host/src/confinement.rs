@@ -1,0 +1,219 @@
+//! The kernel's rules for the whole process of a host: Landlock for files and TCP ports, seccomp for
+//! system calls, no new privileges, and fewer of those that root has.
+//!
+//! A host names what it needs before it reads its first message, and gives up everything else for
+//! good. Threads that execute guests are confined further, in `sandbox/confine.rs`. Processes that
+//! the host starts inherit the rules.
+//!
+//! A rule of Landlock is about a directory itself, not about its name. So a directory that is
+//! replaced needs a rule for the directory above it.
+
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod calls;
+mod capabilities;
+mod links;
+mod machine;
+mod ports;
+mod rules;
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, NetPort,
+    Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
+    path_beneath_rules,
+};
+
+pub use rules::Rules;
+
+/// The version of Landlock whose rights for files are used. It has all kinds of access to files.
+const FILES: ABI = ABI::V6;
+
+/// Whether a host confines itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confine {
+    /// No.
+    Off,
+    /// As far as the kernel can.
+    On,
+    /// Yes, or it does not start.
+    Require,
+}
+
+/// What the kernel keeps the process of a host from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InForce {
+    /// Landlock keeps it to the files and directories of its [`Rules`].
+    pub files: bool,
+    /// Landlock keeps its TCP connections to the ports of its [`Rules`].
+    pub ports: bool,
+    /// seccomp refuses it the system calls that no host needs.
+    pub calls: bool,
+}
+
+impl InForce {
+    /// Nothing.
+    pub const NOTHING: Self = Self { files: false, ports: false, calls: false };
+}
+
+impl fmt::Display for InForce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let files = match self.ports {
+            true => "keeps this host to its files and TCP ports (Landlock)",
+            false => "keeps this host to its files (Landlock)",
+        };
+        let calls = "from system calls that no host needs (seccomp)";
+        match (self.files, self.calls) {
+            (true, true) => write!(f, "{files} and {calls}"),
+            (true, false) => f.write_str(files),
+            (false, true) => write!(f, "keeps this host {calls}"),
+            (false, false) => f.write_str("does not confine this host"),
+        }
+    }
+}
+
+/// A file or directory as the kernel knows it: its device and its inode.
+type Place = (u64, u64);
+
+/// The places that the rules in force name. Not set while there are none.
+static NAMED: OnceLock<Vec<Place>> = OnceLock::new();
+
+fn place(path: &Path) -> Option<Place> {
+    let meta = fs::metadata(path).ok()?;
+    Some((meta.dev(), meta.ino()))
+}
+
+/// What the kernel can enforce here: tried on a thread that is then gone.
+pub fn possible() -> InForce {
+    let tried = std::thread::spawn(|| InForce {
+        calls: restrict_calls(false).is_ok(),
+        ..restrict_files(&Rules::default()).unwrap_or(InForce::NOTHING)
+    });
+    tried.join().unwrap_or(InForce::NOTHING)
+}
+
+/// Confines this process for good, as far as the kernel can. What it can't is logged and left out.
+///
+/// No other thread may run yet: Landlock confines the calling thread and those that it starts.
+pub fn confine(rules: &Rules) -> InForce {
+    if let Err(errno) = capabilities::drop() {
+        tracing::debug!("this host keeps the capabilities that it has: {errno}");
+    }
+    let files = restrict_files(rules).unwrap_or_else(|error| {
+        tracing::debug!("the kernel does not keep this host to its files: {error}");
+        InForce::NOTHING
+    });
+    if files.files {
+        let _ = NAMED.set(rules.paths().filter_map(place).collect());
+    }
+    let calls = restrict_calls(true);
+    if let Err(error) = &calls {
+        tracing::debug!("the kernel does not filter the system calls of this host: {error}");
+    }
+    InForce { calls: calls.is_ok(), ..files }
+}
+
+/// Why this process may not use a path, if the cause is its own confinement.
+pub fn refusal(path: &Path) -> Option<String> {
+    let named = NAMED.get()?;
+    let path = std::path::absolute(path).ok()?;
+    // Names and links can be read everywhere, so this finds where the path leads.
+    let there = path.ancestors().find_map(|part| fs::canonicalize(part).ok())?;
+    let is_named = |part: &Path| place(part).is_some_and(|place| named.contains(&place));
+    if there.ancestors().any(is_named) {
+        return None;
+    }
+    Some(format!(
+        "{} is not among the directories that this host may use since it confined itself: name its \
+         directory with --confine-allow; or restart the host, if a directory was replaced",
+        there.display()
+    ))
+}
+
+/// What to add to an error about a service or its credentials, whose text is `said`.
+pub(crate) fn may_be_the_cause(said: &str) -> &'static str {
+    let is_denied = said.contains("Permission denied") || said.contains("Operation not permitted");
+    match NAMED.get() {
+        Some(_) if is_denied => {
+            "; this host confines itself, which may be the cause: write the port into the URL of \
+             the endpoint, name files with --confine-allow, or try --confine off"
+        }
+        _ => "",
+    }
+}
+
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+fn restrict_calls(all_threads: bool) -> Result<(), seccompiler::Error> {
+    calls::restrict(all_threads)
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn restrict_calls(_all_threads: bool) -> Result<(), &'static str> {
+    Err("there is no list of system calls for this kind of processor")
+}
+
+fn restrict_files(rules: &Rules) -> Result<InForce, RulesetError> {
+    let reading = AccessFs::ReadFile | AccessFs::ReadDir;
+    let running = reading | AccessFs::Execute;
+    let all = AccessFs::from_all(FILES);
+    // No data become programs or devices.
+    let writing = all & !(AccessFs::Execute | AccessFs::MakeChar | AccessFs::MakeBlock);
+    let mut ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        // Version 3 is the first that covers truncation, and so all ways to change a file's content.
+        .handle_access(AccessFs::from_all(ABI::V3))?
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(all)?
+        .handle_access(AccessNet::from_all(FILES))?
+        .scope(Scope::from_all(FILES))?
+        .create()?;
+    let kinds: [(&[PathBuf], BitFlags<AccessFs>); 3] =
+        [(&rules.read, reading), (&rules.run, running), (&rules.write, writing)];
+    for (paths, access) in kinds {
+        ruleset = ruleset.add_rules(path_beneath_rules(paths, access))?;
+    }
+    for port in &rules.connect {
+        ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
+    }
+    for port in &rules.listen {
+        ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::BindTcp))?;
+    }
+    let status = ruleset.restrict_self()?;
+    let files = status.ruleset != RulesetStatus::NotEnforced;
+    let ports = match status.landlock {
+        LandlockStatus::Available { effective_abi, .. } => files && effective_abi >= ABI::V4,
+        _ => false,
+    };
+    Ok(InForce { files, ports, calls: false })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_said_what_is_in_force() {
+        let check = |files, ports, calls, want: &str| {
+            assert_eq!(InForce { files, ports, calls }.to_string(), want);
+        };
+        check(
+            true,
+            true,
+            true,
+            "keeps this host to its files and TCP ports (Landlock) and from system calls that no \
+             host needs (seccomp)",
+        );
+        check(true, false, false, "keeps this host to its files (Landlock)");
+        check(false, false, true, "keeps this host from system calls that no host needs (seccomp)");
+        check(false, false, false, "does not confine this host");
+    }
+
+    #[test]
+    fn nothing_is_refused_by_a_process_that_is_not_confined() {
+        assert_eq!(refusal(Path::new("/etc")), None);
+    }
+}
