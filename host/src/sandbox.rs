@@ -35,6 +35,7 @@ use wasmtime::{
 };
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
+use crate::fault::{self, Step};
 use crate::message::Task;
 use crate::spill::SpillDir;
 use crate::words;
@@ -565,16 +566,20 @@ async fn calls(
         attempt,
     };
     *phase = Phase::Prepare;
+    fault::point(Step::Prepare);
     instance.call_prepare(&mut *store, &task).await??;
     store.data().quota.check()?;
     *phase = Phase::Execute;
+    fault::point(Step::Execute);
     let outcome = instance.call_execute(&mut *store, &task).await??;
     store.data().quota.check()?;
     if outcome.outputs.len() as u64 > limits.output_files {
         return Err(Limit::OutputFiles(limits.output_files).into());
     }
     *phase = Phase::Finalize;
+    fault::point(Step::Finalize);
     instance.call_finalize(&mut *store, &task, &outcome).await??;
+    fault::point(Step::Finalized);
     Ok(outcome)
 }
 

@@ -31,6 +31,7 @@ use super::{
     Access, Bucket, BucketError, Content, Listed, Opened, PutTag, Revision, StoredEncoding, Version,
 };
 use crate::blocking::blocking;
+use crate::fault::{self, Step};
 use crate::key::{BucketKey, MAX_KEY_BYTES, Prefix};
 
 /// Files above this many bytes are put in parts.
@@ -213,6 +214,8 @@ impl Bucket for ObjectBucket {
     }
 
     async fn try_get(&self, key: &BucketKey) -> Result<(), BucketError> {
+        fault::shortage(Step::GetObject)
+            .map_err(|lost| BucketError::unavailable(self, "reading", key, lost))?;
         let got = self.0.stores.quick_reads.get_opts(&self.path(key)?, download::options()).await;
         got.map(drop).map_err(|error| self.failed("reading", key, error))
     }
@@ -230,6 +233,7 @@ impl Bucket for ObjectBucket {
             false => Attributes::new(),
         };
         let unavailable = |error| BucketError::unavailable(self, "writing", key, error);
+        fault::shortage(Step::PutObject).map_err(|lost| unavailable(lost.into()))?;
         let (source, size) = (content.open().map_err(unavailable)?, content.size());
         if size > ONE_PUT {
             return self.put_parts(key, source, size, attributes).await;
@@ -327,6 +331,8 @@ impl Bucket for ObjectBucket {
     }
 
     async fn try_put(&self, key: &BucketKey) -> Result<(), BucketError> {
+        fault::shortage(Step::PutObject)
+            .map_err(|lost| BucketError::unavailable(self, "writing", key, lost))?;
         match self.0.address.service {
             // Azure can't abort an upload in parts.
             Service::Azure => self.try_put_unmet(key, no_entity_tag()).await,
