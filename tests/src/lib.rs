@@ -8,8 +8,6 @@
 mod built;
 mod cloud;
 pub mod components;
-pub mod faults;
-pub mod http;
 mod mount;
 mod place;
 mod process;
@@ -17,7 +15,6 @@ mod python;
 /// The steps of a task's life at which a host with fault points can be faulted.
 #[path = "../../host/src/fault/step.rs"]
 pub mod step;
-mod wait;
 mod watched;
 
 pub use built::{guest, host, host_with_fault_points, python, target};
@@ -26,5 +23,7 @@ pub use mount::{FaultyDisk, SmallDisk};
 pub use place::{Place, files, misbehaviour, no_op};
 pub use process::{Finished, Running};
 pub use python::Script;
-pub use wait::{eventually, within};
+pub use task_host_test_network::wait::{eventually, within};
+pub use task_host_test_network::{faults, http};
+
 pub use watched::Watched;

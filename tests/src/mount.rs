@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::built::python;
 use crate::process::Finished;
-use crate::wait::eventually;
+use task_host_test_network::wait::eventually;
 
 /// Files and directories that a small disk has room for.
 const FILES: usize = 4_000;

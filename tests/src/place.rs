@@ -12,8 +12,8 @@ use tempfile::TempDir;
 
 use crate::built;
 use crate::process::{Finished, Running};
-use crate::wait::eventually;
 use crate::watched::Watched;
+use task_host_test_network::wait::eventually;
 
 /// Where a test works. Hosts run in it as a user's would: `host run --fq ./queue`, with the
 /// bucket at `./bucket`, errors in `./queue-errors`, and a home with nothing in it.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::process::{Pid, Signal};
 
-use crate::wait::eventually;
+use task_host_test_network::wait::eventually;
 
 /// A program that is running. It is killed when dropped.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::http;
 use crate::process::{Finished, Running};
-use crate::wait::eventually;
+use task_host_test_network::wait::eventually;
 
 /// A host whose state can be asked for.
 #[derive(Debug)]

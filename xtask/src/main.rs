@@ -1,11 +1,10 @@
-//! The project's own commands: `cargo xtask demo`, `test`, `bench`, `chaos` and others.
+//! The project's own commands: `cargo xtask demo`, `test`, `bench`, `soak` and others.
 //!
 //! Each does its own set-up: a clone and a Rust toolchain are enough.
 
 mod bench;
 mod book;
 mod build;
-mod chaos;
 mod command;
 mod demo;
 mod deny;
@@ -14,6 +13,7 @@ mod package;
 mod project;
 mod servers;
 mod setup;
+mod soak;
 mod test;
 
 use std::process::ExitCode;
@@ -37,8 +37,9 @@ enum Chore {
     Test(test::Options),
     /// Compare the speed of `host` with the real python-task-queue
     Bench(bench::Options),
-    /// Run thousands of tasks while hosts are killed and stopped at random, and check each result
-    Chaos(chaos::Options),
+    /// Run many tasks on hosts that are killed and stopped at random, while networks and disks fail,
+    /// and check each result
+    Soak(soak::Options),
     /// Build the documentation site in `target/book`
     Book,
     /// Check dependencies for known vulnerabilities (needs a network)
@@ -67,7 +68,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Chore::Demo(options) => demo::run(&project, &options),
         Chore::Test(options) => test::run(&project, &options),
         Chore::Bench(options) => bench::run(&project, &options),
-        Chore::Chaos(options) => chaos::run(&project, &options),
+        Chore::Soak(options) => soak::run(&project, &options),
         Chore::Book => book::build(&project),
         Chore::Advisories => deny::advisories(&project),
         Chore::Setup => {

@@ -71,12 +71,12 @@ const WITH_LANGUAGES: &[(&str, &str)] = &[
 
 /// The tests that need guests and nothing else.
 const WITH_GUESTS: &[(&str, &str)] = &[
-    ("chaos", ""),
     ("crash", ""),
     ("demo", ""),
     ("docs", "page::"),
     ("fault_points", ""),
     ("host", ""),
+    ("soak", ""),
 ];
 
 /// The test program that needs a host with fault points, besides.

@@ -38,7 +38,7 @@ pub(super) async fn open(
         Service::Http => http(name, patience, &transport),
     };
     let stores = make.map_err(problem)?;
-    Ok(ObjectBucket::new(address, stores, patience.idle, access))
+    Ok(ObjectBucket::new(address, stores, patience, access))
 }
 
 fn http(url: &str, patience: Patience, transport: &Transport) -> Result<Stores, String> {

@@ -26,7 +26,7 @@ use self::version::{facts, version};
 use super::address::{Service, ServiceAddress};
 use super::encoding;
 use super::service_error::{self, FailureKind};
-use super::transport::HeadRefused;
+use super::transport::{HeadRefused, Patience};
 use super::{
     Access, Bucket, BucketError, Content, Listed, Opened, PutTag, Revision, StoredEncoding, Version,
 };
@@ -36,6 +36,9 @@ use crate::key::{BucketKey, MAX_KEY_BYTES, Prefix};
 
 /// Files above this many bytes are put in parts.
 const ONE_PUT: u64 = 16 * 1024 * 1024;
+/// How many bytes of an object are read to find out whether it can be read.
+const TRIED: usize = 1024 * 1024;
+
 /// A bucket of a service. A clone is another handle on it.
 #[derive(Debug, Clone)]
 pub struct ObjectBucket(Arc<Inner>);
@@ -45,8 +48,7 @@ struct Inner {
     address: ServiceAddress,
     url: String,
     stores: Stores,
-    /// The timeout of the next bytes of a body.
-    idle: Duration,
+    patience: Patience,
     stored_encoding: StoredEncoding,
     largest_decoded: u64,
     gzip_outputs: Option<GlobMatcher>,
@@ -82,14 +84,14 @@ impl ObjectBucket {
     pub(super) fn new(
         address: ServiceAddress,
         stores: Stores,
-        idle: Duration,
+        patience: Patience,
         access: &Access,
     ) -> Self {
         Self(Arc::new(Inner {
             url: address.url(),
             address,
             stores,
-            idle,
+            patience,
             stored_encoding: access.stored_encoding,
             largest_decoded: access.largest_decoded,
             gzip_outputs: access.gzip_outputs.clone(),
@@ -127,7 +129,12 @@ impl ObjectBucket {
 
     /// The timeout of the next bytes of a body.
     fn idle(&self) -> Duration {
-        self.0.idle
+        self.0.patience.idle
+    }
+
+    /// Waits before the retry after so many failures.
+    async fn pause(&self, failures: u32) {
+        tokio::time::sleep(self.0.patience.wait(failures)).await;
     }
 
     /// True when any object can be fetched in parts.
@@ -216,8 +223,20 @@ impl Bucket for ObjectBucket {
     async fn try_get(&self, key: &BucketKey) -> Result<(), BucketError> {
         fault::shortage(Step::GetObject)
             .map_err(|lost| BucketError::unavailable(self, "reading", key, lost))?;
-        let got = self.0.stores.quick_reads.get_opts(&self.path(key)?, download::options()).await;
-        got.map(drop).map_err(|error| self.failed("reading", key, error))
+        let failed = |error| self.failed("reading", key, error);
+        let options = download::options();
+        let got = self.0.stores.quick_reads.get_opts(&self.path(key)?, options).await;
+        let mut body = got.map_err(failed)?.into_stream();
+        // A network may let the start of an answer pass and no more.
+        let mut read = 0;
+        while read < TRIED {
+            match tokio::time::timeout(self.idle(), body.next()).await {
+                Ok(Some(bytes)) => read += bytes.map_err(failed)?.len(),
+                Ok(None) => break,
+                Err(late) => return Err(BucketError::unavailable(self, "reading", key, late)),
+            }
+        }
+        Ok(())
     }
 
     async fn put(

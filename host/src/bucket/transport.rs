@@ -24,6 +24,9 @@ const SLOWEST_UPLOAD: u64 = 32 * 1024;
 /// uploads too.
 const READ: Duration = Duration::from_secs(600);
 
+/// The wait before the first retry.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+
 /// How long to wait for a service.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
@@ -64,8 +67,14 @@ impl Patience {
         }
     }
 
+    /// The wait before the retry after so many failures.
+    pub(super) fn wait(self, failures: u32) -> Duration {
+        let doubled = FIRST_WAIT.saturating_mul(1 << failures.saturating_sub(1).min(16));
+        doubled.min(self.longest_wait)
+    }
+
     pub(super) fn retry(self) -> RetryConfig {
-        let init_backoff = Duration::from_millis(100).min(self.longest_wait);
+        let init_backoff = self.wait(1);
         let backoff = BackoffConfig { init_backoff, max_backoff: self.longest_wait, base: 2. };
         RetryConfig { backoff, max_retries: self.retries, retry_timeout: self.retry_for }
     }

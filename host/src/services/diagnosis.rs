@@ -2,8 +2,10 @@
 //!
 //! An outage costs the task no attempt. A failure names one object or file, which may be the
 //! only bad one. To find out, the same operation is tried on something else: on another object
-//! that worked before, or by a write that is removed at once.
+//! that worked before, or by a write that is removed at once. If the object itself works when it is
+//! tried again, the outage has just ended.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -29,8 +31,12 @@ use crate::shortage;
 /// The size in bytes of a trial write, which shows whether a disk has room.
 const SOME_BYTES: u64 = 1 << 20;
 
-/// How often one object may fail, while no other was tried, until the object itself counts as bad.
+/// How often one object may fail until the object itself counts as bad, while no other was tried or
+/// while each failure passes.
 const UNDECIDED: u32 = 3;
+
+/// Objects whose failures are counted apart. When there are more, all counts start anew.
+const MAX_PASSED: usize = 10_000;
 
 /// Which objects of one kind worked and which failed recently.
 #[derive(Debug, Default)]
@@ -63,12 +69,30 @@ impl Objects {
     }
 }
 
+/// Failures that were over when the same object was tried again, by object.
+#[derive(Debug, Default)]
+struct Passed(HashMap<BucketKey, u32>);
+
+impl Passed {
+    /// Counts a failure. False if the object has had many: it fails in a way that the trial does
+    /// not show.
+    fn may_pass(&mut self, key: &BucketKey) -> bool {
+        if self.0.len() >= MAX_PASSED {
+            self.0.clear();
+        }
+        let failures = self.0.entry(key.clone()).or_default();
+        *failures += 1;
+        *failures <= UNDECIDED
+    }
+}
+
 /// The objects that tasks used recently.
 #[derive(Debug, Default)]
 pub(super) struct RecentObjects {
     inputs: Mutex<Objects>,
     components: Mutex<Objects>,
     outputs: Mutex<Objects>,
+    passed: Mutex<Passed>,
 }
 
 /// The name of an outage of reading from a bucket.
@@ -219,7 +243,9 @@ impl Services {
             match bucket.try_get(&other).await {
                 Ok(()) => {
                     self.outages.ends_unless_probed(&name);
-                    return false;
+                    // An outage that has just ended leaves no other trace.
+                    let has_passed = bucket.try_get(&key).await.is_ok();
+                    return has_passed && self.objects.passed.lock().may_pass(&key);
                 }
                 Err(BucketError::NotFound { .. } | BucketError::Invalid { .. }) => {}
                 Err(BucketError::Unavailable { .. }) => probed = Some(other),
@@ -275,19 +301,23 @@ impl Services {
             return true;
         }
         let other = self.objects.outputs.lock().other_than(&key);
+        let tried = key.clone();
         let probe: Probe = Arc::new(move || {
-            let (bucket, key) = (bucket.clone(), key.clone());
+            let (bucket, key) = (bucket.clone(), tried.clone());
             async move {
                 bucket.check().await.map_err(|error| error.to_string())?;
                 bucket.try_put(&key).await.map_err(|error| error.to_string())
             }
             .boxed()
         });
-        let mut is_out = probe().await.is_err();
-        if is_out && let Some(other) = other {
-            // Perhaps only this object fails, or only its directory.
-            is_out = self.bucket.try_put(&other).await.is_err();
+        if probe().await.is_ok() {
+            return self.objects.passed.lock().may_pass(&key);
         }
+        // Perhaps only this object fails, or only its directory.
+        let is_out = match other {
+            Some(other) => self.bucket.try_put(&other).await.is_err(),
+            None => true,
+        };
         if is_out {
             self.outages.begins_until(&name, error, probe);
         }
@@ -386,5 +416,16 @@ mod tests {
         objects.worked(b.clone());
         assert_eq!((objects.other_than(&a), objects.other_than(&b)), (Some(b.clone()), None));
         assert!(objects.may_all_fail(&a), "it began anew");
+    }
+
+    #[test]
+    fn failures_of_an_object_pass_a_few_times() {
+        let mut passed = Passed::default();
+        for name in ["a", "b"] {
+            let key = BucketKey::new(name).unwrap();
+            for n in 1..=5 {
+                assert_eq!(passed.may_pass(&key), n <= UNDECIDED, "{name} {n}");
+            }
+        }
     }
 }

@@ -27,6 +27,7 @@ mod sick_calls;
 mod sick_dirs;
 mod sick_disk;
 mod sick_limits;
+mod sick_network;
 mod sick_reports;
 mod simple_tasks;
 mod system_calls;

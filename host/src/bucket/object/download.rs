@@ -29,10 +29,11 @@ const ONE_GET: u64 = 32 * 1024 * 1024;
 const PART: u64 = 8 * 1024 * 1024;
 /// Parts of one object that are under way at once.
 const PARTS_AT_ONCE: usize = 4;
-/// How often a body is resumed without progress.
-const RESUMES: u32 = 4;
-/// How often a download starts anew because the object changed.
-const VERSIONS: usize = 5;
+/// How often a body is resumed without progress. With the waits between, a network may fail for 6 s.
+const RESUMES: u32 = 6;
+/// How often a download starts anew because the object changed, or because the server sends no part
+/// of an object.
+const RESTARTS: u32 = 6;
 /// Bytes to write at once.
 const WRITE: usize = 1024 * 1024;
 /// The most compressed bytes to decode on the caller's thread. They become at most 16 MiB.
@@ -159,11 +160,12 @@ impl Object for RemoteObject {
         let unavailable = |error| BucketError::unavailable(&bucket, "reading", &key, error);
         let into = Arc::new(into);
         let mut object = *self;
-        for _ in 0..VERSIONS {
+        for restart in 1.. {
             match object.take(&into).await {
                 Ok(version) => return Ok(version),
                 Err(Stopped::Failed(error)) => return Err(error),
-                Err(Stopped::Changed | Stopped::NoRanges) => {}
+                Err(Stopped::Changed | Stopped::NoRanges) if restart > RESTARTS => break,
+                Err(Stopped::Changed | Stopped::NoRanges) => bucket.pause(restart).await,
             }
             into.set_len(0).map_err(unavailable)?;
             let got = bucket.reads().get_opts(&bucket.path(&key)?, options()).await;
@@ -290,6 +292,7 @@ impl Transfer<'_> {
                     return Err(error.into());
                 }
                 tracing::debug!("{error}; resuming at byte {at}");
+                self.bucket.pause(failures).await;
             }
         }
         Ok(())

@@ -4,7 +4,6 @@
 
 use std::io::{Read, Seek, Write};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
@@ -113,7 +112,7 @@ pub(crate) fn in_memory(store: Arc<dyn ObjectStore>) -> ObjectBucket {
         quick_list: Some(Arc::new(Everything)),
     };
     let access = Access::new(Environment::default());
-    ObjectBucket::new(place, stores, Duration::from_secs(60), &access)
+    ObjectBucket::new(place, stores, Patience::default(), &access)
 }
 
 fn memory() -> Subject {

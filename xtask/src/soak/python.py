@@ -1,4 +1,4 @@
-"""The Python worker of the chaos run: does what the guest does, in the same queue and bucket,
+"""The Python worker of a soak run: does what the guest does, in the same queue and bucket,
 until there is a file `stop`."""
 import os
 import time
@@ -8,12 +8,12 @@ import uuid
 from taskqueue import RegisteredTask, TaskQueue
 
 
-class Chaos(RegisteredTask):
+class Soak(RegisteredTask):
     def __init__(self, basic_info, payload_info):
         super().__init__(basic_info, payload_info)
 
     def execute(self):
-        base = "bucket/" + self.basic_info["base_directory"]
+        base = "data/bucket/" + self.basic_info["base_directory"]
         for step in self.payload_info["steps"]:
             if step["do"] == "sleep":
                 time.sleep(step["secs"])
@@ -37,7 +37,7 @@ def stopped():
     return os.path.exists("stop")
 
 
-queue = TaskQueue("fq://" + os.path.abspath("queue"), progress=False)
+queue = TaskQueue("fq://" + os.path.abspath("data/queue"), progress=False)
 while not stopped():
     try:
         queue.poll(lease_seconds=60, stop_fn=stopped, max_backoff_window=1, tally=True)

@@ -189,5 +189,5 @@ fn nothing_is_left_of_a_proxy_that_is_dropped() {
     assert!(client.get("/a").0.ends_with(BODY));
     drop(proxy);
     assert_eq!(client.0.read(&mut [0]).unwrap(), 0);
-    crate::eventually("a refused connection", || TcpStream::connect(&address).err());
+    crate::wait::eventually("a refused connection", || TcpStream::connect(&address).err());
 }

@@ -1,4 +1,4 @@
-//! The results of a chaos run.
+//! The results of a soak run.
 
 use std::fmt;
 
@@ -31,13 +31,23 @@ pub(super) struct Ledger {
     pub(super) half: usize,
     /// Temporary files that remained.
     pub(super) left_behind: Vec<String>,
+    /// Without a receipt, or with outputs that differ from it. None without receipts.
+    pub(super) unproven: Option<u64>,
+    /// Hosts killed with SIGKILL.
     pub(super) kills: u64,
+    /// Hosts stopped and continued.
     pub(super) stops: u64,
+    /// Hosts that ended because a fault kept them from starting.
+    pub(super) not_started: u64,
+    /// Faults of the network.
+    pub(super) network_faults: u64,
+    /// Times that a disk was full.
+    pub(super) disk_faults: u64,
     pub(super) leases_lost: usize,
     pub(super) bad_ends: Vec<String>,
     pub(super) seconds: f64,
-    /// The largest of all hosts.
-    pub(super) peak_mib: f64,
+    /// The most memory of any host.
+    pub(super) peak_bytes: u64,
 }
 
 impl Ledger {
@@ -54,20 +64,25 @@ impl Ledger {
             "by_python": self.by_python,
             "outputs_missing": self.missing,
             "outputs_wrong": self.wrong,
-            "outputs_half": self.half,
+            "outputs_partial": self.half,
+            "not_as_in_their_receipt": self.unproven,
             "left_behind": self.left_behind,
             "kills": self.kills,
             "stops": self.stops,
+            "hosts_not_started": self.not_started,
+            "network_faults": self.network_faults,
+            "disk_faults": self.disk_faults,
             "leases_lost": self.leases_lost,
             "bad_ends": self.bad_ends,
             "seconds": self.seconds,
             "tasks_per_second": self.tasks as f64 / self.seconds,
-            "peak_mib": self.peak_mib,
+            "peak_mib": self.peak_mib(),
         })
     }
 
     /// The results that must not occur, for people.
     pub(super) fn problems(&self) -> Vec<String> {
+        let unproven = self.unproven.unwrap_or_default();
         let counts = [
             (self.lost, "lost"),
             (self.rejected, "rejected"),
@@ -75,6 +90,7 @@ impl Ledger {
             (self.missing, "without an output"),
             (self.wrong, "with a wrong output"),
             (self.half, "with a partial output"),
+            (usize::try_from(unproven).unwrap_or(usize::MAX), "not as in their receipt"),
         ];
         let tasks = counts.iter().filter(|(count, _)| *count > 0);
         let mut problems: Vec<String> =
@@ -85,6 +101,10 @@ impl Ledger {
         }
         problems.extend(self.bad_ends.iter().cloned());
         problems
+    }
+
+    fn peak_mib(&self) -> f64 {
+        self.peak_bytes as f64 / f64::from(1 << 20)
     }
 }
 
@@ -100,16 +120,22 @@ impl fmt::Display for Ledger {
         row("outputs missing", self.missing.to_string())?;
         row("outputs wrong", self.wrong.to_string())?;
         row("outputs partial", self.half.to_string())?;
+        if let Some(unproven) = self.unproven {
+            row("tasks that are not as in their receipt", unproven.to_string())?;
+        }
         row("temporary files left behind", self.left_behind.len().to_string())?;
         row("executions that published", self.executions.to_string())?;
         row("of these by Python", self.by_python.to_string())?;
         row("tasks published more than once", self.repeated.to_string())?;
         row("hosts killed", self.kills.to_string())?;
         row("hosts stopped and continued", self.stops.to_string())?;
+        row("faults of the network", self.network_faults.to_string())?;
+        row("times a disk was full", self.disk_faults.to_string())?;
+        row("hosts that a fault kept from starting", self.not_started.to_string())?;
         row("leases lost", self.leases_lost.to_string())?;
         row("hosts that did not stop as told", self.bad_ends.len().to_string())?;
         row("seconds", format!("{:.0}", self.seconds))?;
         row("tasks per second", format!("{:.0}", self.tasks as f64 / self.seconds))?;
-        row("peak memory of a host, MiB", format!("{:.0}", self.peak_mib))
+        row("peak memory of a host, MiB", format!("{:.0}", self.peak_mib()))
     }
 }

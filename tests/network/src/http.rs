@@ -1,7 +1,7 @@
 //! As much of HTTP as tests need: one request, and a server that answers from a function.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -63,7 +63,10 @@ pub fn send(url: &str, method: &str, path: &str, headers: &[(&str, &str)], body:
     let mut reader = BufReader::new(stream);
     let (first, headers) = head_of(&mut reader).expect("an answer");
     let status = first.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
-    let body = if method == "HEAD" { Vec::new() } else { body_of(&mut reader, &headers, true) };
+    let body = match method {
+        "HEAD" => Vec::new(),
+        _ => body_of(&mut reader, &headers, true).expect("a body"),
+    };
     Answer { status, headers, body }
 }
 
@@ -106,14 +109,14 @@ pub fn serve_files(dir: PathBuf) -> String {
     format!("http://{server}/")
 }
 
-fn converse(stream: TcpStream, answer: &dyn Fn(&Request) -> Answer) -> std::io::Result<()> {
+fn converse(stream: TcpStream, answer: &dyn Fn(&Request) -> Answer) -> io::Result<()> {
     let mut writer = stream.try_clone()?;
     let mut reader = BufReader::new(stream);
     while let Some((first, headers)) = head_of(&mut reader) {
         let mut words = first.split(' ');
         let mut word = || words.next().unwrap_or_default().to_owned();
         let (method, path) = (word(), word());
-        let body = body_of(&mut reader, &headers, false);
+        let body = body_of(&mut reader, &headers, false)?;
         let is_head = method == "HEAD";
         let Answer { status, headers, body } = answer(&Request { method, path, headers, body });
         let mut head = format!("HTTP/1.1 {status} Said\r\n");
@@ -153,31 +156,35 @@ fn head_of(reader: &mut impl BufRead) -> Option<Head> {
     }
 }
 
-fn body_of(reader: &mut impl BufRead, headers: &[(String, String)], to_end: bool) -> Vec<u8> {
+fn body_of(
+    reader: &mut impl BufRead,
+    headers: &[(String, String)],
+    to_end: bool,
+) -> io::Result<Vec<u8>> {
     let header = |name: &str| headers.iter().find(|(n, _)| n == name).map(|(_, value)| &**value);
     let mut body = Vec::new();
     if header("transfer-encoding").is_some_and(|how| how.contains("chunked")) {
         loop {
             let mut line = String::new();
-            reader.read_line(&mut line).expect("the size of a chunk");
-            let size = usize::from_str_radix(line.trim(), 16).expect("the size of a chunk");
+            reader.read_line(&mut line)?;
+            let size = usize::from_str_radix(line.trim(), 16).map_err(io::Error::other)?;
             let mut chunk = vec![0; size + 2];
-            reader.read_exact(&mut chunk).expect("a chunk");
+            reader.read_exact(&mut chunk)?;
             body.extend(&chunk[..size]);
             if size == 0 {
-                return body;
+                return Ok(body);
             }
         }
     }
     match header("content-length").and_then(|length| length.parse().ok()) {
         Some(length) => {
             body.resize(length, 0);
-            reader.read_exact(&mut body).expect("a body");
+            reader.read_exact(&mut body)?;
         }
         None if to_end => {
-            reader.read_to_end(&mut body).expect("a body");
+            reader.read_to_end(&mut body)?;
         }
         None => {}
     }
-    body
+    Ok(body)
 }

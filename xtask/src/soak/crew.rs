@@ -1,4 +1,4 @@
-//! The processes of a chaos run.
+//! The processes of a soak run.
 
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
@@ -8,30 +8,28 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
+use super::Options;
+use super::ledger::Ledger;
 use super::place::Place;
 
 /// How long a host may take to stop.
 const TO_STOP: Duration = Duration::from_secs(120);
 
-/// What happened to the hosts.
-#[derive(Default)]
-pub(super) struct Report {
-    pub(super) kills: u64,
-    pub(super) stops: u64,
-    pub(super) peak_bytes: u64,
-    /// Exit statuses of hosts that did not stop correctly.
-    pub(super) bad_ends: Vec<String>,
-}
+/// How long a host that could not start stays away.
+const PAUSE: Duration = Duration::from_millis(500);
+/// The exit code of a host that cannot use its queue, bucket or cache when it starts.
+const CANNOT_START: i32 = 1;
 
-/// Hosts and a Python worker. Dropping this kills them.
+/// Hosts, and perhaps a Python worker. Dropping this kills them.
 pub(super) struct Crew<'p> {
     place: &'p Place,
-    lease: u64,
+    settings: Vec<String>,
     hosts: Vec<Host>,
-    python: Child,
+    python: Option<Child>,
     /// Number of hosts started so far.
     started: usize,
-    report: Report,
+    /// What happened to the hosts.
+    ledger: Ledger,
 }
 
 enum Host {
@@ -48,28 +46,37 @@ struct Process {
 impl<'p> Crew<'p> {
     pub(super) fn start(
         place: &'p Place,
-        python: &Path,
-        hosts: usize,
-        lease: u64,
+        python: Option<&Path>,
+        options: &Options,
     ) -> anyhow::Result<Self> {
-        let log = File::create(place.dir().join("logs/python"))?;
-        let python = Command::new(python)
-            .arg("python.py")
-            .current_dir(place.dir())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("cannot start the Python worker")?;
+        let start = |python: &Path| {
+            let log = File::create(place.log_file("python"))?;
+            let mut command = Command::new(python);
+            command.arg("python.py").current_dir(place.dir()).stdin(Stdio::null());
+            command.stdout(log.try_clone()?).stderr(log);
+            command.spawn().context("cannot start the Python worker")
+        };
+        let python = python.map(start).transpose()?;
         let dead = || Host::Dead { until: Instant::now() };
-        let hosts = (0..hosts).map(|_| dead()).collect();
-        let mut crew = Self { place, lease, hosts, python, started: 0, report: Report::default() };
-        crew.look()?;
+        let hosts = (0..options.hosts).map(|_| dead()).collect();
+        let (lease, parallel) = (format!("{}s", options.lease), options.parallel.to_string());
+        let mut settings: Vec<String> =
+            ["--lease", &lease, "--parallel", &parallel, "--progress", "never"]
+                .map(str::to_owned)
+                .to_vec();
+        if python.is_none() {
+            settings.push("--receipts".to_owned());
+        }
+        let ledger = Ledger::default();
+        let mut crew = Self { place, settings, hosts, python, started: 0, ledger };
+        crew.look(false)?;
         Ok(crew)
     }
 
     /// Restarts or continues hosts whose time has come, and checks the others.
-    pub(super) fn look(&mut self) -> anyhow::Result<()> {
+    ///
+    /// During a fault of the network or the disk, a host may end because it cannot start.
+    pub(super) fn look(&mut self, is_faulty: bool) -> anyhow::Result<()> {
         let now = Instant::now();
         for number in 0..self.hosts.len() {
             match &mut self.hosts[number] {
@@ -79,30 +86,32 @@ impl<'p> Crew<'p> {
                 Host::Stopped { .. } => {}
                 Host::Running(process) => {
                     if let Some(peak) = peak_of(&process.child) {
-                        self.report.peak_bytes = self.report.peak_bytes.max(peak);
+                        self.ledger.peak_bytes = self.ledger.peak_bytes.max(peak);
                     }
-                    let ended = process.child.try_wait()?;
+                    let Some(status) = process.child.try_wait()? else { continue };
                     ensure!(
-                        ended.is_none(),
-                        "a host ended by itself: {}",
+                        is_faulty && status.code() == Some(CANNOT_START),
+                        "a host ended by itself ({status}): {}",
                         self.place.log(&process.log)
                     );
+                    self.ledger.not_started += 1;
+                    self.hosts[number] = Host::Dead { until: now + PAUSE };
                 }
             }
         }
-        let ended = self.python.try_wait()?;
+        let Some(python) = &mut self.python else { return Ok(()) };
+        let ended = python.try_wait()?;
         ensure!(ended.is_none(), "the Python worker ended: {}", self.place.log("python"));
         Ok(())
     }
 
     fn start_host(&mut self, number: usize) -> anyhow::Result<()> {
         let log = format!("host-{}", self.started);
-        let stderr = File::create(self.place.dir().join("logs").join(&log))?;
-        let lease = format!("{}s", self.lease);
+        let stderr = File::create(self.place.log_file(&log))?;
         let child = self
             .place
-            .command(&["run", "--fq", "./queue", "--cache-dir", "./cache"])
-            .args(["--lease", &lease, "--parallel", "2", "--progress", "never"])
+            .host_at_work()
+            .args(&self.settings)
             .stdout(Stdio::null())
             .stderr(stderr)
             .spawn()
@@ -124,12 +133,12 @@ impl<'p> Crew<'p> {
         if let Host::Running(process) = host {
             let child = &mut process.child;
             if let Some(peak) = peak_of(child) {
-                self.report.peak_bytes = self.report.peak_bytes.max(peak);
+                self.ledger.peak_bytes = self.ledger.peak_bytes.max(peak);
             }
             // The host may have ended by itself.
             let _ = child.kill();
             let _ = child.wait();
-            self.report.kills += 1;
+            self.ledger.kills += 1;
             *host = Host::Dead { until: Instant::now() + pause };
         }
     }
@@ -140,7 +149,7 @@ impl<'p> Crew<'p> {
         self.hosts[number] = match std::mem::replace(&mut self.hosts[number], dead) {
             Host::Running(process) => {
                 signal(&process.child, "STOP")?;
-                self.report.stops += 1;
+                self.ledger.stops += 1;
                 Host::Stopped { process, until: Instant::now() + time }
             }
             other => other,
@@ -172,11 +181,11 @@ impl<'p> Crew<'p> {
         Ok(())
     }
 
-    /// Tells all processes to stop, and waits for their end.
-    pub(super) fn end(mut self) -> anyhow::Result<Report> {
-        self.look()?;
+    /// Tells all processes to stop, and waits for their end. Returns what happened to them.
+    pub(super) fn end(mut self) -> anyhow::Result<Ledger> {
+        self.look(false)?;
         fs::write(self.place.dir().join("stop"), "")?;
-        let mut report = std::mem::take(&mut self.report);
+        let mut ledger = std::mem::take(&mut self.ledger);
         for host in &self.hosts {
             if let Host::Running(process) = host {
                 signal(&process.child, "TERM")?;
@@ -187,11 +196,13 @@ impl<'p> Crew<'p> {
             let status = wait(&mut process.child).context("a host that was told to stop")?;
             // A host that has just started does not handle signals yet.
             if !status.success() && status.signal() != Some(15) {
-                report.bad_ends.push(format!("a host that was told to stop ended: {status}"));
+                ledger.bad_ends.push(format!("a host that was told to stop ended: {status}"));
             }
         }
-        wait(&mut self.python).context("the Python worker")?;
-        Ok(report)
+        if let Some(python) = &mut self.python {
+            wait(python).context("the Python worker")?;
+        }
+        Ok(ledger)
     }
 }
 
@@ -201,7 +212,7 @@ impl Drop for Crew<'_> {
             Host::Running(process) | Host::Stopped { process, .. } => Some(&mut process.child),
             Host::Dead { .. } => None,
         });
-        for child in hosts.chain([&mut self.python]) {
+        for child in hosts.chain(&mut self.python) {
             // The process may have ended already.
             let _ = child.kill();
             let _ = child.wait();

@@ -1,15 +1,17 @@
-//! `cargo xtask chaos`: runs thousands of tasks on hosts that are killed, stopped and restarted at
-//! random, beside a real Python worker, and counts the results.
+//! `cargo xtask soak`: runs many tasks on hosts that are killed, stopped and restarted at random,
+//! while their network and their disks fail, and counts the results.
 //!
-//! All hosts share one directory queue, bucket and cache. The faults end when the queue is almost
-//! empty. Then the hosts finish, and every output is compared with its input.
+//! All hosts share one queue, bucket and cache. The faults end when the queue is almost empty. Then
+//! the hosts finish, every output is compared with its input, and every receipt with its outputs.
 
+mod aws;
 mod crew;
 mod dice;
+mod faults;
 mod ledger;
 mod place;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
@@ -20,35 +22,62 @@ use crate::project::Project;
 use crate::setup;
 use crew::Crew;
 use dice::Dice;
+use faults::Faults;
+use ledger::Ledger;
 use place::Place;
 
 /// How often the processes are checked.
 const LOOK: Duration = Duration::from_millis(20);
-/// How often the queue is counted.
-const COUNT: Duration = Duration::from_millis(300);
 /// The faults end when the queue holds less than this share of the tasks.
 const LAST_PART: usize = 50;
 /// The run fails if the queue does not change for this long.
 const STANDSTILL: Duration = Duration::from_secs(300);
 
+/// Where the queue and the bucket are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum On {
+    /// Directories.
+    Directory,
+    /// SQS and S3, of a server on this machine.
+    Aws,
+}
+
 #[derive(Args)]
 pub(crate) struct Options {
     /// Number of tasks
-    #[arg(long, default_value_t = 30_000)]
+    #[arg(long, default_value_t = 100_000)]
     tasks: usize,
+    /// Where the queue and the bucket are
+    #[arg(long, value_enum, default_value = "directory")]
+    on: On,
     /// Hosts that run at the same time
     #[arg(long, default_value_t = 4)]
     hosts: usize,
+    /// Tasks that each host runs at the same time
+    #[arg(long, default_value_t = 8)]
+    parallel: usize,
+    /// Minutes that all tasks together take on all hosts: tasks sleep as long as that needs
+    #[arg(long, default_value_t = 10.0)]
+    minutes: f64,
     /// Repeats the choices of an earlier run [default: a new seed, which is printed]
     #[arg(long)]
     seed: Option<u64>,
-    /// Average milliseconds between two faults
-    #[arg(long, default_value_t = 600)]
+    /// Average milliseconds between two kills or stops of a host
+    #[arg(long, default_value_t = 2000)]
     every: u64,
     /// Lease in seconds, at least 2
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 4)]
     lease: u64,
-    /// Directory for queue, bucket and logs; cleared first [default: chaos in the build directory]
+    /// A Python worker works on the same queue; then there are no receipts
+    #[arg(long, conflicts_with = "on")]
+    python: bool,
+    /// The network does not fail
+    #[arg(long)]
+    no_network_faults: bool,
+    /// The disks do not fail; without this option, the command needs root to mount them
+    #[arg(long)]
+    no_disk_faults: bool,
+    /// Directory for queue, bucket and logs; cleared first [default: soak in the build directory]
     #[arg(long)]
     dir: Option<PathBuf>,
     /// Print the results as one line of JSON
@@ -73,55 +102,64 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
         (build::host(project, options.profile)?, python)
     };
     let seed = options.seed.unwrap_or_else(|| u64::from(std::process::id()));
-    let dir = options.dir.clone().unwrap_or_else(|| project.target.join("chaos"));
-    let place = Place::new(&std::path::absolute(dir)?, &host)?;
+    let dir = options.dir.clone().unwrap_or_else(|| project.target.join("soak"));
+    let place = Place::new(&std::path::absolute(dir)?, &host, options, project)?;
     eprintln!(
-        "{} tasks, {} hosts and a Python worker in {}; --seed {seed}",
+        "{} tasks, {} hosts{} in {}; --seed {seed}",
         options.tasks,
         options.hosts,
+        if options.python { " and a Python worker" } else { "" },
         place.dir().display()
     );
-    place.fill(&project.target.join("guests/misbehave.wasm"), options.tasks)?;
-
-    let start = Instant::now();
-    let mut crew = Crew::start(&place, &python, options.hosts, options.lease)?;
-    disturb(&place, &mut crew, options, &mut Dice::new(seed))?;
-    crew.mend()?;
-    wait_until_empty(&place, &mut crew)?;
-    let seconds = start.elapsed().as_secs_f64();
-    let report = crew.end()?;
-    // The next host that starts removes what killed hosts left behind.
-    place.host(&[
-        "run",
-        "--fq",
-        "./queue",
-        "--cache-dir",
-        "./cache",
-        "-x",
-        "--progress",
-        "never",
-    ])?;
-
-    let ledger = place.ledger(options.tasks, seed, seconds, report)?;
+    let python = options.python.then_some(&*python);
+    let guest = project.target.join("guests/misbehave.wasm");
+    let ledger = match soak(&place, &guest, python, options, seed) {
+        Ok(ledger) => ledger,
+        Err(error) => return Err(error.context(place.keep()?)),
+    };
     if options.json {
         println!("{}", ledger.to_json());
     } else {
         println!("{ledger}");
     }
     let wrong = ledger.problems();
-    ensure!(
-        wrong.is_empty(),
-        "{}; queue, bucket and logs are in {}",
-        wrong.join(", "),
-        place.dir().display()
-    );
+    if !wrong.is_empty() {
+        anyhow::bail!("{}; {}", wrong.join(", "), place.keep()?);
+    }
     place.remove()
 }
 
-/// Kills and stops hosts until the queue is almost empty.
+fn soak(
+    place: &Place,
+    guest: &Path,
+    python: Option<&Path>,
+    options: &Options,
+    seed: u64,
+) -> anyhow::Result<Ledger> {
+    place.fill(guest, options)?;
+    let start = Instant::now();
+    let mut crew = Crew::start(place, python, options)?;
+    let mut faults = Faults::new(place);
+    disturb(place, &mut crew, &mut faults, options, &mut Dice::new(seed))?;
+    faults.end()?;
+    crew.mend()?;
+    wait_until_empty(place, &mut crew, &faults)?;
+    let seconds = start.elapsed().as_secs_f64();
+    let mut ledger = crew.end()?;
+    ledger.seed = seed;
+    ledger.seconds = seconds;
+    faults.count(&mut ledger);
+    // The next host that starts removes what killed hosts left behind.
+    place.run_until_empty()?;
+    place.count(options, &mut ledger)?;
+    Ok(ledger)
+}
+
+/// Kills and stops hosts, and lets networks and disks fail, until the queue is almost empty.
 fn disturb(
     place: &Place,
     crew: &mut Crew<'_>,
+    faults: &mut Faults<'_>,
     options: &Options,
     dice: &mut Dice,
 ) -> anyhow::Result<()> {
@@ -131,10 +169,11 @@ fn disturb(
     let mut next_count = Instant::now();
     loop {
         std::thread::sleep(LOOK);
-        crew.look()?;
+        faults.look(options.every, dice)?;
+        crew.look(faults.are_recent())?;
         let now = Instant::now();
         if now >= next_count {
-            next_count = now + COUNT;
+            next_count = now + place.count_every();
             let left = place.left()?;
             if left <= options.tasks / LAST_PART {
                 return Ok(());
@@ -157,7 +196,7 @@ fn disturb(
     }
 }
 
-fn wait_until_empty(place: &Place, crew: &mut Crew<'_>) -> anyhow::Result<()> {
+fn wait_until_empty(place: &Place, crew: &mut Crew<'_>, faults: &Faults<'_>) -> anyhow::Result<()> {
     let mut progress = Progress::default();
     loop {
         let left = place.left()?;
@@ -165,8 +204,8 @@ fn wait_until_empty(place: &Place, crew: &mut Crew<'_>) -> anyhow::Result<()> {
             return Ok(());
         }
         progress.is(left)?;
-        crew.look()?;
-        std::thread::sleep(LOOK);
+        crew.look(faults.are_recent())?;
+        std::thread::sleep(place.count_every());
     }
 }
 

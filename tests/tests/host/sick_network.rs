@@ -1,0 +1,44 @@
+//! A network that fails in the middle of answers, or for a moment: no task is charged for it.
+
+use task_host_tests::faults::{Fault, Proxy};
+use task_host_tests::{Place, http};
+
+const TASKS: usize = 12;
+/// Less than an input has.
+const BYTES: usize = 20_000;
+
+#[test]
+fn bodies_that_break_off_for_a_while_cost_no_attempt() {
+    let place = Place::with(&["NO_OP"]);
+    let proxy = Proxy::to(&http::serve_files(place.path().join("bucket")));
+    let inputs = format!("{}/", proxy.url());
+    let host = place.watch(&["--input-bucket", &inputs, "--max-attempts", "1"]);
+    let tasks = place.innocent(TASKS);
+    place.submit(&tasks[..1]);
+    place.innocent_are_done(1);
+    // The start of each answer still comes, also when the host tries an input that came before.
+    proxy.fail(Fault::Cut(BYTES));
+    place.submit(&tasks[1..]);
+    host.is_out("http://");
+    host.has_tried(2);
+    proxy.mend();
+    place.innocent_are_done(TASKS);
+    host.did_without_harm(TASKS);
+}
+
+#[test]
+fn an_input_that_fails_for_a_moment_costs_no_attempt() {
+    let place = Place::with(&["NO_OP"]);
+    let proxy = Proxy::to(&http::serve_files(place.path().join("bucket")));
+    let inputs = format!("{}/", proxy.url());
+    let host = place.watch(&["--input-bucket", &inputs, "--max-attempts", "1"]);
+    let tasks = place.innocent(TASKS);
+    place.submit(&tasks[..1]);
+    place.innocent_are_done(1);
+    // When the host tries other objects, all is well again.
+    let body = "not now".to_owned();
+    proxy.fail_some(Fault::Answer { status: 403, body }, "0_input/1.dat", 1);
+    place.submit(&tasks[1..]);
+    place.innocent_are_done(TASKS);
+    host.did_without_harm(TASKS);
+}

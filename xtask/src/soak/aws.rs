@@ -1,0 +1,114 @@
+//! SQS and S3 for a soak run, of a server on this machine.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::Context;
+use serde_json::Value;
+use task_host_test_network::faults::Proxy;
+
+use crate::command::{capture, run};
+use crate::project::Project;
+use crate::servers::Servers;
+
+pub(super) struct Aws {
+    /// The server ends with this.
+    _servers: Servers,
+    endpoint: String,
+    program: std::path::PathBuf,
+    /// What hosts reach the server through.
+    pub(super) proxy: Proxy,
+    /// The name of the queue and of the bucket.
+    pub(super) name: String,
+}
+
+impl Aws {
+    /// A server with an empty bucket.
+    pub(super) fn start(project: &Project) -> anyhow::Result<Self> {
+        let servers = Servers::start(project)?;
+        let found = servers.variables().find(|(name, _)| *name == "TASK_HOST_TEST_AWS");
+        let endpoint = found.context("a server of SQS and S3")?.1.to_owned();
+        let aws = Self {
+            program: project.target.join("aws/bin/aws"),
+            proxy: Proxy::to(&endpoint),
+            name: format!("soak-{}", std::process::id()),
+            endpoint,
+            _servers: servers,
+        };
+        run(aws.aws().args(["s3", "mb", &aws.bucket()]).stdout(Stdio::null()))?;
+        Ok(aws)
+    }
+
+    pub(super) fn queue(&self) -> String {
+        format!("sqs://{}", self.name)
+    }
+
+    pub(super) fn errors(&self) -> String {
+        format!("{}-errors", self.queue())
+    }
+
+    pub(super) fn bucket(&self) -> String {
+        format!("s3://{}", self.name)
+    }
+
+    /// Makes a command reach the server, through the network that fails or past it.
+    pub(super) fn lead(&self, command: &mut Command, past_faults: bool) {
+        let endpoint = if past_faults { self.endpoint.clone() } else { self.proxy.url() };
+        command.env("AWS_ENDPOINT_URL", endpoint);
+        for (name, value) in [
+            ("AWS_ACCESS_KEY_ID", "test"),
+            ("AWS_SECRET_ACCESS_KEY", "test"),
+            ("AWS_REGION", "us-east-1"),
+            ("AWS_DEFAULT_REGION", "us-east-1"),
+            ("AWS_EC2_METADATA_DISABLED", "true"),
+            ("HOST_CREATE_QUEUES", "true"),
+        ] {
+            command.env(name, value);
+        }
+    }
+
+    /// The number of messages in a queue, leased ones included.
+    pub(super) fn messages(&self, queue: &str) -> anyhow::Result<usize> {
+        let name = queue.trim_start_matches("sqs://");
+        let url = capture(self.aws().args([
+            "sqs",
+            "get-queue-url",
+            "--queue-name",
+            name,
+            "--query",
+            "QueueUrl",
+            "--output",
+            "text",
+        ]))?;
+        let said = capture(self.aws().args([
+            "sqs",
+            "get-queue-attributes",
+            "--queue-url",
+            url.trim(),
+            "--attribute-names",
+            "All",
+        ]))?;
+        let said: Value = serde_json::from_str(&said)?;
+        let count = |name: &str| -> anyhow::Result<usize> {
+            let text = said["Attributes"][name].as_str().with_context(|| format!("no {name}"))?;
+            Ok(text.parse()?)
+        };
+        Ok(count("ApproximateNumberOfMessages")?
+            + count("ApproximateNumberOfMessagesNotVisible")?
+            + count("ApproximateNumberOfMessagesDelayed")?)
+    }
+
+    /// Copies the outputs of all tasks to a directory.
+    pub(super) fn copy_outputs(&self, to: &Path) -> anyhow::Result<()> {
+        let from = format!("{}/data", self.bucket());
+        run(self.aws().args(["s3", "sync", "--only-show-errors", &from]).arg(to))
+    }
+
+    fn aws(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        // Version 1 of `aws` uses AWS's own address without this option.
+        command.args(["--endpoint-url", &self.endpoint]);
+        self.lead(&mut command, true);
+        command
+    }
+}
