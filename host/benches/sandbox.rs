@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytesize::ByteSize;
 use task_host::key::{BucketKey, Prefix, TaskName};
 use task_host::message::Task;
-use task_host::sandbox::{self, Guest, Input, InputContent, Job, Limits, Sandbox};
+use task_host::sandbox::{self, Guest, Input, InputContent, Job, Limits, Mode, Sandbox};
 use task_host::spill::SpillDir;
 use tokio_util::sync::CancellationToken;
 
@@ -38,10 +38,10 @@ async fn bench(component: &Path, directory: &Path) {
             open_files: 1000,
         };
         let spill = Arc::new(SpillDir::new(&root).expect("a work directory"));
-        let sandbox = Sandbox::new(threads, limits, spill);
+        let sandbox = Sandbox::new(threads, limits, spill, Mode::Ordinary);
         let sandbox = Arc::new(sandbox.expect("a sandbox"));
         let wasm = std::fs::read(component).expect("the component");
-        let engine = sandbox::compiling_engine().expect("an engine");
+        let engine = sandbox::compiling_engine(Mode::Ordinary).expect("an engine");
         let code = engine.precompile_component(&wasm).expect("a component");
         // SAFETY: the code was made above.
         let loaded = unsafe { sandbox.load(&code) }.expect("compiled code");

@@ -10,6 +10,8 @@ mod cloud;
 mod content;
 mod dir;
 mod encoding;
+#[doc(hidden)]
+pub mod foreign;
 mod listing;
 mod object;
 mod service_error;

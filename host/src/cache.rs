@@ -19,6 +19,8 @@ mod check;
 mod directories;
 mod download;
 mod error;
+#[doc(hidden)]
+pub mod foreign;
 mod index;
 mod single_flight;
 #[cfg(test)]

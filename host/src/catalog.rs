@@ -7,6 +7,7 @@
 //!
 //! A separate process compiles each component, under limits: `catalog/compiler.rs` starts it, and
 //! `catalog/child.rs` runs in it. `catalog/compiled.rs` stores compiled code.
+//! `catalog/contents.rs` tells people what a component contains.
 //! `catalog/quarantine.rs` remembers components that can't be compiled, so that they are not
 //! compiled again. A failure of the host's own is [`CatalogError::Unavailable`], never
 //! [`CatalogError::NotAGuest`].
@@ -14,6 +15,9 @@
 mod child;
 mod compiled;
 mod compiler;
+mod contents;
+#[doc(hidden)]
+pub mod foreign;
 mod quarantine;
 
 use std::collections::HashMap;
@@ -41,6 +45,7 @@ use crate::words;
 pub use self::child::compile_for_parent;
 pub use self::compiled::check_compiled;
 pub use self::compiler::{CompileLimits, Compiler, HostError};
+pub use self::contents::Contents;
 pub use self::quarantine::{Quarantined, forget_quarantined, quarantined};
 
 /// How long the digest of a name is trusted after a lookup.
@@ -445,23 +450,26 @@ impl Catalog {
             error => NotLoaded::Cache(error),
         })?;
         let file = tokio::fs::File::from_std(file);
-        let code = match self.compiler.compile(blob.digest, blob.size, file).await {
-            Ok(code) => code,
-            Err(Uncompiled::Failed(failed)) => {
-                return Err(self.remember(blob.digest, lock, failed));
-            }
-            Err(Uncompiled::Died(how)) => {
-                let deaths = self.compiled.died(blob.digest, lock);
-                if deaths >= MAX_DEATHS {
-                    return Err(self.reject(blob.digest, lock, deaths));
+        let code =
+            match self.compiler.compile(self.sandbox.mode(), blob.digest, blob.size, file).await {
+                Ok(code) => code,
+                Err(Uncompiled::Failed(failed)) => {
+                    return Err(self.remember(blob.digest, lock, failed));
                 }
-                return Err(NotLoaded::NotYet(format!("{how}; it is compiled once more")));
-            }
-            Err(Uncompiled::Stopped(how)) => return Err(NotLoaded::NotYet(how)),
-            Err(Uncompiled::Damaged) => return Err(self.distrust(blob, None).await),
-            Err(Uncompiled::Unread(error)) => return Err(self.distrust(blob, Some(error)).await),
-            Err(Uncompiled::Host(error)) => return Err(NotLoaded::Host(error)),
-        };
+                Err(Uncompiled::Died(how)) => {
+                    let deaths = self.compiled.died(blob.digest, lock);
+                    if deaths >= MAX_DEATHS {
+                        return Err(self.reject(blob.digest, lock, deaths));
+                    }
+                    return Err(NotLoaded::NotYet(format!("{how}; it is compiled once more")));
+                }
+                Err(Uncompiled::Stopped(how)) => return Err(NotLoaded::NotYet(how)),
+                Err(Uncompiled::Damaged) => return Err(self.distrust(blob, None).await),
+                Err(Uncompiled::Unread(error)) => {
+                    return Err(self.distrust(blob, Some(error)).await);
+                }
+                Err(Uncompiled::Host(error)) => return Err(NotLoaded::Host(error)),
+            };
         let seconds = start.elapsed().as_secs_f64();
         tracing::info!("component {name} compiled in {seconds:.1} s");
         if let Some(lock) = lock {

@@ -19,7 +19,7 @@ use crate::environment::{Environment, default_cache_dir};
 use crate::key::Prefix;
 use crate::queue;
 use crate::report;
-use crate::sandbox::{Limits, MOST_OPEN_FILES};
+use crate::sandbox::{Limits, MOST_OPEN_FILES, Mode};
 use crate::verdict::Policy;
 
 /// The settings of `host run`.
@@ -149,6 +149,10 @@ pub struct WorkSettings {
     /// Lease duration, from 2s to 12h; the host renews the leases of the tasks it holds
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse::lease)]
     pub lease: Duration,
+    /// Give tasks random numbers and times that follow from the task alone, so that each run of a
+    /// task does the same
+    #[arg(long)]
+    pub deterministic: bool,
 }
 
 /// When a host stops.
@@ -319,6 +323,13 @@ impl RetrySettings {
             first_retry: self.retry_after,
             longest_retry: Policy::default().longest_retry.max(self.retry_after),
         }
+    }
+}
+
+impl WorkSettings {
+    /// Where tasks get the time and random numbers from.
+    pub fn mode(&self) -> Mode {
+        if self.deterministic { Mode::Deterministic } else { Mode::Ordinary }
     }
 }
 

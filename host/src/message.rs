@@ -5,10 +5,14 @@
 //! `{"payload": P, "queueName": …, "id": …}`, where P is a SimpleTasks task, a registered task
 //! `{"class": "Name", …}`, or a function call `[["module", "fn"], args, kwargs, id]`.
 
+mod content;
+
 use std::borrow::Cow;
 
 use crate::json::{self, Fields, Value};
 use crate::key::{self, BucketKey, KeyError, Prefix, TaskName};
+
+pub use content::content;
 
 /// The most bytes of a message that is a task.
 pub const LONGEST: usize = 16 << 20;

@@ -151,7 +151,9 @@ impl Prefetch {
             found.push(one);
             turns.pass().await;
         }
-        let permit = self.ahead.take(found.iter().map(|found| found.version.size).sum()).await;
+        // A server may claim any sizes.
+        let claimed = found.iter().fold(0_u64, |sum, one| sum.saturating_add(one.version.size));
+        let permit = self.ahead.take(claimed).await;
         let (room, mut sum) = (Room::new(), Fetched::default());
         let mut inputs = Vec::with_capacity(found.len());
         let mut versions = Vec::with_capacity(found.len());
@@ -191,7 +193,7 @@ impl Prefetch {
         let mut inputs = Vec::with_capacity(names.len());
         let mut versions = Vec::with_capacity(names.len());
         let mut in_place = ReadInPlace::default();
-        let mut bytes = 0;
+        let mut bytes = 0_u64;
         for path in names {
             turns.pass().await;
             let key = base.join(&path);
@@ -212,7 +214,7 @@ impl Prefetch {
                 in_place.0.push((path.clone(), source.clone()));
                 InputContent::File { source, size }
             };
-            bytes += size;
+            bytes = bytes.saturating_add(size);
             inputs.push(Input { path, content });
         }
         let permit = self.ahead.take(bytes).await;

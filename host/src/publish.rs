@@ -219,6 +219,21 @@ pub async fn outputs(
     Ok(all.published())
 }
 
+/// What a receipt would say of these outputs, which are not published.
+///
+/// # Errors
+/// With [`PublishError::Invalid`] for what could not be published under `base`.
+pub async fn unpublished(all: &[Output], base: &Prefix) -> Result<Vec<PutOutput>, PublishError> {
+    check_case(all)?;
+    let keys = keys(all, base, None)?;
+    let mut facts = Vec::with_capacity(all.len());
+    for (output, key) in all.iter().zip(keys) {
+        let (sha256, size) = (digest(output).await?, output.content.size());
+        facts.push(PutOutput { key, sha256, size, version: PutTag::new() });
+    }
+    Ok(facts)
+}
+
 async fn put(
     output: &Output,
     number: usize,

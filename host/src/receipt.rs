@@ -11,22 +11,20 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use crate::digest::Digest;
 use crate::json;
 use crate::key::{BucketKey, RECEIPTS};
-use crate::message::Task;
 use crate::publish::{Published, PutOutput};
 use crate::report::{HOST_INFO, HostInfo, Received};
+use crate::sandbox::Mode;
 use crate::stats::{Step, Steps};
 
+pub use crate::message::content;
 pub use store::{Found, Receipts};
 
 /// The version of the format.
 const FORMAT: u64 = 1;
-/// The first line of the text whose digest names a receipt.
-const CONTENT: &str = "task-host receipt 1";
 /// Hexadecimal digits of the directory of a receipt: ten million receipts lie in 256 directories of
 /// about 40,000 each. More directories would cost the first tasks of a bucket more.
 const SHARD: usize = 2;
@@ -36,23 +34,6 @@ const LONGEST_MESSAGE: usize = 64 << 10;
 const WITHDRAWN: &str = r#"{"receipt":1,"withdrawn":true}"#;
 /// The most bytes of a receipt that is read.
 const LARGEST: u64 = 128 << 20;
-
-/// The digest of what a guest receives of a task: name, base directory, id, inputs and payload.
-pub fn content(task: &Task) -> Digest {
-    let mut hasher = Sha256::new();
-    let id = task.id.to_string();
-    // No name or key has a line feed, and no input is empty.
-    let lines = [CONTENT, task.name.as_str(), task.base_directory.as_str(), &id];
-    for line in lines.into_iter().chain(task.inputs.iter().map(BucketKey::as_str)) {
-        hasher.update(line);
-        hasher.update("\n");
-    }
-    if let Some(payload) = &task.payload {
-        hasher.update("\n");
-        hasher.update(payload);
-    }
-    Digest(hasher.finalize().into())
-}
 
 /// The key of the receipt of a task with that content.
 pub fn key(content: &Digest) -> BucketKey {
@@ -92,6 +73,8 @@ pub struct Draft<'a> {
     pub attempt: u32,
     /// The component that ran.
     pub component: Digest,
+    /// Where it got the time and random numbers from.
+    pub mode: Mode,
     /// What the task read.
     pub inputs: &'a [ReadInput],
     /// What the task left.
@@ -111,6 +94,7 @@ impl Draft<'_> {
             content: Digest,
             component: Digest,
             attempt: u32,
+            deterministic: bool,
             inputs: &'a [ReadInput],
             outputs: &'a [PutOutput],
             memory_bytes: u64,
@@ -128,6 +112,7 @@ impl Draft<'_> {
             content: self.content,
             component: self.component,
             attempt: self.attempt,
+            deterministic: self.mode == Mode::Deterministic,
             inputs: self.inputs,
             outputs: self.outputs,
             memory_bytes: self.memory,
@@ -148,6 +133,11 @@ pub struct Receipt {
     content: Digest,
     /// The component that ran.
     pub component: Digest,
+    /// The number of the attempt, from 1.
+    pub attempt: u32,
+    /// Whether the guest's clocks and random numbers followed from the task.
+    #[serde(default)]
+    pub deterministic: bool,
     /// What the task read.
     pub inputs: Vec<ReadInput>,
     /// What the task left.
@@ -202,7 +192,8 @@ impl Receipt {
     pub fn published(&self) -> Published {
         Published {
             keys: self.outputs.iter().map(|output| output.key.clone()).collect(),
-            bytes: self.outputs.iter().map(|output| output.size).sum(),
+            // Anybody who can write to the bucket chose these numbers.
+            bytes: self.outputs.iter().fold(0, |sum, output| sum.saturating_add(output.size)),
         }
     }
 
@@ -222,7 +213,7 @@ impl Receipt {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message;
+    use crate::message::{self, Task};
 
     fn task(text: &str) -> Task {
         message::decode(text.as_bytes()).unwrap()
@@ -279,6 +270,7 @@ mod tests {
             message,
             attempt: 2,
             component: digest,
+            mode: Mode::Deterministic,
             inputs: &[input],
             outputs: &[output],
             steps: &Steps::start(),
@@ -294,8 +286,18 @@ mod tests {
             let receipt = Receipt::parse(&bytes, &content).unwrap();
             assert_eq!(receipt.outputs[0].sha256, Digest::of(b"A"));
             assert_eq!(receipt.published().bytes, 1);
+            assert!(receipt.deterministic);
             assert!(bytes.len() < 3000, "{}", bytes.len());
         }
+    }
+
+    #[test]
+    fn sizes_that_nobody_wrote_do_not_stop_a_host() {
+        let (content, bytes) = sample(TASK.as_bytes());
+        let mut receipt = Receipt::parse(&bytes, &content).unwrap();
+        receipt.outputs[0].size = u64::MAX;
+        receipt.outputs.push(receipt.outputs[0].clone());
+        assert_eq!(receipt.published().bytes, u64::MAX);
     }
 
     #[test]

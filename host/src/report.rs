@@ -238,11 +238,12 @@ pub enum Received<'a> {
     /// Another message, as a string. A message that is itself a JSON string comes this way too, so
     /// that a string here is always the text of a message.
     Text(Cow<'a, str>),
-    /// What a message was that is too large for the report.
+    /// What a message was that is too large for the report, or that would become a task if it were
+    /// UTF-8 text.
     Digest(Omitted<'a>),
 }
 
-/// Stands for a message that is too large for a report. Nobody can take it for a task, because
+/// Stands for a message that can't be in a report. Nobody can take it for a task, because
 /// its `inputs` are a number.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Omitted<'a> {
@@ -288,15 +289,23 @@ impl<'a> Received<'a> {
     }
 
     fn whole(message: &'a [u8]) -> Self {
-        let text = String::from_utf8_lossy(message);
+        let text = match String::from_utf8_lossy(message) {
+            // With other characters in the place of its bytes, the message would be a task that
+            // nobody sent, and could be sent back.
+            Cow::Owned(changed) if message::decode(changed.as_bytes()).is_ok() => {
+                return Self::Digest(Omitted::of(message));
+            }
+            Cow::Owned(changed) => return Self::Text(changed.into()),
+            Cow::Borrowed(text) => text,
+        };
         let as_json = |text: &str| {
             let value = json::parse(text).ok().filter(|value| !value.is_string())?;
             let can_be_embedded = value.is_portable() && !value.text().contains(is_barred);
             can_be_embedded.then(|| RawValue::from_string(value.text().to_owned()).ok())?
         };
-        match as_json(&text) {
+        match as_json(text) {
             Some(json) => Self::Json(json),
-            None => Self::Text(text),
+            None => Self::Text(text.into()),
         }
     }
 }
@@ -457,6 +466,16 @@ mod tests {
             assert!(whole(text.as_bytes())["task"] == text, "{text:.80}");
         }
         assert_eq!(whole(b"\xff")["task"], "\u{fffd}");
+    }
+
+    #[test]
+    fn a_message_that_is_not_text_does_not_become_a_task() {
+        let message = b"{\"basic_info\": {\"name\": \"A\", \"base_directory\": \"caf\xe9\"}}";
+        assert!(message::decode(message).is_err());
+        let report = report(message, &[], "").versions().next().unwrap();
+        let omitted = Report::parse(&report).unwrap().message().unwrap_err().to_string();
+        assert!(omitted.contains("not UTF-8 text"), "{omitted}");
+        assert_eq!(read(&report)["task"]["sha256"], Digest::of(message).to_string());
     }
 
     #[test]

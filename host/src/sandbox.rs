@@ -11,10 +11,13 @@
 mod confine;
 mod disk;
 mod files;
+#[doc(hidden)]
+pub mod foreign;
 mod imports;
 mod interface;
 mod limits;
 mod log;
+mod mode;
 mod quota;
 mod stack;
 mod thread;
@@ -48,6 +51,8 @@ pub use interface::version_problem;
 use limits::Memory;
 pub use limits::{Limit, Limits, MOST_OPEN_FILES, is_too_large};
 pub use log::{Log, Tee};
+pub use mode::Mode;
+use mode::{StepClock, World};
 use quota::Quota;
 use thread::Threads;
 
@@ -73,6 +78,7 @@ pub struct Sandbox {
     threads: Threads,
     disk: Disk,
     limits: Limits,
+    mode: Mode,
 }
 
 /// A compiled component of our world, ready to be instantiated.
@@ -249,6 +255,8 @@ struct State {
     files: Tree,
     quota: Arc<Quota>,
     memory: Memory,
+    /// The clock of a deterministic guest.
+    steps: Option<StepClock>,
 }
 
 impl WasiView for State {
@@ -264,17 +272,27 @@ pub fn possible_confinement() -> Confinement {
 
 impl Sandbox {
     /// Starts `slots` threads for guests, each of which may use what `limits` allow. Outputs that
-    /// are too large for memory go to `spill`.
+    /// are too large for memory go to `spill`. `mode` holds for all guests.
     ///
     /// # Errors
     /// When the engine or a thread can't be had: too little address space, for example.
-    pub fn new(slots: usize, limits: Limits, spill: Arc<SpillDir>) -> wasmtime::Result<Self> {
-        let engine = Engine::new(&config(slots))?;
+    pub fn new(
+        slots: usize,
+        limits: Limits,
+        spill: Arc<SpillDir>,
+        mode: Mode,
+    ) -> wasmtime::Result<Self> {
+        let engine = Engine::new(&config(slots, mode))?;
         let mut linker = Linker::new(&engine);
         imports::add_to_linker(&mut linker)?;
         let threads = Threads::start(slots, &engine)?;
         let disk = Disk::start(spill)?;
-        Ok(Self { engine, linker, threads, disk, limits })
+        Ok(Self { engine, linker, threads, disk, limits, mode })
+    }
+
+    /// Where guests get the time and random numbers from. Their compiled code depends on it.
+    pub fn mode(&self) -> Mode {
+        self.mode
     }
 
     /// The engine, which decides what compiled code fits.
@@ -342,12 +360,12 @@ impl Sandbox {
 
     /// Runs the job on the next free thread, if it is still there then.
     async fn run_unless_taken(&self, job: Arc<Mutex<Option<Job>>>) -> Execution {
-        let (limits, disk) = (self.limits, self.disk.clone());
+        let (limits, disk, mode) = (self.limits, self.disk.clone(), self.mode);
         let run = self.threads.run(move |engine| {
             let job = job.lock().take();
             Box::pin(async move {
                 match job {
-                    Some(job) => execute(engine, limits, disk, job).await,
+                    Some(job) => execute(engine, limits, disk, mode, job).await,
                     None => Execution::not_begun(RunError::Cancelled),
                 }
             })
@@ -356,7 +374,7 @@ impl Sandbox {
     }
 }
 
-fn config(slots: usize) -> Config {
+fn config(slots: usize, mode: Mode) -> Config {
     let slots = u32::try_from(slots).unwrap_or(u32::MAX);
     let in_all = |each: usize| u32::try_from(each).unwrap_or(u32::MAX).saturating_mul(slots);
     let mut pool = PoolingAllocationConfig::new();
@@ -381,54 +399,66 @@ fn config(slots: usize) -> Config {
         } else {
             Enabled::No
         });
-    let mut config = code_config();
+    let mut config = code_config(mode);
     config.allocation_strategy(pool);
     config
 }
 
 /// Everything that compiled code depends on.
-fn code_config() -> Config {
+fn code_config(mode: Mode) -> Config {
     let mut config = Config::new();
     config
         .wasm_component_model(true)
+        // The engine is built without garbage collection. Function types with subtypes, which this
+        // proposal adds too, would be compiled to calls of code that aborts the process.
+        .wasm_gc(false)
         .concurrency_support(false)
         .epoch_interruption(true)
         .memory_init_cow(true)
         // The default asks an environment variable, and reads debug information.
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         .wasm_backtrace_max_frames(NonZeroUsize::new(stack::MOST_FRAMES));
+    if mode == Mode::Deterministic {
+        // What a processor leaves in a NaN, and in what relaxed SIMD leaves open, is its own.
+        config.cranelift_nan_canonicalization(true).relaxed_simd_deterministic(true);
+    }
     config
 }
 
-/// An engine whose compiled code every [`Sandbox`] can load, and which reserves nothing to run any:
+/// An engine whose compiled code every [`Sandbox`] of this mode can load, and which reserves nothing to run any:
 /// how instances are allocated makes no difference to their code.
 ///
 /// # Errors
 /// When the machine's processor is not known to the compiler.
-pub fn compiling_engine() -> wasmtime::Result<Engine> {
-    Engine::new(&code_config())
+pub fn compiling_engine(mode: Mode) -> wasmtime::Result<Engine> {
+    Engine::new(&code_config(mode))
 }
 
-async fn execute(engine: &Engine, limits: Limits, disk: Disk, job: Job) -> Execution {
+async fn execute(engine: &Engine, limits: Limits, disk: Disk, mode: Mode, job: Job) -> Execution {
     let start = Instant::now();
     let deadline = start + limits.time;
     let log = log::Sink::new(job.tee);
     let quota = Quota::new(&limits);
-    let files = Tree::new(job.inputs, &limits, quota.clone(), disk, log.clone());
+    let world = (mode == Mode::Deterministic).then(|| World::of(&job.task));
+    let files = Tree::new(job.inputs, &limits, quota.clone(), disk, log.clone(), world.as_ref());
     let mut table = ResourceTable::new();
     table.set_max_capacity(limits::MAX_HANDLES);
+    let mut wasi = WasiCtx::builder();
+    wasi.stdout(log.clone())
+        .stderr(log.clone())
+        .allow_tcp(false)
+        .allow_udp(false)
+        .max_random_size(limits.call().as_u64());
+    if let Some(world) = &world {
+        world.set(&mut wasi);
+    }
     let state = State {
-        wasi: WasiCtx::builder()
-            .stdout(log.clone())
-            .stderr(log.clone())
-            .allow_tcp(false)
-            .allow_udp(false)
-            .max_random_size(limits.call().as_u64())
-            .build(),
+        wasi: wasi.build(),
         table,
         files: files.clone(),
         quota: quota.clone(),
         memory: Memory::new(limits.memory),
+        steps: world.map(|world| world.clock),
     };
     let mut store = Store::new(engine, state);
     store.limiter(|state| &mut state.memory);

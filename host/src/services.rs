@@ -123,7 +123,8 @@ impl Services {
             max_bytes: config.cache.size.as_u64(),
         })?;
         let spill = Arc::new(SpillDir::new(&config.cache.dir.join("work"))?);
-        let sandbox = Sandbox::new(config.work.parallel, config.task.limits(), spill.clone());
+        let (parallel, mode) = (config.work.parallel, config.work.mode());
+        let sandbox = Sandbox::new(parallel, config.task.limits(), spill.clone(), mode);
         let sandbox = Arc::new(sandbox.map_err(|e| OpenError::Sandbox(format!("{e:#}")))?);
         let (component_bucket, component_prefix) = match &config.data.components {
             Some(dir) => (bucket::open_dir(dir)?, Prefix::root()),

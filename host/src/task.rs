@@ -30,7 +30,8 @@ use crate::stats::{Gauge, Step, Steps};
 use crate::turns::Turns;
 use crate::verdict::{self, Verdict};
 use crate::words;
-use receipts::{Inputs, ReceiptPlace};
+pub(crate) use receipts::Inputs;
+use receipts::ReceiptPlace;
 
 /// Messages of more bytes are decoded on a thread that may block.
 const DECODED_INLINE: usize = 256 << 10;

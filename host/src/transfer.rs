@@ -4,6 +4,7 @@
 //! Nothing here writes to a terminal. An [`Observer`] is told how far the transfer is and which
 //! messages were refused.
 
+pub mod audit;
 pub mod check;
 pub mod copy;
 pub mod forward;
@@ -13,6 +14,7 @@ pub mod redrive;
 mod refusals;
 #[cfg(test)]
 mod refusing_queue;
+pub mod rerun;
 pub mod send;
 
 use std::fmt;

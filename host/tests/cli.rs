@@ -808,6 +808,7 @@ fn the_help_of_commands_and_settings_is_as_people_read_it() {
         ("component_inspect", "component inspect"),
         ("receipts", "receipts"),
         ("receipts_verify", "receipts verify"),
+        ("receipts_audit", "receipts audit"),
         ("receipts_show", "receipts show"),
         ("cache", "cache"),
         ("cache_verify", "cache verify"),

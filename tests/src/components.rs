@@ -16,6 +16,12 @@ pub fn with_fields(pages: u32, fields: &str) -> Vec<u8> {
     component_of(&Core { pages, more: fields, ..Core::default() })
 }
 
+/// A component whose `execute` has this body, in a core module with so many pages of memory and
+/// these fields.
+pub fn with_body(body: &str, pages: u32, fields: &str) -> Vec<u8> {
+    component_of(&Core { execute: body, pages, more: fields, ..Core::default() })
+}
+
 /// A component that returns a list of so many outputs, which are all the same bytes: those of
 /// its memory from the start.
 pub fn listing(outputs: u32, bytes: u32) -> Vec<u8> {

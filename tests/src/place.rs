@@ -47,6 +47,15 @@ impl Place {
         place
     }
 
+    /// Another place, with the same bucket and the same cache.
+    pub fn copy(&self) -> Self {
+        let copy = Self::new();
+        for part in ["bucket", "home"] {
+            copy_dir(&self.path().join(part), &copy.path().join(part));
+        }
+        copy
+    }
+
     /// The directory.
     pub fn path(&self) -> &Path {
         self.dir.path()
@@ -247,6 +256,20 @@ impl Place {
             |name: &&String| !is_lock(name) && (is_temporary(name) || name.starts_with("work/"));
         left.extend(cached.iter().filter(is_work).map(|name| format!("cache/{name}")));
         left
+    }
+}
+
+/// Copies a directory, into one that may be there.
+fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a directory");
+    fs::set_permissions(to, fs::metadata(from).expect("a directory").permissions())
+        .expect("a mode");
+    for entry in fs::read_dir(from).expect("a directory").flatten() {
+        let to = to.join(entry.file_name());
+        match entry.file_type().expect("a kind of file").is_dir() {
+            true => copy_dir(&entry.path(), &to),
+            false => drop(fs::copy(entry.path(), to).expect("a file")),
+        }
     }
 }
 

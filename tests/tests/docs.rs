@@ -45,6 +45,7 @@ pages! {
     operating => "docs/operating.md",
     reference_bucket => "docs/reference/bucket.md",
     reference_command_line => "docs/reference/command-line.md",
+    reference_determinism => "docs/reference/determinism.md",
     reference_files => "docs/reference/files.md",
     reference_messages => "docs/reference/messages.md",
     reference_queue => "docs/reference/queue.md",

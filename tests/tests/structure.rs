@@ -285,23 +285,122 @@ fn only_one_file_of_the_library_reads_the_environment() {
     assert!(readers.contains(&"environment.rs".to_owned()) && others.is_empty(), "{others:?}");
 }
 
+/// A file of the repository.
+fn text(path: &str) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    std::fs::read_to_string(root.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The rows of all tables in a part of a page, without their heads.
+fn rows(page: &str) -> Vec<&str> {
+    let lines: Vec<&str> = page.lines().collect();
+    let is_row = |at: &usize| {
+        let is_head = lines.get(at + 1).is_some_and(|next| next.starts_with("|---"));
+        lines[*at].starts_with("| ") && !is_head
+    };
+    (0..lines.len()).filter(is_row).map(|at| lines[at]).collect()
+}
+
+/// The tests that a text links to: [`name`](file). All of them are there.
+fn linked_tests(text: &str) -> Vec<&str> {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("docs");
+    let links = text.split("[`").skip(1).filter_map(|rest| rest.split_once("`]("));
+    let mut tests = Vec::new();
+    for (name, rest) in links {
+        let file = rest.split_once(')').expect("the end of the link").0;
+        // Other links are to pages, or to files by their names.
+        if !file.ends_with(".rs") || name.contains('/') {
+            continue;
+        }
+        let file = docs.join(file);
+        let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{file:?}: {e}"));
+        // A file of tests, a test by itself, or one that the list of a macro makes.
+        let is_there = file.ends_with(name)
+            || [format!("fn {name}("), format!("=> {name},")]
+                .iter()
+                .any(|test| text.contains(test));
+        assert!(is_there, "{name} is not in {file:?}");
+        tests.push(name);
+    }
+    tests
+}
+
+/// The part of a page between two headings.
+fn part<'a>(page: &'a str, from: &str, to: &str) -> &'a str {
+    let (_, part) = page.split_once(&format!("\n## {from}\n")).expect("the first heading");
+    part.split_once(&format!("\n## {to}\n")).expect("the heading after it").0
+}
+
+/// Insists that each row of the tables has a test. Returns the number of rows.
+#[track_caller]
+fn each_row_has_a_test(part: &str) -> usize {
+    let rows = rows(part);
+    for row in &rows {
+        assert!(!linked_tests(row).is_empty(), "no test: {row}");
+    }
+    rows.len()
+}
+
 #[test]
 fn every_invariant_of_the_architecture_has_its_tests() {
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("docs");
-    let page = std::fs::read_to_string(docs.join("architecture.md")).unwrap();
-    let (_, invariants) = page.split_once("\n## Invariants\n").expect("the section");
-    let (invariants, _) = invariants.split_once("\n## ").expect("a section after it");
-    let rows: Vec<&str> =
-        invariants.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
-    assert!(rows.len() > 10, "{rows:#?}");
-    for row in rows {
-        let tests: Vec<&str> = row.split("[`").skip(1).collect();
-        assert!(!tests.is_empty(), "no test: {row}");
-        for test in tests {
-            let (name, rest) = test.split_once("`](").expect("a link");
-            let file = docs.join(rest.split_once(')').expect("the end of the link").0);
-            let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{file:?}: {e}"));
-            assert!(text.contains(&format!("fn {name}(")), "{name} is not in {}", file.display());
+    let page = text("docs/architecture.md");
+    assert!(each_row_has_a_test(part(&page, "Invariants", "Decisions")) > 10);
+}
+
+#[test]
+fn every_promise_of_the_security_page_has_its_tests() {
+    let page = text("docs/security.md");
+    let promises = part(&page, "What a task can see and do", "What is not protected");
+    assert!(each_row_has_a_test(promises) > 60);
+    linked_tests(&page);
+}
+
+#[test]
+fn every_attack_of_the_tests_belongs_to_a_promise() {
+    let page = text("docs/security.md");
+    let linked = linked_tests(&page);
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/host/hostile");
+    let mut attacks = 0;
+    for file in task_host_tests::files(&dir) {
+        let text = std::fs::read_to_string(dir.join(&file)).unwrap();
+        let Some((_, list)) = text.split_once("\nattacks! {\n") else { continue };
+        let list = list.split_once("\n}\n").expect("the end of the list").0;
+        let names =
+            list.lines().filter_map(|line| line.trim().strip_suffix(',')?.split_once(" => "));
+        for (_, name) in names {
+            attacks += 1;
+            assert!(linked.contains(&name), "docs/security.md does not link to {name} of {file}");
         }
     }
+    assert!(attacks > 70, "{attacks}");
+}
+
+#[test]
+fn the_advisories_were_checked_for_the_version_of_wasmtime_that_is_used() {
+    let lock = text("Cargo.lock");
+    let (_, package) = lock.split_once("\nname = \"wasmtime\"\n").expect("wasmtime");
+    let version = package.split('"').nth(1).expect("a version");
+    let checked = format!("\nwasmtime {version} was checked on 20");
+    assert!(
+        text("docs/security.md").contains(&checked),
+        "docs/security.md does not say that wasmtime {version} was checked: look up the advisories \
+         of wasmtime, and change its section \"wasmtime\""
+    );
+}
+
+#[test]
+fn the_engine_is_built_without_the_parts_that_the_security_page_excludes() {
+    let manifest = text("host/Cargo.toml");
+    let is_engine =
+        |line: &&str| line.starts_with("wasmtime = ") || line.starts_with("wasmtime-wasi = ");
+    let engine: Vec<&str> = manifest.lines().filter(is_engine).collect();
+    assert_eq!(engine.len(), 2);
+    for line in engine {
+        assert!(line.contains("default-features = false"), "{line}");
+        for part in ["winch", "gc", "threads", "component-model-async", "p3", "coredump", "debug"] {
+            assert!(!line.contains(&format!("\"{part}")), "{part}: {line}");
+        }
+    }
+    assert!(!manifest.contains("wasmtime-wasi-http"), "wasi:http");
+    assert!(text("host/src/sandbox.rs").contains(".wasm_gc(false)"), "garbage collection is on");
 }

@@ -15,22 +15,29 @@ use crate::command::{capture, run};
 use crate::project::Project;
 use crate::setup::{cargo_programs, needed, npm_packages, python_packages, rust_programs};
 
+/// The programs of tests, each in three languages: `LANGUAGE_PROGRAM.wasm`.
+const PROGRAMS: [&str; 2] = ["files", "observe"];
+
 /// The guests of tests that are not in Rust.
 pub(crate) fn guests(project: &Project) -> anyhow::Result<Vec<PathBuf>> {
     let programs = project.root.join("tests/programs");
-    let component = |name: &str| project.target.join("guests").join(format!("{name}.wasm"));
-    let built = ["c_files", "python_files", "javascript_files"].map(component);
-    let [c, python, javascript] = &built;
     let task = World { wit: &project.root.join("wit"), name: "task" };
-    let files = World { wit: &programs.join("javascript/wit"), name: "files" };
-    C::install(project)?.build(&task, &[programs.join("c/files.c")], c)?;
-    Python::install(project)?.build(&task, &programs.join("python"), "files", python)?;
-    JavaScript::install(project)?.build(
-        &files,
-        &programs.join("javascript/files.js"),
-        javascript,
-    )?;
-    Ok(built.into())
+    let in_c = C::install(project)?;
+    let in_python = Python::install(project)?;
+    let in_javascript = JavaScript::install(project)?;
+    let mut built = Vec::new();
+    for program in PROGRAMS {
+        let [c, python, javascript] = ["c", "python", "javascript"]
+            .map(|language| project.target.join(format!("guests/{language}_{program}.wasm")));
+        in_c.build(&task, &[programs.join(format!("c/{program}.c"))], &c)?;
+        in_python.build(&task, &programs.join("python"), program, &python)?;
+        // JavaScript calls WASI itself, so each program has a world with what it calls.
+        let world = World { wit: &programs.join("javascript/wit"), name: program };
+        let module = programs.join(format!("javascript/{program}.js"));
+        in_javascript.build(&world, &module, &javascript)?;
+        built.extend([c, python, javascript]);
+    }
+    Ok(built)
 }
 
 /// Only installs the tools.

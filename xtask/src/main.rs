@@ -8,6 +8,7 @@ mod build;
 mod command;
 mod demo;
 mod deny;
+mod fuzz;
 mod languages;
 mod package;
 mod project;
@@ -37,6 +38,8 @@ enum Chore {
     Test(test::Options),
     /// Compare the speed of `host` with the real python-task-queue
     Bench(bench::Options),
+    /// Search for inputs that break a promise of a parser
+    Fuzz(fuzz::Options),
     /// Run many tasks on hosts that are killed and stopped at random, while networks and disks fail,
     /// and check each result
     Soak(soak::Options),
@@ -68,6 +71,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Chore::Demo(options) => demo::run(&project, &options),
         Chore::Test(options) => test::run(&project, &options),
         Chore::Bench(options) => bench::run(&project, &options),
+        Chore::Fuzz(options) => fuzz::run(&project, &options),
         Chore::Soak(options) => soak::run(&project, &options),
         Chore::Book => book::build(&project),
         Chore::Advisories => deny::advisories(&project),
@@ -79,6 +83,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             setup::pubsub_server()?;
             setup::cargo_deny(&project)?;
             setup::mdbook(&project)?;
+            setup::cpp_compiler()?;
             languages::install(&project)?;
             Ok(())
         }

@@ -130,6 +130,11 @@ pub(crate) fn fuse() -> anyhow::Result<()> {
     available("fusermount", &["fuse", "libfuse2"], "FUSE 2 (Debian's packages fuse and libfuse2)")
 }
 
+/// What compiles the fuzzing engine.
+pub(crate) fn cpp_compiler() -> anyhow::Result<()> {
+    available("c++", &["g++"], "a C++ compiler")
+}
+
 /// What counts the system calls of a host.
 pub(crate) fn strace() -> anyhow::Result<()> {
     available("strace", &["strace"], "strace")

@@ -13,7 +13,7 @@ use crate::build::{self, TestProgram};
 use crate::command;
 use crate::project::Project;
 use crate::servers::Servers;
-use crate::{book, deny, languages, package, setup};
+use crate::{book, deny, fuzz, languages, package, setup};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -64,6 +64,9 @@ const WITH_SERVERS: &[(&str, &str)] = &[
 
 /// The tests that need guests in other languages.
 const WITH_LANGUAGES: &[(&str, &str)] = &[
+    ("host", "deterministic::a_program_in_c_"),
+    ("host", "deterministic::a_program_in_javascript_"),
+    ("host", "deterministic::a_program_in_python_"),
     ("host", "programs::a_program_in_c_"),
     ("host", "programs::a_program_in_javascript_"),
     ("host", "programs::a_program_in_python_"),
@@ -137,8 +140,8 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
         all(project)?;
         let lints = if options.no_lint { String::new() } else { format!("{LINTS}; ") };
         format!(
-            "{lints}unit tests, documentation tests, and the real host end to end, against \
-             servers of SQS, S3, GCS, Azure Blob Storage and Pub/Sub"
+            "{lints}unit tests, documentation tests, the real host end to end, against servers of \
+             SQS, S3, GCS, Azure Blob Storage and Pub/Sub, and a minute of each fuzz target"
         )
     };
     println!("All passed: {ran} ({} s).", start.elapsed().as_secs());
@@ -161,7 +164,10 @@ fn all(project: &Project) -> anyhow::Result<()> {
     // Continues after a failure, so that one run reports everything.
     tests.args(["test", "--workspace", "--no-fail-fast"]);
     tests.envs(servers.iter().flat_map(Servers::variables));
-    command::run(&mut tests)
+    let tested = command::run(&mut tests);
+    drop(servers);
+    let searched = fuzz::briefly(project);
+    tested.and(searched)
 }
 
 /// Runs the selected tests and describes their number.

@@ -12,6 +12,8 @@ use super::unfilter::unfilter;
 const SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
 /// DEFLATE shrinks nothing further.
 const LARGEST_RATIO: usize = 1032;
+/// The bit of a chunk's name that a reader may ignore the chunk. In a letter, it means lower case.
+const ANCILLARY: u8 = 0x20;
 /// The bytes that compressed data may refer back to.
 const LOOK_BACK: usize = 32 << 10;
 /// The bytes after those. Few, so that they are still in the processor's cache for the next step.
@@ -30,15 +32,21 @@ pub(crate) fn read(file: &[u8]) -> Option<DynamicImage> {
     }
     let mut rows = Rows { pixels: vec![0; size], row, filled: 0, filters: Vec::new(), done: 0 };
     let mut inflater = Inflater::new();
+    let (mut has_begun, mut is_over) = (false, false);
     loop {
         match chunks.next()? {
-            (b"IDAT", data) => inflater.read(data, false, header.channels, &mut rows)?,
+            // These chunks come one after another.
+            (b"IDAT", _) if is_over => return None,
+            (b"IDAT", data) => {
+                has_begun = true;
+                inflater.read(data, false, header.channels, &mut rows)?;
+            }
             (b"IEND", _) => break,
             // A transparent colour would become another channel.
             (b"tRNS", _) => return None,
-            // A palette is only a suggestion here. Other chunks with a capital are essential.
-            (kind, _) if kind != b"PLTE" && kind[0].is_ascii_uppercase() => return None,
-            _ => {}
+            // Others without this bit are essential, but for a palette, which is rare here.
+            (kind, _) if kind[0] & ANCILLARY == 0 => return None,
+            _ => is_over = has_begun,
         }
     }
     // The last bytes may still be in the decompressor.
@@ -68,21 +76,22 @@ impl Inflater {
         Self { decompressor, window: vec![0; LOOK_BACK + NEW], filled: 0 }
     }
 
-    /// Fails if the data is not valid, or if `end` is set and a row is missing.
+    /// Fails if the data is not valid, or if `end` is set and a row or the end of the data is missing.
     fn read(&mut self, mut data: &[u8], end: bool, channels: usize, rows: &mut Rows) -> Option<()> {
-        while !rows.is_full() {
+        while !self.decompressor.is_done() {
             let (read, written) =
                 self.decompressor.read(data, &mut self.window, self.filled, end).ok()?;
             rows.push(&self.window[self.filled..self.filled + written], channels)?;
             data = &data[read..];
             self.filled += written;
             if self.filled < self.window.len() {
-                return if end && !rows.is_full() { None } else { Some(()) };
+                break;
             }
             self.window.copy_within(NEW.., 0);
             self.filled = LOOK_BACK;
         }
-        Some(())
+        let is_whole = self.decompressor.is_done() && rows.is_full();
+        (is_whole || !end).then_some(())
     }
 }
 
@@ -225,7 +234,10 @@ mod tests {
 
     #[test]
     fn real_tiles_are_those_of_the_image_crate() {
-        let tiles = concat!(env!("CARGO_MANIFEST_DIR"), "/../data/tiles/cell");
+        // Another package compiles this file, too.
+        let above = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+        let mut tiles = above.map(|dir| dir.join("guest-examples/data/tiles/cell"));
+        let tiles = tiles.find(|tiles| tiles.is_dir()).unwrap();
         let mut count = 0;
         for tile in std::fs::read_dir(tiles).unwrap() {
             let file = std::fs::read(tile.unwrap().path()).unwrap();
@@ -256,6 +268,14 @@ mod tests {
         commented.splice(end_chunk..end_chunk, *b"\0\0\0\x04tEXta\0bc????");
         assert_eq!(read(&commented), None);
         assert_eq!(image::load_from_memory(&commented).unwrap(), image);
+        // An unknown chunk that is essential need not have a letter at its start.
+        let mut unknown = file.clone();
+        let data = *b"\x87IDOx";
+        let chunk = [&[0, 0, 0, 1], &data[..], &crc32fast::hash(&data).to_be_bytes()].concat();
+        let after_header = 33;
+        unknown.splice(after_header..after_header, chunk);
+        assert_eq!(read(&unknown), None);
+        assert!(image::load_from_memory(&unknown).is_err());
         let mut jpeg = Cursor::new(Vec::new());
         image.to_rgb8().write_to(&mut jpeg, ImageFormat::Jpeg).unwrap();
         assert_eq!(read(&jpeg.into_inner()), None);

@@ -100,8 +100,8 @@ fn element<'a>(xml: &'a str, name: &str) -> Option<(&'a str, &'a str)> {
         let (_, after) = rest.split_once('<')?;
         rest = after;
         let Some(after) = after.strip_prefix(name) else { continue };
-        let (attributes, after) = after.split_once('>')?;
-        if attributes.is_empty() || attributes.starts_with(char::is_whitespace) {
+        if after.starts_with('>') || after.starts_with(char::is_whitespace) {
+            let (attributes, after) = after.split_once('>')?;
             return Some((attributes, after.split_once("</")?.0));
         }
     }

@@ -29,7 +29,7 @@ pub(super) struct Index {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Entry {
+pub(super) struct Entry {
     bucket: String,
     key: String,
     tag: String,
@@ -136,5 +136,42 @@ fn read(path: &Path, us: Us) -> Option<Entry> {
     }
     let mut entry = Vec::with_capacity(meta.len() as usize + 1);
     file.take(LARGEST).read_to_end(&mut entry).ok()?;
-    serde_json::from_slice(&entry).ok()
+    parse(&entry)
+}
+
+/// Parses the text of an entry.
+pub(super) fn parse(text: &[u8]) -> Option<Entry> {
+    serde_json::from_slice(text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::BucketKey;
+
+    #[test]
+    fn an_entry_that_is_too_long_or_not_a_file_is_ignored() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::new(dir.path().to_owned());
+        let source = ObjectId { bucket: "b".to_owned(), key: BucketKey::new("k").unwrap() };
+        let file = index.file(&source);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        let digest = Digest::of(b"bytes");
+        let (bucket, key) = (source.bucket.clone(), source.key.to_string());
+        let entry = Entry { bucket, key, tag: "t".to_owned(), size: 5, digest };
+        let entry = serde_json::to_string(&entry).unwrap();
+        let padded = |len: usize| entry.clone() + &" ".repeat(len - entry.len());
+        std::fs::write(&file, padded(LARGEST as usize)).unwrap();
+        assert_eq!(index.get(&source).map(|(_, digest)| digest), Some(digest));
+        std::fs::write(&file, padded(LARGEST as usize + 1)).unwrap();
+        assert!(index.get(&source).is_none());
+        std::fs::remove_file(&file).unwrap();
+        // Opening a pipe would wait for who writes to it.
+        rustix::fs::mkfifoat(CWD, &file, Mode::RUSR | Mode::WUSR).unwrap();
+        assert!(index.get(&source).is_none());
+        std::fs::remove_file(&file).unwrap();
+        std::fs::write(dir.path().join("elsewhere"), &entry).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("elsewhere"), &file).unwrap();
+        assert!(index.get(&source).is_none());
+    }
 }

@@ -20,7 +20,7 @@ use wasmtime::Engine;
 
 use super::{bounded, host_cause};
 use crate::digest::Digest;
-use crate::sandbox;
+use crate::sandbox::{self, Mode};
 
 /// Sent when the limits are in force.
 pub(super) const READY: u8 = b'r';
@@ -48,6 +48,8 @@ pub(super) struct Request {
     pub(super) memory: u64,
     /// Seconds of processor time that may be used.
     pub(super) seconds: u64,
+    /// What the code is for.
+    pub(super) mode: Mode,
     /// The component's digest.
     pub(super) digest: Digest,
     /// The component's length in bytes.
@@ -55,14 +57,15 @@ pub(super) struct Request {
 }
 
 impl Request {
-    pub(super) const BYTES: usize = 56;
+    pub(super) const BYTES: usize = 57;
 
     pub(super) fn encode(&self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
         bytes[..8].copy_from_slice(&self.memory.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.seconds.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.length.to_le_bytes());
-        bytes[24..].copy_from_slice(&self.digest.0);
+        bytes[24..56].copy_from_slice(&self.digest.0);
+        bytes[56] = u8::from(self.mode == Mode::Deterministic);
         bytes
     }
 
@@ -73,8 +76,10 @@ impl Request {
             u64::from_le_bytes(number)
         };
         let mut digest = [0; 32];
-        digest.copy_from_slice(&bytes[24..]);
-        Self { memory: number(0), seconds: number(8), length: number(16), digest: Digest(digest) }
+        digest.copy_from_slice(&bytes[24..56]);
+        let mode = if bytes[56] == 0 { Mode::Ordinary } else { Mode::Deterministic };
+        let [memory, seconds, length] = [0, 8, 16].map(number);
+        Self { memory, seconds, mode, length, digest: Digest(digest) }
     }
 }
 
@@ -92,7 +97,7 @@ pub fn compile_for_parent() -> io::Result<()> {
     // Settings that are made first hold for all threads that start later.
     reduce_rights();
     end_with(parent.try_clone()?)?;
-    let engine = warm_engine()?;
+    let engine = warm_engine(request.mode)?;
     limit(Resource::Core, 0, 0)?;
     limit(Resource::Cpu, request.seconds, request.seconds.saturating_add(5))?;
     limit(Resource::Data, request.memory, request.memory)?;
@@ -160,9 +165,9 @@ fn end_with(parent: UnixStream) -> io::Result<()> {
 }
 
 /// An engine whose compiler threads have started.
-fn warm_engine() -> io::Result<Engine> {
+fn warm_engine(mode: Mode) -> io::Result<Engine> {
     let warm = || -> wasmtime::Result<Engine> {
-        let engine = sandbox::compiling_engine()?;
+        let engine = sandbox::compiling_engine(mode)?;
         engine.precompile_module(NOTHING)?;
         Ok(engine)
     };
@@ -197,7 +202,9 @@ mod tests {
     #[test]
     fn a_request_arrives_as_it_was_sent() {
         let digest = Digest::of(b"a");
-        let request = Request { memory: 1 << 40, seconds: 3, digest, length: u64::MAX };
-        assert_eq!(Request::decode(&request.encode()), request);
+        for mode in [Mode::Ordinary, Mode::Deterministic] {
+            let request = Request { memory: 1 << 40, seconds: 3, mode, digest, length: u64::MAX };
+            assert_eq!(Request::decode(&request.encode()), request);
+        }
     }
 }

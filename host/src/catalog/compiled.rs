@@ -322,14 +322,14 @@ fn read(path: &Path) -> io::Result<(fs::File, Vec<u8>)> {
 }
 
 /// The code in a file, if the checksum is right.
-fn unseal(bytes: &[u8], digest: Digest) -> Option<&[u8]> {
+pub(super) fn unseal(bytes: &[u8], digest: Digest) -> Option<&[u8]> {
     let (code, sum) = bytes.split_at_checked(bytes.len().checked_sub(TRAILER)?)?;
     (sum == checksum(code, digest).ok()?.0).then_some(code)
 }
 
 /// The checksum of compiled code. It covers the component's digest, so that code under a wrong name
 /// is not loaded.
-fn checksum(code: &[u8], digest: Digest) -> io::Result<Digest> {
+pub(super) fn checksum(code: &[u8], digest: Digest) -> io::Result<Digest> {
     Ok(Digest::of_reader((&digest.0[..]).chain(code))?.0)
 }
 

@@ -22,6 +22,7 @@ use super::child::{CODE, DAMAGED, NO_MEMORY, READY, REFUSED, Request};
 use super::{MAX_WORDS, bounded};
 use crate::digest::Digest;
 use crate::fault::{self, Step};
+use crate::sandbox::Mode;
 use crate::shortage;
 
 /// Compilations at the same time.
@@ -213,7 +214,7 @@ impl Compiler {
     /// Why it can't.
     pub async fn try_out(&self) -> Result<(), HostError> {
         let (digest, length) = (Digest::of(EMPTY_COMPONENT), EMPTY_COMPONENT.len() as u64);
-        let problem = match self.compile(digest, length, EMPTY_COMPONENT).await {
+        let problem = match self.compile(Mode::Ordinary, digest, length, EMPTY_COMPONENT).await {
             Ok(_) => return Ok(()),
             Err(Uncompiled::Host(error)) => return Err(error),
             Err(Uncompiled::Failed(failed)) => failed.reason,
@@ -223,10 +224,11 @@ impl Compiler {
         Err(HostError { doing: "compiling an empty component", source: io::Error::other(problem) })
     }
 
-    /// Compiles the component of that digest and length in bytes. Dropping the future kills the
-    /// process.
+    /// Compiles the component of that digest and length in bytes, for sandboxes of that mode. Dropping
+    /// the future kills the process.
     pub(super) async fn compile(
         &self,
+        mode: Mode,
         digest: Digest,
         length: u64,
         wasm: impl AsyncRead + Unpin,
@@ -236,7 +238,7 @@ impl Compiler {
         let limits = self.limits;
         let (mut child, socket) = self.start().map_err(starting)?;
         let memory = limits.memory.as_u64();
-        let request = Request { memory, seconds: limits.seconds(), digest, length };
+        let request = Request { memory, seconds: limits.seconds(), mode, digest, length };
         let mut stderr = child.stderr.take();
         let ended = tokio::time::timeout(limits.wall_clock(), async {
             tokio::join!(

@@ -31,7 +31,7 @@ pub(super) const MAX_RECORDS: usize = 1000;
 
 /// The contents of a `.trying` file.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Trying {
+pub(super) struct Trying {
     /// Deaths so far.
     deaths: u32,
     /// A compilation started and its end is not recorded.
@@ -93,13 +93,23 @@ pub(super) fn read_failed(path: &Path, limits: CompileLimits) -> Option<Failed> 
 fn parse(path: &Path) -> Option<Failed> {
     let mut text = Vec::new();
     fs::File::open(path).ok()?.take(MAX_RECORD_BYTES).read_to_end(&mut text).ok()?;
-    match serde_json::from_slice(&text) {
+    match parse_failed(&text) {
         Ok(failed) => Some(failed),
         Err(error) => {
             tracing::warn!("{} is damaged and is ignored: {error}", path.display());
             None
         }
     }
+}
+
+/// Parses the record of a failure.
+pub(super) fn parse_failed(text: &[u8]) -> serde_json::Result<Failed> {
+    serde_json::from_slice(text)
+}
+
+/// Parses the record of a compilation under way. A damaged one counts as none.
+pub(super) fn parse_trying(text: &[u8]) -> Trying {
+    serde_json::from_slice(text).unwrap_or_default()
 }
 
 fn age(path: &Path) -> Option<Duration> {
@@ -146,7 +156,7 @@ impl CompileLock {
                 meta.modified().ok().and_then(|then| SystemTime::now().duration_since(then).ok());
             let mut text = Vec::new();
             (&mut file).take(MAX_RECORD_BYTES).read_to_end(&mut text)?;
-            let left: Trying = serde_json::from_slice(&text).unwrap_or_default();
+            let left = parse_trying(&text);
             let deaths = match age {
                 Some(age) if age > DEATH_EXPIRES => 0,
                 _ => left.deaths.saturating_add(u32::from(left.is_under_way)),

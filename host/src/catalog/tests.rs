@@ -18,7 +18,7 @@ use super::*;
 use crate::bucket::DirBucket;
 use crate::bucket::tests::conformance::in_memory;
 use crate::cache::CacheOptions;
-use crate::sandbox::Limits;
+use crate::sandbox::{Limits, Mode};
 use crate::spill::SpillDir;
 
 /// The variable that makes the test program compile.
@@ -89,7 +89,7 @@ impl Fixture {
     fn catalog_by(&self, bucket: Arc<dyn Bucket>, compiler: Compiler) -> Catalog {
         let cache = self.root.path().join("cache");
         let spill = Arc::new(SpillDir::new(&cache.join("work")).unwrap());
-        let sandbox = Arc::new(Sandbox::new(1, LIMITS, spill).unwrap());
+        let sandbox = Arc::new(Sandbox::new(1, LIMITS, spill, Mode::Ordinary).unwrap());
         let options = CacheOptions { dir: cache.clone(), max_bytes: self.cache_size };
         Catalog::new(
             bucket,

@@ -1,7 +1,5 @@
 //! `host component`: checks, publishes, lists and inspects components.
 
-mod contents;
-
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,11 +7,10 @@ use std::sync::Arc;
 use futures_util::TryStreamExt;
 use serde::Serialize;
 use task_host::bucket::{self, Bucket, BucketError, Content};
+use task_host::catalog::Contents;
 use task_host::config::DataSettings;
 use task_host::digest::Digest;
 use task_host::key::{BucketKey, Prefix, TaskName, lowercase};
-
-use contents::Contents;
 
 use super::console::Console;
 use super::exit_code::{Advice, Exit};

@@ -2,7 +2,7 @@
 
 use task_host::key::Prefix;
 use task_host::message::{self, DecodeError, Draft};
-use task_host::transfer::objects::{Pattern, TaskTemplate};
+use task_host::transfer::objects::{Ids, Pattern, TaskTemplate};
 
 use super::exit_code::Advice;
 
@@ -38,6 +38,18 @@ pub(crate) struct Described {
     /// Create a task for each object in the bucket that matches
     #[arg(long, value_name = "PATTERN", requires = "name", help_heading = "Tasks from flags")]
     each: Option<String>,
+    /// With --each, where ids come from: listing numbers the objects in their order, from --id; key
+    /// gives an object the same id each time, whatever other objects there are
+    #[arg(
+        long,
+        value_name = "HOW",
+        requires = "each",
+        default_value = "listing",
+        value_parser = ["listing", "key"],
+        hide_possible_values = true,
+        help_heading = "Tasks from flags"
+    )]
+    ids: String,
 }
 
 impl Described {
@@ -75,7 +87,13 @@ impl Described {
             base_directory: self.base_directory.as_ref().map(base).transpose()?,
             more_inputs: self.inputs.clone(),
             payload: self.payload.clone(),
-            first_id: self.id.unwrap_or(0),
+            ids: match (&*self.ids, self.id) {
+                ("key", Some(_)) => {
+                    return Err(Advice::usage("--id and --ids key exclude each other").into());
+                }
+                ("key", None) => Ids::OfKeys,
+                (_, id) => Ids::From(id.unwrap_or(0)),
+            },
         })
     }
 }

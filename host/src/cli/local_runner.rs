@@ -8,7 +8,7 @@ use anyhow::Context;
 use task_host::bucket::{Bucket, DirBucket};
 use task_host::cache::{Cache, CacheOptions};
 use task_host::catalog::{Catalog, CatalogError};
-use task_host::config::{self, CacheSettings, CompileSettings, TaskSettings};
+use task_host::config::{self, CacheSettings, CompileSettings, TaskSettings, WorkSettings};
 use task_host::key::{Prefix, TaskName};
 use task_host::sandbox::{Guest, Sandbox};
 use task_host::spill::SpillDir;
@@ -33,8 +33,9 @@ impl LocalRunner {
         let CacheSettings { dir: cache_dir, size, .. } = settings.get()?;
         let cache = Cache::open(CacheOptions { dir: cache_dir.clone(), max_bytes: size.as_u64() })?;
         let spill = Arc::new(SpillDir::new(&cache_dir.join("work"))?);
-        let limits = super::open_files::prepare_for_one(settings.get::<TaskSettings>()?.limits());
-        let sandbox = Sandbox::new(1, limits, spill).map_err(|e| {
+        let limits = super::open_files::prepare_for(1, settings.get::<TaskSettings>()?.limits());
+        let mode = settings.get::<WorkSettings>()?.mode();
+        let sandbox = Sandbox::new(1, limits, spill, mode).map_err(|e| {
             let problem = format!("{e:#}");
             let cure = super::doctor::machine::cure(&problem);
             Advice::failed(format!("can't set up the sandbox: {problem}")).hint(cure)

@@ -28,10 +28,10 @@ pub(crate) fn prepare(config: Config) -> Config {
     }
 }
 
-/// The same for one task without a host.
-pub(crate) fn prepare_for_one(mut limits: Limits) -> Limits {
+/// The same for so many tasks at a time without a host.
+pub(crate) fn prepare_for(parallel: usize, mut limits: Limits) -> Limits {
     if let Some(most) = raise_open_files() {
-        limits.open_files = open_files(for_tasks(most), 1, 0);
+        limits.open_files = open_files(for_tasks(most), parallel, 0);
     }
     limits
 }

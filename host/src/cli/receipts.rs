@@ -1,5 +1,7 @@
-//! `host receipts`: checks finished tasks, and finds out what produced an output.
+//! `host receipts`: checks finished tasks, runs some of them again, and finds out what produced an
+//! output.
 
+mod audit;
 mod show;
 mod verify;
 
@@ -9,6 +11,9 @@ pub(crate) enum Receipts {
     /// Check that tasks have receipts and that their outputs are unchanged
     #[command(after_help = verify::HELP)]
     Verify(verify::Verify),
+    /// Run some finished tasks again and compare their outputs
+    #[command(after_help = audit::HELP)]
+    Audit(audit::Audit),
     /// Show the receipt of the task that left an output
     #[command(after_help = show::HELP)]
     Show(show::Show),
@@ -18,6 +23,7 @@ impl Receipts {
     pub(crate) fn run(self) -> anyhow::Result<super::exit_code::Exit> {
         match self {
             Self::Verify(command) => command.run(),
+            Self::Audit(command) => command.run(),
             Self::Show(command) => command.run(),
         }
     }

@@ -139,6 +139,7 @@ impl Group for Components {
 pub(crate) struct Execution;
 impl Group for Execution {
     const SETTINGS: Option<&'static [&'static str]> = Some(&[
+        "deterministic",
         "memory",
         "timeout",
         "max-output",
@@ -149,6 +150,34 @@ impl Group for Execution {
         "compile-timeout",
         "cache-dir",
         "cache-size",
+    ]);
+}
+
+/// For commands that execute tasks of a bucket again.
+#[derive(Debug)]
+pub(crate) struct Audits;
+impl Group for Audits {
+    const SETTINGS: Option<&'static [&'static str]> = Some(&[
+        "bucket",
+        "input-bucket",
+        "components",
+        "component-prefix",
+        "stored-encoding",
+        "region",
+        "anonymous",
+        "requester-pays",
+        "parallel",
+        "memory",
+        "timeout",
+        "max-output",
+        "max-output-files",
+        "output-memory",
+        "output-file-memory",
+        "compile-memory",
+        "compile-timeout",
+        "cache-dir",
+        "cache-size",
+        "progress",
     ]);
 }
 

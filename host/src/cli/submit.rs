@@ -144,7 +144,8 @@ impl Submit {
             Ok(match &checked {
                 Some(bucket) => {
                     let receipts = Receipts::new(bucket.clone());
-                    send.without_done(Checker::new(receipts, Depth::Receipt, |_, _| {}))
+                    let checker = Checker::new(receipts, Depth::Receipt, |_, _| {});
+                    send.without_done(Arc::new(checker))
                 }
                 None => send,
             })

@@ -51,6 +51,8 @@ mod dirs;
 mod error;
 mod failures;
 mod files;
+#[doc(hidden)]
+pub mod foreign;
 mod held;
 mod history;
 mod lease;

@@ -36,6 +36,8 @@ pub use admin::Admin;
 mod admin;
 mod client;
 mod envelope;
+#[doc(hidden)]
+pub mod foreign;
 mod leases;
 mod pull;
 mod send;

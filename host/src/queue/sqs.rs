@@ -53,6 +53,8 @@ mod attempts;
 mod batch;
 mod client;
 mod failure;
+#[doc(hidden)]
+pub mod foreign;
 mod large_bodies;
 mod leases;
 mod opening;

@@ -38,7 +38,7 @@ impl<'a> Report<'a> {
     /// The message that is reported, byte for byte.
     ///
     /// # Errors
-    /// If the message was too large for the report.
+    /// If the message could not be in the report.
     pub fn message(&self) -> Result<Cow<'a, str>, Omitted<'static>> {
         let text = self.task.get();
         if message::decode(text.as_bytes()).is_err()
@@ -68,10 +68,12 @@ impl fmt::Display for Omitted<'_> {
         let Self { basic_info, sha256, bytes, .. } = self;
         f.write_str("has no message to send back: ")?;
         match basic_info {
-            Some(BasicInfo { id, name, .. }) => write!(f, "the message of task {name} {id}")?,
-            None => f.write_str("the message")?,
+            Some(BasicInfo { id, name, .. }) => {
+                write!(f, "the message of task {name} {id} was too large for a report")?;
+            }
+            None => f.write_str("the message was too large for a report, or not UTF-8 text")?,
         }
         let size = ByteSize(*bytes as u64).display().iec();
-        write!(f, " was too large for a report ({size}, SHA-256 {sha256}); send it again yourself")
+        write!(f, " ({size}, SHA-256 {sha256}); send it again yourself")
     }
 }

@@ -30,6 +30,7 @@ use super::State;
 use super::disk::{Disk, Source};
 use super::limits::Limits;
 use super::log::Sink;
+use super::mode::World;
 use super::quota::{Quota, Refused};
 use crate::bucket::Content;
 use crate::key::BucketKey;
@@ -177,12 +178,13 @@ impl Tree {
         quota: Arc<Quota>,
         disk: Disk,
         log: Sink,
+        world: Option<&World>,
     ) -> Self {
         let shared = Arc::new(Shared {
             quota,
             disk,
-            clock: Clock::start(),
-            numbers: Numbers::new(),
+            clock: Clock::start(world.map(|world| world.clock.clone())),
+            numbers: Numbers::new(world),
             log,
             file_memory: limits.output_file_memory.as_u64(),
             ids: AtomicU64::new(0),
@@ -193,6 +195,11 @@ impl Tree {
             outputs: Dir::top(&shared, true),
             shared: shared.clone(),
         };
+        let mut inputs = inputs;
+        if world.is_some() {
+            // They come in the order in which they were fetched, and are numbered.
+            inputs.sort_by(|one, other| one.path.cmp(&other.path));
+        }
         for input in inputs {
             let file = match input.content {
                 InputContent::Bytes(bytes) => File::input(&shared, bytes),

@@ -50,7 +50,7 @@ fn write(words: &mut Bounded, stack: &[FrameInfo]) -> fmt::Result {
 
 /// A name as a person reads it. Only Rust's names are demangled: a short name in C++ may stand
 /// for gigabytes.
-fn name(raw: &str) -> String {
+pub(super) fn name(raw: &str) -> String {
     let rust = (raw.len() <= MOST_MANGLED).then(|| rustc_demangle::try_demangle(raw).ok());
     match rust.flatten() {
         Some(name) => words::bounded_line(&format_args!("{name:#}"), MOST_OF_NAME),

@@ -35,16 +35,16 @@ pub(super) struct ReceiptPlace {
 }
 
 /// What a task reads, for its receipt.
-pub(super) struct Inputs(Vec<(BucketKey, InputContent, Version)>);
+pub(crate) struct Inputs(Vec<(BucketKey, InputContent, Version)>);
 
 impl Inputs {
-    pub(super) fn new(inputs: &[Input], versions: Vec<Version>) -> Self {
+    pub(crate) fn new(inputs: &[Input], versions: Vec<Version>) -> Self {
         let each = inputs.iter().zip(versions);
         Self(each.map(|(one, version)| (one.path.clone(), one.content.clone(), version)).collect())
     }
 
     /// The digests of what the task read.
-    pub(super) async fn facts(self, base: &Prefix) -> Result<Vec<ReadInput>, Failure> {
+    pub(crate) async fn facts(self, base: &Prefix) -> Result<Vec<ReadInput>, Failure> {
         let mut facts = Vec::with_capacity(self.0.len());
         for (path, content, Version { tag: version, .. }) in self.0 {
             let (sha256, size) = match content {
@@ -160,6 +160,7 @@ impl Attempt {
             message: &lease.message().body,
             attempt: lease.attempt(),
             component,
+            mode: services.sandbox.mode(),
             inputs,
             outputs,
             steps: &self.steps,

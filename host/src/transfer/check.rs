@@ -1,5 +1,6 @@
 //! Which tasks are done: those with a receipt, and with outputs that match it.
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
@@ -12,6 +13,34 @@ use crate::receipt::{self, Found, Receipt, Receipts};
 /// Tasks that are looked at together: in a directory, and in a service.
 const AT_ONCE: usize = 2;
 const AT_ONCE_REMOTE: usize = 64;
+
+/// Looks at the tasks of a transfer, and decides which are sent.
+#[async_trait]
+pub trait Check: Send + Sync {
+    /// Whether each of these messages is to be sent.
+    ///
+    /// # Errors
+    /// When the bucket can't be read.
+    async fn to_send(&self, messages: &[Bytes]) -> Result<Vec<bool>, QueueError>;
+}
+
+/// How many tasks are looked at together.
+pub(super) fn at_once(receipts: &Receipts) -> usize {
+    if receipts.bucket().is_local() { AT_ONCE } else { AT_ONCE_REMOTE }
+}
+
+/// An error of a bucket, or of this host, during a transfer.
+pub(super) fn unavailable(
+    receipts: &Receipts,
+    doing: &str,
+    error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> QueueError {
+    QueueError::Unavailable {
+        queue: receipts.bucket().to_string(),
+        doing: doing.to_owned(),
+        source: error.into(),
+    }
+}
 
 /// How much of a task is compared with its receipt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,27 +100,6 @@ impl Checker {
     #[must_use]
     pub fn that_withdraws(self, withdraws: bool) -> Self {
         Self { withdraws, ..self }
-    }
-
-    /// Whether each of these messages is a task that is not done.
-    ///
-    /// # Errors
-    /// When the bucket can't be read.
-    pub(super) async fn undone(&self, messages: &[Bytes]) -> Result<Vec<bool>, QueueError> {
-        let at_once = if self.receipts.bucket().is_local() { AT_ONCE } else { AT_ONCE_REMOTE };
-        let checks: Vec<_> = messages.iter().map(|message| self.check(message)).collect();
-        let found: Result<Vec<_>, _> = stream::iter(checks).buffered(at_once).try_collect().await;
-        let found = found.map_err(|error| QueueError::Unavailable {
-            queue: self.receipts.bucket().to_string(),
-            doing: "checking tasks".to_owned(),
-            source: Box::new(error),
-        })?;
-        for (message, undone) in messages.iter().zip(&found) {
-            if let Some(undone) = undone {
-                (self.told)(message, undone);
-            }
-        }
-        Ok(found.iter().map(Option::is_some).collect())
     }
 
     /// Why the task of a message is not done, if it is not.
@@ -158,5 +166,22 @@ impl Checker {
             Err(BucketError::NotFound { .. }) => Ok(Compared::Gone),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// Sends the tasks that are not done.
+#[async_trait]
+impl Check for Checker {
+    async fn to_send(&self, messages: &[Bytes]) -> Result<Vec<bool>, QueueError> {
+        let at_once = at_once(&self.receipts);
+        let checks: Vec<_> = messages.iter().map(|message| self.check(message)).collect();
+        let found: Result<Vec<_>, _> = stream::iter(checks).buffered(at_once).try_collect().await;
+        let found = found.map_err(|error| unavailable(&self.receipts, "checking tasks", error))?;
+        for (message, undone) in messages.iter().zip(&found) {
+            if let Some(undone) = undone {
+                (self.told)(message, undone);
+            }
+        }
+        Ok(found.iter().map(Option::is_some).collect())
     }
 }

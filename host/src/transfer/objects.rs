@@ -6,6 +6,7 @@ use globset::{GlobBuilder, GlobMatcher};
 use super::MessageOrigin;
 use super::send::{BulkSend, SendError, Sent};
 use crate::bucket::Bucket;
+use crate::digest::Digest;
 use crate::key::{BucketKey, KeyError, Prefix};
 use crate::message::{self, DecodeError, Draft};
 use crate::queue::QueueError;
@@ -23,8 +24,33 @@ pub struct TaskTemplate {
     /// JSON in which `{key}`, `{input}`, `{name}`, `{stem}` and `{id}` are replaced by those of the
     /// object.
     pub payload: Option<String>,
-    /// The id of the first task.
-    pub first_id: i64,
+    /// Where their ids come from.
+    pub ids: Ids,
+}
+
+/// Where the ids of tasks come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ids {
+    /// The tasks are numbered from this id in the order of the listing.
+    From(i64),
+    /// From the key of the object: the first 53 bits of its SHA-256, so that programs that read
+    /// numbers as floating-point numbers don't change them.
+    OfKeys,
+}
+
+impl Ids {
+    /// The id of the task for an object, after so many others.
+    fn of(self, key: &BucketKey, others: i64) -> Option<i64> {
+        match self {
+            Self::From(first) => first.checked_add(others),
+            Self::OfKeys => {
+                let digest = Digest::of(key.as_str().as_bytes());
+                let mut first = [0; 8];
+                first.copy_from_slice(&digest.0[..8]);
+                i64::try_from(u64::from_be_bytes(first) >> 11).ok()
+            }
+        }
+    }
 }
 
 /// Which objects tasks are made of.
@@ -125,7 +151,7 @@ pub async fn send(
     template.check_payload().map_err(ObjectsError::Payload)?;
     let mut listing = bucket.list(&pattern.prefix);
     let mut sender = None;
-    let mut next_id = Some(template.first_id);
+    let mut tasks = 0;
     let mut first_problem = None;
     // Why the listing ended early.
     let mut unlisted: Option<Box<dyn std::error::Error + Send + Sync>> = None;
@@ -140,7 +166,7 @@ pub async fn send(
         if key.is_reserved() || !pattern.matches(key.as_str()) {
             continue;
         }
-        let Some(id) = next_id else {
+        let Some(id) = template.ids.of(&key, tasks) else {
             unlisted = Some("there are more objects than ids".into());
             break;
         };
@@ -157,7 +183,7 @@ pub async fn send(
             Some(sender) => sender,
             none => none.insert(to.start(None).await?),
         };
-        next_id = id.checked_add(1);
+        tasks += 1;
         if !sender.push(body.into(), origin).await {
             break;
         }
@@ -186,7 +212,8 @@ impl TaskTemplate {
         let samples = ["d/0_input/1", "d/0_input/a"].into_iter();
         let keys = samples.filter_map(|key| BucketKey::new(key).ok());
         let mut checked = keys.map(|key| {
-            let filled = fill(payload, &key, "0_input", self.first_id);
+            let id = self.ids.of(&key, 0).unwrap_or_default();
+            let filled = fill(payload, &key, "0_input", id);
             message::check_payload(&filled).map(drop)
         });
         match checked.next() {
@@ -330,6 +357,21 @@ mod tests {
         check("a.png", "");
         assert!(literal_prefix("../x/*.png").is_err());
         assert!(literal_prefix("/x/*.png").is_err());
+    }
+
+    #[test]
+    fn ids_of_keys_depend_on_nothing_else_and_every_program_can_read_them() {
+        let id = |k: &str, others| Ids::OfKeys.of(&key(k), others).unwrap();
+        assert_eq!(id("d/0_input/a", 0), id("d/0_input/a", 7));
+        assert_ne!(id("d/0_input/a", 0), id("d/0_input/b", 0));
+        for n in 0..100 {
+            let id = id(&format!("d/0_input/{n}"), 0);
+            assert!((0..1 << 53).contains(&id), "{id}");
+        }
+        // printf d/0_input/a | sha256sum: the first 16 digits, shifted by 11 bits.
+        assert_eq!(id("d/0_input/a", 0), 5_388_332_299_529_484);
+        assert_eq!(Ids::From(5).of(&key("a"), 2), Some(7));
+        assert_eq!(Ids::From(i64::MAX).of(&key("a"), 1), None);
     }
 
     #[test]

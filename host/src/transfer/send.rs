@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
-use super::check::Checker;
+use super::check::Check;
 use super::refusals::Refusals;
 use super::{MessageOrigin, Observer, Rejects, RejectsError};
 use crate::queue::{self, Access, Address, Queue, QueueError};
@@ -30,7 +30,7 @@ pub struct BulkSend {
     /// The queue; none to do everything but send.
     to: Option<(Address, Access)>,
     /// Finds out which tasks are done, and not sent.
-    checker: Option<Arc<Checker>>,
+    checker: Option<Arc<dyn Check>>,
     pub(super) refusals: Arc<Refusals>,
 }
 
@@ -93,15 +93,15 @@ impl BulkSend {
     }
 
     /// Checks tasks and sends nothing: `sent` counts the tasks that are not done.
-    pub fn only_check(checker: Checker, observer: Arc<dyn Observer>) -> Self {
+    pub fn only_check(checker: Arc<dyn Check>, observer: Arc<dyn Observer>) -> Self {
         let refusals = Arc::new(Refusals::new(observer, None));
-        Self { to: None, checker: Some(Arc::new(checker)), refusals }
+        Self { to: None, checker: Some(checker), refusals }
     }
 
     /// Leaves out tasks that are done.
     #[must_use]
-    pub fn without_done(self, checker: Checker) -> Self {
-        Self { checker: Some(Arc::new(checker)), ..self }
+    pub fn without_done(self, checker: Arc<dyn Check>) -> Self {
+        Self { checker: Some(checker), ..self }
     }
 
     /// Sends one message.
@@ -152,9 +152,9 @@ impl Batch {
     }
 
     /// Leaves out the messages whose tasks are done, and counts them.
-    async fn only_undone(self, checker: &Checker) -> Result<(Self, u64), (Self, QueueError)> {
+    async fn only_undone(self, checker: &dyn Check) -> Result<(Self, u64), (Self, QueueError)> {
         let bodies = self.bodies();
-        let undone = match checker.undone(&bodies).await {
+        let undone = match checker.to_send(&bodies).await {
             Ok(undone) => undone,
             Err(error) => return Err((self, error)),
         };
@@ -255,7 +255,7 @@ fn are_refused_alike(results: &[Result<(), QueueError>]) -> bool {
 pub(super) struct Sender {
     /// None in a dry run.
     target: Option<Target>,
-    checker: Option<Arc<Checker>>,
+    checker: Option<Arc<dyn Check>>,
     next: Batch,
     sending: JoinSet<Answer>,
     bytes: usize,
@@ -289,7 +289,7 @@ impl Answer {
 impl Sender {
     pub(super) fn new(
         target: Option<Target>,
-        checker: Option<Arc<Checker>>,
+        checker: Option<Arc<dyn Check>>,
         refusals: Arc<Refusals>,
         total: Option<u64>,
     ) -> Self {
@@ -351,7 +351,7 @@ impl Sender {
                 let is_untried = self.sent == 0;
                 self.sending.spawn(async move {
                     let (batch, skipped) = match &checker {
-                        Some(checker) => match batch.only_undone(checker).await {
+                        Some(checker) => match batch.only_undone(&**checker).await {
                             Ok(undone) => undone,
                             Err((batch, error)) => return Answer::broken(batch, error),
                         },

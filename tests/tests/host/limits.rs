@@ -18,100 +18,11 @@ fn check(payload: Value, settings: &[&str], expected: &str) -> Value {
 }
 
 #[test]
-fn memory() {
-    let report = check(
-        json!({"do": "alloc"}),
-        &["--memory", "64MiB"],
-        "the guest ran into its memory limit of 64.0 MiB",
-    );
-    assert_eq!(report["phase"], "execute");
-}
-
-#[test]
-fn memory_by_a_guest_that_takes_no_for_an_answer() {
-    // It gets no more than there is, and then does its work.
-    let place = Place::with(&["misbehave"]);
-    place.submit_misbehaviour(json!({"do": "alloc", "gently": true}));
-    place.run_until_empty(&["--memory", "64MiB"]).good();
-    let report = place.object("tests/report.json").expect("a report");
-    let report: Value = serde_json::from_slice(&report).unwrap();
-    let mib = report["mib"].as_u64().unwrap();
-    assert!((32..64).contains(&mib), "{report}");
-}
-
-#[test]
-fn time_in_a_loop() {
-    let settings = ["--timeout", "300ms"];
-    check(json!({"do": "loop"}), &settings, "the guest ran into its time limit of 300ms");
-}
-
-#[test]
-fn time_in_a_sleep() {
-    let settings = ["--timeout", "300ms"];
-    check(
-        json!({"do": "sleep", "secs": 3600}),
-        &settings,
-        "the guest ran into its time limit of 300ms",
-    );
-}
-
-#[test]
-fn bytes_of_output_however_they_are_written() {
-    let expected = "the guest ran into its output limit of 1.0 MiB";
-    for how in ["plain", "set-len", "seek"] {
-        let payload = json!({"do": "write", "bytes": 1_500_000, "how": how});
-        check(payload, &["--max-output", "1MiB"], expected);
-    }
-}
-
-#[test]
-fn bytes_of_output_of_many_files_by_a_guest_that_ignores_errors() {
-    check(
-        json!({"do": "write", "bytes": 1_500_000, "files": 50, "ignore_errors": true}),
-        &["--max-output", "1MiB"],
-        "the guest ran into its output limit of 1.0 MiB",
-    );
-}
-
-#[test]
 fn bytes_of_output_up_to_the_limit_are_published() {
     let place = Place::with(&["misbehave"]);
     place.submit_misbehaviour(json!({"do": "write", "bytes": 1 << 20}));
     place.run_until_empty(&["--max-output", "1MiB"]).good();
     assert_eq!(place.object("tests/written/0.dat").unwrap().len(), 1 << 20);
-}
-
-#[test]
-fn files() {
-    check(
-        json!({"do": "many-files", "count": 200}),
-        &["--max-output-files", "100"],
-        "the guest ran into its limit of 100 output files",
-    );
-}
-
-#[test]
-fn directories_count_as_files() {
-    check(
-        json!({"do": "mkdirs", "depth": 60}),
-        &["--max-output-files", "50"],
-        "the guest ran into its limit of 50 output files",
-    );
-}
-
-#[test]
-fn the_log_has_a_bound_and_its_end_is_in_the_report() {
-    let place = Place::with(&["misbehave"]);
-    let steps = json!([
-        {"do": "log", "bytes": 300_000},
-        {"do": "panic", "text": "the last words"},
-    ]);
-    place.submit_misbehaviour(json!({"do": "all", "steps": steps}));
-    place.run_until_empty(&["--max-attempts", "1"]).code(3);
-    let report = place.the_error();
-    let log = report["log"].as_str().expect("a log");
-    assert!(log.contains("the last words"), "the end of the log is missing: {log:?}");
-    assert!(log.len() <= 64 << 10, "the log has {} bytes", log.len());
 }
 
 #[test]

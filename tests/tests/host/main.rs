@@ -1,22 +1,16 @@
 //! The real host with real guests, from outside: one module for each promise.
 
 mod attempts;
+mod audit;
 mod components;
+mod deterministic;
 mod disks;
 mod drain;
 mod endings;
 mod finished;
-mod hostile_cache;
-mod hostile_compile;
-mod hostile_guest;
-mod hostile_kernel;
-mod hostile_names;
-mod hostile_places;
-mod hostile_queue;
-mod hostile_trees;
+mod hostile;
 mod images;
 mod invariants;
-mod isolation;
 mod limits;
 mod logs;
 mod programs;

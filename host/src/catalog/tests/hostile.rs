@@ -113,8 +113,8 @@ fn what_the_compiler_makes_is_what_a_sandbox_runs() {
     };
     let dir = tempfile::tempdir().unwrap();
     let spill = Arc::new(SpillDir::new(dir.path()).unwrap());
-    let sandbox = Sandbox::new(3, LIMITS, spill).unwrap();
-    let engine = crate::sandbox::compiling_engine().unwrap();
+    let sandbox = Sandbox::new(3, LIMITS, spill, Mode::Ordinary).unwrap();
+    let engine = crate::sandbox::compiling_engine(Mode::Ordinary).unwrap();
     assert_eq!(hash(&engine), hash(sandbox.engine()));
 }
 

@@ -82,7 +82,8 @@ fn judge_kernel(confinement: Confinement) -> Finding {
 fn guests(config: &Config) -> Finding {
     let spill = Arc::new(SpillDir::when_needed(&config.cache.dir.join("work")));
     let tasks = output::count(config.work.parallel as u64, "task");
-    let problem = match Sandbox::new(config.work.parallel, config.task.limits(), spill) {
+    let (parallel, mode) = (config.work.parallel, config.work.mode());
+    let problem = match Sandbox::new(parallel, config.task.limits(), spill, mode) {
         // The threads of the tasks exist meanwhile.
         Ok(_sandbox) => match super::super::ask_for_threads(super::super::base_threads()) {
             Ok(()) => {

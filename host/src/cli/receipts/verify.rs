@@ -131,7 +131,7 @@ impl Verify {
         let printing = printer.clone();
         let told = move |message: &Bytes, undone: &Undone| printing.lock().print(message, undone);
         let checker = Checker::new(Receipts::new(bucket.clone()), depth, told);
-        let checker = checker.that_withdraws(self.withdraw);
+        let checker = Arc::new(checker.that_withdraws(self.withdraw));
         let display = TransferDisplay::new(console, "tasks", "checked");
         let check = BulkSend::only_check(checker, display.clone());
         let sent = if let Some(pattern) = self.described.pattern()? {

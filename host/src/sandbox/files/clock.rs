@@ -1,10 +1,12 @@
 //! The times and inode numbers of a guest's files. They tell nothing about the host or other tasks.
+//! Those of a deterministic guest follow from its task.
 
-use std::hash::{BuildHasher, RandomState};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
+use super::super::mode::{START, StepClock, World};
 use super::types::{Datetime, DescriptorStat, DescriptorType, MetadataHashValue, NewTimestamp};
 
 /// The clock for the times of files. It never goes back.
@@ -13,12 +15,17 @@ pub(super) struct Clock {
     /// read would tell about other tasks.
     started: Datetime,
     last: Mutex<Datetime>,
+    /// The guest's own clock, if it is deterministic.
+    steps: Option<StepClock>,
 }
 
 impl Clock {
-    pub(super) fn start() -> Self {
-        let started = system();
-        Self { started, last: Mutex::new(started) }
+    pub(super) fn start(steps: Option<StepClock>) -> Self {
+        let started = datetime(match &steps {
+            Some(_) => START,
+            None => system(),
+        });
+        Self { started, last: Mutex::new(started), steps }
     }
 
     pub(super) fn started(&self) -> Datetime {
@@ -26,8 +33,11 @@ impl Clock {
     }
 
     pub(super) fn now(&self) -> Datetime {
+        if let Some(steps) = &self.steps {
+            return datetime(steps.time());
+        }
         let mut last = self.last.lock();
-        let now = system();
+        let now = datetime(system());
         if (now.seconds, now.nanoseconds) > (last.seconds, last.nanoseconds) {
             *last = now;
         }
@@ -35,10 +45,13 @@ impl Clock {
     }
 }
 
-fn system() -> Datetime {
+fn system() -> Duration {
     // A clock that is set to a time before 1970 must not fail a task.
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Datetime { seconds: now.as_secs(), nanoseconds: now.subsec_nanos() }
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn datetime(since_1970: Duration) -> Datetime {
+    Datetime { seconds: since_1970.as_secs(), nanoseconds: since_1970.subsec_nanos() }
 }
 
 /// The times of one file or directory.
@@ -96,17 +109,36 @@ impl Times {
     }
 }
 
-/// Inode numbers. They differ between instances.
-pub(super) struct Numbers(RandomState);
+/// Inode numbers. They differ between tasks, and between the instances of a task that is not
+/// deterministic.
+pub(super) enum Numbers {
+    Random(RandomState),
+    /// Seeded by the task.
+    OfTask([u8; 32]),
+}
 
 impl Numbers {
-    pub(super) fn new() -> Self {
-        Self(RandomState::new())
+    pub(super) fn new(world: Option<&World>) -> Self {
+        match world {
+            None => Self::Random(RandomState::new()),
+            Some(world) => Self::OfTask(world.key("numbers")),
+        }
     }
 
     /// The number of the file or directory `id`, which never changes.
     pub(super) fn of(&self, id: u64) -> MetadataHashValue {
-        let lower = self.0.hash_one(id);
-        MetadataHashValue { lower, upper: self.0.hash_one(lower) }
+        let lower = self.hash(id);
+        MetadataHashValue { lower, upper: self.hash(lower) }
+    }
+
+    fn hash(&self, number: u64) -> u64 {
+        match self {
+            Self::Random(state) => state.hash_one(number),
+            Self::OfTask(seed) => {
+                let mut hasher = DefaultHasher::new();
+                (seed, number).hash(&mut hasher);
+                hasher.finish()
+            }
+        }
     }
 }

@@ -37,11 +37,15 @@ struct Guest {
 }
 
 fn guest_with(inputs: Vec<Input>, limits: &Limits) -> Guest {
+    guest_in(inputs, limits, None)
+}
+
+fn guest_in(inputs: Vec<Input>, limits: &Limits, world: Option<&World>) -> Guest {
     let root = tempfile::tempdir().unwrap();
     let spill = Arc::new(SpillDir::new(root.path()).unwrap());
     let (quota, log) = (Quota::new(limits), Sink::new(None));
     let disk = Disk::start(spill.clone()).unwrap();
-    let tree = Tree::new(inputs, limits, quota.clone(), disk, log.clone());
+    let tree = Tree::new(inputs, limits, quota.clone(), disk, log.clone(), world);
     Guest { tree, quota, log, spill, _root: root }
 }
 

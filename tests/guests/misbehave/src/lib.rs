@@ -1,5 +1,6 @@
 //! A guest that misbehaves in the way its payload asks for: `{"do": "loop"}`. The host's tests run
-//! into each limit with it, and learn what a guest can see and reach.
+//! into each limit with it, and learn what a guest can see and reach. They build payloads from
+//! [`Action`], and list a test for each one: an action without a test does not compile there.
 //!
 //! Reports are JSON in `/outputs/report.json`. Everything else that an action writes is named in
 //! its documentation below.
@@ -13,14 +14,15 @@ use std::fs;
 use std::hash::{BuildHasher, Hasher};
 use std::time::Duration;
 
-use serde::Deserialize;
+pub use raw::Call;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use task_host_sdk::{Context, Error, Guest, Outcome, Result, Task, error, info};
 
 /// What to do. Sizes are in bytes unless they say otherwise.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) enum Action {
+pub enum Action {
     /// Several actions in this order; the outcome is the last one's.
     All { steps: Vec<Action> },
 
@@ -108,7 +110,7 @@ pub(crate) enum Action {
     },
 
     /// A call of the host's interfaces themselves, past the standard library.
-    Raw { call: raw::Call },
+    Raw { call: Call },
 
     // What should not be published.
     /// A symbolic link in the outputs.
@@ -173,17 +175,17 @@ impl Action {
     }
 }
 
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Phase {
+pub enum Phase {
     Prepare,
     Execute,
     Finalize,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum How {
+pub enum How {
     Retry,
     Reject,
     Panic,
@@ -200,9 +202,9 @@ impl How {
 }
 
 /// How a file gets its size.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Writing {
+pub enum Writing {
     /// Written from start to end, 64 KiB at a time.
     #[default]
     Plain,
@@ -214,9 +216,9 @@ pub(crate) enum Writing {
     Seek,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Stream {
+pub enum Stream {
     #[default]
     Stderr,
     Stdout,

@@ -1,12 +1,11 @@
 //! Actions that call the host's interfaces themselves: what no standard library would do.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// What to call. All that is made is kept until the end.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-#[cfg_attr(not(target_os = "wasi"), expect(dead_code, reason = "there is no host to call"))]
-pub(crate) enum Call {
+pub enum Call {
     /// So many streams of the entries of a directory with so many files, of long names. Each
     /// stream is read once. Reports `{"made", "error"}`, of the first that was refused.
     DirectoryStreams { count: u32, files: u32 },
@@ -30,6 +29,20 @@ pub(crate) enum Call {
     WriteAtOnce { bytes: u32 },
     /// Reads so many bytes of an output that has as many. Reports `{"read"}`.
     ReadAtOnce { bytes: u64 },
+    /// Writes so many zeros through a stream, without handing any over.
+    WriteZeros { bytes: u64 },
+    /// Writes nothing to its log and to an output, so often.
+    EmptyWrites { count: u32 },
+    /// Moves so many bytes from an output of 1 MiB to another one in one call. Reports `{"moved"}`.
+    Splice { bytes: u64 },
+    /// Skips so many bytes of an output of 1 MiB in one call. Reports `{"skipped"}`.
+    Skip { bytes: u64 },
+    /// Waits for nothing at all.
+    PollNothing,
+    /// Drops a stream while a timer waits for it.
+    DropParent,
+    /// Reads, writes and sets the size at the end of all numbers.
+    FarOffsets,
     /// Calls everything that takes a path with one of so many bytes, made of `piece`. Reports
     /// `{call: code}`.
     LongPaths { bytes: usize, piece: String },
@@ -61,13 +74,14 @@ mod wasi {
 
     use serde_json::{Value, json};
     use task_host_sdk::{Error, Result, Task};
+    use wasip2::cli::stdout;
     use wasip2::clocks::monotonic_clock;
     use wasip2::filesystem::preopens::get_directories;
     use wasip2::filesystem::types::{
         Descriptor, DescriptorFlags as Flags, ErrorCode, NewTimestamp, OpenFlags as Open, PathFlags,
     };
     use wasip2::io::poll;
-    use wasip2::io::streams::StreamError;
+    use wasip2::io::streams::{InputStream, StreamError};
     use wasip2::sockets::{
         instance_network, ip_name_lookup, network, tcp_create_socket, udp_create_socket,
     };
@@ -102,7 +116,7 @@ mod wasi {
                 told(&made)
             }
             Call::Handles { count } => {
-                let kept: Vec<_> = (0..*count).map(|_| wasip2::cli::stdout::get_stdout()).collect();
+                let kept: Vec<_> = (0..*count).map(|_| stdout::get_stdout()).collect();
                 json!({"made": kept.len()})
             }
             Call::Timers { count } => {
@@ -127,6 +141,31 @@ mod wasi {
                     .and_then(|file| file.set_size(*bytes).and_then(|()| file.read(*bytes, 0)));
                 json!({"read": read.map(|(bytes, _)| bytes.len()).ok()})
             }
+            Call::WriteZeros { bytes } => {
+                let file = open("f", Open::CREATE).expect("an output can be made");
+                let stream = file.write_via_stream(0).expect("a stream");
+                json!({"written": stream.write_zeroes(*bytes).is_ok()})
+            }
+            Call::EmptyWrites { count } => {
+                let file = open("f", Open::CREATE).expect("an output can be made");
+                let streams = [stdout::get_stdout(), file.write_via_stream(0).expect("a stream")];
+                let written = |n| streams[n as usize % 2].write(&[]).is_ok();
+                json!({"written": (0..*count).filter(|n| written(*n)).count()})
+            }
+            Call::Splice { bytes } => {
+                let to = open("to", Open::CREATE).expect("an output can be made");
+                let stream = to.write_via_stream(0).expect("a stream");
+                json!({"moved": stream.splice(&large(), *bytes).ok()})
+            }
+            Call::Skip { bytes } => json!({"skipped": large().skip(*bytes).ok()}),
+            Call::PollNothing => json!({"ready": poll::poll(&[])}),
+            Call::DropParent => {
+                let stream = large();
+                let waits = stream.subscribe();
+                drop(stream);
+                json!({"ready": waits.ready()})
+            }
+            Call::FarOffsets => far_offsets(),
             Call::LongPaths { bytes, piece } => long_paths(&piece.repeat(bytes / piece.len())),
             Call::Open => flags(task),
             Call::Stat => stat(task),
@@ -143,6 +182,25 @@ mod wasi {
 
     fn open(name: &str, flags: Open) -> Made<Descriptor> {
         directory("/outputs").open_at(PathFlags::empty(), name, flags, Flags::READ | Flags::WRITE)
+    }
+
+    /// A stream of an output of 1 MiB.
+    fn large() -> InputStream {
+        let file = open("from", Open::CREATE).expect("an output can be made");
+        file.set_size(1 << 20).expect("an output can be larger");
+        file.read_via_stream(0).expect("a stream")
+    }
+
+    fn far_offsets() -> Value {
+        let file = open("f", Open::CREATE).expect("an output can be made");
+        file.write(b"x", 0).expect("an output can be written");
+        for far in [u64::MAX, u64::MAX - 1, 1 << 63, i64::MAX as u64] {
+            let _ = file.read(1, far);
+            let _ = file.write(b"x", far);
+            let _ = file.set_size(far);
+            let _ = file.write_via_stream(far).map(|s| s.blocking_write_and_flush(b"x"));
+        }
+        json!(null)
     }
 
     /// Makes so many, or as many as can be had.

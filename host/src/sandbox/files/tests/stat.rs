@@ -70,3 +70,26 @@ fn a_file_keeps_its_number_and_no_other_has_it() {
     let open = |path| g.outputs().open(path, OpenFlags::empty(), READ).unwrap();
     assert!(open("b").is_same(&open("./b")) && !open("a").is_same(&open("b")));
 }
+
+#[test]
+fn the_files_of_a_deterministic_task_have_the_same_states_in_whatever_order_its_inputs_come() {
+    let text = br#"{"basic_info": {"name": "N", "base_directory": "d"}}"#;
+    let task = crate::message::decode(text).unwrap();
+    let states = |inputs: [&str; 3]| {
+        let world = World::of(&task);
+        let inputs = inputs.map(|path| input(path, b"x")).into();
+        let g = guest_in(inputs, &LIMITS, Some(&world));
+        g.create("f");
+        let state = |node: tree::Node| {
+            let at = node.stat().data_modification_timestamp.unwrap();
+            let hash = tree::hash(&node, &g.tree.shared);
+            (hash.lower, hash.upper, at.seconds, at.nanoseconds)
+        };
+        let inputs = ["a", "b/c", "d"].map(|path| state(g.tree.inputs.look(path).unwrap()));
+        (inputs, state(g.outputs().look("f").unwrap()))
+    };
+    let (inputs, output) = states(["a", "b/c", "d"]);
+    assert_eq!(states(["d", "a", "b/c"]), (inputs, output));
+    assert!(inputs.iter().all(|state| (state.2, state.3) == (946_684_800, 0)), "{inputs:?}");
+    assert!((output.2, output.3) > (946_684_800, 0), "{output:?}");
+}

@@ -1,0 +1,78 @@
+//! Reports: those of any message and any words of a guest can be read again, and those of strangers
+//! don't stop a reader.
+
+use std::time::Duration;
+
+use task_host::message;
+use task_host::report::{DoneReport, ErrorReport, Report, SHORTEST, is_report};
+
+/// The most bytes of a message here: nine versions of its report are written and read.
+const LONGEST: usize = 1024;
+/// The separator of a message and what a guest said.
+const SEPARATOR: &str = "\0";
+
+pub(crate) fn check(input: &[u8]) {
+    read(input);
+    if input.len() > LONGEST {
+        return;
+    }
+    let text = String::from_utf8_lossy(input);
+    let (message, words) = match std::str::from_utf8(input) {
+        Ok(text) => text.split_once(SEPARATOR).unwrap_or((text, "")),
+        Err(_) => ("", &*text),
+    };
+    let message = if message.is_empty() { input } else { message.as_bytes() };
+    let earlier = [words.to_owned()];
+    let error = ErrorReport {
+        message,
+        exception: words.to_owned(),
+        attempt: 1,
+        earlier: &earlier,
+        phase: None,
+        component: None,
+        log: Some(words),
+        elapsed: Duration::from_secs(1),
+    };
+    let done = DoneReport {
+        message,
+        outputs: &[],
+        attempt: 1,
+        component: None,
+        elapsed: Duration::from_secs(1),
+    };
+    let errors: Vec<_> = error.versions().collect();
+    let dones: Vec<_> = done.versions().collect();
+    for version in errors.iter().chain(&dones) {
+        assert!(is_report(version));
+        let text = std::str::from_utf8(version).expect("a report is text");
+        // XML 1.0, in which SQS answers, has no other control characters.
+        let is_carried = |c: char| c >= ' ' && !matches!(c, '\u{fffe}' | '\u{ffff}');
+        assert!(text.chars().all(is_carried), "a queue can't carry {text:?}");
+        serde_json::from_str::<serde_json::Value>(text).map(drop).unwrap_or_else(|error| {
+            // A number beyond 64 bits stays as the message has it.
+            assert!(error.to_string().starts_with("number out of range"), "{error}: {text}");
+        });
+    }
+    for versions in [&errors, &dones] {
+        assert!(versions.last().is_some_and(|last| last.len() <= SHORTEST));
+    }
+    // What `host queue redrive` sends back is the task that failed.
+    let report = Report::parse(&errors[0]).expect("our own report");
+    let sent_back = report.message().ok().and_then(|text| message::decode(text.as_bytes()).ok());
+    assert_eq!(sent_back, message::decode(message).ok());
+    assert_eq!(report.exception().as_deref(), Some(words));
+    assert!(report.time().is_some());
+}
+
+/// Reads a report of a stranger.
+fn read(input: &[u8]) {
+    let Some(report) = Report::parse(input) else { return };
+    match report.message() {
+        Ok(message) => {
+            // Reading it has an end, even if it is itself a report.
+            assert!(message.len() <= input.len());
+        }
+        Err(omitted) => assert!(omitted.to_string().contains("send it again yourself")),
+    }
+    let _ = (report.exception(), report.time());
+}

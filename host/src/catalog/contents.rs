@@ -1,0 +1,285 @@
+//! What a WebAssembly file contains, and why it can't be a task's component.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use wasmparser::{
+    ComponentTypeRef, Encoding, KnownCustom, Parser, Payload, Validator, WasmFeatures,
+};
+
+use crate::sandbox::version_problem;
+
+/// Imports, exports and producers of a file, with their names as in the file.
+#[derive(Debug, Default, Serialize)]
+pub struct Contents {
+    /// `component` or `core module`.
+    pub kind: &'static str,
+    /// The names of exports.
+    pub exports: Vec<String>,
+    /// The names of imports.
+    pub imports: Vec<String>,
+    /// The languages that the file was written in, if its tools recorded them.
+    pub languages: Vec<String>,
+    /// The tools that made the file, with their versions, if they recorded them.
+    pub tools: Vec<String>,
+}
+
+/// The functions that a task's component exports.
+const CALLS: [&str; 3] = ["prepare", "execute", "finalize"];
+
+/// The interfaces of WASI 0.2 that a guest may import.
+const OFFERED: [(&str, &[&str]); 6] = [
+    ("wasi:io", &["error", "poll", "streams"]),
+    ("wasi:clocks", &["monotonic-clock", "wall-clock"]),
+    ("wasi:random", &["insecure", "insecure-seed", "random"]),
+    ("wasi:filesystem", &["preopens", "types"]),
+    (
+        "wasi:cli",
+        &[
+            "environment",
+            "exit",
+            "stderr",
+            "stdin",
+            "stdout",
+            "terminal-input",
+            "terminal-output",
+            "terminal-stderr",
+            "terminal-stdin",
+            "terminal-stdout",
+        ],
+    ),
+    // Language runtimes import these. Every use is refused.
+    (
+        "wasi:sockets",
+        &[
+            "instance-network",
+            "ip-name-lookup",
+            "network",
+            "tcp",
+            "tcp-create-socket",
+            "udp",
+            "udp-create-socket",
+        ],
+    ),
+];
+
+fn read(bytes: &[u8]) -> wasmparser::Result<Contents> {
+    let mut found = Contents::default();
+    let mut made: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let mut depth = 0_usize;
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload? {
+            Payload::Version { encoding, .. } => {
+                depth += 1;
+                if depth == 1 {
+                    found.kind = match encoding {
+                        Encoding::Component => "component",
+                        Encoding::Module => "core module",
+                    };
+                }
+            }
+            Payload::End(_) => depth -= 1,
+            Payload::ImportSection(section) if depth == 1 => {
+                for import in section.into_imports() {
+                    let import = import?;
+                    found.imports.push(format!("{}.{}", import.module, import.name));
+                }
+            }
+            Payload::ExportSection(section) if depth == 1 => {
+                for export in section {
+                    found.exports.push(export?.name.to_owned());
+                }
+            }
+            Payload::ComponentImportSection(section) if depth == 1 => {
+                for import in section {
+                    let import = import?;
+                    // A type takes nothing from the host.
+                    if !matches!(import.ty, ComponentTypeRef::Type(_)) {
+                        found.imports.push(import.name.name.to_owned());
+                    }
+                }
+            }
+            Payload::ComponentExportSection(section) if depth == 1 => {
+                for export in section {
+                    found.exports.push(export?.name.name.to_owned());
+                }
+            }
+            Payload::CustomSection(section) => {
+                if let KnownCustom::Producers(fields) = section.as_known() {
+                    for field in fields {
+                        let field = field?;
+                        let names = made.entry(field.name).or_default();
+                        for value in field.values {
+                            let value = value?;
+                            names.push(
+                                format!("{} {}", value.name, value.version).trim().to_owned(),
+                            );
+                        }
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut take = |field| {
+        let mut names: Vec<String> = made.remove(field).unwrap_or_default();
+        names.sort();
+        names.dedup();
+        names
+    };
+    found.languages = take("language");
+    found.tools = take("processed-by");
+    Ok(found)
+}
+
+impl Contents {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// Says what the bytes are if they are not WebAssembly.
+    pub fn of(bytes: &[u8]) -> Result<Self, String> {
+        if !bytes.starts_with(b"\0asm") {
+            return Err(match std::str::from_utf8(bytes) {
+                _ if bytes.is_empty() => "is empty",
+                Ok(text) if text.trim_start().starts_with('(') => {
+                    "is WebAssembly text; `wasm-tools parse` makes a binary of it"
+                }
+                Ok(_) => "is a text file, not WebAssembly",
+                Err(_) => "is not WebAssembly",
+            }
+            .to_owned());
+        }
+        Validator::new_with_features(WasmFeatures::all())
+            .validate_all(bytes)
+            .map_err(|e| format!("is damaged WebAssembly: {e}"))?;
+        read(bytes).map_err(|e| format!("is damaged WebAssembly: {e}"))
+    }
+
+    /// Why the file can't be a task's component, as far as its names tell.
+    pub fn problem(&self) -> Option<String> {
+        if self.kind == "core module" {
+            return Some(self.core_module());
+        }
+        if let Some(problem) = self.imports.iter().find_map(|import| version_problem(import)) {
+            return Some(problem);
+        }
+        let missing: Vec<&str> =
+            CALLS.into_iter().filter(|call| !self.exports.iter().any(|e| e == call)).collect();
+        if !missing.is_empty() {
+            return Some(self.other_world(&missing));
+        }
+        let refused: Vec<&str> =
+            self.imports.iter().map(String::as_str).filter(|name| !is_offered(name)).collect();
+        if !refused.is_empty() {
+            return Some(format!(
+                "imports what no host offers: {}; a task has files, clocks, random numbers and \
+                 standard output (WASI 0.2), and no network",
+                refused.join(", ")
+            ));
+        }
+        None
+    }
+
+    fn core_module(&self) -> String {
+        let is_wasi1 = |name: &String| {
+            name.starts_with("wasi_snapshot_preview1.") || name.starts_with("wasi_unstable.")
+        };
+        if self.imports.iter().any(is_wasi1) {
+            "is a core module for WASI preview 1, not a component; build it for WASI 0.2 \
+             (Rust: `cargo build --target wasm32-wasip2`), or wrap it with \
+             `wasm-tools component new --adapt wasi_snapshot_preview1.reactor.wasm`"
+        } else {
+            "is a core module, not a component; build it for WASI 0.2 \
+             (Rust: `cargo build --target wasm32-wasip2`), or wrap it with \
+             `wasm-tools component new`"
+        }
+        .to_owned()
+    }
+
+    fn other_world(&self, missing: &[&str]) -> String {
+        let missing: Vec<String> = missing.iter().map(|name| format!("`{name}`")).collect();
+        let missing = missing.join(", ");
+        if self.exports.iter().any(|name| name.starts_with("wasi:cli/run@")) {
+            return format!(
+                "is a program with a `main`, not a task: it does not export {missing}; \
+                 in Rust a task is a library (crate-type \"cdylib\"), see `host new`"
+            );
+        }
+        let exports = match &self.exports[..] {
+            [] => "nothing".to_owned(),
+            names => names.join(", "),
+        };
+        format!(
+            "is not a component of the world task-host:guest/task: \
+             it does not export {missing}; it exports {exports}"
+        )
+    }
+}
+
+fn is_offered(import: &str) -> bool {
+    let (path, version) = import.split_once('@').unwrap_or((import, ""));
+    let Some((package, interface)) = path.split_once('/') else { return false };
+    if package == "task-host:guest" {
+        return true;
+    }
+    version.starts_with("0.2.")
+        && OFFERED.iter().any(|(p, interfaces)| *p == package && interfaces.contains(&interface))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(wat: &str, want: Option<&str>) {
+        let contents = Contents::of(&wat::parse_str(wat).unwrap()).unwrap();
+        match (contents.problem(), want) {
+            (None, None) => {}
+            (Some(problem), Some(want)) => assert!(problem.contains(want), "{wat}\n{problem}"),
+            other => panic!("{wat}\n{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_no_component_of_a_task_says_what_it_is() {
+        check("(module)", Some("is a core module, not a component"));
+        check(
+            r#"(module (import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32))))"#,
+            Some("WASI preview 1"),
+        );
+        check(
+            "(component)",
+            Some("it does not export `prepare`, `execute`, `finalize`; it exports nothing"),
+        );
+    }
+
+    #[test]
+    fn imports_that_nobody_offers_are_named() {
+        let calls = r#"
+            (core module $m (func (export "f")))
+            (core instance $i (instantiate $m))
+            (func $f (canon lift (core func $i "f")))
+            (export "prepare" (func $f))
+            (export "execute" (func $f))
+            (export "finalize" (func $f))"#;
+        check(&format!("(component {calls})"), None);
+        let with = |name: &str| format!(r#"(component (import "{name}" (instance)) {calls})"#);
+        check(&with("wasi:cli/stdout@0.2.3"), None);
+        check(&with("task-host:guest/types@0.1.9"), None);
+        check(&with("task-host:guest/types@0.2.0"), Some("version 0.2.0 of the guest interface"));
+        check(&with("wasi:http/outgoing-handler@0.2.0"), Some("wasi:http/outgoing-handler@0.2.0"));
+        check(&with("wasi:cli/stdout@0.3.0"), Some("wasi:cli/stdout@0.3.0"));
+    }
+
+    #[test]
+    fn what_is_no_webassembly_says_so() {
+        for (bytes, want) in [
+            (&b""[..], "is empty"),
+            (b"(component)", "is WebAssembly text"),
+            (b"#!/bin/sh", "is a text file"),
+            (b"\x7fELF\xff", "is not WebAssembly"),
+            (b"\0asm\x01\0\0\0\xff", "is damaged WebAssembly"),
+        ] {
+            assert!(Contents::of(bytes).unwrap_err().starts_with(want), "{bytes:?}");
+        }
+    }
+}

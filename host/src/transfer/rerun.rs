@@ -1,0 +1,232 @@
+//! Runs finished tasks again, outside of a queue, as their receipts say, and publishes nothing.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use tokio::sync::{Notify, OnceCell};
+use tokio_util::sync::CancellationToken;
+
+use crate::ahead::Ahead;
+use crate::bucket::Bucket;
+use crate::cache::Cache;
+use crate::catalog::{Catalog, CatalogError, CompileLimits, Ready};
+use crate::config;
+use crate::failure::Failure;
+use crate::key::Prefix;
+use crate::message::Task;
+use crate::prefetch::{Prefetch, PrefetchError};
+use crate::publish::{self, PublishError, PutOutput};
+use crate::receipt::Receipt;
+use crate::sandbox::{Execution, Job, Limits, Mode, RunError, Sandbox};
+use crate::spill::SpillDir;
+use crate::task::{Inputs, check_listed};
+
+/// The bytes of inputs that are brought in for tasks that do not run yet.
+const AHEAD: ByteSize = ByteSize::gib(1);
+/// How often a component is looked for that others are compiling.
+const COMPILING: Duration = Duration::from_millis(500);
+
+/// Where tasks are run again, and with what.
+pub struct Place {
+    /// The bucket of their inputs.
+    pub inputs: Arc<dyn Bucket>,
+    /// The bucket of their components, and the prefix of the components there.
+    pub components: (Arc<dyn Bucket>, Prefix),
+    /// The cache of inputs and components.
+    pub cache: Cache,
+    /// The directory of compiled components.
+    pub compiled: PathBuf,
+    /// Where large outputs are until they are compared.
+    pub spill: Arc<SpillDir>,
+    /// What compiling a component may use.
+    pub compile_limits: CompileLimits,
+    /// What each execution may use.
+    pub limits: Limits,
+    /// Tasks that run at the same time.
+    pub parallel: usize,
+}
+
+/// Runs tasks again.
+pub struct Rerunner {
+    inputs: Prefetch,
+    place: Place,
+    ordinary: OnceCell<Engine>,
+    deterministic: OnceCell<Engine>,
+}
+
+/// A sandbox for tasks of one mode, and their components.
+struct Engine {
+    sandbox: Arc<Sandbox>,
+    catalog: Catalog,
+}
+
+/// What came of running a task again.
+#[derive(Debug)]
+pub enum Rerun {
+    /// It left these outputs.
+    Left(Vec<PutOutput>),
+    /// It failed, as the text says.
+    Failed(String),
+    /// It can't be run as the receipt says: something has changed since.
+    Changed(String),
+}
+
+/// Why no task can be run again: this machine, or a service.
+#[derive(Debug, thiserror::Error)]
+pub enum RerunError {
+    /// The sandbox can't be set up.
+    #[error("the sandbox could not be set up: {0}")]
+    Sandbox(String),
+    /// Anything else.
+    #[error(transparent)]
+    Failure(Box<Failure>),
+}
+
+impl<E: Into<Failure>> From<E> for RerunError {
+    fn from(error: E) -> Self {
+        Self::Failure(Box::new(error.into()))
+    }
+}
+
+impl Rerunner {
+    /// Runs tasks in this place.
+    pub fn new(place: Place) -> Self {
+        let inputs = Prefetch {
+            bucket: place.inputs.clone(),
+            cache: place.cache.clone(),
+            freshness: Duration::ZERO,
+            ahead: Ahead::new(AHEAD),
+        };
+        Self { inputs, place, ordinary: OnceCell::new(), deterministic: OnceCell::new() }
+    }
+
+    /// Tasks that can run at the same time.
+    pub fn parallel(&self) -> usize {
+        self.place.parallel
+    }
+
+    /// Runs the task of a receipt again.
+    ///
+    /// # Errors
+    /// When this machine or a service fails.
+    pub async fn run(&self, task: &Task, receipt: &Receipt) -> Result<Rerun, RerunError> {
+        let engine = self.engine(receipt.deterministic).await?;
+        let component = match engine.component(task, receipt).await? {
+            Ok(component) => component,
+            Err(changed) => return Ok(Rerun::Changed(changed)),
+        };
+        let base = &task.base_directory;
+        let brought = match self.inputs.bring(base, &task.inputs).await {
+            Ok(brought) => brought,
+            Err(error @ PrefetchError::Unavailable { .. }) => return Err(error.into()),
+            Err(error) => return Ok(Rerun::Changed(error.to_string())),
+        };
+        let read = Inputs::new(&brought.inputs, brought.versions).facts(base).await;
+        let is_changed = |error: &PrefetchError| matches!(error, PrefetchError::Changed { .. });
+        match brought.in_place.check() {
+            Err(error) if is_changed(&error) => return Ok(Rerun::Changed(error.to_string())),
+            checked => checked?,
+        }
+        let facts = |inputs: &[crate::receipt::ReadInput]| -> Vec<_> {
+            inputs.iter().map(|input| (input.key.clone(), input.sha256)).collect()
+        };
+        let (now, then) = (facts(&read?), facts(&receipt.inputs));
+        if now != then {
+            let pair = now.iter().zip(&then).find(|(now, then)| now != then);
+            let key = pair.map_or_else(String::new, |(now, _)| format!(" {}", now.0));
+            return Ok(Rerun::Changed(format!("its input{key} has other bytes now")));
+        }
+        drop(brought.ahead);
+
+        let job = Job {
+            guest: component.guest,
+            task: Arc::new(task.clone()),
+            attempt: receipt.attempt,
+            inputs: brought.inputs,
+            cancelled: CancellationToken::new(),
+            tee: None,
+            slot: None,
+        };
+        let Execution { result, outputs, .. } = engine.sandbox.run(job).await;
+        match brought.in_place.check() {
+            Err(error) if is_changed(&error) => return Ok(Rerun::Changed(error.to_string())),
+            checked => checked?,
+        }
+        let listed = match result {
+            Ok(listed) => listed,
+            Err(
+                error @ (RunError::Host(_)
+                | RunError::Shortage { .. }
+                | RunError::Broke
+                | RunError::Cancelled),
+            ) => return Err(error.into()),
+            Err(error) => return Ok(Rerun::Failed(error.to_string())),
+        };
+        if let Err(failure) = check_listed(&outputs, &listed).await {
+            return Ok(Rerun::Failed(failure.to_string()));
+        }
+        match publish::unpublished(&outputs, base).await {
+            Ok(outputs) => Ok(Rerun::Left(outputs)),
+            Err(error @ PublishError::Invalid { .. }) => Ok(Rerun::Failed(error.to_string())),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn engine(&self, is_deterministic: bool) -> Result<&Engine, RerunError> {
+        let (engine, mode) = match is_deterministic {
+            true => (&self.deterministic, Mode::Deterministic),
+            false => (&self.ordinary, Mode::Ordinary),
+        };
+        engine.get_or_try_init(async || Engine::open(&self.place, mode)).await
+    }
+}
+
+impl Engine {
+    fn open(place: &Place, mode: Mode) -> Result<Self, RerunError> {
+        let sandbox = Sandbox::new(place.parallel, place.limits, place.spill.clone(), mode);
+        let sandbox = sandbox.map_err(|error| RerunError::Sandbox(format!("{error:#}")))?;
+        let sandbox = Arc::new(sandbox);
+        let (bucket, prefix) = place.components.clone();
+        let catalog = Catalog::new(
+            bucket,
+            prefix,
+            place.cache.clone(),
+            sandbox.clone(),
+            config::compiler(place.compile_limits),
+            &place.compiled,
+        );
+        Ok(Self { sandbox, catalog })
+    }
+
+    /// The component of a receipt, or why it can't be had.
+    async fn component(
+        &self,
+        task: &Task,
+        receipt: &Receipt,
+    ) -> Result<Result<Ready, String>, RerunError> {
+        loop {
+            // The digest first: another component need not be compiled.
+            let is_same = match self.catalog.digest(&task.name).await {
+                Ok(digest) => Ok(digest == receipt.component),
+                Err(error) => Err(error),
+            };
+            let found = match is_same {
+                Ok(true) => self.catalog.resolve(&task.name, &Notify::new()).await.map(Some),
+                Ok(false) => Ok(None),
+                Err(error) => Err(error),
+            };
+            match found {
+                Ok(Some(ready)) if ready.digest == receipt.component => return Ok(Ok(ready)),
+                Ok(_) => {
+                    let key = self.catalog.key(&task.name);
+                    return Ok(Err(format!("its component {key} has other bytes now")));
+                }
+                Err(CatalogError::NotYet { .. }) => tokio::time::sleep(COMPILING).await,
+                Err(error @ CatalogError::Unavailable { .. }) => return Err(error.into()),
+                Err(error) => return Ok(Err(error.to_string())),
+            }
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! One attack on a host at work, and what is checked after each.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use misbehave::Action;
+use serde_json::{Value, json};
+use task_host_tests::{Place, Watched, eventually, files, misbehaviour, no_op};
+
+/// What an attack may cost its host, beyond what an innocent task costs: bytes of memory.
+const MOST_MEMORY: u64 = 200 << 20;
+/// The longest exception in a report, in bytes.
+const MOST_WORDS: usize = 17 << 10;
+
+/// An attack, and what must follow.
+pub(super) struct Case {
+    by: By,
+    inputs: Vec<(&'static str, Vec<u8>)>,
+    settings: Vec<&'static str>,
+    ends: Ends,
+    says: Vec<String>,
+    also: Vec<Check>,
+}
+
+/// Gets the trial, and the report: of the task, if it failed, or what the guest wrote.
+type Check = Box<dyn Fn(&mut Trial, &Value)>;
+
+/// Who attacks.
+pub(super) enum By {
+    /// The guest `misbehave`.
+    Guest(Action),
+    /// A component that is made on the spot.
+    Component(Vec<u8>),
+}
+
+impl From<Action> for By {
+    fn from(action: Action) -> Self {
+        Self::Guest(action)
+    }
+}
+
+impl From<Vec<u8>> for By {
+    fn from(component: Vec<u8>) -> Self {
+        Self::Component(component)
+    }
+}
+
+/// The verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ends {
+    /// On the error queue after the first attempt.
+    Rejected,
+    /// On the error queue after the last of two attempts.
+    GivenUp,
+    /// Done: the attack was refused, and the guest went on.
+    Done,
+}
+
+impl Case {
+    fn new(by: impl Into<By>, ends: Ends, says: &[&str]) -> Self {
+        let says = says.iter().map(|&words| words.to_owned()).collect();
+        Self { by: by.into(), inputs: vec![], settings: vec![], ends, says, also: vec![] }
+    }
+
+    /// The task is rejected, with a message that has all of these words.
+    pub(super) fn rejected(by: impl Into<By>, says: &[&str]) -> Self {
+        Self::new(by, Ends::Rejected, says)
+    }
+
+    /// The task is retried and then given up, with a message that has all of these words.
+    pub(super) fn given_up(by: impl Into<By>, says: &[&str]) -> Self {
+        Self::new(by, Ends::GivenUp, says)
+    }
+
+    /// The task is done.
+    pub(super) fn done(by: impl Into<By>) -> Self {
+        Self::new(by, Ends::Done, &[])
+    }
+
+    /// The host has these settings.
+    pub(super) fn with(mut self, settings: &[&'static str]) -> Self {
+        self.settings.extend(settings);
+        self
+    }
+
+    /// The task has this input.
+    pub(super) fn input(mut self, key: &'static str, bytes: impl Into<Vec<u8>>) -> Self {
+        self.inputs.push((key, bytes.into()));
+        self
+    }
+
+    /// This must be so, too.
+    pub(super) fn also(mut self, check: impl Fn(&mut Trial, &Value) + 'static) -> Self {
+        self.also.push(Box::new(check));
+        self
+    }
+
+    /// The guest reports this value under that name.
+    pub(super) fn reports(self, name: &'static str, value: impl Into<Value>) -> Self {
+        let value = value.into();
+        self.also(move |_, report| assert_eq!(report[name], value, "{name} of {report:#}"))
+    }
+
+    /// The action of the guest, if it is one.
+    pub(super) fn action(&self) -> Option<&Action> {
+        match &self.by {
+            By::Guest(action) => Some(action),
+            By::Component(_) => None,
+        }
+    }
+}
+
+/// Runs an attack and checks what follows.
+#[track_caller]
+pub(super) fn check(case: Case) {
+    let mut trial = Trial::new(&case.settings);
+    for (key, bytes) in &case.inputs {
+        trial.place.put(&format!("tests/{key}"), bytes);
+    }
+    let keys: Vec<&str> = case.inputs.iter().map(|(key, _)| *key).collect();
+    let report = match (case.by, case.ends) {
+        (By::Guest(action), Ends::Done) => trial.does(&keys, action),
+        (By::Guest(action), ends) => trial.fails("misbehave", &keys, action, ends, &case.says),
+        (By::Component(component), ends) => {
+            trial.place.put("components/made.wasm", component);
+            // It has no use for an action.
+            let action = Action::Loop;
+            match ends {
+                Ends::Done => trial.is_done("made", &keys, action),
+                ends => trial.fails("made", &keys, action, ends, &case.says),
+            }
+        }
+    };
+    for also in &case.also {
+        also(&mut trial, &report);
+    }
+    trial.ends(case.ends);
+}
+
+/// A host at work, and what it was like before anything bad came.
+pub(super) struct Trial {
+    pub(super) place: Place,
+    host: Watched,
+    innocent: usize,
+    _compiled: Arc<Place>,
+}
+
+impl Trial {
+    fn new(settings: &[&str]) -> Self {
+        let compiled = compiled();
+        let place = compiled.copy();
+        let usual = ["--retry-after", "10ms", "--parallel", "2", "--max-attempts", "2"];
+        let host = place.watch(&[&usual, settings].concat());
+        let mut trial = Self { place, host, innocent: 0, _compiled: compiled };
+        // Both guests are loaded then.
+        let first = Action::Output { key: "first".to_owned(), text: String::new() };
+        trial.place.submit(&[task("misbehave", &[], first)]);
+        trial.works();
+        trial
+    }
+
+    /// Runs a task to its end, which is a failure with all of these words. Returns its report.
+    #[track_caller]
+    fn fails(
+        &mut self,
+        name: &str,
+        inputs: &[&str],
+        action: Action,
+        ends: Ends,
+        says: &[String],
+    ) -> Value {
+        let published = self.published();
+        let report = self.unharmed(|place| {
+            place.submit(&[task(name, inputs, action)]);
+            eventually("a report", || place.errors().pop())
+        });
+        assert_eq!(self.published(), published, "a failed task published something");
+        let exception = report["exception"].as_str().unwrap_or_default();
+        let attempt = if ends == Ends::Rejected { 1 } else { 2 };
+        assert_eq!(report["attempt"], attempt, "it is not {ends:?}: {exception}");
+        assert!(exception.len() <= MOST_WORDS, "{} bytes of words", exception.len());
+        for words in says {
+            assert!(exception.contains(words), "{words:?} is not in {exception:?}");
+        }
+        let is_control = |c: char| c.is_control() && c != '\n';
+        assert!(!exception.contains(is_control), "{exception:?}");
+        report
+    }
+
+    /// Runs an action of the guest to its good end. Returns what the guest reports, or null.
+    #[track_caller]
+    pub(super) fn does(&mut self, inputs: &[&str], action: Action) -> Value {
+        self.is_done("misbehave", inputs, action)
+    }
+
+    #[track_caller]
+    fn is_done(&mut self, name: &str, inputs: &[&str], action: Action) -> Value {
+        let report = self.unharmed(|place| {
+            place.submit(&[task(name, inputs, action)]);
+            eventually("the end of a task", || {
+                let errors = place.errors();
+                assert!(errors.is_empty(), "it failed: {errors:#?}");
+                (place.counts() == (0, 0)).then_some(())
+            });
+            place.object("tests/report.json")
+        });
+        let Some(report) = report else { return Value::Null };
+        std::fs::remove_file(self.place.path().join("bucket/tests/report.json")).unwrap();
+        serde_json::from_slice(&report).expect("a report that is JSON")
+    }
+
+    /// Does something, and checks what it cost the host: memory, files, the cache, and the next
+    /// task.
+    #[track_caller]
+    fn unharmed<T>(&mut self, act: impl FnOnce(&Place) -> T) -> T {
+        let process = format!("/proc/{}", self.host.host().pid().as_raw_nonzero());
+        let open = || std::fs::read_dir(format!("{process}/fd")).expect("a process").count();
+        std::fs::write(format!("{process}/clear_refs"), "5").expect("a new count");
+        let (memory, files) = (figure(&process, "VmRSS"), open());
+        let cached = self.cached();
+        let acted = act(&self.place);
+        let most = figure(&process, "VmHWM");
+        assert!(most < memory + MOST_MEMORY, "{} MiB more", (most - memory) >> 20);
+        eventually("as few open files as before", || (open() <= files + 8).then_some(()));
+        for (name, bytes) in cached {
+            let now = std::fs::read(self.place.cache().join("blobs").join(&name)).ok();
+            assert!(now == Some(bytes), "the blob {name} was changed");
+        }
+        self.works();
+        assert_eq!(self.host.ready(), (200, r#"{"ready":true,"problems":[]}"#.to_owned()));
+        acted
+    }
+
+    fn cached(&self) -> BTreeMap<String, Vec<u8>> {
+        let blobs = self.place.cache().join("blobs");
+        let read = |name: String| Some((name.clone(), std::fs::read(blobs.join(name)).ok()?));
+        files(&blobs).into_iter().filter_map(read).collect()
+    }
+
+    fn published(&self) -> Vec<String> {
+        let keys = self.place.keys().into_iter();
+        keys.filter(|key| key.starts_with("tests/")).collect()
+    }
+
+    /// The next task is done, and nothing is left in the queue.
+    #[track_caller]
+    fn works(&mut self) {
+        self.innocent += 1;
+        let id = self.innocent;
+        let input = format!("0_input/{id}.dat");
+        self.place.put(&format!("data/{input}"), "innocent");
+        self.place.submit(&[no_op(id, &[input])]);
+        let output = format!("data/0_output/{id}.dat");
+        eventually("the next task", || self.place.object(&output));
+        eventually("an empty queue", || (self.place.counts() == (0, 0)).then_some(()));
+    }
+
+    /// Stops the host, which has given up no task but the attacker's, and has left nothing behind.
+    #[track_caller]
+    fn ends(self, ends: Ends) {
+        let errors = self.host.lines("ERROR");
+        let summary = self.host.stop();
+        let counts = ["failed", "retried", "lost"].map(|name| summary[name].as_u64());
+        let expected = match ends {
+            Ends::Rejected => [1, 0, 0],
+            Ends::GivenUp => [1, 1, 0],
+            Ends::Done => [0, 0, 0],
+        };
+        assert_eq!(counts, expected.map(Some), "{summary:#}");
+        assert!(errors.len() <= usize::from(ends != Ends::Done), "{errors:#?}");
+        assert_eq!(self.place.left_behind(), Vec::<String>::new());
+    }
+}
+
+/// A place whose bucket and cache have both guests, compiled. All tests of a moment share it.
+fn compiled() -> Arc<Place> {
+    static COMPILED: Mutex<Weak<Place>> = Mutex::new(Weak::new());
+    let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+    compiled.upgrade().unwrap_or_else(|| {
+        let place = Arc::new(Place::with(&["misbehave", "NO_OP"]));
+        *compiled = Arc::downgrade(&place);
+        place
+    })
+}
+
+fn task(name: &str, inputs: &[&str], action: Action) -> Value {
+    let payload = serde_json::to_value(action).expect("an action as JSON");
+    let mut task = misbehaviour(1, inputs, payload);
+    task["basic_info"]["name"] = json!(name);
+    task
+}
+
+/// A figure of `/proc/PID/status`, in bytes.
+fn figure(process: &str, name: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("{process}/status")).expect("a process");
+    let line = status.lines().find(|line| line.starts_with(name)).expect("the figure");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("KiB") << 10
+}
