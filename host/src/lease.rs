@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::fault::{self, Step};
 use crate::outage::Outages;
 use crate::queue::{Message, Queue, QueueError, Receipt, Release};
 use crate::shortage;
@@ -260,6 +261,7 @@ async fn renew(
             let until = shared.until(&renewed, asked);
             *receipt = Some(renewed);
             *state.term.lock() = Term::new(until, asked);
+            fault::point(Step::Renewed);
             shared.outages.ends(&renewing(&*shared.queue));
         }
         Ok(Err(error @ (QueueError::LeaseLost { .. } | QueueError::Invalid { .. }))) => {

@@ -23,6 +23,7 @@ pub mod digest;
 mod dirs;
 pub mod environment;
 pub mod failure;
+pub mod fault;
 pub mod fit;
 pub mod json;
 pub mod key;

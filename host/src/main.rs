@@ -17,5 +17,7 @@ fn main() -> ExitCode {
         // SAFETY: no other thread runs yet.
         unsafe { std::env::set_var(roots::VARIABLE, certificates) };
     }
+    #[cfg(feature = "fault-points")]
+    let _faults = task_host::fault::arm();
     cli::main()
 }

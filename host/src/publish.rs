@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::blocking::{SMALL, blocking};
 use crate::bucket::{Bucket, BucketError, Content, PutTag};
 use crate::digest::Digest;
+use crate::fault::{self, Step};
 use crate::key::{BucketKey, KeyError, MAX_KEY_BYTES, Prefix, lowercase};
 use crate::plain;
 use crate::sandbox::Output;
@@ -169,7 +170,10 @@ impl Outputs {
                 under_way.push(put(output, n, key, digests, bucket, may_put));
             }
             match under_way.next().await {
-                Some(Ok(one)) => done.push(one),
+                Some(Ok(one)) => {
+                    done.push(one);
+                    fault::point(step(done.len(), rest.len() + under_way.len()));
+                }
                 Some(Err(error)) => drop(first_failure.get_or_insert(error)),
                 None => break,
             }
@@ -251,6 +255,15 @@ async fn put(
     })
     .await
     .map(|version| (number, PutFacts { version, digest }))
+}
+
+/// The step at which some outputs are put, and others are not.
+fn step(put: usize, left: usize) -> Step {
+    match (put, left) {
+        (_, 0) => Step::LastOutputPut,
+        (1, _) => Step::FirstOutputPut,
+        _ => Step::MiddleOutputPut,
+    }
 }
 
 async fn digest(output: &Output) -> Result<Digest, PublishError> {

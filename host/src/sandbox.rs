@@ -40,6 +40,7 @@ use wasmtime::{
 };
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
+use crate::fault::{self, Step};
 use crate::message::Task;
 use crate::spill::SpillDir;
 use crate::words;
@@ -625,9 +626,11 @@ async fn calls(
         attempt,
     };
     *phase = Phase::Prepare;
+    fault::point(Step::Prepare);
     instance.call_prepare(&mut *store, &task).await??;
     store.data().quota.check()?;
     *phase = Phase::Execute;
+    fault::point(Step::Execute);
     let outcome = instance.call_execute(&mut *store, &task).await??;
     store.data().quota.check()?;
     if outcome.outputs.len() as u64 > limits.output_files {
@@ -636,7 +639,9 @@ async fn calls(
     let listed = outcome.outputs.iter().map(|path| (path.capacity() + size_of::<String>()) as u64);
     store.data().quota.hold(listed.sum())?;
     *phase = Phase::Finalize;
+    fault::point(Step::Finalize);
     instance.call_finalize(&mut *store, &task, &outcome).await??;
+    fault::point(Step::Finalized);
     Ok(outcome)
 }
 

@@ -18,6 +18,7 @@ use crate::bucket::Version;
 use crate::catalog::{CatalogError, Ready};
 use crate::digest::Digest;
 use crate::failure::Failure;
+use crate::fault::{self, Step as Reached};
 use crate::lease::Lease;
 use crate::message::{DecodeError, Task};
 use crate::prefetch::{Brought, ReadInPlace};
@@ -84,7 +85,9 @@ enum Turn {
 pub async fn run(services: &Services, mut lease: Lease, permit: OwnedSemaphorePermit) {
     let _in_flight = Gauge::enter(&services.stats.in_flight);
     let (since, mut steps) = (Instant::now(), Steps::start());
+    fault::point(Reached::Leased);
     let decoded = decode(lease.message()).await;
+    fault::point(Reached::Decoded);
     steps.done(Step::Decode);
     let known = decoded.as_ref().ok();
     // A field that is recorded later would cost as much as the whole span.
@@ -207,6 +210,7 @@ impl Attempt {
             Turn::Alone(all) => (None, Some(all)),
         };
         lease.start().await.map_err(Failure::Start)?;
+        fault::point(Reached::Started);
         let is_ahead = slot.as_ref().is_some_and(|slot| slot.is_ahead);
         let job = Job {
             guest: component.guest.clone(),
@@ -243,6 +247,7 @@ impl Attempt {
         drop(permit);
         check_listed(&execution.outputs, &listed).await?;
         lease.confirm().await.map_err(|_| Failure::LeaseLost)?;
+        fault::point(Reached::Confirmed);
         let outputs = execution.outputs;
         let published = tokio::select! {
             published = self.publish_once(services, lease, task, &in_place, read, outputs) => {
@@ -345,6 +350,7 @@ impl Attempt {
         services.stats.cache_hits.fetch_add(fetched.hits.into(), Relaxed);
         services.stats.cache_misses.fetch_add(fetched.misses.into(), Relaxed);
         self.steps.done(Step::Fetch);
+        fault::point(Reached::InputsFetched);
 
         let admitted = permit.as_ref().map(|permit| permit.semaphore().clone());
         let component = self
@@ -391,6 +397,7 @@ impl Attempt {
         self.steps.done(Step::Resolve);
         let component = found.map_err(|error| not_found(services, error))?;
         self.component = Some(component.digest);
+        fault::point(Reached::ComponentReady);
         services.was_resolved(services.catalog.key(&task.name));
         Ok(component)
     }

@@ -14,6 +14,11 @@ pub fn host() -> PathBuf {
     needed(test.ancestors().nth(2).expect("a build directory").join("host"))
 }
 
+/// The program under test, built with fault points.
+pub fn host_with_fault_points() -> PathBuf {
+    needed(target().join("fault-points/host"))
+}
+
 /// The component of a guest, by the name of its library: `NO_OP`, `misbehave`.
 pub fn guest(name: &str) -> PathBuf {
     needed(target().join("guests").join(format!("{name}.wasm")))

@@ -13,9 +13,12 @@ mod place;
 mod process;
 mod python;
 mod signing;
+/// The steps of a task's life at which a host with fault points can be faulted.
+#[path = "../../host/src/fault/step.rs"]
+pub mod step;
 mod watched;
 
-pub use built::{guest, host, python, target};
+pub use built::{guest, host, host_with_fault_points, python, target};
 pub use cloud::{Cloud, aws_variables, google_key, server, unique};
 pub use mount::{FaultyDisk, SmallDisk};
 pub use place::{Place, files, misbehaviour, no_op};

@@ -231,7 +231,7 @@ impl Place {
         let mut left = Vec::new();
         // The lock of a directory for directories of processes stays.
         let is_lock = |name: &str| name == "tmp/.lock" || name == "work/.lock";
-        for queue in ["queue", "queue-errors"] {
+        for queue in ["queue", "queue-errors", "queue-done"] {
             let names = files(&self.path().join(queue));
             let has_message =
                 |id: &str| names.iter().any(|name| name.starts_with("queue/") && name.contains(id));

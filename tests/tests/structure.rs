@@ -23,7 +23,7 @@ const LAYERS: &[&[&str]] = &[
     &["spill"],
     &["ahead", "message", "outage", "ownership", "process_dir", "stats"],
     &["confinement", "json", "key", "roots", "turns", "words"],
-    &["blocking", "digest", "dirs", "environment", "plain", "shortage"],
+    &["blocking", "digest", "dirs", "environment", "fault", "plain", "shortage"],
 ];
 
 /// A file as a module path: `["queue", "file", "lease"]`.

@@ -34,6 +34,27 @@ pub(crate) fn host(project: &Project, profile: Profile) -> anyhow::Result<PathBu
     Ok(profile.host(project))
 }
 
+/// Builds `host` with fault points, for tests: `target/fault-points/host`.
+///
+/// Only the host's own crate is compiled again. The packages and a test file are selected so that all
+/// dependencies have the features that they have in the build of the tests.
+pub(crate) fn host_with_fault_points(project: &Project) -> anyhow::Result<()> {
+    let mut cargo = project.cargo();
+    cargo.args(["build", "--workspace", "--bin", "host", "--test", "style"]);
+    run(cargo.args(FAULT_POINTS))?;
+    let directory = project.target.join("fault-points");
+    fs::create_dir_all(&directory)?;
+    // A test may be running the old one, so the new one gets another inode.
+    let (built, new) = (Profile::Dev.host(project), directory.join("host.new"));
+    fs::copy(&built, &new).with_context(|| format!("{}", built.display()))?;
+    fs::rename(&new, directory.join("host"))?;
+    // Puts the ordinary program back into its place.
+    host(project, Profile::Dev).map(drop)
+}
+
+/// Cargo's arguments for fault points. No release has them.
+pub(crate) const FAULT_POINTS: [&str; 2] = ["--features", "task-host/fault-points"];
+
 /// Builds a benchmark of `host/benches`, and returns its path.
 pub(crate) fn bench(project: &Project, name: &str) -> anyhow::Result<PathBuf> {
     let mut cargo = project.cargo();

@@ -58,6 +58,8 @@ const WITH_SERVERS: &[(&str, &str)] = &[
     ("demo", "the_demo_runs_on_sqs"),
     ("docs", "page::cloud_"),
     ("docs", "page::readme"),
+    ("fault_points", "aws::"),
+    ("fault_points", "google::"),
 ];
 
 /// The tests that need guests in other languages.
@@ -71,8 +73,17 @@ const WITH_LANGUAGES: &[(&str, &str)] = &[
 ];
 
 /// The tests that need guests and nothing else.
-const WITH_GUESTS: &[(&str, &str)] =
-    &[("soak", ""), ("crash", ""), ("demo", ""), ("docs", "page::"), ("host", "")];
+const WITH_GUESTS: &[(&str, &str)] = &[
+    ("crash", ""),
+    ("demo", ""),
+    ("docs", "page::"),
+    ("fault_points", ""),
+    ("host", ""),
+    ("soak", ""),
+];
+
+/// The test program that needs a host with fault points, besides.
+const WITH_FAULT_POINTS: &str = "fault_points";
 
 impl Needs {
     /// None if the test needs only what Cargo builds.
@@ -140,6 +151,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
 /// Runs every test.
 fn all(project: &Project) -> anyhow::Result<()> {
     let programs = build::tests(project)?;
+    build::host_with_fault_points(project)?;
     for (name, begin) in WITH_SERVERS.iter().chain(WITH_LANGUAGES).chain(WITH_GUESTS) {
         let mut found = false;
         for program in programs.iter().filter(|program| program.name == *name) {
@@ -167,6 +179,7 @@ fn some(project: &Project, options: &Options) -> anyhow::Result<String> {
     let mut count = 0;
     let mut targets = BTreeSet::new();
     let mut skipped = BTreeSet::new();
+    let mut has_fault_points = false;
     for program in build::tests(project)? {
         for test in program.tests(options.filter.as_deref())? {
             let needed = Needs::of(&program, &test);
@@ -175,6 +188,7 @@ fn some(project: &Project, options: &Options) -> anyhow::Result<String> {
                 continue;
             }
             needs.extend(needed);
+            has_fault_points |= program.name == WITH_FAULT_POINTS;
             count += 1;
             targets.insert(program.target());
         }
@@ -186,6 +200,9 @@ fn some(project: &Project, options: &Options) -> anyhow::Result<String> {
              --workspace --doc {filter}`",
             if skipped.is_empty() { "" } else { " and needs nothing" }
         );
+    }
+    if has_fault_points {
+        build::host_with_fault_points(project)?;
     }
     let servers = prepare(project, &needs)?;
     let mut tests = project.cargo();
@@ -217,21 +234,19 @@ const LINTS: &str = "formatting, lints, licences, packages and documentation";
 fn lint(project: &Project) -> anyhow::Result<()> {
     command::run(project.cargo().args(["fmt", "--all", "--check"]))?;
     deny::check(project)?;
-    command::run(project.cargo().args([
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--",
-        "-D",
-        "warnings",
-    ]))?;
+    const DENY: [&str; 3] = ["--", "-D", "warnings"];
+    command::run(project.cargo().args(["clippy", "--workspace", "--all-targets"]).args(DENY))?;
+    let mut clippy = project.cargo();
+    clippy.args(["clippy", "--workspace", "--lib", "--bins", "--test", "style"]);
+    command::run(clippy.args(build::FAULT_POINTS).args(DENY))?;
     package::check(project)?;
-    command::run(project.cargo().env("RUSTDOCFLAGS", "-D warnings").args([
-        "doc",
-        "--workspace",
-        "--no-deps",
-        "--document-private-items",
-    ]))?;
+    command::run(
+        project
+            .cargo()
+            .env("RUSTDOCFLAGS", "-D warnings")
+            .args(["doc", "--workspace", "--no-deps", "--document-private-items"])
+            .args(build::FAULT_POINTS),
+    )?;
     book::build(project)
 }
 

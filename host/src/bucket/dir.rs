@@ -40,6 +40,7 @@ use self::walk::Walk;
 use super::{Bucket, BucketError, Content, Listed, Object, Opened, PutTag, Revision, Version};
 use crate::blocking::{SMALL, blocking};
 use crate::digest::Digest;
+use crate::fault::{self, Step};
 use crate::key::{BucketKey, Prefix};
 use crate::process_dir;
 
@@ -265,6 +266,7 @@ impl DirBucket {
         // Opening a FIFO must not wait for a writer.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let (fd, stat) = self.in_root("reading", key, |root| {
+            fault::shortage(Step::OpenInput)?;
             let fd = openat(root, key.as_str(), flags, Mode::empty())?;
             let stat = fstat(&fd)?;
             root.has_object();
@@ -357,6 +359,7 @@ impl DirBucket {
         let renamed = RemovedOnDrop(made.0.with_extension("put"));
         let wanted = self.0.no_room_for.load(Relaxed);
         let try_all = || {
+            fault::shortage(Step::CreateOutput)?;
             let mut file = File::create_new(&made.0)?;
             make_room(&file, wanted)?;
             io::Write::write_all(&mut file, &[0; TRIAL])?;
@@ -364,6 +367,7 @@ impl DirBucket {
                 Ok(()) | Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
                 Err(error) => return Err(error.into()),
             }
+            fault::shortage(Step::RenameOutput)?;
             std::fs::rename(&made.0, &renamed.0)?;
             std::fs::remove_file(&renamed.0)
         };

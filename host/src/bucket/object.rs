@@ -31,6 +31,7 @@ use super::{
     Access, Bucket, BucketError, Content, Listed, Opened, PutTag, Revision, StoredEncoding, Version,
 };
 use crate::blocking::blocking;
+use crate::fault::{self, Step};
 use crate::key::{BucketKey, MAX_KEY_BYTES, Prefix};
 
 /// Files above this many bytes are put in parts.
@@ -220,6 +221,8 @@ impl Bucket for ObjectBucket {
     }
 
     async fn try_get(&self, key: &BucketKey) -> Result<(), BucketError> {
+        fault::shortage(Step::GetObject)
+            .map_err(|lost| BucketError::unavailable(self, "reading", key, lost))?;
         let failed = |error| self.failed("reading", key, error);
         let options = download::options();
         let got = self.0.stores.quick_reads.get_opts(&self.path(key)?, options).await;
@@ -249,6 +252,7 @@ impl Bucket for ObjectBucket {
             false => Attributes::new(),
         };
         let unavailable = |error| BucketError::unavailable(self, "writing", key, error);
+        fault::shortage(Step::PutObject).map_err(|lost| unavailable(lost.into()))?;
         let (source, size) = (content.open().map_err(unavailable)?, content.size());
         if size > ONE_PUT {
             return self.put_parts(key, source, size, attributes).await;
@@ -346,6 +350,8 @@ impl Bucket for ObjectBucket {
     }
 
     async fn try_put(&self, key: &BucketKey) -> Result<(), BucketError> {
+        fault::shortage(Step::PutObject)
+            .map_err(|lost| BucketError::unavailable(self, "writing", key, lost))?;
         match self.0.address.service {
             // Azure can't abort an upload in parts.
             Service::Azure => self.try_put_unmet(key, no_entity_tag()).await,

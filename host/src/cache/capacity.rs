@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use super::blobs::{Blobs, ScannedBlob, cost, scan};
 use super::index::Index;
 use crate::digest::Digest;
+use crate::fault::{self, Step};
 
 /// The least time between two scans. Scans take at most a hundredth of the time.
 const RESCAN: Duration = Duration::from_secs(60);
@@ -262,6 +263,7 @@ impl Evictor {
                     drop(pins);
                     self.usage.remove(seen.cost);
                     freed += seen.cost;
+                    fault::point(Step::Evicted);
                 }
             } else if freed_at_scan == Some(freed) {
                 break;

@@ -18,6 +18,7 @@ use super::{Blob, Cache, CacheError, Inner, KnownVersion, ObjectId};
 use crate::blocking::{SMALL, blocking};
 use crate::bucket::{Bucket, BucketError, Object, Opened};
 use crate::digest::Digest;
+use crate::fault::{self, Step};
 
 /// How often a download is tried when the cache's directories fail.
 const TRIES: usize = 3;
@@ -196,6 +197,7 @@ fn write_and_remove(cache: &Inner, bytes: u64) -> io::Result<()> {
         file.write_all(&buffer[..part as usize])?;
         left -= part;
     }
+    fault::shortage(Step::StoreBlob)?;
     let blobs = &tmp.open.blobs;
     renameat(tmp.open.tmp.dir(), tmp.name(), blobs, PROBE)?;
     // Another host may be trying the same.
@@ -225,6 +227,7 @@ struct Tmp<'a> {
 
 impl<'a> Tmp<'a> {
     fn create(cache: &'a Inner) -> io::Result<(Self, File)> {
+        fault::shortage(Step::Download)?;
         // Each try has another name: a failing disk may have created the file and said otherwise.
         let create = |open: &Arc<OpenDirs>| {
             let name = cache.tmp_name();
@@ -241,7 +244,9 @@ impl<'a> Tmp<'a> {
 
     /// Makes the file a blob. False when the blob exists already.
     fn keep(mut self, digest: Digest, stamp: &Stamp) -> io::Result<bool> {
+        fault::shortage(Step::StoreBlob)?;
         let new = self.cache.blobs.add(&self.open, self.name(), digest, stamp)?;
+        fault::point(Step::BlobStored);
         self.name = None;
         Ok(new)
     }

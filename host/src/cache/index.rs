@@ -14,6 +14,7 @@ use super::ObjectId;
 use super::directories::{OpenDirs, create};
 use crate::bucket::Version;
 use crate::digest::Digest;
+use crate::fault::{self, Step};
 use crate::ownership::{self, Us};
 
 /// How often an entry's directory is made while somebody removes it.
@@ -65,6 +66,7 @@ impl Index {
             digest,
         };
         let entry = serde_json::to_vec(&entry)?;
+        fault::shortage(Step::StoreIndex)?;
         let mut file = File::from(create(open.tmp.dir(), tmp)?);
         let put = file.write_all(&entry).and_then(|()| self.rename(open, tmp, &self.file(source)));
         if put.is_err() {

@@ -21,6 +21,7 @@ use super::compiler::{CompileLimits, Failed};
 use super::entries;
 use super::quarantine::{CompileLock, DEATH_EXPIRES, MAX_RECORDS, Unstored, read_failed};
 use crate::digest::Digest;
+use crate::fault::{self, Step};
 use crate::shortage::is_damage;
 
 /// The end of a folder's name: the version of the file format.
@@ -111,6 +112,7 @@ impl Compiled {
             Ok(()) => {
                 // It may have failed before, with lower limits.
                 let _ = fs::remove_file(self.failed_path(digest));
+                fault::point(Step::CodeStored);
                 self.tidy(Some(&path));
             }
             Err(error) => tracing::warn!(
@@ -122,6 +124,7 @@ impl Compiled {
 
     fn write(&self, path: &Path, parts: &[&[u8]]) -> io::Result<()> {
         make_private(&self.folder)?;
+        fault::shortage(Step::StoreCode)?;
         let (mut file, temporary) = Temporary::create(path)?;
         for part in parts {
             file.write_all(part)?;

@@ -22,6 +22,7 @@ use tokio::sync::Semaphore;
 use super::child::{CODE, DAMAGED, NO_MEMORY, READY, REFUSED, Request};
 use super::{MAX_WORDS, bounded};
 use crate::digest::Digest;
+use crate::fault::{self, Step};
 use crate::sandbox::Mode;
 use crate::shortage;
 
@@ -261,7 +262,10 @@ impl Compiler {
         match talk {
             Talk::Unread(error) => Err(Uncompiled::Unread(error)),
             Talk::TooLarge => Err(Uncompiled::Failed(Failed::over(Exceeded::Code, limits))),
-            Talk::Answer(CODE, code) => Ok(code),
+            Talk::Answer(CODE, code) => {
+                fault::point(Step::Compiled);
+                Ok(code)
+            }
             Talk::Answer(DAMAGED, _) => Err(Uncompiled::Damaged),
             Talk::Answer(NO_MEMORY, _) => Err(self.without_memory()),
             Talk::Answer(REFUSED, words) => {
@@ -276,6 +280,7 @@ impl Compiler {
     }
 
     fn start(&self) -> io::Result<(Child, UnixStream)> {
+        fault::shortage(Step::Compile)?;
         let (ours, theirs) = StdStream::pair()?;
         ours.set_nonblocking(true)?;
         let ours = UnixStream::from_std(ours)?;

@@ -328,10 +328,3 @@ impl fmt::Debug for FileQueue {
         f.debug_tuple("FileQueue").field(&self.url).finish()
     }
 }
-
-/// Marks a step between which and the next one a test kills its process.
-#[cfg(test)]
-use tests::crashes::crash_point;
-#[cfg(not(test))]
-#[inline(always)]
-fn crash_point(_step: &str) {}

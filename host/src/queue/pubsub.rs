@@ -29,6 +29,7 @@ use super::address::PubSub;
 use super::copies::Copies;
 use super::denial::Denial;
 use super::{Access, Counts, Message, Queue, QueueError, Receipt, Release, Requests};
+use crate::fault::{self, Step};
 
 pub use admin::Admin;
 
@@ -321,20 +322,26 @@ impl Shared {
             ack_deadline_seconds: i32::try_from(seconds).unwrap_or(i32::MAX),
         };
         let modify = || async {
+            fault::shortage(Step::PubSubModify).map_err(status::starved)?;
             let request = routed("subscription", subscription, request.clone());
             self.client.subscriber().modify_ack_deadline(request).await
         };
-        self.client.tried(RequestKind::Extend, ANSWER, modify).await
+        self.client.tried(RequestKind::Extend, ANSWER, modify).await?;
+        fault::point(Step::PubSubModified);
+        Ok(())
     }
 
     async fn acknowledge(&self, ack_ids: Vec<String>) -> Result<(), Status> {
         let subscription = self.subscription.as_deref().unwrap_or_default();
         let request = AcknowledgeRequest { subscription: subscription.to_owned(), ack_ids };
         let acknowledge = || async {
+            fault::shortage(Step::PubSubAcknowledge).map_err(status::starved)?;
             let request = routed("subscription", subscription, request.clone());
             self.client.subscriber().acknowledge(request).await
         };
-        self.client.tried(RequestKind::Delete, ANSWER, acknowledge).await
+        self.client.tried(RequestKind::Delete, ANSWER, acknowledge).await?;
+        fault::point(Step::PubSubAcknowledged);
+        Ok(())
     }
 
     /// Releases messages that nobody took. If that fails, they come back when their leases expire.

@@ -40,18 +40,24 @@ type Errand = Box<dyn FnOnce(&SpillDir) + Send>;
 
 /// A handle to the thread. The thread ends when the last handle is dropped.
 #[derive(Clone)]
-pub(super) struct Disk(flume::Sender<Errand>);
+pub(super) struct Disk {
+    errands: flume::Sender<Errand>,
+    /// Not the thread's, which may end after the process has begun to: the directory would stay.
+    _spill: Arc<SpillDir>,
+}
 
 impl Disk {
     /// Starts the thread.
     pub(super) fn start(spill: Arc<SpillDir>) -> io::Result<Self> {
         let (errands, queue) = flume::unbounded::<Errand>();
+        let there = Arc::downgrade(&spill);
         std::thread::Builder::new().name("disk".to_owned()).spawn(move || {
             for errand in queue {
+                let Some(spill) = there.upgrade() else { return };
                 errand(&spill);
             }
         })?;
-        Ok(Self(errands))
+        Ok(Self { errands, _spill: spill })
     }
 
     /// Creates a file for a large output.
@@ -77,7 +83,7 @@ impl Disk {
     /// Drops a large output's file, which removes it unless somebody else still has it.
     pub(super) fn remove(&self, file: Arc<SpilledFile>) {
         // If the thread has ended, the file is dropped here.
-        let _ = self.0.send(Box::new(move |_| drop(file)));
+        let _ = self.errands.send(Box::new(move |_| drop(file)));
     }
 
     fn wait<T: Send + 'static>(
@@ -87,7 +93,7 @@ impl Disk {
         let (reply, answer) = flume::bounded(1);
         let errand: Errand = Box::new(move |spill| drop(reply.send(work(spill))));
         let gone = || io::Error::other("the host's thread for files has ended");
-        self.0.send(errand).map_err(|_| gone())?;
+        self.errands.send(errand).map_err(|_| gone())?;
         answer.recv().map_err(|_| gone())?
     }
 }

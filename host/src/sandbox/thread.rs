@@ -41,6 +41,7 @@ impl Threads {
                             return;
                         }
                     };
+                block_signals();
                 let confinement = confine();
                 // The receiver is gone only when starting failed elsewhere.
                 let _ = started.send(confinement);
@@ -83,6 +84,22 @@ impl Threads {
         };
         self.work.send_async(Box::new(work)).await.ok()?;
         result.await.ok()
+    }
+}
+
+/// Leaves the process's signals to other threads. A handler makes system calls that a guest's thread
+/// may not make, so a signal that the kernel gave to this thread would be lost.
+fn block_signals() {
+    let mut signals = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `sigfillset` initializes the set that it is given, `sigdelset` and `pthread_sigmask`
+    // read it, and the last one changes only this thread.
+    unsafe {
+        libc::sigfillset(signals.as_mut_ptr());
+        // A thread's own faults, which wasmtime handles.
+        for fault in [libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGSEGV, libc::SIGTRAP] {
+            libc::sigdelset(signals.as_mut_ptr(), fault);
+        }
+        libc::pthread_sigmask(libc::SIG_BLOCK, signals.as_ptr(), std::ptr::null_mut());
     }
 }
 

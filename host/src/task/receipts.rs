@@ -14,6 +14,7 @@ use crate::bucket::{BucketError, Revision, Version};
 use crate::cache::CacheError;
 use crate::digest::Digest;
 use crate::failure::Failure;
+use crate::fault::{self, Step};
 use crate::key::{BucketKey, Prefix};
 use crate::lease::Lease;
 use crate::message::Task;
@@ -89,6 +90,7 @@ impl Attempt {
             }
         };
         services.outages.ends(&services.reading_receipts());
+        fault::point(Step::ReceiptRead);
         match found {
             Found::Nothing => Ok(None),
             Found::Unusable { why, revision } => {
@@ -190,6 +192,7 @@ impl Attempt {
                 Found::Nothing => place.replaces = None,
             }
         }
+        fault::point(Step::ReceiptPut);
         if services.config.data.durable {
             publish::sync(&*services.bucket).await?;
         }

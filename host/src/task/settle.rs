@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use super::Attempt;
 use crate::failure::Failure;
+use crate::fault::{self, Step as Reached};
 use crate::lease::{Lease, Settlement, Unsettled};
 use crate::publish::Published;
 use crate::queue::{Queue, QueueError, Release};
@@ -43,6 +44,7 @@ impl Attempt {
             Ok(()) => verdict,
             Err(instead) => instead,
         };
+        fault::point(Reached::ReportSent);
         let settled = settle_as(services, lease, &verdict, &reason).await;
         self.steps.done(Step::Settle);
         services.stats.add_steps(&self.steps);
@@ -320,6 +322,10 @@ async fn settle(
         let Unsettled { error, lease: back } = match lease.settle(settlement).await {
             Ok(()) => {
                 services.outages.ends(&services.settling());
+                fault::point(match settlement {
+                    Settlement::Ack | Settlement::Reject => Reached::Acknowledged,
+                    Settlement::Release(..) => Reached::Released,
+                });
                 return Ok(());
             }
             Err(unsettled) => unsettled,

@@ -1,6 +1,6 @@
 //! A host that is told to stop: running tasks finish, the others are given back at once.
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use serde_json::json;
 use task_host_tests::{Place, Running, eventually, misbehaviour};
 
@@ -50,6 +50,26 @@ fn sigterm_lets_the_running_task_finish_and_gives_the_others_back_at_once() {
     // A drain is no attempt: what was given back is run as if for the first time.
     place.run_until_empty(&["--max-attempts", "1", "--parallel", "5"]).good();
     assert_eq!(place.keys().iter().filter(|key| key.ends_with("done.txt")).count(), 6);
+}
+
+/// The kernel gives a signal to any thread that takes it.
+#[test]
+fn a_signal_for_the_thread_of_a_task_reaches_the_host() {
+    let place = Place::with(&["misbehave"]);
+    let host = busy(&place, 3.0, &[]);
+    let threads = format!("/proc/{}/task", host.pid().as_raw_nonzero());
+    let name = |id: &str| std::fs::read_to_string(format!("{threads}/{id}/comm")).ok();
+    let ids = std::fs::read_dir(&threads).expect("the host's threads").flatten();
+    let ids = ids.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let guests: Vec<String> =
+        ids.filter(|id| name(id).is_some_and(|name| name.starts_with("guest-"))).collect();
+    let [guest] = &*guests else { panic!("a thread for the task: {guests:?}") };
+    let guest = guest.parse().ok().and_then(Pid::from_raw).expect("the id of a thread");
+    // It is for the process, but this thread gets it if it takes signals.
+    rustix::process::kill_process(guest, Signal::TERM).expect("a signal");
+    eventually("the tasks that were held ready", || (place.counts() == (6, 1)).then_some(()));
+    host.wait().good();
+    assert_eq!(place.counts(), (5, 0));
 }
 
 #[test]

@@ -19,6 +19,7 @@ use super::{DirBucket, copy, make_dirs, open_parent, version};
 use crate::blocking::{SMALL, blocking};
 use crate::bucket::content::{Content, Opened};
 use crate::bucket::{BucketError, PutTag, Revision};
+use crate::fault::{self, Step};
 use crate::key::BucketKey;
 use crate::process_dir::ProcessDir;
 
@@ -251,6 +252,7 @@ struct Made {
 impl Made {
     /// None when the directory is gone.
     fn create(tmp: &Arc<ProcessDir>) -> Result<Option<Self>, Errno> {
+        fault::shortage(Step::CreateOutput)?;
         let name = format!("put-{}", NAMES.fetch_add(1, Relaxed));
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         match openat(tmp.dir(), &*name, flags, Mode::from_raw_mode(0o666)) {
@@ -325,6 +327,7 @@ fn rename_in(
     key: &BucketKey,
     over: Over,
 ) -> Result<(), Errno> {
+    fault::shortage(Step::RenameOutput)?;
     let name = OsStr::new(name);
     let rename = || match over {
         Over::Anything => renameat(from.as_fd(), name, root, key.as_str()),

@@ -20,6 +20,7 @@ use super::super::{BucketError, Object, Opened, StoredEncoding, Version};
 use super::ObjectBucket;
 use super::version::{Tag, facts, is_ours, is_same, version};
 use crate::blocking::{SMALL, blocking};
+use crate::fault::{self, Step};
 use crate::key::BucketKey;
 
 /// Objects above this many bytes are fetched in parts.
@@ -92,6 +93,8 @@ pub(super) async fn open(
         Some(Tag::Time(time)) => options.if_modified_since = time.parse().ok(),
         Some(Tag::None) | None => {}
     }
+    fault::shortage(Step::GetObject)
+        .map_err(|lost| BucketError::unavailable(bucket, "reading", key, lost))?;
     let got = match bucket.reads().get_opts(&bucket.path(key)?, options).await {
         Ok(got) => got,
         Err(object_store::Error::NotModified { .. }) if known.is_some() => {

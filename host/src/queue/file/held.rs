@@ -14,7 +14,8 @@ use super::name::{Name, second_after};
 use super::opened::OpenedQueue;
 use super::receipt::LeaseReceipt;
 use super::staging::Staging;
-use super::{body, crash_point, failures};
+use super::{body, failures};
+use crate::fault::{self, Step};
 use crate::queue::{QueueError, Release};
 
 /// How long the holder of a lease waits for the lock of its movement file.
@@ -31,7 +32,7 @@ impl OpenedQueue {
             return Err(self.dirs.lost(id));
         }
         movement.start().map_err(failed)?;
-        crash_point("start: noted");
+        fault::point(Step::StartNoted);
         Ok(())
     }
 
@@ -77,7 +78,7 @@ impl OpenedQueue {
                 Release::Uncounted => uncounted(started),
                 Release::Failed(reason) => {
                     failures::add(dirs, id, reason)?;
-                    crash_point("release: noted");
+                    fault::point(Step::FailureNoted);
                     failed(started > 0)
                 }
             };
@@ -109,7 +110,7 @@ impl OpenedQueue {
         if open > 0 {
             movement.append(&disowned(held.since, open)).map_err(failed)?;
         }
-        crash_point("disown: noted");
+        fault::point(Step::DisownNoted);
         Ok(())
     }
 
@@ -124,12 +125,12 @@ impl OpenedQueue {
             };
         }
         let staging = self.claim(&held.name).map_err(failed)?.ok_or_else(|| dirs.lost(id))?;
-        crash_point("ack: claimed");
+        fault::point(Step::Claimed);
         if held.redelivered {
             failures::forget(dirs, id).map_err(failed)?;
         }
         staging.discard(id).map_err(failed)?;
-        crash_point("ack: discarded");
+        fault::point(Step::Discarded);
         if is_done {
             self.count_completion();
         }
@@ -217,10 +218,10 @@ impl OpenedQueue {
         }
         let lines = format!("{lines}{}", to.line());
         movement.append(&lines)?;
-        crash_point("move: noted");
+        fault::point(Step::MoveNoted);
         fs::renameat(&self.dirs.queue, held.name.as_str(), &self.dirs.queue, to.as_str())
             .inspect_err(|_| movement.take_back(lines.len()))?;
-        crash_point("move: moved");
+        fault::point(Step::MoveRenamed);
         Ok(())
     }
 }

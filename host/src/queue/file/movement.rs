@@ -12,6 +12,7 @@ use super::dirs::Dirs;
 use super::files::{self, FILE, size, write_all};
 use super::history::History;
 use super::name::Name;
+use crate::fault::{self, Step};
 
 /// A movement file, open and locked against all other processes and threads.
 #[derive(Debug)]
@@ -95,6 +96,7 @@ impl Movement {
 
     /// Appends all of the lines, or nothing.
     pub(super) fn append(&self, lines: &str) -> Result<(), Errno> {
+        fault::shortage(Step::NoteMove)?;
         let written = rustix::io::retry_on_intr(|| rustix::io::write(&self.fd, lines.as_bytes()));
         match written {
             Ok(n) if n == lines.len() => Ok(()),

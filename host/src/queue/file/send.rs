@@ -4,13 +4,14 @@
 use rustix::fs::{self, OFlags};
 use rustix::io::Errno;
 
+use super::body;
 use super::error::invalid;
 use super::files::{FILE, write_all};
 use super::movement::Movement;
 use super::name::Name;
 use super::opened::OpenedQueue;
 use super::staging::Staging;
-use super::{body, crash_point};
+use crate::fault::{self, Step};
 use crate::queue::{LONGEST_MESSAGE, QueueError};
 
 impl OpenedQueue {
@@ -45,11 +46,11 @@ impl OpenedQueue {
             fs::fsync(&file)?;
         }
         drop(file);
-        crash_point("send: written");
+        fault::point(Step::SendWritten);
         Movement::create(&self.dirs, name)?;
-        crash_point("send: noted");
+        fault::point(Step::SendNoted);
         fs::renameat(staging.dir(), id, &self.dirs.queue, name.as_str())?;
-        crash_point("send: sent");
+        fault::point(Step::SendRenamed);
         Ok(())
     }
 }

@@ -17,6 +17,7 @@ use super::dirs::{self, Dirs};
 use super::failures::ATTEMPTS;
 use super::files::directory;
 use super::name::is_id;
+use crate::fault::{self, Step};
 use crate::process_dir::{self, ProcessDir};
 
 /// This process's directory. Dropping it removes it, after finishing its entries.
@@ -41,7 +42,7 @@ impl Staging {
     /// shows the next process what else to remove.
     pub(super) fn discard(&self, id: &str) -> Result<(), Errno> {
         self.dirs.remove(&self.dirs.movement, id)?;
-        super::crash_point("discard: forgotten");
+        fault::point(Step::Forgotten);
         self.dirs.remove(self.dir(), id)
     }
 
@@ -92,7 +93,7 @@ fn clear(dirs: &Dirs, dir: &OwnedFd) -> Result<(), Errno> {
             continue;
         }
         dirs.remove(&dirs.movement, &id)?;
-        super::crash_point("sweep: forgotten");
+        fault::point(Step::SweepForgotten);
         if let Some(attempts) = &attempts {
             dirs.remove(attempts, &id)?;
         }

@@ -14,7 +14,8 @@ use super::movement::{Movement, Opened};
 use super::name::{Name, second_after};
 use super::opened::OpenedQueue;
 use super::receipt::LeaseReceipt;
-use super::{body, crash_point, failures};
+use super::{body, failures};
+use crate::fault::{self, Step};
 use crate::queue::Message;
 
 /// The sender of a message without a movement file is still sending for this long. After that,
@@ -99,7 +100,7 @@ impl OpenedQueue {
         let end = if history.is_torn() { "\n" } else { "" };
         let line = format!("{end}{}", leased.line());
         movement.append(&line)?;
-        crash_point("lease: noted");
+        fault::point(Step::LeaseNoted);
         let renamed = fs::renameat(&dirs.queue, name.as_str(), &dirs.queue, leased.as_str());
         if let Err(errno) = renamed {
             movement.take_back(line.len());
@@ -111,7 +112,7 @@ impl OpenedQueue {
                 errno => Err(errno),
             };
         }
-        crash_point("lease: leased");
+        fault::point(Step::LeaseRenamed);
 
         let receipt = LeaseReceipt {
             name: leased,

@@ -16,7 +16,8 @@ use tokio::time::Instant;
 use super::client::{ANSWER, RequestKind, routed};
 use super::envelope::{self, Envelope};
 use super::leases::PubSubLease;
-use super::{IDS, MAX_LEASE, Shared};
+use super::{IDS, MAX_LEASE, Shared, status};
+use crate::fault::{self, Step};
 use crate::queue::{Message, QueueError};
 
 /// The longest wait of one pull. A host that stops waits for its end.
@@ -104,6 +105,7 @@ pub(super) async fn pull(
         max_messages: i32::try_from(max.min(MOST)).unwrap_or(i32::MAX),
     };
     let ask = || async {
+        fault::shortage(Step::PubSubPull).map_err(status::starved)?;
         let mut request = routed("subscription", subscription, request.clone());
         let Some(wait) = wait else { return shared.client.subscriber().pull(request).await };
         request.set_timeout(wait);
@@ -117,6 +119,9 @@ pub(super) async fn pull(
     };
     let received = shared.client.tried(RequestKind::Receive, ANSWER, ask).await;
     let received = received.map_err(|e| shared.client.error("receiving messages", &e))?;
+    if !received.received_messages.is_empty() {
+        fault::point(Step::PubSubPulled);
+    }
     Ok(received.received_messages)
 }
 

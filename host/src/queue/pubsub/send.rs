@@ -7,7 +7,8 @@ use gcloud_gax::grpc::Status;
 use gcloud_googleapis::pubsub::v1::{PublishRequest, PubsubMessage};
 
 use super::client::{ANSWER, RequestKind, routed};
-use super::{Shared, envelope};
+use super::{Shared, envelope, status};
+use crate::fault::{self, Step};
 use crate::queue::QueueError;
 
 /// The limits of a request in messages and bytes. A message has the same limit in bytes.
@@ -57,10 +58,13 @@ impl Shared {
     pub(super) async fn publish(&self, messages: Vec<PubsubMessage>) -> Result<(), Status> {
         let request = PublishRequest { topic: self.topic.clone(), messages };
         let publish = || async {
+            fault::shortage(Step::PubSubPublish).map_err(status::starved)?;
             let request = routed("topic", &self.topic, request.clone());
             self.client.publisher().publish(request).await
         };
-        self.client.tried(RequestKind::Send, ANSWER, publish).await.map(drop)
+        self.client.tried(RequestKind::Send, ANSWER, publish).await?;
+        fault::point(Step::PubSubPublished);
+        Ok(())
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use gcloud_gax::grpc::{Code, Status};
 use prost::Message as _;
+use rustix::io::Errno;
 
 use crate::queue::QueueError;
 
@@ -23,6 +24,11 @@ pub(super) struct ErrorInfo {
     pub(super) domain: String,
     #[prost(map = "string, string", tag = "3")]
     pub(super) metadata: HashMap<String, String>,
+}
+
+/// The error of a request for which the machine was short of something.
+pub(super) fn starved(errno: Errno) -> Status {
+    Status::unavailable(errno.to_string())
 }
 
 /// The acknowledgement ids that failed, and why, if the service says so.

@@ -5,6 +5,7 @@ use std::error::Error;
 use aws_sdk_sqs::config::http::HttpResponse;
 use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sqs::types::BatchResultErrorEntry;
+use rustix::io::Errno;
 
 use crate::confinement::may_be_the_cause;
 use crate::queue::QueueError;
@@ -81,6 +82,12 @@ impl Failure {
 
 fn unavailable(queue: String, doing: &str, text: String) -> QueueError {
     QueueError::Unavailable { queue, doing: doing.to_owned(), source: text.into() }
+}
+
+impl From<Errno> for Failure {
+    fn from(errno: Errno) -> Self {
+        Self::Unavailable(errno.to_string())
+    }
 }
 
 impl<E> From<SdkError<E, HttpResponse>> for Failure

@@ -28,6 +28,8 @@ const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 /// The longest assumed delay of an answer. A lease starts when SQS sends the answer, which is some
 /// time before it arrives.
 const ON_ITS_WAY: Duration = Duration::from_secs(2);
+/// How often, at least, a poll looks for its answer.
+const LOOK: Duration = Duration::from_secs(1);
 /// How long to wait before the next try if a message's body can't be fetched.
 const NO_BODY: Duration = Duration::from_secs(30);
 /// How often to check whether too many messages are in flight.
@@ -125,11 +127,17 @@ impl Inner {
         let asked = Instant::now();
         let visibility = duration.clamp(Duration::from_secs(1), self.max_lease);
         let is_fifo = self.settings.is_fifo;
-        let messages = self.service.receive(max, visibility, wait, is_fifo).await?;
+        let answer = self.service.receive(max, visibility, wait, is_fifo);
+        let (messages, absent) = watched(answer, LOOK.min(duration / 40)).await;
+        let messages = messages?;
         let margin = ON_ITS_WAY.min(duration / 10);
-        let earliest = Instant::now().checked_sub(margin).unwrap_or(asked);
-        let received = asked.max(earliest);
+        let received = asked.max(absent.checked_sub(margin).unwrap_or(asked));
         let until = received + duration.min(visibility);
+        if until <= Instant::now() {
+            let count = messages.len();
+            tracing::debug!("{}: the leases of {count} messages ended on their way", self.name);
+            return Ok(Vec::new());
+        }
         let fresh =
             join_all(messages.into_iter().map(|message| self.open(message, received, until)));
         Ok(fresh.await.into_iter().flatten().collect())
@@ -273,6 +281,21 @@ impl Inner {
     }
 }
 
+/// Waits for an answer. Returns a time at which it had not come, too: at most two `interval`s ago, or
+/// before this process was stopped. While it is stopped, answers come, and their leases run.
+async fn watched<T>(answer: impl Future<Output = T>, interval: Duration) -> (T, Instant) {
+    let mut answer = std::pin::pin!(answer);
+    // The last look may have been after a stop, and before the answer was read.
+    let (mut before, mut last) = (Instant::now(), Instant::now());
+    loop {
+        tokio::select! {
+            biased;
+            answer = &mut answer => return (answer, before),
+            () = tokio::time::sleep(interval) => (before, last) = (last, Instant::now()),
+        }
+    }
+}
+
 /// How many messages wait because too many are in flight, if that is the case.
 fn held_up(counts: Counts) -> Option<u64> {
     let (all, leased) = (counts.enqueued?, counts.leased?);
@@ -298,6 +321,20 @@ pub(super) async fn watch_kept(polls: Arc<Polls>, queue: Weak<Inner>, stop: Canc
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn an_answer_that_comes_while_the_process_is_stopped_is_as_old_as_the_stop() {
+        let (send, answer) = tokio::sync::oneshot::channel();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let stopped = Instant::now();
+            std::thread::sleep(Duration::from_millis(300));
+            let _ = send.send(stopped);
+        });
+        let asked = Instant::now();
+        let (stopped, absent) = watched(answer, Duration::from_millis(10)).await;
+        assert!(absent > asked && absent <= stopped.unwrap(), "{absent:?}");
+    }
 
     #[test]
     fn messages_wait_for_others_when_as_many_are_in_flight_as_may_be() {

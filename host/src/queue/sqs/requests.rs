@@ -18,6 +18,7 @@ use super::batch::{BatchRequest, MAX_ENTRIES};
 use super::client::{patient, until};
 use super::failure::{Failure, Refusal};
 use super::leases::LeasedMessage;
+use crate::fault::{self, Step};
 
 /// Bytes of messages in one request that every queue accepts.
 const LEAST_BATCH: usize = 256 * 1024;
@@ -68,9 +69,14 @@ impl Service {
             // If the answer is lost, the retry gets the same messages.
             request = request.receive_request_attempt_id(uuid::Uuid::new_v4().to_string());
         }
+        fault::shortage(Step::SqsReceive)?;
         let answer = request.customize().config_override(patient(wait)).send().await;
         let answer = answer.map_err(|error| Failure::from(error).needing("sqs:ReceiveMessage"))?;
-        Ok(answer.messages.unwrap_or_default())
+        let messages = answer.messages.unwrap_or_default();
+        if !messages.is_empty() {
+            fault::point(Step::SqsReceived);
+        }
+        Ok(messages)
     }
 
     pub(super) async fn purge(&self) -> Result<(), Failure> {
@@ -141,7 +147,9 @@ impl BatchRequest for Deletes {
         // Useless after the leases end.
         let latest = items.iter().map(|item| item.until).max();
         let request = request.customize().config_override(until(latest));
+        fault::shortage(Step::SqsDelete)?;
         let answer = request.send().await.map_err(|error| denied(error, DELETE))?;
+        fault::point(Step::SqsDeleted);
         let done = answer.successful().iter().map(|entry| entry.id());
         Ok(each(items.len(), done, answer.failed(), DELETE))
     }
@@ -166,7 +174,9 @@ impl BatchRequest for Changes {
         // Useless after the leases end.
         let latest = items.iter().map(|item| item.until).max();
         let request = request.customize().config_override(until(latest));
+        fault::shortage(Step::SqsChange)?;
         let answer = request.send().await.map_err(|error| denied(error, CHANGE))?;
+        fault::point(Step::SqsChanged);
         let done = answer.successful().iter().map(|entry| entry.id());
         Ok(each(items.len(), done, answer.failed(), CHANGE))
     }
@@ -203,7 +213,9 @@ impl BatchRequest for Sends {
                 .set_delay_seconds(item.delay);
             request = request.entries(entry.build().map_err(unbuilt)?);
         }
+        fault::shortage(Step::SqsSend)?;
         let answer = request.send().await.map_err(|error| denied(error, SEND))?;
+        fault::point(Step::SqsSent);
         let done = answer.successful().iter().map(|entry| entry.id());
         Ok(each(items.len(), done, answer.failed(), SEND))
     }

@@ -3,27 +3,17 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::fault::{self, Step};
 use crate::queue::file::FileQueue;
 use crate::queue::{Message, Queue, Release};
 
 const NONE: Duration = Duration::ZERO;
 const SHORT: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// The step after which the child is killed.
-static LAST_STEP: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("TEST_LAST_STEP").ok());
-
-pub(in crate::queue::file) fn crash_point(step: &str) {
-    if LAST_STEP.as_deref() == Some(step) {
-        let me = rustix::process::getpid();
-        let _ = rustix::process::kill_process(me, rustix::process::Signal::KILL);
-    }
-}
 
 /// What the child process does until it is killed.
 #[test]
@@ -32,6 +22,7 @@ fn child() {
     let (Ok(path), Ok(job)) = (std::env::var("TEST_QUEUE"), std::env::var("TEST_JOB")) else {
         return;
     };
+    let _faults = fault::arm();
     tokio::runtime::Runtime::new().unwrap().block_on(async {
         let queue = FileQueue::open("fq://child", path.as_ref()).unwrap();
         if job == "send" {
@@ -64,13 +55,13 @@ fn child() {
     });
 }
 
-fn start_child(path: &Path, job: &str, last_step: &str) -> Command {
+fn start_child(path: &Path, job: &str, last_step: Option<Step>) -> Command {
     let mut child = Command::new(std::env::current_exe().unwrap());
     child
         .args(["--exact", "queue::file::tests::crashes::child", "--ignored", "--nocapture"])
         .env("TEST_QUEUE", path)
         .env("TEST_JOB", job)
-        .env("TEST_LAST_STEP", last_step)
+        .env("FAILPOINTS", last_step.map_or(String::new(), |step| format!("{step:?}=return(kill)")))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     child
@@ -103,7 +94,7 @@ fn check_tidy(path: &Path) {
 
 /// Runs `job` in a host with a queue of one message, kills the host after `last_step`, and
 /// returns the messages that the next host finds.
-async fn after(job: &str, last_step: &str) -> (tempfile::TempDir, Vec<Message>) {
+async fn after(job: &str, last_step: Step) -> (tempfile::TempDir, Vec<Message>) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path();
     {
@@ -113,7 +104,7 @@ async fn after(job: &str, last_step: &str) -> (tempfile::TempDir, Vec<Message>) 
         let message = queue.lease(1, PATIENCE, NONE).await.unwrap().remove(0);
         queue.release(&message.receipt, NONE, Release::Failed("first")).await.unwrap();
     }
-    let output = start_child(path, job, last_step).output().unwrap();
+    let output = start_child(path, job, Some(last_step)).output().unwrap();
     let signal = std::os::unix::process::ExitStatusExt::signal(&output.status);
     assert_eq!(signal, Some(9), "{last_step:?} was not reached: {output:?}");
 
@@ -131,12 +122,12 @@ async fn after(job: &str, last_step: &str) -> (tempfile::TempDir, Vec<Message>) 
 }
 
 /// Checks that one message is found, with these failures, as many attempts, and these deaths.
-async fn check(job: &str, last_step: &str, deaths: u32, failures: &[&str]) {
+async fn check(job: &str, last_step: Step, deaths: u32, failures: &[&str]) {
     let (dir, found) = after(job, last_step).await;
-    assert_eq!(found.len(), 1, "{job}, {last_step}");
-    assert_eq!(found[0].failures, failures, "{job}, {last_step}");
+    assert_eq!(found.len(), 1, "{job}, {last_step:?}");
+    assert_eq!(found[0].failures, failures, "{job}, {last_step:?}");
     let counted = (found[0].attempts as usize, found[0].deaths);
-    assert_eq!(counted, (failures.len(), deaths), "{job}, {last_step}");
+    assert_eq!(counted, (failures.len(), deaths), "{job}, {last_step:?}");
     // The message can be completed, and leaves no files.
     let queue = open(dir.path());
     queue.ack(&found[0].receipt).await.unwrap();
@@ -147,47 +138,47 @@ async fn check(job: &str, last_step: &str, deaths: u32, failures: &[&str]) {
 #[tokio::test]
 async fn a_host_killed_while_it_leases_loses_no_message_and_is_not_counted() {
     tokio::join!(
-        check("ack", "lease: noted", 0, &["first"]),
-        check("ack", "lease: leased", 0, &["first"]),
+        check("ack", Step::LeaseNoted, 0, &["first"]),
+        check("ack", Step::LeaseRenamed, 0, &["first"]),
     );
 }
 
 #[tokio::test]
 async fn a_host_killed_while_it_executes_counts_as_a_death() {
     tokio::join!(
-        check("ack", "start: noted", 1, &["first"]),
-        check("extend", "move: noted", 1, &["first"]),
-        check("extend", "move: moved", 1, &["first"]),
+        check("ack", Step::StartNoted, 1, &["first"]),
+        check("extend", Step::MoveNoted, 1, &["first"]),
+        check("extend", Step::MoveRenamed, 1, &["first"]),
     );
 }
 
 #[tokio::test]
 async fn a_host_killed_while_it_releases_leaves_the_message() {
     tokio::join!(
-        check("fail", "release: noted", 0, &["first", "x"]),
-        check("fail", "move: noted", 0, &["first", "x"]),
-        check("fail", "move: moved", 0, &["first", "x"]),
-        check("drain one", "move: noted", 0, &["first"]),
-        check("drain one", "move: moved", 0, &["first"]),
-        check("disown", "disown: noted", 0, &["first"]),
+        check("fail", Step::FailureNoted, 0, &["first", "x"]),
+        check("fail", Step::MoveNoted, 0, &["first", "x"]),
+        check("fail", Step::MoveRenamed, 0, &["first", "x"]),
+        check("drain one", Step::MoveNoted, 0, &["first"]),
+        check("drain one", Step::MoveRenamed, 0, &["first"]),
+        check("disown", Step::DisownNoted, 0, &["first"]),
     );
 }
 
 #[tokio::test]
 async fn a_host_killed_while_it_deletes_leaves_nothing_behind() {
-    for step in ["ack: claimed", "discard: forgotten", "ack: discarded"] {
+    for step in [Step::Claimed, Step::Forgotten, Step::Discarded] {
         for job in ["ack", "give up"] {
             let (_dir, found) = after(job, step).await;
-            assert!(found.is_empty(), "{job}, {step}: {found:?}");
+            assert!(found.is_empty(), "{job}, {step:?}: {found:?}");
         }
     }
 }
 
 #[tokio::test]
 async fn a_host_killed_while_it_sends_has_sent_a_whole_message_or_none() {
-    for (step, expected) in [("send: written", 1), ("send: noted", 1), ("send: sent", 2)] {
+    for (step, expected) in [(Step::SendWritten, 1), (Step::SendNoted, 1), (Step::SendRenamed, 2)] {
         let (_dir, found) = after("send", step).await;
-        assert_eq!(found.len(), expected, "{step}");
+        assert_eq!(found.len(), expected, "{step:?}");
         if expected == 2 {
             assert!(found.iter().any(|m| m.body == "{\"n\": 2}"), "{found:?}");
         }
@@ -199,8 +190,8 @@ async fn the_next_host_finishes_the_cleanup_of_a_killed_one() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path();
     open(path).send(&[Bytes::from_static(b"{}")]).await.remove(0).unwrap();
-    for step in ["ack: claimed", "sweep: forgotten"] {
-        let output = start_child(path, "ack", step).output().unwrap();
+    for step in [Step::Claimed, Step::SweepForgotten] {
+        let output = start_child(path, "ack", Some(step)).output().unwrap();
         assert!(!output.status.success(), "{output:?}");
     }
     open(path);
@@ -216,7 +207,7 @@ async fn processes_that_drain_one_queue_complete_each_message_once() {
         result.unwrap();
     }
     let children: Vec<_> =
-        (0..3).map(|_| start_child(dir.path(), "drain", "").spawn().unwrap()).collect();
+        (0..3).map(|_| start_child(dir.path(), "drain", None).spawn().unwrap()).collect();
     let mut done = Vec::new();
     for child in children {
         let output = child.wait_with_output().unwrap();

@@ -1,0 +1,191 @@
+//! How each step is tested. A step that is not here does not compile.
+
+use task_host_tests::step::Step;
+
+/// Linux's numbers of errors.
+const EAGAIN: i32 = 11;
+const ENOMEM: i32 = 12;
+const EMFILE: i32 = 24;
+const ENOSPC: i32 = 28;
+const ENETUNREACH: i32 = 101;
+
+/// A queue and a bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum On {
+    /// Directories.
+    Directory,
+    /// SQS and S3.
+    Aws,
+    /// Pub/Sub and Google Cloud Storage.
+    Google,
+}
+
+/// What happens to a host at a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// It is killed.
+    Kill,
+    /// It stops for longer than its leases last.
+    Stop,
+    /// It gets an error of the system, with this number.
+    Starve(i32),
+}
+
+/// What the tasks are, besides some that copy their inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// There are no others.
+    Copies,
+    /// One fails at its first attempt.
+    OneFails,
+    /// One takes longer than half a lease.
+    OneIsLong,
+    /// There are no others, but their inputs are more than the cache may hold.
+    Large,
+}
+
+/// How a step is tested.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    /// The queues where a host comes to the step.
+    pub(crate) on: &'static [On],
+    pub(crate) kill: bool,
+    pub(crate) stop: bool,
+    /// The error that the step meets when something is short.
+    pub(crate) starve: Option<i32>,
+    pub(crate) work: Work,
+    /// Whether hosts leave receipts, if that matters.
+    pub(crate) receipts: Option<bool>,
+    /// Only without code in the cache does a host come to the step.
+    pub(crate) cold: bool,
+    /// A host was killed here before.
+    pub(crate) after: Option<Step>,
+    /// A stopped host has a lock on one message, and another host waits for it.
+    pub(crate) locks: bool,
+    /// A stopped host has a request under way, which it completes when it goes on.
+    pub(crate) is_under_way: bool,
+}
+
+const EVERYWHERE: &[On] = &[On::Directory, On::Aws, On::Google];
+const DIRECTORY: &[On] = &[On::Directory];
+const SERVICES: &[On] = &[On::Aws, On::Google];
+const AWS: &[On] = &[On::Aws];
+const GOOGLE: &[On] = &[On::Google];
+
+/// A step that a host passes with tasks that copy their inputs.
+fn on(on: &'static [On]) -> Plan {
+    Plan {
+        on,
+        kill: true,
+        stop: true,
+        starve: None,
+        work: Work::Copies,
+        receipts: None,
+        cold: false,
+        after: None,
+        locks: false,
+        is_under_way: false,
+    }
+}
+
+/// A step before an operation that may fail. A host that is killed or stopped there is as one that is
+/// killed or stopped at the step before.
+fn short(on_queues: &'static [On], errno: i32) -> Plan {
+    Plan { kill: false, stop: false, starve: Some(errno), ..on(on_queues) }
+}
+
+impl Plan {
+    fn work(self, work: Work) -> Self {
+        Self { work, ..self }
+    }
+
+    fn starved(self, errno: i32) -> Self {
+        Self { starve: Some(errno), ..self }
+    }
+
+    fn cold(self) -> Self {
+        Self { cold: true, ..self }
+    }
+
+    fn receipts(self, receipts: bool) -> Self {
+        Self { receipts: Some(receipts), ..self }
+    }
+
+    fn locks(self) -> Self {
+        Self { locks: true, ..self }
+    }
+
+    fn under_way(self) -> Self {
+        Self { is_under_way: true, ..self }
+    }
+}
+
+/// How a step is tested.
+pub(crate) fn of(step: Step) -> Plan {
+    match step {
+        Step::Leased
+        | Step::Decoded
+        | Step::InputsFetched
+        | Step::ComponentReady
+        | Step::Started
+        | Step::Prepare
+        | Step::Execute
+        | Step::Finalize
+        | Step::Finalized
+        | Step::Confirmed
+        | Step::FirstOutputPut
+        | Step::MiddleOutputPut
+        | Step::LastOutputPut
+        | Step::ReportSent
+        | Step::Acknowledged => on(EVERYWHERE),
+        Step::ReceiptRead | Step::ReceiptPut => on(EVERYWHERE).receipts(true),
+        Step::Released => on(EVERYWHERE).work(Work::OneFails),
+        Step::Renewed => on(EVERYWHERE).work(Work::OneIsLong),
+
+        Step::Compile => on(DIRECTORY).cold().starved(EAGAIN),
+        Step::Compiled | Step::CodeStored => on(DIRECTORY).cold(),
+        Step::StoreCode => on(DIRECTORY).cold().starved(ENOSPC),
+        Step::Download => on(EVERYWHERE).cold().starved(EMFILE),
+        Step::StoreBlob => on(EVERYWHERE).cold().starved(ENOSPC),
+        Step::BlobStored => on(EVERYWHERE).cold(),
+        Step::StoreIndex => on(SERVICES).cold().starved(ENOSPC),
+        Step::Evicted => on(AWS).work(Work::Large),
+
+        Step::OpenInput => short(DIRECTORY, EMFILE),
+        // A host that leaves receipts puts an object when it starts.
+        Step::CreateOutput => on(DIRECTORY).receipts(false).starved(ENOSPC).under_way(),
+        Step::RenameOutput => on(DIRECTORY).receipts(false).starved(ENOMEM).under_way(),
+        Step::GetObject => short(SERVICES, ENETUNREACH),
+        Step::PutObject => short(SERVICES, ENETUNREACH),
+
+        Step::NoteMove => short(DIRECTORY, ENOSPC),
+        Step::LeaseNoted | Step::LeaseRenamed | Step::StartNoted => on(DIRECTORY).locks(),
+        Step::FailureNoted | Step::MoveNoted | Step::MoveRenamed => {
+            on(DIRECTORY).work(Work::OneFails).locks()
+        }
+        // A host takes back an execution when it has lost its lease, or when no thread becomes
+        // free: a unit test kills it then, in `queue/file/tests/crashes.rs`.
+        Step::DisownNoted => on(&[]),
+        Step::Claimed | Step::Forgotten | Step::Discarded => on(DIRECTORY),
+        Step::SweepForgotten => Plan { after: Some(Step::Claimed), ..on(DIRECTORY) },
+        Step::SendWritten | Step::SendNoted | Step::SendRenamed => on(DIRECTORY),
+
+        Step::SqsReceive => short(AWS, ENETUNREACH),
+        Step::SqsReceived => on(AWS),
+        Step::SqsDelete => short(AWS, ENETUNREACH),
+        Step::SqsDeleted => on(AWS),
+        Step::SqsChange => short(AWS, ENETUNREACH).work(Work::OneIsLong),
+        Step::SqsChanged => on(AWS).work(Work::OneIsLong),
+        Step::SqsSend => short(AWS, ENETUNREACH).work(Work::OneFails),
+        Step::SqsSent => on(AWS).work(Work::OneFails),
+
+        Step::PubSubPull => short(GOOGLE, ENETUNREACH),
+        Step::PubSubPulled => on(GOOGLE),
+        Step::PubSubAcknowledge => short(GOOGLE, ENETUNREACH),
+        Step::PubSubAcknowledged => on(GOOGLE),
+        Step::PubSubModify => short(GOOGLE, ENETUNREACH),
+        Step::PubSubModified => on(GOOGLE),
+        Step::PubSubPublish => short(GOOGLE, ENETUNREACH).work(Work::OneFails),
+        Step::PubSubPublished => on(GOOGLE).work(Work::OneFails),
+    }
+}

@@ -1,0 +1,86 @@
+//! One host that meets one fault.
+
+use std::os::unix::process::ExitStatusExt;
+
+use rustix::process::Signal;
+use task_host_tests::step::Step;
+use task_host_tests::{Running, eventually};
+
+use crate::plan::{Action, On, Plan, Work};
+use crate::site::Site;
+
+/// Runs tasks on hosts of which one meets a fault, and checks what came of the tasks.
+pub(crate) fn run(on: On, step: Step, plan: &Plan, action: Action, has_receipts: bool) {
+    let site = Site::new(on, plan, has_receipts);
+    if let Some(before) = plan.after {
+        kill(&site, before);
+    }
+    match action {
+        Action::Kill => {
+            kill(&site, step);
+            let mut next = site.start_next();
+            site.wait_until_done(0, &mut next);
+            end(next);
+        }
+        Action::Stop => stop(&site, step, plan),
+        Action::Starve(errno) => {
+            let faults = format!("{step:?}=return({errno})");
+            let mut host = site.start_faulty(&faults, &[]);
+            site.wait_until_done(0, &mut host);
+            let said = end(host);
+            assert!(said.contains(&format!("fault point {step:?}")), "not reached: {said}");
+        }
+    }
+    site.check();
+}
+
+/// Runs a host that is killed at that step.
+fn kill(site: &Site, step: Step) {
+    let host = site.start_faulty(&format!("{step:?}=1*return(kill)"), &[]);
+    let ended = host.wait();
+    assert_eq!(ended.status.signal(), Some(9), "it was not killed at {step:?}: {}", ended.stderr);
+}
+
+/// Runs a host that is stopped at that step, and another one until it has done the work of both.
+fn stop(site: &Site, step: Step, plan: &Plan) {
+    // The host has one task, so that it does nothing else at that moment: a lock that it holds, or an
+    // output that it is about to rename. Which task it gets is the queue's affair.
+    let is_any_task = plan.work == Work::Copies;
+    let args: &[&str] = if is_any_task { &["--max-tasks", "1"] } else { &[] };
+    let mut stopped = site.start_faulty(&format!("{step:?}=1*return(stop)"), args);
+    eventually(&format!("a host that stops at {step:?}"), || {
+        assert!(!stopped.has_ended(), "the host ended: {}", stopped.stderr());
+        is_stopped(&stopped).then_some(())
+    });
+    let mut other = site.start_elsewhere();
+    if plan.locks {
+        site.wait_until_done(1, &mut other);
+        stopped.signal(Signal::CONT);
+        site.wait_until_done(0, &mut other);
+        end(other);
+        end(stopped);
+        return;
+    }
+    site.wait_until_done(0, &mut other);
+    end(other);
+    let before = site.stamps();
+    stopped.signal(Signal::CONT);
+    end(stopped);
+    if is_any_task && !plan.is_under_way {
+        assert_eq!(site.stamps(), before, "outputs were written again");
+    }
+}
+
+fn is_stopped(host: &Running) -> bool {
+    let pid = host.pid().as_raw_nonzero();
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The state follows the name of the program, which is in parentheses.
+    stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+}
+
+/// Tells a host to stop, unless it has done so by itself. Returns what it said.
+fn end(host: Running) -> String {
+    eventually("a host that heeds signals", || host.stderr().contains("starting").then_some(()));
+    host.signal(Signal::TERM);
+    host.wait().good().stderr
+}

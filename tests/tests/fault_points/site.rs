@@ -1,0 +1,265 @@
+//! Where a scenario takes place: a queue with tasks, a bucket with their inputs, and what is to come
+//! of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use serde_json::{Value, json};
+use task_host_tests::{
+    Cloud, Finished, Place, Running, eventually, guest, host, host_with_fault_points,
+};
+
+use crate::plan::{On, Plan, Work};
+
+/// Tasks that copy their inputs.
+const COPIES: usize = 4;
+/// Inputs of each.
+const INPUTS: usize = 3;
+/// The id of the task that is no copy.
+const OTHER: usize = 100;
+
+/// A queue with tasks, and a bucket.
+pub(crate) struct Site {
+    kind: Kind,
+    work: Work,
+    tasks: Vec<Value>,
+    has_receipts: bool,
+}
+
+enum Kind {
+    Directory(Place),
+    Service(Cloud),
+}
+
+impl Site {
+    pub(crate) fn new(on: On, plan: &Plan, has_receipts: bool) -> Self {
+        let kind = match on {
+            On::Directory => Kind::Directory(Place::new()),
+            On::Aws => Kind::Service(Cloud::aws()),
+            On::Google => Kind::Service(Cloud::google()),
+        };
+        let mut site = Self { kind, work: plan.work, tasks: Vec::new(), has_receipts };
+        for name in ["NO_OP", "misbehave"] {
+            site.put(&format!("components/{name}.wasm"), &fs::read(guest(name)).unwrap());
+        }
+        for id in 0..COPIES {
+            let names: Vec<String> = (0..INPUTS).map(|n| format!("{id}-{n}.dat")).collect();
+            for name in &names {
+                site.put(&format!("data/0_input/{name}"), &site.content(name));
+            }
+            let inputs: Vec<String> = names.iter().map(|name| format!("0_input/{name}")).collect();
+            site.tasks.push(task_host_tests::no_op(id, &inputs));
+        }
+        let other = match plan.work {
+            Work::Copies | Work::Large => None,
+            Work::OneFails => Some(json!({"do": "fail-until", "attempt": 2})),
+            Work::OneIsLong => Some(json!({"do": "sleep", "secs": 2.5})),
+        };
+        // First, so that a host holds it while it runs the others.
+        site.tasks.splice(
+            0..0,
+            other.map(|payload| task_host_tests::misbehaviour(OTHER as i64, &[], payload)),
+        );
+        let lines: String = site.tasks.iter().map(|task| format!("{task}\n")).collect();
+        fs::write(site.lines(), lines).unwrap();
+        let queue = site.queue();
+        Finished::run(&mut site.command(&["submit", "--queue", &queue, "tasks.jsonl"])).good();
+        if !plan.cold {
+            site.warm(&site.place().cache());
+        }
+        site
+    }
+
+    pub(crate) fn place(&self) -> &Place {
+        match &self.kind {
+            Kind::Directory(place) => place,
+            Kind::Service(cloud) => &cloud.place,
+        }
+    }
+
+    fn queue(&self) -> String {
+        match &self.kind {
+            Kind::Directory(_) => "fq://./queue".to_owned(),
+            Kind::Service(cloud) => cloud.queue.clone(),
+        }
+    }
+
+    fn lines(&self) -> PathBuf {
+        self.place().path().join("tasks.jsonl")
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        match &self.kind {
+            Kind::Directory(place) => place.command(args),
+            Kind::Service(cloud) => cloud.command(args),
+        }
+    }
+
+    fn put(&self, key: &str, bytes: &[u8]) {
+        match &self.kind {
+            Kind::Directory(place) => place.put(key, bytes),
+            Kind::Service(cloud) => cloud.put(key, bytes),
+        }
+    }
+
+    fn object(&self, key: &str) -> Option<Vec<u8>> {
+        match &self.kind {
+            Kind::Directory(place) => place.object(key),
+            Kind::Service(cloud) => cloud.object(key),
+        }
+    }
+
+    fn content(&self, name: &str) -> Vec<u8> {
+        let repeats = if self.work == Work::Large { 40_000 } else { 200 };
+        format!("content {name};").repeat(repeats).into_bytes()
+    }
+
+    /// Gives a cache the compiled code of the guests, which takes longer to make than all else.
+    fn warm(&self, cache: &Path) {
+        static WARM: OnceLock<Place> = OnceLock::new();
+        let warm = WARM.get_or_init(|| {
+            let place = Place::with(&["NO_OP", "misbehave"]);
+            let other = json!({"do": "sleep", "secs": 0.0});
+            place.submit(&[
+                task_host_tests::no_op(1, &[]),
+                task_host_tests::misbehaviour(1, &[], other),
+            ]);
+            place.run_until_empty(&[]).good();
+            place
+        });
+        fs::create_dir_all(cache.parent().unwrap()).unwrap();
+        let mut copy = Command::new("cp");
+        Finished::run(copy.arg("-a").arg(warm.cache()).arg(cache)).good();
+    }
+
+    /// `host run`, with short leases.
+    fn run(&self) -> Command {
+        let mut command = self.command(&["run"]);
+        command.args(["--queue", &self.queue(), "--done-queue", "fq://./queue-done"]);
+        command.args(["--lease", "2s", "--retry-after", "10ms", "--progress", "never"]);
+        if self.has_receipts {
+            command.arg("--receipts");
+        }
+        command.args(match self.work {
+            Work::Large => &["--cache-size", "1MiB", "--parallel", "1", "--prefetch", "1"][..],
+            _ => &["--parallel", "2"],
+        });
+        command
+    }
+
+    /// Starts a host that meets these faults.
+    pub(crate) fn start_faulty(&self, faults: &str, args: &[&str]) -> Running {
+        let mut host = self.run();
+        host.args(args).env("FAILPOINTS", faults);
+        self.start(&host_with_fault_points(), &host)
+    }
+
+    /// Starts a host of users on the same machine: it has the same cache.
+    pub(crate) fn start_next(&self) -> Running {
+        self.start(&host(), &self.run())
+    }
+
+    /// Starts a host of users on another machine.
+    pub(crate) fn start_elsewhere(&self) -> Running {
+        let cache = self.place().path().join("other/cache");
+        self.warm(&cache);
+        self.start(&host(), self.run().env("HOST_CACHE_DIR", cache))
+    }
+
+    /// Starts another program in the place of that of a command.
+    fn start(&self, program: &Path, command: &Command) -> Running {
+        let mut other = Command::new(program);
+        other.args(command.get_args()).current_dir(self.place().path()).env_clear();
+        other.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        Running::start(other, &self.place().path().join("logs"))
+    }
+
+    /// Attempts by the ids of tasks, as reports say: a task may have several.
+    fn reports(&self) -> BTreeMap<u64, BTreeSet<u64>> {
+        let mut attempts: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
+        for report in self.place().messages("queue-done") {
+            let id = report["task"]["basic_info"]["id"].as_u64().expect("an id");
+            let attempt = report["attempt"].as_u64().expect("an attempt");
+            attempts.entry(id).or_default().insert(attempt);
+        }
+        attempts
+    }
+
+    /// Waits until all tasks but these many are done. If that is all, waits until they have left the
+    /// queue, too.
+    pub(crate) fn wait_until_done(&self, but: usize, host: &mut Running) {
+        let what = format!("{} tasks that are done", self.tasks.len() - but);
+        eventually(&what, || {
+            assert!(!host.has_ended(), "the host ended: {}", host.stderr());
+            if self.reports().len() + but < self.tasks.len() {
+                return None;
+            }
+            (but > 0 || self.is_empty()).then_some(())
+        });
+    }
+
+    /// Whether the queue is empty. Pub/Sub can't count, and the answer is yes.
+    fn is_empty(&self) -> bool {
+        match &self.kind {
+            Kind::Directory(place) => place.counts() == (0, 0),
+            Kind::Service(cloud) => {
+                let left = &cloud.status(&cloud.queue)["enqueued"];
+                left == &json!(0) || left.is_null()
+            }
+        }
+    }
+
+    /// The keys of all outputs of copies.
+    fn outputs() -> impl Iterator<Item = (String, String)> {
+        let names = (0..COPIES).flat_map(|id| (0..INPUTS).map(move |n| format!("{id}-{n}.dat")));
+        names.map(|name| (format!("data/0_output/{name}"), name))
+    }
+
+    /// What tells whether an output was written again.
+    pub(crate) fn stamps(&self) -> Vec<(String, u64, i64, i64)> {
+        let Kind::Directory(place) = &self.kind else { return Vec::new() };
+        let stamp = |(key, _): (String, String)| {
+            let meta = fs::metadata(place.path().join("bucket").join(&key)).expect(&key);
+            (key, meta.ino(), meta.mtime(), meta.mtime_nsec())
+        };
+        Self::outputs().map(stamp).collect()
+    }
+
+    /// Checks what came of the tasks.
+    pub(crate) fn check(&self) {
+        assert!(self.is_empty(), "messages are left");
+        for (key, name) in Self::outputs() {
+            let output = self.object(&key);
+            assert!(output.as_deref() == Some(&self.content(&name)), "{key} is not right");
+        }
+        for task in &self.tasks {
+            let id = task["basic_info"]["id"].as_u64().expect("an id");
+            let attempt = match (id as usize, self.work) {
+                (OTHER, Work::OneFails) => 2,
+                _ => 1,
+            };
+            let reported = self.reports().remove(&id).unwrap_or_default();
+            assert_eq!(reported, [attempt].into(), "the attempts of task {id}");
+        }
+        match &self.kind {
+            Kind::Directory(place) => {
+                assert_eq!(place.errors(), [Value::Null; 0], "a task was given up");
+                let completions = fs::metadata(place.path().join("queue/completions"));
+                let completed = completions.map_or(0, |file| file.len());
+                assert!(completed <= self.tasks.len() as u64, "{completed} tasks were completed");
+            }
+            Kind::Service(cloud) => {
+                let errors = cloud.host(&["queue", "ls", &cloud.errors(), "--json"]).good();
+                assert_eq!(errors.stdout, "", "a task was given up");
+            }
+        }
+        assert_eq!(self.place().left_behind(), Vec::<String>::new());
+        if self.has_receipts {
+            Finished::run(&mut self.command(&["receipts", "verify", "tasks.jsonl"])).good();
+        }
+    }
+}
