@@ -46,12 +46,15 @@ pub(crate) fn check(project: &Project) -> anyhow::Result<()> {
             ensure!(same, "{}: {file} differs from the repository's", package.display());
         }
     }
-    for directory in ["guest-examples", "tests", "xtask"] {
+    for directory in ["guest-examples", "tests", "xtask", "fuzz/src", "fuzz/tests"] {
         link(&project.root.join(directory), &copy.join(directory))?;
     }
     fs::copy(project.root.join("Cargo.lock"), copy.join("Cargo.lock"))?;
-    let workspace = fs::read_to_string(project.root.join("Cargo.toml"))?;
-    fs::write(copy.join("Cargo.toml"), workspace.replace("\"host\"", "\"packed/host\""))?;
+    for manifest in ["Cargo.toml", "fuzz/Cargo.toml"] {
+        let text = fs::read_to_string(project.root.join(manifest))?;
+        let text = text.replace("\"host\"", "\"packed/host\"");
+        fs::write(copy.join(manifest), text.replace("\"../host\"", "\"../packed/host\""))?;
+    }
     // A test file makes Cargo enable the features that tests need, as clippy did.
     let check = ["check", "--locked", "--workspace", "--lib", "--bins", "--test", "style"];
     run(project.cargo().current_dir(&copy).args(check))
@@ -59,5 +62,6 @@ pub(crate) fn check(project: &Project) -> anyhow::Result<()> {
 }
 
 fn link(to: &Path, at: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(at.parent().context("a path in the copy")?)?;
     symlink(to, at).with_context(|| format!("cannot create {}", at.display()))
 }
