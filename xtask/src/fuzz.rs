@@ -61,7 +61,7 @@ fn time(text: &str) -> Result<Duration, String> {
 }
 
 /// The program with all targets, and the directories of one clone.
-struct Fuzzer {
+pub(crate) struct Fuzzer {
     program: PathBuf,
     /// The corpus in the repository.
     corpus: PathBuf,
@@ -93,15 +93,15 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
     searched
 }
 
-/// Searches for a minute with each target, and changes no file of the repository.
-pub(crate) fn briefly(project: &Project) -> anyhow::Result<()> {
-    let fuzzer = Fuzzer::build(project)?;
-    let targets: Vec<String> = fuzzer.targets()?.into_iter().collect();
-    fuzzer.search(&targets, BRIEF, None)
-}
-
 impl Fuzzer {
-    fn build(project: &Project) -> anyhow::Result<Self> {
+    /// Searches for a minute with each target, and changes no file of the repository. Takes one
+    /// processor, and that only while nothing else needs it.
+    pub(crate) fn search_beside_tests(&self) -> anyhow::Result<()> {
+        let targets: Vec<String> = self.targets()?.into_iter().collect();
+        self.search(&targets, BRIEF, Some(1))
+    }
+
+    pub(crate) fn build(project: &Project) -> anyhow::Result<Self> {
         setup::cpp_compiler()?;
         // The whole workspace, as for tests: Cargo then selects the same features of dependencies,
         // and compiles only our own crates again, for the other wrapper.
@@ -125,7 +125,9 @@ impl Fuzzer {
     }
 
     fn command(&self, target: &str) -> Command {
-        let mut command = Command::new(&self.program);
+        // After everything that somebody waits for.
+        let mut command = Command::new("nice");
+        command.args(["-n", "19"]).arg(&self.program);
         command.env("FUZZ_TARGET", target).env("RUST_BACKTRACE", "0");
         command.args([
             format!("-max_len={LONGEST}"),

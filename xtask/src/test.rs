@@ -4,6 +4,8 @@
 
 use std::collections::BTreeSet;
 use std::env;
+use std::panic::resume_unwind;
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{bail, ensure};
@@ -11,9 +13,10 @@ use clap::Args;
 
 use crate::build::{self, TestProgram};
 use crate::command;
+use crate::fuzz::Fuzzer;
 use crate::project::Project;
 use crate::servers::Servers;
-use crate::{book, deny, fuzz, languages, package, setup};
+use crate::{book, deny, languages, package, setup};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -160,14 +163,17 @@ fn all(project: &Project) -> anyhow::Result<()> {
         ensure!(found, "xtask/src/test.rs lists `{name} {begin}`, but no test has this name");
     }
     let servers = prepare(project, &[Needs::Languages, Needs::Servers].into())?;
+    let fuzzer = Fuzzer::build(project)?;
     let mut tests = project.cargo();
     // Continues after a failure, so that one run reports everything.
     tests.args(["test", "--workspace", "--no-fail-fast"]);
     tests.envs(servers.iter().flat_map(Servers::variables));
-    let tested = command::run(&mut tests);
-    drop(servers);
-    let searched = fuzz::briefly(project);
-    tested.and(searched)
+    // Many tests wait most of the time.
+    let (tested, searched) = thread::scope(|scope| {
+        let search = scope.spawn(|| fuzzer.search_beside_tests());
+        (command::run(&mut tests), search.join())
+    });
+    tested.and(searched.unwrap_or_else(|panic| resume_unwind(panic)))
 }
 
 /// Runs the selected tests and describes their number.
