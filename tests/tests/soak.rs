@@ -32,7 +32,7 @@ fn hosts_that_are_killed_and_stopped_at_random_lose_nothing() {
 
 #[test]
 fn networks_and_disks_that_fail_lose_nothing_and_every_task_has_its_receipt() {
-    let ledger = soak(500, &["--every", "700", "--minutes", "0.2"]);
+    let ledger = soak(250, &["--every", "700", "--minutes", "0.1"]);
     assert_eq!(ledger["not_as_in_their_receipt"], json!(0), "{ledger}");
     let count = |name: &str| ledger[name].as_u64().expect("a number");
     assert!(count("network_faults") + count("disk_faults") > 0, "{ledger}");

@@ -94,7 +94,7 @@ impl Servers {
             server.wait(&logs)?;
         }
         let shown = servers.variables().map(|(name, address)| format!("{name}={address}"));
-        println!("{}", styled("2", &shown.collect::<Vec<_>>().join(" ")));
+        eprintln!("{}", styled("2", &shown.collect::<Vec<_>>().join(" ")));
         Ok(servers)
     }
 

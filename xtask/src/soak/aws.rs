@@ -1,13 +1,13 @@
 //! SQS and S3 for a soak run, of a server on this machine.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::Context;
 use serde_json::Value;
 use task_host_test_network::faults::Proxy;
 
-use crate::command::{capture, run};
+use crate::command::capture;
 use crate::project::Project;
 use crate::servers::Servers;
 
@@ -35,7 +35,7 @@ impl Aws {
             endpoint,
             _servers: servers,
         };
-        run(aws.aws().args(["s3", "mb", &aws.bucket()]).stdout(Stdio::null()))?;
+        capture(aws.aws().args(["s3", "mb", &aws.bucket()]))?;
         Ok(aws)
     }
 
@@ -101,7 +101,7 @@ impl Aws {
     /// Copies the outputs of all tasks to a directory.
     pub(super) fn copy_outputs(&self, to: &Path) -> anyhow::Result<()> {
         let from = format!("{}/data", self.bucket());
-        run(self.aws().args(["s3", "sync", "--only-show-errors", &from]).arg(to))
+        capture(self.aws().args(["s3", "sync", "--only-show-errors", &from]).arg(to)).map(drop)
     }
 
     fn aws(&self) -> Command {

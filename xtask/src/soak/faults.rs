@@ -10,7 +10,7 @@ use task_host_test_network::faults::{Fault, Proxy};
 use super::dice::Dice;
 use super::ledger::Ledger;
 use super::place::Place;
-use crate::command::{capture, run};
+use crate::command::capture;
 
 /// The shortest and the longest fault, in milliseconds.
 const LENGTH: (u64, u64) = (300, 3000);
@@ -123,7 +123,7 @@ impl Disk {
         let options = format!("size={bytes},nr_inodes={files}");
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", &options, "task-host-soak"]).arg(&path);
-        run(&mut mount)
+        capture(&mut mount)
             .context("mounting a disk that can fail needs root; see --no-disk-faults")?;
         Ok(Self { path, bytes, files })
     }
