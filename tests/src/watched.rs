@@ -19,7 +19,8 @@ impl Watched {
     pub const FLAGS: [&str; 7] =
         ["--listen", "127.0.0.1:0", "--log-format", "json", "--log-level", "debug", "--json"];
 
-    /// A host that was started with [`FLAGS`](Self::FLAGS), when it is ready for work.
+    /// A host that was started with [`FLAGS`](Self::FLAGS), when it answers. It may have met trouble
+    /// already.
     #[track_caller]
     pub fn new(mut host: Running) -> Self {
         let address = eventually("a host that listens", || {
@@ -28,9 +29,7 @@ impl Watched {
             let rest = said.split("listening at http://").nth(1)?;
             rest.split('/').next().map(str::to_owned)
         });
-        let watched = Self { host, address };
-        watched.is_ready_again();
-        watched
+        Self { host, address }
     }
 
     /// The host itself.
