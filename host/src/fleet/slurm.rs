@@ -9,7 +9,6 @@ mod queue;
 mod script;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,9 +17,9 @@ use futures_util::stream::BoxStream;
 
 use super::program::Program;
 use super::{
-    Access, Capacity, Counts, Engine, EngineError, FleetName, Line, Logs, Spec, Status, Stop, Times,
+    Access, Capacity, Engine, EngineError, FleetName, Line, Logs, Spec, Status, Stop, Times,
 };
-use queue::{Element, Queue};
+use queue::Queue;
 use script::{About, Script};
 
 /// What precedes the name of a fleet in the name of its jobs.

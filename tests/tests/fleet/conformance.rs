@@ -503,7 +503,7 @@ pub(crate) fn fleets_are_listed<S: Subject>() {
 
 /// The tests of an engine.
 macro_rules! suite {
-    ($subject:ty) => {
+    ($subject:ident) => {
         $crate::conformance::suite!(@ $subject
             workers_drain_a_queue
             a_task_that_fails_is_told_by_wait
@@ -523,7 +523,7 @@ macro_rules! suite {
             fleets_are_listed
         );
     };
-    (@ $subject:ty $($promise:ident)*) => {
+    (@ $subject:ident $($promise:ident)*) => {
         $(
             #[test]
             fn $promise() {
