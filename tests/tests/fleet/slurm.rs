@@ -174,7 +174,7 @@ fn logs_are_in_the_directory_that_was_asked_for() {
     let logs = fleet.subject.work().place().path().join("logs of 100% \"all\"");
     let option = format!("logs={}", logs.display());
     fleet.up("1", &[&["--option", &option, "--for", "1h", "--listen", "127.0.0.1:0"]]).good();
-    eventually("a file", || std::fs::read_dir(&logs).ok()?.next());
+    eventually("a file", || std::fs::read_dir(&logs).ok()?.next().map(drop));
     eventually("a line", || {
         let log: Finished = fleet.run("logs", &[]).good();
         log.stdout.contains("listening").then_some(())
