@@ -175,14 +175,18 @@ impl Holds {
     /// Holds a task that was just leased.
     pub fn hold(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Hold {
         let released = Arc::new(Notify::new());
+        let held = Held {
+            since: Instant::now(),
+            stage: Stage::Waits,
+            is_alone: false,
+            released: released.clone(),
+        };
         let mut state = self.state.lock();
         let number = state.next;
         state.next += 1;
         if state.tasks.is_empty() {
             self.first.notify_one();
         }
-        let (since, released_too) = (Instant::now(), released.clone());
-        let held = Held { since, stage: Stage::Waits, is_alone: false, released: released_too };
         state.tasks.insert(number, held);
         drop(state);
         Hold { holds: self.clone(), number, permit: Some(permit), released }
@@ -222,9 +226,15 @@ impl Holds {
                     continue;
                 }
             }
-            let mut state = self.adjusted();
-            self.release_late(&mut state, Instant::now());
+            self.look(Instant::now());
         }
+    }
+
+    /// Does what [`Holds::keep_pace`] does from time to time.
+    fn look(&self, now: Instant) {
+        let state = &mut *self.state.lock();
+        self.release_late(state, now);
+        self.adjust(state, now);
     }
 
     /// None while no task is held.
@@ -241,15 +251,15 @@ impl Holds {
         Some((usual / PART).clamp(LOOK, LONGEST_LOOK))
     }
 
-    /// Changes the number of permits to what it should be now.
     fn adjusted(&self) -> MutexGuard<'_, State> {
         let mut state = self.state.lock();
-        self.adjust(&mut state);
+        self.adjust(&mut state, Instant::now());
         state
     }
 
-    fn adjust(&self, state: &mut State) {
-        let (wanted, had) = (self.wanted(state, Instant::now()), state.permits());
+    /// Changes the number of permits to what it should be now.
+    fn adjust(&self, state: &mut State, now: Instant) {
+        let (wanted, had) = (self.wanted(state, now), state.permits());
         if wanted > had {
             let more = wanted - had;
             let kept = more.min(state.surplus);
@@ -298,6 +308,9 @@ impl Holds {
 
     /// Has tasks released that have waited long enough and won't start soon, the newest first.
     fn release_late(&self, state: &mut State, now: Instant) {
+        if let HeldAhead::Always(_) = self.ahead {
+            return;
+        }
         let waiting = state.count(Stage::is_waiting);
         let (late, patience) = match state.is_one_alone() {
             true => (waiting, Duration::ZERO),
@@ -305,9 +318,10 @@ impl Holds {
         };
         let waiting = state.tasks.values_mut().rev().filter(|held| held.stage.is_waiting());
         let mut is_any = false;
-        for held in waiting.take(late).filter(|held| {
-            now.saturating_duration_since(held.since) >= patience && !held.is_alone
-        }) {
+        for held in waiting
+            .take(late)
+            .filter(|held| now.saturating_duration_since(held.since) >= patience && !held.is_alone)
+        {
             held.stage = Stage::Told;
             held.released.notify_one();
             is_any = true;
@@ -395,17 +409,15 @@ impl Hold {
     /// fixed, no other may wait meanwhile.
     pub fn is_to_be_alone(&self) {
         let state = &mut *self.holds.state.lock();
-        if let HeldAhead::Always(_) = self.holds.ahead {
-            return;
-        }
         // Of two such tasks, the second is released like any other.
         if !state.is_one_alone()
             && let Some(held) = state.tasks.get_mut(&self.number)
         {
             held.is_alone = true;
         }
-        self.holds.release_late(state, Instant::now());
-        self.holds.adjust(state);
+        let now = Instant::now();
+        self.holds.release_late(state, now);
+        self.holds.adjust(state, now);
     }
 
     /// The task waits for a slot again.
@@ -420,14 +432,17 @@ impl Hold {
 
     /// The task's slot is free.
     pub fn has_run(&self) {
+        self.has_run_at(Instant::now());
+    }
+
+    fn has_run_at(&self, now: Instant) {
         let state = &mut *self.holds.state.lock();
-        let now = Instant::now();
         let Some(held) = state.tasks.get_mut(&self.number) else { return };
         if let Stage::Runs(since) = std::mem::replace(&mut held.stage, Stage::Apart) {
             state.pace.record(now.saturating_duration_since(since));
             state.freed = Some(now);
             if std::mem::take(&mut state.is_resting) {
-                self.holds.adjust(state);
+                self.holds.adjust(state, now);
             }
         }
     }
@@ -456,7 +471,183 @@ impl Drop for Hold {
         let frees_slots = |held: Held| held.is_alone || held.stage.is_running();
         if gone.is_some_and(frees_slots) {
             state.is_resting = false;
-            self.holds.adjust(state);
+            self.holds.adjust(state, Instant::now());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// Leases as many tasks as the host wants.
+    fn lease(holds: &Arc<Holds>, now: Instant) -> Vec<Hold> {
+        holds.look(now);
+        let permits = std::iter::from_fn(|| holds.permits.clone().try_acquire_owned().ok());
+        permits.map(|permit| holds.hold(permit)).collect()
+    }
+
+    fn begin(hold: &Hold, now: Instant) {
+        hold.enter(Stage::Runs(now));
+    }
+
+    /// Runs a task from beginning to end.
+    fn run(hold: Hold, now: Instant, took: Duration) {
+        begin(&hold, now);
+        hold.has_run_at(now + took);
+    }
+
+    fn is_released(hold: &Hold) -> bool {
+        hold.released.notified().now_or_never().is_some()
+    }
+
+    fn permits(holds: &Holds, now: Instant) -> usize {
+        holds.look(now);
+        holds.permits.available_permits()
+    }
+
+    #[tokio::test]
+    async fn one_task_per_slot_is_held_ahead_until_a_task_has_ended() {
+        let now = Instant::now();
+        let holds = Holds::new(2, HeldAhead::Soon(44));
+        let mut tasks = lease(&holds, now);
+        assert_eq!(tasks.len(), 4);
+        run(tasks.remove(0), now, SECOND / 100);
+        assert_eq!(permits(&holds, now) + tasks.len(), 46, "then as many as are short");
+    }
+
+    #[tokio::test]
+    async fn what_would_wait_long_is_released_and_nothing_else_is_held_until_a_slot_is_free() {
+        let now = Instant::now();
+        let holds = Holds::new(2, HeldAhead::Soon(4));
+        let tasks = lease(&holds, now);
+        tasks[..2].iter().for_each(|task| begin(task, now));
+        holds.look(now + 4 * SECOND);
+        assert!(!tasks.iter().any(is_released));
+        let later = now + 6 * SECOND;
+        holds.look(later);
+        let released: Vec<bool> = tasks.iter().map(is_released).collect();
+        assert_eq!(released, [false, false, true, true]);
+        let [first, second, third, fourth] = tasks.try_into().unwrap();
+        drop((third, fourth));
+        assert_eq!(permits(&holds, later), 0);
+        first.has_run_at(later);
+        drop(first);
+        // The second is expected to end at once.
+        assert_eq!(permits(&holds, later), 2);
+        assert_eq!(permits(&holds, now + HOUR), 1, "it did not");
+        drop(second);
+        assert_eq!(permits(&holds, later), 2);
+    }
+
+    #[tokio::test]
+    async fn a_task_is_taken_ahead_when_a_slot_is_about_to_be_free() {
+        let now = Instant::now();
+        let holds = Holds::new(1, HeldAhead::Soon(2));
+        run(lease(&holds, now).remove(0), now, 6 * SECOND);
+        let task = lease(&holds, now).remove(0);
+        begin(&task, now);
+        assert_eq!(permits(&holds, now), 0);
+        assert_eq!(permits(&holds, now + 2 * SECOND), 1);
+        let until_free = holds.until_free().unwrap();
+        assert!(until_free <= 6 * SECOND && until_free > Duration::ZERO, "{until_free:?}");
+    }
+
+    #[tokio::test]
+    async fn two_hosts_do_not_pass_a_task_to_and_fro() {
+        let start = Instant::now();
+        let hosts: [_; 2] = std::array::from_fn(|_| Holds::new(1, HeldAhead::Soon(2)));
+        let running = hosts.each_ref().map(|holds| lease(holds, start).remove(0));
+        running.iter().for_each(|task| begin(task, start));
+        let mut held: [Option<Hold>; 2] = [None, None];
+        let (mut is_in_queue, mut taken) = (true, 0);
+        for second in 0..3600 {
+            let now = start + second * SECOND;
+            for (holds, held) in hosts.iter().zip(&mut held) {
+                holds.look(now);
+                if held.as_ref().is_some_and(is_released) {
+                    (*held, is_in_queue) = (None, true);
+                }
+                if is_in_queue && let Some(hold) = lease(holds, now).pop() {
+                    (*held, is_in_queue) = (Some(hold), false);
+                    taken += 1;
+                }
+            }
+        }
+        assert!(is_in_queue && taken == 1, "taken {taken} times");
+    }
+
+    #[tokio::test]
+    async fn a_host_asks_for_no_task_ahead_where_there_was_none() {
+        let now = Instant::now();
+        let holds = Holds::new(1, HeldAhead::Soon(2));
+        let mut tasks = lease(&holds, now);
+        tasks.pop();
+        begin(&tasks[0], now);
+        assert_eq!(permits(&holds, now), 1);
+        holds.found_none_ahead();
+        assert_eq!(permits(&holds, now), 0);
+        run(tasks.remove(0), now, SECOND);
+        assert!(permits(&holds, now) > 1);
+    }
+
+    #[tokio::test]
+    async fn what_waits_beside_a_task_that_may_kill_the_host_is_released() {
+        let now = Instant::now();
+        let holds = Holds::new(2, HeldAhead::Soon(4));
+        let tasks = lease(&holds, now);
+        begin(&tasks[0], now);
+        tasks[2].is_to_be_alone();
+        let released: Vec<bool> = tasks.iter().map(is_released).collect();
+        assert_eq!(released, [false, true, false, true]);
+        let [running, second, alone, other] = tasks.try_into().unwrap();
+        other.is_to_be_alone();
+        drop((running, second, other));
+        assert_eq!(permits(&holds, now), 0);
+        begin(&alone, now);
+        assert_eq!(permits(&holds, now), 0);
+        run(alone, now, SECOND);
+        assert!(permits(&holds, now) >= 2);
+    }
+
+    #[tokio::test]
+    async fn a_number_that_was_asked_for_is_held_however_long_tasks_are() {
+        let now = Instant::now();
+        let holds = Holds::new(1, HeldAhead::Always(3));
+        let tasks = lease(&holds, now);
+        assert_eq!(tasks.len(), 4);
+        begin(&tasks[0], now);
+        tasks[1].is_to_be_alone();
+        holds.look(now + HOUR);
+        assert!(!tasks.iter().any(is_released));
+        assert_eq!(holds.until_free(), None);
+        run(tasks.into_iter().next().unwrap(), now, HOUR);
+        assert_eq!(permits(&holds, now), 4);
+    }
+
+    #[tokio::test]
+    async fn a_host_that_waits_for_a_whole_batch_goes_on_when_its_tasks_become_long() {
+        let now = Instant::now();
+        let holds = Holds::new(1, HeldAhead::Soon(42));
+        run(lease(&holds, now).remove(0), now, SECOND / 1000);
+        let mut tasks = lease(&holds, now);
+        assert_eq!(tasks.len(), 43);
+        begin(&tasks[0], now);
+        let admitted = tokio::spawn({
+            let holds = holds.clone();
+            async move { holds.admit(10, 10).await.len() }
+        });
+        tokio::task::yield_now().await;
+        holds.look(now + HOUR);
+        tasks.retain(|task| !is_released(task));
+        assert_eq!(tasks.len(), 1);
+        tokio::task::yield_now().await;
+        drop(tasks);
+        assert_eq!(admitted.await.unwrap(), 10);
     }
 }

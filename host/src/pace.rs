@@ -200,7 +200,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_count_has_bounds_and_grows_with_time(
+        fn the_count_has_bounds_and_grows_with_the_free_slots(
             took in prop::collection::vec(0.0..100.0, 0..50),
             ages in prop::collection::vec(0.0..100.0, 0..20),
             free in 0_usize..20,
@@ -218,8 +218,8 @@ mod tests {
             // No slot starts more than the shortest tasks would allow.
             let (slots, far) = (free + ages.len(), 1_000_000);
             let shortest = pace.sorted.first().map_or(1.0, Duration::as_secs_f64).max(1e-6);
-            let most = slots as f64 * (2.0 + time.as_secs_f64() / shortest.min(time.as_secs_f64() * 2.0));
-            prop_assert!(starts(free, far) as f64 <= most + 1.0);
+            let each = 2.0 + time.as_secs_f64() / shortest.min(time.as_secs_f64() * 2.0);
+            prop_assert!(starts(free, far) as f64 <= slots as f64 * each + 1.0);
         }
 
         #[test]

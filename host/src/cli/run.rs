@@ -16,6 +16,7 @@ use indicatif::HumanCount;
 use task_host::config::Config;
 use task_host::confinement::InForce;
 use task_host::fit::Finding;
+use task_host::hold::HeldAhead;
 use task_host::services::{OpenError, Services};
 use task_host::worker::{Stopped, Worker};
 use tokio::runtime::Handle;

@@ -10,7 +10,7 @@ const LONG_POLL: Duration = Duration::from_secs(20);
 const SHORT_POLL: Duration = Duration::from_millis(500);
 /// The same for such a host where each receive is a paid request.
 const SHORT_PAID_POLL: Duration = Duration::from_secs(5);
-/// Where requests are paid, receives wait for whole seconds, or not at all.
+/// Where requests are paid, a host asks without waiting until nothing has happened for this long.
 const SECOND: Duration = Duration::from_secs(1);
 /// The first pause between two receives that don't wait.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -68,8 +68,9 @@ impl Polls {
             (true, true) => self.growing(now, freed),
         };
         let wait = poll.wait.min(until_free.unwrap_or(poll.wait));
-        let is_short = self.is_paid && wait < SECOND;
-        Poll { wait: if is_short { Duration::ZERO } else { wait }, ..poll }
+        // Such a request waits for whole seconds.
+        let whole = || Duration::from_secs(wait.as_secs());
+        Poll { wait: if self.is_paid { whole() } else { wait }, ..poll }
     }
 
     fn growing(&self, now: Instant, freed: Option<Instant>) -> Poll {
@@ -106,6 +107,7 @@ mod tests {
         check(true, None, LONG_POLL);
         check(true, Some(MINUTE), LONG_POLL);
         check(true, Some(3 * SECOND), 3 * SECOND);
+        check(true, Some(SECOND * 7 / 2), 3 * SECOND);
         check(true, Some(SECOND / 2), Duration::ZERO);
         check(false, Some(SECOND / 2), SECOND / 2);
     }
