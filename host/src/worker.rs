@@ -171,7 +171,10 @@ impl Worker {
                     true => Poll::default(),
                     false => polls.next(Instant::now(), self.holds.last_freed(), until_free),
                 };
-                tokio::time::sleep(pause).await;
+                // Tokio's shortest sleep is a millisecond.
+                if !pause.is_zero() {
+                    tokio::time::sleep(pause).await;
+                }
                 let leased = leases.lease(permits.len(), wait).await;
                 if let Ok(leased) = &leased {
                     permits.truncate(leased.len());

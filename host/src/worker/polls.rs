@@ -10,7 +10,8 @@ const LONG_POLL: Duration = Duration::from_secs(20);
 const SHORT_POLL: Duration = Duration::from_millis(500);
 /// The same for such a host where each receive is a paid request.
 const SHORT_PAID_POLL: Duration = Duration::from_secs(5);
-/// Where requests are paid, a host asks without waiting until nothing has happened for this long.
+/// Receives for tasks to hold ahead wait for at least this long. A host that may be done asks
+/// without waiting until nothing has happened for this long.
 const SECOND: Duration = Duration::from_secs(1);
 /// The first pause between two receives that don't wait.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -67,7 +68,7 @@ impl Polls {
             (true, false) => Poll { wait: SHORT_POLL, ..Poll::default() },
             (true, true) => self.growing(now, freed),
         };
-        let wait = poll.wait.min(until_free.unwrap_or(poll.wait));
+        let wait = poll.wait.min(until_free.map_or(poll.wait, |time| time.max(SECOND)));
         // Such a request waits for whole seconds.
         let whole = || Duration::from_secs(wait.as_secs());
         Poll { wait: if self.is_paid { whole() } else { wait }, ..poll }
@@ -108,8 +109,8 @@ mod tests {
         check(true, Some(MINUTE), LONG_POLL);
         check(true, Some(3 * SECOND), 3 * SECOND);
         check(true, Some(SECOND * 7 / 2), 3 * SECOND);
-        check(true, Some(SECOND / 2), Duration::ZERO);
-        check(false, Some(SECOND / 2), SECOND / 2);
+        check(true, Some(SECOND / 2), SECOND);
+        check(false, Some(SECOND * 7 / 2), SECOND * 7 / 2);
     }
 
     #[test]
