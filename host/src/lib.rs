@@ -13,6 +13,7 @@
 //! [`task`] is that list as one function; [`services`] is what tasks share.
 
 pub mod ahead;
+pub mod ask;
 mod blocking;
 pub mod bucket;
 pub mod cache;
@@ -25,15 +26,18 @@ pub mod environment;
 pub mod failure;
 pub mod fault;
 pub mod fit;
+pub mod identity;
 pub mod json;
 pub mod key;
 pub mod lease;
 pub mod message;
+pub mod notice;
 pub mod outage;
 mod ownership;
 pub mod plain;
 pub mod prefetch;
 mod process_dir;
+pub mod protection;
 pub mod publish;
 pub mod queue;
 pub mod receipt;

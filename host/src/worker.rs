@@ -1,21 +1,23 @@
 //! The loop of a host: take a permit, lease a message, start its task; then drain.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use crate::identity;
 use crate::lease::{Lease, Leases};
 use crate::queue::Queue;
 use crate::services::Services;
 use crate::task;
 use admission::Admission;
-use quiet::Quiet;
+use quiet::{Idle, Quiet};
 
 mod admission;
 mod quiet;
@@ -26,6 +28,10 @@ const LONG_POLL: Duration = Duration::from_secs(20);
 const SHORT_POLL: Duration = Duration::from_millis(500);
 /// The same for such a host where each receive is a paid request.
 const SHORT_PAID_POLL: Duration = Duration::from_secs(5);
+/// The shortest long poll, of a host that was told to stop and has little time.
+const SHORTEST_LONG_POLL: Duration = SHORT_PAID_POLL;
+/// The shortest poll of a host that is about to leave.
+const LAST_SHORT_POLL: Duration = Duration::from_secs(1);
 /// How long a host that must stop at once tries to release its tasks.
 const RELEASING: Duration = Duration::from_secs(10);
 /// How long a stopping host waits for the answer to its last receive: one poll and the way back.
@@ -37,6 +43,25 @@ pub struct Worker {
     admission: Admission,
     /// Notified when the last task under way has ended.
     idle: Notify,
+    /// When a task ended last.
+    ended: Mutex<Option<Instant>>,
+    /// What it was asked for and has reached.
+    goal: OnceLock<Goal>,
+    /// Until when running tasks may finish, if that is not the grace period.
+    until: watch::Sender<Option<Instant>>,
+}
+
+/// What a host that ends by itself has reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Goal {
+    /// An empty queue.
+    Empty,
+    /// A time without a task.
+    Idle,
+    /// A number of tasks.
+    Tasks,
+    /// A time.
+    Time,
 }
 
 /// Why a host stopped.
@@ -54,7 +79,25 @@ impl Worker {
     /// A worker that runs tasks with `services`.
     pub fn new(services: Arc<Services>) -> Self {
         let admission = Admission::new(&services.config, &*services.queue);
-        Self { services, admission, idle: Notify::new() }
+        Self {
+            services,
+            admission,
+            idle: Notify::new(),
+            ended: Mutex::default(),
+            goal: OnceLock::new(),
+            until: watch::Sender::new(None),
+        }
+    }
+
+    /// What made the host end by itself, if it did.
+    pub fn goal(&self) -> Option<Goal> {
+        self.goal.get().copied()
+    }
+
+    /// Gives the tasks of a host that is told to stop until `time`, instead of the grace period from
+    /// then on. May change.
+    pub fn may_run_until(&self, time: Instant) {
+        self.until.send_replace(Some(time));
     }
 
     /// Works until there is a reason to stop. After `drain` is cancelled, running tasks have the
@@ -74,7 +117,10 @@ impl Worker {
         let (queue, lease) = (services.queue.clone(), services.config.work.lease);
         let leases = Leases::new(queue, lease, services.outages.clone(), renewals);
         let told = tokio::select! {
-            () = self.take_tasks(&leases, &tasks) => false,
+            goal = self.take_tasks(&leases, &tasks) => {
+                let _ = self.goal.set(goal);
+                false
+            }
             never = self.admission.follow_pace(services) => match never {},
             () = drain.cancelled() => true,
             () = kill.cancelled() => true,
@@ -121,11 +167,10 @@ impl Worker {
         drain: &CancellationToken,
         kill: &CancellationToken,
     ) -> Stopped {
-        let grace = self.services.config.stop.grace;
         if told {
             tokio::select! {
                 () = tasks.wait() => {}
-                () = tokio::time::sleep(grace) => {
+                () = self.time_is_over() => {
                     tracing::warn!("the grace period is over; running tasks are released");
                 }
                 () = kill.cancelled() => {}
@@ -137,7 +182,7 @@ impl Worker {
                 () = kill.cancelled() => {}
                 () = async {
                     drain.cancelled().await;
-                    tokio::time::sleep(grace).await;
+                    self.time_is_over().await;
                 } => {}
             }
         }
@@ -151,8 +196,22 @@ impl Worker {
         Stopped::Killed
     }
 
+    /// Waits for the end of the time that running tasks have from now on.
+    async fn time_is_over(&self) {
+        let grace = Instant::now() + self.services.config.stop.grace;
+        let mut until = self.until.subscribe();
+        loop {
+            let end = until.borrow_and_update().unwrap_or(grace);
+            tokio::select! {
+                () = tokio::time::sleep_until(end) => return,
+                // The sender lives as long as `self`.
+                _ = until.changed() => {}
+            }
+        }
+    }
+
     /// Leases messages and starts their tasks, until the host has done what it was asked for.
-    async fn take_tasks(self: &Arc<Self>, leases: &Leases, tasks: &TaskTracker) {
+    async fn take_tasks(self: &Arc<Self>, leases: &Leases, tasks: &TaskTracker) -> Goal {
         let Services { config, queue, outages, .. } = &*self.services;
         let over = async {
             match config.stop.run_for {
@@ -161,13 +220,17 @@ impl Worker {
             }
         };
         let mut over = std::pin::pin!(over);
-        let poll = match (config.stop.exit_when_empty, queue.batch()) {
-            (false, _) => LONG_POLL,
-            (true, 0..=1) => SHORT_POLL,
-            (true, _) => SHORT_PAID_POLL,
+        let short_poll = if queue.batch() <= 1 { SHORT_POLL } else { SHORT_PAID_POLL };
+        let poll = match (config.stop.exit_when_empty, config.stop.exit_when_idle) {
+            (true, _) => short_poll,
+            // A poll that is under way when the host is told to stop ends within the grace period.
+            (false, most) => LONG_POLL
+                .min(config.stop.grace.max(SHORTEST_LONG_POLL))
+                .min(most.map_or(LONG_POLL, |most| most.max(LAST_SHORT_POLL))),
         };
         let mut wait = poll;
         let mut quiet = Quiet::default();
+        let mut idle = Idle::new(Instant::now());
         loop {
             let next = async {
                 self.services.wait_until_usable().await;
@@ -188,7 +251,7 @@ impl Worker {
                     wait = Duration::ZERO;
                     continue;
                 }
-                () = &mut over => return,
+                () = &mut over => return Goal::Time,
             };
             wait = poll;
             match leased {
@@ -198,26 +261,39 @@ impl Worker {
                     for (lease, permit) in leased.into_iter().zip(permits) {
                         self.begin(lease, permit, tasks);
                     }
-                    if config.stop.exit_when_empty {
-                        let is_idle = none && tasks.is_empty();
-                        let is_quiet = quiet.lasts(Instant::now(), is_idle, leases.last_return());
-                        if none && is_empty(&**queue, is_quiet).await {
-                            return;
+                    let (now, is_idle) = (Instant::now(), none && tasks.is_empty());
+                    let is_quiet = quiet.lasts(now, is_idle, leases.last_return());
+                    if config.stop.exit_when_empty && none && is_empty(&**queue, is_quiet).await {
+                        return Goal::Empty;
+                    }
+                    if let Some(most) = config.stop.exit_when_idle {
+                        let could_work = is_idle && self.services.problems().is_empty();
+                        let busy = self.ended.lock().max(leases.last_return());
+                        let left = most.saturating_sub(idle.lasts(now, could_work, busy));
+                        if !left.is_zero() {
+                            wait = poll.min(left.max(LAST_SHORT_POLL));
+                        } else if !identity::of_process().is_first()
+                            || is_empty(&**queue, is_quiet).await
+                        {
+                            return Goal::Idle;
+                        } else {
+                            wait = poll.min(short_poll);
                         }
                     }
                 }
                 Err(error) => {
                     drop(permits);
                     quiet = Quiet::default();
+                    idle = Idle::new(Instant::now());
                     let wait = outages.begins(queue, &error);
                     tokio::select! {
                         () = tokio::time::sleep(wait) => {}
-                        () = &mut over => return,
+                        () = &mut over => return Goal::Time,
                     }
                 }
             }
             if self.has_done_enough(tasks).await {
-                return;
+                return Goal::Tasks;
             }
         }
     }
@@ -228,6 +304,7 @@ impl Worker {
         // Boxed, because a future of this size is moved several times.
         tasks.spawn(Box::pin(async move {
             task::run(&worker.services, lease, permit).await;
+            *worker.ended.lock() = Some(Instant::now());
             if others.len() == 1 {
                 worker.idle.notify_one();
             }
