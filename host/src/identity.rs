@@ -151,7 +151,8 @@ async fn of_ecs(url: &str) -> Result<Container, String> {
     if answer.status != 200 {
         return Err(format!("answers with status {}", answer.status));
     }
-    serde_json::from_str(&answer.text).map_err(|error| format!("answers what it should not: {error}"))
+    serde_json::from_str(&answer.text)
+        .map_err(|error| format!("answers what it should not: {error}"))
 }
 
 /// The program of a container, if this process is its main one: only that is sent its signals.
@@ -190,7 +191,10 @@ impl Identity {
         let in_slurm_array = || {
             let task = number("SLURM_ARRAY_TASK_ID")?;
             let first = number("SLURM_ARRAY_TASK_MIN").unwrap_or(0);
-            Some((format!("{}_{task}", environment.get("SLURM_ARRAY_JOB_ID")?), task - first.min(task)))
+            Some((
+                format!("{}_{task}", environment.get("SLURM_ARRAY_JOB_ID")?),
+                task - first.min(task),
+            ))
         };
         let slurm = in_slurm_array();
         let is_pod = is_set("KUBERNETES_SERVICE_HOST");

@@ -9,6 +9,8 @@ mod aws;
 mod azure;
 mod google;
 mod machine;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -69,7 +71,8 @@ impl Notice {
     /// notices come: clocks may differ.
     fn at(text: String, time: Option<SystemTime>, most: Duration) -> Self {
         let left = time.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
-        Self { text, left: left.unwrap_or(SHORTEST).min(most) }
+        let seconds = left.unwrap_or(SHORTEST).min(most).as_secs();
+        Self { text, left: Duration::from_secs(seconds) }
     }
 
     /// How long running tasks may take to finish.
@@ -145,7 +148,9 @@ impl Watcher {
             Notices::Off => None,
             // Kubernetes and Fargate stop their containers with a signal in time.
             Notices::Auto if engine == Some(Engine::K8s) => None,
-            Notices::Auto if environment.get("AWS_EXECUTION_ENV") == Some("AWS_ECS_FARGATE") => None,
+            Notices::Auto if environment.get("AWS_EXECUTION_ENV") == Some("AWS_ECS_FARGATE") => {
+                None
+            }
             Notices::Auto if environment.is_on("AWS_EC2_METADATA_DISABLED") => {
                 machine.cloud().filter(|cloud| *cloud != Cloud::Aws)
             }
@@ -197,61 +202,5 @@ impl Watcher {
 impl fmt::Display for Watcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.service.fmt(f)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_machine_of_a_cloud_that_can_tell_is_watched() {
-        let check = |notices, variables: &[(&str, &str)], engine, cloud, want: Option<&str>| {
-            let environment: Environment = variables.iter().copied().collect();
-            let machine = Machine::of_cloud(cloud);
-            let found = Watcher::find(notices, &environment, engine, &machine);
-            let found = found.map(|watcher| watcher.to_string());
-            assert_eq!(found.as_deref(), want, "{notices:?} {variables:?} {engine:?} {cloud:?}");
-        };
-        let (aws, google) = (Some(Cloud::Aws), Some(Cloud::Google));
-        let aws_says = Some("the metadata service of EC2 at http://169.254.169.254");
-        let google_says = Some("the metadata server of Google at http://169.254.169.254");
-        let azure_says = Some("the metadata service of Azure at http://169.254.169.254");
-        let fake = ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1338/");
-        let fargate = ("AWS_EXECUTION_ENV", "AWS_ECS_FARGATE");
-        let disabled = ("AWS_EC2_METADATA_DISABLED", "true");
-        check(Notices::Auto, &[fake], None, None, None);
-        check(Notices::Auto, &[], None, aws, aws_says);
-        check(Notices::Auto, &[], Some(Engine::Batch), aws, aws_says);
-        check(Notices::Auto, &[], Some(Engine::K8s), aws, None);
-        check(Notices::Auto, &[fargate], Some(Engine::Ecs), aws, None);
-        check(Notices::Auto, &[disabled], None, aws, None);
-        check(Notices::Auto, &[disabled], None, google, google_says);
-        check(Notices::Off, &[], None, aws, None);
-        check(Notices::Of(Cloud::Azure), &[], Some(Engine::K8s), None, azure_says);
-        let there = Some("the metadata service of EC2 at http://127.0.0.1:1338");
-        check(Notices::Of(Cloud::Aws), &[fake], None, None, there);
-        let ipv6 = ("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "IPv6");
-        let there = Some("the metadata service of EC2 at http://[fd00:ec2::254]");
-        check(Notices::Auto, &[ipv6], None, aws, there);
-        let named = ("GCE_METADATA_HOST", "localhost:8080");
-        let there = Some("the metadata server of Google at http://localhost:8080");
-        check(Notices::Auto, &[named], None, google, there);
-    }
-
-    #[test]
-    fn tasks_may_run_until_shortly_before_the_machine_goes() {
-        let second = Duration::from_secs(1);
-        let grace = |left: u32| Notice { text: String::new(), left: second * left }.grace();
-        assert_eq!(grace(120), second * 105);
-        assert_eq!(grace(30), second * 15);
-        assert_eq!(grace(0), second * 3);
-        let at = |time| Notice::at(String::new(), time, second * 120).left;
-        let now = SystemTime::now();
-        assert_eq!(at(None), second * 30);
-        assert_eq!(at(Some(now - second)), Duration::ZERO);
-        assert_eq!(at(Some(now + second * 900)), second * 120);
-        let left = at(Some(now + second * 60));
-        assert!(left <= second * 60 && left > second * 30, "{left:?}");
     }
 }

@@ -82,7 +82,8 @@ impl Metadata {
 impl Service for Metadata {
     async fn look(&mut self) -> Result<Seen, Problem> {
         if !self.may_come {
-            let kind = self.read("a question for the kind of machine", "instance-life-cycle").await?;
+            let kind =
+                self.read("a question for the kind of machine", "instance-life-cycle").await?;
             if kind.is_some_and(|kind| kind.trim() == "on-demand") {
                 return Ok(Seen::Never("this is not a spot machine"));
             }
