@@ -181,14 +181,8 @@ async fn what_is_not_understood_is_no_notice() {
     let long = "x".repeat(1 << 20);
     let html = "<html>".repeat(100);
     for (status, text) in [(500, "TRUE"), (200, &*long), (200, &*html), (200, ""), (403, "{}")] {
-        let fake = Fake::start(&[
-            TOKEN,
-            NAME,
-            (ACTION, status, text),
-            (PREEMPTED, status, text),
-            (EVENTS, status, text),
-        ]);
-        let fake = fake.await;
+        let says = [(ACTION, status, text), (PREEMPTED, status, text), (EVENTS, status, text)];
+        let fake = Fake::start(&[&[TOKEN, NAME], &says[..]].concat()).await;
         let (mut aws, mut google, mut azure) = (aws(&fake), google(&fake), azure(&fake));
         let services: [&mut dyn Service; 3] = [&mut aws, &mut google, &mut azure];
         for service in services {
