@@ -20,7 +20,9 @@ use crate::catalog::{CompileLimits, Compiler, Keys};
 use crate::confinement::Confine;
 use crate::environment::{Environment, default_cache_dir};
 use crate::hold::HeldAhead;
+use crate::identity::{self, Engine};
 use crate::key::Prefix;
+use crate::notice::Notices;
 use crate::queue::{self, Queue};
 use crate::report;
 use crate::sandbox::{Limits, Mode};
@@ -182,15 +184,31 @@ pub struct StopSettings {
     /// Stop when the queue is empty and no worker holds a task of it
     #[arg(short = 'x', long)]
     pub exit_when_empty: bool,
+    /// Stop when no task could be leased for this time, whatever other workers hold; of a fleet, the
+    /// worker with the number 0 stays until the queue is empty
+    #[arg(long, value_name = "TIME", value_parser = parse::positive_duration)]
+    pub exit_when_idle: Option<Duration>,
     /// Stop after this many tasks are done or rejected
     #[arg(long, value_name = "N", value_parser = parse::positive)]
     pub max_tasks: Option<u64>,
     /// Take no new tasks after this time, then stop
     #[arg(long = "for", value_name = "TIME", value_parser = parse::positive_duration)]
     pub run_for: Option<Duration>,
-    /// How long running tasks may take to finish after SIGTERM or Ctrl-C
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse::duration)]
+    /// How long running tasks may take to finish after SIGTERM or Ctrl-C [default: 30s; 10s in AWS
+    /// Batch, ECS, Kubernetes and Slurm; 5s in another container]
+    #[arg(
+        long, value_name = "TIME", default_value = default_grace(), hide_default_value = true,
+        value_parser = parse::duration
+    )]
     pub grace: Duration,
+    /// Whose notices that this machine will be taken away make the host stop: aws, google, azure,
+    /// none, or auto, which is the cloud that the machine is in
+    #[arg(long, value_name = "CLOUD", default_value = "auto", value_parser = parse::notices)]
+    pub notice: Notices,
+    /// Exit with code 0 although tasks were rejected, or were released when the host was told to
+    /// stop
+    #[arg(long)]
+    pub exit_zero: bool,
 }
 
 /// How tasks are retried.
@@ -446,6 +464,13 @@ impl CompileSettings {
 /// [`compile_for_parent`](crate::catalog::compile_for_parent).
 pub fn compiler(limits: CompileLimits) -> Compiler {
     Compiler::new(PathBuf::from("/proc/self/exe"), vec!["compile-component".into()], limits)
+}
+
+/// The time that is known to fit what started this host.
+fn default_grace() -> String {
+    let engine = identity::of_process().engine();
+    let grace = engine.map_or(Duration::from_secs(30), Engine::grace);
+    humantime::format_duration(grace).to_string()
 }
 
 fn cores() -> usize {

@@ -14,6 +14,7 @@
 //! on other machines.
 
 pub mod ahead;
+pub mod ask;
 mod blocking;
 pub mod bucket;
 pub mod cache;
@@ -28,16 +29,19 @@ pub mod fault;
 pub mod fit;
 pub mod fleet;
 pub mod hold;
+pub mod identity;
 pub mod json;
 pub mod key;
 pub mod lease;
 pub mod message;
+pub mod notice;
 pub mod outage;
 mod ownership;
 pub mod pace;
 pub mod plain;
 pub mod prefetch;
 mod process_dir;
+pub mod protection;
 pub mod publish;
 pub mod queue;
 pub mod receipt;

@@ -24,11 +24,12 @@ use task_host::bucket;
 use task_host::config::parse::{self, Parsed};
 use task_host::config::{CacheSettings, CloudSettings, Config, DataSettings, QueueSettings};
 use task_host::environment;
+use task_host::identity;
 use task_host::queue;
 
 use super::exit_code::Advice;
 
-pub(crate) use display::{DisplaySettings, LogFormat, When};
+pub(crate) use display::{DisplaySettings, LogFormat, When, address};
 pub(crate) use fleet::FleetTable;
 pub(crate) use overlaps::{Overlap, overlaps};
 
@@ -200,6 +201,13 @@ impl Group for CacheOnly {
     const SETTINGS: Option<&'static [&'static str]> = Some(&["cache-dir"]);
 }
 
+/// For commands that need no setting but those in variables and the file.
+#[derive(Debug)]
+pub(crate) struct NoSetting;
+impl Group for NoSetting {
+    const SETTINGS: Option<&'static [&'static str]> = Some(&[]);
+}
+
 /// The settings of a group that were given on the command line.
 #[derive(Debug)]
 pub(crate) struct Flags<G> {
@@ -350,7 +358,8 @@ impl<G: Group> Flags<G> {
 /// A warning if the variable's name is nearly one of ours. Many programs have variables that start
 /// with `HOST_`, so a short name must be nearer than a long one.
 fn misspelt(name: &str) -> Option<String> {
-    let ours = DECLARED.iter().map(variable).chain(OTHERS.map(str::to_owned));
+    let others = OTHERS.into_iter().chain(identity::VARIABLES);
+    let ours = DECLARED.iter().map(variable).chain(others.map(str::to_owned));
     let distance = |ours: &String| strsim::damerau_levenshtein(ours, name);
     let nearest = ours.min_by_key(distance)?;
     let letters = nearest.len().min(name.len()) - PREFIX.len().min(name.len());
@@ -552,6 +561,8 @@ mod tests {
         check("HOST_QUEUES", Some("HOST_QUEUE"));
         check("HOST_LEESE", Some("HOST_LEASE"));
         check("HOST_CONFG", Some("HOST_CONFIG"));
+        check("HOST_WORKER_IDX", Some("HOST_WORKER_INDEX"));
+        check("HOST_FLEET", None);
         for setting in &*DECLARED {
             check(&variable(setting), None);
         }
