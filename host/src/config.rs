@@ -20,6 +20,7 @@ use crate::catalog::{CompileLimits, Compiler, Keys};
 use crate::confinement::Confine;
 use crate::environment::{Environment, default_cache_dir};
 use crate::key::Prefix;
+use crate::machine::Machine;
 use crate::queue;
 use crate::report;
 use crate::sandbox::{Limits, Mode};
@@ -145,9 +146,10 @@ pub struct CloudSettings {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Work")]
 pub struct WorkSettings {
-    /// Number of tasks to run at the same time [default: the number of cores]
+    /// Number of tasks to run at the same time [default: the number of cores, fewer where memory is
+    /// short]
     #[arg(
-        long, value_name = "N", default_value_t = cores(), hide_default_value = true,
+        long, value_name = "N", default_value_t = Machine::of_process().cores(), hide_default_value = true,
         value_parser = parse::parallel
     )]
     pub parallel: usize,
@@ -242,9 +244,10 @@ pub struct TaskSettings {
 #[command(next_help_heading = "Limits of compiling a component")]
 pub struct CompileSettings {
     /// Maximum memory for compiling a component; its compiled code may take up to 1/16 of this
+    /// [default: 2GiB, less where memory is short]
     #[arg(
         id = "compile-memory", long, value_name = "SIZE", default_value = "2GiB",
-        value_parser = parse::compile_memory
+        hide_default_value = true, value_parser = parse::compile_memory
     )]
     pub memory: ByteSize,
     /// Maximum CPU time for compiling a component; the elapsed time may be four times this
@@ -411,6 +414,19 @@ impl TaskSettings {
     }
 }
 
+impl TaskLimits {
+    /// How many tasks should run at a time on this machine.
+    pub fn places(&self, machine: &Machine) -> usize {
+        machine.places(self.most(Limits::of_the_host).of_the_host())
+    }
+
+    /// The memory that the guests of `parallel` tasks may have together on this machine, if the
+    /// machine's memory is known.
+    pub fn for_guests(&self, machine: &Machine, parallel: usize) -> Option<ByteSize> {
+        machine.for_guests(parallel, self.most(Limits::beside_the_guest).beside_the_guest())
+    }
+}
+
 impl CompileSettings {
     /// The compiler's limits.
     pub fn limits(&self) -> CompileLimits {
@@ -423,8 +439,4 @@ impl CompileSettings {
 /// [`compile_for_parent`](crate::catalog::compile_for_parent).
 pub fn compiler(limits: CompileLimits) -> Compiler {
     Compiler::new(PathBuf::from("/proc/self/exe"), vec!["compile-component".into()], limits)
-}
-
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }

@@ -28,6 +28,7 @@ pub mod fit;
 pub mod json;
 pub mod key;
 pub mod lease;
+pub mod machine;
 pub mod message;
 pub mod outage;
 mod ownership;

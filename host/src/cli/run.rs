@@ -16,6 +16,7 @@ use indicatif::HumanCount;
 use task_host::config::Config;
 use task_host::confinement::InForce;
 use task_host::fit::Finding;
+use task_host::machine::Machine;
 use task_host::services::{OpenError, Services};
 use task_host::worker::{Stopped, Worker};
 use tokio::runtime::Handle;
@@ -95,6 +96,9 @@ impl Run {
             let services = Arc::new(opened.map_err(open_error)?);
             announce(&screen, &services, &missing, confined);
             let config = services.config().clone();
+            for finding in doctor::warnings(&config) {
+                warn(&finding);
+            }
             // The queue may be slow to describe itself, so nothing waits for this.
             tokio::spawn(async move {
                 for problem in doctor::problems(&config).await {
@@ -367,6 +371,7 @@ fn announce(screen: &Console, services: &Services, missing: &Missing, confined: 
         config.retries.max_attempts,
         time(config.retries.retry_after)
     );
+    let memory = memory(config);
     let limits = &config.task.limits();
     let cpu_time =
         limits.cpu_time.map_or(String::new(), |most| format!("{} of processor time, ", time(most)));
@@ -389,6 +394,7 @@ fn announce(screen: &Console, services: &Services, missing: &Missing, confined: 
             components,
             cache,
             parallel,
+            memory,
             lease,
             attempts,
             limits,
@@ -409,6 +415,7 @@ fn announce(screen: &Console, services: &Services, missing: &Missing, confined: 
         ("components", Some(&*components)),
         ("cache", Some(&*cache)),
         ("parallel", Some(&*parallel)),
+        ("memory", memory.as_deref()),
         ("lease", Some(&*lease)),
         ("attempts", Some(&*attempts)),
         ("limits", Some(&*limits)),
@@ -421,6 +428,13 @@ fn announce(screen: &Console, services: &Services, missing: &Missing, confined: 
             screen.tell(format_args!("  {name:<11} {value}"));
         }
     }
+}
+
+/// The memory that this host has for tasks, if it is known.
+fn memory(config: &Config) -> Option<String> {
+    let machine = Machine::of_process();
+    let for_tasks = config.limits().for_guests(machine, config.work.parallel)?;
+    Some(format!("{} for tasks; {}", for_tasks.display().iec(), machine.memory()?))
 }
 
 /// The tasks with limits of their own, and the settings of each.

@@ -14,6 +14,7 @@ mod images;
 mod invariants;
 mod limits;
 mod logs;
+mod memory;
 mod programs;
 mod python;
 mod receipts;
