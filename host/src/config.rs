@@ -22,6 +22,7 @@ use crate::environment::{Environment, default_cache_dir};
 use crate::hold::HeldAhead;
 use crate::identity::{self, Engine};
 use crate::key::Prefix;
+use crate::machine::Machine;
 use crate::notice::Notices;
 use crate::queue::{self, Queue};
 use crate::report;
@@ -152,9 +153,10 @@ pub struct CloudSettings {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Work")]
 pub struct WorkSettings {
-    /// Number of tasks to run at the same time [default: the number of cores]
+    /// Number of tasks to run at the same time [default: the number of cores, fewer where memory is
+    /// short]
     #[arg(
-        long, value_name = "N", default_value_t = cores(), hide_default_value = true,
+        long, value_name = "N", default_value_t = Machine::of_process().cores(), hide_default_value = true,
         value_parser = parse::parallel
     )]
     pub parallel: usize,
@@ -268,9 +270,10 @@ pub struct TaskSettings {
 #[command(next_help_heading = "Limits of compiling a component")]
 pub struct CompileSettings {
     /// Maximum memory for compiling a component; its compiled code may take up to 1/16 of this
+    /// [default: 2GiB, less where memory is short]
     #[arg(
         id = "compile-memory", long, value_name = "SIZE", default_value = "2GiB",
-        value_parser = parse::compile_memory
+        hide_default_value = true, value_parser = parse::compile_memory
     )]
     pub memory: ByteSize,
     /// Maximum CPU time for compiling a component; the elapsed time may be four times this
@@ -452,6 +455,19 @@ impl TaskSettings {
     }
 }
 
+impl TaskLimits {
+    /// How many tasks should run at a time on this machine.
+    pub fn places(&self, machine: &Machine) -> usize {
+        machine.places(self.most(Limits::of_the_host).of_the_host())
+    }
+
+    /// The memory that the guests of `parallel` tasks may have together on this machine, if the
+    /// machine's memory is known.
+    pub fn for_guests(&self, machine: &Machine, parallel: usize) -> Option<ByteSize> {
+        machine.for_guests(parallel, self.most(Limits::beside_the_guest).beside_the_guest())
+    }
+}
+
 impl CompileSettings {
     /// The compiler's limits.
     pub fn limits(&self) -> CompileLimits {
@@ -471,8 +487,4 @@ fn default_grace() -> String {
     let engine = identity::of_process().engine();
     let grace = engine.map_or(Duration::from_secs(30), Engine::grace);
     humantime::format_duration(grace).to_string()
-}
-
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }

@@ -33,6 +33,7 @@ pub mod identity;
 pub mod json;
 pub mod key;
 pub mod lease;
+pub mod machine;
 pub mod message;
 pub mod notice;
 pub mod outage;

@@ -2,7 +2,7 @@
 //! knows where each came from.
 //!
 //! [`Config`] and [`DisplaySettings`] declare the settings. This module handles all of them alike, so it
-//! names none of them but for the groups below and the queues.
+//! names none of them but for the groups below, the queues, and those whose defaults follow from others.
 
 mod display;
 mod file;
@@ -22,9 +22,12 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command};
 use task_host::bucket;
 use task_host::config::parse::{self, Parsed};
-use task_host::config::{CacheSettings, CloudSettings, Config, DataSettings, QueueSettings};
+use task_host::config::{
+    CacheSettings, CloudSettings, CompileSettings, Config, DataSettings, QueueSettings, TaskLimits,
+};
 use task_host::environment;
 use task_host::identity;
+use task_host::machine::Machine;
 use task_host::queue;
 
 use super::exit_code::Advice;
@@ -351,7 +354,8 @@ impl<G: Group> Flags<G> {
         }
         given.extend(self.given.iter().cloned());
         let misspelt = variables.keys().filter_map(|name| misspelt(name)).collect();
-        Ok(Settings { given, tables, fleet, misspelt })
+        let settings = Settings { given, tables, fleet, misspelt };
+        Ok(settings.with_defaults(Machine::of_process()))
     }
 }
 
@@ -394,6 +398,26 @@ fn text_of(place: &str, value: toml::Value) -> Result<String, Advice> {
 }
 
 impl Settings {
+    /// Adds the defaults that follow from the machine and from other settings.
+    fn with_defaults(mut self, machine: &Machine) -> Self {
+        // A command that needs a wrong value reports it.
+        if let (Ok(task), Ok(tables)) = (self.get(), self.tasks()) {
+            let parallel = TaskLimits::new(&task, &tables).places(machine);
+            self.add_default("parallel", parallel.to_string());
+        }
+        if let Ok(CompileSettings { memory: usual, .. }) = self.get() {
+            let memory = machine.to_compile(usual);
+            if memory < usual {
+                self.add_default("compile-memory", memory.display().iec().to_string());
+            }
+        }
+        self
+    }
+
+    fn add_default(&mut self, name: &'static str, text: String) {
+        self.given.entry(name).or_insert(Given { text, origin: Origin::Default });
+    }
+
     /// The values of some settings.
     ///
     /// # Errors
@@ -457,8 +481,7 @@ impl Settings {
     pub(crate) fn config(&self) -> anyhow::Result<Config> {
         let mut settings = self.clone();
         let errors = self.error_queue(&self.queue()?)?;
-        let errors = Given { text: errors.to_string(), origin: Origin::Default };
-        settings.given.entry("error-queue").or_insert(errors);
+        settings.add_default("error-queue", errors.to_string());
         let config = Config { tasks: self.tasks()?, ..settings.get()? };
         overlaps::check_message_bucket(&config.queue_options, &config.data)?;
         Ok(config)

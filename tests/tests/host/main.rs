@@ -16,6 +16,7 @@ mod invariants;
 mod leaving;
 mod limits;
 mod logs;
+mod memory;
 mod notices;
 mod programs;
 mod python;
