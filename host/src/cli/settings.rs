@@ -2,7 +2,7 @@
 //! knows where each came from.
 //!
 //! [`Config`] and [`DisplaySettings`] declare the settings. This module handles all of them alike, so it
-//! names none of them but for the groups below and the queues.
+//! names none of them but for the groups below, the queues, and those whose defaults follow from others.
 
 mod display;
 mod file;
@@ -22,13 +22,17 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command};
 use task_host::bucket;
 use task_host::config::parse::{self, Parsed};
-use task_host::config::{CacheSettings, CloudSettings, Config, DataSettings, QueueSettings};
+use task_host::config::{
+    CacheSettings, CloudSettings, CompileSettings, Config, DataSettings, QueueSettings, TaskLimits,
+};
 use task_host::environment;
+use task_host::identity;
+use task_host::machine::Machine;
 use task_host::queue;
 
 use super::exit_code::Advice;
 
-pub(crate) use display::{DisplaySettings, LogFormat, When};
+pub(crate) use display::{DisplaySettings, LogFormat, When, address};
 pub(crate) use fleet::FleetTable;
 pub(crate) use overlaps::{Overlap, overlaps};
 
@@ -200,6 +204,13 @@ impl Group for CacheOnly {
     const SETTINGS: Option<&'static [&'static str]> = Some(&["cache-dir"]);
 }
 
+/// For commands that need no setting but those in variables and the file.
+#[derive(Debug)]
+pub(crate) struct NoSetting;
+impl Group for NoSetting {
+    const SETTINGS: Option<&'static [&'static str]> = Some(&[]);
+}
+
 /// The settings of a group that were given on the command line.
 #[derive(Debug)]
 pub(crate) struct Flags<G> {
@@ -343,14 +354,16 @@ impl<G: Group> Flags<G> {
         }
         given.extend(self.given.iter().cloned());
         let misspelt = variables.keys().filter_map(|name| misspelt(name)).collect();
-        Ok(Settings { given, tables, fleet, misspelt })
+        let settings = Settings { given, tables, fleet, misspelt };
+        Ok(settings.with_defaults(Machine::of_process()))
     }
 }
 
 /// A warning if the variable's name is nearly one of ours. Many programs have variables that start
 /// with `HOST_`, so a short name must be nearer than a long one.
 fn misspelt(name: &str) -> Option<String> {
-    let ours = DECLARED.iter().map(variable).chain(OTHERS.map(str::to_owned));
+    let others = OTHERS.into_iter().chain(identity::VARIABLES);
+    let ours = DECLARED.iter().map(variable).chain(others.map(str::to_owned));
     let distance = |ours: &String| strsim::damerau_levenshtein(ours, name);
     let nearest = ours.min_by_key(distance)?;
     let letters = nearest.len().min(name.len()) - PREFIX.len().min(name.len());
@@ -385,6 +398,26 @@ fn text_of(place: &str, value: toml::Value) -> Result<String, Advice> {
 }
 
 impl Settings {
+    /// Adds the defaults that follow from the machine and from other settings.
+    fn with_defaults(mut self, machine: &Machine) -> Self {
+        // A command that needs a wrong value reports it.
+        if let (Ok(task), Ok(tables)) = (self.get(), self.tasks()) {
+            let parallel = TaskLimits::new(&task, &tables).places(machine);
+            self.add_default("parallel", parallel.to_string());
+        }
+        if let Ok(CompileSettings { memory: usual, .. }) = self.get() {
+            let memory = machine.to_compile(usual);
+            if memory < usual {
+                self.add_default("compile-memory", memory.display().iec().to_string());
+            }
+        }
+        self
+    }
+
+    fn add_default(&mut self, name: &'static str, text: String) {
+        self.given.entry(name).or_insert(Given { text, origin: Origin::Default });
+    }
+
     /// The values of some settings.
     ///
     /// # Errors
@@ -448,8 +481,7 @@ impl Settings {
     pub(crate) fn config(&self) -> anyhow::Result<Config> {
         let mut settings = self.clone();
         let errors = self.error_queue(&self.queue()?)?;
-        let errors = Given { text: errors.to_string(), origin: Origin::Default };
-        settings.given.entry("error-queue").or_insert(errors);
+        settings.add_default("error-queue", errors.to_string());
         let config = Config { tasks: self.tasks()?, ..settings.get()? };
         overlaps::check_message_bucket(&config.queue_options, &config.data)?;
         Ok(config)
@@ -516,13 +548,12 @@ impl Settings {
         };
         self.tasks()?;
         self.get::<DisplaySettings>()?;
-        let parallel = || Some(self.get::<task_host::config::WorkSettings>().ok()?.parallel);
         let shown = |setting: &'static Arg| {
             let given = self.given.get(name(setting)).cloned();
             let text = match (name(setting), &config) {
                 ("queue", Some(config)) => Some(config.queue.to_string()),
                 ("error-queue", Some(config)) => Some(config.error_queue.to_string()),
-                ("prefetch", _) if given.is_none() => parallel().map(|n| (2 * n).to_string()),
+                ("prefetch", _) if given.is_none() => Some("what starts soon".to_owned()),
                 _ => given.as_ref().map(|given| given.text.clone()).or_else(|| default(setting)),
             };
             (name(setting).to_owned(), text, given.map_or(Origin::Default, |given| given.origin))
@@ -553,6 +584,8 @@ mod tests {
         check("HOST_QUEUES", Some("HOST_QUEUE"));
         check("HOST_LEESE", Some("HOST_LEASE"));
         check("HOST_CONFG", Some("HOST_CONFIG"));
+        check("HOST_WORKER_IDX", Some("HOST_WORKER_INDEX"));
+        check("HOST_FLEET", None);
         for setting in &*DECLARED {
             check(&variable(setting), None);
         }
