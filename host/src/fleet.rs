@@ -8,6 +8,7 @@ mod address;
 mod docker;
 #[cfg(test)]
 mod imitation;
+mod last_words;
 mod name;
 pub mod policy;
 mod program;

@@ -10,12 +10,13 @@ use async_trait::async_trait;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryStreamExt};
 
+use super::last_words::last_words;
 use super::program::{Answer, Program};
 use super::{
-    Access, Capacity, Counts, Engine, EngineError, FleetName, Line, Logs, Spec, Status, Stop, Times,
-    Trouble, reasons,
+    Access, Capacity, Counts, Engine, EngineError, FleetName, Line, Logs, Spec, Status, Stop,
+    Times, Trouble, reasons,
 };
-use container::{Container, State};
+use container::{Container, Place, State};
 
 /// The labels of a container.
 const FLEET: &str = "task-host.fleet";
@@ -72,7 +73,8 @@ impl Docker {
             return Ok(Vec::new());
         }
         // Fails for one that has been removed meanwhile, and tells of the others all the same.
-        let answer = self.ask(doing, &[&["inspect", "--type=container"], &ids[..]].concat()).await?;
+        let answer =
+            self.ask(doing, &[&["inspect", "--type=container"], &ids[..]].concat()).await?;
         let containers: Result<Vec<Container>, _> = serde_json::from_str(&answer.stdout);
         let mut containers = containers.map_err(|_| {
             let words = answer.words();
@@ -93,6 +95,13 @@ impl Docker {
 
     /// The arguments of `docker create` for every worker of a fleet, without its number.
     fn create(&self, spec: &Spec, is_here: bool) -> Result<Vec<String>, EngineError> {
+        let walltime = spec.walltime.map(|_| "--walltime");
+        if let Some(option) = walltime.or((spec.relay > 1).then_some("--relay")) {
+            return Err(EngineError::Unfit {
+                problem: format!("{option}: Docker sets no limit to the time of a container"),
+                cure: Some("use --for, after which a worker takes no new tasks".to_owned()),
+            });
+        }
         let mut args: Vec<String> = Vec::new();
         let mut set = |name: &str, value: &str| args.push(format!("--{name}={value}"));
         set("label", &format!("{FLEET}={}", spec.fleet));
@@ -140,23 +149,27 @@ impl Docker {
         spec: &Spec,
         create: &[String],
         variables: &BTreeMap<String, String>,
-        worker: u32,
+        place: Place,
     ) -> Result<(), EngineError> {
-        let name = format!("--name={}", container::name(&spec.fleet, worker));
-        let label = format!("--label={WORKER}={worker}");
-        let mut args = vec!["run", "--detach", &name, &label];
+        let name = place.name(&spec.fleet);
+        let mut variables = variables.clone();
+        variables.insert("HOST_WORKER".to_owned(), name.clone());
+        variables.insert("HOST_WORKER_INDEX".to_owned(), place.worker.to_string());
+        let given = format!("--name={name}");
+        let label = format!("--label={WORKER}={}", place.worker);
+        let mut args = vec!["run", "--detach", &given, &label];
+        args.extend(["--env=HOST_WORKER", "--env=HOST_WORKER_INDEX"]);
         args.extend(create.iter().map(String::as_str));
         args.extend([&*spec.image, "run"]);
         let doing = "starting a container";
         let answer =
-            self.program().ask_with(doing, &self.args(&args), "", Some(variables)).await?;
+            self.program().ask_with(doing, &self.args(&args), "", Some(&variables)).await?;
         if answer.success {
             return Ok(());
         }
         // Another launcher was faster, or the container could not be started and tells why.
-        let is_there = |container: &&Container| container.worker() == Some(worker);
         let containers = self.containers(&spec.fleet).await?;
-        match containers.iter().find(is_there) {
+        match containers.iter().find(|container| container.name() == name) {
             Some(container) if container.label(DIGEST) == Some(&spec.digest()) => Ok(()),
             Some(_) => Err(EngineError::Unfit {
                 problem: format!(
@@ -172,7 +185,7 @@ impl Docker {
     /// What a worker said at its end.
     async fn last_words(&self, id: &str) -> Option<String> {
         let answer = self.ask("reading logs", &["logs", "--tail=5", id]).await.ok()?;
-        container::last_words(&answer.stderr)
+        last_words(&answer.stderr)
     }
 
     /// The containers that were created and not started: their launcher was interrupted.
@@ -270,9 +283,8 @@ impl Engine for Docker {
 
         let there = self.containers(&spec.fleet).await?;
         let again = self.start_created(&there).await?;
-        let first = there.iter().filter_map(Container::worker).max().map_or(0, |last| last + 1);
-        let new = first..first + workers.saturating_sub(again);
-        let starts = new.map(|worker| self.start_one(spec, &create, &variables, worker));
+        let new = Place::free(&there).take(workers.saturating_sub(again) as usize);
+        let starts = new.map(|place| self.start_one(spec, &create, &variables, place));
         let started: Vec<_> = stream::iter(starts).buffer_unordered(AT_A_TIME).collect().await;
         let count = started.iter().filter(|one| one.is_ok()).count();
         let failure = started.into_iter().find_map(Result::err);

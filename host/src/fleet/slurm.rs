@@ -70,7 +70,12 @@ impl Slurm {
         }
     }
 
-    async fn run(&self, name: &'static str, doing: &str, args: &[&str]) -> Result<String, EngineError> {
+    async fn run(
+        &self,
+        name: &'static str,
+        doing: &str,
+        args: &[&str],
+    ) -> Result<String, EngineError> {
         self.program(name).run(doing, args, "").await
     }
 
@@ -121,7 +126,10 @@ impl Slurm {
 
     /// The variables of this process, and how times are printed.
     fn for_squeue(&self) -> BTreeMap<String, String> {
-        let mut variables: BTreeMap<String, String> = self.access.environment.starting("")
+        let mut variables: BTreeMap<String, String> = self
+            .access
+            .environment
+            .starting("")
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
         variables.insert("SLURM_TIME_FORMAT".to_owned(), "%s".to_owned());
@@ -242,15 +250,18 @@ impl Engine for Slurm {
         let queue = self.queue(fleet).await?;
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = queue.arrays().collect();
         let Some(newest) = queue.arrays().max() else { return Ok(None) };
-        let About { digest, environment, .. } = self.about(newest).await?;
-        let (counts, reasons) = queue.counts();
+        let About { digest, logs, environment, .. } = self.about(newest).await?;
+        let (counts, reasons) = queue.counts(|array, number| {
+            logs::last_words_of(&logs.join(script::log_file(fleet, array, number)))
+        });
         Ok(Some(Status { counts, reasons, since: queue.since(), digest, environment }))
     }
 
     async fn fleets(&self) -> Result<Vec<FleetName>, EngineError> {
         let args = ["--noheader", "--states=all", &self.user(), "--format=%j"];
         let names = self.run("squeue", "looking at the queue", &args).await?;
-        let fleets = names.lines().filter_map(|name| name.trim().strip_prefix(PREFIX)?.parse().ok());
+        let fleets =
+            names.lines().filter_map(|name| name.trim().strip_prefix(PREFIX)?.parse().ok());
         Ok(fleets.collect::<BTreeSet<_>>().into_iter().collect())
     }
 
@@ -262,7 +273,8 @@ impl Engine for Slurm {
         let queue = self.queue(fleet).await?;
         let mut places = Vec::new();
         for array in queue.arrays() {
-            places.push((array, self.about(array).await?.logs));
+            let About { logs, workers, .. } = self.about(array).await?;
+            places.push(logs::Array { number: array, logs, workers });
         }
         let slurm = Self::new(self.url.clone(), self.partition.clone(), self.access.clone());
         Ok(logs::lines(slurm, fleet.clone(), places, wanted.clone()))

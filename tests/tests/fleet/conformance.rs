@@ -139,7 +139,8 @@ impl Work {
         };
         let status = Finished::run(&mut self.command(&["queue", "status", &queue, "--json"]));
         let status: Value = serde_json::from_str(&status.good().stdout).expect("JSON");
-        let count = |name: &str| status[name].as_u64().unwrap_or_else(|| panic!("{name}: {status}"));
+        let count =
+            |name: &str| status[name].as_u64().unwrap_or_else(|| panic!("{name}: {status}"));
         (count("enqueued"), count("leased"))
     }
 }
@@ -162,6 +163,8 @@ impl<S: Subject> Drop for Fleet<S> {
 
 /// Workers that stay when there is nothing to do, so that they can be counted.
 const STAYS: [&str; 2] = ["--for", "1h"];
+/// Workers that leave when all is done.
+pub(crate) const ENDS: [&str; 1] = ["--exit-when-empty"];
 /// Does not wait for the workers.
 const AT_ONCE: [&str; 2] = ["--wait", "0s"];
 
@@ -178,6 +181,7 @@ impl<S: Subject> Fleet<S> {
         let name = task_host_tests::unique("f");
         // The end of it is what differs, and a name may have 40 letters.
         let name = format!("f{}", name.split('-').skip(1).collect::<Vec<_>>().join("-"));
+        subject.work().put("there", b"");
         Self { subject, name }
     }
 
@@ -267,7 +271,7 @@ fn one_error(finished: &Finished) -> String {
 pub(crate) fn workers_drain_a_queue<S: Subject>() {
     let fleet = Fleet::<S>::new();
     fleet.subject.work().fill(12);
-    fleet.up("3", &[]).good();
+    fleet.up("3", &[&ENDS]).good();
     let waited = fleet.run("wait", &["--for", "done"]).good();
     assert!(waited.stderr.contains("is empty, without reports"), "{}", waited.stderr);
     fleet.subject.work().is_done(12);
@@ -280,7 +284,7 @@ pub(crate) fn a_task_that_fails_is_told_by_wait<S: Subject>() {
     fleet.subject.work().push("misbehave");
     let panics = serde_json::json!({"do": "panic"});
     fleet.subject.work().submit(&[misbehaviour(1, &[], panics)]);
-    fleet.up("1", &[&["--max-attempts", "1"]]).good();
+    fleet.up("1", &[&ENDS, &["--max-attempts", "1"]]).good();
     let waited = fleet.run("wait", &["--for", "done"]).code(3);
     assert!(waited.stderr.contains("with 1 report in"), "{}", waited.stderr);
 }
@@ -377,7 +381,7 @@ pub(crate) fn down_loses_no_attempt_and_no_lease<S: Subject>() {
     let tasks: Vec<Value> = (0..TASKS).map(|id| misbehaviour(id, &[], sleep.clone())).collect();
     work.submit(&tasks);
     // One attempt: a task that is interrupted at a price would be reported.
-    let options: &[&str] = &["--max-attempts", "1", "--grace", "0s"];
+    let options: &[&str] = &["--max-attempts", "1", "--grace", "0s", "--exit-when-empty"];
     fleet.up("2", &[options]).good();
     eventually("a leased task", || (work.counts().1 > 0).then_some(()));
     fleet.run("down", &[]).good();
@@ -472,7 +476,7 @@ pub(crate) fn names_that_a_shell_would_obey_reach_workers_unchanged<S: Subject>(
     work.fill(3);
     let hostile = fleet.subject.hostile();
     let hostile: Vec<&str> = hostile.iter().map(String::as_str).collect();
-    fleet.up("1", &[&hostile]).good();
+    fleet.up("1", &[&ENDS, &hostile]).good();
     fleet.run("wait", &["--for", "done"]).good();
     work.is_done(3);
     assert!(!work.place().path().join("pwned").exists(), "a shell has obeyed a name");

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use task_host_tests::{Finished, Place, engines};
 
-use crate::conformance::{Fleet, Subject, Work, suite};
+use crate::conformance::{ENDS, Fleet, Subject, Work, suite};
 use crate::hostile;
 
 pub(crate) struct Docker(Work);
@@ -142,7 +142,7 @@ fn a_worker_that_can_not_start_says_why_in_its_last_words() {
 #[test]
 fn the_containers_of_a_fleet_that_has_ended_are_removed_by_down() {
     let fleet = Fleet::<Docker>::new();
-    fleet.up("2", &[]).good();
+    fleet.up("2", &[&ENDS]).good();
     fleet.run("wait", &["--for", "idle"]).good();
     fleet.run("logs", &["--worker", "1"]).good();
     fleet.run("down", &[]).good();

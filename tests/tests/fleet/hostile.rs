@@ -16,5 +16,6 @@ pub(crate) fn options(place: &Place, name: &str) -> Vec<String> {
         symlink(place.path().join(part), dir.join(part)).expect("a link");
     }
     let dir = dir.to_str().expect("a path that is text");
-    ["--fq".to_owned(), format!("{dir}/queue"), "--bucket".to_owned(), format!("{dir}/bucket")].into()
+    ["--fq".to_owned(), format!("{dir}/queue"), "--bucket".to_owned(), format!("{dir}/bucket")]
+        .into()
 }

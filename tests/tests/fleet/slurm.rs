@@ -33,11 +33,8 @@ impl Subject for Slurm {
     const WRONG_OPTION: &'static str = "--option=qos-of-nobody=high";
 
     fn with_room(room: Option<u32>) -> Self {
-        let mut slurm = Self {
-            work: Work::Here(Place::new()),
-            partition: "main".to_owned(),
-            is_own: false,
-        };
+        let mut slurm =
+            Self { work: Work::Here(Place::new()), partition: "main".to_owned(), is_own: false };
         if let Some(cores) = room {
             slurm.partition = unique("p").replace('-', "_");
             slurm.is_own = true;

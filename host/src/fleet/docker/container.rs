@@ -9,16 +9,17 @@ use super::super::{FleetName, Spec};
 use super::WORKER;
 
 /// A container of a fleet.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Container {
     id: String,
+    name: String,
     created: String,
     state: Described,
     config: Config,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Described {
     status: String,
@@ -30,7 +31,7 @@ struct Described {
     is_out_of_memory: bool,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Config {
     labels: Option<HashMap<String, String>>,
@@ -49,9 +50,21 @@ pub(super) enum State {
     Failed(String),
 }
 
+impl State {
+    /// Whether it runs, or will.
+    fn is_alive(&self) -> bool {
+        matches!(self, Self::Created | Self::Running)
+    }
+}
+
 impl Container {
     pub(super) fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Its name, which Docker tells with a slash before.
+    pub(super) fn name(&self) -> &str {
+        self.name.trim_start_matches('/')
     }
 
     pub(super) fn label(&self, name: &str) -> Option<&str> {
@@ -95,20 +108,33 @@ impl Container {
     }
 }
 
-/// The name of a worker's container. No two can have the same, so that two launchers don't start a
-/// worker twice.
-pub(super) fn name(fleet: &FleetName, worker: u32) -> String {
-    format!("task-host.{fleet}.{worker}")
+/// A worker that can be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Its number.
+    pub(super) worker: u32,
+    /// How many workers have had this number before.
+    pub(super) turn: usize,
 }
 
-/// What a worker said at its end: its error if there is one.
-pub(super) fn last_words(log: &str) -> Option<String> {
-    let lines = log.lines().map(str::trim).filter(|line| !line.is_empty());
-    let error = lines.clone().rfind(|line| line.starts_with("error: "));
-    let line = error.or(lines.last())?;
-    let fields: Option<serde_json::Value> = serde_json::from_str(line).ok();
-    let message = fields.and_then(|fields| Some(fields["message"].as_str()?.to_owned()));
-    Some(message.unwrap_or(line.to_owned()))
+impl Place {
+    /// The first places that are free, with the smallest numbers: the worker 0 has a duty.
+    pub(super) fn free(containers: &[Container]) -> impl Iterator<Item = Self> {
+        (0..).filter_map(|worker| {
+            let mut of_it = containers.iter().filter(|one| one.worker() == Some(worker));
+            let is_taken = of_it.clone().any(|one| one.state().is_alive());
+            (!is_taken).then(|| Self { worker, turn: of_it.by_ref().count() })
+        })
+    }
+
+    /// The name of its container. No two can have the same, so that two launchers don't start a worker
+    /// twice.
+    pub(super) fn name(self, fleet: &FleetName) -> String {
+        match self.turn {
+            0 => format!("task-host.{fleet}.{}", self.worker),
+            turn => format!("task-host.{fleet}.{}-{}", self.worker, turn + 1),
+        }
+    }
 }
 
 /// A script that starts workers.
@@ -117,6 +143,8 @@ pub(super) fn script(spec: &Spec, docker: &[&str], create: &[String], workers: u
     words.extend(docker.iter().map(|word| in_shell(word)));
     words.push(format!("--name=\"task-host.{}.$worker\"", spec.fleet));
     words.push(format!("--label=\"{WORKER}=$worker\""));
+    words.push(format!("--env=\"HOST_WORKER=task-host.{}.$worker\"", spec.fleet));
+    words.push("--env=\"HOST_WORKER_INDEX=$worker\"".to_owned());
     // A script has the values too, those of --pass-env excepted.
     let with_value = |arg: &String| {
         let value = arg.strip_prefix("--env=").and_then(|name| spec.environment.get(name));
@@ -145,19 +173,31 @@ fn in_shell(word: &str) -> String {
 mod tests {
     use super::*;
 
-    fn state(described: &str) -> State {
+    fn container(worker: u32, described: &str) -> Container {
         let container = format!(
-            r#"{{"Id": "1", "Created": "2026-11-26T19:36:28.76848479Z", "State": {described},
-                "Config": {{"Labels": {{"task-host.worker": "3"}}, "Env": ["HOST_A=b=c", "X=y"]}}}}"#
+            r#"{{"Id": "1", "Name": "/n", "Created": "2026-11-26T19:36:28.76848479Z",
+                "State": {described}, "Config": {{"Labels": {{"task-host.worker": "{worker}"}},
+                "Env": ["HOST_A=b=c", "X=y"]}}}}"#
         );
-        let container: Container = serde_json::from_str(&container).unwrap();
-        assert_eq!((container.worker(), container.environment().len()), (Some(3), 1));
-        assert!(container.created().is_some());
-        container.state()
+        serde_json::from_str(&container).unwrap()
+    }
+
+    #[test]
+    fn a_number_is_given_again_when_its_worker_has_ended() {
+        let [ended, running] = [r#"{"Status": "exited"}"#, r#"{"Status": "running"}"#];
+        let there = [container(0, ended), container(1, running), container(3, ended)];
+        let there = [&there[..], &[container(3, ended)]].concat();
+        let fleet = "night".parse().unwrap();
+        let names = Place::free(&there).take(4).map(|place| place.name(&fleet));
+        let want = ["0-2", "2", "3-3", "4"].map(|name| format!("task-host.night.{name}"));
+        assert_eq!(names.collect::<Vec<_>>(), want);
     }
 
     #[test]
     fn the_state_of_a_container_says_why() {
+        let known = container(3, r#"{"Status": "created"}"#);
+        assert_eq!((known.name(), known.worker(), known.environment().len()), ("n", Some(3), 1));
+        assert!(known.created().is_some());
         let failed = |reason: &str| State::Failed(reason.to_owned());
         for (described, want) in [
             (r#"{"Status": "created"}"#, State::Created),
@@ -170,16 +210,7 @@ mod tests {
                 failed("exit code 137, out of memory"),
             ),
         ] {
-            assert_eq!(state(described), want, "{described}");
+            assert_eq!(container(3, described).state(), want, "{described}");
         }
-    }
-
-    #[test]
-    fn the_last_words_are_an_error_or_the_last_message() {
-        let log = "{\"level\":\"INFO\",\"message\":\"started\"}\nerror: no bucket\nhint: make one\n";
-        assert_eq!(last_words(log).as_deref(), Some("error: no bucket"));
-        let log = "{\"level\":\"INFO\",\"message\":\"stopped\"}\n";
-        assert_eq!(last_words(log).as_deref(), Some("stopped"));
-        assert_eq!(last_words("\n"), None);
     }
 }

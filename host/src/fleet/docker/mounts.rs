@@ -74,9 +74,6 @@ mod tests {
     #[test]
     fn any_path_can_be_mounted() {
         assert_eq!(bind("/a b:c"), "type=bind,source=/a b:c,target=/a b:c");
-        assert_eq!(
-            bind("/a,\"b\""),
-            "type=bind,\"source=/a,\"\"b\"\"\",\"target=/a,\"\"b\"\"\""
-        );
+        assert_eq!(bind("/a,\"b\""), "type=bind,\"source=/a,\"\"b\"\"\",\"target=/a,\"\"b\"\"\"");
     }
 }

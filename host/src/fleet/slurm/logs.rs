@@ -1,8 +1,8 @@
 //! Logs of Slurm's workers: files in a directory that this machine has too.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io::SeekFrom;
-use std::path::PathBuf;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -10,6 +10,7 @@ use futures_util::stream::{self, BoxStream};
 use tokio::fs::{self, File};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
+use super::super::last_words::last_words;
 use super::super::{EngineError, FleetName, Line, Logs};
 use super::Slurm;
 
@@ -18,12 +19,20 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How many looks there are for each question whether workers are left.
 const LOOKS: u32 = 10;
 
+/// An array whose elements write logs.
+pub(super) struct Array {
+    pub(super) number: u64,
+    /// The directory of the logs.
+    pub(super) logs: PathBuf,
+    /// How many of its elements run at the same time.
+    pub(super) workers: u32,
+}
+
 /// The files of a fleet's workers, and how far they have been read.
 struct Files {
     slurm: Slurm,
     fleet: FleetName,
-    /// Arrays with the directories of their logs.
-    places: Vec<(u64, PathBuf)>,
+    arrays: Vec<Array>,
     wanted: Logs,
     read: BTreeMap<PathBuf, Progress>,
     lines: VecDeque<Line>,
@@ -43,13 +52,13 @@ struct Progress {
 pub(super) fn lines(
     slurm: Slurm,
     fleet: FleetName,
-    places: Vec<(u64, PathBuf)>,
+    arrays: Vec<Array>,
     wanted: Logs,
 ) -> BoxStream<'static, Result<Line, EngineError>> {
     let files = Files {
         slurm,
         fleet,
-        places,
+        arrays,
         wanted,
         read: BTreeMap::new(),
         lines: VecDeque::new(),
@@ -117,7 +126,7 @@ impl Files {
     /// The files that exist, with their workers' names.
     async fn files(&self) -> Result<Vec<(PathBuf, String)>, EngineError> {
         let mut files = Vec::new();
-        for dir in self.places.iter().map(|(_, dir)| dir).collect::<BTreeSet<_>>() {
+        for dir in self.arrays.iter().map(|array| &array.logs).collect::<BTreeSet<_>>() {
             let wrong = |error: std::io::Error| {
                 let problem = format!("{}: {error}", dir.display());
                 let cure = "read the logs on a machine that has this directory";
@@ -126,11 +135,8 @@ impl Files {
             let mut entries = fs::read_dir(dir).await.map_err(wrong)?;
             while let Some(entry) = entries.next_entry().await.map_err(wrong)? {
                 let name = entry.file_name();
-                let Some((array, element)) = name.to_str().and_then(|name| self.worker_of(name)) else {
-                    continue;
-                };
-                if self.wanted.worker.is_none_or(|wanted| wanted == element) {
-                    files.push((entry.path(), (array, element)));
+                if let Some(worker) = name.to_str().and_then(|name| self.worker_of(name)) {
+                    files.push((entry.path(), worker));
                 }
             }
         }
@@ -139,13 +145,15 @@ impl Files {
         Ok(files.into_iter().map(named).collect())
     }
 
-    /// The array and the element that write the file of this name.
+    /// The array and the element that write the file of this name, if they are wanted.
     fn worker_of(&self, name: &str) -> Option<(u64, u32)> {
         let name = name.strip_prefix(self.fleet.as_str())?.strip_prefix('-')?;
         let (array, element) = name.strip_suffix(".log")?.split_once('_')?;
-        let array = array.parse().ok()?;
-        let is_ours = self.places.iter().any(|(ours, _)| *ours == array);
-        is_ours.then_some((array, element.parse().ok()?))
+        let (number, element): (u64, u32) = (array.parse().ok()?, element.parse().ok()?);
+        let array = self.arrays.iter().find(|array| array.number == number)?;
+        // Elements that follow one another in the place of a worker have its number.
+        let worker = element % array.workers.max(1);
+        self.wanted.worker.is_none_or(|wanted| wanted == worker).then_some((number, element))
     }
 
     /// Gives last lines that have no end.
@@ -172,4 +180,15 @@ impl Progress {
         let line = |text: &str| Line { worker: self.worker.clone(), text: text.to_owned() };
         Ok(lines.split_terminator('\n').map(line).collect())
     }
+}
+
+/// What a worker said at its end, in the file of its log.
+pub(super) fn last_words_of(log: &Path) -> Option<String> {
+    const ENOUGH: u64 = 4096;
+    let mut file = std::fs::File::open(log).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(ENOUGH))).ok()?;
+    let mut text = Vec::new();
+    file.take(ENOUGH).read_to_end(&mut text).ok()?;
+    last_words(&String::from_utf8_lossy(&text))
 }

@@ -12,6 +12,8 @@ pub(super) struct Queue(Vec<Element>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Element {
     array: u64,
+    /// Its number in the array. `None` for several that were cancelled together.
+    number: Option<u32>,
     state: String,
     /// As the system call `wait` returns it.
     status: u32,
@@ -28,7 +30,7 @@ pub(super) fn args() -> Vec<&'static str> {
         "--noheader",
         "--array",
         "--states=all",
-        "--Format=ArrayJobID:|,State:|,exit_code:|,SubmitTime:|,NodeList:|,Comment:|,Reason:|",
+        "--Format=ArrayJobID:|,ArrayTaskID:|,State:|,exit_code:|,SubmitTime:|,NodeList:|,Comment:|,Reason:|",
     ]
 }
 
@@ -53,12 +55,16 @@ impl Queue {
 
     /// Whether an element runs, or will.
     pub(super) fn is_alive(&self) -> bool {
-        let (counts, _) = self.counts();
+        let (counts, _) = self.counts(|_, _| None);
         counts.alive() > 0
     }
 
-    /// The number of workers by state, and the reasons.
-    pub(super) fn counts(&self) -> (Counts, Vec<Reason>) {
+    /// The number of workers by state, and the reasons. `words` finds the last words of an element.
+    pub(super) fn counts(
+        &self,
+        words: impl Fn(u64, u32) -> Option<String>,
+    ) -> (Counts, Vec<Reason>) {
+        let mut asked = 0;
         let mut counts = Counts::default();
         let mut all = Vec::new();
         let mut arrays = BTreeMap::<u64, Vec<&Element>>::new();
@@ -73,11 +79,8 @@ impl Queue {
             let waiting = count(Element::waits).min(at_a_time.saturating_sub(running));
             counts.running += u32::try_from(running).unwrap_or(u32::MAX);
             counts.waiting += u32::try_from(waiting).unwrap_or(u32::MAX);
-            let mut why: Vec<&str> = elements
-                .iter()
-                .filter(|one| one.waits())
-                .map(|one| &*one.reason)
-                .collect();
+            let mut why: Vec<&str> =
+                elements.iter().filter(|one| one.waits()).map(|one| &*one.reason).collect();
             // An element that waits for a place in its own array says nothing about the cluster.
             why.sort_by_key(|reason| [OWN_LIMIT, UNKNOWN].contains(reason));
             let said = why.into_iter().take(waiting).map(|reason| match reason {
@@ -88,8 +91,13 @@ impl Queue {
             for element in elements.iter().filter(|one| one.has_ended()) {
                 match element.failure() {
                     None => counts.ended += 1,
-                    Some(reason) => {
+                    Some(mut reason) => {
                         counts.failed += 1;
+                        let said = element.number.filter(|_| asked < ASKED);
+                        if let Some(words) = said.and_then(|number| words(element.array, number)) {
+                            asked += 1;
+                            reason = format!("{reason}: {words}");
+                        }
                         all.push((Trouble::Failed, reason));
                     }
                 }
@@ -99,6 +107,8 @@ impl Queue {
     }
 }
 
+/// How many elements that have failed are asked for their last words.
+const ASKED: usize = 3;
 /// The reason of an element that may not run beside the others of its array.
 const OWN_LIMIT: &str = "JobArrayTaskLimit";
 /// The reason of an element before there is one.
@@ -108,11 +118,13 @@ impl Element {
     fn parse(line: &str) -> Option<Self> {
         let mut fields = line.split('|');
         let mut next = || fields.next().map(str::trim);
-        let (array, state, status) = (next()?.parse().ok()?, next()?.to_owned(), next()?);
+        let (array, number) = (next()?.parse().ok()?, next()?.parse().ok());
+        let (state, status) = (next()?.to_owned(), next()?);
         let (submitted, nodes, comment) = (next()?, next()?, next()?);
         let time = |text: &str| Some(UNIX_EPOCH + Duration::from_secs(text.parse().ok()?));
         Some(Self {
             array,
+            number,
             state,
             status: status.parse().ok()?,
             submitted: time(submitted),
@@ -123,7 +135,8 @@ impl Element {
     }
 
     fn waits(&self) -> bool {
-        ["PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"].contains(&&*self.state)
+        ["PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"]
+            .contains(&&*self.state)
     }
 
     fn runs(&self) -> bool {
@@ -158,18 +171,19 @@ mod tests {
     }
 
     fn told(lines: &[&str]) -> (Counts, Vec<(u32, String)>) {
-        let (counts, reasons) = queue(lines).counts();
+        let (counts, reasons) =
+            queue(lines).counts(|_, number| (number == 9).then(|| "error: no".to_owned()));
         (counts, reasons.into_iter().map(|why| (why.workers, why.reason)).collect())
     }
 
     #[test]
     fn elements_that_take_over_later_are_not_workers_that_wait() {
         let lines = [
-            "7|COMPLETED|0|100|node1|task-host d 2|None|",
-            "7|RUNNING|0|100|node1|task-host d 2|None|",
-            "7|RUNNING|0|100|node1|task-host d 2|None|",
-            "7|PENDING|0|100||task-host d 2|JobArrayTaskLimit|",
-            "7|PENDING|0|100||task-host d 2|JobArrayTaskLimit|",
+            "7|0|COMPLETED|0|100|node1|task-host d 2|None|",
+            "7|1|RUNNING|0|100|node1|task-host d 2|None|",
+            "7|2|RUNNING|0|100|node1|task-host d 2|None|",
+            "7|3|PENDING|0|100||task-host d 2|JobArrayTaskLimit|",
+            "7|4|PENDING|0|100||task-host d 2|JobArrayTaskLimit|",
         ];
         let counts = Counts { running: 2, ended: 1, ..Counts::default() };
         assert_eq!(told(&lines), (counts, vec![]));
@@ -178,11 +192,11 @@ mod tests {
 
     #[test]
     fn those_that_wait_say_why() {
-        let waiting = "7|PENDING|0|100||task-host d 2|Resources|";
+        let waiting = "7|0|PENDING|0|100||task-host d 2|Resources|";
         let counts = Counts { waiting: 2, ..Counts::default() };
         let reasons = vec![(2, "Resources".to_owned())];
         assert_eq!(told(&[waiting, waiting, waiting, waiting]), (counts, reasons));
-        let new = "8|PENDING|0|100||task-host d 1|None|";
+        let new = "8|0|PENDING|0|100||task-host d 1|None|";
         let counts = Counts { waiting: 1, ..Counts::default() };
         let reasons = vec![(1, "Slurm has not looked at it yet".to_owned())];
         assert_eq!(told(&[new]), (counts, reasons));
@@ -198,16 +212,21 @@ mod tests {
             ("CANCELLED|15", "CANCELLED"),
         ];
         for (end, reason) in ends {
-            let line = format!("7|{end}|100|node1|task-host d 1|None|");
+            let line = format!("7|1|{end}|100|node1|task-host d 1|None|");
             let counts = Counts { failed: 1, ..Counts::default() };
             assert_eq!(told(&[&line]), (counts, vec![(1, reason.to_owned())]));
         }
-        let cancelled = "7|CANCELLED|0|100||task-host d 1|None|";
+        let last = told(&["7|9|FAILED|256|100|node1|task-host d 1|None|"]);
+        assert_eq!(last.1, [(1, "exit code 1: error: no".to_owned())]);
+        let cancelled = "7|N/A|CANCELLED|0|100||task-host d 1|None|";
         assert_eq!(told(&[cancelled]), (Counts::default(), vec![]));
     }
 
     #[test]
     fn a_line_of_something_else_is_an_error() {
-        assert_eq!(Queue::parse("slurm_load_jobs error").map(drop), Err("slurm_load_jobs error".into()));
+        assert_eq!(
+            Queue::parse("slurm_load_jobs error").map(drop),
+            Err("slurm_load_jobs error".into())
+        );
     }
 }

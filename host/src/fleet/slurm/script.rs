@@ -1,12 +1,12 @@
 //! The batch script of workers. It is all that Slurm is asked for, and tells what is known of a fleet.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::super::{EngineError, Spec};
+use super::super::{EngineError, FleetName, Spec};
 use super::PREFIX;
 
 /// The option with the directory of logs. It is ours, not Slurm's.
@@ -55,6 +55,8 @@ pub(super) struct About {
     pub(super) digest: String,
     /// The directory of logs.
     pub(super) logs: PathBuf,
+    /// How many workers run at the same time.
+    pub(super) workers: u32,
     pub(super) environment: BTreeMap<String, String>,
 }
 
@@ -65,8 +67,8 @@ impl About {
     }
 }
 
-/// The file that an element of an array writes.
-pub(super) fn log_file(fleet: &str, array: &str, element: &str) -> String {
+/// The name of the file that an element of an array writes.
+pub(super) fn log_file(fleet: &FleetName, array: impl Display, element: impl Display) -> String {
     format!("{fleet}-{array}_{element}.log")
 }
 
@@ -93,9 +95,11 @@ impl Script<'_> {
         let about = About {
             digest: spec.digest(),
             logs: logs.clone(),
+            workers,
             environment: spec.environment.clone(),
         };
-        let about = serde_json::to_string(&about).map_err(|error| unfit(error.to_string(), None))?;
+        let about =
+            serde_json::to_string(&about).map_err(|error| unfit(error.to_string(), None))?;
 
         let mut text = "#!/bin/sh\n".to_owned();
         let mut set = |name: &str, value: &str| {
@@ -132,7 +136,7 @@ impl Script<'_> {
         set("open-mode", "append");
         set("export", "ALL");
         set("chdir", &directory);
-        set("output", &format!("{output}/{}", log_file(spec.fleet.as_str(), "%A", "%a")));
+        set("output", &format!("{output}/{}", log_file(&spec.fleet, "%A", "%a")));
         // The number tells how many elements are workers, and how many wait to take over.
         set("comment", &format!("task-host {} {workers}", spec.digest()));
         for (name, values) in spec.options.iter().filter(|(name, _)| *name != LOGS) {
@@ -153,6 +157,19 @@ impl Script<'_> {
         for (name, value) in &spec.environment {
             let _ = writeln!(text, "export {name}={}", in_shell(value));
         }
+        let _ = writeln!(
+            text,
+            "export HOST_WORKER_INDEX=$((SLURM_ARRAY_TASK_ID % {}))",
+            workers.max(1)
+        );
+        if relay > 1 && spec.environment.contains_key("HOST_EXIT_WHEN_IDLE") {
+            // A worker that takes over when all is done would idle in vain.
+            let _ = writeln!(
+                text,
+                "if [ \"$SLURM_ARRAY_TASK_ID\" -ge {workers} ]; then\n  export \
+                 HOST_EXIT_WHEN_EMPTY=true\nfi"
+            );
+        }
         let program = spec.program.to_str().ok_or_else(|| {
             unfit(format!("the program's path is not UTF-8 text: {}", spec.program.display()), None)
         })?;
@@ -161,7 +178,6 @@ impl Script<'_> {
         Ok(text)
     }
 }
-
 
 fn unfit(problem: String, cure: Option<&str>) -> EngineError {
     EngineError::Unfit { problem, cure: cure.map(str::to_owned) }
