@@ -35,6 +35,8 @@ const SMOOTHING: u32 = 8;
 const LOOK: Duration = Duration::from_millis(200);
 /// The same at most, while tasks are long and none waits.
 const LONGEST_LOOK: Duration = Duration::from_secs(10);
+/// A host that holds as many tasks as it may holds them for this long without another thought.
+const RECENT: Duration = Duration::from_millis(20);
 /// The part of a task's usual time that may pass between two looks.
 const PART: u32 = 50;
 
@@ -76,6 +78,8 @@ struct State {
     permits: usize,
     /// Permits to take away when they are returned.
     surplus: usize,
+    /// When the number of permits was last decided.
+    adjusted: Option<Instant>,
     /// No tasks are held ahead until a slot is free.
     is_resting: bool,
     /// When a slot was last freed.
@@ -121,6 +125,7 @@ impl Holds {
                 fetch: Duration::ZERO,
                 permits,
                 surplus: 0,
+                adjusted: None,
                 is_resting: false,
                 freed: None,
             }),
@@ -236,15 +241,28 @@ impl Holds {
         Some((usual / PART).clamp(LOOK, LONGEST_LOOK))
     }
 
+    /// The state, with as many permits as there should be now.
     fn adjusted(&self) -> MutexGuard<'_, State> {
         let mut state = self.state.lock();
-        self.adjust(&mut state, Instant::now());
+        let (now, most) = (Instant::now(), self.most());
+        // While tasks are short, nothing changes between thousands of calls.
+        let is_recent = state.adjusted.is_some_and(|at| now - at < RECENT);
+        if !is_recent || state.permits() != most {
+            self.adjust(&mut state, now);
+        }
         state
+    }
+
+    /// The most permits that there may be.
+    fn most(&self) -> usize {
+        let (HeldAhead::Always(count) | HeldAhead::Soon(count)) = self.ahead;
+        self.slots + count
     }
 
     /// Changes the number of permits to what it should be now.
     fn adjust(&self, state: &mut State, now: Instant) {
         let (wanted, had) = (self.wanted(state, now), state.permits());
+        state.adjusted = Some(now);
         if wanted > had {
             let more = wanted - had;
             let kept = more.min(state.surplus);
@@ -266,10 +284,9 @@ impl Holds {
 
     /// How many permits there should be.
     fn wanted(&self, state: &State, now: Instant) -> usize {
-        let most = match self.ahead {
-            HeldAhead::Always(count) => return self.slots + count,
-            HeldAhead::Soon(most) => most,
-        };
+        if let HeldAhead::Always(_) = self.ahead {
+            return self.most();
+        }
         let running = state.running.len();
         if state.alone.is_some() {
             // No other can start.
@@ -278,8 +295,8 @@ impl Holds {
         if state.is_resting {
             return self.slots;
         }
-        let starts = self.starts(state, now, self.slots + most);
-        (running + starts).clamp(self.slots, self.slots + most)
+        let starts = self.starts(state, now, self.most());
+        (running + starts).clamp(self.slots, self.most())
     }
 
     /// How many tasks will start soon.
