@@ -83,7 +83,7 @@ fn busy(place: &Place, cloud: &str, address: &str, secs: f64, args: &[&str]) -> 
         {"do": "sleep", "secs": secs}, {"do": "output", "key": "done.txt", "text": "x"}]});
     place.submit(&[misbehaviour(1, &[], sleep.clone()), misbehaviour(2, &[], sleep)]);
     let run = ["run", "--fq", "./queue", "--json", "--parallel", "1", "--prefetch", "1"];
-    let mut command = place.command(&[&run, &["--notice", cloud], args].concat());
+    let mut command = place.command(&[&run[..], &["--notice", cloud], args].concat());
     let url = format!("http://{address}");
     match cloud {
         "aws" => command.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", url),
