@@ -10,6 +10,7 @@ mod console;
 mod described;
 mod doctor;
 mod exit_code;
+mod fleet;
 mod health;
 mod local_runner;
 mod new;
@@ -57,6 +58,9 @@ enum Command {
     /// Inspect and repair a queue
     #[command(subcommand)]
     Queue(queue::Queue),
+    /// Start, watch and stop workers on Docker, Slurm, AWS Batch, ECS or Kubernetes
+    #[command(subcommand)]
+    Fleet(Box<fleet::Fleet>),
     /// Publish and inspect components
     #[command(subcommand)]
     Component(component::Component),
@@ -87,6 +91,7 @@ impl Command {
             Self::Run(command) => command.run(),
             Self::Submit(command) => command.run(),
             Self::Queue(command) => command.run(),
+            Self::Fleet(command) => command.run(),
             Self::Component(command) => command.run(),
             Self::Receipts(command) => command.run(),
             Self::Cache(command) => command.run(),

@@ -4,47 +4,38 @@ use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use crate::hold::Holds;
 use crate::identity;
 use crate::lease::{Lease, Leases};
 use crate::queue::Queue;
 use crate::services::Services;
 use crate::task;
-use admission::Admission;
+use polls::{LONG_POLL, Poll, Polls};
 use quiet::{Idle, Quiet};
 
 mod admission;
+mod polls;
 mod quiet;
 
-/// How long one receive waits for a message.
-const LONG_POLL: Duration = Duration::from_secs(20);
-/// The same for a host that stops when the queue is empty.
-const SHORT_POLL: Duration = Duration::from_millis(500);
-/// The same for such a host where each receive is a paid request.
-const SHORT_PAID_POLL: Duration = Duration::from_secs(5);
 /// The shortest long poll, of a host that was told to stop and has little time.
-const SHORTEST_LONG_POLL: Duration = SHORT_PAID_POLL;
-/// The shortest poll of a host that is about to leave.
-const LAST_SHORT_POLL: Duration = Duration::from_secs(1);
+const SHORTEST_LONG_POLL: Duration = Duration::from_secs(5);
 /// How long a host that must stop at once tries to release its tasks.
 const RELEASING: Duration = Duration::from_secs(10);
 /// How long a stopping host waits for the answer to its last receive: one poll and the way back.
 const LAST_POLL: Duration = Duration::from_secs(25);
 
-/// The loop, and the permits that bound how many tasks the host holds.
+/// The loop, and the tasks that the host holds.
 pub struct Worker {
     services: Arc<Services>,
-    admission: Admission,
+    holds: Arc<Holds>,
     /// Notified when the last task under way has ended.
     idle: Notify,
-    /// When a task ended last.
-    ended: Mutex<Option<Instant>>,
     /// What it was asked for and has reached.
     goal: OnceLock<Goal>,
     /// Until when running tasks may finish, if that is not the grace period.
@@ -78,12 +69,12 @@ pub enum Stopped {
 impl Worker {
     /// A worker that runs tasks with `services`.
     pub fn new(services: Arc<Services>) -> Self {
-        let admission = Admission::new(&services.config, &*services.queue);
+        let config = &services.config;
+        let holds = Holds::new(config.work.parallel, config.held_ahead(&*services.queue));
         Self {
             services,
-            admission,
+            holds,
             idle: Notify::new(),
-            ended: Mutex::default(),
             goal: OnceLock::new(),
             until: watch::Sender::new(None),
         }
@@ -121,7 +112,7 @@ impl Worker {
                 let _ = self.goal.set(goal);
                 false
             }
-            never = self.admission.follow_pace(services) => match never {},
+            never = self.holds.keep_pace() => match never {},
             () = drain.cancelled() => true,
             () = kill.cancelled() => true,
         };
@@ -220,25 +211,36 @@ impl Worker {
             }
         };
         let mut over = std::pin::pin!(over);
-        let short_poll = if queue.batch() <= 1 { SHORT_POLL } else { SHORT_PAID_POLL };
-        let poll = match (config.stop.exit_when_empty, config.stop.exit_when_idle) {
-            (true, _) => short_poll,
-            // A poll that is under way when the host is told to stop ends within the grace period.
-            (false, most) => LONG_POLL
-                .min(config.stop.grace.max(SHORTEST_LONG_POLL))
-                .min(most.map_or(LONG_POLL, |most| most.max(LAST_SHORT_POLL))),
-        };
-        let mut wait = poll;
+        // A poll that is under way when the host is told to stop ends within the grace period.
+        let longest = LONG_POLL.min(config.stop.grace.max(SHORTEST_LONG_POLL));
+        let mut polls = Polls::new(config.stop.exit_when_empty, queue.batch() > 1, longest);
+        let mut is_told_idle = false;
+        // How long the next poll may take, because of the time after which an idle host leaves.
+        let mut until_left = config.stop.exit_when_idle;
         let mut quiet = Quiet::default();
         let mut idle = Idle::new(Instant::now());
         loop {
             let next = async {
                 self.services.wait_until_usable().await;
                 let wanted = self.still_wanted(tasks);
-                let mut permits = self.admission.admit(&self.services, wanted).await;
+                let mut permits = admission::admit(&self.holds, &self.services, wanted).await;
+                let until_free = self.holds.until_free();
+                let Poll { pause, wait } = match is_told_idle {
+                    true => Poll::default(),
+                    false => {
+                        polls.next(Instant::now(), self.holds.last_freed(), until_free, until_left)
+                    }
+                };
+                // Tokio's shortest sleep is a millisecond.
+                if !pause.is_zero() {
+                    tokio::time::sleep(pause).await;
+                }
                 let leased = leases.lease(permits.len(), wait).await;
                 if let Ok(leased) = &leased {
                     permits.truncate(leased.len());
+                    if leased.is_empty() && until_free.is_some() {
+                        self.holds.found_none_ahead();
+                    }
                 }
                 (permits, leased)
             };
@@ -248,36 +250,37 @@ impl Worker {
                 // The last task under way has ended. If the queue has no message to lease right
                 // now either, it may be empty.
                 () = self.idle.notified(), if config.stop.exit_when_empty => {
-                    wait = Duration::ZERO;
+                    is_told_idle = true;
                     continue;
                 }
                 () = &mut over => return Goal::Time,
             };
-            wait = poll;
+            is_told_idle = false;
             match leased {
                 Ok(leased) => {
                     outages.ends(queue);
                     let none = leased.is_empty();
+                    polls.ended(Instant::now(), !none);
                     for (lease, permit) in leased.into_iter().zip(permits) {
                         self.begin(lease, permit, tasks);
                     }
                     let (now, is_idle) = (Instant::now(), none && tasks.is_empty());
                     let is_quiet = quiet.lasts(now, is_idle, leases.last_return());
-                    if config.stop.exit_when_empty && none && is_empty(&**queue, is_quiet).await {
+                    // The messages of tasks under way are in the queue.
+                    if config.stop.exit_when_empty && is_idle && is_empty(&**queue, is_quiet).await
+                    {
                         return Goal::Empty;
                     }
                     if let Some(most) = config.stop.exit_when_idle {
                         let could_work = is_idle && self.services.problems().is_empty();
-                        let busy = self.ended.lock().max(leases.last_return());
+                        let busy = self.holds.last_freed().max(leases.last_return());
                         let left = most.saturating_sub(idle.lasts(now, could_work, busy));
-                        if !left.is_zero() {
-                            wait = poll.min(left.max(LAST_SHORT_POLL));
-                        } else if !identity::of_process().is_first()
-                            || is_empty(&**queue, is_quiet).await
-                        {
+                        until_left = Some(left);
+                        let is_over = left.is_zero()
+                            && (!identity::of_process().is_first()
+                                || is_empty(&**queue, is_quiet).await);
+                        if is_over {
                             return Goal::Idle;
-                        } else {
-                            wait = poll.min(short_poll);
                         }
                     }
                 }
@@ -299,12 +302,11 @@ impl Worker {
     }
 
     fn begin(self: &Arc<Self>, lease: Lease, permit: OwnedSemaphorePermit, tasks: &TaskTracker) {
-        let worker = self.clone();
+        let (worker, hold) = (self.clone(), self.holds.hold(permit));
         let others = tasks.clone();
         // Boxed, because a future of this size is moved several times.
         tasks.spawn(Box::pin(async move {
-            task::run(&worker.services, lease, permit).await;
-            *worker.ended.lock() = Some(Instant::now());
+            task::run(&worker.services, lease, hold).await;
             if others.len() == 1 {
                 worker.idle.notify_one();
             }

@@ -11,7 +11,7 @@ use syn::visit::{self, Visit};
 const LAYERS: &[&[&str]] = &[
     &["main"],
     &["cli"],
-    &["fit", "transfer", "worker"],
+    &["fit", "fleet", "transfer", "worker"],
     &["task"],
     &["services"],
     &["config"],
@@ -22,9 +22,9 @@ const LAYERS: &[&[&str]] = &[
     &["queue", "bucket"],
     &["spill"],
     &["notice", "protection"],
-    &["ahead", "identity", "message", "outage", "ownership", "process_dir", "stats"],
-    &["confinement", "json", "key", "roots", "turns", "words"],
-    &["ask", "blocking", "digest", "dirs", "environment", "fault", "plain", "shortage"],
+    &["ahead", "hold", "identity", "message", "outage", "ownership", "process_dir", "stats"],
+    &["confinement", "json", "key", "machine", "roots", "turns", "words"],
+    &["ask", "blocking", "digest", "dirs", "environment", "fault", "pace", "plain", "shortage"],
 ];
 
 /// A file as a module path: `["queue", "file", "lease"]`.

@@ -17,7 +17,9 @@ use task_host::config::Config;
 use task_host::confinement::InForce;
 use task_host::environment::Environment;
 use task_host::fit::Finding;
-use task_host::notice::{Machine, Notices, Watcher};
+use task_host::hold::HeldAhead;
+use task_host::machine::Machine;
+use task_host::notice::{self, Notices, Watcher};
 use task_host::services::{OpenError, Services};
 use task_host::worker::{Stopped, Worker};
 use task_host::{identity, protection};
@@ -97,6 +99,9 @@ impl Run {
             let notices = watcher(services.config());
             announce(&screen, &services, &missing, confined, notices.as_ref());
             let config = services.config().clone();
+            for finding in doctor::warnings(&config) {
+                warn(&finding);
+            }
             // The queue may be slow to describe itself, so nothing waits for this.
             tokio::spawn(async move {
                 for problem in doctor::problems(&config).await {
@@ -122,7 +127,7 @@ impl Run {
 fn watcher(config: &Config) -> Option<Watcher> {
     let engine = identity::of_process().engine();
     let environment = Environment::of_process();
-    Watcher::find(config.stop.notice, &environment, engine, &Machine::this())
+    Watcher::find(config.stop.notice, &environment, engine, &notice::Machine::this())
 }
 
 /// Learns this host's names from ECS, and tells ECS while the host holds tasks. Nothing waits for
@@ -293,14 +298,18 @@ fn announce(
     let components = config.data.components_place();
     let cache =
         format!("{}, up to {}", config.cache.dir.display(), config.cache.size.display().iec());
-    let parallel =
-        format!("{} at a time, {} more prefetched", config.work.parallel, config.least_prefetch());
+    let ahead = match config.held_ahead(&**services.queue()) {
+        HeldAhead::Always(count) => format!("{count} more prefetched"),
+        HeldAhead::Soon(_) => "more prefetched if they start within seconds".to_owned(),
+    };
+    let parallel = format!("{} at a time, {ahead}", config.work.parallel);
     let lease = format!("{}, renewed while the host holds a task", time(config.work.lease));
     let attempts = format!(
         "{}, the second after about {}",
         config.retries.max_attempts,
         time(config.retries.retry_after)
     );
+    let memory = memory(config);
     let limits = &config.task.limits();
     let cpu_time =
         limits.cpu_time.map_or(String::new(), |most| format!("{} of processor time, ", time(most)));
@@ -325,6 +334,7 @@ fn announce(
             components,
             cache,
             parallel,
+            memory,
             lease,
             attempts,
             limits,
@@ -347,6 +357,7 @@ fn announce(
         ("components", Some(&*components)),
         ("cache", Some(&*cache)),
         ("parallel", Some(&*parallel)),
+        ("memory", memory.as_deref()),
         ("lease", Some(&*lease)),
         ("attempts", Some(&*attempts)),
         ("limits", Some(&*limits)),
@@ -361,6 +372,13 @@ fn announce(
             screen.tell(format_args!("  {name:<11} {value}"));
         }
     }
+}
+
+/// The memory that this host has for tasks, if it is known.
+fn memory(config: &Config) -> Option<String> {
+    let machine = Machine::of_process();
+    let for_tasks = config.limits().for_guests(machine, config.work.parallel)?;
+    Some(format!("{} for tasks; {}", for_tasks.display().iec(), machine.memory()?))
 }
 
 /// The tasks with limits of their own, and the settings of each.
