@@ -143,7 +143,7 @@ fn the_signal_after_a_notice_is_the_first_one() {
     says("EC2 will terminate");
     eventually("a task that was released", || (place.counts() == (2, 1)).then_some(()));
     host.signal(Signal::TERM);
-    says("1 task running may finish within 1m");
+    says("\"1 task running may finish within 1m");
     assert_eq!(place.counts(), (2, 1), "the running task was released");
     host.signal(Signal::TERM);
     host.wait().code(143);
