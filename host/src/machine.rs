@@ -179,8 +179,7 @@ fn control_groups(root: &Path) -> Vec<u64> {
         // In a container the path may be that on the machine. Then only the container's own group
         // is there, which is the mounted directory itself.
         let parts = Path::new(group).components();
-        let group: PathBuf =
-            parts.filter(|part| matches!(part, Component::Normal(_))).collect();
+        let group: PathBuf = parts.filter(|part| matches!(part, Component::Normal(_))).collect();
         for mount in mounts {
             let files = group.ancestors().map(|group| root.join(mount).join(group).join(file));
             let texts = files.filter_map(|file| std::fs::read_to_string(file).ok());

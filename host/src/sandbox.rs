@@ -470,13 +470,7 @@ pub fn compiling_engine(mode: Mode) -> wasmtime::Result<Engine> {
     Engine::new(&code_config(mode))
 }
 
-async fn execute(
-    engine: &Engine,
-    disk: Disk,
-    mode: Mode,
-    share: Share,
-    job: Job,
-) -> Execution {
+async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job) -> Execution {
     let start = Instant::now();
     let limits = &*job.limits;
     let deadline = start + limits.time;
@@ -552,7 +546,9 @@ async fn execute(
         _ if let Some(errno) = quota.shortage() => {
             Err(RunError::Shortage { errno, written: quota.written() })
         }
-        (Err(Ended::Error(_)), _) if let Some(memory) = crowded => Err(RunError::Crowded { memory }),
+        (Err(Ended::Error(_)), _) if let Some(memory) = crowded => {
+            Err(RunError::Crowded { memory })
+        }
         // The wait for other guests is not the guest's own time.
         (Err(Ended::Late), _) if let Some(memory) = waited_for => Err(RunError::Crowded { memory }),
         (Err(Ended::Late), _) => Err(limit(phase, Limit::Time(limits.time))),

@@ -122,7 +122,11 @@ fn fewer_tasks_run_where_address_space_is_short() {
     assert!(shown.lines().any(is_one), "{shown}");
     let (queue, bucket) = (["--fq", "./queue"], ["--bucket", "./bucket"]);
     let told = limited(8 << 30, &[&["doctor"], &queue[..], &bucket].concat()).code(1);
-    assert!(told.stdout.contains("problem  sandbox: 1 task can't run at a time"), "{}", told.stdout);
+    assert!(
+        told.stdout.contains("problem  sandbox: 1 task can't run at a time"),
+        "{}",
+        told.stdout
+    );
     let cure = "LimitAS=infinity in a systemd unit\n";
     assert!(told.stdout.contains(cure), "{}", told.stdout);
     let run = limited(8 << 30, &[&["run", "-x"], &queue[..], &bucket].concat()).code(1);
