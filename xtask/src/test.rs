@@ -39,6 +39,8 @@ pub(crate) struct Options {
 enum Needs {
     /// No more.
     Guests,
+    /// What packs the host and installs the packages.
+    Packages,
     /// Guests in other languages.
     Languages,
     /// Servers for the cloud services.
@@ -75,6 +77,9 @@ const WITH_LANGUAGES: &[(&str, &str)] = &[
     ("host", "programs::a_program_in_python_"),
 ];
 
+/// The tests that need what packs the host and installs the packages.
+const WITH_PACKAGES: &[(&str, &str)] = &[("packages", "")];
+
 /// The tests that need guests and nothing else.
 const WITH_GUESTS: &[(&str, &str)] = &[
     ("crash", ""),
@@ -87,6 +92,11 @@ const WITH_GUESTS: &[(&str, &str)] = &[
 
 /// The test program that needs a host with fault points, besides.
 const WITH_FAULT_POINTS: &str = "fault_points";
+
+/// All of these lists.
+fn listed() -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+    WITH_SERVERS.iter().chain(WITH_LANGUAGES).chain(WITH_PACKAGES).chain(WITH_GUESTS)
+}
 
 impl Needs {
     /// None if the test needs only what Cargo builds.
@@ -101,6 +111,8 @@ impl Needs {
             Some(Self::Servers)
         } else if among(WITH_LANGUAGES) {
             Some(Self::Languages)
+        } else if among(WITH_PACKAGES) {
+            Some(Self::Packages)
         } else if among(WITH_GUESTS) {
             Some(Self::Guests)
         } else {
@@ -119,6 +131,9 @@ fn prepare(project: &Project, needs: &BTreeSet<Needs>) -> anyhow::Result<Option<
     setup::fuse()?;
     setup::strace()?;
     build::guests(project)?;
+    if needs.contains(&Needs::Packages) {
+        setup::packages(project)?;
+    }
     if needs.contains(&Needs::Languages) {
         languages::guests(project)?;
     }
@@ -155,14 +170,14 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
 fn all(project: &Project) -> anyhow::Result<()> {
     let programs = build::tests(project)?;
     build::host_with_fault_points(project)?;
-    for (name, begin) in WITH_SERVERS.iter().chain(WITH_LANGUAGES).chain(WITH_GUESTS) {
+    for (name, begin) in listed() {
         let mut found = false;
         for program in programs.iter().filter(|program| program.name == *name) {
             found |= program.tests(None)?.iter().any(|test| test.starts_with(begin));
         }
         ensure!(found, "xtask/src/test.rs lists `{name} {begin}`, but no test has this name");
     }
-    let servers = prepare(project, &[Needs::Languages, Needs::Servers].into())?;
+    let servers = prepare(project, &[Needs::Packages, Needs::Languages, Needs::Servers].into())?;
     let fuzzer = Fuzzer::build(project)?;
     let mut tests = project.cargo();
     // Continues after a failure, so that one run reports everything.
@@ -218,8 +233,7 @@ fn some(project: &Project, options: &Options) -> anyhow::Result<String> {
         if env::var_os("RUST_TEST_THREADS").is_none() {
             tests.env("RUST_TEST_THREADS", THREADS);
         }
-        let listed = WITH_SERVERS.iter().chain(WITH_LANGUAGES).chain(WITH_GUESTS);
-        let listed = listed.map(|(_, begin)| *begin);
+        let listed = listed().map(|(_, begin)| *begin);
         // A program is not among the targets if all its tests need something.
         for begin in listed.filter(|begin| skipped.iter().any(|test| test.starts_with(begin))) {
             if !begin.is_empty() {
