@@ -6,6 +6,7 @@
 mod archive;
 mod debian;
 mod emulated;
+mod image;
 mod packed;
 mod wheel;
 

@@ -3,6 +3,7 @@
 //! The program is `task-host` there: Debian's bind9-host has a `/usr/bin/host`. dpkg-deb packs, since
 //! it is on every machine with Debian packages; cargo-deb takes minutes to compile.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -24,7 +25,7 @@ pub(crate) fn pack(release: &Release<'_>, program: &Program) -> anyhow::Result<P
     let ours = deploy.join("debian");
     stage.copy(&program.file, PROGRAMS[1].trim_start_matches('/'), 0o755)?;
 
-    let unit = std::fs::read_to_string(deploy.join("task-host.service"))?;
+    let unit = fs::read_to_string(deploy.join("task-host.service"))?;
     ensure!(unit.contains(PROGRAMS[0]), "deploy/task-host.service does not run {}", PROGRAMS[0]);
     let unit = unit.replace(PROGRAMS[0], PROGRAMS[1]);
     stage.write("usr/lib/systemd/system/task-host.service", &unit, 0o644)?;
@@ -49,9 +50,10 @@ fn documents(release: &Release<'_>, stage: &Stage, program: &Program) -> anyhow:
     let doc = "usr/share/doc/task-host";
     release.documents(stage, doc, program)?;
     // The name that Debian gives to the file with the licence.
+    let mit = fs::read_to_string(release.project.root.join("LICENSE-MIT"))?;
     let copyright = format!(
-        "Task Host, {}\n\nLicence: {}, at your option. The texts are in LICENSE-MIT and \
-         LICENSE-APACHE.\n",
+        "Source: {}\nLicence: {}, at your option\n\nThe Apache License is in \
+         /usr/share/common-licenses/Apache-2.0. The MIT License:\n\n{mit}",
         release.repository, release.licence
     );
     stage.write(&format!("{doc}/copyright"), &copyright, 0o644)
@@ -64,7 +66,7 @@ fn control(release: &Release<'_>, target: Target) -> String {
 Package: task-host
 Version: {version}
 Architecture: {}
-Maintainer: Task Host contributors <{repository}>
+Maintainer: Task Host contributors
 Homepage: {repository}
 Section: utils
 Priority: optional

@@ -136,7 +136,8 @@ fn config(release: &Release<'_>, processor: &str, layer: &Layer) -> Value {
         "os": "linux",
         "config": {
             "User": USER,
-            "Env": ["PATH=/", "HOST_CACHE_DIR=/cache"],
+            // The health check asks there.
+            "Env": ["PATH=/", "HOST_CACHE_DIR=/cache", "HOST_LISTEN=127.0.0.1:8080"],
             "Entrypoint": ["/host"],
             "Cmd": ["run"],
             "WorkingDir": "/",
