@@ -23,6 +23,7 @@ use clap::Args;
 use crate::build;
 use crate::command::{capture, run as run_command};
 use crate::project::Project;
+use crate::servers::{Servers, Which};
 use crate::setup;
 use release::{Program, Release, STAGES};
 use target::Target;
@@ -124,9 +125,10 @@ fn check(project: &Project, dir: &Path) -> anyhow::Result<()> {
     setup::packages(project)?;
     setup::emulator()?;
     build::guests(project)?;
+    let servers = Servers::start(project, Which::Engines)?;
     let mut tests = project.cargo();
     // Only this package, because the host need not be built again.
     tests.args(["test", "-p", "task-host-tests", "--test", "packages"]);
     tests.args(["--", "--include-ignored"]);
-    run_command(tests.env("TASK_HOST_TEST_DIST", dir))
+    run_command(tests.env("TASK_HOST_TEST_DIST", dir).envs(servers.variables()))
 }
