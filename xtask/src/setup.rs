@@ -144,7 +144,8 @@ pub(crate) fn packing_tools(project: &Project) -> anyhow::Result<PathBuf> {
 /// Mozilla's root certificates, as a file for `SSL_CERT_FILE`.
 pub(crate) fn certificates(project: &Project) -> anyhow::Result<PathBuf> {
     let python = packing_tools(project)?.join("bin/python");
-    let path = capture(Command::new(python).args(["-c", "import certifi; print(certifi.where())"]))?;
+    let path =
+        capture(Command::new(python).args(["-c", "import certifi; print(certifi.where())"]))?;
     Ok(path.trim().into())
 }
 

@@ -53,7 +53,7 @@ fn libraries() -> Vec<String> {
 /// A place in which every user may write.
 fn shared() -> Place {
     let place = Place::new();
-    for dir in ["", "bucket", "queue"] {
+    for dir in ["", "bucket", "bucket/data", "queue"] {
         let dir = place.path().join(dir);
         fs::create_dir_all(&dir).unwrap();
         fs::set_permissions(&dir, Permissions::from_mode(0o777)).unwrap();

@@ -20,8 +20,7 @@ fn first_result(place: &Place, host: impl Fn(&[&str]) -> Command) {
     place.put("NO_OP.wasm", std::fs::read(guest("NO_OP")).expect("a guest"));
     place.put("data/0_input/a.dat", "content");
     let push = ["component", "push", "bucket/NO_OP.wasm", "--name", "NO_OP"];
-    let submit =
-        ["submit", "--fq", "./queue", "--name", "NO_OP", "--each", "data/0_input/*.dat"];
+    let submit = ["submit", "--fq", "./queue", "--name", "NO_OP", "--each", "data/0_input/*.dat"];
     let run = ["run", "--fq", "./queue", "--exit-when-empty"];
     for args in [&push[..], &submit, &run] {
         Finished::run(&mut host(args)).good();

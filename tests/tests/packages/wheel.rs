@@ -16,7 +16,7 @@ fn pip_installs_the_program_and_takes_it_away() {
     let bin = environment.join("bin");
     let pip = |args: &[&str]| {
         let quiet = ["--disable-pip-version-check", "--quiet"];
-        Finished::run(&mut in_place(&place, &bin.join("pip"), &[args, &quiet].concat())).good()
+        Finished::run(&mut in_place(&place, &bin.join("pip"), &[args, &quiet].concat())).good();
     };
     let wheel = PACKAGES.file("task_host-", &format!("_{}.whl", std::env::consts::ARCH));
     pip(&["install", "--no-index", wheel.to_str().unwrap()]);
@@ -25,8 +25,6 @@ fn pip_installs_the_program_and_takes_it_away() {
     assert!(version.stdout.contains(VERSION), "{}", version.stdout);
     first_result(&place, |args| in_place(&place, &host, args));
 
-    let shown = pip(&["show", "task-host"]).stdout;
-    assert!(shown.contains(&format!("Version: {VERSION}")), "{shown}");
     pip(&["uninstall", "--yes", "task-host"]);
     assert!(!host.exists());
 }

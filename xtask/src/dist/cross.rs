@@ -21,10 +21,8 @@ pub(crate) fn build(project: &Project, target: Target) -> anyhow::Result<PathBuf
     let mut path = vec![zig];
     path.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
 
-    let names = [
-        (cargo_home()?.join("registry/src"), "registry"),
-        (build_directory(project)?, "target"),
-    ];
+    let names =
+        [(cargo_home()?.join("registry/src"), "registry"), (build_directory(project)?, "target")];
     let renamed = |flag: &str| {
         let rename = |(from, to): &(PathBuf, &str)| format!("{flag}={}={to}", from.display());
         names.iter().map(rename).collect::<Vec<_>>()

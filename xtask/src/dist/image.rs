@@ -142,8 +142,8 @@ fn config(release: &Release<'_>, processor: &str, layer: &Layer) -> Value {
             "Cmd": ["run"],
             "WorkingDir": "/",
             "StopSignal": "SIGTERM",
-            // Works on a read-only root as well, and is faster than the root.
-            "Volumes": {"/cache": {}},
+            // Writable also when the root is not, and faster than the root.
+            "Volumes": {"/cache": {}, "/tmp": {}},
             "Healthcheck": {
                 "Test": ["CMD", "/host", "health"],
                 "Interval": 30 * second,
