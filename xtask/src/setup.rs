@@ -349,7 +349,7 @@ pub(crate) fn needed(
             .args(packages))?;
     }
     if !works() {
-        bail!("the tests need {what}");
+        bail!("this needs {what}");
     }
     Ok(())
 }
