@@ -41,6 +41,7 @@ pages! {
     cloud_google => "docs/cloud/google.md",
     coming_from => "docs/coming-from.md",
     glossary => "docs/glossary.md",
+    install => "docs/install.md",
     interface_versions => "docs/interface-versions.md",
     operating => "docs/operating.md",
     reference_bucket => "docs/reference/bucket.md",

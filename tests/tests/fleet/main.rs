@@ -1,0 +1,3 @@
+//! `host fleet` on real engines.
+
+mod stack;
