@@ -126,6 +126,8 @@ fn prepare(project: &Project, needs: &BTreeSet<Needs>) -> anyhow::Result<Option<
         return Ok(None);
     }
     setup::machine_tools()?;
+    setup::fleet_tools(project)?;
+    setup::helm(project)?;
     Servers::start(project).map(Some)
 }
 
