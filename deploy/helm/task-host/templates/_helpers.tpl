@@ -114,7 +114,6 @@ spec:
         # Reports name the worker by these.
         - {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
         - {name: POD_NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}
-        - {name: NODE_NAME, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
       {{- with .Values.secrets }}
       envFrom:
         {{- range . }}
