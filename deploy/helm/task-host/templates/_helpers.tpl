@@ -101,7 +101,6 @@ spec:
         - {name: HOST_BUCKET, value: {{ required "bucket: where the data is, such as s3://my-data" .Values.bucket | quote }}}
         - {name: HOST_CACHE_DIR, value: /cache}
         - {name: HOST_EXIT_WHEN_IDLE, value: {{ .Values.exitWhenIdle | quote }}}
-        - {name: HOST_EXIT_ZERO, value: "true"}
         - {name: HOST_GRACE, value: {{ printf "%ds" (sub (int .Values.stopSeconds) 15) | quote }}}
         # Read by `host health` only: no other pod reaches it.
         - {name: HOST_LISTEN, value: "127.0.0.1:8080"}
