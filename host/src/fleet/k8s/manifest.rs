@@ -237,7 +237,8 @@ impl Options {
     fn placement(&self) -> String {
         let mut fields = String::new();
         let mut field = |name: &str, value: String| {
-            let _ = write!(fields, "\n      {name}: {value}");
+            let space = if value.starts_with('\n') { "" } else { " " };
+            let _ = write!(fields, "\n      {name}:{space}{value}");
         };
         if let Some(name) = &self.service_account {
             field("serviceAccountName", text(name));
