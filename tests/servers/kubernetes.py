@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,8 @@ IMAGE = "ghcr.io/task-host/task-host:"
 JOB = "batch.kubernetes.io/job-name"
 INDEX = "batch.kubernetes.io/job-completion-index"
 ENDED = ("Succeeded", "Failed")
+# How long a worker that failed is missing, in seconds.
+BACK_OFF = 10
 state = pathlib.Path(os.environ["STAND_IN_CLUSTER"])
 
 
@@ -44,7 +47,6 @@ def fail(problem):
 @contextlib.contextmanager
 def cluster():
     """The objects, which nobody else sees or changes meanwhile."""
-    state.mkdir(parents=True, exist_ok=True)
     file = state / "objects.json"
     with open(state / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -56,9 +58,9 @@ def cluster():
 
 
 def selects(text, labels):
-    terms = [term.split("=", 1) for term in text.split(",")]
-    return all(term[0] in labels and labels[term[0]] == term[-1] if len(term) == 2 else term[0] in labels
-               for term in terms)
+    """Whether labels fit a selector such as `a=b,c`."""
+    pairs = [term.partition("=") for term in text.split(",")]
+    return all(name in labels and (not equals or labels[name] == value) for name, equals, value in pairs)
 
 
 def field(text, thing):
@@ -78,6 +80,13 @@ def chosen(objects, kinds, args):
             and (not args.field_selector or field(args.field_selector, thing))]
 
 
+def expanded(value, environment):
+    """The value of a variable: `$$` is `$`, and `$(NAME)` is the value of a variable before it."""
+    def replace(match):
+        return "$" if match[0] == "$$" else environment.get(match[1], match[0])
+    return re.sub(r"\$\$|\$\(([A-Za-z_.-][A-Za-z0-9_.-]*)\)", replace, value)
+
+
 KINDS = {"jobs": "Job", "pods": "Pod", "events": "Event"}
 
 
@@ -94,16 +103,19 @@ def create(args):
         if job["kind"] != "Job":
             fail(f"the stand-in does not know {job['kind']}")
         metadata = job["metadata"]
-        metadata.setdefault("name", metadata.get("generateName", "") + suffix())
         metadata.update(namespace=args.namespace, uid=suffix(), creationTimestamp=now())
         job["status"] = {}
         created.append(job)
+    with cluster() as objects:
+        for job in created:
+            name = job["metadata"]["name"]
+            if name in objects["Job"]:
+                fail(f'Error from server (AlreadyExists): error when creating "STDIN": jobs.batch "{name}" already exists')
+            if args.dry_run != "server":
+                objects["Job"][name] = job
+            print("job.batch/" + name)
     if args.dry_run != "server":
-        with cluster() as objects:
-            objects["Job"].update((job["metadata"]["name"], job) for job in created)
         control()
-    for job in created:
-        print("job.batch/" + job["metadata"]["name"])
 
 
 def get(args):
@@ -159,6 +171,7 @@ class Controller:
     def __init__(self):
         self.processes = {}
         self.stopped = {}
+        self.back_off = {}
 
     def run(self):
         with open(state / "controller", "w") as lock:
@@ -201,9 +214,10 @@ class Controller:
                     pod["metadata"].setdefault("deletionTimestamp", now())
             return
         lost = {int(index) for index in status.get("failedIndexes", "").split(",") if index}
+        waits = {index for index, until in self.back_off.get(metadata["name"], {}).items() if until > time.monotonic()}
         taken = {int(pod["metadata"]["labels"][INDEX]) for pod in own if pod["status"]["phase"] != "Failed"}
         for index in range(spec["completions"]):
-            if index in taken or index in lost:
+            if index in taken or index in lost or index in waits:
                 continue
             template = spec["template"]
             name = f"{metadata['name']}-{index}-{suffix()}"
@@ -269,7 +283,7 @@ class Controller:
                        "JOB_COMPLETION_INDEX": pod["metadata"]["labels"][INDEX]}
         for variable in container["env"]:
             if "value" in variable:
-                environment[variable["name"]] = variable["value"]
+                environment[variable["name"]] = expanded(variable["value"], environment)
             else:
                 path = variable["valueFrom"]["fieldRef"]["fieldPath"].split(".")
                 environment[variable["name"]] = pod[path[0]][path[1]]
@@ -285,10 +299,13 @@ class Controller:
             elif not pathlib.Path(mount["mountPath"]).is_dir():
                 fail(f"{mount['mountPath']} is not there")
         environment["HOST_LISTEN"] = "127.0.0.1:0"
-        (state / "logs").mkdir(exist_ok=True)
+        for directory in ("logs", "pids"):
+            (state / directory).mkdir(exist_ok=True)
         with open(state / "logs" / name, "wb") as log:
-            return subprocess.Popen([shutil.which("host"), *container["args"]], cwd=root, env=environment,
-                                    stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            process = subprocess.Popen([shutil.which("host"), *container["args"]], cwd=root, env=environment,
+                                       stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        (state / "pids" / name).write_text(str(process.pid))
+        return process
 
     def account(self, job, pod, code):
         """Counts the end of a pod, by the job's podFailurePolicy."""
@@ -307,6 +324,7 @@ class Controller:
                     "type": "Failed", "status": "True", "reason": "PodFailurePolicy",
                     "message": f"Container host for pod {pod['metadata']['name']} failed with exit code {code}"}]
             elif action == "Count":
+                self.back_off.setdefault(job["metadata"]["name"], {})[int(index)] = time.monotonic() + BACK_OFF
                 count = int(failures.get(f"stand-in/failures-{index}", 0)) + 1
                 failures[f"stand-in/failures-{index}"] = str(count)
                 if count > spec["backoffLimitPerIndex"]:
@@ -356,6 +374,10 @@ def main():
     added.add_argument("--max-log-requests", type=int, default=5)
     added.add_argument("--follow", action="store_true")
     args = parser.parse_args()
+    try:
+        state.mkdir(exist_ok=True)
+    except FileNotFoundError:
+        fail("The connection to the server localhost:8080 was refused - did you specify the right host or port?")
     return args.run(args)
 
 

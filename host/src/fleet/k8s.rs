@@ -1,7 +1,7 @@
 //! Fleets in Kubernetes, by `kubectl`, which brings the contexts, logins and proxies of its user.
 //!
-//! Each start creates an Indexed Job. A fleet is all jobs and pods with its label: nothing else is
-//! stored.
+//! Each start creates an Indexed Job, the first for the fleet `night` is `night-1`. A fleet is all jobs and
+//! pods with its label: nothing else is stored.
 
 mod manifest;
 mod objects;
@@ -66,11 +66,23 @@ impl Kubernetes {
         Objects::read(&json).map_err(|problem| self.program.failed(doing, problem, None))
     }
 
-    /// Creates the jobs of a manifest, and returns their names.
-    async fn create(&self, verb: &[&str], manifest: &str) -> Result<String, EngineError> {
-        let args = [&["create", "--filename=-", "--output=name"], verb].concat();
-        let created = self.call("creating a job", &args, manifest).await?;
-        Ok(created.trim().trim_start_matches("job.batch/").to_owned())
+    /// Creates a job, or asks whether it could be created. Returns its name.
+    async fn create(&self, spec: &Spec, workers: u32, how: &[&str]) -> Result<String, EngineError> {
+        let doing = "creating a job";
+        let selector = selector(&spec.fleet);
+        let job = self.objects(&selector).await?.next_job(&spec.fleet);
+        let manifest = manifest::render(spec, &job, workers)?;
+        let args = self.args(&[&["create", "--filename=-", "--output=name"], how].concat());
+        let answer = self.program.ask(doing, &args, &manifest).await?;
+        if answer.success {
+            return Ok(format!("job {job}"));
+        }
+        // The name is the same for all launchers that start this fleet at the same time.
+        let exists = answer.stderr.contains("(AlreadyExists)");
+        if exists && self.objects(&selector).await?.has_job(&job) {
+            return Ok(format!("job {job}, which another launcher has created"));
+        }
+        Err(self.program.failed(doing, answer.stderr.trim(), None))
     }
 }
 
@@ -86,18 +98,17 @@ impl Engine for Kubernetes {
     }
 
     async fn check(&self, spec: &Spec) -> Result<Option<Capacity>, EngineError> {
-        self.create(&["--dry-run=server"], &manifest::render(spec, 1)?).await?;
+        self.create(spec, 1, &["--dry-run=server"]).await?;
         // What autoscalers could add is not known.
         Ok(None)
     }
 
     fn render(&self, spec: &Spec, workers: u32) -> Result<String, EngineError> {
-        manifest::render(spec, workers)
+        manifest::render(spec, &objects::job(&spec.fleet, 1), workers)
     }
 
     async fn start(&self, spec: &Spec, workers: u32) -> Result<String, EngineError> {
-        let job = self.create(&[], &manifest::render(spec, workers)?).await?;
-        Ok(format!("job {job}"))
+        self.create(spec, workers, &[]).await
     }
 
     async fn status(&self, fleet: &FleetName) -> Result<Option<Status>, EngineError> {

@@ -24,8 +24,8 @@ const OPTIONS: &str = "serviceAccountName=NAME, nodeSelector=LABEL=VALUE, tolera
     persistentVolumeClaim=CLAIM:/PATH, hostPath=/PATH, ephemeral-storage=SIZE, runAsUser=UID or \
     runAsGroup=GID";
 
-/// The manifest of a job with this many workers.
-pub(super) fn render(spec: &Spec, workers: u32) -> Result<String, EngineError> {
+/// The manifest of a job with this name and this many workers.
+pub(super) fn render(spec: &Spec, job: &str, workers: u32) -> Result<String, EngineError> {
     let options = Options::of(spec)?;
     fit(spec, workers, &options)?;
     let fleet = spec.fleet.as_str();
@@ -35,7 +35,9 @@ pub(super) fn render(spec: &Spec, workers: u32) -> Result<String, EngineError> {
     let digest = text(&spec.digest());
     let mut env = String::new();
     for (name, value) in variables(spec) {
-        let _ = write!(env, "\n            - {{name: {}, value: {}}}", text(&name), text(&value));
+        // Kubernetes replaces `$(NAME)`, but not `$$(NAME)`.
+        let value = text(&value.replace('$', "$$"));
+        let _ = write!(env, "\n            - {{name: {}, value: {value}}}", text(&name));
     }
     let cpus = text(&spec.cpus.to_string());
     let memory = text(&quantity(spec.memory));
@@ -55,7 +57,7 @@ pub(super) fn render(spec: &Spec, workers: u32) -> Result<String, EngineError> {
 apiVersion: batch/v1
 kind: Job
 metadata:
-  generateName: {fleet}-
+  name: {job}
   labels: {{{LABEL}: {fleet}}}
   annotations: {{{DIGEST}: {digest}}}
 spec:
@@ -358,16 +360,16 @@ mod tests {
 
     #[track_caller]
     fn refused(spec: &Spec, workers: u32, want: &str) {
-        let error = render(spec, workers).expect_err(want);
+        let error = render(spec, "night-1", workers).expect_err(want);
         assert!(error.to_string().contains(want), "{error}");
         assert!(error.cure().is_some(), "{error}");
     }
 
     #[test]
     fn a_manifest_says_what_was_asked_for() {
-        let manifest = render(&spec(&[]), 40).unwrap();
+        let manifest = render(&spec(&[]), "night-1", 40).unwrap();
         for want in [
-            "generateName: night-\n",
+            "name: night-1\n",
             "completions: 40\n  parallelism: 40\n",
             "limits: {cpu: \"4\", memory: \"8192Mi\"}",
             "terminationGracePeriodSeconds: 45\n",
@@ -382,16 +384,19 @@ mod tests {
     fn a_text_is_never_a_part_of_the_manifest() {
         let mut spec = spec(&[("nodeSelector", "a=\"}\n#: {")]);
         spec.environment.insert("HOST_PREFIX".to_owned(), "x\"}\n  evil: true".to_owned());
-        let manifest = render(&spec, 1).unwrap();
+        let manifest = render(&spec, "night-1", 1).unwrap();
         assert!(manifest.contains(r#"value: "x\"}\n  evil: true"}"#), "{manifest}");
         assert!(manifest.contains(r##""a": "\"}\n#: {""##), "{manifest}");
+        spec.environment.insert("HOST_PREFIX".to_owned(), "$(HOME)".to_owned());
+        let manifest = render(&spec, "night-1", 1).unwrap();
+        assert!(manifest.contains(r#"value: "$$(HOME)"}"#), "{manifest}");
     }
 
     #[test]
     fn directories_must_be_on_a_volume_of_the_pods() {
         let mut spec = spec(&[("persistentVolumeClaim", "lab:/lab"), ("hostPath", "/scratch")]);
         spec.paths = ["/lab/queue".into(), "/scratch/bucket".into()].into();
-        let manifest = render(&spec, 1).unwrap();
+        let manifest = render(&spec, "night-1", 1).unwrap();
         for want in [
             "{name: shared-0, mountPath: \"/lab\"}",
             "{name: shared-0, persistentVolumeClaim: {claimName: \"lab\"}}",

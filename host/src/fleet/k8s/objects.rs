@@ -194,6 +194,22 @@ impl Objects {
         self.metadata().filter_map(|metadata| metadata.labels.get(LABEL)?.parse().ok())
     }
 
+    /// Whether there is a job of this name.
+    pub(super) fn has_job(&self, name: &str) -> bool {
+        self.jobs.iter().any(|job| job.metadata.name == name)
+    }
+
+    /// The name of the next job of a fleet: the number follows those of all jobs that there are, or
+    /// whose pods there are.
+    pub(super) fn next_job(&self, fleet: &FleetName) -> String {
+        let jobs = self.jobs.iter().map(|job| &*job.metadata.name);
+        let names = jobs.chain(self.pods.iter().filter_map(Pod::job));
+        let number = |name: &str| {
+            name.strip_prefix(fleet.as_str())?.strip_prefix('-')?.parse::<u32>().ok()
+        };
+        job(fleet, names.filter_map(number).max().unwrap_or(0).saturating_add(1))
+    }
+
     fn metadata(&self) -> impl Iterator<Item = &Metadata> {
         let jobs = self.jobs.iter().map(|job| &job.metadata);
         jobs.chain(self.pods.iter().map(|pod| &pod.metadata))
@@ -374,9 +390,18 @@ impl PodSpec {
         let variables = containers.flat_map(|container| &container.env);
         let settings = variables.filter(|variable| variable.name.starts_with("HOST_"));
         settings
-            .filter_map(|variable| Some((variable.name.clone(), variable.value.clone()?)))
+            .filter_map(|variable| {
+                // Kubernetes reads `$$` as `$`.
+                let value = variable.value.as_ref()?.replace("$$", "$");
+                Some((variable.name.clone(), value))
+            })
             .collect()
     }
+}
+
+/// The name of a job of a fleet.
+pub(super) fn job(fleet: &FleetName, number: u32) -> String {
+    format!("{fleet}-{number}")
 }
 
 fn waiting(why: String) -> Option<(Trouble, String)> {
@@ -419,9 +444,10 @@ mod tests {
     use super::super::super::Reason;
     use super::*;
 
-    fn job(status: Value) -> Value {
+    fn a_job(status: Value) -> Value {
         let env = json!([
             {"name": "HOST_QUEUE", "value": "sqs://tasks"},
+            {"name": "HOST_PREFIX", "value": "a$$b"},
             {"name": "HOME", "value": "/"},
             {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
         ]);
@@ -481,13 +507,17 @@ mod tests {
 
     #[test]
     fn a_fleet_is_found_with_what_it_was_asked_for() {
-        let objects = objects(&[job(json!({}))]);
+        let objects = objects(&[a_job(json!({}))]);
         let status = objects.status().unwrap();
         assert_eq!(status.counts, Counts { waiting: 4, ..Counts::default() });
         assert_eq!(status.digest, "0123");
-        let settings = BTreeMap::from([("HOST_QUEUE".to_owned(), "sqs://tasks".to_owned())]);
-        assert_eq!(status.environment, settings);
+        let settings = [("HOST_PREFIX", "a$b"), ("HOST_QUEUE", "sqs://tasks")];
+        let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(status.environment, settings.into());
         assert_eq!(status.since, parsed("2026-11-26T20:00:00Z"));
+        let fleet: FleetName = "night".parse().unwrap();
+        assert_eq!(objects.next_job(&fleet), "night-2");
+        assert!(objects.has_job("night-1") && !objects.has_job("night-2"));
         let names: Vec<String> = objects.fleets().map(|name| name.to_string()).collect();
         assert_eq!(names, ["night"]);
     }
@@ -506,7 +536,7 @@ mod tests {
         ]});
         check(
             &[
-                job(json!({"active": 4})),
+                a_job(json!({"active": 4})),
                 pod(0, "Pending", unschedulable.clone()),
                 pod(1, "Pending", unschedulable),
                 pod(2, "Pending", image),
@@ -522,7 +552,7 @@ mod tests {
 
     #[test]
     fn a_job_without_pods_says_why() {
-        let mut objects = objects(&[job(json!({})), pod(0, "Running", json!({}))]);
+        let mut objects = objects(&[a_job(json!({})), pod(0, "Running", json!({}))]);
         assert!(objects.lack_pods());
         let event = |time: &str, message: &str| {
             json!({
@@ -540,7 +570,7 @@ mod tests {
     #[test]
     fn a_worker_that_failed_and_is_replaced_has_not_failed() {
         let items = [
-            job(json!({"failed": 2, "succeeded": 1, "failedIndexes": "2"})),
+            a_job(json!({"failed": 2, "succeeded": 1, "failedIndexes": "2"})),
             pod(0, "Succeeded", json!({})),
             pod(1, "Failed", ended("Error", 1)),
             pod(2, "Failed", ended("OOMKilled", 137)),
@@ -555,7 +585,7 @@ mod tests {
             "type": "Failed", "status": "True", "reason": "PodFailurePolicy", "message": "exit code 2",
         }]});
         check(
-            &[job(failed), pod(0, "Succeeded", json!({})), pod(1, "Failed", ended("Error", 2))],
+            &[a_job(failed), pod(0, "Succeeded", json!({})), pod(1, "Failed", ended("Error", 2))],
             [0, 0, 1, 3],
             &[
                 (Trouble::Failed, 2, "PodFailurePolicy: exit code 2"),
@@ -566,13 +596,23 @@ mod tests {
 
     #[test]
     fn a_job_that_is_deleted_has_only_its_running_pods() {
-        let mut going = job(json!({"succeeded": 1}));
+        let mut going = a_job(json!({"succeeded": 1}));
         going["metadata"]["deletionTimestamp"] = "2026-11-26T21:00:00Z".into();
         check(
             &[going, pod(0, "Succeeded", json!({})), pod(1, "Running", json!({}))],
             [0, 1, 1, 0],
             &[],
         );
+    }
+
+    #[test]
+    fn jobs_are_numbered() {
+        let fleet: FleetName = "night".parse().unwrap();
+        assert_eq!(objects(&[]).next_job(&fleet), "night-1");
+        // A job that was deleted without its pods, and one of another fleet.
+        let mut other = a_job(json!({}));
+        other["metadata"]["name"] = "night-shift-7".into();
+        assert_eq!(objects(&[pod(0, "Running", json!({})), other]).next_job(&fleet), "night-2");
     }
 
     #[test]
@@ -597,7 +637,7 @@ mod tests {
             ("3", [3..=3].to_vec()),
             ("1,3-5,7", [1..=1, 3..=5, 7..=7].to_vec()),
         ] {
-            let job: Job = serde_json::from_value(job(json!({"failedIndexes": text}))).unwrap();
+            let job: Job = serde_json::from_value(a_job(json!({"failedIndexes": text}))).unwrap();
             assert_eq!(job.failed_indexes(), want, "{text}");
         }
     }
