@@ -10,6 +10,7 @@ mod console;
 mod described;
 mod doctor;
 mod exit_code;
+mod fleet;
 mod local_runner;
 mod new;
 mod open_files;
@@ -56,6 +57,9 @@ enum Command {
     /// Inspect and repair a queue
     #[command(subcommand)]
     Queue(queue::Queue),
+    /// Start, watch and stop workers on Docker, Slurm, AWS Batch, ECS or Kubernetes
+    #[command(subcommand)]
+    Fleet(Box<fleet::Fleet>),
     /// Publish and inspect components
     #[command(subcommand)]
     Component(component::Component),
@@ -84,6 +88,7 @@ impl Command {
             Self::Run(command) => command.run(),
             Self::Submit(command) => command.run(),
             Self::Queue(command) => command.run(),
+            Self::Fleet(command) => command.run(),
             Self::Component(command) => command.run(),
             Self::Receipts(command) => command.run(),
             Self::Cache(command) => command.run(),

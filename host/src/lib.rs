@@ -10,7 +10,8 @@
 //! 6. [`publish`] writes the outputs to the bucket.
 //! 7. [`verdict`] decides what follows, and the lease is settled accordingly.
 //!
-//! [`task`] is that list as one function; [`services`] is what tasks share.
+//! [`task`] is that list as one function; [`services`] is what tasks share. [`fleet`] starts workers
+//! on other machines.
 
 pub mod ahead;
 mod blocking;
@@ -25,6 +26,7 @@ pub mod environment;
 pub mod failure;
 pub mod fault;
 pub mod fit;
+pub mod fleet;
 pub mod json;
 pub mod key;
 pub mod lease;

@@ -11,7 +11,7 @@ use syn::visit::{self, Visit};
 const LAYERS: &[&[&str]] = &[
     &["main"],
     &["cli"],
-    &["fit", "transfer", "worker"],
+    &["fit", "fleet", "transfer", "worker"],
     &["task"],
     &["services"],
     &["config"],

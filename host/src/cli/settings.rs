@@ -6,6 +6,7 @@
 
 mod display;
 mod file;
+mod fleet;
 mod overlaps;
 mod tables;
 
@@ -28,12 +29,17 @@ use task_host::queue;
 use super::exit_code::Advice;
 
 pub(crate) use display::{DisplaySettings, LogFormat, When};
+pub(crate) use fleet::FleetTable;
 pub(crate) use overlaps::{Overlap, overlaps};
 
 /// The prefix of our variables, and of many other programs'.
 const PREFIX: &str = "HOST_";
 /// The variable that names the file.
 const CONFIG: &str = "HOST_CONFIG";
+/// The variable that contains the text of a file, for workers without one.
+const CONFIG_TEXT: &str = "HOST_CONFIG_TEXT";
+/// Variables of workers that are not settings.
+const OTHERS: [&str; 2] = [CONFIG, CONFIG_TEXT];
 
 /// All settings, in the order of `--help`.
 static DECLARED: LazyLock<Vec<Arg>> = LazyLock::new(|| {
@@ -306,6 +312,7 @@ pub(crate) struct Settings {
     given: BTreeMap<&'static str, Given>,
     /// What the file has for the tasks of one name.
     tables: tables::Tables,
+    fleet: FleetTable,
     misspelt: Vec<String>,
 }
 
@@ -323,7 +330,11 @@ impl<G: Group> Flags<G> {
             Some(path) => Some((path.clone(), "--config")),
             None => value(CONFIG)?.map(|path| (PathBuf::from(path), CONFIG)),
         };
-        let file::File { mut given, tables } = file::read(config)?;
+        let file = match value(CONFIG_TEXT)? {
+            Some(text) if config.is_none() => file::of_text(CONFIG_TEXT, &text)?,
+            _ => file::read(config)?,
+        };
+        let file::File { mut given, tables, fleet } = file;
         for setting in &*DECLARED {
             let variable = variable(setting);
             if let Some(text) = value(&variable)? {
@@ -332,14 +343,14 @@ impl<G: Group> Flags<G> {
         }
         given.extend(self.given.iter().cloned());
         let misspelt = variables.keys().filter_map(|name| misspelt(name)).collect();
-        Ok(Settings { given, tables, misspelt })
+        Ok(Settings { given, tables, fleet, misspelt })
     }
 }
 
 /// A warning if the variable's name is nearly one of ours. Many programs have variables that start
 /// with `HOST_`, so a short name must be nearer than a long one.
 fn misspelt(name: &str) -> Option<String> {
-    let ours = DECLARED.iter().map(variable).chain([CONFIG.to_owned()]);
+    let ours = DECLARED.iter().map(variable).chain(OTHERS.map(str::to_owned));
     let distance = |ours: &String| strsim::damerau_levenshtein(ours, name);
     let nearest = ours.min_by_key(distance)?;
     let letters = nearest.len().min(name.len()) - PREFIX.len().min(name.len());

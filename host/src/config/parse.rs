@@ -113,7 +113,7 @@ pub fn duration(text: &str) -> Parsed<Duration> {
 }
 
 /// A duration that is not zero.
-pub(super) fn positive_duration(text: &str) -> Parsed<Duration> {
+pub fn positive_duration(text: &str) -> Parsed<Duration> {
     match duration(text)? {
         Duration::ZERO => Err("must be more than 0".to_owned()),
         time => Ok(time),
@@ -130,7 +130,7 @@ pub(super) fn lease(text: &str) -> Parsed<Duration> {
 }
 
 /// `512MiB` or `4GB`. A bare number is bytes.
-pub(super) fn size(text: &str) -> Parsed<ByteSize> {
+pub fn size(text: &str) -> Parsed<ByteSize> {
     text.parse()
         .map_err(|_| "is not a size in bytes; write for example 512MiB, 4GB or 100000".to_owned())
 }
@@ -187,7 +187,7 @@ pub(super) fn whole(text: &str) -> Parsed<u64> {
 }
 
 /// A whole number that is not zero.
-pub(super) fn positive(text: &str) -> Parsed<u64> {
+pub fn positive(text: &str) -> Parsed<u64> {
     match whole(text)? {
         0 => Err("must be 1 or more".to_owned()),
         n => Ok(n),
