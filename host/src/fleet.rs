@@ -7,6 +7,7 @@
 mod address;
 #[cfg(test)]
 mod imitation;
+mod k8s;
 mod name;
 pub mod policy;
 mod program;
@@ -223,7 +224,9 @@ pub async fn open(address: &Address, access: &Access) -> Result<Box<dyn Engine>,
         Address::Slurm { .. } => Err(absent(address)),
         Address::Batch { .. } => Err(absent(address)),
         Address::Ecs { .. } => Err(absent(address)),
-        Address::Kubernetes { .. } => Err(absent(address)),
+        Address::Kubernetes { context, namespace } => {
+            Ok(Box::new(k8s::Kubernetes::new(address, context.as_deref(), namespace)))
+        }
     }
 }
 

@@ -192,7 +192,8 @@ mod tests {
 
     #[test]
     fn lines_name_their_pods() {
-        let line = |worker: &str, text: &str| Line { worker: worker.to_owned(), text: text.to_owned() };
+        let line =
+            |worker: &str, text: &str| Line { worker: worker.to_owned(), text: text.to_owned() };
         let read = named(line("", "[pod/night-x7k2p-3-abcde/host] {\"level\": \"[pod/a/host] \"}"));
         assert_eq!(read, line("night-x7k2p-3-abcde", "{\"level\": \"[pod/a/host] \"}"));
         let other = line("", "error: the pod is gone");

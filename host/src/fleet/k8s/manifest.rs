@@ -128,6 +128,9 @@ spec:
 /// The variables of a worker.
 fn variables(spec: &Spec) -> impl Iterator<Item = (String, String)> {
     let mut variables = spec.environment.clone();
+    // Kubernetes replaces a worker by its exit code: not one that ended by itself, but one that was
+    // stopped and released tasks.
+    variables.remove("HOST_EXIT_ZERO");
     for (name, value) in [("HOST_CACHE_DIR", "/cache"), ("HOST_LISTEN", "127.0.0.1:8080")] {
         variables.entry(name.to_owned()).or_insert_with(|| value.to_owned());
     }
@@ -155,7 +158,8 @@ fn fit(spec: &Spec, workers: u32, options: &Options) -> Result<(), EngineError> 
     let is_mounted = |path: &&Path| mounted.iter().any(|mount| path.starts_with(mount));
     let paths = spec.paths.iter().map(|path| &**path);
     if let Some(path) = paths.into_iter().find(|path| !is_mounted(path)) {
-        let problem = format!("{}: pods do not see the directories of this machine", path.display());
+        let problem =
+            format!("{}: pods do not see the directories of this machine", path.display());
         return unfit(
             problem,
             "use a queue and a bucket of a cloud, or mount a shared file system at the same path: \
@@ -266,7 +270,8 @@ impl Options {
 
     /// The field of the container with secrets.
     fn secrets(&self) -> String {
-        let item = |name: &String| format!("\n            - {{secretRef: {{name: {}}}}}", text(name));
+        let item =
+            |name: &String| format!("\n            - {{secretRef: {{name: {}}}}}", text(name));
         let items: String = self.secrets.iter().map(item).collect();
         if items.is_empty() { items } else { format!("\n          envFrom:{items}") }
     }
@@ -276,9 +281,10 @@ impl Options {
         let claims = self.claims.iter().map(|(claim, path)| {
             (path, format!("persistentVolumeClaim: {{claimName: {}}}", text(claim)))
         });
-        let paths = self.host_paths.iter().map(|path| {
-            (path, format!("hostPath: {{path: {}, type: Directory}}", text(path)))
-        });
+        let paths = self
+            .host_paths
+            .iter()
+            .map(|path| (path, format!("hostPath: {{path: {}, type: Directory}}", text(path))));
         let (mut mounts, mut volumes) = (String::new(), String::new());
         for (number, (path, source)) in claims.chain(paths).enumerate() {
             let path = text(path);
@@ -309,9 +315,8 @@ fn toleration(given: &str) -> String {
 
 /// Lines of a mapping.
 fn map(pairs: &[(String, String)], indent: usize) -> String {
-    let line = |(key, value): &(String, String)| {
-        format!("\n{:indent$}{}: {}", "", text(key), text(value))
-    };
+    let line =
+        |(key, value): &(String, String)| format!("\n{:indent$}{}: {}", "", text(key), text(value));
     pairs.iter().map(line).collect()
 }
 
@@ -352,7 +357,9 @@ mod tests {
             stop_time: Duration::from_secs(45),
             directory: "/home/me".into(),
             paths: BTreeSet::new(),
-            environment: environment.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            environment: environment
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
             pass: BTreeSet::new(),
             options: grouped,
         }

@@ -174,9 +174,8 @@ impl Objects {
         let mut events = list.items;
         let time = |event: &Event| event.last_timestamp.clone().or(event.event_time.clone());
         events.sort_by_key(time);
-        let known = |event: Event| {
-            (event.involved_object.name, said(&event.reason, &event.message))
-        };
+        let known =
+            |event: Event| (event.involved_object.name, said(&event.reason, &event.message));
         self.warnings.extend(events.into_iter().map(known));
         Ok(())
     }
@@ -204,9 +203,8 @@ impl Objects {
     pub(super) fn next_job(&self, fleet: &FleetName) -> String {
         let jobs = self.jobs.iter().map(|job| &*job.metadata.name);
         let names = jobs.chain(self.pods.iter().filter_map(Pod::job));
-        let number = |name: &str| {
-            name.strip_prefix(fleet.as_str())?.strip_prefix('-')?.parse::<u32>().ok()
-        };
+        let number =
+            |name: &str| name.strip_prefix(fleet.as_str())?.strip_prefix('-')?.parse::<u32>().ok();
         job(fleet, names.filter_map(number).max().unwrap_or(0).saturating_add(1))
     }
 
@@ -218,10 +216,7 @@ impl Objects {
     /// The workers. `None` if there are neither jobs nor pods.
     pub(super) fn status(&self) -> Option<Status> {
         let first = self.metadata().map(|metadata| &metadata.creation_timestamp).min()?;
-        let mut status = Status {
-            since: parsed(first),
-            ..Status::default()
-        };
+        let mut status = Status { since: parsed(first), ..Status::default() };
         let mut troubles = Vec::new();
         for job in &self.jobs {
             let workers = self.workers(job);
@@ -287,7 +282,8 @@ impl Objects {
         let is_lost = |pod: &&Pod| has_failed || lost.iter().any(|range| pod.is_of(range));
         let failures = of("Failed").into_values().filter(is_lost).map(Pod::why_failed);
         let failures: Vec<String> = failures.take(failed as usize).collect();
-        let why = job.condition("Failed").map(|condition| said(&condition.reason, &condition.message));
+        let why =
+            job.condition("Failed").map(|condition| said(&condition.reason, &condition.message));
         let others = why.into_iter().cycle().take(failed as usize - failures.len());
         let failures = failures.into_iter().chain(others).map(|why| (Trouble::Failed, why));
         Workers {
@@ -355,9 +351,11 @@ impl Pod {
 
     /// Why the pod does not start, as far as Kubernetes says it.
     fn why_waiting(&self) -> Option<String> {
-        let unscheduled = self.status.conditions.iter().find(|condition| {
-            condition.kind == "PodScheduled" && condition.status == "False"
-        });
+        let unscheduled = self
+            .status
+            .conditions
+            .iter()
+            .find(|condition| condition.kind == "PodScheduled" && condition.status == "False");
         if let Some(Condition { reason, message, .. }) = unscheduled {
             return Some(said(reason, message));
         }
@@ -544,7 +542,11 @@ mod tests {
             ],
             [4, 0, 0, 0],
             &[
-                (Trouble::Waiting, 2, "Unschedulable: 0/3 nodes are available: 3 Insufficient cpu."),
+                (
+                    Trouble::Waiting,
+                    2,
+                    "Unschedulable: 0/3 nodes are available: 3 Insufficient cpu.",
+                ),
                 (Trouble::Waiting, 1, "ImagePullBackOff: Back-off pulling"),
             ],
         );
@@ -560,7 +562,8 @@ mod tests {
                 "eventTime": null, "reason": "FailedCreate", "message": message,
             })
         };
-        let (old, new) = (event("2026-11-26T20:00:02Z", "old"), event("2026-11-26T20:00:03Z", "quota"));
+        let (old, new) =
+            (event("2026-11-26T20:00:02Z", "old"), event("2026-11-26T20:00:03Z", "quota"));
         objects.add_events(&json!({"items": [new, old]}).to_string()).unwrap();
         let reasons = objects.status().unwrap().reasons;
         let reason = "FailedCreate: quota".to_owned();
