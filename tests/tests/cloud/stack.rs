@@ -88,6 +88,25 @@ fn the_stack_is_a_good_template() {
     assert_eq!(checked.stdout, "");
 }
 
+/// cfn-lint knows the actions and the resources of AWS.
+#[test]
+fn policies_name_actions_that_exist() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for policy in ["worker-policy.json", "producer-policy.json", "launcher-policy.json"] {
+        let document: Value =
+            serde_json::from_str(&text(&deployed("aws").join(policy))).expect("JSON");
+        let template = json!({"Resources": {"Policy": {
+            "Type": "AWS::IAM::ManagedPolicy", "Properties": {"PolicyDocument": document},
+        }}});
+        let path = dir.path().join("template.json");
+        std::fs::write(&path, template.to_string()).expect("a template");
+        let mut lint = Command::new(fleet_tool("cfn-lint"));
+        lint.arg("--template").arg(&path);
+        let checked = Finished::run(&mut lint).good();
+        assert_eq!(checked.stdout, "", "{policy}");
+    }
+}
+
 #[test]
 fn the_stack_can_be_created() {
     let server = Server::start();
