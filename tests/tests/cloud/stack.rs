@@ -73,7 +73,10 @@ impl Server {
     fn worker_policy(&self, role: &str) -> Value {
         let role = role.rsplit('/').next().expect("a name");
         let get = ["iam", "get-role-policy", "--policy-name", "worker", "--role-name", role];
-        self.aws(&get)["PolicyDocument"].clone()
+        let policy = self.aws(&get)["PolicyDocument"].clone();
+        // The server shows a policy of a stack in the notation of Python.
+        let policy = policy.as_str().expect("a policy").replace('\'', "\"");
+        serde_json::from_str(&policy).expect("JSON")
     }
 }
 
