@@ -5,8 +5,6 @@
 //! what is the same for all engines is in [`policy`].
 
 mod address;
-#[cfg(test)]
-mod imitation;
 mod k8s;
 mod name;
 pub mod policy;

@@ -10,6 +10,7 @@ mod hpc;
 mod python;
 mod receipts;
 mod requests;
+mod shared_work;
 mod sick_calls;
 mod sick_s3;
 mod stack;
