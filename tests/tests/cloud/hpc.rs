@@ -44,8 +44,6 @@ fn job(place: &Place, (script, variables): (&str, &[(&str, &str)])) -> Running {
     bash.env("USER", "me").env("HOME", place.path()).env("TMPDIR", place.path());
     bash.env("HOST_QUEUE", "fq://./queue").env("HOST_BUCKET", "./bucket");
     bash.envs(variables.iter().copied());
-    // The script lets a worker wait a minute for more tasks.
-    bash.env("HOST_EXIT_WHEN_EMPTY", "true");
     Running::start(bash, place.path())
 }
 
