@@ -1,8 +1,7 @@
 #!/bin/bash
 # Workers as an array job of Grid Engine. Change what differs for you, and submit: qsub sge.sh
 # Of 40 tasks of the array, 10 run at a time; each takes the place of one that its time limit has ended.
-# When the queue is empty and no worker holds a task
-# of it, the rest end at once.
+# When the queue is empty and no worker holds a task of it, the rest end at once.
 #$ -N task-host
 #$ -S /bin/bash
 #$ -cwd -j y
