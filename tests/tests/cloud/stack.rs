@@ -128,8 +128,13 @@ fn the_stack_can_be_created() {
         let outputs = server.create(&name, &parameters);
 
         // Its queue takes jobs, for machines of the kind that was asked for.
-        let queue = outputs["JobQueue"].as_str().expect("a name");
+        let options = outputs["Fleet"].as_str().expect("options");
+        let queue = options.split(' ').find_map(|word| word.strip_prefix("batch://"));
+        let queue = queue.expect("a job queue");
         assert!(!queue.contains([':', '/']), "{queue}");
+        assert!(options.contains("--queue sqs://my-tasks --bucket s3://my-bucket"), "{options}");
+        let is_fargate = capacity.starts_with("FARGATE");
+        assert_eq!(options.contains("--option assign-public-ip=true"), is_fargate, "{options}");
         let queues = server.aws(&["batch", "describe-job-queues", "--job-queues", queue]);
         let queue = &queues["jobQueues"][0];
         assert_eq!((&queue["state"], &queue["status"]), (&json!("ENABLED"), &json!("VALID")));
@@ -147,7 +152,6 @@ fn the_stack_can_be_created() {
         assert!(matches!(machines["minvCpus"].as_u64(), None | Some(0)), "{machines}");
         assert_eq!(machines["subnets"].as_array().map(Vec::len), Some(2));
         assert_eq!(outputs["LogGroup"], format!("/task-host/{name}"));
-        assert_eq!(outputs["AssignPublicIp"], "ENABLED");
         assert!(
             outputs["ExecutionRole"].as_str().is_some_and(|arn| arn.starts_with("arn:aws:iam:"))
         );

@@ -40,7 +40,9 @@ impl Kubernetes {
         let list = Finished::run(&mut self.kubectl(&get)).good().stdout;
         let list: Value = serde_json::from_str(&list).expect("JSON");
         let mut pods = list["items"].as_array().expect("pods").clone();
-        let is_alive = |pod: &Value| pod["status"]["phase"] == "Running" || pod["status"]["phase"] == "Pending";
+        let is_alive = |pod: &Value| {
+            pod["status"]["phase"] == "Running" || pod["status"]["phase"] == "Pending"
+        };
         pods.retain(is_alive);
         pods
     }
@@ -57,7 +59,8 @@ impl Subject for Kubernetes {
         symlink(host(), new.file("bin/host")).expect("a link to the host");
         let stand_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("servers/kubernetes.py");
         let python = fleet_tool("python");
-        let script = format!("#!/bin/sh\nexec {} {} \"$@\"\n", python.display(), stand_in.display());
+        let script =
+            format!("#!/bin/sh\nexec {} {} \"$@\"\n", python.display(), stand_in.display());
         fs::write(new.file("bin/kubectl"), script).expect("a program");
         let mode = fs::Permissions::from_mode(0o755);
         fs::set_permissions(new.file("bin/kubectl"), mode).expect("its mode");
@@ -128,7 +131,9 @@ fn an_image_that_cannot_be_fetched_is_a_reason() {
     let fleet = Fleet::<Kubernetes>::new();
     fleet.up("1", &[&["--for", "1h", "--wait", "0s", "--image", "nowhere/host:1"]]).good();
     let status = || fleet.run("status", &[]).good().stdout;
-    eventually("a reason", || status().contains("1 waits: ErrImagePull: nowhere/host:1").then_some(()));
+    eventually("a reason", || {
+        status().contains("1 waits: ErrImagePull: nowhere/host:1").then_some(())
+    });
 }
 
 #[test]
