@@ -5,9 +5,13 @@
 //! what is the same for all engines is in [`policy`].
 
 mod address;
+mod docker;
+mod k8s;
+mod last_words;
 mod name;
 pub mod policy;
 mod program;
+mod slurm;
 mod spec;
 
 use std::collections::BTreeMap;
@@ -18,6 +22,10 @@ use futures_util::stream::BoxStream;
 use serde::Serialize;
 
 use crate::environment::Environment;
+
+use docker::Docker;
+use k8s::Kubernetes;
+use slurm::Slurm;
 
 pub use address::{Address, AddressError};
 pub use name::{FleetName, NameError};
@@ -215,13 +223,18 @@ pub struct Access {
 /// # Errors
 /// If this program was built without it.
 pub async fn open(address: &Address, access: &Access) -> Result<Box<dyn Engine>, EngineError> {
-    let _ = access;
     match address {
-        Address::Docker { .. } => Err(absent(address)),
-        Address::Slurm { .. } => Err(absent(address)),
+        Address::Docker { context } => {
+            Ok(Box::new(Docker::new(address.to_string(), context.clone(), access.clone())))
+        }
+        Address::Slurm { partition } => {
+            Ok(Box::new(Slurm::new(address.to_string(), partition.clone(), access.clone())))
+        }
         Address::Batch { .. } => Err(absent(address)),
         Address::Ecs { .. } => Err(absent(address)),
-        Address::Kubernetes { .. } => Err(absent(address)),
+        Address::Kubernetes { context, namespace } => {
+            Ok(Box::new(Kubernetes::new(address, context.as_deref(), namespace)))
+        }
     }
 }
 

@@ -16,6 +16,8 @@ use crate::setup;
 
 /// Cores that Slurm believes the machine has: more than all tests ask for together.
 const CORES: u32 = 1_000;
+/// The same for its memory.
+const MEBIBYTES: u32 = 10_000_000;
 
 impl Servers {
     /// Starts Docker and Slurm.
@@ -101,13 +103,13 @@ TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
+SelectTypeParameters=CR_Core_Memory
 SlurmdParameters=config_overrides
 ReturnToService=2
 MpiDefault=none
 MailProg=/bin/true
 SchedulerParameters=sched_interval=1,batch_sched_delay=0,bf_interval=1
-NodeName={name} NodeAddr=127.0.0.1 CPUs={CORES}
+NodeName={name} NodeAddr=127.0.0.1 CPUs={CORES} RealMemory={MEBIBYTES}
 PartitionName=main Nodes=ALL Default=YES State=UP MaxTime=INFINITE
 ",
         controller = port()?,
