@@ -6,8 +6,7 @@
 
 mod address;
 mod docker;
-#[cfg(test)]
-mod imitation;
+mod k8s;
 mod last_words;
 mod name;
 pub mod policy;
@@ -25,6 +24,7 @@ use serde::Serialize;
 use crate::environment::Environment;
 
 use docker::Docker;
+use k8s::Kubernetes;
 use slurm::Slurm;
 
 pub use address::{Address, AddressError};
@@ -232,7 +232,9 @@ pub async fn open(address: &Address, access: &Access) -> Result<Box<dyn Engine>,
         }
         Address::Batch { .. } => Err(absent(address)),
         Address::Ecs { .. } => Err(absent(address)),
-        Address::Kubernetes { .. } => Err(absent(address)),
+        Address::Kubernetes { context, namespace } => {
+            Ok(Box::new(Kubernetes::new(address, context.as_deref(), namespace)))
+        }
     }
 }
 

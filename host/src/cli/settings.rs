@@ -8,6 +8,8 @@ mod display;
 mod file;
 mod fleet;
 mod overlaps;
+#[cfg(test)]
+pub(crate) mod reference;
 mod tables;
 
 use std::collections::BTreeMap;
@@ -613,48 +615,16 @@ mod tests {
         for setting in &*DECLARED {
             if setting.get_help_heading() != heading {
                 heading = setting.get_help_heading();
-                text.push_str(&format!(
-                    "\n### {}\n\n| setting | default | meaning |\n|---|---|---|\n",
-                    heading.unwrap_or_default()
-                ));
+                let heading = heading.unwrap_or_default();
+                text.push_str(&format!("\n### {heading}\n\n{}", reference::HEADER));
             }
-            let short = setting.get_short().map_or(String::new(), |short| format!("`-{short}`, "));
-            let value = match setting.get_value_names() {
-                Some([value, ..]) if !is_switch(setting) => format!(" {value}"),
-                _ => String::new(),
-            };
-            let help = setting.get_help().map(ToString::to_string).unwrap_or_default();
-            let (help, default) = match help.split_once(" [default: ") {
-                Some((help, default)) => (help, default.trim_end_matches(']').to_owned()),
-                None if is_switch(setting) => (&*help, String::new()),
-                None => (&*help, default(setting).map_or(String::new(), |d| format!("`{d}`"))),
-            };
-            let help = help.replace('|', "\\|");
-            text.push_str(&format!(
-                "| {short}`--{}{value}` | {default} | {help} |\n",
-                name(setting)
-            ));
+            text.push_str(&reference::row(setting));
         }
         text
     }
 
     #[test]
     fn the_reference_lists_every_setting() {
-        const BEGIN: &str = "<!-- settings: written by a test -->\n";
-        const END: &str = "\n<!-- end of settings -->";
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/command-line.md");
-        let page = std::fs::read_to_string(path).unwrap();
-        let (before, rest) = page.split_once(BEGIN).unwrap();
-        let (listed, after) = rest.split_once(END).unwrap();
-        let tables = tables();
-        // The variable that updates snapshots updates this page too.
-        if std::env::var("INSTA_UPDATE").is_ok_and(|update| update == "always") {
-            std::fs::write(path, format!("{before}{BEGIN}{tables}{END}{after}")).unwrap();
-        } else {
-            assert_eq!(
-                listed, tables,
-                "update the page: INSTA_UPDATE=always cargo xtask test --fast settings"
-            );
-        }
+        reference::is_on_the_page("settings", &tables());
     }
 }
