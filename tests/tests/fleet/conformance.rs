@@ -12,8 +12,8 @@ use task_host_tests::{Cloud, Finished, Place, Running, eventually, misbehaviour,
 pub(crate) trait Subject: Sized {
     /// Whether the engine can be short of room, so that workers wait.
     const CAN_BE_FULL: bool;
-    /// Whether a command line tool drives the engine.
-    const HAS_TOOL: bool;
+    /// What drives the engine, as errors name it, if it is a command line tool.
+    const TOOL: Option<&'static str>;
     /// An option for `up` that this engine does not accept.
     const WRONG_OPTION: &'static str;
 
@@ -409,13 +409,12 @@ pub(crate) fn an_engine_that_does_not_answer_is_one_clear_error<S: Subject>() {
         let failed = Finished::run(&mut command).code(1);
         assert!(one_error(&failed).contains(&fleet.subject.url()), "{}", failed.stderr);
     }
-    if !S::HAS_TOOL {
-        return;
-    }
+    let Some(tool) = S::TOOL else { return };
     for mut command in [up(), status()] {
         command.env("PATH", fleet.subject.work().place().path());
         let failed = Finished::run(&mut command).code(1);
-        assert!(one_error(&failed).contains("can't be started"), "{}", failed.stderr);
+        let error = one_error(&failed);
+        assert!(error.contains(tool) && error.contains("can't be started"), "{}", failed.stderr);
         assert!(failed.stderr.contains("\nhint: "), "{}", failed.stderr);
     }
 }

@@ -26,7 +26,7 @@ impl Docker {
 
 impl Subject for Docker {
     const CAN_BE_FULL: bool = false;
-    const HAS_TOOL: bool = true;
+    const TOOL: Option<&'static str> = Some("docker");
     const WRONG_OPTION: &'static str = "--option=name=other";
 
     fn with_room(_: Option<u32>) -> Self {

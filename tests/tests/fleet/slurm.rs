@@ -29,7 +29,7 @@ impl Slurm {
 
 impl Subject for Slurm {
     const CAN_BE_FULL: bool = true;
-    const HAS_TOOL: bool = true;
+    const TOOL: Option<&'static str> = Some("slurm");
     const WRONG_OPTION: &'static str = "--option=qos-of-nobody=high";
 
     fn with_room(room: Option<u32>) -> Self {
@@ -124,7 +124,8 @@ impl Subject for Slurm {
 /// Sends a signal to a running element of the fleet, as Slurm does before the end of its walltime.
 fn end_of_walltime(fleet: &Fleet<Slurm>) {
     let job = &Slurm::jobs(fleet.name(), "RUNNING")[0];
-    engines::slurm("scancel", &["--signal=TERM", "--batch", job]).good();
+    // Its exit code is not zero for some elements, which get the signal all the same.
+    engines::slurm("scancel", &["--signal=TERM", "--batch", job]);
 }
 
 #[test]
