@@ -26,6 +26,8 @@ use script::{About, Script};
 const PREFIX: &str = "task-host.";
 /// How long a job has been seen to run before it is sure to have a process.
 const SETTLED: Duration = Duration::from_secs(2);
+/// How long Slurm may take to cancel workers that wait.
+const TO_STOP: Duration = Duration::from_secs(120);
 /// How often the queue is looked at while workers are stopped.
 const LOOK: Duration = Duration::from_millis(300);
 /// The most jobs that one command names.
@@ -177,9 +179,10 @@ impl Slurm {
         which: Stop,
     ) -> Result<(), EngineError> {
         let doing = "stopping workers";
-        let mut told = BTreeSet::<u64>::new();
+        let mut told = BTreeSet::<String>::new();
         let mut seen = BTreeMap::new();
-        loop {
+        let start = Instant::now();
+        while start.elapsed() < TO_STOP {
             let queue = self.queue(fleet).await?;
             let is_meant = |array| arrays.is_none_or(|arrays| arrays.contains(&array));
             let waiting: Vec<String> = queue
@@ -196,25 +199,26 @@ impl Slurm {
             if which == Stop::Waiting {
                 return Ok(());
             }
-            let running: Vec<u64> =
+            let running: Vec<String> =
                 queue.running(is_meant).filter(|job| !told.contains(job)).collect();
             // A signal before a job has processes is lost, and a second one is an order to hurry.
             let now = Instant::now();
-            let is_old = |job: &u64| now - *seen.entry(*job).or_insert(now) >= SETTLED;
-            let (old, young): (Vec<u64>, Vec<u64>) = running.into_iter().partition(is_old);
+            let is_old = |job: &String| now - *seen.entry(job.clone()).or_insert(now) >= SETTLED;
+            let (old, young): (Vec<_>, Vec<_>) = running.into_iter().partition(is_old);
             for some in old.chunks(MOST_JOBS) {
-                let jobs: Vec<String> = some.iter().map(u64::to_string).collect();
                 let mut args = vec!["--signal=TERM", "--batch"];
-                args.extend(jobs.iter().map(String::as_str));
+                args.extend(some.iter().map(String::as_str));
                 // Fails for one that has just ended.
                 self.program("scancel").ask(doing, &args, "").await?;
-                told.extend(some);
+                told.extend(some.iter().cloned());
             }
             if waiting.is_empty() && young.is_empty() {
                 return Ok(());
             }
             tokio::time::sleep(LOOK).await;
         }
+        let problem = format!("some still wait after {} s", TO_STOP.as_secs());
+        Err(self.program("scancel").failed(doing, problem, None))
     }
 
     fn seen(&self) -> BTreeSet<u64> {

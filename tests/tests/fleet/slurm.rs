@@ -21,7 +21,7 @@ impl Slurm {
     fn jobs(fleet: &str, states: &str) -> Vec<String> {
         let name = format!("--name=task-host.{fleet}");
         let states = format!("--states={states}");
-        let list = ["--noheader", "--array", &name, &states, "--format=%A"];
+        let list = ["--noheader", "--array", &name, &states, "--format=%F_%K"];
         let jobs = engines::slurm("squeue", &list).good().stdout;
         jobs.split_whitespace().map(str::to_owned).collect()
     }
@@ -79,7 +79,7 @@ impl Subject for Slurm {
     }
 
     fn kill_one(&self, fleet: &str) {
-        engines::slurm("scancel", &["--signal=KILL", &Self::jobs(fleet, "RUNNING")[0]]).good();
+        engines::slurm("scancel", &["--signal=KILL", &Self::jobs(fleet, "RUNNING")[0]]);
     }
 
     fn alive(&self, fleet: &str) -> usize {
@@ -208,6 +208,9 @@ fn variables_of(known: &str) -> Vec<String> {
 #[test]
 fn a_worker_that_can_not_start_says_why_in_its_last_words() {
     let fleet = Fleet::<Slurm>::new();
-    let up = fleet.up("1", &[&["--listen", "192.0.2.1:1"]]).code(5);
-    assert!(up.stderr.contains("exit code 1: error: "), "{}", up.stderr);
+    // Whether the launcher sees it run or sees it end first, its end is known afterwards.
+    fleet.up("1", &[&["--listen", "192.0.2.1:1", "--keep"]]);
+    fleet.has(1, "failed");
+    let status = fleet.run("status", &[]).good();
+    assert!(status.stdout.contains("exit code 1: error: "), "{}", status.stdout);
 }

@@ -115,7 +115,7 @@ impl<'p> Fleet<'p> {
         let label = format!("label=task-host.fleet={NAME}");
         let (list, kill): (&[&str], &[&str]) = match self.on {
             On::Slurm => (
-                &["squeue", "--noheader", "--array", "--states=RUNNING", "--format=%A", &jobs],
+                &["squeue", "--noheader", "--array", "--states=RUNNING", "--format=%F_%K", &jobs],
                 &["scancel", "--signal=KILL"],
             ),
             _ => (&["docker", "ps", "--quiet", "--filter", &label], &["docker", "kill"]),

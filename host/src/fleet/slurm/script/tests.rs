@@ -32,9 +32,37 @@ fn text(spec: &Spec, workers: u32) -> Result<String, String> {
 
 #[test]
 fn a_script_is_a_relay_of_workers() {
-    let spec = spec();
-    let text = text(&spec, 40).unwrap();
-    insta::assert_snapshot!(text.replace(&spec.digest(), "DIGEST"), @"");
+    let mut spec = spec();
+    spec.environment.insert("HOST_EXIT_WHEN_IDLE".to_owned(), "1m".to_owned());
+    let text = text(&spec, 40).unwrap().replace(&spec.digest(), "DIGEST");
+    let about =
+        r##"# task-host: {"digest":"DIGEST","logs":"/lab/work","workers":40,"environment":{"##;
+    let text: Vec<&str> = text.lines().filter(|line| !line.starts_with(about)).collect();
+    let want = r#"#!/bin/sh
+#SBATCH --job-name=task-host.night
+#SBATCH --partition=main
+#SBATCH --array=0-239%40
+#SBATCH --ntasks=1
+#SBATCH --cpus-per-task=8
+#SBATCH --mem=16384M
+#SBATCH --time=240
+#SBATCH --signal=B:TERM@45
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --export=ALL
+#SBATCH --chdir=/lab/work
+#SBATCH --output=/lab/work/night-%A_%a.log
+#SBATCH --comment="task-host DIGEST 40"
+#SBATCH --account=lab
+export HOST_BUCKET='/lab/data'
+export HOST_EXIT_WHEN_IDLE='1m'
+export HOST_QUEUE='fq:///lab/queue'
+export HOST_WORKER_INDEX=$((SLURM_ARRAY_TASK_ID % 40))
+if [ "$SLURM_ARRAY_TASK_ID" -ge 40 ]; then
+  export HOST_EXIT_WHEN_EMPTY=true
+fi
+exec '/usr/bin/host' run"#;
+    assert_eq!(text.join("\n"), want);
 }
 
 #[test]
@@ -77,7 +105,17 @@ fn what_slurm_can_not_have_is_refused() {
         changed(&|spec| spec.directory = "/a\\b".into()),
         changed(&|spec| spec.walltime = Some(Duration::from_secs(45))),
     ];
-    insta::assert_snapshot!(errors.join("\n"), @"");
+    let want = [
+        "the option array of Slurm is set by --workers and --relay",
+        "the option output of Slurm is set by the option logs=DIRECTORY",
+        "Slurm can't have this account: \"a\\n#SBATCH --x\"",
+        "Slurm can't use the directory \"/a\\nb\"",
+        "Slurm can't use the directory \"/a\\\\b\"",
+        "a walltime of 45s is too short: a worker needs 45s of it to stop",
+    ];
+    for (error, want) in errors.iter().zip(want) {
+        assert!(error.starts_with(want), "{error}");
+    }
 }
 
 #[test]
