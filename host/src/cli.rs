@@ -10,6 +10,8 @@ mod console;
 mod described;
 mod doctor;
 mod exit_code;
+mod fleet;
+mod health;
 mod local_runner;
 mod new;
 mod open_files;
@@ -56,6 +58,9 @@ enum Command {
     /// Inspect and repair a queue
     #[command(subcommand)]
     Queue(queue::Queue),
+    /// Start, watch and stop workers on Docker, Slurm, AWS Batch, ECS or Kubernetes
+    #[command(subcommand)]
+    Fleet(Box<fleet::Fleet>),
     /// Publish and inspect components
     #[command(subcommand)]
     Component(component::Component),
@@ -73,6 +78,8 @@ enum Command {
     Doctor(doctor::Doctor),
     /// Show each setting, its value and where the value came from
     Config(config::Config),
+    /// Ask a running host whether it is alive or ready
+    Health(health::Health),
     /// Compile a component for the host that started this process
     #[command(hide = true)]
     CompileComponent,
@@ -84,6 +91,7 @@ impl Command {
             Self::Run(command) => command.run(),
             Self::Submit(command) => command.run(),
             Self::Queue(command) => command.run(),
+            Self::Fleet(command) => command.run(),
             Self::Component(command) => command.run(),
             Self::Receipts(command) => command.run(),
             Self::Cache(command) => command.run(),
@@ -91,6 +99,7 @@ impl Command {
             Self::New(command) => command.run(),
             Self::Doctor(command) => command.run(),
             Self::Config(command) => command.run(),
+            Self::Health(command) => command.run(),
             Self::CompileComponent => Ok(task_host::catalog::compile_for_parent()
                 .context("this command is for `host` itself")
                 .map(|()| Exit::Done)?),

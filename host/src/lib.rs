@@ -10,9 +10,11 @@
 //! 6. [`publish`] writes the outputs to the bucket.
 //! 7. [`verdict`] decides what follows, and the lease is settled accordingly.
 //!
-//! [`task`] is that list as one function; [`services`] is what tasks share.
+//! [`task`] is that list as one function; [`services`] is what tasks share. [`fleet`] starts workers
+//! on other machines.
 
 pub mod ahead;
+pub mod ask;
 mod blocking;
 pub mod bucket;
 pub mod cache;
@@ -25,17 +27,22 @@ pub mod environment;
 pub mod failure;
 pub mod fault;
 pub mod fit;
+pub mod fleet;
 pub mod hold;
+pub mod identity;
 pub mod json;
 pub mod key;
 pub mod lease;
+pub mod machine;
 pub mod message;
+pub mod notice;
 pub mod outage;
 mod ownership;
 pub mod pace;
 pub mod plain;
 pub mod prefetch;
 mod process_dir;
+pub mod protection;
 pub mod publish;
 pub mod queue;
 pub mod receipt;

@@ -138,7 +138,8 @@ impl Attempt {
     ) -> Result<Published, Failure> {
         let task = Arc::new(decoded?);
         self.task = Some(task.clone());
-        let alone = verdict::is_suspect(lease.message());
+        let was_crowded = services.crowded.take(&lease.message().id);
+        let alone = was_crowded || verdict::is_suspect(lease.message());
         let is_trial = services.outages.any();
         if services.outages.is_out(&services.renewing()) {
             // Without renewals no task can finish, so try that first.
@@ -236,11 +237,15 @@ impl Attempt {
         let listed = match execution.result {
             Err(RunError::Cancelled) if lost.is_cancelled() => return Err(Failure::LeaseLost),
             Err(RunError::Cancelled) => return Err(RunError::Cancelled.into()),
+            Err(error @ RunError::Crowded { .. }) => {
+                services.crowded.remember(&lease.message().id);
+                return Err(error.into());
+            }
             result => {
                 // Whatever the guest made of an input that was changed while it read it.
                 in_place.check()?;
-                if let Some(input) = in_place.last() {
-                    services.was_read(task.base_directory.join(input));
+                if !in_place.is_empty() {
+                    services.were_read(task);
                 }
                 result?
             }
@@ -327,9 +332,7 @@ impl Attempt {
         let facts = outputs.facts();
         let published = outputs.published();
         services.stats.bytes_out.fetch_add(published.bytes, Relaxed);
-        if let Some(key) = published.keys.last() {
-            services.was_put(key.clone());
-        }
+        services.were_put(&published.keys);
         Ok((published, facts))
     }
 
@@ -346,8 +349,8 @@ impl Attempt {
         }
         let Brought { fetched, inputs, versions, in_place, mut ahead } =
             services.inputs.bring(&task.base_directory, &task.inputs).await?;
-        if let (Some(input), None) = (task.inputs.last(), in_place.last()) {
-            services.was_read(task.base_directory.join(input));
+        if in_place.is_empty() {
+            services.were_read(task);
         }
         services.stats.bytes_in.fetch_add(fetched.bytes, Relaxed);
         services.stats.cache_hits.fetch_add(fetched.hits.into(), Relaxed);

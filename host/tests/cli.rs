@@ -860,6 +860,7 @@ fn the_help_of_commands_and_settings_is_as_people_read_it() {
         ("new", "new"),
         ("doctor", "doctor"),
         ("config", "config"),
+        ("health", "health"),
     ] {
         let mut command = place.host(&format!("{line} --help"));
         let help = Ended::of(command.env("COLUMNS", "100").output().unwrap()).ok().stdout;

@@ -40,7 +40,9 @@ pages! {
     cloud_azure => "docs/cloud/azure.md",
     cloud_google => "docs/cloud/google.md",
     coming_from => "docs/coming-from.md",
+    fleets => "docs/fleets.md",
     glossary => "docs/glossary.md",
+    install => "docs/install.md",
     interface_versions => "docs/interface-versions.md",
     operating => "docs/operating.md",
     reference_bucket => "docs/reference/bucket.md",
@@ -250,6 +252,8 @@ fn check(page: &str) {
     // By path, because its directory has another Python.
     bash.env("AWS", target().join("aws/bin/aws"));
     bash.env("GUESTS", target().join("guests"));
+    bash.env("FLEET", target().join("fleet"));
+    bash.env("STAND_IN_CLUSTER", dir.path().join("cluster"));
     for (variable, below) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
         if let Some(path) = keep(variable, below) {
             bash.env(variable, path);
@@ -267,6 +271,8 @@ fn check(page: &str) {
             bash.env_remove(variable);
         }
     }
+    // A machine of a cloud would be asked.
+    bash.env("HOST_NOTICE", "none");
     let output = bash.stdin(std::process::Stdio::null()).output().expect("bash");
     let said = String::from_utf8_lossy(&output.stderr);
     let tail: Vec<&str> = said.lines().rev().take(30).collect();

@@ -11,7 +11,7 @@ use syn::visit::{self, Visit};
 const LAYERS: &[&[&str]] = &[
     &["main"],
     &["cli"],
-    &["fit", "transfer", "worker"],
+    &["fit", "fleet", "transfer", "worker"],
     &["task"],
     &["services"],
     &["config"],
@@ -21,9 +21,10 @@ const LAYERS: &[&[&str]] = &[
     &["lease", "cache", "sandbox"],
     &["queue", "bucket"],
     &["spill"],
-    &["ahead", "hold", "message", "outage", "ownership", "process_dir", "stats"],
-    &["confinement", "json", "key", "roots", "turns", "words"],
-    &["blocking", "digest", "dirs", "environment", "fault", "pace", "plain", "shortage"],
+    &["notice", "protection"],
+    &["ahead", "hold", "identity", "message", "outage", "ownership", "process_dir", "stats"],
+    &["confinement", "json", "key", "machine", "roots", "turns", "words"],
+    &["ask", "blocking", "digest", "dirs", "environment", "fault", "pace", "plain", "shortage"],
 ];
 
 /// A file as a module path: `["queue", "file", "lease"]`.

@@ -8,6 +8,7 @@ mod build;
 mod command;
 mod demo;
 mod deny;
+mod dist;
 mod fuzz;
 mod languages;
 mod package;
@@ -22,6 +23,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::project::Project;
+use crate::servers::{Servers, Which};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Build, try, test and measure Task Host")]
@@ -43,6 +45,8 @@ enum Chore {
     /// Run many tasks on hosts that are killed and stopped at random, while networks and disks fail,
     /// and check each result
     Soak(soak::Options),
+    /// Build what users install: programs, wheels, Debian packages and a container image
+    Dist(dist::Options),
     /// Build the documentation site in `target/book`
     Book,
     /// Check dependencies for known vulnerabilities (needs a network)
@@ -50,7 +54,11 @@ enum Chore {
     /// Only install what the other commands need
     Setup,
     /// Start the servers for tests; stop them at Ctrl-C or end of input
-    Servers,
+    Servers {
+        /// Docker and Slurm too, which need root
+        #[arg(long)]
+        engines: bool,
+    },
     /// Only build the guests in Rust, as `target/guests/NAME.wasm`
     Guests,
 }
@@ -73,6 +81,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Chore::Bench(options) => bench::run(&project, &options),
         Chore::Fuzz(options) => fuzz::run(&project, &options),
         Chore::Soak(options) => soak::run(&project, &options),
+        Chore::Dist(options) => dist::run(&project, &options),
         Chore::Book => book::build(&project),
         Chore::Advisories => deny::advisories(&project),
         Chore::Setup => {
@@ -84,11 +93,14 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             setup::cargo_deny(&project)?;
             setup::mdbook(&project)?;
             setup::cpp_compiler()?;
+            setup::engines()?;
+            setup::packages(&project)?;
             languages::install(&project)?;
             Ok(())
         }
-        Chore::Servers => {
-            let servers = servers::Servers::start(&project)?;
+        Chore::Servers { engines } => {
+            let which = if engines { Which::All } else { Which::Clouds };
+            let servers = Servers::start(&project, which)?;
             for (name, address) in servers.variables() {
                 println!("export {name}={address}");
             }

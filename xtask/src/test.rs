@@ -15,7 +15,7 @@ use crate::build::{self, TestProgram};
 use crate::command;
 use crate::fuzz::Fuzzer;
 use crate::project::Project;
-use crate::servers::Servers;
+use crate::servers::{Servers, Which};
 use crate::{book, deny, languages, package, setup};
 
 #[derive(Args)]
@@ -41,9 +41,16 @@ enum Needs {
     Guests,
     /// Guests in other languages.
     Languages,
+    /// What packs the host and installs the packages, and Docker.
+    Packages,
     /// Servers for the cloud services.
     Servers,
+    /// The same, and Docker and Slurm.
+    Engines,
 }
+
+/// The tests that need Docker and Slurm besides servers.
+const WITH_ENGINES: &[(&str, &str)] = &[("fleet", "")];
 
 /// The tests that need servers: test programs, and the beginnings of test names.
 const WITH_SERVERS: &[(&str, &str)] = &[
@@ -60,6 +67,7 @@ const WITH_SERVERS: &[(&str, &str)] = &[
     ("cloud", ""),
     ("demo", "the_demo_runs_on_sqs"),
     ("docs", "page::cloud_"),
+    ("docs", "page::fleets"),
     ("docs", "page::readme"),
     ("fault_points", "aws::"),
     ("fault_points", "google::"),
@@ -74,6 +82,9 @@ const WITH_LANGUAGES: &[(&str, &str)] = &[
     ("host", "programs::a_program_in_javascript_"),
     ("host", "programs::a_program_in_python_"),
 ];
+
+/// The tests that need what packs the host and installs the packages, and Docker.
+const WITH_PACKAGES: &[(&str, &str)] = &[("packages", "")];
 
 /// The tests that need guests and nothing else.
 const WITH_GUESTS: &[(&str, &str)] = &[
@@ -97,10 +108,14 @@ impl Needs {
         // The host's program has the same name as the tests that run it from outside.
         if program.is_bin() {
             None
+        } else if among(WITH_ENGINES) {
+            Some(Self::Engines)
         } else if among(WITH_SERVERS) {
             Some(Self::Servers)
         } else if among(WITH_LANGUAGES) {
             Some(Self::Languages)
+        } else if among(WITH_PACKAGES) {
+            Some(Self::Packages)
         } else if among(WITH_GUESTS) {
             Some(Self::Guests)
         } else {
@@ -119,14 +134,24 @@ fn prepare(project: &Project, needs: &BTreeSet<Needs>) -> anyhow::Result<Option<
     setup::fuse()?;
     setup::strace()?;
     build::guests(project)?;
+    if needs.contains(&Needs::Packages) {
+        setup::packages(project)?;
+    }
     if needs.contains(&Needs::Languages) {
         languages::guests(project)?;
     }
-    if !needs.contains(&Needs::Servers) {
-        return Ok(None);
-    }
+    let has_clouds = needs.contains(&Needs::Servers) || needs.contains(&Needs::Engines);
+    let has_engines = needs.contains(&Needs::Packages) || needs.contains(&Needs::Engines);
+    let which = match (has_clouds, has_engines) {
+        (true, true) => Which::All,
+        (true, false) => Which::Clouds,
+        (false, true) => Which::Engines,
+        (false, false) => return Ok(None),
+    };
     setup::machine_tools()?;
-    Servers::start(project).map(Some)
+    setup::fleet_tools(project)?;
+    setup::helm(project)?;
+    Servers::start(project, which).map(Some)
 }
 
 pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
@@ -144,7 +169,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
         let lints = if options.no_lint { String::new() } else { format!("{LINTS}; ") };
         format!(
             "{lints}unit tests, documentation tests, the real host end to end, against servers of \
-             SQS, S3, GCS, Azure Blob Storage and Pub/Sub, and a minute of each fuzz target"
+             SQS, S3, GCS, Azure Blob Storage and Pub/Sub, on Docker and Slurm, and a minute of each fuzz target"
         )
     };
     println!("All passed: {ran} ({} s).", start.elapsed().as_secs());
@@ -155,14 +180,15 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
 fn all(project: &Project) -> anyhow::Result<()> {
     let programs = build::tests(project)?;
     build::host_with_fault_points(project)?;
-    for (name, begin) in WITH_SERVERS.iter().chain(WITH_LANGUAGES).chain(WITH_GUESTS) {
+    for (name, begin) in listed() {
         let mut found = false;
         for program in programs.iter().filter(|program| program.name == *name) {
             found |= program.tests(None)?.iter().any(|test| test.starts_with(begin));
         }
         ensure!(found, "xtask/src/test.rs lists `{name} {begin}`, but no test has this name");
     }
-    let servers = prepare(project, &[Needs::Languages, Needs::Servers].into())?;
+    let needs = [Needs::Languages, Needs::Packages, Needs::Engines];
+    let servers = prepare(project, &needs.into())?;
     let fuzzer = Fuzzer::build(project)?;
     let mut tests = project.cargo();
     // Continues after a failure, so that one run reports everything.
@@ -218,8 +244,7 @@ fn some(project: &Project, options: &Options) -> anyhow::Result<String> {
         if env::var_os("RUST_TEST_THREADS").is_none() {
             tests.env("RUST_TEST_THREADS", THREADS);
         }
-        let listed = WITH_SERVERS.iter().chain(WITH_LANGUAGES).chain(WITH_GUESTS);
-        let listed = listed.map(|(_, begin)| *begin);
+        let listed = listed().map(|(_, begin)| *begin);
         // A program is not among the targets if all its tests need something.
         for begin in listed.filter(|begin| skipped.iter().any(|test| test.starts_with(begin))) {
             if !begin.is_empty() {
@@ -230,6 +255,12 @@ fn some(project: &Project, options: &Options) -> anyhow::Result<String> {
     tests.envs(servers.iter().flat_map(Servers::variables));
     command::run(&mut tests)?;
     Ok(format!("{count} tests"))
+}
+
+/// All tests that need something, as programs and beginnings of names.
+fn listed() -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+    let servers = WITH_ENGINES.iter().chain(WITH_SERVERS).chain(WITH_PACKAGES);
+    servers.chain(WITH_LANGUAGES).chain(WITH_GUESTS)
 }
 
 /// How many quick tests run at a time: they mostly wait for leases to expire.

@@ -17,6 +17,10 @@ pub(crate) enum Exit {
     Partly,
     /// A host was told to stop, and released tasks that still ran after the grace period.
     GaveBack,
+    /// Too few workers of a fleet have started.
+    TooFew,
+    /// No worker of a fleet is left, and its queue is not empty.
+    Abandoned,
     /// A host received a second signal with this number, and released all tasks at once.
     Killed(i32),
 }
@@ -29,6 +33,8 @@ Exit codes:
   2    wrong command line, HOST_… variable or host.toml
   3    partial success: tasks were rejected, or messages were refused
   4    stopped by a signal, and tasks were released after the grace period
+  5    fleet: too few workers have started
+  6    fleet: no worker is left, and the queue is not empty
   128+n  stopped by a second signal n (130: Ctrl-C twice); all tasks were released";
 
 impl Exit {
@@ -39,6 +45,8 @@ impl Exit {
             Self::Usage => 2,
             Self::Partly => 3,
             Self::GaveBack => 4,
+            Self::TooFew => 5,
+            Self::Abandoned => 6,
             Self::Killed(signal) => u8::try_from(128 + signal).unwrap_or(128),
         }
     }
@@ -113,7 +121,16 @@ mod tests {
 
     #[test]
     fn the_help_lists_every_exit_code() {
-        for exit in [Exit::Done, Exit::Failed, Exit::Usage, Exit::Partly, Exit::GaveBack] {
+        let all = [
+            Exit::Done,
+            Exit::Failed,
+            Exit::Usage,
+            Exit::Partly,
+            Exit::GaveBack,
+            Exit::TooFew,
+            Exit::Abandoned,
+        ];
+        for exit in all {
             assert!(HELP.contains(&format!("\n  {}    ", exit.code())), "{exit:?}");
         }
         assert_eq!(Exit::Killed(2).code(), 130);

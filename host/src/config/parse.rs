@@ -16,6 +16,7 @@ use crate::catalog::Keys;
 use crate::confinement::Confine;
 use crate::environment::with_home;
 use crate::key::{Prefix, check_not_reserved};
+use crate::notice::{Cloud, Notices};
 use crate::queue;
 use crate::queue::sqs::check_body_bucket;
 use crate::sandbox::{LEAST_HOST_MEMORY, MOST_LOG};
@@ -76,6 +77,18 @@ pub(super) fn confine(text: &str) -> Parsed<Confine> {
     }
 }
 
+/// A cloud, `auto` or `none`.
+pub(super) fn notices(text: &str) -> Parsed<Notices> {
+    match text {
+        "auto" => Ok(Notices::Auto),
+        "aws" => Ok(Notices::Of(Cloud::Aws)),
+        "google" => Ok(Notices::Of(Cloud::Google)),
+        "azure" => Ok(Notices::Of(Cloud::Azure)),
+        "none" => Ok(Notices::Off),
+        _ => Err("is not one of auto, aws, google, azure and none".to_owned()),
+    }
+}
+
 /// A prefix of keys in a bucket.
 pub(super) fn prefix(text: &str) -> Parsed<Prefix> {
     Prefix::new(text.trim_end_matches('/')).map_err(|error| error.to_string())
@@ -113,7 +126,7 @@ pub fn duration(text: &str) -> Parsed<Duration> {
 }
 
 /// A duration that is not zero.
-pub(super) fn positive_duration(text: &str) -> Parsed<Duration> {
+pub fn positive_duration(text: &str) -> Parsed<Duration> {
     match duration(text)? {
         Duration::ZERO => Err("must be more than 0".to_owned()),
         time => Ok(time),
@@ -130,7 +143,7 @@ pub(super) fn lease(text: &str) -> Parsed<Duration> {
 }
 
 /// `512MiB` or `4GB`. A bare number is bytes.
-pub(super) fn size(text: &str) -> Parsed<ByteSize> {
+pub fn size(text: &str) -> Parsed<ByteSize> {
     text.parse()
         .map_err(|_| "is not a size in bytes; write for example 512MiB, 4GB or 100000".to_owned())
 }
@@ -187,7 +200,7 @@ pub(super) fn whole(text: &str) -> Parsed<u64> {
 }
 
 /// A whole number that is not zero.
-pub(super) fn positive(text: &str) -> Parsed<u64> {
+pub fn positive(text: &str) -> Parsed<u64> {
     match whole(text)? {
         0 => Err("must be 1 or more".to_owned()),
         n => Ok(n),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// How long one receive waits for a message.
-const LONG_POLL: Duration = Duration::from_secs(20);
+pub(super) const LONG_POLL: Duration = Duration::from_secs(20);
 /// The same for a host that stops when the queue is empty.
 const SHORT_POLL: Duration = Duration::from_millis(500);
 /// The same for such a host where each receive is a paid request.
@@ -27,6 +27,8 @@ pub(super) struct Polls {
     has_end: bool,
     /// Each receive is a request that costs money.
     is_paid: bool,
+    /// How long a receive of a host that does not stop at an empty queue may wait.
+    longest: Duration,
     /// When a message last came, if any came.
     brought: Option<Instant>,
     /// When a receive last brought nothing.
@@ -43,8 +45,8 @@ pub(super) struct Poll {
 }
 
 impl Polls {
-    pub(super) fn new(has_end: bool, is_paid: bool) -> Self {
-        Self { has_end, is_paid, brought: None, nothing: None }
+    pub(super) fn new(has_end: bool, is_paid: bool, longest: Duration) -> Self {
+        Self { has_end, is_paid, longest, brought: None, nothing: None }
     }
 
     /// Records whether a receive brought messages.
@@ -57,18 +59,27 @@ impl Polls {
 
     /// The next receive. `freed`: when a slot was last freed. `until_free`: if all slots are taken,
     /// when one is expected to be free. A task that is held ahead is not worth waiting for longer.
+    /// `until_left`: when the host leaves if nothing comes; zero for one that only the queue's end
+    /// keeps.
     pub(super) fn next(
         &self,
         now: Instant,
         freed: Option<Instant>,
         until_free: Option<Duration>,
+        until_left: Option<Duration>,
     ) -> Poll {
         let poll = match (self.has_end, self.is_paid) {
-            (false, _) => Poll { wait: LONG_POLL, ..Poll::default() },
+            (false, _) => Poll { wait: self.longest, ..Poll::default() },
             (true, false) => Poll { wait: SHORT_POLL, ..Poll::default() },
             (true, true) => self.growing(now, freed),
         };
         let wait = poll.wait.min(until_free.map_or(poll.wait, |time| time.max(SECOND)));
+        let last = match until_left {
+            Some(Duration::ZERO) => SHORT_PAID_POLL,
+            Some(left) => left.max(SECOND),
+            None => wait,
+        };
+        let wait = wait.min(last);
         // Such a request waits for whole seconds.
         let whole = || Duration::from_secs(wait.as_secs());
         Poll { wait: if self.is_paid { whole() } else { wait }, ..poll }
@@ -102,8 +113,8 @@ mod tests {
     fn a_receive_waits_long_unless_all_slots_are_taken_for_less() {
         let now = Instant::now();
         let check = |is_paid, until_free, wait| {
-            let polls = Polls::new(false, is_paid);
-            assert_eq!(polls.next(now, None, until_free), poll(Duration::ZERO, wait));
+            let polls = Polls::new(false, is_paid, LONG_POLL);
+            assert_eq!(polls.next(now, None, until_free, None), poll(Duration::ZERO, wait));
         };
         check(true, None, LONG_POLL);
         check(true, Some(MINUTE), LONG_POLL);
@@ -114,26 +125,38 @@ mod tests {
     }
 
     #[test]
+    fn an_idle_host_does_not_wait_beyond_the_time_when_it_leaves() {
+        let now = Instant::now();
+        let polls = Polls::new(false, true, 10 * SECOND);
+        let wait = |left: Option<Duration>| polls.next(now, None, None, left).wait;
+        assert_eq!(wait(None), 10 * SECOND);
+        assert_eq!(wait(Some(MINUTE)), 10 * SECOND);
+        assert_eq!(wait(Some(SECOND * 7 / 2)), 3 * SECOND);
+        assert_eq!(wait(Some(SECOND / 2)), SECOND);
+        assert_eq!(wait(Some(Duration::ZERO)), SHORT_PAID_POLL, "it waits for the queue's end");
+    }
+
+    #[test]
     fn where_a_queue_may_be_empty_a_receive_waits_about_as_long_as_nothing_has_happened() {
         let start = Instant::now() + MINUTE;
-        let mut polls = Polls::new(true, true);
-        assert_eq!(polls.next(start, None, None).wait, SHORT_PAID_POLL, "nothing came yet");
+        let mut polls = Polls::new(true, true, LONG_POLL);
+        assert_eq!(polls.next(start, None, None, None).wait, SHORT_PAID_POLL, "nothing came yet");
         polls.ended(start, true);
         let mut freed = Some(start + SECOND);
         let mut now = start + SECOND;
         let mut requests = 0;
         while now < start + 2 * SECOND {
-            let Poll { pause, wait } = polls.next(now, freed, None);
+            let Poll { pause, wait } = polls.next(now, freed, None, None);
             assert!(pause <= now - freed.unwrap() + PAUSE && wait.is_zero(), "{pause:?} {wait:?}");
             now += pause + Duration::from_millis(5);
             polls.ended(now, false);
             requests += 1;
         }
         assert!(requests <= 6, "{requests}");
-        let late = polls.next(now + SECOND, freed, None);
+        let late = polls.next(now + SECOND, freed, None, None);
         assert!(late.wait > SECOND && late.wait < SHORT_PAID_POLL, "{late:?}");
-        assert_eq!(polls.next(now + MINUTE, freed, None).wait, SHORT_PAID_POLL);
+        assert_eq!(polls.next(now + MINUTE, freed, None, None).wait, SHORT_PAID_POLL);
         freed = Some(now + MINUTE);
-        assert_eq!(polls.next(now + MINUTE, freed, None), Poll::default());
+        assert_eq!(polls.next(now + MINUTE, freed, None, None), Poll::default());
     }
 }

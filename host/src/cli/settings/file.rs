@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::super::exit_code::Advice;
+use super::fleet::{FLEET, FleetTable};
 use super::tables::{self, TASKS, Tables};
 use super::{DECLARED, Given, Origin, name, nearest, text_of};
 
@@ -18,6 +19,13 @@ pub(super) struct File {
     pub(super) given: BTreeMap<&'static str, Given>,
     /// Settings for the tasks of one name.
     pub(super) tables: Tables,
+    /// Options of `host fleet`.
+    pub(super) fleet: FleetTable,
+}
+
+/// Reads the text of a file that the variable contains.
+pub(super) fn of_text(variable: &str, text: &str) -> anyhow::Result<File> {
+    Ok(parse(Path::new(variable), text)?)
 }
 
 /// Reads the named file, or `host.toml` in the current directory if it exists. `named` also says
@@ -49,6 +57,10 @@ fn parse(path: &Path, text: &str) -> Result<File, Advice> {
     for (key, value) in table {
         if key == TASKS {
             file.tables = tables::parse(path, value)?;
+            continue;
+        }
+        if key == FLEET {
+            file.fleet = FleetTable::parse(path, value)?;
             continue;
         }
         let Some(name) = DECLARED.iter().map(name).find(|name| *name == key) else {

@@ -76,6 +76,26 @@ pub(super) fn parse(path: &Path, value: toml::Value) -> Result<Tables, Advice> {
     Ok(parsed)
 }
 
+/// The tables as the text of a file.
+pub(super) fn text(tables: &Tables) -> String {
+    let mut file = toml::Table::new();
+    for (task, given) in tables {
+        let value = |(key, given): (&&str, &Given)| {
+            let value = match *key {
+                COMPONENTS => {
+                    given.text.split(' ').map(toml::Value::from).collect::<Vec<_>>().into()
+                }
+                _ => given.text.as_str().into(),
+            };
+            ((*key).to_owned(), value)
+        };
+        let table: toml::Table = given.iter().map(value).collect();
+        file.insert(task.to_string(), table.into());
+    }
+    let all = toml::Table::from_iter([(TASKS.to_owned(), toml::Value::Table(file))]);
+    all.to_string()
+}
+
 const EXAMPLE: &str = "write for example [tasks.NAME] and, below it, memory = \"2GiB\"";
 
 /// The digests of a list, one after another.

@@ -1,0 +1,318 @@
+//! What is the same for all engines: how many workers to ask for, how long to wait for them, and what
+//! to do if too few come.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Counts, Engine, EngineError, FleetName, Spec, Status, Stop, Times};
+use crate::queue::{Admin, QueueError};
+
+/// The time that a host needs to stop after its grace period: it releases tasks and closes its
+/// queues.
+const TO_STOP: Duration = Duration::from_secs(15);
+/// The shortest grace period.
+const SHORTEST_GRACE: Duration = Duration::from_secs(3);
+/// How often an engine or a queue is asked, at first and later.
+const FIRST_POLL: Duration = Duration::from_millis(500);
+const LONGEST_POLL: Duration = Duration::from_secs(10);
+/// How often a cloud queue must look empty, one poll after the other, because its counts are
+/// approximate.
+const EMPTY_POLLS: u32 = 3;
+
+/// How many workers to start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// Fewer are not worth it.
+    pub least: u32,
+    /// The number to ask for.
+    pub most: u32,
+}
+
+/// How `up` ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Launched {
+    /// All workers have started, or nobody waited for them.
+    All(Counts),
+    /// Enough of them have started in time. The others may come later.
+    Enough(Status),
+    /// Too few have started in time.
+    TooFew(Status),
+}
+
+/// What happens while a command works.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Fewer workers than asked for can run at the same time.
+    Scarce {
+        /// The number that can.
+        capacity: u32,
+        /// What limits it.
+        limit: String,
+    },
+    /// There are workers of this fleet already.
+    Exists(Counts),
+    /// Workers were asked for.
+    Asked(String),
+    /// Counts have changed.
+    Changed(Status),
+}
+
+/// The grace period of a host that an engine stops: `given`, or as long as the engine permits.
+/// Returns it with the time between SIGTERM and SIGKILL to ask of the engine.
+///
+/// # Errors
+/// If the engine does not give a host the time for the grace period that was asked for.
+pub fn grace(
+    given: Option<Duration>,
+    usual: Duration,
+    times: Times,
+) -> Result<(Duration, Duration), EngineError> {
+    let Some(longest) = times.stop else {
+        let grace = given.unwrap_or(usual);
+        return Ok((grace, grace + TO_STOP));
+    };
+    let fits = longest.saturating_sub(TO_STOP).max(SHORTEST_GRACE);
+    match given {
+        Some(grace) if grace > fits => Err(EngineError::Unfit {
+            problem: format!(
+                "a grace period of {} does not fit: this engine kills a worker at most {} after \
+                 SIGTERM, and a host needs up to {} to release its tasks",
+                humantime::format_duration(grace),
+                humantime::format_duration(longest),
+                humantime::format_duration(TO_STOP)
+            ),
+            cure: Some(format!("use --grace {}", humantime::format_duration(fits))),
+        }),
+        Some(grace) => Ok((grace, (grace + TO_STOP).min(longest))),
+        None => Ok((usual.min(fits), (usual.min(fits) + TO_STOP).min(longest))),
+    }
+}
+
+/// Starts what is missing of a fleet, and waits up to `patience` until all of its workers have
+/// started; zero does not wait. If too few start, all are stopped unless `keep`.
+///
+/// # Errors
+/// If the engine can't run so many workers, or the fleet exists with other options, or the engine
+/// fails.
+pub async fn up(
+    engine: &dyn Engine,
+    spec: &Spec,
+    wanted: Wanted,
+    patience: Duration,
+    keep: bool,
+    tell: &mut (dyn FnMut(Event) + Send),
+) -> Result<Launched, EngineError> {
+    if let Some(capacity) = engine.check(spec).await? {
+        if capacity.workers < wanted.least {
+            return Err(EngineError::Unfit {
+                problem: format!(
+                    "at most {} such workers can run at the same time, fewer than {}: {}",
+                    capacity.workers, wanted.least, capacity.limit
+                ),
+                cure: Some("ask for fewer or smaller workers".to_owned()),
+            });
+        }
+        if capacity.workers < wanted.most {
+            tell(Event::Scarce { capacity: capacity.workers, limit: capacity.limit });
+        }
+    }
+    let before = engine.status(&spec.fleet).await?.unwrap_or_default();
+    let alive = before.counts.alive();
+    if alive > 0 {
+        if before.digest != spec.digest() {
+            let name = &spec.fleet;
+            return Err(EngineError::Unfit {
+                problem: format!("fleet {name} has workers that were started with other options"),
+                cure: Some(format!("stop them with `host fleet down {name}`, or use another name")),
+            });
+        }
+        tell(Event::Exists(before.counts));
+    }
+    let missing = wanted.most.saturating_sub(alive);
+    if missing > 0 {
+        tell(Event::Asked(engine.start(spec, missing).await?));
+    }
+    if patience.is_zero() {
+        return Ok(Launched::All(Counts { waiting: missing, ..before.counts }));
+    }
+    // Workers of an earlier time have nothing to do with this one.
+    let old = Counts { waiting: 0, running: 0, ..before.counts };
+    let end = Instant::now() + patience;
+    let mut polls = Polls::default();
+    let mut last = None;
+    loop {
+        let now = since(engine.status(&spec.fleet).await?.unwrap_or_default(), old);
+        let counts = now.counts;
+        if last.replace(counts) != Some(counts) {
+            tell(Event::Changed(now.clone()));
+            polls = Polls::default();
+        }
+        if counts.started() >= wanted.most {
+            return Ok(Launched::All(counts));
+        }
+        // Nobody who could still start is left.
+        let is_over = counts.waiting == 0 && counts.started() + counts.failed >= wanted.most;
+        if is_over || Instant::now() >= end {
+            if counts.started() >= wanted.least {
+                return Ok(Launched::Enough(now));
+            }
+            if !keep {
+                engine.stop(&spec.fleet, Stop::All).await?;
+            }
+            return Ok(Launched::TooFew(now));
+        }
+        polls.sleep_until(end).await;
+    }
+}
+
+/// A status without the workers that had ended before.
+fn since(now: Status, old: Counts) -> Status {
+    let counts = Counts {
+        ended: now.counts.ended.saturating_sub(old.ended),
+        failed: now.counts.failed.saturating_sub(old.failed),
+        ..now.counts
+    };
+    Status { counts, ..now }
+}
+
+/// What `wait` waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Goal {
+    /// No worker waits to be started.
+    Workers,
+    /// No worker runs or waits.
+    Idle,
+    /// The queue is empty: no task waits or is leased.
+    Done,
+}
+
+/// How `wait` ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Waited {
+    /// What was waited for has come.
+    Reached(Status),
+    /// The queue is empty, and this many reports are in its error queue.
+    Reports(u64),
+    /// No worker is left, but this many tasks are.
+    Abandoned(u64, Status),
+    /// The time is over.
+    TimedOut(Status),
+}
+
+/// A fleet and its queues.
+pub struct Watched<'a> {
+    /// The engine.
+    pub engine: &'a dyn Engine,
+    /// The fleet.
+    pub fleet: &'a FleetName,
+    /// The task queue, with its URL's kind: the counts of a cloud's queue are approximate.
+    pub queue: Option<(&'a dyn Admin, bool)>,
+    /// The error queue.
+    pub errors: Option<&'a dyn Admin>,
+}
+
+/// Why it could not be seen how a fleet is.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// The engine failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A queue failed.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+}
+
+/// Waits until a fleet has reached a goal, at most `patience`.
+///
+/// # Errors
+/// If the engine or a queue fails.
+pub async fn wait(
+    watched: &Watched<'_>,
+    goal: Goal,
+    patience: Option<Duration>,
+    tell: &mut (dyn FnMut(Event) + Send),
+) -> Result<Waited, WatchError> {
+    let end = patience.map(|time| Instant::now() + time);
+    let mut polls = Polls::default();
+    let (mut last, mut empty) = (None, 0);
+    loop {
+        let status = watched.engine.status(watched.fleet).await?.unwrap_or_default();
+        let counts = status.counts;
+        if last.replace(counts) != Some(counts) {
+            tell(Event::Changed(status.clone()));
+            polls = Polls::default();
+        }
+        match goal {
+            Goal::Workers if counts.waiting == 0 => return Ok(Waited::Reached(status)),
+            Goal::Idle if counts.alive() == 0 => return Ok(Waited::Reached(status)),
+            Goal::Workers | Goal::Idle => {}
+            Goal::Done => {
+                let left = watched.tasks().await?;
+                empty = if left == Some(0) { empty + 1 } else { 0 };
+                let needed = match watched.queue {
+                    Some((_, true)) => EMPTY_POLLS,
+                    _ => 1,
+                };
+                // Workers of a queue that can't count its messages end when it is empty.
+                let is_done = empty >= needed || (left.is_none() && counts.alive() == 0);
+                if is_done {
+                    return Ok(match watched.reports().await? {
+                        0 => Waited::Reached(status),
+                        reports => Waited::Reports(reports),
+                    });
+                }
+                if let Some(left @ 1..) = left
+                    && counts.alive() == 0
+                {
+                    return Ok(Waited::Abandoned(left, status));
+                }
+            }
+        }
+        if end.is_some_and(|end| Instant::now() >= end) {
+            return Ok(Waited::TimedOut(status));
+        }
+        polls.sleep_until(end.unwrap_or_else(|| Instant::now() + LONGEST_POLL)).await;
+    }
+}
+
+impl Watched<'_> {
+    /// The number of tasks in the queue, leased or not. `None` if the queue can't be counted.
+    async fn tasks(&self) -> Result<Option<u64>, QueueError> {
+        match self.queue {
+            Some((queue, _)) => Ok(queue.counts().await?.enqueued),
+            None => Ok(None),
+        }
+    }
+
+    /// The number of reports in the error queue.
+    async fn reports(&self) -> Result<u64, QueueError> {
+        match self.errors {
+            Some(errors) => Ok(errors.counts().await?.enqueued.unwrap_or(0)),
+            None => Ok(0),
+        }
+    }
+}
+
+/// Polls that become rarer while nothing changes.
+struct Polls(Duration);
+
+impl Default for Polls {
+    fn default() -> Self {
+        Self(FIRST_POLL)
+    }
+}
+
+impl Polls {
+    async fn sleep_until(&mut self, end: Instant) {
+        tokio::time::sleep_until(end.min(Instant::now() + self.0)).await;
+        self.0 = (self.0 * 3 / 2).min(LONGEST_POLL);
+    }
+}
+
+/// The number of workers that suits a number of tasks: each gets `tasks_per_slot` tasks for each of
+/// its `slots`, and there is at least one.
+pub fn workers_for(tasks: u64, slots: u64, tasks_per_slot: u64) -> u32 {
+    let each = slots.max(1).saturating_mul(tasks_per_slot.max(1));
+    u32::try_from(tasks.div_ceil(each)).unwrap_or(u32::MAX).max(1)
+}
