@@ -64,7 +64,6 @@ fn the_archive_has_the_licences_of_all_dependencies() {
         "\ntokio ",
         "\nwasmtime ",
         "\naws-lc-sys ",
-        "\nmimalloc ",
         "Copyright (c) Tokio",
         "Rich Felker",
     ] {
