@@ -50,7 +50,7 @@ enum Needs {
 }
 
 /// The tests that need Docker and Slurm besides servers.
-const WITH_ENGINES: &[(&str, &str)] = &[("fleet", "")];
+const WITH_ENGINES: &[(&str, &str)] = &[("fleet", ""), ("soak", "fleets_on_")];
 
 /// The tests that need servers: test programs, and the beginnings of test names.
 const WITH_SERVERS: &[(&str, &str)] = &[
