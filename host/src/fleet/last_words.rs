@@ -2,7 +2,7 @@
 
 /// The error in the last lines of a log, or the last line.
 pub(super) fn last_words(log: &str) -> Option<String> {
-    let lines = log.lines().map(str::trim).filter(|line| !line.is_empty());
+    let mut lines = log.lines().map(str::trim).filter(|line| !line.is_empty());
     let error = lines.clone().rfind(|line| line.starts_with("error: "));
     let line = error.or(lines.next_back())?;
     let fields: Option<serde_json::Value> = serde_json::from_str(line).ok();
