@@ -15,3 +15,4 @@ mod fleet;
 mod ideal;
 mod machine;
 mod service;
+mod tests;

@@ -1,121 +1,80 @@
-//! What must hold for a small fleet, and the figures of a large one.
+//! What a fleet did.
 
+use std::fmt;
 use std::time::Duration;
 
-use clap::Parser;
-use humantime::parse_duration;
+use serde_json::{Value, json};
 
-use super::fleet::{self, Figures, Plan, Wave};
+use super::machine::Entries;
+use super::service::Requests;
 
-const MS: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
-
-/// The variable with the arguments of [`Large`].
-const FLEET: &str = "TASK_HOST_FLEET";
-
-/// A fleet of any size.
-#[derive(Parser)]
-#[command(no_binary_name = true)]
-struct Large {
-    #[arg(long, default_value_t = 1000)]
-    hosts: usize,
-    #[arg(long, default_value_t = 32)]
-    slots: usize,
-    #[arg(long, default_value_t = 1_000_000)]
-    tasks: usize,
-    #[arg(long, value_parser = parse_duration)]
-    length: Duration,
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// When hosts are taken away
-    #[arg(long, value_parser = parse_duration)]
-    wave: Option<Duration>,
-    /// The part of the hosts that is
-    #[arg(long, default_value_t = 0.3)]
-    share: f64,
-    /// How long before that they are told to stop
-    #[arg(long, value_parser = parse_duration)]
-    notice: Option<Duration>,
-    /// When SQS begins to fail
-    #[arg(long, value_parser = parse_duration)]
-    outage: Option<Duration>,
-    /// For how long
-    #[arg(long, value_parser = parse_duration, default_value = "10m")]
-    lasting: Duration,
-    /// Arguments of `host run`
-    #[arg(last = true)]
-    arguments: Vec<String>,
+/// What a fleet did.
+#[derive(Debug)]
+pub(super) struct Figures {
+    pub(super) tasks: usize,
+    /// From the start to the end of the last task.
+    pub(super) time: Duration,
+    /// The same of the ideal schedule.
+    pub(super) ideal: Duration,
+    /// From the start until the queue was empty.
+    pub(super) emptied: Duration,
+    pub(super) requests: Requests,
+    pub(super) entries: Entries,
+    /// The part of the slots' time for which a slot was free and a task for it was held elsewhere.
+    pub(super) free_while_held: f64,
+    /// Deliveries by the service of messages that were held.
+    pub(super) duplicates: u64,
+    /// Attempts that were charged to tasks.
+    pub(super) charged: u64,
+    /// Tasks that were given up.
+    pub(super) given_up: u64,
+    /// Leases that were lost.
+    pub(super) lost: u64,
+    /// Tasks that were released.
+    pub(super) released: u64,
 }
 
-impl Large {
-    fn plan(self) -> Plan {
-        let Self { hosts, slots, tasks, length, seed, share, notice, arguments, .. } = self;
-        let wave = self.wave.map(|at| Wave { at, share, notice });
-        let outage = self.outage.map(|at| at..at + self.lasting);
-        Plan { hosts, slots, tasks, length, seed, wave, outage, arguments }
+impl Figures {
+    pub(super) fn requests_per_task(&self) -> f64 {
+        self.requests.all() as f64 / self.tasks as f64
+    }
+
+    /// The time beyond the ideal schedule, as a part of it.
+    pub(super) fn time_lost(&self) -> f64 {
+        self.time.as_secs_f64() / self.ideal.as_secs_f64() - 1.0
+    }
+
+    /// All figures, as `cargo xtask bench` reads them.
+    fn to_json(&self) -> Value {
+        let Requests { receive, empty, delete, change, send, other, failed } = self.requests;
+        let all = self.requests.all();
+        json!({
+            "tasks": self.tasks,
+            "seconds": self.time.as_secs_f64(),
+            "ideal": self.ideal.as_secs_f64(),
+            "time_lost": self.time_lost(),
+            "emptied": self.emptied.as_secs_f64(),
+            "free_while_held": self.free_while_held,
+            "requests_per_task": self.requests_per_task(),
+            "requests": {
+                "all": all, "receive": receive, "empty": empty, "delete": delete,
+                "change": change, "send": send, "other": other, "failed": failed,
+            },
+            "whole": self.entries.whole,
+            "again": self.entries.again(),
+            "cut": self.entries.cut,
+            "cut_seconds": self.entries.cut_time.as_secs_f64(),
+            "duplicates": self.duplicates,
+            "charged": self.charged,
+            "given_up": self.given_up,
+            "leases_lost": self.lost,
+            "released": self.released,
+        })
     }
 }
 
-#[test]
-#[ignore = "takes minutes; `cargo xtask bench --only fleet` runs it"]
-fn a_large_fleet() {
-    let arguments = std::env::var(FLEET).unwrap_or_else(|_| panic!("{FLEET} is not set"));
-    println!("{}", fleet::run(&Large::parse_from(arguments.split_whitespace()).plan()));
-}
-
-/// Ten hosts with four slots.
-fn small(tasks: usize, length: Duration) -> Plan {
-    Plan {
-        hosts: 10,
-        slots: 4,
-        tasks,
-        length,
-        seed: 1,
-        wave: None,
-        outage: None,
-        arguments: Vec::new(),
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.to_json().fmt(f)
     }
-}
-
-fn run(plan: &Plan) -> Figures {
-    let figures = fleet::run(plan);
-    println!("{figures}");
-    assert_eq!((figures.charged, figures.reports), (0, 0), "attempts are charged: {figures}");
-    figures
-}
-
-#[test]
-fn short_tasks_take_a_third_of_a_request_each() {
-    let figures = run(&small(2_000, MS));
-    assert!(figures.requests_per_task() <= 0.35, "{figures}");
-}
-
-#[test]
-fn tasks_of_seconds() {
-    run(&small(1_000, 10 * SECOND));
-}
-
-#[test]
-fn tasks_of_an_hour() {
-    run(&small(400, HOUR));
-}
-
-#[test]
-fn wave() {
-    let wave = Some(Wave { at: 2 * HOUR, share: 0.3, notice: None });
-    run(&Plan { wave, ..small(400, HOUR) });
-}
-
-#[test]
-fn wave_with_notice() {
-    let wave = Some(Wave { at: 2 * HOUR, share: 0.3, notice: Some(2 * MINUTE) });
-    run(&Plan { wave, ..small(400, HOUR) });
-}
-
-#[test]
-fn outage() {
-    let outage = Some(MINUTE..11 * MINUTE);
-    run(&Plan { outage, ..small(1_000, 10 * SECOND) });
 }

@@ -1,7 +1,8 @@
 //! Runs a fleet until its queue is empty, and counts.
 
-use std::fmt;
+use std::iter::repeat_n;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -9,15 +10,15 @@ use std::time::Duration;
 use aws_sdk_sqs::config::IntoShared;
 use clap::Parser;
 use futures_util::future::join_all;
-use serde_json::{Value, json};
 use tokio::runtime::{Builder, Handle};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::figures::Figures;
 use super::ideal;
-use super::machine::{Books, Entries, Machine};
-use super::service::{Line, Requests, Service};
+use super::machine::{Books, Machine};
+use super::service::{Line, Service};
 use crate::cache::{Cache, CacheOptions};
 use crate::catalog::{self, Catalog};
 use crate::config::Config;
@@ -30,7 +31,7 @@ use crate::worker::{Stopped, Worker};
 
 /// The name of all tasks.
 const NAME: &str = "WAIT";
-/// How often it is looked which slots idle.
+/// How often, in the time of the ideal schedule, it is looked which slots are free.
 const LOOKS: u32 = 2_000;
 
 /// What is simulated.
@@ -44,18 +45,19 @@ pub(super) struct Plan {
     pub(super) length: Duration,
     /// Decides the times of tasks, and what the service does.
     pub(super) seed: u64,
-    pub(super) wave: Option<Wave>,
+    /// In the order of their times.
+    pub(super) waves: Vec<Wave>,
     /// When all requests to SQS fail.
     pub(super) outage: Option<Range<Duration>>,
     /// More arguments of `host run`.
     pub(super) arguments: Vec<String>,
 }
 
-/// Hosts that are taken away.
+/// Hosts that are taken away at the same time.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wave {
     pub(super) at: Duration,
-    /// The part of all hosts.
+    /// The part of all hosts that are left.
     pub(super) share: f64,
     /// How long before its end a host is told to stop.
     pub(super) notice: Option<Duration>,
@@ -68,230 +70,59 @@ impl Wave {
     }
 }
 
-/// What a fleet did.
-#[derive(Debug)]
-pub(super) struct Figures {
-    pub(super) tasks: usize,
-    /// From the start to the end of the last task.
-    pub(super) time: Duration,
-    /// The same of the ideal schedule.
-    pub(super) ideal: Duration,
-    /// From the start until the queue was empty.
-    pub(super) emptied: Duration,
-    pub(super) requests: Requests,
-    pub(super) entries: Entries,
-    /// The part of the slots' time for which a slot was free and a task for it was held elsewhere.
-    pub(super) free_while_held: f64,
-    /// Deliveries of messages that were held, which the service does.
-    pub(super) duplicates: u64,
-    /// Attempts that were charged to tasks.
-    pub(super) charged: u64,
-    /// Tasks that were given up.
-    pub(super) reports: u64,
-    /// Leases that were lost.
-    pub(super) lost: u64,
-    /// Tasks that were released.
-    pub(super) released: u64,
-}
-
-impl Figures {
-    pub(super) fn requests_per_task(&self) -> f64 {
-        self.requests.all() as f64 / self.tasks as f64
+impl Plan {
+    /// The wave that takes each host, if one does.
+    fn fates(&self) -> Vec<Option<Wave>> {
+        let mut fates = Vec::new();
+        for wave in &self.waves {
+            let taken = (self.hosts - fates.len()) as f64 * wave.share;
+            fates.extend(repeat_n(Some(*wave), taken.round() as usize));
+        }
+        fates.resize(self.hosts, None);
+        fates
     }
 
-    /// The time beyond the ideal schedule, as a part of it.
-    pub(super) fn time_lost(&self) -> f64 {
-        self.time.as_secs_f64() / self.ideal.as_secs_f64() - 1.0
+    /// The time of each task. The clock knows whole milliseconds.
+    fn lengths(&self) -> Vec<Duration> {
+        let mut random = fastrand::Rng::with_seed(self.seed);
+        let millis = self.length.as_secs_f64() * 1e3;
+        let mut length = || (millis * (0.8 + 0.4 * random.f64())).round() as u64;
+        (0..self.tasks).map(|_| Duration::from_millis(length())).collect()
     }
-}
 
-    /// All figures, as `cargo xtask bench` reads them.
-    pub(super) fn to_json(&self) -> Value {
-        let Requests { receive, empty, delete, change, send, other, failed } = self.requests;
-        let all = self.requests.all();
-        json!({
-            "tasks": self.tasks,
-            "seconds": self.time.as_secs_f64(),
-            "ideal": self.ideal.as_secs_f64(),
-            "time_lost": self.time_lost(),
-            "emptied": self.emptied.as_secs_f64(),
-            "free_while_held": self.free_while_held,
-            "requests_per_task": self.requests_per_task(),
-            "requests": {
-                "all": all, "receive": receive, "empty": empty, "delete": delete,
-                "change": change, "send": send, "other": other, "failed": failed,
-            },
-            "whole": self.entries.whole,
-            "again": self.entries.again(),
-            "cut": self.entries.cut,
-            "cut_seconds": self.entries.cut_time.as_secs_f64(),
-            "duplicates": self.duplicates,
-            "charged": self.charged,
-            "given_up": self.reports,
-            "leases_lost": self.lost,
-            "released": self.released,
+    /// The messages of the tasks.
+    fn bodies(&self) -> impl Iterator<Item = String> {
+        (0..self.tasks).map(|number| {
+            format!(
+                r#"{{"basic_info": {{"id": {number}, "name": "{NAME}", "base_directory": "data"}}}}"#
+            )
         })
     }
-}
 
-impl fmt::Display for Figures {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.to_json().fmt(f)
+    /// The settings of each host.
+    fn config(&self) -> Config {
+        /// The command line of a host.
+        #[derive(Parser)]
+        struct Arguments {
+            #[command(flatten)]
+            config: Config,
+        }
+        let slots = self.slots.to_string();
+        let usual = ["host", "--queue", "sqs://tasks", "--error-queue", "sqs://tasks-errors"];
+        let own = self.arguments.iter().map(String::as_str);
+        Arguments::parse_from(usual.into_iter().chain(["--parallel", &slots]).chain(own)).config
     }
-}
-
-/// The command line of a host.
-#[derive(Parser)]
-struct Arguments {
-    #[command(flatten)]
-    config: Config,
-}
-
-/// One host.
-struct Host {
-    services: Arc<Services>,
-    drain: CancellationToken,
-    kill: CancellationToken,
-    dead: CancellationToken,
-    run: JoinHandle<Stopped>,
 }
 
 /// What all hosts of the process share.
 struct Common {
+    config: Config,
     cache: Cache,
     spill: Arc<SpillDir>,
     catalog: Arc<Catalog>,
     reports: Arc<MemoryQueue>,
-    config: Config,
     service: Service,
     books: Arc<Books>,
-}
-
-/// Runs a fleet on a thread of its own, until the queue is empty.
-pub(super) fn run(plan: &Plan) -> Figures {
-    fastrand::seed(plan.seed);
-    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(simulate(plan))
-}
-
-async fn simulate(plan: &Plan) -> Figures {
-    let root = tempfile::tempdir().expect("a directory");
-    let cache = Cache::open(CacheOptions { dir: root.path().join("cache"), max_bytes: 1 << 30 });
-    let cache = cache.expect("a cache");
-    let spill = Arc::new(SpillDir::new(&root.path().join("work")).expect("a directory"));
-    let catalog =
-        catalog::tests::with_component(NAME, root.path(), cache.clone(), spill.clone()).await;
-    // What follows happens on the virtual clock.
-    tokio::time::pause();
-    let mut random = fastrand::Rng::with_seed(plan.seed);
-    // The clock knows whole milliseconds.
-    let mut length = || {
-        let millis = plan.length.as_secs_f64() * 1e3 * (0.8 + 0.4 * random.f64());
-        Duration::from_millis(millis.round() as u64)
-    };
-    let lengths: Vec<Duration> = (0..plan.tasks).map(|_| length()).collect();
-    let bodies = (0..plan.tasks).map(|number| {
-        format!(
-            r#"{{"basic_info": {{"id": {number}, "name": "{NAME}", "base_directory": "data", "inputs": []}}}}"#
-        )
-    });
-    let slots = plan.slots.to_string();
-    let arguments = ["host", "--queue", "sqs://tasks", "--error-queue", "sqs://tasks-errors"];
-    let own = plan.arguments.iter().map(String::as_str);
-    let arguments = arguments.into_iter().chain(["--parallel", &slots]).chain(own);
-    let common = Common {
-        cache,
-        spill,
-        catalog: Arc::new(catalog),
-        reports: Arc::new(MemoryQueue::new()),
-        config: Arguments::parse_from(arguments).config,
-        service: Service::new(plan.seed, bodies),
-        books: Arc::new(Books::new(lengths.clone())),
-    };
-    let ready = join_all((0..plan.hosts).map(|_| common.host())).await;
-    let start = Instant::now();
-    let outage = plan.outage.as_ref();
-    common.service.start(outage.map(|outage| start + outage.start..start + outage.end));
-    let hosts: Vec<Host> = ready.into_iter().map(Ready::start).collect();
-
-    let ideal = ideal::time(&lengths, plan.hosts * plan.slots, plan.wave.as_ref());
-    let taken = plan.wave.map_or(0, |wave| (plan.hosts as f64 * wave.share) as usize);
-    let free_while_held = {
-        let slots_at = |time: Duration| match plan.wave {
-            Some(wave) if time >= wave.at => (plan.hosts - taken) * plan.slots,
-            _ => plan.hosts * plan.slots,
-        };
-        let wave = take_away(&hosts[..taken], plan.wave);
-        let all = async {
-            tokio::join!(common.service.emptied(), wave);
-        };
-        // A fleet that stands still would never end.
-        let all = tokio::time::timeout(ideal * 4 + Duration::from_secs(7200), all);
-        let look = (ideal / LOOKS).max(Duration::from_millis(1));
-        let mut all = std::pin::pin!(all);
-        let (mut hoarded, mut known) = (0.0, 0.0);
-        loop {
-            tokio::select! {
-                ended = &mut all => {
-                    ended.unwrap_or_else(|_| panic!("{} messages are left", common.service.left()));
-                    break if known > 0.0 { hoarded / known } else { 0.0 };
-                }
-                () = tokio::time::sleep(look) => {
-                    let running = common.books.running();
-                    let slots = slots_at(start.elapsed());
-                    let free = slots.saturating_sub(running);
-                    let held = common.service.in_flight().saturating_sub(running);
-                    hoarded += free.min(held) as f64;
-                    known += slots as f64;
-                }
-            }
-        }
-    };
-    let emptied = start.elapsed();
-    let requests = common.service.requests();
-    for host in &hosts {
-        host.drain.cancel();
-    }
-    let mut figures = Figures {
-        tasks: plan.tasks,
-        time: Duration::ZERO,
-        ideal,
-        emptied,
-        requests,
-        free_while_held,
-        duplicates: common.service.duplicates(),
-        entries: common.books.entries(),
-        charged: 0,
-        reports: common.reports.counts().await.ok().and_then(|counts| counts.enqueued).unwrap_or(0),
-        lost: 0,
-        released: 0,
-    };
-    for host in hosts {
-        let Host { services, run, .. } = host;
-        run.await.expect("a host");
-        let stats = services.stats();
-        figures.charged += stats.retried.load(Relaxed) + stats.failed.load(Relaxed);
-        figures.lost += stats.lost.load(Relaxed);
-        figures.released += stats.returned.load(Relaxed);
-    }
-    figures.time = figures.entries.last_end - start;
-    assert_eq!(figures.entries.undone(), 0, "tasks are lost");
-    figures
-}
-
-/// Takes these hosts away at their time.
-async fn take_away(hosts: &[Host], wave: Option<Wave>) {
-    let Some(Wave { at, notice, .. }) = wave else { return };
-    tokio::time::sleep(at).await;
-    if let Some(notice) = notice {
-        hosts.iter().for_each(|host| host.drain.cancel());
-        tokio::time::sleep(notice).await;
-    }
-    for host in hosts {
-        // From now on nobody hears of it.
-        host.dead.cancel();
-        host.kill.cancel();
-    }
 }
 
 /// A host that has opened its queue.
@@ -300,7 +131,90 @@ struct Ready {
     dead: CancellationToken,
 }
 
+/// A host that works.
+struct Host {
+    services: Arc<Services>,
+    drain: CancellationToken,
+    kill: CancellationToken,
+    dead: CancellationToken,
+    run: JoinHandle<Stopped>,
+}
+
+/// Runs a fleet in a runtime of its own, until the queue is empty.
+pub(super) fn run(plan: &Plan) -> Figures {
+    fastrand::seed(plan.seed);
+    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(simulate(plan))
+}
+
+async fn simulate(plan: &Plan) -> Figures {
+    let root = tempfile::tempdir().expect("a directory");
+    let lengths = plan.lengths();
+    let common = Common::open(plan, &lengths, root.path()).await;
+    let ready = join_all((0..plan.hosts).map(|_| common.host())).await;
+    let fates = plan.fates();
+    let slots: Vec<_> = fates.iter().flat_map(|fate| repeat_n(*fate, plan.slots)).collect();
+    let ideal = ideal::time(&lengths, &slots);
+
+    let start = Instant::now();
+    let outage = plan.outage.as_ref();
+    common.service.start(outage.map(|outage| start + outage.start..start + outage.end));
+    let hosts: Vec<Host> = ready.into_iter().map(Ready::start).collect();
+    let all = async {
+        let waves = join_all(hosts.iter().zip(&fates).map(|(host, fate)| host.meet(*fate)));
+        tokio::join!(common.service.emptied(), waves);
+    };
+    let free_while_held = common.watch(all, &slots, ideal).await;
+
+    let entries = common.books.entries();
+    assert_eq!(entries.undone(), 0, "tasks are lost");
+    let mut figures = Figures {
+        tasks: plan.tasks,
+        time: entries.last_end - start,
+        ideal,
+        emptied: start.elapsed(),
+        requests: common.service.requests(),
+        entries,
+        free_while_held,
+        duplicates: common.service.duplicates(),
+        charged: 0,
+        given_up: 0,
+        lost: 0,
+        released: 0,
+    };
+    hosts.iter().for_each(|host| host.drain.cancel());
+    for Host { services, run, .. } in hosts {
+        run.await.expect("a host");
+        let stats = services.stats();
+        figures.charged += stats.retried.load(Relaxed) + stats.failed.load(Relaxed);
+        figures.lost += stats.lost.load(Relaxed);
+        figures.released += stats.returned.load(Relaxed);
+    }
+    let reports = common.reports.counts().await.expect("reports");
+    figures.given_up = reports.enqueued.expect("a count");
+    figures
+}
+
 impl Common {
+    /// Opens what hosts share. From then on the clock is virtual.
+    async fn open(plan: &Plan, lengths: &[Duration], root: &Path) -> Self {
+        let cache = CacheOptions { dir: root.join("cache"), max_bytes: 1 << 30 };
+        let cache = Cache::open(cache).expect("a cache");
+        let spill = Arc::new(SpillDir::new(&root.join("work")).expect("a directory"));
+        let catalog = catalog::tests::with_component(NAME, root, cache.clone(), spill.clone());
+        let catalog = Arc::new(catalog.await);
+        tokio::time::pause();
+        Self {
+            config: plan.config(),
+            cache,
+            spill,
+            catalog,
+            reports: Arc::new(MemoryQueue::new()),
+            service: Service::new(plan.seed, plan.bodies()),
+            books: Arc::new(Books::new(lengths.to_vec())),
+        }
+    }
+
     async fn host(&self) -> Ready {
         let dead = CancellationToken::new();
         let line = Line { service: self.service.clone(), dead: dead.clone() };
@@ -322,6 +236,39 @@ impl Common {
         let services = Services::of(self.config.clone(), opened).expect("services");
         Ready { services: Arc::new(services), dead }
     }
+
+    /// Waits until `all` is over. Returns the part of the slots' time for which a slot was free and a
+    /// task for it was held elsewhere.
+    async fn watch(
+        &self,
+        all: impl Future<Output = ()>,
+        slots: &[Option<Wave>],
+        ideal: Duration,
+    ) -> f64 {
+        let start = Instant::now();
+        let look = (ideal / LOOKS).max(Duration::from_millis(1));
+        // A fleet that stands still would never end.
+        let longest = ideal * 4 + Duration::from_secs(7200);
+        let mut all = std::pin::pin!(tokio::time::timeout(longest, all));
+        let (mut free_while_held, mut known) = (0, 0);
+        loop {
+            tokio::select! {
+                ended = &mut all => {
+                    assert!(ended.is_ok(), "{} messages are left", self.service.left());
+                    return free_while_held as f64 / known.max(1) as f64;
+                }
+                () = tokio::time::sleep(look) => {
+                    let now = start.elapsed();
+                    let lives = |fate: &&Option<Wave>| fate.is_none_or(|wave| now < wave.at);
+                    let living = slots.iter().filter(lives).count();
+                    let running = self.books.running();
+                    let held = self.service.in_flight().saturating_sub(running);
+                    free_while_held += living.saturating_sub(running).min(held);
+                    known += living;
+                }
+            }
+        }
+    }
 }
 
 impl Ready {
@@ -329,10 +276,25 @@ impl Ready {
         let Self { services, dead } = self;
         let (drain, kill) = (CancellationToken::new(), CancellationToken::new());
         let worker = Arc::new(Worker::new(services.clone()));
-        let (draining, killed) = (drain.clone(), kill.clone());
-        let run = tokio::spawn(async move {
-            worker.run(draining, killed, &Handle::current()).await
-        });
-        Host { services, drain, kill, dead, run }
+        let run = {
+            let (drain, kill) = (drain.clone(), kill.clone());
+            async move { worker.run(drain, kill, &Handle::current()).await }
+        };
+        Host { services, drain, kill, dead, run: tokio::spawn(run) }
+    }
+}
+
+impl Host {
+    /// Is taken away by the wave, if there is one.
+    async fn meet(&self, fate: Option<Wave>) {
+        let Some(Wave { at, notice, .. }) = fate else { return };
+        tokio::time::sleep(at).await;
+        if let Some(notice) = notice {
+            self.drain.cancel();
+            tokio::time::sleep(notice).await;
+        }
+        // From now on nobody hears of it.
+        self.dead.cancel();
+        self.kill.cancel();
     }
 }

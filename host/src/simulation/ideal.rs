@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use super::fleet::Wave;
 
-/// How long these tasks take on so many slots, of which a wave takes the first ones.
-pub(super) fn time(lengths: &[Duration], slots: usize, wave: Option<&Wave>) -> Duration {
-    let taken = wave.map_or(0, |wave| (slots as f64 * wave.share) as usize);
+/// How long these tasks take on slots of which waves take some.
+pub(super) fn time(lengths: &[Duration], slots: &[Option<Wave>]) -> Duration {
     let mut free: BinaryHeap<Reverse<(Duration, usize)>> =
-        (0..slots).map(|slot| Reverse((Duration::ZERO, slot))).collect();
+        (0..slots.len()).map(|slot| Reverse((Duration::ZERO, slot))).collect();
     let mut next = 0;
     // Tasks whose host has died, and when.
     let mut again: BinaryHeap<Reverse<(Duration, Duration)>> = BinaryHeap::new();
@@ -30,7 +29,7 @@ pub(super) fn time(lengths: &[Duration], slots: usize, wave: Option<&Wave>) -> D
             _ => break,
         };
         let end = start + length;
-        match wave.filter(|_| slot < taken) {
+        match slots[slot] {
             // What can't end after a notice does not start.
             Some(wave) if start >= wave.at && end > wave.death() => {
                 again.push(Reverse((start, length)));
@@ -49,13 +48,14 @@ pub(super) fn time(lengths: &[Duration], slots: usize, wave: Option<&Wave>) -> D
 fn the_ideal_schedule_leaves_no_slot_free_and_runs_again_what_a_wave_takes() {
     let second = Duration::from_secs(1);
     let lengths = [second; 10];
-    assert_eq!(time(&lengths, 4, None), 3 * second);
-    let wave = |at, notice| Wave { at, share: 0.5, notice };
+    assert_eq!(time(&lengths, &[None; 4]), 3 * second);
+    let halved = |at, notice| {
+        let wave = Some(Wave { at, share: 0.5, notice });
+        time(&lengths, &[wave, wave, None, None])
+    };
     // Two slots die during their second tasks. After two seconds four tasks are left for two slots.
-    let killed = wave(second * 3 / 2, None);
-    assert_eq!(time(&lengths, 4, Some(&killed)), 4 * second);
-    let later = wave(second * 5 / 2, None);
-    assert_eq!(time(&lengths, 4, Some(&later)), 7 * second / 2);
-    let noticed = wave(second / 2, Some(second));
-    assert_eq!(time(&lengths, 4, Some(&noticed)), 4 * second);
+    assert_eq!(halved(second * 3 / 2, None), 4 * second);
+    assert_eq!(halved(second * 5 / 2, None), 7 * second / 2);
+    // No second task begins on the two.
+    assert_eq!(halved(second / 2, Some(second)), 4 * second);
 }
