@@ -19,13 +19,18 @@ use crate::bucket::{self, StoredEncoding};
 use crate::catalog::{CompileLimits, Compiler, Keys};
 use crate::confinement::Confine;
 use crate::environment::{Environment, default_cache_dir};
+use crate::hold::HeldAhead;
 use crate::key::Prefix;
-use crate::queue;
+use crate::queue::{self, Queue};
 use crate::report;
 use crate::sandbox::{Limits, Mode};
 use crate::verdict::Policy;
 
 pub use tasks::{NamedTask, TaskLimits, Tasks};
+
+/// How many more tasks are prefetched of a queue where one request brings several: a few full
+/// answers.
+pub const MORE_PREFETCH: usize = 40;
 
 /// The settings of `host run`.
 #[derive(Debug, Clone, Args)]
@@ -151,10 +156,13 @@ pub struct WorkSettings {
         value_parser = parse::parallel
     )]
     pub parallel: usize,
-    /// Number of tasks to prefetch while others run [default: twice --parallel, more for short
-    /// tasks]
+    /// Number of tasks to hold and prefetch while others run, however long they wait [default:
+    /// those that are expected to start within seconds]
     #[arg(long, value_name = "N", value_parser = parse::prefetch)]
     pub prefetch: Option<usize>,
+    /// The most tasks to prefetch. Not a setting: it follows from the process's limit of files.
+    #[arg(skip = usize::MAX)]
+    pub most_prefetch: usize,
     /// Maximum bytes of inputs to prefetch for waiting tasks
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse::size)]
     pub prefetch_bytes: ByteSize,
@@ -310,9 +318,24 @@ pub struct ConfinementSettings {
 pub struct Paths(pub Vec<PathBuf>);
 
 impl Config {
-    /// The minimum number of tasks to prefetch.
-    pub fn least_prefetch(&self) -> usize {
-        self.work.prefetch.unwrap_or(self.work.parallel * 2)
+    /// How many tasks a host with this queue holds beyond those that run.
+    pub fn held_ahead(&self, queue: &dyn Queue) -> HeldAhead {
+        match self.work.prefetch {
+            // A queue that counts deliveries may count one for a message that was only held.
+            _ if queue.charges_for_holding() => HeldAhead::Always(0),
+            Some(_) => HeldAhead::Always(self.usual_prefetch()),
+            None => {
+                // The pace of short tasks decides how many requests are made for them.
+                let more = if queue.batch() > 1 { MORE_PREFETCH } else { 0 };
+                HeldAhead::Soon(self.work.most_prefetch.min(self.work.parallel * 2 + more))
+            }
+        }
+    }
+
+    /// The number of tasks to prefetch, if it is set. Else the most that are prefetched of a queue
+    /// where each request brings one.
+    pub fn usual_prefetch(&self) -> usize {
+        self.work.prefetch.unwrap_or(self.work.parallel * 2).min(self.work.most_prefetch)
     }
 
     /// How a host reaches its queues. Reports are not read: a host only leases tasks.

@@ -1,6 +1,6 @@
 //! Task Host: the life of one task, and the modules in that order.
 //!
-//! 1. [`worker`] takes a permit and a [`lease`] on a message of the task [`queue`].
+//! 1. [`worker`] takes a permit ([`hold`]) and a [`lease`] on a message of the task [`queue`].
 //! 2. [`message`] decodes it into a [`message::Task`]. [`key`] checks names, [`plain`] their
 //!    characters.
 //! 3. [`prefetch`] brings the inputs from the [`bucket`] through the [`cache`] to where the guest
@@ -25,12 +25,14 @@ pub mod environment;
 pub mod failure;
 pub mod fault;
 pub mod fit;
+pub mod hold;
 pub mod json;
 pub mod key;
 pub mod lease;
 pub mod message;
 pub mod outage;
 mod ownership;
+pub mod pace;
 pub mod plain;
 pub mod prefetch;
 mod process_dir;

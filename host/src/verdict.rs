@@ -115,12 +115,12 @@ pub fn judge(failure: &Failure, attempt: u32, policy: &Policy) -> Verdict {
         true => Verdict::Reject,
         false => Verdict::Retry { after: backoff(attempt, policy) },
     };
-    // A stopping host releases tasks for others to take at once. A host that can't work must not
-    // spin on the same message.
+    // A host that stops, or whose slots stay busy, releases tasks for others to take at once. A host
+    // that can't work must not spin on the same message.
     let at_once = Verdict::Return { after: Duration::ZERO };
     let later = Verdict::Return { after: backoff(1, policy) };
     match failure {
-        Failure::Draining => at_once,
+        Failure::Draining | Failure::SlotsBusy => at_once,
         Failure::Outage(_) | Failure::Homeless => later,
         Failure::LeaseLost => abandon,
         Failure::Decode(_) | Failure::Deaths { .. } | Failure::Unaccounted { .. } => reject,
@@ -274,6 +274,7 @@ mod tests {
     #[test]
     fn what_is_not_the_tasks_fault_is_never_held_against_it() {
         check(&Failure::Draining, "return", "return");
+        check(&Failure::SlotsBusy, "return", "return");
         check(&ran(RunError::Cancelled), "return", "return");
         let host = ran(RunError::Host("no memory".into()));
         check(&host, "return later", "return later");

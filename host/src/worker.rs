@@ -10,31 +10,27 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use crate::hold::Holds;
 use crate::lease::{Lease, Leases};
 use crate::queue::Queue;
 use crate::services::Services;
 use crate::task;
-use admission::Admission;
+use polls::{Poll, Polls};
 use quiet::Quiet;
 
 mod admission;
+mod polls;
 mod quiet;
 
-/// How long one receive waits for a message.
-const LONG_POLL: Duration = Duration::from_secs(20);
-/// The same for a host that stops when the queue is empty.
-const SHORT_POLL: Duration = Duration::from_millis(500);
-/// The same for such a host where each receive is a paid request.
-const SHORT_PAID_POLL: Duration = Duration::from_secs(5);
 /// How long a host that must stop at once tries to release its tasks.
 const RELEASING: Duration = Duration::from_secs(10);
 /// How long a stopping host waits for the answer to its last receive: one poll and the way back.
 const LAST_POLL: Duration = Duration::from_secs(25);
 
-/// The loop, and the permits that bound how many tasks the host holds.
+/// The loop, and the tasks that the host holds.
 pub struct Worker {
     services: Arc<Services>,
-    admission: Admission,
+    holds: Arc<Holds>,
     /// Notified when the last task under way has ended.
     idle: Notify,
 }
@@ -53,8 +49,9 @@ pub enum Stopped {
 impl Worker {
     /// A worker that runs tasks with `services`.
     pub fn new(services: Arc<Services>) -> Self {
-        let admission = Admission::new(&services.config, &*services.queue);
-        Self { services, admission, idle: Notify::new() }
+        let config = &services.config;
+        let holds = Holds::new(config.work.parallel, config.held_ahead(&*services.queue));
+        Self { services, holds, idle: Notify::new() }
     }
 
     /// Works until there is a reason to stop. After `drain` is cancelled, running tasks have the
@@ -75,7 +72,7 @@ impl Worker {
         let leases = Leases::new(queue, lease, services.outages.clone(), renewals);
         let told = tokio::select! {
             () = self.take_tasks(&leases, &tasks) => false,
-            never = self.admission.follow_pace(services) => match never {},
+            never = self.holds.keep_pace() => match never {},
             () = drain.cancelled() => true,
             () = kill.cancelled() => true,
         };
@@ -161,21 +158,29 @@ impl Worker {
             }
         };
         let mut over = std::pin::pin!(over);
-        let poll = match (config.stop.exit_when_empty, queue.batch()) {
-            (false, _) => LONG_POLL,
-            (true, 0..=1) => SHORT_POLL,
-            (true, _) => SHORT_PAID_POLL,
-        };
-        let mut wait = poll;
+        let mut polls = Polls::new(config.stop.exit_when_empty, queue.batch() > 1);
+        let mut is_told_idle = false;
         let mut quiet = Quiet::default();
         loop {
             let next = async {
                 self.services.wait_until_usable().await;
                 let wanted = self.still_wanted(tasks);
-                let mut permits = self.admission.admit(&self.services, wanted).await;
+                let mut permits = admission::admit(&self.holds, &self.services, wanted).await;
+                let until_free = self.holds.until_free();
+                let Poll { pause, wait } = match is_told_idle {
+                    true => Poll::default(),
+                    false => polls.next(Instant::now(), self.holds.last_freed(), until_free),
+                };
+                // Tokio's shortest sleep is a millisecond.
+                if !pause.is_zero() {
+                    tokio::time::sleep(pause).await;
+                }
                 let leased = leases.lease(permits.len(), wait).await;
                 if let Ok(leased) = &leased {
                     permits.truncate(leased.len());
+                    if leased.is_empty() && until_free.is_some() {
+                        self.holds.found_none_ahead();
+                    }
                 }
                 (permits, leased)
             };
@@ -185,23 +190,25 @@ impl Worker {
                 // The last task under way has ended. If the queue has no message to lease right
                 // now either, it may be empty.
                 () = self.idle.notified(), if config.stop.exit_when_empty => {
-                    wait = Duration::ZERO;
+                    is_told_idle = true;
                     continue;
                 }
                 () = &mut over => return,
             };
-            wait = poll;
+            is_told_idle = false;
             match leased {
                 Ok(leased) => {
                     outages.ends(queue);
                     let none = leased.is_empty();
+                    polls.ended(Instant::now(), !none);
                     for (lease, permit) in leased.into_iter().zip(permits) {
                         self.begin(lease, permit, tasks);
                     }
                     if config.stop.exit_when_empty {
                         let is_idle = none && tasks.is_empty();
                         let is_quiet = quiet.lasts(Instant::now(), is_idle, leases.last_return());
-                        if none && is_empty(&**queue, is_quiet).await {
+                        // The messages of tasks under way are in the queue.
+                        if none && tasks.is_empty() && is_empty(&**queue, is_quiet).await {
                             return;
                         }
                     }
@@ -223,11 +230,11 @@ impl Worker {
     }
 
     fn begin(self: &Arc<Self>, lease: Lease, permit: OwnedSemaphorePermit, tasks: &TaskTracker) {
-        let worker = self.clone();
+        let (worker, hold) = (self.clone(), self.holds.hold(permit));
         let others = tasks.clone();
         // Boxed, because a future of this size is moved several times.
         tasks.spawn(Box::pin(async move {
-            task::run(&worker.services, lease, permit).await;
+            task::run(&worker.services, lease, hold).await;
             if others.len() == 1 {
                 worker.idle.notify_one();
             }

@@ -21,9 +21,9 @@ const LAYERS: &[&[&str]] = &[
     &["lease", "cache", "sandbox"],
     &["queue", "bucket"],
     &["spill"],
-    &["ahead", "message", "outage", "ownership", "process_dir", "stats"],
+    &["ahead", "hold", "message", "outage", "ownership", "process_dir", "stats"],
     &["confinement", "json", "key", "roots", "turns", "words"],
-    &["blocking", "digest", "dirs", "environment", "fault", "plain", "shortage"],
+    &["blocking", "digest", "dirs", "environment", "fault", "pace", "plain", "shortage"],
 ];
 
 /// A file as a module path: `["queue", "file", "lease"]`.

@@ -16,6 +16,7 @@ use indicatif::HumanCount;
 use task_host::config::Config;
 use task_host::confinement::InForce;
 use task_host::fit::Finding;
+use task_host::hold::HeldAhead;
 use task_host::services::{OpenError, Services};
 use task_host::worker::{Stopped, Worker};
 use tokio::runtime::Handle;
@@ -359,8 +360,11 @@ fn announce(screen: &Console, services: &Services, missing: &Missing, confined: 
     let components = config.data.components_place();
     let cache =
         format!("{}, up to {}", config.cache.dir.display(), config.cache.size.display().iec());
-    let parallel =
-        format!("{} at a time, {} more prefetched", config.work.parallel, config.least_prefetch());
+    let ahead = match config.held_ahead(&**services.queue()) {
+        HeldAhead::Always(count) => format!("{count} more prefetched"),
+        HeldAhead::Soon(_) => "more prefetched if they start within seconds".to_owned(),
+    };
+    let parallel = format!("{} at a time, {ahead}", config.work.parallel);
     let lease = format!("{}, renewed while the host holds a task", time(config.work.lease));
     let attempts = format!(
         "{}, the second after about {}",

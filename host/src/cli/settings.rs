@@ -505,13 +505,12 @@ impl Settings {
         };
         self.tasks()?;
         self.get::<DisplaySettings>()?;
-        let parallel = || Some(self.get::<task_host::config::WorkSettings>().ok()?.parallel);
         let shown = |setting: &'static Arg| {
             let given = self.given.get(name(setting)).cloned();
             let text = match (name(setting), &config) {
                 ("queue", Some(config)) => Some(config.queue.to_string()),
                 ("error-queue", Some(config)) => Some(config.error_queue.to_string()),
-                ("prefetch", _) if given.is_none() => parallel().map(|n| (2 * n).to_string()),
+                ("prefetch", _) if given.is_none() => Some("what starts soon".to_owned()),
                 _ => given.as_ref().map(|given| given.text.clone()).or_else(|| default(setting)),
             };
             (name(setting).to_owned(), text, given.map_or(Origin::Default, |given| given.origin))

@@ -17,6 +17,7 @@ mod logs;
 mod programs;
 mod python;
 mod receipts;
+mod shared_work;
 mod shortages;
 mod sick_calls;
 mod sick_dirs;

@@ -141,8 +141,8 @@ pub(super) async fn compiler(config: &Config) -> Finding {
 }
 
 fn files(config: &Config) -> Finding {
-    let tasks = (config.work.parallel + config.least_prefetch()) as u64;
-    let files = needed(config.work.parallel, config.least_prefetch());
+    let tasks = (config.work.parallel + config.usual_prefetch()) as u64;
+    let files = needed(config.work.parallel, config.usual_prefetch());
     // A host raises its soft limit to the hard limit.
     let limits = getrlimit(Resource::Nofile);
     let Some(limit) = limits.maximum.or(limits.current) else {
