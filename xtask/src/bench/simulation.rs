@@ -42,7 +42,8 @@ pub(super) fn measure(project: &Project, quick: bool) -> anyhow::Result<(String,
     let results = Mutex::new(vec![Value::Null; FLEETS.len()]);
     let work = || {
         while let Some((n, (name, arguments))) = next.lock().expect("a lock").next() {
-            let arguments = if quick { format!("{QUICK} {arguments}") } else { (*arguments).into() };
+            let arguments =
+                if quick { format!("{QUICK} {arguments}") } else { (*arguments).into() };
             println!("{name}: {arguments}");
             let figures = simulate(&program, &arguments)?;
             println!("{name}: {figures}");
@@ -78,7 +79,8 @@ fn program(project: &Project) -> anyhow::Result<PathBuf> {
 fn simulate(program: &Path, arguments: &str) -> anyhow::Result<Value> {
     let printed = capture(Command::new(program).args(SIMULATE).env(FLEET, arguments))?;
     // The test's name may stand before the figures.
-    let figures = printed.lines().find_map(|line| serde_json::from_str(&line[line.find('{')?..]).ok());
+    let figures =
+        printed.lines().find_map(|line| serde_json::from_str(&line[line.find('{')?..]).ok());
     figures.with_context(|| format!("no figures of {arguments}"))
 }
 
@@ -102,7 +104,8 @@ fn tables(results: &[Value]) -> anyhow::Result<String> {
             number(&figures[name]).map(|value| format!("{value:.digits$}"))
         };
         let percent = |name: &str| anyhow::Ok(format!("{:.1}", 100.0 * number(&figures[name])?));
-        let each = |kind: &str| anyhow::Ok(format!("{:.3}", number(&figures["requests"][kind])? / tasks));
+        let each =
+            |kind: &str| anyhow::Ok(format!("{:.3}", number(&figures["requests"][kind])? / tasks));
         let name = || (*name).to_owned();
         let (lost, free) = (percent("time_lost")?, percent("free_while_held")?);
         time.row([name(), cell("seconds", 1)?, cell("ideal", 1)?, lost, free]);
