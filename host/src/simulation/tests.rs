@@ -94,29 +94,29 @@ fn short_tasks_take_a_third_of_a_request_each() {
 }
 
 #[test]
-fn tasks_of_seconds() {
+fn tasks_of_seconds_are_all_done() {
     run(&small(1_000, 10 * SECOND));
 }
 
 #[test]
-fn tasks_of_an_hour() {
-    run(&small(400, HOUR));
+fn tasks_of_an_hour_are_all_done() {
+    run(&small(160, HOUR));
 }
 
 #[test]
-fn wave() {
+fn a_wave_that_kills_hosts_loses_and_charges_nothing() {
     let waves = vec![Wave { at: 2 * HOUR, share: 0.3, notice: None }];
-    run(&Plan { waves, ..small(400, HOUR) });
+    run(&Plan { waves, ..small(160, HOUR) });
 }
 
 #[test]
-fn wave_with_notice() {
+fn a_wave_with_notice_loses_and_charges_nothing() {
     let waves = vec![Wave { at: 2 * HOUR, share: 0.3, notice: Some(2 * MINUTE) }];
-    run(&Plan { waves, ..small(400, HOUR) });
+    run(&Plan { waves, ..small(160, HOUR) });
 }
 
 #[test]
-fn outage() {
+fn an_outage_of_ten_minutes_loses_and_charges_nothing() {
     let outage = Some(MINUTE..11 * MINUTE);
     run(&Plan { outage, ..small(1_000, 10 * SECOND) });
 }
