@@ -6,6 +6,8 @@
 
 mod address;
 mod docker;
+#[cfg(test)]
+mod imitation;
 mod k8s;
 mod last_words;
 mod name;

@@ -7,10 +7,6 @@ use std::process::ExitCode;
 use task_host::environment::Environment;
 use task_host::roots;
 
-#[cfg(target_env = "musl")]
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     // SAFETY: no other thread runs yet.
     //

@@ -883,7 +883,7 @@ fn settings_are_shown_with_their_sources() {
         ["bucket", "/data", "host.toml"],
         ["input-bucket", "(none)", "default"],
         ["parallel", "2", "--parallel"],
-        ["prefetch", "4", "default"],
+        ["prefetch", "(soon)", "default"],
         ["lease", "10m", "HOST_LEASE"],
         ["durable", "false", "default"],
         ["cache-dir", "/cache", "--cache-dir"],

@@ -290,9 +290,6 @@ impl Compiler {
             .args(&self.arguments)
             .env_clear()
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
-            // The allocator of static programs counts its reserve of 1 GiB as used, unless this
-            // says otherwise; the compiler's limit would then be off by as much.
-            .env("MIMALLOC_ARENA_EAGER_COMMIT", "0")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
