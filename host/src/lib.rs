@@ -14,6 +14,7 @@
 //! on other machines.
 
 pub mod ahead;
+mod aws;
 mod blocking;
 pub mod bucket;
 pub mod cache;

@@ -22,7 +22,7 @@ const LAYERS: &[&[&str]] = &[
     &["queue", "bucket"],
     &["spill"],
     &["ahead", "message", "outage", "ownership", "process_dir", "stats"],
-    &["confinement", "json", "key", "roots", "turns", "words"],
+    &["aws", "confinement", "json", "key", "roots", "turns", "words"],
     &["blocking", "digest", "dirs", "environment", "fault", "plain", "shortage"],
 ];
 
