@@ -5,6 +5,12 @@
 //! what is the same for all engines is in [`policy`].
 
 mod address;
+#[cfg(feature = "fleet-aws")]
+mod aws;
+#[cfg(feature = "fleet-aws")]
+mod batch;
+#[cfg(feature = "fleet-aws")]
+mod ecs;
 #[cfg(test)]
 mod imitation;
 mod name;
@@ -217,12 +223,19 @@ pub struct Access {
 /// # Errors
 /// If this program was built without it.
 pub async fn open(address: &Address, access: &Access) -> Result<Box<dyn Engine>, EngineError> {
-    let _ = access;
     match address {
         Address::Docker { .. } => Err(absent(address)),
         Address::Slurm { .. } => Err(absent(address)),
-        Address::Batch { .. } => Err(absent(address)),
-        Address::Ecs { .. } => Err(absent(address)),
+        #[cfg(feature = "fleet-aws")]
+        Address::Batch { queue } => {
+            Ok(Box::new(batch::Batch::open(address.to_string(), queue, access).await?))
+        }
+        #[cfg(feature = "fleet-aws")]
+        Address::Ecs { cluster } => {
+            Ok(Box::new(ecs::Ecs::open(address.to_string(), cluster, access).await?))
+        }
+        #[cfg(not(feature = "fleet-aws"))]
+        Address::Batch { .. } | Address::Ecs { .. } => Err(absent(address)),
         Address::Kubernetes { .. } => Err(absent(address)),
     }
 }

@@ -5,9 +5,9 @@ mod queues;
 mod up;
 mod watch;
 
-use task_host::fleet::{self, Counts, Engine, EngineError, FleetName, Reason};
-use task_host::fleet::policy::Event;
 use task_host::environment::Environment;
+use task_host::fleet::policy::Event;
+use task_host::fleet::{self, Counts, Engine, EngineError, FleetName, Reason};
 
 use super::exit_code::{Advice, Exit};
 use super::output;
@@ -80,8 +80,7 @@ impl Which {
 async fn open(engine: &EngineOption, settings: &Settings) -> anyhow::Result<Box<dyn Engine>> {
     let address = engine.address(settings)?;
     let cloud: task_host::config::CloudSettings = settings.get()?;
-    let access =
-        fleet::Access { region: cloud.region, environment: Environment::of_process() };
+    let access = fleet::Access { region: cloud.region, environment: Environment::of_process() };
     fleet::open(&address, &access).await.map_err(advice)
 }
 

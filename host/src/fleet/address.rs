@@ -75,9 +75,7 @@ impl FromStr for Address {
         match scheme {
             "docker" => Ok(Self::Docker { context: given() }),
             "slurm" => Ok(Self::Slurm { partition: given() }),
-            "batch" => Ok(Self::Batch {
-                queue: needed("job queue; write batch://QUEUE")?,
-            }),
+            "batch" => Ok(Self::Batch { queue: needed("job queue; write batch://QUEUE")? }),
             "ecs" => Ok(Self::Ecs {
                 cluster: needed("cluster; write ecs://CLUSTER, like ecs://default")?,
             }),

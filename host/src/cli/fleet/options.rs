@@ -68,9 +68,8 @@ pub(super) struct EngineOption {
 impl EngineOption {
     /// The engine, as a flag or the file names it.
     pub(super) fn address(&self, settings: &Settings) -> anyhow::Result<Address> {
-        let file = || -> anyhow::Result<Option<Address>> {
-            Ok(Options::of_file(settings)?.engine.on)
-        };
+        let file =
+            || -> anyhow::Result<Option<Address>> { Ok(Options::of_file(settings)?.engine.on) };
         let address = match &self.on {
             Some(address) => Some(address.clone()),
             None => file()?,

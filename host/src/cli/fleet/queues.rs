@@ -21,7 +21,11 @@ impl Queues {
         let access = settings.queue_access()?;
         let tasks = settings.queue()?;
         let errors = queue::admin(&settings.error_queue(&tasks)?, &access).await?;
-        Ok(Self { is_remote: tasks.is_remote(), tasks: queue::admin(&tasks, &access).await?, errors })
+        Ok(Self {
+            is_remote: tasks.is_remote(),
+            tasks: queue::admin(&tasks, &access).await?,
+            errors,
+        })
     }
 
     /// The counts of both queues.

@@ -9,10 +9,10 @@ use task_host::fleet::policy::{self, Launched, Wanted};
 use task_host::fleet::{Engine, FleetName, Spec};
 use task_host::queue;
 
-use super::options::{Options, Workers};
 use super::super::exit_code::{Advice, Exit};
 use super::super::output;
 use super::super::settings::{Everything, Flags, Settings};
+use super::options::{Options, Workers};
 use super::{advice, name, open, said, states, tell};
 
 /// What a host needs beside its tasks, with some to spare.

@@ -114,7 +114,8 @@ impl Settings {
     /// The settings that were given, as variables for workers. Queues and buckets that are
     /// directories are absolute: other commands find them too.
     pub(crate) fn variables(&self, config: &Config) -> anyhow::Result<BTreeMap<String, String>> {
-        let given = |setting| Some((variable(setting), self.given.get(name(setting))?.text.clone()));
+        let given =
+            |setting| Some((variable(setting), self.given.get(name(setting))?.text.clone()));
         let shared = DECLARED.iter().filter(|setting| !OWN.contains(&name(setting)));
         let mut variables: BTreeMap<String, String> = shared.filter_map(given).collect();
         // Also without tables: a worker must not read a file that it may find.
@@ -166,9 +167,9 @@ impl Settings {
         let buckets = [Some(&config.data.bucket), config.data.input_bucket.as_ref()];
         let buckets = buckets.into_iter().flatten().filter_map(|bucket| bucket.path());
         let allowed = config.confinement.confine_allow.iter().flat_map(|paths| &paths.0);
-        let given = ["component-keys", "cache-dir"].into_iter().filter_map(|name| {
-            self.given.get(name).map(|given| Path::new(&given.text))
-        });
+        let given = ["component-keys", "cache-dir"]
+            .into_iter()
+            .filter_map(|name| self.given.get(name).map(|given| Path::new(&given.text)));
         let components = config.data.components.as_deref();
         let all = queues.chain(buckets).chain(components).chain(given);
         let all = all.chain(allowed.map(PathBuf::as_path));

@@ -82,7 +82,9 @@ pub(super) fn text(tables: &Tables) -> String {
     for (task, given) in tables {
         let value = |(key, given): (&&str, &Given)| {
             let value = match *key {
-                COMPONENTS => given.text.split(' ').map(toml::Value::from).collect::<Vec<_>>().into(),
+                COMPONENTS => {
+                    given.text.split(' ').map(toml::Value::from).collect::<Vec<_>>().into()
+                }
                 _ => given.text.as_str().into(),
             };
             ((*key).to_owned(), value)
