@@ -11,6 +11,7 @@ mod described;
 mod doctor;
 mod exit_code;
 mod fleet;
+mod health;
 mod local_runner;
 mod new;
 mod open_files;
@@ -77,6 +78,8 @@ enum Command {
     Doctor(doctor::Doctor),
     /// Show each setting, its value and where the value came from
     Config(config::Config),
+    /// Ask a running host whether it is alive or ready
+    Health(health::Health),
     /// Compile a component for the host that started this process
     #[command(hide = true)]
     CompileComponent,
@@ -96,6 +99,7 @@ impl Command {
             Self::New(command) => command.run(),
             Self::Doctor(command) => command.run(),
             Self::Config(command) => command.run(),
+            Self::Health(command) => command.run(),
             Self::CompileComponent => Ok(task_host::catalog::compile_for_parent()
                 .context("this command is for `host` itself")
                 .map(|()| Exit::Done)?),

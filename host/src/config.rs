@@ -19,13 +19,21 @@ use crate::bucket::{self, StoredEncoding};
 use crate::catalog::{CompileLimits, Compiler, Keys};
 use crate::confinement::Confine;
 use crate::environment::{Environment, default_cache_dir};
+use crate::hold::HeldAhead;
+use crate::identity::{self, Engine};
 use crate::key::Prefix;
-use crate::queue;
+use crate::machine::Machine;
+use crate::notice::Notices;
+use crate::queue::{self, Queue};
 use crate::report;
 use crate::sandbox::{Limits, Mode};
 use crate::verdict::Policy;
 
 pub use tasks::{NamedTask, TaskLimits, Tasks};
+
+/// How many more tasks are prefetched of a queue where one request brings several: a few full
+/// answers.
+pub const MORE_PREFETCH: usize = 40;
 
 /// The settings of `host run`.
 #[derive(Debug, Clone, Args)]
@@ -145,16 +153,20 @@ pub struct CloudSettings {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Work")]
 pub struct WorkSettings {
-    /// Number of tasks to run at the same time [default: the number of cores]
+    /// Number of tasks to run at the same time [default: the number of cores, fewer where memory is
+    /// short]
     #[arg(
-        long, value_name = "N", default_value_t = cores(), hide_default_value = true,
+        long, value_name = "N", default_value_t = Machine::of_process().cores(), hide_default_value = true,
         value_parser = parse::parallel
     )]
     pub parallel: usize,
-    /// Number of tasks to prefetch while others run [default: twice --parallel, more for short
-    /// tasks]
+    /// Number of tasks to hold and prefetch while others run, however long they wait [default:
+    /// those that are expected to start within seconds]
     #[arg(long, value_name = "N", value_parser = parse::prefetch)]
     pub prefetch: Option<usize>,
+    /// The most tasks to prefetch. Not a setting: it follows from the process's limit of files.
+    #[arg(skip = usize::MAX)]
+    pub most_prefetch: usize,
     /// Maximum bytes of inputs to prefetch for waiting tasks
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse::size)]
     pub prefetch_bytes: ByteSize,
@@ -174,15 +186,31 @@ pub struct StopSettings {
     /// Stop when the queue is empty and no worker holds a task of it
     #[arg(short = 'x', long)]
     pub exit_when_empty: bool,
+    /// Stop when no task could be leased for this time, whatever other workers hold; of a fleet, the
+    /// worker with the number 0 stays until the queue is empty
+    #[arg(long, value_name = "TIME", value_parser = parse::positive_duration)]
+    pub exit_when_idle: Option<Duration>,
     /// Stop after this many tasks are done or rejected
     #[arg(long, value_name = "N", value_parser = parse::positive)]
     pub max_tasks: Option<u64>,
     /// Take no new tasks after this time, then stop
     #[arg(long = "for", value_name = "TIME", value_parser = parse::positive_duration)]
     pub run_for: Option<Duration>,
-    /// How long running tasks may take to finish after SIGTERM or Ctrl-C
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse::duration)]
+    /// How long running tasks may take to finish after SIGTERM or Ctrl-C [default: 30s; 10s in AWS
+    /// Batch, ECS, Kubernetes and Slurm; 5s in another container]
+    #[arg(
+        long, value_name = "TIME", default_value = default_grace(), hide_default_value = true,
+        value_parser = parse::duration
+    )]
     pub grace: Duration,
+    /// Whose notices that this machine will be taken away make the host stop: aws, google, azure,
+    /// none, or auto, which is the cloud that the machine is in
+    #[arg(long, value_name = "CLOUD", default_value = "auto", value_parser = parse::notices)]
+    pub notice: Notices,
+    /// Exit with code 0 although tasks were rejected, or were released when the host was told to
+    /// stop
+    #[arg(long)]
+    pub exit_zero: bool,
 }
 
 /// How tasks are retried.
@@ -242,9 +270,10 @@ pub struct TaskSettings {
 #[command(next_help_heading = "Limits of compiling a component")]
 pub struct CompileSettings {
     /// Maximum memory for compiling a component; its compiled code may take up to 1/16 of this
+    /// [default: 2GiB, less where memory is short]
     #[arg(
         id = "compile-memory", long, value_name = "SIZE", default_value = "2GiB",
-        value_parser = parse::compile_memory
+        hide_default_value = true, value_parser = parse::compile_memory
     )]
     pub memory: ByteSize,
     /// Maximum CPU time for compiling a component; the elapsed time may be four times this
@@ -310,9 +339,24 @@ pub struct ConfinementSettings {
 pub struct Paths(pub Vec<PathBuf>);
 
 impl Config {
-    /// The minimum number of tasks to prefetch.
-    pub fn least_prefetch(&self) -> usize {
-        self.work.prefetch.unwrap_or(self.work.parallel * 2)
+    /// How many tasks a host with this queue holds beyond those that run.
+    pub fn held_ahead(&self, queue: &dyn Queue) -> HeldAhead {
+        match self.work.prefetch {
+            // A queue that counts deliveries may count one for a message that was only held.
+            _ if queue.charges_for_holding() => HeldAhead::Always(0),
+            Some(_) => HeldAhead::Always(self.usual_prefetch()),
+            None => {
+                // The pace of short tasks decides how many requests are made for them.
+                let more = if queue.batch() > 1 { MORE_PREFETCH } else { 0 };
+                HeldAhead::Soon(self.work.most_prefetch.min(self.work.parallel * 2 + more))
+            }
+        }
+    }
+
+    /// The number of tasks to prefetch, if it is set. Else the most that are prefetched of a queue
+    /// where each request brings one.
+    pub fn usual_prefetch(&self) -> usize {
+        self.work.prefetch.unwrap_or(self.work.parallel * 2).min(self.work.most_prefetch)
     }
 
     /// How a host reaches its queues. Reports are not read: a host only leases tasks.
@@ -411,6 +455,19 @@ impl TaskSettings {
     }
 }
 
+impl TaskLimits {
+    /// How many tasks should run at a time on this machine.
+    pub fn places(&self, machine: &Machine) -> usize {
+        machine.places(self.most(Limits::of_the_host).of_the_host())
+    }
+
+    /// The memory that the guests of `parallel` tasks may have together on this machine, if the
+    /// machine's memory is known.
+    pub fn for_guests(&self, machine: &Machine, parallel: usize) -> Option<ByteSize> {
+        machine.for_guests(parallel, self.most(Limits::beside_the_guest).beside_the_guest())
+    }
+}
+
 impl CompileSettings {
     /// The compiler's limits.
     pub fn limits(&self) -> CompileLimits {
@@ -425,6 +482,9 @@ pub fn compiler(limits: CompileLimits) -> Compiler {
     Compiler::new(PathBuf::from("/proc/self/exe"), vec!["compile-component".into()], limits)
 }
 
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+/// The time that is known to fit what started this host.
+fn default_grace() -> String {
+    let engine = identity::of_process().engine();
+    let grace = engine.map_or(Duration::from_secs(30), Engine::grace);
+    humantime::format_duration(grace).to_string()
 }

@@ -69,6 +69,9 @@ pub enum Failure {
     /// The host is stopping, and the task had not started.
     #[error("the host is stopping")]
     Draining,
+    /// The task has waited for a slot, and would wait for longer; another host may have one.
+    #[error("the slots of this host stay busy for longer than expected; another host may be free")]
+    SlotsBusy,
     /// The lease is lost.
     #[error("the lease was lost")]
     LeaseLost,

@@ -11,8 +11,6 @@ mod aws;
 mod batch;
 #[cfg(feature = "fleet-aws")]
 mod ecs;
-#[cfg(test)]
-mod imitation;
 mod name;
 pub mod policy;
 mod program;

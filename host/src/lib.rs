@@ -1,6 +1,6 @@
 //! Task Host: the life of one task, and the modules in that order.
 //!
-//! 1. [`worker`] takes a permit and a [`lease`] on a message of the task [`queue`].
+//! 1. [`worker`] takes a permit ([`hold`]) and a [`lease`] on a message of the task [`queue`].
 //! 2. [`message`] decodes it into a [`message::Task`]. [`key`] checks names, [`plain`] their
 //!    characters.
 //! 3. [`prefetch`] brings the inputs from the [`bucket`] through the [`cache`] to where the guest
@@ -14,6 +14,7 @@
 //! on other machines.
 
 pub mod ahead;
+pub mod ask;
 mod aws;
 mod blocking;
 pub mod bucket;
@@ -28,15 +29,21 @@ pub mod failure;
 pub mod fault;
 pub mod fit;
 pub mod fleet;
+pub mod hold;
+pub mod identity;
 pub mod json;
 pub mod key;
 pub mod lease;
+pub mod machine;
 pub mod message;
+pub mod notice;
 pub mod outage;
 mod ownership;
+pub mod pace;
 pub mod plain;
 pub mod prefetch;
 mod process_dir;
+pub mod protection;
 pub mod publish;
 pub mod queue;
 pub mod receipt;

@@ -386,9 +386,9 @@ impl ReadInPlace {
         })
     }
 
-    /// One of them, if there are any.
-    pub fn last(&self) -> Option<&BucketKey> {
-        self.0.last().map(|(input, _)| input)
+    /// True if there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 

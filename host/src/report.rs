@@ -20,6 +20,7 @@ use serde_json::value::RawValue;
 
 use crate::digest::Digest;
 use crate::environment::Environment;
+use crate::identity::{self, Identity};
 use crate::json;
 use crate::key::BucketKey;
 use crate::message;
@@ -100,6 +101,8 @@ pub struct ErrorReport<'a> {
 struct Extent {
     /// The message, and not only its digest.
     has_message: bool,
+    /// Which worker of a fleet this host is.
+    has_worker: bool,
     /// Reasons of earlier failures.
     reasons: usize,
     exception: usize,
@@ -109,13 +112,21 @@ struct Extent {
 /// The versions of an error report. Most have the message: `host queue redrive` can send back no
 /// other.
 const EXTENTS: [Extent; 6] = [
-    Extent { has_message: true, reasons: REASONS, exception: 64 << 10, log: 128 << 10 },
-    Extent { has_message: true, reasons: 0, exception: 16 << 10, log: 8 << 10 },
-    Extent { has_message: true, reasons: 0, exception: 4 << 10, log: 0 },
-    Extent { has_message: true, reasons: 0, exception: 256, log: 0 },
-    Extent { has_message: false, reasons: 0, exception: 16 << 10, log: 8 << 10 },
-    Extent { has_message: false, reasons: 0, exception: 1024, log: 0 },
+    Extent { reasons: REASONS, exception: 64 << 10, log: 128 << 10, ..WHOLE },
+    Extent { exception: 16 << 10, log: 8 << 10, ..WHOLE },
+    Extent { exception: 4 << 10, ..WHOLE },
+    Extent { exception: 256, has_worker: false, ..WHOLE },
+    Extent { exception: 16 << 10, log: 8 << 10, has_message: false, ..WHOLE },
+    Extent { exception: 1024, has_message: false, has_worker: false, ..WHOLE },
 ];
+
+const WHOLE: Extent =
+    Extent { has_message: true, has_worker: true, reasons: 0, exception: 0, log: 0 };
+
+/// Which worker of a fleet this host is, if it is known.
+fn worker() -> Option<&'static Identity> {
+    Some(identity::of_process()).filter(|worker| !worker.is_unknown())
+}
 
 impl ErrorReport<'_> {
     /// The report as the text of a message, then shorter and shorter versions.
@@ -127,6 +138,8 @@ impl ErrorReport<'_> {
         #[derive(Serialize)]
         struct Wire<'a> {
             host_info: &'static HostInfo,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            worker: Option<&'static Identity>,
             task: Received<'a>,
             exception: Cow<'a, str>,
             attempt: u32,
@@ -147,6 +160,7 @@ impl ErrorReport<'_> {
         let log = self.log.filter(|log| !log.is_empty() && extent.log > 0);
         to_bytes(&Wire {
             host_info: &HOST_INFO,
+            worker: worker().filter(|_| extent.has_worker),
             task: Received::new(self.message, extent.has_message),
             exception: head(&self.exception, extent.exception),
             attempt: self.attempt,
@@ -203,6 +217,8 @@ impl DoneReport<'_> {
         #[derive(Serialize)]
         struct Wire<'a> {
             host_info: &'static HostInfo,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            worker: Option<&'static Identity>,
             task: Received<'a>,
             result: Outcome<'a>,
             attempt: u32,
@@ -229,6 +245,7 @@ impl DoneReport<'_> {
         };
         to_bytes(&Wire {
             host_info: &HOST_INFO,
+            worker: worker().filter(|_| has_message),
             task: Received::new(self.message, has_message),
             result: Outcome { success: true, outputs },
             attempt: self.attempt,

@@ -20,6 +20,7 @@ mod limits;
 mod log;
 mod mode;
 mod quota;
+mod room;
 mod stack;
 mod thread;
 
@@ -57,6 +58,7 @@ pub use log::{Log, Tee};
 pub use mode::Mode;
 use mode::{StepClock, World};
 use quota::Quota;
+use room::{Room, Share};
 use thread::Threads;
 
 /// Bytes of a guest's reason for a failure that are kept.
@@ -81,6 +83,7 @@ pub struct Sandbox {
     threads: Threads,
     disk: Disk,
     mode: Mode,
+    room: Arc<Room>,
 }
 
 /// A compiled component of our world, ready to be instantiated.
@@ -223,6 +226,17 @@ pub enum RunError {
         /// What the guest had written until then, in bytes.
         written: u64,
     },
+    /// The guests that ran at the same time needed more memory together than the host has for
+    /// them. Alone, this one may have enough.
+    #[error(
+        "the tasks that ran at the same time need more than the {} of memory that this host has for \
+         tasks; a lower --parallel or more memory lets each of them run at once",
+        memory.display().iec()
+    )]
+    Crowded {
+        /// The memory for all guests.
+        memory: ByteSize,
+    },
     /// The host's own code broke off while it ran the task.
     #[error(
         "the host's own code panicked while it ran the task (its log says where); \
@@ -240,7 +254,11 @@ impl RunError {
             | Self::Limit { phase, .. }
             | Self::Trap { phase, .. } => Some(*phase),
             Self::Unsuccessful => Some(Phase::Finalize),
-            Self::Cancelled | Self::Host(_) | Self::Shortage { .. } | Self::Broke => None,
+            Self::Cancelled
+            | Self::Host(_)
+            | Self::Shortage { .. }
+            | Self::Crowded { .. }
+            | Self::Broke => None,
         }
     }
 }
@@ -292,7 +310,18 @@ impl Sandbox {
         imports::add_to_linker(&mut linker)?;
         let threads = Threads::start(slots, &engine)?;
         let disk = Disk::start(spill)?;
-        Ok(Self { engine, linker, threads, disk, mode })
+        let room = Room::new(ByteSize(u64::MAX));
+        Ok(Self { engine, linker, threads, disk, mode, room })
+    }
+
+    /// The same, in which all guests together have no more than `memory`, if there is such a limit.
+    /// A guest that needs memory of another one waits for its end. If all of them wait, one ends with
+    /// [`RunError::Crowded`].
+    pub fn with_memory(self, memory: Option<ByteSize>) -> Self {
+        match memory {
+            Some(memory) => Self { room: Room::new(memory), ..self },
+            None => self,
+        }
     }
 
     /// Where guests get the time and random numbers from. Their compiled code depends on it.
@@ -366,11 +395,12 @@ impl Sandbox {
     /// Runs the job on the next free thread, if it is still there then.
     async fn run_unless_taken(&self, job: Arc<Mutex<Option<Job>>>) -> Execution {
         let (disk, mode) = (self.disk.clone(), self.mode);
+        let share = Share::of(self.room.clone());
         let run = self.threads.run(move |engine| {
             let job = job.lock().take();
             Box::pin(async move {
                 match job {
-                    Some(job) => execute(engine, disk, mode, job).await,
+                    Some(job) => execute(engine, disk, mode, share, job).await,
                     None => Execution::not_begun(RunError::Cancelled),
                 }
             })
@@ -440,7 +470,7 @@ pub fn compiling_engine(mode: Mode) -> wasmtime::Result<Engine> {
     Engine::new(&code_config(mode))
 }
 
-async fn execute(engine: &Engine, disk: Disk, mode: Mode, job: Job) -> Execution {
+async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job) -> Execution {
     let start = Instant::now();
     let limits = &*job.limits;
     let deadline = start + limits.time;
@@ -464,12 +494,12 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, job: Job) -> Execution
         table,
         files: files.clone(),
         quota: quota.clone(),
-        memory: Memory::new(limits.memory),
+        memory: Memory::new(limits.memory, share),
         steps: world.map(|world| world.clock),
         cpu_time: limits.cpu_time.map(|most| CpuTime::start(most, start)),
     };
     let mut store = Store::new(engine, state);
-    store.limiter(|state| &mut state.memory);
+    store.limiter_async(|state| &mut state.memory);
     store.set_hostcall_fuel(usize::try_from(limits.call().as_u64()).unwrap_or(usize::MAX));
     store.set_max_component_handles(limits::MAX_ALL_HANDLES);
     // A guest that computes is stopped by the epoch; one that waits in a host call, by the
@@ -501,6 +531,7 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, job: Job) -> Execution
     };
     let memory = store.data().memory.bytes();
     let denied = store.data().memory.denied();
+    let (crowded, waited_for) = (store.data().memory.crowded(), store.data().memory.waited_for());
     let refused_open = quota.refused_open();
     let cpu_time = store.data().cpu_time.as_ref().map(CpuTime::used);
     let is_out_of_cpu_time = store.data().cpu_time.as_ref().is_some_and(CpuTime::is_over);
@@ -515,16 +546,19 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, job: Job) -> Execution
         _ if let Some(errno) = quota.shortage() => {
             Err(RunError::Shortage { errno, written: quota.written() })
         }
+        (Err(Ended::Error(_)), _) if let Some(memory) = crowded => {
+            Err(RunError::Crowded { memory })
+        }
+        // The wait for other guests is not the guest's own time.
+        (Err(Ended::Late), _) if let Some(memory) = waited_for => Err(RunError::Crowded { memory }),
         (Err(Ended::Late), _) => Err(limit(phase, Limit::Time(limits.time))),
         (Err(Ended::Error(_)), _) if job.cancelled.is_cancelled() => Err(RunError::Cancelled),
         (Err(Ended::Error(error)), _) if error.downcast_ref() == Some(&Trap::Interrupt) => {
-            Err(limit(
-                phase,
-                match limits.cpu_time.filter(|_| is_out_of_cpu_time) {
-                    Some(most) => Limit::CpuTime(most),
-                    None => Limit::Time(limits.time),
-                },
-            ))
+            match (limits.cpu_time.filter(|_| is_out_of_cpu_time), waited_for) {
+                (Some(most), _) => Err(limit(phase, Limit::CpuTime(most))),
+                (None, Some(memory)) => Err(RunError::Crowded { memory }),
+                (None, None) => Err(limit(phase, Limit::Time(limits.time))),
+            }
         }
         // A guest that was refused bytes and went on has left half of what it meant to, and
         // what it makes of the refusal says less than the limit does.

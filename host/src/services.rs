@@ -15,6 +15,7 @@ use crate::cache::{Cache, CacheError, CacheOptions};
 use crate::catalog::Catalog;
 use crate::config::{self, Config, TaskLimits};
 use crate::key::Prefix;
+use crate::machine::Machine;
 use crate::outage::Outages;
 use crate::prefetch::Prefetch;
 use crate::queue::{self, Address, Queue, QueueError};
@@ -23,9 +24,11 @@ use crate::sandbox::{Confinement, Sandbox};
 use crate::spill::{SpillDir, SpillError};
 use crate::stats::Stats;
 use crate::verdict::Policy;
+use crowded::Crowded;
 use slots::Slots;
 use undeleted::Undeleted;
 
+pub(crate) mod crowded;
 mod diagnosis;
 pub(crate) mod slots;
 pub(crate) mod undeleted;
@@ -65,6 +68,8 @@ pub struct Services {
     pub(crate) killed: CancellationToken,
     /// Tasks that have ended and whose messages could not be deleted.
     pub(crate) undeleted: Undeleted,
+    /// Tasks that lacked memory beside others.
+    pub(crate) crowded: Crowded,
     /// Tasks that have a result and wait for a queue or a bucket.
     waiting: AtomicU64,
     /// Objects that worked or failed lately.
@@ -126,7 +131,10 @@ impl Services {
         let spill = Arc::new(SpillDir::new(&config.cache.dir.join("work"))?);
         let (parallel, mode) = (config.work.parallel, config.work.mode());
         let sandbox = Sandbox::new(parallel, spill.clone(), mode);
-        let sandbox = Arc::new(sandbox.map_err(|e| OpenError::Sandbox(format!("{e:#}")))?);
+        let sandbox = sandbox.map_err(|e| OpenError::Sandbox(format!("{e:#}")))?;
+        let limits = config.limits();
+        let memory = limits.for_guests(Machine::of_process(), parallel);
+        let sandbox = Arc::new(sandbox.with_memory(memory));
         let (component_bucket, component_prefix) = match &config.data.components {
             Some(dir) => (bucket::open_dir(dir)?, Prefix::root()),
             None => (bucket.clone(), config.data.component_prefix.clone()),
@@ -158,7 +166,7 @@ impl Services {
             spill,
             catalog,
             sandbox,
-            limits: config.limits(),
+            limits,
             policy: config.retries.policy(),
             report_disks: report_disks(&config, [Some(&error_queue), done_queue.as_ref()]),
             queue,
@@ -169,6 +177,7 @@ impl Services {
             draining: CancellationToken::new(),
             killed: CancellationToken::new(),
             undeleted: Undeleted::default(),
+            crowded: Crowded::default(),
             waiting: AtomicU64::new(0),
             objects: diagnosis::RecentObjects::default(),
             config,

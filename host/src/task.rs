@@ -19,6 +19,7 @@ use crate::catalog::{CatalogError, Ready};
 use crate::digest::Digest;
 use crate::failure::Failure;
 use crate::fault::{self, Step as Reached};
+use crate::hold::Hold;
 use crate::lease::Lease;
 use crate::message::{DecodeError, Task};
 use crate::prefetch::{Brought, ReadInPlace};
@@ -80,9 +81,9 @@ enum Turn {
     Alone([OwnedSemaphorePermit; 2]),
 }
 
-/// Runs the task of a leased message and settles the message. `permit` is dropped as soon as the
+/// Runs the task of a leased message and settles the message. `hold` is dropped as soon as the
 /// task neither waits nor runs.
-pub async fn run(services: &Services, mut lease: Lease, permit: OwnedSemaphorePermit) {
+pub async fn run(services: &Services, mut lease: Lease, hold: Hold) {
     let _in_flight = Gauge::enter(&services.stats.in_flight);
     let (since, mut steps) = (Instant::now(), Steps::start());
     fault::point(Reached::Leased);
@@ -111,7 +112,7 @@ pub async fn run(services: &Services, mut lease: Lease, permit: OwnedSemaphorePe
         let mut end = match services.undeleted.recall(&lease.message().id, &lease.message().body) {
             // The message came again because it could not be deleted.
             Some(ended) => return attempt.settle_again(services, lease, ended).await,
-            None => attempt.make(services, &mut lease, decoded, permit).await,
+            None => attempt.make(services, &mut lease, decoded, hold).await,
         };
         if let Err(failure) = end {
             end = Err(services.diagnose(failure, attempt.task.as_deref(), since).await);
@@ -133,12 +134,12 @@ impl Attempt {
         services: &Services,
         lease: &mut Lease,
         decoded: Result<Task, DecodeError>,
-        permit: OwnedSemaphorePermit,
+        mut hold: Hold,
     ) -> Result<Published, Failure> {
-        let mut permit = Some(permit);
         let task = Arc::new(decoded?);
         self.task = Some(task.clone());
-        let alone = verdict::is_suspect(lease.message());
+        let was_crowded = services.crowded.take(&lease.message().id);
+        let alone = was_crowded || verdict::is_suspect(lease.message());
         let is_trial = services.outages.any();
         if services.outages.is_out(&services.renewing()) {
             // Without renewals no task can finish, so try that first.
@@ -149,12 +150,15 @@ impl Attempt {
         }
 
         // The guest has not started, so the task can go to another host: a drain ends the attempt
-        // at once. So does an outage, unless this task tries whether the outage is over.
+        // at once. So do slots that stay busy, and an outage, unless this task tries whether the
+        // outage is over.
         let lost = lease.lost().clone();
+        let released = hold.released();
         let next = tokio::select! {
-            next = self.begin(services, lease.message(), &task, alone, &mut permit) => next?,
+            next = self.begin(services, lease.message(), &task, alone, &mut hold) => next?,
             () = lost.cancelled() => return Err(Failure::LeaseLost),
             () = services.draining.cancelled() => return Err(Failure::Draining),
+            () = released => return Err(Failure::SlotsBusy),
             () = services.outages.begun(), if !is_trial => {
                 return Err(Failure::Outage(
                     "the host can't work now and releases tasks that have not started"
@@ -169,7 +173,7 @@ impl Attempt {
                 tracing::debug!("done before, as its receipt says");
                 Ok(published)
             }
-            Next::Run(ready) => self.run_and_publish(services, lease, &task, ready, permit).await,
+            Next::Run(ready) => self.run_and_publish(services, lease, &task, ready, hold).await,
         }
     }
 
@@ -180,7 +184,7 @@ impl Attempt {
         message: &Message,
         task: &Task,
         alone: bool,
-        permit: &mut Option<OwnedSemaphorePermit>,
+        hold: &mut Hold,
     ) -> Result<Next, Failure> {
         // A task that is done is not given up, however many of its hosts have died.
         if let Some(published) = self.done_before(services, task).await? {
@@ -189,7 +193,7 @@ impl Attempt {
         let limits_deliveries = services.queue.limits_deliveries();
         verdict::may_start(message, &services.policy, limits_deliveries)?;
         services.catalog.check_listed(&task.name)?;
-        self.get_ready(services, task, alone, permit).await.map(Next::Run)
+        self.get_ready(services, task, alone, hold).await.map(Next::Run)
     }
 
     /// Everything after the recorded start.
@@ -199,7 +203,7 @@ impl Attempt {
         lease: &mut Lease,
         task: &Arc<Task>,
         prepared: Prepared,
-        permit: Option<OwnedSemaphorePermit>,
+        hold: Hold,
     ) -> Result<Published, Failure> {
         let lost = lease.lost().clone();
         let Prepared { inputs, versions, in_place, component, turn } = prepared;
@@ -223,9 +227,9 @@ impl Attempt {
             slot: slot.map(|slot| slot.permit),
         };
         let execution = if is_ahead {
-            self.execute_ahead(services, lease, job).await?
+            self.execute_ahead(services, lease, &hold, job).await?
         } else {
-            self.execute(services, job).await
+            self.execute(services, &hold, job).await
         };
         self.log = execution.log;
         self.memory = execution.memory;
@@ -233,18 +237,22 @@ impl Attempt {
         let listed = match execution.result {
             Err(RunError::Cancelled) if lost.is_cancelled() => return Err(Failure::LeaseLost),
             Err(RunError::Cancelled) => return Err(RunError::Cancelled.into()),
+            Err(error @ RunError::Crowded { .. }) => {
+                services.crowded.remember(&lease.message().id);
+                return Err(error.into());
+            }
             result => {
                 // Whatever the guest made of an input that was changed while it read it.
                 in_place.check()?;
-                if let Some(input) = in_place.last() {
-                    services.was_read(task.base_directory.join(input));
+                if !in_place.is_empty() {
+                    services.were_read(task);
                 }
                 result?
             }
         };
 
         let _publishing = services.publishing.acquire().await;
-        drop(permit);
+        drop(hold);
         check_listed(&execution.outputs, &listed).await?;
         lease.confirm().await.map_err(|_| Failure::LeaseLost)?;
         fault::point(Reached::Confirmed);
@@ -324,9 +332,7 @@ impl Attempt {
         let facts = outputs.facts();
         let published = outputs.published();
         services.stats.bytes_out.fetch_add(published.bytes, Relaxed);
-        if let Some(key) = published.keys.last() {
-            services.was_put(key.clone());
-        }
+        services.were_put(&published.keys);
         Ok((published, facts))
     }
 
@@ -336,34 +342,33 @@ impl Attempt {
         services: &Services,
         task: &Task,
         alone: bool,
-        permit: &mut Option<OwnedSemaphorePermit>,
+        hold: &mut Hold,
     ) -> Result<Prepared, Failure> {
         if let Some(error) = services.catalog.is_slow(&task.name).await {
             return Err(not_found(services, error));
         }
         let Brought { fetched, inputs, versions, in_place, mut ahead } =
             services.inputs.bring(&task.base_directory, &task.inputs).await?;
-        if let (Some(input), None) = (task.inputs.last(), in_place.last()) {
-            services.was_read(task.base_directory.join(input));
+        if in_place.is_empty() {
+            services.were_read(task);
         }
         services.stats.bytes_in.fetch_add(fetched.bytes, Relaxed);
         services.stats.cache_hits.fetch_add(fetched.hits.into(), Relaxed);
         services.stats.cache_misses.fetch_add(fetched.misses.into(), Relaxed);
         self.steps.done(Step::Fetch);
+        hold.has_inputs();
         fault::point(Reached::InputsFetched);
 
-        let admitted = permit.as_ref().map(|permit| permit.semaphore().clone());
         let component = self
             .find_component(services, task, || {
                 ahead = None;
-                *permit = None;
+                hold.leave();
             })
             .await?;
-        if let (None, Some(admitted)) = (&permit, admitted) {
-            *permit = Some(admitted.acquire_owned().await.map_err(|_| Failure::Draining)?);
-        }
+        hold.come_back().await;
 
         let turn = if alone {
+            hold.is_to_be_alone();
             let all = services.slots.take_all().await.map_err(|_| Failure::Draining)?;
             // Tasks that ran before may still be publishing.
             let most = services.max_publishing();
@@ -372,6 +377,7 @@ impl Attempt {
         } else {
             Turn::Slot(services.slots.take().await.map_err(|_| Failure::Draining)?)
         };
+        hold.runs();
         self.steps.done(Step::Wait);
         Ok(Prepared { inputs, versions, in_place, component, turn })
     }
@@ -408,17 +414,19 @@ impl Attempt {
         &mut self,
         services: &Services,
         lease: &mut Lease,
+        hold: &Hold,
         job: Job,
     ) -> Result<Execution, Failure> {
         let cancelled = job.cancelled.clone();
         let running = services.sandbox.run_soon(job, slots::PATIENCE);
         let mut job = match until_ended(services, &cancelled, running).await {
             Ok(execution) => {
-                self.has_run(services, &execution);
+                self.has_run(services, hold, &execution);
                 return Ok(execution);
             }
             Err(job) => job,
         };
+        hold.waits();
         tracing::debug!("all slots are taken by longer tasks; this one waits for a slot");
         job.slot = None;
         lease.take_back().await.map_err(Failure::Start)?;
@@ -427,21 +435,24 @@ impl Attempt {
             slot = services.slots.take_thread() => slot.map_err(|_| Failure::Draining)?,
             () = lost.cancelled() => return Err(Failure::LeaseLost),
             () = services.draining.cancelled() => return Err(Failure::Draining),
+            () = hold.released() => return Err(Failure::SlotsBusy),
         };
+        hold.runs();
         self.steps.done(Step::Wait);
         lease.start().await.map_err(Failure::Start)?;
         job.slot = Some(slot.permit);
-        Ok(self.execute(services, *job).await)
+        Ok(self.execute(services, hold, *job).await)
     }
 
-    async fn execute(&mut self, services: &Services, job: Job) -> Execution {
+    async fn execute(&mut self, services: &Services, hold: &Hold, job: Job) -> Execution {
         let cancelled = job.cancelled.clone();
         let execution = until_ended(services, &cancelled, services.sandbox.run(job)).await;
-        self.has_run(services, &execution);
+        self.has_run(services, hold, &execution);
         execution
     }
 
-    fn has_run(&mut self, services: &Services, execution: &Execution) {
+    fn has_run(&mut self, services: &Services, hold: &Hold, execution: &Execution) {
+        hold.has_run();
         services.slots.ran(execution.elapsed);
         self.steps.done(Step::Run);
         self.steps.move_from(Step::Run, Step::Instantiate, execution.instantiate);

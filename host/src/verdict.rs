@@ -115,12 +115,12 @@ pub fn judge(failure: &Failure, attempt: u32, policy: &Policy) -> Verdict {
         true => Verdict::Reject,
         false => Verdict::Retry { after: backoff(attempt, policy) },
     };
-    // A stopping host releases tasks for others to take at once. A host that can't work must not
-    // spin on the same message.
+    // A host that stops, or whose slots stay busy, releases tasks for others to take at once. A host
+    // that can't work must not spin on the same message.
     let at_once = Verdict::Return { after: Duration::ZERO };
     let later = Verdict::Return { after: backoff(1, policy) };
     match failure {
-        Failure::Draining => at_once,
+        Failure::Draining | Failure::SlotsBusy => at_once,
         Failure::Outage(_) | Failure::Homeless => later,
         Failure::LeaseLost => abandon,
         Failure::Decode(_) | Failure::Deaths { .. } | Failure::Unaccounted { .. } => reject,
@@ -156,12 +156,16 @@ pub fn judge(failure: &Failure, attempt: u32, policy: &Policy) -> Verdict {
             // More than the disk can hold.
             RunError::Shortage { .. } => retry,
             RunError::Reject { .. } | RunError::Unsuccessful => reject,
-            // Time depends on the load of the machine. The other limits don't: another try would
-            // take about the same processor time.
-            RunError::Limit { limit: sandbox::Limit::Time(_), .. } => retry,
+            // Time depends on the load of the machine, and another host may have more memory. The
+            // other limits are the same everywhere: another try would take about the same processor
+            // time.
+            RunError::Limit {
+                limit: sandbox::Limit::Time(_) | sandbox::Limit::AllMemory(_),
+                ..
+            } => retry,
             RunError::Limit { .. } => reject,
             RunError::Cancelled => at_once,
-            RunError::Host(_) => later,
+            RunError::Host(_) | RunError::Crowded { .. } => later,
         },
 
         Failure::Missing(_) => reject,
@@ -186,6 +190,8 @@ fn vary(time: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use bytesize::ByteSize;
+
     use super::*;
     use crate::key::{BucketKey, TaskName};
     use crate::message;
@@ -218,6 +224,11 @@ mod tests {
             ran(RunError::Retry { phase, reason: "busy".into() }),
             ran(RunError::Trap { phase, what: "a panic".into() }),
             ran(RunError::Limit { phase, limit: Limit::Time(Duration::from_secs(1)), table: None }),
+            ran(RunError::Limit {
+                phase,
+                limit: Limit::AllMemory(ByteSize::mib(100)),
+                table: None,
+            }),
             Failure::Prefetch(PrefetchError::NotFound {
                 input: key.clone(),
                 bucket: "b".into(),
@@ -274,9 +285,12 @@ mod tests {
     #[test]
     fn what_is_not_the_tasks_fault_is_never_held_against_it() {
         check(&Failure::Draining, "return", "return");
+        check(&Failure::SlotsBusy, "return", "return");
         check(&ran(RunError::Cancelled), "return", "return");
         let host = ran(RunError::Host("no memory".into()));
+        let crowded = ran(RunError::Crowded { memory: ByteSize::gib(1) });
         check(&host, "return later", "return later");
+        check(&crowded, "return later", "return later");
         let outage = Failure::Outage("the bucket does not answer".into());
         check(&outage, "return later", "return later");
         check(&Failure::Homeless, "return later", "return later");

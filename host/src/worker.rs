@@ -1,42 +1,58 @@
 //! The loop of a host: take a permit, lease a message, start its task; then drain.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use crate::hold::Holds;
+use crate::identity;
 use crate::lease::{Lease, Leases};
 use crate::queue::Queue;
 use crate::services::Services;
 use crate::task;
-use admission::Admission;
-use quiet::Quiet;
+use polls::{LONG_POLL, Poll, Polls};
+use quiet::{Idle, Quiet};
 
 mod admission;
+mod polls;
 mod quiet;
 
-/// How long one receive waits for a message.
-const LONG_POLL: Duration = Duration::from_secs(20);
-/// The same for a host that stops when the queue is empty.
-const SHORT_POLL: Duration = Duration::from_millis(500);
-/// The same for such a host where each receive is a paid request.
-const SHORT_PAID_POLL: Duration = Duration::from_secs(5);
+/// The shortest long poll, of a host that was told to stop and has little time.
+const SHORTEST_LONG_POLL: Duration = Duration::from_secs(5);
 /// How long a host that must stop at once tries to release its tasks.
 const RELEASING: Duration = Duration::from_secs(10);
 /// How long a stopping host waits for the answer to its last receive: one poll and the way back.
 const LAST_POLL: Duration = Duration::from_secs(25);
 
-/// The loop, and the permits that bound how many tasks the host holds.
+/// The loop, and the tasks that the host holds.
 pub struct Worker {
     services: Arc<Services>,
-    admission: Admission,
+    holds: Arc<Holds>,
     /// Notified when the last task under way has ended.
     idle: Notify,
+    /// What it was asked for and has reached.
+    goal: OnceLock<Goal>,
+    /// Until when running tasks may finish, if that is not the grace period.
+    until: watch::Sender<Option<Instant>>,
+}
+
+/// What a host that ends by itself has reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Goal {
+    /// An empty queue.
+    Empty,
+    /// A time without a task.
+    Idle,
+    /// A number of tasks.
+    Tasks,
+    /// A time.
+    Time,
 }
 
 /// Why a host stopped.
@@ -53,8 +69,26 @@ pub enum Stopped {
 impl Worker {
     /// A worker that runs tasks with `services`.
     pub fn new(services: Arc<Services>) -> Self {
-        let admission = Admission::new(&services.config, &*services.queue);
-        Self { services, admission, idle: Notify::new() }
+        let config = &services.config;
+        let holds = Holds::new(config.work.parallel, config.held_ahead(&*services.queue));
+        Self {
+            services,
+            holds,
+            idle: Notify::new(),
+            goal: OnceLock::new(),
+            until: watch::Sender::new(None),
+        }
+    }
+
+    /// What made the host end by itself, if it did.
+    pub fn goal(&self) -> Option<Goal> {
+        self.goal.get().copied()
+    }
+
+    /// Gives the tasks of a host that is told to stop until `time`, instead of the grace period from
+    /// then on. May change.
+    pub fn may_run_until(&self, time: Instant) {
+        self.until.send_replace(Some(time));
     }
 
     /// Works until there is a reason to stop. After `drain` is cancelled, running tasks have the
@@ -74,8 +108,11 @@ impl Worker {
         let (queue, lease) = (services.queue.clone(), services.config.work.lease);
         let leases = Leases::new(queue, lease, services.outages.clone(), renewals);
         let told = tokio::select! {
-            () = self.take_tasks(&leases, &tasks) => false,
-            never = self.admission.follow_pace(services) => match never {},
+            goal = self.take_tasks(&leases, &tasks) => {
+                let _ = self.goal.set(goal);
+                false
+            }
+            never = self.holds.keep_pace() => match never {},
             () = drain.cancelled() => true,
             () = kill.cancelled() => true,
         };
@@ -121,11 +158,10 @@ impl Worker {
         drain: &CancellationToken,
         kill: &CancellationToken,
     ) -> Stopped {
-        let grace = self.services.config.stop.grace;
         if told {
             tokio::select! {
                 () = tasks.wait() => {}
-                () = tokio::time::sleep(grace) => {
+                () = self.time_is_over() => {
                     tracing::warn!("the grace period is over; running tasks are released");
                 }
                 () = kill.cancelled() => {}
@@ -137,7 +173,7 @@ impl Worker {
                 () = kill.cancelled() => {}
                 () = async {
                     drain.cancelled().await;
-                    tokio::time::sleep(grace).await;
+                    self.time_is_over().await;
                 } => {}
             }
         }
@@ -151,8 +187,22 @@ impl Worker {
         Stopped::Killed
     }
 
+    /// Waits for the end of the time that running tasks have from now on.
+    async fn time_is_over(&self) {
+        let grace = Instant::now() + self.services.config.stop.grace;
+        let mut until = self.until.subscribe();
+        loop {
+            let end = until.borrow_and_update().unwrap_or(grace);
+            tokio::select! {
+                () = tokio::time::sleep_until(end) => return,
+                // The sender lives as long as `self`.
+                _ = until.changed() => {}
+            }
+        }
+    }
+
     /// Leases messages and starts their tasks, until the host has done what it was asked for.
-    async fn take_tasks(self: &Arc<Self>, leases: &Leases, tasks: &TaskTracker) {
+    async fn take_tasks(self: &Arc<Self>, leases: &Leases, tasks: &TaskTracker) -> Goal {
         let Services { config, queue, outages, .. } = &*self.services;
         let over = async {
             match config.stop.run_for {
@@ -161,21 +211,36 @@ impl Worker {
             }
         };
         let mut over = std::pin::pin!(over);
-        let poll = match (config.stop.exit_when_empty, queue.batch()) {
-            (false, _) => LONG_POLL,
-            (true, 0..=1) => SHORT_POLL,
-            (true, _) => SHORT_PAID_POLL,
-        };
-        let mut wait = poll;
+        // A poll that is under way when the host is told to stop ends within the grace period.
+        let longest = LONG_POLL.min(config.stop.grace.max(SHORTEST_LONG_POLL));
+        let mut polls = Polls::new(config.stop.exit_when_empty, queue.batch() > 1, longest);
+        let mut is_told_idle = false;
+        // How long the next poll may take, because of the time after which an idle host leaves.
+        let mut until_left = config.stop.exit_when_idle;
         let mut quiet = Quiet::default();
+        let mut idle = Idle::new(Instant::now());
         loop {
             let next = async {
                 self.services.wait_until_usable().await;
                 let wanted = self.still_wanted(tasks);
-                let mut permits = self.admission.admit(&self.services, wanted).await;
+                let mut permits = admission::admit(&self.holds, &self.services, wanted).await;
+                let until_free = self.holds.until_free();
+                let Poll { pause, wait } = match is_told_idle {
+                    true => Poll::default(),
+                    false => {
+                        polls.next(Instant::now(), self.holds.last_freed(), until_free, until_left)
+                    }
+                };
+                // Tokio's shortest sleep is a millisecond.
+                if !pause.is_zero() {
+                    tokio::time::sleep(pause).await;
+                }
                 let leased = leases.lease(permits.len(), wait).await;
                 if let Ok(leased) = &leased {
                     permits.truncate(leased.len());
+                    if leased.is_empty() && until_free.is_some() {
+                        self.holds.found_none_ahead();
+                    }
                 }
                 (permits, leased)
             };
@@ -185,49 +250,63 @@ impl Worker {
                 // The last task under way has ended. If the queue has no message to lease right
                 // now either, it may be empty.
                 () = self.idle.notified(), if config.stop.exit_when_empty => {
-                    wait = Duration::ZERO;
+                    is_told_idle = true;
                     continue;
                 }
-                () = &mut over => return,
+                () = &mut over => return Goal::Time,
             };
-            wait = poll;
+            is_told_idle = false;
             match leased {
                 Ok(leased) => {
                     outages.ends(queue);
                     let none = leased.is_empty();
+                    polls.ended(Instant::now(), !none);
                     for (lease, permit) in leased.into_iter().zip(permits) {
                         self.begin(lease, permit, tasks);
                     }
-                    if config.stop.exit_when_empty {
-                        let is_idle = none && tasks.is_empty();
-                        let is_quiet = quiet.lasts(Instant::now(), is_idle, leases.last_return());
-                        if none && is_empty(&**queue, is_quiet).await {
-                            return;
+                    let (now, is_idle) = (Instant::now(), none && tasks.is_empty());
+                    let is_quiet = quiet.lasts(now, is_idle, leases.last_return());
+                    // The messages of tasks under way are in the queue.
+                    if config.stop.exit_when_empty && is_idle && is_empty(&**queue, is_quiet).await
+                    {
+                        return Goal::Empty;
+                    }
+                    if let Some(most) = config.stop.exit_when_idle {
+                        let could_work = is_idle && self.services.problems().is_empty();
+                        let busy = self.holds.last_freed().max(leases.last_return());
+                        let left = most.saturating_sub(idle.lasts(now, could_work, busy));
+                        until_left = Some(left);
+                        let is_over = left.is_zero()
+                            && (!identity::of_process().is_first()
+                                || is_empty(&**queue, is_quiet).await);
+                        if is_over {
+                            return Goal::Idle;
                         }
                     }
                 }
                 Err(error) => {
                     drop(permits);
                     quiet = Quiet::default();
+                    idle = Idle::new(Instant::now());
                     let wait = outages.begins(queue, &error);
                     tokio::select! {
                         () = tokio::time::sleep(wait) => {}
-                        () = &mut over => return,
+                        () = &mut over => return Goal::Time,
                     }
                 }
             }
             if self.has_done_enough(tasks).await {
-                return;
+                return Goal::Tasks;
             }
         }
     }
 
     fn begin(self: &Arc<Self>, lease: Lease, permit: OwnedSemaphorePermit, tasks: &TaskTracker) {
-        let worker = self.clone();
+        let (worker, hold) = (self.clone(), self.holds.hold(permit));
         let others = tasks.clone();
         // Boxed, because a future of this size is moved several times.
         tasks.spawn(Box::pin(async move {
-            task::run(&worker.services, lease, permit).await;
+            task::run(&worker.services, lease, hold).await;
             if others.len() == 1 {
                 worker.idle.notify_one();
             }

@@ -85,6 +85,8 @@ impl Place {
         command.args(args).current_dir(self.path());
         command.env_clear().env("HOME", self.path().join("home")).env("USER", "tester");
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        // A machine of a cloud would be asked.
+        command.env("HOST_NOTICE", "none");
         command
     }
 
@@ -223,6 +225,14 @@ impl Place {
         let names = files(&self.path().join("queue/queue"));
         let due = |name: &String| name.split("--").next().and_then(|due| due.parse::<u64>().ok());
         (names.len(), names.iter().filter(|name| due(name) > Some(now)).count())
+    }
+
+    /// True once the queue has the record of a task that was started and has not ended.
+    pub fn a_task_has_started(&self) -> bool {
+        let records = fs::read_dir(self.path().join("queue/movement")).into_iter().flatten();
+        records.flatten().any(|record| {
+            fs::read_to_string(record.path()).is_ok_and(|lines| lines.contains("\n\n"))
+        })
     }
 
     /// Files that were to be there only for a while: whatever is half-written or half-moved

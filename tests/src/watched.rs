@@ -37,6 +37,11 @@ impl Watched {
         &self.host
     }
 
+    /// Where it answers.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     /// Stops the host, does something, and lets it go on: it sees all of that at once.
     pub fn in_one_moment(&self, act: impl FnOnce()) {
         self.host.signal(Signal::STOP);

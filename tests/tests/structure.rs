@@ -21,9 +21,10 @@ const LAYERS: &[&[&str]] = &[
     &["lease", "cache", "sandbox"],
     &["queue", "bucket"],
     &["spill"],
-    &["ahead", "message", "outage", "ownership", "process_dir", "stats"],
-    &["aws", "confinement", "json", "key", "roots", "turns", "words"],
-    &["blocking", "digest", "dirs", "environment", "fault", "plain", "shortage"],
+    &["notice", "protection"],
+    &["ahead", "hold", "identity", "message", "outage", "ownership", "process_dir", "stats"],
+    &["aws", "confinement", "json", "key", "machine", "roots", "turns", "words"],
+    &["ask", "blocking", "digest", "dirs", "environment", "fault", "pace", "plain", "shortage"],
 ];
 
 /// A file as a module path: `["queue", "file", "lease"]`.

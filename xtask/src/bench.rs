@@ -4,6 +4,7 @@
 //! The two take turns several times, and medians are compared, so other load affects both.
 
 mod bytes;
+mod fleet;
 mod machine;
 mod scaling;
 mod series;
@@ -37,8 +38,8 @@ pub(crate) struct Options {
     /// Rounds, each of which measures everything once
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Only one measurement: insert, noop, copy, steps, receipts, length, start, scaling, bytes, sqs
-    /// or tiles
+    /// Only one measurement: insert, noop, copy, steps, receipts, length, start, scaling, bytes, sqs,
+    /// fleet or tiles
     #[arg(long)]
     only: Option<String>,
     /// Directory on disk to measure [default: in the build directory]
@@ -86,9 +87,10 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
 
     let mut report = machine::describe(&host, &python)?;
     let mut raw = vec![json!({"machine": report})];
-    let only_sqs = options.only.as_deref() == Some("sqs");
-    let only_tiles = options.only.as_deref() == Some("tiles");
-    if only_tiles || options.only.is_none() {
+    let is_only = |name: &str| options.only.as_deref() == Some(name);
+    let wants = |name: &str| options.only.is_none() || is_only(name);
+    let is_apart = ["sqs", "fleet", "tiles"].into_iter().any(is_only);
+    if wants("tiles") {
         println!("\nTiles");
         let count = if options.quick { 60 } else { 200 };
         let tiles = tiles::Tiles::new(project, &host, &python, &options.memory, count)?;
@@ -96,7 +98,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
         report += &format!("\n## Tiles\n\n{tables}");
         raw.push(json!({"tiles": named(series)}));
     }
-    for parent in [&disk, &options.memory].into_iter().filter(|_| !only_sqs && !only_tiles) {
+    for parent in [&disk, &options.memory].into_iter().filter(|_| !is_apart) {
         let work = Work::new(&host, &python, &guest, parent)
             .with_context(|| format!("cannot measure {}", parent.display()))?;
         let file_system = machine::file_system(parent)?;
@@ -106,13 +108,22 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
         report += &format!("\n## {file_system}\n\n{tables}");
         raw.push(json!({"file_system": file_system, "results": values}));
     }
-    if only_sqs || options.only.is_none() {
-        println!("\nSQS");
-        let count = if options.quick { 2_000 } else { 10_000 };
+    if wants("sqs") || wants("fleet") {
         let mut sqs = sqs::Sqs::new(project, &host, &python, &guest)?;
-        let (tables, series) = sqs.measure(rounds, count)?;
-        report += &format!("\n## SQS\n\n{tables}");
-        raw.push(json!({"sqs": named(series)}));
+        if wants("sqs") {
+            println!("\nSQS");
+            let count = if options.quick { 2_000 } else { 10_000 };
+            let (tables, series) = sqs.measure(rounds, count)?;
+            report += &format!("\n## SQS\n\n{tables}");
+            raw.push(json!({"sqs": named(series)}));
+        }
+        if wants("fleet") {
+            println!("\nSeveral hosts");
+            let guest = project.target.join("guests/misbehave.wasm");
+            let (table, series) = fleet::measure(&mut sqs, &guest, rounds)?;
+            report += &format!("\n## Several hosts\n\n{table}");
+            raw.push(json!({"fleet": named(series)}));
+        }
     }
     fs::write(results.join("benchmarks.md"), &report)?;
     fs::write(results.join("results.json"), serde_json::to_vec_pretty(&raw)?)?;

@@ -23,6 +23,7 @@ use super::child::{CODE, DAMAGED, NO_MEMORY, READY, REFUSED, Request};
 use super::{MAX_WORDS, bounded};
 use crate::digest::Digest;
 use crate::fault::{self, Step};
+use crate::machine::Machine;
 use crate::sandbox::Mode;
 use crate::shortage;
 
@@ -188,7 +189,7 @@ impl Compiler {
     /// A compiler whose processes run `program` with `arguments` under `limits`. The program must
     /// call [`compile_for_parent`](super::compile_for_parent).
     pub fn new(program: PathBuf, arguments: Vec<OsString>, limits: CompileLimits) -> Self {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = Machine::of_process().cores();
         // A process without access to files can't find out the processor limit of its container.
         let variables = vec![("RAYON_NUM_THREADS", threads.to_string())];
         Self { program, arguments, variables, limits, permits: Semaphore::new(AT_ONCE) }

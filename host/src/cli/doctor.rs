@@ -164,6 +164,11 @@ async fn facts_of(queue: &Address, access: &Access) -> Result<Facts, QueueError>
     queue::admin(queue, access).await?.facts().await
 }
 
+/// What a host warns of when it starts, before it knows its queue.
+pub(crate) fn warnings(config: &Config) -> impl Iterator<Item = Finding> {
+    machine::memory(config).into_iter().filter(|finding| finding.level >= Level::Warn)
+}
+
 /// The problems that a host warns of when it starts. A queue that can't say how it is set up is not
 /// a problem, because tasks can be leased all the same.
 pub(crate) async fn problems(config: &Config) -> Vec<Finding> {

@@ -8,8 +8,9 @@ use anyhow::Context;
 use task_host::bucket::{Bucket, DirBucket};
 use task_host::cache::{Cache, CacheOptions};
 use task_host::catalog::{Catalog, CatalogError};
-use task_host::config::{self, CacheSettings, CompileSettings, WorkSettings};
+use task_host::config::{self, CacheSettings, CompileSettings, TaskLimits, WorkSettings};
 use task_host::key::{Prefix, TaskName};
+use task_host::machine::Machine;
 use task_host::sandbox::{Guest, Sandbox};
 use task_host::spill::SpillDir;
 use tokio::sync::Notify;
@@ -39,7 +40,9 @@ impl LocalRunner {
             let cure = super::doctor::machine::cure(&problem);
             Advice::failed(format!("can't set up the sandbox: {problem}")).hint(cure)
         })?;
-        let sandbox = Arc::new(sandbox);
+        let limits = TaskLimits::new(&settings.get()?, &settings.tasks()?);
+        let memory = limits.for_guests(Machine::of_process(), 1);
+        let sandbox = Arc::new(sandbox.with_memory(memory));
         let dir = tempfile::tempdir().context("can't create a temporary directory")?;
         let bucket: Arc<dyn Bucket> = Arc::new(DirBucket::open(dir.path())?);
         let compiled = cache_dir.join("compiled");

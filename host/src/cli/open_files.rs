@@ -1,7 +1,7 @@
 //! Raises this process's limit of open files, and fits the configuration to it.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use task_host::config::{Config, TaskSettings, Tasks};
+use task_host::config::{Config, MORE_PREFETCH, TaskSettings, Tasks};
 
 /// Files that a host always has open: queues, directories, connections.
 const FILES: u64 = 48;
@@ -14,10 +14,6 @@ const LEAST_OPEN: u64 = 32;
 /// The most files that hold the initial memory of compiled components. They take at most a quarter
 /// of the limit.
 const COMPONENTS: u64 = 256;
-
-/// The most tasks that are prefetched beyond the least, while tasks are short: a few full answers of
-/// a queue.
-const MORE_AHEAD: usize = 40;
 
 /// Raises the limit, and fits the configuration to it.
 pub(crate) fn prepare(config: Config) -> Config {
@@ -79,25 +75,26 @@ fn raise_open_files() -> Option<u64> {
 /// Lowers the numbers of running and prefetched tasks until the limit is enough, and divides the
 /// other files among the guests.
 fn fit(mut config: Config, most: u64) -> Config {
-    let (parallel, ahead, left) = (config.work.parallel, config.least_prefetch(), for_tasks(most));
+    let (parallel, ahead, left) = (config.work.parallel, config.usual_prefetch(), for_tasks(most));
     if of_tasks(parallel, ahead) > left {
         let whole = |files: u64| usize::try_from(files).unwrap_or(usize::MAX);
         config.work.parallel = parallel.min(whole(left / of_tasks(1, 1))).max(1);
         let for_ahead = left.saturating_sub(of_tasks(config.work.parallel, 0)) / FILES_OF_TASK;
-        config.work.prefetch = Some(ahead.min(whole(for_ahead)));
+        config.work.most_prefetch = ahead.min(whole(for_ahead));
         tracing::warn!(
             "this process may open {most} files: {} tasks run at a time instead of \
-             {parallel}, and {} are prefetched instead of {ahead}; raise `ulimit -n`",
+             {parallel}, and {} at most are prefetched instead of {ahead}; raise `ulimit -n`",
             config.work.parallel,
-            config.work.prefetch.unwrap_or_default(),
+            config.work.most_prefetch,
         );
     }
-    let ahead = config.least_prefetch();
-    let most_ahead = if config.work.prefetch.is_some() { ahead } else { ahead + MORE_AHEAD };
+    let ahead = config.usual_prefetch();
+    let is_most = config.work.prefetch.is_some() || config.work.most_prefetch <= ahead;
+    let most_ahead = if is_most { ahead } else { ahead + MORE_PREFETCH };
     let mut open = open_files(left, config.work.parallel, most_ahead);
     if open < LEAST_OPEN {
         // Fewer prefetched tasks are better than guests that can't open their inputs.
-        config.work.prefetch = Some(ahead);
+        config.work.most_prefetch = ahead;
         open = open_files(left, config.work.parallel, ahead);
     }
     share(open, &mut config.task, &mut config.tasks);

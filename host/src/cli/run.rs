@@ -3,27 +3,31 @@
 mod confine;
 mod health;
 mod progress;
+mod stop;
 mod summary;
 
 use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use indicatif::HumanCount;
 use task_host::config::Config;
 use task_host::confinement::InForce;
+use task_host::environment::Environment;
 use task_host::fit::Finding;
+use task_host::hold::HeldAhead;
+use task_host::machine::Machine;
+use task_host::notice::{self, Notices, Watcher};
 use task_host::services::{OpenError, Services};
 use task_host::worker::{Stopped, Worker};
+use task_host::{identity, protection};
 use tokio::runtime::Handle;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
 use progress::Progress;
-use summary::Summary;
+use stop::{Signals, Stop};
+use summary::{Ending, Summary};
 
 use super::console::Console;
 use super::doctor;
@@ -38,9 +42,6 @@ const FILE_CALLS: &str = "calls to file systems";
 const WATCH: Duration = Duration::from_secs(1);
 /// How long a file system call may take before it is an outage.
 const STALLED: Duration = Duration::from_secs(5);
-/// How long a host may take to stop after the grace period.
-const TO_STOP: Duration = Duration::from_secs(60);
-
 /// Options of `host run`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -48,7 +49,8 @@ Settings can also be HOST_… variables (HOST_MAX_TASKS=10) or keys in host.toml
 `host config` shows the settings in effect.
 
 After SIGTERM or Ctrl-C, running tasks may finish within --grace and waiting tasks go back to the
-queue. A second signal releases all tasks at once. For exit codes, see `host --help`.
+queue. A second signal releases all tasks at once. A notice of the cloud (--notice) works as the
+first signal. For exit codes, see `host --help`.
 
 Examples:
   host run --fq ./queue
@@ -93,8 +95,12 @@ impl Run {
             }
             let opened = Services::open(config, &side.control).await;
             let services = Arc::new(opened.map_err(open_error)?);
-            announce(&screen, &services, &missing, confined);
+            let notices = watcher(services.config());
+            announce(&screen, &services, &missing, confined, notices.as_ref());
             let config = services.config().clone();
+            for finding in doctor::warnings(&config) {
+                warn(&finding);
+            }
             // The queue may be slow to describe itself, so nothing waits for this.
             tokio::spawn(async move {
                 for problem in doctor::problems(&config).await {
@@ -105,13 +111,37 @@ impl Run {
                 side.control.spawn(health::serve(address, services.clone())).await??;
             }
             side.control.spawn(watch(Handle::current(), services.clone()));
-            work(&screen, services, side, signals, self.json).await
+            tell_engine(&side.control, &services);
+            work(&screen, services, side, signals, notices, self.json).await
         });
         for runtime in [control, renewals, runtime] {
             // Don't wait for calls that hang.
             runtime.shutdown_timeout(Duration::from_secs(1));
         }
         exit
+    }
+}
+
+/// The watcher for notices that this machine will be taken away, if there can be any.
+fn watcher(config: &Config) -> Option<Watcher> {
+    let engine = identity::of_process().engine();
+    let environment = Environment::of_process();
+    Watcher::find(config.stop.notice, &environment, engine, &notice::Machine::this())
+}
+
+/// Learns this host's names from ECS, and tells ECS while the host holds tasks. Nothing waits for
+/// either.
+fn tell_engine(control: &Handle, services: &Services) {
+    control.spawn(async {
+        let before = identity::of_process();
+        let known = identity::look_up().await;
+        if known != before {
+            tracing::info!(worker = known.words(), "this host is a task of ECS");
+        }
+    });
+    if services.config().stop.notice != Notices::Off {
+        let stats = services.stats().clone();
+        control.spawn(async move { protection::keep(&Environment::of_process(), stats).await });
     }
 }
 
@@ -144,9 +174,18 @@ async fn work(
     services: Arc<Services>,
     side: Side,
     signals: Signals,
+    notices: Option<Watcher>,
     json: bool,
 ) -> anyhow::Result<Exit> {
-    let stop = Stop::heed(signals, screen.clone(), services.clone(), &side.control);
+    let worker = Arc::new(Worker::new(services.clone()));
+    let stop = Stop::heed(
+        signals,
+        notices,
+        screen.clone(),
+        worker.clone(),
+        services.clone(),
+        &side.control,
+    );
     let start = Instant::now();
     let shown = Progress::new(
         screen.clone(),
@@ -155,10 +194,10 @@ async fn work(
         services.config().stop.exit_when_empty,
     )
     .start();
-    let worker = Arc::new(Worker::new(services.clone()));
     let (drain, kill) = (stop.drain.clone(), stop.kill.clone());
     // In a task of its own: this thread only waits and must not be blocked.
-    let run = tokio::spawn(async move { worker.run(drain, kill, &side.renewals).await });
+    let working = worker.clone();
+    let run = tokio::spawn(async move { working.run(drain, kill, &side.renewals).await });
     let stopped = run.await?;
     let elapsed = start.elapsed();
     drop(shown);
@@ -169,7 +208,7 @@ async fn work(
         services.config(),
         services.stats(),
         elapsed,
-        stopped,
+        Ending { stopped, goal: worker.goal(), cause: stop.cause() },
         counts,
         services.queue().requests(),
     );
@@ -179,6 +218,7 @@ async fn work(
         summary.print(output::out())?;
     }
     Ok(match (stopped, stop.second_signal()) {
+        _ if services.config().stop.exit_zero => Exit::Done,
         (Stopped::Finished, _) if summary.has_failures() => Exit::Partly,
         (Stopped::Finished | Stopped::Drained, _) => Exit::Done,
         (Stopped::Killed, Some(signal)) => Exit::Killed(signal),
@@ -201,19 +241,6 @@ impl Side {
     }
 }
 
-/// Returns when a host that must stop within `grace` is overdue: soon after `grace` if file system
-/// calls hang, later otherwise.
-async fn overdue(services: &Services, grace: Duration) {
-    tokio::time::sleep(grace + STALLED).await;
-    let hangs = async {
-        while !services.outages().is_out(&FILE_CALLS) {
-            tokio::time::sleep(WATCH).await;
-        }
-    };
-    // Without a hang, other work gets more time to end.
-    let _ = tokio::time::timeout(TO_STOP, hangs).await;
-}
-
 /// Reports an outage while the runtime for tasks makes no progress. Never returns.
 async fn watch(tasks: Handle, services: Arc<Services>) {
     loop {
@@ -226,101 +253,6 @@ async fn watch(tasks: Handle, services: Arc<Services>) {
             let _ = turn.await;
             services.outages().ends(&FILE_CALLS);
         }
-    }
-}
-
-/// SIGTERM and SIGINT.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    /// Keeps signals from now on until [`Signals::next`] returns them.
-    fn listen() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    /// The number of the next signal.
-    async fn next(&mut self) -> i32 {
-        let kind = tokio::select! {
-            _ = self.terminate.recv() => SignalKind::terminate(),
-            _ = self.interrupt.recv() => SignalKind::interrupt(),
-        };
-        kind.as_raw_value()
-    }
-}
-
-/// What the signals request.
-struct Stop {
-    drain: CancellationToken,
-    kill: CancellationToken,
-    /// The number of the second signal, or zero before it comes.
-    second: Arc<AtomicI32>,
-}
-
-impl Stop {
-    /// Acts on signals: the first drains, the second releases all tasks, the third exits.
-    fn heed(
-        mut signals: Signals,
-        screen: Console,
-        services: Arc<Services>,
-        control: &Handle,
-    ) -> Self {
-        let stop = Self {
-            drain: CancellationToken::new(),
-            kill: CancellationToken::new(),
-            second: Arc::default(),
-        };
-        let (drain, kill, second) = (stop.drain.clone(), stop.kill.clone(), stop.second.clone());
-        control.spawn(async move {
-            signals.next().await;
-            drain.cancel();
-            let running = services.stats().running.load(Relaxed);
-            say(
-                &screen,
-                &format!(
-                    "stopping: {} running may finish within {}, other tasks go back to the queue; \
-                     a second signal releases all tasks at once",
-                    output::count(running, "task"),
-                    humantime::format_duration(services.config().stop.grace)
-                ),
-            );
-            let signal = tokio::select! {
-                signal = signals.next() => signal,
-                () = overdue(&services, services.config().stop.grace) => {
-                    SignalKind::terminate().as_raw_value()
-                }
-            };
-            second.store(signal, Relaxed);
-            kill.cancel();
-            say(&screen, "stopping now: running tasks go back to the queue; a third signal exits");
-            let signal = tokio::select! {
-                third = signals.next() => third,
-                () = overdue(&services, Duration::ZERO) => {
-                    say(&screen, "exiting: file system calls do not return");
-                    signal
-                }
-            };
-            // Other workers get the tasks when their leases expire.
-            std::process::exit(128 + signal);
-        });
-        stop
-    }
-
-    fn second_signal(&self) -> Option<i32> {
-        Some(self.second.load(Relaxed)).filter(|signal| *signal != 0)
-    }
-}
-
-fn say(screen: &Console, line: &str) {
-    if screen.is_json {
-        tracing::info!("{line}");
-    } else {
-        screen.tell(line);
     }
 }
 
@@ -349,7 +281,13 @@ impl Missing {
 }
 
 /// Shows the settings that this host runs with.
-fn announce(screen: &Console, services: &Services, missing: &Missing, confined: InForce) {
+fn announce(
+    screen: &Console,
+    services: &Services,
+    missing: &Missing,
+    confined: InForce,
+    notices: Option<&Watcher>,
+) {
     let config = services.config();
     let time = |time: Duration| humantime::format_duration(time).to_string();
     let queue = missing.note(&config.queue);
@@ -359,14 +297,18 @@ fn announce(screen: &Console, services: &Services, missing: &Missing, confined: 
     let components = config.data.components_place();
     let cache =
         format!("{}, up to {}", config.cache.dir.display(), config.cache.size.display().iec());
-    let parallel =
-        format!("{} at a time, {} more prefetched", config.work.parallel, config.least_prefetch());
+    let ahead = match config.held_ahead(&**services.queue()) {
+        HeldAhead::Always(count) => format!("{count} more prefetched"),
+        HeldAhead::Soon(_) => "more prefetched if they start within seconds".to_owned(),
+    };
+    let parallel = format!("{} at a time, {ahead}", config.work.parallel);
     let lease = format!("{}, renewed while the host holds a task", time(config.work.lease));
     let attempts = format!(
         "{}, the second after about {}",
         config.retries.max_attempts,
         time(config.retries.retry_after)
     );
+    let memory = memory(config);
     let limits = &config.task.limits();
     let cpu_time =
         limits.cpu_time.map_or(String::new(), |most| format!("{} of processor time, ", time(most)));
@@ -380,6 +322,8 @@ fn announce(screen: &Console, services: &Services, missing: &Missing, confined: 
     let own_limits = own_limits(config);
     let kernel = doctor::machine::kernel_line(services.confinement(), confined, config);
     let until = until(config);
+    let worker = Some(identity::of_process().words()).filter(|words| !words.is_empty());
+    let notices = notices.map(|watcher| format!("from {watcher}"));
     if screen.is_json {
         tracing::info!(
             queue,
@@ -389,12 +333,15 @@ fn announce(screen: &Console, services: &Services, missing: &Missing, confined: 
             components,
             cache,
             parallel,
+            memory,
             lease,
             attempts,
             limits,
             own_limits,
             kernel,
             until,
+            worker,
+            notices,
             version = env!("CARGO_PKG_VERSION"),
             "starting"
         );
@@ -409,18 +356,28 @@ fn announce(screen: &Console, services: &Services, missing: &Missing, confined: 
         ("components", Some(&*components)),
         ("cache", Some(&*cache)),
         ("parallel", Some(&*parallel)),
+        ("memory", memory.as_deref()),
         ("lease", Some(&*lease)),
         ("attempts", Some(&*attempts)),
         ("limits", Some(&*limits)),
         ("", own_limits.as_deref()),
         ("kernel", Some(&*kernel)),
         ("until", Some(&*until)),
+        ("worker", worker.as_deref()),
+        ("notices", notices.as_deref()),
     ];
     for (name, value) in rows {
         if let Some(value) = value {
             screen.tell(format_args!("  {name:<11} {value}"));
         }
     }
+}
+
+/// The memory that this host has for tasks, if it is known.
+fn memory(config: &Config) -> Option<String> {
+    let machine = Machine::of_process();
+    let for_tasks = config.limits().for_guests(machine, config.work.parallel)?;
+    Some(format!("{} for tasks; {}", for_tasks.display().iec(), machine.memory()?))
 }
 
 /// The tasks with limits of their own, and the settings of each.
@@ -441,6 +398,13 @@ fn until(config: &Config) -> String {
     if config.stop.exit_when_empty {
         ends.push("the queue is empty".to_owned());
     }
+    ends.extend(config.stop.exit_when_idle.map(|time| {
+        let time = humantime::format_duration(time);
+        match identity::of_process().is_first() {
+            true => format!("no task could be leased for {time} and the queue is empty"),
+            false => format!("no task could be leased for {time}"),
+        }
+    }));
     ends.extend(config.stop.max_tasks.map(|n| format!("{} ended", output::count(n, "task"))));
     ends.extend(
         config.stop.run_for.map(|time| format!("{} passed", humantime::format_duration(time))),

@@ -2,12 +2,14 @@
 //! knows where each came from.
 //!
 //! [`Config`] and [`DisplaySettings`] declare the settings. This module handles all of them alike, so it
-//! names none of them but for the groups below and the queues.
+//! names none of them but for the groups below, the queues, and those whose defaults follow from others.
 
 mod display;
 mod file;
 mod fleet;
 mod overlaps;
+#[cfg(test)]
+pub(crate) mod reference;
 mod tables;
 
 use std::collections::BTreeMap;
@@ -22,13 +24,17 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command};
 use task_host::bucket;
 use task_host::config::parse::{self, Parsed};
-use task_host::config::{CacheSettings, CloudSettings, Config, DataSettings, QueueSettings};
+use task_host::config::{
+    CacheSettings, CloudSettings, CompileSettings, Config, DataSettings, QueueSettings, TaskLimits,
+};
 use task_host::environment;
+use task_host::identity;
+use task_host::machine::Machine;
 use task_host::queue;
 
 use super::exit_code::Advice;
 
-pub(crate) use display::{DisplaySettings, LogFormat, When};
+pub(crate) use display::{DisplaySettings, LogFormat, When, address};
 pub(crate) use fleet::FleetTable;
 pub(crate) use overlaps::{Overlap, overlaps};
 
@@ -200,6 +206,13 @@ impl Group for CacheOnly {
     const SETTINGS: Option<&'static [&'static str]> = Some(&["cache-dir"]);
 }
 
+/// For commands that need no setting but those in variables and the file.
+#[derive(Debug)]
+pub(crate) struct NoSetting;
+impl Group for NoSetting {
+    const SETTINGS: Option<&'static [&'static str]> = Some(&[]);
+}
+
 /// The settings of a group that were given on the command line.
 #[derive(Debug)]
 pub(crate) struct Flags<G> {
@@ -343,14 +356,16 @@ impl<G: Group> Flags<G> {
         }
         given.extend(self.given.iter().cloned());
         let misspelt = variables.keys().filter_map(|name| misspelt(name)).collect();
-        Ok(Settings { given, tables, fleet, misspelt })
+        let settings = Settings { given, tables, fleet, misspelt };
+        Ok(settings.with_defaults(Machine::of_process()))
     }
 }
 
 /// A warning if the variable's name is nearly one of ours. Many programs have variables that start
 /// with `HOST_`, so a short name must be nearer than a long one.
 fn misspelt(name: &str) -> Option<String> {
-    let ours = DECLARED.iter().map(variable).chain(OTHERS.map(str::to_owned));
+    let others = OTHERS.into_iter().chain(identity::VARIABLES);
+    let ours = DECLARED.iter().map(variable).chain(others.map(str::to_owned));
     let distance = |ours: &String| strsim::damerau_levenshtein(ours, name);
     let nearest = ours.min_by_key(distance)?;
     let letters = nearest.len().min(name.len()) - PREFIX.len().min(name.len());
@@ -385,6 +400,26 @@ fn text_of(place: &str, value: toml::Value) -> Result<String, Advice> {
 }
 
 impl Settings {
+    /// Adds the defaults that follow from the machine and from other settings.
+    fn with_defaults(mut self, machine: &Machine) -> Self {
+        // A command that needs a wrong value reports it.
+        if let (Ok(task), Ok(tables)) = (self.get(), self.tasks()) {
+            let parallel = TaskLimits::new(&task, &tables).places(machine);
+            self.add_default("parallel", parallel.to_string());
+        }
+        if let Ok(CompileSettings { memory: usual, .. }) = self.get() {
+            let memory = machine.to_compile(usual);
+            if memory < usual {
+                self.add_default("compile-memory", memory.display().iec().to_string());
+            }
+        }
+        self
+    }
+
+    fn add_default(&mut self, name: &'static str, text: String) {
+        self.given.entry(name).or_insert(Given { text, origin: Origin::Default });
+    }
+
     /// The values of some settings.
     ///
     /// # Errors
@@ -448,8 +483,7 @@ impl Settings {
     pub(crate) fn config(&self) -> anyhow::Result<Config> {
         let mut settings = self.clone();
         let errors = self.error_queue(&self.queue()?)?;
-        let errors = Given { text: errors.to_string(), origin: Origin::Default };
-        settings.given.entry("error-queue").or_insert(errors);
+        settings.add_default("error-queue", errors.to_string());
         let config = Config { tasks: self.tasks()?, ..settings.get()? };
         overlaps::check_message_bucket(&config.queue_options, &config.data)?;
         Ok(config)
@@ -516,13 +550,12 @@ impl Settings {
         };
         self.tasks()?;
         self.get::<DisplaySettings>()?;
-        let parallel = || Some(self.get::<task_host::config::WorkSettings>().ok()?.parallel);
         let shown = |setting: &'static Arg| {
             let given = self.given.get(name(setting)).cloned();
             let text = match (name(setting), &config) {
                 ("queue", Some(config)) => Some(config.queue.to_string()),
                 ("error-queue", Some(config)) => Some(config.error_queue.to_string()),
-                ("prefetch", _) if given.is_none() => parallel().map(|n| (2 * n).to_string()),
+                ("prefetch", _) if given.is_none() => Some("what starts soon".to_owned()),
                 _ => given.as_ref().map(|given| given.text.clone()).or_else(|| default(setting)),
             };
             (name(setting).to_owned(), text, given.map_or(Origin::Default, |given| given.origin))
@@ -553,6 +586,8 @@ mod tests {
         check("HOST_QUEUES", Some("HOST_QUEUE"));
         check("HOST_LEESE", Some("HOST_LEASE"));
         check("HOST_CONFG", Some("HOST_CONFIG"));
+        check("HOST_WORKER_IDX", Some("HOST_WORKER_INDEX"));
+        check("HOST_FLEET", None);
         for setting in &*DECLARED {
             check(&variable(setting), None);
         }
@@ -580,48 +615,16 @@ mod tests {
         for setting in &*DECLARED {
             if setting.get_help_heading() != heading {
                 heading = setting.get_help_heading();
-                text.push_str(&format!(
-                    "\n### {}\n\n| setting | default | meaning |\n|---|---|---|\n",
-                    heading.unwrap_or_default()
-                ));
+                let heading = heading.unwrap_or_default();
+                text.push_str(&format!("\n### {heading}\n\n{}", reference::HEADER));
             }
-            let short = setting.get_short().map_or(String::new(), |short| format!("`-{short}`, "));
-            let value = match setting.get_value_names() {
-                Some([value, ..]) if !is_switch(setting) => format!(" {value}"),
-                _ => String::new(),
-            };
-            let help = setting.get_help().map(ToString::to_string).unwrap_or_default();
-            let (help, default) = match help.split_once(" [default: ") {
-                Some((help, default)) => (help, default.trim_end_matches(']').to_owned()),
-                None if is_switch(setting) => (&*help, String::new()),
-                None => (&*help, default(setting).map_or(String::new(), |d| format!("`{d}`"))),
-            };
-            let help = help.replace('|', "\\|");
-            text.push_str(&format!(
-                "| {short}`--{}{value}` | {default} | {help} |\n",
-                name(setting)
-            ));
+            text.push_str(&reference::row(setting));
         }
         text
     }
 
     #[test]
     fn the_reference_lists_every_setting() {
-        const BEGIN: &str = "<!-- settings: written by a test -->\n";
-        const END: &str = "\n<!-- end of settings -->";
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/command-line.md");
-        let page = std::fs::read_to_string(path).unwrap();
-        let (before, rest) = page.split_once(BEGIN).unwrap();
-        let (listed, after) = rest.split_once(END).unwrap();
-        let tables = tables();
-        // The variable that updates snapshots updates this page too.
-        if std::env::var("INSTA_UPDATE").is_ok_and(|update| update == "always") {
-            std::fs::write(path, format!("{before}{BEGIN}{tables}{END}{after}")).unwrap();
-        } else {
-            assert_eq!(
-                listed, tables,
-                "update the page: INSTA_UPDATE=always cargo xtask test --fast settings"
-            );
-        }
+        reference::is_on_the_page("settings", &tables());
     }
 }

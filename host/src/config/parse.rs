@@ -16,6 +16,7 @@ use crate::catalog::Keys;
 use crate::confinement::Confine;
 use crate::environment::with_home;
 use crate::key::{Prefix, check_not_reserved};
+use crate::notice::{Cloud, Notices};
 use crate::queue;
 use crate::queue::sqs::check_body_bucket;
 use crate::sandbox::{LEAST_HOST_MEMORY, MOST_LOG};
@@ -73,6 +74,18 @@ pub(super) fn confine(text: &str) -> Parsed<Confine> {
         "off" => Ok(Confine::Off),
         "require" => Ok(Confine::Require),
         _ => Err("is not one of on, off and require".to_owned()),
+    }
+}
+
+/// A cloud, `auto` or `none`.
+pub(super) fn notices(text: &str) -> Parsed<Notices> {
+    match text {
+        "auto" => Ok(Notices::Auto),
+        "aws" => Ok(Notices::Of(Cloud::Aws)),
+        "google" => Ok(Notices::Of(Cloud::Google)),
+        "azure" => Ok(Notices::Of(Cloud::Azure)),
+        "none" => Ok(Notices::Off),
+        _ => Err("is not one of auto, aws, google, azure and none".to_owned()),
     }
 }
 

@@ -5,10 +5,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytesize::ByteSize;
-use wasmtime::ResourceLimiter;
+use wasmtime::ResourceLimiterAsync;
 use wasmtime::component::ResourceTableError;
 
+use super::room::{Refused, Share};
 use super::{Phase, RunError};
 use crate::key::TaskName;
 use crate::words;
@@ -103,8 +105,12 @@ impl Limits {
     /// What an execution may take of the host's memory: the guest's own, its outputs that are kept
     /// there, and what else the host holds for it.
     pub fn of_the_host(&self) -> ByteSize {
-        let parts = [self.memory, self.output_memory, self.host_memory];
-        ByteSize(parts.iter().fold(0, |sum, part| sum.saturating_add(part.as_u64())))
+        ByteSize(self.memory.as_u64().saturating_add(self.beside_the_guest().as_u64()))
+    }
+
+    /// The same without the guest's own memory.
+    pub fn beside_the_guest(&self) -> ByteSize {
+        ByteSize(self.output_memory.as_u64().saturating_add(self.host_memory.as_u64()))
     }
 
     /// The memory of the host for a guest with so many outputs, if nothing else is set.
@@ -140,6 +146,8 @@ impl Limits {
 pub enum Limit {
     /// See [`Limits::memory`].
     Memory(ByteSize),
+    /// The memory that the host has for all guests.
+    AllMemory(ByteSize),
     /// See [`Limits::time`].
     Time(Duration),
     /// See [`Limits::cpu_time`].
@@ -172,6 +180,11 @@ impl fmt::Display for Limit {
             Self::Memory(most) => {
                 write!(f, "the guest ran into its memory limit of {}", most.display().iec())
             }
+            Self::AllMemory(most) => write!(
+                f,
+                "the guest asked for more than the {} of memory that this host has for tasks",
+                most.display().iec()
+            ),
             Self::Time(most) => {
                 let most = humantime::format_duration(*most);
                 write!(f, "the guest ran into its time limit of {most}")
@@ -233,6 +246,9 @@ pub(super) fn cure(limit: &Limit, table: Option<&Table>) -> String {
             Limit::ProcessFiles(_) => {
                 "a higher `ulimit -n` of the host or a lower `--parallel` raises it".to_owned()
             }
+            Limit::AllMemory(_) => {
+                "more memory for the host's machine, container or job raises it".to_owned()
+            }
             Limit::Handles => "nothing raises it: drop what is not needed any more".to_owned(),
             Limit::Call(_) => "nothing raises it: use several calls".to_owned(),
             Limit::Parts => "nothing raises that: link it into fewer modules".to_owned(),
@@ -252,7 +268,8 @@ impl Limit {
             Self::OutputFiles(_) => Some("max-output-files"),
             Self::OpenFiles(_) => Some("max-open-files"),
             Self::HostMemory(_) => Some("host-memory"),
-            Self::ProcessFiles(_)
+            Self::AllMemory(_)
+            | Self::ProcessFiles(_)
             | Self::Depth(_)
             | Self::Handles
             | Self::Call(_)
@@ -289,11 +306,15 @@ pub(super) struct Memory {
     bytes: usize,
     elements: usize,
     denied: Option<Limit>,
+    /// Its part of the memory of all guests.
+    share: Share,
+    /// The memory of all guests, if the guest was ended for lack of it.
+    crowded: Option<ByteSize>,
 }
 
 impl Memory {
-    pub(super) fn new(limit: ByteSize) -> Self {
-        Self { limit, bytes: 0, elements: 0, denied: None }
+    pub(super) fn new(limit: ByteSize, share: Share) -> Self {
+        Self { limit, bytes: 0, elements: 0, denied: None, share, crowded: None }
     }
 
     /// The bytes of all memories: their peak, because memories only grow.
@@ -305,26 +326,54 @@ impl Memory {
     pub(super) fn denied(&self) -> Option<Limit> {
         self.denied
     }
+
+    /// The memory of all guests, if the guest was ended because they need more of it together.
+    pub(super) fn crowded(&self) -> Option<ByteSize> {
+        self.crowded
+    }
+
+    /// The memory of all guests, if the guest has waited for a part of it.
+    pub(super) fn waited_for(&self) -> Option<ByteSize> {
+        self.share.has_waited().then(|| self.share.all())
+    }
 }
 
-impl ResourceLimiter for Memory {
-    fn memory_growing(
+/// What an execution is ended with if it can't have the memory that another one holds.
+#[derive(Debug, thiserror::Error)]
+#[error("the guests of this host together need more memory than there is")]
+struct Crowded;
+
+#[async_trait]
+impl ResourceLimiterAsync for Memory {
+    async fn memory_growing(
         &mut self,
         current: usize,
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let total = self.bytes.saturating_add(desired.saturating_sub(current));
-        let granted = total as u64 <= self.limit.as_u64();
-        if granted {
-            self.bytes = total;
-        } else {
+        let more = desired.saturating_sub(current);
+        let total = self.bytes.saturating_add(more);
+        if total as u64 > self.limit.as_u64() {
             self.denied.get_or_insert(Limit::Memory(self.limit));
+            return Ok(false);
         }
-        Ok(granted)
+        match self.share.grow(more as u64).await {
+            Ok(()) => {
+                self.bytes = total;
+                Ok(true)
+            }
+            Err(Refused::TooLarge(most)) => {
+                self.denied.get_or_insert(Limit::AllMemory(most));
+                Ok(false)
+            }
+            Err(Refused::Crowded(most)) => {
+                self.crowded = Some(most);
+                Err(Crowded.into())
+            }
+        }
     }
 
-    fn table_growing(
+    async fn table_growing(
         &mut self,
         current: usize,
         desired: usize,

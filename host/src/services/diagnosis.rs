@@ -69,11 +69,23 @@ impl Objects {
     }
 }
 
-/// Failures that were over when the same object was tried again, by object.
+/// Failures that were over when the same object was tried again, by object, since a task last used
+/// the object with success.
 #[derive(Debug, Default)]
 struct Passed(HashMap<BucketKey, u32>);
 
 impl Passed {
+    /// Forgets the failures of objects that a task has used. A trial of the host does not count: an
+    /// object may fail for every task and pass each trial.
+    fn worked(&mut self, keys: impl Iterator<Item = BucketKey>) {
+        // Most often nothing has failed, and the keys need not be made.
+        if !self.0.is_empty() {
+            keys.for_each(|key| {
+                self.0.remove(&key);
+            });
+        }
+    }
+
     /// Counts a failure. False if the object has had many: it fails in a way that the trial does
     /// not show.
     fn may_pass(&mut self, key: &BucketKey) -> bool {
@@ -101,9 +113,12 @@ fn reading(bucket: &dyn Bucket) -> String {
 }
 
 impl Services {
-    /// Remembers an input that was read.
-    pub(crate) fn was_read(&self, key: BucketKey) {
-        self.objects.inputs.lock().worked(key);
+    /// Remembers that all inputs of a task were read.
+    pub(crate) fn were_read(&self, task: &Task) {
+        let mut keys = task.inputs.iter().map(|input| task.base_directory.join(input));
+        let Some(last) = keys.next_back() else { return };
+        self.objects.passed.lock().worked(keys.chain([last.clone()]));
+        self.objects.inputs.lock().worked(last);
         if self.outages.any() {
             self.outages.ends_unless_probed(&reading(&*self.inputs.bucket));
         }
@@ -111,6 +126,7 @@ impl Services {
 
     /// Remembers a component that was read.
     pub(crate) fn was_resolved(&self, key: BucketKey) {
+        self.objects.passed.lock().worked([key.clone()].into_iter());
         self.objects.components.lock().worked(key);
         // Inputs in the same bucket may still be unreadable.
         let is_inputs = self.catalog.is_in(&self.inputs.bucket);
@@ -119,9 +135,11 @@ impl Services {
         }
     }
 
-    /// Remembers an output that was written.
-    pub(crate) fn was_put(&self, key: BucketKey) {
-        self.objects.outputs.lock().worked(key);
+    /// Remembers that all outputs of a task were written.
+    pub(crate) fn were_put(&self, keys: &[BucketKey]) {
+        let Some(last) = keys.last() else { return };
+        self.objects.passed.lock().worked(keys.iter().cloned());
+        self.objects.outputs.lock().worked(last.clone());
     }
 
     /// Returns the failure unchanged, or as [`Failure::Outage`] if an outage caused it. `since`:
@@ -426,6 +444,21 @@ mod tests {
             for n in 1..=5 {
                 assert_eq!(passed.may_pass(&key), n <= UNDECIDED, "{name} {n}");
             }
+        }
+    }
+
+    #[test]
+    fn failures_are_forgotten_when_a_task_has_used_the_object() {
+        let (a, b) = (BucketKey::new("a").unwrap(), BucketKey::new("b").unwrap());
+        let mut passed = Passed::default();
+        for _ in 0..10 {
+            assert!((0..UNDECIDED).all(|_| passed.may_pass(&a)), "failures long ago");
+            passed.worked([a.clone()].into_iter());
+        }
+        // Another object that works says nothing about this one.
+        for n in 1..=5 {
+            passed.worked([b.clone()].into_iter());
+            assert_eq!(passed.may_pass(&a), n <= UNDECIDED, "{n}");
         }
     }
 }

@@ -49,7 +49,8 @@ impl Attempt {
         self.steps.done(Step::Settle);
         services.stats.add_steps(&self.steps);
         count(services, &verdict, &settled);
-        let is_known = matches!(end, Err(Failure::Outage(_) | Failure::NotYet { .. }));
+        let is_known =
+            matches!(end, Err(Failure::Outage(_) | Failure::NotYet { .. } | Failure::SlotsBusy));
         self.log(services, &verdict, settled, &reason, is_known);
     }
 
@@ -104,7 +105,8 @@ impl Attempt {
         }
     }
 
-    /// Logs how the attempt ended. `is_known`: the log already says why, once for all tasks.
+    /// Logs how the attempt ended. `is_known`: the log already says why, once for all tasks, or it
+    /// is no news.
     fn log(
         &self,
         services: &Services,

@@ -15,11 +15,12 @@ use crate::catalog::{Catalog, CatalogError, CompileLimits, Ready};
 use crate::config::{self, TaskLimits};
 use crate::failure::Failure;
 use crate::key::Prefix;
+use crate::machine::Machine;
 use crate::message::Task;
 use crate::prefetch::{Prefetch, PrefetchError};
 use crate::publish::{self, PublishError, PutOutput};
 use crate::receipt::Receipt;
-use crate::sandbox::{Execution, Job, Mode, RunError, Sandbox};
+use crate::sandbox::{Execution, Job, Limit, Mode, RunError, Sandbox};
 use crate::spill::SpillDir;
 use crate::task::{Inputs, check_listed};
 
@@ -160,6 +161,8 @@ impl Rerunner {
             Err(
                 error @ (RunError::Host(_)
                 | RunError::Shortage { .. }
+                | RunError::Crowded { .. }
+                | RunError::Limit { limit: Limit::AllMemory(_), .. }
                 | RunError::Broke
                 | RunError::Cancelled),
             ) => return Err(error.into()),
@@ -188,7 +191,8 @@ impl Engine {
     fn open(place: &Place, mode: Mode) -> Result<Self, RerunError> {
         let sandbox = Sandbox::new(place.parallel, place.spill.clone(), mode);
         let sandbox = sandbox.map_err(|error| RerunError::Sandbox(format!("{error:#}")))?;
-        let sandbox = Arc::new(sandbox);
+        let memory = place.limits.for_guests(Machine::of_process(), place.parallel);
+        let sandbox = Arc::new(sandbox.with_memory(memory));
         let (bucket, prefix) = place.components.clone();
         let catalog = Catalog::new(
             bucket,

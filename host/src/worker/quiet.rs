@@ -1,4 +1,5 @@
-//! Whether a queue that can't count its messages is empty.
+//! How long a queue has brought nothing: until one that can't count its messages counts as empty,
+//! and until a host leaves that is not needed.
 
 use std::time::Duration;
 
@@ -27,9 +28,56 @@ impl Quiet {
     }
 }
 
+/// Since when a host could have worked and nothing came.
+pub(super) struct Idle {
+    since: Instant,
+}
+
+impl Idle {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { since: now }
+    }
+
+    /// How long nothing came. `could_work`: the host has no task, and nothing keeps it from running
+    /// one. `busy`: until when it had, or will have, something to do.
+    pub(super) fn lasts(
+        &mut self,
+        now: Instant,
+        could_work: bool,
+        busy: Option<Instant>,
+    ) -> Duration {
+        let since = if could_work { busy } else { Some(now) };
+        self.since = since.map_or(self.since, |since| since.max(self.since));
+        now.saturating_duration_since(self.since)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_is_idle_while_it_could_work_and_nothing_comes() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut idle = Idle::new(start);
+        let mut check = |at: u32, could_work: bool, busy: Option<u32>, want: u32| {
+            let busy = busy.map(|at| start + second * at);
+            let lasts = idle.lasts(start + second * at, could_work, busy);
+            assert_eq!(lasts, second * want, "{at}");
+        };
+        check(20, true, None, 20);
+        check(40, true, None, 40);
+        // A task ran and ended between two looks.
+        check(60, true, Some(47), 13);
+        // A task is under way, or a service is out.
+        check(80, false, Some(47), 0);
+        check(100, true, Some(90), 10);
+        // A task was released, and can be leased again later.
+        check(110, true, Some(140), 0);
+        check(150, true, Some(140), 10);
+        check(160, true, Some(90), 20);
+    }
 
     #[test]
     fn a_queue_that_cannot_count_is_empty_when_nothing_came_for_long() {

@@ -8,6 +8,7 @@ mod hostile_pointer;
 mod python;
 mod receipts;
 mod requests;
+mod shared_work;
 mod sick_calls;
 mod sick_s3;
 mod tools;

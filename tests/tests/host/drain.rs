@@ -25,13 +25,7 @@ fn busy(place: &Place, secs: f64, args: &[&str]) -> Running {
     eventually("one task that runs and three that are held ready", || {
         (place.counts() == (6, 4)).then_some(())
     });
-    eventually("a start that is recorded", || {
-        let movements = place.path().join("queue/movement");
-        let started = std::fs::read_dir(movements).ok()?.flatten().any(|entry| {
-            std::fs::read_to_string(entry.path()).is_ok_and(|lines| lines.contains("\n\n"))
-        });
-        started.then_some(())
-    });
+    eventually("a start that is recorded", || place.a_task_has_started().then_some(()));
     host
 }
 

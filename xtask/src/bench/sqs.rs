@@ -124,7 +124,29 @@ impl Sqs {
         Ok(found.context("a server of SQS")?.1.to_owned())
     }
 
-    fn new_queue(&mut self) -> anyhow::Result<String> {
+    /// Where its programs run.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// `host`, which finds the server.
+    pub(super) fn host(&self) -> anyhow::Result<Command> {
+        let mut host = Command::new(&self.host);
+        host.current_dir(&self.dir).envs(self.variables()?).stdin(Stdio::null());
+        Ok(host)
+    }
+
+    fn variables(&self) -> anyhow::Result<[(&'static str, String); 5]> {
+        Ok([
+            ("AWS_ENDPOINT_URL", self.endpoint()?),
+            ("AWS_ACCESS_KEY_ID", "test".to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", "test".to_owned()),
+            ("AWS_REGION", "us-east-1".to_owned()),
+            ("AWS_DEFAULT_REGION", "us-east-1".to_owned()),
+        ])
+    }
+
+    pub(super) fn new_queue(&mut self) -> anyhow::Result<String> {
         self.queues += 1;
         let name = format!("bench-{}-{}", std::process::id(), self.queues);
         let mut aws = Command::new(&self.aws);
@@ -173,11 +195,7 @@ impl Sqs {
             .arg(command.get_program())
             .args(command.get_args())
             .current_dir(&self.dir)
-            .env("AWS_ENDPOINT_URL", self.endpoint()?)
-            .env("AWS_ACCESS_KEY_ID", "test")
-            .env("AWS_SECRET_ACCESS_KEY", "test")
-            .env("AWS_REGION", "us-east-1")
-            .env("AWS_DEFAULT_REGION", "us-east-1")
+            .envs(self.variables()?)
             .stdin(Stdio::null())
             .output()?;
         let stderr = String::from_utf8_lossy(&output.stderr);

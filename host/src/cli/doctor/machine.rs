@@ -3,16 +3,16 @@
 mod directory;
 mod shortage;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use bytesize::ByteSize;
 use rustix::process::{Resource, getrlimit};
 use task_host::cache::{self, NotOurs};
-use task_host::config::Config;
+use task_host::config::{Config, TaskLimits};
 use task_host::confinement::{self, Confine, InForce};
 use task_host::fit::{Finding, Level};
-use task_host::sandbox::{self, Confinement, Limits, Sandbox};
+use task_host::machine::Machine;
+use task_host::sandbox::{self, Confinement, Sandbox};
 use task_host::spill::SpillDir;
 
 use super::super::open_files::{LEAST_FILES, needed};
@@ -141,8 +141,8 @@ pub(super) async fn compiler(config: &Config) -> Finding {
 }
 
 fn files(config: &Config) -> Finding {
-    let tasks = (config.work.parallel + config.least_prefetch()) as u64;
-    let files = needed(config.work.parallel, config.least_prefetch());
+    let tasks = (config.work.parallel + config.usual_prefetch()) as u64;
+    let files = needed(config.work.parallel, config.usual_prefetch());
     // A host raises its soft limit to the hard limit.
     let limits = getrlimit(Resource::Nofile);
     let Some(limit) = limits.maximum.or(limits.current) else {
@@ -190,69 +190,54 @@ fn file_size(config: &Config) -> Option<Finding> {
     Some(Finding::new(Level::Warn, "file size", text).cure(cure))
 }
 
-/// A note if the tasks together or the compiler may use more memory than there is.
-fn memory(config: &Config) -> Option<Finding> {
-    let there = available_memory(|path| std::fs::read_to_string(path).ok())?;
-    let compiling = config.compile.memory;
-    if compiling > there {
+/// Whether the memory of this process is enough for the tasks and the compiler.
+pub(crate) fn memory(config: &Config) -> Option<Finding> {
+    let machine = Machine::of_process();
+    judge_memory(config, &config.limits(), machine)
+}
+
+fn judge_memory(config: &Config, limits: &TaskLimits, machine: &Machine) -> Option<Finding> {
+    let there = machine.memory()?;
+    let most = limits.most(|limits| limits.memory);
+    let (memory, setting) = match &most.table {
+        Some(table) => (most.memory, format!("`memory` in {table}")),
+        None => (most.memory, "--memory".to_owned()),
+    };
+    let each = memory.display().iec();
+    let alone = limits.for_guests(machine, 1)?;
+    if memory > alone {
+        let alone = alone.display().iec();
         let text = format!(
-            "compiling a component may use {}, and the machine has {}; the kernel may kill what uses \
-             more",
-            compiling.display().iec(),
-            there.display().iec()
+            "a task may use {each} ({setting}), and {there}, {alone} of it for tasks: a task that \
+             needs more fails"
         );
-        return Some(Finding::new(Level::Note, "memory", text).cure("a lower --compile-memory"));
+        let cure = format!("more memory, or {setting} {alone}");
+        return Some(Finding::new(Level::Problem, "memory", text).cure(cure));
     }
-    let limits = config.limits();
-    let most = limits.most(Limits::of_the_host);
-    let each = most.of_the_host();
-    let table = most.table.as_ref().map_or(String::new(), |table| format!(" ({table})"));
-    let needed = ByteSize(each.as_u64().saturating_mul(config.work.parallel as u64));
-    (needed > there).then(|| {
+    let parallel = config.work.parallel;
+    let together = limits.for_guests(machine, parallel)?;
+    let needed = ByteSize(memory.as_u64().saturating_mul(parallel as u64));
+    if needed > together {
         let text = format!(
-            "{} of {} each{table}, the host's part included, may use {}, and the machine has {}; the \
-             kernel may kill a host that uses more",
-            output::count(config.work.parallel as u64, "task"),
-            each.display().iec(),
+            "{} of {each} ({setting}) may use {}, and {there}, {} of it for tasks: when that is \
+             used up, tasks wait for others to end",
+            output::count(parallel as u64, "task"),
             needed.display().iec(),
-            there.display().iec()
+            together.display().iec()
         );
-        Finding::new(Level::Note, "memory", text)
-            .cure("a lower --memory, --output-memory, --host-memory or --parallel")
-    })
-}
-
-/// The memory of the machine, or of the container if that has less.
-fn available_memory(read: impl Fn(&Path) -> Option<String>) -> Option<ByteSize> {
-    let machine = read(Path::new("/proc/meminfo"))?;
-    let machine = machine.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kib: u64 = machine.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    // Inside a container these are its own limits. `max` does not parse.
-    let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
-    let limits = limits.iter().filter_map(|path| read(Path::new(path))?.trim().parse().ok());
-    Some(ByteSize(limits.fold(kib.saturating_mul(1024), u64::min)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_container_may_have_less_memory_than_its_machine() {
-        let memory = |files: &[(&str, &str)]| {
-            available_memory(|path| {
-                let (_, text) = files.iter().find(|(name, _)| Path::new(name) == path)?;
-                Some((*text).to_owned())
-            })
-        };
-        let machine = ("/proc/meminfo", "MemTotal:       8388608 kB\nMemFree: 1 kB\n");
-        assert_eq!(memory(&[]), None);
-        assert_eq!(memory(&[machine]), Some(ByteSize::gib(8)));
-        let none = ("/sys/fs/cgroup/memory.max", "max\n");
-        assert_eq!(memory(&[machine, none]), Some(ByteSize::gib(8)));
-        let some = ("/sys/fs/cgroup/memory.max", "1073741824\n");
-        assert_eq!(memory(&[machine, some]), Some(ByteSize::gib(1)));
-        let none = ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
-        assert_eq!(memory(&[machine, none]), Some(ByteSize::gib(8)));
+        let cure = format!(
+            "--parallel {}, a lower {setting}, or more memory",
+            limits.places(machine).min(parallel)
+        );
+        return Some(Finding::new(Level::Warn, "memory", text).cure(cure));
     }
+    let compiling = config.compile.memory;
+    (machine.to_compile(compiling) < compiling).then(|| {
+        let text = format!(
+            "compiling a component may use {}, and {there}; the kernel may kill a compiler that \
+             uses more",
+            compiling.display().iec(),
+        );
+        Finding::new(Level::Note, "memory", text).cure("a lower --compile-memory")
+    })
 }

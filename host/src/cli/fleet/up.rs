@@ -136,8 +136,9 @@ impl WorkersOfFleet {
         let (grace, stop_time) = policy::grace(given, usual, engine.times()).map_err(advice)?;
         settings.or("grace", humantime::format_duration(grace).to_string());
         if !ENDS.iter().any(|name| settings.has(name)) {
-            settings.or("exit-when-empty", "true");
+            settings.or("exit-when-idle", "60s");
         }
+        settings.or("exit-zero", "true");
         settings.or("log-format", "json");
         let config = settings.config_to_run()?;
 
@@ -192,7 +193,7 @@ impl WorkersOfFleet {
 }
 
 /// Settings with which a worker ends by itself.
-const ENDS: [&str; 3] = ["exit-when-empty", "max-tasks", "for"];
+const ENDS: [&str; 4] = ["exit-when-empty", "exit-when-idle", "max-tasks", "for"];
 
 /// The memory that a worker needs, in whole steps of 256 MiB.
 fn memory(slots: usize, task: ByteSize) -> ByteSize {
@@ -225,4 +226,33 @@ fn grouped(pairs: Vec<(String, String)>) -> std::collections::BTreeMap<String, V
         options.entry(name).or_default().push(value);
     }
     options
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args, Command};
+
+    use super::super::super::settings::reference;
+    use super::*;
+
+    /// These are settings of a worker or of the command line, listed elsewhere.
+    fn is_own(option: &&clap::Arg) -> bool {
+        option.get_help_heading() == Some("Fleet")
+    }
+
+    #[test]
+    fn the_reference_lists_every_option_of_a_fleet() {
+        let command = Up::augment_args(Command::new("host"));
+        let rows = command.get_arguments().filter(is_own).map(reference::row);
+        let table = format!("{}{}", reference::HEADER, rows.collect::<String>());
+        reference::is_on_the_page("settings of a fleet", &table);
+    }
+
+    #[test]
+    fn a_worker_has_the_memory_for_its_tasks() {
+        assert_eq!(memory(1, ByteSize::gib(1)), ByteSize::mib(1536));
+        assert_eq!(memory(8, ByteSize::gib(1)), ByteSize::mib(8704));
+        assert_eq!(memory(1, ByteSize::mib(1)), ByteSize::mib(768));
+        assert!(memory(usize::MAX, ByteSize::gib(1)) > ByteSize::gib(1));
+    }
 }

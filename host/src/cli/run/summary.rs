@@ -7,9 +7,10 @@ use std::time::Duration;
 use indicatif::HumanCount;
 use serde::Serialize;
 use task_host::config::Config;
+use task_host::identity::{self, Identity};
 use task_host::queue::{Counts, Requests};
 use task_host::stats::{Stats, Step};
-use task_host::worker::Stopped;
+use task_host::worker::{Goal, Stopped};
 
 use super::super::output;
 
@@ -17,6 +18,12 @@ use super::super::output;
 #[derive(Debug, Serialize)]
 pub(crate) struct Summary {
     stopped: &'static str,
+    /// What made the host stop: `empty`, `idle`, `max-tasks` or `for`, if it finished; or `signal`
+    /// or `notice`.
+    cause: Option<&'static str>,
+    /// Which worker of a fleet this host is, if it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    worker: Option<&'static Identity>,
     done: u64,
     /// Of these, tasks that were done before, as their receipts say.
     done_before: u64,
@@ -43,12 +50,34 @@ pub(crate) struct Summary {
     elapsed: Duration,
 }
 
+/// Why a host stopped.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ending {
+    pub(crate) stopped: Stopped,
+    /// What it reached, if it ended by itself.
+    pub(crate) goal: Option<Goal>,
+    /// What told it to stop, if anything did.
+    pub(crate) cause: Option<&'static str>,
+}
+
+impl Ending {
+    fn cause(self) -> Option<&'static str> {
+        match self.goal {
+            None => self.cause,
+            Some(Goal::Empty) => Some("empty"),
+            Some(Goal::Idle) => Some("idle"),
+            Some(Goal::Tasks) => Some("max-tasks"),
+            Some(Goal::Time) => Some("for"),
+        }
+    }
+}
+
 impl Summary {
     pub(crate) fn new(
         config: &Config,
         stats: &Stats,
         elapsed: Duration,
-        stopped: Stopped,
+        ending: Ending,
         queue_counts: Option<Counts>,
         queue_requests: Option<Requests>,
     ) -> Self {
@@ -58,11 +87,13 @@ impl Summary {
             .collect();
         let (done, failed) = (stats.done.load(Relaxed), stats.failed.load(Relaxed));
         Self {
-            stopped: match stopped {
+            stopped: match ending.stopped {
                 Stopped::Finished => "finished",
                 Stopped::Drained => "drained",
                 Stopped::Killed => "killed",
             },
+            cause: ending.cause(),
+            worker: Some(identity::of_process()).filter(|worker| !worker.is_unknown()),
             done,
             done_before: stats.done_before.load(Relaxed),
             failed,
@@ -92,9 +123,13 @@ impl Summary {
 
     /// Prints the summary for people.
     pub(crate) fn print(&self, mut out: impl Write) -> std::io::Result<()> {
-        let stopped = match self.stopped {
-            "finished" => "finished",
-            "drained" => "stopped as requested; running tasks were finished",
+        let stopped = match (self.stopped, self.cause) {
+            ("finished", Some("idle")) => "finished: no task could be leased for a while",
+            ("finished", _) => "finished",
+            ("drained", Some("notice")) => {
+                "stopped because of a notice; running tasks were finished"
+            }
+            ("drained", _) => "stopped as requested; running tasks were finished",
             _ => "stopped; running tasks were released",
         };
         writeln!(out, "{stopped}")?;

@@ -70,7 +70,7 @@ fn log_level(text: &str) -> Parsed<String> {
     }
 }
 
-fn address(text: &str) -> Parsed<SocketAddr> {
+pub(crate) fn address(text: &str) -> Parsed<SocketAddr> {
     text.parse().map_err(|_| "is not an address; write for example 127.0.0.1:8080".to_owned())
 }
 

@@ -99,23 +99,30 @@ impl Settings {
         &self.fleet
     }
 
+    /// The text of a setting that was given. Defaults of this machine say nothing about others.
+    fn given(&self, name: &str) -> Option<&str> {
+        let given = self.given.get(name).filter(|given| given.origin != Origin::Default);
+        given.map(|given| &*given.text)
+    }
+
     /// Whether a setting was given.
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.given.contains_key(name)
+        self.given(name).is_some()
     }
 
     /// Gives a setting a value if nobody gave one.
     pub(crate) fn or(&mut self, name: &'static str, text: impl Into<String>) {
         debug_assert!(DECLARED.iter().any(|setting| super::name(setting) == name), "{name}");
-        let given = Given { text: text.into(), origin: Origin::Default };
-        self.given.entry(name).or_insert(given);
+        if !self.has(name) {
+            let origin = Origin::Flag(format!("--{name}"));
+            self.given.insert(name, Given { text: text.into(), origin });
+        }
     }
 
     /// The settings that were given, as variables for workers. Queues and buckets that are
     /// directories are absolute: other commands find them too.
     pub(crate) fn variables(&self, config: &Config) -> anyhow::Result<BTreeMap<String, String>> {
-        let given =
-            |setting| Some((variable(setting), self.given.get(name(setting))?.text.clone()));
+        let given = |setting| Some((variable(setting), self.given(name(setting))?.to_owned()));
         let shared = DECLARED.iter().filter(|setting| !OWN.contains(&name(setting)));
         let mut variables: BTreeMap<String, String> = shared.filter_map(given).collect();
         // Also without tables: a worker must not read a file that it may find.

@@ -2,7 +2,8 @@
 //!
 //! A receive costs the same whether it brings one message or ten. While tasks are short, each
 //! receive asks for ten messages, however few the host wants at that moment. The messages beyond
-//! those wait in `polls.rs`, under lease, for the host's next call, which then needs no request.
+//! those wait in `polls.rs`, under lease, for the host's next call, which then needs no request. If
+//! the host's tasks become longer, they are released after ten seconds.
 //! While tasks are long, a receive asks only for what the host wants: another host could run a
 //! message that waits here. Where a delivery that comes to nothing counts against the message's
 //! redrive policy, a receive never asks for more.

@@ -32,6 +32,10 @@ const ON_ITS_WAY: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_secs(1);
 /// How long to wait before the next try if a message's body can't be fetched.
 const NO_BODY: Duration = Duration::from_secs(30);
+/// How long a message may wait for the host to take it. Tasks are short while a receive brings more
+/// than the host wants, so the host takes them within half of this time, unless its tasks become
+/// longer.
+const KEPT: Duration = Duration::from_secs(10);
 /// How often to check whether too many messages are in flight.
 const FULL_EVERY: Duration = Duration::from_secs(900);
 /// The number of messages in flight that is close to SQS's limit.
@@ -184,7 +188,7 @@ impl Inner {
                 }
             },
         }
-        let stale = until.checked_sub((until - received) / 2).unwrap_or(until);
+        let stale = received + KEPT.min((until - received) / 2);
         if let Some(why) = &unread {
             tracing::warn!("{}: the body of message {} can't be read: {why}", self.name, held.id);
         }

@@ -2,10 +2,7 @@
 
 use bytesize::ByteSize;
 use rustix::process::{Resource, getrlimit};
-
-/// The address space of a task: four memories that can grow to 4 GiB, and guard pages. Little of it
-/// ever takes memory.
-const TASK_ADDRESSES: ByteSize = ByteSize(17 << 30);
+use task_host::machine::TASK_ADDRESSES;
 
 /// The limits of this process, if it has any.
 #[derive(Debug, Clone, Copy, Default)]
@@ -30,10 +27,14 @@ fn cure_within(problem: &str, limits: Limits) -> String {
     let (is_memory, is_threads, is_files) = (is(12), is(11), is(24) || is(23));
     // The error is the same for too many threads and for a stack without address space.
     if let (true, Some(addresses)) = (is_memory || is_threads, limits.addresses) {
+        let or_fewer = match addresses > TASK_ADDRESSES {
+            true => ", or a lower --parallel",
+            false => "",
+        };
         return format!(
             "this process may have {} of address space (`ulimit -v`), and each task that may run \
              takes about {}, though little of it is ever used: `ulimit -v unlimited`, LimitAS=infinity \
-             in a systemd unit, or a lower --parallel",
+             in a systemd unit{or_fewer}",
             addresses.display().iec(),
             TASK_ADDRESSES.display().iec()
         );
@@ -69,14 +70,18 @@ mod tests {
         let threads = "Resource temporarily unavailable (os error 11)";
         let files = "Too many open files (os error 24)";
         let none = Limits::default();
-        let addresses = Limits { addresses: Some(ByteSize::gib(16)), ..none };
+        let addresses = Limits { addresses: Some(ByteSize::gib(20)), ..none };
+        let too_few = Limits { addresses: Some(ByteSize::gib(16)), ..none };
         let users = Limits { threads: Some(40), ..none };
         let check = |problem: &str, limits: Limits, want: &str| {
             let told = cure_within(problem, limits);
             assert!(told.contains(want), "{problem}: {told}");
         };
         check(memory, none, "vm.overcommit_memory");
-        check(memory, addresses, "16.0 GiB of address space (`ulimit -v`)");
+        check(memory, addresses, "20.0 GiB of address space (`ulimit -v`)");
+        check(memory, addresses, "LimitAS=infinity in a systemd unit, or a lower --parallel");
+        // Fewer tasks would not help.
+        assert!(cure_within(memory, too_few).ends_with("in a systemd unit"));
         check(memory, users, "vm.overcommit_memory");
         check(threads, none, "pids.max");
         check(threads, users, "40 processes and threads (`ulimit -u`");

@@ -1,0 +1,53 @@
+//! Several hosts on one SQS queue: none holds what another could run.
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use task_host_tests::{Cloud, eventually, misbehaviour};
+
+/// A queue with tasks that sleep for so long. The component is compiled already, so that all hosts
+/// start their tasks at about the same time.
+fn cloud_with(tasks: i64, secs: f64) -> Cloud {
+    let cloud = Cloud::aws();
+    cloud.push("misbehave");
+    cloud.submit(&[misbehaviour(0, &[], json!({"do": "sleep", "secs": 0}))]);
+    cloud.host(&["run", "--max-tasks", "1"]).good();
+    let task = |id| misbehaviour(id, &[], json!({"do": "sleep", "secs": secs}));
+    cloud.submit(&(0..tasks).map(task).collect::<Vec<_>>());
+    cloud
+}
+
+#[test]
+fn a_task_that_a_busy_host_can_not_start_goes_to_a_host_that_can() {
+    let cloud = cloud_with(4, 3600.0);
+    // Two take a task ahead at first, because nobody knows how long tasks take.
+    let hosts = [(); 3].map(|()| cloud.start(&["run", "--parallel", "1", "--grace", "0s"]));
+    let counts = || {
+        let status = cloud.status(&cloud.queue);
+        (status["enqueued"].as_u64().unwrap(), status["leased"].as_u64().unwrap())
+    };
+    eventually("one task on each host, and one in the queue", || {
+        (counts() == (4, 3)).then_some(())
+    });
+    for (rest, host) in (0..hosts.len() as u64).rev().zip(hosts) {
+        host.signal(Signal::TERM);
+        eventually("one task less", || (counts() == (4, rest)).then_some(()));
+        host.wait();
+    }
+    assert_eq!(cloud.status(&cloud.errors())["enqueued"], 0);
+}
+
+#[test]
+fn three_hosts_share_six_tasks() {
+    let cloud = cloud_with(6, 6.0);
+    let args = ["run", "-x", "--json", "--parallel", "1", "--max-attempts", "1"];
+    let hosts = [(); 3].map(|()| cloud.start(&args));
+    let done = hosts.map(|host| {
+        let summary: Value = serde_json::from_str(&host.wait().good().stdout).expect("a summary");
+        summary["done"].as_u64().expect("a count")
+    });
+    // Two each, unless one starts much later than the others.
+    assert!(
+        done.iter().sum::<u64>() == 6 && done.iter().all(|done| (1..=3).contains(done)),
+        "{done:?}"
+    );
+}
