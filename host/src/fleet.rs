@@ -9,11 +9,14 @@ mod address;
 mod aws;
 #[cfg(feature = "fleet-aws")]
 mod batch;
+mod docker;
 #[cfg(feature = "fleet-aws")]
 mod ecs;
+mod last_words;
 mod name;
 pub mod policy;
 mod program;
+mod slurm;
 mod spec;
 
 use std::collections::BTreeMap;
@@ -24,6 +27,9 @@ use futures_util::stream::BoxStream;
 use serde::Serialize;
 
 use crate::environment::Environment;
+
+use docker::Docker;
+use slurm::Slurm;
 
 pub use address::{Address, AddressError};
 pub use name::{FleetName, NameError};
@@ -222,8 +228,12 @@ pub struct Access {
 /// If this program was built without it.
 pub async fn open(address: &Address, access: &Access) -> Result<Box<dyn Engine>, EngineError> {
     match address {
-        Address::Docker { .. } => Err(absent(address)),
-        Address::Slurm { .. } => Err(absent(address)),
+        Address::Docker { context } => {
+            Ok(Box::new(Docker::new(address.to_string(), context.clone(), access.clone())))
+        }
+        Address::Slurm { partition } => {
+            Ok(Box::new(Slurm::new(address.to_string(), partition.clone(), access.clone())))
+        }
         #[cfg(feature = "fleet-aws")]
         Address::Batch { queue } => {
             Ok(Box::new(batch::Batch::open(address.to_string(), queue, access).await?))

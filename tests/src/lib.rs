@@ -8,6 +8,7 @@
 mod built;
 mod cloud;
 pub mod components;
+pub mod engines;
 mod mount;
 mod place;
 mod process;

@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::project::Project;
+use crate::servers::{Servers, Which};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Build, try, test and measure Task Host")]
@@ -50,7 +51,11 @@ enum Chore {
     /// Only install what the other commands need
     Setup,
     /// Start the servers for tests; stop them at Ctrl-C or end of input
-    Servers,
+    Servers {
+        /// Docker and Slurm too, which need root
+        #[arg(long)]
+        engines: bool,
+    },
     /// Only build the guests in Rust, as `target/guests/NAME.wasm`
     Guests,
 }
@@ -84,11 +89,13 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             setup::cargo_deny(&project)?;
             setup::mdbook(&project)?;
             setup::cpp_compiler()?;
+            setup::engines()?;
             languages::install(&project)?;
             Ok(())
         }
-        Chore::Servers => {
-            let servers = servers::Servers::start(&project)?;
+        Chore::Servers { engines } => {
+            let which = if engines { Which::All } else { Which::Clouds };
+            let servers = Servers::start(&project, which)?;
             for (name, address) in servers.variables() {
                 println!("export {name}={address}");
             }

@@ -1,13 +1,16 @@
 //! The servers for tests: real ones, or independent implementations of AWS, Google and Microsoft
 //! services.
 //!
-//! All listen on free ports of this machine only, and stop when `Servers` is dropped. Tests find
-//! their addresses in variables.
+//! All listen on free ports or sockets of this machine only. They stop when `Servers` is dropped,
+//! and the kernel kills them when this program is killed. Tests find their addresses in variables.
 
+mod engines;
+
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -20,87 +23,122 @@ use crate::setup;
 /// How long a server may take to answer. Java is slow on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Which servers to start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// The services of clouds.
+    Clouds,
+    /// What runs workers: Docker and Slurm. Both need root.
+    Engines,
+    /// All.
+    All,
+}
+
 /// Running servers.
 pub(crate) struct Servers {
     servers: Vec<Server>,
+    /// The variables with the addresses for tests.
+    variables: Vec<(&'static str, String)>,
+    logs: PathBuf,
+    /// What the servers keep on disk. Declared last, so that the servers end first.
+    kept: Vec<Kept>,
 }
 
 struct Server {
     name: &'static str,
     child: Child,
-    /// The variable with the address for tests, and the address.
-    variable: &'static str,
-    address: String,
+    answers: Box<dyn Fn() -> bool>,
 }
 
+/// A directory of this process, which is removed with it. Those of killed processes are removed by
+/// the next.
+struct Kept(PathBuf);
+
 impl Servers {
-    /// Installs what is missing and starts all servers.
-    pub(crate) fn start(project: &Project) -> anyhow::Result<Self> {
-        let aws = setup::aws_server(project)?;
-        let azure = setup::azure_server(project)?;
-        let pubsub = setup::pubsub_server()?;
-        let python = aws.join("bin/python");
+    /// Installs what is missing and starts servers.
+    pub(crate) fn start(project: &Project, which: Which) -> anyhow::Result<Self> {
         let logs = project.target.join("servers");
         fs::create_dir_all(&logs)?;
-
-        let (aws_port, gcs_port, azure_port, pubsub_port) = (port()?, port()?, port()?, port()?);
-        let url = |port: u16| format!("http://127.0.0.1:{port}");
-        let mut servers = Self { servers: Vec::new() };
-        let mut start = |name, command: &mut Command, variable, address| {
-            let log = File::create(logs.join(format!("{name}.log")))?;
-            let child = command
-                .stdin(Stdio::null())
-                .stdout(log.try_clone()?)
-                .stderr(log)
-                .spawn()
-                .with_context(|| format!("cannot start the server {name}"))?;
-            servers.servers.push(Server { name, child, variable, address });
-            anyhow::Ok(())
-        };
-        start(
-            "aws",
-            Command::new(aws.join("bin/ministack"))
-                .env("BIND_HOST", "127.0.0.1")
-                .env("GATEWAY_PORT", aws_port.to_string())
-                .env("MINISTACK_HOST", "127.0.0.1")
-                .env("LOG_LEVEL", "WARNING"),
-            "TASK_HOST_TEST_AWS",
-            url(aws_port),
-        )?;
-        start(
-            "gcs",
-            Command::new(&python)
-                .arg(project.root.join("tests/servers/gcs.py"))
-                .args([gcs_port.to_string(), aws_port.to_string()]),
-            "TASK_HOST_TEST_GCS",
-            url(gcs_port),
-        )?;
-        start(
-            "azure",
-            Command::new(azure)
-                .args(["--blobHost", "127.0.0.1", "--blobPort", &azure_port.to_string()])
-                .args(["--inMemoryPersistence", "--silent", "--skipApiVersionCheck"]),
-            "TASK_HOST_TEST_AZURE",
-            url(azure_port),
-        )?;
-        start(
-            "pubsub",
-            Command::new(pubsub)
-                .args(["--host=127.0.0.1".to_owned(), format!("--port={pubsub_port}")]),
-            "TASK_HOST_TEST_PUBSUB",
-            format!("127.0.0.1:{pubsub_port}"),
-        )?;
+        let mut servers = Self { servers: Vec::new(), variables: Vec::new(), logs, kept: vec![] };
+        if which != Which::Clouds {
+            servers.start_engines()?;
+        }
+        if which != Which::Engines {
+            servers.start_clouds(project)?;
+        }
         for server in &mut servers.servers {
-            server.wait(&logs)?;
+            server.wait(&servers.logs)?;
         }
         let shown = servers.variables().map(|(name, address)| format!("{name}={address}"));
         eprintln!("{}", styled("2", &shown.collect::<Vec<_>>().join(" ")));
         Ok(servers)
     }
 
+    fn start_clouds(&mut self, project: &Project) -> anyhow::Result<()> {
+        let aws = setup::aws_server(project)?;
+        let azure = setup::azure_server(project)?;
+        let pubsub = setup::pubsub_server()?;
+        let (aws_port, gcs_port, azure_port, pubsub_port) = (port()?, port()?, port()?, port()?);
+
+        let mut ministack = with_us(aws.join("bin/ministack"));
+        ministack
+            .env("BIND_HOST", "127.0.0.1")
+            .env("GATEWAY_PORT", aws_port.to_string())
+            .env("MINISTACK_HOST", "127.0.0.1")
+            .env("LOG_LEVEL", "WARNING");
+        self.serve_http("aws", ministack, "TASK_HOST_TEST_AWS", aws_port)?;
+        let mut gcs = with_us(aws.join("bin/python"));
+        gcs.arg(project.root.join("tests/servers/gcs.py"))
+            .args([gcs_port.to_string(), aws_port.to_string()]);
+        self.serve_http("gcs", gcs, "TASK_HOST_TEST_GCS", gcs_port)?;
+        let mut azurite = with_us(azure);
+        azurite.args(["--blobHost", "127.0.0.1", "--blobPort", &azure_port.to_string()]).args([
+            "--inMemoryPersistence",
+            "--silent",
+            "--skipApiVersionCheck",
+        ]);
+        self.serve_http("azure", azurite, "TASK_HOST_TEST_AZURE", azure_port)?;
+        let mut emulator = with_us(pubsub);
+        emulator.args(["--host=127.0.0.1".to_owned(), format!("--port={pubsub_port}")]);
+        self.serve("pubsub", &mut emulator, move || answers(pubsub_port))?;
+        self.variables.push(("TASK_HOST_TEST_PUBSUB", format!("127.0.0.1:{pubsub_port}")));
+        Ok(())
+    }
+
+    /// Starts a server whose address is a URL.
+    fn serve_http(
+        &mut self,
+        name: &'static str,
+        mut command: Command,
+        variable: &'static str,
+        port: u16,
+    ) -> anyhow::Result<()> {
+        self.serve(name, &mut command, move || answers(port))?;
+        self.variables.push((variable, format!("http://127.0.0.1:{port}")));
+        Ok(())
+    }
+
+    /// Starts a server, with its output in a file of its name.
+    fn serve(
+        &mut self,
+        name: &'static str,
+        command: &mut Command,
+        answers: impl Fn() -> bool + 'static,
+    ) -> anyhow::Result<()> {
+        let log = File::create(self.logs.join(format!("{name}.log")))?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("cannot start the server {name}"))?;
+        self.servers.push(Server { name, child, answers: Box::new(answers) });
+        Ok(())
+    }
+
     /// The variables with the addresses for tests.
     pub(crate) fn variables(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        self.servers.iter().map(|server| (server.variable, &*server.address))
+        self.variables.iter().map(|(name, address)| (*name, &**address))
     }
 }
 
@@ -117,10 +155,8 @@ impl Drop for Servers {
 impl Server {
     /// Waits until the server answers.
     fn wait(&mut self, logs: &Path) -> anyhow::Result<()> {
-        let address = self.address.trim_start_matches("http://");
-        let address: SocketAddr = address.parse().context("a server's address")?;
         let started = Instant::now();
-        while !answers(address) {
+        while !(self.answers)() {
             let ended = self.child.try_wait()?;
             if ended.is_some() || started.elapsed() > PATIENCE {
                 let log = logs.join(format!("{}.log", self.name));
@@ -134,17 +170,54 @@ impl Server {
     }
 }
 
+impl Kept {
+    /// An empty directory below `parent`.
+    fn new(parent: &Path, name: &str) -> anyhow::Result<Self> {
+        let prefix = format!("task-host-{name}-");
+        for entry in fs::read_dir(parent)?.flatten() {
+            let file = entry.file_name();
+            let Some(pid) = file.to_str().and_then(|name| name.strip_prefix(&prefix)) else {
+                continue;
+            };
+            if !Path::new("/proc").join(pid).exists() {
+                // Another process may be removing the same directory.
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+        let path = parent.join(format!("{prefix}{}", std::process::id()));
+        fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A command that the kernel kills when this program ends, however it ends.
+fn with_us(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).arg(program);
+    command
+}
+
 /// Whether a server answers over HTTP, with any status.
-fn answers(address: SocketAddr) -> bool {
+fn answers(port: u16) -> bool {
     let ask = || {
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")?;
-        let mut start = [0; 5];
-        stream.read_exact(&mut start)?;
-        std::io::Result::Ok(&start == b"HTTP/")
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        greets(&mut TcpStream::connect_timeout(&address, Duration::from_secs(1))?)
     };
     ask().unwrap_or(false)
+}
+
+/// Whether the other end answers over HTTP, with any status.
+fn greets(stream: &mut (impl Read + Write)) -> std::io::Result<bool> {
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")?;
+    let mut start = [0; 5];
+    stream.read_exact(&mut start)?;
+    Ok(&start == b"HTTP/")
 }
 
 /// A free port.

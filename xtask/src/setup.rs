@@ -130,6 +130,33 @@ pub(crate) fn fuse() -> anyhow::Result<()> {
     available("fusermount", &["fuse", "libfuse2"], "FUSE 2 (Debian's packages fuse and libfuse2)")
 }
 
+/// What runs workers in tests: Docker and Slurm, whose daemons need root.
+pub(crate) fn engines() -> anyhow::Result<()> {
+    const PROGRAMS: [&str; 6] = ["dockerd", "docker", "slurmctld", "slurmd", "sbatch", "setpriv"];
+    const PACKAGES: [&str; 6] = [
+        "docker.io",
+        "slurmctld",
+        "slurmd",
+        "slurm-client",
+        "slurm-wlm-basic-plugins",
+        "util-linux",
+    ];
+    let are_there = || {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let is_there = |program: &&str| {
+            // The daemons are where only root looks.
+            let sbin = PathBuf::from("/usr/sbin");
+            env::split_paths(&path).chain([sbin]).any(|dir| dir.join(program).is_file())
+        };
+        PROGRAMS.iter().all(is_there)
+    };
+    needed(
+        are_there,
+        &PACKAGES,
+        "Docker and Slurm (Debian's packages docker.io, slurmctld, slurmd and slurm-client)",
+    )
+}
+
 /// What compiles the fuzzing engine.
 pub(crate) fn cpp_compiler() -> anyhow::Result<()> {
     available("c++", &["g++"], "a C++ compiler")
@@ -288,8 +315,12 @@ pub(crate) fn needed(
 
 /// Whether this is root on a Debian machine: a container, or CI.
 fn can_install() -> anyhow::Result<bool> {
-    let is_root = capture(Command::new("id").arg("-u"))?.trim() == "0";
-    Ok(is_root && Path::new("/usr/bin/apt-get").exists())
+    Ok(is_root()? && Path::new("/usr/bin/apt-get").exists())
+}
+
+/// Whether this program runs as root.
+pub(crate) fn is_root() -> anyhow::Result<bool> {
+    Ok(capture(Command::new("id").arg("-u"))?.trim() == "0")
 }
 
 /// A `python3` that can create virtual environments.

@@ -15,7 +15,7 @@ use crate::build::{self, TestProgram};
 use crate::command;
 use crate::fuzz::Fuzzer;
 use crate::project::Project;
-use crate::servers::Servers;
+use crate::servers::{Servers, Which};
 use crate::{book, deny, languages, package, setup};
 
 #[derive(Args)]
@@ -43,7 +43,12 @@ enum Needs {
     Languages,
     /// Servers for the cloud services.
     Servers,
+    /// The same, and Docker and Slurm.
+    Engines,
 }
+
+/// The tests that need Docker and Slurm besides servers.
+const WITH_ENGINES: &[(&str, &str)] = &[("fleet", "")];
 
 /// The tests that need servers: test programs, and the beginnings of test names.
 const WITH_SERVERS: &[(&str, &str)] = &[
@@ -97,6 +102,8 @@ impl Needs {
         // The host's program has the same name as the tests that run it from outside.
         if program.is_bin() {
             None
+        } else if among(WITH_ENGINES) {
+            Some(Self::Engines)
         } else if among(WITH_SERVERS) {
             Some(Self::Servers)
         } else if among(WITH_LANGUAGES) {
@@ -122,11 +129,13 @@ fn prepare(project: &Project, needs: &BTreeSet<Needs>) -> anyhow::Result<Option<
     if needs.contains(&Needs::Languages) {
         languages::guests(project)?;
     }
-    if !needs.contains(&Needs::Servers) {
-        return Ok(None);
-    }
+    let which = match (needs.contains(&Needs::Servers), needs.contains(&Needs::Engines)) {
+        (_, true) => Which::All,
+        (true, false) => Which::Clouds,
+        (false, false) => return Ok(None),
+    };
     setup::machine_tools()?;
-    Servers::start(project).map(Some)
+    Servers::start(project, which).map(Some)
 }
 
 pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
@@ -144,7 +153,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
         let lints = if options.no_lint { String::new() } else { format!("{LINTS}; ") };
         format!(
             "{lints}unit tests, documentation tests, the real host end to end, against servers of \
-             SQS, S3, GCS, Azure Blob Storage and Pub/Sub, and a minute of each fuzz target"
+             SQS, S3, GCS, Azure Blob Storage and Pub/Sub, on Docker and Slurm, and a minute of each fuzz target"
         )
     };
     println!("All passed: {ran} ({} s).", start.elapsed().as_secs());
@@ -155,14 +164,14 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
 fn all(project: &Project) -> anyhow::Result<()> {
     let programs = build::tests(project)?;
     build::host_with_fault_points(project)?;
-    for (name, begin) in WITH_SERVERS.iter().chain(WITH_LANGUAGES).chain(WITH_GUESTS) {
+    for (name, begin) in listed() {
         let mut found = false;
         for program in programs.iter().filter(|program| program.name == *name) {
             found |= program.tests(None)?.iter().any(|test| test.starts_with(begin));
         }
         ensure!(found, "xtask/src/test.rs lists `{name} {begin}`, but no test has this name");
     }
-    let servers = prepare(project, &[Needs::Languages, Needs::Servers].into())?;
+    let servers = prepare(project, &[Needs::Languages, Needs::Engines].into())?;
     let fuzzer = Fuzzer::build(project)?;
     let mut tests = project.cargo();
     // Continues after a failure, so that one run reports everything.
@@ -218,8 +227,7 @@ fn some(project: &Project, options: &Options) -> anyhow::Result<String> {
         if env::var_os("RUST_TEST_THREADS").is_none() {
             tests.env("RUST_TEST_THREADS", THREADS);
         }
-        let listed = WITH_SERVERS.iter().chain(WITH_LANGUAGES).chain(WITH_GUESTS);
-        let listed = listed.map(|(_, begin)| *begin);
+        let listed = listed().map(|(_, begin)| *begin);
         // A program is not among the targets if all its tests need something.
         for begin in listed.filter(|begin| skipped.iter().any(|test| test.starts_with(begin))) {
             if !begin.is_empty() {
@@ -230,6 +238,11 @@ fn some(project: &Project, options: &Options) -> anyhow::Result<String> {
     tests.envs(servers.iter().flat_map(Servers::variables));
     command::run(&mut tests)?;
     Ok(format!("{count} tests"))
+}
+
+/// All tests that need something, as programs and beginnings of names.
+fn listed() -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+    WITH_ENGINES.iter().chain(WITH_SERVERS).chain(WITH_LANGUAGES).chain(WITH_GUESTS)
 }
 
 /// How many quick tests run at a time: they mostly wait for leases to expire.

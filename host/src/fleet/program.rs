@@ -1,5 +1,6 @@
 //! The command line tools of engines.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
 use std::process::Stdio;
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 
 use super::{EngineError, Line};
@@ -32,6 +33,14 @@ pub(super) struct Answer {
     pub(super) stdout: String,
     pub(super) stderr: String,
     pub(super) success: bool,
+}
+
+impl Answer {
+    /// Why the tool failed, in its own words.
+    pub(super) fn words(&self) -> &str {
+        let words = [self.stderr.trim(), self.stdout.trim()];
+        words.into_iter().find(|words| !words.is_empty()).unwrap_or("it failed without a word")
+    }
 }
 
 impl Program {
@@ -64,9 +73,7 @@ impl Program {
         if answer.success {
             return Ok(answer.stdout);
         }
-        let words = [answer.stderr.trim(), answer.stdout.trim()];
-        let words = words.into_iter().find(|words| !words.is_empty());
-        Err(self.failed(doing, words.unwrap_or("it failed without a word"), None))
+        Err(self.failed(doing, answer.words(), None))
     }
 
     /// The same for calls whose failure is an answer too.
@@ -76,7 +83,23 @@ impl Program {
         args: &[S],
         input: &str,
     ) -> Result<Answer, EngineError> {
-        let mut child = self.spawn(doing, args, Stdio::piped())?;
+        self.ask_with(doing, args, input, None).await
+    }
+
+    /// The same with these variables and no others, if there are any.
+    pub(super) async fn ask_with<S: AsRef<OsStr>>(
+        &self,
+        doing: &str,
+        args: &[S],
+        input: &str,
+        variables: Option<&BTreeMap<String, String>>,
+    ) -> Result<Answer, EngineError> {
+        let mut command = self.command(args);
+        if let Some(variables) = variables {
+            command.env_clear().envs(variables);
+        }
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.spawn(doing, command)?;
         let stdin = child.stdin.take();
         let talk = async {
             let write = async {
@@ -107,11 +130,37 @@ impl Program {
         worker: &str,
         args: &[S],
     ) -> Result<BoxStream<'static, Result<Line, EngineError>>, EngineError> {
-        let mut child = self.spawn(doing, args, Stdio::null())?;
+        let mut command = self.command(args);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = self.spawn(doing, command)?;
         let Some(stdout) = child.stdout.take() else { return Ok(stream::empty().boxed()) };
+        Ok(self.lines_of(doing, worker, child, stdout))
+    }
+
+    /// The same for what the tool writes to standard error.
+    pub(super) fn error_lines<S: AsRef<OsStr>>(
+        &self,
+        doing: &str,
+        worker: &str,
+        args: &[S],
+    ) -> Result<BoxStream<'static, Result<Line, EngineError>>, EngineError> {
+        let mut command = self.command(args);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = self.spawn(doing, command)?;
+        let Some(stderr) = child.stderr.take() else { return Ok(stream::empty().boxed()) };
+        Ok(self.lines_of(doing, worker, child, stderr))
+    }
+
+    fn lines_of(
+        &self,
+        doing: &str,
+        worker: &str,
+        child: Child,
+        output: impl AsyncRead + Send + Unpin + 'static,
+    ) -> BoxStream<'static, Result<Line, EngineError>> {
         let worker = worker.to_owned();
         let (program, doing) = (self.clone(), doing.to_owned());
-        let lines = BufReader::new(stdout).split(b'\n');
+        let lines = BufReader::new(output).split(b'\n');
         let state = (lines, child);
         let lines = stream::unfold(state, move |(mut lines, child)| {
             let (worker, program, doing) = (worker.clone(), program.clone(), doing.clone());
@@ -126,18 +175,17 @@ impl Program {
                 Some((line, (lines, child)))
             }
         });
-        Ok(lines.boxed())
+        lines.boxed()
     }
 
-    fn spawn<S: AsRef<OsStr>>(
-        &self,
-        doing: &str,
-        args: &[S],
-        stdin: Stdio,
-    ) -> Result<Child, EngineError> {
+    fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
         let mut command = Command::new(self.name);
-        command.args(args).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.kill_on_drop(true).spawn().map_err(|error| {
+        command.args(args).kill_on_drop(true);
+        command
+    }
+
+    fn spawn(&self, doing: &str, mut command: Command) -> Result<Child, EngineError> {
+        command.spawn().map_err(|error| {
             let cure = (error.kind() == io::ErrorKind::NotFound).then_some(self.install);
             self.failed(doing, format!("{} can't be started: {error}", self.name), cure)
         })

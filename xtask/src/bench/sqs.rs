@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::series::Series;
 use super::table::Table;
 use crate::project::Project;
-use crate::servers::Servers;
+use crate::servers::{Servers, Which};
 
 const PYTHON: &str = "
 import sys
@@ -51,7 +51,7 @@ impl Sqs {
         python: &Path,
         guest: &Path,
     ) -> anyhow::Result<Self> {
-        let servers = Servers::start(project)?;
+        let servers = Servers::start(project, Which::Clouds)?;
         let dir = project.target.join("bench").join(format!("sqs-{}", std::process::id()));
         fs::create_dir_all(dir.join("bucket/components"))?;
         fs::copy(guest, dir.join("bucket/components/NO_OP.wasm"))?;

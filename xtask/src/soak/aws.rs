@@ -9,7 +9,7 @@ use task_host_test_network::faults::Proxy;
 
 use crate::command::capture;
 use crate::project::Project;
-use crate::servers::Servers;
+use crate::servers::{Servers, Which};
 
 pub(super) struct Aws {
     /// The server ends with this.
@@ -25,7 +25,7 @@ pub(super) struct Aws {
 impl Aws {
     /// A server with an empty bucket.
     pub(super) fn start(project: &Project) -> anyhow::Result<Self> {
-        let servers = Servers::start(project)?;
+        let servers = Servers::start(project, Which::Clouds)?;
         let found = servers.variables().find(|(name, _)| *name == "TASK_HOST_TEST_AWS");
         let endpoint = found.context("a server of SQS and S3")?.1.to_owned();
         let aws = Self {

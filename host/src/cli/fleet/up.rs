@@ -1,7 +1,7 @@
 //! `host fleet up` and `host fleet render`.
 
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
 use task_host::config::parse;
@@ -67,11 +67,18 @@ struct Plan {
     address: String,
     spec: Spec,
     wanted: Wanted,
+    /// The queues that are directories.
+    queues: Vec<queue::Address>,
 }
 
 impl Up {
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
-        let Plan { engine, address, spec, wanted } = self.workers.plan().await?;
+        let Plan { engine, address, spec, wanted, queues } = self.workers.plan().await?;
+        // As a worker would, but before `status` and `wait` count what is in them.
+        for queue in &queues {
+            queue::open(queue, &queue::Access::default()).await?;
+        }
+        let start = Instant::now();
         let patience = self.wait.unwrap_or(engine.times().start);
         let fleet = &spec.fleet;
         let mut events = |event| tell(fleet, &address, Some(wanted.most), event);
@@ -95,7 +102,7 @@ impl Up {
                 output::tell(format_args!(
                     "error: {fleet}: {} after {}, fewer than {} have started{}; {then}",
                     states(status.counts),
-                    output::time(patience),
+                    output::time(start.elapsed()),
                     wanted.least,
                     said(&status.reasons)
                 ));
@@ -157,6 +164,9 @@ impl WorkersOfFleet {
             ))
             .into());
         }
+        let queues = [Some(&config.queue), Some(&config.error_queue), config.done_queue.as_ref()];
+        let queues = queues.into_iter().flatten().filter(|queue| !queue.is_remote()).cloned();
+        let queues = queues.collect();
         let mut environment = settings.variables(&config)?;
         environment.insert("HOST_FLEET".to_owned(), self.name.to_string());
         let program = match options.program {
@@ -188,7 +198,7 @@ impl WorkersOfFleet {
                 Wanted { least: most.min(1), most }
             }
         };
-        Ok(Plan { engine, address: address.to_string(), spec, wanted })
+        Ok(Plan { engine, address: address.to_string(), spec, wanted, queues })
     }
 }
 

@@ -1,0 +1,79 @@
+//! Files and directories of the launcher's machine that workers use under the same paths.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use super::super::{EngineError, Spec};
+
+/// The path as text.
+///
+/// # Errors
+/// If it is not text.
+pub(super) fn text(path: &Path) -> Result<&str, EngineError> {
+    path.to_str().ok_or_else(|| EngineError::Unfit {
+        problem: format!("the path {} is not UTF-8 text", path.display()),
+        cure: None,
+    })
+}
+
+/// The paths without those inside others.
+pub(super) fn roots(paths: &BTreeSet<PathBuf>) -> impl Iterator<Item = &Path> {
+    let is_inside = |path: &&PathBuf| path.ancestors().skip(1).any(|above| paths.contains(above));
+    paths.iter().filter(move |path| !is_inside(path)).map(PathBuf::as_path)
+}
+
+/// The value of `--mount` for a path: fields separated by commas, in quotes if needed.
+pub(super) fn bind(path: &str) -> String {
+    let field = |name: &str| {
+        let field = format!("{name}={path}");
+        let is_plain = !field.contains(['"', ',', '\n', '\r']);
+        if is_plain { field } else { format!("\"{}\"", field.replace('"', "\"\"")) }
+    };
+    format!("type=bind,{},{}", field("source"), field("target"))
+}
+
+/// The first path that is not there and that workers don't make.
+pub(super) fn missing(spec: &Spec) -> Option<&Path> {
+    let made: Vec<PathBuf> = made(spec).collect();
+    spec.paths.iter().find(|path| !path.exists() && !made.contains(path)).map(PathBuf::as_path)
+}
+
+/// Makes the directories that a worker would make: a container can't be given what is not there.
+///
+/// # Errors
+/// Why one can't be made.
+pub(super) fn make(spec: &Spec) -> Result<(), String> {
+    for path in made(spec).filter(|path| spec.paths.contains(path)) {
+        std::fs::create_dir_all(&path)
+            .map_err(|error| format!("{} can't be made: {error}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// The directories that a worker makes: queues, and its cache.
+fn made(spec: &Spec) -> impl Iterator<Item = PathBuf> {
+    const NAMES: [&str; 4] =
+        ["HOST_QUEUE", "HOST_ERROR_QUEUE", "HOST_DONE_QUEUE", "HOST_CACHE_DIR"];
+    NAMES.into_iter().filter_map(|name| {
+        let value = spec.environment.get(name)?;
+        Some(spec.directory.join(value.strip_prefix("fq://").unwrap_or(value)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_inside_another_is_mounted_with_it() {
+        let paths = ["/a", "/a/b", "/ab", "/c/d"].map(PathBuf::from).into();
+        let roots: Vec<&Path> = roots(&paths).collect();
+        assert_eq!(roots, ["/a", "/ab", "/c/d"].map(Path::new));
+    }
+
+    #[test]
+    fn any_path_can_be_mounted() {
+        assert_eq!(bind("/a b:c"), "type=bind,source=/a b:c,target=/a b:c");
+        assert_eq!(bind("/a,\"b\""), "type=bind,\"source=/a,\"\"b\"\"\",\"target=/a,\"\"b\"\"\"");
+    }
+}

@@ -1,0 +1,286 @@
+//! Slurm: the workers are elements of array jobs.
+//!
+//! An array of `workers * relay` elements of which `workers` run at a time replaces a worker that has
+//! reached its walltime, without anything that watches. Nothing needs an accounting database: what is
+//! known of a fleet is what `squeue` and `scontrol` know.
+
+mod logs;
+mod queue;
+mod script;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+
+use super::program::Program;
+use super::{
+    Access, Capacity, Engine, EngineError, FleetName, Line, Logs, Spec, Status, Stop, Times,
+};
+use queue::Queue;
+use script::{About, Script};
+
+/// What precedes the name of a fleet in the name of its jobs.
+const PREFIX: &str = "task-host.";
+/// Variables of the launcher that Slurm's programs may need. Slurm gives those of `sbatch` to the job,
+/// so it gets no others.
+const VARIABLES: [&str; 18] = [
+    "HOME",
+    "KRB5CCNAME",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "LOGNAME",
+    "PATH",
+    "SBATCH_ACCOUNT",
+    "SBATCH_CLUSTERS",
+    "SBATCH_CONSTRAINT",
+    "SBATCH_QOS",
+    "SBATCH_RESERVATION",
+    "SHELL",
+    "SLURM_CLUSTERS",
+    "SLURM_CONF",
+    "TMPDIR",
+    "TZ",
+    "USER",
+];
+
+/// A Slurm, as its programs see it.
+pub(super) struct Slurm {
+    url: String,
+    partition: Option<String>,
+    access: Access,
+    /// The arrays that the last [`Engine::status`] saw. Those that have come since are of another
+    /// launcher.
+    seen: Mutex<BTreeSet<u64>>,
+}
+
+impl Slurm {
+    pub(super) fn new(url: String, partition: Option<String>, access: Access) -> Self {
+        Self { url, partition, access, seen: Mutex::default() }
+    }
+
+    fn program(&self, name: &'static str) -> Program {
+        Program {
+            engine: self.url.clone(),
+            name,
+            install: "run this where Slurm's commands are, such as a login node of the cluster",
+        }
+    }
+
+    async fn run(
+        &self,
+        name: &'static str,
+        doing: &str,
+        args: &[&str],
+    ) -> Result<String, EngineError> {
+        self.program(name).run(doing, args, "").await
+    }
+
+    /// What `sbatch` says to a script. Options that it does not accept are [`EngineError::Unfit`].
+    async fn sbatch(
+        &self,
+        spec: &Spec,
+        script: &str,
+        option: &'static str,
+    ) -> Result<String, EngineError> {
+        let program = self.program("sbatch");
+        let mut variables: BTreeMap<String, String> = BTreeMap::new();
+        let passed = spec.pass.iter().map(String::as_str);
+        let partition = self.partition.is_none().then_some("SBATCH_PARTITION");
+        for name in VARIABLES.into_iter().chain(partition).chain(passed) {
+            if let Some(value) = self.access.environment.get(name) {
+                variables.insert(name.to_owned(), value.to_owned());
+            }
+        }
+        let doing = "asking for workers";
+        let answer = program.ask_with(doing, &[option], script, Some(&variables)).await?;
+        if answer.success {
+            return Ok(answer.stdout);
+        }
+        Err(EngineError::Unfit {
+            problem: format!("{}: sbatch refuses such workers: {}", self.url, answer.words()),
+            cure: None,
+        })
+    }
+
+    /// The elements of a fleet's arrays.
+    async fn queue(&self, fleet: &FleetName) -> Result<Queue, EngineError> {
+        let name = format!("--name={PREFIX}{fleet}");
+        let mut args = queue::args();
+        args.push(&name);
+        let user = self.user();
+        args.push(&user);
+        let program = self.program("squeue");
+        let doing = "looking at the queue";
+        let answer = program.ask_with(doing, &args, "", Some(&self.for_squeue())).await?;
+        if !answer.success {
+            return Err(program.failed(doing, answer.words(), None));
+        }
+        Queue::parse(&answer.stdout).map_err(|line| {
+            program.failed(doing, format!("squeue answered with an unknown line: {line}"), None)
+        })
+    }
+
+    /// The variables of this process, and how times are printed.
+    fn for_squeue(&self) -> BTreeMap<String, String> {
+        let mut variables: BTreeMap<String, String> = self
+            .access
+            .environment
+            .starting("")
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        variables.insert("SLURM_TIME_FORMAT".to_owned(), "%s".to_owned());
+        variables
+    }
+
+    /// Only jobs of this user are the fleet's.
+    fn user(&self) -> String {
+        format!("--user={}", rustix::process::getuid().as_raw())
+    }
+
+    /// What the launcher wrote into the script of an array.
+    async fn about(&self, array: u64) -> Result<About, EngineError> {
+        let doing = "reading the script of the workers";
+        let args = ["write", "batch_script", &array.to_string(), "-"];
+        let text = self.run("scontrol", doing, &args).await?;
+        About::of_script(&text).ok_or_else(|| {
+            let problem = format!("job {array} was not started by this program");
+            self.program("scontrol").failed(doing, problem, None)
+        })
+    }
+
+    /// The largest number of elements that an array may have.
+    async fn longest_array(&self) -> Result<u32, EngineError> {
+        let settings = self.run("scontrol", "asking for its settings", &["show", "config"]).await?;
+        let value = settings.lines().find_map(|line| {
+            let (name, value) = line.split_once('=')?;
+            (name.trim() == "MaxArraySize").then(|| value.trim().parse().ok())?
+        });
+        Ok(value.unwrap_or(script::USUAL_LONGEST_ARRAY))
+    }
+
+    /// Stops the elements of an array, or of a fleet: those that wait first, so that none takes the
+    /// place of one that ends.
+    async fn cancel(&self, jobs: &[&str], which: Stop) -> Result<(), EngineError> {
+        let doing = "stopping workers";
+        self.run("scancel", doing, &[&["--state=PENDING"], jobs].concat()).await?;
+        if which == Stop::All {
+            // Only the shell, which is the worker itself: the engine sets no time limit.
+            let signal = ["--signal=TERM", "--batch", "--state=RUNNING"];
+            self.run("scancel", doing, &[&signal, jobs].concat()).await?;
+        }
+        Ok(())
+    }
+
+    fn seen(&self) -> BTreeSet<u64> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[async_trait]
+impl Engine for Slurm {
+    fn times(&self) -> Times {
+        Times { stop: None, start: Duration::from_secs(10 * 60) }
+    }
+
+    async fn check(&self, spec: &Spec) -> Result<Option<Capacity>, EngineError> {
+        let longest = self.longest_array().await?;
+        if spec.relay > longest {
+            return Err(EngineError::Unfit {
+                problem: format!(
+                    "{}: {} workers in a row are more than this Slurm's MaxArraySize of {longest}",
+                    self.url, spec.relay
+                ),
+                cure: Some(format!("use --relay {longest}, or a longer --walltime")),
+            });
+        }
+        let script = Script { spec, partition: self.partition.as_deref(), longest }.text(1)?;
+        self.sbatch(spec, &script, "--test-only").await?;
+        Ok(None)
+    }
+
+    fn render(&self, spec: &Spec, workers: u32) -> Result<String, EngineError> {
+        let longest = script::USUAL_LONGEST_ARRAY;
+        Script { spec, partition: self.partition.as_deref(), longest }.text(workers)
+    }
+
+    async fn start(&self, spec: &Spec, workers: u32) -> Result<String, EngineError> {
+        let longest = self.longest_array().await?;
+        let script = Script { spec, partition: self.partition.as_deref(), longest };
+        if let Some(logs) = spec.options.get(script::LOGS).and_then(|dirs| dirs.last()) {
+            std::fs::create_dir_all(logs).map_err(|error| EngineError::Unfit {
+                problem: format!("the directory of logs can't be made: {logs}: {error}"),
+                cure: None,
+            })?;
+        }
+        let before = self.seen();
+        let mut started = Vec::new();
+        let mut missing = workers;
+        while missing > 0 {
+            let some = missing.min(script.most());
+            let answer = self.sbatch(spec, &script.text(some)?, "--parsable").await?;
+            // The cluster may follow.
+            let array = answer.trim().split(';').next().unwrap_or_default();
+            started.push(array.to_owned());
+            missing -= some;
+        }
+        let ours: BTreeSet<u64> = started.iter().filter_map(|array| array.parse().ok()).collect();
+        let now = self.queue(&spec.fleet).await?;
+        let other = now.arrays().find(|array| !before.contains(array) && !ours.contains(array));
+        if let Some(other) = other.filter(|other| ours.first().is_some_and(|first| other < first)) {
+            // Two launchers at once: the first keeps its workers.
+            for array in &started {
+                self.cancel(&[array], Stop::All).await?;
+            }
+            return Ok(format!("nothing: another launcher has just asked for array job {other}"));
+        }
+        let what = if started.len() > 1 { "array jobs" } else { "array job" };
+        let at_a_time = match spec.relay {
+            1 => String::new(),
+            relay => format!(", {relay} for each place"),
+        };
+        let plural = if workers == 1 { "" } else { "s" };
+        Ok(format!("{workers} worker{plural} ({what} {}{at_a_time})", started.join(", ")))
+    }
+
+    async fn status(&self, fleet: &FleetName) -> Result<Option<Status>, EngineError> {
+        let queue = self.queue(fleet).await?;
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = queue.arrays().collect();
+        let Some(newest) = queue.arrays().max() else { return Ok(None) };
+        let About { digest, logs, environment, .. } = self.about(newest).await?;
+        let (counts, reasons) = queue.counts(|array, number| {
+            logs::last_words_of(&logs.join(script::log_file(fleet, array, number)))
+        });
+        Ok(Some(Status { counts, reasons, since: queue.since(), digest, environment }))
+    }
+
+    async fn fleets(&self) -> Result<Vec<FleetName>, EngineError> {
+        let args = ["--noheader", "--states=all", &self.user(), "--format=%j"];
+        let names = self.run("squeue", "looking at the queue", &args).await?;
+        let fleets =
+            names.lines().filter_map(|name| name.trim().strip_prefix(PREFIX)?.parse().ok());
+        Ok(fleets.collect::<BTreeSet<_>>().into_iter().collect())
+    }
+
+    async fn logs(
+        &self,
+        fleet: &FleetName,
+        wanted: &Logs,
+    ) -> Result<BoxStream<'static, Result<Line, EngineError>>, EngineError> {
+        let queue = self.queue(fleet).await?;
+        let mut places = Vec::new();
+        for array in queue.arrays() {
+            let About { logs, workers, .. } = self.about(array).await?;
+            places.push(logs::Array { number: array, logs, workers });
+        }
+        let slurm = Self::new(self.url.clone(), self.partition.clone(), self.access.clone());
+        Ok(logs::lines(slurm, fleet.clone(), places, wanted.clone()))
+    }
+
+    async fn stop(&self, fleet: &FleetName, which: Stop) -> Result<(), EngineError> {
+        self.cancel(&[&self.user(), &format!("--name={PREFIX}{fleet}")], which).await
+    }
+}
