@@ -10,6 +10,8 @@
 #   cache-directory            the cache; default: /var/cache/task-host
 #   host-flags                 more flags for `host run`
 #   host-program               gs://BUCKET/OBJECT of the program, if the image does not contain it
+#   delete-when-done           true: delete this machine when host has ended by itself, and make its
+#                              managed instance group smaller
 #   aws-region                 for SQS
 #   aws-role-arn               for SQS: a role that trusts this machine's service account, or
 #   aws-sqs-access-id, aws-sqs-secret-access-key      a user's key
@@ -17,6 +19,7 @@ set -euo pipefail
 
 metadata=http://${GCE_METADATA_HOST:-metadata.google.internal}/computeMetadata/v1
 storage=${STORAGE_EMULATOR_HOST:-https://storage.googleapis.com}
+compute=${COMPUTE_API:-https://compute.googleapis.com}/compute/v1
 # A directory in memory.
 run=${RUN:-/run/task-host}
 program=${PROGRAM:-/usr/local/bin/host}
@@ -29,6 +32,11 @@ value() {
 # Prints an attribute, or nothing.
 attribute() {
     value "instance/attributes/$1" 2>/dev/null || value "project/attributes/$1" 2>/dev/null || true
+}
+
+# Prints a token of the machine's service account.
+token() {
+    value instance/service-accounts/default/token | sed -E 's/.*"access_token" *: *"([^"]+)".*/\1/'
 }
 
 # Prints a name with a scheme, which it may already have.
@@ -48,9 +56,8 @@ if [[ ! -x $program ]]; then
         exit 1
     fi
     path=${source#gs://}
-    token=$(value instance/service-accounts/default/token | sed -E 's/.*"access_token" *: *"([^"]+)".*/\1/')
     curl -fsS --retry 5 -H @- -o "$program.new" "$storage/${path%%/*}/${path#*/}" \
-        <<< "Authorization: Bearer $token"
+        <<< "Authorization: Bearer $(token)"
     chmod 0755 "$program.new"
     mv "$program.new" "$program"
 fi
@@ -101,9 +108,33 @@ curl -fsS --retry 5 -H 'Metadata-Flavor: Google' -o '$run/token.new' \\
     '$metadata/instance/service-accounts/default/identity?audience=sts.amazonaws.com&format=full'
 mv '$run/token.new' '$run/token'
 RENEW
-    chmod 0700 "$run/renew"
-    "$run/renew"
-    systemd-run --unit=task-host-identity --on-active=30min --on-unit-active=30min "$run/renew"
+    # Programs in /run may not be executed on every system.
+    /bin/bash "$run/renew"
+    systemd-run --unit=task-host-identity --on-active=30min --on-unit-active=30min /bin/bash "$run/renew"
+fi
+
+after=()
+if [[ $(attribute delete-when-done) == true ]]; then
+    # Runs when host has ended. A machine that is taken away keeps its place in the group, so that the group
+    # replaces it.
+    {
+        printf '#!/bin/bash\nset -euo pipefail\nmetadata=%q compute=%q\n' "$metadata" "$compute"
+        declare -f value token
+        cat <<'DONE'
+[[ ${EXIT_STATUS-} == 0 && $(systemctl is-system-running) != stopping ]] || exit 0
+[[ $(value instance/preempted) != TRUE ]] || exit 0
+machine=$(value instance/zone)/instances/$(value instance/name)
+if group=$(value instance/attributes/created-by 2>/dev/null); then
+    request=(-X POST -H 'Content-Type: application/json' "$compute/$group/deleteInstances"
+        -d "{\"instances\": [\"zones/${machine##*/zones/}\"]}")
+else
+    request=(-X DELETE "$compute/$machine")
+fi
+curl -fsS --retry 5 --retry-all-errors -o /dev/null -H @- "${request[@]}" <<< "Authorization: Bearer $(token)"
+DONE
+    } > "$run/done"
+    # With +, as root and without what keeps host itself in bounds.
+    after=(-p "ExecStopPost=+/bin/bash $run/done")
 fi
 
 # host-flags must split into words.
@@ -118,4 +149,5 @@ exec systemd-run --unit=task-host --collect \
     -p SuccessExitStatus=4 -p RestartPreventExitStatus=2 \
     -p LimitNOFILE=65536 -p OOMPolicy=continue \
     -p NoNewPrivileges=yes -p ProtectSystem=strict -p ProtectHome=yes -p PrivateTmp=yes \
+    "${after[@]}" \
     "$program" run $(attribute host-flags)

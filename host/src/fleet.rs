@@ -12,6 +12,7 @@ mod batch;
 mod docker;
 #[cfg(feature = "fleet-aws")]
 mod ecs;
+mod k8s;
 mod last_words;
 mod name;
 pub mod policy;
@@ -29,6 +30,7 @@ use serde::Serialize;
 use crate::environment::Environment;
 
 use docker::Docker;
+use k8s::Kubernetes;
 use slurm::Slurm;
 
 pub use address::{Address, AddressError};
@@ -244,11 +246,14 @@ pub async fn open(address: &Address, access: &Access) -> Result<Box<dyn Engine>,
         }
         #[cfg(not(feature = "fleet-aws"))]
         Address::Batch { .. } | Address::Ecs { .. } => Err(absent(address)),
-        Address::Kubernetes { .. } => Err(absent(address)),
+        Address::Kubernetes { context, namespace } => {
+            Ok(Box::new(Kubernetes::new(address, context.as_deref(), namespace)))
+        }
     }
 }
 
 /// The error of an engine that this program was built without.
+#[cfg(not(feature = "fleet-aws"))]
 fn absent(address: &Address) -> EngineError {
     EngineError::Unfit {
         problem: format!("{address}: this program was built without this engine"),

@@ -29,6 +29,16 @@ pub fn python(program: &str) -> PathBuf {
     needed(target().join("python/bin").join(program))
 }
 
+/// A program of the environment that checks and serves what is deployed: `cfn-lint`, `shellcheck`.
+pub fn fleet_tool(program: &str) -> PathBuf {
+    needed(target().join("fleet/bin").join(program))
+}
+
+/// The program Helm.
+pub fn helm() -> PathBuf {
+    needed(target().join("helm/helm"))
+}
+
 fn needed(path: PathBuf) -> PathBuf {
     assert!(
         Path::new(&path).exists(),

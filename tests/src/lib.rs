@@ -19,7 +19,7 @@ mod signing;
 pub mod step;
 mod watched;
 
-pub use built::{guest, host, host_with_fault_points, python, target};
+pub use built::{fleet_tool, guest, helm, host, host_with_fault_points, python, target};
 pub use cloud::{Cloud, aws_variables, google_key, server, unique};
 pub use mount::{FaultyDisk, SmallDisk};
 pub use place::{Place, files, misbehaviour, no_op};

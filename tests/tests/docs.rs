@@ -40,6 +40,7 @@ pages! {
     cloud_azure => "docs/cloud/azure.md",
     cloud_google => "docs/cloud/google.md",
     coming_from => "docs/coming-from.md",
+    fleets => "docs/fleets.md",
     glossary => "docs/glossary.md",
     interface_versions => "docs/interface-versions.md",
     operating => "docs/operating.md",
@@ -250,6 +251,8 @@ fn check(page: &str) {
     // By path, because its directory has another Python.
     bash.env("AWS", target().join("aws/bin/aws"));
     bash.env("GUESTS", target().join("guests"));
+    bash.env("FLEET", target().join("fleet"));
+    bash.env("STAND_IN_CLUSTER", dir.path().join("cluster"));
     for (variable, below) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
         if let Some(path) = keep(variable, below) {
             bash.env(variable, path);

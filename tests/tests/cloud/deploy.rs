@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use task_host_tests::http::{self, Answer, Request};
-use task_host_tests::{Cloud, Finished, host, server};
+use task_host_tests::{Cloud, Finished, files, fleet_tool, host, server};
 
-fn deployed(name: &str) -> PathBuf {
+pub(crate) fn deployed(name: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a clone");
     root.join("deploy").join(name)
 }
 
-fn text(path: &Path) -> String {
+pub(crate) fn text(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
@@ -36,6 +36,15 @@ fn pages_show_what_is_there() {
             "the page about deploy/{file} shows something else"
         );
     }
+}
+
+#[test]
+fn scripts_have_no_traps() {
+    let scripts = files(&deployed("")).into_iter().filter(|name| name.ends_with(".sh"));
+    let scripts: Vec<PathBuf> = scripts.map(|name| deployed(&name)).collect();
+    assert!(scripts.len() > 3, "hardly any: {scripts:?}");
+    let checked = Finished::run(Command::new(fleet_tool("shellcheck")).args(&scripts)).good();
+    assert_eq!(checked.stdout, "");
 }
 
 #[test]
@@ -67,6 +76,7 @@ fn metadata(attributes: BTreeMap<&'static str, String>) -> String {
                 Some("an-identity".to_owned())
             }
             "instance/name" => Some("worker-1".to_owned()),
+            "instance/zone" => Some("projects/123/zones/us-east1-b".to_owned()),
             _ => attributes.get(path).cloned(),
         };
         found.map_or(not_found, |text| Answer::new(200, text))
@@ -81,14 +91,21 @@ fn stand_ins(dir: &Path) {
     let run = format!(
         "{record}
 case \"$*\" in *--on-active=*) exit 0 ;; esac
+after=
 while [[ $1 == -* ]]; do
     if [[ $1 == -p ]]; then
-        case $2 in EnvironmentFile=*) set -a; source \"${{2#*=}}\"; set +a ;; esac
+        case $2 in
+        EnvironmentFile=*) set -a; source \"${{2#*=}}\"; set +a ;;
+        ExecStopPost=+*) after=${{2#*+}} ;;
+        esac
         shift
     fi
     shift
 done
-exec \"$@\"
+code=0
+\"$@\" || code=$?
+EXIT_STATUS=$code $after
+exit $code
 "
     );
     let install = format!(
@@ -101,9 +118,14 @@ done
 exec /usr/bin/install \"${{args[@]}}\"
 "
     );
-    for (name, program) in
-        [("systemd-run", &*run), ("install", &*install), ("useradd", record), ("id", record)]
-    {
+    let programs = [
+        ("systemd-run", &*run),
+        ("systemctl", "#!/bin/bash\necho \"${SYSTEM:-running}\"\n"),
+        ("install", &*install),
+        ("useradd", record),
+        ("id", record),
+    ];
+    for (name, program) in programs {
         let path = dir.join(name);
         fs::write(&path, program).expect("a program");
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("its mode");
@@ -229,6 +251,78 @@ fn the_program_may_come_from_a_bucket() {
     ];
     let (finished, _) = start_up(&cloud, &attributes, &program);
     assert_eq!(finished.good().stdout, "fetched run --parallel 8\n");
+}
+
+/// What a machine asked of Google's Compute Engine when its host, which `program` stands for, had ended.
+fn asked_at_the_end(
+    attributes: &[(&'static str, &str)],
+    program: &str,
+    system: &str,
+) -> Vec<String> {
+    let cloud = Cloud::hybrid();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let record = asked.clone();
+    let compute = http::serve(move |request: &Request| {
+        assert_eq!(request.header("authorization"), Some("Bearer a-token"));
+        let body = String::from_utf8_lossy(&request.body);
+        let asked = format!("{} {} {body}", request.method, request.path);
+        record.lock().expect("no panic").push(asked.trim().to_owned());
+        Answer::new(200, "{}")
+    });
+    let (queue, bucket) = (cloud.queue.clone(), cloud.bucket.clone());
+    let cache = cloud.file("cache");
+    let of_all = [
+        ("instance/attributes/task-queue", &*queue),
+        ("instance/attributes/bucket-name", &*bucket),
+        ("instance/attributes/cache-directory", cache.to_str().expect("text")),
+    ];
+    let attributes = [&of_all[..], attributes].concat();
+    let host = cloud.file("program");
+    fs::write(&host, format!("#!/bin/bash\n{program}\n")).expect("a program");
+    fs::set_permissions(&host, fs::Permissions::from_mode(0o755)).expect("its mode");
+    let cloud = cloud.with("COMPUTE_API", &format!("http://{compute}")).with("SYSTEM", system);
+    start_up(&cloud, &attributes, &host);
+    let asked = asked.lock().expect("no panic").clone();
+    asked
+}
+
+const DELETE_WHEN_DONE: (&str, &str) = ("instance/attributes/delete-when-done", "true");
+const GROUP: (&str, &str) = (
+    "instance/attributes/created-by",
+    "projects/123/zones/us-east1-b/instanceGroupManagers/workers",
+);
+const IN_USE: (&str, &str) = ("instance/preempted", "FALSE");
+
+#[test]
+fn a_machine_deletes_itself_when_its_host_has_ended() {
+    let attributes = [DELETE_WHEN_DONE, IN_USE];
+    assert_eq!(
+        asked_at_the_end(&attributes, "exit 0", "running"),
+        ["DELETE /compute/v1/projects/123/zones/us-east1-b/instances/worker-1"]
+    );
+    let attributes = [DELETE_WHEN_DONE, IN_USE, GROUP];
+    assert_eq!(
+        asked_at_the_end(&attributes, "exit 0", "running"),
+        [
+            "POST /compute/v1/projects/123/zones/us-east1-b/instanceGroupManagers/workers/deleteInstances \
+          {\"instances\": [\"zones/us-east1-b/instances/worker-1\"]}"
+        ]
+    );
+}
+
+#[test]
+fn a_machine_that_is_not_done_does_not_delete_itself() {
+    let none: [String; 0] = [];
+    // Nobody asked for it.
+    assert_eq!(asked_at_the_end(&[IN_USE, GROUP], "exit 0", "running"), none);
+    let attributes = [DELETE_WHEN_DONE, IN_USE, GROUP];
+    // Tasks were released, or a setting is wrong.
+    assert_eq!(asked_at_the_end(&attributes, "exit 4", "running"), none);
+    assert_eq!(asked_at_the_end(&attributes, "exit 2", "running"), none);
+    // The machine is shut down, or is taken away: its group starts another one.
+    assert_eq!(asked_at_the_end(&attributes, "exit 0", "stopping"), none);
+    let preempted = [DELETE_WHEN_DONE, ("instance/preempted", "TRUE"), GROUP];
+    assert_eq!(asked_at_the_end(&preempted, "exit 0", "running"), none);
 }
 
 /// The actions that a policy allows, by the name of the resource.

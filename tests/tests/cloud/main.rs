@@ -1,15 +1,18 @@
 //! The real host against services of clouds.
 
+mod chart;
 mod deaths;
 mod deploy;
 mod faults;
 mod finished;
 mod hostile_pointer;
+mod hpc;
 mod python;
 mod receipts;
 mod requests;
 mod shared_work;
 mod sick_calls;
 mod sick_s3;
+mod stack;
 mod tools;
 mod work;

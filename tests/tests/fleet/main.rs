@@ -3,5 +3,6 @@
 mod conformance;
 mod docker;
 mod hostile;
+mod k8s;
 mod slurm;
 mod stack;

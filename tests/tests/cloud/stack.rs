@@ -1,0 +1,168 @@
+//! The CloudFormation stack for AWS Batch, on a server that makes its resources.
+
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::process::Command;
+
+use serde_json::{Value, json};
+use task_host_tests::{Finished, Running, eventually, fleet_tool, target};
+
+use crate::deploy::{deployed, text};
+
+/// A server of CloudFormation, Batch and IAM.
+struct Server {
+    address: String,
+    dir: tempfile::TempDir,
+    _process: Running,
+}
+
+impl Server {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let port = free.local_addr().expect("its number").port();
+        drop(free);
+        let mut moto = Command::new(fleet_tool("moto_server"));
+        moto.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+        let _process = Running::start(moto, dir.path());
+        let address = format!("http://127.0.0.1:{port}");
+        eventually("a server", || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok());
+        Self { address, dir, _process }
+    }
+
+    fn aws(&self, args: &[&str]) -> Value {
+        let mut aws = Command::new(target().join("aws/bin/aws"));
+        aws.args(["--endpoint-url", &self.address, "--region", "eu-west-1", "--output", "json"]);
+        aws.args(args).current_dir(self.dir.path()).env("HOME", self.dir.path());
+        aws.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
+        let answer = Finished::run(&mut aws).good().stdout;
+        serde_json::from_str(&answer).unwrap_or(Value::Null)
+    }
+
+    /// Creates the stack, and returns its outputs.
+    fn create(&self, name: &str, parameters: &[(&str, &str)]) -> Value {
+        let parameters: Vec<Value> = parameters
+            .iter()
+            .map(|(key, value)| json!({"ParameterKey": key, "ParameterValue": value}))
+            .collect();
+        self.aws(&[
+            "cloudformation",
+            "create-stack",
+            "--stack-name",
+            name,
+            "--template-body",
+            &text(&deployed("aws/batch.yml")),
+            "--parameters",
+            &Value::from(parameters).to_string(),
+            "--capabilities",
+            "CAPABILITY_IAM",
+        ]);
+        let stacks = self.aws(&["cloudformation", "describe-stacks", "--stack-name", name]);
+        let stack = &stacks["Stacks"][0];
+        assert_eq!(stack["StackStatus"], "CREATE_COMPLETE", "{stack}");
+        let outputs = stack["Outputs"].as_array().expect("outputs").iter();
+        let output = |output: &Value| {
+            (
+                output["OutputKey"].as_str().expect("a name").to_owned(),
+                output["OutputValue"].clone(),
+            )
+        };
+        Value::Object(outputs.map(output).collect())
+    }
+
+    /// The policy of the role of the workers.
+    fn worker_policy(&self, role: &str) -> Value {
+        let role = role.rsplit('/').next().expect("a name");
+        let get = ["iam", "get-role-policy", "--policy-name", "worker", "--role-name", role];
+        let policy = self.aws(&get)["PolicyDocument"].clone();
+        // The server shows a policy of a stack in the notation of Python.
+        let policy = policy.as_str().expect("a policy").replace('\'', "\"");
+        serde_json::from_str(&policy).expect("JSON")
+    }
+}
+
+/// A role for Batch itself. Other than AWS, the server has none of its own.
+const TRUST: &str = r#"{"Version": "2012-10-17", "Statement": [{"Effect": "Allow",
+    "Principal": {"Service": "batch.amazonaws.com"}, "Action": "sts:AssumeRole"}]}"#;
+
+#[test]
+fn the_stack_is_a_good_template() {
+    let template = deployed("aws/batch.yml");
+    let checked = Finished::run(Command::new(fleet_tool("cfn-lint")).arg(template)).good();
+    assert_eq!(checked.stdout, "");
+}
+
+/// cfn-lint knows the actions and the resources of AWS.
+#[test]
+fn policies_name_actions_that_exist() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for policy in ["worker-policy.json", "producer-policy.json", "launcher-policy.json"] {
+        let document: Value =
+            serde_json::from_str(&text(&deployed("aws").join(policy))).expect("JSON");
+        let template = json!({"Resources": {"Policy": {
+            "Type": "AWS::IAM::ManagedPolicy", "Properties": {"PolicyDocument": document},
+        }}});
+        let path = dir.path().join("template.json");
+        std::fs::write(&path, template.to_string()).expect("a template");
+        let mut lint = Command::new(fleet_tool("cfn-lint"));
+        lint.arg("--template").arg(&path);
+        let checked = Finished::run(&mut lint).good();
+        assert_eq!(checked.stdout, "", "{policy}");
+    }
+}
+
+#[test]
+fn the_stack_can_be_created() {
+    let server = Server::start();
+    let create = ["iam", "create-role", "--role-name", "batch"];
+    let role = server.aws(&[&create[..], &["--assume-role-policy-document", TRUST]].concat());
+    let role = role["Role"]["Arn"].as_str().expect("an ARN").to_owned();
+    let parameters = [
+        ("TaskQueue", "my-tasks"),
+        ("Bucket", "my-bucket"),
+        ("OutputPrefix", "datasets/"),
+        ("ServiceRole", &role),
+    ];
+    for capacity in ["FARGATE_SPOT", "FARGATE", "SPOT", "EC2"] {
+        let parameters = [&parameters[..], &[("Capacity", capacity)]].concat();
+        let name = format!("workers-{}", capacity.to_lowercase().replace('_', "-"));
+        let outputs = server.create(&name, &parameters);
+
+        // Its queue takes jobs, for machines of the kind that was asked for.
+        let options = outputs["Fleet"].as_str().expect("options");
+        let queue = options.split(' ').find_map(|word| word.strip_prefix("batch://"));
+        let queue = queue.expect("a job queue");
+        assert!(!queue.contains([':', '/']), "{queue}");
+        assert!(options.contains("--queue sqs://my-tasks --bucket s3://my-bucket"), "{options}");
+        let is_fargate = capacity.starts_with("FARGATE");
+        assert_eq!(options.contains("--option assign-public-ip=true"), is_fargate, "{options}");
+        let queues = server.aws(&["batch", "describe-job-queues", "--job-queues", queue]);
+        let queue = &queues["jobQueues"][0];
+        assert_eq!((&queue["state"], &queue["status"]), (&json!("ENABLED"), &json!("VALID")));
+        let environment = &queue["computeEnvironmentOrder"][0]["computeEnvironment"];
+        let environments = server.aws(&[
+            "batch",
+            "describe-compute-environments",
+            "--compute-environments",
+            environment.as_str().expect("an ARN"),
+        ]);
+        let machines = &environments["computeEnvironments"][0]["computeResources"];
+        assert_eq!(machines["type"], capacity);
+        assert_eq!(machines["maxvCpus"], 256);
+        // It costs nothing while no worker runs.
+        assert!(matches!(machines["minvCpus"].as_u64(), None | Some(0)), "{machines}");
+        assert_eq!(machines["subnets"].as_array().map(Vec::len), Some(2));
+        assert_eq!(outputs["LogGroup"], format!("/task-host/{name}"));
+        assert!(
+            outputs["ExecutionRole"].as_str().is_some_and(|arn| arn.starts_with("arn:aws:iam:"))
+        );
+        let role = outputs["JobRole"].as_str().expect("an ARN");
+        assert_eq!(server.worker_policy(role), workers_may(), "{capacity}");
+    }
+}
+
+/// The policy that the pages print, for this account and this region.
+fn workers_may() -> Value {
+    let policy = text(&deployed("aws/worker-policy.json"));
+    let here = policy.replace(":sqs:*:*:", ":sqs:eu-west-1:123456789012:");
+    serde_json::from_str(&here).expect("JSON")
+}
