@@ -25,6 +25,12 @@ def vcpus(job):
     return job.job_definition._get_resource_requirement("vcpus")
 
 
+def vcpus_for_tests(environment):
+    resources = environment.compute_resources
+    used = resources.get("tags", {}).get("vCPUs used by others", "0")
+    return int(resources["maxvCpus"]) - int(used)
+
+
 def has_started(job):
     return job._status in (JobStatus.STARTING.value, JobStatus.RUNNING.value)
 
@@ -32,8 +38,7 @@ def has_started(job):
 def takes_room(job):
     """Moves a job to STARTING if its queue has the vCPUs for it."""
     with placing:
-        environments = job.job_queue.environments
-        room = sum(int(it.compute_resources["maxvCpus"]) for it in environments)
+        room = sum(vcpus_for_tests(it) for it in job.job_queue.environments)
         used = sum(vcpus(it) for it in job.job_queue.jobs if has_started(it))
         if used + vcpus(job) <= room:
             job.status = JobStatus.STARTING.value

@@ -39,6 +39,8 @@ pub(super) struct Ecs {
     aws: Aws,
     client: Client,
     cluster: String,
+    /// The tasks of the fleet when it was last looked at: others are those of another launcher.
+    seen: Mutex<Vec<Task>>,
     /// Why ECS has refused workers of this command. It remembers nothing of them itself.
     refused: Mutex<Vec<String>>,
 }
@@ -54,7 +56,13 @@ impl Ecs {
 
     fn of(aws: Aws, cluster: &str) -> Self {
         let client = Client::new(&aws.config);
-        Self { aws, client, cluster: cluster.to_owned(), refused: Mutex::default() }
+        Self {
+            aws,
+            client,
+            cluster: cluster.to_owned(),
+            seen: Mutex::default(),
+            refused: Mutex::default(),
+        }
     }
 
     fn no_cluster(&self) -> EngineError {
@@ -270,7 +278,8 @@ impl Engine for Ecs {
         if let Some(group) = request.own_log_group() {
             self.make_log_group(&group).await;
         }
-        let there = self.tasks(Some(&spec.fleet)).await?;
+        // Not what is there now: two launchers that have seen the same ask for the same workers.
+        let there = self.seen.lock().clone();
         let taken: BTreeSet<u32> =
             there.iter().filter(|task| is_alive(task)).filter_map(tasks::worker).collect();
         let free = (0..).filter(|worker| !taken.contains(worker)).take(workers as usize);
@@ -311,6 +320,7 @@ impl Engine for Ecs {
 
     async fn status(&self, fleet: &FleetName) -> Result<Option<Status>, EngineError> {
         let tasks = self.tasks(Some(fleet)).await?;
+        self.seen.lock().clone_from(&tasks);
         let refused = self.refused.lock().clone();
         let Some(newest) = tasks.last() else {
             let failed = u32::try_from(refused.len()).unwrap_or(u32::MAX);

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use serde_json::Value;
 use task_host_tests::{Finished, aws_variables, engines, http, server, target};
 
-use crate::conformance::Work;
+use crate::conformance::{Subject, Work};
 
 /// An image with the host under test, whose workers find the queues and the buckets of the tests. On
 /// AWS they need no variables for that.
@@ -30,9 +30,16 @@ pub(crate) fn image() -> &'static str {
 }
 
 /// Sends a request to a server of AWS, past its own tools, which take a second to start.
-pub(crate) fn ask(url: &str, service: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Value {
+pub(crate) fn ask(
+    url: &str,
+    service: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Value {
     let credential = format!("test/20260101/us-east-1/{service}/aws4_request");
-    let signed = format!("AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders=host, Signature=0");
+    let signed =
+        format!("AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders=host, Signature=0");
     let headers = [&[("authorization", signed.as_str())], headers].concat();
     let answer = http::send(url, "POST", path, &headers, body.as_bytes());
     let text = String::from_utf8_lossy(&answer.body).into_owned();
@@ -53,4 +60,14 @@ pub(crate) fn accept(work: &Work, document: &str, endpoints: &[(&str, String)]) 
     sh.envs(aws_variables(&server("TASK_HOST_TEST_AWS")));
     sh.envs(endpoints.iter().map(|(name, value)| (name, value)));
     Finished::run(&mut sh).good();
+}
+
+/// Runs `host ARGS…` without the options that the suite gives.
+pub(crate) fn host<S: Subject>(subject: &S, args: &[&str]) -> Finished {
+    let mut command = match subject.work() {
+        Work::There(cloud) => cloud.command(args),
+        Work::Here(_) => unreachable!("it works in a cloud"),
+    };
+    subject.lead(&mut command);
+    Finished::run(&mut command)
 }

@@ -18,6 +18,9 @@ suite!(Batch);
 /// The states of jobs that run or may start.
 const ALIVE: [&str; 5] = ["SUBMITTED", "PENDING", "RUNNABLE", "STARTING", "RUNNING"];
 
+/// The vCPUs of a queue.
+const VCPUS: u32 = 1_000;
+
 fn url() -> String {
     server("TASK_HOST_TEST_BATCH")
 }
@@ -62,12 +65,14 @@ impl Subject for Batch {
         );
         let form = [("content-type", "application/x-www-form-urlencoded")];
         aws::ask(&url(), "iam", "/", &form, &role);
-        let room = room.unwrap_or(1_000);
+        // The queue has room for more, but others use it.
+        let used = VCPUS - room.unwrap_or(VCPUS);
         let environment = json!({
             "computeEnvironmentName": queue, "type": "MANAGED", "state": "ENABLED",
             "serviceRole": format!("arn:aws:iam::123456789012:role/{queue}"),
             "computeResources": {
-                "type": "FARGATE", "maxvCpus": room, "subnets": [], "securityGroupIds": [],
+                "type": "FARGATE", "maxvCpus": VCPUS, "subnets": [], "securityGroupIds": [],
+                "tags": {"vCPUs used by others": used.to_string()},
             },
         });
         let environment = ask("createcomputeenvironment", &environment);
@@ -104,7 +109,7 @@ impl Subject for Batch {
     }
 
     fn no_room(&self) -> &'static str {
-        "vCPUs in use by this fleet"
+        "the compute environments have no room for it yet"
     }
 
     fn kill_one(&self, fleet: &str) {
@@ -137,16 +142,17 @@ impl Subject for Batch {
 #[test]
 fn a_queue_that_is_not_there_is_named_with_its_region() {
     let fleet = Fleet::<Batch>::new();
-    let up = fleet.up("1", &[&["--on", "batch://nowhere"]]).code(2);
+    let up = ["fleet", "up", fleet.name(), "--on", "batch://nowhere"];
+    let up = aws::host(&fleet.subject, &up).code(2);
     let text = "batch://nowhere: there is no job queue nowhere in us-east-1";
     assert!(up.stderr.contains(text), "{}", up.stderr);
 }
 
 #[test]
 fn more_workers_than_the_queue_has_vcpus_for_are_refused() {
-    let fleet = Fleet::<Batch>::with_room(2);
-    let up = fleet.up("3", &[&["--for", "1h"]]).code(2);
-    assert!(up.stderr.contains("have 2 vCPUs at most (maxvCpus)"), "{}", up.stderr);
+    let fleet = Fleet::<Batch>::new();
+    let up = fleet.up("1001", &[&["--for", "1h"]]).code(2);
+    assert!(up.stderr.contains("have 1000 vCPUs at most (maxvCpus)"), "{}", up.stderr);
     assert_eq!(fleet.subject.alive(fleet.name()), 0);
 }
 
@@ -183,15 +189,9 @@ fn a_definition_of_the_user_is_taken_as_it_is() {
             },
         }),
     );
-    // The other options of these tests say what the definition says already.
     let queue = fleet.subject.url();
     let own = format!("definition={name}");
     let up = ["fleet", "up", fleet.name(), "--on", &queue, "--option", &own, "--parallel", "1"];
-    let mut up = match fleet.subject.work() {
-        Work::There(cloud) => cloud.command(&up),
-        Work::Here(_) => unreachable!("it works in a cloud"),
-    };
-    fleet.subject.lead(&mut up);
-    task_host_tests::Finished::run(&mut up).good();
+    aws::host(&fleet.subject, &up).good();
     eventually("a worker that drains the queue", || (fleet.count("running") == 1).then_some(()));
 }

@@ -53,7 +53,11 @@ impl Subject for Ecs {
 
     fn options(&self) -> Vec<String> {
         let machines = ["--option", "launch-type=EC2", "--option", "network-mode=host"];
-        [&["--image", aws::image()], &machines[..]].concat().into_iter().map(str::to_owned).collect()
+        [&["--image", aws::image()], &machines[..]]
+            .concat()
+            .into_iter()
+            .map(str::to_owned)
+            .collect()
     }
 
     fn lead(&self, _: &mut Command) {}
@@ -96,7 +100,9 @@ impl Subject for Ecs {
 #[test]
 fn a_cluster_that_is_not_there_is_named_with_its_region() {
     let fleet = Fleet::<Ecs>::new();
-    let up = fleet.up("1", &[&["--on", "ecs://nowhere"]]).code(2);
+    let options = ["--option", "launch-type=EC2"];
+    let up = ["fleet", "up", fleet.name(), "--on", "ecs://nowhere"];
+    let up = aws::host(&fleet.subject, &[&up[..], &options].concat()).code(2);
     let text = "ecs://nowhere: there is no active cluster nowhere in us-east-1";
     assert!(up.stderr.contains(text), "{}", up.stderr);
 }
@@ -104,7 +110,10 @@ fn a_cluster_that_is_not_there_is_named_with_its_region() {
 #[test]
 fn an_image_that_is_not_there_is_why_workers_fail() {
     let fleet = Fleet::<Ecs>::new();
-    let up = fleet.up("1", &[&["--image", "task-host:missing", "--for", "1h"]]).code(5);
+    let cluster = fleet.subject.url();
+    let up = ["fleet", "up", fleet.name(), "--on", &cluster, "--image", "task-host:missing"];
+    let options = ["--option", "launch-type=EC2", "--option", "network-mode=host"];
+    let up = aws::host(&fleet.subject, &[&up[..], &options].concat()).code(5);
     assert!(up.stderr.contains("task-host:missing"), "{}", up.stderr);
     assert!(up.stderr.contains("ResourceInitializationError"), "{}", up.stderr);
 }

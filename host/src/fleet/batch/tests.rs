@@ -170,13 +170,17 @@ async fn workers_are_counted_by_the_states_of_an_array_and_not_by_its_own() {
         status.reasons.iter().map(|it| format!("{} {}", it.workers, it.reason)).collect();
     assert!(said.contains(&"1 MISCONFIGURATION:X".to_owned()), "{said:?}");
     assert!(said.contains(&"5 8 of 10 vCPUs in use by this fleet".to_owned()), "{said:?}");
-    assert!(said.iter().any(|it| it.contains("137") && it.ends_with("OutOfMemoryError")), "{said:?}");
+    assert!(
+        said.iter().any(|it| it.contains("137") && it.ends_with("OutOfMemoryError")),
+        "{said:?}"
+    );
 }
 
 #[tokio::test]
 async fn all_pages_of_jobs_are_read() {
     let fake = Fake::default();
-    let page = json!({"jobSummaryList": [{"jobId": "1", "jobName": "task-host-a"}], "nextToken": "t"});
+    let page =
+        json!({"jobSummaryList": [{"jobId": "1", "jobName": "task-host-a"}], "nextToken": "t"});
     fake.says("ListJobs", page);
     fake.says("ListJobs", json!({"jobSummaryList": [{"jobId": "2", "jobName": "task-host-b"}]}));
     let fleets = batch(&fake).await.fleets().await.expect("fleets");
