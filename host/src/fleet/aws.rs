@@ -157,7 +157,7 @@ fn cure(code: &str) -> Option<&'static str> {
     if is(&["ExpiredToken", "UnrecognizedClient", "InvalidClientToken", "Signature"]) {
         return Some("check your credentials with `aws sts get-caller-identity`");
     }
-    if is(&["Throttl", "TooManyRequests", "LimitExceeded"]) {
+    if is(&["Throttl", "TooManyRequests", "RequestLimit"]) {
         return Some("AWS limits the rate of requests: try again in a minute");
     }
     None
