@@ -801,4 +801,4 @@ fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
 mod guest;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -12,6 +12,8 @@ mod batch;
 mod docker;
 #[cfg(feature = "fleet-aws")]
 mod ecs;
+#[cfg(test)]
+mod imitation;
 mod k8s;
 mod last_words;
 mod name;

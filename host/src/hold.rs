@@ -35,6 +35,8 @@ const SMOOTHING: u32 = 8;
 const LOOK: Duration = Duration::from_millis(200);
 /// The same at most, while tasks are long and none waits.
 const LONGEST_LOOK: Duration = Duration::from_secs(10);
+/// A host that holds as many tasks as it may holds them for this long without another thought.
+const RECENT: Duration = Duration::from_millis(20);
 /// The part of a task's usual time that may pass between two looks.
 const PART: u32 = 50;
 
@@ -62,8 +64,12 @@ pub struct Holds {
 
 #[derive(Debug)]
 struct State {
-    /// In the order in which they were leased.
-    tasks: BTreeMap<u64, Held>,
+    /// The tasks that wait for their inputs or for a slot, in the order in which they were leased.
+    waiting: BTreeMap<u64, Waiting>,
+    /// Since when the tasks that run have had their slots.
+    running: BTreeMap<u64, Instant>,
+    /// The task that runs alone, or will.
+    alone: Option<u64>,
     next: u64,
     pace: Pace,
     /// How long inputs took to arrive lately.
@@ -72,33 +78,21 @@ struct State {
     permits: usize,
     /// Permits to take away when they are returned.
     surplus: usize,
+    /// When the number of permits was last decided.
+    adjusted: Option<Instant>,
     /// No tasks are held ahead until a slot is free.
     is_resting: bool,
     /// When a slot was last freed.
     freed: Option<Instant>,
 }
 
-/// What is known of a task.
+/// A task that waits.
 #[derive(Debug)]
-struct Held {
+struct Waiting {
+    /// When it was leased.
     since: Instant,
-    stage: Stage,
-    /// It runs alone.
-    is_alone: bool,
-    /// Notified when it has to be released.
+    /// Notified when it has to be released. It may have started meanwhile.
     released: Arc<Notify>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// It waits for its inputs or for a slot.
-    Waits,
-    /// It was told to go back to the queue, which it does unless it has just started.
-    Told,
-    /// It has had a slot since then.
-    Runs(Instant),
-    /// It needs no slot: its component compiles, or its guest has ended.
-    Apart,
 }
 
 /// A task that is held, until this is dropped.
@@ -106,6 +100,7 @@ enum Stage {
 pub struct Hold {
     holds: Arc<Holds>,
     number: u64,
+    since: Instant,
     permit: Option<OwnedSemaphorePermit>,
     released: Arc<Notify>,
 }
@@ -122,12 +117,15 @@ impl Holds {
             slots,
             ahead,
             state: Mutex::new(State {
-                tasks: BTreeMap::new(),
+                waiting: BTreeMap::new(),
+                running: BTreeMap::new(),
+                alone: None,
                 next: 0,
                 pace: Pace::default(),
                 fetch: Duration::ZERO,
                 permits,
                 surplus: 0,
+                adjusted: None,
                 is_resting: false,
                 freed: None,
             }),
@@ -144,15 +142,14 @@ impl Holds {
             let least = batch.min(ahead / 2).min(most).max(1);
             let mut permits = Vec::with_capacity(most);
             let least = u32::try_from(least).unwrap_or(u32::MAX);
-            tokio::select! {
-                many = self.permits.clone().acquire_many_owned(least) => {
-                    // The semaphore is never closed.
-                    let Ok(mut many) = many else { continue };
-                    while let Some(permit) = many.split(1) {
-                        permits.push(permit);
-                    }
-                }
+            let many = tokio::select! {
+                many = self.permits.clone().acquire_many_owned(least) => many,
                 () = self.fewer.notified() => continue,
+            };
+            // The semaphore is never closed.
+            let Ok(mut many) = many else { continue };
+            while let Some(permit) = many.split(1) {
+                permits.push(permit);
             }
             while permits.len() < most
                 && let Ok(permit) = self.permits.clone().try_acquire_owned()
@@ -174,29 +171,22 @@ impl Holds {
 
     /// Holds a task that was just leased.
     pub fn hold(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Hold {
-        let released = Arc::new(Notify::new());
-        let held = Held {
-            since: Instant::now(),
-            stage: Stage::Waits,
-            is_alone: false,
-            released: released.clone(),
+        let number = {
+            let mut state = self.state.lock();
+            state.next += 1;
+            state.next
         };
-        let mut state = self.state.lock();
-        let number = state.next;
-        state.next += 1;
-        if state.tasks.is_empty() {
-            self.first.notify_one();
-        }
-        state.tasks.insert(number, held);
-        drop(state);
-        Hold { holds: self.clone(), number, permit: Some(permit), released }
+        let (since, released) = (Instant::now(), Arc::new(Notify::new()));
+        let hold = Hold { holds: self.clone(), number, since, permit: Some(permit), released };
+        hold.waits();
+        hold
     }
 
     /// When all slots are taken, so that a task leased now would be held ahead: the time after which
     /// a slot is expected to be free.
     pub fn until_free(&self) -> Option<Duration> {
         let state = self.state.lock();
-        let is_taken = state.count(Stage::is_waiting) >= self.free(&state);
+        let is_taken = state.waiting.len() >= self.free(&state);
         (is_taken && matches!(self.ahead, HeldAhead::Soon(_)))
             .then(|| state.pace.first_end(state.ages(Instant::now())))
     }
@@ -240,26 +230,39 @@ impl Holds {
     /// None while no task is held.
     fn until_next_look(&self) -> Option<Duration> {
         let state = self.state.lock();
-        if state.tasks.is_empty() {
-            return None;
-        }
-        if state.count(Stage::is_waiting) > 0 {
+        if !state.waiting.is_empty() {
             return Some(LOOK);
+        }
+        if state.running.is_empty() {
+            return None;
         }
         let now = Instant::now();
         let usual = state.pace.median().or_else(|| state.ages(now).max()).unwrap_or_default();
         Some((usual / PART).clamp(LOOK, LONGEST_LOOK))
     }
 
+    /// The state, with as many permits as there should be now.
     fn adjusted(&self) -> MutexGuard<'_, State> {
         let mut state = self.state.lock();
-        self.adjust(&mut state, Instant::now());
+        let (now, most) = (Instant::now(), self.most());
+        // While tasks are short, nothing changes between thousands of calls.
+        let is_recent = state.adjusted.is_some_and(|at| now - at < RECENT);
+        if !is_recent || state.permits() != most {
+            self.adjust(&mut state, now);
+        }
         state
+    }
+
+    /// The most permits that there may be.
+    fn most(&self) -> usize {
+        let (HeldAhead::Always(count) | HeldAhead::Soon(count)) = self.ahead;
+        self.slots + count
     }
 
     /// Changes the number of permits to what it should be now.
     fn adjust(&self, state: &mut State, now: Instant) {
         let (wanted, had) = (self.wanted(state, now), state.permits());
+        state.adjusted = Some(now);
         if wanted > had {
             let more = wanted - had;
             let kept = more.min(state.surplus);
@@ -281,20 +284,19 @@ impl Holds {
 
     /// How many permits there should be.
     fn wanted(&self, state: &State, now: Instant) -> usize {
-        let most = match self.ahead {
-            HeldAhead::Always(count) => return self.slots + count,
-            HeldAhead::Soon(most) => most,
-        };
-        if state.is_one_alone() {
+        if let HeldAhead::Always(_) = self.ahead {
+            return self.most();
+        }
+        let running = state.running.len();
+        if state.alone.is_some() {
             // No other can start.
-            return state.count(|stage| stage != Stage::Apart);
+            return running + state.waiting.len();
         }
         if state.is_resting {
             return self.slots;
         }
-        let running = state.count(Stage::is_running);
-        let starts = self.starts(state, now, self.slots + most);
-        (running + starts).clamp(self.slots, self.slots + most)
+        let starts = self.starts(state, now, self.most());
+        (running + starts).clamp(self.slots, self.most())
     }
 
     /// How many tasks will start soon.
@@ -303,7 +305,7 @@ impl Holds {
     }
 
     fn free(&self, state: &State) -> usize {
-        self.slots.saturating_sub(state.count(Stage::is_running))
+        self.slots.saturating_sub(state.running.len())
     }
 
     /// Has tasks released that have waited long enough and won't start soon, the newest first.
@@ -311,22 +313,23 @@ impl Holds {
         if let HeldAhead::Always(_) = self.ahead {
             return;
         }
-        let waiting = state.count(Stage::is_waiting);
-        let (late, patience) = match state.is_one_alone() {
-            true => (waiting, Duration::ZERO),
-            false => (waiting - self.starts(state, now, waiting), state.soon()),
+        let (waiting, alone) = (state.waiting.len(), state.alone);
+        let (late, patience) = match alone {
+            Some(_) => (waiting, Duration::ZERO),
+            None => (waiting - self.starts(state, now, waiting), state.soon()),
         };
-        let waiting = state.tasks.values_mut().rev().filter(|held| held.stage.is_waiting());
-        let mut is_any = false;
-        for held in waiting
-            .take(late)
-            .filter(|held| now.saturating_duration_since(held.since) >= patience && !held.is_alone)
-        {
-            held.stage = Stage::Told;
-            held.released.notify_one();
-            is_any = true;
+        let newest = state.waiting.iter().rev().take(late);
+        let is_late = |held: &Waiting| now.saturating_duration_since(held.since) >= patience;
+        let released: Vec<u64> = newest
+            .filter(|(number, held)| is_late(held) && Some(**number) != alone)
+            .map(|(number, _)| *number)
+            .collect();
+        for number in released {
+            if let Some(held) = state.waiting.remove(&number) {
+                held.released.notify_one();
+                state.is_resting = true;
+            }
         }
-        state.is_resting |= is_any;
     }
 }
 
@@ -342,35 +345,14 @@ impl State {
         self.permits -= 1;
     }
 
-    fn count(&self, is: impl Fn(Stage) -> bool) -> usize {
-        self.tasks.values().filter(|held| is(held.stage)).count()
-    }
-
     /// For how long the tasks that run have run.
     fn ages(&self, now: Instant) -> impl Iterator<Item = Duration> {
-        self.tasks.values().filter_map(move |held| match held.stage {
-            Stage::Runs(since) => Some(now.saturating_duration_since(since)),
-            _ => None,
-        })
+        self.running.values().map(move |since| now.saturating_duration_since(*since))
     }
 
     /// The time within which tasks have to start that are held ahead.
     fn soon(&self) -> Duration {
         SOON + self.fetch.min(LONGEST_FETCH)
-    }
-
-    fn is_one_alone(&self) -> bool {
-        self.tasks.values().any(|held| held.is_alone)
-    }
-}
-
-impl Stage {
-    fn is_waiting(self) -> bool {
-        self == Self::Waits
-    }
-
-    fn is_running(self) -> bool {
-        matches!(self, Self::Runs(_))
     }
 }
 
@@ -383,16 +365,14 @@ impl Hold {
 
     /// The task's inputs are here.
     pub fn has_inputs(&self) {
-        let state = &mut *self.holds.state.lock();
-        if let Some(held) = state.tasks.get(&self.number) {
-            let fetch = &mut state.fetch;
-            *fetch = *fetch - *fetch / SMOOTHING + held.since.elapsed() / SMOOTHING;
-        }
+        let took = self.since.elapsed();
+        let fetch = &mut self.holds.state.lock().fetch;
+        *fetch = *fetch - *fetch / SMOOTHING + took / SMOOTHING;
     }
 
     /// The task can't run for a while, and leaves its permit to another.
     pub fn leave(&mut self) {
-        self.enter(Stage::Apart);
+        self.holds.state.lock().waiting.remove(&self.number);
         self.give_permit_back();
     }
 
@@ -401,33 +381,40 @@ impl Hold {
         if self.permit.is_none() {
             // The semaphore is never closed.
             self.permit = self.holds.permits.clone().acquire_owned().await.ok();
-            self.enter(Stage::Waits);
+            self.waits();
         }
     }
 
     /// The task may kill its host and is to run alone. Unless the number of tasks held ahead is
-    /// fixed, no other may wait meanwhile.
+    /// fixed, no other may wait meanwhile: of two such tasks, the second is released like any other.
     pub fn is_to_be_alone(&self) {
         let state = &mut *self.holds.state.lock();
-        // Of two such tasks, the second is released like any other.
-        if !state.is_one_alone()
-            && let Some(held) = state.tasks.get_mut(&self.number)
-        {
-            held.is_alone = true;
-        }
         let now = Instant::now();
+        state.alone.get_or_insert(self.number);
         self.holds.release_late(state, now);
         self.holds.adjust(state, now);
     }
 
-    /// The task waits for a slot again.
+    /// The task waits for its inputs or for a slot.
     pub fn waits(&self) {
-        self.enter(Stage::Waits);
+        let state = &mut *self.holds.state.lock();
+        if state.waiting.is_empty() && state.running.is_empty() {
+            self.holds.first.notify_one();
+        }
+        state.running.remove(&self.number);
+        let waiting = Waiting { since: self.since, released: self.released.clone() };
+        state.waiting.insert(self.number, waiting);
     }
 
     /// The task has a slot from now on.
     pub fn runs(&self) {
-        self.enter(Stage::Runs(Instant::now()));
+        self.runs_since(Instant::now());
+    }
+
+    fn runs_since(&self, now: Instant) {
+        let state = &mut *self.holds.state.lock();
+        state.waiting.remove(&self.number);
+        state.running.insert(self.number, now);
     }
 
     /// The task's slot is free.
@@ -437,19 +424,16 @@ impl Hold {
 
     fn has_run_at(&self, now: Instant) {
         let state = &mut *self.holds.state.lock();
-        let Some(held) = state.tasks.get_mut(&self.number) else { return };
-        if let Stage::Runs(since) = std::mem::replace(&mut held.stage, Stage::Apart) {
+        if let Some(since) = state.running.remove(&self.number) {
             state.pace.record(now.saturating_duration_since(since));
-            state.freed = Some(now);
-            if std::mem::take(&mut state.is_resting) {
-                self.holds.adjust(state, now);
-            }
+            self.frees_a_slot(state, now);
         }
     }
 
-    fn enter(&self, stage: Stage) {
-        if let Some(held) = self.holds.state.lock().tasks.get_mut(&self.number) {
-            held.stage = stage;
+    fn frees_a_slot(&self, state: &mut State, now: Instant) {
+        state.freed = Some(now);
+        if std::mem::take(&mut state.is_resting) {
+            self.holds.adjust(state, now);
         }
     }
 
@@ -467,11 +451,14 @@ impl Drop for Hold {
     fn drop(&mut self) {
         self.give_permit_back();
         let state = &mut *self.holds.state.lock();
-        let gone = state.tasks.remove(&self.number);
-        let frees_slots = |held: Held| held.is_alone || held.stage.is_running();
-        if gone.is_some_and(frees_slots) {
-            state.is_resting = false;
-            self.holds.adjust(state, Instant::now());
+        let now = Instant::now();
+        state.waiting.remove(&self.number);
+        if state.running.remove(&self.number).is_some() {
+            self.frees_a_slot(state, now);
+        }
+        if state.alone == Some(self.number) {
+            state.alone = None;
+            self.holds.adjust(state, now);
         }
     }
 }
@@ -493,7 +480,7 @@ mod tests {
     }
 
     fn begin(hold: &Hold, now: Instant) {
-        hold.enter(Stage::Runs(now));
+        hold.runs_since(now);
     }
 
     /// Runs a task from beginning to end.

@@ -58,31 +58,36 @@ struct LeaseState {
 /// When a lease ends.
 #[derive(Clone, Copy)]
 struct Term {
+    /// By a clock that stands still while the machine is suspended.
     until: Instant,
-    /// The same by a clock that also runs while the machine is suspended.
-    until_boottime: Duration,
+    /// How long the machine had been suspended until then.
+    suspended: Duration,
     /// When the queue confirmed it.
     confirmed: Instant,
 }
 
 impl Term {
     fn new(until: Instant, confirmed: Instant) -> Self {
-        let left = until.saturating_duration_since(Instant::now());
-        Self { until, until_boottime: boottime() + left, confirmed }
+        Self { until, suspended: suspended(), confirmed }
     }
 
     fn is_over(&self) -> bool {
-        Instant::now() >= self.until || boottime() >= self.until_boottime
+        Instant::now() + suspended().saturating_sub(self.suspended) >= self.until
     }
 }
 
-/// The time since the machine booted, including suspension.
-fn boottime() -> Duration {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    Duration::new(
-        u64::try_from(now.tv_sec).unwrap_or_default(),
-        u32::try_from(now.tv_nsec).unwrap_or_default(),
-    )
+/// How long the machine has been suspended since it booted.
+fn suspended() -> Duration {
+    let since_boot = |clock| {
+        let now = rustix::time::clock_gettime(clock);
+        Duration::new(
+            u64::try_from(now.tv_sec).unwrap_or_default(),
+            u32::try_from(now.tv_nsec).unwrap_or_default(),
+        )
+    };
+    // In this order, so that the difference is never too small.
+    let awake = since_boot(rustix::time::ClockId::Monotonic);
+    since_boot(rustix::time::ClockId::Boottime).saturating_sub(awake)
 }
 
 /// A leased message. Dropping the lease without settling lets it end by itself.

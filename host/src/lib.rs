@@ -52,6 +52,8 @@ pub mod roots;
 pub mod sandbox;
 pub mod services;
 pub mod shortage;
+#[cfg(test)]
+mod simulation;
 pub mod spill;
 pub mod stats;
 pub mod task;

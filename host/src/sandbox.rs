@@ -11,6 +11,7 @@
 mod confine;
 mod cpu;
 mod disk;
+mod execute;
 mod files;
 #[doc(hidden)]
 pub mod foreign;
@@ -49,6 +50,7 @@ pub use confine::Confinement;
 use cpu::CpuTime;
 use disk::Disk;
 pub use disk::Source;
+pub use execute::Execute;
 use files::Tree;
 pub use files::{Input, InputContent, Output};
 pub use interface::version_problem;

@@ -20,7 +20,7 @@ use crate::outage::Outages;
 use crate::prefetch::Prefetch;
 use crate::queue::{self, Address, Queue, QueueError};
 use crate::receipt::Receipts;
-use crate::sandbox::{Confinement, Sandbox};
+use crate::sandbox::{Confinement, Execute, Sandbox};
 use crate::spill::{SpillDir, SpillError};
 use crate::stats::Stats;
 use crate::verdict::Policy;
@@ -47,8 +47,8 @@ pub struct Services {
     pub(crate) receipts: Option<Receipts>,
     /// Where large outputs are until they are published.
     spill: Arc<SpillDir>,
-    pub(crate) catalog: Catalog,
-    pub(crate) sandbox: Arc<Sandbox>,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) sandbox: Arc<dyn Execute>,
     pub(crate) limits: TaskLimits,
     pub(crate) policy: Policy,
     /// The task queue.
@@ -75,6 +75,22 @@ pub struct Services {
     /// Objects that worked or failed lately.
     objects: diagnosis::RecentObjects,
     pub(crate) config: Config,
+}
+
+/// What services are made of. Several hosts in one process may share all but the queues.
+pub(crate) struct Opened {
+    /// The bucket that outputs go to.
+    pub(crate) bucket: Arc<dyn Bucket>,
+    /// The bucket that inputs come from.
+    pub(crate) inputs: Arc<dyn Bucket>,
+    pub(crate) receipts: Option<Receipts>,
+    pub(crate) queue: Arc<dyn Queue>,
+    pub(crate) error_queue: Arc<dyn Queue>,
+    pub(crate) done_queue: Option<Arc<dyn Queue>>,
+    pub(crate) cache: Cache,
+    pub(crate) spill: Arc<SpillDir>,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) sandbox: Arc<dyn Execute>,
 }
 
 /// Why a host can't start.
@@ -147,13 +163,34 @@ impl Services {
             config::compiler(config.compile.limits()),
             &config.cache.dir.join("compiled"),
         );
-        let catalog = catalog.with_policy(config.component_policy());
+        let catalog = Arc::new(catalog.with_policy(config.component_policy()));
+        let opened = Opened {
+            bucket,
+            inputs,
+            receipts,
+            queue,
+            error_queue,
+            done_queue,
+            cache,
+            spill,
+            catalog,
+            sandbox,
+        };
+        Ok(Self::of(config, opened)?)
+    }
+
+    /// The services of one host.
+    ///
+    /// # Errors
+    /// When the directory of components and the bucket can't be compared.
+    pub(crate) fn of(config: Config, opened: Opened) -> Result<Self, BucketError> {
+        let Opened { bucket, inputs, receipts, queue, error_queue, done_queue, .. } = opened;
         Ok(Self {
             stats: Arc::default(),
             outages: Arc::default(),
             inputs: Prefetch {
                 bucket: inputs,
-                cache,
+                cache: opened.cache,
                 freshness: config.cache.freshness,
                 ahead: Ahead::new(config.work.prefetch_bytes),
             },
@@ -163,10 +200,10 @@ impl Services {
                 None => Some(config.data.component_prefix.clone()),
             },
             receipts,
-            spill,
-            catalog,
-            sandbox,
-            limits,
+            spill: opened.spill,
+            catalog: opened.catalog,
+            sandbox: opened.sandbox,
+            limits: config.limits(),
             policy: config.retries.policy(),
             report_disks: report_disks(&config, [Some(&error_queue), done_queue.as_ref()]),
             queue,

@@ -860,6 +860,7 @@ fn the_help_of_commands_and_settings_is_as_people_read_it() {
         ("new", "new"),
         ("doctor", "doctor"),
         ("config", "config"),
+        ("health", "health"),
     ] {
         let mut command = place.host(&format!("{line} --help"));
         let help = Ended::of(command.env("COLUMNS", "100").output().unwrap()).ok().stdout;
@@ -882,7 +883,7 @@ fn settings_are_shown_with_their_sources() {
         ["bucket", "/data", "host.toml"],
         ["input-bucket", "(none)", "default"],
         ["parallel", "2", "--parallel"],
-        ["prefetch", "4", "default"],
+        ["prefetch", "(soon)", "default"],
         ["lease", "10m", "HOST_LEASE"],
         ["durable", "false", "default"],
         ["cache-dir", "/cache", "--cache-dir"],

@@ -12,7 +12,7 @@ fn soak(tasks: u64, args: &[&str]) -> Value {
     let seed = std::process::id().to_string();
     let mut soak = Command::new(target().join("debug/xtask"));
     soak.args(["soak", "--built", "--profile", "dev", "--json", "--seed", &seed]);
-    soak.args(["--tasks", &tasks.to_string(), "--hosts", "2", "--parallel", "2"]).args(args);
+    soak.args(["--tasks", &tasks.to_string(), "--parallel", "2"]).args(args);
     soak.arg("--dir").arg(dir.path());
     let run = Finished::run(&mut soak).good();
     let ledger: Value = serde_json::from_str(&run.stdout).expect("a ledger");
@@ -26,14 +26,31 @@ fn soak(tasks: u64, args: &[&str]) -> Value {
 
 #[test]
 fn hosts_that_are_killed_and_stopped_at_random_lose_nothing() {
-    let faults = ["--minutes", "0", "--python", "--no-network-faults", "--no-disk-faults"];
+    let faults =
+        ["--hosts", "2", "--minutes", "0", "--python", "--no-network-faults", "--no-disk-faults"];
     soak(1_000, &[&faults[..], &["--every", "400", "--lease", "2"]].concat());
 }
 
 #[test]
 fn networks_and_disks_that_fail_lose_nothing_and_every_task_has_its_receipt() {
-    let ledger = soak(250, &["--every", "700", "--minutes", "0.1"]);
+    let ledger = soak(250, &["--hosts", "2", "--every", "700", "--minutes", "0.1"]);
     assert_eq!(ledger["not_as_in_their_receipt"], json!(0), "{ledger}");
     let count = |name: &str| ledger[name].as_u64().expect("a number");
     assert!(count("network_faults") + count("disk_faults") > 0, "{ledger}");
+}
+
+/// A fleet of eight workers that are killed at random and started again.
+fn fleet_soak(engine: &str) {
+    let ledger = soak(400, &["--on", engine, "--hosts", "8", "--every", "700", "--minutes", "0.2"]);
+    assert_eq!(ledger["not_as_in_their_receipt"], json!(0), "{ledger}");
+}
+
+#[test]
+fn fleets_on_docker_whose_workers_are_killed_lose_nothing() {
+    fleet_soak("docker");
+}
+
+#[test]
+fn fleets_on_slurm_whose_workers_are_killed_lose_nothing() {
+    fleet_soak("slurm");
 }

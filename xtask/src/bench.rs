@@ -8,6 +8,7 @@ mod fleet;
 mod machine;
 mod scaling;
 mod series;
+mod simulation;
 mod sqs;
 mod table;
 mod tiles;
@@ -39,7 +40,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Only one measurement: insert, noop, copy, steps, receipts, length, start, scaling, bytes, sqs,
-    /// fleet or tiles
+    /// fleet or tiles; or simulation, which takes most of an hour and runs only when named
     #[arg(long)]
     only: Option<String>,
     /// Directory on disk to measure [default: in the build directory]
@@ -63,14 +64,18 @@ struct Counts {
 }
 
 pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
+    let results = project.target.join("bench");
+    fs::create_dir_all(&results)?;
+    if options.only.as_deref() == Some("simulation") {
+        let (tables, raw) = simulation::measure(project, options.quick)?;
+        return write(&results, &tables, &raw);
+    }
     setup::wasm_target(project)?;
     let python = setup::python(project)?;
     build::guests(project)?;
     let host = build::host(project, Profile::Release)?;
     let guest = project.target.join("guests/NO_OP.wasm");
 
-    let results = project.target.join("bench");
-    fs::create_dir_all(&results)?;
     let disk = options.disk.clone().unwrap_or_else(|| results.clone());
     let rounds = if options.quick { 1 } else { options.rounds.max(1) };
     let counts = if options.quick {
@@ -125,10 +130,15 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
             raw.push(json!({"fleet": named(series)}));
         }
     }
-    fs::write(results.join("benchmarks.md"), &report)?;
-    fs::write(results.join("results.json"), serde_json::to_vec_pretty(&raw)?)?;
+    write(&results, &report, &raw.into())
+}
+
+/// Prints a report, and writes it with its figures.
+fn write(results: &Path, report: &str, raw: &Value) -> anyhow::Result<()> {
+    fs::write(results.join("benchmarks.md"), report)?;
+    fs::write(results.join("results.json"), serde_json::to_vec_pretty(raw)?)?;
     println!("\n{report}");
-    println!("Written to {}/benchmarks.md and results.json", show(&results));
+    println!("Written to {}/benchmarks.md and results.json", show(results));
     Ok(())
 }
 

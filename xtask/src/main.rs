@@ -8,6 +8,7 @@ mod build;
 mod command;
 mod demo;
 mod deny;
+mod dist;
 mod fuzz;
 mod languages;
 mod package;
@@ -44,6 +45,8 @@ enum Chore {
     /// Run many tasks on hosts that are killed and stopped at random, while networks and disks fail,
     /// and check each result
     Soak(soak::Options),
+    /// Build what users install: programs, wheels, Debian packages and a container image
+    Dist(dist::Options),
     /// Build the documentation site in `target/book`
     Book,
     /// Check dependencies for known vulnerabilities (needs a network)
@@ -78,6 +81,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Chore::Bench(options) => bench::run(&project, &options),
         Chore::Fuzz(options) => fuzz::run(&project, &options),
         Chore::Soak(options) => soak::run(&project, &options),
+        Chore::Dist(options) => dist::run(&project, &options),
         Chore::Book => book::build(&project),
         Chore::Advisories => deny::advisories(&project),
         Chore::Setup => {
@@ -90,6 +94,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             setup::mdbook(&project)?;
             setup::cpp_compiler()?;
             setup::engines()?;
+            setup::packages(&project)?;
             languages::install(&project)?;
             Ok(())
         }

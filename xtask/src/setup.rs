@@ -18,19 +18,24 @@ const WASM: &str = "wasm32-wasip2";
 
 /// The standard library for guests.
 pub(crate) fn wasm_target(project: &Project) -> anyhow::Result<()> {
+    standard_library(project, WASM)
+}
+
+/// The standard library for a target.
+pub(crate) fn standard_library(project: &Project, target: &str) -> anyhow::Result<()> {
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let sysroot =
         capture(Command::new(rustc).current_dir(&project.root).args(["--print", "sysroot"]))?;
-    if Path::new(sysroot.trim()).join("lib/rustlib").join(WASM).join("lib").is_dir() {
+    if Path::new(sysroot.trim()).join("lib/rustlib").join(target).join("lib").is_dir() {
         return Ok(());
     }
     let installed =
-        run(Command::new("rustup").current_dir(&project.root).args(["target", "add", WASM]));
+        run(Command::new("rustup").current_dir(&project.root).args(["target", "add", target]));
     installed.with_context(|| {
         format!(
-            "guests need the standard library for {WASM}: install it with `rustup target add {WASM}` \
-             (Rust from https://rustup.rs), or a package such as `rust-std-static-{WASM}` (Rust from \
-             a distribution)"
+            "this needs the standard library for {target}: install it with `rustup target add \
+             {target}` (Rust from https://rustup.rs), or a package such as `rust-std-static-{target}` \
+             (Rust from a distribution)"
         )
     })
 }
@@ -160,6 +165,42 @@ pub(crate) fn machine_tools() -> anyhow::Result<()> {
     available("systemd-analyze", &["systemd"], "systemd-analyze, which comes with systemd")
 }
 
+/// The directory of the programs for static builds: `cargo-zigbuild`, and the Python that has Zig.
+pub(crate) fn zig(project: &Project) -> anyhow::Result<PathBuf> {
+    let tools = python_packages(project, "zig", "xtask/dist/cross-requirements.txt")?;
+    Ok(tools.join("bin"))
+}
+
+/// A Python with what packs wheels, and with Mozilla's certificates.
+pub(crate) fn packing_tools(project: &Project) -> anyhow::Result<PathBuf> {
+    python_packages(project, "packing", "xtask/dist/packing-requirements.txt")
+}
+
+/// Mozilla's root certificates, as a file for `SSL_CERT_FILE`.
+pub(crate) fn certificates(project: &Project) -> anyhow::Result<PathBuf> {
+    let python = packing_tools(project)?.join("bin/python");
+    let path =
+        capture(Command::new(python).args(["-c", "import certifi; print(certifi.where())"]))?;
+    Ok(path.trim().into())
+}
+
+/// What packs and installs Debian packages.
+pub(crate) fn debian_packer() -> anyhow::Result<()> {
+    available("dpkg-deb", &["dpkg"], "dpkg")
+}
+
+/// What packs the host in every way, and installs the packages.
+pub(crate) fn packages(project: &Project) -> anyhow::Result<()> {
+    packing_tools(project)?;
+    debian_packer()?;
+    available("systemd-sysusers", &["systemd"], "systemd-sysusers, which comes with systemd")
+}
+
+/// What runs programs for arm64.
+pub(crate) fn emulator() -> anyhow::Result<()> {
+    available("qemu-aarch64-static", &["qemu-user-static"], "QEMU (Debian's qemu-user-static)")
+}
+
 /// What serves the file system that fails on request.
 pub(crate) fn fuse() -> anyhow::Result<()> {
     available("fusermount", &["fuse", "libfuse2"], "FUSE 2 (Debian's packages fuse and libfuse2)")
@@ -264,7 +305,7 @@ pub(crate) fn python_packages(
         run(Command::new(environment.join("bin/python"))
             .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"])
             .arg(&requirements))
-        .context("cannot install the Python packages for tests, which needs a network once")
+        .context("cannot install Python packages, which needs a network once")
     })
 }
 
@@ -349,7 +390,7 @@ pub(crate) fn needed(
             .args(packages))?;
     }
     if !works() {
-        bail!("the tests need {what}");
+        bail!("this needs {what}");
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ mod aws;
 mod crew;
 mod dice;
 mod faults;
+mod fleet;
 mod ledger;
 mod place;
 
@@ -40,9 +41,20 @@ enum On {
     Directory,
     /// SQS and S3, of a server on this machine.
     Aws,
+    /// Directories, with a fleet on Docker instead of hosts; it loses workers only
+    Docker,
+    /// The same on Slurm, where workers follow one another each minute
+    Slurm,
 }
 
-#[derive(Args)]
+impl On {
+    /// Whether workers are a fleet.
+    fn is_engine(self) -> bool {
+        matches!(self, Self::Docker | Self::Slurm)
+    }
+}
+
+#[derive(Clone, Args)]
 pub(crate) struct Options {
     /// Number of tasks
     #[arg(long, default_value_t = 100_000)]
@@ -93,6 +105,11 @@ pub(crate) struct Options {
 
 pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
     ensure!(options.tasks > 0 && options.hosts > 0, "--tasks and --hosts must be at least 1");
+    let mut options = options.clone();
+    // Only the hosts of this program meet faults.
+    options.no_network_faults |= options.on.is_engine();
+    options.no_disk_faults |= options.on.is_engine();
+    let options = &options;
     let (host, python) = if options.built {
         (options.profile.host(project), project.target.join("python/bin/python"))
     } else {
@@ -113,7 +130,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
     );
     let python = options.python.then_some(&*python);
     let guest = project.target.join("guests/misbehave.wasm");
-    let ledger = match soak(&place, &guest, python, options, seed) {
+    let ledger = match soak(project, &place, &guest, python, options, seed) {
         Ok(ledger) => ledger,
         Err(error) => return Err(error.context(place.keep()?)),
     };
@@ -130,6 +147,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
 }
 
 fn soak(
+    project: &Project,
     place: &Place,
     guest: &Path,
     python: Option<&Path>,
@@ -138,9 +156,20 @@ fn soak(
 ) -> anyhow::Result<Ledger> {
     place.fill(guest, options)?;
     let start = Instant::now();
+    let mut dice = Dice::new(seed);
+    if options.on.is_engine() {
+        let mut fleet = fleet::Fleet::start(place, project, options)?;
+        fleet.disturb(options, &mut dice)?;
+        let mut ledger = fleet.end()?;
+        ledger.seed = seed;
+        ledger.seconds = start.elapsed().as_secs_f64();
+        place.run_until_empty()?;
+        place.count(options, &mut ledger)?;
+        return Ok(ledger);
+    }
     let mut crew = Crew::start(place, python, options)?;
     let mut faults = Faults::new(place);
-    disturb(place, &mut crew, &mut faults, options, &mut Dice::new(seed))?;
+    disturb(place, &mut crew, &mut faults, options, &mut dice)?;
     faults.end()?;
     crew.mend()?;
     wait_until_empty(place, &mut crew, &faults)?;

@@ -41,6 +41,8 @@ enum Needs {
     Guests,
     /// Guests in other languages.
     Languages,
+    /// What packs the host and installs the packages, and Docker.
+    Packages,
     /// Servers for the cloud services.
     Servers,
     /// The same, and Docker and Slurm.
@@ -48,7 +50,7 @@ enum Needs {
 }
 
 /// The tests that need Docker and Slurm besides servers.
-const WITH_ENGINES: &[(&str, &str)] = &[("fleet", "")];
+const WITH_ENGINES: &[(&str, &str)] = &[("fleet", ""), ("soak", "fleets_on_")];
 
 /// The tests that need servers: test programs, and the beginnings of test names.
 const WITH_SERVERS: &[(&str, &str)] = &[
@@ -81,6 +83,9 @@ const WITH_LANGUAGES: &[(&str, &str)] = &[
     ("host", "programs::a_program_in_python_"),
 ];
 
+/// The tests that need what packs the host and installs the packages, and Docker.
+const WITH_PACKAGES: &[(&str, &str)] = &[("packages", "")];
+
 /// The tests that need guests and nothing else.
 const WITH_GUESTS: &[(&str, &str)] = &[
     ("crash", ""),
@@ -109,6 +114,8 @@ impl Needs {
             Some(Self::Servers)
         } else if among(WITH_LANGUAGES) {
             Some(Self::Languages)
+        } else if among(WITH_PACKAGES) {
+            Some(Self::Packages)
         } else if among(WITH_GUESTS) {
             Some(Self::Guests)
         } else {
@@ -127,12 +134,18 @@ fn prepare(project: &Project, needs: &BTreeSet<Needs>) -> anyhow::Result<Option<
     setup::fuse()?;
     setup::strace()?;
     build::guests(project)?;
+    if needs.contains(&Needs::Packages) {
+        setup::packages(project)?;
+    }
     if needs.contains(&Needs::Languages) {
         languages::guests(project)?;
     }
-    let which = match (needs.contains(&Needs::Servers), needs.contains(&Needs::Engines)) {
-        (_, true) => Which::All,
+    let has_clouds = needs.contains(&Needs::Servers) || needs.contains(&Needs::Engines);
+    let has_engines = needs.contains(&Needs::Packages) || needs.contains(&Needs::Engines);
+    let which = match (has_clouds, has_engines) {
+        (true, true) => Which::All,
         (true, false) => Which::Clouds,
+        (false, true) => Which::Engines,
         (false, false) => return Ok(None),
     };
     setup::machine_tools()?;
@@ -174,7 +187,8 @@ fn all(project: &Project) -> anyhow::Result<()> {
         }
         ensure!(found, "xtask/src/test.rs lists `{name} {begin}`, but no test has this name");
     }
-    let servers = prepare(project, &[Needs::Languages, Needs::Engines].into())?;
+    let needs = [Needs::Languages, Needs::Packages, Needs::Engines];
+    let servers = prepare(project, &needs.into())?;
     let fuzzer = Fuzzer::build(project)?;
     let mut tests = project.cargo();
     // Continues after a failure, so that one run reports everything.
@@ -245,7 +259,8 @@ fn some(project: &Project, options: &Options) -> anyhow::Result<String> {
 
 /// All tests that need something, as programs and beginnings of names.
 fn listed() -> impl Iterator<Item = &'static (&'static str, &'static str)> {
-    WITH_ENGINES.iter().chain(WITH_SERVERS).chain(WITH_LANGUAGES).chain(WITH_GUESTS)
+    let servers = WITH_ENGINES.iter().chain(WITH_SERVERS).chain(WITH_PACKAGES);
+    servers.chain(WITH_LANGUAGES).chain(WITH_GUESTS)
 }
 
 /// How many quick tests run at a time: they mostly wait for leases to expire.

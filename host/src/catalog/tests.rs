@@ -23,6 +23,36 @@ use crate::spill::SpillDir;
 
 /// The variable that makes the test program compile.
 pub(super) const COMPILES: &str = "TASK_HOST_TEST_COMPILES";
+/// The arguments with which it does.
+const COMPILE: [&str; 3] = [
+    "--exact",
+    "catalog::child::tests::this_program_compiles_where_that_is_asked_for",
+    "--nocapture",
+];
+const LIMITS: CompileLimits =
+    CompileLimits { memory: ByteSize::gib(2), time: Duration::from_secs(300) };
+
+/// A catalog with one component of this name, which is compiled. Files are below `root`.
+pub(crate) async fn with_component(
+    name: &str,
+    root: &Path,
+    cache: Cache,
+    spill: Arc<SpillDir>,
+) -> Catalog {
+    let name = TaskName::new(name).unwrap();
+    let bucket = in_memory(Arc::new(InMemory::new()));
+    let target = BucketKey::new(&format!("components/{}", name.file())).unwrap();
+    bucket.put(&target, &component(End::Done).into(), &target).await.unwrap();
+    let sandbox = Arc::new(Sandbox::new(1, spill, Mode::Ordinary).unwrap());
+    let prefix = Prefix::new("components").unwrap();
+    let compiler =
+        Compiler::new(std::env::current_exe().unwrap(), COMPILE.map(Into::into).into(), LIMITS);
+    let compiler = compiler.with_variable(COMPILES, "1");
+    let compiled = root.join("compiled");
+    let catalog = Catalog::new(Arc::new(bucket), prefix, cache, sandbox, compiler, &compiled);
+    catalog.resolve(&name, &Notify::new()).await.unwrap();
+    catalog
+}
 
 struct Fixture {
     root: tempfile::TempDir,
@@ -39,18 +69,16 @@ impl Fixture {
     fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir_all(root.path().join("bucket/components")).unwrap();
-        let limits = CompileLimits { memory: ByteSize::gib(2), time: Duration::from_secs(300) };
-        Self { root, name: TaskName::new("A").unwrap(), cache_size: 1 << 30, limits }
+        Self { root, name: TaskName::new("A").unwrap(), cache_size: 1 << 30, limits: LIMITS }
     }
 
     /// Compiles by this program, and keeps the numbers of its processes.
     fn compiler(&self) -> Compiler {
         let script = format!("echo $$ >> {}; exec \"$0\" \"$@\"", self.starts_path().display());
-        let test = "catalog::child::tests::this_program_compiles_where_that_is_asked_for";
         let program = std::env::current_exe().unwrap();
         let arguments = ["-c".into(), script.into(), program.into_os_string()]
             .into_iter()
-            .chain(["--exact", test, "--nocapture"].map(std::ffi::OsString::from));
+            .chain(COMPILE.map(std::ffi::OsString::from));
         Compiler::new("/bin/sh".into(), arguments.collect(), self.limits)
             .with_variable(COMPILES, "1")
     }

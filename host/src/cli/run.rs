@@ -49,8 +49,9 @@ Settings can also be HOST_… variables (HOST_MAX_TASKS=10) or keys in host.toml
 `host config` shows the settings in effect.
 
 After SIGTERM or Ctrl-C, running tasks may finish within --grace and waiting tasks go back to the
-queue. A second signal releases all tasks at once. A notice of the cloud (--notice) works as the
-first signal. For exit codes, see `host --help`.
+queue. A second signal releases all tasks at once. A notice that the machine will be taken away
+(--notice) has the effect of the first signal, and does not count as one. For exit codes, see
+`host --help`.
 
 Examples:
   host run --fq ./queue

@@ -555,7 +555,7 @@ impl Settings {
             let text = match (name(setting), &config) {
                 ("queue", Some(config)) => Some(config.queue.to_string()),
                 ("error-queue", Some(config)) => Some(config.error_queue.to_string()),
-                ("prefetch", _) if given.is_none() => Some("what starts soon".to_owned()),
+                ("prefetch", _) if given.is_none() => Some("(soon)".to_owned()),
                 _ => given.as_ref().map(|given| given.text.clone()).or_else(|| default(setting)),
             };
             (name(setting).to_owned(), text, given.map_or(Origin::Default, |given| given.origin))

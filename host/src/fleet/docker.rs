@@ -4,6 +4,7 @@ mod container;
 mod mounts;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -33,11 +34,14 @@ pub(super) struct Docker {
     url: String,
     context: Option<String>,
     access: Access,
+    /// The containers that the last [`Engine::status`] saw. Those that have come since are of another
+    /// launcher, which starts the same workers.
+    seen: Mutex<Vec<Container>>,
 }
 
 impl Docker {
     pub(super) fn new(url: String, context: Option<String>, access: Access) -> Self {
-        Self { url, context, access }
+        Self { url, context, access, seen: Mutex::default() }
     }
 
     fn program(&self) -> Program {
@@ -281,7 +285,7 @@ impl Engine for Docker {
             .collect();
         variables.extend(spec.environment.clone());
 
-        let there = self.containers(&spec.fleet).await?;
+        let there = self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let again = self.start_created(&there).await?;
         let new = Place::free(&there).take(workers.saturating_sub(again) as usize);
         let starts = new.map(|place| self.start_one(spec, &create, &variables, place));
@@ -300,6 +304,7 @@ impl Engine for Docker {
 
     async fn status(&self, fleet: &FleetName) -> Result<Option<Status>, EngineError> {
         let containers = self.containers(fleet).await?;
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&containers);
         let Some(newest) = containers.last() else { return Ok(None) };
         let mut counts = Counts::default();
         let mut all = Vec::new();

@@ -2,9 +2,9 @@
 
 /// The error in the last lines of a log, or the last line.
 pub(super) fn last_words(log: &str) -> Option<String> {
-    let lines = log.lines().map(str::trim).filter(|line| !line.is_empty());
+    let mut lines = log.lines().map(str::trim).filter(|line| !line.is_empty());
     let error = lines.clone().rfind(|line| line.starts_with("error: "));
-    let line = error.or(lines.last())?;
+    let line = error.or(lines.next_back())?;
     let fields: Option<serde_json::Value> = serde_json::from_str(line).ok();
     let message = fields.and_then(|fields| Some(fields["message"].as_str()?.to_owned()));
     Some(message.unwrap_or(line.to_owned()))

@@ -316,3 +316,6 @@ pub fn workers_for(tasks: u64, slots: u64, tasks_per_slot: u64) -> u32 {
     let each = slots.max(1).saturating_mul(tasks_per_slot.max(1));
     u32::try_from(tasks.div_ceil(each)).unwrap_or(u32::MAX).max(1)
 }
+
+#[cfg(test)]
+mod tests;

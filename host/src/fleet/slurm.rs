@@ -10,7 +10,7 @@ mod script;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
@@ -24,6 +24,12 @@ use script::{About, Script};
 
 /// What precedes the name of a fleet in the name of its jobs.
 const PREFIX: &str = "task-host.";
+/// How long a job has been seen to run before it is sure to have a process.
+const SETTLED: Duration = Duration::from_secs(2);
+/// How often the queue is looked at while workers are stopped.
+const LOOK: Duration = Duration::from_millis(300);
+/// The most jobs that one command names.
+const MOST_JOBS: usize = 200;
 /// Variables of the launcher that Slurm's programs may need. Slurm gives those of `sbatch` to the job,
 /// so it gets no others.
 const VARIABLES: [&str; 18] = [
@@ -162,17 +168,53 @@ impl Slurm {
         Ok(value.unwrap_or(script::USUAL_LONGEST_ARRAY))
     }
 
-    /// Stops the elements of an array, or of a fleet: those that wait first, so that none takes the
-    /// place of one that ends.
-    async fn cancel(&self, jobs: &[&str], which: Stop) -> Result<(), EngineError> {
+    /// Stops workers: of the fleet, or of these arrays of it. Those that wait first, so that none takes
+    /// the place of one that ends.
+    async fn cancel(
+        &self,
+        fleet: &FleetName,
+        arrays: Option<&BTreeSet<u64>>,
+        which: Stop,
+    ) -> Result<(), EngineError> {
         let doing = "stopping workers";
-        self.run("scancel", doing, &[&["--state=PENDING"], jobs].concat()).await?;
-        if which == Stop::All {
-            // Only the shell, which is the worker itself: the engine sets no time limit.
-            let signal = ["--signal=TERM", "--batch", "--state=RUNNING"];
-            self.run("scancel", doing, &[&signal, jobs].concat()).await?;
+        let mut told = BTreeSet::<u64>::new();
+        let mut seen = BTreeMap::new();
+        loop {
+            let queue = self.queue(fleet).await?;
+            let is_meant = |array| arrays.is_none_or(|arrays| arrays.contains(&array));
+            let waiting: Vec<String> = queue
+                .arrays_that_wait()
+                .filter(|one| is_meant(*one))
+                .map(|array| array.to_string())
+                .collect();
+            if !waiting.is_empty() {
+                let mut args = vec!["--state=PENDING"];
+                args.extend(waiting.iter().map(String::as_str));
+                // Fails if the last of them has started meanwhile.
+                self.program("scancel").ask(doing, &args, "").await?;
+            }
+            if which == Stop::Waiting {
+                return Ok(());
+            }
+            let running: Vec<u64> =
+                queue.running(is_meant).filter(|job| !told.contains(job)).collect();
+            // A signal before a job has processes is lost, and a second one is an order to hurry.
+            let now = Instant::now();
+            let is_old = |job: &u64| now - *seen.entry(*job).or_insert(now) >= SETTLED;
+            let (old, young): (Vec<u64>, Vec<u64>) = running.into_iter().partition(is_old);
+            for some in old.chunks(MOST_JOBS) {
+                let jobs: Vec<String> = some.iter().map(u64::to_string).collect();
+                let mut args = vec!["--signal=TERM", "--batch"];
+                args.extend(jobs.iter().map(String::as_str));
+                // Fails for one that has just ended.
+                self.program("scancel").ask(doing, &args, "").await?;
+                told.extend(some);
+            }
+            if waiting.is_empty() && young.is_empty() {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK).await;
         }
-        Ok(())
     }
 
     fn seen(&self) -> BTreeSet<u64> {
@@ -232,9 +274,7 @@ impl Engine for Slurm {
         let other = now.arrays().find(|array| !before.contains(array) && !ours.contains(array));
         if let Some(other) = other.filter(|other| ours.first().is_some_and(|first| other < first)) {
             // Two launchers at once: the first keeps its workers.
-            for array in &started {
-                self.cancel(&[array], Stop::All).await?;
-            }
+            self.cancel(&spec.fleet, Some(&ours), Stop::All).await?;
             return Ok(format!("nothing: another launcher has just asked for array job {other}"));
         }
         let what = if started.len() > 1 { "array jobs" } else { "array job" };
@@ -281,6 +321,6 @@ impl Engine for Slurm {
     }
 
     async fn stop(&self, fleet: &FleetName, which: Stop) -> Result<(), EngineError> {
-        self.cancel(&[&self.user(), &format!("--name={PREFIX}{fleet}")], which).await
+        self.cancel(fleet, None, which).await
     }
 }

@@ -67,7 +67,7 @@ mod settings;
 mod settling;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// How long an urgent operation waits for others to share its request.
 const SHORT_LINGER: Duration = Duration::from_millis(20);

@@ -1,6 +1,7 @@
-//! A small web server, a proxy that fails on request, and waiting for what can be observed: for tests and
-//! `cargo xtask soak`.
+//! A small web server, a proxy that fails on request, waiting for what can be observed, and an image of
+//! the host: for tests and `cargo xtask soak`.
 
 pub mod faults;
 pub mod http;
+pub mod image;
 pub mod wait;

@@ -282,8 +282,7 @@ fn asked_at_the_end(
     fs::set_permissions(&host, fs::Permissions::from_mode(0o755)).expect("its mode");
     let cloud = cloud.with("COMPUTE_API", &format!("http://{compute}")).with("SYSTEM", system);
     start_up(&cloud, &attributes, &host);
-    let asked = asked.lock().expect("no panic").clone();
-    asked
+    asked.lock().expect("no panic").clone()
 }
 
 const DELETE_WHEN_DONE: (&str, &str) = ("instance/attributes/delete-when-done", "true");

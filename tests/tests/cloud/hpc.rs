@@ -53,7 +53,7 @@ fn drains(system: (&str, &[(&str, &str)])) {
     place.submit(&place.innocent(3));
     let ended = job(&place, system).wait().good();
     place.innocent_are_done(3);
-    assert!(ended.stderr.contains("\"parallel\":2"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("\"parallel\":\"2 at a time"), "{}", ended.stderr);
     assert!(ended.stderr.contains("4711"), "{}", ended.stderr);
 }
 

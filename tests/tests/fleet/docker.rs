@@ -75,7 +75,7 @@ impl Subject for Docker {
     }
 
     fn hostile(&self) -> Vec<String> {
-        let name = format!("{}, \"source=/\",é", hostile::NAME);
+        let name = format!("{}, \"source=.\",é", hostile::NAME);
         hostile::options(self.0.place(), &format!("{name}\n"))
     }
 
@@ -135,7 +135,7 @@ fn a_daemon_that_starts_enough_containers_is_a_warning() {
 #[test]
 fn a_worker_that_can_not_start_says_why_in_its_last_words() {
     let fleet = Fleet::<Docker>::new();
-    let up = fleet.up("1", &[&["--cache-dir", "/proc/1/nothing"], &["--wait", "1m"]]).code(5);
+    let up = fleet.up("1", &[&["--listen", "192.0.2.1:1"]]).code(5);
     assert!(up.stderr.contains("exit code 1: error: "), "{}", up.stderr);
 }
 

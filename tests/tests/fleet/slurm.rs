@@ -17,11 +17,11 @@ pub(crate) struct Slurm {
 suite!(Slurm);
 
 impl Slurm {
-    /// The states and the numbers of a fleet's jobs, one for each element of an array.
+    /// The numbers of a fleet's jobs in these states, one for each element of an array.
     fn jobs(fleet: &str, states: &str) -> Vec<String> {
         let name = format!("--name=task-host.{fleet}");
         let states = format!("--states={states}");
-        let list = ["--noheader", "--array", &name, &states, "--format=%F_%K"];
+        let list = ["--noheader", "--array", &name, &states, "--format=%A"];
         let jobs = engines::slurm("squeue", &list).good().stdout;
         jobs.split_whitespace().map(str::to_owned).collect()
     }
@@ -29,7 +29,7 @@ impl Slurm {
 
 impl Subject for Slurm {
     const CAN_BE_FULL: bool = true;
-    const TOOL: Option<&'static str> = Some("scontrol");
+    const TOOL: Option<&'static str> = Some("slurm");
     const WRONG_OPTION: &'static str = "--option=qos-of-nobody=high";
 
     fn with_room(room: Option<u32>) -> Self {
@@ -124,7 +124,8 @@ impl Subject for Slurm {
 /// Sends a signal to a running element of the fleet, as Slurm does before the end of its walltime.
 fn end_of_walltime(fleet: &Fleet<Slurm>) {
     let job = &Slurm::jobs(fleet.name(), "RUNNING")[0];
-    engines::slurm("scancel", &["--signal=TERM", "--batch", job]).good();
+    // Its exit code is not zero for some elements, which get the signal all the same.
+    engines::slurm("scancel", &["--signal=TERM", "--batch", job]);
 }
 
 #[test]
@@ -185,8 +186,7 @@ fn variables_that_are_passed_are_in_no_script() {
     up.env("SECRET_OF_MINE", "a'b\nc").env("SECRET_OF_OTHERS", "no");
     Finished::run(&mut up).good();
     let job = &Slurm::jobs(fleet.name(), "RUNNING")[0];
-    let array = job.split('_').next().expect("a number");
-    let script = engines::slurm("scontrol", &["write", "batch_script", array, "-"]).good().stdout;
+    let script = engines::slurm("scontrol", &["write", "batch_script", job, "-"]).good().stdout;
     assert!(!script.contains("a'b"), "{script}");
     let variables = variables_of(&format!("SLURM_JOB_NAME=task-host.{}", fleet.name()));
     assert!(variables.contains(&"SECRET_OF_MINE=a'b\nc".to_owned()), "{variables:#?}");
@@ -203,4 +203,11 @@ fn variables_of(known: &str) -> Vec<String> {
     });
     let mut ours = lists.filter(|list| list.iter().any(|pair| pair == known));
     ours.next().expect("a process of a worker")
+}
+
+#[test]
+fn a_worker_that_can_not_start_says_why_in_its_last_words() {
+    let fleet = Fleet::<Slurm>::new();
+    let up = fleet.up("1", &[&["--listen", "192.0.2.1:1"]]).code(5);
+    assert!(up.stderr.contains("exit code 1: error: "), "{}", up.stderr);
 }

@@ -44,8 +44,11 @@ fn a_task_that_needs_more_than_the_host_has_fails_alone() {
     place.submit(&tasks);
     let args = ["--parallel", "2", "--max-attempts", "2", "--json"];
     let run = run_until_empty(&place, 512, &args).code(3);
-    place.innocent_are_done(6);
+    for id in 0..6 {
+        assert!(place.object(&format!("data/0_output/{id}.dat")).is_some(), "{id}");
+    }
     let report = place.the_error();
+    assert_eq!(report["task"]["basic_info"]["id"], 99, "{report:#}");
     let exception = report["exception"].as_str().expect("a reason");
     let want = "execute: the guest asked for more than the 173.";
     assert!(exception.starts_with(want), "{exception}");
@@ -97,7 +100,7 @@ fn the_doctor_finds_limits_that_do_not_fit_the_memory() {
     };
     let told = doctor(512, &[]).code(1).stdout;
     assert!(told.contains("problem  memory: a task may use 1.0 GiB (--memory)"), "{told}");
-    assert!(told.contains("-> more memory, or --memory 242."), "{told}");
+    assert!(told.contains("-> more memory, or --memory 242MiB"), "{told}");
     let told = doctor(2000, &["--parallel", "4"]).good().stdout;
     let want = "warn     memory: 4 tasks of 1.0 GiB (--memory) may use 4.0 GiB, and the job has";
     assert!(told.contains(want), "{told}");

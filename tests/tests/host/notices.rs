@@ -83,7 +83,7 @@ fn busy(place: &Place, cloud: &str, address: &str, secs: f64, args: &[&str]) -> 
         {"do": "sleep", "secs": secs}, {"do": "output", "key": "done.txt", "text": "x"}]});
     place.submit(&[misbehaviour(1, &[], sleep.clone()), misbehaviour(2, &[], sleep)]);
     let run = ["run", "--fq", "./queue", "--json", "--parallel", "1", "--prefetch", "1"];
-    let mut command = place.command(&[&run, &["--notice", cloud], args].concat());
+    let mut command = place.command(&[&run[..], &["--notice", cloud], args].concat());
     let url = format!("http://{address}");
     match cloud {
         "aws" => command.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", url),
@@ -143,7 +143,7 @@ fn the_signal_after_a_notice_is_the_first_one() {
     says("EC2 will terminate");
     eventually("a task that was released", || (place.counts() == (2, 1)).then_some(()));
     host.signal(Signal::TERM);
-    says("1 task running may finish within 1m");
+    says("\"1 task running may finish within 1m");
     assert_eq!(place.counts(), (2, 1), "the running task was released");
     host.signal(Signal::TERM);
     host.wait().code(143);

@@ -66,7 +66,7 @@ impl Place {
         }
         fs::create_dir_all(dir.join("data/bucket/components"))?;
         let aws = match options.on {
-            On::Directory => None,
+            On::Directory | On::Docker | On::Slurm => None,
             On::Aws => Some(Aws::start(project)?),
         };
         Ok(Self {
@@ -77,6 +77,11 @@ impl Place {
             has_network_faults: !options.no_network_faults,
             disks,
         })
+    }
+
+    /// The program `host`.
+    pub(super) fn program(&self) -> &Path {
+        &self.host
     }
 
     pub(super) fn dir(&self) -> &Path {
@@ -121,7 +126,7 @@ impl Place {
     }
 
     /// The command `host ARGS…` in this place.
-    fn command(&self, args: &[&str], past_faults: bool) -> Command {
+    pub(super) fn command(&self, args: &[&str], past_faults: bool) -> Command {
         let mut command = Command::new(&self.host);
         command.args(args).current_dir(&self.dir).stdin(Stdio::null());
         let (queue, errors, bucket) = match &self.aws {

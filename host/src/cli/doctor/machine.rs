@@ -206,12 +206,12 @@ fn judge_memory(config: &Config, limits: &TaskLimits, machine: &Machine) -> Opti
     let each = memory.display().iec();
     let alone = limits.for_guests(machine, 1)?;
     if memory > alone {
-        let alone = alone.display().iec();
         let text = format!(
-            "a task may use {each} ({setting}), and {there}, {alone} of it for tasks: a task that \
-             needs more fails"
+            "a task may use {each} ({setting}), and {there}, {} of it for tasks: a task that needs \
+             more fails",
+            alone.display().iec()
         );
-        let cure = format!("more memory, or {setting} {alone}");
+        let cure = format!("more memory, or {setting} {}MiB", alone.as_u64() >> 20);
         return Some(Finding::new(Level::Problem, "memory", text).cure(cure));
     }
     let parallel = config.work.parallel;

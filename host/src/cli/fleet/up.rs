@@ -1,6 +1,5 @@
 //! `host fleet up` and `host fleet render`.
 
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
@@ -116,7 +115,12 @@ impl Render {
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
         let Plan { engine, spec, wanted, .. } = self.workers.plan().await?;
         let document = engine.render(&spec, wanted.most).map_err(advice)?;
-        output::out().write_all(document.as_bytes())?;
+        // As it is: a program reads it.
+        let mut out = output::Messages::new();
+        for line in document.trim_end_matches('\n').split('\n') {
+            out.write(line.as_bytes())?;
+        }
+        out.flush()?;
         Ok(Exit::Done)
     }
 }

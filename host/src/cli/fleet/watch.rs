@@ -127,7 +127,14 @@ impl Status {
         ];
         let mut notes = Vec::new();
         for fleet in &names {
-            let status = existing(&*engine, fleet, &address).await?;
+            let status = match &self.name {
+                Some(_) => existing(&*engine, fleet, &address).await?,
+                // It may have been forgotten since it was listed.
+                None => match engine.status(fleet).await.map_err(advice)? {
+                    Some(status) => status,
+                    None => continue,
+                },
+            };
             let since = status.since.and_then(|since| SystemTime::now().duration_since(since).ok());
             let queues = counted(&status).await;
             if self.json {

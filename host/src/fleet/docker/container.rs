@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use serde::Deserialize;
 
 use super::super::{FleetName, Spec};
-use super::WORKER;
+use super::{WORKER, mounts};
 
 /// A container of a fleet.
 #[derive(Debug, Clone, Deserialize)]
@@ -152,9 +152,11 @@ pub(super) fn script(spec: &Spec, docker: &[&str], create: &[String], workers: u
     };
     words.extend(create.iter().map(|arg| in_shell(&with_value(arg))));
     words.extend([in_shell(&spec.image), "run".to_owned()]);
+    let made = mounts::made(spec).filter_map(|path| path.to_str().map(in_shell));
+    let made: String = made.map(|path| format!("mkdir -p {path}\n")).collect();
     let numbers: Vec<String> = (0..workers).map(|worker| worker.to_string()).collect();
     format!(
-        "#!/bin/sh\nset -e\nfor worker in {}; do\n  {}\ndone\n",
+        "#!/bin/sh\nset -e\n{made}for worker in {}; do\n  {}\ndone\n",
         numbers.join(" "),
         words.join(" \\\n    ")
     )

@@ -43,7 +43,7 @@ pub(super) fn missing(spec: &Spec) -> Option<&Path> {
 /// # Errors
 /// Why one can't be made.
 pub(super) fn make(spec: &Spec) -> Result<(), String> {
-    for path in made(spec).filter(|path| spec.paths.contains(path)) {
+    for path in made(spec) {
         std::fs::create_dir_all(&path)
             .map_err(|error| format!("{} can't be made: {error}", path.display()))?;
     }
@@ -51,12 +51,13 @@ pub(super) fn make(spec: &Spec) -> Result<(), String> {
 }
 
 /// The directories that a worker makes: queues, and its cache.
-fn made(spec: &Spec) -> impl Iterator<Item = PathBuf> {
+pub(super) fn made(spec: &Spec) -> impl Iterator<Item = PathBuf> {
     const NAMES: [&str; 4] =
         ["HOST_QUEUE", "HOST_ERROR_QUEUE", "HOST_DONE_QUEUE", "HOST_CACHE_DIR"];
     NAMES.into_iter().filter_map(|name| {
         let value = spec.environment.get(name)?;
-        Some(spec.directory.join(value.strip_prefix("fq://").unwrap_or(value)))
+        let path = spec.directory.join(value.strip_prefix("fq://").unwrap_or(value));
+        spec.paths.contains(&path).then_some(path)
     })
 }
 

@@ -11,6 +11,8 @@ pub(super) struct Queue(Vec<Element>);
 /// One element of an array.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Element {
+    /// The number of its job. Those that wait may share one.
+    job: u64,
     array: u64,
     /// Its number in the array. `None` for several that were cancelled together.
     number: Option<u32>,
@@ -30,7 +32,7 @@ pub(super) fn args() -> Vec<&'static str> {
         "--noheader",
         "--array",
         "--states=all",
-        "--Format=ArrayJobID:|,ArrayTaskID:|,State:|,exit_code:|,SubmitTime:|,NodeList:|,Comment:|,Reason:|",
+        "--Format=JobID:|,ArrayJobID:|,ArrayTaskID:|,State:|,exit_code:|,SubmitTime:|,NodeList:|,Comment:|,Reason:|",
     ]
 }
 
@@ -46,6 +48,19 @@ impl Queue {
     /// The numbers of the arrays, each once.
     pub(super) fn arrays(&self) -> impl Iterator<Item = u64> {
         self.0.iter().map(|element| element.array).collect::<BTreeSet<_>>().into_iter()
+    }
+
+    /// The numbers of the arrays with elements that wait.
+    pub(super) fn arrays_that_wait(&self) -> impl Iterator<Item = u64> {
+        let waiting = self.0.iter().filter(|element| element.waits());
+        waiting.map(|element| element.array).collect::<BTreeSet<_>>().into_iter()
+    }
+
+    /// The jobs of elements that run, of these arrays.
+    pub(super) fn running(&self, is_meant: impl Fn(u64) -> bool) -> impl Iterator<Item = u64> {
+        let running =
+            self.0.iter().filter(move |one| one.state == "RUNNING" && is_meant(one.array));
+        running.map(|element| element.job)
     }
 
     /// When the first array that is known was asked for.
@@ -118,11 +133,13 @@ impl Element {
     fn parse(line: &str) -> Option<Self> {
         let mut fields = line.split('|');
         let mut next = || fields.next().map(str::trim);
+        let job = next()?.parse().ok()?;
         let (array, number) = (next()?.parse().ok()?, next()?.parse().ok());
         let (state, status) = (next()?.to_owned(), next()?);
         let (submitted, nodes, comment) = (next()?, next()?, next()?);
         let time = |text: &str| Some(UNIX_EPOCH + Duration::from_secs(text.parse().ok()?));
         Some(Self {
+            job,
             array,
             number,
             state,
@@ -179,11 +196,11 @@ mod tests {
     #[test]
     fn elements_that_take_over_later_are_not_workers_that_wait() {
         let lines = [
-            "7|0|COMPLETED|0|100|node1|task-host d 2|None|",
-            "7|1|RUNNING|0|100|node1|task-host d 2|None|",
-            "7|2|RUNNING|0|100|node1|task-host d 2|None|",
-            "7|3|PENDING|0|100||task-host d 2|JobArrayTaskLimit|",
-            "7|4|PENDING|0|100||task-host d 2|JobArrayTaskLimit|",
+            "17|7|0|COMPLETED|0|100|node1|task-host d 2|None|",
+            "17|7|1|RUNNING|0|100|node1|task-host d 2|None|",
+            "17|7|2|RUNNING|0|100|node1|task-host d 2|None|",
+            "17|7|3|PENDING|0|100||task-host d 2|JobArrayTaskLimit|",
+            "17|7|4|PENDING|0|100||task-host d 2|JobArrayTaskLimit|",
         ];
         let counts = Counts { running: 2, ended: 1, ..Counts::default() };
         assert_eq!(told(&lines), (counts, vec![]));
@@ -192,11 +209,11 @@ mod tests {
 
     #[test]
     fn those_that_wait_say_why() {
-        let waiting = "7|0|PENDING|0|100||task-host d 2|Resources|";
+        let waiting = "17|7|0|PENDING|0|100||task-host d 2|Resources|";
         let counts = Counts { waiting: 2, ..Counts::default() };
         let reasons = vec![(2, "Resources".to_owned())];
         assert_eq!(told(&[waiting, waiting, waiting, waiting]), (counts, reasons));
-        let new = "8|0|PENDING|0|100||task-host d 1|None|";
+        let new = "18|8|0|PENDING|0|100||task-host d 1|None|";
         let counts = Counts { waiting: 1, ..Counts::default() };
         let reasons = vec![(1, "Slurm has not looked at it yet".to_owned())];
         assert_eq!(told(&[new]), (counts, reasons));
@@ -212,13 +229,13 @@ mod tests {
             ("CANCELLED|15", "CANCELLED"),
         ];
         for (end, reason) in ends {
-            let line = format!("7|1|{end}|100|node1|task-host d 1|None|");
+            let line = format!("17|7|1|{end}|100|node1|task-host d 1|None|");
             let counts = Counts { failed: 1, ..Counts::default() };
             assert_eq!(told(&[&line]), (counts, vec![(1, reason.to_owned())]));
         }
-        let last = told(&["7|9|FAILED|256|100|node1|task-host d 1|None|"]);
+        let last = told(&["17|7|9|FAILED|256|100|node1|task-host d 1|None|"]);
         assert_eq!(last.1, [(1, "exit code 1: error: no".to_owned())]);
-        let cancelled = "7|N/A|CANCELLED|0|100||task-host d 1|None|";
+        let cancelled = "17|7|N/A|CANCELLED|0|100||task-host d 1|None|";
         assert_eq!(told(&[cancelled]), (Counts::default(), vec![]));
     }
 

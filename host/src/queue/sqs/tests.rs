@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_sdk_sqs::config::Credentials;
+use aws_sdk_sqs::config::{Credentials, SharedHttpClient};
 
 use futures_util::future::join_all;
 use futures_util::stream::StreamExt;
@@ -28,4 +28,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 fn credentials() -> Credentials {
     Credentials::new("test", "test", None, None, "test")
+}
+
+/// Opens a queue of a service that answers there.
+pub(crate) async fn open_over(service: SharedHttpClient) -> SqsQueue {
+    let url = "https://sqs.eu-west-1.amazonaws.com/123456789012/tasks".to_owned();
+    let http = Some(service);
+    let overrides = TestOverrides { credentials: Some(credentials()), http, large_bodies: None };
+    SqsQueue::open_with(&Sqs::Url(url), &Access::default(), overrides).await.unwrap()
 }

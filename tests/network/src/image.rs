@@ -1,0 +1,62 @@
+//! A container image of a host that was built for tests.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// Makes an image as users have it: the host is not root, and there is nothing but its libraries and
+/// the certificates. `scratch` is a directory of the host's file system, and `daemon` a `DOCKER_HOST`.
+///
+/// # Panics
+/// If the image can't be made.
+pub fn import(host: &Path, scratch: &Path, daemon: &str, name: &str) {
+    let root = scratch.join(format!("image-{}", std::process::id()));
+    fs::create_dir(&root).expect("a directory for the image");
+    fill(&root, host);
+    let mut tar = Command::new("tar")
+        .arg("-C")
+        .arg(&root)
+        .args(["--owner=0", "--group=0", "-c", "."])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("tar");
+    let layers = tar.stdout.take().expect("a pipe");
+    let imported = Command::new("docker")
+        .env("DOCKER_HOST", daemon)
+        .args(["import", "--change", "ENTRYPOINT [\"/host\"]", "--change", "USER 65532:65532"])
+        .args(["--change", "ENV HOST_CACHE_DIR=/cache", "-", name])
+        .stdin(layers)
+        .output()
+        .expect("docker");
+    let packed = tar.wait().expect("tar").success();
+    fs::remove_dir_all(&root).expect("the directory of the image");
+    let said = String::from_utf8_lossy(&imported.stderr);
+    assert!(imported.status.success(), "the image can't be made: {said}");
+    assert!(packed, "the image can't be packed");
+}
+
+/// The files of the image.
+fn fill(root: &Path, host: &Path) {
+    set_mode(root, 0o755);
+    let place = |from: &Path| {
+        let to = root.join(from.strip_prefix("/").expect("an absolute path"));
+        fs::create_dir_all(to.parent().expect("a directory")).expect("a directory of the image");
+        fs::copy(from, &to).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
+    };
+    let linked = Command::new("ldd").arg(host).output().expect("ldd");
+    let linked = String::from_utf8_lossy(&linked.stdout);
+    linked.split_whitespace().map(Path::new).filter(|word| word.is_absolute()).for_each(place);
+    place(Path::new("/etc/ssl/certs/ca-certificates.crt"));
+    // Large, and on the same file system.
+    fs::hard_link(host, root.join("host")).expect("a link to the host");
+    for shared in ["cache", "tmp"] {
+        let path = root.join(shared);
+        fs::create_dir(&path).expect("a directory of the image");
+        set_mode(&path, 0o1777);
+    }
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
+}

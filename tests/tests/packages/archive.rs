@@ -1,0 +1,97 @@
+//! Archives, their checksums, and what `cargo binstall` makes of them.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+use task_host_tests::{Finished, Place, files, target};
+
+use crate::packed::{PACKAGES, VERSION, pack};
+use crate::{first_result, in_place};
+
+const TARGET: &str = if cfg!(target_arch = "aarch64") {
+    "aarch64-unknown-linux-musl"
+} else {
+    "x86_64-unknown-linux-musl"
+};
+
+#[test]
+fn the_archive_has_the_program_where_cargo_binstall_looks() {
+    let mut metadata = Command::new("cargo");
+    metadata.args(["metadata", "--locked", "--no-deps", "--format-version", "1"]);
+    let metadata = Finished::run(metadata.current_dir(env!("CARGO_MANIFEST_DIR"))).good();
+    let metadata: Value = serde_json::from_str(&metadata.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    let package = packages.iter().find(|package| package["name"] == "task-host").unwrap();
+    let filled = |name: &str| {
+        let mut text = package["metadata"]["binstall"][name].as_str().unwrap().to_owned();
+        for (variable, value) in [
+            ("repo", package["repository"].as_str().unwrap()),
+            ("name", "task-host"),
+            ("version", VERSION),
+            ("target", TARGET),
+            ("bin", "host"),
+            ("binary-ext", ""),
+        ] {
+            text = text.replace(&format!("{{ {variable} }}"), value);
+        }
+        assert!(!text.contains('{'), "{text}");
+        text
+    };
+    let url = filled("pkg-url");
+    let (directory, name) = url.rsplit_once('/').unwrap();
+    assert!(directory.ends_with(&format!("/releases/download/v{VERSION}")), "{url}");
+    let place = Place::new();
+    unpack(&PACKAGES.dir().join(name), place.path());
+    let program = place.path().join(filled("bin-dir"));
+    let version = Finished::run(&mut in_place(&place, &program, &["--version"])).good();
+    assert!(version.stdout.contains(VERSION), "{}", version.stdout);
+    first_result(&place, |args| in_place(&place, &program, args));
+}
+
+#[test]
+fn the_archive_has_the_licences_of_all_dependencies() {
+    let place = Place::new();
+    unpack(&PACKAGES.file("task-host-v", &format!("{TARGET}.tar.gz")), place.path());
+    let dir = place.path().join(format!("task-host-v{VERSION}-{TARGET}"));
+    let names = files(&dir);
+    for name in ["CHANGELOG.md", "LICENSE-MIT", "README.md", "deploy/task-host.service"] {
+        assert!(names.contains(name), "{name} is missing: {names:?}");
+    }
+    let licences = fs::read_to_string(dir.join("LICENSES-OF-DEPENDENCIES.txt")).unwrap();
+    for part in ["\ntokio ", "\nwasmtime ", "\naws-lc-sys ", "Copyright (c) Tokio", "Rich Felker"] {
+        assert!(licences.contains(part), "{part:?} is missing");
+    }
+    // Only tests use it.
+    assert!(!licences.contains("\nproptest "));
+}
+
+#[test]
+fn the_checksums_are_of_all_files() {
+    let dir = PACKAGES.dir();
+    let mut check = Command::new("sha256sum");
+    let checked =
+        Finished::run(check.args(["--check", "--strict", "SHA256SUMS"]).current_dir(dir)).good();
+    assert_eq!(checked.stdout.lines().count(), files(dir).len() - 1, "{}", checked.stdout);
+}
+
+#[test]
+fn packing_the_same_program_twice_gives_the_same_bytes() {
+    let work = tempfile::tempdir().unwrap();
+    let sums = |name: &str| {
+        // The time of the file must not matter, nor where the files are.
+        let program = work.path().join(name);
+        fs::copy(target().join("debug/xtask"), &program).unwrap();
+        Finished::run(Command::new("strip").arg(&program)).good();
+        let dir = work.path().join(format!("dist-{name}"));
+        pack(&program, &dir);
+        fs::read_to_string(dir.join("SHA256SUMS")).unwrap()
+    };
+    assert_eq!(sums("first"), sums("second"));
+}
+
+#[track_caller]
+pub(crate) fn unpack(archive: &Path, dir: &Path) {
+    Finished::run(Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(dir)).good();
+}

@@ -1,0 +1,110 @@
+//! The container image, in a real Docker with as few rights as it can take away.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::sync::LazyLock;
+
+use serde_json::Value;
+use task_host_tests::engines::{docker, docker_variable};
+use task_host_tests::{Finished, Place, eventually, host, unique};
+
+use crate::first_result;
+use crate::packed::{PACKAGES, VERSION};
+
+/// What a cautious administrator takes away.
+const NO_RIGHTS: [&str; 6] = [
+    "--network=none",
+    "--cap-drop=ALL",
+    "--read-only",
+    "--security-opt=no-new-privileges",
+    "--pids-limit=256",
+    "--memory=1g",
+];
+
+/// The name of the image, which the daemon has.
+static IMAGE: LazyLock<String> = LazyLock::new(|| {
+    let file = PACKAGES.file("task-host-v", "-image.tar");
+    let loaded = docker(&["load", "--input", file.to_str().unwrap()]).good();
+    let name = format!("ghcr.io/task-host/task-host:{VERSION}-{}", architecture());
+    assert!(loaded.stdout.contains(&format!("Loaded image: {name}\n")), "{}", loaded.stdout);
+    name
+});
+
+/// `docker run OPTIONS… IMAGE ARGS…` with no rights, in a place.
+fn run(place: &Place, options: &[&str], args: &[&str]) -> Command {
+    let mut docker = Command::new("docker");
+    docker.envs([docker_variable()]).arg("run").args(NO_RIGHTS).args(options).args(libraries());
+    docker.arg(format!("--volume={}:/work", place.path().display())).arg("--workdir=/work");
+    docker.arg(&*IMAGE).args(args);
+    docker
+}
+
+/// The libraries of the host of the tests, which is not static.
+fn libraries() -> Vec<String> {
+    if PACKAGES.is_release {
+        return Vec::new();
+    }
+    let linked = Finished::run(Command::new("ldd").arg(host())).good();
+    let paths = linked.stdout.split_whitespace().filter(|word| word.starts_with('/'));
+    paths.map(|path| format!("--volume={path}:{path}:ro")).collect()
+}
+
+/// A place in which every user may write.
+fn shared() -> Place {
+    let place = Place::new();
+    for dir in ["", "bucket", "bucket/data", "queue"] {
+        let dir = place.path().join(dir);
+        fs::create_dir_all(&dir).unwrap();
+        fs::set_permissions(&dir, Permissions::from_mode(0o777)).unwrap();
+    }
+    place
+}
+
+#[test]
+fn a_container_with_no_rights_does_a_task() {
+    let place = shared();
+    first_result(&place, |args| run(&place, &["--rm"], args));
+}
+
+#[test]
+fn a_container_with_an_arbitrary_user_does_a_task() {
+    let place = shared();
+    first_result(&place, |args| run(&place, &["--rm", "--user=4242:4243"], args));
+}
+
+#[test]
+fn docker_knows_when_the_host_is_well_and_can_stop_it() {
+    let place = shared();
+    let name = unique("image");
+    let options = ["--detach", "--name", &name, "--health-interval=1s"];
+    Finished::run(&mut run(&place, &options, &["run", "--fq", "./queue"])).good();
+    let state = |what: &str| {
+        let format = format!("--format={{{{.State.{what}}}}}");
+        docker(&["inspect", &format, &name]).good().stdout.trim().to_owned()
+    };
+    eventually("a healthy container", || (state("Health.Status") == "healthy").then_some(()));
+    docker(&["stop", "--time=60", &name]).good();
+    assert_eq!(state("ExitCode"), "0", "the host did not drain");
+    docker(&["rm", "--volumes", &name]).good();
+}
+
+#[test]
+fn the_image_says_what_it_is() {
+    let inspected = docker(&["inspect", &IMAGE]).good();
+    let inspected: Value = serde_json::from_str(&inspected.stdout).unwrap();
+    let (image, config) = (&inspected[0], &inspected[0]["Config"]);
+    assert_eq!(image["Architecture"], architecture());
+    assert_eq!(config["User"], "65532:65532");
+    assert_eq!(config["StopSignal"], "SIGTERM");
+    assert_eq!(config["Labels"]["org.opencontainers.image.version"], VERSION);
+    let commit = &config["Labels"]["org.opencontainers.image.revision"];
+    assert_eq!(commit.as_str().map(str::len), Some(40), "{commit}");
+    let healthy = &config["Healthcheck"]["Test"];
+    assert_eq!(*healthy, serde_json::json!(["CMD", "/host", "health"]));
+}
+
+/// The name of the processor in images.
+fn architecture() -> &'static str {
+    if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
+}

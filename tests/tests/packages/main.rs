@@ -1,0 +1,39 @@
+//! What `cargo xtask dist` packs, installed and used as by a user.
+//!
+//! The tests pack the host that all other tests run. `cargo xtask dist --check` makes them take the
+//! files of a release instead.
+
+mod archive;
+mod debian;
+mod emulated;
+mod image;
+mod packed;
+mod wheel;
+
+use std::process::Command;
+
+use task_host_tests::{Finished, Place, guest};
+
+/// Takes a task from its component to its output, with an installed program.
+#[track_caller]
+fn first_result(place: &Place, host: impl Fn(&[&str]) -> Command) {
+    place.put("NO_OP.wasm", std::fs::read(guest("NO_OP")).expect("a guest"));
+    place.put("data/0_input/a.dat", "content");
+    let push = ["component", "push", "bucket/NO_OP.wasm", "--name", "NO_OP"];
+    let submit = ["submit", "--fq", "./queue", "--name", "NO_OP", "--each", "data/0_input/*.dat"];
+    let run = ["run", "--fq", "./queue", "--exit-when-empty"];
+    for args in [&push[..], &submit, &run] {
+        Finished::run(&mut host(args)).good();
+    }
+    let output = place.object("data/0_output/a.dat");
+    assert_eq!(output.as_deref(), Some(&b"content"[..]), "the output of the task is not right");
+}
+
+/// A program that runs in a place, with nothing of the environment but where programs are.
+fn in_place(place: &Place, program: &std::path::Path, args: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(args).current_dir(place.path()).env_clear();
+    command.env("HOME", place.path().join("home"));
+    command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command
+}
