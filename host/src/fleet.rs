@@ -5,7 +5,13 @@
 //! what is the same for all engines is in [`policy`].
 
 mod address;
+#[cfg(feature = "fleet-aws")]
+mod aws;
+#[cfg(feature = "fleet-aws")]
+mod batch;
 mod docker;
+#[cfg(feature = "fleet-aws")]
+mod ecs;
 #[cfg(test)]
 mod imitation;
 mod k8s;
@@ -232,8 +238,16 @@ pub async fn open(address: &Address, access: &Access) -> Result<Box<dyn Engine>,
         Address::Slurm { partition } => {
             Ok(Box::new(Slurm::new(address.to_string(), partition.clone(), access.clone())))
         }
-        Address::Batch { .. } => Err(absent(address)),
-        Address::Ecs { .. } => Err(absent(address)),
+        #[cfg(feature = "fleet-aws")]
+        Address::Batch { queue } => {
+            Ok(Box::new(batch::Batch::open(address.to_string(), queue, access).await?))
+        }
+        #[cfg(feature = "fleet-aws")]
+        Address::Ecs { cluster } => {
+            Ok(Box::new(ecs::Ecs::open(address.to_string(), cluster, access).await?))
+        }
+        #[cfg(not(feature = "fleet-aws"))]
+        Address::Batch { .. } | Address::Ecs { .. } => Err(absent(address)),
         Address::Kubernetes { context, namespace } => {
             Ok(Box::new(Kubernetes::new(address, context.as_deref(), namespace)))
         }
@@ -241,6 +255,7 @@ pub async fn open(address: &Address, access: &Access) -> Result<Box<dyn Engine>,
 }
 
 /// The error of an engine that this program was built without.
+#[cfg(not(feature = "fleet-aws"))]
 fn absent(address: &Address) -> EngineError {
     EngineError::Unfit {
         problem: format!("{address}: this program was built without this engine"),

@@ -15,6 +15,7 @@
 
 pub mod ahead;
 pub mod ask;
+mod aws;
 mod blocking;
 pub mod bucket;
 pub mod cache;

@@ -65,6 +65,7 @@ impl Servers {
         }
         if which != Which::Engines {
             servers.start_clouds(project)?;
+            servers.start_batch(project)?;
         }
         for server in &mut servers.servers {
             server.wait(&servers.logs)?;
@@ -72,6 +73,22 @@ impl Servers {
         let shown = servers.variables().map(|(name, address)| format!("{name}={address}"));
         eprintln!("{}", styled("2", &shown.collect::<Vec<_>>().join(" ")));
         Ok(servers)
+    }
+
+    /// The variable with which servers find Docker.
+    fn docker(&self) -> Option<(&'static str, String)> {
+        let mut all = self.variables.iter().filter(|(name, _)| *name == "TASK_HOST_TEST_DOCKER");
+        all.next().map(|(_, address)| ("DOCKER_HOST", address.clone()))
+    }
+
+    /// Starts AWS Batch, if there is Docker for its jobs.
+    fn start_batch(&mut self, project: &Project) -> anyhow::Result<()> {
+        let Some(docker) = self.docker() else { return Ok(()) };
+        let port = port()?;
+        let mut batch = with_us(setup::fleet_tools(project)?.join("bin/python"));
+        batch.arg(project.root.join("tests/servers/batch.py")).arg(port.to_string());
+        batch.envs([docker]);
+        self.serve_http("batch", batch, "TASK_HOST_TEST_BATCH", port)
     }
 
     fn start_clouds(&mut self, project: &Project) -> anyhow::Result<()> {
@@ -86,6 +103,8 @@ impl Servers {
             .env("GATEWAY_PORT", aws_port.to_string())
             .env("MINISTACK_HOST", "127.0.0.1")
             .env("LOG_LEVEL", "WARNING");
+        // Without it, tasks of ECS are no containers.
+        ministack.envs(self.docker());
         self.serve_http("aws", ministack, "TASK_HOST_TEST_AWS", aws_port)?;
         let mut gcs = with_us(aws.join("bin/python"));
         gcs.arg(project.root.join("tests/servers/gcs.py"))

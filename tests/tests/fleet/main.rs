@@ -1,7 +1,10 @@
 //! `host fleet` on real engines.
 
+mod aws;
+mod batch;
 mod conformance;
 mod docker;
+mod ecs;
 mod hostile;
 mod k8s;
 mod slurm;

@@ -3,16 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_config::SdkConfig;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::config::interceptors::{
     BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextRef,
 };
-use aws_sdk_sqs::config::retry::RetryConfig;
 use aws_sdk_sqs::config::timeout::TimeoutConfig;
 use aws_sdk_sqs::config::{
-    ConfigBag, Credentials, Intercept, ProvideCredentials, RuntimeComponents,
-    SharedCredentialsProvider, SharedHttpClient, StalledStreamProtectionConfig,
+    ConfigBag, Credentials, Intercept, RuntimeComponents, SharedHttpClient,
+    StalledStreamProtectionConfig,
 };
 use aws_sdk_sqs::error::BoxError;
 use aws_types::service_config::ServiceConfigKey;
@@ -20,7 +19,7 @@ use aws_types::service_config::ServiceConfigKey;
 use object_store::ObjectStore;
 use tokio::time::Instant;
 
-use crate::environment::AwsSecret;
+use crate::aws;
 use crate::queue::address::Sqs;
 use crate::queue::request_counter::{RequestCounter, RequestKind};
 use crate::queue::service_clock::{self, ServiceClock};
@@ -31,8 +30,6 @@ const ATTEMPT: Duration = Duration::from_secs(15);
 const CONNECT: Duration = Duration::from_secs(5);
 /// The shortest timeout of a request.
 const SHORTEST: Duration = Duration::from_secs(1);
-/// Tries of one request.
-const TRIES: u32 = 4;
 
 /// What tests use instead of the machine's settings.
 #[derive(Debug, Clone, Default)]
@@ -59,52 +56,19 @@ pub(super) async fn reach(
     overrides: TestOverrides,
 ) -> Result<Connection, QueueError> {
     let place = QueuePlace::of(queue);
-    let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12());
-    if let Some(region) = access.region.clone().or(place.region) {
-        loader = loader.region(Region::new(region));
-    }
-    // Users of python-task-queue have their credentials in this file.
-    let secret = access.environment.cloudvolume_aws();
-    loader = match overrides.credentials {
-        Some(credentials) => loader.credentials_provider(credentials),
-        None => loader,
-    };
-    if let Some(http) = overrides.http {
-        loader = loader.http_client(http);
-    }
-    let mut config = loader.load().await;
-    // The SDK takes `AWS_REGION=` for a region with an empty name.
-    if config.region().is_none_or(|region| region.as_ref().is_empty()) {
-        // Other servers have no regions, but requests are signed for one.
-        let own = place.endpoint.as_ref().map(|_| "us-east-1".to_owned());
-        let secret = secret.as_ref().ok().and_then(Option::as_ref);
-        let region = secret.and_then(|secret| secret.region.clone()).or(own);
-        let region = region.ok_or_else(|| no_region(queue, access))?;
-        config = config.into_builder().region(Region::new(region)).build();
-    }
-    if !matches!(secret, Ok(None))
-        && let Some(standard) = config.credentials_provider()
-        // Not as a link of the SDK's chain: that ends at a role which the machine has and which
-        // is refused to us.
-        && standard.provide_credentials().await.is_err()
-    {
-        match secret {
-            Ok(Some(AwsSecret { key_id, secret_key, token, .. })) => {
-                let found = Credentials::new(key_id, secret_key, token, None, "aws-secret.json");
-                let provider = SharedCredentialsProvider::new(found);
-                config = config.into_builder().credentials_provider(provider).build();
-            }
-            Ok(None) => {}
-            Err(problem) => tracing::warn!("no credentials can be read from {problem}"),
-        }
-    }
+    // Other servers have no regions, but requests are signed for one.
+    let usual = place.endpoint.as_ref().map(|_| "us-east-1".to_owned());
+    let region = access.region.clone().or(place.region);
+    let TestOverrides { credentials, http, large_bodies: _ } = overrides;
+    let config = aws::settings(region, usual, &access.environment, credentials, http).await;
+    let config = config.ok_or_else(|| no_region(queue, access))?;
     let region = config.region().map(ToString::to_string).unwrap_or_default();
     let configured = endpoint(&config);
     let requests = Arc::new(Tally::default());
     let timeouts =
         TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(ATTEMPT);
     let mut client = aws_sdk_sqs::config::Builder::from(&config)
-        .retry_config(retries(&config))
+        .retry_config(aws::retries(&config))
         .timeout_config(timeouts.build())
         // It would take a long poll for a stalled answer.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
@@ -137,15 +101,6 @@ pub(super) fn until(latest: Option<Instant>) -> aws_sdk_sqs::config::Builder {
         .operation_attempt_timeout(ATTEMPT.min(left))
         .operation_timeout(left);
     aws_sdk_sqs::Config::builder().timeout_config(timeouts.build())
-}
-
-/// The number of tries that the user configured, or the default.
-fn retries(config: &SdkConfig) -> RetryConfig {
-    let standard = RetryConfig::standard();
-    match config.retry_config() {
-        Some(set) if set.max_attempts() != standard.max_attempts() => set.clone(),
-        _ => standard.with_max_attempts(TRIES),
-    }
 }
 
 /// The endpoint in the environment or the profile, for SQS or for all services.

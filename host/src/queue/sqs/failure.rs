@@ -7,6 +7,7 @@ use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sqs::types::BatchResultErrorEntry;
 use rustix::io::Errno;
 
+use crate::aws::{NO_CREDENTIALS, chain, reasons};
 use crate::confinement::may_be_the_cause;
 use crate::queue::QueueError;
 
@@ -124,9 +125,6 @@ where
 
 const CLOCK: &str = "this machine's clock is wrong: set it by NTP (`timedatectl set-ntp true`)";
 
-const NO_CREDENTIALS: &str = "there are no credentials for AWS: set AWS_ACCESS_KEY_ID and \
-    AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run where the machine has a role";
-
 impl From<&BatchResultErrorEntry> for Refusal {
     fn from(entry: &BatchResultErrorEntry) -> Self {
         let failure = of_code(entry.code(), entry.message().unwrap_or_default());
@@ -198,25 +196,6 @@ fn is_about_a_lease(message: &str) -> bool {
     message.contains("not available for visibility timeout change")
         || message.contains("receipt handle")
         || message.contains("ReceiptHandle")
-}
-
-fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |error| (*error).source())
-}
-
-/// The error and its cause, without repetitions.
-fn reasons(error: &(dyn Error + 'static)) -> String {
-    let reasons: Vec<String> = chain(error).map(ToString::to_string).collect();
-    // Outer errors repeat the inner ones or add nothing.
-    let mut said: Vec<String> = Vec::new();
-    for reason in reasons.into_iter().rev() {
-        let is_news = !said.iter().any(|s| reason.contains(s.as_str()));
-        if said.is_empty() || (is_news && said.len() < 2) {
-            said.push(reason);
-        }
-    }
-    said.reverse();
-    said.join(": ")
 }
 
 #[cfg(test)]

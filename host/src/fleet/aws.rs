@@ -1,0 +1,278 @@
+//! What AWS Batch and AWS ECS have in common: clients, errors, options, sizes, and requests that are
+//! sent as they are shown.
+
+#[cfg(test)]
+pub(super) mod fake;
+pub(super) mod logs;
+mod options;
+
+use std::error::Error;
+use std::time::Duration;
+
+use aws_config::SdkConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_sdk_batch::config::http::{HttpRequest, HttpResponse};
+use aws_sdk_batch::error::{ProvideErrorMetadata, SdkError};
+use bytesize::ByteSize;
+use serde_json::{Value, json};
+
+use super::{Access, EngineError, FleetName, Spec};
+use crate::aws::{self, NO_CREDENTIALS, chain, reasons};
+use crate::digest::Digest;
+
+pub(super) use options::{Options, whole};
+
+/// How long one try of a request may take. ECS is slow to stop tasks.
+const ATTEMPT: Duration = Duration::from_secs(60);
+const CONNECT: Duration = Duration::from_secs(5);
+/// Tags of what a fleet consists of.
+pub(super) const FLEET: &str = "task-host.fleet";
+pub(super) const DIGEST: &str = "task-host.digest";
+/// Tag of a definition: a digest of what it says.
+pub(super) const DEFINITION: &str = "task-host.definition";
+/// The number of a worker, for engines without a variable of their own.
+pub(super) const WORKER_INDEX: &str = "HOST_WORKER_INDEX";
+/// The beginning of the names of definitions and jobs.
+pub(super) const PREFIX: &str = "task-host-";
+/// Requests about many workers that are sent at the same time.
+pub(super) const AT_A_TIME: usize = 10;
+/// Why workers of this program were stopped, for whoever looks at them in the console.
+pub(super) const STOPPED: &str = "stopped by `host fleet`";
+
+/// The account of AWS, as seen by an engine.
+#[derive(Debug, Clone)]
+pub(super) struct Aws {
+    /// The engine's address, for errors.
+    pub(super) engine: String,
+    pub(super) region: String,
+    pub(super) config: SdkConfig,
+}
+
+impl Aws {
+    /// Finds region and credentials as the AWS tools do.
+    pub(super) async fn connect(engine: String, access: &Access) -> Result<Self, EngineError> {
+        let region = access.region.clone();
+        let config = aws::settings(region, None, &access.environment, None, None).await;
+        let config = config.ok_or_else(|| EngineError::Unfit {
+            problem: format!("{engine}: no region is set"),
+            cure: Some(
+                "give --region, or set AWS_REGION or the region of your profile in ~/.aws/config"
+                    .to_owned(),
+            ),
+        })?;
+        Ok(Self::of(engine, config))
+    }
+
+    pub(super) fn of(engine: String, config: SdkConfig) -> Self {
+        let region = config.region().map(ToString::to_string).unwrap_or_default();
+        let retries = aws::retries(&config);
+        let timeouts = TimeoutConfig::builder();
+        let timeouts = timeouts.connect_timeout(CONNECT).operation_attempt_timeout(ATTEMPT);
+        let config = config.into_builder().retry_config(retries).timeout_config(timeouts.build());
+        Self { engine, region, config: config.build() }
+    }
+
+    /// The error of a request.
+    pub(super) fn failed<E>(&self, doing: &str, error: &SdkError<E, HttpResponse>) -> EngineError
+    where
+        E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+    {
+        let (problem, cure) = match error {
+            SdkError::ServiceError(service) => {
+                let code = service.err().code().unwrap_or_default();
+                let code = code.rsplit('#').next().unwrap_or_default();
+                let problem = match (code, service.err().message()) {
+                    ("", None) => {
+                        format!("HTTP status {} without a reason", service.raw().status().as_u16())
+                    }
+                    ("", Some(message)) => message.to_owned(),
+                    (code, None | Some("")) => code.to_owned(),
+                    (code, Some(message)) => format!("{code}: {message}"),
+                };
+                (problem, cure(code))
+            }
+            SdkError::TimeoutError(_) => ("no answer in time".to_owned(), None),
+            error if chain(error).any(|error| error.to_string().contains("credential")) => {
+                (reasons(error), Some(NO_CREDENTIALS))
+            }
+            SdkError::DispatchFailure(_) => (
+                reasons(error),
+                Some("check the network, the region, and AWS_ENDPOINT_URL if it is set"),
+            ),
+            error => (reasons(error), None),
+        };
+        EngineError::Failed {
+            engine: self.engine.clone(),
+            doing: doing.to_owned(),
+            problem,
+            cure: cure.map(str::to_owned),
+        }
+    }
+
+    /// An error about what was asked for.
+    pub(super) fn unfit(&self, problem: impl std::fmt::Display, cure: &str) -> EngineError {
+        EngineError::Unfit {
+            problem: format!("{}: {problem}", self.engine),
+            cure: Some(cure.to_owned()),
+        }
+    }
+
+    /// Refuses what containers in a cloud can't have.
+    pub(super) fn check(&self, spec: &Spec) -> Result<(), EngineError> {
+        if let Some(path) = spec.paths.first() {
+            return Err(self.unfit(
+                format_args!("workers in AWS can't reach {} of this machine", path.display()),
+                "use a queue and a bucket of the cloud: --queue sqs://NAME --bucket s3://NAME",
+            ));
+        }
+        if let Some(name) = spec.pass.first() {
+            return Err(self.unfit(
+                format_args!("--pass-env {name}: everybody who may see the workers would see it"),
+                "give the workers a role instead, which needs no secrets",
+            ));
+        }
+        if spec.relay > 1 {
+            return Err(self.unfit("it knows no --relay", "leave it out, or use slurm://"));
+        }
+        Ok(())
+    }
+
+    /// A command line that sends a document.
+    pub(super) fn command(&self, operation: &str, document: &Value) -> String {
+        let document = format!("{document:#}");
+        format!(
+            "aws {operation} --region {} --cli-input-json {}\n",
+            quoted(&self.region),
+            quoted(&document)
+        )
+    }
+}
+
+/// What to do about an error of AWS.
+fn cure(code: &str) -> Option<&'static str> {
+    let is = |parts: &[&str]| parts.iter().any(|part| code.contains(part));
+    if is(&["AccessDenied", "Unauthorized", "NotAuthorized"]) {
+        return Some("allow it: deploy/aws/launcher-policy.json lists all that a launcher needs");
+    }
+    if is(&["ExpiredToken", "UnrecognizedClient", "InvalidClientToken", "Signature"]) {
+        return Some("check your credentials with `aws sts get-caller-identity`");
+    }
+    if is(&["Throttl", "TooManyRequests", "RequestLimit"]) {
+        return Some("AWS limits the rate of requests: try again in a minute");
+    }
+    None
+}
+
+/// Makes a request send this document, which is what `render` shows.
+pub(super) fn sending(document: &Value) -> impl Fn(&mut HttpRequest) + Send + Sync + 'static {
+    let text = document.to_string();
+    move |request| {
+        let length = text.len().to_string();
+        request.headers_mut().insert("content-length", length);
+        *request.body_mut() = text.clone().into();
+    }
+}
+
+/// The name of what belongs to a fleet.
+pub(super) fn name(fleet: &FleetName) -> String {
+    format!("{PREFIX}{fleet}")
+}
+
+/// The fleet to which a name belongs.
+pub(super) fn fleet(name: &str) -> Option<FleetName> {
+    name.strip_prefix(PREFIX)?.parse().ok()
+}
+
+/// A digest of a definition, to tell whether one that exists says the same.
+pub(super) fn digest(definition: &Value) -> String {
+    Digest::of(definition.to_string().as_bytes()).to_string()[..16].to_owned()
+}
+
+/// Variables, as both services take them.
+pub(super) fn variables<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Value {
+    let pair = |(name, value): (&str, &str)| json!({"name": name, "value": value});
+    pairs.into_iter().map(pair).collect()
+}
+
+/// The variables of workers.
+pub(super) fn environment(spec: &Spec) -> impl Iterator<Item = (&str, &str)> {
+    spec.environment.iter().map(|(name, value)| (&**name, &**value))
+}
+
+/// Whole MiB, as both services count memory.
+pub(super) fn mebibytes(memory: ByteSize) -> u64 {
+    memory.as_u64().div_ceil(1 << 20)
+}
+
+/// The smallest size that Fargate offers for this: vCPUs and MiB. `None` if there is none.
+/// From the task sizes in the Developer Guide of ECS.
+pub(super) fn fargate_size(cpus: u32, memory: ByteSize) -> Option<(u32, u64)> {
+    // vCPUs, and the least, the most and the step of memory in GiB.
+    const SIZES: [(u32, u64, u64, u64); 5] =
+        [(1, 2, 8, 1), (2, 4, 16, 1), (4, 8, 30, 1), (8, 16, 60, 4), (16, 32, 120, 8)];
+    let needed = memory.as_u64().div_ceil(1 << 30);
+    SIZES.iter().filter(|size| size.0 >= cpus).find_map(|&(vcpus, least, most, step)| {
+        let size = least + needed.saturating_sub(least).div_ceil(step) * step;
+        (size <= most).then_some((vcpus, size << 10))
+    })
+}
+
+impl Aws {
+    /// The size of a worker on Fargate.
+    pub(super) fn fargate(&self, spec: &Spec) -> Result<(u32, u64), EngineError> {
+        fargate_size(spec.cpus, spec.memory).ok_or_else(|| {
+            self.unfit(
+                format_args!(
+                    "Fargate offers no {} vCPUs with {}",
+                    spec.cpus,
+                    spec.memory.display().iec()
+                ),
+                "use at most 16 cores and 120 GiB, or machines of EC2",
+            )
+        })
+    }
+}
+
+/// What an exit code says.
+pub(super) fn exit(code: i32) -> String {
+    match code {
+        137 => "exit code 137 (killed: out of memory, or too slow to stop?)".to_owned(),
+        code => format!("exit code {code}"),
+    }
+}
+
+/// A word that a shell leaves as it is.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_of_fargate_are_the_next_larger_ones() {
+        let check = |cpus, gib: f64, size: Option<(u32, u64)>| {
+            let memory = ByteSize::b((gib * f64::from(1 << 30)) as u64);
+            assert_eq!(fargate_size(cpus, memory), size, "{cpus} cores, {gib} GiB");
+        };
+        check(1, 0.5, Some((1, 2048)));
+        check(1, 2.5, Some((1, 3072)));
+        check(1, 9.0, Some((2, 9 * 1024)));
+        check(3, 8.0, Some((4, 8 * 1024)));
+        check(5, 17.0, Some((8, 20 * 1024)));
+        check(16, 120.0, Some((16, 120 * 1024)));
+        check(16, 121.0, None);
+        check(17, 1.0, None);
+    }
+
+    #[test]
+    fn a_shell_reads_a_quoted_word_as_it_is() {
+        let word = "a 'b' $(c) \"d\"\n`e` \\";
+        let echo = std::process::Command::new("sh")
+            .args(["-c", &format!("printf %s {}", quoted(word))])
+            .output()
+            .expect("a shell");
+        assert_eq!(String::from_utf8_lossy(&echo.stdout), word);
+    }
+}

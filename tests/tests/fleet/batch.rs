@@ -1,0 +1,197 @@
+//! Fleets on AWS Batch: a server that runs real containers.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+use task_host_tests::{Cloud, engines, eventually, server, unique};
+
+use crate::aws;
+use crate::conformance::{Fleet, Subject, Work, suite};
+
+pub(crate) struct Batch {
+    work: Work,
+    queue: String,
+}
+
+suite!(Batch);
+
+/// The states of jobs that run or may start.
+const ALIVE: [&str; 5] = ["SUBMITTED", "PENDING", "RUNNABLE", "STARTING", "RUNNING"];
+
+/// The vCPUs of a queue.
+const VCPUS: u32 = 1_000;
+
+fn url() -> String {
+    server("TASK_HOST_TEST_BATCH")
+}
+
+fn ask(operation: &str, body: &Value) -> Value {
+    aws::ask(&url(), "batch", &format!("/v1/{operation}"), &[], &body.to_string())
+}
+
+fn endpoints() -> [(&'static str, String); 2] {
+    [("AWS_ENDPOINT_URL_BATCH", url()), ("AWS_ENDPOINT_URL_CLOUDWATCH_LOGS", url())]
+}
+
+impl Batch {
+    /// The workers of a fleet: jobs, or elements of arrays.
+    fn workers(&self, fleet: &str) -> Vec<Value> {
+        let name = format!("task-host-{fleet}");
+        let filter = json!([{"name": "JOB_NAME", "values": [name]}]);
+        let jobs = ask("listjobs", &json!({"jobQueue": self.queue, "filters": filter}));
+        let jobs = jobs["jobSummaryList"].as_array().expect("jobs").clone();
+        let id = |job: &Value| job["jobId"].as_str().expect("an id").to_owned();
+        let elements: Vec<String> = jobs.iter().map(id).filter(|id| id.contains(':')).collect();
+        let is_array = |id: &str| elements.iter().any(|element| element.starts_with(id));
+        jobs.into_iter().filter(|job| id(job).contains(':') || !is_array(&id(job))).collect()
+    }
+
+    fn alive_workers(&self, fleet: &str) -> Vec<String> {
+        let is_alive = |job: &Value| ALIVE.iter().any(|state| job["status"] == *state);
+        let workers = self.workers(fleet).into_iter().filter(is_alive);
+        workers.map(|job| job["jobId"].as_str().expect("an id").to_owned()).collect()
+    }
+}
+
+impl Subject for Batch {
+    const CAN_BE_FULL: bool = true;
+    const TOOL: Option<&'static str> = None;
+    const WRONG_OPTION: &'static str = "--option=partition=main";
+
+    fn with_room(room: Option<u32>) -> Self {
+        let queue = unique("queue");
+        let role = format!(
+            "Action=CreateRole&Version=2010-05-08&RoleName={queue}&AssumeRolePolicyDocument={{}}"
+        );
+        let form = [("content-type", "application/x-www-form-urlencoded")];
+        aws::ask(&url(), "iam", "/", &form, &role);
+        // The queue has room for more, but others use it.
+        let used = VCPUS - room.unwrap_or(VCPUS);
+        let environment = json!({
+            "computeEnvironmentName": queue, "type": "MANAGED", "state": "ENABLED",
+            "serviceRole": format!("arn:aws:iam::123456789012:role/{queue}"),
+            "computeResources": {
+                "type": "FARGATE", "maxvCpus": VCPUS, "subnets": [], "securityGroupIds": [],
+                "tags": {"vCPUs used by others": used.to_string()},
+            },
+        });
+        let environment = ask("createcomputeenvironment", &environment);
+        let order = json!([
+            {"order": 1, "computeEnvironment": environment["computeEnvironmentArn"]},
+        ]);
+        let created = json!({
+            "jobQueueName": queue, "state": "ENABLED", "priority": 1,
+            "computeEnvironmentOrder": order,
+        });
+        ask("createjobqueue", &created);
+        Self { work: Work::There(Box::new(Cloud::aws())), queue }
+    }
+
+    fn work(&self) -> &Work {
+        &self.work
+    }
+
+    fn url(&self) -> String {
+        format!("batch://{}", self.queue)
+    }
+
+    fn options(&self) -> Vec<String> {
+        let role = "execution-role=arn:aws:iam::123456789012:role/execution";
+        ["--image", aws::image(), "--option", role].map(str::to_owned).to_vec()
+    }
+
+    fn lead(&self, command: &mut Command) {
+        command.envs(endpoints());
+    }
+
+    fn lead_astray(&self, command: &mut Command) {
+        command.env("AWS_ENDPOINT_URL_BATCH", "http://127.0.0.1:1");
+    }
+
+    fn no_room(&self) -> &'static str {
+        "the compute environments have no room for it yet"
+    }
+
+    fn kill_one(&self, fleet: &str) {
+        let label = format!("label=batch.name=task-host-{fleet}");
+        let ids = engines::docker(&["ps", "--quiet", "--filter", &label]).good().stdout;
+        let id = ids.split_whitespace().next().expect("a container");
+        engines::docker(&["kill", id]).good();
+    }
+
+    fn alive(&self, fleet: &str) -> usize {
+        self.alive_workers(fleet).len()
+    }
+
+    fn accept(&self, document: &str) {
+        aws::accept(&self.work, document, &endpoints());
+    }
+
+    fn hostile(&self) -> Vec<String> {
+        // Names of queues and buckets of AWS are harmless.
+        Vec::new()
+    }
+
+    fn clear(&self, fleet: &str) {
+        for id in self.alive_workers(fleet) {
+            ask("terminatejob", &json!({"jobId": id, "reason": "the test is over"}));
+        }
+    }
+}
+
+#[test]
+fn a_queue_that_is_not_there_is_named_with_its_region() {
+    let fleet = Fleet::<Batch>::new();
+    let up = ["fleet", "up", fleet.name(), "--on", "batch://nowhere"];
+    let up = aws::host(&fleet.subject, &up).code(2);
+    let text = "batch://nowhere: there is no job queue nowhere in us-east-1";
+    assert!(up.stderr.contains(text), "{}", up.stderr);
+}
+
+#[test]
+fn more_workers_than_the_queue_has_vcpus_for_are_refused() {
+    let fleet = Fleet::<Batch>::new();
+    let up = fleet.up("1001", &[&["--for", "1h"]]).code(2);
+    assert!(up.stderr.contains("have 1000 vCPUs at most (maxvCpus)"), "{}", up.stderr);
+    assert_eq!(fleet.subject.alive(fleet.name()), 0);
+}
+
+#[test]
+fn a_definition_that_says_the_same_is_used_again() {
+    let fleet = Fleet::<Batch>::new();
+    let revisions = || {
+        let name = format!("task-host-{}", fleet.name());
+        let all = ask("describejobdefinitions", &json!({"jobDefinitionName": name}));
+        all["jobDefinitions"].as_array().expect("definitions").len()
+    };
+    fleet.up("1", &[&["--for", "1h"]]).good();
+    fleet.up("3", &[&["--for", "1h"]]).good();
+    assert_eq!((fleet.count("running"), revisions()), (3, 1));
+    fleet.run("down", &[]).good();
+    fleet.is_gone();
+    fleet.up("1", &[&["--for", "2h"]]).good();
+    assert_eq!(revisions(), 2);
+}
+
+#[test]
+fn a_definition_of_the_user_is_taken_as_it_is() {
+    let fleet = Fleet::<Batch>::new();
+    let name = unique("mine");
+    ask(
+        "registerjobdefinition",
+        &json!({
+            "jobDefinitionName": name, "type": "container", "tags": {"made-by": "hand"},
+            "containerProperties": {
+                "image": aws::image(), "command": ["run", "--for", "1h"],
+                "resourceRequirements": [
+                    {"type": "VCPU", "value": "1"}, {"type": "MEMORY", "value": "2048"},
+                ],
+            },
+        }),
+    );
+    let queue = fleet.subject.url();
+    let own = format!("definition={name}");
+    let up = ["fleet", "up", fleet.name(), "--on", &queue, "--option", &own, "--parallel", "1"];
+    aws::host(&fleet.subject, &up).good();
+    eventually("a worker that drains the queue", || (fleet.count("running") == 1).then_some(()));
+}
