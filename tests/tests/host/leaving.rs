@@ -145,7 +145,7 @@ fn a_worker_with_the_grace_period_of_a_container_gives_everything_back_and_ends(
         (0..4).map(|id| misbehaviour(id, &[], json!({"do": "sleep", "secs": 30.0}))).collect();
     place.submit(&tasks);
     let args = ["--parallel", "2", "--prefetch", "1"];
-    let mut host = start(&place, &args, &[("HOST_GRACE", "5s")]);
+    let host = start(&place, &args, &[("HOST_GRACE", "5s")]);
     eventually("two tasks that run and one that waits", || {
         (place.counts() == (4, 3) && place.a_task_has_started()).then_some(())
     });
