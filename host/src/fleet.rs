@@ -19,6 +19,7 @@ mod last_words;
 mod name;
 pub mod policy;
 mod program;
+mod shell;
 mod slurm;
 mod spec;
 

@@ -16,7 +16,7 @@ use aws_sdk_batch::error::{ProvideErrorMetadata, SdkError};
 use bytesize::ByteSize;
 use serde_json::{Value, json};
 
-use super::{Access, EngineError, FleetName, Spec};
+use super::{Access, EngineError, FleetName, Spec, shell};
 use crate::aws::{self, NO_CREDENTIALS, chain, reasons};
 use crate::digest::Digest;
 
@@ -142,8 +142,8 @@ impl Aws {
         let document = format!("{document:#}");
         format!(
             "aws {operation} --region {} --cli-input-json {}\n",
-            quoted(&self.region),
-            quoted(&document)
+            shell::quoted(&self.region),
+            shell::quoted(&document)
         )
     }
 }
@@ -241,11 +241,6 @@ pub(super) fn exit(code: i32) -> String {
     }
 }
 
-/// A word that a shell leaves as it is.
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -264,15 +259,5 @@ mod tests {
         check(16, 120.0, Some((16, 120 * 1024)));
         check(16, 121.0, None);
         check(17, 1.0, None);
-    }
-
-    #[test]
-    fn a_shell_reads_a_quoted_word_as_it_is() {
-        let word = "a 'b' $(c) \"d\"\n`e` \\";
-        let echo = std::process::Command::new("sh")
-            .args(["-c", &format!("printf %s {}", quoted(word))])
-            .output()
-            .expect("a shell");
-        assert_eq!(String::from_utf8_lossy(&echo.stdout), word);
     }
 }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use serde::Deserialize;
 
-use super::super::{FleetName, Spec};
+use super::super::{FleetName, Spec, shell};
 use super::{WORKER, mounts};
 
 /// A container of a fleet.
@@ -140,7 +140,7 @@ impl Place {
 /// A script that starts workers.
 pub(super) fn script(spec: &Spec, docker: &[&str], create: &[String], workers: u32) -> String {
     let mut words: Vec<String> = vec!["docker".to_owned()];
-    words.extend(docker.iter().map(|word| in_shell(word)));
+    words.extend(docker.iter().map(|word| shell::word(word)));
     words.push(format!("--name=\"task-host.{}.$worker\"", spec.fleet));
     words.push(format!("--label=\"{WORKER}=$worker\""));
     words.push(format!("--env=\"HOST_WORKER=task-host.{}.$worker\"", spec.fleet));
@@ -150,9 +150,9 @@ pub(super) fn script(spec: &Spec, docker: &[&str], create: &[String], workers: u
         let value = arg.strip_prefix("--env=").and_then(|name| spec.environment.get(name));
         value.map_or_else(|| arg.clone(), |value| format!("{arg}={value}"))
     };
-    words.extend(create.iter().map(|arg| in_shell(&with_value(arg))));
-    words.extend([in_shell(&spec.image), "run".to_owned()]);
-    let made = mounts::made(spec).filter_map(|path| path.to_str().map(in_shell));
+    words.extend(create.iter().map(|arg| shell::word(&with_value(arg))));
+    words.extend([shell::word(&spec.image), "run".to_owned()]);
+    let made = mounts::made(spec).filter_map(|path| path.to_str().map(shell::word));
     let made: String = made.map(|path| format!("mkdir -p {path}\n")).collect();
     let numbers: Vec<String> = (0..workers).map(|worker| worker.to_string()).collect();
     format!(
@@ -160,15 +160,6 @@ pub(super) fn script(spec: &Spec, docker: &[&str], create: &[String], workers: u
         numbers.join(" "),
         words.join(" \\\n    ")
     )
-}
-
-/// A word for the shell: nothing of it is obeyed.
-fn in_shell(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::super::{EngineError, FleetName, Spec};
+use super::super::{EngineError, FleetName, Spec, shell};
 use super::PREFIX;
 
 /// The option with the directory of logs. It is ours, not Slurm's.
@@ -155,7 +155,7 @@ impl Script<'_> {
         text.push_str(&about);
         text.push('\n');
         for (name, value) in &spec.environment {
-            let _ = writeln!(text, "export {name}={}", in_shell(value));
+            let _ = writeln!(text, "export {name}={}", shell::quoted(value));
         }
         let _ = writeln!(
             text,
@@ -174,7 +174,7 @@ impl Script<'_> {
             unfit(format!("the program's path is not UTF-8 text: {}", spec.program.display()), None)
         })?;
         // The worker takes the place of the shell, so that signals reach it.
-        let _ = writeln!(text, "exec {} run", in_shell(program));
+        let _ = writeln!(text, "exec {} run", shell::quoted(program));
         Ok(text)
     }
 }
@@ -212,11 +212,6 @@ fn quoted(value: &str) -> String {
     }
     quoted.push('"');
     quoted
-}
-
-/// A value for the shell: nothing of it is obeyed.
-fn in_shell(value: &str) -> String {
-    format!("'{}'", value.replace('\'', "'\\''"))
 }
 
 #[cfg(test)]

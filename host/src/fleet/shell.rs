@@ -1,0 +1,34 @@
+//! Words of a shell's command line.
+
+/// The text as one word, in quotes: a shell obeys nothing of it.
+pub(super) fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// The same without quotes where the text needs none.
+pub(super) fn word(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text.to_owned();
+    }
+    quoted(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shell_reads_a_word_as_it_is() {
+        let hostile = "a 'b' $(c) \"d\"\n`e` \\ é;#";
+        for text in ["", "a", "--name=a.b/c:1,2@3%4+5", "~", "a*", hostile] {
+            for written in [quoted(text), word(text)] {
+                let print = format!("printf %s {written}");
+                let shell = std::process::Command::new("sh").args(["-c", &print]).output();
+                let read = shell.expect("a shell").stdout;
+                assert_eq!(String::from_utf8_lossy(&read), text, "{written}");
+            }
+        }
+        assert_eq!(word("/a=b"), "/a=b");
+    }
+}
