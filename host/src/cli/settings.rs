@@ -326,6 +326,7 @@ pub(crate) struct Settings {
     /// What the file has for the tasks of one name.
     tables: tables::Tables,
     fleet: FleetTable,
+    has_file: bool,
     misspelt: Vec<String>,
 }
 
@@ -347,7 +348,7 @@ impl<G: Group> Flags<G> {
             Some(text) if config.is_none() => file::of_text(CONFIG_TEXT, &text)?,
             _ => file::read(config)?,
         };
-        let file::File { mut given, tables, fleet } = file;
+        let file::File { mut given, tables, fleet, is_there: has_file } = file;
         for setting in &*DECLARED {
             let variable = variable(setting);
             if let Some(text) = value(&variable)? {
@@ -356,7 +357,7 @@ impl<G: Group> Flags<G> {
         }
         given.extend(self.given.iter().cloned());
         let misspelt = variables.keys().filter_map(|name| misspelt(name)).collect();
-        let settings = Settings { given, tables, fleet, misspelt };
+        let settings = Settings { given, tables, fleet, has_file, misspelt };
         Ok(settings.with_defaults(Machine::of_process()))
     }
 }

@@ -21,6 +21,8 @@ pub(super) struct File {
     pub(super) tables: Tables,
     /// Options of `host fleet`.
     pub(super) fleet: FleetTable,
+    /// Whether there is a file.
+    pub(super) is_there: bool,
 }
 
 /// Reads the text of a file that the variable contains.
@@ -53,7 +55,7 @@ fn parse(path: &Path, text: &str) -> Result<File, Advice> {
     let text = task_host::message::without_mark(text);
     let table: toml::Table = toml::from_str(text)
         .map_err(|e| Advice::usage(format!("{shown} is not TOML: {}", e.to_string().trim_end())))?;
-    let mut file = File::default();
+    let mut file = File { is_there: true, ..File::default() };
     for (key, value) in table {
         if key == TASKS {
             file.tables = tables::parse(path, value)?;

@@ -125,8 +125,11 @@ impl Settings {
         let given = |setting| Some((variable(setting), self.given(name(setting))?.to_owned()));
         let shared = DECLARED.iter().filter(|setting| !OWN.contains(&name(setting)));
         let mut variables: BTreeMap<String, String> = shared.filter_map(given).collect();
-        // Also without tables: a worker must not read a file that it may find.
-        variables.insert(CONFIG_TEXT.to_owned(), tables::text(&self.tables));
+        if self.has_file {
+            // Also without tables: a worker that finds the same file must not read it, because it may
+            // have changed.
+            variables.insert(CONFIG_TEXT.to_owned(), tables::text(&self.tables));
+        }
         let queues = [
             ("HOST_QUEUE", Some(&config.queue)),
             ("HOST_ERROR_QUEUE", Some(&config.error_queue)),
@@ -163,6 +166,7 @@ impl Settings {
             given: DECLARED.iter().filter_map(given).collect(),
             tables: tables::Tables::new(),
             fleet: FleetTable::default(),
+            has_file: false,
             misspelt: Vec::new(),
         }
     }
@@ -181,5 +185,65 @@ impl Settings {
         let all = queues.chain(buckets).chain(components).chain(given);
         let all = all.chain(allowed.map(PathBuf::as_path));
         Ok(all.map(std::path::absolute).collect::<Result<_, _>>()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::file;
+    use super::*;
+
+    fn table(text: &str) -> FleetTable {
+        file::of_text("host.toml", text).expect("a file").fleet
+    }
+
+    #[test]
+    fn a_table_is_read_as_flags() {
+        let fleet = table(
+            "[fleet]\non = \"slurm://main\"\ncpus = 8\npass-env = [\"A\", \"B\"]\n\
+             [fleet.options]\naccount = \"lab\"\nconstraint = [\"a\", \"b\"]\n",
+        );
+        let want = [
+            "--cpus=8",
+            "--on=slurm://main",
+            "--option=account=lab",
+            "--option=constraint=a",
+            "--option=constraint=b",
+            "--pass-env=A",
+            "--pass-env=B",
+        ];
+        assert_eq!(fleet.args().expect("flags"), want);
+        assert!(table("parallel = 2").args().expect("no flags").is_empty());
+    }
+
+    #[test]
+    fn a_table_that_means_nothing_is_an_error() {
+        let error = file::of_text("host.toml", "fleet = 3").expect_err("no table").to_string();
+        assert_eq!(error, "host.toml: fleet: expected a table [fleet], found 3");
+        let error = table("[fleet.options]\na = { b = 1 }").args().expect_err("a table");
+        let want = "host.toml: [fleet]: options: a: expected a string";
+        assert!(error.to_string().starts_with(want), "{error}");
+    }
+
+    #[test]
+    fn tables_for_tasks_reach_a_worker_as_they_are() {
+        let digest = "ab".repeat(32);
+        let text = format!(
+            "[tasks.\"a.b\"]\nmemory = \"2GiB\"\nmax-open-files = 7\ncomponents = [\"{digest}\"]\n\
+             [tasks.c]\n"
+        );
+        let here = file::of_text("host.toml", &text).expect("a file").tables;
+        let sent = tables::text(&here);
+        let there = file::of_text(CONFIG_TEXT, &sent).expect("a file").tables;
+        let texts = |tables: &tables::Tables| -> Vec<String> {
+            let given = |(key, given): (&&str, &Given)| format!("{key}={}", given.text);
+            let table = |(name, table): (_, &BTreeMap<&str, Given>)| {
+                format!("{name}: {:?}", table.iter().map(given).collect::<Vec<_>>())
+            };
+            tables.iter().map(table).collect()
+        };
+        assert_eq!(texts(&there), texts(&here), "{sent}");
+        assert_eq!(here.len(), 2);
+        assert!(!tables::text(&tables::Tables::new()).is_empty(), "an empty variable is not set");
     }
 }
