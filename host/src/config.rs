@@ -461,6 +461,11 @@ impl TaskLimits {
         machine.places(self.most(Limits::of_the_host).of_the_host())
     }
 
+    /// The memory that a machine needs for `parallel` tasks at a time.
+    pub fn memory_for(&self, parallel: usize) -> ByteSize {
+        Machine::needed(parallel, self.most(Limits::of_the_host).of_the_host())
+    }
+
     /// The memory that the guests of `parallel` tasks may have together on this machine, if the
     /// machine's memory is known.
     pub fn for_guests(&self, machine: &Machine, parallel: usize) -> Option<ByteSize> {

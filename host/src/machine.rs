@@ -111,6 +111,13 @@ impl Machine {
         self.cores.min(fit).max(1)
     }
 
+    /// The memory with which [`places`](Self::places) is `parallel`, if there are cores for that.
+    pub fn needed(parallel: usize, each: ByteSize) -> ByteSize {
+        let tasks = each.as_u64().saturating_mul(parallel as u64);
+        // Of little memory, the host leaves half to tasks.
+        ByteSize(tasks.saturating_add(OF_THE_HOST.as_u64().min(tasks)))
+    }
+
     /// The memory that all guests together may have, if the memory of this process is known.
     /// `parallel` tasks run at a time, and the host may need `beside` for each of them.
     pub fn for_guests(&self, parallel: usize, beside: ByteSize) -> Option<ByteSize> {
@@ -283,6 +290,14 @@ mod tests {
             Machine { cores: 4, memory, addresses }.places(each)
         };
         let gib = ByteSize::gib;
+        for parallel in 1..=4 {
+            for each in [ByteSize::mib(10), ByteSize::mib(300), gib(1)] {
+                let needed = Machine::needed(parallel, each);
+                assert_eq!(places(Some(needed), None, each), parallel, "{each}");
+                let less = ByteSize(needed.as_u64() - 2);
+                assert!(places(Some(less), None, each) < parallel.max(2), "{each}");
+            }
+        }
         assert_eq!(places(None, None, gib(1)), 4);
         assert_eq!(places(Some(gib(8)), None, gib(1)), 4);
         assert_eq!(places(Some(gib(3)), None, gib(1)), 2);

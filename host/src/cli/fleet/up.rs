@@ -14,8 +14,6 @@ use super::super::settings::{Everything, Flags, Settings};
 use super::options::{Options, Workers};
 use super::{advice, name, open, said, states, tell};
 
-/// What a host needs beside its tasks, with some to spare.
-const OWN_MEMORY: ByteSize = ByteSize::mib(512);
 /// The image of this version.
 const IMAGE: &str = concat!("ghcr.io/task-host/task-host:", env!("CARGO_PKG_VERSION"));
 
@@ -153,7 +151,7 @@ impl WorkersOfFleet {
         settings.or("log-format", "json");
         let config = settings.config_to_run()?;
 
-        let needed = memory(slots, config.task.memory);
+        let needed = in_steps(config.limits().memory_for(slots));
         let memory = options.mem.unwrap_or(needed);
         if memory < needed {
             return Err(Advice::usage(format!(
@@ -209,11 +207,10 @@ impl WorkersOfFleet {
 /// Settings with which a worker ends by itself.
 const ENDS: [&str; 4] = ["exit-when-empty", "exit-when-idle", "max-tasks", "for"];
 
-/// The memory that a worker needs, in whole steps of 256 MiB.
-fn memory(slots: usize, task: ByteSize) -> ByteSize {
+/// Memory that can be written shortly: in whole steps of 256 MiB.
+fn in_steps(memory: ByteSize) -> ByteSize {
     const STEP: u64 = 256 << 20;
-    let needed = OWN_MEMORY.as_u64().saturating_add(task.as_u64().saturating_mul(slots as u64));
-    ByteSize::b(needed.div_ceil(STEP).saturating_mul(STEP))
+    ByteSize::b(memory.as_u64().div_ceil(STEP).saturating_mul(STEP))
 }
 
 /// The number of workers for the tasks that wait now.
@@ -260,13 +257,5 @@ mod tests {
         let rows = command.get_arguments().filter(is_own).map(reference::row);
         let table = format!("{}{}", reference::HEADER, rows.collect::<String>());
         reference::is_on_the_page("settings of a fleet", &table);
-    }
-
-    #[test]
-    fn a_worker_has_the_memory_for_its_tasks() {
-        assert_eq!(memory(1, ByteSize::gib(1)), ByteSize::mib(1536));
-        assert_eq!(memory(8, ByteSize::gib(1)), ByteSize::mib(8704));
-        assert_eq!(memory(1, ByteSize::mib(1)), ByteSize::mib(768));
-        assert!(memory(usize::MAX, ByteSize::gib(1)) > ByteSize::gib(1));
     }
 }
