@@ -123,18 +123,15 @@ impl Program {
         Ok(Answer { stdout, stderr, success: output.status.success() })
     }
 
-    /// Runs the tool and returns the lines that it writes, as they come. It ends with the stream.
+    /// Runs the tool and returns the lines that it writes to standard output, as they come. It ends
+    /// with the stream.
     pub(super) fn lines<S: AsRef<OsStr>>(
         &self,
         doing: &str,
         worker: &str,
         args: &[S],
     ) -> Result<BoxStream<'static, Result<Line, EngineError>>, EngineError> {
-        let mut command = self.command(args);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = self.spawn(doing, command)?;
-        let Some(stdout) = child.stdout.take() else { return Ok(stream::empty().boxed()) };
-        Ok(self.lines_of(doing, worker, child, stdout))
+        self.lines_from(doing, worker, args, [Stdio::piped(), Stdio::null()])
     }
 
     /// The same for what the tool writes to standard error.
@@ -144,11 +141,24 @@ impl Program {
         worker: &str,
         args: &[S],
     ) -> Result<BoxStream<'static, Result<Line, EngineError>>, EngineError> {
+        self.lines_from(doing, worker, args, [Stdio::null(), Stdio::piped()])
+    }
+
+    fn lines_from<S: AsRef<OsStr>>(
+        &self,
+        doing: &str,
+        worker: &str,
+        args: &[S],
+        [stdout, stderr]: [Stdio; 2],
+    ) -> Result<BoxStream<'static, Result<Line, EngineError>>, EngineError> {
         let mut command = self.command(args);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
         let mut child = self.spawn(doing, command)?;
-        let Some(stderr) = child.stderr.take() else { return Ok(stream::empty().boxed()) };
-        Ok(self.lines_of(doing, worker, child, stderr))
+        Ok(match (child.stdout.take(), child.stderr.take()) {
+            (Some(stdout), _) => self.lines_of(doing, worker, child, stdout),
+            (_, Some(stderr)) => self.lines_of(doing, worker, child, stderr),
+            (None, None) => stream::empty().boxed(),
+        })
     }
 
     fn lines_of(
