@@ -96,7 +96,7 @@ async fn too_few_workers_are_stopped_unless_they_are_to_be_kept() {
 
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_for_workers_that_have_all_failed() {
-    let engine = Imitation::new(&[course(Some(1), 1, true)]);
+    let engine = Imitation::new(&[course(Some(1), 0, true)]);
     let start = Instant::now();
     let (launched, _) = up_with(&engine, &spec(), wanted(1, 3), false).await;
     assert!(matches!(launched, Ok(Launched::TooFew(_))), "{launched:?}");
