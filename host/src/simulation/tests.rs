@@ -82,7 +82,6 @@ fn small(tasks: usize, length: Duration) -> Plan {
 
 fn run(plan: &Plan) -> Figures {
     let figures = fleet::run(plan);
-    println!("{figures}");
     assert_eq!((figures.charged, figures.given_up), (0, 0), "attempts are charged: {figures}");
     figures
 }
