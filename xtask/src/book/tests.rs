@@ -67,6 +67,8 @@ fn broken(pages: &BTreeMap<String, String>, exists: impl Fn(&str) -> bool) -> Ve
         for range in links::links(text).unwrap() {
             let link = &text[range];
             let to = match link.strip_prefix(REPOSITORY) {
+                // GitHub makes this page.
+                Some("/releases") => continue,
                 Some(path) => {
                     path.trim_start_matches("/blob/main/").trim_start_matches("/tree/main/")
                 }
