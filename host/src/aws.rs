@@ -1,4 +1,4 @@
-//! What is the same for all services of AWS: region, credentials, retries, and how errors are told.
+//! What is the same for all services of AWS: region, credentials, retries, and how errors are reported.
 
 use std::error::Error;
 

@@ -23,7 +23,7 @@ mod shell;
 mod slurm;
 mod spec;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -60,7 +60,7 @@ pub trait Engine: Send + Sync {
     async fn status(&self, fleet: &FleetName) -> Result<Option<Status>, EngineError>;
 
     /// The names of all fleets of this engine.
-    async fn fleets(&self) -> Result<Vec<FleetName>, EngineError>;
+    async fn fleets(&self) -> Result<BTreeSet<FleetName>, EngineError>;
 
     /// What workers wrote to standard error.
     async fn logs(

@@ -36,7 +36,7 @@ pub(super) const WORKER_INDEX: &str = "HOST_WORKER_INDEX";
 pub(super) const PREFIX: &str = "task-host-";
 /// Requests about many workers that are sent at the same time.
 pub(super) const AT_A_TIME: usize = 10;
-/// Why workers of this program were stopped, for whoever looks at them in the console.
+/// Why workers of this program were stopped, for people who look at them in the console.
 pub(super) const STOPPED: &str = "stopped by `host fleet`";
 
 /// The account of AWS, as seen by an engine.

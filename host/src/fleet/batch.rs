@@ -116,7 +116,7 @@ impl Batch {
         Ok(jobs)
     }
 
-    /// The jobs of an array that are in this state, at most so many pages of them.
+    /// The jobs of an array that are in this state, from at most that many pages.
     async fn elements(
         &self,
         array: &str,
@@ -402,11 +402,9 @@ impl Engine for Batch {
         }))
     }
 
-    async fn fleets(&self) -> Result<Vec<FleetName>, EngineError> {
+    async fn fleets(&self) -> Result<BTreeSet<FleetName>, EngineError> {
         let jobs = self.named(&format!("{}*", aws::PREFIX)).await?;
-        let names: BTreeSet<FleetName> =
-            jobs.iter().filter_map(|job| aws::fleet(job.job_name()?)).collect();
-        Ok(names.into_iter().collect())
+        Ok(jobs.iter().filter_map(|job| aws::fleet(job.job_name()?)).collect())
     }
 
     async fn logs(

@@ -339,14 +339,12 @@ impl Engine for Docker {
         }))
     }
 
-    async fn fleets(&self) -> Result<Vec<FleetName>, EngineError> {
+    async fn fleets(&self) -> Result<BTreeSet<FleetName>, EngineError> {
         let filter = format!("label={FLEET}");
         let format = format!("{{{{.Label \"{FLEET}\"}}}}");
         let list = ["ps", "--all", "--filter", &filter, "--format", &format];
         let names = self.run("looking at containers", &list).await?;
-        let names: BTreeSet<FleetName> =
-            names.lines().filter_map(|name| name.trim().parse().ok()).collect();
-        Ok(names.into_iter().collect())
+        Ok(names.lines().filter_map(|name| name.trim().parse().ok()).collect())
     }
 
     async fn logs(

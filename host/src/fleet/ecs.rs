@@ -362,13 +362,13 @@ impl Engine for Ecs {
         }))
     }
 
-    async fn fleets(&self) -> Result<Vec<FleetName>, EngineError> {
+    async fn fleets(&self) -> Result<BTreeSet<FleetName>, EngineError> {
         let tasks = self.tasks(None).await?;
         let family = |task: &Task| {
             let name = task.task_definition_arn()?.rsplit('/').next()?.to_owned();
             aws::fleet(name.split(':').next()?)
         };
-        Ok(tasks.iter().filter_map(family).collect::<BTreeSet<_>>().into_iter().collect())
+        Ok(tasks.iter().filter_map(family).collect())
     }
 
     async fn logs(

@@ -1,5 +1,6 @@
 //! An engine for tests, in memory. Its workers start and end by the clock.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -115,8 +116,8 @@ impl Engine for Imitation {
         Ok((counts != Counts::default()).then_some(status))
     }
 
-    async fn fleets(&self) -> Result<Vec<FleetName>, EngineError> {
-        Ok(Vec::new())
+    async fn fleets(&self) -> Result<BTreeSet<FleetName>, EngineError> {
+        Ok(BTreeSet::new())
     }
 
     async fn logs(

@@ -125,9 +125,8 @@ impl Engine for Kubernetes {
         Ok(objects.status())
     }
 
-    async fn fleets(&self) -> Result<Vec<FleetName>, EngineError> {
-        let names: BTreeSet<FleetName> = self.objects(LABEL).await?.fleets().collect();
-        Ok(names.into_iter().collect())
+    async fn fleets(&self) -> Result<BTreeSet<FleetName>, EngineError> {
+        Ok(self.objects(LABEL).await?.fleets().collect())
     }
 
     async fn logs(

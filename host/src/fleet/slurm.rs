@@ -301,12 +301,12 @@ impl Engine for Slurm {
         Ok(Some(Status { counts, reasons, since: queue.since(), digest, environment }))
     }
 
-    async fn fleets(&self) -> Result<Vec<FleetName>, EngineError> {
+    async fn fleets(&self) -> Result<BTreeSet<FleetName>, EngineError> {
         let args = ["--noheader", "--states=all", &self.user(), "--format=%j"];
         let names = self.run("squeue", "looking at the queue", &args).await?;
         let fleets =
             names.lines().filter_map(|name| name.trim().strip_prefix(PREFIX)?.parse().ok());
-        Ok(fleets.collect::<BTreeSet<_>>().into_iter().collect())
+        Ok(fleets.collect())
     }
 
     async fn logs(

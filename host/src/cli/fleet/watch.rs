@@ -117,7 +117,7 @@ impl Status {
         let address = self.engine.address(&settings)?.to_string();
         let engine = open(&self.engine, &settings).await?;
         let names = match &self.name {
-            Some(name) => vec![name.clone()],
+            Some(name) => [name.clone()].into(),
             None => engine.fleets().await.map_err(advice)?,
         };
         let mut rows = vec![
