@@ -43,10 +43,14 @@ fn kill(site: &Site, step: Step) {
 
 /// Runs a host that is stopped at that step, and another one until it has done the work of both.
 fn stop(site: &Site, step: Step, plan: &Plan) {
-    // The host has one task, so that it does nothing else at that moment: a lock that it holds, or an
-    // output that it is about to rename. Which task it gets is the queue's affair.
+    // The host has one task at a time, so that it does nothing else at that moment: a lock that it
+    // holds, or an output that it is about to rename. Which task it gets first is the queue's affair.
     let is_any_task = plan.work == Work::Copies;
-    let args: &[&str] = if is_any_task { &["--max-tasks", "1"] } else { &[] };
+    let args: &[&str] = match plan.work {
+        Work::Copies => &["--max-tasks", "1"],
+        Work::OneFails | Work::OneIsLong => &["--parallel", "1", "--prefetch", "0"],
+        Work::Large => &[],
+    };
     let mut stopped = site.start_faulty(&format!("{step:?}=1*return(stop)"), args);
     eventually(&format!("a host that stops at {step:?}"), || {
         assert!(!stopped.has_ended(), "the host ended: {}", stopped.stderr());

@@ -146,8 +146,9 @@ impl Site {
         }
         command.args(match self.work {
             Work::Large => &["--cache-size", "1MiB", "--parallel", "1", "--prefetch", "1"][..],
-            _ => &["--parallel", "2"],
+            _ => &[],
         });
+        command.env("HOST_PARALLEL", "2");
         command
     }
 
