@@ -21,6 +21,7 @@ mod blocking;
 pub mod bucket;
 pub mod cache;
 pub mod catalog;
+pub mod cause;
 pub mod config;
 pub mod confinement;
 pub mod digest;

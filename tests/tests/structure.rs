@@ -23,7 +23,7 @@ const LAYERS: &[&[&str]] = &[
     &["spill"],
     &["notice", "protection"],
     &["ahead", "hold", "identity", "message", "outage", "ownership", "process_dir", "stats"],
-    &["aws", "confinement", "json", "key", "machine", "roots", "turns", "words"],
+    &["aws", "cause", "confinement", "json", "key", "machine", "roots", "turns", "words"],
     &["ask", "blocking", "digest", "dirs", "environment", "fault", "pace", "plain", "shortage"],
 ];
 
