@@ -13,6 +13,7 @@
 //! [`task`] is that list as one function; [`services`] is what tasks share. [`fleet`] starts workers
 //! on other machines.
 
+pub mod activity;
 pub mod ahead;
 pub mod ask;
 mod aws;
@@ -20,6 +21,7 @@ mod blocking;
 pub mod bucket;
 pub mod cache;
 pub mod catalog;
+pub mod cause;
 pub mod config;
 pub mod confinement;
 pub mod digest;
@@ -36,6 +38,7 @@ pub mod key;
 pub mod lease;
 pub mod machine;
 pub mod message;
+pub mod metrics;
 pub mod notice;
 pub mod outage;
 mod ownership;
@@ -57,6 +60,7 @@ mod simulation;
 pub mod spill;
 pub mod stats;
 pub mod task;
+pub mod telemetry;
 pub mod transfer;
 mod turns;
 pub mod verdict;

@@ -2,13 +2,14 @@
 //! queues, and the state of each of them.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::activity::Activity;
 use crate::ahead::Ahead;
 use crate::bucket::{self, Access, Bucket, BucketError, DirSync};
 use crate::cache::{Cache, CacheError, CacheOptions};
@@ -23,6 +24,7 @@ use crate::receipt::Receipts;
 use crate::sandbox::{Confinement, Execute, Sandbox};
 use crate::spill::{SpillDir, SpillError};
 use crate::stats::Stats;
+use crate::telemetry::Telemetry;
 use crate::verdict::Policy;
 use crowded::Crowded;
 use slots::Slots;
@@ -32,11 +34,16 @@ pub(crate) mod crowded;
 mod diagnosis;
 pub(crate) mod slots;
 pub(crate) mod undeleted;
+mod view;
 mod waits;
 
 /// Everything that tasks share, opened.
 pub struct Services {
     pub(crate) stats: Arc<Stats>,
+    /// What the host is doing now, and what it has done.
+    pub(crate) activity: Activity,
+    /// Where traces and times of attempts go too.
+    pub(crate) telemetry: OnceLock<Telemetry>,
     pub(crate) outages: Arc<Outages>,
     pub(crate) inputs: Prefetch,
     /// The bucket that outputs go to.
@@ -187,6 +194,8 @@ impl Services {
         let Opened { bucket, inputs, receipts, queue, error_queue, done_queue, .. } = opened;
         Ok(Self {
             stats: Arc::default(),
+            activity: Activity::default(),
+            telemetry: OnceLock::new(),
             outages: Arc::default(),
             inputs: Prefetch {
                 bucket: inputs,
@@ -230,6 +239,16 @@ impl Services {
     /// Counts and times so far.
     pub fn stats(&self) -> &Arc<Stats> {
         &self.stats
+    }
+
+    /// What the host is doing now, and what it has done.
+    pub fn activity(&self) -> &Activity {
+        &self.activity
+    }
+
+    /// Has the ends of attempts sent to OpenTelemetry, from now on. Only the first call counts.
+    pub fn export_to(&self, telemetry: Telemetry) {
+        let _ = self.telemetry.set(telemetry);
     }
 
     /// What does not work now.
