@@ -60,6 +60,7 @@ pages! {
     releasing => "docs/releasing.md",
     security => "docs/security.md",
     summary => "docs/SUMMARY.md",
+    watching => "docs/watching.md",
     writing_a_task => "docs/writing-a-task.md",
 }
 

@@ -17,6 +17,7 @@ use task_host::config::Config;
 use task_host::confinement::InForce;
 use task_host::environment::Environment;
 use task_host::fit::Finding;
+use task_host::heartbeat::Heart;
 use task_host::hold::HeldAhead;
 use task_host::machine::Machine;
 use task_host::notice::{self, Notices, Watcher};
@@ -113,7 +114,12 @@ impl Run {
             }
             side.control.spawn(watch(Handle::current(), services.clone()));
             tell_engine(&side.control, &services);
-            work(&screen, services, side, signals, notices, self.json).await
+            let heart = heartbeats(&services, display.heartbeat);
+            let exit = work(&screen, services, side, signals, notices, self.json).await;
+            if let Some(heart) = heart {
+                heart.stop().await;
+            }
+            exit
         });
         for runtime in [control, renewals, runtime] {
             // Don't wait for calls that hang.
@@ -144,6 +150,12 @@ fn tell_engine(control: &Handle, services: &Services) {
         let stats = services.stats().clone();
         control.spawn(async move { protection::keep(&Environment::of_process(), stats).await });
     }
+}
+
+/// Writes heartbeats, unless the time between two is zero.
+fn heartbeats(services: &Arc<Services>, every: Duration) -> Option<Heart> {
+    let (place, services) = (services.heartbeat_place(), services.clone());
+    (!every.is_zero()).then(|| Heart::start(place, every, move || services.snapshot()))
 }
 
 /// Warns about a problem as `host doctor` would describe it.

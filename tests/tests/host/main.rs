@@ -10,6 +10,7 @@ mod drain;
 mod endings;
 mod finished;
 mod health;
+mod heartbeats;
 mod hostile;
 mod images;
 mod invariants;
