@@ -11,7 +11,7 @@ use syn::visit::{self, Visit};
 const LAYERS: &[&[&str]] = &[
     &["main"],
     &["cli"],
-    &["fit", "fleet", "overview", "transfer", "worker"],
+    &["fit", "fleet", "metrics", "overview", "transfer", "worker"],
     &["task"],
     &["services"],
     &["config"],

@@ -18,6 +18,7 @@ mod leaving;
 mod limits;
 mod logs;
 mod memory;
+mod metrics;
 mod notices;
 mod programs;
 mod python;
