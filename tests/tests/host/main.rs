@@ -18,6 +18,7 @@ mod limits;
 mod logs;
 mod memory;
 mod notices;
+mod page;
 mod programs;
 mod python;
 mod receipts;
