@@ -18,7 +18,6 @@ use axum::response::{Html, IntoResponse};
 use axum::routing::get;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use events::Feed;
@@ -55,13 +54,17 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
 /// Serves the page at `/` and its events at `/api/events`. Must be called in a runtime, where the
 /// events are made.
 ///
-/// `figures` returns what the page shows: the object of `/api/host` or `/api/hosts`. It is called only
-/// while a page is open, once a second at most, where it may block for a short time.
-pub(crate) fn router(figures: impl Fn() -> Value + Send + Sync + 'static) -> Router {
+/// `figures` returns what the page shows: the answer of `/api/host` or `/api/hosts`, JSON without line
+/// feeds. It is called only while a page is open, and once a second at most.
+pub(crate) fn router<F, A>(figures: F) -> Router
+where
+    F: Fn() -> A + Send + Sync + 'static,
+    A: Future<Output = Arc<str>> + Send + 'static,
+{
     Router::new()
         .route("/", get(page))
         .route("/api/events", get(events::follow))
-        .with_state(Feed::start(Arc::new(figures)))
+        .with_state(Feed::start(figures))
 }
 
 async fn page() -> impl IntoResponse {

@@ -18,8 +18,6 @@ use serde_json::Value;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
-use super::super::output;
-
 /// The most pages that may be open at a time.
 const MOST_CLIENTS: usize = 32;
 /// The shortest time between two events.
@@ -28,13 +26,11 @@ const SHORTEST: Duration = Duration::from_secs(1);
 /// connection is lost.
 const LONGEST: Duration = Duration::from_secs(15);
 /// Large figures are sent less often: a client gets so many bytes per second at most, on average.
-const MOST_BYTES_PER_SECOND: usize = 256 * 1024;
+const MOST_BYTES_PER_SECOND: u32 = 256 * 1024;
 /// An event for a client that knows the newest figures.
 const STILL: Bytes = Bytes::from_static(b"event: still\ndata:\n\n");
 /// How long a browser waits before it connects again.
 const RETRY: &[u8] = b"retry: 2000\n\n";
-
-type Figures = Arc<dyn Fn() -> Value + Send + Sync>;
 
 /// The newest figures, for all clients.
 pub(super) struct Feed {
@@ -54,7 +50,11 @@ struct Newest {
 
 impl Feed {
     /// A feed whose figures are made in the current runtime.
-    pub(super) fn start(figures: Figures) -> Arc<Self> {
+    pub(super) fn start<F, A>(figures: F) -> Arc<Self>
+    where
+        F: Fn() -> A + Send + Sync + 'static,
+        A: Future<Output = Arc<str>> + Send + 'static,
+    {
         let feed = Arc::new(Self {
             newest: watch::Sender::default(),
             joined: Notify::new(),
@@ -66,33 +66,31 @@ impl Feed {
 }
 
 /// Makes events while there are clients. Never returns.
-async fn publish(feed: Arc<Feed>, figures: Figures) {
+async fn publish<F, A>(feed: Arc<Feed>, figures: F)
+where
+    F: Fn() -> A,
+    A: Future<Output = Arc<str>>,
+{
     let mut number = 0;
     loop {
         feed.joined.notified().await;
         let mut known = Value::Null;
         let mut sent = Instant::now();
         while feed.newest.receiver_count() > 0 {
-            let make = figures.clone();
-            // In a thread for calls that block: other answers don't wait for it.
-            let made = tokio::task::spawn_blocking(move || {
-                let figures = make();
-                let event = event(&figures);
-                (event, without_clock(figures))
-            });
+            let text = figures().await;
             let mut pause = SHORTEST;
-            if let Ok((Ok(event), made)) = made.await {
-                if made != known {
-                    known = made;
-                    number += 1;
-                    sent = Instant::now();
-                    pause = pause
-                        .max(SHORTEST.mul_f64(event.len() as f64 / MOST_BYTES_PER_SECOND as f64));
-                    feed.newest.send_replace(Newest { number, event });
-                } else if sent.elapsed() >= LONGEST {
-                    sent = Instant::now();
-                    feed.newest.send_modify(|_| ());
-                }
+            let made = without_clock(&text);
+            if made != known {
+                known = made;
+                number += 1;
+                sent = Instant::now();
+                let event = Bytes::from(format!("data: {text}\n\n"));
+                let fair = SHORTEST * event.len() as u32 / MOST_BYTES_PER_SECOND;
+                pause = fair.clamp(SHORTEST, LONGEST);
+                feed.newest.send_replace(Newest { number, event });
+            } else if sent.elapsed() >= LONGEST {
+                sent = Instant::now();
+                feed.newest.send_modify(|_| ());
             }
             tokio::time::sleep(pause).await;
         }
@@ -101,14 +99,9 @@ async fn publish(feed: Arc<Feed>, figures: Figures) {
     }
 }
 
-/// Figures as an event: one line of JSON.
-fn event(figures: &Value) -> serde_json::Result<Bytes> {
-    let line = output::json_line(figures)?;
-    Ok(Bytes::from([b"data: ", &line[..], b"\n\n"].concat()))
-}
-
 /// The figures without what changes by itself: when they were made.
-fn without_clock(mut figures: Value) -> Value {
+fn without_clock(figures: &str) -> Value {
+    let mut figures: Value = serde_json::from_str(figures).unwrap_or_default();
     if let Some(now) = figures.get_mut("now").and_then(Value::as_object_mut) {
         now.remove("time");
     }

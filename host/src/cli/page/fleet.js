@@ -81,7 +81,7 @@ class FleetView {
     where([queue?.url]);
     if (silent.length) state(count(silent.length) + " silent", "bad");
     else state(alive.some((item) => item.snapshot.state === "working") ? "working" : "idle", alive.length ? "good" : "quiet");
-    outages([]);
+    outages(all.problems);
     const slots = alive.reduce((sum, { snapshot }) => sum + (snapshot.host.slots ?? 0), 0);
     const busy = alive.reduce((sum, { snapshot }) => sum + snapshot.running.length, 0);
     const [used, limit] = ["guests", "limit"]
