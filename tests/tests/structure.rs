@@ -11,7 +11,7 @@ use syn::visit::{self, Visit};
 const LAYERS: &[&[&str]] = &[
     &["main"],
     &["cli"],
-    &["fit", "fleet", "transfer", "worker"],
+    &["fit", "fleet", "metrics", "transfer", "worker"],
     &["task"],
     &["services"],
     &["config"],
@@ -23,7 +23,7 @@ const LAYERS: &[&[&str]] = &[
     &["spill"],
     &["notice", "protection"],
     &["ahead", "hold", "identity", "message", "outage", "ownership", "process_dir", "stats"],
-    &["aws", "confinement", "json", "key", "machine", "roots", "turns", "words"],
+    &["aws", "cause", "confinement", "json", "key", "machine", "roots", "turns", "words"],
     &["ask", "blocking", "digest", "dirs", "environment", "fault", "pace", "plain", "shortage"],
 ];
 
