@@ -3,18 +3,15 @@
 //! The queue and the heartbeats are looked at only while somebody looks at the page, and once for all who
 //! do.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::response::IntoResponse;
-use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::routing::get;
-use futures_util::stream::{self, Stream};
 use task_host::config::parse;
 use task_host::overview::Watcher;
 use tokio::net::TcpListener;
@@ -22,7 +19,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Mutex;
 
 use super::exit_code::{Advice, Exit};
+use super::listener::Bounded;
 use super::output;
+use super::page;
 use super::settings::address;
 use super::watch::Watch;
 
@@ -79,7 +78,8 @@ impl Dashboard {
         }
         let seen = Seen { watcher, last: None };
         let shared = Arc::new(Shared { every: self.every, seen: Mutex::new(seen) });
-        let serving = tokio::spawn(async move { axum::serve(listener, router(shared)).await });
+        let serving =
+            tokio::spawn(async move { axum::serve(Bounded::new(listener), router(shared)).await });
         tokio::select! {
             ended = serving => ended??,
             _ = tokio::signal::ctrl_c() => {}
@@ -119,39 +119,22 @@ impl Shared {
     }
 }
 
+/// The page, its events, and the same as JSON.
 fn router(shared: Arc<Shared>) -> Router {
-    Router::new()
-        .route("/api/hosts", get(hosts))
-        .route("/api/events", get(events))
-        .with_state(shared)
+    let followed = shared.clone();
+    let figures = move || {
+        let followed = followed.clone();
+        async move { followed.latest().await }
+    };
+    let hosts = Router::new().route("/api/hosts", get(hosts)).with_state(shared);
+    hosts.merge(page::router(figures))
 }
 
 async fn hosts(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")];
+    let headers = [
+        (CONTENT_TYPE, "application/json"),
+        (CACHE_CONTROL, "no-store"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
     (headers, shared.latest().await.to_string())
-}
-
-/// Sends what is known, now and after each look.
-async fn events(
-    State(shared): State<Arc<Shared>>,
-) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    let events = stream::unfold(
-        (shared, None),
-        |(shared, before): (Arc<Shared>, Option<Arc<str>>)| async move {
-            loop {
-                if before.is_some() {
-                    tokio::time::sleep(shared.every).await;
-                }
-                let json = shared.latest().await;
-                // Another one's look may be as old as the one that was sent.
-                if before.as_ref().is_none_or(|before| !Arc::ptr_eq(before, &json)) {
-                    let event = Event::default().data(&*json);
-                    return Some((Ok(event), (shared, Some(json))));
-                }
-            }
-        },
-    );
-    // A page that hears nothing for long connects again.
-    let still = KeepAlive::new().event(Event::default().event("still").data(""));
-    Sse::new(events).keep_alive(still)
 }

@@ -74,7 +74,10 @@ class HostView {
     this.parts.names.update(now.names);
     show(byId("settings"), settings?.length > 0);
     put(byId("settings-number"), settings ? count(settings.length) : "");
-    if (settings) this.parts.settings.update(settings.map(({ name, value, source }) => [name, value, source]));
+    // What somebody set comes first.
+    const isDefault = ({ source }) => Number(source === "default");
+    const sorted = [...(settings ?? [])].sort((a, b) => isDefault(a) - isDefault(b));
+    this.parts.settings.update(sorted.map(({ name, value, source }) => [name, value, source]));
     this.parts.about.update(facts(now, heartbeat?.age_seconds));
     show(byId("about"), true);
   }
