@@ -292,9 +292,7 @@ pub fn check_not_reserved(base_directory: &str) -> Result<(), KeyError> {
 fn is_reserved(text: &str) -> bool {
     let first = text.split('/').next().unwrap_or_default();
     let seen = first.chars().filter(|c| plain::is_plain(*c)).flat_map(char::to_uppercase);
-    [RECEIPTS, HOSTS]
-        .iter()
-        .any(|name| seen.clone().eq(name.chars().flat_map(char::to_uppercase)))
+    [RECEIPTS, HOSTS].iter().any(|name| seen.clone().eq(name.chars().flat_map(char::to_uppercase)))
 }
 
 /// A name as a case-insensitive file system sees it. Converted character by character, so that the

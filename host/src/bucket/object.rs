@@ -16,8 +16,8 @@ use globset::GlobMatcher;
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path;
 use object_store::{
-    Attribute, Attributes, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
-    UpdateVersion,
+    Attribute, Attributes, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
+    PutOptions, UpdateVersion,
 };
 use tokio_util::task::TaskTracker;
 
@@ -457,9 +457,7 @@ impl ObjectBucket {
             name.strip_prefix(prefix.as_str()).and_then(|rest| rest.strip_prefix('/'))
         };
         match BucketKey::new(below?) {
-            Ok(key) => {
-                Some(Listed { key, size: meta.size, modified: meta.last_modified.into() })
-            }
+            Ok(key) => Some(Listed { key, size: meta.size, modified: meta.last_modified.into() }),
             Err(error) => {
                 tracing::warn!(bucket = %self, "skipped key {name:?}: it {error}");
                 None
