@@ -16,7 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["services"],
     &["config"],
     &["verdict"],
-    &["failure", "heartbeat", "receipt"],
+    &["failure", "heartbeat", "receipt", "telemetry"],
     &["activity", "prefetch", "report", "catalog", "publish"],
     &["lease", "cache", "sandbox"],
     &["queue", "bucket"],

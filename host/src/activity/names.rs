@@ -73,18 +73,22 @@ pub(super) struct Names {
 }
 
 impl Names {
-    pub(super) fn add(&mut self, name: Option<&TaskName>, end: End, ran: Option<Duration>) {
+    /// Counts an attempt. Returns whether its name is counted by itself.
+    pub(super) fn add(&mut self, name: Option<&TaskName>, end: End, ran: Option<Duration>) -> bool {
         if let Some(name) = name {
             if let Some(counts) = self.known.get_mut(name) {
                 self.never_ran -= usize::from(!counts.has_run && ran.is_some());
-                return counts.add(end, ran);
+                counts.add(end, ran);
+                return true;
             }
             if self.has_room_for(name, ran) {
                 self.never_ran += usize::from(ran.is_none());
-                return self.known.entry(name.clone()).or_default().add(end, ran);
+                self.known.entry(name.clone()).or_default().add(end, ran);
+                return true;
             }
         }
         self.others.add(end, ran);
+        false
     }
 
     fn has_room_for(&self, name: &TaskName, ran: Option<Duration>) -> bool {

@@ -2,6 +2,7 @@
 
 mod confine;
 mod listen;
+mod otlp;
 mod progress;
 mod stop;
 mod summary;
@@ -27,6 +28,7 @@ use task_host::worker::{Stopped, Worker};
 use task_host::{identity, protection};
 use tokio::runtime::Handle;
 
+use otlp::Exports;
 use progress::Progress;
 use stop::{Signals, Stop};
 use summary::{Ending, Summary};
@@ -116,6 +118,7 @@ impl Run {
                 side.control.spawn(serving).await??;
             }
             side.control.spawn(watch(Handle::current(), services.clone()));
+            let exports = Exports::start(&services, &side.control)?;
             keep_history(&side.control, &services, SlowRule::of(display.slow));
             tell_engine(&side.control, &services);
             let heart = heartbeats(&services, display.heartbeat);
@@ -123,6 +126,8 @@ impl Run {
             if let Some(heart) = heart {
                 heart.stop().await;
             }
+            // Not on this thread, which has tasks to wait for.
+            tokio::task::spawn_blocking(move || exports.end()).await?;
             exit
         });
         for runtime in [control, renewals, runtime] {
