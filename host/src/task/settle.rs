@@ -16,7 +16,7 @@ use crate::fault::{self, Step as Reached};
 use crate::lease::{Lease, Settlement, Unsettled};
 use crate::publish::Published;
 use crate::queue::{Queue, QueueError, Release};
-use crate::report::{self, DoneReport, ErrorReport};
+use crate::report::{self, DoneReport, ErrorReport, Took};
 use crate::services::Services;
 use crate::services::undeleted::End;
 use crate::shortage;
@@ -36,9 +36,6 @@ impl Attempt {
         end: &Result<Published, Failure>,
         verdict: Verdict,
     ) {
-        for line in self.log.text.lines() {
-            tracing::debug!(target: "guest", "{line}");
-        }
         let reason = end.as_ref().err().map(ToString::to_string).unwrap_or_default();
         let verdict = match self.report(services, &lease, end, &verdict).await {
             Ok(()) => verdict,
@@ -142,6 +139,10 @@ impl Attempt {
         }
     }
 
+    fn took(&self) -> Took<'_> {
+        Took { steps: &self.steps, cpu_time: self.cpu_time, memory: self.memory }
+    }
+
     async fn report_done(
         &self,
         services: &Services,
@@ -154,8 +155,7 @@ impl Attempt {
             outputs: &published.keys,
             attempt: lease.attempt(),
             component: self.component,
-            elapsed: self.steps.worked(),
-            cpu_time: self.cpu_time,
+            took: self.took(),
         };
         match send(services, lease, queue, || report.versions(), Duty::MayBeRefused).await {
             // The task is done, even if the queue refuses its report.
@@ -173,9 +173,12 @@ impl Attempt {
         lease: &Lease,
         failure: &Failure,
     ) -> Result<(), Verdict> {
+        let trace = self.trace.as_ref().map(|trace| trace.show(None));
         let report = ErrorReport {
             message: &lease.message().body,
             exception: failure.to_string(),
+            trace: trace.as_deref(),
+            failed_call: self.failed_call.as_deref(),
             attempt: match failure {
                 Failure::Deaths { deaths } => *deaths,
                 Failure::Unaccounted { deliveries } => *deliveries,
@@ -185,8 +188,7 @@ impl Attempt {
             phase: failure.phase(),
             component: self.component,
             log: Some(&self.log.text),
-            elapsed: self.steps.worked(),
-            cpu_time: self.cpu_time,
+            took: self.took(),
         };
         send(services, lease, &services.error_queue, || report.versions(), Duty::MustArrive)
             .await
