@@ -13,6 +13,7 @@
 //! [`task`] is that list as one function; [`services`] is what tasks share. [`fleet`] starts workers
 //! on other machines.
 
+pub mod activity;
 pub mod ahead;
 pub mod ask;
 mod aws;

@@ -17,7 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["config"],
     &["verdict"],
     &["failure", "receipt"],
-    &["prefetch", "report", "catalog", "publish"],
+    &["activity", "prefetch", "report", "catalog", "publish"],
     &["lease", "cache", "sandbox"],
     &["queue", "bucket"],
     &["spill"],
