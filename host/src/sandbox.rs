@@ -46,6 +46,7 @@ use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
 use crate::fault::{self, Step};
 use crate::message::Task;
+use crate::plain;
 use crate::spill::SpillDir;
 use crate::words;
 pub use confine::Confinement;
@@ -721,7 +722,9 @@ fn trapped(phase: Phase, error: &wasmtime::Error, log: &log::Sink) -> (RunError,
         None => (None, None),
     };
     let what = match (trap, exit) {
-        _ if let Some(cause) = cause => words::cut(&cause, MAX_REASON).into_owned(),
+        _ if let Some(cause) = cause => {
+            plain::escape_lines(&words::cut(&cause, MAX_REASON)).into_owned()
+        }
         // WASI 0.2 tells a good exit from a bad one, and no more.
         (_, Some(exit)) => {
             let how = if exit.0 == 0 { "without an error" } else { "with an error" };

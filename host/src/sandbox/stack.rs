@@ -39,7 +39,7 @@ struct Frame {
 impl Trace {
     /// What the guest told, or the stack of an error; none if neither is known.
     pub(super) fn of(error: &wasmtime::Error, told: Option<String>) -> Option<Self> {
-        let told = told.map(|told| words::cut(&told, MOST).into_owned());
+        let told = told.map(|told| plain::escape_lines(&words::cut(&told, MOST)).into_owned());
         let frames = error.downcast_ref::<WasmBacktrace>().map(WasmBacktrace::frames);
         let frames: Vec<Frame> = frames.unwrap_or_default().iter().map(Frame::of).collect();
         (told.is_some() || !frames.is_empty()).then_some(Self { told, frames })

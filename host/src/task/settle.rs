@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Attempt;
+use crate::cause;
 use crate::failure::Failure;
 use crate::fault::{self, Step as Reached};
 use crate::lease::{Lease, Settlement, Unsettled};
@@ -112,8 +113,6 @@ impl Attempt {
         reason: &str,
         is_known: bool,
     ) {
-        let steps = &self.steps;
-        let cpu_seconds = self.cpu_time.map(|time| time.as_secs_f64());
         match (verdict, settled) {
             (_, Err(QueueError::LeaseLost { .. })) | (Verdict::Abandon, _) => {
                 tracing::warn!("the lease was lost; the task is left to the host that has it now");
@@ -126,17 +125,41 @@ impl Attempt {
                 }
                 tracing::info!("the message comes back when its lease ends");
             }
-            (Verdict::Done, Ok(())) => tracing::debug!(%steps, cpu_seconds, "done"),
-            (Verdict::Reject, Ok(())) => tracing::error!(%steps, cpu_seconds, "rejected: {reason}"),
+            (Verdict::Done, Ok(())) => self.log_steps("done"),
+            (Verdict::Reject, Ok(())) => {
+                let cause = cause::fingerprint(reason);
+                tracing::error!(cause, "rejected: {reason}");
+                self.log_steps("the steps of the rejected task");
+            }
             (Verdict::Retry { after }, Ok(())) => {
+                let (cause, retry_seconds) = (cause::fingerprint(reason), after.as_secs_f64());
                 let after = humantime::format_duration(Duration::from_millis(
                     u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
                 ));
-                tracing::warn!(%steps, cpu_seconds, "failed, retry in {after}: {reason}");
+                tracing::warn!(cause, retry_seconds, "failed, retry in {after}: {reason}");
+                self.log_steps("the steps of the failed attempt");
             }
             (Verdict::Return { .. }, Ok(())) if is_known => tracing::debug!("released: {reason}"),
             (Verdict::Return { .. }, Ok(())) => tracing::info!("released: {reason}"),
         }
+    }
+
+    /// Logs what each step took, in seconds.
+    fn log_steps(&self, message: &str) {
+        let seconds = |step: Step| self.steps.spent(step).as_secs_f64();
+        tracing::debug!(
+            decode = seconds(Step::Decode),
+            fetch = seconds(Step::Fetch),
+            resolve = seconds(Step::Resolve),
+            wait = seconds(Step::Wait),
+            instantiate = seconds(Step::Instantiate),
+            run = seconds(Step::Run),
+            publish = seconds(Step::Publish),
+            settle = seconds(Step::Settle),
+            cpu = self.cpu_time.map(|time| time.as_secs_f64()),
+            memory_bytes = Some(self.memory).filter(|memory| *memory > 0),
+            "{message}"
+        );
     }
 
     fn took(&self) -> Took<'_> {

@@ -248,8 +248,7 @@ impl Filter {
             exception.as_ref().is_some_and(|e| is_in(e) || is_in(&cause::fingerprint(e)))
                 || log.as_ref().is_some_and(is_in)
         };
-        let has_cause =
-            |cause: &String| exception.as_ref().is_some_and(|e| cause::is_of(e, cause));
+        let has_cause = |cause: &String| exception.as_ref().is_some_and(|e| cause::is_of(e, cause));
         self.name.as_ref().is_none_or(|name| *name == candidate.name)
             && self.id.is_none_or(|id| id == candidate.id)
             && self.text.as_ref().is_none_or(has_text)

@@ -222,13 +222,7 @@ impl Columns {
         }
     }
 
-    fn write(
-        &self,
-        out: &mut impl Write,
-        id: &str,
-        due: &str,
-        row: &Row,
-    ) -> std::io::Result<()> {
+    fn write(&self, out: &mut impl Write, id: &str, due: &str, row: &Row) -> std::io::Result<()> {
         let line = output::cut(&row.line(), 120);
         let Row { time, attempt, host, .. } = row;
         match self.has_reports {
@@ -262,10 +256,10 @@ mod tests {
         let task =
             r#"{"basic_info": {"id": 3, "name": "A", "base_directory": "d", "inputs": ["x"]}}"#;
         assert_eq!(line_of(task), "A 3 in \"d\", 1 input");
-        let report = format!(r#"{{"task": {task}, "exception": "execute: no"}}"#);
+        let report = format!(r#"{{"task": {task}, "exception": "no"}}"#);
         assert_eq!(line_of(&report), "A 3 in \"d\", 1 input: execute: no");
         let as_text = serde_json::Value::from(format!("{task} "));
-        let report = format!(r#"{{"task": {as_text}, "exception": "execute: no"}}"#);
+        let report = format!(r#"{{"task": {as_text}, "exception": "no"}}"#);
         assert_eq!(line_of(&report), "A 3 in \"d\", 1 input: execute: no");
         assert!(line_of("x").starts_with("not a task: message: is not JSON"));
     }

@@ -183,8 +183,12 @@ impl Summary {
         output::table(&mut out, &rows)?;
         if self.failed > 0 {
             let (queue, errors) = (&self.queue, &self.error_queue);
-            writeln!(out, "to see the errors:          host queue ls {errors}")?;
-            writeln!(out, "after fixing, send back:    host queue redrive {queue}")?;
+            let from = match *errors == format!("{queue}-errors") {
+                true => String::new(),
+                false => format!(" --from {errors}"),
+            };
+            writeln!(out, "to see the errors:          host queue errors {queue}{from}")?;
+            writeln!(out, "after fixing, send back:    host queue redrive {queue}{from}")?;
         }
         Ok(())
     }
