@@ -14,6 +14,7 @@ mod place;
 mod process;
 mod python;
 mod signing;
+mod stack;
 /// The steps of a task's life at which a host with fault points can be faulted.
 #[path = "../../host/src/fault/step.rs"]
 pub mod step;
@@ -26,6 +27,7 @@ pub use place::{Place, files, misbehaviour, no_op};
 pub use process::{Finished, Running};
 pub use python::Script;
 pub use signing::Signer;
+pub use stack::Stacks;
 pub use task_host_test_network::wait::{eventually, within};
 pub use task_host_test_network::{faults, http};
 pub use watched::Watched;
