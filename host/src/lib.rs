@@ -38,6 +38,7 @@ pub mod key;
 pub mod lease;
 pub mod machine;
 pub mod message;
+pub mod metrics;
 pub mod notice;
 pub mod outage;
 mod ownership;

@@ -26,6 +26,7 @@ mod quota;
 mod room;
 mod stack;
 mod thread;
+mod watched;
 
 use std::borrow::Cow;
 use std::num::NonZeroUsize;
@@ -68,6 +69,7 @@ use quota::Quota;
 use room::{Room, Share};
 pub use stack::Trace;
 use thread::Threads;
+pub use watched::Watched;
 
 /// Bytes of a guest's reason for a failure that are kept.
 const MAX_REASON: usize = 16 << 10;
@@ -118,6 +120,8 @@ pub struct Job {
     pub cancelled: CancellationToken,
     /// Where the guest's output goes at once, beside the log.
     pub tee: Option<Tee>,
+    /// What others see of it while it runs.
+    pub watched: Option<Arc<Watched>>,
     /// Dropped as soon as the guest has ended, on its thread: the next task can begin before this
     /// one's end is noticed.
     pub slot: Option<OwnedSemaphorePermit>,
@@ -340,6 +344,12 @@ impl Sandbox {
         }
     }
 
+    /// The memory that all guests have now, and the most that they may have, if there is a limit.
+    pub fn memory(&self) -> (ByteSize, Option<ByteSize>) {
+        let size = self.room.size();
+        (self.room.held(), Some(size).filter(|size| size.as_u64() < u64::MAX))
+    }
+
     /// Where guests get the time and random numbers from. Their compiled code depends on it.
     pub fn mode(&self) -> Mode {
         self.mode
@@ -493,6 +503,12 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
     let log = log::Sink::new(usize::try_from(limits.log.as_u64()).unwrap_or(usize::MAX), job.tee);
     let quota = Quota::new(limits);
     let world = (mode == Mode::Deterministic).then(|| World::of(&job.task));
+    let mut course = Course { phase: Phase::Instantiate, instantiated: None, watched: None };
+    if let Some(watched) = &job.watched {
+        watched.prints_to(&log);
+        course.watched = Some(watched);
+    }
+    course.enter(Phase::Instantiate);
     let files = Tree::new(job.inputs, limits, quota.clone(), disk, log.clone(), world.as_ref());
     let mut table = ResourceTable::new();
     table.set_max_capacity(limits::MAX_HANDLES);
@@ -510,7 +526,7 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
         table,
         files: files.clone(),
         quota: quota.clone(),
-        memory: Memory::new(limits.memory, share),
+        memory: Memory::new(limits.memory, share, job.watched.clone()),
         steps: world.map(|world| world.clock),
         cpu_time: limits.cpu_time.map(|most| CpuTime::start(most, start)),
     };
@@ -535,16 +551,15 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
         }
     });
 
-    let mut phase = Phase::Instantiate;
-    let mut instantiated = None;
     let ended = tokio::select! {
         biased;
         ended = calls(
-            &mut store, &job.guest, &job.task, job.attempt, limits, &mut phase, &mut instantiated,
+            &mut store, &job.guest, &job.task, job.attempt, limits, &mut course,
         ) => ended,
         () = tokio::time::sleep_until(deadline.into()) => Err(Ended::Late),
         () = job.cancelled.cancelled() => Err(Ended::Cancelled),
     };
+    let Course { phase, instantiated, .. } = course;
     let memory = store.data().memory.bytes();
     let denied = store.data().memory.denied();
     let (crowded, waited_for) = (store.data().memory.crowded(), store.data().memory.waited_for());
@@ -624,6 +639,22 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
     }
 }
 
+/// How far an execution has come.
+struct Course<'a> {
+    phase: Phase,
+    instantiated: Option<Instant>,
+    watched: Option<&'a Watched>,
+}
+
+impl Course<'_> {
+    fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        if let Some(watched) = self.watched {
+            watched.enters(phase);
+        }
+    }
+}
+
 /// What keeps an instance from returning an outcome.
 enum Ended {
     Failure(types::Failure),
@@ -671,11 +702,10 @@ async fn calls(
     task: &Task,
     attempt: u32,
     limits: &Limits,
-    phase: &mut Phase,
-    instantiated: &mut Option<Instant>,
+    course: &mut Course<'_>,
 ) -> Result<types::Outcome, Ended> {
     let instance = guest.pre.instantiate_async(&mut *store).await?;
-    *instantiated = Some(Instant::now());
+    course.instantiated = Some(Instant::now());
     let task = types::Task {
         info: types::Info {
             id: task.id,
@@ -686,11 +716,11 @@ async fn calls(
         payload: task.payload.clone(),
         attempt,
     };
-    *phase = Phase::Prepare;
+    course.enter(Phase::Prepare);
     fault::point(Step::Prepare);
     instance.call_prepare(&mut *store, &task).await??;
     store.data().quota.check()?;
-    *phase = Phase::Execute;
+    course.enter(Phase::Execute);
     fault::point(Step::Execute);
     let outcome = instance.call_execute(&mut *store, &task).await??;
     store.data().quota.check()?;
@@ -699,7 +729,7 @@ async fn calls(
     }
     let listed = outcome.outputs.iter().map(|path| (path.capacity() + size_of::<String>()) as u64);
     store.data().quota.hold(listed.sum())?;
-    *phase = Phase::Finalize;
+    course.enter(Phase::Finalize);
     fault::point(Step::Finalize);
     instance.call_finalize(&mut *store, &task, &outcome).await??;
     fault::point(Step::Finalized);

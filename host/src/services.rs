@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::activity::Activity;
 use crate::ahead::Ahead;
 use crate::bucket::{self, Access, Bucket, BucketError, DirSync};
 use crate::cache::{Cache, CacheError, CacheOptions};
@@ -32,11 +33,14 @@ pub(crate) mod crowded;
 mod diagnosis;
 pub(crate) mod slots;
 pub(crate) mod undeleted;
+mod view;
 mod waits;
 
 /// Everything that tasks share, opened.
 pub struct Services {
     pub(crate) stats: Arc<Stats>,
+    /// What the host is doing now, and what it has done.
+    pub(crate) activity: Activity,
     pub(crate) outages: Arc<Outages>,
     pub(crate) inputs: Prefetch,
     /// The bucket that outputs go to.
@@ -187,6 +191,7 @@ impl Services {
         let Opened { bucket, inputs, receipts, queue, error_queue, done_queue, .. } = opened;
         Ok(Self {
             stats: Arc::default(),
+            activity: Activity::default(),
             outages: Arc::default(),
             inputs: Prefetch {
                 bucket: inputs,
@@ -230,6 +235,11 @@ impl Services {
     /// Counts and times so far.
     pub fn stats(&self) -> &Arc<Stats> {
         &self.stats
+    }
+
+    /// What the host is doing now, and what it has done.
+    pub fn activity(&self) -> &Activity {
+        &self.activity
     }
 
     /// What does not work now.

@@ -44,6 +44,7 @@ pages! {
     glossary => "docs/glossary.md",
     install => "docs/install.md",
     interface_versions => "docs/interface-versions.md",
+    metrics => "docs/metrics.md",
     operating => "docs/operating.md",
     reference_bucket => "docs/reference/bucket.md",
     reference_command_line => "docs/reference/command-line.md",

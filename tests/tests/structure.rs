@@ -11,7 +11,7 @@ use syn::visit::{self, Visit};
 const LAYERS: &[&[&str]] = &[
     &["main"],
     &["cli"],
-    &["fit", "fleet", "transfer", "worker"],
+    &["fit", "fleet", "metrics", "transfer", "worker"],
     &["task"],
     &["services"],
     &["config"],

@@ -297,6 +297,8 @@ pub struct CacheUse {
 pub struct Minute {
     /// When the minute began.
     pub time: f64,
+    /// How long it has lasted: 60, or less for the last one, which goes on.
+    pub seconds: f64,
     /// Tasks done in it.
     pub done: u64,
     /// Tasks rejected in it.

@@ -172,6 +172,7 @@ impl Try {
             inputs: given,
             cancelled: CancellationToken::new(),
             tee: Some(Arc::new(move |bytes: &[u8]| tee.write(bytes))),
+            watched: None,
             slot: None,
         };
         let execution = bench.sandbox.run(job).await;

@@ -17,6 +17,7 @@ mod leaving;
 mod limits;
 mod logs;
 mod memory;
+mod metrics;
 mod notices;
 mod programs;
 mod python;

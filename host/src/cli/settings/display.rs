@@ -1,9 +1,10 @@
 //! The settings of the command line itself: what it shows, and where health checks are answered.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use task_host::config::parse::Parsed;
+use task_host::config::parse::{self, Parsed};
 use tracing_subscriber::EnvFilter;
 
 /// What a command shows.
@@ -21,10 +22,14 @@ pub(crate) struct DisplaySettings {
     /// every 10 s
     #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = when)]
     pub(crate) progress: When,
-    /// Address for health checks over HTTP (/healthz and /readyz), such as 127.0.0.1:8080
-    /// [default: none]
+    /// Address for metrics, health checks and what the host is doing, over HTTP without a login, such
+    /// as 127.0.0.1:8080 [default: none]
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     pub(crate) listen: Option<SocketAddr>,
+    /// Warn about a task that runs for longer than this, and about one that runs for ten times as
+    /// long as most tasks with its name; 0 means about none [default: only the latter]
+    #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+    pub(crate) slow: Option<Duration>,
 }
 
 /// When something is shown.
