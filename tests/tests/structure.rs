@@ -11,7 +11,8 @@ use syn::visit::{self, Visit};
 const LAYERS: &[&[&str]] = &[
     &["main"],
     &["cli"],
-    &["fit", "fleet", "metrics", "overview", "transfer", "worker"],
+    &["overview"],
+    &["fit", "fleet", "metrics", "transfer", "worker"],
     &["task"],
     &["services"],
     &["config"],

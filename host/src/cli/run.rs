@@ -229,12 +229,10 @@ async fn work(
     let counting = tokio::time::timeout(Duration::from_secs(5), services.queue().counts()).await;
     let counts = counting.ok().and_then(Result::ok);
     let summary = Summary::new(
-        services.config(),
-        services.stats(),
+        &services,
         elapsed,
         Ending { stopped, goal: worker.goal(), cause: stop.cause() },
         counts,
-        services.queue().requests(),
     );
     if json {
         output::json(&summary)?;
