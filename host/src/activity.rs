@@ -134,9 +134,9 @@ impl Activity {
         let all = counts.enqueued;
         let counts = QueueCounts {
             time: unix(SystemTime::now()),
-            waiting: counts.enqueued.zip(counts.leased).map(|(all, held)| all.saturating_sub(held)),
-            held: counts.leased,
-            retrying: None,
+            waiting: counts.waiting(),
+            held: counts.held(),
+            retrying: counts.retrying,
         };
         self.history.lock().counted(Instant::now(), counts, all, &Totals::of(stats));
     }
