@@ -12,7 +12,7 @@ use task_host::failure::Failure;
 use task_host::key::{BucketKey, Prefix};
 use task_host::message::{self, Draft, Task};
 use task_host::publish::{self, Published};
-use task_host::sandbox::{self, Guest, InputContent, Job, Limits};
+use task_host::sandbox::{self, Guest, InputContent, Job, Limits, Lines};
 use task_host::task;
 use task_host::verdict::{self, Verdict};
 use tokio_util::sync::CancellationToken;
@@ -92,7 +92,7 @@ impl Try {
 
         let start = Instant::now();
         let (cpu_time, result) =
-            self.execute(console, &bench, guest, task, limits, &inputs).await?;
+            self.execute(console, &bench, (guest, &bytes), task, limits, &inputs).await?;
         let elapsed = start.elapsed();
         match result {
             Ok(published) => {
@@ -153,7 +153,7 @@ impl Try {
         &self,
         console: &Console,
         bench: &LocalRunner,
-        guest: Guest,
+        (guest, code): (Guest, &[u8]),
         task: Task,
         limits: Arc<Limits>,
         inputs: &[Input],
@@ -180,7 +180,15 @@ impl Try {
         let cpu_time = execution.cpu_time;
         let listed = match execution.result {
             Ok(listed) => listed,
-            Err(error) => return Ok((cpu_time, Err(error.into()))),
+            Err(error) => {
+                if let Some(trace) = &execution.trace {
+                    console.tell(format_args!("{}", trace.show(Some(&Lines::of(code)))));
+                }
+                if let Some(call) = &execution.failed_call {
+                    console.tell(format_args!("the last file call that failed: {call}"));
+                }
+                return Ok((cpu_time, Err(error.into())));
+            }
         };
         if let Err(failure) = task::check_listed(&execution.outputs, &listed).await {
             return Ok((cpu_time, Err(failure)));

@@ -115,6 +115,8 @@ impl Machine {
             log: Log::default(),
             elapsed,
             instantiate: Duration::ZERO,
+            trace: None,
+            failed_call: None,
         }
     }
 }
