@@ -16,7 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["services"],
     &["config"],
     &["verdict"],
-    &["failure", "receipt"],
+    &["failure", "receipt", "telemetry"],
     &["activity", "prefetch", "report", "catalog", "publish"],
     &["lease", "cache", "sandbox"],
     &["queue", "bucket"],

@@ -2,6 +2,7 @@
 
 mod confine;
 mod listen;
+mod otlp;
 mod progress;
 mod stop;
 mod summary;
@@ -26,6 +27,7 @@ use task_host::worker::{Stopped, Worker};
 use task_host::{identity, protection};
 use tokio::runtime::Handle;
 
+use otlp::Exports;
 use progress::Progress;
 use stop::{Signals, Stop};
 use summary::{Ending, Summary};
@@ -115,9 +117,13 @@ impl Run {
                 side.control.spawn(serving).await??;
             }
             side.control.spawn(watch(Handle::current(), services.clone()));
+            let exports = Exports::start(&services, &side.control)?;
             keep_history(&side.control, &services, SlowRule::of(display.slow));
             tell_engine(&side.control, &services);
-            work(&screen, services, side, signals, notices, self.json).await
+            let exit = work(&screen, services, side, signals, notices, self.json).await;
+            // Not on this thread, which has tasks to wait for.
+            tokio::task::spawn_blocking(move || exports.end()).await?;
+            exit
         });
         for runtime in [control, renewals, runtime] {
             // Don't wait for calls that hang.

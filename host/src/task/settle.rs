@@ -24,6 +24,7 @@ use crate::services::Services;
 use crate::services::undeleted::End;
 use crate::shortage;
 use crate::stats::Step;
+use crate::telemetry::Attempted;
 use crate::verdict::{self, Verdict};
 
 /// How long to wait for a message that another process has locked.
@@ -122,7 +123,11 @@ impl Attempt {
             Ended::Lost => &stats.lost,
         };
         counter.fetch_add(1, Relaxed);
-        services.activity.ends(self.name(), ended, &self.steps);
+        let is_known = services.activity.ends(self.name(), ended, &self.steps);
+        if let Some(telemetry) = services.telemetry.get() {
+            let (task, steps) = (self.task.as_deref(), &self.steps);
+            telemetry.ended(&Attempted { task, is_known, attempt, end: ended, reason, steps });
+        }
         if matches!(ended, Ended::Rejected | Ended::Retried) {
             let task = self.task.as_deref();
             let is_given_up = ended == Ended::Rejected;

@@ -19,6 +19,7 @@ mod logs;
 mod memory;
 mod metrics;
 mod notices;
+mod otlp;
 mod programs;
 mod python;
 mod receipts;
