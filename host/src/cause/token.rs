@@ -163,7 +163,7 @@ pub(super) fn is_code(quoted: &str) -> bool {
 fn is_type(token: &str) -> bool {
     let name = token.trim_end_matches(|c: char| c.is_ascii_digit());
     let is = |kind: &&str| name.eq_ignore_ascii_case(kind);
-    TYPES.iter().any(|kind| is(&kind))
+    TYPES.iter().any(is)
         && matches!(&token[name.len()..], "1" | "8" | "16" | "32" | "64" | "128" | "256" | "512")
 }
 
