@@ -15,6 +15,7 @@ use crate::bucket::{self, Access, Bucket, BucketError, DirSync};
 use crate::cache::{Cache, CacheError, CacheOptions};
 use crate::catalog::Catalog;
 use crate::config::{self, Config, TaskLimits};
+use crate::heartbeat::Place;
 use crate::key::Prefix;
 use crate::machine::Machine;
 use crate::outage::Outages;
@@ -259,6 +260,13 @@ impl Services {
     /// The task queue.
     pub fn queue(&self) -> &Arc<dyn Queue> {
         &self.queue
+    }
+
+    /// Where this host writes its heartbeat: to the directory of the queue, or else to the bucket.
+    pub fn heartbeat_place(&self) -> Place {
+        let queue = &self.config.queue;
+        let in_bucket = || Place::in_bucket(self.bucket.clone(), queue);
+        Place::in_queue(queue).unwrap_or_else(in_bucket)
     }
 
     /// The configuration that these services were opened with.

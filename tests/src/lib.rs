@@ -5,6 +5,7 @@
 //! build directory that the test itself is in. What is missing is an error, never a reason
 //! to skip.
 
+mod browser;
 mod built;
 mod cloud;
 pub mod components;
@@ -20,6 +21,7 @@ mod stack;
 pub mod step;
 mod watched;
 
+pub use browser::check_page;
 pub use built::{fleet_tool, guest, helm, host, host_with_fault_points, python, target};
 pub use cloud::{Cloud, aws_variables, google_key, server, unique};
 pub use mount::{FaultyDisk, SmallDisk};

@@ -60,7 +60,9 @@ pages! {
     reference_trust => "docs/reference/trust.md",
     releasing => "docs/releasing.md",
     security => "docs/security.md",
+    status_page => "docs/status-page.md",
     summary => "docs/SUMMARY.md",
+    watching => "docs/watching.md",
     writing_a_task => "docs/writing-a-task.md",
 }
 

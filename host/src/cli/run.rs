@@ -19,6 +19,7 @@ use task_host::config::Config;
 use task_host::confinement::InForce;
 use task_host::environment::Environment;
 use task_host::fit::Finding;
+use task_host::heartbeat::Heart;
 use task_host::hold::HeldAhead;
 use task_host::machine::Machine;
 use task_host::notice::{self, Notices, Watcher};
@@ -120,7 +121,11 @@ impl Run {
             let exports = Exports::start(&services, &side.control)?;
             keep_history(&side.control, &services, SlowRule::of(display.slow));
             tell_engine(&side.control, &services);
+            let heart = heartbeats(&services, display.heartbeat);
             let exit = work(&screen, services, side, signals, notices, self.json).await;
+            if let Some(heart) = heart {
+                heart.stop().await;
+            }
             // Not on this thread, which has tasks to wait for.
             tokio::task::spawn_blocking(move || exports.end()).await?;
             exit
@@ -154,6 +159,12 @@ fn tell_engine(control: &Handle, services: &Services) {
         let stats = services.stats().clone();
         control.spawn(async move { protection::keep(&Environment::of_process(), stats).await });
     }
+}
+
+/// Writes heartbeats, unless the time between two is zero.
+fn heartbeats(services: &Arc<Services>, every: Duration) -> Option<Heart> {
+    let (place, services) = (services.heartbeat_place(), services.clone());
+    (!every.is_zero()).then(|| Heart::start(place, every, move || services.snapshot()))
 }
 
 /// Keeps what the host shows of itself up to date. The queue may be a directory that hangs, so it is

@@ -9,11 +9,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use task_host::activity::snapshot::Setting;
+use task_host::activity::snapshot::{HostView, Setting};
 use task_host::services::Services;
 use tokio::net::TcpListener;
 
 use super::super::exit_code::Advice;
+use super::super::listener::Bounded;
+use super::super::{output, page};
 
 /// Serves the endpoints at `address` until the process ends.
 pub(crate) async fn serve(
@@ -27,20 +29,29 @@ pub(crate) async fn serve(
     })?;
     let address = listener.local_addr()?;
     tracing::info!(
-        "listening at http://{address}/api/host, and at /metrics, /healthz and /readyz{}",
+        "listening at http://{address}/, and at /api/host, /metrics, /healthz and /readyz{}",
         warning(address)
     );
     let watched = services.clone();
+    let view = move || watched.view(&settings);
     let router = Router::new()
         .merge(health::router(services.clone()))
         .merge(metrics::router(services))
-        .merge(api::router(move || watched.view(&settings)));
+        .merge(api::router(view.clone()))
+        .merge(page::router(move || figures(view.clone())));
     tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, router).await {
+        if let Err(error) = axum::serve(Bounded::new(listener), router).await {
             tracing::warn!("the endpoints at {address} stopped: {error}");
         }
     });
     Ok(())
+}
+
+/// What the status page shows. It is made in a thread for calls that block, so that other answers don't
+/// wait for it.
+async fn figures(view: impl Fn() -> HostView + Send + 'static) -> Arc<str> {
+    let made = tokio::task::spawn_blocking(move || output::json_line(&view()).unwrap_or_default());
+    String::from_utf8_lossy(&made.await.unwrap_or_default()).into()
 }
 
 /// What people should know of an address that others may reach.
