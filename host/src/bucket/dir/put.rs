@@ -271,7 +271,7 @@ impl Made {
         Self::named(tmp)
     }
 
-    /// The same for what is not an output.
+    /// The same for other files than outputs.
     fn named(tmp: &Arc<ProcessDir>) -> Result<Option<Self>, Errno> {
         let name = format!("put-{}", NAMES.fetch_add(1, Relaxed));
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;

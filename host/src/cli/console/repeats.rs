@@ -42,7 +42,7 @@ impl Repeats {
         let mut seen = self.0.lock();
         let key = (level, cause.to_owned());
         if seen.len() >= MOST && !seen.contains_key(&key) {
-            // Those of many causes are told again from the start.
+            // With many causes, counting starts again.
             seen.clear();
         }
         match seen.get_mut(&key) {

@@ -46,7 +46,7 @@ pub(super) async fn show(queue: &Which, json: bool) -> anyhow::Result<Exit> {
 }
 
 /// The error queue and the number of its reports. None if there is none, or it does not answer: the
-/// figures of the queue itself are shown all the same.
+/// figures of the queue itself are shown anyway.
 async fn errors(settings: &Settings, address: &Address) -> Option<(String, Option<u64>)> {
     let errors = settings.error_queue(address).ok()?;
     if errors.directory().is_some_and(|dir| !dir.exists()) {

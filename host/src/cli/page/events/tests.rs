@@ -74,7 +74,7 @@ async fn a_client_that_knows_the_figures_hears_that_the_connection_lives() {
     let start = Instant::now();
     assert_eq!(done(&mut events).await, None);
     assert!(start.elapsed() >= LONGEST, "{:?}", start.elapsed());
-    // Who comes then gets the figures.
+    // A client that connects then gets the figures.
     assert_eq!(done(&mut open(&feed).await).await, Some(0));
 }
 
