@@ -6,6 +6,7 @@
 mod cache;
 mod component;
 mod config;
+mod confirm;
 mod console;
 mod described;
 mod doctor;
@@ -13,6 +14,7 @@ mod exit_code;
 mod fleet;
 mod health;
 mod local_runner;
+mod manual;
 mod new;
 mod open_files;
 mod output;
@@ -24,29 +26,78 @@ mod settings;
 mod submit;
 mod transfer_display;
 mod try_task;
+mod version;
 
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 use exit_code::{Advice, Exit};
+
+const EXAMPLES: &str = "\
+Examples:
+  host new word-count
+  host try word-count word-count/sample
+  host run --fq ./queue --exit-when-empty
+  host queue ls ./queue-errors";
+const QUEUE_HELP: &str = "\
+Examples:
+  host queue status ./queue
+  host queue ls ./queue-errors --long
+  host queue redrive ./queue --dry-run";
+const FLEET_HELP: &str = "\
+Examples:
+  host fleet up tiles --on slurm://main --queue fq:///lab/queue --workers 10..40
+  host fleet status tiles --on slurm://main
+  host fleet down tiles --on slurm://main";
+const COMPONENT_HELP: &str = "\
+Examples:
+  host component push edges.wasm --bucket s3://my-data
+  host component ls --bucket s3://my-data";
+const RECEIPTS_HELP: &str = "\
+Examples:
+  host receipts verify tasks.jsonl --bucket s3://my-data
+  host receipts show datasets/cells/1_edges/4.png --bucket s3://my-data";
+const CACHE_HELP: &str = "\
+Examples:
+  host cache verify
+  host cache quarantine --clear";
 
 /// Runs queued tasks on data in buckets, as sandboxed WebAssembly components
 #[derive(Parser)]
 #[command(
     name = "host",
-    version,
-    after_help = exit_code::HELP,
+    version = version::SHORT,
+    long_version = version::long(),
+    after_long_help = format!("{EXAMPLES}\n\n{}", exit_code::HELP),
     max_term_width = 100,
     disable_help_subcommand = false,
     subcommand_required = true,
     arg_required_else_help = true
 )]
 struct Cli {
+    /// Show warnings and errors, and no messages or progress
+    #[arg(long, short, global = true, conflicts_with = "verbose", display_order = 900)]
+    quiet: bool,
+    /// Log more; twice for details
+    #[arg(long, short, global = true, action = ArgAction::Count, display_order = 901)]
+    verbose: u8,
     #[command(subcommand)]
     command: Command,
+}
+
+/// All commands. `-h` shows less than `--help`, and says so.
+fn command() -> clap::Command {
+    brief(Cli::command())
+}
+
+fn brief(command: clap::Command) -> clap::Command {
+    let command = command.mut_subcommands(brief);
+    let has_more = command.get_after_long_help().is_some();
+    let more = "--help shows all options, and examples.";
+    if has_more { command.after_help(more) } else { command }
 }
 
 #[derive(Subcommand)]
@@ -56,21 +107,21 @@ enum Command {
     /// Send tasks to a queue
     Submit(submit::Submit),
     /// Inspect and repair a queue
-    #[command(subcommand)]
+    #[command(subcommand, after_long_help = QUEUE_HELP)]
     Queue(queue::Queue),
     /// Start, watch and stop workers on Docker, Slurm, AWS Batch, ECS or Kubernetes
-    #[command(subcommand)]
+    #[command(subcommand, after_long_help = FLEET_HELP)]
     Fleet(Box<fleet::Fleet>),
     /// Publish and inspect components
-    #[command(subcommand)]
+    #[command(subcommand, after_long_help = COMPONENT_HELP)]
     Component(component::Component),
     /// Check finished tasks, and find out what produced an output
-    #[command(subcommand)]
+    #[command(subcommand, after_long_help = RECEIPTS_HELP)]
     Receipts(receipts::Receipts),
     /// Check the cache of inputs and components
-    #[command(subcommand)]
+    #[command(subcommand, after_long_help = CACHE_HELP)]
     Cache(cache::Cache),
-    /// Run one task from local files, without a queue or a bucket
+    /// Run one task from local files, or the task of a report or a message
     Try(try_task::Try),
     /// Create a project for a new component
     New(new::New),
@@ -80,6 +131,10 @@ enum Command {
     Config(config::Config),
     /// Ask a running host whether it is alive or ready
     Health(health::Health),
+    /// Print completions of commands and options for a shell
+    Completions(manual::Completions),
+    /// Write manual pages
+    Man(manual::Manual),
     /// Compile a component for the host that started this process
     #[command(hide = true)]
     CompileComponent,
@@ -100,6 +155,8 @@ impl Command {
             Self::Doctor(command) => command.run(),
             Self::Config(command) => command.run(),
             Self::Health(command) => command.run(),
+            Self::Completions(command) => command.run(),
+            Self::Man(command) => command.run(),
             Self::CompileComponent => Ok(task_host::catalog::compile_for_parent()
                 .context("this command is for `host` itself")
                 .map(|()| Exit::Done)?),
@@ -110,7 +167,8 @@ impl Command {
 /// Runs the command that the arguments name, and reports its error.
 pub(crate) fn main() -> ExitCode {
     // Exits for `--help`, and with code 2 for wrong options.
-    let cli = Cli::parse();
+    let cli = Cli::from_arg_matches(&command().get_matches()).unwrap_or_else(|e| e.exit());
+    console::set_verbosity(cli.quiet, cli.verbose);
     match cli.command.run() {
         Ok(exit) => exit.into(),
         Err(error) => exit_code::report(&error).into(),
@@ -173,7 +231,21 @@ mod tests {
 
     #[test]
     fn no_two_options_contradict_each_other() {
-        use clap::CommandFactory;
-        Cli::command().debug_assert();
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_help_has_an_example() {
+        fn check(command: &clap::Command, name: &str) {
+            if command.is_hide_set() || command.get_name() == "help" {
+                return;
+            }
+            let help = command.get_after_long_help().map(ToString::to_string);
+            assert!(help.is_some_and(|help| help.contains("Example")), "{name}");
+            for child in command.get_subcommands() {
+                check(child, &format!("{name} {}", child.get_name()));
+            }
+        }
+        check(&command(), "host");
     }
 }

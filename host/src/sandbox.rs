@@ -20,6 +20,8 @@ mod interface;
 mod limits;
 mod log;
 mod mode;
+mod profile;
+mod progress;
 mod quota;
 mod room;
 mod stack;
@@ -52,13 +54,16 @@ use disk::Disk;
 pub use disk::Source;
 pub use execute::Execute;
 use files::Tree;
-pub use files::{Input, InputContent, Output};
+pub use files::{FileUse, Input, InputContent, Output};
 pub use interface::version_problem;
 use limits::Memory;
 pub use limits::{LEAST_HOST_MEMORY, Limit, Limits, MOST_LOG, Table, is_too_large};
 pub use log::{Log, Tee};
 pub use mode::Mode;
 use mode::{StepClock, World};
+pub use profile::Profiler;
+pub use progress::CallTimes;
+use progress::Progress;
 use quota::Quota;
 use room::{Room, Share};
 use thread::Threads;
@@ -110,6 +115,8 @@ pub struct Job {
     pub cancelled: CancellationToken,
     /// Where the guest's output goes at once, beside the log.
     pub tee: Option<Tee>,
+    /// Samples the guest while it computes.
+    pub profiler: Option<Arc<Profiler>>,
     /// Dropped as soon as the guest has ended, on its thread: the next task can begin before this
     /// one's end is noticed.
     pub slot: Option<OwnedSemaphorePermit>,
@@ -130,8 +137,10 @@ pub struct Execution {
     pub log: Log,
     /// From making the instance to its end.
     pub elapsed: Duration,
-    /// The part of `elapsed` that making the context and the instance took.
-    pub instantiate: Duration,
+    /// The parts of `elapsed` that each call took, and making the context and the instance.
+    pub times: CallTimes,
+    /// What the guest did with its files.
+    pub files: FileUse,
 }
 
 impl Execution {
@@ -144,7 +153,8 @@ impl Execution {
             cpu_time: None,
             log: Log::default(),
             elapsed: Duration::ZERO,
-            instantiate: Duration::ZERO,
+            times: CallTimes::default(),
+            files: FileUse::default(),
         }
     }
 }
@@ -152,6 +162,7 @@ impl Execution {
 /// The calls, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
+#[repr(usize)]
 pub enum Phase {
     /// Making the instance.
     Instantiate,
@@ -161,6 +172,11 @@ pub enum Phase {
     Execute,
     /// The call of that name.
     Finalize,
+}
+
+impl Phase {
+    /// All calls, in their order.
+    pub const ALL: [Self; 4] = [Self::Instantiate, Self::Prepare, Self::Execute, Self::Finalize];
 }
 
 impl std::fmt::Display for Phase {
@@ -341,6 +357,11 @@ impl Sandbox {
         self.threads.confinement()
     }
 
+    /// Samples guests that have a [`Profiler`] this often.
+    pub fn sample_every(&self, interval: Duration) {
+        self.threads.tick_every(interval);
+    }
+
     /// Loads compiled code.
     ///
     /// # Errors
@@ -507,8 +528,11 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
     // A guest that computes is stopped by the epoch; one that waits in a host call, by the
     // timer below. It takes both.
     store.set_epoch_deadline(1);
-    let cancelled = job.cancelled.clone();
+    let (cancelled, profiler) = (job.cancelled.clone(), job.profiler);
     store.epoch_deadline_callback(move |mut store| {
+        if let Some(profiler) = &profiler {
+            profiler.sample(&store);
+        }
         let now = Instant::now();
         let is_over = |cpu_time: &mut CpuTime| cpu_time.check(now);
         if cancelled.is_cancelled()
@@ -521,16 +545,16 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
         }
     });
 
-    let mut phase = Phase::Instantiate;
-    let mut instantiated = None;
+    let mut progress = Progress::start(start);
     let ended = tokio::select! {
         biased;
         ended = calls(
-            &mut store, &job.guest, &job.task, job.attempt, limits, &mut phase, &mut instantiated,
+            &mut store, &job.guest, &job.task, job.attempt, limits, &mut progress,
         ) => ended,
         () = tokio::time::sleep_until(deadline.into()) => Err(Ended::Late),
         () = job.cancelled.cancelled() => Err(Ended::Cancelled),
     };
+    let (phase, times) = progress.end();
     let memory = store.data().memory.bytes();
     let denied = store.data().memory.denied();
     let (crowded, waited_for) = (store.data().memory.crowded(), store.data().memory.waited_for());
@@ -584,6 +608,7 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
         (Ok(outcome), None) if outcome.success => Ok(outcome.outputs),
         (Ok(_), None) => Err(RunError::Unsuccessful),
     };
+    let used = files.used();
     let (result, outputs) = match result {
         Ok(listed) => match files.into_outputs() {
             Ok(outputs) => (Ok(listed), outputs),
@@ -598,7 +623,8 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
         cpu_time,
         log: log.finish(),
         elapsed: start.elapsed(),
-        instantiate: instantiated.map_or(Duration::ZERO, |at: Instant| at - start),
+        times,
+        files: used,
     }
 }
 
@@ -646,11 +672,9 @@ async fn calls(
     task: &Task,
     attempt: u32,
     limits: &Limits,
-    phase: &mut Phase,
-    instantiated: &mut Option<Instant>,
+    progress: &mut Progress,
 ) -> Result<types::Outcome, Ended> {
     let instance = guest.pre.instantiate_async(&mut *store).await?;
-    *instantiated = Some(Instant::now());
     let task = types::Task {
         info: types::Info {
             id: task.id,
@@ -661,11 +685,11 @@ async fn calls(
         payload: task.payload.clone(),
         attempt,
     };
-    *phase = Phase::Prepare;
+    progress.enter(Phase::Prepare);
     fault::point(Step::Prepare);
     instance.call_prepare(&mut *store, &task).await??;
     store.data().quota.check()?;
-    *phase = Phase::Execute;
+    progress.enter(Phase::Execute);
     fault::point(Step::Execute);
     let outcome = instance.call_execute(&mut *store, &task).await??;
     store.data().quota.check()?;
@@ -674,7 +698,7 @@ async fn calls(
     }
     let listed = outcome.outputs.iter().map(|path| (path.capacity() + size_of::<String>()) as u64);
     store.data().quota.hold(listed.sum())?;
-    *phase = Phase::Finalize;
+    progress.enter(Phase::Finalize);
     fault::point(Step::Finalize);
     instance.call_finalize(&mut *store, &task, &outcome).await??;
     fault::point(Step::Finalized);

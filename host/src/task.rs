@@ -1,6 +1,7 @@
 //! The life of one task, from top to bottom. `task/settle.rs` settles it, and `task/receipts.rs`
 //! reads and writes its receipt.
 
+mod printed;
 mod receipts;
 mod settle;
 
@@ -25,7 +26,7 @@ use crate::message::{DecodeError, Task};
 use crate::prefetch::{Brought, ReadInPlace};
 use crate::publish::{self, Published, PutOutput};
 use crate::queue::Message;
-use crate::sandbox::{Execution, Input, Job, Log, Output, RunError};
+use crate::sandbox::{Execution, Input, Job, Log, Output, Phase, RunError};
 use crate::services::{Services, slots, slots::Slot};
 use crate::stats::{Gauge, Step, Steps};
 use crate::turns::Turns;
@@ -224,6 +225,7 @@ impl Attempt {
             inputs,
             cancelled: lost.child_token(),
             tee: None,
+            profiler: None,
             slot: slot.map(|slot| slot.permit),
         };
         let execution = if is_ahead {
@@ -307,7 +309,7 @@ impl Attempt {
         outputs: Vec<Output>,
     ) -> Result<(Published, Vec<PutOutput>), Failure> {
         let bucket = &*services.bucket;
-        let protected = services.components.as_ref();
+        let protected = &services.protected;
         let base = &task.base_directory;
         let outputs = publish::Outputs::check(outputs, base, protected, bucket).await?;
         let mut outputs = outputs.with_digests(services.receipts.is_some());
@@ -455,7 +457,7 @@ impl Attempt {
         hold.has_run();
         services.slots.ran(execution.elapsed);
         self.steps.done(Step::Run);
-        self.steps.move_from(Step::Run, Step::Instantiate, execution.instantiate);
+        self.steps.move_from(Step::Run, Step::Instantiate, execution.times.of(Phase::Instantiate));
     }
 }
 

@@ -665,7 +665,7 @@ fn a_try_ends_as_a_run_would() {
         .says("`host run` would reject it");
     place.run("try trap.wasm --attempt 5").exits(3).says("error: execute:").says("reject it");
     place.run("try trap.wasm").exits(3).says("would try it again");
-    place.run("try good.wasm --input missing.txt").exits(1).says("--input missing.txt");
+    place.run("try good.wasm --input missing.txt").exits(1).says("input missing.txt: No such file");
     place
         .run("try good.wasm --input a.txt --input a.txt")
         .exits(1)
@@ -712,10 +712,13 @@ fn queues_are_counted_copied_moved_and_purged() {
     assert_eq!(place.enqueued("b"), 300);
     place.run("queue purge ./b --yes").ok().says("300 messages deleted");
     place.run("queue status ./b").ok().says("Inserted: 0\nEnqueued: 0 (--% left)");
-    place.run("queue rezero ./c").ok();
+    place.run("queue rezero ./c").exits(2).says("add --yes");
+    place.run("queue rezero ./c --yes").ok();
     place.run("queue status ./c").ok().says("Inserted: 0\nEnqueued: 300");
-    place.run("queue release fq://./c").ok().says("0 messages released");
-    for command in ["status", "ls", "release", "rezero", "purge --yes"] {
+    place.run("queue release ./c").exits(2).says("add --yes");
+    place.run("queue release fq://./c --yes").ok().says("0 messages released");
+    place.run("queue purge ./c --dry-run").ok().says("has 300 messages; nothing was changed");
+    for command in ["status", "ls", "release --yes", "rezero --yes", "purge --yes"] {
         place.run(&format!("queue {command} ./missing")).exits(1).says("there is no queue");
     }
     place.run("queue cp ./missing ./d").exits(1);

@@ -20,6 +20,7 @@ use wasmtime::Engine;
 use super::compiler::{CompileLimits, Failed};
 use super::entries;
 use super::quarantine::{CompileLock, DEATH_EXPIRES, MAX_RECORDS, Unstored, read_failed};
+use crate::cache::{Stored, of_file};
 use crate::digest::Digest;
 use crate::fault::{self, Step};
 use crate::shortage::is_damage;
@@ -298,6 +299,18 @@ pub fn check_compiled(dir: &Path) -> io::Result<(u64, u64)> {
         }
     }
     Ok((files, damaged))
+}
+
+/// The compiled code of all engines in a `compiled` directory, that which was used last first. Each has
+/// the digest of its component.
+pub fn stored_code(dir: &Path) -> Vec<(PathBuf, Stored)> {
+    let folders = entries(dir).filter(|folder| folder.is_dir());
+    let is_code = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "cwasm");
+    let files = folders.flat_map(|folder| entries(&folder)).filter(is_code);
+    let mut found: Vec<_> =
+        files.filter_map(|file| of_file(&file).map(|stored| (file, stored))).collect();
+    found.sort_by(|(_, one), (_, other)| other.used.cmp(&one.used));
+    found
 }
 
 fn not_loaded(path: &Path, why: &str) -> Option<Vec<u8>> {

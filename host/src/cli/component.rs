@@ -20,12 +20,31 @@ use super::local_runner::LocalRunner;
 use super::output;
 use super::settings::{self, Flags, Settings, When};
 
+const PUSH_HELP: &str = "\
+Hosts use the new component for tasks that they start from then on.
+
+Examples:
+  host component push edges.wasm
+  host component push target/wasm32-wasip2/release/edges.wasm --name edges/v2 --bucket s3://my-data";
+const LS_HELP: &str = "\
+Examples:
+  host component ls
+  host component ls --bucket s3://my-data --json";
+const INSPECT_HELP: &str = "\
+The exit code is 3 if the file can't be a task's component.
+
+Examples:
+  host component inspect edges.wasm
+  host component inspect edges --bucket s3://my-data";
+
 /// Commands of `host component`.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Component {
     /// Check a component and copy it to the bucket
+    #[command(after_long_help = PUSH_HELP)]
     Push(Push),
     /// List the components
+    #[command(after_long_help = LS_HELP)]
     Ls {
         /// Print JSON
         #[arg(long)]
@@ -34,6 +53,7 @@ pub(crate) enum Component {
         flags: Flags<settings::Components>,
     },
     /// Show the interface, language and problems of a component
+    #[command(after_long_help = INSPECT_HELP)]
     Inspect {
         /// File of a component, or name of a component in the bucket
         #[arg(value_name = "FILE|NAME")]
@@ -57,8 +77,22 @@ pub(crate) struct Push {
     /// The component's signature: a file of minisign
     #[arg(long, value_name = "FILE.minisig")]
     signature: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     flags: Flags<settings::Components>,
+}
+
+/// What was pushed, as `--json` prints it.
+#[derive(Serialize)]
+struct Pushed {
+    name: String,
+    place: String,
+    digest: String,
+    size: u64,
+    /// Whether no component had that name before.
+    is_new: bool,
 }
 
 impl Component {
@@ -178,14 +212,20 @@ impl Push {
         store.bucket.put(&key, &Content::from(bytes.clone()), &key).await?;
         // After a loss of power the file could be empty, and hosts would reject its tasks.
         store.bucket.sync().await?;
+        let pushed = Pushed {
+            name: name.to_string(),
+            place: format!("{}/{key}", store.bucket),
+            digest: Digest::of(&bytes).to_string(),
+            size: bytes.len() as u64,
+            is_new,
+        };
+        if self.json {
+            output::json(&pushed)?;
+            return Ok(Exit::Done);
+        }
+        let Pushed { place, digest, size, .. } = pushed;
         let done = if is_new { "pushed" } else { "replaced" };
-        writeln!(
-            output::out(),
-            "{done} {name}: {}, {} in {}/{key}",
-            Digest::of(&bytes),
-            output::bytes(bytes.len() as u64),
-            store.bucket
-        )?;
+        writeln!(output::out(), "{done} {name}: {digest}, {} in {place}", output::bytes(size))?;
         Ok(Exit::Done)
     }
 }

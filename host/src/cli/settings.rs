@@ -47,6 +47,25 @@ const CONFIG_TEXT: &str = "HOST_CONFIG_TEXT";
 /// Variables of workers that are not settings.
 const OTHERS: [&str; 2] = [CONFIG, CONFIG_TEXT];
 
+/// A command with more settings than this shows only the usual ones with `-h`.
+const MANY: usize = 12;
+/// The settings that most users need.
+const COMMON: [&str; 13] = [
+    "queue",
+    "error-queue",
+    "bucket",
+    "components",
+    "region",
+    "parallel",
+    "exit-when-empty",
+    "max-tasks",
+    "max-attempts",
+    "memory",
+    "timeout",
+    "log-level",
+    "listen",
+];
+
 /// All settings, in the order of `--help`.
 static DECLARED: LazyLock<Vec<Arg>> = LazyLock::new(|| {
     let command = DisplaySettings::augment_args(Config::augment_args(Command::new("host")));
@@ -113,6 +132,9 @@ impl Group for QueueAndBucket {
     const SETTINGS: Option<&'static [&'static str]> = Some(&[
         "queue",
         "bucket",
+        "input-bucket",
+        "components",
+        "component-prefix",
         "region",
         "create-queues",
         "message-bucket",
@@ -153,6 +175,17 @@ impl Group for Components {
 pub(crate) struct Execution;
 impl Group for Execution {
     const SETTINGS: Option<&'static [&'static str]> = Some(&[
+        "bucket",
+        "input-bucket",
+        "components",
+        "component-prefix",
+        "component-keys",
+        "stored-encoding",
+        "gzip-outputs",
+        "region",
+        "message-bucket",
+        "anonymous",
+        "requester-pays",
         "deterministic",
         "memory",
         "timeout",
@@ -255,11 +288,13 @@ impl<G: Group> Args for Flags<G> {
     fn augment_args(mut command: Command) -> Command {
         let is_declared = |wanted: &&str| DECLARED.iter().any(|setting| name(setting) == *wanted);
         debug_assert!(G::SETTINGS.is_none_or(|settings| settings.iter().all(is_declared)));
+        let is_long = G::SETTINGS.is_none_or(|settings| settings.len() > MANY);
         for (place, setting) in DECLARED.iter().enumerate() {
             if !G::takes(setting) {
                 continue;
             }
             let mut flag = setting.clone().required(false).display_order(2 * place);
+            flag = flag.hide_short_help(is_long && !COMMON.contains(&name(setting)));
             if !is_switch(setting) {
                 flag = flag.value_parser(clap::value_parser!(String));
             }
@@ -279,7 +314,7 @@ impl<G: Group> Args for Flags<G> {
             .long("config")
             .value_name("FILE")
             .value_parser(clap::value_parser!(PathBuf))
-            .help("File with settings [default: ./host.toml, if it exists]");
+            .help("File with settings [default: ./host.toml]");
         command.arg(file)
     }
 
@@ -331,7 +366,8 @@ pub(crate) struct Settings {
 }
 
 impl<G: Group> Flags<G> {
-    /// Collects the settings: a flag overrides a variable, and a variable overrides the file.
+    /// Collects the settings: a flag overrides a variable, a variable overrides the file, and the
+    /// file overrides the user's own.
     pub(crate) fn load(&self) -> anyhow::Result<Settings> {
         let variables: BTreeMap<String, OsString> = environment::variables(PREFIX).collect();
         let value = |name: &str| match variables.get(name).cloned().map(OsString::into_string) {
@@ -344,11 +380,18 @@ impl<G: Group> Flags<G> {
             Some(path) => Some((path.clone(), "--config")),
             None => value(CONFIG)?.map(|path| (PathBuf::from(path), CONFIG)),
         };
-        let file = match value(CONFIG_TEXT)? {
-            Some(text) if config.is_none() => file::of_text(CONFIG_TEXT, &text)?,
-            _ => file::read(config)?,
+        let is_named = config.is_some();
+        let (file, users) = match value(CONFIG_TEXT)? {
+            // A worker has the settings that it was started with, and no others.
+            Some(text) if !is_named => (file::of_text(CONFIG_TEXT, &text)?, file::File::default()),
+            _ if is_named => (file::read(config)?, file::File::default()),
+            _ => (file::read(None)?, file::read_users()?),
         };
-        let file::File { mut given, tables, fleet, is_there: has_file } = file;
+        let (mut given, mut tables) = (users.given, users.tables);
+        given.extend(file.given);
+        tables.extend(file.tables);
+        let fleet = if file.is_there { file.fleet } else { users.fleet };
+        let has_file = file.is_there || users.is_there;
         for setting in &*DECLARED {
             let variable = variable(setting);
             if let Some(text) = value(&variable)? {

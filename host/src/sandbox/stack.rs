@@ -37,15 +37,20 @@ fn write(words: &mut Bounded, stack: &[FrameInfo]) -> fmt::Result {
         if let Some(offset) = frame.module_offset() {
             write!(words, "{offset:#8x} - ")?;
         }
-        match frame.func_name() {
-            Some(function) => write!(words, "{module}!{}", name(function))?,
-            None => write!(words, "{module}!<wasm function {}>", frame.func_index())?,
-        }
+        write!(words, "{module}!{}", function(frame))?;
     }
     if stack.len() == MOST_FRAMES {
         write!(words, "\n       … (no more than {MOST_FRAMES} frames are shown)")?;
     }
     Ok(())
+}
+
+/// The name of a frame's function.
+pub(super) fn function(frame: &FrameInfo) -> String {
+    match frame.func_name() {
+        Some(function) => name(function),
+        None => format!("<wasm function {}>", frame.func_index()),
+    }
 }
 
 /// A name as a person reads it. Only Rust's names are demangled: a short name in C++ may stand

@@ -39,6 +39,7 @@ impl Attempt {
         for line in self.log.text.lines() {
             tracing::debug!(target: "guest", "{line}");
         }
+        self.store_log(services, &lease, &verdict).await;
         let reason = end.as_ref().err().map(ToString::to_string).unwrap_or_default();
         let verdict = match self.report(services, &lease, end, &verdict).await {
             Ok(()) => verdict,

@@ -21,6 +21,7 @@ mod notices;
 mod programs;
 mod python;
 mod receipts;
+mod replay;
 mod shared_work;
 mod shortages;
 mod sick_calls;
