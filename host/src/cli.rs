@@ -31,7 +31,7 @@ mod version;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 use exit_code::{Advice, Exit};
@@ -71,7 +71,7 @@ Examples:
     name = "host",
     version = version::SHORT,
     long_version = version::long(),
-    after_long_help = format!("{EXAMPLES}\n\n{}", exit_code::HELP),
+    after_help = format!("{EXAMPLES}\n\n{}", exit_code::HELP),
     max_term_width = 100,
     disable_help_subcommand = false,
     subcommand_required = true,
@@ -88,16 +88,20 @@ struct Cli {
     command: Command,
 }
 
-/// All commands. `-h` shows less than `--help`, and says so.
-fn command() -> clap::Command {
-    brief(Cli::command())
+/// All commands. Those for `-h` have only their usual settings.
+fn command(is_brief: bool) -> clap::Command {
+    with_help(Cli::command(), is_brief)
 }
 
-fn brief(command: clap::Command) -> clap::Command {
-    let command = command.mut_subcommands(brief);
-    let has_more = command.get_after_long_help().is_some();
-    let more = "--help shows all options, and examples.";
-    if has_more { command.after_help(more) } else { command }
+/// A command with help in one layout. clap's own `--help` would put each option on lines of its own as
+/// soon as `-h` leaves out any.
+fn with_help(command: clap::Command, is_brief: bool) -> clap::Command {
+    let command = command.mut_subcommands(|child| with_help(child, is_brief));
+    let help = Arg::new("help").short('h').long("help").action(ArgAction::HelpShort);
+    let help = help.help("Print the usual options; --help prints all, and examples");
+    let help = help.help_heading(None).display_order(902);
+    let command = command.disable_help_flag(true).arg(help);
+    if is_brief { settings::brief(command).after_help("") } else { command }
 }
 
 #[derive(Subcommand)]
@@ -107,19 +111,19 @@ enum Command {
     /// Send tasks to a queue
     Submit(submit::Submit),
     /// Inspect and repair a queue
-    #[command(subcommand, after_long_help = QUEUE_HELP)]
+    #[command(subcommand, after_help = QUEUE_HELP)]
     Queue(queue::Queue),
     /// Start, watch and stop workers on Docker, Slurm, AWS Batch, ECS or Kubernetes
-    #[command(subcommand, after_long_help = FLEET_HELP)]
+    #[command(subcommand, after_help = FLEET_HELP)]
     Fleet(Box<fleet::Fleet>),
     /// Publish and inspect components
-    #[command(subcommand, after_long_help = COMPONENT_HELP)]
+    #[command(subcommand, after_help = COMPONENT_HELP)]
     Component(component::Component),
     /// Check finished tasks, and find out what produced an output
-    #[command(subcommand, after_long_help = RECEIPTS_HELP)]
+    #[command(subcommand, after_help = RECEIPTS_HELP)]
     Receipts(receipts::Receipts),
     /// Check the cache of inputs and components
-    #[command(subcommand, after_long_help = CACHE_HELP)]
+    #[command(subcommand, after_help = CACHE_HELP)]
     Cache(cache::Cache),
     /// Run one task from local files, or the task of a report or a message
     Try(try_task::Try),
@@ -167,7 +171,9 @@ impl Command {
 /// Runs the command that the arguments name, and reports its error.
 pub(crate) fn main() -> ExitCode {
     // Exits for `--help`, and with code 2 for wrong options.
-    let cli = Cli::from_arg_matches(&command().get_matches()).unwrap_or_else(|e| e.exit());
+    let is_brief = !std::env::args_os().any(|arg| arg == "--help" || arg == "help");
+    let matches = command(is_brief).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     console::set_verbosity(cli.quiet, cli.verbose);
     match cli.command.run() {
         Ok(exit) => exit.into(),
@@ -231,7 +237,8 @@ mod tests {
 
     #[test]
     fn no_two_options_contradict_each_other() {
-        command().debug_assert();
+        command(false).debug_assert();
+        command(true).debug_assert();
     }
 
     #[test]
@@ -240,12 +247,12 @@ mod tests {
             if command.is_hide_set() || command.get_name() == "help" {
                 return;
             }
-            let help = command.get_after_long_help().map(ToString::to_string);
+            let help = command.get_after_help().map(ToString::to_string);
             assert!(help.is_some_and(|help| help.contains("Example")), "{name}");
             for child in command.get_subcommands() {
                 check(child, &format!("{name} {}", child.get_name()));
             }
         }
-        check(&command(), "host");
+        check(&command(false), "host");
     }
 }

@@ -20,7 +20,7 @@ use super::settings::{CacheOnly, Flags, When};
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Cache {
     /// Check all files in the cache and remove damaged ones
-    #[command(after_long_help = "\
+    #[command(after_help = "\
 Compares the digests of inputs and components, and the checksums of compiled code, and removes files
 that do not match. Hosts fetch or compile them again when they need them, and may use the cache
 meanwhile. The exit code is 0 if nothing was damaged and 3 if something was removed.
@@ -30,7 +30,7 @@ Examples:
   host cache verify --cache-dir /var/cache/task-host --json")]
     Verify(Verify),
     /// List components that hosts do not try to compile again, and why
-    #[command(after_long_help = "\
+    #[command(after_help = "\
 Hosts that share this cache do not compile a component again after its compilation failed, exceeded
 a limit, or was killed twice; its tasks fail with the reason. Higher limits (--compile-memory,
 --compile-timeout), another version of `host`, or --clear allow another attempt. Entries for killed
@@ -41,10 +41,10 @@ Examples:
   host cache quarantine --clear")]
     Quarantine(Quarantine),
     /// List the inputs, components and compiled code in the cache
-    #[command(after_long_help = LS_HELP)]
+    #[command(after_help = LS_HELP)]
     Ls(stored::Ls),
     /// Remove what was not used for some time, or until the rest is small enough
-    #[command(after_long_help = PRUNE_HELP)]
+    #[command(after_help = PRUNE_HELP)]
     Prune(stored::Prune),
 }
 

@@ -41,10 +41,10 @@ Examples:
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Component {
     /// Check a component and copy it to the bucket
-    #[command(after_long_help = PUSH_HELP)]
+    #[command(after_help = PUSH_HELP)]
     Push(Push),
     /// List the components
-    #[command(after_long_help = LS_HELP)]
+    #[command(after_help = LS_HELP)]
     Ls {
         /// Print JSON
         #[arg(long)]
@@ -53,7 +53,7 @@ pub(crate) enum Component {
         flags: Flags<settings::Components>,
     },
     /// Show the interface, language and problems of a component
-    #[command(after_long_help = INSPECT_HELP)]
+    #[command(after_help = INSPECT_HELP)]
     Inspect {
         /// File of a component, or name of a component in the bucket
         #[arg(value_name = "FILE|NAME")]

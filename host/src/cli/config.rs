@@ -6,7 +6,7 @@ use super::settings::{Everything, Flags};
 
 /// Options of `host config`.
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = "\
+#[command(after_help = "\
 A setting comes from its flag (--max-tasks 10), else its variable (HOST_MAX_TASKS=10), else
 host.toml (max-tasks = 10), else its default. This command takes the flags of `host run`, checks
 them, and shows the settings that `host run` would use. Tables [tasks.NAME] of host.toml come last.

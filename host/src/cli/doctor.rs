@@ -35,7 +35,7 @@ const VERIFIED: usize = 100;
 
 /// Options of `host doctor`.
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = "\
+#[command(after_help = "\
 Takes the flags of `host run` and checks that `host run` would work with them: access to queues,
 buckets and the cache, at least one component, the compiler, limits on files, threads and address
 space, and settings that contradict those of the queues. Changes nothing. The exit code is 1 if

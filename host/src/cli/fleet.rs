@@ -33,22 +33,22 @@ Examples:
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Fleet {
     /// Start workers, or those that are missing, and wait until they run
-    #[command(after_long_help = up::HELP)]
+    #[command(after_help = up::HELP)]
     Up(up::Up),
     /// Print what `up` would ask of the engine, in the engine's language
-    #[command(after_long_help = RENDER_HELP)]
+    #[command(after_help = RENDER_HELP)]
     Render(up::Render),
     /// Show the workers of a fleet, why some wait, and its queue
-    #[command(after_long_help = STATUS_HELP)]
+    #[command(after_help = STATUS_HELP)]
     Status(watch::Status),
     /// Wait until workers have started, until all have ended, or until the queue is empty
-    #[command(after_long_help = watch::WAIT_HELP)]
+    #[command(after_help = watch::WAIT_HELP)]
     Wait(watch::Wait),
     /// Print what workers wrote
-    #[command(after_long_help = LOGS_HELP)]
+    #[command(after_help = LOGS_HELP)]
     Logs(watch::Logs),
     /// Stop workers: those that run may finish their tasks within --grace
-    #[command(after_long_help = DOWN_HELP)]
+    #[command(after_help = DOWN_HELP)]
     Down(watch::Down),
 }
 

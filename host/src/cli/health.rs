@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Options of `host health`.
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = "\
+#[command(after_help = "\
 Asks a host that was started with --listen on this machine. Exits with 0 if it is alive, or with
 --ready if it can take tasks; else with 1, and says why in one line.
 

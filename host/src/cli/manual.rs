@@ -30,7 +30,7 @@ impl Name {
 
 /// Options of `host completions`.
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = "\
+#[command(after_help = "\
 Prints a script for the shell's start-up files.
 
 Examples:
@@ -47,7 +47,12 @@ pub(crate) struct Completions {
 impl Completions {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut super::command(), self.name.get(), &mut script);
+        clap_complete::generate(
+            self.shell,
+            &mut super::command(false),
+            self.name.get(),
+            &mut script,
+        );
         // Made of our own texts.
         std::io::stdout().write_all(&script)?;
         Ok(Exit::Done)
@@ -56,7 +61,7 @@ impl Completions {
 
 /// Options of `host man`.
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = "\
+#[command(after_help = "\
 Writes a page for each command, as its --help. `man` finds pages in DIR if DIR is called man1 and the
 directory above it is in MANPATH.
 
@@ -76,7 +81,7 @@ impl Manual {
         let failed =
             |error: std::io::Error| Advice::failed(format!("{}: {error}", self.dir.display()));
         std::fs::create_dir_all(&self.dir).map_err(failed)?;
-        let mut command = super::command().name(self.name.get()).version(version::SHORT);
+        let mut command = super::command(false).name(self.name.get()).version(version::SHORT);
         command.build();
         let count = write(&command, &command.get_name().to_owned(), &self.dir).map_err(failed)?;
         let pages = output::count(count, "page");

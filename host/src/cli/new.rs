@@ -14,7 +14,7 @@ use super::output;
 
 /// Options of `host new`.
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = "\
+#[command(after_help = "\
 The project is in Rust, and works as it is: it counts the words of its inputs. `cargo test` runs its
 tests without WebAssembly, and `host try DIR` builds it and runs it once.
 

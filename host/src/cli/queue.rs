@@ -23,25 +23,25 @@ use super::settings::{DisplaySettings, Flags, Group, QueueOnly, Settings};
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Queue {
     /// Show how many messages a queue holds
-    #[command(after_long_help = STATUS_HELP)]
+    #[command(after_help = STATUS_HELP)]
     Status(Simple),
     /// List messages or error reports
-    #[command(after_long_help = LS_HELP)]
+    #[command(after_help = LS_HELP)]
     Ls(ls::Ls),
     /// End all leases, so that any worker can take the messages now
-    #[command(after_long_help = RELEASE_HELP)]
+    #[command(after_help = RELEASE_HELP)]
     Release(Change),
     /// Reset the counters of inserted and completed messages
-    #[command(after_long_help = REZERO_HELP)]
+    #[command(after_help = REZERO_HELP)]
     Rezero(Change),
     /// Delete all messages and reset the counters
-    #[command(after_long_help = PURGE_HELP)]
+    #[command(after_help = PURGE_HELP)]
     Purge(Change),
     /// Copy all messages to another queue
-    #[command(after_long_help = transfer::COPY_HELP)]
+    #[command(after_help = transfer::COPY_HELP)]
     Cp(transfer::Transfer),
     /// Move all messages that are not leased to another queue
-    #[command(after_long_help = transfer::MOVE_HELP)]
+    #[command(after_help = transfer::MOVE_HELP)]
     Mv(transfer::Transfer),
     /// Send tasks of an error queue or a dead-letter queue back to their queue
     Redrive(redrive::Redrive),

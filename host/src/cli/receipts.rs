@@ -9,13 +9,13 @@ mod verify;
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Receipts {
     /// Check that tasks have receipts and that their outputs are unchanged
-    #[command(after_long_help = verify::HELP)]
+    #[command(after_help = verify::HELP)]
     Verify(verify::Verify),
     /// Run some finished tasks again and compare their outputs
-    #[command(after_long_help = audit::HELP)]
+    #[command(after_help = audit::HELP)]
     Audit(audit::Audit),
     /// Show the receipt of the task that left an output
-    #[command(after_long_help = show::HELP)]
+    #[command(after_help = show::HELP)]
     Show(show::Show),
 }
 

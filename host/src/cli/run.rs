@@ -44,7 +44,7 @@ const WATCH: Duration = Duration::from_secs(1);
 const STALLED: Duration = Duration::from_secs(5);
 /// Options of `host run`.
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = "\
+#[command(after_help = "\
 Settings can also be HOST_… variables (HOST_MAX_TASKS=10) or keys in host.toml (max-tasks = 10).
 `host config` shows the settings in effect.
 

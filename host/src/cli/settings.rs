@@ -21,7 +21,7 @@ use std::sync::LazyLock;
 
 use clap::error::{ContextKind, ContextValue};
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Args, Command};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, Id};
 use task_host::bucket;
 use task_host::config::parse::{self, Parsed};
 use task_host::config::{
@@ -71,6 +71,23 @@ static DECLARED: LazyLock<Vec<Arg>> = LazyLock::new(|| {
     let command = DisplaySettings::augment_args(Config::augment_args(Command::new("host")));
     command.get_arguments().cloned().collect()
 });
+
+/// The command with only the usual settings in its help, if it has many.
+pub(crate) fn brief(mut command: Command) -> Command {
+    let is_setting = |arg: &&Arg| DECLARED.iter().any(|setting| setting.get_id() == arg.get_id());
+    let settings = command.get_arguments().filter(is_setting);
+    let settings: Vec<Id> = settings.map(|arg| arg.get_id().clone()).collect();
+    let is_common = |id: &Id| {
+        let setting = DECLARED.iter().find(|setting| setting.get_id() == id);
+        setting.is_some_and(|setting| COMMON.contains(&name(setting)))
+    };
+    if settings.len() > MANY {
+        for id in settings.into_iter().filter(|id| !is_common(id)) {
+            command = command.mut_arg(id, |arg| arg.hide(true));
+        }
+    }
+    command
+}
 
 /// The name of a setting, which is also its flag and its key.
 fn name(setting: &Arg) -> &str {
@@ -288,13 +305,11 @@ impl<G: Group> Args for Flags<G> {
     fn augment_args(mut command: Command) -> Command {
         let is_declared = |wanted: &&str| DECLARED.iter().any(|setting| name(setting) == *wanted);
         debug_assert!(G::SETTINGS.is_none_or(|settings| settings.iter().all(is_declared)));
-        let is_long = G::SETTINGS.is_none_or(|settings| settings.len() > MANY);
         for (place, setting) in DECLARED.iter().enumerate() {
             if !G::takes(setting) {
                 continue;
             }
             let mut flag = setting.clone().required(false).display_order(2 * place);
-            flag = flag.hide_short_help(is_long && !COMMON.contains(&name(setting)));
             if !is_switch(setting) {
                 flag = flag.value_parser(clap::value_parser!(String));
             }

@@ -30,7 +30,7 @@ use super::transfer_display::{TransferDisplay, create_rejects, stop_on_ctrl_c, t
 
 /// Options of `host submit`.
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = "\
+#[command(after_help = "\
 Each line of a file is one task:
   {\"basic_info\": {\"id\": 4, \"name\": \"NO_OP\", \"base_directory\": \"datasets/noop_dataset\",
    \"inputs\": [\"0_input/4.dat\"]}, \"payload_info\": \"any JSON\"}

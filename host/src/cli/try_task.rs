@@ -45,7 +45,7 @@ const MOST_PAYLOAD: usize = 500;
 
 /// Options of `host try`.
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = "\
+#[command(after_help = "\
 The component may be a project: its directory is built first. The task reads an input at /inputs/KEY.
 KEY is the path as given, or only the file name if the path is absolute or contains `..`; for the
 files of a directory it is their path below the directory. KEY=PATH sets another key. Text that the

@@ -8,7 +8,7 @@ use task_host_tests::{Place, files, misbehaviour, no_op};
 /// Two tasks of which the one with the id 2 is given up.
 fn failed_place() -> Place {
     let place = Place::with(&["misbehave", "NO_OP"]);
-    place.put("data/0_input/a.dat", "an input");
+    place.put("tests/0_input/a.dat", "an input");
     let copy = json!({"do": "copy"});
     let reject = json!({"do": "all", "steps": [
         {"do": "say", "text": "about to fail"}, copy, {"do": "reject", "text": "no cheese"}]});
@@ -24,7 +24,7 @@ fn the_task_of_a_report_runs_again_with_its_inputs_and_changes_nothing() {
     let (keys, errors) = (place.keys(), files(&place.path().join("queue-errors")));
     let again = place.host(&["try", "--from", "./queue-errors", "--id", "2"]).code(3);
     for said in [
-        "misbehave 2 in \"data\", attempt 1, 1 input, payload {\"do\":",
+        "misbehave 2 in \"tests\", attempt 1, 1 input, payload {\"do\":",
         "the report says: execute: no cheese",
         "the component is that of the report: ",
         "about to fail",
@@ -77,9 +77,9 @@ fn another_component_and_a_file_with_a_report_will_do() {
         assert!(ended.stderr.contains(said), "{}", ended.stderr);
         assert!(ended.stderr.contains("done in "), "{}", ended.stderr);
     }
-    fs::remove_file(place.path().join("bucket/data/0_input/a.dat")).expect("an input");
+    fs::remove_file(place.path().join("bucket/tests/0_input/a.dat")).expect("an input");
     let missing = place.host(&["try", "--from", "report.json"]).code(1);
-    assert!(missing.stderr.contains("has no object `data/0_input/a.dat`"), "{}", missing.stderr);
+    assert!(missing.stderr.contains("has no object `tests/0_input/a.dat`"), "{}", missing.stderr);
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn a_profile_has_the_functions_of_the_task() {
     let names: Vec<_> =
         nodes.iter().filter_map(|n| n["callFrame"]["functionName"].as_str()).collect();
     let has = |name: &str| names.iter().any(|text| text.contains(name));
-    assert!(has("misbehave::excess::spin") && !has("_ZN"), "{names:?}");
+    assert!(has("misbehave::perform") && !has("_ZN"), "{names:?}");
     assert!(profile["samples"].as_array().is_some_and(|samples| samples.len() > 1));
 }
 
@@ -140,7 +140,6 @@ fn logs_of_attempts_are_stored_where_no_task_can_write() {
         misbehaviour(1, &[], say("hello")),
         misbehaviour(2, &[], retry),
         misbehaviour(3, &[], long),
-        misbehaviour(4, &[], json!({"do": "output", "key": "silent", "text": "x"})),
         forging,
     ]);
     place.run_until_empty(&["--logs", "kept/logs", "--max-log", "10KiB"]).code(3);
@@ -164,7 +163,6 @@ fn logs_of_attempts_are_stored_where_no_task_can_write() {
     let three = logs("3");
     assert!(three[0].1.starts_with('(') && three[0].1.contains("bytes before this were not kept"));
     assert!(three[0].1.len() < 11 << 10);
-    assert!(logs("4").is_empty());
     let nine = logs("9");
     assert!(nine.iter().all(|(name, _)| name != "x.1.log") && nine[0].1.contains("forged"));
     let exception = place.the_error()["exception"].to_string();

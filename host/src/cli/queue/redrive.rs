@@ -17,7 +17,7 @@ use super::{Which, load};
 
 /// Options of `host queue redrive`.
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = "\
+#[command(after_help = "\
 Sends the original task messages, and then deletes their reports. If the command is killed, a task
 may be in both queues, but it is never lost. Messages that do not match stay unchanged. A
 dead-letter queue of the service holds task messages instead of reports, so --match, --older-than
