@@ -53,8 +53,7 @@ impl Completions {
             self.name.get(),
             &mut script,
         );
-        // Made of our own texts.
-        std::io::stdout().write_all(&script)?;
+        output::script(&script)?;
         Ok(Exit::Done)
     }
 }

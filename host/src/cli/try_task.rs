@@ -22,7 +22,7 @@ use task_host::prefetch::{Prefetch, ReadInPlace};
 use task_host::publish;
 use task_host::sandbox::{Execution, Guest, Job, Limits, Profiler};
 use task_host::task;
-use task_host::verdict::{self, Verdict};
+use task_host::verdict;
 use task_host::words;
 use tokio_util::sync::CancellationToken;
 
@@ -182,8 +182,7 @@ impl Try {
             Err(failure) => {
                 let policy = settings.get::<RetrySettings>()?.policy();
                 let verdict = verdict::judge(failure, plan.attempt, &policy);
-                let would_retry = matches!(verdict, Verdict::Retry { .. });
-                (Some(failure.to_string()), Some((would_retry, policy.max_attempts)))
+                (Some(failure.to_string()), Some((verdict.is_retry(), policy.max_attempts)))
             }
         };
         let outcome = Outcome {

@@ -20,8 +20,7 @@ impl Attempt {
     /// changes nothing for the task.
     pub(super) async fn store_log(&self, services: &Services, lease: &Lease, verdict: &Verdict) {
         let (Some(prefix), Some(task)) = (&services.config.data.logs, &self.task) else { return };
-        let is_judged = matches!(verdict, Verdict::Done | Verdict::Reject | Verdict::Retry { .. });
-        if !is_judged || self.log.text.is_empty() {
+        if !verdict.is_of_the_task() || self.log.text.is_empty() {
             return;
         }
         let problem = match key(prefix, task, &lease.message().id, lease.attempt()) {
