@@ -1,6 +1,7 @@
 //! The targets: one for each kind of foreign data.
 
 mod cache;
+mod cause;
 mod cloud_queue;
 mod component;
 mod config;
@@ -18,6 +19,7 @@ use crate::Target;
 /// All targets, by name.
 pub(crate) const ALL: &[Target] = &[
     Target { name: "cache", check: cache::check },
+    Target { name: "cause", check: cause::check },
     Target { name: "cloud_queue", check: cloud_queue::check },
     Target { name: "component", check: component::check },
     Target { name: "config", check: config::check },

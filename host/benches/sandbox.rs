@@ -97,6 +97,7 @@ async fn rounds_of(sandbox: Arc<Sandbox>, guest: Guest, inputs: usize) -> f64 {
                 cancelled: CancellationToken::new(),
                 tee: None,
                 profiler: None,
+                watched: None,
                 slot: None,
             })
             .await;

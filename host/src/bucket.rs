@@ -15,6 +15,7 @@ pub mod foreign;
 mod listing;
 mod object;
 mod service_error;
+mod store_clock;
 #[cfg(test)]
 pub(crate) mod tests;
 mod transport;
@@ -24,7 +25,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -295,6 +296,8 @@ pub struct Listed {
     pub key: BucketKey,
     /// Its length in bytes.
     pub size: u64,
+    /// When it was put, by the clock of the store.
+    pub modified: SystemTime,
 }
 
 /// A bucket. `Display` is its URL.
@@ -346,6 +349,25 @@ pub trait Bucket: fmt::Display + fmt::Debug + Send + Sync + 'static {
         bytes: Bytes,
         replaced: Option<&Revision>,
     ) -> Result<bool, BucketError>;
+
+    /// Puts a small object of the host's own, in the place of any other. Unlike a put of an output,
+    /// this has little patience and is not synced to disk: the next put replaces it.
+    ///
+    /// # Errors
+    /// As [`Bucket::put`].
+    async fn put_own(&self, key: &BucketKey, bytes: Bytes) -> Result<(), BucketError>;
+
+    /// Removes an object of the host's own, if it is there.
+    ///
+    /// # Errors
+    /// As [`Bucket::put`].
+    async fn remove_own(&self, key: &BucketKey) -> Result<(), BucketError>;
+
+    /// The time by the clock that [`Listed::modified`] has, as far as it is known: a service says its
+    /// time with each listing.
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
 
     /// The digest and number of the bytes that [`Bucket::open`] brings.
     ///

@@ -188,6 +188,11 @@ impl Cache {
         &self.0.options.dir
     }
 
+    /// The bytes that blobs take on disk, as far as is known.
+    pub fn stored_bytes(&self) -> u64 {
+        self.0.capacity.stored()
+    }
+
     /// The most bytes that blobs take on disk.
     pub fn max_bytes(&self) -> u64 {
         self.0.options.max_bytes

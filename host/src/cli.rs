@@ -8,25 +8,31 @@ mod component;
 mod config;
 mod confirm;
 mod console;
+mod dashboard;
 mod described;
 mod doctor;
 mod exit_code;
 mod fleet;
 mod health;
+mod listener;
 mod local_runner;
 mod manual;
 mod new;
 mod open_files;
 mod output;
+mod page;
 mod progress_line;
 mod queue;
 mod receipts;
 mod run;
+mod screen;
 mod settings;
 mod submit;
+mod top;
 mod transfer_display;
 mod try_task;
 mod version;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -116,6 +122,10 @@ enum Command {
     /// Start, watch and stop workers on Docker, Slurm, AWS Batch, ECS or Kubernetes
     #[command(subcommand, after_help = FLEET_HELP)]
     Fleet(Box<fleet::Fleet>),
+    /// Show the hosts of a queue, what they run, and why tasks failed
+    Top(top::Top),
+    /// Serve the same as a page for browsers
+    Dashboard(dashboard::Dashboard),
     /// Publish and inspect components
     #[command(subcommand, after_help = COMPONENT_HELP)]
     Component(component::Component),
@@ -151,6 +161,8 @@ impl Command {
             Self::Submit(command) => command.run(),
             Self::Queue(command) => command.run(),
             Self::Fleet(command) => command.run(),
+            Self::Top(command) => command.run(),
+            Self::Dashboard(command) => command.run(),
             Self::Component(command) => command.run(),
             Self::Receipts(command) => command.run(),
             Self::Cache(command) => command.run(),

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LONGEST: usize = 256;
 
 /// What starts and stops hosts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Engine {
     /// AWS Batch.
@@ -54,7 +54,8 @@ impl Engine {
 }
 
 /// The names of one worker. Only what is known is written.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Identity {
     #[serde(skip_serializing_if = "Option::is_none")]
     engine: Option<Engine>,

@@ -10,8 +10,10 @@ use std::sync::Arc;
 
 use crate::plain;
 
-/// The first segment of keys that belong to the host: receipts of finished tasks.
+/// The first segments of keys that belong to the host: receipts of finished tasks.
 pub const RECEIPTS: &str = "_receipts";
+/// The same: heartbeats of hosts.
+pub const HOSTS: &str = "_hosts";
 /// The longest key, in bytes of UTF-8: the limit of S3 and Google Cloud Storage.
 pub const MAX_KEY_BYTES: usize = 1024;
 /// The longest segment between two slashes, in bytes: the limit of Linux file systems.
@@ -48,7 +50,7 @@ pub enum KeyError {
     #[error("starts with a URL scheme; it has to be a plain relative path")]
     Scheme,
     /// Among the keys that belong to the host.
-    #[error("is in `{RECEIPTS}`, which is reserved for the host's receipts")]
+    #[error("is in `{RECEIPTS}` or `{HOSTS}`, which are reserved for the host")]
     Reserved,
     /// Too long for a bucket or a file system.
     #[error("is too long: {what} of {len} bytes, the limit is {max}")]
@@ -290,7 +292,7 @@ pub fn check_not_reserved(base_directory: &str) -> Result<(), KeyError> {
 fn is_reserved(text: &str) -> bool {
     let first = text.split('/').next().unwrap_or_default();
     let seen = first.chars().filter(|c| plain::is_plain(*c)).flat_map(char::to_uppercase);
-    seen.eq(RECEIPTS.chars().flat_map(char::to_uppercase))
+    [RECEIPTS, HOSTS].iter().any(|name| seen.clone().eq(name.chars().flat_map(char::to_uppercase)))
 }
 
 /// A name as a case-insensitive file system sees it. Converted character by character, so that the
@@ -331,13 +333,15 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_receipts_are_known_however_a_file_system_compares_names() {
+    fn keys_of_the_host_are_known_however_a_file_system_compares_names() {
         for text in
             ["_receipts", "_receipts/a", "_Receipts/a", "_receipt\u{17f}", "_rec\u{200d}eipts/a"]
+                .into_iter()
+                .chain(["_hosts", "_hosts/a", "_HOSTS/a", "_ho\u{17f}ts/a"])
         {
             assert!(BucketKey::new(text).unwrap().is_reserved(), "{text:?}");
         }
-        for text in ["receipts", "_receipts2/a", "d/_receipts", "_receipts.txt"] {
+        for text in ["receipts", "_receipts2/a", "d/_receipts", "_receipts.txt", "_host", "hosts"] {
             assert!(!BucketKey::new(text).unwrap().is_reserved(), "{text:?}");
         }
     }

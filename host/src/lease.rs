@@ -21,6 +21,9 @@ use crate::shortage;
 
 /// A lease is renewed when this fraction of its duration is left.
 const RENEW_AT: f64 = 0.5;
+/// Where one request renews several leases, those with less than this left are renewed with one that
+/// is due. So all leases of a host with long tasks come to be due at the same time.
+const RENEW_WITH: f64 = 0.8;
 /// How long the queue's last answer about a lease counts as current.
 const RECENT: Duration = Duration::from_secs(1);
 /// How many times per lease duration each lease is checked.
@@ -227,14 +230,7 @@ async fn heartbeat(shared: Arc<Shared>, stop: CancellationToken) {
             if stopped && leases.is_empty() {
                 return;
             }
-            leases
-                .values()
-                .filter(|state| {
-                    let left = state.until().saturating_duration_since(now);
-                    left < shared.duration.mul_f64(RENEW_AT)
-                })
-                .cloned()
-                .collect()
+            due(leases.values(), now, shared.duration, shared.queue.batch() > 1)
         };
         // Renew each lease concurrently: a slow call must not delay the others.
         for state in due {
@@ -247,6 +243,22 @@ async fn heartbeat(shared: Arc<Shared>, stop: CancellationToken) {
             });
         }
     }
+}
+
+/// The leases of this `duration` to renew now. `is_shared`: one request renews several.
+fn due<'a>(
+    leases: impl Iterator<Item = &'a Arc<LeaseState>> + Clone,
+    now: Instant,
+    duration: Duration,
+    is_shared: bool,
+) -> Vec<Arc<LeaseState>> {
+    let left = |state: &LeaseState| state.until().saturating_duration_since(now);
+    let is_due = |state: &&Arc<LeaseState>| left(state) < duration.mul_f64(RENEW_AT);
+    let limit = match is_shared && leases.clone().any(|state| is_due(&state)) {
+        true => RENEW_WITH,
+        false => RENEW_AT,
+    };
+    leases.filter(|state| left(state) < duration.mul_f64(limit)).cloned().collect()
 }
 
 async fn renew(
@@ -472,6 +484,29 @@ mod tests {
 
     async fn can_be_leased(queue: &MemoryQueue) -> bool {
         !queue.lease(1, HOLD, Duration::ZERO).await.unwrap().is_empty()
+    }
+
+    #[test]
+    fn leases_that_share_a_request_are_renewed_with_one_that_is_due() {
+        let now = Instant::now();
+        let lease = |left: u64| {
+            let term = Term::new(now + Duration::from_secs(left), now);
+            Arc::new(LeaseState {
+                id: left.to_string(),
+                receipt: tokio::sync::Mutex::default(),
+                stale: Mutex::default(),
+                term: Mutex::new(term),
+                lost: CancellationToken::new(),
+            })
+        };
+        let check = |left: &[u64], is_shared, renewed: &[&str]| {
+            let leases: Vec<_> = left.iter().copied().map(lease).collect();
+            let due = due(leases.iter(), now, Duration::from_secs(100), is_shared);
+            assert_eq!(due.iter().map(|lease| &*lease.id).collect::<Vec<_>>(), renewed);
+        };
+        check(&[100, 81, 79, 49], true, &["79", "49"]);
+        check(&[100, 81, 79, 49], false, &["49"]);
+        check(&[100, 81, 79, 51], true, &[]);
     }
 
     #[tokio::test]

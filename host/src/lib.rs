@@ -13,6 +13,7 @@
 //! [`task`] is that list as one function; [`services`] is what tasks share. [`fleet`] starts workers
 //! on other machines.
 
+pub mod activity;
 pub mod ahead;
 pub mod ask;
 mod aws;
@@ -20,6 +21,7 @@ mod blocking;
 pub mod bucket;
 pub mod cache;
 pub mod catalog;
+pub mod cause;
 pub mod config;
 pub mod confinement;
 pub mod digest;
@@ -29,6 +31,7 @@ pub mod failure;
 pub mod fault;
 pub mod fit;
 pub mod fleet;
+pub mod heartbeat;
 pub mod hold;
 pub mod identity;
 pub mod json;
@@ -36,8 +39,10 @@ pub mod key;
 pub mod lease;
 pub mod machine;
 pub mod message;
+pub mod metrics;
 pub mod notice;
 pub mod outage;
+pub mod overview;
 mod ownership;
 pub mod pace;
 pub mod plain;

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -39,12 +40,20 @@ pub struct Outages {
     ended: Notify,
     /// Outages that are over, by name.
     over: Mutex<BTreeMap<String, Over>>,
+    /// Outages that have begun.
+    begun: AtomicU64,
 }
 
 impl Default for Outages {
     fn default() -> Self {
         let count = watch::Sender::new(0);
-        Self { out: Mutex::default(), count, ended: Notify::default(), over: Mutex::default() }
+        Self {
+            out: Mutex::default(),
+            count,
+            ended: Notify::default(),
+            over: Mutex::default(),
+            begun: AtomicU64::new(0),
+        }
     }
 }
 
@@ -126,6 +135,7 @@ impl Outages {
                     (over.since, over.tries)
                 }
                 None => {
+                    self.begun.fetch_add(1, Relaxed);
                     tracing::error!("{problem}; trying again until it works");
                     (now, 0)
                 }
@@ -192,6 +202,16 @@ impl Outages {
     /// Whether there is any outage.
     pub fn any(&self) -> bool {
         *self.count.borrow() > 0
+    }
+
+    /// The number of outages now.
+    pub fn count(&self) -> usize {
+        *self.count.borrow()
+    }
+
+    /// The number of outages that have begun since the host started.
+    pub fn begun_count(&self) -> u64 {
+        self.begun.load(Relaxed)
     }
 
     /// Waits until there is an outage.
@@ -282,6 +302,7 @@ mod tests {
         }
         assert!(longest >= LONGEST_WAIT / 2);
         assert_eq!(outages.problems(), ["failure 11"]);
+        assert_eq!((outages.count(), outages.begun_count()), (1, 1));
         outages.begins(&"sqs://q", &"no answer");
         outages.ends(&"s3://b");
         assert!(!outages.is_out(&"s3://b") && outages.is_out(&"sqs://q"));

@@ -578,6 +578,14 @@ mod tests {
             self.0.put_if(key, bytes, replaced).await
         }
 
+        async fn put_own(&self, key: &BucketKey, bytes: bytes::Bytes) -> Result<(), BucketError> {
+            self.0.put_own(key, bytes).await
+        }
+
+        async fn remove_own(&self, key: &BucketKey) -> Result<(), BucketError> {
+            self.0.remove_own(key).await
+        }
+
         fn list<'a>(&'a self, prefix: &Prefix) -> BoxStream<'a, Result<Listed, BucketError>> {
             self.0.list(prefix)
         }

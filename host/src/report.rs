@@ -42,6 +42,13 @@ pub struct HostInfo {
     user: String,
 }
 
+impl HostInfo {
+    /// The name of the machine.
+    pub fn hostname(&self) -> &str {
+        &self.hostname
+    }
+}
+
 /// This host.
 pub static HOST_INFO: LazyLock<HostInfo> = LazyLock::new(|| HostInfo {
     hostname: head(&rustix::system::uname().nodename().to_string_lossy(), LONGEST_NAME).into(),

@@ -26,6 +26,7 @@ mod quota;
 mod room;
 mod stack;
 mod thread;
+mod watched;
 
 use std::borrow::Cow;
 use std::num::NonZeroUsize;
@@ -67,6 +68,7 @@ use progress::Progress;
 use quota::Quota;
 use room::{Room, Share};
 use thread::Threads;
+pub use watched::Watched;
 
 /// Bytes of a guest's reason for a failure that are kept.
 const MAX_REASON: usize = 16 << 10;
@@ -117,6 +119,8 @@ pub struct Job {
     pub tee: Option<Tee>,
     /// Samples the guest while it computes.
     pub profiler: Option<Arc<Profiler>>,
+    /// What others see of it while it runs.
+    pub watched: Option<Arc<Watched>>,
     /// Dropped as soon as the guest has ended, on its thread: the next task can begin before this
     /// one's end is noticed.
     pub slot: Option<OwnedSemaphorePermit>,
@@ -342,6 +346,12 @@ impl Sandbox {
         }
     }
 
+    /// The memory that all guests have now, and the most that they may have, if there is a limit.
+    pub fn memory(&self) -> (ByteSize, Option<ByteSize>) {
+        let size = self.room.size();
+        (self.room.held(), Some(size).filter(|size| size.as_u64() < u64::MAX))
+    }
+
     /// Where guests get the time and random numbers from. Their compiled code depends on it.
     pub fn mode(&self) -> Mode {
         self.mode
@@ -500,6 +510,10 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
     let log = log::Sink::new(usize::try_from(limits.log.as_u64()).unwrap_or(usize::MAX), job.tee);
     let quota = Quota::new(limits);
     let world = (mode == Mode::Deterministic).then(|| World::of(&job.task));
+    if let Some(watched) = &job.watched {
+        watched.prints_to(&log);
+    }
+    let mut progress = Progress::start(start, job.watched.as_deref());
     let files = Tree::new(job.inputs, limits, quota.clone(), disk, log.clone(), world.as_ref());
     let mut table = ResourceTable::new();
     table.set_max_capacity(limits::MAX_HANDLES);
@@ -517,7 +531,7 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
         table,
         files: files.clone(),
         quota: quota.clone(),
-        memory: Memory::new(limits.memory, share),
+        memory: Memory::new(limits.memory, share, job.watched.clone()),
         steps: world.map(|world| world.clock),
         cpu_time: limits.cpu_time.map(|most| CpuTime::start(most, start)),
     };
@@ -545,7 +559,6 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
         }
     });
 
-    let mut progress = Progress::start(start);
     let ended = tokio::select! {
         biased;
         ended = calls(
@@ -672,7 +685,7 @@ async fn calls(
     task: &Task,
     attempt: u32,
     limits: &Limits,
-    progress: &mut Progress,
+    progress: &mut Progress<'_>,
 ) -> Result<types::Outcome, Ended> {
     let instance = guest.pre.instantiate_async(&mut *store).await?;
     let task = types::Task {

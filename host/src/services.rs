@@ -9,11 +9,13 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::activity::Activity;
 use crate::ahead::Ahead;
 use crate::bucket::{self, Access, Bucket, BucketError, DirSync};
 use crate::cache::{Cache, CacheError, CacheOptions};
 use crate::catalog::Catalog;
 use crate::config::{self, Config, DataSettings, TaskLimits};
+use crate::heartbeat::Place;
 use crate::key::Prefix;
 use crate::machine::Machine;
 use crate::outage::Outages;
@@ -33,11 +35,14 @@ pub(crate) mod crowded;
 mod diagnosis;
 pub(crate) mod slots;
 pub(crate) mod undeleted;
+mod view;
 mod waits;
 
 /// Everything that tasks share, opened.
 pub struct Services {
     pub(crate) stats: Arc<Stats>,
+    /// What the host is doing now, and what it has done.
+    pub(crate) activity: Activity,
     pub(crate) outages: Arc<Outages>,
     pub(crate) inputs: Prefetch,
     /// The bucket that outputs go to.
@@ -190,6 +195,7 @@ impl Services {
         let Opened { bucket, inputs, receipts, queue, error_queue, done_queue, .. } = opened;
         Ok(Self {
             stats: Arc::default(),
+            activity: Activity::default(),
             outages: Arc::default(),
             inputs: Prefetch {
                 bucket: inputs,
@@ -233,6 +239,11 @@ impl Services {
         &self.stats
     }
 
+    /// What the host is doing now, and what it has done.
+    pub fn activity(&self) -> &Activity {
+        &self.activity
+    }
+
     /// What does not work now.
     pub fn outages(&self) -> &Outages {
         &self.outages
@@ -241,6 +252,13 @@ impl Services {
     /// The task queue.
     pub fn queue(&self) -> &Arc<dyn Queue> {
         &self.queue
+    }
+
+    /// Where this host writes its heartbeat: to the directory of the queue, or else to the bucket.
+    pub fn heartbeat_place(&self) -> Place {
+        let queue = &self.config.queue;
+        let in_bucket = || Place::in_bucket(self.bucket.clone(), queue);
+        Place::in_queue(queue).unwrap_or_else(in_bucket)
     }
 
     /// The configuration that these services were opened with.

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use crate::activity::Shown;
 use crate::blocking::blocking;
 use crate::bucket::Version;
 use crate::catalog::{CatalogError, Ready};
@@ -56,6 +57,8 @@ struct Attempt {
     memory: u64,
     /// The guest's processor time, if it was measured.
     cpu_time: Option<Duration>,
+    /// Its place among the tasks that run, once it runs.
+    shown: Option<Shown>,
 }
 
 /// How a task goes on after its message is decoded.
@@ -109,10 +112,14 @@ pub async fn run(services: &Services, mut lease: Lease, hold: Hold) {
             receipt: None,
             memory: 0,
             cpu_time: None,
+            shown: None,
         };
         let mut end = match services.undeleted.recall(&lease.message().id, &lease.message().body) {
             // The message came again because it could not be deleted.
-            Some(ended) => return attempt.settle_again(services, lease, ended).await,
+            Some(ended) => {
+                attempt.task = decoded.ok().map(Arc::new);
+                return attempt.settle_again(services, lease, ended).await;
+            }
             None => attempt.make(services, &mut lease, decoded, hold).await,
         };
         if let Err(failure) = end {
@@ -214,6 +221,8 @@ impl Attempt {
             Turn::Slot(slot) => (Some(slot), None),
             Turn::Alone(all) => (None, Some(all)),
         };
+        let shown = self.shown.insert(services.activity.runs(task, lease.attempt()));
+        let watched = Some(shown.watched().clone());
         lease.start().await.map_err(Failure::Start)?;
         fault::point(Reached::Started);
         let is_ahead = slot.as_ref().is_some_and(|slot| slot.is_ahead);
@@ -226,6 +235,7 @@ impl Attempt {
             cancelled: lost.child_token(),
             tee: None,
             profiler: None,
+            watched,
             slot: slot.map(|slot| slot.permit),
         };
         let execution = if is_ahead {
@@ -456,6 +466,9 @@ impl Attempt {
     fn has_run(&mut self, services: &Services, hold: &Hold, execution: &Execution) {
         hold.has_run();
         services.slots.ran(execution.elapsed);
+        if let Some(shown) = &self.shown {
+            shown.publishes();
+        }
         self.steps.done(Step::Run);
         self.steps.move_from(Step::Run, Step::Instantiate, execution.times.of(Phase::Instantiate));
     }

@@ -34,6 +34,11 @@ pub fn fleet_tool(program: &str) -> PathBuf {
     needed(target().join("fleet/bin").join(program))
 }
 
+/// The directory of the packages that drive a browser.
+pub(crate) fn browser_packages() -> PathBuf {
+    needed(target().join("browser"))
+}
+
 /// The program Helm.
 pub fn helm() -> PathBuf {
     needed(target().join("helm/helm"))

@@ -5,6 +5,7 @@
 //! build directory that the test itself is in. What is missing is an error, never a reason
 //! to skip.
 
+mod browser;
 mod built;
 mod cloud;
 pub mod components;
@@ -14,11 +15,13 @@ mod place;
 mod process;
 mod python;
 mod signing;
+mod stack;
 /// The steps of a task's life at which a host with fault points can be faulted.
 #[path = "../../host/src/fault/step.rs"]
 pub mod step;
 mod watched;
 
+pub use browser::check_page;
 pub use built::{fleet_tool, guest, helm, host, host_with_fault_points, python, target};
 pub use cloud::{Cloud, aws_variables, google_key, server, unique};
 pub use mount::{FaultyDisk, SmallDisk};
@@ -26,6 +29,7 @@ pub use place::{Place, files, misbehaviour, no_op};
 pub use process::{Finished, Running};
 pub use python::Script;
 pub use signing::Signer;
+pub use stack::Stacks;
 pub use task_host_test_network::wait::{eventually, within};
 pub use task_host_test_network::{faults, http};
 pub use watched::Watched;

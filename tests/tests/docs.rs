@@ -44,6 +44,7 @@ pages! {
     glossary => "docs/glossary.md",
     install => "docs/install.md",
     interface_versions => "docs/interface-versions.md",
+    metrics => "docs/metrics.md",
     operating => "docs/operating.md",
     reference_bucket => "docs/reference/bucket.md",
     reference_command_line => "docs/reference/command-line.md",
@@ -59,7 +60,9 @@ pages! {
     reference_trust => "docs/reference/trust.md",
     releasing => "docs/releasing.md",
     security => "docs/security.md",
+    status_page => "docs/status-page.md",
     summary => "docs/SUMMARY.md",
+    watching => "docs/watching.md",
     writing_a_task => "docs/writing-a-task.md",
 }
 

@@ -11,19 +11,19 @@ use syn::visit::{self, Visit};
 const LAYERS: &[&[&str]] = &[
     &["main"],
     &["cli"],
-    &["fit", "fleet", "transfer", "worker"],
+    &["fit", "fleet", "metrics", "overview", "transfer", "worker"],
     &["task"],
     &["services"],
     &["config"],
     &["verdict"],
-    &["failure", "receipt"],
-    &["prefetch", "report", "catalog", "publish"],
+    &["failure", "heartbeat", "receipt"],
+    &["activity", "prefetch", "report", "catalog", "publish"],
     &["lease", "cache", "sandbox"],
     &["queue", "bucket"],
     &["spill"],
     &["notice", "protection"],
     &["ahead", "hold", "identity", "message", "outage", "ownership", "process_dir", "stats"],
-    &["aws", "confinement", "json", "key", "machine", "roots", "turns", "words"],
+    &["aws", "cause", "confinement", "json", "key", "machine", "roots", "turns", "words"],
     &["ask", "blocking", "digest", "dirs", "environment", "fault", "pace", "plain", "shortage"],
 ];
 

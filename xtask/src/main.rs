@@ -90,6 +90,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             setup::aws_server(&project)?;
             setup::azure_server(&project)?;
             setup::pubsub_server()?;
+            setup::browser(&project)?;
             setup::cargo_deny(&project)?;
             setup::mdbook(&project)?;
             setup::cpp_compiler()?;

@@ -102,6 +102,17 @@ pub(crate) fn azure_server(project: &Project) -> anyhow::Result<PathBuf> {
     Ok(programs.join("azurite-blob"))
 }
 
+/// curl and Chromium, and the packages that drive it. Tests find these in `browser` in the build
+/// directory.
+pub(crate) fn browser(project: &Project) -> anyhow::Result<()> {
+    available("curl", &["curl", "ca-certificates"], "curl")?;
+    // Without recommended packages there may be no font.
+    available("chromium", &["chromium", "fonts-dejavu-core"], "Chromium")?;
+    let programs = npm_packages(project, "browser", "tests/browser")?;
+    let packages = programs.ancestors().nth(2).context("packages are in a directory")?;
+    link(project, "browser", packages)
+}
+
 /// The program of Google's Pub/Sub emulator.
 pub(crate) fn pubsub_server() -> anyhow::Result<PathBuf> {
     const PACKAGE: &str = "google-cloud-cli-pubsub-emulator";

@@ -39,6 +39,8 @@ pub(crate) struct Options {
 enum Needs {
     /// No more.
     Guests,
+    /// A browser, and curl.
+    Browser,
     /// Guests in other languages.
     Languages,
     /// What packs the host and installs the packages, and Docker.
@@ -72,6 +74,9 @@ const WITH_SERVERS: &[(&str, &str)] = &[
     ("fault_points", "aws::"),
     ("fault_points", "google::"),
 ];
+
+/// The tests that need a browser, or another program that asks for pages.
+const WITH_BROWSER: &[(&str, &str)] = &[("docs", "page::status_page"), ("host", "page::")];
 
 /// The tests that need guests in other languages.
 const WITH_LANGUAGES: &[(&str, &str)] = &[
@@ -114,6 +119,8 @@ impl Needs {
             Some(Self::Engines)
         } else if among(WITH_SERVERS) {
             Some(Self::Servers)
+        } else if among(WITH_BROWSER) {
+            Some(Self::Browser)
         } else if among(WITH_LANGUAGES) {
             Some(Self::Languages)
         } else if among(WITH_PACKAGES) {
@@ -136,6 +143,9 @@ fn prepare(project: &Project, needs: &BTreeSet<Needs>) -> anyhow::Result<Option<
     setup::fuse()?;
     setup::strace()?;
     build::guests(project)?;
+    if needs.contains(&Needs::Browser) {
+        setup::browser(project)?;
+    }
     if needs.contains(&Needs::Packages) {
         setup::packages(project)?;
     }
@@ -189,7 +199,7 @@ fn all(project: &Project) -> anyhow::Result<()> {
         }
         ensure!(found, "xtask/src/test.rs lists `{name} {begin}`, but no test has this name");
     }
-    let needs = [Needs::Languages, Needs::Packages, Needs::Engines];
+    let needs = [Needs::Browser, Needs::Languages, Needs::Packages, Needs::Engines];
     let servers = prepare(project, &needs.into())?;
     let fuzzer = Fuzzer::build(project)?;
     let mut tests = project.cargo();
@@ -262,7 +272,7 @@ fn some(project: &Project, options: &Options) -> anyhow::Result<String> {
 /// All tests that need something, as programs and beginnings of names.
 fn listed() -> impl Iterator<Item = &'static (&'static str, &'static str)> {
     let servers = WITH_ENGINES.iter().chain(WITH_SERVERS).chain(WITH_PACKAGES);
-    servers.chain(WITH_LANGUAGES).chain(WITH_GUESTS)
+    servers.chain(WITH_BROWSER).chain(WITH_LANGUAGES).chain(WITH_GUESTS)
 }
 
 /// How many quick tests run at a time: they mostly wait for leases to expire.

@@ -27,6 +27,7 @@ pub(super) async fn open(
     crate::roots::tell();
     let problem = |problem: String| BucketError::invalid(&address.url(), problem);
     let transport = Transport::new(&address, access.stored_encoding);
+    let clock = transport.clock().clone();
     let name = &address.name;
     let make = match address.service {
         Service::S3 => {
@@ -38,7 +39,7 @@ pub(super) async fn open(
         Service::Http => http(name, patience, &transport),
     };
     let stores = make.map_err(problem)?;
-    Ok(ObjectBucket::new(address, stores, patience, access))
+    Ok(ObjectBucket::new(address, stores, patience, clock, access))
 }
 
 fn http(url: &str, patience: Patience, transport: &Transport) -> Result<Stores, String> {

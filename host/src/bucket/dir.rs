@@ -21,7 +21,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -29,7 +29,7 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use parking_lot::RwLock;
 use rustix::fs::{
     AtFlags, FallocateFlags, FileType, Mode, OFlags, Stat, fallocate, fstat, fstatvfs, fsync,
-    ioctl_ficlone, mkdirat, openat, statat,
+    ioctl_ficlone, mkdirat, openat, statat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -446,6 +446,13 @@ fn size(stat: &Stat) -> u64 {
     u64::try_from(stat.st_size).unwrap_or(0)
 }
 
+/// When a file was last written. A time before 1970 counts as 1970.
+fn modified(stat: &Stat) -> SystemTime {
+    let nanos = u32::try_from(stat.st_mtime_nsec).unwrap_or_default();
+    let since = Duration::new(u64::try_from(stat.st_mtime).unwrap_or_default(), nanos);
+    SystemTime::UNIX_EPOCH.checked_add(since).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
 fn version(stat: &Stat) -> Version {
     let Stat { st_dev, st_ino, st_mtime, st_mtime_nsec, st_ctime, st_ctime_nsec, .. } = stat;
     let tag = format!(
@@ -541,6 +548,19 @@ impl Bucket for DirBucket {
         }
         let (bucket, key, replaced) = (self.clone(), key.clone(), replaced.cloned());
         blocking(move || bucket.put_bytes_if(&key, &bytes, replaced.as_ref())).await
+    }
+
+    async fn put_own(&self, key: &BucketKey, bytes: Bytes) -> Result<(), BucketError> {
+        self.check_key(key)?;
+        self.put_bytes_own(key, &bytes)
+    }
+
+    async fn remove_own(&self, key: &BucketKey) -> Result<(), BucketError> {
+        self.check_key(key)?;
+        self.in_root("removing", key, |root| match unlinkat(root, key.as_str(), AtFlags::empty()) {
+            Err(Errno::NOENT) => Ok(()),
+            removed => removed,
+        })
     }
 
     async fn digest(&self, key: &BucketKey) -> Result<(Digest, u64), BucketError> {

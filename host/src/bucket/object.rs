@@ -7,7 +7,7 @@ mod version;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,7 +16,8 @@ use globset::GlobMatcher;
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path;
 use object_store::{
-    Attribute, Attributes, GetOptions, ObjectMeta, ObjectStore, PutMode, PutOptions, UpdateVersion,
+    Attribute, Attributes, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
+    PutOptions, UpdateVersion,
 };
 use tokio_util::task::TaskTracker;
 
@@ -26,6 +27,7 @@ use self::version::{facts, version};
 use super::address::{Service, ServiceAddress};
 use super::encoding;
 use super::service_error::{self, FailureKind};
+use super::store_clock::StoreClock;
 use super::transport::{HeadRefused, Patience};
 use super::{
     Access, Bucket, BucketError, Content, Listed, Opened, PutTag, Revision, StoredEncoding, Version,
@@ -49,6 +51,7 @@ struct Inner {
     url: String,
     stores: Stores,
     patience: Patience,
+    clock: StoreClock,
     stored_encoding: StoredEncoding,
     largest_decoded: u64,
     gzip_outputs: Option<GlobMatcher>,
@@ -85,6 +88,7 @@ impl ObjectBucket {
         address: ServiceAddress,
         stores: Stores,
         patience: Patience,
+        clock: StoreClock,
         access: &Access,
     ) -> Self {
         Self(Arc::new(Inner {
@@ -92,6 +96,7 @@ impl ObjectBucket {
             address,
             stores,
             patience,
+            clock,
             stored_encoding: access.stored_encoding,
             largest_decoded: access.largest_decoded,
             gzip_outputs: access.gzip_outputs.clone(),
@@ -312,6 +317,24 @@ impl Bucket for ObjectBucket {
         }
     }
 
+    async fn put_own(&self, key: &BucketKey, bytes: Bytes) -> Result<(), BucketError> {
+        let (store, path) = (self.quick_writes()?, self.path(key)?);
+        let put = store.put_opts(&path, bytes.into(), PutOptions::default()).await;
+        put.map(drop).map_err(|error| self.failed("writing", key, error))
+    }
+
+    async fn remove_own(&self, key: &BucketKey) -> Result<(), BucketError> {
+        match self.quick_writes()?.delete(&self.path(key)?).await {
+            Ok(()) => Ok(()),
+            Err(error) if FailureKind::of(&error) == FailureKind::NoObject => Ok(()),
+            Err(error) => Err(self.failed("removing", key, error)),
+        }
+    }
+
+    fn now(&self) -> SystemTime {
+        self.0.clock.now()
+    }
+
     fn list<'a>(&'a self, prefix: &Prefix) -> BoxStream<'a, Result<Listed, BucketError>> {
         let address = &self.0.address;
         let failed = |error| stream::iter([Err(error)]).boxed();
@@ -434,7 +457,7 @@ impl ObjectBucket {
             name.strip_prefix(prefix.as_str()).and_then(|rest| rest.strip_prefix('/'))
         };
         match BucketKey::new(below?) {
-            Ok(key) => Some(Listed { key, size: meta.size }),
+            Ok(key) => Some(Listed { key, size: meta.size, modified: meta.last_modified.into() }),
             Err(error) => {
                 tracing::warn!(bucket = %self, "skipped key {name:?}: it {error}");
                 None

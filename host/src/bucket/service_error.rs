@@ -205,14 +205,15 @@ pub(super) fn describe(
                 (Service::Http, _) => "the web server refuses it",
                 (Service::S3, "listing") => "the credentials need s3:ListBucket",
                 (Service::S3, "writing") => "the credentials need s3:PutObject",
+                (Service::S3, "removing") => "the credentials need s3:DeleteObject",
                 (Service::S3, _) =>
                     "the credentials need s3:GetObject; without s3:ListBucket, S3 also says this of \
                      objects that do not exist",
-                (Service::Google, "writing") =>
+                (Service::Google, "writing" | "removing") =>
                     "the account needs roles/storage.objectUser on the bucket",
                 (Service::Google, _) =>
                     "the account needs roles/storage.objectViewer on the bucket",
-                (Service::Azure, "writing") =>
+                (Service::Azure, "writing" | "removing") =>
                     "the account needs the role Storage Blob Data Contributor",
                 (Service::Azure, _) => "the account needs the role Storage Blob Data Reader",
             }

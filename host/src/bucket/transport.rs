@@ -2,7 +2,7 @@
 //! changes that make answers readable for `object_store`.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use super::address::{Service, ServiceAddress};
 use super::checksums::Checksums;
 use super::encoding::ContentEncoding;
 use super::listing::{self, Skipped};
+use super::store_clock::StoreClock;
 
 /// The slowest upload that is waited for, in bytes per second.
 const SLOWEST_UPLOAD: u64 = 32 * 1024;
@@ -97,6 +98,7 @@ pub(super) struct Transport {
     /// The `Accept-Encoding` of a request for an object.
     accepted: Option<HeaderValue>,
     skipped: Arc<Skipped>,
+    clock: StoreClock,
 }
 
 impl Transport {
@@ -115,7 +117,13 @@ impl Transport {
             idle: Patience::default().idle,
             accepted: accepted.map(HeaderValue::from_static),
             skipped: Arc::new(Skipped::new(address.url())),
+            clock: StoreClock::default(),
         }
+    }
+
+    /// The clock of the service, as its answers say.
+    pub(super) fn clock(&self) -> &StoreClock {
+        &self.clock
     }
 
     pub(super) fn with(&self, patience: Patience) -> Self {
@@ -173,7 +181,7 @@ impl Default for ResponseFacts {
 #[async_trait]
 impl HttpService for TimedClient {
     async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let Transport { service, idle, accepted, skipped } = &self.transport;
+        let Transport { service, idle, accepted, skipped, clock } = &self.transport;
         let host = request.uri().authority().map(ToString::to_string).unwrap_or_default();
         let is_head = request.method().as_str() == "HEAD";
         let is_listing = request.method().as_str() == "GET"
@@ -193,6 +201,9 @@ impl HttpService for TimedClient {
             return Err(HttpError::new(HttpErrorKind::Unknown, HeadRefused));
         }
         if is_listing && answer.status().is_success() {
+            if let Some(date) = answer.headers().get("date").and_then(|date| date.to_str().ok()) {
+                clock.saw(date, SystemTime::now());
+            }
             return prune(*service, answer, skipped).await;
         }
         let header = |name: &str| answer.headers().get(name)?.to_str().ok();

@@ -116,6 +116,14 @@ impl Bucket for Counting {
         Err(BucketError::invalid(self, "is only read"))
     }
 
+    async fn put_own(&self, _: &BucketKey, _: Bytes) -> Result<(), BucketError> {
+        Err(BucketError::invalid(self, "is only read"))
+    }
+
+    async fn remove_own(&self, _: &BucketKey) -> Result<(), BucketError> {
+        Err(BucketError::invalid(self, "is only read"))
+    }
+
     fn list<'a>(&'a self, _: &Prefix) -> BoxStream<'a, Result<Listed, BucketError>> {
         futures_util::stream::empty().boxed()
     }

@@ -1,7 +1,7 @@
 //! `host run`: leases tasks and runs them until there is a reason to stop.
 
 mod confine;
-mod health;
+mod listen;
 mod progress;
 mod stop;
 mod summary;
@@ -13,10 +13,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::HumanCount;
+use task_host::activity::SlowRule;
 use task_host::config::Config;
 use task_host::confinement::InForce;
 use task_host::environment::Environment;
 use task_host::fit::Finding;
+use task_host::heartbeat::Heart;
 use task_host::hold::HeldAhead;
 use task_host::machine::Machine;
 use task_host::notice::{self, Notices, Watcher};
@@ -116,11 +118,19 @@ impl Run {
                 }
             });
             if let Some(address) = display.listen {
-                side.control.spawn(health::serve(address, services.clone())).await??;
+                let settings = settings.effective()?;
+                let serving = listen::serve(address, services.clone(), settings);
+                side.control.spawn(serving).await??;
             }
             side.control.spawn(watch(Handle::current(), services.clone()));
+            keep_history(&side.control, &services, SlowRule::of(display.slow));
             tell_engine(&side.control, &services);
-            work(&screen, services, side, signals, notices, self.json).await
+            let heart = heartbeats(&services, display.heartbeat);
+            let exit = work(&screen, services, side, signals, notices, self.json).await;
+            if let Some(heart) = heart {
+                heart.stop().await;
+            }
+            exit
         });
         for runtime in [control, renewals, runtime] {
             // Don't wait for calls that hang.
@@ -151,6 +161,20 @@ fn tell_engine(control: &Handle, services: &Services) {
         let stats = services.stats().clone();
         control.spawn(async move { protection::keep(&Environment::of_process(), stats).await });
     }
+}
+
+/// Writes heartbeats, unless the time between two is zero.
+fn heartbeats(services: &Arc<Services>, every: Duration) -> Option<Heart> {
+    let (place, services) = (services.heartbeat_place(), services.clone());
+    (!every.is_zero()).then(|| Heart::start(place, every, move || services.snapshot()))
+}
+
+/// Keeps what the host shows of itself up to date. The queue may be a directory that hangs, so it is
+/// counted where tasks run.
+fn keep_history(control: &Handle, services: &Arc<Services>, rule: SlowRule) {
+    let (ticking, counting) = (services.clone(), services.clone());
+    control.spawn(async move { ticking.keep_ticking(rule).await });
+    tokio::spawn(async move { counting.keep_counting().await });
 }
 
 /// Warns about a problem as `host doctor` would describe it.
@@ -195,13 +219,7 @@ async fn work(
         &side.control,
     );
     let start = Instant::now();
-    let shown = Progress::new(
-        screen.clone(),
-        services.stats().clone(),
-        services.queue().clone(),
-        services.config().stop.exit_when_empty,
-    )
-    .start();
+    let shown = Progress::new(screen.clone(), services.clone()).start();
     let (drain, kill) = (stop.drain.clone(), stop.kill.clone());
     // In a task of its own: this thread only waits and must not be blocked.
     let working = worker.clone();

@@ -22,6 +22,7 @@ use std::sync::LazyLock;
 use clap::error::{ContextKind, ContextValue};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Id};
+use task_host::activity::snapshot::Setting;
 use task_host::bucket;
 use task_host::config::parse::{self, Parsed};
 use task_host::config::{
@@ -599,6 +600,16 @@ impl Settings {
     /// Warnings about variables with nearly the name of a setting.
     pub(crate) fn misspelt(&self) -> &[String] {
         &self.misspelt
+    }
+
+    /// The settings in effect, for whoever watches a host.
+    pub(crate) fn effective(&self) -> anyhow::Result<Vec<Setting>> {
+        let setting = |(name, value, origin): (String, Option<String>, Origin)| Setting {
+            name,
+            value: value.unwrap_or_else(|| "(none)".to_owned()),
+            source: origin.to_string(),
+        };
+        Ok(self.shown()?.into_iter().map(setting).collect())
     }
 
     /// The name, the value and the source of every setting, for `host config`.

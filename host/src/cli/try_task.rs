@@ -327,6 +327,7 @@ impl Try {
                 cancelled: CancellationToken::new(),
                 tee: Some(Arc::new(move |bytes: &[u8]| tee.write(bytes))),
                 profiler: profiler.as_ref().map(|(_, profiler)| profiler.clone()),
+                watched: None,
                 slot: None,
             };
             bench.sandbox.run(job).await

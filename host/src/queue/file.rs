@@ -10,6 +10,7 @@
 //!   attempts/{id}        why the message's executions failed                (failures.rs)
 //!   refused/             entries that stood in the place of one of the queue's files, and
 //!                        messages that are too long; kept for people        (dirs.rs)
+//! hosts/{name}.json      what a host is doing now                              (hosts.rs)
 //! ```
 //!
 //! The process that succeeds in renaming a message's file holds the message: rename(2) is
@@ -41,6 +42,7 @@ use opened::OpenedQueue;
 use receipt::LeaseReceipt;
 
 pub use admin::{Admin, Messages};
+pub use hosts::{HostFile, HostFiles};
 
 mod admin;
 mod body;
@@ -55,6 +57,7 @@ mod files;
 pub mod foreign;
 mod held;
 mod history;
+mod hosts;
 mod lease;
 mod leftovers;
 mod listing;

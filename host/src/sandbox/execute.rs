@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytesize::ByteSize;
 
 use super::{Confinement, Execution, Job, Mode, Sandbox};
 
@@ -17,6 +18,9 @@ pub trait Execute: Send + Sync {
     /// # Errors
     /// Gives the job back if no thread was free within `patience`.
     async fn run_soon(&self, job: Job, patience: Duration) -> Result<Execution, Box<Job>>;
+
+    /// The memory that all guests have now, and the most that they may have, if there is a limit.
+    fn memory(&self) -> (ByteSize, Option<ByteSize>);
 
     /// Where guests get the time and random numbers from.
     fn mode(&self) -> Mode;
@@ -33,6 +37,10 @@ impl Execute for Sandbox {
 
     async fn run_soon(&self, job: Job, patience: Duration) -> Result<Execution, Box<Job>> {
         self.run_soon(job, patience).await
+    }
+
+    fn memory(&self) -> (ByteSize, Option<ByteSize>) {
+        self.memory()
     }
 
     fn mode(&self) -> Mode {

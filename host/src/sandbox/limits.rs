@@ -11,7 +11,7 @@ use wasmtime::ResourceLimiterAsync;
 use wasmtime::component::ResourceTableError;
 
 use super::room::{Refused, Share};
-use super::{Phase, RunError};
+use super::{Phase, RunError, Watched};
 use crate::key::TaskName;
 use crate::words;
 
@@ -310,11 +310,12 @@ pub(super) struct Memory {
     share: Share,
     /// The memory of all guests, if the guest was ended for lack of it.
     crowded: Option<ByteSize>,
+    watched: Option<Arc<Watched>>,
 }
 
 impl Memory {
-    pub(super) fn new(limit: ByteSize, share: Share) -> Self {
-        Self { limit, bytes: 0, elements: 0, denied: None, share, crowded: None }
+    pub(super) fn new(limit: ByteSize, share: Share, watched: Option<Arc<Watched>>) -> Self {
+        Self { limit, bytes: 0, elements: 0, denied: None, share, crowded: None, watched }
     }
 
     /// The bytes of all memories: their peak, because memories only grow.
@@ -360,6 +361,9 @@ impl ResourceLimiterAsync for Memory {
         match self.share.grow(more as u64).await {
             Ok(()) => {
                 self.bytes = total;
+                if let Some(watched) = &self.watched {
+                    watched.holds(self.bytes());
+                }
                 Ok(true)
             }
             Err(Refused::TooLarge(most)) => {

@@ -77,6 +77,21 @@ impl Sink {
         kept.dropped += (excess + bytes.len() - tail.len()) as u64;
     }
 
+    /// The last line with text in it, or its last `most` bytes. None if there is none.
+    pub(super) fn last_line(&self, most: usize) -> Option<String> {
+        let kept = self.kept();
+        let is_blank = |byte: &&u8| byte.is_ascii_whitespace();
+        let line = kept.bytes.iter().rev().skip_while(is_blank);
+        // A character at the cut has four bytes at most.
+        let line = line.take_while(|byte| **byte != b'\n').take(most + 3);
+        let mut line: Vec<u8> = line.copied().collect();
+        drop(kept);
+        line.reverse();
+        let text = String::from_utf8_lossy(&line);
+        let start = text.ceil_char_boundary(text.len().saturating_sub(most));
+        Some(text[start..].trim().to_owned()).filter(|line| !line.is_empty())
+    }
+
     fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
         self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -151,6 +166,21 @@ mod tests {
         let log = sink.finish();
         assert!(log.text.ends_with("éx") && log.text.starts_with('é'));
         assert_eq!(log.dropped as usize + log.text.len(), 2 * KEPT + 1);
+    }
+
+    #[test]
+    fn the_last_line_is_found_whatever_follows_it() {
+        let check = |printed: &[u8], want: Option<&str>| {
+            let sink = Sink::new(KEPT, None);
+            sink.push(printed);
+            assert_eq!(sink.last_line(10).as_deref(), want);
+        };
+        check(b"", None);
+        check(b" \r\n\n", None);
+        check(b"one", Some("one"));
+        check(b"one\n two \r\n\n", Some("two"));
+        check("one\nééééééé".as_bytes(), Some("ééééé"));
+        check(b"\xff\xff\xff\xff\n", Some("\u{fffd}\u{fffd}\u{fffd}"));
     }
 
     #[test]

@@ -57,6 +57,16 @@ impl Room {
     pub(super) fn new(size: ByteSize) -> Arc<Self> {
         Arc::new(Self { size: size.as_u64(), held: Mutex::default(), freed: Notify::new() })
     }
+
+    /// What all guests hold now.
+    pub(super) fn held(&self) -> ByteSize {
+        ByteSize(self.held.lock().bytes)
+    }
+
+    /// What all guests may hold.
+    pub(super) fn size(&self) -> ByteSize {
+        ByteSize(self.size)
+    }
 }
 
 impl Share {
@@ -66,7 +76,7 @@ impl Share {
 
     /// The memory for all guests together.
     pub(super) fn all(&self) -> ByteSize {
-        ByteSize(self.room.size)
+        self.room.size()
     }
 
     /// Whether the guest has ever waited for memory.

@@ -27,11 +27,17 @@ const LOOK: Duration = Duration::from_millis(200);
 impl Services {
     /// What keeps the host from working, in words. Empty if it works.
     pub fn problems(&self) -> Vec<String> {
-        let mut problems = self.outages.problems();
-        problems.extend(self.catalog.problems());
+        let mut problems = self.failing();
         if self.draining.is_cancelled() {
             problems.push("the host is stopping".to_owned());
         }
+        problems
+    }
+
+    /// The services, operations and components that do not work now, in words.
+    pub(super) fn failing(&self) -> Vec<String> {
+        let mut problems = self.outages.problems();
+        problems.extend(self.catalog.problems());
         problems
     }
 

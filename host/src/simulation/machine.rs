@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytesize::ByteSize;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -136,6 +137,10 @@ impl Execute for Machine {
             }
             Err(_) => Err(Box::new(job)),
         }
+    }
+
+    fn memory(&self) -> (ByteSize, Option<ByteSize>) {
+        (ByteSize(0), None)
     }
 
     fn mode(&self) -> Mode {

@@ -11,8 +11,10 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Attempt;
+use crate::activity::{End as Ended, Failed};
 use crate::failure::Failure;
 use crate::fault::{self, Step as Reached};
+use crate::key::TaskName;
 use crate::lease::{Lease, Settlement, Unsettled};
 use crate::publish::Published;
 use crate::queue::{Queue, QueueError, Release};
@@ -36,6 +38,9 @@ impl Attempt {
         end: &Result<Published, Failure>,
         verdict: Verdict,
     ) {
+        if let Some(shown) = &self.shown {
+            shown.settles();
+        }
         for line in self.log.text.lines() {
             tracing::debug!(target: "guest", "{line}");
         }
@@ -46,10 +51,12 @@ impl Attempt {
             Err(instead) => instead,
         };
         fault::point(Reached::ReportSent);
+        let attempt = lease.attempt();
         let settled = settle_as(services, lease, &verdict, &reason).await;
         self.steps.done(Step::Settle);
         services.stats.add_steps(&self.steps);
-        count(services, &verdict, &settled);
+        let ended = ended(&verdict, &settled);
+        self.count(services, attempt, ended, &reason);
         let is_known =
             matches!(end, Err(Failure::Outage(_) | Failure::NotYet { .. } | Failure::SlotsBusy));
         self.log(services, &verdict, settled, &reason, is_known);
@@ -74,6 +81,7 @@ impl Attempt {
                 services.undeleted.forget(&id, &body);
                 if !matches!(settlement, Settlement::Reject) {
                     services.stats.done.fetch_add(1, Relaxed);
+                    services.activity.ends(self.name(), Ended::Done, &self.steps);
                 }
                 tracing::info!("the message came again after its task had ended; it is deleted");
             }
@@ -104,6 +112,29 @@ impl Attempt {
             (Verdict::Reject, Err(failure)) => self.report_error(services, lease, failure).await,
             _ => Ok(()),
         }
+    }
+
+    /// Counts how the attempt ended. `reason`: why it failed.
+    fn count(&self, services: &Services, attempt: u32, ended: Ended, reason: &str) {
+        let stats = &services.stats;
+        let counter = match ended {
+            Ended::Done => &stats.done,
+            Ended::Rejected => &stats.failed,
+            Ended::Retried => &stats.retried,
+            Ended::Returned => &stats.returned,
+            Ended::Lost => &stats.lost,
+        };
+        counter.fetch_add(1, Relaxed);
+        services.activity.ends(self.name(), ended, &self.steps);
+        if matches!(ended, Ended::Rejected | Ended::Retried) {
+            let task = self.task.as_deref();
+            let is_given_up = ended == Ended::Rejected;
+            services.activity.fails(&Failed { task, attempt, text: reason, is_given_up });
+        }
+    }
+
+    fn name(&self) -> Option<&TaskName> {
+        self.task.as_ref().map(|task| &task.name)
     }
 
     /// Logs how the attempt ended. `is_known`: the log already says why, once for all tasks, or it
@@ -221,17 +252,15 @@ async fn settle_as(
     settled
 }
 
-/// Counts how an attempt ended.
-fn count(services: &Services, verdict: &Verdict, settled: &Result<(), QueueError>) {
-    let stats = &services.stats;
-    let counter = match (verdict, settled) {
-        (_, Err(QueueError::LeaseLost { .. })) | (Verdict::Abandon, _) => &stats.lost,
-        (_, Err(_)) | (Verdict::Return { .. }, Ok(())) => &stats.returned,
-        (Verdict::Done, Ok(())) => &stats.done,
-        (Verdict::Reject, Ok(())) => &stats.failed,
-        (Verdict::Retry { .. }, Ok(())) => &stats.retried,
-    };
-    counter.fetch_add(1, Relaxed);
+/// How an attempt ended.
+fn ended(verdict: &Verdict, settled: &Result<(), QueueError>) -> Ended {
+    match (verdict, settled) {
+        (_, Err(QueueError::LeaseLost { .. })) | (Verdict::Abandon, _) => Ended::Lost,
+        (_, Err(_)) | (Verdict::Return { .. }, Ok(())) => Ended::Returned,
+        (Verdict::Done, Ok(())) => Ended::Done,
+        (Verdict::Reject, Ok(())) => Ended::Rejected,
+        (Verdict::Retry { .. }, Ok(())) => Ended::Retried,
+    }
 }
 
 /// What a refused report means for its task.

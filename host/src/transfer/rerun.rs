@@ -150,6 +150,7 @@ impl Rerunner {
             cancelled: CancellationToken::new(),
             tee: None,
             profiler: None,
+            watched: None,
             slot: None,
         };
         let Execution { result, outputs, .. } = engine.sandbox.run(job).await;

@@ -356,6 +356,7 @@ fn needed(request: &Request, name: &str) -> Option<(String, String)> {
     let action = match &*request.method {
         "GET" | "HEAD" => "s3:GetObject",
         "DELETE" if query.contains("uploadId") => "s3:AbortMultipartUpload",
+        "DELETE" => "s3:DeleteObject",
         "PUT" | "POST" => "s3:PutObject",
         other => panic!("{other} {}", request.path),
     };

@@ -5,6 +5,7 @@ mod deaths;
 mod deploy;
 mod faults;
 mod finished;
+mod heartbeats;
 mod hostile_pointer;
 mod hpc;
 mod python;

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::Command;
 
 use serde_json::{Value, json};
-use task_host_tests::{Finished, Running, eventually, fleet_tool, target};
+use task_host_tests::{Finished, Running, Stacks, eventually, fleet_tool};
 
 use crate::deploy::{deployed, text};
 
@@ -29,60 +29,20 @@ impl Server {
         Self { address, dir, _process }
     }
 
-    fn aws(&self, args: &[&str]) -> Value {
-        let mut aws = Command::new(target().join("aws/bin/aws"));
-        aws.args(["--endpoint-url", &self.address, "--region", "eu-west-1", "--output", "json"]);
-        aws.args(args).current_dir(self.dir.path()).env("HOME", self.dir.path());
-        aws.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
-        let answer = Finished::run(&mut aws).good().stdout;
-        serde_json::from_str(&answer).unwrap_or(Value::Null)
-    }
-
-    /// Creates the stack, and returns its outputs.
-    fn create(&self, name: &str, parameters: &[(&str, &str)]) -> Value {
-        let parameters: Vec<Value> = parameters
-            .iter()
-            .map(|(key, value)| json!({"ParameterKey": key, "ParameterValue": value}))
-            .collect();
-        self.aws(&[
-            "cloudformation",
-            "create-stack",
-            "--stack-name",
-            name,
-            "--template-body",
-            &text(&deployed("aws/batch.yml")),
-            "--parameters",
-            &Value::from(parameters).to_string(),
-            "--capabilities",
-            "CAPABILITY_IAM",
-        ]);
-        let stacks = self.aws(&["cloudformation", "describe-stacks", "--stack-name", name]);
-        let stack = &stacks["Stacks"][0];
-        assert_eq!(stack["StackStatus"], "CREATE_COMPLETE", "{stack}");
-        let outputs = stack["Outputs"].as_array().expect("outputs").iter();
-        let output = |output: &Value| {
-            (
-                output["OutputKey"].as_str().expect("a name").to_owned(),
-                output["OutputValue"].clone(),
-            )
-        };
-        Value::Object(outputs.map(output).collect())
+    fn stacks(&self) -> Stacks<'_> {
+        Stacks { address: &self.address, region: "eu-west-1", home: self.dir.path() }
     }
 
     /// The policy of the role of the workers.
     fn worker_policy(&self, role: &str) -> Value {
         let role = role.rsplit('/').next().expect("a name");
         let get = ["iam", "get-role-policy", "--policy-name", "worker", "--role-name", role];
-        let policy = self.aws(&get)["PolicyDocument"].clone();
+        let policy = self.stacks().aws(&get)["PolicyDocument"].clone();
         // The server shows a policy of a stack in the notation of Python.
         let policy = policy.as_str().expect("a policy").replace('\'', "\"");
         serde_json::from_str(&policy).expect("JSON")
     }
 }
-
-/// A role for Batch itself. Other than AWS, the server has none of its own.
-const TRUST: &str = r#"{"Version": "2012-10-17", "Statement": [{"Effect": "Allow",
-    "Principal": {"Service": "batch.amazonaws.com"}, "Action": "sts:AssumeRole"}]}"#;
 
 #[test]
 fn the_stack_is_a_good_template() {
@@ -113,9 +73,8 @@ fn policies_name_actions_that_exist() {
 #[test]
 fn the_stack_can_be_created() {
     let server = Server::start();
-    let create = ["iam", "create-role", "--role-name", "batch"];
-    let role = server.aws(&[&create[..], &["--assume-role-policy-document", TRUST]].concat());
-    let role = role["Role"]["Arn"].as_str().expect("an ARN").to_owned();
+    let stacks = server.stacks();
+    let role = stacks.service_role("batch");
     let parameters = [
         ("TaskQueue", "my-tasks"),
         ("Bucket", "my-bucket"),
@@ -125,7 +84,7 @@ fn the_stack_can_be_created() {
     for capacity in ["FARGATE_SPOT", "FARGATE", "SPOT", "EC2"] {
         let parameters = [&parameters[..], &[("Capacity", capacity)]].concat();
         let name = format!("workers-{}", capacity.to_lowercase().replace('_', "-"));
-        let outputs = server.create(&name, &parameters);
+        let outputs = stacks.create(&deployed("aws/batch.yml"), &name, &parameters);
 
         // Its queue takes jobs, for machines of the kind that was asked for.
         let options = outputs["Fleet"].as_str().expect("options");
@@ -135,11 +94,11 @@ fn the_stack_can_be_created() {
         assert!(options.contains("--queue sqs://my-tasks --bucket s3://my-bucket"), "{options}");
         let is_fargate = capacity.starts_with("FARGATE");
         assert_eq!(options.contains("--option assign-public-ip=true"), is_fargate, "{options}");
-        let queues = server.aws(&["batch", "describe-job-queues", "--job-queues", queue]);
+        let queues = stacks.aws(&["batch", "describe-job-queues", "--job-queues", queue]);
         let queue = &queues["jobQueues"][0];
         assert_eq!((&queue["state"], &queue["status"]), (&json!("ENABLED"), &json!("VALID")));
         let environment = &queue["computeEnvironmentOrder"][0]["computeEnvironment"];
-        let environments = server.aws(&[
+        let environments = stacks.aws(&[
             "batch",
             "describe-compute-environments",
             "--compute-environments",

@@ -1,9 +1,10 @@
 //! Fleets on AWS Batch: a server that runs real containers.
 
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use task_host_tests::{Cloud, engines, eventually, server, unique};
+use task_host_tests::{Cloud, Finished, Stacks, engines, eventually, no_op, server, unique};
 
 use crate::aws;
 use crate::conformance::{Fleet, Subject, Work, suite};
@@ -194,4 +195,34 @@ fn a_definition_of_the_user_is_taken_as_it_is() {
     let up = ["fleet", "up", fleet.name(), "--on", &queue, "--option", &own, "--parallel", "1"];
     aws::host(&fleet.subject, &up).good();
     eventually("a worker that drains the queue", || (fleet.count("running") == 1).then_some(()));
+}
+
+/// What the stack prints is all that `up` needs, besides the image under test.
+#[test]
+fn workers_start_with_the_outputs_of_the_stack() {
+    let (cloud, name) = (Cloud::aws(), unique("stack"));
+    let stacks = Stacks { address: &url(), region: "us-east-1", home: cloud.place.path() };
+    let role = stacks.service_role(&name);
+    let queue = cloud.queue.trim_start_matches("sqs://");
+    let bucket = cloud.bucket.trim_start_matches("s3://");
+    let parameters = [("TaskQueue", queue), ("Bucket", bucket), ("ServiceRole", &role)];
+    let template = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/aws/batch.yml");
+    let outputs = stacks.create(&template, &name, &parameters);
+    let options = outputs["Fleet"].as_str().expect("options");
+
+    let options: Vec<&str> = options.split(' ').collect();
+    assert_eq!(options[0], "--on", "{options:?}");
+
+    let fleet = |command: &str, args: &[&str]| {
+        let mut command = cloud.command(&[&["fleet", command, "of-the-stack"], args].concat());
+        command.env_remove("HOST_QUEUE").env_remove("HOST_BUCKET").envs(endpoints());
+        Finished::run(&mut command)
+    };
+    cloud.push("NO_OP");
+    cloud.put("data/0_input/1.dat", b"some bytes");
+    cloud.submit(&[no_op(1, &["0_input/1.dat".to_owned()])]);
+    let own = ["--workers", "1", "--exit-when-empty", "--image", aws::image()];
+    fleet("up", &[&options[..], &own].concat()).good();
+    fleet("wait", &options[..2]).good();
+    assert_eq!(cloud.object("data/0_output/1.dat").as_deref(), Some(&b"some bytes"[..]));
 }

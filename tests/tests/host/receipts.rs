@@ -251,7 +251,7 @@ fn a_receipt_that_can_not_be_read_counts_as_none_and_is_replaced() {
 #[test]
 fn tasks_can_not_write_receipts() {
     let place = Place::with(&["misbehave"]);
-    let reserved = "is in `_receipts`, which is reserved for the host's receipts";
+    let reserved = "is in `_receipts` or `_hosts`, which are reserved for the host";
     for base in ["_receipts", "_receipts/abc", "_RECEIPTS/abc"] {
         let args = ["submit", "--fq", "./queue", "--name", "misbehave", "--base-directory", base];
         let said = place.host(&args).code(2).stderr;

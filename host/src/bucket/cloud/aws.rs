@@ -164,6 +164,8 @@ impl S3 {
         }
         builder
             .with_bucket_name(&self.bucket)
+            // Not all services with S3's protocol have the request that deletes many objects.
+            .with_disable_bulk_delete(true)
             .with_region(&self.region)
             .with_client_options(options)
             .with_retry(patience.retry())

@@ -125,6 +125,21 @@ impl DirBucket {
         }
     }
 
+    /// Puts an object of the host's own, on the file system of the bucket, and leaves syncing to the
+    /// system.
+    pub(super) fn put_bytes_own(&self, key: &BucketKey, bytes: &[u8]) -> Result<(), BucketError> {
+        let failed = |error: io::Error| self.unavailable("writing", key, error);
+        let tmp = self.in_root("writing", key, |root| Ok(root.tmp()))?.map_err(failed)?;
+        let made = Made::named(&tmp).map_err(|error| failed(error.into()))?;
+        let made = made.ok_or_else(|| failed(Errno::NOENT.into()))?;
+        (&made.file).write_all(bytes).map_err(failed)?;
+        self.in_root("writing", key, |root| {
+            with_dirs(root, key, || renameat(made.tmp.dir(), &*made.name, root, key.as_str()))
+        })?;
+        made.was_renamed();
+        Ok(())
+    }
+
     /// Creates a file beside the objects and renames it. None when that takes more than those two
     /// calls: the directory for such files is not there, or the key is on another file system.
     fn put_small(&self, key: &BucketKey, bytes: &[u8]) -> Result<Option<PutTag>, BucketError> {
@@ -253,6 +268,11 @@ impl Made {
     /// None when the directory is gone.
     fn create(tmp: &Arc<ProcessDir>) -> Result<Option<Self>, Errno> {
         fault::shortage(Step::CreateOutput)?;
+        Self::named(tmp)
+    }
+
+    /// The same for what is not an output.
+    fn named(tmp: &Arc<ProcessDir>) -> Result<Option<Self>, Errno> {
         let name = format!("put-{}", NAMES.fetch_add(1, Relaxed));
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         match openat(tmp.dir(), &*name, flags, Mode::from_raw_mode(0o666)) {
@@ -319,7 +339,7 @@ fn rename_new(
     }
 }
 
-/// Renames into place, with the directories on the way made only when they are missing.
+/// Renames into place.
 fn rename_in(
     root: &Root,
     from: impl AsFd,
@@ -333,6 +353,15 @@ fn rename_in(
         Over::Anything => renameat(from.as_fd(), name, root, key.as_str()),
         Over::Nothing => rename_new(from.as_fd(), name, root, key),
     };
+    with_dirs(root, key, rename)
+}
+
+/// Renames to `key`, with the directories on the way made only when they are missing.
+fn with_dirs(
+    root: &Root,
+    key: &BucketKey,
+    rename: impl Fn() -> Result<(), Errno>,
+) -> Result<(), Errno> {
     let mut renamed = rename();
     for _ in 0..MAKES {
         if renamed != Err(Errno::NOENT) || key.parent().is_none() {

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::error::DirError;
 use super::root::Root;
-use super::{DirBucket, TMP, size};
+use super::{DirBucket, TMP, modified, size};
 use crate::bucket::{BucketError, Listed};
 use crate::key::{BucketKey, Prefix};
 
@@ -112,7 +112,9 @@ impl<'a> Walk<'a> {
 
     fn look(&self, key: BucketKey, stat: &Stat) -> Result<WalkEntry, Errno> {
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => Ok(WalkEntry::Object(Listed { key, size: size(stat) })),
+            FileType::RegularFile => {
+                Ok(WalkEntry::Object(Listed { key, size: size(stat), modified: modified(stat) }))
+            }
             // A link to a directory further up makes a loop.
             FileType::Directory if self.levels.iter().any(|l| l.id == id(stat)) => {
                 Ok(WalkEntry::Nothing)

@@ -4,6 +4,7 @@
 
 use std::io::{Read, Seek, Write};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
@@ -16,8 +17,11 @@ use object_store::{ClientOptions, ListResult, ObjectStore};
 use crate::blocking::SMALL;
 use crate::bucket::address::{Service, ServiceAddress};
 use crate::bucket::object::{ObjectBucket, Stores};
+use crate::bucket::store_clock::StoreClock;
 use crate::bucket::transport::Patience;
-use crate::bucket::{Access, Bucket, BucketError, Content, DirBucket, Opened, Version, cloud};
+use crate::bucket::{
+    Access, Bucket, BucketError, Content, DirBucket, Listed, Opened, Version, cloud,
+};
 use crate::digest::Digest;
 use crate::environment::Environment;
 use crate::key::{BucketKey, Prefix};
@@ -112,7 +116,7 @@ pub(crate) fn in_memory(store: Arc<dyn ObjectStore>) -> ObjectBucket {
         quick_list: Some(Arc::new(Everything)),
     };
     let access = Access::new(Environment::default());
-    ObjectBucket::new(place, stores, Patience::default(), &access)
+    ObjectBucket::new(place, stores, Patience::default(), StoreClock::default(), &access)
 }
 
 fn memory() -> Subject {
@@ -218,6 +222,7 @@ macro_rules! suite {
                 what_was_put_can_be_made_durable
                 an_object_is_added_once_and_replaced_only_by_who_saw_it
                 a_digest_and_a_tag_are_those_of_what_was_put
+                an_object_of_the_hosts_own_is_replaced_dated_and_removed
             );
         })*
     };
@@ -261,6 +266,28 @@ async fn an_object_is_added_once_and_replaced_only_by_who_saw_it(subject: Subjec
     let puts: Vec<_> = futures_util::future::join_all(puts).await;
     let first = puts.iter().filter(|put| matches!(put, Ok(Ok(true)))).count();
     assert_eq!(first, 1, "{puts:?}");
+}
+
+async fn an_object_of_the_hosts_own_is_replaced_dated_and_removed(subject: Subject) {
+    let (bucket, name) = (&*subject.bucket, key("_hosts/some/host.json"));
+    bucket.remove_own(&name).await.unwrap();
+    for text in ["first", "second, longer"] {
+        bucket.put_own(&name, Bytes::from_static(text.as_bytes())).await.unwrap();
+        assert_eq!(bucket.read(&name, 100).await.unwrap().0, text);
+    }
+    let listed: Vec<Listed> =
+        bucket.list(&Prefix::new("_hosts").unwrap()).try_collect().await.unwrap();
+    assert_eq!(listed.len(), 1);
+    // The clocks of these stores are this machine's.
+    let apart = |time: SystemTime| match time.duration_since(SystemTime::now()) {
+        Ok(later) => later,
+        Err(earlier) => earlier.duration(),
+    };
+    for time in [listed[0].modified, bucket.now()] {
+        assert!(apart(time) < Duration::from_secs(600), "{time:?}");
+    }
+    bucket.remove_own(&name).await.unwrap();
+    assert_eq!(subject.list("").await, []);
 }
 
 async fn a_digest_and_a_tag_are_those_of_what_was_put(subject: Subject) {

@@ -6,8 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
-use parking_lot::Mutex;
-use task_host::queue::Queue;
+use task_host::services::Services;
 use task_host::stats::Stats;
 
 use super::super::console::Console;
@@ -17,44 +16,33 @@ use super::super::output;
 const FRAME: Duration = Duration::from_millis(120);
 /// Time between two plain lines.
 const LINE: Duration = Duration::from_secs(10);
-/// The least time between two counts of the queue. Counting takes at most a fiftieth of the time.
-const COUNT: Duration = Duration::from_secs(3);
-/// The same if each count is a request that costs money.
-const PAID_COUNT: Duration = Duration::from_secs(60);
 /// The time over which the rate is measured.
 const WINDOW: Duration = Duration::from_secs(10);
 
 /// What the progress is made of.
 pub(crate) struct Progress {
     console: Console,
-    stats: Arc<Stats>,
-    queue: Arc<dyn Queue>,
+    services: Arc<Services>,
     /// The host stops at an empty queue, so the number of messages left is known to be the rest.
     has_end: bool,
 }
 
 impl Progress {
-    pub(crate) fn new(
-        console: Console,
-        stats: Arc<Stats>,
-        queue: Arc<dyn Queue>,
-        has_end: bool,
-    ) -> Self {
-        Self { console, stats, queue, has_end }
+    pub(crate) fn new(console: Console, services: Arc<Services>) -> Self {
+        let has_end = services.config().stop.exit_when_empty;
+        Self { console, services, has_end }
     }
 
     /// Shows progress until the returned value is dropped.
     pub(crate) fn start(self) -> Shown {
-        let left = Arc::new(Mutex::new(None));
         let bar = self.console.live().map(|bars| {
             let bar = bars.add(ProgressBar::no_length());
             bar.set_style(style(self.has_end));
             bar
         });
         if bar.is_none() && !self.console.wants_lines() {
-            return Shown { tasks: Vec::new(), bar: None };
+            return Shown { drawing: None, bar: None };
         }
-        let counting = tokio::spawn(count(self.queue.clone(), self.stats.clone(), left.clone()));
         let shown = bar.clone();
         let drawing = tokio::spawn(async move {
             let mut rate = Rate::default();
@@ -63,9 +51,9 @@ impl Progress {
             ticks.tick().await;
             loop {
                 ticks.tick().await;
-                let counted = *left.lock();
-                let ended = ended(&self.stats);
-                let left = counted.map(|counted: Counted| counted.left(ended));
+                let stats = self.services.stats();
+                let ended = ended(stats);
+                let left = self.services.activity().left(stats);
                 let per_second = rate.at(ended);
                 match &shown {
                     Some(bar) => self.draw(bar, ended, per_second, left),
@@ -73,7 +61,7 @@ impl Progress {
                 }
             }
         });
-        Shown { tasks: vec![counting, drawing], bar }
+        Shown { drawing: Some(drawing), bar }
     }
 
     fn draw(&self, bar: &ProgressBar, ended: u64, per_second: f64, left: Option<u64>) {
@@ -87,7 +75,7 @@ impl Progress {
 
     fn tell(&self, ended: u64, per_second: f64, left: Option<u64>) {
         if self.console.is_json {
-            let stats = &self.stats;
+            let stats = self.services.stats();
             tracing::info!(
                 done = stats.done.load(Relaxed),
                 failed = stats.failed.load(Relaxed),
@@ -97,6 +85,7 @@ impl Progress {
                 bytes_in = stats.bytes_in.load(Relaxed),
                 bytes_out = stats.bytes_out.load(Relaxed),
                 left,
+                eta_seconds = self.services.activity().eta(stats).map(|eta| eta.as_secs_f64()),
                 "progress"
             );
         } else {
@@ -109,7 +98,7 @@ impl Progress {
     }
 
     fn line(&self, per_second: f64, left: Option<u64>) -> String {
-        let stats = &self.stats;
+        let stats = self.services.stats();
         let mut parts =
             vec![format!("{per_second:.1}/s"), format!("{} running", stats.running.load(Relaxed))];
         for (count, word) in [(&stats.failed, "failed"), (&stats.retried, "retried")] {
@@ -127,6 +116,10 @@ impl Progress {
         if let Some(left) = left {
             parts.push(format!("{} left", HumanCount(left)));
         }
+        if let Some(eta) = self.services.activity().eta(stats).filter(|eta| !eta.is_zero()) {
+            let eta = Duration::from_secs(eta.as_secs().max(1));
+            parts.push(format!("about {} to go", output::time(eta)));
+        }
         parts.join(", ")
     }
 }
@@ -140,49 +133,20 @@ fn style(has_end: bool) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-/// The last count of the queue.
-#[derive(Debug, Clone, Copy)]
-struct Counted {
-    enqueued: u64,
-    /// Tasks of this host that had ended at that time.
-    ended: u64,
-}
-
-impl Counted {
-    /// The messages that are left now, as far as this host knows.
-    fn left(self, ended: u64) -> u64 {
-        self.enqueued.saturating_sub(ended.saturating_sub(self.ended))
-    }
-}
-
 fn ended(stats: &Stats) -> u64 {
     stats.done.load(Relaxed) + stats.failed.load(Relaxed)
 }
 
-/// Counts the queue repeatedly, as often as that is cheap.
-async fn count(queue: Arc<dyn Queue>, stats: Arc<Stats>, left: Arc<Mutex<Option<Counted>>>) {
-    let often = if queue.requests().is_some() { PAID_COUNT } else { COUNT };
-    loop {
-        let start = Instant::now();
-        // An error is reported when the host leases, where it matters.
-        let counts = queue.counts().await.ok();
-        let counted = counts.and_then(|counts| counts.enqueued);
-        let counted = counted.map(|enqueued| Counted { enqueued, ended: ended(&stats) });
-        *left.lock() = counted;
-        tokio::time::sleep(often.max(start.elapsed() * 50)).await;
-    }
-}
-
 /// A progress display, which is removed when this is dropped.
 pub(crate) struct Shown {
-    tasks: Vec<tokio::task::JoinHandle<()>>,
+    drawing: Option<tokio::task::JoinHandle<()>>,
     bar: Option<ProgressBar>,
 }
 
 impl Drop for Shown {
     fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
+        if let Some(drawing) = &self.drawing {
+            drawing.abort();
         }
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

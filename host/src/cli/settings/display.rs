@@ -1,10 +1,16 @@
 //! The settings of the command line itself: what it shows, and where health checks are answered.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use task_host::config::parse::Parsed;
+use task_host::config::parse::{self, Parsed};
 use tracing_subscriber::EnvFilter;
+
+/// Heartbeats that come more often cost more than they tell.
+const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
+/// Silence of three intervals is still noticed on the same day.
+const LONGEST_HEARTBEAT: Duration = Duration::from_secs(3600);
 
 /// What a command shows.
 #[derive(Debug, Clone, Args)]
@@ -21,10 +27,18 @@ pub(crate) struct DisplaySettings {
     /// every 10 s
     #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = when)]
     pub(crate) progress: When,
-    /// Address for health checks over HTTP (/healthz and /readyz), such as 127.0.0.1:8080
-    /// [default: none]
+    /// Address for metrics, health checks and what the host is doing, over HTTP without a login, such
+    /// as 127.0.0.1:8080 [default: none]
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     pub(crate) listen: Option<SocketAddr>,
+    /// Warn about a task that runs for longer than this, and about one that runs for ten times as
+    /// long as most tasks with its name; 0 means about none [default: only the latter]
+    #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+    pub(crate) slow: Option<Duration>,
+    /// How often to write a heartbeat for `host top` and `host dashboard`: in the directory of the
+    /// queue, or below _hosts in the bucket; 0 means never
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = heartbeat)]
+    pub(crate) heartbeat: Duration,
 }
 
 /// When something is shown.
@@ -70,6 +84,16 @@ fn log_level(text: &str) -> Parsed<String> {
     }
 }
 
+/// The time between two heartbeats.
+fn heartbeat(text: &str) -> Parsed<Duration> {
+    match parse::duration(text)? {
+        time if time.is_zero() || (SHORTEST_HEARTBEAT..=LONGEST_HEARTBEAT).contains(&time) => {
+            Ok(time)
+        }
+        _ => Err("must be 0, or from 100ms to 1h".to_owned()),
+    }
+}
+
 pub(crate) fn address(text: &str) -> Parsed<SocketAddr> {
     text.parse().map_err(|_| "is not an address; write for example 127.0.0.1:8080".to_owned())
 }
@@ -84,5 +108,14 @@ mod tests {
         assert_eq!(log_level("info,guest=debug").unwrap(), "info,guest=debug");
         assert!(log_level("loud").is_err());
         assert!(log_level("info,guest=loud").is_err());
+    }
+
+    #[test]
+    fn heartbeats_are_off_or_come_at_sensible_times() {
+        assert_eq!(heartbeat("0"), Ok(Duration::ZERO));
+        assert_eq!(heartbeat("2m"), Ok(Duration::from_secs(120)));
+        for text in ["10ms", "2h", "often"] {
+            assert!(heartbeat(text).is_err(), "{text}");
+        }
     }
 }

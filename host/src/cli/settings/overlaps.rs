@@ -19,7 +19,7 @@ use task_host::config::{Config, DataSettings, QueueSettings};
 use super::super::exit_code::Advice;
 
 /// The entries of a queue's directory that hold its state.
-const QUEUE_PARTS: [&str; 5] = ["queue", "movement", "host", "insertions", "completions"];
+const QUEUE_PARTS: [&str; 6] = ["queue", "movement", "host", "hosts", "insertions", "completions"];
 /// The entries of a cache's directory.
 const CACHE_PARTS: [&str; 5] = {
     let [blobs, index, tmp, work] = cache::PARTS;

@@ -14,6 +14,8 @@ use crate::queue::{QueueError, Receipt};
 
 /// The longest delay of a new message.
 const LONGEST_DELAY: Duration = Duration::from_secs(900);
+/// The longest time that a renewal waits for others.
+const RENEWAL_WAIT: Duration = Duration::from_secs(3);
 /// The service's error for a lease that would be too long, including all extensions.
 const HELD_TOO_LONG: &str = "Total VisibilityTimeout";
 
@@ -159,7 +161,13 @@ impl Inner {
         }
         let asked = Instant::now();
         let change = Change { held: held.clone(), until, visibility };
-        let result = match self.changes.call(change, SHORT_LINGER).await {
+        let linger = renewal_wait(duration, until.saturating_duration_since(asked));
+        let changed = self.changes.call(change, linger);
+        // No other lease is left to join it.
+        if self.changes.waiting() >= self.leases.len() {
+            self.changes.send_waiting();
+        }
+        let result = match changed.await {
             // The lease may have expired before; SQS does not tell.
             Ok(()) if Instant::now() >= until => Err(Failure::Lost),
             result => result,
@@ -192,5 +200,32 @@ impl Inner {
             held.id,
             humantime::format_duration(self.max_lease)
         ))
+    }
+}
+
+/// How long the renewal of a lease waits for others to share its request. Each task whose guest ran
+/// for more than a moment renews its lease before it publishes, so the wait is short beside the time
+/// since the last renewal, and beside what is `left` of the lease of this `duration`.
+fn renewal_wait(duration: Duration, left: Duration) -> Duration {
+    let since = duration.saturating_sub(left);
+    (since / 3).min(left / 20).clamp(SHORT_LINGER, RENEWAL_WAIT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_renewal_waits_only_a_part_of_the_time_that_has_passed_or_is_left() {
+        let check = |duration, left, wait| {
+            let millis = Duration::from_millis;
+            assert_eq!(renewal_wait(millis(duration), millis(left)), millis(wait), "{left}");
+        };
+        check(300_000, 300_000, 20);
+        check(300_000, 299_400, 200);
+        check(300_000, 290_000, 3_000);
+        check(300_000, 150_000, 3_000);
+        check(2_000, 1_000, 50);
+        check(2_000, 100, 20);
     }
 }

@@ -1,9 +1,6 @@
-//! `--listen`: HTTP endpoints for whoever starts, watches and stops the host.
-//!
 //! `/healthz` answers 200 as long as the process lives. `/readyz` answers 200 while the host can
 //! work, and 503 while the host stops or can't reach something that it needs. The body says why.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -14,10 +11,8 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use serde::Serialize;
 use task_host::services::Services;
-use tokio::net::TcpListener;
 
-use super::super::exit_code::Advice;
-use super::super::output;
+use super::super::super::output;
 
 /// The answer of `/readyz`.
 #[derive(Debug, Serialize)]
@@ -27,24 +22,11 @@ struct Ready {
     problems: Vec<String>,
 }
 
-/// Serves the endpoints at `address` until the process ends.
-pub(crate) async fn serve(address: SocketAddr, services: Arc<Services>) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(address).await.map_err(|error| {
-        Advice::failed(format!("--listen {address}: {error}"))
-            .hint("is another host listening there?")
-    })?;
-    let address = listener.local_addr()?;
-    tracing::info!("listening at http://{address}/readyz");
-    let router = Router::new()
+pub(super) fn router(services: Arc<Services>) -> Router {
+    Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .with_state(services);
-    tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, router).await {
-            tracing::warn!("the endpoints at {address} stopped: {error}");
-        }
-    });
-    Ok(())
+        .with_state(services)
 }
 
 async fn ready(State(services): State<Arc<Services>>) -> impl IntoResponse {

@@ -1,0 +1,107 @@
+//! The whole terminal, shown again and again in place.
+//!
+//! `console` does it, which `indicatif` uses for its bars. A library for interfaces with windows and
+//! keys would be much more than lines that are replaced.
+
+use std::io;
+
+use console::{Style, Term};
+use task_host::plain;
+
+/// How a line is shown where there are colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Tone {
+    #[default]
+    Plain,
+    /// A heading.
+    Title,
+    /// Something is wrong.
+    Bad,
+}
+
+/// A line of the screen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Line {
+    pub(crate) text: String,
+    pub(crate) tone: Tone,
+}
+
+/// A terminal whose lines are replaced. The cursor is hidden until [`Screen::leave`].
+pub(crate) struct Screen(Term);
+
+impl Screen {
+    /// Whether standard output is a terminal.
+    pub(crate) fn is_there() -> bool {
+        Term::stdout().is_term()
+    }
+
+    /// Clears the terminal that standard output is.
+    pub(crate) fn open() -> io::Result<Self> {
+        let term = Term::buffered_stdout();
+        term.hide_cursor()?;
+        term.clear_screen()?;
+        Ok(Self(term))
+    }
+
+    /// Shows the cursor below what was shown, for the shell's prompt.
+    pub(crate) fn leave(&self) -> io::Result<()> {
+        self.0.write_line("")?;
+        self.0.show_cursor()?;
+        self.0.flush()
+    }
+
+    /// The width in columns and the height in rows.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        let (rows, columns) = self.0.size();
+        (columns.into(), rows.into())
+    }
+
+    /// Replaces what is shown. The terminal obeys nothing in the texts.
+    pub(crate) fn show(&self, lines: &[Line]) -> io::Result<()> {
+        let (width, height) = self.size();
+        self.0.move_cursor_to(0, 0)?;
+        for (row, line) in lines.iter().take(height).enumerate() {
+            if row > 0 {
+                self.0.write_line("")?;
+            }
+            self.0.clear_line()?;
+            let text = fitted(&line.text, width);
+            let style = match line.tone {
+                Tone::Plain => Style::new(),
+                Tone::Title => Style::new().bold(),
+                Tone::Bad => Style::new().red(),
+            };
+            self.0.write_str(&style.apply_to(text).to_string())?;
+        }
+        self.0.clear_to_end_of_screen()?;
+        self.0.flush()
+    }
+}
+
+/// The text without anything that a terminal obeys, in at most `width` columns. Letters of some scripts
+/// take two.
+pub(crate) fn fitted(text: &str, width: usize) -> String {
+    console::truncate_str(&plain::escape(text), width, "…").into_owned()
+}
+
+/// The number of columns that a text takes.
+pub(crate) fn width(text: &str) -> usize {
+    console::measure_text_width(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_fits_and_obeys_nothing() {
+        assert_eq!(fitted("plain", 10), "plain");
+        assert_eq!(fitted("a\u{1b}[2Jb\nc", 40), "a\\u{1b}[2Jb\\nc");
+        assert_eq!(fitted("\u{1b}]0;title\u{7}", 12), "\\u{1b}]0;ti…");
+        for text in ["日本語日本語日本語", "éééééééééééé", "a\u{202e}bcdefghijk"]
+        {
+            let fitted = fitted(text, 7);
+            assert!(width(&fitted) <= 7 && fitted.ends_with('…'), "{fitted}");
+        }
+    }
+}

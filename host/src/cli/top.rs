@@ -1,0 +1,109 @@
+//! `host top`: the hosts of a queue, what they run, and why tasks failed.
+
+mod view;
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use task_host::config::parse;
+use task_host::overview::{Overview, Watcher};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::exit_code::Exit;
+use super::output;
+use super::screen::Screen;
+use super::watch::Watch;
+
+/// The width of lines that are not for a terminal.
+const WIDE: usize = 400;
+
+/// Options of `host top`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Each host writes a heartbeat about every 30 s (--heartbeat of `host run`): in the directory of the
+queue, or below _hosts in the bucket. A host that ends removes its heartbeat. One that has missed
+three is silent: it was killed, or it can't reach the bucket. Other hosts run its tasks when its
+leases end. What a host runs is as old as its heartbeat.
+
+Ctrl-C ends it. Where standard output is not a terminal, it prints once.
+
+Examples:
+  host top --fq ./queue
+  host top --queue sqs://my-tasks --bucket s3://my-data
+  host top --fq ./queue --once --json | jq '.hosts[] | select(.is_silent) | .snapshot.host.id'")]
+pub(crate) struct Top {
+    /// Print once and exit; with code 1 if something could not be read
+    #[arg(long)]
+    once: bool,
+    /// Print JSON: one line for each look
+    #[arg(long)]
+    json: bool,
+    /// Time between two looks
+    #[arg(
+        long, value_name = "TIME", default_value = "5s", value_parser = parse::positive_duration
+    )]
+    every: Duration,
+    #[command(flatten)]
+    watch: Watch,
+}
+
+impl Top {
+    pub(crate) fn run(self) -> anyhow::Result<Exit> {
+        let runtime = super::waiting_runtime()?;
+        let exit = runtime.block_on(self.look());
+        // A call to a file system may hang.
+        runtime.shutdown_background();
+        exit
+    }
+
+    async fn look(self) -> anyhow::Result<Exit> {
+        let is_live = !self.once && !self.json;
+        let has_screen = is_live && Screen::is_there();
+        let mut watcher = self.watch.open(!has_screen).await?;
+        if has_screen {
+            let mut terminate = signal(SignalKind::terminate())?;
+            let screen = Arc::new(Screen::open()?);
+            // In a task of its own, so that a call that hangs does not keep Ctrl-C waiting.
+            let showing = tokio::spawn(show(watcher, screen.clone(), self.every));
+            let ended = tokio::select! {
+                shown = showing => shown?,
+                _ = tokio::signal::ctrl_c() => Ok(Exit::Done),
+                _ = terminate.recv() => Ok(Exit::Done),
+            };
+            screen.leave()?;
+            return ended;
+        }
+        loop {
+            let overview = watcher.look().await;
+            if self.json {
+                output::json(&overview)?;
+            } else {
+                print(&overview)?;
+            }
+            if self.once || is_live {
+                let is_whole = overview.problems.is_empty();
+                return Ok(if is_whole { Exit::Done } else { Exit::Failed });
+            }
+            tokio::time::sleep(self.every).await;
+        }
+    }
+}
+
+/// Shows the hosts until the process ends.
+async fn show(mut watcher: Watcher, screen: Arc<Screen>, every: Duration) -> anyhow::Result<Exit> {
+    loop {
+        let overview = watcher.look().await;
+        let (width, height) = screen.size();
+        screen.show(&view::lines(&overview, width, Some(height)))?;
+        tokio::time::sleep(every).await;
+    }
+}
+
+fn print(overview: &Overview) -> anyhow::Result<()> {
+    let mut out = output::long_out();
+    for line in view::lines(overview, WIDE, None) {
+        writeln!(out, "{}", line.text)?;
+    }
+    Ok(out.flush()?)
+}

@@ -1,0 +1,73 @@
+//! What `host top` and `host dashboard` have in common: the queue that they look at, and how it is
+//! opened.
+
+use task_host::heartbeat::Place;
+use task_host::overview::{Watched, Watcher};
+use task_host::queue::{self, Address};
+
+use super::console::Console;
+use super::settings::{Flags, Group, Settings, When};
+use super::submit::open_bucket;
+
+/// Reports that are read of a service by default. Each is leased to be read.
+const LEASED: usize = 1_000;
+
+/// For commands that watch hosts.
+#[derive(Debug)]
+pub(crate) struct Watching;
+impl Group for Watching {
+    const SETTINGS: Option<&'static [&'static str]> = Some(&[
+        "queue",
+        "error-queue",
+        "bucket",
+        "region",
+        "message-bucket",
+        "anonymous",
+        "requester-pays",
+    ]);
+}
+
+/// Options of commands that watch hosts.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Watch {
+    /// Maximum number of error reports to read [default: all; 1000 for a cloud queue, where each must
+    /// be leased to be read]
+    #[arg(long, value_name = "N")]
+    reports: Option<usize>,
+    #[command(flatten)]
+    flags: Flags<Watching>,
+}
+
+impl Watch {
+    /// Opens the queue, its error queue, and the place of heartbeats. `is_told` is false where
+    /// warnings would tear the screen.
+    pub(crate) async fn open(&self, is_told: bool) -> anyhow::Result<Watcher> {
+        let settings = self.flags.load()?;
+        if is_told {
+            Console::plain(When::Never);
+        }
+        let queue = settings.queue()?;
+        // Nothing is created by looking at it.
+        let access = queue::Access { create: false, ..settings.queue_access()? };
+        let errors = settings.error_queue(&queue)?;
+        let most_reports = match errors.is_remote() {
+            true => LEASED,
+            false => usize::MAX,
+        };
+        Ok(Watcher::new(Watched {
+            queue: queue::admin(&queue, &access).await?,
+            most_reports: self.reports.unwrap_or(most_reports),
+            place: place(&settings, &queue).await?,
+            errors,
+            access,
+        }))
+    }
+}
+
+/// Where the hosts of a queue write their heartbeats.
+async fn place(settings: &Settings, queue: &Address) -> anyhow::Result<Place> {
+    match Place::in_queue(queue) {
+        Some(place) => Ok(place),
+        None => Ok(Place::in_bucket(open_bucket(settings).await?, queue)),
+    }
+}

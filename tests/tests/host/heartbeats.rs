@@ -1,0 +1,204 @@
+//! Heartbeats in the directory of the queue, and `host top`, which shows them.
+
+use std::fs;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use task_host_tests::{Place, Running, eventually, misbehaviour};
+
+/// A host that says often what it is doing, and whose tasks nobody waits for at its end.
+fn start(place: &Place) -> Running {
+    let args = ["--parallel", "1", "--prefetch", "0", "--grace", "0s", "--heartbeat", "200ms"];
+    place.start(&args)
+}
+
+/// The files of hosts in the queue.
+fn heartbeats(place: &Place) -> Vec<String> {
+    let names = task_host_tests::files(&place.path().join("queue/hosts"));
+    names.into_iter().filter(|name| name.ends_with(".json")).collect()
+}
+
+/// What `host top --once --json` says.
+#[track_caller]
+fn top(place: &Place) -> Value {
+    let said = place.host(&["top", "--fq", "./queue", "--once", "--json"]).good();
+    serde_json::from_str(&said.stdout).expect("one line of JSON")
+}
+
+/// The running tasks of all hosts that are not silent: the id of each, and its host's.
+fn running(seen: &Value) -> Vec<(String, String)> {
+    let hosts = seen["hosts"].as_array().expect("hosts").iter();
+    let alive = hosts.filter(|host| host["is_silent"] == false);
+    let tasks = alive.flat_map(|host| {
+        let id = host["snapshot"]["host"]["id"].as_str().expect("an id");
+        let tasks = host["snapshot"]["running"].as_array().expect("tasks").iter();
+        tasks.map(move |task| (task["id"].as_str().expect("an id").to_owned(), id.to_owned()))
+    });
+    let mut tasks: Vec<_> = tasks.collect();
+    tasks.sort();
+    tasks
+}
+
+#[test]
+fn what_runs_where_and_since_when_how_long_it_takes_and_why_tasks_failed() {
+    let place = Place::with(&["misbehave"]);
+    let reject = |id| {
+        let text = format!("tile {id} is damaged");
+        misbehaviour(id, &[], json!({"do": "reject", "text": text}))
+    };
+    place.submit(&(10..13).map(reject).collect::<Vec<_>>());
+    place.run_until_empty(&[]).code(3);
+    let sleep = |id| misbehaviour(id, &[], json!({"do": "sleep", "secs": 3600}));
+    place.submit(&[sleep(1), sleep(2), sleep(3)]);
+    let hosts = [start(&place), start(&place)];
+    let seen = eventually("a task on each of two hosts", || {
+        let seen = top(&place);
+        (running(&seen).len() == 2).then_some(seen)
+    });
+    let tasks = running(&seen);
+    assert_ne!(tasks[0].1, tasks[1].1, "{tasks:?}");
+    for host in seen["hosts"].as_array().unwrap() {
+        let snapshot = &host["snapshot"];
+        let task = &snapshot["running"][0];
+        assert_eq!((&task["name"], &task["attempt"]), (&json!("misbehave"), &json!(1)));
+        let (since, time) = (task["since"].as_f64().unwrap(), snapshot["time"].as_f64().unwrap());
+        assert!(since > 1e9 && since <= time, "{task}");
+        assert!(host["age_seconds"].as_f64().unwrap() < 3600.0, "{host}");
+        assert_eq!(snapshot["host"]["slots"], 1);
+    }
+    let queue = &seen["queue"];
+    let counts = ["waiting", "held", "errors"].map(|name| queue[name].as_u64());
+    assert_eq!(counts, [Some(1), Some(2), Some(3)], "{queue}");
+    assert!(seen["rate"]["per_second"].is_number() && seen.get("eta_seconds").is_some(), "{seen}");
+    // The reports of a host that has ended.
+    let failures = seen["failures"].as_array().unwrap();
+    assert_eq!(failures.len(), 1, "{failures:#?}");
+    assert_eq!(failures[0]["given_up"], 3);
+    assert_eq!(failures[0]["names"], json!(["misbehave"]));
+    let text = failures[0]["example"]["text"].as_str().unwrap();
+    assert!(text.contains("is damaged"), "{text}");
+    assert_eq!(seen["problems"], json!([]));
+
+    // One is killed.
+    let [killed, other] = hosts;
+    let pid = killed.pid().as_raw_nonzero().to_string();
+    killed.signal(Signal::KILL);
+    killed.wait();
+    let seen = eventually("a silent host", || {
+        let seen = top(&place);
+        let is_silent = |host: &&Value| host["is_silent"] == true;
+        seen["hosts"].as_array().unwrap().iter().any(|host| is_silent(&host)).then_some(seen)
+    });
+    let first = &seen["hosts"][0];
+    let id = first["snapshot"]["host"]["id"].as_str().unwrap();
+    assert!(first["is_silent"] == true && id.ends_with(&format!(".{pid}")), "{first}");
+    assert_eq!(seen["hosts"][1]["is_silent"], false);
+    assert_eq!(first["snapshot"]["running"].as_array().unwrap().len(), 1, "what it ran");
+    let text = place.host(&["top", "--fq", "./queue", "--once"]).good().stdout;
+    let line = text.lines().find(|line| line.starts_with(id)).expect("the host");
+    assert!(line.contains("silent for "), "{text}");
+    assert!(text.contains("is damaged") && text.contains("misbehave 3"), "{text}");
+    other.signal(Signal::TERM);
+    other.wait().code(4);
+    assert_eq!(heartbeats(&place).len(), 1, "that of the killed host");
+}
+
+#[test]
+fn a_host_that_ends_removes_its_heartbeat_and_one_without_writes_none() {
+    let place = Place::with(&["misbehave"]);
+    place.submit_misbehaviour(json!({"do": "sleep", "secs": 3600}));
+    let host = start(&place);
+    eventually("a heartbeat", || (heartbeats(&place).len() == 1).then_some(()));
+    host.signal(Signal::TERM);
+    host.wait().code(4);
+    assert_eq!(heartbeats(&place), [""; 0]);
+    let names = task_host_tests::files(&place.path().join("queue/hosts"));
+    assert!(names.is_empty(), "{names:?}");
+    fs::remove_dir(place.path().join("queue/hosts")).unwrap();
+    place.submit_misbehaviour(json!({"do": "mark", "dir": "marks"}));
+    place.run(&["--max-tasks", "1", "--heartbeat", "0"]);
+    assert!(!place.path().join("queue/hosts").exists());
+}
+
+#[test]
+fn a_place_that_takes_no_heartbeat_is_one_warning_and_costs_no_task() {
+    let place = Place::new();
+    place.push("NO_OP");
+    let tasks = place.innocent(20);
+    place.submit(&tasks);
+    fs::write(place.path().join("queue/hosts"), "in the way").unwrap();
+    let run = place.run(&["--heartbeat", "100ms", "--exit-when-idle", "1s"]).good();
+    place.innocent_are_done(20);
+    let warnings: Vec<_> =
+        run.stderr.lines().filter(|line| line.contains("heartbeats can't be written")).collect();
+    assert_eq!(warnings.len(), 1, "{}", run.stderr);
+    assert!(
+        warnings[0].contains("WARN") && warnings[0].contains("Not a directory"),
+        "{warnings:?}"
+    );
+    let top = place.host(&["top", "--fq", "./queue", "--once"]).code(1);
+    assert!(top.stdout.contains("heartbeats of hosts can't be read"), "{}", top.stdout);
+}
+
+#[test]
+fn nothing_in_a_heartbeat_or_report_reaches_the_terminal_as_it_is() {
+    let place = Place::new();
+    let odd = "a\u{1b}[2J\u{1b}]0;title\u{7}\u{202e}\u{9b}31m\r\nHOST b";
+    place.submit(&[misbehaviour(1, &[], Value::Null)]);
+    let hosts = place.path().join("queue/hosts");
+    fs::create_dir_all(&hosts).unwrap();
+    let failures = json!({
+        "cause": odd, "count": 3, "given_up": 1, "names": [odd],
+        "example": {"name": odd, "id": odd, "text": odd},
+    });
+    let heartbeat = json!({
+        "host": {"id": odd, "hostname": odd, "queue": odd, "worker": {"engine": "docker", "name": odd}},
+        "time": 1e300, "state": "working", "outages": [odd], "failures": [failures],
+        "running": [{"name": odd, "id": odd, "since": -1e300, "last_line": odd}],
+        "rate": {"per_second": 1e300}, "every_seconds": -7,
+    });
+    fs::write(hosts.join("odd.json"), heartbeat.to_string()).unwrap();
+    for (name, text) in [("empty", ""), ("broken", "{"), ("other", "[1, 2]")] {
+        fs::write(hosts.join(format!("{name}.json")), text).unwrap();
+    }
+    fs::write(hosts.join("huge.json"), vec![b' '; 1 << 20]).unwrap();
+    let report = json!({"host_info": {}, "task": odd, "exception": odd});
+    let errors = place.path().join("queue-errors");
+    for part in ["queue", "movement"] {
+        fs::create_dir_all(errors.join(part)).unwrap();
+    }
+    fs::write(errors.join("queue/0--a.json"), report.to_string()).unwrap();
+    for args in [&["--once"][..], &["--once", "--json"], &[]] {
+        let said = place.host(&[&["top", "--fq", "./queue"], args].concat()).good();
+        for text in [&said.stdout, &said.stderr] {
+            let obeyed = text.chars().find(|c| c.is_control() && *c != '\n' || *c == '\u{202e}');
+            assert_eq!(obeyed, None, "{text:?}");
+        }
+        assert_eq!(said.stdout.matches("HOST b").count() >= 6, true, "{}", said.stdout);
+        assert!(!said.stdout.lines().any(|line| line.starts_with("HOST b")), "{}", said.stdout);
+    }
+}
+
+#[test]
+fn no_task_writes_a_heartbeat() {
+    let place = Place::with(&["misbehave"]);
+    let reserved = "is in `_receipts` or `_hosts`, which are reserved for the host";
+    for base in ["_hosts", "_hosts/abc", "_HOSTS/abc"] {
+        let args = ["submit", "--fq", "./queue", "--name", "misbehave", "--base-directory", base];
+        let said = place.host(&args).code(2).stderr;
+        assert!(said.contains(reserved), "{said}");
+    }
+    // A message of python-task-queue has the bucket's root as its base directory.
+    let mut payload = json!({"do": "output", "key": "_hosts/abc/def.json", "text": "{}"});
+    payload["class"] = json!("misbehave");
+    place.submit(&[json!({"payload": payload})]);
+    place.run_until_empty(&[]).code(3);
+    let error = place.the_error();
+    assert!(error["exception"].as_str().unwrap().contains(reserved), "{error}");
+    let said = place.run(&["--component-prefix", "_hosts"]).code(2).stderr;
+    assert!(said.contains(reserved), "{said}");
+    // A bucket in the directory of the queue's heartbeats.
+    fs::create_dir_all(place.path().join("queue/hosts")).unwrap();
+    let said = place.run(&["--bucket", "./queue/hosts"]).code(2).stderr;
+    assert!(said.contains("messages"), "{said}");
+}
