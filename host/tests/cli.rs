@@ -651,6 +651,58 @@ fn what_was_pushed_is_listed_and_inspected() {
 }
 
 #[test]
+fn a_component_has_a_history_and_goes_back_in_it() {
+    let place = Place::new();
+    place.write("good.wasm", component(End::Done));
+    place.write("bad.wasm", component(End::Reject));
+    place.write("trap.wasm", component(End::Trap));
+    let digest = |name: &str| {
+        let shown = place.run(&format!("component inspect {name} --json")).json();
+        shown["digest"].as_str().unwrap().to_owned()
+    };
+    // A component that an earlier host or `cp` put there.
+    place.write("bucket/components/A.wasm", component(End::Trap));
+    place.run("component history A").ok().says("did not put there");
+    place.run("component push good.wasm --name A").ok().says("replaced A");
+    place.run("component push bad.wasm --name A").ok();
+    let listed = place.run("component history A --json").ok().stdout;
+    let versions: Vec<serde_json::Value> =
+        listed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let digests: Vec<&str> = versions.iter().filter_map(|v| v["digest"].as_str()).collect();
+    assert_eq!(digests, [digest("bad.wasm"), digest("good.wasm"), digest("trap.wasm")], "{listed}");
+    assert_eq!(versions[0]["is_current"], true);
+    // The component is a whole one, as for all hosts, and versions are not components of their own.
+    assert_eq!(digest("A"), digest("bad.wasm"));
+    let shown = place.run("component ls").ok();
+    assert_eq!(shown.stdout.lines().count(), 1, "{}", shown.stdout);
+
+    place.run("component rollback A --dry-run").ok().says("would be");
+    assert_eq!(digest("A"), digest("bad.wasm"));
+    place.run("component rollback A").ok().says(&digest("good.wasm"));
+    assert_eq!(digest("A"), digest("good.wasm"));
+    place.run("submit --fq ./queue --name A --base-directory d").ok();
+    place.run("run --fq ./queue -x").ok().says("1 done");
+    place.run("component rollback A").ok();
+    assert_eq!(digest("A"), digest("trap.wasm"));
+    place.run("component rollback A").exits(1).says("no version before");
+    place.run(&format!("component rollback A --to {}", &digest("bad.wasm")[..8])).ok();
+    assert_eq!(digest("A"), digest("bad.wasm"));
+    place.run("component rollback A --to 0000zz").exits(1).says("no version that begin");
+
+    place.run("component rm A").exits(2).says("add --yes");
+    place.run("component rm A --dry-run").ok().says("would be removed");
+    assert!(place.has("bucket/components/A.wasm"));
+    place.run("component rm A --yes").ok().says("removed");
+    place.run("component history A").ok().says("was removed");
+    place.run("component rollback A").ok();
+    assert_eq!(digest("A"), digest("bad.wasm"));
+    let old = format!("A@{}", digest("trap.wasm"));
+    place.run(&format!("component rm {old} --yes")).ok();
+    assert!(!place.has(&format!("bucket/components/{old}.wasm")));
+    place.run("component rm B --yes").exits(1).says("has no component");
+}
+
+#[test]
 fn a_try_ends_as_a_run_would() {
     let place = Place::new();
     place.write("good.wasm", component(End::Done));
@@ -955,6 +1007,9 @@ fn the_help_of_commands_and_settings_is_as_people_read_it() {
         ("queue_redrive", "queue redrive"),
         ("component", "component"),
         ("component_push", "component push"),
+        ("component_history", "component history"),
+        ("component_rollback", "component rollback"),
+        ("component_rm", "component rm"),
         ("component_inspect", "component inspect"),
         ("receipts", "receipts"),
         ("receipts_verify", "receipts verify"),
@@ -963,6 +1018,10 @@ fn the_help_of_commands_and_settings_is_as_people_read_it() {
         ("cache", "cache"),
         ("cache_verify", "cache verify"),
         ("cache_quarantine", "cache quarantine"),
+        ("cache_ls", "cache ls"),
+        ("cache_prune", "cache prune"),
+        ("completions", "completions"),
+        ("man", "man"),
         ("try", "try"),
         ("new", "new"),
         ("doctor", "doctor"),

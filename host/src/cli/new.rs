@@ -12,6 +12,9 @@ use task_host::fleet::shell;
 use super::exit_code::{Advice, Exit};
 use super::output;
 
+/// Builds the project and runs it once.
+const TRY: &str = "host try . --input sample/tyger.txt --payload '{\"top\": 5}'";
+
 /// Options of `host new`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -49,14 +52,12 @@ impl New {
             return Ok(Exit::Done);
         }
         writeln!(output::out(), "created {}", dir.display())?;
-        output::tell(format_args!(
-            "build and try it:\n  \
-             rustup target add wasm32-wasip2\n  \
-             cd {}\n  \
-             host try . --input sample/tyger.txt --payload '{{\"top\": 5}}'\n\
-             README.md says how to push the component and to queue a task.",
-            shell::word(&dir.display().to_string()),
-        ));
+        output::tell(format_args!("build and try it:"));
+        let cd = format!("cd {}", shell::word(&dir.display().to_string()));
+        for line in ["rustup target add wasm32-wasip2", &cd, TRY] {
+            output::tell(format_args!("  {line}"));
+        }
+        output::tell(format_args!("README.md says how to push the component and to queue a task."));
         Ok(Exit::Done)
     }
 }
