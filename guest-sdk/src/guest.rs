@@ -122,6 +122,7 @@ pub(crate) struct Execution<G: Guest> {
 impl<G: Guest> Execution<G> {
     pub(crate) fn prepare(task: wire::Task, inputs: PathBuf, outputs: PathBuf) -> Result<Self> {
         logging::install();
+        logging::report_panics();
         let mut execution = Self { guest: G::default(), task: Task::new(task, inputs, outputs)? };
         execution.guest.prepare(&execution.task)?;
         Ok(execution)

@@ -1,7 +1,7 @@
 //! Macros that write lines to the task's log, which is the guest's standard error.
 //!
-//! The host prints the log at `--log-level debug` and puts the end of it into the error report.
-//! Panic messages go there too.
+//! The host logs warnings and errors of a task, and everything at `--log-level debug`. It puts the
+//! end of the task's log into the error report. Panic messages go there too.
 
 use std::fmt;
 use std::io::Write;
@@ -45,6 +45,19 @@ pub fn line(level: &str, message: fmt::Arguments<'_>) {
         let _ = std::io::stderr().write_all(line.as_bytes());
     } else {
         eprint!("{line}");
+    }
+}
+
+/// Writes panics to the task's log in one line, with the cause first. The standard library's message
+/// has a hint about an environment variable, which a guest can't have.
+pub(crate) fn report_panics() {
+    // Unit tests keep the message of the standard library.
+    if cfg!(target_family = "wasm") {
+        std::panic::set_hook(Box::new(|panic| {
+            // `panicked at src/lib.rs:10:44:` and the message on the next line.
+            let text = panic.to_string().replacen(":\n", ": ", 1);
+            line("ERROR", format_args!("{text}"));
+        }));
     }
 }
 

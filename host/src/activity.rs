@@ -24,7 +24,7 @@ use crate::queue::Counts;
 use crate::stats::{Stats, Step, Steps};
 pub use failures::Failed;
 use failures::FailuresByCause;
-pub use histogram::Histogram;
+pub use histogram::{Histogram, bounds_in_seconds};
 use history::History;
 use names::Names;
 pub use names::{NameCounts, Named};
@@ -105,8 +105,9 @@ impl Activity {
         Places::take(&self.places, task.clone(), attempt)
     }
 
-    /// Counts the end of an attempt. `name` is that of the task, if the message is one.
-    pub fn ends(&self, name: Option<&TaskName>, end: End, steps: &Steps) {
+    /// Counts the end of an attempt. `name` is that of the task, if the message is one. Returns whether
+    /// the name is counted by itself.
+    pub fn ends(&self, name: Option<&TaskName>, end: End, steps: &Steps) -> bool {
         let ended = &mut *self.ended.lock();
         for (histogram, step) in ended.steps.iter_mut().zip(Step::ALL) {
             let spent = steps.spent(step);
@@ -119,7 +120,7 @@ impl Activity {
         if let Some(ran) = ran {
             ended.minute.add(ran);
         }
-        ended.names.add(name, end, ran);
+        ended.names.add(name, end, ran)
     }
 
     /// Counts a failure by its cause.
@@ -133,9 +134,9 @@ impl Activity {
         let all = counts.enqueued;
         let counts = QueueCounts {
             time: unix(SystemTime::now()),
-            waiting: counts.enqueued.zip(counts.leased).map(|(all, held)| all.saturating_sub(held)),
-            held: counts.leased,
-            retrying: None,
+            waiting: counts.waiting(),
+            held: counts.held(),
+            retrying: counts.retrying,
         };
         self.history.lock().counted(Instant::now(), counts, all, &Totals::of(stats));
     }

@@ -27,8 +27,7 @@ const CUT: &str = "…";
 ///
 /// Takes time in proportion to the text, and reads only its beginning if it is very long.
 pub fn fingerprint(text: &str) -> String {
-    let text = &text[..text.floor_char_boundary(READ)];
-    let line = line::of(text);
+    let line = line(text);
     let line = &line[..line.floor_char_boundary(LINE)];
     let mut cause = Cause::default();
     cause.read(line);
@@ -41,6 +40,12 @@ pub fn fingerprint(text: &str) -> String {
             format!("{}{CUT}", &cause[..end])
         }
     }
+}
+
+/// The line of an error that tells the cause: without the traceback, the name of the thread, or the
+/// position in the source that come before it.
+pub fn line(text: &str) -> &str {
+    line::of(&text[..text.floor_char_boundary(READ)])
 }
 
 /// A cause while it is written.

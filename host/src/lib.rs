@@ -62,6 +62,7 @@ mod simulation;
 pub mod spill;
 pub mod stats;
 pub mod task;
+pub mod telemetry;
 pub mod transfer;
 mod turns;
 pub mod verdict;

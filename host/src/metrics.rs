@@ -5,6 +5,7 @@
 //! `activity/names.rs`. Nothing is counted here, so a host that nobody asks pays nothing.
 
 mod list;
+mod otel;
 mod prometheus;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use crate::activity::snapshot::Snapshot;
 use crate::activity::{Histogram, Named};
 use crate::services::Services;
 use crate::stats::Step;
+pub use otel::observe;
 pub use prometheus::{CONTENT_TYPE, Metrics};
 
 /// One metric.

@@ -83,7 +83,7 @@ pub struct Watched {
     /// How that is reached.
     pub access: Access,
     /// The most reports to read.
-    pub most_reports: usize,
+    pub most_reports: u64,
     /// Where the hosts write their heartbeats.
     pub place: Place,
 }
@@ -127,16 +127,16 @@ impl Watcher {
         });
         let errors = self.reports.look(&mut problems).await;
         let rate = together(&hosts);
-        let waiting = counts.enqueued.zip(counts.leased);
-        let waiting = waiting.map(|(all, leased)| all.saturating_sub(leased));
         Overview {
             queue: QueueView {
                 url: self.queue(),
-                waiting,
-                held: counts.leased,
-                retrying: None,
+                waiting: counts.waiting(),
+                held: counts.held(),
+                retrying: counts.retrying,
                 errors,
-                time: now(),
+                time: SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .map_or(0.0, |time| time.as_secs_f64()),
             },
             eta_seconds: eta(counts.enqueued, rate),
             rate,
@@ -182,15 +182,6 @@ fn eta(enqueued: Option<u64>, rate: Rate) -> Option<f64> {
         left if rate.per_second > 0.0 => Some(left as f64 / rate.per_second),
         _ => None,
     }
-}
-
-/// Seconds since 1970.
-fn now() -> f64 {
-    seconds(SystemTime::now())
-}
-
-fn seconds(time: SystemTime) -> f64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 #[cfg(test)]
@@ -257,7 +248,7 @@ mod tests {
             queue: queue::admin(&address, &access).await.unwrap(),
             errors: address.errors().unwrap(),
             access,
-            most_reports: usize::MAX,
+            most_reports: u64::MAX,
             place: Place::in_bucket(bucket, &address),
         });
         let seen = watcher.look().await;

@@ -93,12 +93,26 @@ pub enum Release<'a> {
 pub struct Counts {
     /// All messages in the queue, leased or not.
     pub enqueued: Option<u64>,
-    /// Messages that cannot be leased now: leased, or sent with a delay.
+    /// Messages that cannot be leased now: leased, waiting for a retry, or sent with a delay.
     pub leased: Option<u64>,
+    /// Those of them that nobody holds: they wait for a retry, or were sent with a delay.
+    pub retrying: Option<u64>,
     /// Messages sent since the counter was last reset.
     pub inserted: Option<u64>,
     /// Messages acknowledged since the counter was last reset.
     pub completed: Option<u64>,
+}
+
+impl Counts {
+    /// Messages that can be leased now.
+    pub fn waiting(&self) -> Option<u64> {
+        Some(self.enqueued?.saturating_sub(self.leased?))
+    }
+
+    /// Messages that a worker holds. If the queue can't tell, those that wait for a retry too.
+    pub fn held(&self) -> Option<u64> {
+        Some(self.leased?.saturating_sub(self.retrying.unwrap_or_default()))
+    }
 }
 
 /// What a failed queue operation means for the caller.

@@ -17,6 +17,7 @@ use bytes::Bytes;
 pub use parse::{Report, is_report};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use crate::digest::Digest;
 use crate::environment::Environment;
@@ -26,11 +27,14 @@ use crate::key::BucketKey;
 use crate::message;
 use crate::queue::{LONGEST_MESSAGE, Queue, QueueError};
 use crate::sandbox::Phase;
+use crate::stats::{Step, Steps};
 
 /// The most bytes of the shortest version of a report.
 pub const SHORTEST: usize = 4096;
 /// The most bytes of the name of this host or its user.
 const LONGEST_NAME: usize = 256;
+/// The most bytes of a file call that failed.
+const FAILED_CALL: usize = 1024;
 /// The most bytes of the reason for an earlier failure, and the most reasons in a report.
 const REASON: usize = 8 << 10;
 const REASONS: usize = 16;
@@ -86,8 +90,12 @@ pub async fn send(
 pub struct ErrorReport<'a> {
     /// The message as it was received.
     pub message: &'a [u8],
-    /// The error, for people.
+    /// The error, for people: the cause first.
     pub exception: String,
+    /// The calls that led to it, if they are known.
+    pub trace: Option<&'a str>,
+    /// The last file call of the guest that failed, and why.
+    pub failed_call: Option<&'a str>,
     /// The number of the attempt, from 1.
     pub attempt: u32,
     /// Why earlier attempts failed.
@@ -98,10 +106,46 @@ pub struct ErrorReport<'a> {
     pub component: Option<Digest>,
     /// The end of the guest's log.
     pub log: Option<&'a str>,
-    /// The duration of the last attempt.
-    pub elapsed: Duration,
+    /// What the last attempt took.
+    pub took: Took<'a>,
+}
+
+/// What an attempt took.
+#[derive(Debug, Clone, Copy)]
+pub struct Took<'a> {
+    /// The time of its steps.
+    pub steps: &'a Steps,
     /// The guest's processor time, if it was measured.
     pub cpu_time: Option<Duration>,
+    /// The most memory that the guest had, in bytes; zero if it did not run.
+    pub memory: u64,
+}
+
+/// [`Took`] in a report.
+#[derive(Serialize)]
+struct TookFields {
+    /// The attempt's own work, without its wait for a slot.
+    elapsed_seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_bytes: Option<u64>,
+    /// Seconds of each step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    steps: Option<Map<String, Value>>,
+}
+
+impl Took<'_> {
+    fn fields(&self, has_steps: bool) -> TookFields {
+        let Self { steps, cpu_time, memory } = *self;
+        let seconds = |step: Step| (step.name().to_owned(), steps.spent(step).as_secs_f64().into());
+        TookFields {
+            elapsed_seconds: steps.worked().as_secs_f64(),
+            cpu_seconds: cpu_time.map(|time| time.as_secs_f64()),
+            memory_bytes: Some(memory).filter(|memory| *memory > 0),
+            steps: has_steps.then(|| Step::ALL.into_iter().map(seconds).collect()),
+        }
+    }
 }
 
 /// What a version of an error report contains. Sizes are bytes of JSON.
@@ -113,22 +157,23 @@ struct Extent {
     /// Reasons of earlier failures.
     reasons: usize,
     exception: usize,
+    trace: usize,
     log: usize,
 }
 
 /// The versions of an error report. Most have the message: `host queue redrive` can send back no
 /// other.
 const EXTENTS: [Extent; 6] = [
-    Extent { reasons: REASONS, exception: 64 << 10, log: 128 << 10, ..WHOLE },
-    Extent { exception: 16 << 10, log: 8 << 10, ..WHOLE },
+    Extent { reasons: REASONS, exception: 64 << 10, trace: 64 << 10, log: 128 << 10, ..WHOLE },
+    Extent { exception: 16 << 10, trace: 8 << 10, log: 8 << 10, ..WHOLE },
     Extent { exception: 4 << 10, ..WHOLE },
     Extent { exception: 256, has_worker: false, ..WHOLE },
-    Extent { exception: 16 << 10, log: 8 << 10, has_message: false, ..WHOLE },
+    Extent { exception: 16 << 10, trace: 8 << 10, log: 8 << 10, has_message: false, ..WHOLE },
     Extent { exception: 1024, has_message: false, has_worker: false, ..WHOLE },
 ];
 
 const WHOLE: Extent =
-    Extent { has_message: true, has_worker: true, reasons: 0, exception: 0, log: 0 };
+    Extent { has_message: true, has_worker: true, reasons: 0, exception: 0, trace: 0, log: 0 };
 
 /// Which worker of a fleet this host is, if it is known.
 fn worker() -> Option<&'static Identity> {
@@ -149,6 +194,10 @@ impl ErrorReport<'_> {
             worker: Option<&'static Identity>,
             task: Received<'a>,
             exception: Cow<'a, str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            trace: Option<Cow<'a, str>>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            failed_call: Option<Cow<'a, str>>,
             attempt: u32,
             #[serde(skip_serializing_if = "Vec::is_empty")]
             earlier: Vec<Cow<'a, str>>,
@@ -160,9 +209,8 @@ impl ErrorReport<'_> {
             log: Option<Cow<'a, str>>,
             /// The time of the report in UTC.
             time: String,
-            elapsed_seconds: f64,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            cpu_seconds: Option<f64>,
+            #[serde(flatten)]
+            took: TookFields,
         }
         let log = self.log.filter(|log| !log.is_empty() && extent.log > 0);
         to_bytes(&Wire {
@@ -170,14 +218,18 @@ impl ErrorReport<'_> {
             worker: worker().filter(|_| extent.has_worker),
             task: Received::new(self.message, extent.has_message),
             exception: head(&self.exception, extent.exception),
+            trace: self.trace.filter(|_| extent.trace > 0).map(|text| head(text, extent.trace)),
+            failed_call: self
+                .failed_call
+                .filter(|_| extent.trace > 0)
+                .map(|text| head(text, FAILED_CALL)),
             attempt: self.attempt,
             earlier: earlier(self.earlier, extent.reasons),
             phase: self.phase,
             component: self.component.map(|digest| digest.to_string()),
             log: log.map(|log| tail(log, extent.log)),
             time: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
-            elapsed_seconds: self.elapsed.as_secs_f64(),
-            cpu_seconds: self.cpu_time.map(|time| time.as_secs_f64()),
+            took: self.took.fields(extent.has_worker),
         })
     }
 }
@@ -204,10 +256,8 @@ pub struct DoneReport<'a> {
     pub attempt: u32,
     /// The component that ran.
     pub component: Option<Digest>,
-    /// The duration of the attempt.
-    pub elapsed: Duration,
-    /// The guest's processor time, if it was measured.
-    pub cpu_time: Option<Duration>,
+    /// What the attempt took.
+    pub took: Took<'a>,
 }
 
 impl DoneReport<'_> {
@@ -231,9 +281,8 @@ impl DoneReport<'_> {
             attempt: u32,
             #[serde(skip_serializing_if = "Option::is_none")]
             component: Option<String>,
-            elapsed_seconds: f64,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            cpu_seconds: Option<f64>,
+            #[serde(flatten)]
+            took: TookFields,
         }
         #[derive(Serialize)]
         struct Outcome<'a> {
@@ -257,8 +306,7 @@ impl DoneReport<'_> {
             result: Outcome { success: true, outputs },
             attempt: self.attempt,
             component: self.component.map(|digest| digest.to_string()),
-            elapsed_seconds: self.elapsed.as_secs_f64(),
-            cpu_seconds: self.cpu_time.map(|time| time.as_secs_f64()),
+            took: self.took.fields(has_message),
         })
     }
 }
@@ -432,23 +480,28 @@ fn to_bytes(report: &impl Serialize) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-    use serde_json::Value;
-
     use super::*;
     use crate::queue::memory::MemoryQueue;
+    use proptest::prelude::*;
+
+    static STEPS: LazyLock<Steps> = LazyLock::new(|| {
+        let mut steps = Steps::start();
+        steps.done(Step::Decode);
+        steps
+    });
 
     fn report<'a>(message: &'a [u8], earlier: &'a [String], log: &'a str) -> ErrorReport<'a> {
         ErrorReport {
             message,
             exception: "it broke".to_owned(),
+            trace: Some("  0: app::run at src/lib.rs:12"),
+            failed_call: Some("open /inputs/a: no such file"),
             attempt: 2,
             earlier,
             phase: Some(Phase::Execute),
             component: Some(Digest::of(b"")),
             log: Some(log),
-            elapsed: Duration::from_millis(1500),
-            cpu_time: None,
+            took: Took { steps: &STEPS, cpu_time: None, memory: 1 << 20 },
         }
     }
 
@@ -479,6 +532,12 @@ mod tests {
         assert_eq!(report["exception"], "it broke");
         assert_eq!(report["earlier"][0], "first");
         assert_eq!(report["phase"], "execute");
+        assert_eq!(report["trace"], "  0: app::run at src/lib.rs:12");
+        assert_eq!(report["failed_call"], "open /inputs/a: no such file");
+        assert_eq!(report["memory_bytes"], 1 << 20);
+        for step in Step::ALL {
+            assert!(report["steps"][step.name()].is_number(), "{report}");
+        }
         let time = humantime::parse_rfc3339(report["time"].as_str().unwrap()).unwrap();
         assert!(time.elapsed().unwrap() < Duration::from_secs(60), "{report}");
     }
@@ -571,8 +630,7 @@ mod tests {
             outputs: &outputs,
             attempt: 1,
             component: None,
-            elapsed: Duration::ZERO,
-            cpu_time: None,
+            took: Took { steps: &STEPS, cpu_time: None, memory: 1 << 20 },
         };
         let versions: Vec<Bytes> = report.versions().collect();
         let read: Vec<Value> = versions.iter().map(read).collect();
@@ -593,21 +651,21 @@ mod tests {
         let error = ErrorReport {
             message: message.as_bytes(),
             exception: "\u{0}\u{ffff}".repeat(20_000),
+            trace: None,
+            failed_call: None,
             attempt: 1,
             earlier: &[],
             phase: None,
             component: None,
             log: Some("a long log"),
-            elapsed: Duration::ZERO,
-            cpu_time: None,
+            took: Took { steps: &STEPS, cpu_time: None, memory: 1 << 20 },
         };
         let done = DoneReport {
             message: message.as_bytes(),
             outputs: &outputs,
             attempt: 1,
             component: None,
-            elapsed: Duration::ZERO,
-            cpu_time: None,
+            took: Took { steps: &STEPS, cpu_time: None, memory: 1 << 20 },
         };
         let versions: [Vec<Bytes>; 2] = [error.versions().collect(), done.versions().collect()];
         let mut sent = Vec::new();
@@ -682,8 +740,7 @@ mod tests {
                 outputs: &[],
                 attempt: 1,
                 component: Some(Digest::of(b"")),
-                elapsed: Duration::MAX,
-                cpu_time: None,
+                took: Took { steps: &STEPS, cpu_time: None, memory: 1 << 20 },
             };
             for versions in [error.versions().collect::<Vec<_>>(), done.versions().collect()] {
                 for version in &versions {

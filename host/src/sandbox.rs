@@ -17,7 +17,9 @@ mod files;
 pub mod foreign;
 mod imports;
 mod interface;
+mod last_words;
 mod limits;
+mod lines;
 mod log;
 mod mode;
 mod profile;
@@ -47,6 +49,7 @@ use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
 use crate::fault::{self, Step};
 use crate::message::Task;
+use crate::plain;
 use crate::spill::SpillDir;
 use crate::words;
 pub use confine::Confinement;
@@ -54,11 +57,13 @@ use cpu::CpuTime;
 use disk::Disk;
 pub use disk::Source;
 pub use execute::Execute;
-use files::Tree;
+use files::{FailedCall, Tree};
 pub use files::{FileUse, Input, InputContent, Output};
 pub use interface::version_problem;
+use last_words::LastWords;
 use limits::Memory;
 pub use limits::{LEAST_HOST_MEMORY, Limit, Limits, MOST_LOG, Table, is_too_large};
+pub use lines::Lines;
 pub use log::{Log, Tee};
 pub use mode::Mode;
 use mode::{StepClock, World};
@@ -67,11 +72,14 @@ pub use progress::CallTimes;
 use progress::Progress;
 use quota::Quota;
 use room::{Room, Share};
+pub use stack::Trace;
 use thread::Threads;
 pub use watched::Watched;
 
 /// Bytes of a guest's reason for a failure that are kept.
 const MAX_REASON: usize = 16 << 10;
+/// Bytes at the end of a guest's log in which its last words are looked for.
+const LAST_WORDS: usize = 32 << 10;
 /// Bytes of the engine's words that are kept: they may have names in them.
 const MAX_PROBLEM: usize = 2 << 10;
 
@@ -145,6 +153,10 @@ pub struct Execution {
     pub times: CallTimes,
     /// What the guest did with its files.
     pub files: FileUse,
+    /// The calls that led to the end of a guest that broke off, if they are known.
+    pub trace: Option<Trace>,
+    /// The last file call that failed, and why: `open /inputs/a.png: no such file`.
+    pub failed_call: Option<String>,
 }
 
 impl Execution {
@@ -159,6 +171,8 @@ impl Execution {
             elapsed: Duration::ZERO,
             times: CallTimes::default(),
             files: FileUse::default(),
+            trace: None,
+            failed_call: None,
         }
     }
 }
@@ -198,7 +212,7 @@ impl std::fmt::Display for Phase {
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The guest asks for another try.
-    #[error("{phase}: {reason}")]
+    #[error("{reason}")]
     Retry {
         /// The call.
         phase: Phase,
@@ -206,7 +220,7 @@ pub enum RunError {
         reason: String,
     },
     /// The guest says that no try will do.
-    #[error("{phase}: {reason}")]
+    #[error("{reason}")]
     Reject {
         /// The call.
         phase: Phase,
@@ -217,7 +231,7 @@ pub enum RunError {
     #[error("the task ran to its end without success")]
     Unsuccessful,
     /// The guest ran into one of its limits.
-    #[error("{phase}: {limit}; {}", limits::cure(limit, table.as_deref()))]
+    #[error("{limit}; {}", limits::cure(limit, table.as_deref()))]
     Limit {
         /// The call.
         phase: Phase,
@@ -227,11 +241,11 @@ pub enum RunError {
         table: Option<Arc<Table>>,
     },
     /// The guest broke off: a panic, an abort, a call of `exit`, a bad memory access.
-    #[error("{phase}: {what}")]
+    #[error("{what}")]
     Trap {
         /// The call.
         phase: Phase,
-        /// What happened, in words, with the guest's stack where it is known.
+        /// What happened, in words: the guest's own if its log has them.
         what: String,
     },
     /// The lease was lost, or the host is stopping.
@@ -579,6 +593,8 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
     drop(job.slot);
     let exceeded = quota.exceeded();
     let limit = |phase, limit| limits.exceeded(phase, limit);
+    let failed_call = files.failed_call();
+    let mut trace = None;
     let result = match (ended, exceeded) {
         (Err(Ended::Cancelled), _) => Err(RunError::Cancelled),
         // Whatever the guest made of it: what it left may be half of what it meant to.
@@ -611,12 +627,16 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
             Err(limit(phase, refused))
         }
         (Err(Ended::Error(_)), None) if let Some(denied) = denied => Err(limit(phase, denied)),
-        (Err(Ended::Error(error)), None) => Err(trapped(phase, &error)),
+        (Err(Ended::Error(error)), None) => {
+            let (error, its_trace) = trapped(phase, &error, &log);
+            trace = its_trace;
+            Err(error)
+        }
         (Err(Ended::Failure(types::Failure::Retry(reason))), None) => {
-            Err(RunError::Retry { phase, reason: shorten(reason) })
+            Err(RunError::Retry { phase, reason: told(reason, failed_call.as_ref()) })
         }
         (Err(Ended::Failure(types::Failure::Reject(reason))), None) => {
-            Err(RunError::Reject { phase, reason: shorten(reason) })
+            Err(RunError::Reject { phase, reason: told(reason, failed_call.as_ref()) })
         }
         (Ok(outcome), None) if outcome.success => Ok(outcome.outputs),
         (Ok(_), None) => Err(RunError::Unsuccessful),
@@ -638,6 +658,8 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
         elapsed: start.elapsed(),
         times,
         files: used,
+        trace,
+        failed_call: failed_call.map(|call| call.text().to_owned()),
     }
 }
 
@@ -669,8 +691,11 @@ impl From<types::Failure> for Ended {
     }
 }
 
-/// A guest's words go into logs and reports, so there is a bound on them.
-fn shorten(reason: String) -> String {
+/// A guest's words for its failure. The error of a file call does not name the file in most
+/// languages, so the call is put before it. The words go into logs and reports, so there is a bound
+/// on them.
+fn told(reason: String, failed_call: Option<&FailedCall>) -> String {
+    let reason = failed_call.and_then(|call| call.put_into(&reason)).unwrap_or(reason);
     match words::cut(&reason, MAX_REASON) {
         Cow::Borrowed(_) => reason,
         Cow::Owned(cut) => cut,
@@ -718,39 +743,46 @@ async fn calls(
     Ok(outcome)
 }
 
-fn trapped(phase: Phase, error: &wasmtime::Error) -> RunError {
-    if let Some(exit) = error.downcast_ref::<I32Exit>() {
-        // WASI 0.2 tells a good exit from a bad one, and no more.
-        let how = if exit.0 == 0 { "without an error" } else { "with an error" };
-        let what = format!("the guest called exit {how} instead of returning an outcome");
-        return RunError::Trap { phase, what };
-    }
+/// Why a guest broke off, and the calls that led there.
+fn trapped(phase: Phase, error: &wasmtime::Error, log: &log::Sink) -> (RunError, Option<Trace>) {
     if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
-        return RunError::Host(
-            "more instances were needed than the engine has room for".to_owned(),
-        );
+        let what = "more instances were needed than the engine has room for".to_owned();
+        return (RunError::Host(what), None);
     }
-    let what = match error.downcast_ref::<Trap>() {
-        Some(Trap::UnreachableCodeReached) => {
+    let trap = error.downcast_ref::<Trap>();
+    let exit = error.downcast_ref::<I32Exit>();
+    let is_said =
+        trap == Some(&Trap::UnreachableCodeReached) || exit.is_some_and(|exit| exit.0 != 0);
+    let said = if is_said { last_words::of(&log.end(LAST_WORDS)) } else { None };
+    let (cause, told) = match said {
+        Some(LastWords { cause, trace }) => (Some(cause), trace),
+        None => (None, None),
+    };
+    let what = match (trap, exit) {
+        _ if let Some(cause) = cause => {
+            plain::escape_lines(&words::cut(&cause, MAX_REASON)).into_owned()
+        }
+        // WASI 0.2 tells a good exit from a bad one, and no more.
+        (_, Some(exit)) => {
+            let how = if exit.0 == 0 { "without an error" } else { "with an error" };
+            format!("the guest called exit {how} instead of returning an outcome")
+        }
+        (Some(Trap::UnreachableCodeReached), _) => {
             "the guest panicked or aborted; its log says why".to_owned()
         }
-        Some(Trap::StackOverflow) => format!(
+        (Some(Trap::StackOverflow), _) => format!(
             "the guest's call stack overflowed its limit of {}; nothing raises it: recurse less deeply",
             ByteSize(limits::MAX_STACK as u64).display().iec()
         ),
-        Some(Trap::MemoryOutOfBounds) => {
+        (Some(Trap::MemoryOutOfBounds), _) => {
             "the guest read or wrote outside its memory (in Rust: often a stack overflow)"
                 .to_owned()
         }
-        Some(trap) => format!("the guest trapped: {trap}"),
-        None => {
+        (Some(trap), _) => format!("the guest trapped: {trap}"),
+        (None, _) => {
             let cause = words::bounded_line(&error.root_cause(), MAX_PROBLEM);
             format!("the guest broke off: {cause}")
         }
     };
-    let what = match stack::of(error) {
-        Some(stack) => format!("{what}\n{stack}"),
-        None => what,
-    };
-    RunError::Trap { phase, what }
+    (RunError::Trap { phase, what }, Trace::of(error, told))
 }

@@ -2,8 +2,8 @@
 //! queues, and the state of each of them.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -26,6 +26,7 @@ use crate::receipt::Receipts;
 use crate::sandbox::{Confinement, Execute, Sandbox};
 use crate::spill::{SpillDir, SpillError};
 use crate::stats::Stats;
+use crate::telemetry::Telemetry;
 use crate::verdict::Policy;
 use crowded::Crowded;
 use slots::Slots;
@@ -43,6 +44,8 @@ pub struct Services {
     pub(crate) stats: Arc<Stats>,
     /// What the host is doing now, and what it has done.
     pub(crate) activity: Activity,
+    /// Where traces and times of attempts go too.
+    pub(crate) telemetry: OnceLock<Telemetry>,
     pub(crate) outages: Arc<Outages>,
     pub(crate) inputs: Prefetch,
     /// The bucket that outputs go to.
@@ -196,6 +199,7 @@ impl Services {
         Ok(Self {
             stats: Arc::default(),
             activity: Activity::default(),
+            telemetry: OnceLock::new(),
             outages: Arc::default(),
             inputs: Prefetch {
                 bucket: inputs,
@@ -242,6 +246,11 @@ impl Services {
     /// What the host is doing now, and what it has done.
     pub fn activity(&self) -> &Activity {
         &self.activity
+    }
+
+    /// Has the ends of attempts sent to OpenTelemetry, from now on. Only the first call counts.
+    pub fn export_to(&self, telemetry: Telemetry) {
+        let _ = self.telemetry.set(telemetry);
     }
 
     /// What does not work now.

@@ -92,16 +92,6 @@ impl Steps {
     }
 }
 
-impl std::fmt::Display for Steps {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (i, step) in Step::ALL.into_iter().enumerate() {
-            let gap = if i == 0 { "" } else { " " };
-            write!(f, "{gap}{}={:.3}ms", step.name(), self.spent(step).as_secs_f64() * 1e3)?;
-        }
-        Ok(())
-    }
-}
-
 /// Counters of one host. All but `in_flight` and `running` only grow.
 #[derive(Debug, Default)]
 pub struct Stats {

@@ -1,6 +1,7 @@
-//! The life of one task, from top to bottom. `task/settle.rs` settles it, and `task/receipts.rs`
-//! reads and writes its receipt.
+//! The life of one task, from top to bottom. `task/settle.rs` settles it, `task/receipts.rs` reads
+//! and writes its receipt, and `task/guest_log.rs` logs what it prints.
 
+mod guest_log;
 mod printed;
 mod receipts;
 mod settle;
@@ -27,7 +28,7 @@ use crate::message::{DecodeError, Task};
 use crate::prefetch::{Brought, ReadInPlace};
 use crate::publish::{self, Published, PutOutput};
 use crate::queue::Message;
-use crate::sandbox::{Execution, Input, Job, Log, Output, Phase, RunError};
+use crate::sandbox::{Execution, Input, Job, Log, Output, Phase, RunError, Trace};
 use crate::services::{Services, slots, slots::Slot};
 use crate::stats::{Gauge, Step, Steps};
 use crate::turns::Turns;
@@ -52,6 +53,10 @@ struct Attempt {
     task: Option<Arc<Task>>,
     component: Option<Digest>,
     log: Log,
+    /// The calls that led to the end of a guest that broke off.
+    trace: Option<Trace>,
+    /// The last file call of the guest that failed.
+    failed_call: Option<String>,
     receipt: Option<ReceiptPlace>,
     /// The most memory that the guest had, in bytes.
     memory: u64,
@@ -109,6 +114,8 @@ pub async fn run(services: &Services, mut lease: Lease, hold: Hold) {
             task: None,
             component: None,
             log: Log::default(),
+            trace: None,
+            failed_call: None,
             receipt: None,
             memory: 0,
             cpu_time: None,
@@ -233,7 +240,7 @@ impl Attempt {
             limits: services.limits.of(&task.name).clone(),
             inputs,
             cancelled: lost.child_token(),
-            tee: None,
+            tee: guest_log::tee(services.limits.of(&task.name)),
             profiler: None,
             watched,
             slot: slot.map(|slot| slot.permit),
@@ -244,6 +251,8 @@ impl Attempt {
             self.execute(services, &hold, job).await
         };
         self.log = execution.log;
+        self.trace = execution.trace;
+        self.failed_call = execution.failed_call;
         self.memory = execution.memory;
         self.cpu_time = execution.cpu_time;
         let listed = match execution.result {
@@ -470,6 +479,9 @@ impl Attempt {
             shown.publishes();
         }
         self.steps.done(Step::Run);
+        // A task that started ahead has waited for a thread.
+        let waited = self.steps.spent(Step::Run).saturating_sub(execution.elapsed);
+        self.steps.move_from(Step::Run, Step::Wait, waited);
         self.steps.move_from(Step::Run, Step::Instantiate, execution.times.of(Phase::Instantiate));
     }
 }

@@ -7,6 +7,7 @@
 pub mod audit;
 pub mod check;
 pub mod copy;
+pub mod errors;
 pub mod forward;
 pub mod lines;
 pub mod objects;

@@ -150,8 +150,8 @@ fn tasks_are_run_and_what_came_of_them_is_said() {
 
     place.run("submit --fq ./queue --name BAD --base-directory d").ok();
     let ended = place.run("run --fq ./queue -x").exits(3);
-    ended.says("1 rejected").says("host queue ls fq://./queue-errors");
-    place.run("queue ls ./queue-errors").ok().says("prepare: no good");
+    ended.says("1 rejected").says("host queue errors fq://./queue");
+    place.run("queue ls ./queue-errors").ok().says("no good");
 
     // The component is put right, and the task put back.
     place.run("component push good.wasm --name BAD").ok().says("replaced BAD");
@@ -432,7 +432,7 @@ fn numbers_of_python_are_kept_byte_for_byte() {
     // The report is JSON for everybody.
     let report = place.run("queue ls ./queue-errors --json").ok().json();
     assert_eq!(report["message"]["task"], line);
-    place.run("queue ls ./queue-errors").ok().says("BAD -1 in \"d\", 0 inputs: prepare: no good");
+    place.run("queue ls ./queue-errors").ok().says("BAD -1 in \"d\", 0 inputs: no good");
     place.run("queue redrive ./queue").ok().says("1 task sent back");
     let listed = place.run("queue ls ./queue --json").ok().json();
     assert_eq!(listed["text"], line);
@@ -710,12 +710,12 @@ fn a_try_ends_as_a_run_would() {
     place.write("trap.wasm", component(End::Trap));
     place.write("a.txt", "hello");
     place.run("try good.wasm --input a.txt").ok().says("done in");
+    place.run("try bad.wasm").exits(3).says("error: no good").says("`host run` would reject it");
     place
-        .run("try bad.wasm")
+        .run("try trap.wasm --attempt 5")
         .exits(3)
-        .says("error: prepare: no good")
-        .says("`host run` would reject it");
-    place.run("try trap.wasm --attempt 5").exits(3).says("error: execute:").says("reject it");
+        .says("error: the guest panicked")
+        .says("reject it");
     place.run("try trap.wasm").exits(3).says("would try it again");
     place.run("try good.wasm --input missing.txt").exits(1).says("input missing.txt: No such file");
     place
@@ -1065,4 +1065,62 @@ fn the_reference_lists_the_exit_codes_of_the_help() {
     let (_, codes) = help.split_once("Exit codes:\n").unwrap();
     let reference = include_str!("../../docs/reference/command-line.md");
     assert!(reference.contains(codes.trim_end()), "{codes}");
+}
+
+#[test]
+fn failures_are_listed_and_sent_back_by_cause() {
+    let place = Place::new();
+    place.write("bad.wasm", component(End::Reject));
+    place.run("component push bad.wasm --name BAD").ok();
+    place.run("component push bad.wasm --name WORSE").ok();
+    place.run("queue errors ./queue").exits(1).says("there is no queue fq://./queue");
+    for (name, id) in [("BAD", 1), ("BAD", 2), ("WORSE", 3), ("NONE", 4)] {
+        place.run(&format!("submit --fq ./queue --name {name} --base-directory d --id {id}")).ok();
+    }
+    place.run("queue errors ./queue").ok().says("no error reports in fq://./queue-errors");
+    let ended = place.run("run --fq ./queue -x --max-attempts 1").exits(3);
+    ended.says("host queue errors fq://./queue");
+
+    let ended = place.run("queue errors ./queue").ok();
+    let ended =
+        ended.says("4 error reports in fq://./queue-errors, 2 causes\n\n      3  no good\n");
+    let ended = ended.says("BAD, WORSE; ").says("no component for tasks named `…`");
+    ended.says("host queue redrive fq://./queue --cause 'CAUSE'");
+    let listed = place.run("queue errors ./queue-errors --json").ok().stdout;
+    let first: serde_json::Value = serde_json::from_str(listed.lines().next().unwrap()).unwrap();
+    assert_eq!((&first["cause"], &first["count"]), (&"no good".into(), &3.into()), "{listed}");
+
+    place.run("queue status ./queue").ok().says("Completed: 0 (0.0%)").says("Failed: 4 (reports");
+    place
+        .run("doctor --fq ./queue")
+        .ok()
+        .says("has 4 error reports: 3 × no good; 1 × no component");
+    let ended = place.run("queue ls ./queue-errors").ok();
+    ended.says("REPORTED (UTC)").says("ATTEMPT").says("BAD 1 in \"d\", 0 inputs: no good");
+
+    let mut command = place.host("queue redrive ./queue --cause");
+    Ended::of(command.arg("no good").output().unwrap()).ok().says("3 tasks sent back");
+    let mut command = place.host("queue redrive ./queue --match");
+    Ended::of(command.arg("for tasks named `…`").output().unwrap()).ok().says("1 task sent back");
+}
+
+#[test]
+fn nothing_that_a_report_says_is_obeyed_by_a_terminal() {
+    let place = Place::new();
+    place.run("submit --fq ./queue-errors --name A --base-directory d").ok();
+    let odd = "\u{1b}]0;title\u{7}\u{1b}[2J\u{9b}2J\r\u{202e}\nERROR forged";
+    let report = serde_json::json!({
+        "host_info": {"hostname": odd, "user": odd},
+        "task": {"basic_info": {"id": 7, "name": "A", "base_directory": "d"}},
+        "exception": odd, "trace": odd, "log": odd, "attempt": 1, "time": odd,
+    });
+    place.write("queue-errors/queue/0--odd.json", report.to_string());
+    for command in ["ls", "ls -l", "errors", "errors --json"] {
+        let ended = place.run(&format!("queue {command} ./queue-errors")).ok().says("forged");
+        let is_obeyed = |c: char| c.is_control() && !matches!(c, '\n' | '\t') || c == '\u{202e}';
+        assert!(!ended.stdout.contains(is_obeyed), "{command}: {:?}", ended.stdout);
+        assert!(!ended.stdout.contains("\nERROR"), "{command}: {}", ended.stdout);
+    }
+    let ended = place.run("queue redrive ./queue --dry-run").ok();
+    assert!(!ended.stdout.contains('\u{1b}'), "{:?}", ended.stdout);
 }

@@ -22,8 +22,9 @@ const checks = {
   async real(browser, address) {
     const page = await open(browser, address);
     await page.locator("#running-table tbody tr", { hasText: "misbehave" }).first().waitFor();
-    await page.locator("#causes", { hasText: "</script><script>window.broken" }).waitFor();
+    await page.locator("#causes details").waitFor();
     await unfold(page);
+    await page.locator("#causes pre", { hasText: "</script><script>window.broken = 1</script>: <img src=x" }).waitFor();
     await page.locator("#settings-table", { hasText: "parallel" }).waitFor();
     assert.match(await text(page, "#link"), /Live/);
     assert.equal(await page.locator("#charts .chart").count(), 3);
@@ -38,11 +39,18 @@ const checks = {
     await isWell(page, "a real host, later");
   },
 
-  /** A dashboard of real heartbeats of 40 hosts. */
+  /** A dashboard of the heartbeats of 40 hosts, two of which are silent, and of hostile ones. */
   async dashboard(browser, address) {
     const page = await open(browser, address);
-    await page.locator("#hosts-table tbody tr").nth(39).waitFor();
+    const rows = page.locator("#hosts-table tbody tr");
+    await rows.nth(40 + Object.keys(HOSTILE).length - 1).waitFor();
+    assert.equal(await page.locator("#hosts-table .badge", { hasText: "silent for" }).count(), 2);
+    await page.locator("#running-table", { hasText: "simplified 12413 triangles" }).waitFor();
+    await unfold(page);
+    await isPlain(page, "a dashboard");
     await isWell(page, "a dashboard");
+    await page.locator("#hosts-filter").fill("node-24");
+    assert.match(await rows.first().innerText(), /silent for/);
     await page.locator("#hosts-table a").first().click();
     await page.locator("#about").waitFor();
     await page.locator("#back").click();

@@ -1,6 +1,6 @@
 // Figures of hosts as the status page gets them: made up, the same at every run, and hostile ones.
 
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 
 const MiB = 1024 ** 2;
@@ -161,10 +161,16 @@ export function hostileFleet(time) {
   return all;
 }
 
-/** Writes heartbeats into a directory, a file for each host. */
-export function writeHeartbeats(directory, hosts) {
+/** Writes the heartbeats of 40 hosts, and of one for each hostile text, into a directory. */
+function writeHeartbeats(directory) {
+  const time = Date.now() / 1000;
   mkdirSync(directory, { recursive: true });
-  hosts.forEach(({ snapshot: one }, n) => {
-    writeFileSync(join(directory, `${/^[\w.-]{1,100}$/.test(one.host.id) ? one.host.id : `host-${n}`}.json`), JSON.stringify(one));
+  const hosts = [...fleet(40, time).hosts, ...hostileFleet(time).hosts];
+  hosts.forEach(({ age_seconds, snapshot: one }, n) => {
+    const path = join(directory, `host-${n}.json`);
+    writeFileSync(path, JSON.stringify({ every_seconds: 30, ...one }));
+    utimesSync(path, time - age_seconds, time - age_seconds);
   });
 }
+
+if (process.argv[1] === import.meta.filename) writeHeartbeats(process.argv[2]);

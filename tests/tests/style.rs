@@ -32,7 +32,7 @@ fn what_is_printed_goes_through_the_place_that_escapes_it() {
         // Tests of processes that are killed talk to each other, and a benchmark reads the figures of
         // a simulation.
         let for_tests = ["queue/file/tests/crashes.rs", "simulation/tests.rs"];
-        [for_people, for_tests].concat().contains(&file.as_str())
+        [&for_people[..], &for_tests[..]].concat().contains(&file.as_str())
     };
     let others: Vec<&String> = files
         .iter()

@@ -1,10 +1,9 @@
 //! Reports: those of any message and any words of a guest can be read again, and those of strangers
 //! don't stop a reader.
 
-use std::time::Duration;
-
 use task_host::message;
-use task_host::report::{DoneReport, ErrorReport, Report, SHORTEST, is_report};
+use task_host::report::{DoneReport, ErrorReport, Report, SHORTEST, Took, is_report};
+use task_host::stats::Steps;
 
 /// The most bytes of a message here: nine versions of its report are written and read.
 const LONGEST: usize = 1024;
@@ -23,24 +22,25 @@ pub(crate) fn check(input: &[u8]) {
     };
     let message = if message.is_empty() { input } else { message.as_bytes() };
     let earlier = [words.to_owned()];
+    let steps = Steps::start();
     let error = ErrorReport {
         message,
         exception: words.to_owned(),
+        trace: Some(words),
+        failed_call: Some(words),
         attempt: 1,
         earlier: &earlier,
         phase: None,
         component: None,
         log: Some(words),
-        elapsed: Duration::from_secs(1),
-        cpu_time: None,
+        took: Took { steps: &steps, cpu_time: None, memory: 0 },
     };
     let done = DoneReport {
         message,
         outputs: &[],
         attempt: 1,
         component: None,
-        elapsed: Duration::from_secs(1),
-        cpu_time: None,
+        took: Took { steps: &steps, cpu_time: None, memory: 0 },
     };
     let errors: Vec<_> = error.versions().collect();
     let dones: Vec<_> = done.versions().collect();

@@ -31,6 +31,16 @@ const fn bounds() -> [u64; BUCKETS] {
     bounds
 }
 
+/// The upper bounds of the buckets that are shown, in seconds.
+pub fn bounds_in_seconds() -> Vec<f64> {
+    shown().map(|bucket| BOUNDS[bucket] as f64 / 1e9).collect()
+}
+
+/// The buckets that are shown.
+fn shown() -> impl Iterator<Item = usize> {
+    SHOWN.filter(|bucket| SHOWN_OF_DECADE.contains(&(bucket % PER_DECADE.len())))
+}
+
 /// How many times were how long.
 #[derive(Debug, Clone)]
 pub struct Histogram {
@@ -83,15 +93,13 @@ impl Histogram {
     /// Upper bounds in seconds, and how many times each bucket has, for Prometheus. What is longer
     /// than the last bound is only in [`Histogram::count`].
     pub fn buckets(&self) -> Vec<(f64, u64)> {
-        let mut shown = Vec::new();
-        let mut count = 0;
-        for (i, in_bucket) in self.counts.iter().enumerate().take(SHOWN.end() + 1) {
-            count += in_bucket;
-            if SHOWN.contains(&i) && SHOWN_OF_DECADE.contains(&(i % PER_DECADE.len())) {
-                shown.push((BOUNDS[i] as f64 / 1e9, std::mem::take(&mut count)));
-            }
-        }
-        shown
+        let mut next = 0;
+        let counts = shown().map(|last| {
+            let count = self.counts[next..=last].iter().sum();
+            next = last + 1;
+            count
+        });
+        bounds_in_seconds().into_iter().zip(counts).collect()
     }
 }
 

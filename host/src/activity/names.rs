@@ -73,18 +73,22 @@ pub(super) struct Names {
 }
 
 impl Names {
-    pub(super) fn add(&mut self, name: Option<&TaskName>, end: End, ran: Option<Duration>) {
+    /// Counts an attempt. Returns whether its name is counted by itself.
+    pub(super) fn add(&mut self, name: Option<&TaskName>, end: End, ran: Option<Duration>) -> bool {
         if let Some(name) = name {
             if let Some(counts) = self.known.get_mut(name) {
                 self.never_ran -= usize::from(!counts.has_run && ran.is_some());
-                return counts.add(end, ran);
+                counts.add(end, ran);
+                return true;
             }
             if self.has_room_for(name, ran) {
                 self.never_ran += usize::from(ran.is_none());
-                return self.known.entry(name.clone()).or_default().add(end, ran);
+                self.known.entry(name.clone()).or_default().add(end, ran);
+                return true;
             }
         }
         self.others.add(end, ran);
+        false
     }
 
     fn has_room_for(&self, name: &TaskName, ran: Option<Duration>) -> bool {
@@ -149,13 +153,20 @@ mod tests {
     fn names_that_nobody_has_a_component_for_leave_room_for_others() {
         let mut names = Names::default();
         let bad = |n: u32| name(&format!("no-component-{n}"));
-        (0..1000).for_each(|n| names.add(Some(&bad(n)), End::Retried, None));
+        for n in 0..1000 {
+            assert_eq!(
+                names.add(Some(&bad(n)), End::Retried, None),
+                n < MOST_THAT_NEVER_RAN as u32
+            );
+        }
         assert_eq!(shown(&names).len(), MOST_THAT_NEVER_RAN + 1);
         // Its component is there now, so another name can take its place.
         names.add(Some(&bad(0)), End::Done, RAN);
         names.add(Some(&bad(2000)), End::Retried, None);
         assert_eq!(shown(&names).len(), MOST_THAT_NEVER_RAN + 2);
-        (0..1000).for_each(|n| names.add(Some(&name(&format!("task-{n}"))), End::Done, RAN));
+        for n in 0..1000 {
+            names.add(Some(&name(&format!("task-{n}"))), End::Done, RAN);
+        }
         let all = shown(&names);
         assert_eq!(all.len(), MOST_NAMES + 1);
         let count: u64 = all.iter().map(|(_, ends)| ends.iter().sum::<u64>()).sum();

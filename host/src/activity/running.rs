@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn more_tasks_than_a_snapshot_has_are_cut_and_the_longest_running_stay() {
         let places = Arc::<Places>::default();
-        let long = "n".repeat(2 * LONGEST_NAME);
+        let long = ["n".repeat(LONGEST_NAME), "m".repeat(LONGEST_NAME)].join("/");
         let all: Vec<_> = (0..MOST_RUNNING as i64 + 10)
             .map(|id| Places::take(&places, task(&long, id), 1))
             .collect();

@@ -5,6 +5,7 @@
 mod guest;
 mod human;
 mod json;
+mod repeats;
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicI8, Ordering::Relaxed};
@@ -88,8 +89,8 @@ impl Console {
             lines.fmt_fields(JsonFields::new()).event_format(json::JsonLines).init();
         } else {
             let colours = is_terminal && std::env::var_os("NO_COLOR").is_none();
-            let lines = lines.fmt_fields(human::PlainFields).with_ansi(colours);
-            lines.with_target(false).compact().init();
+            let lines = lines.fmt_fields(JsonFields::new()).with_ansi(colours);
+            lines.event_format(human::HumanLines::of(is_terminal)).init();
         }
         console
     }

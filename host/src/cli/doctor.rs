@@ -17,6 +17,7 @@ use task_host::config::Config;
 use task_host::fit::{self, Finding, Level, Queues};
 use task_host::key::{Prefix, TaskName};
 use task_host::queue::{self, Access, Address, Admin, Counts, Facts, QueueError};
+use task_host::transfer::errors::ErrorCauses;
 
 use super::console::Console;
 use super::exit_code::Exit;
@@ -26,6 +27,9 @@ use machine::Use;
 
 /// How long a queue or a bucket may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The error reports that are read, and the causes that are named.
+const REPORTS: u64 = 1000;
+const CAUSES: usize = 3;
 /// Components that are listed by name.
 const NAMED: usize = 5;
 /// Components that are counted.
@@ -208,6 +212,9 @@ async fn look_at_queue(
     match tokio::time::timeout(PATIENCE, asked).await {
         Ok(Ok((counts, facts))) => {
             let mut findings = vec![Finding::new(Level::Ok, subject, describe(&counts))];
+            if role == "errors" && counts.enqueued != Some(0) {
+                findings.push(look_at_errors(subject, queue, access, &counts).await);
+            }
             let parts = ["", "queue", "movement", "host"];
             let mut parts = dir.iter().flat_map(|dir| parts.map(|part| dir.join(part)));
             // One finding is enough, because the parts are on the same disk.
@@ -226,6 +233,38 @@ async fn look_at_queue(
         Ok(Err(error)) => (vec![Finding::new(Level::Problem, subject, error.to_string())], None),
         Err(_) => (vec![silent(subject)], None),
     }
+}
+
+/// What is in the error queue. The reports of a service are only counted: reading takes leases.
+async fn look_at_errors(
+    subject: &str,
+    queue: &Address,
+    access: &Access,
+    counts: &Counts,
+) -> Finding {
+    let reading = async {
+        let queue = queue::admin(queue, access).await?;
+        ErrorCauses::of(&*queue, REPORTS).await
+    };
+    let mut text = match counts.enqueued {
+        Some(n) => format!("has {}", output::count(n, "error report")),
+        None => "may have error reports".to_owned(),
+    };
+    if !queue.is_remote()
+        && let Ok(Ok(found)) = tokio::time::timeout(PATIENCE, reading).await
+    {
+        let causes = found.sorted();
+        let shown = causes.iter().take(CAUSES).map(|cause| {
+            format!("{} × {}", HumanCount(cause.count), output::cut(&cause.cause, 100))
+        });
+        let shown: Vec<String> = shown.collect();
+        let more = if causes.len() > CAUSES { "; …" } else { "" };
+        if !shown.is_empty() {
+            text.push_str(&format!(": {}{more}", shown.join("; ")));
+        }
+    }
+    let cure = format!("see them all with `host queue errors {queue}`");
+    Finding::new(Level::Note, subject, text).cure(cure)
 }
 
 fn describe(counts: &Counts) -> String {

@@ -1,7 +1,9 @@
 //! `host queue`: inspects and repairs queues. Commands are named as those of `ptq`.
 
+mod errors;
 mod ls;
 mod redrive;
+mod status;
 mod transfer;
 
 pub(crate) use redrive::redrive_error;
@@ -22,12 +24,15 @@ use super::settings::{DisplaySettings, Flags, Group, QueueOnly, Settings};
 /// Commands of `host queue`.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Queue {
-    /// Show how many messages a queue holds
+    /// Show how many tasks wait, are held, wait for a retry, are done, and have failed
     #[command(after_help = STATUS_HELP)]
     Status(Simple),
     /// List messages or error reports
     #[command(after_help = LS_HELP)]
     Ls(ls::Ls),
+    /// List error reports by cause: how many, since when, and an example
+    #[command(after_help = errors::HELP)]
+    Errors(errors::Errors),
     /// End all leases, so that any worker can take the messages now
     #[command(after_help = RELEASE_HELP)]
     Release(Change),
@@ -178,11 +183,9 @@ impl Queue {
 
     async fn act(self) -> anyhow::Result<Exit> {
         match self {
-            Self::Status(Simple { queue, json }) => {
-                let (queue, _) = queue.open().await?;
-                status(&*queue, json).await
-            }
+            Self::Status(command) => status::show(&command.queue, command.json).await,
             Self::Ls(command) => command.run().await,
+            Self::Errors(command) => command.run().await,
             Self::Release(command) => {
                 let question = "End the leases of all of them?";
                 let Some((queue, console)) = command.begin(question).await? else {
@@ -242,44 +245,6 @@ fn done(json: bool, what: &str, summary: &impl Serialize) -> anyhow::Result<Exit
     Ok(Exit::Done)
 }
 
-/// Prints the four figures of `ptq status` as `ptq` does.
-async fn status(queue: &dyn Admin, json: bool) -> anyhow::Result<Exit> {
-    let counts = queue.counts().await?;
-    if json {
-        #[derive(Serialize)]
-        struct Status {
-            queue: String,
-            #[serde(flatten)]
-            counts: Counts,
-        }
-        output::json(&Status { queue: queue.to_string(), counts })?;
-        return Ok(Exit::Done);
-    }
-    let mut out = output::out();
-    for line in figures(&counts) {
-        writeln!(out, "{line}")?;
-    }
-    Ok(Exit::Done)
-}
-
-fn figures(counts: &Counts) -> Vec<String> {
-    let share = |part: Option<u64>, whole: Option<u64>| match (part, whole) {
-        (Some(part), Some(whole @ 1..)) => format!("{:.1}%", part as f64 / whole as f64 * 100.0),
-        _ => "--%".to_owned(),
-    };
-    let Counts { enqueued, leased, inserted, completed } = *counts;
-    let line = |name: &str, n: Option<u64>, rest: String| match n {
-        Some(n) => format!("{name}: {n}{rest}"),
-        None => format!("{name}: can't be counted"),
-    };
-    vec![
-        line("Inserted", inserted, String::new()),
-        line("Enqueued", enqueued, format!(" ({} left)", share(enqueued, inserted))),
-        line("Completed", completed, format!(" ({})", share(completed, inserted))),
-        line("Leased", leased, format!(" ({} of queue)", share(leased, enqueued))),
-    ]
-}
-
 async fn purge(queue: &dyn Admin, console: &Console, json: bool) -> anyhow::Result<Exit> {
     let busy = ProgressLine::busy(console, format!("deleting the messages of {queue}"));
     let count = queue.purge().await?;
@@ -287,46 +252,4 @@ async fn purge(queue: &dyn Admin, console: &Console, json: bool) -> anyhow::Resu
     let deleted = count.map_or("all messages".to_owned(), |count| output::count(count, "message"));
     let said = format!("{deleted} deleted from {queue}");
     done(json, &said, &Done { queue: queue.to_string(), released: None, deleted: count })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_figures_read_as_those_of_ptq() {
-        let counts = |inserted, enqueued, completed, leased| Counts {
-            inserted: Some(inserted),
-            enqueued: Some(enqueued),
-            completed: Some(completed),
-            leased: Some(leased),
-        };
-        assert_eq!(
-            figures(&counts(8, 3, 5, 1)),
-            [
-                "Inserted: 8",
-                "Enqueued: 3 (37.5% left)",
-                "Completed: 5 (62.5%)",
-                "Leased: 1 (33.3% of queue)"
-            ]
-        );
-        assert_eq!(
-            figures(&counts(0, 0, 0, 0)),
-            [
-                "Inserted: 0",
-                "Enqueued: 0 (--% left)",
-                "Completed: 0 (--%)",
-                "Leased: 0 (--% of queue)"
-            ]
-        );
-        assert_eq!(
-            figures(&Counts { enqueued: Some(3), leased: Some(1), ..Counts::default() }),
-            [
-                "Inserted: can't be counted",
-                "Enqueued: 3 (--% left)",
-                "Completed: can't be counted",
-                "Leased: 1 (33.3% of queue)"
-            ]
-        );
-    }
 }

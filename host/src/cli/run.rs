@@ -2,6 +2,7 @@
 
 mod confine;
 mod listen;
+mod otlp;
 mod progress;
 mod stop;
 mod summary;
@@ -27,6 +28,7 @@ use task_host::worker::{Stopped, Worker};
 use task_host::{identity, protection};
 use tokio::runtime::Handle;
 
+use otlp::Exports;
 use progress::Progress;
 use stop::{Signals, Stop};
 use summary::{Ending, Summary};
@@ -123,6 +125,7 @@ impl Run {
                 side.control.spawn(serving).await??;
             }
             side.control.spawn(watch(Handle::current(), services.clone()));
+            let exports = Exports::start(&services, &side.control)?;
             keep_history(&side.control, &services, SlowRule::of(display.slow));
             tell_engine(&side.control, &services);
             let heart = heartbeats(&services, display.heartbeat);
@@ -130,6 +133,8 @@ impl Run {
             if let Some(heart) = heart {
                 heart.stop().await;
             }
+            // Not on this thread, which has tasks to wait for.
+            tokio::task::spawn_blocking(move || exports.end()).await?;
             exit
         });
         for runtime in [control, renewals, runtime] {
@@ -231,12 +236,10 @@ async fn work(
     let counting = tokio::time::timeout(Duration::from_secs(5), services.queue().counts()).await;
     let counts = counting.ok().and_then(Result::ok);
     let summary = Summary::new(
-        services.config(),
-        services.stats(),
+        &services,
         elapsed,
         Ending { stopped, goal: worker.goal(), cause: stop.cause() },
         counts,
-        services.queue().requests(),
     );
     if json {
         output::json(&summary)?;

@@ -20,7 +20,7 @@ use task_host::key::{BucketKey, Prefix};
 use task_host::message::{self, Draft, Task};
 use task_host::prefetch::{Prefetch, ReadInPlace};
 use task_host::publish;
-use task_host::sandbox::{Execution, Guest, Job, Limits, Profiler};
+use task_host::sandbox::{Execution, Guest, Job, Limits, Lines, Profiler};
 use task_host::task;
 use task_host::verdict;
 use task_host::words;
@@ -338,18 +338,38 @@ impl Try {
         }
         in_place.check()?;
         let figures = Figures::of(&execution);
-        Ok((figures, self.publish(execution, plan).await?))
+        Ok((figures, self.publish(console, bench, execution, plan).await?))
     }
 
-    /// Publishes what the task left, and returns it.
+    /// The component that ran.
+    async fn wasm(&self, bench: &LocalRunner, plan: &Plan) -> anyhow::Result<Vec<u8>> {
+        match (&plan.component, &plan.buckets) {
+            (Some(Component { bytes, .. }), _) => Ok(bytes.clone()),
+            (None, Some(buckets)) => buckets.wasm(&plan.task.name, bench).await,
+            (None, None) => Ok(Vec::new()),
+        }
+    }
+
+    /// Publishes what the task left, and returns it. Shows where a task broke off.
     async fn publish(
         &self,
+        console: &Console,
+        bench: &LocalRunner,
         execution: Execution,
         plan: &Plan,
     ) -> anyhow::Result<Result<Vec<OutputRow>, Failure>> {
         let listed = match execution.result {
             Ok(listed) => listed,
-            Err(error) => return Ok(Err(error.into())),
+            Err(error) => {
+                if let Some(trace) = &execution.trace {
+                    let code = self.wasm(bench, plan).await?;
+                    console.tell(format_args!("{}", trace.show(Some(&Lines::of(&code)))));
+                }
+                if let Some(call) = &execution.failed_call {
+                    console.tell(format_args!("the last file call that failed: {call}"));
+                }
+                return Ok(Err(error.into()));
+            }
         };
         let outputs = execution.outputs;
         if let Err(failure) = task::check_listed(&outputs, &listed).await {

@@ -10,7 +10,7 @@ use super::settings::{Flags, Group, Settings, When};
 use super::submit::open_bucket;
 
 /// Reports that are read of a service by default. Each is leased to be read.
-const LEASED: usize = 1_000;
+const LEASED: u64 = 1_000;
 
 /// For commands that watch hosts.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub(crate) struct Watch {
     /// Maximum number of error reports to read [default: all; 1000 for a cloud queue, where each must
     /// be leased to be read]
     #[arg(long, value_name = "N")]
-    reports: Option<usize>,
+    reports: Option<u64>,
     #[command(flatten)]
     flags: Flags<Watching>,
 }
@@ -52,7 +52,7 @@ impl Watch {
         let errors = settings.error_queue(&queue)?;
         let most_reports = match errors.is_remote() {
             true => LEASED,
-            false => usize::MAX,
+            false => u64::MAX,
         };
         Ok(Watcher::new(Watched {
             queue: queue::admin(&queue, &access).await?,

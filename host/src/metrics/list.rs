@@ -5,7 +5,7 @@ use crate::activity::{End, Histogram, Named};
 use crate::stats::Step;
 
 /// How the values of a metric are found.
-type Find = fn(&Seen<'_>) -> Vec<Sample>;
+pub(super) type Find = fn(&Seen<'_>) -> Vec<Sample>;
 
 /// All metrics, by topic.
 pub(super) static METRICS: &[(Metric, Find)] = &[

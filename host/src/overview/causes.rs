@@ -37,7 +37,7 @@ pub(super) fn of(hosts: &[HostRow], reports: &[Failures]) -> Vec<Failures> {
 }
 
 /// Adds failures to those of their cause.
-pub(super) fn add(all: &mut BTreeMap<String, Failures>, failures: &Failures) {
+fn add(all: &mut BTreeMap<String, Failures>, failures: &Failures) {
     let mut cause = failures.cause.clone();
     cut(&mut cause, LONGEST_LINE);
     let known = all.entry(cause.clone()).or_insert_with(|| Failures {

@@ -1,17 +1,11 @@
 //! The reports of an error queue, grouped by cause, and read again only when their number changes.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
-
 use super::counted::Counted;
-use super::{causes, seconds};
-use crate::activity::snapshot::{Example, Failures};
-use crate::cause;
-use crate::message;
+use crate::activity::snapshot::Failures;
 use crate::queue::{self, Access, Address, Admin, QueueError};
-use crate::report::Report;
+use crate::transfer::errors::ErrorCauses;
 
 /// The shortest time between two readings of a directory. It grows with the time that a reading takes.
 const SOON: Duration = Duration::from_secs(5);
@@ -26,7 +20,7 @@ pub(super) struct Reports {
     access: Access,
     /// None until the queue exists.
     queue: Option<Counted>,
-    most: usize,
+    most: u64,
     failures: Vec<Failures>,
     read: Option<Reading>,
 }
@@ -40,7 +34,7 @@ struct Reading {
 }
 
 impl Reports {
-    pub(super) fn new(address: Address, access: Access, most: usize) -> Self {
+    pub(super) fn new(address: Address, access: Access, most: u64) -> Self {
         Self { address, access, queue: None, most, failures: Vec::new(), read: None }
     }
 
@@ -95,54 +89,11 @@ fn is_due(last: Option<&Reading>, leases: bool, count: Option<u64>) -> bool {
     (count.is_none() || last.count != count) && last.ended.elapsed() >= pause
 }
 
-/// Reads at most so many reports.
-async fn read(queue: &dyn Admin, most: usize) -> Result<Vec<Failures>, QueueError> {
-    let mut all = BTreeMap::new();
-    let mut messages = queue.messages().take(most);
-    let mut failed = None;
-    while let Some(message) = messages.next().await {
-        match message {
-            Ok(message) => add(&mut all, &message.body),
-            Err(error) => {
-                failed = Some(error);
-                break;
-            }
-        }
-    }
-    drop(messages);
+/// Reads at most so many reports, and releases those that were leased for that.
+async fn read(queue: &dyn Admin, most: u64) -> Result<Vec<Failures>, QueueError> {
+    let read = ErrorCauses::of(queue, most).await;
     queue.close().await;
-    match failed {
-        None => Ok(all.into_values().collect()),
-        Some(error) => Err(error),
-    }
-}
-
-/// Adds what a report says. Other messages say nothing.
-fn add(all: &mut BTreeMap<String, Failures>, body: &[u8]) {
-    let Some(report) = Report::parse(body) else { return };
-    let Some(text) = report.exception() else { return };
-    let task = report.message().ok();
-    let task = task.and_then(|message| message::decode(message.as_bytes()).ok());
-    let time = report.time().map_or(0.0, seconds);
-    let name = task.as_ref().map(|task| task.name.to_string());
-    let example = Example {
-        name: name.clone().unwrap_or_default(),
-        id: task.map(|task| task.id.to_string()).unwrap_or_default(),
-        attempt: 0,
-        text: text.lines().next().unwrap_or_default().to_owned(),
-    };
-    let cause = cause::fingerprint(&text);
-    let names = name.into_iter().collect();
-    let one = Failures {
-        cause,
-        count: 1,
-        given_up: 1,
-        names,
-        first: time,
-        last: time,
-        example: Some(example),
-    };
-    causes::add(all, &one);
+    Ok(read?.sorted())
 }
 
 #[cfg(test)]
@@ -167,7 +118,7 @@ mod tests {
         let address: Address = format!("fq://{}", root.path().display()).parse().unwrap();
         let access = queue::Access::default();
         let queue = queue::open(&address, &access).await.unwrap();
-        let mut reports = Reports::new(address.clone(), access.clone(), usize::MAX);
+        let mut reports = Reports::new(address.clone(), access.clone(), u64::MAX);
         let mut problems = Vec::new();
         assert_eq!(reports.look(&mut problems).await, Some(0));
         let mut bodies: Vec<Bytes> = (0..6)

@@ -234,9 +234,11 @@ impl Queue for MemoryQueue {
         let state = self.state.lock();
         let now = Instant::now();
         let leased = |entry: &&Entry| entry.due.is_some_and(|due| due > now);
+        let is_free = |entry: &&Entry| entry.lease == 0;
         Ok(Counts {
             enqueued: Some(state.messages.len() as u64),
             leased: Some(state.messages.values().filter(leased).count() as u64),
+            retrying: Some(state.messages.values().filter(leased).filter(is_free).count() as u64),
             inserted: Some(state.sent),
             completed: Some(state.completed),
         })

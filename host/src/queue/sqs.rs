@@ -184,7 +184,7 @@ impl Inner {
             names.map(|name| found.get(&name).and_then(|text| text.parse::<u64>().ok()));
         let sum = |a: Option<u64>, b: Option<u64>| Some(a? + b?);
         let leased = sum(leased, delayed);
-        Ok(Counts { enqueued: sum(visible, leased), leased, inserted: None, completed: None })
+        Ok(Counts { enqueued: sum(visible, leased), leased, ..Counts::default() })
     }
 }
 

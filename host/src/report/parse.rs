@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use bytesize::ByteSize;
 use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::{BasicInfo, Omitted};
@@ -25,8 +26,12 @@ pub fn is_report(message: &[u8]) -> bool {
 pub struct Report<'a> {
     #[serde(borrow)]
     task: &'a RawValue,
-    exception: Option<serde_json::Value>,
-    time: Option<serde_json::Value>,
+    exception: Option<Value>,
+    trace: Option<Value>,
+    log: Option<Value>,
+    attempt: Option<Value>,
+    time: Option<Value>,
+    host_info: Option<Value>,
 }
 
 impl<'a> Report<'a> {
@@ -52,8 +57,28 @@ impl<'a> Report<'a> {
 
     /// Why the task failed. None in the report of a task that succeeded.
     pub fn exception(&self) -> Option<String> {
-        let text = |e: &serde_json::Value| e.as_str().map_or_else(|| e.to_string(), str::to_owned);
+        let text = |e: &Value| e.as_str().map_or_else(|| e.to_string(), str::to_owned);
         self.exception.as_ref().map(text)
+    }
+
+    /// The calls that led to the failure, if they are known.
+    pub fn trace(&self) -> Option<&str> {
+        self.trace.as_ref()?.as_str()
+    }
+
+    /// The end of what the task printed.
+    pub fn log(&self) -> Option<&str> {
+        self.log.as_ref()?.as_str()
+    }
+
+    /// The number of the last attempt, from 1.
+    pub fn attempt(&self) -> Option<u64> {
+        self.attempt.as_ref()?.as_u64()
+    }
+
+    /// The name of the machine.
+    pub fn host(&self) -> Option<&str> {
+        self.host_info.as_ref()?.get("hostname")?.as_str()
     }
 
     /// When the report was made.

@@ -5,6 +5,7 @@
 //! answered on the thread that executes the guest.
 
 mod clock;
+mod failed;
 mod file;
 mod streams;
 #[cfg(test)]
@@ -17,12 +18,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable, ResourceTableError};
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream};
 
 use self::bindings::wasi::filesystem::{preopens, types};
 use self::clock::{Clock, Numbers};
+pub(super) use self::failed::FailedCall;
 use self::file::File;
 use self::streams::{Reader, Writer};
 use self::tree::{Dir, Listing, OpenDir, Opened};
@@ -198,6 +201,8 @@ struct Shared {
     file_memory: u64,
     ids: AtomicU64,
     said: AtomicU8,
+    /// The last call that failed.
+    failed: Mutex<Option<FailedCall>>,
 }
 
 impl Shared {
@@ -241,6 +246,7 @@ impl Tree {
             file_memory: limits.output_file_memory.as_u64(),
             ids: AtomicU64::new(0),
             said: AtomicU8::new(0),
+            failed: Mutex::new(None),
         });
         let tree = Self {
             inputs: Dir::top(&shared, false),
@@ -265,6 +271,11 @@ impl Tree {
     /// What the guest did with them so far.
     pub(super) fn used(&self) -> FileUse {
         self.shared.using.so_far()
+    }
+
+    /// The last call that failed.
+    pub(super) fn failed_call(&self) -> Option<FailedCall> {
+        self.shared.failed.lock().clone()
     }
 
     /// Takes the outputs, in the order of their paths, when the guest has ended.
@@ -298,6 +309,22 @@ impl HasData for Files<'static> {
 type Fd = Resource<Opened>;
 
 impl Files<'_> {
+    /// Remembers a call that failed.
+    fn noting<T>(&self, call: &str, fd: &Fd, path: &str, result: Result<T>) -> Result<T> {
+        if let Err(Error::Code(code)) = &result
+            && let Ok(dir) = self.other_dir(fd)
+        {
+            let Tree { inputs, outputs, shared } = self.tree;
+            let directory = match dir {
+                dir if Arc::ptr_eq(dir, inputs) => "/inputs/",
+                dir if Arc::ptr_eq(dir, outputs) => "/outputs/",
+                _ => "…/",
+            };
+            *shared.failed.lock() = Some(FailedCall::new(call, directory, path, *code));
+        }
+        result
+    }
+
     /// What a call is about.
     fn get(&self, fd: &Fd) -> Result<&Opened> {
         self.tree.shared.using.call();
@@ -405,24 +432,29 @@ impl types::HostDescriptor for Files<'_> {
         open: types::OpenFlags,
         flags: types::DescriptorFlags,
     ) -> Result<Fd> {
-        let opened = self.dir(&fd)?.open(&path, open, flags)?;
+        let opened = self.dir(&fd)?.open(&path, open, flags);
+        let opened = self.noting("open", &fd, &path, opened)?;
         Ok(self.table.push(opened)?)
     }
 
     fn create_directory_at(&mut self, fd: Fd, path: String) -> Result<()> {
-        self.dir(&fd)?.make_dir(&path)
+        let made = self.dir(&fd)?.make_dir(&path);
+        self.noting("create directory", &fd, &path, made)
     }
 
     fn remove_directory_at(&mut self, fd: Fd, path: String) -> Result<()> {
-        self.dir(&fd)?.remove_dir(&path)
+        let removed = self.dir(&fd)?.remove_dir(&path);
+        self.noting("remove directory", &fd, &path, removed)
     }
 
     fn unlink_file_at(&mut self, fd: Fd, path: String) -> Result<()> {
-        self.dir(&fd)?.remove_file(&path)
+        let removed = self.dir(&fd)?.remove_file(&path);
+        self.noting("remove", &fd, &path, removed)
     }
 
     fn rename_at(&mut self, fd: Fd, old: String, new_fd: Fd, new: String) -> Result<()> {
-        self.dir(&fd)?.rename(&old, self.other_dir(&new_fd)?, &new)
+        let renamed = self.dir(&fd)?.rename(&old, self.other_dir(&new_fd)?, &new);
+        self.noting("rename", &fd, &old, renamed)
     }
 
     // Linux returns this error on a file system that has no links.
@@ -486,7 +518,8 @@ impl types::HostDescriptor for Files<'_> {
         _: types::PathFlags,
         path: String,
     ) -> Result<types::DescriptorStat> {
-        Ok(self.dir(&fd)?.look(&path)?.stat())
+        let found = self.dir(&fd)?.look(&path);
+        Ok(self.noting("stat", &fd, &path, found)?.stat())
     }
 
     fn set_times(

@@ -65,6 +65,14 @@ impl Sink {
         }
     }
 
+    /// The last bytes, at most `most`, as text.
+    pub(super) fn end(&self, most: usize) -> String {
+        let kept = self.kept();
+        let start = kept.bytes.len().saturating_sub(most);
+        let end: Vec<u8> = kept.bytes.range(start..).copied().collect();
+        String::from_utf8_lossy(&end).into_owned()
+    }
+
     pub(super) fn push(&self, bytes: &[u8]) {
         if let Some(tee) = &self.0.tee {
             tee(bytes);

@@ -5,6 +5,7 @@ use std::fmt::{self, Write};
 
 use wasmtime::{FrameInfo, WasmBacktrace};
 
+use super::lines::Lines;
 use crate::plain;
 use crate::words::{self, Bounded};
 
@@ -16,40 +17,81 @@ const MOST_OF_NAME: usize = 200;
 const MOST_MANGLED: usize = 16 << 10;
 /// The most bytes of a stack.
 const MOST: usize = 12 << 10;
+/// How the names of Rust's own functions begin. They call the guest, or are called by a panic.
+const LIBRARY: [&str; 9] =
+    ["core::", "std::", "alloc::", "<core::", "<std::", "<alloc::", "__rust", "rust_", "abort"];
 
-/// The stack of an error, in lines; nothing if it is not known.
-pub(super) fn of(error: &wasmtime::Error) -> Option<String> {
-    let stack = error.downcast_ref::<WasmBacktrace>()?.frames();
-    if stack.is_empty() {
-        return None;
-    }
-    let mut words = Bounded::new(MOST);
-    // An error is the bound's, and the words say that they were cut.
-    let _ = write(&mut words, stack);
-    Some(words.finish())
+/// The calls that led to the end of a guest.
+#[derive(Debug, Clone, Default)]
+pub struct Trace {
+    /// What the guest itself told of them.
+    told: Option<String>,
+    frames: Vec<Frame>,
 }
 
-fn write(words: &mut Bounded, stack: &[FrameInfo]) -> fmt::Result {
-    words.write_str("the guest's stack:")?;
-    for (n, frame) in stack.iter().enumerate() {
-        let module = name(frame.module().name().unwrap_or("<unknown>"));
-        write!(words, "\n  {n:>3}: ")?;
-        if let Some(offset) = frame.module_offset() {
-            write!(words, "{offset:#8x} - ")?;
+#[derive(Debug, Clone)]
+struct Frame {
+    function: String,
+    /// Bytes from the start of the component.
+    offset: Option<usize>,
+}
+
+impl Trace {
+    /// What the guest told, or the stack of an error; none if neither is known.
+    pub(super) fn of(error: &wasmtime::Error, told: Option<String>) -> Option<Self> {
+        let told = told.map(|told| plain::escape_lines(&words::cut(&told, MOST)).into_owned());
+        let frames = error.downcast_ref::<WasmBacktrace>().map(WasmBacktrace::frames);
+        let frames: Vec<Frame> = frames.unwrap_or_default().iter().map(Frame::of).collect();
+        (told.is_some() || !frames.is_empty()).then_some(Self { told, frames })
+    }
+
+    /// The trace in lines, with those of the source where `lines` has them.
+    pub fn show(&self, lines: Option<&Lines<'_>>) -> String {
+        if let Some(told) = &self.told {
+            return told.clone();
         }
-        write!(words, "{module}!{}", function(frame))?;
+        let mut words = Bounded::new(MOST);
+        // An error is the bound's, and the words say that they were cut.
+        let _ = self.write(&mut words, lines);
+        words.finish()
     }
-    if stack.len() == MOST_FRAMES {
-        write!(words, "\n       … (no more than {MOST_FRAMES} frames are shown)")?;
+
+    fn write(&self, words: &mut Bounded, lines: Option<&Lines<'_>>) -> fmt::Result {
+        let is_library =
+            |frame: &Frame| LIBRARY.iter().any(|start| frame.function.starts_with(start));
+        let only_library = self.frames.iter().all(is_library);
+        let shown = self.frames.iter().filter(|frame| only_library || !is_library(frame));
+        for (n, frame) in shown.enumerate() {
+            let gap = if n == 0 { "" } else { "\n" };
+            write!(words, "{gap}{n:>3}: {}", frame.function)?;
+            let line = frame.offset.and_then(|offset| lines?.at(offset));
+            match (line, frame.offset) {
+                (Some(line), _) => write!(words, " at {}", plain::escape(&line))?,
+                (None, Some(offset)) => write!(words, " at {offset:#x}")?,
+                (None, None) => {}
+            }
+        }
+        if self.frames.len() == MOST_FRAMES {
+            write!(words, "\n     … (no more than {MOST_FRAMES} frames are kept)")?;
+        }
+        Ok(())
     }
-    Ok(())
+}
+
+impl Frame {
+    fn of(frame: &FrameInfo) -> Self {
+        Self { function: function(frame), offset: frame.module_offset() }
+    }
 }
 
 /// The name of a frame's function.
 pub(super) fn function(frame: &FrameInfo) -> String {
     match frame.func_name() {
         Some(function) => name(function),
-        None => format!("<wasm function {}>", frame.func_index()),
+        None => {
+            let module = name(frame.module().name().unwrap_or("<unknown>"));
+            format!("{module}!<function {}>", frame.func_index())
+        }
     }
 }
 

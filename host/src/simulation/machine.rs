@@ -118,6 +118,8 @@ impl Machine {
             elapsed,
             times: CallTimes::default(),
             files: FileUse::default(),
+            trace: None,
+            failed_call: None,
         }
     }
 }

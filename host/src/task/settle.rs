@@ -12,17 +12,19 @@ use bytes::Bytes;
 
 use super::Attempt;
 use crate::activity::{End as Ended, Failed};
+use crate::cause;
 use crate::failure::Failure;
 use crate::fault::{self, Step as Reached};
 use crate::key::TaskName;
 use crate::lease::{Lease, Settlement, Unsettled};
 use crate::publish::Published;
 use crate::queue::{Queue, QueueError, Release};
-use crate::report::{self, DoneReport, ErrorReport};
+use crate::report::{self, DoneReport, ErrorReport, Took};
 use crate::services::Services;
 use crate::services::undeleted::End;
 use crate::shortage;
 use crate::stats::Step;
+use crate::telemetry::Attempted;
 use crate::verdict::{self, Verdict};
 
 /// How long to wait for a message that another process has locked.
@@ -40,9 +42,6 @@ impl Attempt {
     ) {
         if let Some(shown) = &self.shown {
             shown.settles();
-        }
-        for line in self.log.text.lines() {
-            tracing::debug!(target: "guest", "{line}");
         }
         self.store_log(services, &lease, &verdict).await;
         let reason = end.as_ref().err().map(ToString::to_string).unwrap_or_default();
@@ -125,7 +124,11 @@ impl Attempt {
             Ended::Lost => &stats.lost,
         };
         counter.fetch_add(1, Relaxed);
-        services.activity.ends(self.name(), ended, &self.steps);
+        let is_known = services.activity.ends(self.name(), ended, &self.steps);
+        if let Some(telemetry) = services.telemetry.get() {
+            let (task, steps) = (self.task.as_deref(), &self.steps);
+            telemetry.ended(&Attempted { task, is_known, attempt, end: ended, reason, steps });
+        }
         if matches!(ended, Ended::Rejected | Ended::Retried) {
             let task = self.task.as_deref();
             let is_given_up = ended == Ended::Rejected;
@@ -147,8 +150,6 @@ impl Attempt {
         reason: &str,
         is_known: bool,
     ) {
-        let steps = &self.steps;
-        let cpu_seconds = self.cpu_time.map(|time| time.as_secs_f64());
         match (verdict, settled) {
             (_, Err(QueueError::LeaseLost { .. })) | (Verdict::Abandon, _) => {
                 tracing::warn!("the lease was lost; the task is left to the host that has it now");
@@ -161,17 +162,45 @@ impl Attempt {
                 }
                 tracing::info!("the message comes back when its lease ends");
             }
-            (Verdict::Done, Ok(())) => tracing::debug!(%steps, cpu_seconds, "done"),
-            (Verdict::Reject, Ok(())) => tracing::error!(%steps, cpu_seconds, "rejected: {reason}"),
+            (Verdict::Done, Ok(())) => self.log_steps("done"),
+            (Verdict::Reject, Ok(())) => {
+                let cause = cause::fingerprint(reason);
+                tracing::error!(cause, "rejected: {reason}");
+                self.log_steps("the steps of the rejected task");
+            }
             (Verdict::Retry { after }, Ok(())) => {
+                let (cause, retry_seconds) = (cause::fingerprint(reason), after.as_secs_f64());
                 let after = humantime::format_duration(Duration::from_millis(
                     u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
                 ));
-                tracing::warn!(%steps, cpu_seconds, "failed, retry in {after}: {reason}");
+                tracing::warn!(cause, retry_seconds, "failed, retry in {after}: {reason}");
+                self.log_steps("the steps of the failed attempt");
             }
             (Verdict::Return { .. }, Ok(())) if is_known => tracing::debug!("released: {reason}"),
             (Verdict::Return { .. }, Ok(())) => tracing::info!("released: {reason}"),
         }
+    }
+
+    /// Logs what each step took, in seconds.
+    fn log_steps(&self, message: &str) {
+        let seconds = |step: Step| self.steps.spent(step).as_secs_f64();
+        tracing::debug!(
+            decode = seconds(Step::Decode),
+            fetch = seconds(Step::Fetch),
+            resolve = seconds(Step::Resolve),
+            wait = seconds(Step::Wait),
+            instantiate = seconds(Step::Instantiate),
+            run = seconds(Step::Run),
+            publish = seconds(Step::Publish),
+            settle = seconds(Step::Settle),
+            cpu = self.cpu_time.map(|time| time.as_secs_f64()),
+            memory_bytes = Some(self.memory).filter(|memory| *memory > 0),
+            "{message}"
+        );
+    }
+
+    fn took(&self) -> Took<'_> {
+        Took { steps: &self.steps, cpu_time: self.cpu_time, memory: self.memory }
     }
 
     async fn report_done(
@@ -186,8 +215,7 @@ impl Attempt {
             outputs: &published.keys,
             attempt: lease.attempt(),
             component: self.component,
-            elapsed: self.steps.worked(),
-            cpu_time: self.cpu_time,
+            took: self.took(),
         };
         match send(services, lease, queue, || report.versions(), Duty::MayBeRefused).await {
             // The task is done, even if the queue refuses its report.
@@ -205,9 +233,12 @@ impl Attempt {
         lease: &Lease,
         failure: &Failure,
     ) -> Result<(), Verdict> {
+        let trace = self.trace.as_ref().map(|trace| trace.show(None));
         let report = ErrorReport {
             message: &lease.message().body,
             exception: failure.to_string(),
+            trace: trace.as_deref(),
+            failed_call: self.failed_call.as_deref(),
             attempt: match failure {
                 Failure::Deaths { deaths } => *deaths,
                 Failure::Unaccounted { deliveries } => *deliveries,
@@ -217,8 +248,7 @@ impl Attempt {
             phase: failure.phase(),
             component: self.component,
             log: Some(&self.log.text),
-            elapsed: self.steps.worked(),
-            cpu_time: self.cpu_time,
+            took: self.took(),
         };
         send(services, lease, &services.error_queue, || report.versions(), Duty::MustArrive)
             .await

@@ -12,6 +12,7 @@ use super::forward::{Choice, Forward, ForwardError, Forwarded};
 use super::refusals::Refusals;
 use super::send::Target;
 use super::{MessageOrigin, Observer};
+use crate::cause;
 use crate::message;
 use crate::queue::{self, Access, Address, QueueError};
 use crate::report::Report;
@@ -26,8 +27,10 @@ pub struct Filter {
     pub name: Option<String>,
     /// The id of the task.
     pub id: Option<i64>,
-    /// A part of the report's exception.
+    /// A part of the report's exception, of its cause, or of the task's log.
     pub text: Option<String>,
+    /// The cause of the failure, or an error that has this cause.
+    pub cause: Option<String>,
     /// The report was made before this time.
     pub before: Option<SystemTime>,
     /// The report was made after this time.
@@ -191,6 +194,8 @@ pub struct Candidate {
     id: i64,
     /// Why the task failed, if there is a report that says so.
     exception: Option<String>,
+    /// What the task printed before.
+    log: Option<String>,
     /// When it was reported.
     time: Option<SystemTime>,
 }
@@ -202,7 +207,8 @@ impl Candidate {
         let not_a_task = match message::decode(body) {
             Ok(task) => {
                 let (name, id) = (task.name.to_string(), task.id);
-                return Ok(Self { task: body.clone(), name, id, exception: None, time: None });
+                let task = body.clone();
+                return Ok(Self { task, name, id, exception: None, log: None, time: None });
             }
             Err(error) => error,
         };
@@ -217,6 +223,7 @@ impl Candidate {
             name: task.name.to_string(),
             id: task.id,
             exception: report.exception(),
+            log: report.log().map(str::to_owned),
             time: report.time(),
         })
     }
@@ -235,11 +242,17 @@ impl fmt::Display for Candidate {
 
 impl Filter {
     fn matches(&self, candidate: &Candidate) -> bool {
-        let has_text =
-            |text: &String| candidate.exception.as_ref().is_some_and(|e| e.contains(text.as_str()));
+        let Candidate { exception, log, .. } = candidate;
+        let has_text = |text: &String| {
+            let is_in = |place: &String| place.contains(text.as_str());
+            exception.as_ref().is_some_and(|e| is_in(e) || is_in(&cause::fingerprint(e)))
+                || log.as_ref().is_some_and(is_in)
+        };
+        let has_cause = |cause: &String| exception.as_ref().is_some_and(|e| cause::is_of(e, cause));
         self.name.as_ref().is_none_or(|name| *name == candidate.name)
             && self.id.is_none_or(|id| id == candidate.id)
             && self.text.as_ref().is_none_or(has_text)
+            && self.cause.as_ref().is_none_or(has_cause)
             && self.before.is_none_or(|before| candidate.time.is_some_and(|time| time < before))
             && self.after.is_none_or(|after| candidate.time.is_some_and(|time| time > after))
     }
@@ -257,7 +270,8 @@ mod tests {
     fn report() -> Bytes {
         let time = "1970-01-01T00:01:40Z";
         format!(
-            r#"{{"host_info": {{}}, "task": {TASK}, "exception": "no room", "time": "{time}"}}"#
+            r#"{{"host_info": {{}}, "task": {TASK}, "exception": "no room for 7 in /a/7.png",
+                "log": "tile 3 of 9", "time": "{time}"}}"#
         )
         .into()
     }
@@ -294,21 +308,24 @@ mod tests {
 
     #[test]
     fn whatever_a_host_reports_comes_back_byte_for_byte_or_not_at_all() {
-        use crate::report::ErrorReport;
+        use crate::report::{ErrorReport, Took};
+        use crate::stats::Steps;
         let check = |payload: &str| {
             let message = format!(
                 r#"{{ "x": "\u00e9\/", "basic_info": {{"name": "A", "base_directory": "d", "inputs": ["i"]}}, "payload_info": {payload} }}"#
             );
+            let steps = Steps::start();
             let report = ErrorReport {
                 message: message.as_bytes(),
                 exception: "no room".to_owned(),
+                trace: None,
+                failed_call: None,
                 attempt: 1,
                 earlier: &[],
                 phase: None,
                 component: None,
                 log: None,
-                elapsed: Duration::ZERO,
-                cpu_time: None,
+                took: Took { steps: &steps, cpu_time: None, memory: 0 },
             };
             let mut back = 0;
             for version in report.versions() {
@@ -353,6 +370,11 @@ mod tests {
         check(Filter { id: Some(8), name: Some("A".into()), ..none() }, false, false);
         check(Filter { text: Some("room".into()), ..none() }, true, false);
         check(Filter { text: Some("time".into()), ..none() }, false, false);
+        check(Filter { text: Some("tile 3".into()), ..none() }, true, false);
+        check(Filter { text: Some("for # in".into()), ..none() }, true, false);
+        check(Filter { cause: Some("no room for # in …".into()), ..none() }, true, false);
+        check(Filter { cause: Some("no room for 8 in /b.png".into()), ..none() }, true, false);
+        check(Filter { cause: Some("no room".into()), ..none() }, false, false);
         // A message that is a task does not say when it failed.
         check(Filter { before: seconds(101), ..none() }, true, false);
         check(Filter { before: seconds(100), ..none() }, false, false);

@@ -205,7 +205,12 @@ fn workers_start_with_the_outputs_of_the_stack() {
     let role = stacks.service_role(&name);
     let queue = cloud.queue.trim_start_matches("sqs://");
     let bucket = cloud.bucket.trim_start_matches("s3://");
-    let parameters = [("TaskQueue", queue), ("Bucket", bucket), ("ServiceRole", &role)];
+    let parameters = [
+        ("TaskQueue", queue),
+        ("Bucket", bucket),
+        ("OutputPrefix", "data/"),
+        ("ServiceRole", &role),
+    ];
     let template = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/aws/batch.yml");
     let outputs = stacks.create(&template, &name, &parameters);
     let options = outputs["Fleet"].as_str().expect("options");

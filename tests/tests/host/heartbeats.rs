@@ -4,7 +4,7 @@ use std::fs;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use task_host_tests::{Place, Running, eventually, misbehaviour};
+use task_host_tests::{Place, Running, eventually, http, misbehaviour};
 
 /// A host that says often what it is doing, and whose tasks nobody waits for at its end.
 fn start(place: &Place) -> Running {
@@ -115,6 +115,7 @@ fn a_host_that_ends_removes_its_heartbeat_and_one_without_writes_none() {
     let names = task_host_tests::files(&place.path().join("queue/hosts"));
     assert!(names.is_empty(), "{names:?}");
     fs::remove_dir(place.path().join("queue/hosts")).unwrap();
+    place.host(&["queue", "purge", "./queue", "--yes"]).good();
     place.submit_misbehaviour(json!({"do": "mark", "dir": "marks"}));
     place.run(&["--max-tasks", "1", "--heartbeat", "0"]);
     assert!(!place.path().join("queue/hosts").exists());
@@ -174,7 +175,7 @@ fn nothing_in_a_heartbeat_or_report_reaches_the_terminal_as_it_is() {
             let obeyed = text.chars().find(|c| c.is_control() && *c != '\n' || *c == '\u{202e}');
             assert_eq!(obeyed, None, "{text:?}");
         }
-        assert_eq!(said.stdout.matches("HOST b").count() >= 6, true, "{}", said.stdout);
+        assert!(said.stdout.matches("]0;title").count() >= 6, "{}", said.stdout);
         assert!(!said.stdout.lines().any(|line| line.starts_with("HOST b")), "{}", said.stdout);
     }
 }
@@ -201,4 +202,59 @@ fn no_task_writes_a_heartbeat() {
     fs::create_dir_all(place.path().join("queue/hosts")).unwrap();
     let said = place.run(&["--bucket", "./queue/hosts"]).code(2).stderr;
     assert!(said.contains("messages"), "{said}");
+}
+
+/// A dashboard at this address, and where it can be reached.
+#[track_caller]
+fn dashboard(place: &Place, listen: &str) -> (Running, String) {
+    let command = place.command(&["dashboard", "--fq", "./queue", "--listen", listen]);
+    let mut dashboard = Running::start(command, &place.path().join("logs"));
+    let address = eventually("a dashboard", || {
+        assert!(!dashboard.has_ended(), "it ended: {}", dashboard.stderr());
+        let said = dashboard.stderr();
+        let (_, rest) = said.split_once("http://")?;
+        rest.split_once("/ (").map(|(address, _)| address.to_owned())
+    });
+    (dashboard, address)
+}
+
+#[test]
+fn a_dashboard_shows_the_hosts_and_only_reads() {
+    let place = Place::with(&["misbehave"]);
+    place.submit_misbehaviour(json!({"do": "sleep", "secs": 3600}));
+    let host = start(&place);
+    let (dashboard, address) = dashboard(&place, "127.0.0.1:0");
+    let get = |path: &str| http::send(&address, "GET", path, &[], b"");
+    let seen: Value = eventually("a task in the dashboard", || {
+        let answer = get("/api/hosts");
+        assert_eq!(answer.status, 200);
+        let seen: Value = serde_json::from_slice(&answer.body).expect("JSON");
+        (running(&seen).len() == 1).then_some(seen)
+    });
+    // What `host top` shows, with times of its own.
+    let fields = |seen: &Value| seen.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(fields(&seen), fields(&top(&place)));
+    let page = get("/");
+    assert_eq!(page.status, 200);
+    assert!(String::from_utf8_lossy(&page.body).starts_with("<!doctype html>"));
+    for path in ["/", "/api/hosts", "/api/events"] {
+        for method in ["POST", "PUT", "DELETE"] {
+            assert_eq!(http::send(&address, method, path, &[], b"").status, 405, "{method} {path}");
+        }
+    }
+    assert!(!dashboard.stderr().contains("no login"), "{}", dashboard.stderr());
+    dashboard.signal(Signal::INT);
+    dashboard.wait().good();
+    host.signal(Signal::TERM);
+    host.wait().code(4);
+}
+
+#[test]
+fn a_dashboard_that_others_can_reach_says_that_there_is_no_login() {
+    let place = Place::new();
+    place.submit(&[]);
+    let (dashboard, _) = dashboard(&place, "0.0.0.0:0");
+    eventually("a warning", || dashboard.stderr().contains("there is no login").then_some(()));
+    let taken = place.host(&["dashboard", "--fq", "./nothing"]).code(1).stderr;
+    assert!(taken.contains("there is no queue here"), "{taken}");
 }

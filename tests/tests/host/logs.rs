@@ -1,6 +1,9 @@
 //! What a host writes to standard error when nobody watches: a line of JSON for each event, which
 //! every parser reads alike.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use task_host_tests::{Place, eventually, misbehaviour};
@@ -64,6 +67,7 @@ fn every_line_of_a_log_is_an_object_without_a_key_twice() {
     place.submit(&tasks);
     let mut command = place.command(&["run", "--fq", "./queue", "--lease", "2s", "--grace", "0s"]);
     command.args(["--max-attempts", "2", "--retry-after", "10ms", "--log-level", "debug"]);
+    command.args(["--cpu-time", "1h"]);
     // Warns at the start.
     command.env("HOST_PARALEL", "4");
     let host = task_host_tests::Running::start(command, &place.path().join("logs"));
@@ -86,4 +90,60 @@ fn every_line_of_a_log_is_an_object_without_a_key_twice() {
         }
         assert!(line["message"].is_string(), "{line}");
     }
+    fields_are_those_of_the_page(&lines);
+}
+
+/// Compares the fields of lines about tasks with those that `docs/operating.md` lists.
+fn fields_are_those_of_the_page(lines: &[Value]) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let page = std::fs::read_to_string(root.join("docs/operating.md")).unwrap();
+    let section = page.split("\n## Logs\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let rows = section.lines().skip_while(|line| !line.starts_with("| field |")).skip(2);
+    let listed: BTreeSet<String> = rows
+        .take_while(|line| line.starts_with('|'))
+        .flat_map(|row| row.split('|').nth(1).unwrap().split(", "))
+        .map(|field| field.trim().trim_matches('`').to_owned())
+        .collect();
+    let is_about_a_task = |line: &&Value| {
+        let target = line["target"].as_str().unwrap_or_default();
+        line["span"].is_object() && (target.starts_with("task_host::task") || target == "guest")
+    };
+    let mut found = BTreeSet::new();
+    for line in lines.iter().filter(is_about_a_task) {
+        for (key, value) in line.as_object().unwrap() {
+            match value.as_object().filter(|_| key == "span") {
+                Some(span) => found.extend(span.keys().map(|key| format!("span.{key}"))),
+                None => drop(found.insert(key.clone())),
+            }
+        }
+    }
+    assert_eq!(found, listed, "lines about tasks, and the table in docs/operating.md");
+}
+
+#[test]
+fn what_a_task_prints_is_logged_when_it_prints_it() {
+    let place = Place::with(&["misbehave"]);
+    let say = |text: &str| json!({"do": "say", "text": text});
+    let steps = json!([
+        say("ERROR no \u{1b}[2J image"),
+        say("[warning] dark"),
+        say("INFO tile 3"),
+        {"do": "sleep", "secs": 3600},
+    ]);
+    place.submit(&[misbehaviour(7, &[], json!({"do": "all", "steps": steps}))]);
+    let host = place.start(&["--grace", "0s"]);
+    // The task goes on.
+    eventually("a line of the task", || host.stderr().contains("dark").then_some(()));
+    host.signal(Signal::TERM);
+    let said = host.wait().stderr;
+    let lines: Vec<Value> = said.lines().map(strict).collect();
+    let printed: Vec<(&Value, &Value)> = lines
+        .iter()
+        .filter(|line| line["target"] == "guest")
+        .map(|line| (&line["level"], &line["message"]))
+        .collect();
+    let want = [(&json!("ERROR"), &json!("no \u{1b}[2J image")), (&json!("WARN"), &json!("dark"))];
+    assert_eq!(printed, want, "{said}");
+    let line = lines.iter().find(|line| line["target"] == "guest").unwrap();
+    assert_eq!((&line["span"]["id"], &line["span"]["task_name"]), (&json!(7), &json!("misbehave")));
 }

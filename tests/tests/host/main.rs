@@ -20,6 +20,7 @@ mod logs;
 mod memory;
 mod metrics;
 mod notices;
+mod otlp;
 mod page;
 mod programs;
 mod python;

@@ -50,7 +50,7 @@ fn a_task_that_needs_more_than_the_host_has_fails_alone() {
     let report = place.the_error();
     assert_eq!(report["task"]["basic_info"]["id"], 99, "{report:#}");
     let exception = report["exception"].as_str().expect("a reason");
-    let want = "execute: the guest asked for more than the 173.";
+    let want = "the guest asked for more than the 173.";
     assert!(exception.starts_with(want), "{exception}");
     let want = "of memory that this host has for tasks; more memory for the host's machine, \
         container or job raises it";

@@ -134,7 +134,8 @@ fn the_page_and_the_dashboard_have_the_metrics_that_a_host_serves() {
     tasks.push(misbehaviour(10, &[], json!({"do": "reject", "text": "no good"})));
     tasks.push(misbehaviour(11, &[], json!({"do": "fail-until", "attempt": 2})));
     place.submit(&tasks);
-    place.submit_text("{\"no\": \"task\"}\n");
+    let message = place.path().join("queue/queue/0--no-task.json");
+    std::fs::write(message, "{\"no\": \"task\"}").expect("a message");
     let host = place.watch(&["--retry-after", "10ms"]);
     is_idle(&place, &host);
     let served = eventually("a count of the queue", || {
@@ -166,7 +167,8 @@ fn the_page_and_the_dashboard_have_the_metrics_that_a_host_serves() {
 /// Every row of the page is a metric, and every metric has a row.
 fn the_page_lists(served: &BTreeMap<String, Family>) {
     let page = read("docs/metrics.md");
-    let rows = page.lines().filter(|line| line.starts_with("| `")).map(|line| {
+    let list = page.split("\n## ").find(|part| part.starts_with("The metrics\n")).expect("a list");
+    let rows = list.lines().filter(|line| line.starts_with("| `")).map(|line| {
         let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
         <[&str; 5]>::try_from(cells).unwrap_or_else(|_| panic!("not five cells: {line}"))
     });

@@ -1,7 +1,10 @@
 //! The status page in a browser: `tests/browser` has the checks.
 
+use std::path::Path;
+use std::process::Command;
+
 use serde_json::json;
-use task_host_tests::{Place, check_page, misbehaviour};
+use task_host_tests::{Finished, Place, Running, check_page, eventually, misbehaviour};
 
 /// Runs a check with the page of a host that has nothing to do.
 #[track_caller]
@@ -17,11 +20,12 @@ fn a_host_is_shown_while_it_works_and_markup_of_a_task_is_text() {
     let place = Place::with(&["misbehave"]);
     let markup = "</script><script>window.broken = 1</script>: <img src=x onerror=window.broken=1>";
     let steps = [json!({"do": "log", "bytes": 100}), json!({"do": "sleep", "secs": 0.5})];
-    // More than end while the browser looks.
-    let mut tasks = vec![misbehaviour(1, &[], json!({"do": "reject", "text": markup}))];
-    tasks.extend((2..2_000).map(|id| misbehaviour(id, &[], json!({"do": "all", "steps": steps}))));
-    place.submit(&tasks);
+    place.submit_misbehaviour(json!({"do": "reject", "text": markup}));
     let host = place.watch(&["--parallel", "2"]);
+    eventually("a task that failed", || (place.errors().len() == 1).then_some(()));
+    // More than end while the browser looks.
+    let task = |id| misbehaviour(id, &[], json!({"do": "all", "steps": steps}));
+    place.submit(&(2..2_000).map(task).collect::<Vec<_>>());
     check_page("real", host.address());
 }
 
@@ -33,6 +37,23 @@ fn a_host_is_shown_in_light_and_dark_on_a_screen_and_a_phone() {
 #[test]
 fn forty_hosts_are_shown_with_silent_ones_first() {
     check("fleet");
+}
+
+#[test]
+fn a_dashboard_shows_heartbeats_and_hostile_ones_as_texts() {
+    let place = Place::new();
+    place.run_until_empty(&[]).good();
+    let heartbeats = place.path().join("queue/hosts");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("browser/samples.mjs");
+    Finished::run(Command::new("node").arg(script).arg(heartbeats)).good();
+    let command = place.command(&["dashboard", "--fq", "./queue", "--listen", "127.0.0.1:0"]);
+    let dashboard = Running::start(command, &place.path().join("logs"));
+    let address = eventually("the address of the dashboard", || {
+        let said = dashboard.stderr();
+        let (address, _) = said.split_once("http://")?.1.split_once('/')?;
+        Some(address.to_owned())
+    });
+    check_page("dashboard", &address);
 }
 
 #[test]

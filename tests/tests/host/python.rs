@@ -242,3 +242,22 @@ assert tq.completed == 2, tq.completed
     assert_eq!(place.counts(), (0, 0));
     assert!(place.left_behind().is_empty(), "{:?}", place.left_behind());
 }
+
+#[test]
+fn python_counts_no_task_as_completed_that_a_host_gave_up() {
+    let place = Place::with(&["misbehave"]);
+    let payloads = [
+        json!({"do": "reject"}),
+        json!({"do": "panic"}),
+        json!({"do": "output", "key": "a", "text": "b"}),
+    ];
+    for payload in payloads {
+        place.submit_misbehaviour(payload);
+    }
+    place.run_until_empty(&["--max-attempts", "2", "--retry-after", "10ms"]).code(3);
+    Script::new("assert (tq.inserted, tq.enqueued, tq.completed) == (3, 0, 1), tq.completed")
+        .run(place.path());
+    let status = place.host(&["queue", "status", "./queue", "--json"]).good().stdout;
+    let status: Value = serde_json::from_str(&status).unwrap();
+    assert_eq!((&status["completed"], &status["failed"]), (&json!(1), &json!(2)), "{status}");
+}

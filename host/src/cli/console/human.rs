@@ -1,77 +1,213 @@
-//! Formats the fields of log lines for people. No value looks like a line of its own, and a terminal
-//! obeys nothing in it.
+//! Formats log lines for people. No value looks like a line of its own, and a terminal obeys nothing
+//! in it.
+//!
+//! On a terminal, a line fits the screen, and failures for the same reason are counted instead of
+//! repeated. In a file, nothing is left out.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
-use task_host::plain;
+use console::Term;
+use serde_json::{Map, Value};
+use task_host::{cause, plain};
 use tracing::field::{Field, Visit};
-use tracing_subscriber::field::RecordFields;
-use tracing_subscriber::fmt::FormatFields;
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
+use tracing_subscriber::registry::LookupSpan;
 
-/// Writes fields as `message name=value`. The lines of a message after the first are indented, and
-/// other values are on one line.
-pub(super) struct PlainFields;
+use super::super::output;
+use super::repeats::{Repeats, Said};
 
-impl<'w> FormatFields<'w> for PlainFields {
-    fn format_fields<R: RecordFields>(&self, writer: Writer<'w>, fields: R) -> fmt::Result {
-        let mut fields_of_line = Fields { writer, is_first: true, written: Ok(()) };
-        fields.record(&mut fields_of_line);
-        fields_of_line.written
-    }
+/// The fewest characters that are left for a message, however narrow the screen is.
+const LEAST: usize = 20;
+/// The field with the cause of a failure. The message of such an event tells first what follows, and
+/// then why: `failed, retry in 1s: no image`.
+const CAUSE: &str = "cause";
+
+/// Writes events as `23:59:00 WARN blur 53 (attempt 1): message name=value`. Expects the fields of
+/// spans to be JSON.
+pub(super) struct HumanLines {
+    /// Counts failures, if they are not to be repeated.
+    repeats: Option<Repeats>,
+    /// The characters of a line, if there is a limit.
+    width: fn() -> Option<usize>,
 }
 
-struct Fields<'w> {
-    writer: Writer<'w>,
-    is_first: bool,
-    written: fmt::Result,
-}
-
-impl Fields<'_> {
-    fn write(&mut self, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
-        let name = field.name();
-        if !self.is_first {
-            self.writer.write_char(' ')?;
-        }
-        self.is_first = false;
-        let value = format!("{value:?}");
-        if name == "message" {
-            return self.writer.write_str(&plain::escape_lines(&value));
-        }
-        let value = plain::escape(&value);
-        match self.writer.has_ansi_escapes() {
-            true => write!(self.writer, "\x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m{value}"),
-            false => write!(self.writer, "{name}={value}"),
+impl HumanLines {
+    pub(super) fn of(is_terminal: bool) -> Self {
+        match is_terminal {
+            true => Self { repeats: Some(Repeats::default()), width: screen },
+            false => Self { repeats: None, width: || None },
         }
     }
 }
 
-impl Visit for Fields<'_> {
+/// The width of the terminal on standard error.
+fn screen() -> Option<usize> {
+    Term::stderr().size_checked().map(|(_, columns)| usize::from(columns))
+}
+
+impl<S, N> FormatEvent<S, N> for HumanLines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let level = *event.metadata().level();
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let cause = fields.take(CAUSE);
+        let (message, next) = fields.message(cause.is_some());
+        let mut more = String::new();
+        if let (Some(repeats), Some(cause)) = (&self.repeats, cause) {
+            match repeats.say(level, &cause) {
+                Said::First => {}
+                Said::Again(count) => {
+                    more = format!("{} more: ", output::count(count, "failure"));
+                }
+                Said::Nothing => return Ok(()),
+            }
+        }
+        let span = context.lookup_current().and_then(|span| {
+            let extensions = span.extensions();
+            let fields = extensions.get::<FormattedFields<N>>()?;
+            serde_json::from_str::<Map<String, Value>>(&fields.fields).ok()
+        });
+        let message = match self.repeats {
+            Some(_) if next.is_some() => cause::line(&message),
+            _ => &message,
+        };
+        let line = Line {
+            before: span.as_ref().map(subject).unwrap_or_default(),
+            message: more + message,
+            after: fields.rest(next.as_deref()),
+        };
+        let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string();
+        let (width, is_short) = ((self.width)(), self.repeats.is_some());
+        // The date is that of the day on which somebody looks at the terminal.
+        let time = if is_short { now[11..19].to_owned() } else { now };
+        line.write(&mut writer, &time, level, width)
+    }
+}
+
+/// Which task a line is about: `blur 53 (attempt 1): `. Nothing if the span is not that of a task.
+fn subject(span: &Map<String, Value>) -> String {
+    let text = |key: &str| match span.get(key) {
+        Some(Value::String(text)) => Some(text.clone()),
+        Some(value) => Some(value.to_string()),
+        None => None,
+    };
+    let Some(attempt) = text("attempt") else { return String::new() };
+    let task = match (text("task_name"), text("id"), text("message_id")) {
+        (Some(name), Some(id), _) => format!("{name} {id}"),
+        (_, _, Some(message)) => format!("message {message}"),
+        _ => return String::new(),
+    };
+    format!("{} (attempt {attempt}): ", plain::escape(&task))
+}
+
+/// A line in parts. Only the message is cut.
+struct Line {
+    before: String,
+    message: String,
+    after: String,
+}
+
+impl Line {
+    fn write(
+        self,
+        writer: &mut Writer<'_>,
+        time: &str,
+        level: Level,
+        width: Option<usize>,
+    ) -> fmt::Result {
+        let Self { before, message, after } = self;
+        let around = [time, &before, &after].iter().map(|part| part.chars().count()).sum::<usize>();
+        // The level has five characters, and there are two spaces.
+        let message = match width.map(|width| width.saturating_sub(around + 7).max(LEAST)) {
+            Some(room) => plain::escape(&output::cut(&message, room)).into_owned(),
+            None => plain::escape_lines(&message).into_owned(),
+        };
+        if !writer.has_ansi_escapes() {
+            return writeln!(writer, "{time} {level:<5} {before}{message}{after}");
+        }
+        let colour = match level {
+            Level::ERROR => 31,
+            Level::WARN => 33,
+            Level::INFO => 32,
+            _ => 34,
+        };
+        writeln!(
+            writer,
+            "\x1b[2m{time}\x1b[0m \x1b[{colour}m{level:<5}\x1b[0m {before}{message}\x1b[2m{after}\x1b[0m"
+        )
+    }
+}
+
+/// The fields of an event as text.
+#[derive(Default)]
+struct Fields(Vec<(&'static str, String)>);
+
+impl Fields {
+    fn take(&mut self, name: &str) -> Option<String> {
+        let at = self.0.iter().position(|(field, _)| *field == name)?;
+        Some(self.0.remove(at).1)
+    }
+
+    /// The message, and for a failure its reason and what follows.
+    fn message(&mut self, is_failure: bool) -> (String, Option<String>) {
+        let message = self.take("message").unwrap_or_default();
+        match message.split_once(": ").filter(|_| is_failure) {
+            Some((next, reason)) => {
+                let next = next.strip_prefix("failed, ").unwrap_or(next);
+                (reason.to_owned(), Some(next.to_owned()))
+            }
+            None => (message, None),
+        }
+    }
+
+    /// What follows, and all other fields, on one line.
+    fn rest(self, next: Option<&str>) -> String {
+        let mut rest = next.map(|next| format!("; {}", plain::escape(next))).unwrap_or_default();
+        for (name, value) in self.0 {
+            // Writing to a string can't fail.
+            let _ = write!(rest, " {name}={}", plain::escape(&value));
+        }
+        rest
+    }
+}
+
+impl Visit for Fields {
     fn record_str(&mut self, field: &Field, value: &str) {
-        match field.name() {
-            "message" => self.record_debug(field, &format_args!("{value}")),
-            _ => self.record_debug(field, &value),
-        }
+        self.0.push((field.name(), value.to_owned()));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        if self.written.is_ok() {
-            self.written = self.write(field, value);
-        }
+        self.0.push((field.name(), format!("{value:?}")));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tracing_subscriber::fmt::format::JsonFields;
+
     use super::super::json::tests::Written;
     use super::*;
 
-    fn logged(colours: bool, log: impl FnOnce()) -> String {
+    fn logged(lines: HumanLines, colours: bool, log: impl FnOnce()) -> String {
         let written = Written::default();
         let writer = written.clone();
-        let lines = tracing_subscriber::fmt().fmt_fields(PlainFields).without_time();
-        let lines = lines.with_ansi(colours).with_target(false).compact();
-        let subscriber = lines.with_writer(move || writer.clone()).finish();
+        let subscriber = tracing_subscriber::fmt()
+            .fmt_fields(JsonFields::new())
+            .with_ansi(colours)
+            .event_format(lines)
+            .with_writer(move || writer.clone())
+            .finish();
         tracing::subscriber::with_default(subscriber, log);
         written.text()
     }
@@ -80,24 +216,51 @@ mod tests {
     fn no_value_makes_a_line_of_its_own() {
         let odd = "\u{1b}[2J\r\u{9b}\u{7f}\u{202e}\nERROR forged";
         let log = || {
-            let _in = tracing::info_span!("task", message_id = %odd, text = odd).entered();
+            let span =
+                tracing::info_span!("task", message_id = odd, attempt = 1, task_name = odd, id = 7);
+            let _in = span.entered();
             tracing::warn!(error = %odd, n = 1, "failed: {odd}");
             tracing::warn!(message = "told");
         };
         let shown = "\\u{1b}[2J\\r\\u{9b}\\u{7f}\\u{202e}";
-        let text = logged(false, log);
+        let text = logged(HumanLines::of(false), false, log);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 3, "{text}");
-        assert!(lines[0].trim_start().starts_with("WARN task"), "{text}");
-        assert!(lines[0].ends_with(&format!("failed: {shown}")), "{text}");
-        assert!(lines[1].starts_with("    ERROR forged "), "{text}");
-        assert!(lines[1].contains(&format!("error={shown}\\nERROR forged n=1")), "{text}");
-        assert!(lines[1].contains(&format!("message_id={shown}\\nERROR forged")), "{text}");
-        assert!(lines[2].contains(" told "), "{text}");
+        let subject = format!(" WARN  {shown}\\nERROR forged 7 (attempt 1): ");
+        assert!(lines[0].contains(&format!("{subject}failed: {shown}")), "{text}");
+        assert_eq!(lines[1], format!("    ERROR forged error={shown}\\nERROR forged n=1"));
+        assert!(lines[2].ends_with("(attempt 1): told"), "{text}");
         assert!(text.chars().all(|c| plain::is_plain(c) || c == '\n'), "{text:?}");
 
-        let text = logged(true, log);
-        assert!(text.contains("\u{1b}[3mn\u{1b}[0m\u{1b}[2m=\u{1b}[0m1"), "{text:?}");
+        let narrow = HumanLines { repeats: None, width: || Some(100) };
+        let text = logged(narrow, true, log);
+        assert_eq!(text.lines().count(), 2, "{text}");
         assert!(!text.contains("\u{1b}[2J") && !text.contains(['\r', '\u{9b}']), "{text:?}");
+    }
+
+    #[test]
+    fn a_failure_is_one_line_that_fits_the_screen_and_the_next_ones_are_counted() {
+        let lines = HumanLines { repeats: Some(Repeats::default()), width: || Some(72) };
+        let text = logged(lines, false, || {
+            for id in [53, 54, 55] {
+                let span = tracing::info_span!("task", attempt = 1, task_name = "panicky", id);
+                let _in = span.entered();
+                let reason =
+                    format!("panicked at src/lib.rs:10:44: index out of bounds: the index is {id}");
+                let cause = "index out of bounds: the index is #";
+                tracing::warn!(cause, "failed, retry in 1s: {reason}");
+            }
+            tracing::error!(cause = "no image", "rejected: no image");
+        });
+        let lines: Vec<&str> = text.lines().map(|line| &line[8..]).collect();
+        assert_eq!(
+            lines,
+            [
+                " WARN  panicky 53 (attempt 1): index out of bounds…; retry in 1s",
+                " ERROR no image; rejected"
+            ],
+            "{text}"
+        );
+        assert!(text.lines().all(|line| line.chars().count() <= 72), "{text}");
     }
 }

@@ -63,8 +63,8 @@ class Chart {
   }
 
   /** Shows these minutes, and the values of one of them or of the last. */
-  update(minutes, now, chosen) {
-    Object.assign(this, { minutes, now, chosen });
+  update(minutes, chosen) {
+    Object.assign(this, { minutes, chosen });
     this.render();
   }
 
@@ -72,19 +72,20 @@ class Chart {
     const { minutes, series } = this;
     const shown = minutes[this.chosen ?? minutes.length - 1];
     series.forEach(({ key }, n) => put(this.values[n], shown?.[key] == null ? "–" : this.form(shown[key])));
-    put(this.when, shown && this.chosen != null ? "at " + clock(shown.time) : "");
+    put(this.when, shown && this.chosen != null ? "at " + hour(shown.time) : "");
     const said = series.map(({ label, key }) => label + " " + (shown?.[key] == null ? "none" : this.form(shown[key])));
     this.plot.setAttribute("aria-label",
       this.title + " by minute over the last hour; last: " + said.join(", ") + ". Left and right choose a minute.");
     const [width, height] = [this.plot.clientWidth, this.plot.clientHeight];
-    if (!width || !this.now) return;
+    if (!width || minutes.length === 0) return;
     const total = (minute) => series.map(({ key }) => minute[key] ?? 0)
       .reduce((sum, value) => (this.isStacked ? sum + value : Math.max(sum, value)), 0);
     const scale = steps(Math.max(0, ...minutes.map(total)), this.isTime);
     const labels = scale.map((value) => this.form(value));
     const left = 14 + 6 * Math.max(...labels.map((label) => label.length));
     this.frame = { left, width: width - left - 2 };
-    this.first = Math.floor(this.now / 60) * 60 - 3540;
+    // The last minute ends at the right.
+    this.first = minutes.at(-1).time - 3540;
     const x = (time) => left + ((time - this.first) / 3600) * this.frame.width;
     const y = (value) => height - 20 - (value / scale.at(-1)) * (height - 30);
     const parts = [];
@@ -96,7 +97,7 @@ class Chart {
     for (const part of [0, 1, 2, 3, 4]) {
       const time = this.first + part * 900;
       const anchor = ["start", "middle", "middle", "middle", "end"][part];
-      parts.push(this.draw("text", "", { x: x(time), y: height - 5, "text-anchor": anchor }, clock(time)));
+      parts.push(this.draw("text", "", { x: x(time), y: height - 5, "text-anchor": anchor }, hour(time)));
     }
     const chosen = minutes[this.chosen];
     if (chosen) {
@@ -131,8 +132,7 @@ class Chart {
         last = minute.time;
       }
       return runs.flatMap((points) => {
-        // A line of one point is not drawn otherwise.
-        if (points.length === 1) points.push([points[0][0] + 1, points[0][1]]);
+        if (points.length === 1) return [this.draw("circle", "fill " + className, { cx: points[0][0], cy: points[0][1], r: 2.5 })];
         const line = points.map((point) => point.map((n) => n.toFixed(1)).join(",")).join("L");
         const drawn = [this.draw("path", "line " + className, { d: "M" + line })];
         if (this.hasArea) {
@@ -164,15 +164,12 @@ class Charts {
     ];
     place.append(...this.all.map((chart) => chart.node));
     for (const chart of this.all) {
-      chart.onchoose = (chosen) => this.all.forEach((other) => other.update(this.minutes, this.now, chosen));
+      chart.onchoose = (chosen) => this.all.forEach((other) => other.update(this.minutes, chosen));
     }
   }
 
-  update(minutes, now) {
-    Object.assign(this, { minutes, now });
-    for (const chart of this.all) {
-      const chosen = chart.chosen < minutes.length ? chart.chosen : null;
-      chart.update(minutes, now, chosen);
-    }
+  update(minutes) {
+    this.minutes = minutes;
+    for (const chart of this.all) chart.update(minutes, chart.chosen < minutes.length ? chart.chosen : null);
   }
 }

@@ -64,7 +64,7 @@ class HostView {
     // A silent host may have ended: nothing is expected of it.
     figures(hostFigures(heartbeat?.is_silent ? { ...now, rate: null, eta_seconds: null } : now));
     show(byId("charts"), minutes?.length > 0);
-    if (minutes?.length) this.parts.charts.update(minutes, clockNow);
+    if (minutes?.length) this.parts.charts.update(minutes);
     show(byId("hosts"), false);
     // Of a silent host, only what it said is known.
     const until = heartbeat?.is_silent ? now.time : clockNow;

@@ -86,6 +86,11 @@ function ago(seconds) {
   return seconds < 1.5 ? "now" : coarse(seconds) + " ago";
 }
 
+/** The time of day, as `14:03`. */
+function hour(time) {
+  return new Date(time * 1000).toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+}
+
 /** The time of day, with the date if it is not today's. */
 function clock(time, seconds = false) {
   const date = new Date(time * 1000);

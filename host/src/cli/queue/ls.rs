@@ -17,6 +17,9 @@ use super::Which;
 /// The messages of a service that are shown by default. Each is leased to be shown.
 const LEASED: usize = 100;
 
+/// Characters of a host's name that are shown.
+const HOST: usize = 16;
+
 /// Options of `host queue ls`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Ls {
@@ -44,6 +47,7 @@ impl Ls {
         let mut out = output::long_out();
         let mut messages = queue.messages();
         let mut shown = 0;
+        let mut columns = None;
         while shown < most
             && let Some(message) = messages.next().await.transpose()?
         {
@@ -62,19 +66,22 @@ impl Ls {
                 out.json(&line)?;
             } else {
                 let due = due(message.due, now);
-                let what = match message.unread {
-                    Some(problem) => format!("can't be read: {problem}"),
-                    None => describe(&text),
+                let row = match message.unread {
+                    Some(problem) => Row::new(format!("can't be read: {problem}")),
+                    None => Row::of(&text),
                 };
                 if self.long {
-                    writeln!(
-                        out,
-                        "{}  {due}\n  {}\n  {text}",
-                        message.id,
-                        what.replace('\n', "\n  ")
-                    )?;
+                    row.write_long(&mut out, &message.id, &due, &text)?;
                 } else {
-                    writeln!(out, "{}  {due:<14}  {}", message.id, output::cut(&what, 120))?;
+                    let columns = match &columns {
+                        Some(columns) => columns,
+                        None => {
+                            let chosen = columns.insert(Columns { has_reports: row.is_report });
+                            chosen.write_header(&mut out)?;
+                            chosen
+                        }
+                    };
+                    columns.write(&mut out, &message.id, &due, &row)?;
                 }
             }
         }
@@ -121,23 +128,118 @@ fn due(due: Option<Duration>, now: Duration) -> String {
     }
 }
 
-/// Describes a message for people: the task, or the error that is reported.
-fn describe(text: &str) -> String {
-    let task = |text: &str| match task_host::message::decode(text.as_bytes()) {
+/// A message for people.
+#[derive(Debug, Default)]
+struct Row {
+    is_report: bool,
+    /// When it was reported, in UTC.
+    time: String,
+    attempt: String,
+    host: String,
+    /// The task.
+    what: String,
+    /// Why the task failed.
+    exception: Option<String>,
+    trace: Option<String>,
+    log: Option<String>,
+}
+
+impl Row {
+    fn new(what: String) -> Self {
+        Self { what, ..Self::default() }
+    }
+
+    fn of(text: &str) -> Self {
+        let Some(report) = Report::parse(text.as_bytes()) else { return Self::new(task(text)) };
+        let time = report.time().map(|time| {
+            let time = humantime::format_rfc3339_seconds(time).to_string();
+            time.replace('T', " ").trim_end_matches('Z').to_owned()
+        });
+        Self {
+            is_report: true,
+            time: time.unwrap_or_default(),
+            attempt: report.attempt().map(|n| n.to_string()).unwrap_or_default(),
+            host: output::cut(report.host().unwrap_or_default(), HOST),
+            what: match report.message() {
+                Ok(message) => task(&message),
+                Err(omitted) => omitted.to_string(),
+            },
+            exception: report.exception(),
+            trace: report.trace().map(str::to_owned),
+            log: report.log().map(str::to_owned),
+        }
+    }
+
+    /// The task, and why it failed.
+    fn line(&self) -> String {
+        let Self { what, exception, .. } = self;
+        match exception {
+            Some(exception) => {
+                format!("{what}: {}", exception.lines().next().unwrap_or_default())
+            }
+            None => what.clone(),
+        }
+    }
+
+    fn write_long(
+        &self,
+        out: &mut impl Write,
+        id: &str,
+        due: &str,
+        text: &str,
+    ) -> std::io::Result<()> {
+        let Self { time, attempt, host, what, exception, trace, log, .. } = self;
+        let indented = |text: &str| text.trim_end().replace('\n', "\n    ");
+        writeln!(out, "{id}  {due}")?;
+        if self.is_report {
+            writeln!(out, "  reported {time} by {host} after attempt {attempt}")?;
+        }
+        writeln!(out, "  {what}")?;
+        for (name, value) in [("error", exception), ("trace", trace), ("log", log)] {
+            if let Some(value) = value {
+                writeln!(out, "  {name}:\n    {}", indented(value))?;
+            }
+        }
+        writeln!(out, "  {text}")
+    }
+}
+
+/// The columns of a list. A queue has tasks or reports, and seldom both.
+struct Columns {
+    has_reports: bool,
+}
+
+impl Columns {
+    fn write_header(&self, out: &mut impl Write) -> std::io::Result<()> {
+        let id = "ID";
+        match self.has_reports {
+            true => writeln!(
+                out,
+                "{id:<36}  {:<19}  {:>7}  {:<HOST$}  TASK AND ERROR",
+                "REPORTED (UTC)", "ATTEMPT", "HOST"
+            ),
+            false => writeln!(out, "{id:<36}  {:<14}  TASK", "DUE"),
+        }
+    }
+
+    fn write(&self, out: &mut impl Write, id: &str, due: &str, row: &Row) -> std::io::Result<()> {
+        let line = output::cut(&row.line(), 120);
+        let Row { time, attempt, host, .. } = row;
+        match self.has_reports {
+            true => writeln!(out, "{id:<36}  {time:<19}  {attempt:>7}  {host:<HOST$}  {line}"),
+            false => writeln!(out, "{id:<36}  {due:<14}  {line}"),
+        }
+    }
+}
+
+/// A task in words.
+fn task(text: &str) -> String {
+    match task_host::message::decode(text.as_bytes()) {
         Ok(task) => {
             let inputs = output::count(task.inputs.len() as u64, "input");
             format!("{} {} in {:?}, {inputs}", task.name, task.id, task.base_directory)
         }
         Err(error) => format!("not a task: {error}"),
-    };
-    let Some(report) = Report::parse(text.as_bytes()) else { return task(text) };
-    let what = match report.message() {
-        Ok(message) => task(&message),
-        Err(omitted) => omitted.to_string(),
-    };
-    match report.exception() {
-        Some(exception) => format!("{what}: {exception}"),
-        None => what,
     }
 }
 
@@ -145,17 +247,21 @@ fn describe(text: &str) -> String {
 mod tests {
     use super::*;
 
+    fn line_of(text: &str) -> String {
+        Row::of(text).line()
+    }
+
     #[test]
     fn a_report_tells_its_error_and_a_task_what_it_is() {
         let task =
             r#"{"basic_info": {"id": 3, "name": "A", "base_directory": "d", "inputs": ["x"]}}"#;
-        assert_eq!(describe(task), "A 3 in \"d\", 1 input");
-        let report = format!(r#"{{"task": {task}, "exception": "execute: no"}}"#);
-        assert_eq!(describe(&report), "A 3 in \"d\", 1 input: execute: no");
+        assert_eq!(line_of(task), "A 3 in \"d\", 1 input");
+        let report = format!(r#"{{"task": {task}, "exception": "no"}}"#);
+        assert_eq!(line_of(&report), "A 3 in \"d\", 1 input: execute: no");
         let as_text = serde_json::Value::from(format!("{task} "));
-        let report = format!(r#"{{"task": {as_text}, "exception": "execute: no"}}"#);
-        assert_eq!(describe(&report), "A 3 in \"d\", 1 input: execute: no");
-        assert!(describe("x").starts_with("not a task: message: is not JSON"));
+        let report = format!(r#"{{"task": {as_text}, "exception": "no"}}"#);
+        assert_eq!(line_of(&report), "A 3 in \"d\", 1 input: execute: no");
+        assert!(line_of("x").starts_with("not a task: message: is not JSON"));
     }
 
     #[test]

@@ -20,12 +20,13 @@ use super::{Which, load};
 #[command(after_help = "\
 Sends the original task messages, and then deletes their reports. If the command is killed, a task
 may be in both queues, but it is never lost. Messages that do not match stay unchanged. A
-dead-letter queue of the service holds task messages instead of reports, so --match, --older-than
-and --newer-than do not apply.
+dead-letter queue of the service holds task messages instead of reports, so --match, --cause,
+--older-than and --newer-than do not apply.
 
 Examples:
   host queue redrive ./queue --dry-run
   host queue redrive ./queue --match 'is not in the bucket' --newer-than 1h
+  host queue redrive ./queue --cause 'HTTP 503 from …'
   host queue redrive sqs://my-tasks --from sqs://my-tasks-dead --limit 10")]
 pub(crate) struct Redrive {
     #[command(flatten)]
@@ -39,9 +40,12 @@ pub(crate) struct Redrive {
     /// Only tasks with this id
     #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Which tasks")]
     id: Option<i64>,
-    /// Only tasks whose error contains this text
+    /// Only tasks whose error, its cause, or log contains this text
     #[arg(long = "match", value_name = "TEXT", help_heading = "Which tasks")]
     text: Option<String>,
+    /// Only tasks that failed for this reason, as `host queue errors` shows it
+    #[arg(long, value_name = "CAUSE", help_heading = "Which tasks")]
+    cause: Option<String>,
     /// Only tasks that failed longer ago than this
     #[arg(long, value_name = "TIME", value_parser = parse::duration, help_heading = "Which tasks")]
     older_than: Option<Duration>,
@@ -90,6 +94,7 @@ impl Redrive {
             name: self.name,
             id: self.id,
             text: self.text,
+            cause: self.cause,
             before: self.older_than.map(ago),
             after: self.newer_than.map(ago),
         };

@@ -6,13 +6,18 @@ use std::time::Duration;
 
 use indicatif::HumanCount;
 use serde::Serialize;
-use task_host::config::Config;
+use task_host::activity::snapshot::Failures;
 use task_host::identity::{self, Identity};
 use task_host::queue::{Counts, Requests};
-use task_host::stats::{Stats, Step};
+use task_host::services::Services;
+use task_host::stats::Step;
 use task_host::worker::{Goal, Stopped};
 
 use super::super::output;
+
+/// The causes of failures that are shown, and the characters of each.
+const CAUSES: usize = 10;
+const CAUSE: usize = 100;
 
 /// What a host did, with the fields of `--json`.
 #[derive(Debug, Serialize)]
@@ -46,6 +51,8 @@ pub(crate) struct Summary {
     queue_requests: Option<Requests>,
     error_queue: String,
     bucket: String,
+    /// Failed attempts by cause, the most frequent first.
+    failures: Vec<Failures>,
     #[serde(skip)]
     elapsed: Duration,
 }
@@ -74,13 +81,12 @@ impl Ending {
 
 impl Summary {
     pub(crate) fn new(
-        config: &Config,
-        stats: &Stats,
+        services: &Services,
         elapsed: Duration,
         ending: Ending,
         queue_counts: Option<Counts>,
-        queue_requests: Option<Requests>,
     ) -> Self {
+        let (config, stats) = (services.config(), services.stats());
         let steps = Step::ALL
             .into_iter()
             .map(|step| (step.name().to_owned(), stats.spent(step).as_secs_f64().into()))
@@ -109,9 +115,10 @@ impl Summary {
             steps,
             queue: config.queue.to_string(),
             queue_counts,
-            queue_requests,
+            queue_requests: services.queue().requests(),
             error_queue: config.error_queue.to_string(),
             bucket: config.data.bucket.to_string(),
+            failures: services.activity().failures(),
             elapsed,
         }
     }
@@ -180,11 +187,29 @@ impl Summary {
                 format!("{} in {}", output::count(self.failed, "report"), self.error_queue),
             );
         }
+        for (n, failures) in self.failures.iter().take(CAUSES).enumerate() {
+            let name = if n == 0 { "failures" } else { "" };
+            let Failures { cause, count, given_up, .. } = failures;
+            let rejected = match given_up {
+                0 => String::new(),
+                n => format!(" ({} rejected)", HumanCount(*n)),
+            };
+            let cause = output::cut(cause, CAUSE);
+            rows.push(vec![
+                String::new(),
+                name.to_owned(),
+                format!("{} × {cause}{rejected}", HumanCount(*count)),
+            ]);
+        }
         output::table(&mut out, &rows)?;
         if self.failed > 0 {
             let (queue, errors) = (&self.queue, &self.error_queue);
-            writeln!(out, "to see the errors:          host queue ls {errors}")?;
-            writeln!(out, "after fixing, send back:    host queue redrive {queue}")?;
+            let from = match *errors == format!("{queue}-errors") {
+                true => String::new(),
+                false => format!(" --from {errors}"),
+            };
+            writeln!(out, "to see the errors:          host queue errors {queue}{from}")?;
+            writeln!(out, "after fixing, send back:    host queue redrive {queue}{from}")?;
         }
         Ok(())
     }

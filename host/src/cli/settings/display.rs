@@ -69,7 +69,9 @@ fn log_format(text: &str) -> Parsed<LogFormat> {
 fn log_level(text: &str) -> Parsed<String> {
     let filter = match text {
         "off" | "error" | "warn" | "info" | "debug" | "trace" => {
-            format!("warn,task_host={text},host={text},guest={text}")
+            // Of what tasks print, warnings are enough, unless details are asked for.
+            let guest = if text == "info" { "warn" } else { text };
+            format!("warn,task_host={text},host={text},guest={guest}")
         }
         _ if text.contains('=') => text.to_owned(),
         _ => {
@@ -105,6 +107,7 @@ mod tests {
     #[test]
     fn a_level_or_filters_choose_what_is_logged() {
         assert_eq!(log_level("debug").unwrap(), "warn,task_host=debug,host=debug,guest=debug");
+        assert_eq!(log_level("info").unwrap(), "warn,task_host=info,host=info,guest=warn");
         assert_eq!(log_level("info,guest=debug").unwrap(), "info,guest=debug");
         assert!(log_level("loud").is_err());
         assert!(log_level("info,guest=loud").is_err());

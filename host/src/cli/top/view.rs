@@ -14,6 +14,8 @@ const WIDEST: usize = 40;
 /// Rows that each part has if it needs them, however small the screen is.
 const LEAST: usize = 2;
 
+/// Greater rates are not told. No host is that fast.
+const FAST: f64 = 1e9;
 /// Times that are longer are not told. No host runs that long.
 const LONG: Duration = Duration::from_secs(1000 * 24 * 3600);
 
@@ -103,7 +105,7 @@ fn hosts(overview: &Overview) -> Table {
     Table {
         titles: &["HOST", "STATE", "TASKS", "RATE", "DONE", "FAILED", "MEMORY", "WORKER"],
         rows: overview.hosts.iter().map(row).collect(),
-        noun: "host",
+        noun: "more host",
     }
 }
 
@@ -137,7 +139,7 @@ fn running(overview: &Overview) -> Table {
     Table {
         titles: &["TASK", "RUNS FOR", "STEP", "MEMORY", "HOST", "LAST LINE"],
         rows: all.into_iter().map(row).collect(),
-        noun: "running task",
+        noun: "more running task",
     }
 }
 
@@ -149,7 +151,10 @@ fn failures(overview: &Overview) -> Table {
         let cells = vec![
             HumanCount(failures.count).to_string(),
             HumanCount(failures.given_up).to_string(),
-            format!("{} ago", duration(now - failures.last)),
+            match failures.last > 0.0 {
+                true => format!("{} ago", duration(now - failures.last)),
+                false => "unknown".to_owned(),
+            },
             failures.names.join(", "),
             example,
             failures.cause.clone(),
@@ -159,7 +164,7 @@ fn failures(overview: &Overview) -> Table {
     Table {
         titles: &["FAILED", "REJECTED", "LAST", "NAMES", "EXAMPLE", "CAUSE"],
         rows: overview.failures.iter().map(row).collect(),
-        noun: "cause",
+        noun: "more cause",
     }
 }
 
@@ -167,7 +172,7 @@ fn failures(overview: &Overview) -> Table {
 struct Table {
     titles: &'static [&'static str],
     rows: Vec<(Vec<String>, Tone)>,
-    /// What a row is.
+    /// What a row is that is not shown.
     noun: &'static str,
 }
 
@@ -197,7 +202,7 @@ impl Table {
         let mut lines: Vec<Line> = rows.iter().map(line).collect();
         let more = self.rows.len() - shown;
         if more > 0 {
-            lines.push(plain(format!("… {} more", output::count(more as u64, self.noun))));
+            lines.push(plain(format!("… {}", output::count(more as u64, self.noun))));
         }
         lines
     }
@@ -227,7 +232,9 @@ fn duration(seconds: f64) -> String {
     }
 }
 
+/// A rate from a heartbeat, which may be anything.
 fn per_second(rate: f64) -> String {
+    let rate = rate.min(FAST);
     if rate >= 100.0 {
         format!("{}/s", HumanCount(rate as u64))
     } else if rate >= 0.1 || rate == 0.0 {
@@ -310,12 +317,54 @@ mod tests {
 
     #[test]
     fn the_hosts_their_tasks_and_the_causes_are_shown() {
-        insta::assert_snapshot!(shown(&overview(3, 1, 2), 120, None), @"");
+        insta::assert_snapshot!(shown(&overview(3, 1, 2), 120, None), @r"
+        sqs://my-tasks: 12,040 waiting, 96 held, 12 in the error queue
+        3 hosts, 1 working, 1 idle, 1 silent; 12.5/s; empty in about 1m 36s
+
+        HOST     STATE              TASKS  RATE   DONE   FAILED  MEMORY  WORKER
+        n0.4711  silent for 3m 12s  1/32   4.2/s  1,204  3       0 B
+        n1.4711  working            1/32   4.2/s  1,204  3       0 B
+        n2.4711  idle               1/32   4.2/s  1,204  3       0 B
+
+        TASK    RUNS FOR  STEP     MEMORY   HOST              LAST LINE
+        blur 0  4m 52s    execute  8.0 MiB  n0.4711 (silent)  tile 0 of 9
+        blur 0  1m 45s    execute  8.0 MiB  n1.4711           tile 0 of 9
+        blur 0  1m 45s    execute  8.0 MiB  n2.4711           tile 0 of 9
+
+        FAILED  REJECTED  LAST    NAMES  EXAMPLE  CAUSE
+        5       1         1m ago  blur   blur 53  no such file 0
+        5       1         1m ago  blur   blur 53  no such file 1
+        ");
     }
 
     #[test]
     fn a_small_screen_shows_some_of_each_part_and_how_many_more() {
-        insta::assert_snapshot!(shown(&overview(40, 3, 30), 60, Some(24)), @"");
+        insta::assert_snapshot!(shown(&overview(40, 3, 30), 60, Some(24)), @r"
+        sqs://my-tasks: 12,040 waiting, 96 held, 12 in the error qu…
+        40 hosts, 1 working, 38 idle, 1 silent; 12.5/s; empty in ab…
+
+        HOST     STATE              TASKS  RATE   DONE   FAILED  ME…
+        n0.4711  silent for 3m 12s  3/32   4.2/s  1,204  3       0 B
+        n1.4711  working            3/32   4.2/s  1,204  3       0 B
+        n2.4711  idle               3/32   4.2/s  1,204  3       0 B
+        n3.4711  idle               3/32   4.2/s  1,204  3       0 B
+        n4.4711  idle               3/32   4.2/s  1,204  3       0 B
+        … 35 more hosts
+
+        TASK                RUNS FOR  STEP     MEMORY   HOST       …
+        blur 2              4m 54s    execute  8.0 MiB  n0.4711 (si…
+        blur 1 (attempt 2)  4m 53s    execute  8.0 MiB  n0.4711 (si…
+        blur 0              4m 52s    execute  8.0 MiB  n0.4711 (si…
+        blur 2              1m 47s    execute  8.0 MiB  n1.4711    …
+        … 116 more running tasks
+
+        FAILED  REJECTED  LAST    NAMES  EXAMPLE  CAUSE
+        5       1         1m ago  blur   blur 53  no such file 0
+        5       1         1m ago  blur   blur 53  no such file 1
+        5       1         1m ago  blur   blur 53  no such file 2
+        5       1         1m ago  blur   blur 53  no such file 3
+        … 26 more causes
+        ");
         for (columns, rows) in [(80, 24), (20, 10), (200, 60), (1, 1)] {
             let lines = lines(&overview(40, 3, 30), columns, Some(rows));
             assert!(lines.len() <= rows.max(14), "{} lines for {rows}", lines.len());
@@ -338,7 +387,11 @@ mod tests {
             problems: vec!["the heartbeats of hosts can't be read: no".into()],
             ..Overview::default()
         };
-        insta::assert_snapshot!(shown(&overview, 80, Some(24)), @"");
+        insta::assert_snapshot!(shown(&overview, 80, Some(24)), @r"
+        fq://./queue: 0 waiting
+        0 hosts; 0.0/s; the queue is empty
+        the heartbeats of hosts can't be read: no
+        ");
     }
 
     #[test]
@@ -375,6 +428,8 @@ mod tests {
         assert_eq!(per_second(12.345), "12.3/s");
         assert_eq!(per_second(0.0), "0.0/s");
         assert_eq!(per_second(0.01), "36.0/h");
-        assert_eq!(per_second(f64::NAN), "NaN/h");
+        for odd in [f64::NAN, f64::INFINITY, 1e300] {
+            assert_eq!(per_second(odd), "1,000,000,000/s");
+        }
     }
 }

@@ -1,9 +1,10 @@
 //! The task of a report or a message, from a queue or a file, with the component and the inputs that
 //! `host run` would use.
 
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytesize::ByteSize;
 use futures_util::StreamExt;
@@ -257,7 +258,7 @@ impl Buckets {
         Ok(Prefetch {
             bucket: bucket::open(address, &self.access).await?,
             cache: bench.cache.clone(),
-            freshness: std::time::Duration::ZERO,
+            freshness: Duration::ZERO,
             ahead: Ahead::new(ByteSize::gib(1)),
         })
     }
@@ -269,15 +270,34 @@ impl Buckets {
         bench: &LocalRunner,
         settings: &Settings,
     ) -> anyhow::Result<Ready> {
-        let (bucket, prefix) = match &self.data.components {
+        let (bucket, prefix) = self.components().await?;
+        let policy = settings.get::<TrustSettings>()?.policy(&settings.tasks()?);
+        Ok(bench.fetch(bucket, prefix, policy, name).await?)
+    }
+
+    /// The bytes of that component, which is in the cache.
+    pub(super) async fn wasm(
+        &self,
+        name: &TaskName,
+        bench: &LocalRunner,
+    ) -> anyhow::Result<Vec<u8>> {
+        let (bucket, prefix) = self.components().await?;
+        let key = prefix.join(&name.file());
+        let blob = bench.cache.fetch(&*bucket, &key, Duration::from_secs(60)).await?;
+        let mut wasm = Vec::new();
+        bench.cache.read(&blob)?.read_to_end(&mut wasm)?;
+        Ok(wasm)
+    }
+
+    /// Where components are.
+    async fn components(&self) -> anyhow::Result<(Arc<dyn Bucket>, Prefix)> {
+        Ok(match &self.data.components {
             Some(dir) => (bucket::open_dir(dir)?, Prefix::root()),
             None => {
                 let bucket = bucket::open(&self.data.bucket, &self.access).await?;
                 (bucket, self.data.component_prefix.clone())
             }
-        };
-        let policy = settings.get::<TrustSettings>()?.policy(&settings.tasks()?);
-        Ok(bench.fetch(bucket, prefix, policy, name).await?)
+        })
     }
 
     /// The bucket that outputs go to, and where no task may write there.

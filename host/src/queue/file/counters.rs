@@ -13,6 +13,7 @@ use super::dirs::Dirs;
 use super::files::{is_regular, open_regular, read, size};
 use super::listing::Listing;
 use super::lock_wait::pauses;
+use super::movement::Movement;
 use super::name::Name;
 use crate::queue::{Counts, QueueError};
 
@@ -20,6 +21,10 @@ const INSERTIONS: &str = "insertions";
 const COMPLETIONS: &str = "completions";
 /// The most bytes that are read of `insertions`, more than a number has.
 const DIGITS: usize = 64;
+
+/// The messages that can't be leased now whose movement files are read. If there are more, the share
+/// of those that nobody holds is taken to be the same.
+const LOOKED_AT: usize = 1000;
 
 /// How long a sender waits for the lock of `insertions`. The count is a statistic: a message
 /// that can't be counted is sent all the same.
@@ -30,17 +35,30 @@ pub(super) fn counts(dirs: &Dirs, now: Duration) -> Result<Counts, QueueError> {
     let now = now.as_secs();
     let count = || {
         let (mut enqueued, mut leased) = (0, 0);
+        let mut looked_at = Vec::new();
         let mut listing = Listing::of(&dirs.queue)?;
         let mut each = |_: &str, name: Option<Name>| {
             if let Some(name) = name {
                 enqueued += 1;
-                leased += u64::from(name.due() > now);
+                if name.due() > now {
+                    leased += 1;
+                    if looked_at.len() < LOOKED_AT {
+                        looked_at.push(name);
+                    }
+                }
             }
         };
         while listing.piece(&mut each)? {}
+        let is_free = |name: &&Name| {
+            let history = Movement::peek(dirs, name.id());
+            history.is_some_and(|history| !history.is_held(name))
+        };
+        let free = looked_at.iter().filter(is_free).count() as u64;
+        let retrying = free * leased / looked_at.len().max(1) as u64;
         Ok(Counts {
             enqueued: Some(enqueued),
             leased: Some(leased),
+            retrying: Some(retrying),
             inserted: insertions(dirs)?,
             completed: completions(dirs)?,
         })

@@ -88,6 +88,21 @@ impl History {
         name.at(due)
     }
 
+    /// Whether a worker holds the message of this name. Otherwise it waits for a retry, or was sent
+    /// with a delay.
+    pub(super) fn is_held(&self, name: &Name) -> bool {
+        let mut before: Option<&[u8]> = None;
+        let mut is_held = false;
+        for line in self.lines(0) {
+            if line == name.as_str().as_bytes() {
+                let is_free = |before| before == FAILED.as_bytes() || is_uncounted(before);
+                is_held = before.is_some_and(|before| !is_free(before));
+            }
+            before = Some(line);
+        }
+        is_held
+    }
+
     /// The number of executions that failed.
     pub(super) fn failed(&self) -> u32 {
         let failed = self.lines(0).filter(|line| *line == FAILED.as_bytes());
@@ -186,6 +201,22 @@ mod tests {
         check("0--a.json\n9--a.json\n9--a.json\n", 0);
         // An incomplete line.
         check("0--a.json\n9--a", 0);
+    }
+
+    #[test]
+    fn a_message_is_held_from_its_lease_to_its_release() {
+        let check = |text: &str, name: &str, is_held: bool| {
+            let name = Name::parse(name).unwrap();
+            assert_eq!(History::from(text).is_held(&name), is_held, "{text:?}");
+        };
+        check("90--a.json\n", "90--a.json", false);
+        check("0--a.json\n90--a.json\n", "90--a.json", true);
+        check("0--a.json\n90--a.json\n\n95--a.json\n", "95--a.json", true);
+        let failed = "0--a.json\n90--a.json\n\n0--failed\n50--a.json\n";
+        check(failed, "50--a.json", false);
+        check(&format!("{failed}99--a.json\n"), "99--a.json", true);
+        check("0--a.json\n90--a.json\n\n0--uncounted\n50--a.json\n", "50--a.json", false);
+        check("", "90--a.json", false);
     }
 
     #[test]

@@ -54,6 +54,14 @@ impl Movement {
         Movement::open_with(dirs, id, OFlags::WRONLY, |_| Ok(()))
     }
 
+    /// Reads a message's file, and changes nothing. None if another thread has it open, or if there
+    /// is none.
+    pub(super) fn peek(dirs: &Dirs, id: &str) -> Option<History> {
+        let _lock = ProcessLock::of(id)?;
+        let file = files::open_regular(&dirs.movement, id, OFlags::RDONLY).ok()??;
+        History::read(&file).ok()
+    }
+
     fn open_with<T>(
         dirs: &Dirs,
         id: &str,

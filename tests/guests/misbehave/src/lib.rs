@@ -144,6 +144,9 @@ pub enum Action {
     /// leaves files, links' targets and a changed static for the next task to find.
     Leave,
 
+    /// Reads a file at a path as it is.
+    ReadFile { path: String },
+
     // Behaving.
     /// Copies each input to `out/KEY`. With `ignore_errors`, it says that all went well though
     /// an output could not be written.
@@ -326,6 +329,7 @@ fn perform(action: &Action, task: &Task<Action>) -> Result<Outcome> {
             let outputs = task.outputs_dir();
             fs::hard_link(outputs.join(target), outputs.join(name)).context("hard link")?;
         }
+        Action::ReadFile { path } => drop(fs::read(path)?),
         Action::OddNames { names } => probe::odd_names(task, names.as_deref())?,
         Action::WriteInput => probe::write_input(task)?,
         Action::Escape => probe::escape(task)?,

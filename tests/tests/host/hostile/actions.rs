@@ -19,6 +19,7 @@ fn tested(action: &Action) -> Option<Case> {
         | Action::FailUntil { .. }
         | Action::Say { .. }
         | Action::Output { .. }
+        | Action::ReadFile { .. }
         | Action::Mark { .. } => return None,
         Action::Loop => time::case(time::Attack::Loop),
         Action::Sleep { .. } => time::case(time::Attack::Sleep),

@@ -21,17 +21,13 @@ attacks! {
 
 pub(super) fn case(attack: Attack) -> Case {
     match attack {
-        Attack::Abort => Case::given_up(Action::Abort, &["execute: ", "panicked or aborted"]),
-        Attack::Exit => {
-            Case::given_up(Action::Exit { code: 3 }, &["execute: ", "called exit with an error"])
-        }
-        Attack::Retry => {
-            Case::given_up(Action::Retry { text: "not yet".to_owned() }, &["execute: not yet"])
-        }
+        Attack::Abort => Case::given_up(Action::Abort, &["panicked or aborted"]),
+        Attack::Exit => Case::given_up(Action::Exit { code: 3 }, &["called exit with an error"]),
+        Attack::Retry => Case::given_up(Action::Retry { text: "not yet".to_owned() }, &["not yet"]),
         Attack::Unsuccessful => Case::rejected(Action::Unsuccessful, &["without success"]),
         Attack::Finalize => {
             let action = Action::FailIn { phase: Phase::Finalize, how: How::Panic };
-            Case::given_up(action, &["finalize: ", "panicked or aborted"])
+            Case::given_up(action, &["panicked at ", "Finalize fails"])
         }
         Attack::Missing => Case::rejected(Action::MissingOutput, &["missing.txt"]),
     }

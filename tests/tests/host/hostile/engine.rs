@@ -58,7 +58,7 @@ pub(super) fn case(attack: Attack) -> Case {
             Case::given_up(with_module(module), &refused)
         }
         Attack::Memory64 => {
-            let says = ["instantiate: the guest ran into its memory limit of 64.0 MiB"];
+            let says = ["the guest ran into its memory limit of 64.0 MiB"];
             let module = "(core module $m (memory i64 65535)) (core instance (instantiate $m))";
             Case::rejected(components::composed(module), &says).with(&["--memory", "64MiB"])
         }

@@ -48,7 +48,7 @@ attacks! {
 
 pub(super) fn case(attack: Attack) -> Case {
     let small = ["--max-output", "1MiB"];
-    let bytes = ["execute: the guest ran into its output limit of 1.0 MiB"];
+    let bytes = ["the guest ran into its output limit of 1.0 MiB"];
     match attack {
         Attack::Bytes => Case::rejected(write(1, Writing::Plain), &bytes).with(&small),
         Attack::Length => Case::rejected(write(1, Writing::SetLen), &bytes).with(&small),
@@ -107,13 +107,13 @@ pub(super) fn case(attack: Attack) -> Case {
             })
         }
         Attack::FarOffsets => {
-            let says = ["execute: the guest ran into its output limit of 4.0 GiB"];
+            let says = ["the guest ran into its output limit of 4.0 GiB"];
             Case::rejected(raw(Call::FarOffsets), &says)
         }
     }
 }
 
-const DEPTH: &str = "execute: the guest ran into the limit of 64 directories in each other";
+const DEPTH: &str = "the guest ran into the limit of 64 directories in each other";
 
 /// What opening says with which flags.
 const FLAGS: &[(&str, &str)] = &[

@@ -28,7 +28,7 @@ attacks! {
 }
 
 pub(super) fn case(attack: Attack) -> Case {
-    let limit = ["execute: the guest ran into the limit of 10000 handles"];
+    let limit = ["the guest ran into the limit of 10000 handles"];
     match attack {
         Attack::Streams => Case::rejected(raw(Call::Handles { count: 1_000_000 }), &limit),
         Attack::Timers => Case::rejected(raw(Call::Timers { count: 1_000_000 }), &limit),

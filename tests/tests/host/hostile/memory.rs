@@ -31,12 +31,11 @@ attacks! {
 }
 
 pub(super) fn case(attack: Attack) -> Case {
-    let memory =
-        "instantiate: the guest ran into its memory limit of 4.0 MiB; `--memory` raises it";
+    let memory = "the guest ran into its memory limit of 4.0 MiB; `--memory` raises it";
     let parts = "the component is made of more than 32 core modules, 4 memories or 32 tables";
     match attack {
         Attack::Allocate => {
-            let says = ["execute: ", "the guest ran into its memory limit of 64.0 MiB"];
+            let says = ["the guest ran into its memory limit of 64.0 MiB"];
             Case::rejected(Action::Alloc { mib: None, gently: false }, &says)
                 .with(&["--memory", "64MiB"])
                 .reports("phase", "execute")
@@ -78,7 +77,7 @@ pub(super) fn case(attack: Attack) -> Case {
             );
             Case::done(components::with_body(&body, 2, "(table $t 1 funcref)"))
         }
-        Attack::Stack => Case::given_up(Action::Stack, &["execute: ", "stack overflow"]),
+        Attack::Stack => Case::given_up(Action::Stack, &["stack overflow"]),
     }
 }
 

@@ -23,14 +23,14 @@ pub(super) fn case(attack: Attack) -> Case {
         Attack::Sleep => Case::given_up(Action::Sleep { secs: 3600.0 }, &[says]),
         Attack::Start => {
             let spin = "(func $spin (loop $more (br $more))) (start $spin)";
-            Case::given_up(components::with_fields(2, spin), &["instantiate: ", says])
+            Case::given_up(components::with_fields(2, spin), &[says])
         }
         Attack::Copies => {
             let copy = "(memory.copy (i32.const 0) (i32.const 1) (i32.const 67108863))";
             let body = format!("(loop $more {copy} (br $more)) (i32.const 1040)");
             // 64 MiB.
             let component = components::with_body(&body, 1024, "");
-            Case::given_up(component, &["execute: ", says])
+            Case::given_up(component, &[says])
         }
     };
     case.with(&["--timeout", "300ms"])

@@ -179,11 +179,15 @@ impl Trial {
         let attempt = if ends == Ends::Rejected { 1 } else { 2 };
         assert_eq!(report["attempt"], attempt, "it is not {ends:?}: {exception}");
         assert!(exception.len() <= MOST_WORDS, "{} bytes of words", exception.len());
+        let trace = report["trace"].as_str().unwrap_or_default();
+        assert!(trace.len() <= MOST_WORDS, "{} bytes of a trace", trace.len());
         for words in says {
-            assert!(exception.contains(words), "{words:?} is not in {exception:?}");
+            let is_said = exception.contains(words) || trace.contains(words);
+            assert!(is_said, "{words:?} is in neither {exception:?} nor {trace:?}");
         }
         let is_control = |c: char| c.is_control() && c != '\n';
         assert!(!exception.contains(is_control), "{exception:?}");
+        assert!(!trace.contains(is_control), "{trace:?}");
         report
     }
 

@@ -1,0 +1,131 @@
+//! `host queue errors`: the reports of an error queue by cause.
+
+use std::io::Write;
+use std::time::{Duration, UNIX_EPOCH};
+
+use indicatif::HumanCount;
+use task_host::activity::snapshot::Failures;
+use task_host::config::parse;
+use task_host::queue::{self, Address};
+use task_host::transfer::errors::ErrorCauses;
+
+use super::super::exit_code::{Advice, Exit};
+use super::super::output;
+use super::super::progress_line::ProgressLine;
+use super::{Which, load};
+
+/// The reports of a service that are read by default. Each is leased to be read.
+const LEASED: u64 = 1000;
+/// Characters of a cause or an example that are shown.
+const SHOWN: usize = 160;
+
+pub(super) const HELP: &str = "\
+Failures with one cause have the same error but for numbers, ids, paths and quoted names. `#` stands
+for numbers, and `…` for the rest.
+
+Examples:
+  host queue errors ./queue
+  host queue redrive ./queue --cause 'open …: no such file'";
+
+/// Options of `host queue errors`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Errors {
+    #[command(flatten)]
+    queue: Which,
+    /// Queue with the reports [default: QUEUE if its name ends in `-errors`, or else the error queue
+    /// of QUEUE]
+    #[arg(long, value_name = "URL")]
+    from: Option<String>,
+    /// Maximum number of reports to read [default: all; 1000 for a cloud queue, where each report
+    /// must be leased to be read]
+    #[arg(long, short = 'n', value_name = "N")]
+    limit: Option<u64>,
+    /// Print one JSON object per cause: cause, count, names, first and last (in seconds since 1970),
+    /// example
+    #[arg(long)]
+    json: bool,
+}
+
+impl Errors {
+    pub(crate) async fn run(self) -> anyhow::Result<Exit> {
+        let (settings, console) = load(&self.queue.flags)?;
+        let tasks = self.queue.address(&settings)?;
+        let from = match &self.from {
+            Some(from) => parse::queue(from).map_err(|e| Advice::usage(format!("--from: {e}")))?,
+            None if tasks.to_string().ends_with("-errors") => tasks.clone(),
+            None => settings.error_queue(&tasks)?,
+        };
+        if from.directory().is_some_and(|dir| !dir.exists()) {
+            if !tasks.directory().is_some_and(|dir| dir.exists()) {
+                return Err(Advice::failed(format!("there is no queue {tasks}")).into());
+            }
+            return self.show(&from, &tasks, ErrorCauses::default());
+        }
+        let most = self.limit.unwrap_or(if from.is_remote() { LEASED } else { u64::MAX });
+        let busy = ProgressLine::busy(&console, format!("reading the reports of {from}"));
+        let queue = queue::admin(&from, &settings.queue_access()?).await?;
+        let found = ErrorCauses::of(&*queue, most).await?;
+        queue.close().await;
+        drop(busy);
+        if found.read == most {
+            let read = output::count(found.read, "report");
+            console.tell(format_args!("{read} read; use -n N to read more"));
+        }
+        self.show(&from, &tasks, found)
+    }
+
+    fn show(&self, from: &Address, tasks: &Address, found: ErrorCauses) -> anyhow::Result<Exit> {
+        let others = found.others;
+        let causes = found.sorted();
+        let mut out = output::long_out();
+        if self.json {
+            for cause in &causes {
+                out.json(cause)?;
+            }
+            out.flush()?;
+            return Ok(Exit::Done);
+        }
+        let reports: u64 = causes.iter().map(|cause| cause.count).sum();
+        let (reports, count) =
+            (output::count(reports, "error report"), output::count(causes.len() as u64, "cause"));
+        match causes.as_slice() {
+            [] => writeln!(out, "no error reports in {from}")?,
+            [_, ..] => writeln!(out, "{reports} in {from}, {count}")?,
+        }
+        for cause in &causes {
+            write(&mut out, cause)?;
+        }
+        if others > 0 {
+            writeln!(out, "\n{} that are not error reports", output::count(others, "message"))?;
+        }
+        if !causes.is_empty() && tasks != from {
+            writeln!(out, "\nafter fixing a cause:  host queue redrive {tasks} --cause 'CAUSE'")?;
+        }
+        out.flush()?;
+        Ok(Exit::Done)
+    }
+}
+
+/// Writes a cause in three lines: how often and what, who and when, and an example.
+fn write(out: &mut impl Write, failures: &Failures) -> std::io::Result<()> {
+    let Failures { cause, count, names, first, last, example, .. } = failures;
+    writeln!(out, "\n{:>7}  {}", HumanCount(*count).to_string(), output::cut(cause, SHOWN))?;
+    let times = match (first, last) {
+        (_, 0.0) => String::new(),
+        (first, last) if time(*first) == time(*last) => time(*last),
+        (first, last) => format!("{} to {}", time(*first), time(*last)),
+    };
+    writeln!(out, "         {}; {times}", names.join(", "))?;
+    if let Some(example) = example {
+        let text = output::cut(&example.text, SHOWN);
+        writeln!(out, "         {} {}: {text}", example.name, example.id)?;
+    }
+    Ok(())
+}
+
+/// A time in UTC to the second.
+fn time(seconds: f64) -> String {
+    let time = UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).unwrap_or_default());
+    let text = humantime::format_rfc3339_seconds(time.unwrap_or(UNIX_EPOCH)).to_string();
+    text.replace('T', " ")
+}
