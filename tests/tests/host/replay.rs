@@ -25,10 +25,10 @@ fn the_task_of_a_report_runs_again_with_its_inputs_and_changes_nothing() {
     let again = place.host(&["try", "--from", "./queue-errors", "--id", "2"]).code(3);
     for said in [
         "misbehave 2 in \"tests\", attempt 1, 1 input, payload {\"do\":",
-        "the report says: execute: no cheese",
+        "the report says: no cheese",
         "the component is that of the report: ",
         "about to fail",
-        "error: execute: no cheese",
+        "error: no cheese",
         "`host run` would reject it",
         "failed after ",
         " of memory, 8 B read and 8 B written in ",
