@@ -1116,7 +1116,7 @@ fn nothing_that_a_report_says_is_obeyed_by_a_terminal() {
     });
     place.write("queue-errors/queue/0--odd.json", report.to_string());
     for command in ["ls", "ls -l", "errors", "errors --json"] {
-        let ended = place.run(&format!("queue {command} ./queue-errors")).ok().says("forged");
+        let ended = place.run(&format!("queue {command} ./queue-errors")).ok().says("title");
         let is_obeyed = |c: char| c.is_control() && !matches!(c, '\n' | '\t') || c == '\u{202e}';
         assert!(!ended.stdout.contains(is_obeyed), "{command}: {:?}", ended.stdout);
         assert!(!ended.stdout.contains("\nERROR"), "{command}: {}", ended.stdout);

@@ -64,7 +64,7 @@ export function snapshot(number, time, { slots = 8, age = 0, version = "0.1.0" }
     },
     time: base, state: "working", running, held: 3,
     totals: {
-      done, done_before: 12, failed: 10, retried: 27, returned: 3, lost: 0, bytes_in: 412.6 * GiB, bytes_out: 96.2 * GiB,
+      done, done_before: 12, failed: 10, retried: 27, returned: 3, lost: 0, bytes_in: 413 * GiB, bytes_out: 96 * GiB,
       cache_hits: 8211, cache_misses: 1733,
     },
     rate: { per_second: 1.2 + 0.4 * random(), over_seconds: 60 },
@@ -74,8 +74,8 @@ export function snapshot(number, time, { slots = 8, age = 0, version = "0.1.0" }
       name, done: Math.round(done * (0.1 + 0.3 * random())), failed: name === "mesh" ? 0 : 3, retried: name === "downsample" ? 0 : 9,
       p50: 0.6 * USUAL[name], p90: 0.9 * USUAL[name], p99: 1.3 * USUAL[name],
     })),
-    memory: { guests: running.reduce((sum, { memory }) => sum + memory, 0), limit: 0.6 * slots * GiB },
-    cache: { bytes: 31.4 * GiB, limit: 40 * GiB },
+    memory: { guests: running.reduce((sum, { memory }) => sum + memory, 0), limit: Math.round(0.6 * slots * GiB) },
+    cache: { bytes: Math.round(31.4 * GiB), limit: 40 * GiB },
   };
 }
 
@@ -150,12 +150,12 @@ export function hostileHost(text, time) {
   return view;
 }
 
-/** Many hosts with hostile texts: a host for each. */
-export function hostileFleet(time) {
+/** Many hosts with hostile texts of this length at most: a host for each. */
+export function hostileFleet(time, longest = Infinity) {
   const all = fleet(1, time);
   all.queue.url = HOSTILE.close;
   all.hosts = Object.values(HOSTILE).map((text, n) => ({
-    age_seconds: n, is_silent: n % 4 === 1, snapshot: hostileHost(text, time - n).now,
+    age_seconds: n, is_silent: n % 4 === 1, snapshot: hostileHost(text.slice(0, longest), time - n).now,
   }));
   all.failures = all.hosts.flatMap(({ snapshot: { failures: some } }) => some.slice(0, 1));
   return all;
@@ -165,7 +165,8 @@ export function hostileFleet(time) {
 function writeHeartbeats(directory) {
   const time = Date.now() / 1000;
   mkdirSync(directory, { recursive: true });
-  const hosts = [...fleet(40, time).hosts, ...hostileFleet(time).hosts];
+  // A heartbeat of more than 64 KiB is not read.
+  const hosts = [...fleet(40, time).hosts, ...hostileFleet(time, 500).hosts];
   hosts.forEach(({ age_seconds, snapshot: one }, n) => {
     const path = join(directory, `host-${n}.json`);
     writeFileSync(path, JSON.stringify({ every_seconds: 30, ...one }));

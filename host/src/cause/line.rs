@@ -13,7 +13,7 @@ pub(super) fn of(text: &str) -> &str {
     if first.starts_with(PYTHON) {
         // The exception follows the frames, which are indented.
         let is_frame = |line: &&str| line.starts_with([' ', '\t']) || line.starts_with(PYTHON);
-        return lines.filter(|line| !is_frame(line)).last().unwrap_or(first).trim();
+        return lines.rfind(|line| !is_frame(line)).unwrap_or(first).trim();
     }
     if first.starts_with("TaskFailedException")
         && let Some(nested) = lines.find_map(|line| line.split_once(JULIA))

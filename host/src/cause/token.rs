@@ -154,16 +154,16 @@ fn is_id(token: &str) -> bool {
         || is_hex && digits + letters >= 2 * ID
 }
 
-/// True for code in backticks: paths such as `Option::unwrap()`, and names such as `None`.
+/// True for code in backticks: paths such as `Option::unwrap()`, and variants such as `None`.
 pub(super) fn is_code(quoted: &str) -> bool {
     let is_plain = quoted.chars().all(|c| c.is_ascii_alphabetic() || "_:()<>".contains(c));
-    is_plain && (quoted.contains("::") || quoted.starts_with(|c: char| c.is_ascii_uppercase()))
+    is_plain && (quoted.contains("::") || ["None", "Some", "Ok", "Err"].contains(&quoted))
 }
 
 fn is_type(token: &str) -> bool {
     let name = token.trim_end_matches(|c: char| c.is_ascii_digit());
     let is = |kind: &&str| name.eq_ignore_ascii_case(kind);
-    TYPES.iter().any(|kind| is(&kind))
+    TYPES.iter().any(is)
         && matches!(&token[name.len()..], "1" | "8" | "16" | "32" | "64" | "128" | "256" | "512")
 }
 

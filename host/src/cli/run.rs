@@ -133,8 +133,7 @@ impl Run {
             if let Some(heart) = heart {
                 heart.stop().await;
             }
-            // Not on this thread, which has tasks to wait for.
-            tokio::task::spawn_blocking(move || exports.end()).await?;
+            exports.end().await;
             exit
         });
         for runtime in [control, renewals, runtime] {

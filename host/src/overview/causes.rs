@@ -59,7 +59,10 @@ fn join(known: &mut Failures, failures: &Failures) {
             known.names.push(name);
         }
     }
-    known.first = known.first.min(failures.first);
+    // Some reports have no time.
+    if failures.first > 0.0 && (failures.first < known.first || known.first <= 0.0) {
+        known.first = failures.first;
+    }
     if known.example.is_none() || failures.last > known.last {
         known.example = failures.example.clone().or(known.example.take());
         if let Some(example) = &mut known.example {

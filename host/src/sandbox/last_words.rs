@@ -48,7 +48,10 @@ pub(super) fn of(log: &str) -> Option<LastWords> {
 
 /// What follows `panicked at` in the line that announces a panic.
 fn panic(line: &str) -> Option<&str> {
-    let line = line.strip_prefix("ERROR ").unwrap_or(line);
+    // A text without an end of line may come before it.
+    if let Some((_, after)) = line.rsplit_once("ERROR panicked at ") {
+        return Some(after);
+    }
     let (before, after) = line.split_once(PANIC)?;
     (before.is_empty() || before.starts_with("thread ")).then_some(after)
 }
@@ -130,6 +133,7 @@ mod tests {
             None,
         );
         check(&format!("INFO one\nERROR {want}\n"), want, None);
+        check(&format!("tile 7ERROR {want}\n"), want, None);
         check(
             "thread '<unnamed>' panicked at a.rs:1:2:\nassertion failed\n  left: 1\n right: 2\n",
             "panicked at a.rs:1:2: assertion failed\n  left: 1\n right: 2",

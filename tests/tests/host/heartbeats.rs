@@ -84,20 +84,20 @@ fn what_runs_where_and_since_when_how_long_it_takes_and_why_tasks_failed() {
     let pid = killed.pid().as_raw_nonzero().to_string();
     killed.signal(Signal::KILL);
     killed.wait();
-    let seen = eventually("a silent host", || {
+    // On a busy machine, the other may be late.
+    let seen = eventually("a silent host beside one that lives", || {
         let seen = top(&place);
-        let is_silent = |host: &&Value| host["is_silent"] == true;
-        seen["hosts"].as_array().unwrap().iter().any(|host| is_silent(&host)).then_some(seen)
+        let is_silent = |n: usize| seen["hosts"][n]["is_silent"].as_bool();
+        ([is_silent(0), is_silent(1)] == [Some(true), Some(false)]).then_some(seen)
     });
     let first = &seen["hosts"][0];
     let id = first["snapshot"]["host"]["id"].as_str().unwrap();
-    assert!(first["is_silent"] == true && id.ends_with(&format!(".{pid}")), "{first}");
-    assert_eq!(seen["hosts"][1]["is_silent"], false);
-    assert_eq!(first["snapshot"]["running"].as_array().unwrap().len(), 1, "what it ran");
+    assert!(id.ends_with(&format!(".{pid}")), "{first}");
+    let ran = first["snapshot"]["running"][0]["id"].as_str().expect("what it ran");
     let text = place.host(&["top", "--fq", "./queue", "--once"]).good().stdout;
     let line = text.lines().find(|line| line.starts_with(id)).expect("the host");
     assert!(line.contains("silent for "), "{text}");
-    assert!(text.contains("is damaged") && text.contains("misbehave 3"), "{text}");
+    assert!(text.contains("is damaged") && text.contains(&format!("misbehave {ran}")), "{text}");
     other.signal(Signal::TERM);
     other.wait().code(4);
     assert_eq!(heartbeats(&place).len(), 1, "that of the killed host");
@@ -108,7 +108,10 @@ fn a_host_that_ends_removes_its_heartbeat_and_one_without_writes_none() {
     let place = Place::with(&["misbehave"]);
     place.submit_misbehaviour(json!({"do": "sleep", "secs": 3600}));
     let host = start(&place);
-    eventually("a heartbeat", || (heartbeats(&place).len() == 1).then_some(()));
+    eventually("a heartbeat of a host with a task", || {
+        (running(&top(&place)).len() == 1).then_some(())
+    });
+    assert_eq!(heartbeats(&place).len(), 1);
     host.signal(Signal::TERM);
     host.wait().code(4);
     assert_eq!(heartbeats(&place), [""; 0]);

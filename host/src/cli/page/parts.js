@@ -40,11 +40,10 @@ function inQueue(queue, now) {
   return { label: "Waiting in the queue", value, note: notes.join(" · ") };
 }
 
-/** A task that takes much longer than others of its name. Names with few ends say nothing. */
-function slowness(task, seconds, names) {
+/** Whether a task runs much longer than others of its name: the rule by which the host warns of it. */
+function isSlow(task, seconds, names) {
   const name = names.get(task.name);
-  if (!name || name.done < 10 || !(name.p99 > 0)) return null;
-  return seconds > Math.max(10, 3 * name.p99) ? seconds / name.p99 : null;
+  return name?.done >= 10 && name.p50 != null && seconds >= Math.max(30, 10 * name.p50);
 }
 
 /** The table of running tasks, of one host or with their hosts. */
@@ -87,13 +86,13 @@ class Running {
   time({ task, now, names }, cell) {
     if (!cell.firstChild) cell.append(make("span"), " ", make("span", "badge warn"));
     const seconds = now - task.since;
-    const times = slowness(task, seconds, names);
+    const slow = isSlow(task, seconds, names);
     put(cell.firstChild, coarse(seconds));
-    show(cell.lastChild, times != null);
-    put(cell.lastChild, times == null ? "" : "slow");
-    cell.title = times == null
-      ? "since " + clock(task.since, true)
-      : "99% of its name took less than " + span(names.get(task.name).p99);
+    show(cell.lastChild, slow);
+    put(cell.lastChild, slow ? "slow" : "");
+    const usual = slow ? "; half of its name took less than " + span(names.get(task.name).p50) : "";
+    const title = "since " + clock(task.since, true) + usual;
+    if (cell.title !== title) cell.title = title;
   }
 
   /** `items`: `{ task, now, names, host }`. */

@@ -29,8 +29,9 @@ use tokio::runtime::Handle;
 const NAME: &str = "task-host";
 /// How long one request may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a host that ends waits until the last traces and metrics are sent.
-const LAST: Duration = Duration::from_secs(5);
+/// How long a host that ends waits until the last traces and metrics are sent. An engine that told it
+/// to stop kills it soon after the grace period.
+const LAST: Duration = Duration::from_secs(3);
 /// The most bytes of an answer.
 const LONGEST_ANSWER: usize = 64 << 10;
 
@@ -93,15 +94,19 @@ impl Exports {
         services.export_to(Telemetry::new(tracer, meter.as_ref()));
     }
 
-    /// Sends what is left. Blocks for a few seconds at most.
-    pub(super) fn end(self) {
-        // What can't be sent was logged.
-        if let Some(traces) = self.traces {
-            let _ = traces.shutdown_with_timeout(LAST);
-        }
-        if let Some(metrics) = self.metrics {
-            let _ = metrics.shutdown_with_timeout(LAST);
-        }
+    /// Sends what is left. Waits for a few seconds at most.
+    pub(super) async fn end(self) {
+        // On another thread, because the exporters block.
+        let ending = tokio::task::spawn_blocking(move || {
+            // What can't be sent was logged.
+            if let Some(traces) = self.traces {
+                let _ = traces.shutdown_with_timeout(LAST);
+            }
+            if let Some(metrics) = self.metrics {
+                let _ = metrics.shutdown_with_timeout(LAST);
+            }
+        });
+        let _ = tokio::time::timeout(LAST, ending).await;
     }
 }
 

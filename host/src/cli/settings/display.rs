@@ -27,8 +27,8 @@ pub(crate) struct DisplaySettings {
     /// every 10 s
     #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = when)]
     pub(crate) progress: When,
-    /// Address for metrics, health checks and what the host is doing, over HTTP without a login, such
-    /// as 127.0.0.1:8080 [default: none]
+    /// Address for the status page, metrics and health checks over HTTP, without a login, such as
+    /// 127.0.0.1:8080 [default: none]
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     pub(crate) listen: Option<SocketAddr>,
     /// Warn about a task that runs for longer than this, and about one that runs for ten times as
