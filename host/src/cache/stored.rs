@@ -1,6 +1,7 @@
 //! What is in a cache directory, and removing some of it. Hosts may be using it meanwhile: they fetch
 //! what they miss again.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
@@ -44,7 +45,7 @@ pub fn stored(dir: &Path) -> Result<Vec<Stored>, CacheError> {
         file.objects = objects.remove(&file.digest).unwrap_or_default();
         file.objects.sort();
     }
-    found.sort_by(|one, other| other.used.cmp(&one.used));
+    found.sort_by_key(|file| Reverse(file.used));
     Ok(found)
 }
 

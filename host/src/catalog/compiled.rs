@@ -5,6 +5,7 @@
 //! directory that no other user can write to, and only if its checksum is right. The engine loads
 //! the bytes that were checked, not the file, so that a disk that fails later does no harm.
 
+use std::cmp::Reverse;
 use std::fs;
 use std::hash::{Hash, Hasher};
 use std::io::{self, Read, Write};
@@ -309,7 +310,7 @@ pub fn stored_code(dir: &Path) -> Vec<(PathBuf, Stored)> {
     let files = folders.flat_map(|folder| entries(&folder)).filter(is_code);
     let mut found: Vec<_> =
         files.filter_map(|file| of_file(&file).map(|stored| (file, stored))).collect();
-    found.sort_by(|(_, one), (_, other)| other.used.cmp(&one.used));
+    found.sort_by_key(|(_, stored)| Reverse(stored.used));
     found
 }
 

@@ -330,7 +330,7 @@ impl<G: Group> Args for Flags<G> {
             .long("config")
             .value_name("FILE")
             .value_parser(clap::value_parser!(PathBuf))
-            .help("File with settings [default: ./host.toml]");
+            .help("File with settings [default: ./host.toml, if it exists]");
         command.arg(file)
     }
 

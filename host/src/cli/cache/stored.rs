@@ -1,5 +1,6 @@
 //! `host cache ls` and `host cache prune`.
 
+use std::cmp::Reverse;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -89,7 +90,7 @@ fn items(dir: &Path) -> anyhow::Result<Vec<Item>> {
     let code = catalog::stored_code(&dir.join(cache::COMPILED)).into_iter();
     let code = code.map(|(file, stored)| Item { code: Some(file), stored });
     let mut all: Vec<Item> = objects.chain(code).collect();
-    all.sort_by(|one, other| other.stored.used.cmp(&one.stored.used));
+    all.sort_by_key(|item| Reverse(item.stored.used));
     Ok(all)
 }
 

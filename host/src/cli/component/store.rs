@@ -186,7 +186,9 @@ impl ComponentStore {
     /// Keeps the component of that name as a version, if it is not kept yet: an earlier host or
     /// another program put it there.
     pub(super) async fn keep(&self, name: &TaskName) -> anyhow::Result<()> {
-        let Some((digest, wasm, signature)) = self.current(name).await? else { return Ok(()) };
+        let Some(Pushed { digest, wasm, signature }) = self.current(name).await? else {
+            return Ok(());
+        };
         match version_name(name, digest) {
             Some(version) if !self.has(&version).await? => {
                 self.write(&version, &wasm, signature.as_deref()).await?;
@@ -223,13 +225,13 @@ impl ComponentStore {
         }
     }
 
-    /// The component of that name, with its digest and its signature.
-    pub(super) async fn current(
-        &self,
-        name: &TaskName,
-    ) -> Result<Option<(Digest, Vec<u8>, Option<Vec<u8>>)>, BucketError> {
+    /// The component of that name.
+    pub(super) async fn current(&self, name: &TaskName) -> Result<Option<Pushed>, BucketError> {
         match self.download(&self.key(name)).await {
-            Ok(bytes) => Ok(Some((Digest::of(&bytes), bytes, self.signature(name).await?))),
+            Ok(wasm) => {
+                let (digest, signature) = (Digest::of(&wasm), self.signature(name).await?);
+                Ok(Some(Pushed { digest, wasm, signature }))
+            }
             Err(BucketError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
         }
@@ -250,6 +252,14 @@ impl ComponentStore {
         self.bucket.remove_own(&self.key(name)).await?;
         self.bucket.remove_own(&self.prefix.join(&name.signature_file())).await
     }
+}
+
+/// A component with its signature.
+#[derive(Debug)]
+pub(super) struct Pushed {
+    pub(super) digest: Digest,
+    pub(super) wasm: Vec<u8>,
+    pub(super) signature: Option<Vec<u8>>,
 }
 
 /// A version of a component that was pushed.

@@ -13,7 +13,7 @@ use super::super::exit_code::{Advice, Exit};
 use super::super::output;
 use super::super::settings::{self, Flags, Settings};
 use super::signature;
-use super::store::{ComponentStore, Version, version_name};
+use super::store::{ComponentStore, Pushed, Version, version_name};
 
 pub(super) const HISTORY_HELP: &str = "\
 `host component push` keeps each version that it replaces, beside the component. A task whose name is
@@ -180,7 +180,8 @@ impl Rollback {
         let to = self.choose(&store, &name, now).await?;
         let missing = || Advice::failed(format!("{} has no version {to} of {name}", store.bucket));
         let version = version_name(&name, to).ok_or_else(missing)?;
-        let (digest, wasm, signature) = store.current(&version).await?.ok_or_else(missing)?;
+        let Pushed { digest, wasm, signature } =
+            store.current(&version).await?.ok_or_else(missing)?;
         if digest != to {
             let key = store.key(&version);
             return Err(Advice::failed(format!(
