@@ -115,6 +115,9 @@ fn write(out: &mut impl Write, failures: &Failures) -> std::io::Result<()> {
         (first, last) if time(*first) == time(*last) => time(*last),
         (first, last) => format!("{} to {}", time(*first), time(*last)),
     };
+    // Reports come in no particular order.
+    let mut names = names.clone();
+    names.sort();
     writeln!(out, "         {}; {times}", names.join(", "))?;
     if let Some(example) = example {
         let text = output::cut(&example.text, SHOWN);
