@@ -82,7 +82,7 @@ impl Manual {
         std::fs::create_dir_all(&self.dir).map_err(failed)?;
         let mut command = super::command(false).name(self.name.get()).version(version::SHORT);
         command.build();
-        let count = write(&command, &command.get_name().to_owned(), &self.dir).map_err(failed)?;
+        let count = write(&command, command.get_name(), &self.dir).map_err(failed)?;
         let pages = output::count(count, "page");
         writeln!(output::out(), "{pages} written to {}", self.dir.display())?;
         Ok(Exit::Done)
