@@ -124,7 +124,7 @@ enum Command {
     Fleet(Box<fleet::Fleet>),
     /// Show the hosts of a queue, what they run, and why tasks failed
     Top(top::Top),
-    /// Serve the same as a page for browsers
+    /// Serve a page for browsers: the hosts of a queue, what they run, and why tasks failed
     Dashboard(dashboard::Dashboard),
     /// Publish and inspect components
     #[command(subcommand, after_help = COMPONENT_HELP)]

@@ -49,7 +49,7 @@ pub struct Heartbeat {
 impl Heartbeat {
     /// The heartbeat as JSON of at most [`LONGEST`] bytes. Where that is too little, the end of each
     /// list is left out.
-    fn to_bytes(mut self) -> Bytes {
+    fn into_bytes(mut self) -> Bytes {
         let snapshot = &mut self.snapshot;
         snapshot.running.truncate(MOST_RUNNING);
         snapshot.failures.truncate(MOST_CAUSES);
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn a_heartbeat_is_small_whatever_a_host_does() {
         let snapshot = crowded();
-        let bytes = Heartbeat { every_seconds: 30.0, snapshot }.to_bytes();
+        let bytes = Heartbeat { every_seconds: 30.0, snapshot }.into_bytes();
         assert!(bytes.len() <= LONGEST && bytes.len() > LONGEST / 4, "{}", bytes.len());
         let read = Heartbeat::parse(&bytes).unwrap();
         assert_eq!(read.snapshot.host.id, "n1.2");

@@ -517,7 +517,7 @@ mod tests {
         check(
             &info(r#""name": "A", "base_directory": "_Receipts/a""#),
             Err(
-                "basic_info.base_directory: \"_Receipts/a\" is in `_receipts`, which is reserved for the host's receipts",
+                "basic_info.base_directory: \"_Receipts/a\" is in `_receipts` or `_hosts`, which are reserved for the host",
             ),
         );
         check(

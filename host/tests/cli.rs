@@ -1005,6 +1005,8 @@ fn the_help_of_commands_and_settings_is_as_people_read_it() {
         ("queue_purge", "queue purge"),
         ("queue_cp", "queue cp"),
         ("queue_redrive", "queue redrive"),
+        ("top", "top"),
+        ("dashboard", "dashboard"),
         ("component", "component"),
         ("component_push", "component push"),
         ("component_history", "component history"),

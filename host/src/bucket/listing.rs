@@ -54,6 +54,11 @@ pub(super) fn prune(service: Service, xml: &str, skipped: &Skipped) -> Option<St
     let mut copied = 0;
     let mut at = 0;
     while let Some(start) = xml[at..].find(open).map(|found| at + found) {
+        // What is no XML is left to the client. Without the object in `<C<Contents>…</Contents>…`,
+        // another one might begin there.
+        if !xml[..start].trim_ascii_end().ends_with('>') && start > 0 {
+            break;
+        }
         let Some(end) = xml[start..].find(close).map(|found| start + found + close.len()) else {
             break;
         };

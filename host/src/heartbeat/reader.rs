@@ -151,7 +151,7 @@ mod tests {
         let write = async |id: &str, age: u64| {
             let host = About { id: id.to_owned(), ..About::default() };
             let snapshot = Snapshot { host, ..Snapshot::default() };
-            let bytes = Heartbeat { every_seconds: 30.0, snapshot }.to_bytes();
+            let bytes = Heartbeat { every_seconds: 30.0, snapshot }.into_bytes();
             let name = format!("{id}.json");
             place.write(&name, bytes).await.unwrap();
             let file = std::fs::File::options().write(true).open(dir.join(name)).unwrap();

@@ -61,7 +61,7 @@ async fn beat(
         let due = tokio::time::Instant::now() + every;
         let snapshot = snapshot();
         let name: &String = name.get_or_insert_with(|| name_of(&snapshot.host.id));
-        let bytes = Heartbeat { every_seconds: every.as_secs_f64(), snapshot }.to_bytes();
+        let bytes = Heartbeat { every_seconds: every.as_secs_f64(), snapshot }.into_bytes();
         let mut writing = std::pin::pin!(place.write(name, bytes));
         // A write is not given up: it could replace a later one, or come after the removal.
         let written = tokio::select! {

@@ -10,6 +10,8 @@ const TRACEBACK: &str = "Traceback (most recent call last):";
 /// without memory.
 const ENDS: [&str; 5] =
     ["panic: ", "fatal error: ", "Assertion failed: ", "libc++abi: ", "memory allocation of "];
+/// The panic of componentize-py after it has printed the traceback of an exception.
+const OF_PYTHON: &str = "Python function threw an unexpected exception";
 /// Where Rust's message of a panic ends.
 const AFTER_PANIC: [&str; 3] = ["note: ", "stack backtrace:", "host: "];
 /// Frames of Python's own library.
@@ -26,17 +28,24 @@ pub(super) struct LastWords {
 
 /// What the end of a log tells, if it tells why the guest broke off.
 pub(super) fn of(log: &str) -> Option<LastWords> {
-    let lines: Vec<&str> = log.lines().collect();
+    let mut lines: Vec<&str> = log.lines().collect();
     let mut exception = None;
-    for (at, line) in lines.iter().enumerate().rev() {
+    for at in (0..lines.len()).rev() {
+        let line = lines[at];
         if let Some(position) = panic(line) {
-            return Some(of_panic(position, &lines[at + 1..]));
+            let panic = of_panic(position, &lines[at + 1..]);
+            if !panic.cause.ends_with(OF_PYTHON) {
+                return Some(panic);
+            }
+            exception = Some(panic);
+            lines.truncate(at);
+            continue;
         }
-        if *line == TRACEBACK {
+        if line == TRACEBACK {
             return of_python(&lines[at + 1..]).or(exception);
         }
         if ENDS.iter().any(|end| line.starts_with(end)) {
-            return Some(LastWords { cause: (*line).to_owned(), trace: None });
+            return Some(LastWords { cause: line.to_owned(), trace: None });
         }
         if exception.is_none() && is_exception(line) {
             let cause = line.strip_prefix("Uncaught ").unwrap_or(line).to_owned();

@@ -22,30 +22,38 @@ struct Module<'a> {
     context: Context<Bytes<'a>>,
 }
 
+/// A core module that is being read.
+#[derive(Default)]
+struct Open<'a> {
+    code: Option<Range<usize>>,
+    /// Its sections with debugging information, by their names.
+    sections: HashMap<&'a str, &'a [u8]>,
+}
+
 impl<'a> Lines<'a> {
     /// Reads the debugging information of a component. What can't be read is left out.
     pub fn of(component: &'a [u8]) -> Self {
         let mut modules = Vec::new();
-        // The code and the sections of each module that has begun and not ended.
-        let mut open: Vec<(Option<Range<usize>>, HashMap<&str, &'a [u8]>)> = Vec::new();
+        // The modules that have begun and not ended.
+        let mut open: Vec<Open<'a>> = Vec::new();
         for payload in Parser::new(0).parse_all(component) {
             let Ok(payload) = payload else { break };
             match payload {
                 Payload::Version { encoding: Encoding::Module | Encoding::Component, .. } => {
-                    open.push((None, HashMap::new()));
+                    open.push(Open::default());
                 }
                 Payload::CodeSectionStart { range, .. } => {
-                    if let Some((code, _)) = open.last_mut() {
-                        *code = Some(range);
+                    if let Some(module) = open.last_mut() {
+                        module.code = Some(range);
                     }
                 }
                 Payload::CustomSection(section) if section.name().starts_with(".debug_") => {
-                    if let Some((_, sections)) = open.last_mut() {
-                        sections.insert(section.name(), section.data());
+                    if let Some(module) = open.last_mut() {
+                        module.sections.insert(section.name(), section.data());
                     }
                 }
                 Payload::End(_) => {
-                    if let Some((Some(code), sections)) = open.pop()
+                    if let Some(Open { code: Some(code), sections }) = open.pop()
                         && let Some(context) = context(&sections)
                     {
                         modules.push(Module { code, context });

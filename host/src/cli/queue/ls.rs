@@ -257,10 +257,10 @@ mod tests {
             r#"{"basic_info": {"id": 3, "name": "A", "base_directory": "d", "inputs": ["x"]}}"#;
         assert_eq!(line_of(task), "A 3 in \"d\", 1 input");
         let report = format!(r#"{{"task": {task}, "exception": "no"}}"#);
-        assert_eq!(line_of(&report), "A 3 in \"d\", 1 input: execute: no");
+        assert_eq!(line_of(&report), "A 3 in \"d\", 1 input: no");
         let as_text = serde_json::Value::from(format!("{task} "));
         let report = format!(r#"{{"task": {as_text}, "exception": "no"}}"#);
-        assert_eq!(line_of(&report), "A 3 in \"d\", 1 input: execute: no");
+        assert_eq!(line_of(&report), "A 3 in \"d\", 1 input: no");
         assert!(line_of("x").starts_with("not a task: message: is not JSON"));
     }
 
