@@ -147,9 +147,22 @@ impl<P: DeserializeOwned> Task<P> {
     }
 }
 
-/// Reads a missing payload as `null`, so that `()`, an `Option` and a `Value` accept it.
+/// Reads a missing payload as `null`, so that `()`, an `Option` and a `Value` accept it, and then as
+/// `{}`, for a type whose fields all have defaults.
 fn parse_payload<P: DeserializeOwned>(json: Option<&str>) -> Result<P> {
-    let text = json.unwrap_or("null");
+    let Some(text) = json else {
+        return serde_json::from_str("null").or_else(|_| serde_json::from_str("{}")).map_err(
+            |error: serde_json::Error| {
+                let error = error.to_string();
+                // A position in `{}` means nothing to anybody.
+                let problem = error.split(" at line ").next().unwrap_or(&error);
+                Error::reject(format!(
+                    "the task has no payload, and needs one: {problem}; the message gives it as \
+                     `payload_info`, and `host try` and `host submit` as `--payload JSON`"
+                ))
+            },
+        );
+    };
     serde_json::from_str(text).map_err(|error| {
         // Finds the position in a second pass, because tracking it costs time.
         let mut deserializer = serde_json::Deserializer::from_str(text);
@@ -157,8 +170,7 @@ fn parse_payload<P: DeserializeOwned>(json: Option<&str>) -> Result<P> {
             Err(error) if error.path().iter().len() > 0 => format!(", at {}", error.path()),
             _ => String::new(),
         };
-        let absent = if json.is_none() { " (the message has none)" } else { "" };
-        Error::reject(format!("the payload{absent} does not fit this task{path}: {error}"))
+        Error::reject(format!("the payload does not fit this task{path}: {error}"))
     })
 }
 
@@ -267,7 +279,14 @@ mod tests {
     }
 
     #[test]
-    fn an_absent_payload_is_null() {
+    fn an_absent_payload_is_null_or_has_no_fields() {
+        #[derive(Debug, Deserialize, PartialEq)]
+        struct Defaults {
+            #[serde(default)]
+            top: u32,
+        }
+        assert_eq!(parse_payload::<Defaults>(None).unwrap(), Defaults { top: 0 });
+        assert_eq!(parse_payload::<Option<Defaults>>(None).unwrap(), None);
         parse_payload::<()>(None).unwrap();
         parse_payload::<Ignored>(None).unwrap();
         assert_eq!(parse_payload::<Option<Complex>>(None).unwrap(), None);
@@ -299,8 +318,8 @@ mod tests {
         );
         rejected::<Complex>(
             None,
-            "the payload (the message has none) does not fit this task: \
-             invalid type: null, expected struct Complex at line 1 column 4",
+            "the task has no payload, and needs one: missing field `complexID`; the message gives \
+             it as `payload_info`, and `host try` and `host submit` as `--payload JSON`",
         );
     }
 

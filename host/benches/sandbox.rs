@@ -96,6 +96,7 @@ async fn rounds_of(sandbox: Arc<Sandbox>, guest: Guest, inputs: usize) -> f64 {
                 inputs: (0..inputs).map(|_| input()).collect(),
                 cancelled: CancellationToken::new(),
                 tee: None,
+                profiler: None,
                 watched: None,
                 slot: None,
             })

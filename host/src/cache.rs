@@ -23,6 +23,7 @@ mod error;
 pub mod foreign;
 mod index;
 mod single_flight;
+mod stored;
 #[cfg(test)]
 mod tests;
 mod verified;
@@ -51,6 +52,8 @@ use crate::ownership;
 
 pub use self::check::{Checked, check};
 pub use self::error::{CacheError, SharedIoError};
+pub(crate) use self::stored::of_file;
+pub use self::stored::{Stored, remove_stored, stored};
 #[cfg(test)]
 pub(crate) use self::tests::Tmpfs;
 pub use crate::ownership::NotOurs;

@@ -45,7 +45,7 @@ use crate::sandbox::{Guest, NotAGuest, Sandbox};
 use crate::words;
 
 pub use self::child::compile_for_parent;
-pub use self::compiled::check_compiled;
+pub use self::compiled::{check_compiled, stored_code};
 pub use self::compiler::{CompileLimits, Compiler, HostError};
 pub use self::contents::Contents;
 pub use self::quarantine::{Quarantined, forget_quarantined, quarantined};
@@ -63,7 +63,7 @@ const READY: u64 = 1 << 30;
 const BESIDE_CODE: u64 = 4 << 20;
 /// How often a component is fetched when it is evicted before it can be read.
 const FETCHES: usize = 5;
-/// Compiled code may use this fraction of the cache size, in addition to it.
+/// Compiled code may use this fraction of what inputs and components may use.
 const COMPILED_PART: u64 = 4;
 /// Components that may be compiling, or waiting to be, at the same time.
 const MAX_COMPILATIONS: usize = 8;

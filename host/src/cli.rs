@@ -6,6 +6,7 @@
 mod cache;
 mod component;
 mod config;
+mod confirm;
 mod console;
 mod dashboard;
 mod described;
@@ -15,6 +16,7 @@ mod fleet;
 mod health;
 mod listener;
 mod local_runner;
+mod manual;
 mod new;
 mod open_files;
 mod output;
@@ -29,30 +31,83 @@ mod submit;
 mod top;
 mod transfer_display;
 mod try_task;
+mod version;
 mod watch;
 
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 use exit_code::{Advice, Exit};
+
+const EXAMPLES: &str = "\
+Examples:
+  host new word-count
+  host try word-count word-count/sample
+  host run --fq ./queue --exit-when-empty
+  host queue ls ./queue-errors";
+const QUEUE_HELP: &str = "\
+Examples:
+  host queue status ./queue
+  host queue ls ./queue-errors --long
+  host queue redrive ./queue --dry-run";
+const FLEET_HELP: &str = "\
+Examples:
+  host fleet up tiles --on slurm://main --queue fq:///lab/queue --workers 10..40
+  host fleet status tiles --on slurm://main
+  host fleet down tiles --on slurm://main";
+const COMPONENT_HELP: &str = "\
+Examples:
+  host component push edges.wasm --bucket s3://my-data
+  host component ls --bucket s3://my-data";
+const RECEIPTS_HELP: &str = "\
+Examples:
+  host receipts verify tasks.jsonl --bucket s3://my-data
+  host receipts show datasets/cells/1_edges/4.png --bucket s3://my-data";
+const CACHE_HELP: &str = "\
+Examples:
+  host cache verify
+  host cache quarantine --clear";
 
 /// Runs queued tasks on data in buckets, as sandboxed WebAssembly components
 #[derive(Parser)]
 #[command(
     name = "host",
-    version,
-    after_help = exit_code::HELP,
+    version = version::SHORT,
+    long_version = version::long(),
+    after_help = format!("{EXAMPLES}\n\n{}", exit_code::HELP),
     max_term_width = 100,
     disable_help_subcommand = false,
     subcommand_required = true,
     arg_required_else_help = true
 )]
 struct Cli {
+    /// Show warnings and errors, and no messages or progress
+    #[arg(long, short, global = true, conflicts_with = "verbose", display_order = 900)]
+    quiet: bool,
+    /// Log more; twice for details
+    #[arg(long, short, global = true, action = ArgAction::Count, display_order = 901)]
+    verbose: u8,
     #[command(subcommand)]
     command: Command,
+}
+
+/// All commands. Those for `-h` have only their usual settings.
+fn command(is_brief: bool) -> clap::Command {
+    with_help(Cli::command(), is_brief)
+}
+
+/// A command with help in one layout. clap's own `--help` would put each option on lines of its own as
+/// soon as `-h` leaves out any.
+fn with_help(command: clap::Command, is_brief: bool) -> clap::Command {
+    let command = command.mut_subcommands(|child| with_help(child, is_brief));
+    let help = Arg::new("help").short('h').long("help").action(ArgAction::HelpShort);
+    let help = help.help("Print the usual options; --help prints all, and examples");
+    let help = help.help_heading(None).display_order(902);
+    let command = command.disable_help_flag(true).arg(help);
+    if is_brief { settings::brief(command).after_help("") } else { command }
 }
 
 #[derive(Subcommand)]
@@ -62,25 +117,25 @@ enum Command {
     /// Send tasks to a queue
     Submit(submit::Submit),
     /// Inspect and repair a queue
-    #[command(subcommand)]
+    #[command(subcommand, after_help = QUEUE_HELP)]
     Queue(queue::Queue),
     /// Start, watch and stop workers on Docker, Slurm, AWS Batch, ECS or Kubernetes
-    #[command(subcommand)]
+    #[command(subcommand, after_help = FLEET_HELP)]
     Fleet(Box<fleet::Fleet>),
     /// Show the hosts of a queue, what they run, and why tasks failed
     Top(top::Top),
     /// Serve a page for browsers: the hosts of a queue, what they run, and why tasks failed
     Dashboard(dashboard::Dashboard),
     /// Publish and inspect components
-    #[command(subcommand)]
+    #[command(subcommand, after_help = COMPONENT_HELP)]
     Component(component::Component),
     /// Check finished tasks, and find out what produced an output
-    #[command(subcommand)]
+    #[command(subcommand, after_help = RECEIPTS_HELP)]
     Receipts(receipts::Receipts),
     /// Check the cache of inputs and components
-    #[command(subcommand)]
+    #[command(subcommand, after_help = CACHE_HELP)]
     Cache(cache::Cache),
-    /// Run one task from local files, without a queue or a bucket
+    /// Run one task from local files, or the task of a report or a message
     Try(try_task::Try),
     /// Create a project for a new component
     New(new::New),
@@ -90,6 +145,10 @@ enum Command {
     Config(config::Config),
     /// Ask a running host whether it is alive or ready
     Health(health::Health),
+    /// Print completions of commands and options for a shell
+    Completions(manual::Completions),
+    /// Write manual pages
+    Man(manual::Manual),
     /// Compile a component for the host that started this process
     #[command(hide = true)]
     CompileComponent,
@@ -112,6 +171,8 @@ impl Command {
             Self::Doctor(command) => command.run(),
             Self::Config(command) => command.run(),
             Self::Health(command) => command.run(),
+            Self::Completions(command) => command.run(),
+            Self::Man(command) => command.run(),
             Self::CompileComponent => Ok(task_host::catalog::compile_for_parent()
                 .context("this command is for `host` itself")
                 .map(|()| Exit::Done)?),
@@ -122,7 +183,10 @@ impl Command {
 /// Runs the command that the arguments name, and reports its error.
 pub(crate) fn main() -> ExitCode {
     // Exits for `--help`, and with code 2 for wrong options.
-    let cli = Cli::parse();
+    let is_brief = !std::env::args_os().any(|arg| arg == "--help" || arg == "help");
+    let matches = command(is_brief).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    console::set_verbosity(cli.quiet, cli.verbose);
     match cli.command.run() {
         Ok(exit) => exit.into(),
         Err(error) => exit_code::report(&error).into(),
@@ -185,7 +249,22 @@ mod tests {
 
     #[test]
     fn no_two_options_contradict_each_other() {
-        use clap::CommandFactory;
-        Cli::command().debug_assert();
+        command(false).debug_assert();
+        command(true).debug_assert();
+    }
+
+    #[test]
+    fn every_help_has_an_example() {
+        fn check(command: &clap::Command, name: &str) {
+            if command.is_hide_set() || command.get_name() == "help" {
+                return;
+            }
+            let help = command.get_after_help().map(ToString::to_string);
+            assert!(help.is_some_and(|help| help.contains("Example")), "{name}");
+            for child in command.get_subcommands() {
+                check(child, &format!("{name} {}", child.get_name()));
+            }
+        }
+        check(&command(false), "host");
     }
 }

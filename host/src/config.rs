@@ -117,6 +117,10 @@ pub struct DataSettings {
     /// As --receipts, but run a task again if its component or an input has changed since
     #[arg(long)]
     pub skip_unchanged: bool,
+    /// Store what each attempt of a task prints below this prefix in the bucket, as
+    /// PREFIX/NAME/ID/MESSAGE.ATTEMPT.log [default: none]
+    #[arg(long, value_name = "PREFIX", value_parser = parse::component_prefix)]
+    pub logs: Option<Prefix>,
     /// Sync outputs in a directory bucket to disk before acknowledging their task
     #[arg(long)]
     pub durable: bool,
@@ -296,7 +300,7 @@ pub struct CacheSettings {
         hide_default_value = true, value_parser = parse::path()
     )]
     pub dir: PathBuf,
-    /// Maximum bytes of inputs and components in the cache, without compiled code
+    /// Maximum bytes in the cache; a fifth of this is for compiled code
     #[arg(
         id = "cache-size", long, value_name = "SIZE", default_value = "10GiB",
         value_parser = parse::size
@@ -411,6 +415,14 @@ impl DataSettings {
             largest_decoded: cache.size.as_u64(),
             gzip_outputs: None,
         }
+    }
+}
+
+impl CacheSettings {
+    /// The most bytes of inputs and components. The rest of the cache is for compiled code.
+    pub fn for_blobs(&self) -> u64 {
+        let all = self.size.as_u64();
+        all - all / 5
     }
 }
 

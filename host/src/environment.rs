@@ -130,6 +130,18 @@ pub fn default_cache_dir() -> PathBuf {
     cache_dir_of(|name| std::env::var_os(name), known_home, user, &temporary)
 }
 
+/// The directory of the user's settings: `task-host` in `$XDG_CONFIG_HOME` or in `~/.config`.
+pub fn config_dir() -> Option<PathBuf> {
+    config_dir_of(|name| std::env::var_os(name))
+}
+
+fn config_dir_of(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let absolute = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let configured = absolute("XDG_CONFIG_HOME");
+    let dir = configured.or_else(|| absolute("HOME").map(|home| home.join(".config")));
+    dir.map(|dir| dir.join("task-host"))
+}
+
 fn cache_dir_of(
     variable: impl Fn(&str) -> Option<OsString>,
     known_home: Option<PathBuf>,
@@ -218,6 +230,20 @@ pub struct AwsSecret {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_of_the_user_are_where_other_programs_have_theirs() {
+        let dir = |xdg: Option<&str>, home: Option<&str>| {
+            let variable = |name: &str| match name {
+                "XDG_CONFIG_HOME" => xdg.map(OsString::from),
+                _ => home.map(OsString::from),
+            };
+            config_dir_of(variable).map(|dir| dir.display().to_string())
+        };
+        assert_eq!(dir(Some("/x"), Some("/h")).as_deref(), Some("/x/task-host"));
+        assert_eq!(dir(Some("x"), Some("/h")).as_deref(), Some("/h/.config/task-host"));
+        assert_eq!(dir(None, None), None);
+    }
 
     #[test]
     fn a_tilde_is_the_home_directory_and_nothing_else() {

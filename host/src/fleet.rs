@@ -19,7 +19,7 @@ mod last_words;
 mod name;
 pub mod policy;
 mod program;
-mod shell;
+pub mod shell;
 mod slurm;
 mod spec;
 

@@ -96,21 +96,21 @@ struct PutFacts {
 
 impl Outputs {
     /// Checks that `all`, which are sorted by path, can be put into `bucket` under `base`. An
-    /// output that would land in `protected` is refused.
+    /// output that would land in a protected part is refused.
     ///
     /// # Errors
     /// With [`PublishError::Invalid`] for what the guest made.
     pub async fn check(
         all: Vec<Output>,
         base: &Prefix,
-        protected: Option<&Prefix>,
+        protected: &[Protected],
         bucket: &dyn Bucket,
     ) -> Result<Self, PublishError> {
-        let (base, protected) = (base.clone(), protected.cloned());
+        let (base, protected) = (base.clone(), protected.to_vec());
         let is_short = all.len() <= CHECKED_INLINE;
         let check = move || {
             check_case(&all)?;
-            let keys = keys(&all, &base, protected.as_ref())?;
+            let keys = keys(&all, &base, &protected)?;
             Ok((all, keys))
         };
         let (all, keys) = if is_short { check()? } else { blocking(check).await? };
@@ -203,6 +203,27 @@ impl Outputs {
     }
 }
 
+/// A part of a bucket that no task may write to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Protected {
+    /// The keys at and below this prefix.
+    pub prefix: Prefix,
+    /// What is there, for people.
+    pub content: &'static str,
+}
+
+impl Protected {
+    /// Where the components are.
+    pub fn components(prefix: Prefix) -> Self {
+        Self { prefix, content: "the components" }
+    }
+
+    /// Where the logs of tasks are.
+    pub fn logs(prefix: Prefix) -> Self {
+        Self { prefix, content: "the logs of tasks" }
+    }
+}
+
 /// Checks all outputs and puts them.
 ///
 /// # Errors
@@ -210,7 +231,7 @@ impl Outputs {
 pub async fn outputs(
     all: Vec<Output>,
     base: &Prefix,
-    protected: Option<&Prefix>,
+    protected: &[Protected],
     bucket: &dyn Bucket,
     may_put: &(dyn Fn() -> bool + Sync),
 ) -> Result<Published, PublishError> {
@@ -225,7 +246,7 @@ pub async fn outputs(
 /// With [`PublishError::Invalid`] for what could not be published under `base`.
 pub async fn unpublished(all: &[Output], base: &Prefix) -> Result<Vec<PutOutput>, PublishError> {
     check_case(all)?;
-    let keys = keys(all, base, None)?;
+    let keys = keys(all, base, &[])?;
     let mut facts = Vec::with_capacity(all.len());
     for (output, key) in all.iter().zip(keys) {
         let (sha256, size) = (digest(output).await?, output.content.size());
@@ -345,7 +366,7 @@ fn is_lowercase(text: &str) -> bool {
 fn keys(
     found: &[Output],
     base: &Prefix,
-    protected: Option<&Prefix>,
+    protected: &[Protected],
 ) -> Result<Vec<BucketKey>, PublishError> {
     let key = |output: &Output| {
         let key = base.join(&output.path);
@@ -358,15 +379,15 @@ fn keys(
             let problem = format!("its key `{key}` {}", KeyError::Reserved);
             return Err(invalid(&output.path, problem));
         }
-        match protected {
-            Some(protected) if key.starts_with(protected) => {
+        match protected.iter().find(|part| key.starts_with(&part.prefix)) {
+            Some(Protected { prefix, content }) => {
                 let problem = format!(
-                    "its key `{key}` is below `{protected}`, where the components are; \
+                    "its key `{key}` is below `{prefix}`, where {content} are; \
                      a task can't replace them"
                 );
                 Err(invalid(&output.path, problem))
             }
-            _ => Ok(key),
+            None => Ok(key),
         }
     };
     found.iter().map(key).collect()
@@ -413,10 +434,10 @@ mod tests {
         }
 
         async fn publish(&mut self, base: &str) -> Result<Published, PublishError> {
-            let components = Prefix::new("components").unwrap();
+            let components = Protected::components(Prefix::new("components").unwrap());
             let base = Prefix::new(base).unwrap();
             let all = std::mem::take(&mut self.outputs);
-            outputs(all, &base, Some(&components), &self.bucket, &|| true).await
+            outputs(all, &base, &[components], &self.bucket, &|| true).await
         }
     }
 
@@ -503,7 +524,7 @@ mod tests {
         let asked = std::sync::atomic::AtomicU32::new(0);
         let may_put = || asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < 4;
         let base = Prefix::new("d").unwrap();
-        let error = outputs(f.outputs, &base, None, &f.bucket, &may_put).await;
+        let error = outputs(f.outputs, &base, &[], &f.bucket, &may_put).await;
         assert!(matches!(error, Err(PublishError::LeaseOver { .. })), "{error:?}");
         let put = std::fs::read_dir(f.bucket.path().join("d")).unwrap().count();
         assert_eq!(put, 4, "each was allowed by itself");
@@ -519,7 +540,7 @@ mod tests {
         // Allowed to begin.
         let may_put = || asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
         let base = Prefix::new("d").unwrap();
-        let error = outputs(f.outputs, &base, None, &f.bucket, &may_put).await.unwrap_err();
+        let error = outputs(f.outputs, &base, &[], &f.bucket, &may_put).await.unwrap_err();
         let want = "output /outputs/large: the lease ended before it was published";
         assert_eq!(error.to_string(), want);
         assert!(!f.bucket.path().join("d/large").exists());
@@ -585,7 +606,7 @@ mod tests {
         // On the runtime's own threads, as the host does it.
         let (all, store) = (f.outputs, bucket.clone());
         let published = tokio::spawn(async move {
-            outputs(all, &Prefix::new("d").unwrap(), None, &store, &|| true).await
+            outputs(all, &Prefix::new("d").unwrap(), &[], &store, &|| true).await
         });
         let published = published.await.unwrap().unwrap();
         let count = 2 * CHECKED_INLINE;

@@ -22,6 +22,8 @@ mod limits;
 mod lines;
 mod log;
 mod mode;
+mod profile;
+mod progress;
 mod quota;
 mod room;
 mod stack;
@@ -56,7 +58,7 @@ use disk::Disk;
 pub use disk::Source;
 pub use execute::Execute;
 use files::{FailedCall, Tree};
-pub use files::{Input, InputContent, Output};
+pub use files::{FileUse, Input, InputContent, Output};
 pub use interface::version_problem;
 use last_words::LastWords;
 use limits::Memory;
@@ -65,6 +67,9 @@ pub use lines::Lines;
 pub use log::{Log, Tee};
 pub use mode::Mode;
 use mode::{StepClock, World};
+pub use profile::Profiler;
+pub use progress::CallTimes;
+use progress::Progress;
 use quota::Quota;
 use room::{Room, Share};
 pub use stack::Trace;
@@ -120,6 +125,8 @@ pub struct Job {
     pub cancelled: CancellationToken,
     /// Where the guest's output goes at once, beside the log.
     pub tee: Option<Tee>,
+    /// Samples the guest while it computes.
+    pub profiler: Option<Arc<Profiler>>,
     /// What others see of it while it runs.
     pub watched: Option<Arc<Watched>>,
     /// Dropped as soon as the guest has ended, on its thread: the next task can begin before this
@@ -142,8 +149,10 @@ pub struct Execution {
     pub log: Log,
     /// From making the instance to its end.
     pub elapsed: Duration,
-    /// The part of `elapsed` that making the context and the instance took.
-    pub instantiate: Duration,
+    /// The parts of `elapsed` that each call took, and making the context and the instance.
+    pub times: CallTimes,
+    /// What the guest did with its files.
+    pub files: FileUse,
     /// The calls that led to the end of a guest that broke off, if they are known.
     pub trace: Option<Trace>,
     /// The last file call that failed, and why: `open /inputs/a.png: no such file`.
@@ -160,7 +169,8 @@ impl Execution {
             cpu_time: None,
             log: Log::default(),
             elapsed: Duration::ZERO,
-            instantiate: Duration::ZERO,
+            times: CallTimes::default(),
+            files: FileUse::default(),
             trace: None,
             failed_call: None,
         }
@@ -170,6 +180,7 @@ impl Execution {
 /// The calls, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
+#[repr(usize)]
 pub enum Phase {
     /// Making the instance.
     Instantiate,
@@ -179,6 +190,11 @@ pub enum Phase {
     Execute,
     /// The call of that name.
     Finalize,
+}
+
+impl Phase {
+    /// All calls, in their order.
+    pub const ALL: [Self; 4] = [Self::Instantiate, Self::Prepare, Self::Execute, Self::Finalize];
 }
 
 impl std::fmt::Display for Phase {
@@ -365,6 +381,11 @@ impl Sandbox {
         self.threads.confinement()
     }
 
+    /// Samples guests that have a [`Profiler`] this often.
+    pub fn sample_every(&self, interval: Duration) {
+        self.threads.tick_every(interval);
+    }
+
     /// Loads compiled code.
     ///
     /// # Errors
@@ -503,12 +524,10 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
     let log = log::Sink::new(usize::try_from(limits.log.as_u64()).unwrap_or(usize::MAX), job.tee);
     let quota = Quota::new(limits);
     let world = (mode == Mode::Deterministic).then(|| World::of(&job.task));
-    let mut course = Course { phase: Phase::Instantiate, instantiated: None, watched: None };
     if let Some(watched) = &job.watched {
         watched.prints_to(&log);
-        course.watched = Some(watched);
     }
-    course.enter(Phase::Instantiate);
+    let mut progress = Progress::start(start, job.watched.as_deref());
     let files = Tree::new(job.inputs, limits, quota.clone(), disk, log.clone(), world.as_ref());
     let mut table = ResourceTable::new();
     table.set_max_capacity(limits::MAX_HANDLES);
@@ -537,8 +556,11 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
     // A guest that computes is stopped by the epoch; one that waits in a host call, by the
     // timer below. It takes both.
     store.set_epoch_deadline(1);
-    let cancelled = job.cancelled.clone();
+    let (cancelled, profiler) = (job.cancelled.clone(), job.profiler);
     store.epoch_deadline_callback(move |mut store| {
+        if let Some(profiler) = &profiler {
+            profiler.sample(&store);
+        }
         let now = Instant::now();
         let is_over = |cpu_time: &mut CpuTime| cpu_time.check(now);
         if cancelled.is_cancelled()
@@ -554,12 +576,12 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
     let ended = tokio::select! {
         biased;
         ended = calls(
-            &mut store, &job.guest, &job.task, job.attempt, limits, &mut course,
+            &mut store, &job.guest, &job.task, job.attempt, limits, &mut progress,
         ) => ended,
         () = tokio::time::sleep_until(deadline.into()) => Err(Ended::Late),
         () = job.cancelled.cancelled() => Err(Ended::Cancelled),
     };
-    let Course { phase, instantiated, .. } = course;
+    let (phase, times) = progress.end();
     let memory = store.data().memory.bytes();
     let denied = store.data().memory.denied();
     let (crowded, waited_for) = (store.data().memory.crowded(), store.data().memory.waited_for());
@@ -619,6 +641,7 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
         (Ok(outcome), None) if outcome.success => Ok(outcome.outputs),
         (Ok(_), None) => Err(RunError::Unsuccessful),
     };
+    let used = files.used();
     let (result, outputs) = match result {
         Ok(listed) => match files.into_outputs() {
             Ok(outputs) => (Ok(listed), outputs),
@@ -633,25 +656,10 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
         cpu_time,
         log: log.finish(),
         elapsed: start.elapsed(),
-        instantiate: instantiated.map_or(Duration::ZERO, |at: Instant| at - start),
+        times,
+        files: used,
         trace,
         failed_call: failed_call.map(|call| call.text().to_owned()),
-    }
-}
-
-/// How far an execution has come.
-struct Course<'a> {
-    phase: Phase,
-    instantiated: Option<Instant>,
-    watched: Option<&'a Watched>,
-}
-
-impl Course<'_> {
-    fn enter(&mut self, phase: Phase) {
-        self.phase = phase;
-        if let Some(watched) = self.watched {
-            watched.enters(phase);
-        }
     }
 }
 
@@ -702,10 +710,9 @@ async fn calls(
     task: &Task,
     attempt: u32,
     limits: &Limits,
-    course: &mut Course<'_>,
+    progress: &mut Progress<'_>,
 ) -> Result<types::Outcome, Ended> {
     let instance = guest.pre.instantiate_async(&mut *store).await?;
-    course.instantiated = Some(Instant::now());
     let task = types::Task {
         info: types::Info {
             id: task.id,
@@ -716,11 +723,11 @@ async fn calls(
         payload: task.payload.clone(),
         attempt,
     };
-    course.enter(Phase::Prepare);
+    progress.enter(Phase::Prepare);
     fault::point(Step::Prepare);
     instance.call_prepare(&mut *store, &task).await??;
     store.data().quota.check()?;
-    course.enter(Phase::Execute);
+    progress.enter(Phase::Execute);
     fault::point(Step::Execute);
     let outcome = instance.call_execute(&mut *store, &task).await??;
     store.data().quota.check()?;
@@ -729,7 +736,7 @@ async fn calls(
     }
     let listed = outcome.outputs.iter().map(|path| (path.capacity() + size_of::<String>()) as u64);
     store.data().quota.hold(listed.sum())?;
-    course.enter(Phase::Finalize);
+    progress.enter(Phase::Finalize);
     fault::point(Step::Finalize);
     instance.call_finalize(&mut *store, &task, &outcome).await??;
     fault::point(Step::Finalized);

@@ -2,7 +2,7 @@
 //! queues, and the state of each of them.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use tokio::runtime::Handle;
@@ -14,12 +14,13 @@ use crate::ahead::Ahead;
 use crate::bucket::{self, Access, Bucket, BucketError, DirSync};
 use crate::cache::{Cache, CacheError, CacheOptions};
 use crate::catalog::Catalog;
-use crate::config::{self, Config, TaskLimits};
+use crate::config::{self, Config, DataSettings, TaskLimits};
 use crate::heartbeat::Place;
 use crate::key::Prefix;
 use crate::machine::Machine;
 use crate::outage::Outages;
 use crate::prefetch::Prefetch;
+use crate::publish::Protected;
 use crate::queue::{self, Address, Queue, QueueError};
 use crate::receipt::Receipts;
 use crate::sandbox::{Confinement, Execute, Sandbox};
@@ -49,8 +50,10 @@ pub struct Services {
     pub(crate) inputs: Prefetch,
     /// The bucket that outputs go to.
     pub(crate) bucket: Arc<dyn Bucket>,
-    /// Where components are in that bucket. Tasks can't publish there.
-    pub(crate) components: Option<Prefix>,
+    /// Where tasks can't publish in that bucket.
+    pub(crate) protected: Vec<Protected>,
+    /// True while logs of tasks can't be stored.
+    pub(crate) logs_fail: AtomicBool,
     /// Receipts of finished tasks, if there are to be any.
     pub(crate) receipts: Option<Receipts>,
     /// Where large outputs are until they are published.
@@ -150,7 +153,7 @@ impl Services {
         };
         let cache = Cache::open(CacheOptions {
             dir: config.cache.dir.clone(),
-            max_bytes: config.cache.size.as_u64(),
+            max_bytes: config.cache.for_blobs(),
         })?;
         let spill = Arc::new(SpillDir::new(&config.cache.dir.join("work"))?);
         let (parallel, mode) = (config.work.parallel, config.work.mode());
@@ -205,10 +208,8 @@ impl Services {
                 ahead: Ahead::new(config.work.prefetch_bytes),
             },
             bucket,
-            components: match &config.data.components {
-                Some(dir) => bucket::prefix_of(dir, &config.data.bucket)?,
-                None => Some(config.data.component_prefix.clone()),
-            },
+            protected: protected(&config.data)?,
+            logs_fail: AtomicBool::new(false),
             receipts,
             spill: opened.spill,
             catalog: opened.catalog,
@@ -297,6 +298,19 @@ impl Services {
             queue.close().await;
         }
     }
+}
+
+/// The parts of the bucket that tasks can't write to.
+///
+/// # Errors
+/// When the directory of components and the bucket can't be compared.
+pub fn protected(data: &DataSettings) -> Result<Vec<Protected>, BucketError> {
+    let components = match &data.components {
+        Some(dir) => bucket::prefix_of(dir, &data.bucket)?,
+        None => Some(data.component_prefix.clone()),
+    };
+    let logs = data.logs.clone().map(Protected::logs);
+    Ok(components.map(Protected::components).into_iter().chain(logs).collect())
 }
 
 /// The disks of the report queues that are directories, with durable outputs.

@@ -2,6 +2,7 @@
 //! and writes its receipt, and `task/guest_log.rs` logs what it prints.
 
 mod guest_log;
+mod printed;
 mod receipts;
 mod settle;
 
@@ -27,7 +28,7 @@ use crate::message::{DecodeError, Task};
 use crate::prefetch::{Brought, ReadInPlace};
 use crate::publish::{self, Published, PutOutput};
 use crate::queue::Message;
-use crate::sandbox::{Execution, Input, Job, Log, Output, RunError, Trace};
+use crate::sandbox::{Execution, Input, Job, Log, Output, Phase, RunError, Trace};
 use crate::services::{Services, slots, slots::Slot};
 use crate::stats::{Gauge, Step, Steps};
 use crate::turns::Turns;
@@ -240,6 +241,7 @@ impl Attempt {
             inputs,
             cancelled: lost.child_token(),
             tee: guest_log::tee(services.limits.of(&task.name)),
+            profiler: None,
             watched,
             slot: slot.map(|slot| slot.permit),
         };
@@ -326,7 +328,7 @@ impl Attempt {
         outputs: Vec<Output>,
     ) -> Result<(Published, Vec<PutOutput>), Failure> {
         let bucket = &*services.bucket;
-        let protected = services.components.as_ref();
+        let protected = &services.protected;
         let base = &task.base_directory;
         let outputs = publish::Outputs::check(outputs, base, protected, bucket).await?;
         let mut outputs = outputs.with_digests(services.receipts.is_some());
@@ -480,7 +482,7 @@ impl Attempt {
         // A task that started ahead has waited for a thread.
         let waited = self.steps.spent(Step::Run).saturating_sub(execution.elapsed);
         self.steps.move_from(Step::Run, Step::Wait, waited);
-        self.steps.move_from(Step::Run, Step::Instantiate, execution.instantiate);
+        self.steps.move_from(Step::Run, Step::Instantiate, execution.times.of(Phase::Instantiate));
     }
 }
 

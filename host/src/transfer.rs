@@ -39,6 +39,9 @@ pub trait Observer: Send + Sync {
 
     /// A message was refused.
     fn refused(&self, origin: &MessageOrigin, problem: &dyn fmt::Display);
+
+    /// In a dry run, the first message that would be sent.
+    fn would_send(&self, _body: &[u8]) {}
 }
 
 /// Where a message of a transfer comes from.

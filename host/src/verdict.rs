@@ -33,6 +33,18 @@ pub enum Verdict {
     Abandon,
 }
 
+impl Verdict {
+    /// Whether the task is to run again because this attempt failed.
+    pub fn is_retry(&self) -> bool {
+        matches!(self, Self::Retry { .. })
+    }
+
+    /// Whether the attempt ended for a reason of the task: it is done, or it failed.
+    pub fn is_of_the_task(&self) -> bool {
+        matches!(self, Self::Done | Self::Retry { .. } | Self::Reject)
+    }
+}
+
 /// How often and how fast a task is retried.
 #[derive(Debug, Clone, Copy)]
 pub struct Policy {

@@ -651,6 +651,58 @@ fn what_was_pushed_is_listed_and_inspected() {
 }
 
 #[test]
+fn a_component_has_a_history_and_goes_back_in_it() {
+    let place = Place::new();
+    place.write("good.wasm", component(End::Done));
+    place.write("bad.wasm", component(End::Reject));
+    place.write("trap.wasm", component(End::Trap));
+    let digest = |name: &str| {
+        let shown = place.run(&format!("component inspect {name} --json")).json();
+        shown["digest"].as_str().unwrap().to_owned()
+    };
+    // A component that an earlier host or `cp` put there.
+    place.write("bucket/components/A.wasm", component(End::Trap));
+    place.run("component history A").ok().says("did not put there");
+    place.run("component push good.wasm --name A").ok().says("replaced A");
+    place.run("component push bad.wasm --name A").ok();
+    let listed = place.run("component history A --json").ok().stdout;
+    let versions: Vec<serde_json::Value> =
+        listed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let digests: Vec<&str> = versions.iter().filter_map(|v| v["digest"].as_str()).collect();
+    assert_eq!(digests, [digest("bad.wasm"), digest("good.wasm"), digest("trap.wasm")], "{listed}");
+    assert_eq!(versions[0]["is_current"], true);
+    // The component is a whole one, as for all hosts, and versions are not components of their own.
+    assert_eq!(digest("A"), digest("bad.wasm"));
+    let shown = place.run("component ls").ok();
+    assert_eq!(shown.stdout.lines().count(), 1, "{}", shown.stdout);
+
+    place.run("component rollback A --dry-run").ok().says("would be");
+    assert_eq!(digest("A"), digest("bad.wasm"));
+    place.run("component rollback A").ok().says(&digest("good.wasm"));
+    assert_eq!(digest("A"), digest("good.wasm"));
+    place.run("submit --fq ./queue --name A --base-directory d").ok();
+    place.run("run --fq ./queue -x").ok().says("1 done");
+    place.run("component rollback A").ok();
+    assert_eq!(digest("A"), digest("trap.wasm"));
+    place.run("component rollback A").exits(1).says("no version before");
+    place.run(&format!("component rollback A --to {}", &digest("bad.wasm")[..8])).ok();
+    assert_eq!(digest("A"), digest("bad.wasm"));
+    place.run("component rollback A --to 0000zz").exits(1).says("no version that begin");
+
+    place.run("component rm A").exits(2).says("add --yes");
+    place.run("component rm A --dry-run").ok().says("would be removed");
+    assert!(place.has("bucket/components/A.wasm"));
+    place.run("component rm A --yes").ok().says("removed");
+    place.run("component history A").ok().says("was removed");
+    place.run("component rollback A").ok();
+    assert_eq!(digest("A"), digest("bad.wasm"));
+    let old = format!("A@{}", digest("trap.wasm"));
+    place.run(&format!("component rm {old} --yes")).ok();
+    assert!(!place.has(&format!("bucket/components/{old}.wasm")));
+    place.run("component rm B --yes").exits(1).says("has no component");
+}
+
+#[test]
 fn a_try_ends_as_a_run_would() {
     let place = Place::new();
     place.write("good.wasm", component(End::Done));
@@ -665,7 +717,7 @@ fn a_try_ends_as_a_run_would() {
         .says("error: the guest panicked")
         .says("reject it");
     place.run("try trap.wasm").exits(3).says("would try it again");
-    place.run("try good.wasm --input missing.txt").exits(1).says("--input missing.txt");
+    place.run("try good.wasm --input missing.txt").exits(1).says("input missing.txt: No such file");
     place
         .run("try good.wasm --input a.txt --input a.txt")
         .exits(1)
@@ -712,10 +764,13 @@ fn queues_are_counted_copied_moved_and_purged() {
     assert_eq!(place.enqueued("b"), 300);
     place.run("queue purge ./b --yes").ok().says("300 messages deleted");
     place.run("queue status ./b").ok().says("Inserted: 0\nEnqueued: 0 (--% left)");
-    place.run("queue rezero ./c").ok();
+    place.run("queue rezero ./c").exits(2).says("add --yes");
+    place.run("queue rezero ./c --yes").ok();
     place.run("queue status ./c").ok().says("Inserted: 0\nEnqueued: 300");
-    place.run("queue release fq://./c").ok().says("0 messages released");
-    for command in ["status", "ls", "release", "rezero", "purge --yes"] {
+    place.run("queue release ./c").exits(2).says("add --yes");
+    place.run("queue release fq://./c --yes").ok().says("0 messages released");
+    place.run("queue purge ./c --dry-run").ok().says("has 300 messages; nothing was changed");
+    for command in ["status", "ls", "release --yes", "rezero --yes", "purge --yes"] {
         place.run(&format!("queue {command} ./missing")).exits(1).says("there is no queue");
     }
     place.run("queue cp ./missing ./d").exits(1);
@@ -735,7 +790,11 @@ fn a_reader_that_has_seen_enough_is_no_error() {
 #[test]
 fn a_new_project_says_what_to_do_with_it() {
     let place = Place::new();
-    place.run("new edge-finder").ok().says("created edge-finder").says("edge_finder.wasm");
+    place
+        .run("new edge-finder")
+        .ok()
+        .says("created edge-finder")
+        .says("host try . --input sample/tyger.txt");
     assert!(place.has("edge-finder/Cargo.toml"));
     place.run("new edge-finder").exits(1).says("is not empty");
     place.run("new 3d").exits(2).says("has to start with a letter");
@@ -823,7 +882,7 @@ fn a_host_that_is_told_to_stop_exits_with_zero() {
 /// A command's help without the settings if it takes all of them: the reference lists them, and a
 /// test compares it.
 fn without_settings(help: &str) -> String {
-    match (help.split_once("\nQueues:\n"), help.contains("--max-output-files")) {
+    match (help.split_once("\nQueues:\n"), help.contains("--listen <")) {
         (Some((before, settings)), true) => {
             let (_, after) = settings.split_once("--listen").unwrap();
             let (_, after) = after.split_once("\n\n").unwrap();
@@ -831,6 +890,106 @@ fn without_settings(help: &str) -> String {
         }
         _ => help.to_owned(),
     }
+}
+
+#[test]
+fn the_short_help_has_the_usual_settings_only() {
+    let place = Place::new();
+    let (short, long) = (place.run("run -h").ok().stdout, place.run("run --help").ok().stdout);
+    assert!(short.contains("--bucket <URL>") && !short.contains("--sync-every"), "{short}");
+    assert!(long.contains("--sync-every") && long.contains("Examples:"), "{long}");
+    assert!(short.lines().count() < 60, "{short}");
+}
+
+#[test]
+fn manual_pages_and_completions_know_every_command() {
+    let place = Place::new();
+    place.run("man pages --name task-host").ok().says("pages written to pages");
+    for page in ["task-host", "task-host-run", "task-host-queue-redrive"] {
+        assert!(place.has(&format!("pages/{page}.1")), "{page}");
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        place.run(&format!("completions {shell}")).ok().says("redrive");
+    }
+    let versions = place.run("--version").ok();
+    versions.says("wasmtime 48.").says("guest interface task-host:guest@");
+}
+
+#[test]
+fn quiet_commands_say_nothing_unless_something_is_wrong() {
+    let place = Place::new();
+    let sent = place.feed("submit --fq ./queue -q", lines(0..3).as_bytes()).ok();
+    assert!(sent.stderr.is_empty() && sent.stdout.is_empty(), "{}", sent.stderr);
+    place.feed("submit --fq ./queue -q", b"oops\n").exits(3).says("line 1: message");
+}
+
+#[test]
+fn settings_of_the_user_come_after_those_of_the_directory() {
+    let place = Place::new();
+    place.write("config/task-host/host.toml", "lease = \"9m\"\nbucket = \"/users\"\n");
+    place.write("host.toml", "bucket = \"/here\"\n");
+    let shown = |line: &str| {
+        let mut command = place.host(line);
+        command.env("XDG_CONFIG_HOME", place.path("config"));
+        Ended::of(command.output().unwrap()).ok().json()
+    };
+    let settings = shown("config --json");
+    assert_eq!(
+        (&settings["lease"]["value"], &settings["bucket"]["value"]),
+        (&"9m".into(), &"/here".into())
+    );
+    let from = settings["lease"]["from"].as_str().unwrap();
+    assert!(from.ends_with("config/task-host/host.toml"), "{from}");
+    assert_eq!(shown("config --json --config host.toml")["lease"]["value"], "5m");
+}
+
+#[test]
+fn names_that_are_probably_wrong_are_told() {
+    let place = Place::new();
+    place.run("run --queue tasks -x").exits(2).says("write ./tasks for the directory");
+    place.run("queue status tasks").exits(2).says("sqs://tasks for SQS");
+    assert!(!place.has("tasks"));
+    place.run("run --fq ./queue -x").ok().says("is its name right?");
+    let again = place.run("run --fq ./queue -x").ok();
+    assert!(!again.stderr.contains("right?"), "{}", again.stderr);
+    fs::remove_dir(place.path("bucket")).unwrap();
+    place.run("component ls").exits(1).says("there is no such directory");
+    place.write("bucket/d/a", "x");
+    let submit = "submit --fq ./queue --name NOOP --base-directory d --input a --input b --dry-run";
+    let warned = place.run(submit).ok().says("no component components/NOOP.wasm");
+    let warned =
+        warned.says("no object d/b, which is an input").says("the first message: {\"basic");
+    assert!(!warned.stderr.contains("no object d/a"), "{}", warned.stderr);
+    let mut each = place.host("submit --fq ./queue --name A --each d/*");
+    let each = Ended::of(each.args(["--payload", r#"{"t": "{steem}"}"#]).output().unwrap());
+    each.exits(2).says("--payload has {steem}, which is not replaced");
+    let mut one = place.host("submit --fq ./queue --name A --base-directory d");
+    let one = Ended::of(one.args(["--payload", r#"{"t": "{stem}"}"#]).output().unwrap());
+    one.exits(2).says("--payload has {stem}, which only --each replaces");
+}
+
+#[test]
+fn what_was_not_used_is_pruned_from_the_cache() {
+    let place = Place::new();
+    place.write("good.wasm", component(End::Done));
+    place.run("try good.wasm").ok();
+    place.run("component push good.wasm --name NO_OP").ok();
+    place.run("submit --fq ./queue --name NO_OP --base-directory d").ok();
+    place.run("run --fq ./queue -x").ok();
+    let listed = place.run("cache ls --json").ok().stdout;
+    let kinds: Vec<String> = listed
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["kind"].to_string())
+        .collect();
+    assert!(kinds.iter().any(|kind| kind.contains("object")), "{listed}");
+    assert!(kinds.iter().any(|kind| kind.contains("code")), "{listed}");
+    place.run("cache prune --to 0 --dry-run").ok().says("would be removed");
+    assert_eq!(place.run("cache ls --json").ok().stdout, listed);
+    place.run("cache prune --unused-for 1h").ok().says("0 files of 0 B removed");
+    let pruned = place.run("cache prune --to 0 --json").ok().json();
+    assert_eq!((&pruned["removed"], &pruned["kept"]), (&kinds.len().into(), &0.into()), "{pruned}");
+    place.run("cache ls").ok().says("0 files, 0 B");
+    place.run("cache prune").exits(2);
 }
 
 #[test]
@@ -850,6 +1009,9 @@ fn the_help_of_commands_and_settings_is_as_people_read_it() {
         ("dashboard", "dashboard"),
         ("component", "component"),
         ("component_push", "component push"),
+        ("component_history", "component history"),
+        ("component_rollback", "component rollback"),
+        ("component_rm", "component rm"),
         ("component_inspect", "component inspect"),
         ("receipts", "receipts"),
         ("receipts_verify", "receipts verify"),
@@ -858,6 +1020,10 @@ fn the_help_of_commands_and_settings_is_as_people_read_it() {
         ("cache", "cache"),
         ("cache_verify", "cache verify"),
         ("cache_quarantine", "cache quarantine"),
+        ("cache_ls", "cache ls"),
+        ("cache_prune", "cache prune"),
+        ("completions", "completions"),
+        ("man", "man"),
         ("try", "try"),
         ("new", "new"),
         ("doctor", "doctor"),

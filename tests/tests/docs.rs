@@ -220,12 +220,37 @@ fn services(command: &str) -> Vec<String> {
     servers.into_iter().flat_map(named).collect()
 }
 
+/// Commands that the program prints.
+mod printed {
+    use super::*;
+
+    #[test]
+    fn what_a_new_project_says_works() {
+        let mut typed = vec![Typed { line: 1, command: "host new word-count".to_owned() }];
+        let dir = tempfile::tempdir().unwrap();
+        let mut new = Command::new(host());
+        let output = new.args(["new", "word-count"]).current_dir(dir.path()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        let printed = said.lines().enumerate().filter_map(|(n, line)| {
+            Some(Typed { line: n + 1, command: line.strip_prefix("  ")?.to_owned() })
+        });
+        typed.extend(printed);
+        assert!(typed.len() > 2, "no commands in {said}");
+        typed.push(Typed { line: 0, command: "test -s out/1_words/tyger.tsv".to_owned() });
+        run("host new", &typed);
+    }
+}
+
 /// Runs a page.
 fn check(page: &str) {
     let typed = read(page);
-    if typed.is_empty() {
-        return;
+    if !typed.is_empty() {
+        run(page, &typed);
     }
+}
+
+/// Runs commands in one shell, in an empty directory.
+fn run(page: &str, typed: &[Typed]) {
     let uses_services = typed.iter().any(|typed| !services(&typed.command).is_empty());
     let dir = tempfile::tempdir().unwrap();
     let (work, home, bin) =
@@ -247,7 +272,7 @@ fn check(page: &str) {
             .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(below)))
     };
     let mut bash = Command::new("bash");
-    bash.args(["-c", &script(page, &typed)]).current_dir(&work);
+    bash.args(["-c", &script(page, typed)]).current_dir(&work);
     bash.env("HOME", &home).env_remove("XDG_CACHE_HOME");
     bash.env("PATH", std::env::join_paths(path).unwrap());
     bash.env("ROOT", root()).env("GIT", git).env("CARGO_PROGRAM", cargo);

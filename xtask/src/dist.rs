@@ -8,6 +8,7 @@ mod cross;
 mod debian;
 mod image;
 mod licences;
+mod manual;
 mod release;
 mod stage;
 mod target;
@@ -25,6 +26,7 @@ use crate::command::{capture, run as run_command};
 use crate::project::Project;
 use crate::servers::{Servers, Which};
 use crate::setup;
+use manual::Manual;
 use release::{Program, Release, STAGES};
 use target::Target;
 
@@ -54,9 +56,10 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
     }
     let programs = if options.host.is_empty() {
         let targets = if options.target.is_empty() { &Target::ALL } else { &*options.target };
+        let commit = release::commit(project)?;
         targets
             .iter()
-            .map(|target| Program::new(project, *target, cross::build(project, *target)?))
+            .map(|target| Program::new(project, *target, cross::build(project, *target, &commit)?))
             .collect::<anyhow::Result<Vec<_>>>()?
     } else {
         let read = |file: &PathBuf| Program::new(project, Target::of(file)?, file.clone());
@@ -75,10 +78,11 @@ fn pack(project: &Project, dir: &Path, programs: &[Program]) -> anyhow::Result<V
     clear(dir)?;
     let release = Release::open(project, dir)?;
     let mut packed = Vec::new();
+    let manual = Manual::write(&release, programs, debian::NAME)?;
     for program in programs {
         packed.push(archive::pack(&release, program)?);
         packed.push(wheel::pack(&release, program)?);
-        packed.push(debian::pack(&release, program)?);
+        packed.push(debian::pack(&release, program, &manual)?);
     }
     packed.push(image::pack(&release, programs)?);
     fs::remove_dir_all(dir.join(STAGES))?;

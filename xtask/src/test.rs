@@ -80,6 +80,7 @@ const WITH_BROWSER: &[(&str, &str)] = &[("docs", "page::status_page"), ("host", 
 
 /// The tests that need guests in other languages.
 const WITH_LANGUAGES: &[(&str, &str)] = &[
+    ("host", "components::a_component_is_shown_with_the_language_"),
     ("host", "deterministic::a_program_in_c_"),
     ("host", "deterministic::a_program_in_javascript_"),
     ("host", "deterministic::a_program_in_python_"),
@@ -96,6 +97,7 @@ const WITH_GUESTS: &[(&str, &str)] = &[
     ("crash", ""),
     ("demo", ""),
     ("docs", "page::"),
+    ("docs", "printed::"),
     ("fault_points", ""),
     ("host", ""),
     ("soak", ""),

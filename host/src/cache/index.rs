@@ -92,6 +92,19 @@ impl Index {
         Ok(renameat(open.tmp.dir(), tmp, CWD, file)?)
     }
 
+    /// Calls `each` with the bucket, the key and the digest of every entry.
+    pub(super) fn each(&self, mut each: impl FnMut(&str, &str, Digest)) {
+        let Ok(shards) = std::fs::read_dir(&self.path) else { return };
+        for shard in shards.flatten() {
+            let Ok(files) = std::fs::read_dir(shard.path()) else { continue };
+            for Entry { bucket, key, digest, .. } in
+                files.flatten().filter_map(|file| read(&file.path(), self.us))
+            {
+                each(&bucket, &key, digest);
+            }
+        }
+    }
+
     /// Removes unreadable entries and those whose blob is gone.
     pub(super) fn prune(&self, is_there: impl Fn(&Digest) -> bool) -> Pruned {
         let mut pruned = Pruned::default();

@@ -5,6 +5,7 @@
 //! directory that no other user can write to, and only if its checksum is right. The engine loads
 //! the bytes that were checked, not the file, so that a disk that fails later does no harm.
 
+use std::cmp::Reverse;
 use std::fs;
 use std::hash::{Hash, Hasher};
 use std::io::{self, Read, Write};
@@ -20,6 +21,7 @@ use wasmtime::Engine;
 use super::compiler::{CompileLimits, Failed};
 use super::entries;
 use super::quarantine::{CompileLock, DEATH_EXPIRES, MAX_RECORDS, Unstored, read_failed};
+use crate::cache::{Stored, of_file};
 use crate::digest::Digest;
 use crate::fault::{self, Step};
 use crate::shortage::is_damage;
@@ -298,6 +300,18 @@ pub fn check_compiled(dir: &Path) -> io::Result<(u64, u64)> {
         }
     }
     Ok((files, damaged))
+}
+
+/// The compiled code of all engines in a `compiled` directory, that which was used last first. Each has
+/// the digest of its component.
+pub fn stored_code(dir: &Path) -> Vec<(PathBuf, Stored)> {
+    let folders = entries(dir).filter(|folder| folder.is_dir());
+    let is_code = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "cwasm");
+    let files = folders.flat_map(|folder| entries(&folder)).filter(is_code);
+    let mut found: Vec<_> =
+        files.filter_map(|file| of_file(&file).map(|stored| (file, stored))).collect();
+    found.sort_by_key(|(_, stored)| Reverse(stored.used));
+    found
 }
 
 fn not_loaded(path: &Path, why: &str) -> Option<Vec<u8>> {

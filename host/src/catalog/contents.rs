@@ -18,7 +18,7 @@ pub struct Contents {
     pub exports: Vec<String>,
     /// The names of imports.
     pub imports: Vec<String>,
-    /// The languages that the file was written in, if its tools recorded them.
+    /// The languages that the task was written in, as far as its tools recorded them.
     pub languages: Vec<String>,
     /// The tools that made the file, with their versions, if they recorded them.
     pub tools: Vec<String>,
@@ -66,6 +66,7 @@ const OFFERED: [(&str, &[&str]); 6] = [
 fn read(bytes: &[u8]) -> wasmparser::Result<Contents> {
     let mut found = Contents::default();
     let mut made: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let mut libraries = Vec::new();
     let mut depth = 0_usize;
     for payload in Parser::new(0).parse_all(bytes) {
         match payload? {
@@ -88,6 +89,12 @@ fn read(bytes: &[u8]) -> wasmparser::Result<Contents> {
             Payload::ExportSection(section) if depth == 1 => {
                 for export in section {
                     found.exports.push(export?.name.to_owned());
+                }
+            }
+            // How wit-component links libraries: another module has the places of each.
+            Payload::ExportSection(section) => {
+                for export in section {
+                    libraries.extend(export?.name.strip_suffix(LIBRARY));
                 }
             }
             Payload::ComponentImportSection(section) if depth == 1 => {
@@ -127,9 +134,45 @@ fn read(bytes: &[u8]) -> wasmparser::Result<Contents> {
         names.dedup();
         names
     };
-    found.languages = take("language");
     found.tools = take("processed-by");
+    found.languages = languages(take("language"), &found.tools, &libraries);
     Ok(found)
+}
+
+/// What follows the name of a library in the names of what links it.
+const LIBRARY: &str = ":memory_base";
+/// Names of libraries and tools, by how they begin, and the language that a task is written in that
+/// has them. Their own languages are others.
+const RUNTIMES: [(&str, &str); 7] = [
+    ("libpython", "Python"),
+    ("libcomponentize_py", "Python"),
+    ("componentize-py", "Python"),
+    ("componentize_qjs", "JavaScript"),
+    ("componentize-js", "JavaScript"),
+    ("ComponentizeJS", "JavaScript"),
+    ("jco", "JavaScript"),
+];
+
+/// The languages of the task, and not those of what came with it: the runtime of an interpreted
+/// language, the C library below a program in Rust, and the adapters below one in C, which are in
+/// Rust.
+fn languages(recorded: Vec<String>, tools: &[String], libraries: &[&str]) -> Vec<String> {
+    let mut names = tools.iter().map(String::as_str).chain(libraries.iter().copied());
+    let runtime = names.find_map(|name| {
+        let known = RUNTIMES.iter().find(|(begin, _)| name.starts_with(begin));
+        known.map(|(_, language)| *language)
+    });
+    if let Some(language) = runtime {
+        return vec![language.to_owned()];
+    }
+    let has = |tool: &str| tools.iter().any(|name| name.starts_with(tool));
+    let is_kept = |language: &String| match (has("wit-bindgen-rust"), has("wit-bindgen-c")) {
+        (true, _) => language.starts_with("Rust"),
+        (false, true) => !language.starts_with("Rust"),
+        (false, false) => true,
+    };
+    let kept: Vec<String> = recorded.iter().filter(|language| is_kept(language)).cloned().collect();
+    if kept.is_empty() { recorded } else { kept }
 }
 
 impl Contents {
@@ -250,6 +293,35 @@ mod tests {
             "(component)",
             Some("it does not export `prepare`, `execute`, `finalize`; it exports nothing"),
         );
+    }
+
+    #[test]
+    fn the_language_is_that_of_the_task_and_not_of_what_came_with_it() {
+        let check = |recorded: &[&str], tools: &[&str], libraries: &[&str], want: &[&str]| {
+            let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+            let tools: Vec<String> = owned(tools);
+            assert_eq!(languages(owned(recorded), &tools, libraries), want, "{tools:?}");
+        };
+        check(&["Rust"], &["rustc 1.75.0"], &["libc.so", "libpython3.14.so"], &["Python"]);
+        check(&["Rust"], &["rustc 1.96.0"], &["componentize_qjs_runtime.wasm"], &["JavaScript"]);
+        check(&["Rust"], &["ComponentizeJS 0.19.3"], &[], &["JavaScript"]);
+        check(
+            &["C11", "Rust"],
+            &["wit-bindgen-c 0.51.0", "wit-bindgen-rust 0.45.0"],
+            &[],
+            &["Rust"],
+        );
+        check(&["C99", "Rust"], &["clang 14", "wit-bindgen-c 0.61.1"], &[], &["C99"]);
+        check(&["Rust"], &["wit-bindgen-c 0.61.1"], &[], &["Rust"]);
+        check(&["Go"], &["TinyGo 0.40"], &[], &["Go"]);
+        check(&[], &[], &[], &[]);
+    }
+
+    #[test]
+    fn a_linked_library_is_found_in_the_module_that_links_it() {
+        let wat = r#"(component (core module (global (export "libpython3.14.so:memory_base") i32
+            (i32.const 0))))"#;
+        assert_eq!(Contents::of(&wat::parse_str(wat).unwrap()).unwrap().languages, ["Python"]);
     }
 
     #[test]

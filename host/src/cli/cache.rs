@@ -1,4 +1,6 @@
-//! `host cache`: checks the cache of inputs and components.
+//! `host cache`: checks the cache of inputs and components, shows it, and removes some of it.
+
+mod stored;
 
 use std::io::{self, Write};
 
@@ -21,16 +23,45 @@ pub(crate) enum Cache {
     #[command(after_help = "\
 Compares the digests of inputs and components, and the checksums of compiled code, and removes files
 that do not match. Hosts fetch or compile them again when they need them, and may use the cache
-meanwhile. The exit code is 0 if nothing was damaged and 3 if something was removed.")]
+meanwhile. The exit code is 0 if nothing was damaged and 3 if something was removed.
+
+Examples:
+  host cache verify
+  host cache verify --cache-dir /var/cache/task-host --json")]
     Verify(Verify),
     /// List components that hosts do not try to compile again, and why
     #[command(after_help = "\
 Hosts that share this cache do not compile a component again after its compilation failed, exceeded
 a limit, or was killed twice; its tasks fail with the reason. Higher limits (--compile-memory,
 --compile-timeout), another version of `host`, or --clear allow another attempt. Entries for killed
-compilations expire after a day.")]
+compilations expire after a day.
+
+Examples:
+  host cache quarantine
+  host cache quarantine --clear")]
     Quarantine(Quarantine),
+    /// List the inputs, components and compiled code in the cache
+    #[command(after_help = LS_HELP)]
+    Ls(stored::Ls),
+    /// Remove what was not used for some time, or until the rest is small enough
+    #[command(after_help = PRUNE_HELP)]
+    Prune(stored::Prune),
 }
+
+const LS_HELP: &str = "\
+Those that were used last come first. An input of a directory bucket is not in the cache: it is read
+in place.
+
+Examples:
+  host cache ls
+  host cache ls --json | jq -s 'map(.bytes) | add'";
+const PRUNE_HELP: &str = "\
+Hosts may use the cache meanwhile; they fetch or compile again what they need. They keep the cache
+below --cache-size themselves.
+
+Examples:
+  host cache prune --unused-for 30d --dry-run
+  host cache prune --to 2GiB";
 
 /// Options of `host cache quarantine`.
 #[derive(Debug, clap::Args)]
@@ -70,6 +101,8 @@ impl Cache {
         match self {
             Self::Verify(command) => command.run(),
             Self::Quarantine(command) => command.run(),
+            Self::Ls(command) => command.run(),
+            Self::Prune(command) => command.run(),
         }
     }
 }

@@ -1,31 +1,51 @@
 //! `host component`: checks, publishes, lists and inspects components.
 
 mod signature;
+mod store;
+mod versions;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use futures_util::TryStreamExt;
 use serde::Serialize;
-use task_host::bucket::{self, Bucket, BucketError, Content};
+use task_host::bucket::BucketError;
 use task_host::catalog::Contents;
-use task_host::config::DataSettings;
 use task_host::digest::Digest;
-use task_host::key::{BucketKey, Prefix, TaskName, lowercase};
+use task_host::key::TaskName;
 
 use super::console::Console;
 use super::exit_code::{Advice, Exit};
 use super::local_runner::LocalRunner;
 use super::output;
 use super::settings::{self, Flags, Settings, When};
+use store::ComponentStore;
+
+const PUSH_HELP: &str = "\
+Hosts use the new component for tasks that they start from then on. The one that it replaces is kept:
+see `host component history` and `rollback`.
+
+Examples:
+  host component push edges.wasm
+  host component push target/wasm32-wasip2/release/edges.wasm --name edges/v2 --bucket s3://my-data";
+const LS_HELP: &str = "\
+Examples:
+  host component ls
+  host component ls --bucket s3://my-data --json";
+const INSPECT_HELP: &str = "\
+The exit code is 3 if the file can't be a task's component.
+
+Examples:
+  host component inspect edges.wasm
+  host component inspect edges --bucket s3://my-data";
 
 /// Commands of `host component`.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Component {
     /// Check a component and copy it to the bucket
+    #[command(after_help = PUSH_HELP)]
     Push(Push),
     /// List the components
+    #[command(after_help = LS_HELP)]
     Ls {
         /// Print JSON
         #[arg(long)]
@@ -33,7 +53,17 @@ pub(crate) enum Component {
         #[command(flatten)]
         flags: Flags<settings::Components>,
     },
+    /// List the versions of a component
+    #[command(after_help = versions::HISTORY_HELP)]
+    History(versions::History),
+    /// Go back to an earlier version of a component
+    #[command(after_help = versions::ROLLBACK_HELP)]
+    Rollback(versions::Rollback),
+    /// Remove a component
+    #[command(after_help = versions::RM_HELP)]
+    Rm(versions::Rm),
     /// Show the interface, language and problems of a component
+    #[command(after_help = INSPECT_HELP)]
     Inspect {
         /// File of a component, or name of a component in the bucket
         #[arg(value_name = "FILE|NAME")]
@@ -57,8 +87,22 @@ pub(crate) struct Push {
     /// The component's signature: a file of minisign
     #[arg(long, value_name = "FILE.minisig")]
     signature: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     flags: Flags<settings::Components>,
+}
+
+/// What was pushed, as `--json` prints it.
+#[derive(Serialize)]
+struct Pushed {
+    name: String,
+    place: String,
+    digest: String,
+    size: u64,
+    /// Whether no component had that name before.
+    is_new: bool,
 }
 
 impl Component {
@@ -70,87 +114,12 @@ impl Component {
                 Self::Ls { json, flags } => {
                     ls(&ComponentStore::open(&flags.load()?).await?, json).await
                 }
+                Self::History(command) => command.run().await,
+                Self::Rollback(command) => command.run().await,
+                Self::Rm(command) => command.run().await,
                 Self::Inspect { which, json, flags } => inspect(&which, &flags.load()?, json).await,
             }
         })
-    }
-}
-
-/// The bucket and the prefix, or the directory, with components.
-struct ComponentStore {
-    bucket: Arc<dyn Bucket>,
-    prefix: Prefix,
-}
-
-impl ComponentStore {
-    async fn open(settings: &Settings) -> anyhow::Result<Self> {
-        let data: DataSettings = settings.get()?;
-        Ok(match data.components {
-            Some(dir) => Self { bucket: bucket::open_dir(&dir)?, prefix: Prefix::root() },
-            None => Self {
-                bucket: bucket::open(&data.bucket, &settings.bucket_access()?).await?,
-                prefix: data.component_prefix,
-            },
-        })
-    }
-
-    /// Creates the directory if there is none, because the first push comes before the first run.
-    async fn make(settings: &Settings) -> anyhow::Result<Self> {
-        let data: DataSettings = settings.get()?;
-        let dir = data.components.or_else(|| data.bucket.path().map(Path::to_owned));
-        if let Some(dir) = dir.filter(|dir| !dir.exists()) {
-            std::fs::create_dir_all(&dir)
-                .map_err(|e| Advice::failed(format!("{} can't be created: {e}", dir.display())))?;
-            output::tell(format_args!("created {}", dir.display()));
-        }
-        Self::open(settings).await
-    }
-
-    fn key(&self, name: &TaskName) -> BucketKey {
-        self.prefix.join(&name.file())
-    }
-
-    /// Calls `each` with the name and the size in bytes of every component.
-    async fn each(&self, mut each: impl FnMut(&str, u64)) -> Result<(), BucketError> {
-        let mut listing = self.bucket.list(&self.prefix);
-        while let Some(object) = listing.try_next().await? {
-            let key = object.key.as_str();
-            let below = if self.prefix.is_root() {
-                Some(key)
-            } else {
-                key.strip_prefix(self.prefix.as_str()).and_then(|rest| rest.strip_prefix('/'))
-            };
-            if let Some(name) = below.and_then(|rest| rest.strip_suffix(".wasm")) {
-                each(name, object.size);
-            }
-        }
-        Ok(())
-    }
-
-    /// Refuses a name that differs only in case from the name of another component.
-    async fn check_case(&self, name: &TaskName) -> anyhow::Result<()> {
-        let wanted = lowercase(name.as_str());
-        let mut other = None;
-        let mut is_there = false;
-        let looked = self.each(|found, _| {
-            is_there |= found == name.as_str();
-            if found != name.as_str() && lowercase(found) == wanted {
-                other = Some(found.to_owned());
-            }
-        });
-        if let Err(error) = looked.await {
-            // A role may write and not list.
-            tracing::warn!("can't check whether a component's name differs only in case: {error}");
-            return Ok(());
-        }
-        let Some(other) = other.filter(|_| !is_there) else { return Ok(()) };
-        let key = self.prefix.join(&BucketKey::new(&format!("{other}.wasm"))?);
-        Err(Advice::failed(format!(
-            "the name {name} differs only in case from the component {other}; a file system that \
-             ignores case keeps only one of them"
-        ))
-        .hint(format!("give another name with --name, or remove {}/{key} first", self.bucket))
-        .into())
     }
 }
 
@@ -169,23 +138,21 @@ impl Push {
         store.check_case(&name).await?;
         let key = store.key(&name);
         let is_new = matches!(store.bucket.head(&key).await, Err(BucketError::NotFound { .. }));
-        if let Some(signature) = signature {
-            // Before the component, which hosts never see without its signature then. They still run
-            // the old one, whose signature they have verified.
-            let key = store.prefix.join(&name.signature_file());
-            store.bucket.put(&key, &Content::from(signature), &key).await?;
+        store.put(&name, &bytes, signature.as_deref()).await?;
+        let pushed = Pushed {
+            name: name.to_string(),
+            place: format!("{}/{key}", store.bucket),
+            digest: Digest::of(&bytes).to_string(),
+            size: bytes.len() as u64,
+            is_new,
+        };
+        if self.json {
+            output::json(&pushed)?;
+            return Ok(Exit::Done);
         }
-        store.bucket.put(&key, &Content::from(bytes.clone()), &key).await?;
-        // After a loss of power the file could be empty, and hosts would reject its tasks.
-        store.bucket.sync().await?;
+        let Pushed { place, digest, size, .. } = pushed;
         let done = if is_new { "pushed" } else { "replaced" };
-        writeln!(
-            output::out(),
-            "{done} {name}: {}, {} in {}/{key}",
-            Digest::of(&bytes),
-            output::bytes(bytes.len() as u64),
-            store.bucket
-        )?;
+        writeln!(output::out(), "{done} {name}: {digest}, {} in {place}", output::bytes(size))?;
         Ok(Exit::Done)
     }
 }
@@ -272,7 +239,7 @@ async fn inspect(which: &str, settings: &Settings, json: bool) -> anyhow::Result
         };
         let store = ComponentStore::open(settings).await?;
         let key = store.key(&name);
-        let bytes = download(&store, &key).await.map_err(|error| match error {
+        let bytes = store.download(&key).await.map_err(|error| match error {
             BucketError::NotFound { .. } => anyhow::Error::from(
                 Advice::failed(format!(
                     "{which} is neither a file nor a component: {}/{key} does not exist",
@@ -282,11 +249,7 @@ async fn inspect(which: &str, settings: &Settings, json: bool) -> anyhow::Result
             ),
             error => error.into(),
         })?;
-        let signature = match download(&store, &store.prefix.join(&name.signature_file())).await {
-            Ok(signature) => Some(signature),
-            Err(BucketError::NotFound { .. }) => None,
-            Err(error) => return Err(error.into()),
-        };
+        let signature = store.signature(&name).await?;
         (Some(name), format!("{}/{key}", store.bucket), bytes, signature)
     };
     let signature = match (&name, signature) {
@@ -309,21 +272,6 @@ async fn inspect(which: &str, settings: &Settings, json: bool) -> anyhow::Result
         print(&inspected)?;
     }
     Ok(if inspected.problem.is_some() { Exit::Partly } else { Exit::Done })
-}
-
-async fn download(store: &ComponentStore, key: &BucketKey) -> Result<Vec<u8>, BucketError> {
-    use std::io::{Read, Seek};
-    let failed = |source: io::Error| BucketError::Unavailable {
-        bucket: store.bucket.to_string(),
-        doing: "reading",
-        key: key.to_string(),
-        source: source.into(),
-    };
-    let mut file = tempfile::tempfile().map_err(failed)?;
-    store.bucket.get(key, file.try_clone().map_err(failed)?).await?;
-    let mut bytes = Vec::new();
-    file.rewind().and_then(|()| file.read_to_end(&mut bytes)).map_err(failed)?;
-    Ok(bytes)
 }
 
 fn print(inspected: &Inspected) -> io::Result<()> {

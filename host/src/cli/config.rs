@@ -9,7 +9,11 @@ use super::settings::{Everything, Flags};
 #[command(after_help = "\
 A setting comes from its flag (--max-tasks 10), else its variable (HOST_MAX_TASKS=10), else
 host.toml (max-tasks = 10), else its default. This command takes the flags of `host run`, checks
-them, and shows the settings that `host run` would use. Tables [tasks.NAME] of host.toml come last.")]
+them, and shows the settings that `host run` would use. Tables [tasks.NAME] of host.toml come last.
+
+Examples:
+  host config
+  host config --fq ./queue --json")]
 pub(crate) struct Config {
     /// Print JSON
     #[arg(long)]

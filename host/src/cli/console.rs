@@ -8,6 +8,7 @@ mod json;
 mod repeats;
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicI8, Ordering::Relaxed};
 
 use indicatif::{MultiProgress, ProgressDrawTarget};
 use task_host::plain;
@@ -23,6 +24,20 @@ const QUIET: &str = "aws_config=error,aws_runtime=error,aws_sdk_sqs=error,aws_sm
     aws_smithy_http_client=error,aws_sigv4=error,google_cloud_auth=error,google_cloud_gax=error,\
     h2=error,hyper=error,hyper_util=error,object_store=error,reqwest=error,rustls=error,\
     tonic=error,tower=error";
+
+/// How much more is said than by default, or less if it is negative. Set once, before anything is
+/// said.
+static VERBOSITY: AtomicI8 = AtomicI8::new(0);
+
+/// Sets how much is said, as -q and -v ask.
+pub(crate) fn set_verbosity(is_quiet: bool, verbose: u8) {
+    let more = i8::try_from(verbose).unwrap_or(i8::MAX);
+    VERBOSITY.store(if is_quiet { -1 } else { more }, Relaxed);
+}
+
+fn verbosity() -> i8 {
+    VERBOSITY.load(Relaxed)
+}
 
 /// Standard error. After a bar may be shown, everything is written through this type.
 #[derive(Debug, Clone)]
@@ -43,15 +58,28 @@ impl Console {
             LogFormat::Human => false,
             LogFormat::Auto => !is_terminal,
         };
-        Self::start(&settings.log_level, is_json, settings.progress)
+        let level = match verbosity() {
+            ..0 => "warn".to_owned(),
+            0 => settings.log_level.clone(),
+            1 => "warn,task_host=debug,host=debug,guest=debug".to_owned(),
+            2.. => "warn,task_host=trace,host=trace,guest=trace".to_owned(),
+        };
+        Self::start(&level, is_json, settings.progress)
     }
 
     /// Starts logging of warnings for people: for all commands but `host run`.
     pub(crate) fn plain(progress: When) -> Self {
-        Self::start("warn", false, progress)
+        let level = match verbosity() {
+            ..=0 => "warn",
+            1 => "warn,task_host=info,host=info",
+            2 => "warn,task_host=debug,host=debug",
+            3.. => "warn,task_host=trace,host=trace",
+        };
+        Self::start(level, false, progress)
     }
 
     fn start(filter: &str, is_json: bool, progress: When) -> Self {
+        let progress = if verbosity() < 0 { When::Never } else { progress };
         let is_terminal = io::stderr().is_terminal();
         let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
         let console = Self { bars, is_terminal, is_json, progress };
@@ -81,6 +109,14 @@ impl Console {
     fn write(&self, bytes: &[u8]) {
         // If standard error is closed, the failure has nowhere to go.
         self.bars.suspend(|| drop(io::stderr().lock().write_all(bytes)));
+    }
+
+    /// The same as [`Console::tell`], unless --quiet is given: for what is neither a result nor a
+    /// problem.
+    pub(crate) fn note(&self, line: impl std::fmt::Display) {
+        if verbosity() >= 0 {
+            self.tell(line);
+        }
     }
 
     /// Writes a line to standard error, with bars removed meanwhile. A terminal obeys nothing in it.

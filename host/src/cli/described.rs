@@ -2,9 +2,13 @@
 
 use task_host::key::Prefix;
 use task_host::message::{self, DecodeError, Draft};
-use task_host::transfer::objects::{Ids, Pattern, TaskTemplate};
+use task_host::transfer::objects::{self, Ids, PLACEHOLDERS, Pattern, TaskTemplate};
 
 use super::exit_code::Advice;
+
+/// How to have a placeholder as a text.
+const HOW_TO_KEEP_BRACES: &str =
+    "to keep it as it is, write its brace as \\u007b, which JSON reads as {";
 
 /// Options that describe tasks.
 #[derive(Debug, clap::Args)]
@@ -23,7 +27,7 @@ pub(crate) struct Described {
         help_heading = "Tasks from flags"
     )]
     inputs: Vec<String>,
-    /// Parameters for the component
+    /// Parameters for the component: JSON, or @FILE to read them from a file
     #[arg(long, value_name = "JSON", requires = "name", help_heading = "Tasks from flags")]
     payload: Option<String>,
     /// Id of the task; with --each, the id of the first task [default: none; with --each, 0]
@@ -56,8 +60,16 @@ impl Described {
     /// The message of the one task that the options describe, if they do.
     pub(crate) fn task(&self) -> anyhow::Result<Option<String>> {
         let Some(name) = &self.name else { return Ok(None) };
-        if let Some(payload) = &self.payload {
+        let payload = self.payload()?;
+        if let Some(payload) = &payload {
             message::check_payload(payload).map_err(draft_error)?;
+            if let Some(word) = objects::braced(payload).find(|word| PLACEHOLDERS.contains(word)) {
+                return Err(Advice::usage(format!(
+                    "--payload has {word}, which only --each replaces"
+                ))
+                .hint(HOW_TO_KEEP_BRACES)
+                .into());
+            }
         }
         let Some(base_directory) = &self.base_directory else {
             return Err(Advice::usage("--base-directory is missing")
@@ -65,9 +77,19 @@ impl Described {
                 .into());
         };
         let inputs: Vec<&str> = self.inputs.iter().map(String::as_str).collect();
-        let payload = self.payload.as_deref();
+        let payload = payload.as_deref();
         let draft = Draft { id: self.id, name, base_directory, inputs: &inputs, payload };
         Ok(Some(message::encode(&draft).map_err(draft_error)?))
+    }
+
+    fn payload(&self) -> anyhow::Result<Option<String>> {
+        self.payload.as_deref().map(payload).transpose()
+    }
+
+    /// The name of the tasks, and the inputs that are the same for all objects, with the base
+    /// directory if it is known.
+    pub(crate) fn literal(&self) -> Option<(&str, Option<&str>, &[String])> {
+        Some((self.name.as_deref()?, self.base_directory.as_deref(), &self.inputs))
     }
 
     /// The objects to create tasks for, if the options say so.
@@ -82,11 +104,21 @@ impl Described {
             Prefix::new(base.trim_end_matches('/'))
                 .map_err(|e| Advice::usage(format!("--base-directory: {base:?} {e}")))
         };
+        let payload = self.payload()?;
+        let words = payload.iter().flat_map(|payload| objects::braced(payload));
+        if let Some(word) = words.into_iter().find(|word| !PLACEHOLDERS.contains(word)) {
+            return Err(Advice::usage(format!(
+                "--payload has {word}, which is not replaced; the placeholders are {}",
+                PLACEHOLDERS.join(", ")
+            ))
+            .hint(HOW_TO_KEEP_BRACES)
+            .into());
+        }
         Ok(TaskTemplate {
             name: self.name.clone().unwrap_or_default(),
             base_directory: self.base_directory.as_ref().map(base).transpose()?,
             more_inputs: self.inputs.clone(),
-            payload: self.payload.clone(),
+            payload,
             ids: match (&*self.ids, self.id) {
                 ("key", Some(_)) => {
                     return Err(Advice::usage("--id and --ids key exclude each other").into());
@@ -106,4 +138,11 @@ pub(crate) fn draft_error(error: DecodeError) -> Advice {
     } else {
         Advice::usage(error.to_string())
     }
+}
+
+/// The text of `--payload`: itself, or what the file of `@FILE` contains.
+pub(crate) fn payload(text: &str) -> anyhow::Result<String> {
+    let Some(file) = text.strip_prefix('@') else { return Ok(text.to_owned()) };
+    let read = std::fs::read_to_string(file);
+    Ok(read.map_err(|e| Advice::usage(format!("--payload {text}: {file}: {e}")))?)
 }

@@ -100,24 +100,41 @@ pub(crate) fn report(error: &anyhow::Error) -> Exit {
     if error.chain().any(is_broken_pipe) {
         return Exit::Done;
     }
-    let mut told = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        // Many errors of the library include their cause.
-        if !told.contains(&cause) {
-            told = format!("{told}: {cause}");
-        }
-    }
     let advice = error.downcast_ref::<Advice>();
-    super::output::tell(format_args!("error: {told}"));
+    super::output::tell(format_args!("error: {}", words(error)));
     if let Some(hint) = advice.and_then(|advice| advice.hint.as_deref()) {
         super::output::tell(format_args!("hint: {hint}"));
     }
     advice.map_or(Exit::Failed, |advice| advice.exit)
 }
 
+/// An error with its causes, as far as they are words for people.
+fn words(error: &anyhow::Error) -> String {
+    let mut told = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        // An error of the library includes its cause. What is below that are the words of a service
+        // or of another library, such as XML.
+        if told.contains(&cause) {
+            break;
+        }
+        told = format!("{told}: {cause}");
+    }
+    told
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_answer_of_a_service_is_not_shown_below_its_description() {
+        let answer = anyhow::anyhow!("status 403: <Error><Code>AccessDenied</Code></Error>");
+        let error =
+            answer.context("access denied").context("s3://b: reading failed: access denied");
+        assert_eq!(words(&error), "s3://b: reading failed: access denied");
+        let error = anyhow::anyhow!("no space left").context("can't write x");
+        assert_eq!(words(&error), "can't write x: no space left");
+    }
 
     #[test]
     fn the_help_lists_every_exit_code() {

@@ -14,6 +14,21 @@ use super::output;
 use super::settings::{Flags, Group, Settings};
 use options::EngineOption;
 
+const RENDER_HELP: &str = "\
+Examples:
+  host fleet render tiles --on k8s://default --queue sqs://my-tasks --bucket s3://my-data
+  host fleet render tiles --on slurm://main --queue fq:///lab/queue > tiles.sh";
+const STATUS_HELP: &str = "\
+Examples:
+  host fleet status tiles --on slurm://main
+  host fleet status tiles --on batch://my-queue --json";
+const LOGS_HELP: &str = "\
+Examples:
+  host fleet logs tiles --on docker://";
+const DOWN_HELP: &str = "\
+Examples:
+  host fleet down tiles --on slurm://main";
+
 /// Commands of `host fleet`.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Fleet {
@@ -21,15 +36,19 @@ pub(crate) enum Fleet {
     #[command(after_help = up::HELP)]
     Up(up::Up),
     /// Print what `up` would ask of the engine, in the engine's language
+    #[command(after_help = RENDER_HELP)]
     Render(up::Render),
     /// Show the workers of a fleet, why some wait, and its queue
+    #[command(after_help = STATUS_HELP)]
     Status(watch::Status),
     /// Wait until workers have started, until all have ended, or until the queue is empty
     #[command(after_help = watch::WAIT_HELP)]
     Wait(watch::Wait),
     /// Print what workers wrote
+    #[command(after_help = LOGS_HELP)]
     Logs(watch::Logs),
     /// Stop workers: those that run may finish their tasks within --grace
+    #[command(after_help = DOWN_HELP)]
     Down(watch::Down),
 }
 

@@ -1,38 +1,41 @@
 //! Compiles and runs one component without a queue: with the cache, the sandbox and the checks of a
 //! host, and one slot.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
 use task_host::bucket::{Bucket, DirBucket};
 use task_host::cache::{Cache, CacheOptions};
-use task_host::catalog::{Catalog, CatalogError};
+use task_host::catalog::{Catalog, CatalogError, CompileLimits, Policy, Ready};
 use task_host::config::{self, CacheSettings, CompileSettings, TaskLimits, WorkSettings};
 use task_host::key::{Prefix, TaskName};
 use task_host::machine::Machine;
-use task_host::sandbox::{Guest, Sandbox};
+use task_host::sandbox::Sandbox;
 use task_host::spill::SpillDir;
 use tokio::sync::Notify;
 
 use super::exit_code::Advice;
 use super::settings::Settings;
 
-/// A sandbox with one slot, and the cache of compiled code.
+/// A sandbox with one slot, and the cache of inputs, components and compiled code.
 pub(crate) struct LocalRunner {
     pub(crate) sandbox: Arc<Sandbox>,
-    catalog: Catalog,
-    /// A bucket with only this component.
-    dir: tempfile::TempDir,
+    pub(crate) cache: Cache,
+    /// Where compiled code is.
+    compiled: PathBuf,
+    limits: CompileLimits,
 }
 
-/// The component's name in its bucket.
+/// A component's name in a bucket of its own.
 const NAME: &str = "component";
 
 impl LocalRunner {
     pub(crate) fn open(settings: &Settings) -> anyhow::Result<Self> {
-        let CacheSettings { dir: cache_dir, size, .. } = settings.get()?;
-        let cache = Cache::open(CacheOptions { dir: cache_dir.clone(), max_bytes: size.as_u64() })?;
+        let options: CacheSettings = settings.get()?;
+        let max_bytes = options.for_blobs();
+        let cache_dir = options.dir;
+        let cache = Cache::open(CacheOptions { dir: cache_dir.clone(), max_bytes })?;
         let spill = Arc::new(SpillDir::new(&cache_dir.join("work"))?);
         let mode = settings.get::<WorkSettings>()?.mode();
         let sandbox = Sandbox::new(1, spill, mode).map_err(|e| {
@@ -43,23 +46,26 @@ impl LocalRunner {
         let limits = TaskLimits::new(&settings.get()?, &settings.tasks()?);
         let memory = limits.for_guests(Machine::of_process(), 1);
         let sandbox = Arc::new(sandbox.with_memory(memory));
-        let dir = tempfile::tempdir().context("can't create a temporary directory")?;
-        let bucket: Arc<dyn Bucket> = Arc::new(DirBucket::open(dir.path())?);
-        let compiled = cache_dir.join("compiled");
-        let compiler = config::compiler(settings.get::<CompileSettings>()?.limits());
-        let catalog =
-            Catalog::new(bucket, Prefix::root(), cache, sandbox.clone(), compiler, &compiled);
-        Ok(Self { sandbox, catalog, dir })
+        let limits = settings.get::<CompileSettings>()?.limits();
+        Ok(Self { sandbox, cache, compiled: cache_dir.join("compiled"), limits })
+    }
+
+    fn catalog(&self, bucket: Arc<dyn Bucket>, prefix: Prefix) -> Catalog {
+        let compiler = config::compiler(self.limits);
+        let (cache, sandbox) = (self.cache.clone(), self.sandbox.clone());
+        Catalog::new(bucket, prefix, cache, sandbox, compiler, &self.compiled)
     }
 
     /// Compiles a component as a host would. The cache keeps the result, also for hosts.
-    pub(crate) async fn compile(&self, file: &Path, wasm: &[u8]) -> anyhow::Result<Guest> {
+    pub(crate) async fn compile(&self, file: &Path, wasm: &[u8]) -> anyhow::Result<Ready> {
+        let dir = tempfile::tempdir().context("can't create a temporary directory")?;
         let name = TaskName::new(NAME)?;
-        let copy = self.dir.path().join(name.file().as_path());
+        let copy = dir.path().join(name.file().as_path());
         std::fs::write(&copy, wasm).with_context(|| format!("can't write {}", copy.display()))?;
+        let catalog = self.catalog(Arc::new(DirBucket::open(dir.path())?), Prefix::root());
         // Nobody waits for the notification.
-        match self.catalog.resolve(&name, &Notify::new()).await {
-            Ok(ready) => Ok(ready.guest),
+        match catalog.resolve(&name, &Notify::new()).await {
+            Ok(ready) => Ok(ready),
             // The error names our temporary bucket, so the message names the file instead.
             Err(CatalogError::NotAGuest { problem, .. }) => {
                 Err(Advice::failed(format!("{} can't be run: {problem}", file.display())).into())
@@ -69,5 +75,21 @@ impl LocalRunner {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Fetches and compiles the component of that name as a host with this policy would.
+    ///
+    /// # Errors
+    /// As [`Catalog::resolve`], and when tasks of that name may not run.
+    pub(crate) async fn fetch(
+        &self,
+        bucket: Arc<dyn Bucket>,
+        prefix: Prefix,
+        policy: Policy,
+        name: &TaskName,
+    ) -> Result<Ready, CatalogError> {
+        let catalog = self.catalog(bucket, prefix).with_policy(policy);
+        catalog.check_listed(name)?;
+        catalog.resolve(name, &Notify::new()).await
     }
 }

@@ -7,11 +7,23 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use task_host::fleet::shell;
+
 use super::exit_code::{Advice, Exit};
 use super::output;
 
+/// Builds the project and runs it once.
+const TRY: &str = "host try . --input sample/tyger.txt --payload '{\"top\": 5}'";
+
 /// Options of `host new`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The project is in Rust, and works as it is: it counts the words of its inputs. `cargo test` runs its
+tests without WebAssembly, and `host try DIR` builds it and runs it once.
+
+Examples:
+  host new word-count
+  host new word-count --dir tasks/words")]
 pub(crate) struct New {
     /// Name of the project and of the tasks that its component runs
     name: String,
@@ -22,6 +34,9 @@ pub(crate) struct New {
     /// published there]
     #[arg(long)]
     offline: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 impl New {
@@ -31,15 +46,18 @@ impl New {
             NewError::Name { .. } => Advice::usage(error.to_string()),
             _ => Advice::failed(error.to_string()),
         })?;
+        if self.json {
+            let dir = dir.display().to_string();
+            output::json(&serde_json::json!({"name": self.name, "dir": dir}))?;
+            return Ok(Exit::Done);
+        }
         writeln!(output::out(), "created {}", dir.display())?;
-        output::tell(format_args!(
-            "build and try it:\n  \
-             cd {dir}\n  \
-             cargo build --target wasm32-wasip2 --release\n  \
-             host try target/wasm32-wasip2/release/{component}.wasm --input sample/tyger.txt",
-            dir = dir.display(),
-            component = component(&self.name)
-        ));
+        output::tell(format_args!("build and try it:"));
+        let cd = format!("cd {}", shell::word(&dir.display().to_string()));
+        for line in ["rustup target add wasm32-wasip2", &cd, TRY] {
+            output::tell(format_args!("  {line}"));
+        }
+        output::tell(format_args!("README.md says how to push the component and to queue a task."));
         Ok(Exit::Done)
     }
 }

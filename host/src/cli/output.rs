@@ -24,6 +24,11 @@ pub(crate) fn out() -> Plain<io::StdoutLock<'static>> {
     Plain(io::stdout().lock())
 }
 
+/// Writes a program for a shell, which is made of our own texts, to standard output as it is.
+pub(crate) fn script(text: &[u8]) -> io::Result<()> {
+    io::stdout().lock().write_all(text)
+}
+
 /// Buffered standard output, for people. It has to be flushed.
 pub(crate) fn long_out() -> Plain<io::BufWriter<io::StdoutLock<'static>>> {
     Plain(io::BufWriter::new(io::stdout().lock()))

@@ -8,12 +8,13 @@ mod transfer;
 
 pub(crate) use redrive::redrive_error;
 
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::Write;
 
 use serde::Serialize;
 use task_host::config::parse;
-use task_host::queue::{self, Address, Admin};
+use task_host::queue::{self, Address, Admin, Counts};
 
+use super::confirm::confirm;
 use super::console::Console;
 use super::exit_code::{Advice, Exit};
 use super::output;
@@ -24,24 +25,23 @@ use super::settings::{DisplaySettings, Flags, Group, QueueOnly, Settings};
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Queue {
     /// Show how many tasks wait, are held, wait for a retry, are done, and have failed
+    #[command(after_help = STATUS_HELP)]
     Status(Simple),
     /// List messages or error reports
+    #[command(after_help = LS_HELP)]
     Ls(ls::Ls),
     /// List error reports by cause: how many, since when, and an example
     #[command(after_help = errors::HELP)]
     Errors(errors::Errors),
     /// End all leases, so that any worker can take the messages now
-    Release(Simple),
+    #[command(after_help = RELEASE_HELP)]
+    Release(Change),
     /// Reset the counters of inserted and completed messages
-    Rezero(Simple),
+    #[command(after_help = REZERO_HELP)]
+    Rezero(Change),
     /// Delete all messages and reset the counters
-    Purge {
-        #[command(flatten)]
-        simple: Simple,
-        /// Do not ask for confirmation
-        #[arg(long, short)]
-        yes: bool,
-    },
+    #[command(after_help = PURGE_HELP)]
+    Purge(Change),
     /// Copy all messages to another queue
     #[command(after_help = transfer::COPY_HELP)]
     Cp(transfer::Transfer),
@@ -50,6 +50,88 @@ pub(crate) enum Queue {
     Mv(transfer::Transfer),
     /// Send tasks of an error queue or a dead-letter queue back to their queue
     Redrive(redrive::Redrive),
+}
+
+const LS_HELP: &str = "\
+Examples:
+  host queue ls ./queue
+  host queue ls ./queue-errors --long -n 3
+  host queue ls sqs://my-tasks-errors --json > reports.jsonl";
+const STATUS_HELP: &str = "\
+Examples:
+  host queue status ./queue
+  host queue status sqs://my-tasks --json";
+const RELEASE_HELP: &str = "\
+Hosts that hold a message lose its lease: they publish nothing more for it, and another host runs its
+task again. Attempts stay counted. SQS and Pub/Sub don't have this.
+
+Examples:
+  host queue release ./queue --dry-run
+  host queue release ./queue --yes";
+const REZERO_HELP: &str = "\
+The counters are those of `host queue status` and `ptq status`. No message changes. SQS and Pub/Sub
+have no counters.
+
+Examples:
+  host queue rezero ./queue
+  host queue rezero ./queue --yes";
+const PURGE_HELP: &str = "\
+Messages that hosts hold are deleted too; what those hosts still publish stays.
+
+Examples:
+  host queue purge ./queue-errors --dry-run
+  host queue purge ./queue-errors --yes";
+
+/// Options of commands that change a whole queue.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Change {
+    #[command(flatten)]
+    simple: Simple,
+    /// Do not ask for confirmation
+    #[arg(long, short)]
+    yes: bool,
+    /// Say what would be done, and change nothing
+    #[arg(long, conflicts_with = "yes")]
+    dry_run: bool,
+}
+
+impl Change {
+    /// Opens the queue, and asks whether to change it. None in a dry run, after saying what would be
+    /// done.
+    async fn begin(&self, question: &str) -> anyhow::Result<Option<(Box<dyn Admin>, Console)>> {
+        let (queue, console) = self.simple.queue.open().await?;
+        if self.yes {
+            return Ok(Some((queue, console)));
+        }
+        let counts = queue.counts().await?;
+        let there = match counts.enqueued {
+            Some(n) if queue.to_string().parse::<Address>()?.is_remote() => {
+                format!("about {}", output::count(n, "message"))
+            }
+            Some(n) => output::count(n, "message"),
+            None => "messages that can't be counted".to_owned(),
+        };
+        if self.dry_run {
+            let queue = queue.to_string();
+            if self.simple.json {
+                output::json(&WouldChange { queue, dry_run: true, counts })?;
+            } else {
+                writeln!(output::out(), "{queue} has {there}; nothing was changed")?;
+            }
+            return Ok(None);
+        }
+        confirm(false, &format!("{queue} has {there}"), question)?;
+        Ok(Some((queue, console)))
+    }
+}
+
+/// A queue that a dry run leaves as it is, as `--json` prints it.
+#[derive(Serialize)]
+struct WouldChange {
+    queue: String,
+    dry_run: bool,
+    #[serde(flatten)]
+    counts: Counts,
 }
 
 /// Options of commands for one queue.
@@ -104,29 +186,37 @@ impl Queue {
             Self::Status(command) => status::show(&command.queue, command.json).await,
             Self::Ls(command) => command.run().await,
             Self::Errors(command) => command.run().await,
-            Self::Release(Simple { queue, json }) => {
-                let (queue, console) = queue.open().await?;
+            Self::Release(command) => {
+                let question = "End the leases of all of them?";
+                let Some((queue, console)) = command.begin(question).await? else {
+                    return Ok(Exit::Done);
+                };
                 let busy =
                     ProgressLine::busy(&console, format!("releasing the messages of {queue}"));
                 let count = queue.release_all().await?;
                 drop(busy);
                 let released = output::count(count, "message");
                 let said = format!("{released} released in {queue}");
-                done(
-                    json,
-                    &said,
-                    &Done { queue: queue.to_string(), released: Some(count), deleted: None },
-                )
+                let queue = queue.to_string();
+                let summary = Done { queue, released: Some(count), deleted: None };
+                done(command.simple.json, &said, &summary)
             }
-            Self::Rezero(Simple { queue, json }) => {
-                let (queue, _) = queue.open().await?;
+            Self::Rezero(command) => {
+                let question = "Reset its counters?";
+                let Some((queue, _)) = command.begin(question).await? else {
+                    return Ok(Exit::Done);
+                };
                 queue.rezero().await?;
                 let said = format!("the counters of {queue} are zero");
-                done(json, &said, &Done { queue: queue.to_string(), released: None, deleted: None })
+                let summary = Done { queue: queue.to_string(), released: None, deleted: None };
+                done(command.simple.json, &said, &summary)
             }
-            Self::Purge { simple: Simple { queue, json }, yes } => {
-                let (queue, console) = queue.open().await?;
-                purge(&*queue, &console, yes, json).await
+            Self::Purge(command) => {
+                let question = "Delete them all?";
+                let Some((queue, console)) = command.begin(question).await? else {
+                    return Ok(Exit::Done);
+                };
+                purge(&*queue, &console, command.simple.json).await
             }
             Self::Cp(command) => command.copy().await,
             Self::Mv(command) => command.mv().await,
@@ -155,34 +245,7 @@ fn done(json: bool, what: &str, summary: &impl Serialize) -> anyhow::Result<Exit
     Ok(Exit::Done)
 }
 
-async fn purge(
-    queue: &dyn Admin,
-    console: &Console,
-    yes: bool,
-    json: bool,
-) -> anyhow::Result<Exit> {
-    if !yes {
-        let there = match queue.counts().await?.enqueued {
-            Some(n) if queue.to_string().parse::<Address>()?.is_remote() => {
-                format!("about {}", output::count(n, "message"))
-            }
-            Some(n) => output::count(n, "message"),
-            None => "messages that can't be counted".to_owned(),
-        };
-        if !io::stdin().is_terminal() {
-            return Err(Advice::usage(format!(
-                "{queue} has {there}; confirm that they are to be deleted"
-            ))
-            .hint("add --yes")
-            .into());
-        }
-        output::ask(&format!("{queue} has {there}. Delete them all? [y/N]"))?;
-        let mut answer = String::new();
-        io::stdin().lock().read_line(&mut answer)?;
-        if !matches!(answer.trim(), "y" | "Y" | "yes") {
-            return Err(Advice::failed("nothing was deleted").into());
-        }
-    }
+async fn purge(queue: &dyn Admin, console: &Console, json: bool) -> anyhow::Result<Exit> {
     let busy = ProgressLine::busy(console, format!("deleting the messages of {queue}"));
     let count = queue.purge().await?;
     drop(busy);

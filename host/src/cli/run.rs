@@ -103,6 +103,13 @@ impl Run {
             let notices = watcher(services.config());
             announce(&screen, &services, &missing, confined, notices.as_ref());
             let config = services.config().clone();
+            if missing.has(&config.queue) && config.stop.exit_when_empty {
+                tracing::warn!(
+                    "{} did not exist before, so it is empty and there is nothing to do; is its \
+                     name right?",
+                    config.queue
+                );
+            }
             for finding in doctor::warnings(&config) {
                 warn(&finding);
             }
@@ -294,10 +301,13 @@ impl Missing {
         )
     }
 
+    fn has(&self, address: impl fmt::Display) -> bool {
+        self.0.contains(&address.to_string())
+    }
+
     fn note(&self, address: impl fmt::Display) -> String {
-        let url = address.to_string();
-        let created = if self.0.contains(&url) { " (created)" } else { "" };
-        format!("{url}{created}")
+        let created = if self.has(&address) { " (created)" } else { "" };
+        format!("{address}{created}")
     }
 }
 
@@ -368,7 +378,7 @@ fn announce(
         );
         return;
     }
-    screen.tell(format_args!("host {}", env!("CARGO_PKG_VERSION")));
+    screen.note(format_args!("host {}", env!("CARGO_PKG_VERSION")));
     let rows = [
         ("queue", Some(&*queue)),
         ("errors to", Some(&*errors)),
@@ -389,7 +399,7 @@ fn announce(
     ];
     for (name, value) in rows {
         if let Some(value) = value {
-            screen.tell(format_args!("  {name:<11} {value}"));
+            screen.note(format_args!("  {name:<11} {value}"));
         }
     }
 }

@@ -21,7 +21,7 @@ use std::sync::LazyLock;
 
 use clap::error::{ContextKind, ContextValue};
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Args, Command};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, Id};
 use task_host::activity::snapshot::Setting;
 use task_host::bucket;
 use task_host::config::parse::{self, Parsed};
@@ -48,11 +48,47 @@ const CONFIG_TEXT: &str = "HOST_CONFIG_TEXT";
 /// Variables of workers that are not settings.
 const OTHERS: [&str; 2] = [CONFIG, CONFIG_TEXT];
 
+/// A command with more settings than this shows only the usual ones with `-h`.
+const MANY: usize = 12;
+/// The settings that most users need.
+const COMMON: [&str; 13] = [
+    "queue",
+    "error-queue",
+    "bucket",
+    "components",
+    "region",
+    "parallel",
+    "exit-when-empty",
+    "max-tasks",
+    "max-attempts",
+    "memory",
+    "timeout",
+    "log-level",
+    "listen",
+];
+
 /// All settings, in the order of `--help`.
 static DECLARED: LazyLock<Vec<Arg>> = LazyLock::new(|| {
     let command = DisplaySettings::augment_args(Config::augment_args(Command::new("host")));
     command.get_arguments().cloned().collect()
 });
+
+/// The command with only the usual settings in its help, if it has many.
+pub(crate) fn brief(mut command: Command) -> Command {
+    let is_setting = |arg: &&Arg| DECLARED.iter().any(|setting| setting.get_id() == arg.get_id());
+    let settings = command.get_arguments().filter(is_setting);
+    let settings: Vec<Id> = settings.map(|arg| arg.get_id().clone()).collect();
+    let is_common = |id: &Id| {
+        let setting = DECLARED.iter().find(|setting| setting.get_id() == id);
+        setting.is_some_and(|setting| COMMON.contains(&name(setting)))
+    };
+    if settings.len() > MANY {
+        for id in settings.into_iter().filter(|id| !is_common(id)) {
+            command = command.mut_arg(id, |arg| arg.hide(true));
+        }
+    }
+    command
+}
 
 /// The name of a setting, which is also its flag and its key.
 fn name(setting: &Arg) -> &str {
@@ -114,6 +150,9 @@ impl Group for QueueAndBucket {
     const SETTINGS: Option<&'static [&'static str]> = Some(&[
         "queue",
         "bucket",
+        "input-bucket",
+        "components",
+        "component-prefix",
         "region",
         "create-queues",
         "message-bucket",
@@ -154,6 +193,17 @@ impl Group for Components {
 pub(crate) struct Execution;
 impl Group for Execution {
     const SETTINGS: Option<&'static [&'static str]> = Some(&[
+        "bucket",
+        "input-bucket",
+        "components",
+        "component-prefix",
+        "component-keys",
+        "stored-encoding",
+        "gzip-outputs",
+        "region",
+        "message-bucket",
+        "anonymous",
+        "requester-pays",
         "deterministic",
         "memory",
         "timeout",
@@ -332,7 +382,8 @@ pub(crate) struct Settings {
 }
 
 impl<G: Group> Flags<G> {
-    /// Collects the settings: a flag overrides a variable, and a variable overrides the file.
+    /// Collects the settings: a flag overrides a variable, a variable overrides the file, and the
+    /// file overrides the user's own.
     pub(crate) fn load(&self) -> anyhow::Result<Settings> {
         let variables: BTreeMap<String, OsString> = environment::variables(PREFIX).collect();
         let value = |name: &str| match variables.get(name).cloned().map(OsString::into_string) {
@@ -345,11 +396,18 @@ impl<G: Group> Flags<G> {
             Some(path) => Some((path.clone(), "--config")),
             None => value(CONFIG)?.map(|path| (PathBuf::from(path), CONFIG)),
         };
-        let file = match value(CONFIG_TEXT)? {
-            Some(text) if config.is_none() => file::of_text(CONFIG_TEXT, &text)?,
-            _ => file::read(config)?,
+        let is_named = config.is_some();
+        let (file, users) = match value(CONFIG_TEXT)? {
+            // A worker has the settings that it was started with, and no others.
+            Some(text) if !is_named => (file::of_text(CONFIG_TEXT, &text)?, file::File::default()),
+            _ if is_named => (file::read(config)?, file::File::default()),
+            _ => (file::read(None)?, file::read_users()?),
         };
-        let file::File { mut given, tables, fleet, is_there: has_file } = file;
+        let (mut given, mut tables) = (users.given, users.tables);
+        given.extend(file.given);
+        tables.extend(file.tables);
+        let fleet = if file.is_there { file.fleet } else { users.fleet };
+        let has_file = file.is_there || users.is_there;
         for setting in &*DECLARED {
             let variable = variable(setting);
             if let Some(text) = value(&variable)? {

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use indicatif::HumanCount;
 use serde::Serialize;
-use task_host::bucket::{self, Bucket};
+use task_host::bucket::{self, Bucket, BucketError};
 use task_host::config::{DataSettings, parse};
+use task_host::key::{BucketKey, Prefix, TaskName};
 use task_host::queue::Address;
 use task_host::receipt::Receipts;
 use task_host::transfer::MessageOrigin;
@@ -36,6 +37,8 @@ Each line of a file is one task:
 Lines are sent unchanged. A line that is not a task, or that the queue refuses, is reported with its
 number (the first 20 are), and --rejects writes it to a file. The other lines are sent, and the
 exit code is 3.
+
+A task from flags whose component or input is not in the bucket is sent with a warning.
 
 --each creates a task for each object in the bucket that matches PATTERN, with the object as its
 only input. * and ? do not match a slash; ** does. Without --base-directory, the base directory is
@@ -87,7 +90,7 @@ pub(crate) struct Submit {
     /// Leave out tasks that have a receipt in the bucket
     #[arg(long, conflicts_with = "from_errors")]
     skip_done: bool,
-    /// Check everything, but send nothing
+    /// Check everything, show the first message, and send nothing
     #[arg(long)]
     dry_run: bool,
     /// Print the final summary as JSON
@@ -130,7 +133,10 @@ impl Submit {
             return self.redrive(errors, queue, settings, console).await;
         }
         let verb = if self.skip_done { "checked" } else { "sent" };
-        let display = TransferDisplay::new(console, "tasks", verb);
+        let display = match self.dry_run {
+            true => TransferDisplay::of_dry_run(console, "tasks", verb),
+            false => TransferDisplay::new(console, "tasks", verb),
+        };
         let checked = match self.skip_done {
             true => Some(open_bucket(settings).await?),
             false => None,
@@ -153,9 +159,11 @@ impl Submit {
         let sent = if let Some(pattern) = self.described.pattern()? {
             let template = self.described.template()?;
             let bucket = open_bucket(settings).await?;
+            warn_of_missing(settings, &self.described, console).await?;
             let sending = objects::send(&*bucket, &pattern, &template, bulk_send()?);
             display.follow(sending).await.map_or_else(objects_error, |sent| Ok(Ok(sent)))?
         } else if let Some(body) = self.described.task()? {
+            warn_of_missing(settings, &self.described, console).await?;
             let origin = MessageOrigin::Named("the task".to_owned());
             display.follow(bulk_send()?.one(body.into(), origin)).await
         } else {
@@ -230,6 +238,47 @@ impl Submit {
     }
 }
 
+/// Warns of a component and of inputs that tasks from flags name and that are not there. They may
+/// come later, so the tasks are sent all the same. A bucket that can't be looked into is no reason
+/// for a warning: whoever sends tasks may have no right to read it.
+async fn warn_of_missing(
+    settings: &Settings,
+    described: &Described,
+    console: &Console,
+) -> anyhow::Result<()> {
+    let Some((name, base, inputs)) = described.literal() else { return Ok(()) };
+    let data: DataSettings = settings.get()?;
+    let access = settings.bucket_access()?;
+    let missing = async |bucket: &dyn Bucket, key: &BucketKey| {
+        matches!(bucket.head(key).await, Err(BucketError::NotFound { .. }))
+    };
+    let (components, prefix) = match &data.components {
+        Some(dir) => (bucket::open_dir(dir), Prefix::root()),
+        None => (bucket::open(&data.bucket, &access).await, data.component_prefix.clone()),
+    };
+    if let (Ok(bucket), Ok(name)) = (components, TaskName::new(name)) {
+        let key = prefix.join(&name.file());
+        if missing(&*bucket, &key).await {
+            console.tell(format_args!(
+                "warning: {bucket} has no component {key} for tasks named {name}; `host component \
+                 ls` lists the components"
+            ));
+        }
+    }
+    let Some(base) = base.and_then(|base| Prefix::new(base.trim_end_matches('/')).ok()) else {
+        return Ok(());
+    };
+    let address = data.input_bucket.as_ref().unwrap_or(&data.bucket);
+    let Ok(bucket) = bucket::open(address, &access).await else { return Ok(()) };
+    for input in inputs.iter().filter_map(|input| BucketKey::new(input).ok()) {
+        let key = base.join(&input);
+        if missing(&*bucket, &key).await {
+            console.tell(format_args!("warning: {bucket} has no object {key}, which is an input"));
+        }
+    }
+    Ok(())
+}
+
 /// The bucket of objects and receipts.
 pub(crate) async fn open_bucket(settings: &Settings) -> anyhow::Result<Arc<dyn Bucket>> {
     let data: DataSettings = settings.get()?;
@@ -280,6 +329,6 @@ impl Outcome {
             n => format!("; {} done before", HumanCount(*n)),
         };
         let verb = if *dry_run { "would be sent" } else { "sent" };
-        console.tell(format_args!("{sent} {verb} to {queue}{skipped}{refused}"));
+        console.note(format_args!("{sent} {verb} to {queue}{skipped}{refused}"));
     }
 }

@@ -11,6 +11,7 @@ use task_host::queue::Address;
 use task_host::transfer::forward::ForwardError;
 use task_host::transfer::send::Sent;
 use task_host::transfer::{MessageOrigin, Observer, Rejects, RejectsError};
+use task_host::words;
 use tokio_util::sync::CancellationToken;
 
 use super::console::Console;
@@ -20,6 +21,8 @@ use super::progress_line::ProgressLine;
 
 /// Refused messages that are shown. The others are counted.
 const SHOWN: u64 = 20;
+/// Bytes that are shown of a message.
+const MOST_SHOWN: usize = 4 << 10;
 
 /// Follows a transfer on the console.
 pub(crate) struct TransferDisplay {
@@ -29,17 +32,33 @@ pub(crate) struct TransferDisplay {
     verb: &'static str,
     line: Mutex<Option<ProgressLine>>,
     refused: AtomicU64,
+    /// Whether the first message of a dry run is shown.
+    shows_first: bool,
 }
 
 impl TransferDisplay {
+    /// The same, which shows the first message that would be sent.
+    pub(crate) fn of_dry_run(
+        console: &Console,
+        noun: &'static str,
+        verb: &'static str,
+    ) -> Arc<Self> {
+        Arc::new(Self { shows_first: true, ..Self::following(console, noun, verb) })
+    }
+
     pub(crate) fn new(console: &Console, noun: &'static str, verb: &'static str) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::following(console, noun, verb))
+    }
+
+    fn following(console: &Console, noun: &'static str, verb: &'static str) -> Self {
+        Self {
             console: console.clone(),
             noun,
             verb,
             line: Mutex::default(),
             refused: AtomicU64::new(0),
-        })
+            shows_first: false,
+        }
     }
 
     /// Waits for a transfer, and removes its progress. Says how many refused messages were not
@@ -57,7 +76,7 @@ impl TransferDisplay {
 
 impl Observer for TransferDisplay {
     fn created(&self, queue: &Address) {
-        self.console.tell(format_args!("created {queue}"));
+        self.console.note(format_args!("created {queue}"));
     }
 
     fn begins(&self, total: Option<u64>) {
@@ -67,6 +86,13 @@ impl Observer for TransferDisplay {
     fn progress(&self, done: u64, position: u64) {
         if let Some(line) = &mut *self.line.lock() {
             line.at(done, position);
+        }
+    }
+
+    fn would_send(&self, body: &[u8]) {
+        if self.shows_first {
+            let text = String::from_utf8_lossy(body);
+            self.console.tell(format_args!("the first message: {}", words::cut(&text, MOST_SHOWN)));
         }
     }
 
@@ -91,7 +117,7 @@ pub(crate) fn create_rejects(path: &Path) -> Result<Rejects, Advice> {
 pub(crate) fn tell_kept(console: &Console, sent: &Sent, rejects: Option<&Path>) {
     if let Some(path) = rejects.filter(|_| sent.kept > 0) {
         let lines = output::count(sent.kept, "line");
-        console.tell(format_args!("{lines} kept in {}", path.display()));
+        console.note(format_args!("{lines} kept in {}", path.display()));
     }
 }
 

@@ -1,69 +1,149 @@
-//! `host try`: runs one task with a component from a file, without a queue or a bucket.
+//! `host try`: runs one task with a component and inputs from files, or the task of a report or a
+//! message as `host run` would.
+
+mod figures;
+mod given;
+mod project;
+mod replay;
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
 use task_host::bucket::DirBucket;
 use task_host::config::{RetrySettings, Tasks};
 use task_host::failure::Failure;
 use task_host::key::{BucketKey, Prefix};
 use task_host::message::{self, Draft, Task};
-use task_host::publish::{self, Published};
-use task_host::sandbox::{self, Guest, InputContent, Job, Limits, Lines};
+use task_host::prefetch::{Prefetch, ReadInPlace};
+use task_host::publish;
+use task_host::sandbox::{Execution, Guest, Job, Limits, Lines, Profiler};
 use task_host::task;
-use task_host::verdict::{self, Verdict};
+use task_host::verdict;
+use task_host::words;
 use tokio_util::sync::CancellationToken;
 
-use super::component::{check, read, task_name};
+use super::component::{check, task_name};
 use super::console::{Console, GuestOutput};
-use super::described::draft_error;
+use super::described::{self, draft_error};
 use super::exit_code::{Advice, Exit};
 use super::local_runner::LocalRunner;
 use super::open_files;
 use super::output;
-use super::settings::{Execution, Flags, When};
+use super::settings::{Execution as Executes, Flags, Settings, When};
+use figures::Figures;
+use given::{Component, Input};
+use replay::{Buckets, Found, Wanted};
+
+/// The time between two samples of a profile.
+const SAMPLES: Duration = Duration::from_millis(1);
+/// Bytes that are shown of a payload.
+const MOST_PAYLOAD: usize = 500;
 
 /// Options of `host try`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The task reads an input at /inputs/KEY. KEY is the path as given, or only the file name if the path
-is absolute or contains `..`; KEY=FILE sets another key. Text that the task prints is shown at once.
-Outputs are published to DIR as `host run` publishes them to a bucket. The exit code is 0 if the
-task succeeded and 3 if it failed.
+The component may be a project: its directory is built first. The task reads an input at /inputs/KEY.
+KEY is the path as given, or only the file name if the path is absolute or contains `..`; for the
+files of a directory it is their path below the directory. KEY=PATH sets another key. Text that the
+task prints is shown at once. Outputs are published to DIR as `host run` publishes them to a bucket.
+The exit code is 0 if the task succeeded and 3 if it failed.
+
+--from runs the task of an error report or a message again, with the payload, the inputs and the
+component that `host run` would use; a COMPONENT is used instead of the one in the bucket. Messages
+stay where they are, and outputs go to DIR unless --publish is given.
 
 Examples:
   host try edges.wasm --input a.png
-  host try edges.wasm --input 0_input/a.png=/data/a.png --payload '{\"sigma\": 2}' --out out")]
+  host try . sample/ --payload @options.json
+  host try edges.wasm --input 0_input/a.png=/data/a.png --payload '{\"sigma\": 2}' --out out
+  host try --from ./queue-errors --id 17
+  host try . --from sqs://my-tasks-errors --id 17 --bucket s3://my-data --profile 17.cpuprofile")]
 pub(crate) struct Try {
-    /// The component: a .wasm file
-    #[arg(value_name = "COMPONENT.wasm")]
-    component: PathBuf,
-    /// File that the task reads as /inputs/KEY; repeat it for more inputs
-    #[arg(long = "input", value_name = "[KEY=]FILE")]
+    /// The component: a .wasm file, a project's directory, or - for standard input
+    #[arg(value_name = "COMPONENT", required_unless_present = "from")]
+    component: Option<PathBuf>,
+    /// Files for the task, and directories with such files
+    #[arg(value_name = "INPUT", conflicts_with = "from")]
+    given: Vec<String>,
+    /// File that the task reads as /inputs/KEY, or directory of such files; repeat it for more
+    #[arg(long = "input", value_name = "[KEY=]PATH", conflicts_with = "from")]
     inputs: Vec<String>,
-    /// Parameters for the component
-    #[arg(long, value_name = "JSON")]
+    /// Parameters for the component: JSON, or @FILE to read them from a file
+    #[arg(long, value_name = "JSON", conflicts_with = "from")]
     payload: Option<String>,
     /// Directory for the files that the task writes to /outputs
     #[arg(long, value_name = "DIR", default_value = "out")]
     out: PathBuf,
-    /// Name of the task [default: the component's file name without .wasm]
+    /// Name of the task [default: the component's file name without .wasm]; with --from, only a task
+    /// with this name
     #[arg(long)]
     name: Option<String>,
-    /// Base directory to tell the task
-    #[arg(long, value_name = "PREFIX", default_value = "try")]
-    base_directory: String,
-    /// Task id to tell the task
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    id: Option<i64>,
-    /// Attempt number to tell the task
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    attempt: u32,
+    /// Base directory to tell the task [default: try]
+    #[arg(long, value_name = "PREFIX", conflicts_with = "from")]
+    base_directory: Option<String>,
+    /// Task id to tell the task; with --from, the id of the task or the message to run
+    #[arg(long, value_name = "ID", allow_hyphen_values = true)]
+    id: Option<String>,
+    /// Attempt number to tell the task [default: 1; with --from, that of the report]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    attempt: Option<u32>,
+    /// Queue or file with an error report or a message whose task is run
+    #[arg(long, value_name = "QUEUE|FILE", help_heading = "A task of a queue")]
+    from: Option<String>,
+    /// Publish the outputs to the bucket, as `host run` would, instead of to DIR
+    #[arg(long, requires = "from", conflicts_with = "out", help_heading = "A task of a queue")]
+    publish: bool,
+    /// File for a profile of the task's functions, which the profilers of browsers and
+    /// https://profiler.firefox.com open
+    #[arg(long, value_name = "FILE.cpuprofile")]
+    profile: Option<PathBuf>,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
-    flags: Flags<Execution>,
+    flags: Flags<Executes>,
+}
+
+/// A task, and where its parts come from.
+struct Plan {
+    task: Task,
+    attempt: u32,
+    /// Inputs that the user names.
+    inputs: Vec<Input>,
+    /// The component that the user names.
+    component: Option<Component>,
+    /// The buckets of a task of a queue.
+    buckets: Option<Buckets>,
+    /// The component of the task's report.
+    reported: Option<String>,
+}
+
+/// What came of the task, as `--json` prints it.
+#[derive(Serialize)]
+struct Outcome<'a> {
+    name: &'a str,
+    id: i64,
+    attempt: u32,
+    success: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    /// Whether `host run` would try the task again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    would_retry: Option<bool>,
+    component: String,
+    outputs: Vec<OutputRow>,
+    #[serde(flatten)]
+    figures: Figures,
+}
+
+#[derive(Serialize)]
+struct OutputRow {
+    path: String,
+    size: u64,
 }
 
 impl Try {
@@ -74,77 +154,139 @@ impl Try {
 
     async fn make(self, console: &Console) -> anyhow::Result<Exit> {
         let settings = self.flags.load()?;
-        let inputs: Vec<Input> =
-            self.inputs.iter().map(|text| Input::parse(text)).collect::<anyhow::Result<_>>()?;
-        let task = self.task(&inputs)?;
-        let mut table = settings.task(&task.name)?;
-        open_files::prepare_for(1, &mut table.limits, &mut Tasks::new());
-        let mut limits = table.limits(&task.name);
-        // Shown at the end, so that one can choose a limit.
-        limits.cpu_time.get_or_insert(Duration::MAX);
-        let limits = Arc::new(limits);
-        let bytes = read(&self.component)?;
-        check(&self.component, &bytes)?;
+        let plan = self.plan(console, &settings).await?;
         let bench = LocalRunner::open(&settings)?;
         let start = Instant::now();
-        let guest = bench.compile(&self.component, &bytes).await?;
+        let ready = match (&plan.component, &plan.buckets) {
+            (Some(Component { file, bytes }), _) => bench.compile(file, bytes).await?,
+            (None, Some(buckets)) => buckets.component(&plan.task.name, &bench, &settings).await?,
+            (None, None) => return Err(Advice::usage("no component is given").into()),
+        };
         let compiled = start.elapsed();
+        let digest = ready.digest.to_string();
+        tell_component(console, &plan, &digest);
 
-        let start = Instant::now();
-        let (cpu_time, result) =
-            self.execute(console, &bench, (guest, &bytes), task, limits, &inputs).await?;
-        let elapsed = start.elapsed();
-        match result {
-            Ok(published) => {
-                let mut out = output::out();
-                let rows: Vec<Vec<String>> = published
-                    .keys
-                    .iter()
-                    .map(|key| {
-                        let path = self.out.join(key.as_path());
-                        let size = fs::metadata(&path).map_or(0, |meta| meta.len());
-                        vec![path.display().to_string(), output::bytes(size).to_string()]
-                    })
-                    .collect();
-                output::table(&mut out, &rows)?;
-                out.flush()?;
-                console.tell(format_args!(
-                    "done in {} with {} of processor time, {} published (the component was ready \
-                     after {})",
-                    output::time(elapsed),
-                    output::time(cpu_time.unwrap_or_default()),
-                    output::count(published.keys.len() as u64, "output"),
-                    output::time(compiled)
-                ));
-                Ok(Exit::Done)
-            }
-            Err(failure) => {
-                console.tell(format_args!("error: {failure}"));
-                let policy = settings.get::<RetrySettings>()?.policy();
-                console.tell(match verdict::judge(&failure, self.attempt, &policy) {
-                    Verdict::Retry { .. } => format!(
-                        "`host run` would try it again, with up to {} attempts in all",
-                        policy.max_attempts
-                    ),
-                    _ => {
-                        "`host run` would reject it and send a report to the error queue".to_owned()
-                    }
-                });
-                Ok(Exit::Partly)
+        let limits = limits(&settings, &plan.task)?;
+        let (figures, result) = self.execute(console, &bench, ready.guest, &plan, limits).await?;
+        if plan.buckets.is_none() && plan.inputs.is_empty() {
+            let has_outputs = result.as_ref().is_ok_and(|outputs| !outputs.is_empty());
+            if figures.sought_inputs || !has_outputs {
+                console.tell(
+                    "warning: no inputs were given; if the task reads some, name files or a \
+                     directory after the component",
+                );
             }
         }
+        let (error, verdict) = match &result {
+            Ok(_) => (None, None),
+            Err(failure) => {
+                let policy = settings.get::<RetrySettings>()?.policy();
+                let verdict = verdict::judge(failure, plan.attempt, &policy);
+                (Some(failure.to_string()), Some((verdict.is_retry(), policy.max_attempts)))
+            }
+        };
+        let outcome = Outcome {
+            name: plan.task.name.as_str(),
+            id: plan.task.id,
+            attempt: plan.attempt,
+            success: error.is_none(),
+            error,
+            would_retry: verdict.map(|(would_retry, _)| would_retry),
+            component: digest,
+            outputs: result.unwrap_or_default(),
+            figures,
+        };
+        if self.json {
+            output::json(&outcome)?;
+        } else {
+            let mut out = output::out();
+            let row = |row: &OutputRow| vec![row.path.clone(), output::bytes(row.size).to_string()];
+            let rows: Vec<Vec<String>> = outcome.outputs.iter().map(row).collect();
+            output::table(&mut out, &rows)?;
+            out.flush()?;
+        }
+        if let Some(error) = &outcome.error {
+            console.tell(format_args!("error: {error}"));
+        }
+        if let Some((would_retry, attempts)) = verdict {
+            console.tell(match would_retry {
+                true => {
+                    format!("`host run` would try it again, with up to {attempts} attempts in all")
+                }
+                false => {
+                    "`host run` would reject it and send a report to the error queue".to_owned()
+                }
+            });
+        }
+        let line = figures.line();
+        let count = output::count(outcome.outputs.len() as u64, "output");
+        console.note(match (outcome.success, self.publish) {
+            (true, true) => format!("done in {line}; {count} published"),
+            (true, false) => format!("done in {line}; {count} in {}", self.out.display()),
+            (false, _) => format!(
+                "failed after {line} (the component was ready after {})",
+                output::time(compiled)
+            ),
+        });
+        Ok(if outcome.success { Exit::Done } else { Exit::Partly })
     }
 
-    /// The task as a message would describe it.
-    fn task(&self, inputs: &[Input]) -> anyhow::Result<Task> {
-        let name = task_name(self.name.as_deref(), &self.component)?;
+    /// Which task is run, and with what.
+    async fn plan(&self, console: &Console, settings: &Settings) -> anyhow::Result<Plan> {
+        let component = match &self.component {
+            // A wrong payload is told before a long build.
+            Some(named) => {
+                self.payload()?;
+                Some(Component::read(named)?)
+            }
+            None => None,
+        };
+        if let Some(Component { file, bytes }) = &component {
+            check(file, bytes)?;
+        }
+        let Some(from) = &self.from else {
+            let file = component.as_ref().map(|component| &*component.file);
+            let inputs = self.given.iter().chain(&self.inputs).map(|text| Input::parse(text));
+            let inputs: Vec<Input> =
+                inputs.collect::<anyhow::Result<Vec<_>>>()?.into_iter().flatten().collect();
+            let task = self.described(file.unwrap_or(Path::new(given::STDIN)), &inputs)?;
+            let attempt = self.attempt.unwrap_or(1);
+            return Ok(Plan { task, attempt, inputs, component, buckets: None, reported: None });
+        };
+        let wanted = Wanted { id: self.id.as_deref(), name: self.name.as_deref() };
+        let Found { task, before } = replay::find(from, &wanted, settings).await?;
+        let reported = before.as_ref().and_then(|before| before.attempt);
+        let attempt = self.attempt.or(reported).unwrap_or(1);
+        tell_task(console, &task, attempt);
+        if let Some(before) = &before {
+            console.note(format_args!("the report says: {}", before.exception));
+        }
+        let reported = before.and_then(|before| before.component);
+        let buckets = Some(Buckets::of(settings)?);
+        Ok(Plan { task, attempt, inputs: Vec::new(), component, buckets, reported })
+    }
+
+    fn payload(&self) -> anyhow::Result<Option<String>> {
+        self.payload.as_deref().map(described::payload).transpose()
+    }
+
+    /// The task that the options describe, as a message would.
+    fn described(&self, component: &Path, inputs: &[Input]) -> anyhow::Result<Task> {
+        let is_stdin = component == Path::new(given::STDIN);
+        let name = self.name.as_deref().or(is_stdin.then_some("task"));
+        let name = task_name(name, component)?;
+        let id = self.id.as_deref().map(|id| {
+            let id: Result<i64, _> = id.parse();
+            id.map_err(|_| Advice::usage("--id: expected a whole number"))
+        });
         let keys: Vec<&str> = inputs.iter().map(|input| input.key.as_str()).collect();
+        let payload = self.payload()?;
         let text = message::encode(&Draft {
-            id: self.id,
+            id: id.transpose()?,
             name: name.as_str(),
-            base_directory: &self.base_directory,
+            base_directory: self.base_directory.as_deref().unwrap_or("try"),
             inputs: &keys,
-            payload: self.payload.as_deref(),
+            payload: payload.as_deref(),
         });
         Ok(message::decode(text.map_err(draft_error)?.as_bytes())?)
     }
@@ -153,138 +295,162 @@ impl Try {
         &self,
         console: &Console,
         bench: &LocalRunner,
-        (guest, code): (Guest, &[u8]),
-        task: Task,
+        guest: Guest,
+        plan: &Plan,
         limits: Arc<Limits>,
-        inputs: &[Input],
-    ) -> anyhow::Result<(Option<Duration>, Result<Published, Failure>)> {
-        let mut given = Vec::with_capacity(inputs.len());
-        for input in inputs {
-            input.give(&mut given)?;
-        }
-        let output = Arc::new(GuestOutput::new(console.clone()));
-        let tee = output.clone();
-        let job = Job {
-            guest,
-            task: Arc::new(task),
-            attempt: self.attempt,
-            limits,
-            inputs: given,
-            cancelled: CancellationToken::new(),
-            tee: Some(Arc::new(move |bytes: &[u8]| tee.write(bytes))),
-            watched: None,
-            slot: None,
+    ) -> anyhow::Result<(Figures, Result<Vec<OutputRow>, Failure>)> {
+        let task = &plan.task;
+        let prefetch: Option<Prefetch> = match &plan.buckets {
+            Some(buckets) => Some(buckets.inputs(bench).await?),
+            None => None,
         };
-        let execution = bench.sandbox.run(job).await;
+        let (inputs, in_place) = match &prefetch {
+            Some(prefetch) => {
+                let brought = prefetch.bring(&task.base_directory, &task.inputs).await?;
+                (brought.inputs, brought.in_place)
+            }
+            None => (given::open_all(&plan.inputs)?, ReadInPlace::default()),
+        };
+        let profiler = self.profile.as_ref().map(|file| {
+            bench.sandbox.sample_every(SAMPLES);
+            (file, Arc::new(Profiler::new()))
+        });
+        let output = Arc::new(GuestOutput::new(console.clone()));
+        let execution = {
+            let tee = output.clone();
+            let job = Job {
+                guest,
+                task: Arc::new(task.clone()),
+                attempt: plan.attempt,
+                limits,
+                inputs,
+                cancelled: CancellationToken::new(),
+                tee: Some(Arc::new(move |bytes: &[u8]| tee.write(bytes))),
+                profiler: profiler.as_ref().map(|(_, profiler)| profiler.clone()),
+                watched: None,
+                slot: None,
+            };
+            bench.sandbox.run(job).await
+        };
         output.end();
-        let cpu_time = execution.cpu_time;
+        if let Some((file, profiler)) = profiler {
+            write_profile(console, &profiler, file)?;
+        }
+        in_place.check()?;
+        let figures = Figures::of(&execution);
+        Ok((figures, self.publish(console, bench, execution, plan).await?))
+    }
+
+    /// The component that ran.
+    async fn wasm(&self, bench: &LocalRunner, plan: &Plan) -> anyhow::Result<Vec<u8>> {
+        match (&plan.component, &plan.buckets) {
+            (Some(Component { bytes, .. }), _) => Ok(bytes.clone()),
+            (None, Some(buckets)) => buckets.wasm(&plan.task.name, bench).await,
+            (None, None) => Ok(Vec::new()),
+        }
+    }
+
+    /// Publishes what the task left, and returns it. Shows where a task broke off.
+    async fn publish(
+        &self,
+        console: &Console,
+        bench: &LocalRunner,
+        execution: Execution,
+        plan: &Plan,
+    ) -> anyhow::Result<Result<Vec<OutputRow>, Failure>> {
         let listed = match execution.result {
             Ok(listed) => listed,
             Err(error) => {
                 if let Some(trace) = &execution.trace {
-                    console.tell(format_args!("{}", trace.show(Some(&Lines::of(code)))));
+                    let code = self.wasm(bench, plan).await?;
+                    console.tell(format_args!("{}", trace.show(Some(&Lines::of(&code)))));
                 }
                 if let Some(call) = &execution.failed_call {
                     console.tell(format_args!("the last file call that failed: {call}"));
                 }
-                return Ok((cpu_time, Err(error.into())));
+                return Ok(Err(error.into()));
             }
         };
-        if let Err(failure) = task::check_listed(&execution.outputs, &listed).await {
-            return Ok((cpu_time, Err(failure)));
+        let outputs = execution.outputs;
+        if let Err(failure) = task::check_listed(&outputs, &listed).await {
+            return Ok(Err(failure));
         }
-        let bucket = DirBucket::create(&self.out)?;
-        let root = Prefix::root();
-        let published = publish::outputs(execution.outputs, &root, None, &bucket, &|| true).await;
-        Ok((cpu_time, published.map_err(Failure::from)))
+        let sizes: Vec<u64> = outputs.iter().map(|output| output.content.size()).collect();
+        let (place, published) = match plan.buckets.as_ref().filter(|_| self.publish) {
+            Some(buckets) => {
+                let (bucket, protected) = buckets.outputs().await?;
+                let base = &plan.task.base_directory;
+                let put = publish::outputs(outputs, base, &protected, &*bucket, &|| true);
+                let published = put.await;
+                bucket.sync().await?;
+                bucket.close().await;
+                (PathBuf::from(bucket.to_string()), published)
+            }
+            None => {
+                let bucket = DirBucket::create(&self.out)?;
+                let root = Prefix::root();
+                let published = publish::outputs(outputs, &root, &[], &bucket, &|| true).await;
+                (self.out.clone(), published)
+            }
+        };
+        // Keys and sizes have the order of the outputs.
+        let row = |(key, size): (&BucketKey, u64)| OutputRow {
+            path: place.join(key.as_path()).display().to_string(),
+            size,
+        };
+        Ok(match published {
+            Ok(published) => Ok(published.keys.iter().zip(sizes).map(row).collect()),
+            Err(error) => Err(error.into()),
+        })
     }
 }
 
-/// A file, and its key for the task.
-#[derive(Debug, PartialEq, Eq)]
-struct Input {
-    key: BucketKey,
-    file: PathBuf,
+/// The limits of the task, as for a host with these settings.
+fn limits(settings: &Settings, task: &Task) -> anyhow::Result<Arc<Limits>> {
+    let mut table = settings.task(&task.name)?;
+    open_files::prepare_for(1, &mut table.limits, &mut Tasks::new());
+    let mut limits = table.limits(&task.name);
+    // Shown at the end, so that one can choose a limit.
+    limits.cpu_time.get_or_insert(Duration::MAX);
+    Ok(Arc::new(limits))
 }
 
-impl Input {
-    fn parse(text: &str) -> anyhow::Result<Self> {
-        // A file may have `=` in its name.
-        if let Some((key, file)) = text.split_once('=').filter(|_| !Path::new(text).exists()) {
-            let key = BucketKey::new(key)
-                .map_err(|e| Advice::usage(format!("--input {text:?}: the key {key:?} {e}")))?;
-            return Ok(Self { key, file: file.into() });
+/// Says which task of a queue is run.
+fn tell_task(console: &Console, task: &Task, attempt: u32) {
+    let inputs = output::count(task.inputs.len() as u64, "input");
+    let base = task.base_directory.as_str();
+    let payload = match &task.payload {
+        Some(payload) => format!("payload {}", words::cut(payload, MOST_PAYLOAD)),
+        None => "no payload".to_owned(),
+    };
+    console.note(format_args!(
+        "{} {} in {base:?}, attempt {attempt}, {inputs}, {payload}",
+        task.name, task.id
+    ));
+}
+
+/// Says whether the component is that of the report.
+fn tell_component(console: &Console, plan: &Plan, digest: &str) {
+    match &plan.reported {
+        Some(reported) if reported == digest => {
+            console.note(format_args!("the component is that of the report: {digest}"));
         }
-        let shown = text.strip_prefix("./").unwrap_or(text);
-        let name = Path::new(text).file_name().and_then(|name| name.to_str()).unwrap_or(text);
-        let key = BucketKey::new(shown).or_else(|_| BucketKey::new(name));
-        let key = key.map_err(|e| Advice::usage(format!("--input {text:?}: {name:?} {e}")))?;
-        Ok(Self { key, file: text.into() })
-    }
-
-    /// Opens the file for the task.
-    fn give(&self, given: &mut Vec<sandbox::Input>) -> anyhow::Result<()> {
-        let failed =
-            |problem: String| Advice::failed(format!("--input {}: {problem}", self.file.display()));
-        let below = |one: &str, other: &str| {
-            one.strip_prefix(other).is_some_and(|rest| rest.starts_with('/'))
-        };
-        for other in given.iter() {
-            let (other, key) = (other.path.as_str(), self.key.as_str());
-            if other == key {
-                return Err(failed(format!("another input has the key {key} too")).into());
-            }
-            if below(other, key) || below(key, other) {
-                let problem = format!(
-                    "another input has the key {other}; a name can be a file or a directory, not both"
-                );
-                return Err(failed(problem).into());
-            }
-        }
-        let open = || {
-            let file = fs::File::open(&self.file)?;
-            match file.metadata()? {
-                meta if meta.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
-                meta => Ok((file, meta.len())),
-            }
-        };
-        let (file, size) = open().map_err(|error: io::Error| failed(error.to_string()))?;
-        let source = Arc::new(OpenInput(Arc::new(file)));
-        let content = InputContent::File { source, size };
-        given.push(sandbox::Input { path: self.key.clone(), content });
-        Ok(())
+        Some(reported) => console.tell(format_args!(
+            "the component is another than that of the report: {digest} instead of {reported}"
+        )),
+        None => {}
     }
 }
 
-/// A file of the user's that is open.
-struct OpenInput(Arc<fs::File>);
-
-impl sandbox::Source for OpenInput {
-    fn opened(&self) -> Option<Arc<fs::File>> {
-        Some(self.0.clone())
-    }
-
-    fn open(&self) -> io::Result<Arc<fs::File>> {
-        Ok(self.0.clone())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_path_of_an_input_is_its_key_if_it_can_be() {
-        let check = |text: &str, key: &str, file: &str| {
-            let input = Input::parse(text).unwrap();
-            assert_eq!((input.key.as_str(), input.file.to_str().unwrap()), (key, file), "{text}");
-        };
-        check("0_input/a.png", "0_input/a.png", "0_input/a.png");
-        check("./a.png", "a.png", "./a.png");
-        check("/data/a.png", "a.png", "/data/a.png");
-        check("../a.png", "a.png", "../a.png");
-        check("0_input/a.png=/data/x", "0_input/a.png", "/data/x");
-        assert!(Input::parse("../k=/data/x").is_err());
-        assert!(Input::parse("..").is_err());
-    }
+fn write_profile(console: &Console, profiler: &Profiler, path: &Path) -> anyhow::Result<()> {
+    let failed = |error: std::io::Error| Advice::failed(format!("{}: {error}", path.display()));
+    let mut file = BufWriter::new(fs::File::create(path).map_err(failed)?);
+    let samples = profiler.write(&mut file).map_err(failed)?;
+    file.flush().map_err(failed)?;
+    let samples = output::count(samples as u64, "sample");
+    console.note(format_args!(
+        "{samples} in {}; the profilers of browsers open it, and https://profiler.firefox.com",
+        path.display()
+    ));
+    Ok(())
 }

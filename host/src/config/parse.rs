@@ -24,9 +24,18 @@ use crate::sandbox::{LEAST_HOST_MEMORY, MOST_LOG};
 /// A value, or what is wrong with its text.
 pub type Parsed<T> = Result<T, String>;
 
-/// The address of a queue. A plain path is a directory.
+/// The address of a queue. A plain path is a directory. A bare name could be that of an SQS queue, as
+/// it is for python-task-queue, so it has to be a directory that exists.
 pub fn queue(text: &str) -> Parsed<queue::Address> {
-    text.parse().map_err(|error: queue::AddressError| error.problem)
+    let address: queue::Address = text.parse().map_err(|e: queue::AddressError| e.problem)?;
+    let is_bare = !text.contains(['/', ':']) && !text.starts_with(['.', '~']);
+    match address.directory() {
+        Some(path) if is_bare && !path.exists() => Err(format!(
+            "could be a new directory or an SQS queue; write ./{text} for the directory, or \
+             sqs://{text} for SQS"
+        )),
+        _ => Ok(address),
+    }
 }
 
 /// The address of a bucket. A plain path is a directory.
@@ -94,7 +103,7 @@ pub(super) fn prefix(text: &str) -> Parsed<Prefix> {
     Prefix::new(text.trim_end_matches('/')).map_err(|error| error.to_string())
 }
 
-/// The prefix of components, which is apart from the receipts.
+/// The prefix of components or logs, which is apart from the receipts.
 pub(super) fn component_prefix(text: &str) -> Parsed<Prefix> {
     let prefix = prefix(text)?;
     check_not_reserved(prefix.as_str()).map_err(|error| error.to_string())?;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Config, TaskSettings};
+use super::{Config, TaskSettings, TrustSettings};
 use crate::catalog::Policy;
 use crate::digest::Digest;
 use crate::key::TaskName;
@@ -67,13 +67,20 @@ impl Config {
 
     /// Which components may run.
     pub fn component_policy(&self) -> Policy {
-        let digests = self.tasks.iter();
+        self.trust.policy(&self.tasks)
+    }
+}
+
+impl TrustSettings {
+    /// Which components may run, with the digests that the tables list.
+    pub fn policy(&self, tasks: &Tasks) -> Policy {
+        let digests = tasks.iter();
         let digests =
             digests.filter_map(|(name, task)| Some((name.clone(), task.components.clone()?)));
         Policy {
             digests: digests.collect(),
-            keys: self.trust.component_keys.clone(),
-            names: self.trust.listed_tasks_only.then(|| self.tasks.keys().cloned().collect()),
+            keys: self.component_keys.clone(),
+            names: self.listed_tasks_only.then(|| tasks.keys().cloned().collect()),
         }
     }
 }

@@ -15,7 +15,7 @@ mod tree;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -130,6 +130,56 @@ pub enum InputContent {
     },
 }
 
+/// What a guest did with its files.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FileUse {
+    /// Calls for files and directories, and reads and writes of their bytes.
+    pub calls: u64,
+    /// Bytes that the guest read.
+    pub read: u64,
+    /// Bytes that the guest wrote.
+    pub written: u64,
+    /// Whether the guest looked for anything in `/inputs`.
+    pub sought_inputs: bool,
+}
+
+/// The same while the guest runs. Only its own thread counts.
+#[derive(Default)]
+struct Using {
+    calls: AtomicU64,
+    read: AtomicU64,
+    written: AtomicU64,
+    sought_inputs: AtomicBool,
+}
+
+impl Using {
+    fn add(count: &AtomicU64, more: u64) {
+        // Cheaper than an atomic addition, and enough for one thread.
+        count.store(count.load(Relaxed).wrapping_add(more), Relaxed);
+    }
+
+    fn call(&self) {
+        Self::add(&self.calls, 1);
+    }
+
+    fn read(&self, bytes: usize) {
+        Self::add(&self.read, bytes as u64);
+    }
+
+    fn wrote(&self, bytes: usize) {
+        Self::add(&self.written, bytes as u64);
+    }
+
+    fn so_far(&self) -> FileUse {
+        FileUse {
+            calls: self.calls.load(Relaxed),
+            read: self.read.load(Relaxed),
+            written: self.written.load(Relaxed),
+            sought_inputs: self.sought_inputs.load(Relaxed),
+        }
+    }
+}
+
 /// A file that a guest left in `/outputs`.
 #[derive(Debug)]
 pub struct Output {
@@ -142,6 +192,7 @@ pub struct Output {
 /// What the files of one instance share.
 struct Shared {
     quota: Arc<Quota>,
+    using: Using,
     disk: Disk,
     clock: Clock,
     numbers: Numbers,
@@ -187,6 +238,7 @@ impl Tree {
     ) -> Self {
         let shared = Arc::new(Shared {
             quota,
+            using: Using::default(),
             disk,
             clock: Clock::start(world.map(|world| world.clock.clone())),
             numbers: Numbers::new(world),
@@ -214,6 +266,11 @@ impl Tree {
             tree.inputs.add_input(&input.path, file);
         }
         tree
+    }
+
+    /// What the guest did with them so far.
+    pub(super) fn used(&self) -> FileUse {
+        self.shared.using.so_far()
     }
 
     /// The last call that failed.
@@ -255,7 +312,7 @@ impl Files<'_> {
     /// Remembers a call that failed.
     fn noting<T>(&self, call: &str, fd: &Fd, path: &str, result: Result<T>) -> Result<T> {
         if let Err(Error::Code(code)) = &result
-            && let Ok(dir) = self.dir(fd)
+            && let Ok(dir) = self.other_dir(fd)
         {
             let Tree { inputs, outputs, shared } = self.tree;
             let directory = match dir {
@@ -268,12 +325,24 @@ impl Files<'_> {
         result
     }
 
+    /// What a call is about.
     fn get(&self, fd: &Fd) -> Result<&Opened> {
+        self.tree.shared.using.call();
         Ok(self.table.get(fd)?)
     }
 
+    /// The directory in which a call looks something up.
     fn dir(&self, fd: &Fd) -> Result<&Arc<Dir>> {
-        self.get(fd)?.dir()
+        let dir = self.get(fd)?.dir()?;
+        if !dir.is_writable {
+            self.tree.shared.using.sought_inputs.store(true, Relaxed);
+        }
+        Ok(dir)
+    }
+
+    /// The second directory of a call.
+    fn other_dir(&self, fd: &Fd) -> Result<&Arc<Dir>> {
+        self.table.get(fd)?.dir()
     }
 }
 
@@ -384,7 +453,7 @@ impl types::HostDescriptor for Files<'_> {
     }
 
     fn rename_at(&mut self, fd: Fd, old: String, new_fd: Fd, new: String) -> Result<()> {
-        let renamed = self.dir(&fd)?.rename(&old, self.dir(&new_fd)?, &new);
+        let renamed = self.dir(&fd)?.rename(&old, self.other_dir(&new_fd)?, &new);
         self.noting("rename", &fd, &old, renamed)
     }
 
@@ -399,7 +468,7 @@ impl types::HostDescriptor for Files<'_> {
     ) -> Result<()> {
         tree::check_length(&old)?;
         tree::check_length(&new)?;
-        let _ = (self.dir(&fd)?, self.dir(&new_fd)?);
+        let _ = (self.dir(&fd)?, self.other_dir(&new_fd)?);
         if flags.contains(types::PathFlags::SYMLINK_FOLLOW) {
             return Err(ErrorCode::Invalid.into());
         }
@@ -479,6 +548,7 @@ impl types::HostDescriptor for Files<'_> {
     }
 
     fn is_same_object(&mut self, a: Fd, b: Fd) -> wasmtime::Result<bool> {
+        self.tree.shared.using.call();
         Ok(self.table.get(&a)?.is_same(self.table.get(&b)?))
     }
 
@@ -506,6 +576,7 @@ impl types::HostDirectoryEntryStream for Files<'_> {
         &mut self,
         stream: Resource<Listing>,
     ) -> Result<Option<types::DirectoryEntry>> {
+        self.tree.shared.using.call();
         Ok(self.table.get_mut(&stream)?.next())
     }
 

@@ -80,14 +80,18 @@ impl Trace {
 
 impl Frame {
     fn of(frame: &FrameInfo) -> Self {
-        let function = match frame.func_name() {
-            Some(function) => name(function),
-            None => {
-                let module = name(frame.module().name().unwrap_or("<unknown>"));
-                format!("{module}!<function {}>", frame.func_index())
-            }
-        };
-        Self { function, offset: frame.module_offset() }
+        Self { function: function(frame), offset: frame.module_offset() }
+    }
+}
+
+/// The name of a frame's function.
+pub(super) fn function(frame: &FrameInfo) -> String {
+    match frame.func_name() {
+        Some(function) => name(function),
+        None => {
+            let module = name(frame.module().name().unwrap_or("<unknown>"));
+            format!("{module}!<function {}>", frame.func_index())
+        }
     }
 }
 

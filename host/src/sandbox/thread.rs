@@ -1,7 +1,7 @@
 //! The threads that execute guests.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -63,6 +63,12 @@ impl Threads {
         self.confinement
     }
 
+    /// Asks computing guests this often, and not less often than before.
+    pub(super) fn tick_every(&self, interval: Duration) {
+        let micros = u64::try_from(interval.as_micros()).unwrap_or(u64::MAX).max(1);
+        self.ticker.micros.fetch_min(micros, SeqCst);
+    }
+
     /// Runs `job` on the next free thread. None when the thread died under it.
     ///
     /// Dropping the future does not end the job: a guest is ended by its cancellation token.
@@ -105,6 +111,8 @@ fn block_signals() {
 
 /// Moves the engine's epoch on while any guest runs, and sleeps while none does.
 struct Ticker {
+    /// The time between two epochs.
+    micros: AtomicU64,
     running: AtomicUsize,
     stopped: AtomicBool,
     thread: std::sync::OnceLock<std::thread::Thread>,
@@ -113,6 +121,7 @@ struct Ticker {
 impl Ticker {
     fn start(engine: &Engine) -> wasmtime::Result<Arc<Self>> {
         let ticker = Arc::new(Self {
+            micros: AtomicU64::new(EPOCH.as_micros() as u64),
             running: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
             thread: std::sync::OnceLock::new(),
@@ -124,7 +133,7 @@ impl Ticker {
                     std::thread::park();
                     continue;
                 }
-                std::thread::sleep(EPOCH);
+                std::thread::sleep(Duration::from_micros(shared.micros.load(SeqCst)));
                 match engine.upgrade() {
                     Some(engine) => engine.increment_epoch(),
                     None => return,

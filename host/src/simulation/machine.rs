@@ -10,7 +10,9 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::sandbox::{Confinement, Execute, Execution, Job, Log, Mode, RunError};
+use crate::sandbox::{
+    CallTimes, Confinement, Execute, Execution, FileUse, Job, Log, Mode, RunError,
+};
 
 /// The slots of one host. A task takes one for its time, and leaves no outputs.
 pub(super) struct Machine {
@@ -114,7 +116,8 @@ impl Machine {
             cpu_time: None,
             log: Log::default(),
             elapsed,
-            instantiate: Duration::ZERO,
+            times: CallTimes::default(),
+            files: FileUse::default(),
             trace: None,
             failed_call: None,
         }

@@ -43,6 +43,7 @@ impl Attempt {
         if let Some(shown) = &self.shown {
             shown.settles();
         }
+        self.store_log(services, &lease, &verdict).await;
         let reason = end.as_ref().err().map(ToString::to_string).unwrap_or_default();
         let verdict = match self.report(services, &lease, end, &verdict).await {
             Ok(()) => verdict,

@@ -276,6 +276,19 @@ fn split<'a>(
     Err(ObjectError::NoInputSegment)
 }
 
+/// The placeholders that [`TaskTemplate::payload`] may have.
+pub const PLACEHOLDERS: [&str; 5] = ["{key}", "{input}", "{name}", "{stem}", "{id}"];
+
+/// The words in braces of a payload, in their order: `{stem}`, and others that are not placeholders.
+pub fn braced(payload: &str) -> impl Iterator<Item = &str> {
+    payload.match_indices('{').filter_map(|(at, _)| {
+        let rest = &payload[at..];
+        let (word, _) = rest[1..].split_once('}')?;
+        let is_word = |c: char| c.is_ascii_alphabetic() || matches!(c, '_' | '-');
+        (!word.is_empty() && word.chars().all(is_word)).then(|| &rest[..word.len() + 2])
+    })
+}
+
 /// Replaces the placeholders of a payload. Values are escaped as the inside of JSON strings.
 fn fill(payload: &str, key: &BucketKey, input: &str, id: i64) -> String {
     let name = key.as_str().rsplit('/').next().unwrap_or_default();
@@ -372,6 +385,13 @@ mod tests {
         assert_eq!(id("d/0_input/a", 0), 5_388_332_299_529_484);
         assert_eq!(Ids::From(5).of(&key("a"), 2), Some(7));
         assert_eq!(Ids::From(i64::MAX).of(&key("a"), 1), None);
+    }
+
+    #[test]
+    fn words_in_braces_are_told_from_objects() {
+        let found: Vec<&str> =
+            braced(r#"{"a": {}, "b": "{stem} {steem}", "c": {id}, {"d"}}"#).collect();
+        assert_eq!(found, ["{stem}", "{steem}", "{id}"]);
     }
 
     #[test]

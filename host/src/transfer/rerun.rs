@@ -149,6 +149,7 @@ impl Rerunner {
             inputs: brought.inputs,
             cancelled: CancellationToken::new(),
             tee: None,
+            profiler: None,
             watched: None,
             slot: None,
         };

@@ -398,7 +398,13 @@ impl Sender {
         }
         for (n, result) in results.into_iter().enumerate() {
             match result {
-                Ok(()) => self.sent += 1,
+                Ok(()) => {
+                    let first = batch.messages.get(n).filter(|_| self.sent == 0);
+                    if let (Some((body, _)), None) = (first, &self.target) {
+                        self.refusals.observer.would_send(body);
+                    }
+                    self.sent += 1;
+                }
                 // The message is at fault, and not the queue.
                 Err(error @ QueueError::Invalid { .. }) => {
                     if let Some((body, origin)) = batch.messages.get(n) {

@@ -10,6 +10,7 @@ mod hostile_pointer;
 mod hpc;
 mod python;
 mod receipts;
+mod replay;
 mod requests;
 mod shared_work;
 mod sick_calls;

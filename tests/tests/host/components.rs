@@ -104,3 +104,20 @@ fn a_component_for_another_version_of_the_interface_is_refused_with_both_version
     assert_ne!(push.status.code(), Some(0));
     assert!(push.stderr.contains(problem), "{}", push.stderr);
 }
+
+#[test]
+fn a_component_is_shown_with_the_language_of_its_task() {
+    let place = Place::new();
+    for (name, language) in [
+        ("NO_OP", "Rust"),
+        ("c_observe", "C99"),
+        ("javascript_observe", "JavaScript"),
+        ("python_observe", "Python"),
+    ] {
+        let wasm = guest(name);
+        let wasm = wasm.to_str().expect("a path that is text");
+        let shown = place.host(&["component", "inspect", wasm, "--json"]).good();
+        let shown: serde_json::Value = serde_json::from_str(&shown.stdout).expect("a component");
+        assert_eq!(shown["languages"], serde_json::json!([language]), "{name}");
+    }
+}

@@ -25,6 +25,7 @@ mod page;
 mod programs;
 mod python;
 mod receipts;
+mod replay;
 mod shared_work;
 mod shortages;
 mod sick_calls;

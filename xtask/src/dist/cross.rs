@@ -15,7 +15,7 @@ use crate::setup;
 ///
 /// Zig compiles the C code of dependencies and links: its package has everything for both
 /// processors, which otherwise takes a musl and a GCC for each.
-pub(crate) fn build(project: &Project, target: Target) -> anyhow::Result<PathBuf> {
+pub(crate) fn build(project: &Project, target: Target, commit: &str) -> anyhow::Result<PathBuf> {
     setup::standard_library(project, target.rust())?;
     let zig = setup::zig(project)?;
     let mut path = vec![zig];
@@ -34,6 +34,7 @@ pub(crate) fn build(project: &Project, target: Target) -> anyhow::Result<PathBuf
         .args(["zigbuild", "--profile", "dist", "--locked", "-p", "task-host", "--bin", "host"])
         .args(["--target", target.rust()])
         .env("PATH", env::join_paths(path)?)
+        .env("TASK_HOST_COMMIT", commit)
         // Messages name source files. The names are the same on all machines, and so are the
         // programs.
         .env("CARGO_ENCODED_RUSTFLAGS", renamed("--remap-path-prefix").join("\x1f"))

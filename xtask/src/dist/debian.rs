@@ -9,6 +9,7 @@ use std::process::Command;
 
 use anyhow::ensure;
 
+use super::manual::Manual;
 use super::release::{Program, Release};
 use super::stage::Stage;
 use super::target::Target;
@@ -17,8 +18,15 @@ use crate::setup;
 /// Where the service has the program of an administrator, and of this package.
 const PROGRAMS: [&str; 2] = ["/usr/local/bin/host", "/usr/bin/task-host"];
 
+/// The name of the program in the package.
+pub(crate) const NAME: &str = "task-host";
+
 /// Writes `task-host_VERSION_ARCHITECTURE.deb`.
-pub(crate) fn pack(release: &Release<'_>, program: &Program) -> anyhow::Result<PathBuf> {
+pub(crate) fn pack(
+    release: &Release<'_>,
+    program: &Program,
+    manual: &Manual,
+) -> anyhow::Result<PathBuf> {
     setup::debian_packer()?;
     let stage = release.stage("debian")?;
     let deploy = release.project.root.join("deploy");
@@ -33,6 +41,7 @@ pub(crate) fn pack(release: &Release<'_>, program: &Program) -> anyhow::Result<P
     // May get credentials.
     stage.copy(&ours.join("environment"), "etc/task-host/environment", 0o600)?;
     documents(release, &stage, program)?;
+    manual.add(&stage)?;
 
     stage.write("DEBIAN/control", &control(release, program.target), 0o644)?;
     stage.write("DEBIAN/conffiles", "/etc/task-host/environment\n", 0o644)?;

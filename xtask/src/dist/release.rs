@@ -83,7 +83,7 @@ impl<'p> Release<'p> {
             repository: text("repository")?,
             time: time.parse().with_context(|| format!("SOURCE_DATE_EPOCH={time}"))?,
             created: capture(&mut date)?.trim().to_owned(),
-            commit: git(&["rev-parse", "HEAD"])?,
+            commit: commit(project)?,
         })
     }
 
@@ -126,6 +126,13 @@ impl<'p> Release<'p> {
         ensure!(package.is_file(), "{} was not made", package.display());
         Ok(package)
     }
+}
+
+/// The commit that is built.
+pub(crate) fn commit(project: &Project) -> anyhow::Result<String> {
+    let mut git = Command::new("git");
+    capture(git.current_dir(&project.root).args(["rev-parse", "HEAD"]))
+        .map(|text| text.trim().to_owned())
 }
 
 /// What Cargo knows about the workspace.

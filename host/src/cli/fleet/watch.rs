@@ -23,7 +23,11 @@ Exit codes:
   1  the time is over, or the engine or a queue could not be asked
   3  --for done: the queue is empty, and its error queue is not
   5  --for workers: the time is over, and workers still wait
-  6  --for done: no worker is left, and the queue is not empty";
+  6  --for done: no worker is left, and the queue is not empty
+
+Examples:
+  host fleet wait tiles --on slurm://main
+  host fleet wait tiles --on slurm://main --for done";
 
 /// Options of `host fleet status`.
 #[derive(Debug, clap::Args)]

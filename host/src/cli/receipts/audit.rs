@@ -233,7 +233,8 @@ async fn open_rerunner(
     bucket: &Arc<dyn bucket::Bucket>,
 ) -> anyhow::Result<Rerunner> {
     let data: DataSettings = settings.get()?;
-    let CacheSettings { dir, size, .. } = settings.get()?;
+    let cache: CacheSettings = settings.get()?;
+    let (max_bytes, dir) = (cache.for_blobs(), cache.dir);
     let inputs = match &data.input_bucket {
         Some(url) => {
             let inputs = bucket::open(url, &settings.bucket_access()?).await?;
@@ -252,7 +253,7 @@ async fn open_rerunner(
     Ok(Rerunner::new(rerun::Place {
         inputs,
         components,
-        cache: Cache::open(CacheOptions { dir: dir.clone(), max_bytes: size.as_u64() })?,
+        cache: Cache::open(CacheOptions { dir: dir.clone(), max_bytes })?,
         compiled: dir.join("compiled"),
         spill: Arc::new(SpillDir::new(&dir.join("work"))?),
         compile_limits: settings.get::<CompileSettings>()?.limits(),

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use task_host::environment;
+
 use super::super::exit_code::Advice;
 use super::fleet::{FLEET, FleetTable};
 use super::tables::{self, TASKS, Tables};
@@ -45,6 +47,23 @@ pub(super) fn read(named: Option<(PathBuf, &str)>) -> anyhow::Result<File> {
         Err(error) => {
             let by = by.map_or(String::new(), |by| format!("{by}: "));
             Err(Advice::usage(format!("{by}{} can't be read: {error}", path.display())).into())
+        }
+    }
+}
+
+/// Reads `host.toml` in the directory of the user's settings, if it exists and may be read.
+pub(super) fn read_users() -> anyhow::Result<File> {
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+    let Some(path) = environment::config_dir().map(|dir| dir.join(DEFAULT)) else {
+        return Ok(File::default());
+    };
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(parse(&path, &text)?),
+        Err(error) if matches!(error.kind(), NotFound | NotADirectory | PermissionDenied) => {
+            Ok(File::default())
+        }
+        Err(error) => {
+            Err(Advice::usage(format!("{} can't be read: {error}", path.display())).into())
         }
     }
 }

@@ -339,12 +339,21 @@ pub(super) struct OpenFile {
 impl OpenFile {
     /// Reads up to `len` bytes; none at the end of the file.
     pub(super) fn read(&self, len: usize, offset: u64) -> io::Result<Bytes> {
-        self.file.read(len, offset)
+        let bytes = self.file.read(len, offset)?;
+        self.file.shared.using.read(bytes.len());
+        Ok(bytes)
     }
 
     /// Writes all of `bytes`, at `offset` or at the end.
     pub(super) fn write(&self, bytes: &[u8], offset: Option<u64>) -> Result<()> {
-        self.file.write(bytes, offset)
+        self.file.write(bytes, offset)?;
+        self.file.shared.using.wrote(bytes.len());
+        Ok(())
+    }
+
+    /// Counts a read or a write of a stream.
+    pub(super) fn streamed(&self) {
+        self.file.shared.using.call();
     }
 
     /// Checks that the guest may write to it.

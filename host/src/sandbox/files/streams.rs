@@ -34,6 +34,7 @@ impl InputStream for Reader {
         if size == 0 {
             return Ok(Bytes::new());
         }
+        self.file.streamed();
         let bytes = self
             .file
             .read(size, self.offset)
@@ -69,6 +70,7 @@ impl Pollable for Writer {
 
 impl OutputStream for Writer {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.file.streamed();
         self.file.write(&bytes, self.offset).map_err(|error| match error {
             Error::Code(code) => StreamError::LastOperationFailed(code.into()),
             Error::Trap(error) => StreamError::Trap(error),

@@ -94,7 +94,7 @@ fn pipes_links_and_directories_in_a_queue_hold_up_neither_tasks_nor_the_end() {
     let status: Value = serde_json::from_str(&status.stdout).expect("a status");
     assert_eq!((&status["enqueued"], &status["completed"]), (&json!(0), &json!(6)), "{status}");
     for command in ["ls", "release", "rezero", "purge"] {
-        let yes: &[&str] = if command == "purge" { &["--yes"] } else { &[] };
+        let yes: &[&str] = if command == "ls" { &[] } else { &["--yes"] };
         place.host(&[&["queue", command, "./queue"], yes].concat()).good();
     }
     assert!(queue.join("queue/0--evil-0.json").exists(), "it is not the host's");

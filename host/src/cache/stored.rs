@@ -1,0 +1,87 @@
+//! What is in a cache directory, and removing some of it. Hosts may be using it meanwhile: they fetch
+//! what they miss again.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::SystemTime;
+
+use super::index::Index;
+use super::{CacheError, PARTS};
+use crate::digest::Digest;
+use crate::ownership;
+
+/// A file in the cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// The SHA-256 of its bytes, or of the component whose compiled code it is.
+    pub digest: Digest,
+    /// The bytes that it takes on disk.
+    pub bytes: u64,
+    /// When a host last used it.
+    pub used: SystemTime,
+    /// The objects of remote buckets that it was when they were last fetched, as their URLs.
+    pub objects: Vec<String>,
+}
+
+/// The inputs and components in the cache in `dir`, those that were used last first.
+///
+/// # Errors
+/// [`CacheError::Local`] when there is no cache, or its directories can't be listed.
+pub fn stored(dir: &Path) -> Result<Vec<Stored>, CacheError> {
+    ownership::check(dir, &PARTS)
+        .map_err(|not_ours| CacheError::local(dir, "opening it", io::Error::other(not_ours)))?;
+    let mut objects: HashMap<Digest, Vec<String>> = HashMap::new();
+    Index::new(dir.join("index")).each(|bucket, key, digest| {
+        let url = format!("{}/{key}", bucket.trim_end_matches('/'));
+        objects.entry(digest).or_default().push(url);
+    });
+    let mut found = files(&dir.join("blobs"))
+        .map_err(|error| CacheError::local(dir, "listing its blobs", error))?;
+    for file in &mut found {
+        file.objects = objects.remove(&file.digest).unwrap_or_default();
+        file.objects.sort();
+    }
+    found.sort_by_key(|file| Reverse(file.used));
+    Ok(found)
+}
+
+/// Removes an input or a component from the cache in `dir`, if it is there.
+///
+/// # Errors
+/// [`CacheError::Local`] when the file can't be removed.
+pub fn remove_stored(dir: &Path, digest: &Digest) -> Result<(), CacheError> {
+    match fs::remove_file(dir.join("blobs").join(super::blobs::path(digest))) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(CacheError::local(dir, "removing a blob", error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The files `ab/abcd…` below a directory, whose names are digests, whatever follows a dot.
+fn files(dir: &Path) -> io::Result<Vec<Stored>> {
+    let mut found = Vec::new();
+    for shard in fs::read_dir(dir)? {
+        let shard = shard?;
+        if !shard.file_type()?.is_dir() {
+            continue;
+        }
+        for file in fs::read_dir(shard.path())? {
+            found.extend(of_file(&file?.path()));
+        }
+    }
+    Ok(found)
+}
+
+/// A file of the cache. None if it is gone, or not named by a digest.
+pub(crate) fn of_file(path: &Path) -> Option<Stored> {
+    let name = path.file_name()?.to_str()?;
+    let digest = name.split('.').next()?.parse().ok()?;
+    let meta = path.symlink_metadata().ok().filter(fs::Metadata::is_file)?;
+    let used = meta.accessed().or_else(|_| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+    Some(Stored { digest, bytes: meta.blocks() * 512, used, objects: Vec::new() })
+}

@@ -1,0 +1,231 @@
+//! The task of files that the user names: its inputs, and its component.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use task_host::key::BucketKey;
+use task_host::message::MOST_INPUTS;
+use task_host::sandbox::{self, InputContent};
+
+use super::super::component::read;
+use super::super::exit_code::Advice;
+use super::project;
+
+/// The component that is read from standard input.
+pub(super) const STDIN: &str = "-";
+
+/// A component's bytes, and the file that they are from, for people.
+pub(super) struct Component {
+    pub(super) file: PathBuf,
+    pub(super) bytes: Vec<u8>,
+}
+
+impl Component {
+    /// Reads a file or standard input. Builds a project if `named` is its directory.
+    pub(super) fn read(named: &Path) -> anyhow::Result<Self> {
+        let file = match named.is_dir() {
+            true => project::build(named)?,
+            false => named.to_owned(),
+        };
+        let bytes = if file == Path::new(STDIN) {
+            let mut bytes = Vec::new();
+            let read = io::stdin().lock().read_to_end(&mut bytes);
+            read.map_err(|e| Advice::failed(format!("standard input can't be read: {e}")))?;
+            bytes
+        } else {
+            read(&file)?
+        };
+        Ok(Self { file, bytes })
+    }
+}
+
+/// A file, and its key for the task.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Input {
+    pub(super) key: BucketKey,
+    pub(super) file: PathBuf,
+}
+
+impl Input {
+    /// The inputs that `[KEY=]PATH` names: a file, or all files of a directory.
+    pub(super) fn parse(text: &str) -> anyhow::Result<Vec<Self>> {
+        // A file may have `=` in its name.
+        let given = text.split_once('=').filter(|_| !Path::new(text).exists());
+        let (key, path) = match given {
+            Some((key, path)) => (Some(key), Path::new(path)),
+            None => (None, Path::new(text)),
+        };
+        if path.is_dir() {
+            return Self::of_dir(text, key, path);
+        }
+        let key = match key {
+            Some(key) => BucketKey::new(key)
+                .map_err(|e| Advice::usage(format!("input {text:?}: the key {key:?} {e}")))?,
+            None => {
+                let shown = text.strip_prefix("./").unwrap_or(text);
+                let name = path.file_name().and_then(|name| name.to_str()).unwrap_or(text);
+                BucketKey::new(shown)
+                    .or_else(|_| BucketKey::new(name))
+                    .map_err(|e| Advice::usage(format!("input {text:?}: {name:?} {e}")))?
+            }
+        };
+        Ok(vec![Self { key, file: path.into() }])
+    }
+
+    /// The files below a directory, with their paths below it as keys, after the given key.
+    fn of_dir(text: &str, key: Option<&str>, dir: &Path) -> anyhow::Result<Vec<Self>> {
+        let failed = |path: &Path, problem: &dyn std::fmt::Display| {
+            Advice::failed(format!("input {text:?}: {}: {problem}", path.display()))
+        };
+        let mut found = Vec::new();
+        let mut dirs = vec![(dir.to_owned(), key.unwrap_or_default().to_owned())];
+        while let Some((dir, prefix)) = dirs.pop() {
+            for entry in fs::read_dir(&dir).map_err(|e| failed(&dir, &e))? {
+                let path = entry.map_err(|e| failed(&dir, &e))?.path();
+                let name = path.file_name().and_then(|name| name.to_str());
+                let name = name.ok_or_else(|| failed(&path, &"its name is not UTF-8 text"))?;
+                let key = match &*prefix {
+                    "" => name.to_owned(),
+                    prefix => format!("{prefix}/{name}"),
+                };
+                let kind = fs::metadata(&path).map_err(|e| failed(&path, &e))?;
+                if kind.is_dir() {
+                    // A link to a directory above would never end.
+                    if !path.is_symlink() {
+                        dirs.push((path, key));
+                    }
+                    continue;
+                }
+                let key = BucketKey::new(&key).map_err(|e| failed(&path, &e))?;
+                found.push(Self { key, file: path });
+                if found.len() > MOST_INPUTS {
+                    let problem = format!("it has more than {MOST_INPUTS} files");
+                    return Err(failed(&dir, &problem).into());
+                }
+            }
+        }
+        if found.is_empty() {
+            return Err(failed(dir, &"it has no files").into());
+        }
+        found.sort_by(|one, other| one.key.cmp(&other.key));
+        Ok(found)
+    }
+
+    /// Opens the file for the task.
+    fn open(&self) -> io::Result<sandbox::Input> {
+        let file = fs::File::open(&self.file)?;
+        let meta = file.metadata()?;
+        if meta.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        let source = Arc::new(OpenInput(Arc::new(file)));
+        let content = InputContent::File { source, size: meta.len() };
+        Ok(sandbox::Input { path: self.key.clone(), content })
+    }
+}
+
+/// Opens the files for the task.
+pub(super) fn open_all(inputs: &[Input]) -> anyhow::Result<Vec<sandbox::Input>> {
+    let mut order: Vec<&Input> = inputs.iter().collect();
+    order.sort_by(|one, other| one.key.cmp(&other.key));
+    let below =
+        |one: &str, other: &str| one.strip_prefix(other).is_some_and(|rest| rest.starts_with('/'));
+    let mut dirs: Vec<&str> = Vec::new();
+    let mut last: Option<&Input> = None;
+    for input in order {
+        let key = input.key.as_str();
+        let failed =
+            |problem: String| Advice::failed(format!("input {}: {problem}", input.file.display()));
+        if last.is_some_and(|last| last.key == input.key) {
+            return Err(failed(format!("another input has the key {key} too")).into());
+        }
+        // In the order of keys, what is below a key may come after others, such as `a-b` after `a`.
+        dirs.retain(|dir| key.starts_with(dir));
+        if let Some(dir) = dirs.iter().find(|dir| below(key, dir)) {
+            let problem = format!(
+                "another input has the key {dir}; a name can be a file or a directory, not both"
+            );
+            return Err(failed(problem).into());
+        }
+        dirs.push(key);
+        last = Some(input);
+    }
+    let open = |input: &Input| {
+        let opened = input.open();
+        opened.map_err(|e| Advice::failed(format!("input {}: {e}", input.file.display())).into())
+    };
+    inputs.iter().map(open).collect()
+}
+
+/// A file of the user's that is open.
+struct OpenInput(Arc<fs::File>);
+
+impl sandbox::Source for OpenInput {
+    fn opened(&self) -> Option<Arc<fs::File>> {
+        Some(self.0.clone())
+    }
+
+    fn open(&self) -> io::Result<Arc<fs::File>> {
+        Ok(self.0.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_of_an_input_is_its_key_if_it_can_be() {
+        let check = |text: &str, key: &str, file: &str| {
+            let inputs = Input::parse(text).unwrap();
+            let found: Vec<_> =
+                inputs.iter().map(|i| (i.key.as_str(), i.file.to_str().unwrap())).collect();
+            assert_eq!(found, [(key, file)], "{text}");
+        };
+        check("0_input/a.png", "0_input/a.png", "0_input/a.png");
+        check("./a.png", "a.png", "./a.png");
+        check("/data/a.png", "a.png", "/data/a.png");
+        check("../a.png", "a.png", "../a.png");
+        check("0_input/a.png=/data/x", "0_input/a.png", "/data/x");
+        assert!(Input::parse("../k=/data/x").is_err());
+    }
+
+    #[test]
+    fn a_directory_stands_for_the_files_below_it() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["b.txt", "0_input/a.png", "0_input/deep/c"] {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, name).unwrap();
+        }
+        std::os::unix::fs::symlink(dir.path(), dir.path().join("again")).unwrap();
+        let keys = |text: &str| -> Vec<String> {
+            Input::parse(text).unwrap().into_iter().map(|input| input.key.to_string()).collect()
+        };
+        let path = dir.path().to_str().unwrap();
+        assert_eq!(keys(path), ["0_input/a.png", "0_input/deep/c", "b.txt"]);
+        assert_eq!(keys(&format!("x={path}/0_input")), ["x/a.png", "x/deep/c"]);
+        fs::create_dir(dir.path().join("none")).unwrap();
+        assert!(Input::parse(&format!("{path}/none")).is_err());
+    }
+
+    #[test]
+    fn two_inputs_can_not_have_one_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "x").unwrap();
+        let check = |keys: &[&str], is_right: bool| {
+            let input =
+                |key: &&str| Input { key: BucketKey::new(key).unwrap(), file: file.clone() };
+            let inputs: Vec<Input> = keys.iter().map(input).collect();
+            assert_eq!(open_all(&inputs).is_ok(), is_right, "{keys:?}");
+        };
+        check(&["a", "b"], true);
+        check(&["a", "a-b", "ab/c"], true);
+        check(&["a", "b", "a"], false);
+        check(&["a", "a-b", "a/c"], false);
+        check(&["a/c", "a"], false);
+    }
+}

@@ -1,0 +1,77 @@
+//! What `man` and shells know of the program, for the packages that install it for a whole machine.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use super::release::{Program, Release, STAGES};
+use super::stage::{Stage, gzip};
+use crate::command::{capture, run};
+
+/// The shells, and where a package has the completions of each for this program.
+fn completions(name: &str) -> [(&'static str, String); 3] {
+    [
+        ("bash", format!("usr/share/bash-completion/completions/{name}")),
+        ("fish", format!("usr/share/fish/vendor_completions.d/{name}.fish")),
+        ("zsh", format!("usr/share/zsh/vendor-completions/_{name}")),
+    ]
+}
+
+/// Manual pages and completions of a program that is called `name`, as files of a package.
+pub(crate) struct Manual {
+    dir: PathBuf,
+    name: &'static str,
+}
+
+impl Manual {
+    /// Asks the program itself. Where none of `programs` runs on this machine, one is built.
+    pub(crate) fn write(
+        release: &Release<'_>,
+        programs: &[Program],
+        name: &'static str,
+    ) -> anyhow::Result<Self> {
+        let dir = release.dir.join(STAGES).join("manual");
+        fs::create_dir_all(&dir)?;
+        let native = programs
+            .iter()
+            .find(|program| program.target.rust().starts_with(std::env::consts::ARCH));
+        let program = || match native {
+            Some(program) => Command::new(&program.file),
+            None => {
+                let mut cargo = release.project.cargo();
+                cargo.args([
+                    "run",
+                    "--quiet",
+                    "--locked",
+                    "-p",
+                    "task-host",
+                    "--bin",
+                    "host",
+                    "--",
+                ]);
+                cargo
+            }
+        };
+        run(program().arg("man").arg(dir.join("man1")).args(["--name", name]))?;
+        for (shell, _) in completions(name) {
+            let script = capture(program().args(["completions", shell, "--name", name]))?;
+            fs::write(dir.join(shell), script)?;
+        }
+        Ok(Self { dir, name })
+    }
+
+    /// Adds the files to a package.
+    pub(crate) fn add(&self, stage: &Stage) -> anyhow::Result<()> {
+        let packed = self.dir.join("page.gz");
+        for entry in fs::read_dir(self.dir.join("man1"))? {
+            let page = entry?.path();
+            gzip(&page, &packed)?;
+            let name = page.file_name().unwrap_or_default().to_string_lossy();
+            stage.copy(&packed, &format!("usr/share/man/man1/{name}.gz"), 0o644)?;
+        }
+        for (shell, place) in completions(self.name) {
+            stage.copy(&self.dir.join(shell), &place, 0o644)?;
+        }
+        Ok(())
+    }
+}
