@@ -87,6 +87,7 @@ const WITH_LANGUAGES: &[(&str, &str)] = &[
     ("host", "programs::a_program_in_c_"),
     ("host", "programs::a_program_in_javascript_"),
     ("host", "programs::a_program_in_python_"),
+    ("host", "python_guest::"),
 ];
 
 /// The tests that need what packs the host and installs the packages, and Docker.

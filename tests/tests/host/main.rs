@@ -24,6 +24,7 @@ mod otlp;
 mod page;
 mod programs;
 mod python;
+mod python_guest;
 mod receipts;
 mod replay;
 mod shared_work;
