@@ -12,6 +12,7 @@ use task_host::bucket::BucketError;
 use task_host::catalog::Contents;
 use task_host::digest::Digest;
 use task_host::key::TaskName;
+use task_host::sandbox::Kind;
 
 use super::console::Console;
 use super::exit_code::{Advice, Exit};
@@ -101,6 +102,7 @@ struct Pushed {
     place: String,
     digest: String,
     size: u64,
+    kind: Kind,
     /// Whether no component had that name before.
     is_new: bool,
 }
@@ -132,7 +134,8 @@ impl Push {
         let signature = self.signature.as_deref();
         let signature = signature::to_push(&settings, &name, &bytes, signature)?;
         // Only the sandbox itself tells whether it can run the component.
-        LocalRunner::open(&settings)?.compile(&self.file, &bytes).await?;
+        let ready = LocalRunner::open(&settings)?.compile(&self.file, &bytes).await?;
+        let kind = ready.guest.kind();
 
         let store = ComponentStore::make(&settings).await?;
         store.check_case(&name).await?;
@@ -144,6 +147,7 @@ impl Push {
             place: format!("{}/{key}", store.bucket),
             digest: Digest::of(&bytes).to_string(),
             size: bytes.len() as u64,
+            kind,
             is_new,
         };
         if self.json {
@@ -152,7 +156,8 @@ impl Push {
         }
         let Pushed { place, digest, size, .. } = pushed;
         let done = if is_new { "pushed" } else { "replaced" };
-        writeln!(output::out(), "{done} {name}: {digest}, {} in {place}", output::bytes(size))?;
+        let size = output::bytes(size);
+        writeln!(output::out(), "{done} {name} ({kind}): {digest}, {size} in {place}")?;
         Ok(Exit::Done)
     }
 }
@@ -172,7 +177,7 @@ pub(crate) fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(std::fs::read(file).map_err(|e| Advice::failed(format!("{}: {e}", file.display())))?)
 }
 
-/// Checks that a file can be a task's component, as far as its imports and exports tell.
+/// Checks that a file can be a task's component or program, as far as its imports and exports tell.
 pub(crate) fn check(file: &Path, bytes: &[u8]) -> anyhow::Result<Contents> {
     let contents = Contents::of(bytes);
     let problem = match &contents {
@@ -291,7 +296,8 @@ fn print(inspected: &Inspected) -> io::Result<()> {
         row("digest", inspected.digest.clone()),
         row("signature", inspected.signature.clone()),
         row("size", format!("{} ({} bytes)", output::bytes(inspected.size), inspected.size)),
-        row("kind", contents.kind.to_owned()),
+        row("kind", contents.kind.map_or_else(|| "unknown".to_owned(), |kind| kind.to_string())),
+        row("format", contents.format.to_owned()),
         row("language", unknown(&contents.languages)),
         row("made by", unknown(&contents.tools)),
         row("exports", list(&contents.exports)),

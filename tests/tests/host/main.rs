@@ -41,3 +41,4 @@ mod tools;
 mod trust;
 mod two_hosts;
 mod verified;
+mod wasi_programs;
