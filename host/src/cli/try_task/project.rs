@@ -1,73 +1,33 @@
 //! Builds the project of a component, so that its author can run it with one command.
 
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+mod cargo;
+mod python;
 
-use serde::Deserialize;
+use std::path::{Path, PathBuf};
 
 use super::super::exit_code::Advice;
 
-/// The target of components in Rust.
-const TARGET: &str = "wasm32-wasip2";
+/// How to build a project in a directory.
+type Builder = fn(&Path) -> anyhow::Result<PathBuf>;
 
-/// A message of Cargo, as far as it tells which files were made.
-#[derive(Deserialize)]
-struct Message {
-    reason: String,
-    #[serde(default)]
-    filenames: Vec<PathBuf>,
-    #[serde(default)]
-    manifest_path: PathBuf,
-}
+/// The file that tells the language of a project, and its builder.
+const BUILDERS: [(&str, Builder); 2] =
+    [(cargo::MANIFEST, cargo::build), (python::MANIFEST, python::build)];
 
 /// Builds the project in `dir`, and returns the file of its component.
 ///
 /// # Errors
 /// When the project can't be built, or makes no component or several.
 pub(super) fn build(dir: &Path) -> anyhow::Result<PathBuf> {
-    let manifest = dir.join("Cargo.toml");
-    let shown = dir.display();
-    if !manifest.is_file() {
-        return Err(Advice::usage(format!("{shown} has no Cargo.toml, so it can't be built"))
-            .hint("build the component with the tools of its language, and name the .wasm file")
-            .into());
-    }
-    let mut cargo = Command::new("cargo");
-    cargo.args(["build", "--release", "--target", TARGET]).current_dir(dir);
-    // Errors and progress go to the terminal, and the messages come here.
-    cargo.args(["--message-format", "json-render-diagnostics"]).stdout(Stdio::piped());
-    let mut building = cargo.spawn().map_err(|error| {
-        Advice::failed(format!("can't start cargo to build {shown}: {error}"))
-            .hint("install Rust, or build the component elsewhere and name its file")
-    })?;
-    let mut made = Vec::new();
-    let own = manifest.canonicalize()?;
-    if let Some(messages) = building.stdout.take() {
-        for line in BufReader::new(messages).lines() {
-            let Ok(message) = serde_json::from_str::<Message>(&line?) else { continue };
-            if message.reason == "compiler-artifact" && message.manifest_path == own {
-                let is_wasm =
-                    |file: &PathBuf| file.extension().is_some_and(|ending| ending == "wasm");
-                made.extend(message.filenames.into_iter().filter(is_wasm));
-            }
-        }
-    }
-    if !building.wait()?.success() {
-        return Err(Advice::failed(format!("{shown} was not built"))
-            .hint(format!("once per machine: rustup target add {TARGET}"))
-            .into());
-    }
-    match made.len() {
-        1 => Ok(made.remove(0)),
-        0 => Err(Advice::failed(format!("the build of {shown} made no component"))
-            .hint("in Rust a task is a library with crate-type = [\"cdylib\"], see `host new`")
-            .into()),
-        _ => {
-            let made: Vec<String> = made.iter().map(|file| file.display().to_string()).collect();
-            Err(Advice::usage(format!("the build of {shown} made several components"))
-                .hint(format!("name one: {}", made.join(", ")))
-                .into())
-        }
-    }
+    let found = BUILDERS.iter().find(|(file, _)| dir.join(file).is_file());
+    let Some((_, build)) = found else {
+        let files = BUILDERS.map(|(file, _)| file).join(" and no ");
+        return Err(Advice::usage(format!(
+            "{} has no {files}, so it can't be built",
+            dir.display()
+        ))
+        .hint("build the component with the tools of its language, and name the .wasm file")
+        .into());
+    };
+    build(dir)
 }
