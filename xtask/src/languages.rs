@@ -13,7 +13,7 @@ use anyhow::{Context, ensure};
 
 use crate::command::{capture, run};
 use crate::project::Project;
-use crate::setup::{cargo_programs, needed, npm_packages, python_packages, rust_programs};
+use crate::setup::{cargo_programs, link, needed, npm_packages, python_packages, rust_programs};
 
 /// The programs of tests, each in three languages: `LANGUAGE_PROGRAM.wasm`.
 const PROGRAMS: [&str; 2] = ["files", "observe"];
@@ -83,6 +83,8 @@ impl C {
                     lld-14, wasi-libc and libclang-rt-14-dev-wasm32), and make";
         needed(works, &packages, what)?;
         let wit_bindgen = cargo_programs(project, "wit-bindgen-cli", "0.61.1", "c")?;
+        // A test compares with what it makes.
+        link(project, "wit-bindgen", &wit_bindgen)?;
         let rust = rust_programs(project)?;
         let linker = rust.join("wasm-component-ld");
         ensure!(
@@ -176,7 +178,11 @@ pub(crate) struct JavaScript(PathBuf);
 
 impl JavaScript {
     pub(crate) fn install(project: &Project) -> anyhow::Result<Self> {
-        npm_packages(project, "componentize-qjs", "tests/programs/javascript").map(Self)
+        let programs = npm_packages(project, "componentize-qjs", "tests/programs/javascript")?;
+        // A test uses it in a new project.
+        let packages = programs.parent().context("programs are in a directory of packages")?;
+        link(project, "componentize-qjs", packages)?;
+        Ok(Self(programs))
     }
 
     /// Builds a component from a module that exports the functions of the world.

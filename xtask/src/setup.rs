@@ -334,7 +334,7 @@ fn virtual_environment(
 }
 
 /// A link in the build directory, where tests find what is installed.
-fn link(project: &Project, name: &str, directory: &Path) -> anyhow::Result<()> {
+pub(crate) fn link(project: &Project, name: &str, directory: &Path) -> anyhow::Result<()> {
     let link = project.target.join(name);
     if fs::read_link(&link).ok().as_deref() != Some(directory) {
         let _ = fs::remove_file(&link);

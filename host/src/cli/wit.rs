@@ -28,15 +28,15 @@ pub(crate) struct Wit {
 /// The world and its documentation.
 pub(crate) const TASK: &str = include_str!("../../wit/task.wit");
 
-/// The packages of WASI 0.2 that a guest may import, as wasmtime-wasi 48 has them (Apache-2.0 WITH
-/// LLVM-exception). They name each other, so none can be left out.
+/// The packages of WASI 0.2 that a guest may import: paths in a project, and contents. wasmtime-wasi
+/// 48 has them (Apache-2.0 WITH LLVM-exception). They name each other, so none can be left out.
 pub(crate) const WASI: [(&str, &str); 6] = [
-    ("cli.wit", include_str!("../../wasi/cli.wit")),
-    ("clocks.wit", include_str!("../../wasi/clocks.wit")),
-    ("filesystem.wit", include_str!("../../wasi/filesystem.wit")),
-    ("io.wit", include_str!("../../wasi/io.wit")),
-    ("random.wit", include_str!("../../wasi/random.wit")),
-    ("sockets.wit", include_str!("../../wasi/sockets.wit")),
+    ("wit/deps/cli.wit", include_str!("../../wasi/cli.wit")),
+    ("wit/deps/clocks.wit", include_str!("../../wasi/clocks.wit")),
+    ("wit/deps/filesystem.wit", include_str!("../../wasi/filesystem.wit")),
+    ("wit/deps/io.wit", include_str!("../../wasi/io.wit")),
+    ("wit/deps/random.wit", include_str!("../../wasi/random.wit")),
+    ("wit/deps/sockets.wit", include_str!("../../wasi/sockets.wit")),
 ];
 
 impl Wit {
@@ -46,8 +46,8 @@ impl Wit {
             return Ok(Exit::Done);
         };
         write(&dir.join("task.wit"), TASK)?;
-        for (name, text) in WASI {
-            write(&dir.join("deps").join(name), text)?;
+        for (path, text) in WASI {
+            write(&dir.join(path.trim_start_matches("wit/")), text)?;
         }
         output::tell(format_args!("wrote the world task-host:guest/task to {}", dir.display()));
         Ok(Exit::Done)

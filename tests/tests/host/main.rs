@@ -23,6 +23,7 @@ mod notices;
 mod otlp;
 mod page;
 mod programs;
+mod projects;
 mod python;
 mod receipts;
 mod replay;
