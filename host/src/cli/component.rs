@@ -22,7 +22,8 @@ use super::settings::{self, Flags, Settings, When};
 use store::ComponentStore;
 
 const PUSH_HELP: &str = "\
-Hosts use the new component for tasks that they start from then on. The one that it replaces is kept:
+The file is a component of the interface that `host wit` prints, or a program for WASI, which has its
+task on standard input. Hosts use it for tasks that they start from then on. The component that it replaces is kept:
 see `host component history` and `rollback`.
 
 Examples:
@@ -80,7 +81,7 @@ pub(crate) enum Component {
 /// Options of `host component push`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Push {
-    /// The component: a .wasm file
+    /// The component or program: a .wasm file
     file: PathBuf,
     /// Name of the tasks that the component runs [default: the file name without .wasm]
     #[arg(long)]
