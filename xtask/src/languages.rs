@@ -27,7 +27,9 @@ pub(crate) fn guests(project: &Project) -> anyhow::Result<Vec<PathBuf>> {
     let in_c = C::install(project)?;
     let in_python = Python::install(project)?;
     let in_javascript = JavaScript::install(project)?;
-    let mut built = Vec::new();
+    let program = project.target.join("guests/c_program.wasm");
+    in_c.build_program(&programs.join("c/program.c"), &program)?;
+    let mut built = vec![program];
     for program in PROGRAMS {
         let [c, python, javascript] = ["c", "python", "javascript"]
             .map(|language| project.target.join(format!("guests/{language}_{program}.wasm")));
@@ -73,17 +75,21 @@ impl C {
     const COMPILER: &str = "clang-14";
 
     pub(crate) fn install(project: &Project) -> anyhow::Result<Self> {
-        let packages = ["clang-14", "wasi-libc", "libclang-rt-14-dev-wasm32"];
+        let packages = ["clang-14", "lld-14", "wasi-libc", "libclang-rt-14-dev-wasm32", "make"];
         let has = |library: &str| {
             let mut find = Command::new(Self::COMPILER);
             let path = capture(find.args(["--target=wasm32-wasi", library]));
             path.is_ok_and(|path| Path::new(path.trim()).is_file())
         };
-        let works = || has("-print-file-name=libc.a") && has("-print-libgcc-file-name");
+        let files =
+            ["-print-file-name=libc.a", "-print-libgcc-file-name", "-print-prog-name=wasm-ld"];
+        let works = || files.into_iter().all(has) && Path::new("/usr/bin/make").exists();
         let what = "clang 14 with the C library for WebAssembly (Debian's packages clang-14, \
-                    wasi-libc and libclang-rt-14-dev-wasm32)";
+                    lld-14, wasi-libc and libclang-rt-14-dev-wasm32), and make";
         needed(works, &packages, what)?;
         let wit_bindgen = cargo_programs(project, "wit-bindgen-cli", "0.61.1", "c")?;
+        // A test compares with what it makes.
+        link(project, "wit-bindgen", &wit_bindgen)?;
         let rust = rust_programs(project)?;
         let linker = rust.join("wasm-component-ld");
         ensure!(
@@ -93,6 +99,19 @@ impl C {
         );
         let rust_lld = rust.join("gcc-ld/wasm-ld");
         Ok(Self { wit_bindgen: wit_bindgen.join("wit-bindgen"), linker, rust_lld })
+    }
+
+    /// Builds a program for WASI preview 1 from one C file, with the compiler alone.
+    pub(crate) fn build_program(&self, source: &Path, program: &Path) -> anyhow::Result<()> {
+        let compiler = capture(Command::new(Self::COMPILER).arg("--version"))?;
+        unless_fresh(program, [source], &compiler, |_, made| {
+            let mut compile = Command::new(Self::COMPILER);
+            run(compile
+                .args(["--target=wasm32-wasi", "-O2", "-Wall"])
+                .arg(source)
+                .arg("-o")
+                .arg(made))
+        })
     }
 
     /// Builds a component from C files. They include `NAME.h`, the header of the world NAME.
@@ -187,7 +206,11 @@ pub(crate) struct JavaScript(PathBuf);
 
 impl JavaScript {
     pub(crate) fn install(project: &Project) -> anyhow::Result<Self> {
-        npm_packages(project, "componentize-qjs", "tests/programs/javascript").map(Self)
+        let programs = npm_packages(project, "componentize-qjs", "tests/programs/javascript")?;
+        // A test uses it in a new project.
+        let packages = programs.parent().context("programs are in a directory of packages")?;
+        link(project, "componentize-qjs", packages)?;
+        Ok(Self(programs))
     }
 
     /// Builds a component from a module that exports the functions of the world.

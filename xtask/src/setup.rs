@@ -15,6 +15,8 @@ use crate::command::{capture, run};
 use crate::project::Project;
 
 const WASM: &str = "wasm32-wasip2";
+/// The target of programs for WASI preview 1.
+pub(crate) const PREVIEW1: &str = "wasm32-wasip1";
 
 /// The standard library for guests.
 pub(crate) fn wasm_target(project: &Project) -> anyhow::Result<()> {

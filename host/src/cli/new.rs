@@ -2,6 +2,8 @@
 //!
 //! Each language has a file that lists its project's files, which this binary contains.
 
+mod c;
+mod js;
 mod python;
 mod rust;
 
@@ -73,12 +75,18 @@ enum Lang {
     Rust,
     /// Summarises the columns of CSV files
     Python,
+    /// Summarises the columns of CSV files
+    C,
+    /// Summarises the columns of CSV files
+    Js,
 }
 
 /// A project of a language.
 struct Project {
     /// Paths and contents.
     files: Vec<(&'static str, String)>,
+    /// Paths and contents that are no text.
+    objects: &'static [(&'static str, &'static [u8])],
     /// Commands that build it and run it once, in its directory.
     steps: &'static [&'static str],
     /// Names that a project of this language can't have.
@@ -90,12 +98,26 @@ impl Lang {
         match self {
             Self::Rust => Project {
                 files: rust::files(name, rust::Sdk::chosen(offline)),
+                objects: &[],
                 steps: rust::STEPS,
                 taken: rust::TAKEN,
             },
-            Self::Python => {
-                Project { files: python::files(name), steps: python::STEPS, taken: &[] }
+            Self::Python => Project {
+                files: python::files(name),
+                objects: &[],
+                steps: python::STEPS,
+                taken: &[],
+            },
+            Self::C => {
+                Project { files: c::files(name), objects: c::OBJECTS, steps: c::STEPS, taken: &[] }
             }
+            Self::Js => Project {
+                files: js::files(name),
+                objects: &[],
+                steps: js::STEPS,
+                // npm takes no package that depends on itself.
+                taken: &["componentize-qjs", "node_modules"],
+            },
         }
     }
 }
@@ -122,6 +144,9 @@ fn create(dir: &Path, name: &str, project: &Project) -> Result<(), NewError> {
     check_name(name, project.taken)?;
     check_empty(dir)?;
     for (path, contents) in &project.files {
+        write(&dir.join(path), contents.as_bytes())?;
+    }
+    for (path, contents) in project.objects {
         write(&dir.join(path), contents)?;
     }
     Ok(())
@@ -138,7 +163,7 @@ fn check_empty(dir: &Path) -> Result<(), NewError> {
     }
 }
 
-fn write(path: &Path, contents: &str) -> Result<(), NewError> {
+fn write(path: &Path, contents: &[u8]) -> Result<(), NewError> {
     let written =
         path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(path, contents));
     written.map_err(|source| NewError::Io { path: path.to_owned(), source })

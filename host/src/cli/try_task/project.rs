@@ -1,9 +1,12 @@
 //! Builds the project of a component, so that its author can run it with one command.
 
 mod cargo;
+mod make;
+mod npm;
 mod python;
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use super::super::exit_code::Advice;
 
@@ -11,8 +14,12 @@ use super::super::exit_code::Advice;
 type Builder = fn(&Path) -> anyhow::Result<PathBuf>;
 
 /// The file that tells the language of a project, and its builder.
-const BUILDERS: [(&str, Builder); 2] =
-    [(cargo::MANIFEST, cargo::build), (python::MANIFEST, python::build)];
+const BUILDERS: [(&str, Builder); 4] = [
+    (cargo::MANIFEST, cargo::build),
+    (python::MANIFEST, python::build),
+    (npm::MANIFEST, npm::build),
+    (make::MANIFEST, make::build),
+];
 
 /// Builds the project in `dir`, and returns the file of its component.
 ///
@@ -30,4 +37,29 @@ pub(super) fn build(dir: &Path) -> anyhow::Result<PathBuf> {
         .into());
     };
     build(dir)
+}
+
+/// Runs a command that builds the project in `dir`. The last line that it prints is the path of the
+/// component.
+fn printed(mut command: Command, dir: &Path, hint: &str) -> anyhow::Result<PathBuf> {
+    let shown = dir.display();
+    let program = command.get_program().display().to_string();
+    let built = command.current_dir(dir).stderr(Stdio::inherit()).output();
+    let built = built.map_err(|error| {
+        Advice::failed(format!("can't start {program} to build {shown}: {error}"))
+            .hint(hint.to_owned())
+    })?;
+    if !built.status.success() {
+        return Err(Advice::failed(format!("{shown} was not built")).hint(hint.to_owned()).into());
+    }
+    let text = String::from_utf8_lossy(&built.stdout);
+    let component = text.lines().next_back().map(|path| dir.join(path));
+    match component.filter(|path| path.is_file()) {
+        Some(component) => Ok(component),
+        None => Err(Advice::failed(format!("the build of {shown} made no component"))
+            .hint(format!(
+                "the last line that {program} prints has to be the path of the .wasm file"
+            ))
+            .into()),
+    }
 }
