@@ -283,6 +283,8 @@ fn run(page: &str, typed: &[Typed]) {
     bash.env("AWS", target().join("aws/bin/aws"));
     bash.env("GUESTS", target().join("guests"));
     bash.env("FLEET", target().join("fleet"));
+    // pip takes the packages of new projects from there.
+    bash.env("PIP_NO_INDEX", "1").env("PIP_FIND_LINKS", target().join("python-wheels"));
     bash.env("STAND_IN_CLUSTER", dir.path().join("cluster"));
     for (variable, below) in
         [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup"), ("npm_config_cache", ".npm")]

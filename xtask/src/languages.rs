@@ -13,7 +13,9 @@ use anyhow::{Context, ensure};
 
 use crate::command::{capture, run};
 use crate::project::Project;
-use crate::setup::{cargo_programs, link, needed, npm_packages, python_packages, rust_programs};
+use crate::setup::{
+    cargo_programs, link, needed, npm_packages, python_packages, python_wheels, rust_programs,
+};
 
 /// The programs of tests, each in three languages: `LANGUAGE_PROGRAM.wasm`.
 const PROGRAMS: [&str; 2] = ["files", "observe"];
@@ -39,6 +41,9 @@ pub(crate) fn guests(project: &Project) -> anyhow::Result<Vec<PathBuf>> {
         in_javascript.build(&world, &module, &javascript)?;
         built.extend([c, python, javascript]);
     }
+    let guest = project.target.join("guests/python_guest.wasm");
+    in_python.build_project(project, &programs.join("python-guest"), &guest)?;
+    built.push(guest);
     Ok(built)
 }
 
@@ -140,13 +145,17 @@ impl C {
     }
 }
 
-/// The tool for Python: componentize-py, which contains CPython.
+/// The tool for Python: componentize-py, which contains CPython. Tests find its environment as
+/// `componentize-py` in the build directory, and the packages of new projects as `python-wheels`.
 pub(crate) struct Python(PathBuf);
 
 impl Python {
     pub(crate) fn install(project: &Project) -> anyhow::Result<Self> {
         let requirements = "tests/programs/python/requirements.txt";
-        python_packages(project, "componentize-py", requirements).map(Self)
+        let environment = python_packages(project, "componentize-py", requirements)?;
+        link(project, "componentize-py", &environment)?;
+        python_wheels(project, "python-wheels", requirements)?;
+        Ok(Self(environment))
     }
 
     /// Builds a component from a module, whose class `WitWorld` has the functions of the world.
@@ -166,6 +175,25 @@ impl Python {
                 .args(["--world", world.name, "componentize", module, "--python-path"])
                 .arg(directory)
                 .arg("--output")
+                .arg(made))
+        })
+    }
+
+    /// Builds the component of a project that uses the package `task_host_guest`.
+    fn build_project(
+        &self,
+        project: &Project,
+        directory: &Path,
+        component: &Path,
+    ) -> anyhow::Result<()> {
+        let package = project.root.join("guest-python/src");
+        let tools = self.0.to_string_lossy();
+        unless_fresh(component, [directory, &package], &tools, |_, made| {
+            run(Command::new(self.0.join("bin/python"))
+                .current_dir(directory)
+                .env("PYTHONPATH", &package)
+                .env("PYTHONDONTWRITEBYTECODE", "1")
+                .args(["-m", "task_host_guest", "--output"])
                 .arg(made))
         })
     }
@@ -246,7 +274,8 @@ fn hash_files(path: &Path, key: &mut DefaultHasher) -> io::Result<()> {
     let entries: io::Result<Vec<_>> = fs::read_dir(path)?.collect();
     let mut paths: Vec<_> = entries?.into_iter().map(|entry| entry.path()).collect();
     paths.sort();
-    for path in paths {
+    // Python writes files of its own beside those that it reads.
+    for path in paths.into_iter().filter(|path| !path.ends_with("__pycache__")) {
         path.file_name().hash(key);
         hash_files(&path, key)?;
     }

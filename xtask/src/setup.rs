@@ -322,6 +322,26 @@ pub(crate) fn python_packages(
     })
 }
 
+/// A directory with the packages of a requirements file, which pip installs without a network. Tests
+/// find it in the build directory.
+pub(crate) fn python_wheels(
+    project: &Project,
+    name: &str,
+    requirements: &str,
+) -> anyhow::Result<()> {
+    let environment = python_packages(project, "componentize-py", requirements)?;
+    let requirements = project.root.join(requirements);
+    let wheels = kept(name, &[&requirements], "", |directory| {
+        run(Command::new(environment.join("bin/python"))
+            .args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "-r"])
+            .arg(&requirements)
+            .arg("--dest")
+            .arg(directory))
+        .context("cannot fetch Python packages, which needs a network once")
+    })?;
+    link(project, name, &wheels)
+}
+
 /// The same, with a link to it in the build directory, where tests find it.
 fn virtual_environment(
     project: &Project,

@@ -88,6 +88,7 @@ const WITH_LANGUAGES: &[(&str, &str)] = &[
     ("host", "programs::a_program_in_c_"),
     ("host", "programs::a_program_in_javascript_"),
     ("host", "programs::a_program_in_python_"),
+    ("host", "python_guest::"),
     ("host", "projects::a_project_in_"),
     ("host", "wasi_programs::a_program_in_c_"),
 ];

@@ -22,6 +22,13 @@ from task_host_guest._component import world
 WitWorld = world({module})
 """
 
+TRACEBACK = "Traceback (most recent call last):"
+
+HINTS = """\
+A component has packages in pure Python, and the standard library without processes, threads and
+networks. Install a package with pip in the environment that runs this command. A package with
+compiled code, such as numpy, does not work."""
+
 IGNORED = {".venv", "venv", "build", "dist", "node_modules", "__pycache__"}
 
 
@@ -103,5 +110,13 @@ def build(module: str, component: Path) -> None:
 
 
 def shown(errors: str) -> str:
-    """What componentize-py says, or only the traceback of the user's code."""
-    return errors
+    """What componentize-py says, or only the traceback of the project's code."""
+    begin, end = errors.find(f"{TRACEBACK}\n  File \"/"), errors.find("\n\nCaused by:")
+    if not 0 <= begin < end:
+        return errors
+    # Directories have numbers in the component.
+    lines = re.sub(r'File "/0/', 'File "', errors[begin:end].rstrip()).split("\n")
+    frames = [n for n, line in enumerate(lines) if line.startswith("  File ")]
+    own = [n for n in frames if ENTRY not in lines[n]]
+    text = "\n".join([TRACEBACK, *lines[own[0] if own else 1 :]])
+    return f"{text}\n{HINTS}" if "ModuleNotFoundError" in lines[-1] or "C-ext" in text else text

@@ -76,7 +76,7 @@ def described(error: BaseException) -> str:
 def said(error: BaseException) -> str:
     """The text of an exception."""
     if isinstance(error, MemoryError) and not str(error):
-        return "the task needs more memory than it may have"
+        return "the task needs more memory than its limit; the host's `--memory` raises it"
     if isinstance(error, SystemExit):
         return f"the task called sys.exit({error.code!r})"
     # Numbers of errors in WebAssembly are not those of Linux.

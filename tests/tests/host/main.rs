@@ -25,6 +25,7 @@ mod page;
 mod programs;
 mod projects;
 mod python;
+mod python_guest;
 mod receipts;
 mod replay;
 mod shared_work;
