@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytesize::ByteSize;
 use task_host::key::{BucketKey, Prefix, TaskName};
 use task_host::message::Task;
-use task_host::sandbox::{self, Guest, Input, InputContent, Job, Limits, Mode, Sandbox};
+use task_host::sandbox::{self, Calls, Guest, Input, InputContent, Job, Limits, Mode, Sandbox};
 use task_host::spill::SpillDir;
 use tokio_util::sync::CancellationToken;
 
@@ -89,6 +89,7 @@ async fn rounds_of(sandbox: Arc<Sandbox>, guest: Guest, inputs: usize) -> f64 {
     for _ in 0..TASKS {
         let execution = sandbox
             .run(Job {
+                calls: Calls::Task,
                 guest: guest.clone(),
                 task: task.clone(),
                 attempt: 1,

@@ -1,4 +1,5 @@
-//! One guest, one fresh instance, three calls, under limits.
+//! One guest, one fresh instance, three calls, under limits. A guest with a plan is called in an
+//! instance of its own before (`sandbox/plan.rs`).
 //!
 //! A [`Sandbox`] owns the engine and the threads that execute guests. A component is compiled once
 //! by a [`compiling_engine`], [loaded](Sandbox::load) and [linked](Sandbox::link) as a [`Guest`],
@@ -22,6 +23,7 @@ mod limits;
 mod lines;
 mod log;
 mod mode;
+mod plan;
 mod profile;
 mod progress;
 mod quota;
@@ -67,6 +69,7 @@ pub use lines::Lines;
 pub use log::{Log, Tee};
 pub use mode::Mode;
 use mode::{StepClock, World};
+pub use plan::{Need, Needs};
 pub use profile::Profiler;
 pub use progress::CallTimes;
 use progress::Progress;
@@ -98,6 +101,8 @@ pub struct Sandbox {
     engine: Engine,
     linker: Linker<State>,
     threads: Threads,
+    /// One more thread, for plans: they need not wait for the end of a task.
+    planner: Threads,
     disk: Disk,
     mode: Mode,
     room: Arc<Room>,
@@ -107,12 +112,31 @@ pub struct Sandbox {
 #[derive(Clone)]
 pub struct Guest {
     pre: bindings::TaskPre<State>,
+    planned: Option<plan::Planned>,
+}
+
+impl Guest {
+    /// Whether it names inputs of its own.
+    pub fn has_plan(&self) -> bool {
+        self.planned.is_some()
+    }
+}
+
+/// The calls of one execution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Calls {
+    /// `prepare`, `execute` and `finalize`.
+    Task,
+    /// `plan`, in an instance that has no outputs.
+    Plan,
 }
 
 /// Everything one execution needs.
 pub struct Job {
     /// What is run.
     pub guest: Guest,
+    /// What is called.
+    pub calls: Calls,
     /// What it is told.
     pub task: Arc<Task>,
     /// Which execution of this task this is, from 1.
@@ -141,6 +165,8 @@ pub struct Execution {
     pub result: Result<Vec<String>, RunError>,
     /// What the guest left in `/outputs`, sorted by path; nothing if the result is an error.
     pub outputs: Vec<Output>,
+    /// What the guest's plan asks for, if that was called and returned.
+    pub needs: Option<Needs>,
     /// The most memory that the guest had, in bytes.
     pub memory: u64,
     /// The processor time of the thread that executed it, if it was measured.
@@ -165,6 +191,7 @@ impl Execution {
         Self {
             result: Err(error),
             outputs: Vec::new(),
+            needs: None,
             memory: 0,
             cpu_time: None,
             log: Log::default(),
@@ -177,7 +204,7 @@ impl Execution {
     }
 }
 
-/// The calls, in their order.
+/// The calls, in the order of an execution, and `plan`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 #[repr(usize)]
@@ -190,11 +217,14 @@ pub enum Phase {
     Execute,
     /// The call of that name.
     Finalize,
+    /// The call of that name.
+    Plan,
 }
 
 impl Phase {
-    /// All calls, in their order.
-    pub const ALL: [Self; 4] = [Self::Instantiate, Self::Prepare, Self::Execute, Self::Finalize];
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Instantiate, Self::Prepare, Self::Execute, Self::Finalize, Self::Plan];
 }
 
 impl std::fmt::Display for Phase {
@@ -204,6 +234,7 @@ impl std::fmt::Display for Phase {
             Self::Prepare => "prepare",
             Self::Execute => "execute",
             Self::Finalize => "finalize",
+            Self::Plan => "plan",
         })
     }
 }
@@ -335,19 +366,20 @@ pub fn possible_confinement() -> Confinement {
 }
 
 impl Sandbox {
-    /// Starts `slots` threads for guests. Outputs that are too large for memory go to `spill`.
+    /// Starts `slots` threads for guests, and one for plans. Outputs that are too large for memory go to `spill`.
     /// `mode` holds for all guests.
     ///
     /// # Errors
     /// When the engine or a thread can't be had: too little address space, for example.
     pub fn new(slots: usize, spill: Arc<SpillDir>, mode: Mode) -> wasmtime::Result<Self> {
-        let engine = Engine::new(&config(slots, mode))?;
+        let engine = Engine::new(&config(slots + 1, mode))?;
         let mut linker = Linker::new(&engine);
         imports::add_to_linker(&mut linker)?;
         let threads = Threads::start(slots, &engine)?;
+        let planner = Threads::start(1, &engine)?;
         let disk = Disk::start(spill)?;
         let room = Room::new(ByteSize(u64::MAX));
-        Ok(Self { engine, linker, threads, disk, mode, room })
+        Ok(Self { engine, linker, threads, planner, disk, mode, room })
     }
 
     /// The same, in which all guests together have no more than `memory`, if there is such a limit.
@@ -378,7 +410,7 @@ impl Sandbox {
 
     /// What the kernel itself keeps guests from.
     pub fn confinement(&self) -> Confinement {
-        self.threads.confinement()
+        Confinement::of_all(vec![self.threads.confinement(), self.planner.confinement()])
     }
 
     /// Samples guests that have a [`Profiler`] this often.
@@ -411,13 +443,18 @@ impl Sandbox {
             return Err(NotAGuest(words::bounded_line(&problem, MAX_PROBLEM)));
         }
         let pre = self.linker.instantiate_pre(component).map_err(|e| NotAGuest::new(&e))?;
+        let planned = plan::planned(&pre, &self.engine)?;
         let pre = bindings::TaskPre::new(pre).map_err(|e| NotAGuest::new(&e))?;
-        Ok(Guest { pre })
+        Ok(Guest { pre, planned })
     }
 
     /// Runs a job on the next free thread.
     pub async fn run(&self, job: Job) -> Execution {
-        self.run_unless_taken(Arc::new(Mutex::new(Some(job)))).await
+        let threads = match job.calls {
+            Calls::Task => &self.threads,
+            Calls::Plan => &self.planner,
+        };
+        self.run_unless_taken(threads, Arc::new(Mutex::new(Some(job)))).await
     }
 
     /// As [`Sandbox::run`].
@@ -426,7 +463,7 @@ impl Sandbox {
     /// Gives the job back if no thread was free within `patience`.
     pub async fn run_soon(&self, job: Job, patience: Duration) -> Result<Execution, Box<Job>> {
         let waiting = Arc::new(Mutex::new(Some(job)));
-        let mut running = std::pin::pin!(self.run_unless_taken(waiting.clone()));
+        let mut running = std::pin::pin!(self.run_unless_taken(&self.threads, waiting.clone()));
         tokio::select! {
             biased;
             execution = &mut running => return Ok(execution),
@@ -440,10 +477,10 @@ impl Sandbox {
     }
 
     /// Runs the job on the next free thread, if it is still there then.
-    async fn run_unless_taken(&self, job: Arc<Mutex<Option<Job>>>) -> Execution {
+    async fn run_unless_taken(&self, threads: &Threads, job: Arc<Mutex<Option<Job>>>) -> Execution {
         let (disk, mode) = (self.disk.clone(), self.mode);
         let share = Share::of(self.room.clone());
-        let run = self.threads.run(move |engine| {
+        let run = threads.run(move |engine| {
             let job = job.lock().take();
             Box::pin(async move {
                 match job {
@@ -519,7 +556,10 @@ pub fn compiling_engine(mode: Mode) -> wasmtime::Result<Engine> {
 
 async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job) -> Execution {
     let start = Instant::now();
-    let limits = &*job.limits;
+    let limits = &*match job.calls {
+        Calls::Task => Cow::Borrowed(&*job.limits),
+        Calls::Plan => Cow::Owned(plan::limits(&job.limits)),
+    };
     let deadline = start + limits.time;
     let log = log::Sink::new(usize::try_from(limits.log.as_u64()).unwrap_or(usize::MAX), job.tee);
     let quota = Quota::new(limits);
@@ -529,6 +569,10 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
     }
     let mut progress = Progress::start(start, job.watched.as_deref());
     let files = Tree::new(job.inputs, limits, quota.clone(), disk, log.clone(), world.as_ref());
+    let files = match job.calls {
+        Calls::Task => files,
+        Calls::Plan => files.without_outputs(),
+    };
     let mut table = ResourceTable::new();
     table.set_max_capacity(limits::MAX_HANDLES);
     let mut wasi = WasiCtx::builder();
@@ -573,11 +617,10 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
         }
     });
 
+    let task = to_wire(&job.task, job.attempt);
     let ended = tokio::select! {
         biased;
-        ended = calls(
-            &mut store, &job.guest, &job.task, job.attempt, limits, &mut progress,
-        ) => ended,
+        ended = calls(&mut store, &job.guest, job.calls, &task, limits, &mut progress) => ended,
         () = tokio::time::sleep_until(deadline.into()) => Err(Ended::Late),
         () = job.cancelled.cancelled() => Err(Ended::Cancelled),
     };
@@ -593,8 +636,12 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
     drop(job.slot);
     let exceeded = quota.exceeded();
     let limit = |phase, limit| limits.exceeded(phase, limit);
+    let out_of_time = match job.calls {
+        Calls::Task => Limit::Time(limits.time),
+        Calls::Plan => plan::out_of_time(&job.limits),
+    };
     let failed_call = files.failed_call();
-    let mut trace = None;
+    let (mut trace, mut needs) = (None, None);
     let result = match (ended, exceeded) {
         (Err(Ended::Cancelled), _) => Err(RunError::Cancelled),
         // Whatever the guest made of it: what it left may be half of what it meant to.
@@ -606,13 +653,13 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
         }
         // The wait for other guests is not the guest's own time.
         (Err(Ended::Late), _) if let Some(memory) = waited_for => Err(RunError::Crowded { memory }),
-        (Err(Ended::Late), _) => Err(limit(phase, Limit::Time(limits.time))),
+        (Err(Ended::Late), _) => Err(limit(phase, out_of_time)),
         (Err(Ended::Error(_)), _) if job.cancelled.is_cancelled() => Err(RunError::Cancelled),
         (Err(Ended::Error(error)), _) if error.downcast_ref() == Some(&Trap::Interrupt) => {
             match (limits.cpu_time.filter(|_| is_out_of_cpu_time), waited_for) {
                 (Some(most), _) => Err(limit(phase, Limit::CpuTime(most))),
                 (None, Some(memory)) => Err(RunError::Crowded { memory }),
-                (None, None) => Err(limit(phase, Limit::Time(limits.time))),
+                (None, None) => Err(limit(phase, out_of_time)),
             }
         }
         // A guest that was refused bytes and went on has left half of what it meant to, and
@@ -638,8 +685,12 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
         (Err(Ended::Failure(types::Failure::Reject(reason))), None) => {
             Err(RunError::Reject { phase, reason: told(reason, failed_call.as_ref()) })
         }
-        (Ok(outcome), None) if outcome.success => Ok(outcome.outputs),
-        (Ok(_), None) => Err(RunError::Unsuccessful),
+        (Ok(Returned::Outcome(outcome)), None) if outcome.success => Ok(outcome.outputs),
+        (Ok(Returned::Outcome(_)), None) => Err(RunError::Unsuccessful),
+        (Ok(Returned::Needs(returned)), None) => {
+            needs = Some(returned);
+            Ok(Vec::new())
+        }
     };
     let used = files.used();
     let (result, outputs) = match result {
@@ -652,6 +703,7 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
     Execution {
         result,
         outputs,
+        needs,
         memory,
         cpu_time,
         log: log.finish(),
@@ -661,6 +713,12 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
         trace,
         failed_call: failed_call.map(|call| call.text().to_owned()),
     }
+}
+
+/// What the last call of an instance returned.
+enum Returned {
+    Outcome(types::Outcome),
+    Needs(Needs),
 }
 
 /// What keeps an instance from returning an outcome.
@@ -702,18 +760,9 @@ fn told(reason: String, failed_call: Option<&FailedCall>) -> String {
     }
 }
 
-/// The three calls of the world, in their order. A guest that went on after it ran into its quota
-/// is not called again: nothing that it returns counts.
-async fn calls(
-    store: &mut Store<State>,
-    guest: &Guest,
-    task: &Task,
-    attempt: u32,
-    limits: &Limits,
-    progress: &mut Progress<'_>,
-) -> Result<types::Outcome, Ended> {
-    let instance = guest.pre.instantiate_async(&mut *store).await?;
-    let task = types::Task {
+/// What a guest is told of its task.
+fn to_wire(task: &Task, attempt: u32) -> types::Task {
+    types::Task {
         info: types::Info {
             id: task.id,
             name: task.name.to_string(),
@@ -722,14 +771,31 @@ async fn calls(
         },
         payload: task.payload.clone(),
         attempt,
-    };
+    }
+}
+
+/// The three calls of the world, in their order, or the plan. A guest that went on after it ran into
+/// its quota is not called again: nothing that it returns counts.
+async fn calls(
+    store: &mut Store<State>,
+    guest: &Guest,
+    calls: Calls,
+    task: &types::Task,
+    limits: &Limits,
+    progress: &mut Progress<'_>,
+) -> Result<Returned, Ended> {
+    if calls == Calls::Plan {
+        let needs = plan::call(store, guest, task, |phase| progress.enter(phase)).await?;
+        return Ok(Returned::Needs(needs));
+    }
+    let instance = guest.pre.instantiate_async(&mut *store).await?;
     progress.enter(Phase::Prepare);
     fault::point(Step::Prepare);
-    instance.call_prepare(&mut *store, &task).await??;
+    instance.call_prepare(&mut *store, task).await??;
     store.data().quota.check()?;
     progress.enter(Phase::Execute);
     fault::point(Step::Execute);
-    let outcome = instance.call_execute(&mut *store, &task).await??;
+    let outcome = instance.call_execute(&mut *store, task).await??;
     store.data().quota.check()?;
     if outcome.outputs.len() as u64 > limits.output_files {
         return Err(Limit::OutputFiles(limits.output_files).into());
@@ -738,9 +804,9 @@ async fn calls(
     store.data().quota.hold(listed.sum())?;
     progress.enter(Phase::Finalize);
     fault::point(Step::Finalize);
-    instance.call_finalize(&mut *store, &task, &outcome).await??;
+    instance.call_finalize(&mut *store, task, &outcome).await??;
     fault::point(Step::Finalized);
-    Ok(outcome)
+    Ok(Returned::Outcome(outcome))
 }
 
 /// Why a guest broke off, and the calls that led there.
