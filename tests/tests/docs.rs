@@ -46,6 +46,7 @@ pages! {
     interface_versions => "docs/interface-versions.md",
     metrics => "docs/metrics.md",
     operating => "docs/operating.md",
+    questions => "docs/questions.md",
     reference_bucket => "docs/reference/bucket.md",
     reference_command_line => "docs/reference/command-line.md",
     reference_determinism => "docs/reference/determinism.md",

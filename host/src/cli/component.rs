@@ -19,6 +19,7 @@ use super::local_runner::LocalRunner;
 use super::output;
 use super::settings::{self, Flags, Settings, When};
 use store::ComponentStore;
+pub(crate) use store::version_of;
 
 const PUSH_HELP: &str = "\
 Hosts use the new component for tasks that they start from then on. The one that it replaces is kept:
