@@ -101,8 +101,9 @@ pub struct Sandbox {
     engine: Engine,
     linker: Linker<State>,
     threads: Threads,
-    /// One more thread, for plans: they need not wait for the end of a task.
-    planner: Threads,
+    /// One more thread, for plans: they need not wait for the end of a task. Without the address
+    /// space for it, plans use the threads of tasks.
+    planner: Option<Threads>,
     disk: Disk,
     mode: Mode,
     room: Arc<Room>,
@@ -372,11 +373,14 @@ impl Sandbox {
     /// # Errors
     /// When the engine or a thread can't be had: too little address space, for example.
     pub fn new(slots: usize, spill: Arc<SpillDir>, mode: Mode) -> wasmtime::Result<Self> {
-        let engine = Engine::new(&config(slots + 1, mode))?;
+        let (engine, plans_apart) = match Engine::new(&config(slots + 1, mode)) {
+            Ok(engine) => (engine, true),
+            Err(_) => (Engine::new(&config(slots, mode))?, false),
+        };
         let mut linker = Linker::new(&engine);
         imports::add_to_linker(&mut linker)?;
         let threads = Threads::start(slots, &engine)?;
-        let planner = Threads::start(1, &engine)?;
+        let planner = plans_apart.then(|| Threads::start(1, &engine)).transpose()?;
         let disk = Disk::start(spill)?;
         let room = Room::new(ByteSize(u64::MAX));
         Ok(Self { engine, linker, threads, planner, disk, mode, room })
@@ -410,7 +414,8 @@ impl Sandbox {
 
     /// What the kernel itself keeps guests from.
     pub fn confinement(&self) -> Confinement {
-        Confinement::of_all(vec![self.threads.confinement(), self.planner.confinement()])
+        let threads = std::iter::once(&self.threads).chain(&self.planner);
+        Confinement::of_all(threads.map(Threads::confinement))
     }
 
     /// Samples guests that have a [`Profiler`] this often.
@@ -450,9 +455,9 @@ impl Sandbox {
 
     /// Runs a job on the next free thread.
     pub async fn run(&self, job: Job) -> Execution {
-        let threads = match job.calls {
-            Calls::Task => &self.threads,
-            Calls::Plan => &self.planner,
+        let threads = match (job.calls, &self.planner) {
+            (Calls::Plan, Some(planner)) => planner,
+            _ => &self.threads,
         };
         self.run_unless_taken(threads, Arc::new(Mutex::new(Some(job)))).await
     }

@@ -73,7 +73,7 @@ enum Next {
     /// It is done: its receipt says so.
     DoneBefore(Published),
     /// It runs.
-    Run(Prepared),
+    Run(Box<Prepared>),
 }
 
 /// What a task needs to run, ready.
@@ -192,7 +192,7 @@ impl Attempt {
                 tracing::debug!("done before, as its receipt says");
                 Ok(published)
             }
-            Next::Run(ready) => self.run_and_publish(services, lease, &task, ready, hold).await,
+            Next::Run(ready) => self.run_and_publish(services, lease, &task, *ready, hold).await,
         }
     }
 
@@ -414,7 +414,8 @@ impl Attempt {
         };
         hold.runs();
         self.steps.done(Step::Wait);
-        Ok(Next::Run(Prepared { told, inputs, objects, in_place, component, turn }))
+        let prepared = Prepared { told, inputs, objects, in_place, component, turn };
+        Ok(Next::Run(Box::new(prepared)))
     }
 
     /// Has the guest name inputs of its own, and brings them.
