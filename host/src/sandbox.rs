@@ -18,6 +18,7 @@ mod files;
 pub mod foreign;
 mod imports;
 mod interface;
+mod kind;
 mod last_words;
 mod limits;
 mod lines;
@@ -25,6 +26,7 @@ mod log;
 mod mode;
 mod plan;
 mod profile;
+mod program;
 mod progress;
 mod quota;
 mod room;
@@ -47,6 +49,7 @@ use wasmtime::{
     Config, Enabled, Engine, PoolingAllocationConfig, Store, Trap, UpdateDeadline,
     WasmBacktraceDetails,
 };
+use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
 use crate::fault::{self, Step};
@@ -62,6 +65,7 @@ pub use execute::Execute;
 use files::{FailedCall, Tree};
 pub use files::{FileUse, Input, InputContent, Output};
 pub use interface::version_problem;
+pub use kind::{CALLS, Kind};
 use last_words::LastWords;
 use limits::Memory;
 pub use limits::{LEAST_HOST_MEMORY, Limit, Limits, MOST_LOG, Table, is_too_large};
@@ -71,6 +75,7 @@ pub use mode::Mode;
 use mode::{StepClock, World};
 pub use plan::{Need, Needs};
 pub use profile::Profiler;
+use program::Errors;
 pub use progress::CallTimes;
 use progress::Progress;
 use quota::Quota;
@@ -109,24 +114,39 @@ pub struct Sandbox {
     room: Arc<Room>,
 }
 
-/// A compiled component of our world, ready to be instantiated.
+/// A compiled component, ready to be instantiated.
 #[derive(Clone)]
 pub struct Guest {
-    pre: bindings::TaskPre<State>,
-    planned: Option<plan::Planned>,
+    pre: Pre,
+}
+
+/// A component, with the places of what it exports.
+#[derive(Clone)]
+enum Pre {
+    Task { pre: bindings::TaskPre<State>, planned: Option<plan::Planned> },
+    Program(CommandPre<State>),
 }
 
 impl Guest {
+    /// Which interface it implements.
+    pub fn kind(&self) -> Kind {
+        match &self.pre {
+            Pre::Task { planned: None, .. } => Kind::Task,
+            Pre::Task { planned: Some(_), .. } => Kind::TaskWithPlan,
+            Pre::Program(_) => Kind::Program,
+        }
+    }
+
     /// Whether it names inputs of its own.
     pub fn has_plan(&self) -> bool {
-        self.planned.is_some()
+        self.kind() == Kind::TaskWithPlan
     }
 }
 
 /// The calls of one execution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Calls {
-    /// `prepare`, `execute` and `finalize`.
+    /// `prepare`, `execute` and `finalize`; the `main` of a program.
     Task,
     /// `plan`, in an instance that has no outputs.
     Plan,
@@ -436,7 +456,8 @@ impl Sandbox {
         unsafe { Component::deserialize(&self.engine, code) }
     }
 
-    /// Checks that a component exports our world and imports no more than it is offered.
+    /// Checks that a component exports our world or is a program, and imports no more than it is
+    /// offered.
     ///
     /// # Errors
     /// Names the version of the interface that is not supported, the export that is missing, or
@@ -447,10 +468,21 @@ impl Sandbox {
         if let Some(problem) = imports.find_map(|(name, _)| version_problem(name)) {
             return Err(NotAGuest(words::bounded_line(&problem, MAX_PROBLEM)));
         }
-        let pre = self.linker.instantiate_pre(component).map_err(|e| NotAGuest::new(&e))?;
-        let planned = plan::planned(&pre, &self.engine)?;
-        let pre = bindings::TaskPre::new(pre).map_err(|e| NotAGuest::new(&e))?;
-        Ok(Guest { pre, planned })
+        let linked = self.linker.instantiate_pre(component).map_err(|e| NotAGuest::new(&e))?;
+        let exports = kind.exports(&self.engine).map(|(name, _)| name);
+        let kind = Kind::of_exports(exports);
+        if kind == Some(Kind::Program) {
+            let pre = CommandPre::new(linked).map_err(|e| NotAGuest::new(&e))?;
+            return Ok(Guest { pre: Pre::Program(pre) });
+        }
+        let planned = match kind {
+            Some(Kind::TaskWithPlan) => Some(plan::Planned::new(linked.clone())),
+            _ => None,
+        };
+        let planned = planned.transpose().map_err(|e| NotAGuest::new(&e))?;
+        // If it is neither, the error names the first export that is missing.
+        let pre = bindings::TaskPre::new(linked).map_err(|e| NotAGuest::new(&e))?;
+        Ok(Guest { pre: Pre::Task { pre, planned } })
     }
 
     /// Runs a job on the next free thread.
@@ -586,6 +618,10 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
         .allow_tcp(false)
         .allow_udp(false)
         .max_random_size(limits.call().as_u64());
+    let errors = Errors::default();
+    if job.guest.kind() == Kind::Program {
+        errors.begin(&mut wasi, &job.task, job.attempt, &log);
+    }
     if let Some(world) = &world {
         world.set(&mut wasi);
     }
@@ -623,9 +659,25 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
     });
 
     let task = to_wire(&job.task, job.attempt);
+    let running = async {
+        match (&job.guest.pre, job.calls) {
+            (Pre::Task { planned, .. }, Calls::Plan) => {
+                let needs = plan::call(&mut store, planned.as_ref(), &task, &mut progress).await;
+                needs.map(Returned::Needs)
+            }
+            (Pre::Task { pre, .. }, Calls::Task) => {
+                let outcome = calls(&mut store, pre, &task, limits, &mut progress).await;
+                outcome.map(Returned::Outcome)
+            }
+            (Pre::Program(pre), _) => {
+                let outcome = program::run(&mut store, pre, &errors, &mut progress).await;
+                outcome.map(Returned::Outcome)
+            }
+        }
+    };
     let ended = tokio::select! {
         biased;
-        ended = calls(&mut store, &job.guest, job.calls, &task, limits, &mut progress) => ended,
+        ended = running => ended,
         () = tokio::time::sleep_until(deadline.into()) => Err(Ended::Late),
         () = job.cancelled.cancelled() => Err(Ended::Cancelled),
     };
@@ -680,7 +732,8 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
         }
         (Err(Ended::Error(_)), None) if let Some(denied) = denied => Err(limit(phase, denied)),
         (Err(Ended::Error(error)), None) => {
-            let (error, its_trace) = trapped(phase, &error, &log);
+            let program = (job.guest.kind() == Kind::Program).then_some(&errors);
+            let (error, its_trace) = trapped(phase, &error, &log, program);
             trace = its_trace;
             Err(error)
         }
@@ -779,21 +832,16 @@ fn to_wire(task: &Task, attempt: u32) -> types::Task {
     }
 }
 
-/// The three calls of the world, in their order, or the plan. A guest that went on after it ran into
-/// its quota is not called again: nothing that it returns counts.
+/// The three calls of the world, in their order. A guest that went on after it ran into its quota
+/// is not called again: nothing that it returns counts.
 async fn calls(
     store: &mut Store<State>,
-    guest: &Guest,
-    calls: Calls,
+    pre: &bindings::TaskPre<State>,
     task: &types::Task,
     limits: &Limits,
     progress: &mut Progress<'_>,
-) -> Result<Returned, Ended> {
-    if calls == Calls::Plan {
-        let needs = plan::call(store, guest, task, |phase| progress.enter(phase)).await?;
-        return Ok(Returned::Needs(needs));
-    }
-    let instance = guest.pre.instantiate_async(&mut *store).await?;
+) -> Result<types::Outcome, Ended> {
+    let instance = pre.instantiate_async(&mut *store).await?;
     progress.enter(Phase::Prepare);
     fault::point(Step::Prepare);
     instance.call_prepare(&mut *store, task).await??;
@@ -811,11 +859,17 @@ async fn calls(
     fault::point(Step::Finalize);
     instance.call_finalize(&mut *store, task, &outcome).await??;
     fault::point(Step::Finalized);
-    Ok(Returned::Outcome(outcome))
+    Ok(outcome)
 }
 
-/// Why a guest broke off, and the calls that led there.
-fn trapped(phase: Phase, error: &wasmtime::Error, log: &log::Sink) -> (RunError, Option<Trace>) {
+/// Why a guest broke off, and the calls that led there. `program` is the standard error of a guest
+/// that is a program.
+fn trapped(
+    phase: Phase,
+    error: &wasmtime::Error,
+    log: &log::Sink,
+    program: Option<&Errors>,
+) -> (RunError, Option<Trace>) {
     if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
         let what = "more instances were needed than the engine has room for".to_owned();
         return (RunError::Host(what), None);
@@ -828,6 +882,10 @@ fn trapped(phase: Phase, error: &wasmtime::Error, log: &log::Sink) -> (RunError,
     let (cause, told) = match said {
         Some(LastWords { cause, trace }) => (Some(cause), trace),
         None => (None, None),
+    };
+    let cause = match (program, exit) {
+        (Some(errors), Some(exit)) => Some(errors.exited(exit.0, cause)),
+        _ => cause,
     };
     let what = match (trap, exit) {
         _ if let Some(cause) = cause => {

@@ -605,7 +605,7 @@ fn wrong_files_are_not_pushed() {
         place.run(&format!("component push {name}")).exits(1).says(want);
     };
     let wat = |text: &str| wat::parse_str(text).unwrap();
-    check("core.wasm", &wat("(module)"), "is a core module, not a component");
+    check("core.wasm", &wat("(module)"), "is a core module that is neither a program");
     check(
         "wasi1.wasm",
         &wat(r#"(module (import "wasi_snapshot_preview1" "proc_exit" (func (param i32))))"#),

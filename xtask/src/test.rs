@@ -80,6 +80,7 @@ const WITH_BROWSER: &[(&str, &str)] = &[("docs", "page::status_page"), ("host", 
 
 /// The tests that need guests in other languages.
 const WITH_LANGUAGES: &[(&str, &str)] = &[
+    ("docs", "page::languages"),
     ("host", "components::a_component_is_shown_with_the_language_"),
     ("host", "deterministic::a_program_in_c_"),
     ("host", "deterministic::a_program_in_javascript_"),
@@ -87,6 +88,9 @@ const WITH_LANGUAGES: &[(&str, &str)] = &[
     ("host", "programs::a_program_in_c_"),
     ("host", "programs::a_program_in_javascript_"),
     ("host", "programs::a_program_in_python_"),
+    ("host", "python_guest::"),
+    ("host", "projects::a_project_in_"),
+    ("host", "wasi_programs::a_program_in_c_"),
 ];
 
 /// The tests that need what packs the host and installs the packages, and Docker.
@@ -147,6 +151,7 @@ fn prepare(project: &Project, needs: &BTreeSet<Needs>) -> anyhow::Result<Option<
     setup::fuse()?;
     setup::strace()?;
     build::guests(project)?;
+    build::programs(project)?;
     if needs.contains(&Needs::Browser) {
         setup::browser(project)?;
     }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use task_host::bucket::DirBucket;
+use task_host::catalog;
 use task_host::config::{RetrySettings, Tasks};
 use task_host::failure::Failure;
 use task_host::key::{BucketKey, Prefix};
@@ -21,7 +22,9 @@ use task_host::message::{self, Draft, Task};
 use task_host::needs::Reach;
 use task_host::prefetch::ReadInPlace;
 use task_host::publish;
-use task_host::sandbox::{Calls, Execution, Guest, Job, Limits, Lines, Profiler, RunError, Tee};
+use task_host::sandbox::{
+    Calls, Execution, Guest, Job, Kind, Limits, Lines, Profiler, RunError, Tee,
+};
 use task_host::task::{self, Planner, Planning, Unplanned, Unrecorded};
 use task_host::verdict;
 use task_host::words;
@@ -136,6 +139,7 @@ struct Outcome<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     would_retry: Option<bool>,
     component: String,
+    kind: Kind,
     outputs: Vec<OutputRow>,
     #[serde(flatten)]
     figures: Figures,
@@ -166,6 +170,10 @@ impl Try {
         let compiled = start.elapsed();
         let digest = ready.digest.to_string();
         tell_component(console, &plan, &digest);
+        let kind = ready.guest.kind();
+        if kind == Kind::Program {
+            console.note("the component is a program: its task is on its standard input");
+        }
 
         let limits = limits(&settings, &plan.task)?;
         let (figures, result) = self.execute(console, &bench, ready.guest, &plan, limits).await?;
@@ -194,6 +202,7 @@ impl Try {
             error,
             would_retry: verdict.map(|(would_retry, _)| would_retry),
             component: digest,
+            kind,
             outputs: result.unwrap_or_default(),
             figures,
         };
@@ -398,7 +407,8 @@ impl Try {
     ) -> anyhow::Result<()> {
         if let Some(trace) = &execution.trace {
             let code = self.wasm(bench, plan).await?;
-            console.tell(format_args!("{}", trace.show(Some(&Lines::of(&code)))));
+            let component = catalog::component_of(&code).map_err(Advice::failed)?;
+            console.tell(format_args!("{}", trace.show(Some(&Lines::of(&component)))));
         }
         if let Some(call) = &execution.failed_call {
             console.tell(format_args!("the last file call that failed: {call}"));

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use wasmtime::Store;
-use wasmtime::component::InstancePre;
 
 use super::limits::{Limit, Limits};
-use super::{Ended, Guest, NotAGuest, Phase, State, types};
+use super::progress::Progress;
+use super::{Ended, Phase, State, types};
 
 mod bindings {
     //! The world of `wit/task.wit` for guests with a plan.
@@ -19,29 +19,11 @@ mod bindings {
 }
 pub use bindings::task_host::guest::planning::{Need, Needs};
 
-/// The name of the call.
-const PLAN: &str = "plan";
 /// The longest time of one call, with making its instance.
 const TIME: Duration = Duration::from_secs(10);
 
 /// A component that has a plan, ready to be instantiated.
 pub(super) type Planned = bindings::TaskWithPlanPre<State>;
-
-/// The component again, if it has a plan.
-///
-/// # Errors
-/// When its `plan` has another type.
-pub(super) fn planned(
-    pre: &InstancePre<State>,
-    engine: &wasmtime::Engine,
-) -> Result<Option<Planned>, NotAGuest> {
-    let component = pre.component().component_type();
-    if component.get_export(engine, PLAN).is_none() {
-        return Ok(None);
-    }
-    let planned = Planned::new(pre.clone()).map_err(|e| NotAGuest::new(&e))?;
-    Ok(Some(planned))
-}
 
 /// What one call may use.
 pub(super) fn limits(task: &Limits) -> Limits {
@@ -56,15 +38,15 @@ pub(super) fn out_of_time(task: &Limits) -> Limit {
 /// Calls `plan` in a fresh instance.
 pub(super) async fn call(
     store: &mut Store<State>,
-    guest: &Guest,
+    planned: Option<&Planned>,
     task: &types::Task,
-    enter: impl FnOnce(Phase),
+    progress: &mut Progress<'_>,
 ) -> Result<Needs, Ended> {
-    let Some(planned) = &guest.planned else {
+    let Some(planned) = planned else {
         return Ok(Needs { inputs: Vec::new(), more: false });
     };
     let instance = planned.instantiate_async(&mut *store).await?;
-    enter(Phase::Plan);
+    progress.enter(Phase::Plan);
     let needs = instance.call_plan(&mut *store, task).await??;
     store.data().quota.check()?;
     Ok(needs)
