@@ -95,7 +95,7 @@ fn without_a_base_directory_a_plan_reads_only_what_the_operator_allows() {
     let message = json!({"payload": {"class": "planner", "do": "ask", "keys": ["data/a"]},
                          "queueName": "queue"});
     let place = place(&["data/a"]);
-    place.submit(&[message.clone()]);
+    place.submit(std::slice::from_ref(&message));
     place.run_until_empty(&[]).code(3);
     let want = "`plan` asked for `data/a`, which is outside of --readable; its message has no base \
                 directory";
