@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
+use task_host::catalog;
 use task_host::key::{BucketKey, Prefix, TaskName};
 use task_host::message::Task;
 use task_host::sandbox::{self, Guest, Input, InputContent, Job, Limits, Mode, Sandbox};
@@ -32,6 +33,7 @@ async fn bench(component: &Path, directory: &Path) {
         let sandbox = Sandbox::new(threads, spill, Mode::Ordinary);
         let sandbox = Arc::new(sandbox.expect("a sandbox"));
         let wasm = std::fs::read(component).expect("the component");
+        let wasm = catalog::component_of(&wasm).expect("a component");
         let engine = sandbox::compiling_engine(Mode::Ordinary).expect("an engine");
         let code = engine.precompile_component(&wasm).expect("a component");
         // SAFETY: the code was made above.

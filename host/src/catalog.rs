@@ -6,18 +6,22 @@
 //! their component.
 //!
 //! A separate process compiles each component, under limits: `catalog/compiler.rs` starts it, and
-//! `catalog/child.rs` runs in it. `catalog/compiled.rs` stores compiled code.
+//! `catalog/child.rs` runs in it. `catalog/adapter.rs` makes components of core modules there,
+//! of those that `catalog/preview1.rs` describes.
+//! `catalog/compiled.rs` stores compiled code.
 //! `catalog/contents.rs` tells people what a component contains.
 //! `catalog/quarantine.rs` remembers components that can't be compiled, so that they are not
 //! compiled again. A failure of the host's own is [`CatalogError::Unavailable`], never
 //! [`CatalogError::NotAGuest`].
 
+mod adapter;
 mod child;
 mod compiled;
 mod compiler;
 mod contents;
 #[doc(hidden)]
 pub mod foreign;
+mod preview1;
 mod quarantine;
 mod trust;
 
@@ -44,6 +48,7 @@ use crate::key::{BucketKey, Prefix, TaskName};
 use crate::sandbox::{Guest, NotAGuest, Sandbox};
 use crate::words;
 
+pub use self::adapter::component_of;
 pub use self::child::compile_for_parent;
 pub use self::compiled::{check_compiled, stored_code};
 pub use self::compiler::{CompileLimits, Compiler, HostError};

@@ -33,6 +33,7 @@ mod transfer_display;
 mod try_task;
 mod version;
 mod watch;
+mod wit;
 
 use std::process::ExitCode;
 
@@ -139,6 +140,8 @@ enum Command {
     Try(try_task::Try),
     /// Create a project for a new component
     New(new::New),
+    /// Print or write the interface of tasks, for the tools of other languages
+    Wit(wit::Wit),
     /// Check settings and connectivity without running anything
     Doctor(doctor::Doctor),
     /// Show each setting, its value and where the value came from
@@ -168,6 +171,7 @@ impl Command {
             Self::Cache(command) => command.run(),
             Self::Try(command) => command.run(),
             Self::New(command) => command.run(),
+            Self::Wit(command) => command.run(),
             Self::Doctor(command) => command.run(),
             Self::Config(command) => command.run(),
             Self::Health(command) => command.run(),

@@ -112,6 +112,26 @@ pub struct Draft<'a> {
 /// Says which part of the draft no task can have. For the payload,
 /// [`at`](DecodeError::at) is [`PAYLOAD`].
 pub fn encode(draft: &Draft<'_>) -> Result<String, DecodeError> {
+    let payload = draft.payload.map(check_payload).transpose()?;
+    let text = text_of(&Draft { payload, ..*draft });
+    decode(text.as_bytes()).map(|_| text)
+}
+
+/// The message of a task in SimpleTasks' form, whatever form it came in. The payload has the text
+/// that its producer sent.
+pub fn of_task(task: &Task) -> String {
+    let inputs: Vec<&str> = task.inputs.iter().map(BucketKey::as_str).collect();
+    text_of(&Draft {
+        id: Some(task.id),
+        name: task.name.as_str(),
+        base_directory: task.base_directory.as_str(),
+        inputs: &inputs,
+        payload: task.payload.as_deref(),
+    })
+}
+
+/// The text of a message, without a check.
+fn text_of(draft: &Draft<'_>) -> String {
     let json = |text: &str| serde_json::Value::from(text).to_string();
     let inputs: Vec<String> = draft.inputs.iter().map(|input| json(input)).collect();
     let id = draft.id.map(|id| id.to_string());
@@ -120,10 +140,8 @@ pub fn encode(draft: &Draft<'_>) -> Result<String, DecodeError> {
     let fields = [("\"name\"", &name), ("\"base_directory\"", &base), ("\"inputs\"", &inputs)];
     let fields = id.iter().map(|id| ("\"id\"", id)).chain(fields);
     let info = write_object(fields.map(|(name, value)| (name, &**value)));
-    let payload = draft.payload.map(check_payload).transpose()?;
-    let parts = [Some(("\"basic_info\"", &*info)), payload.map(|text| ("\"payload_info\"", text))];
-    let text = write_object(parts.into_iter().flatten());
-    decode(text.as_bytes()).map(|_| text)
+    let payload = draft.payload.map(|text| ("\"payload_info\"", text));
+    write_object([Some(("\"basic_info\"", &*info)), payload].into_iter().flatten())
 }
 
 /// The place of a task's payload in a [`DecodeError`].
@@ -385,6 +403,25 @@ mod tests {
             r#"{"basic_info": {"name": "A", "base_directory": "d", "inputs": null}, "payload_info": null}"#,
             Ok((-1, "A", "d", &[], Some("null"))),
         );
+    }
+
+    #[test]
+    fn a_task_has_one_form_whatever_its_producer_is() {
+        let check = |body: &str, want: &str| {
+            let task = decode(body.as_bytes()).unwrap();
+            assert_eq!(of_task(&task), want);
+        };
+        check(
+            r#"{"extra": 1, "payload_info": {"a":  1.50}, "basic_info": {"name": "A", "base_directory": "d"}}"#,
+            r#"{"basic_info":{"id":-1,"name":"A","base_directory":"d","inputs":[]},"payload_info":{"a":  1.50}}"#,
+        );
+        check(
+            r#"{"payload": {"class": "Print", "txt": "\u0061"}, "queueName": "q", "id": "x"}"#,
+            r#"{"basic_info":{"id":-1,"name":"Print","base_directory":"","inputs":[]},"payload_info":{"txt":"\u0061"}}"#,
+        );
+        let whole =
+            r#"{"basic_info":{"id":7,"name":"A","base_directory":"d","inputs":["a/\"b\"","c"]}}"#;
+        check(whole, whole);
     }
 
     #[test]

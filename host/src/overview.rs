@@ -138,7 +138,7 @@ impl Watcher {
                     .duration_since(UNIX_EPOCH)
                     .map_or(0.0, |time| time.as_secs_f64()),
             },
-            eta_seconds: eta(counts.enqueued, rate),
+            eta_seconds: eta(&counts, rate),
             rate,
             failures: causes::of(&hosts, self.reports.failures()),
             hosts,
@@ -175,11 +175,13 @@ fn together(hosts: &[HostRow]) -> Rate {
     })
 }
 
-/// When the queue is empty, if all goes on as it does.
-fn eta(enqueued: Option<u64>, rate: Rate) -> Option<f64> {
-    match enqueued? {
-        0 => Some(0.0),
-        left if rate.per_second > 0.0 => Some(left as f64 / rate.per_second),
+/// When the queue is empty, if all goes on as it does. None also if all tasks have been started: the
+/// rate of those before says little about the last ones.
+fn eta(counts: &Counts, rate: Rate) -> Option<f64> {
+    match (counts.enqueued?, counts.waiting()) {
+        (0, _) => Some(0.0),
+        (_, Some(0)) if counts.retrying.unwrap_or_default() == 0 => None,
+        (left, _) if rate.per_second > 0.0 => Some(left as f64 / rate.per_second),
         _ => None,
     }
 }
@@ -205,10 +207,16 @@ mod tests {
         let rate = together(&[host(2.0, false), host(100.0, true), host(0.5, false)]);
         assert_eq!(rate, Rate { per_second: 2.5, over_seconds: 60.0 });
         assert_eq!(together(&[host(f64::NAN, false), host(-3.0, false)]).per_second, 0.0);
-        assert_eq!(eta(Some(100), rate), Some(40.0));
-        assert_eq!(eta(Some(0), Rate::default()), Some(0.0));
-        assert_eq!(eta(Some(3), Rate::default()), None);
-        assert_eq!(eta(None, rate), None);
+        let counts = |enqueued, leased| Counts { enqueued, leased, ..Counts::default() };
+        let none = Rate::default();
+        assert_eq!(eta(&counts(Some(100), Some(8)), rate), Some(40.0));
+        assert_eq!(eta(&counts(Some(100), None), rate), Some(40.0));
+        assert_eq!(eta(&counts(Some(0), Some(0)), none), Some(0.0));
+        assert_eq!(eta(&counts(Some(3), Some(0)), none), None);
+        assert_eq!(eta(&counts(Some(3), Some(3)), rate), None);
+        let retried = Counts { retrying: Some(3), ..counts(Some(3), Some(3)) };
+        assert_eq!(eta(&retried, rate), Some(1.2));
+        assert_eq!(eta(&Counts::default(), rate), None);
     }
 
     fn heard(id: &str, own: &str) -> Heard {

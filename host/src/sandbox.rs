@@ -17,12 +17,14 @@ mod files;
 pub mod foreign;
 mod imports;
 mod interface;
+mod kind;
 mod last_words;
 mod limits;
 mod lines;
 mod log;
 mod mode;
 mod profile;
+mod program;
 mod progress;
 mod quota;
 mod room;
@@ -45,6 +47,7 @@ use wasmtime::{
     Config, Enabled, Engine, PoolingAllocationConfig, Store, Trap, UpdateDeadline,
     WasmBacktraceDetails,
 };
+use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
 use crate::fault::{self, Step};
@@ -60,6 +63,7 @@ pub use execute::Execute;
 use files::{FailedCall, Tree};
 pub use files::{FileUse, Input, InputContent, Output};
 pub use interface::version_problem;
+pub use kind::{CALLS, Kind};
 use last_words::LastWords;
 use limits::Memory;
 pub use limits::{LEAST_HOST_MEMORY, Limit, Limits, MOST_LOG, Table, is_too_large};
@@ -68,6 +72,7 @@ pub use log::{Log, Tee};
 pub use mode::Mode;
 use mode::{StepClock, World};
 pub use profile::Profiler;
+use program::Errors;
 pub use progress::CallTimes;
 use progress::Progress;
 use quota::Quota;
@@ -103,10 +108,27 @@ pub struct Sandbox {
     room: Arc<Room>,
 }
 
-/// A compiled component of our world, ready to be instantiated.
+/// A compiled component, ready to be instantiated.
 #[derive(Clone)]
 pub struct Guest {
-    pre: bindings::TaskPre<State>,
+    pre: Pre,
+}
+
+/// A component, with the places of what it exports.
+#[derive(Clone)]
+enum Pre {
+    Task(bindings::TaskPre<State>),
+    Program(CommandPre<State>),
+}
+
+impl Guest {
+    /// Which interface it implements.
+    pub fn kind(&self) -> Kind {
+        match &self.pre {
+            Pre::Task(_) => Kind::Task,
+            Pre::Program(_) => Kind::Program,
+        }
+    }
 }
 
 /// Everything one execution needs.
@@ -399,7 +421,8 @@ impl Sandbox {
         unsafe { Component::deserialize(&self.engine, code) }
     }
 
-    /// Checks that a component exports our world and imports no more than it is offered.
+    /// Checks that a component exports our world or is a program, and imports no more than it is
+    /// offered.
     ///
     /// # Errors
     /// Names the version of the interface that is not supported, the export that is missing, or
@@ -410,9 +433,14 @@ impl Sandbox {
         if let Some(problem) = imports.find_map(|(name, _)| version_problem(name)) {
             return Err(NotAGuest(words::bounded_line(&problem, MAX_PROBLEM)));
         }
-        let pre = self.linker.instantiate_pre(component).map_err(|e| NotAGuest::new(&e))?;
-        let pre = bindings::TaskPre::new(pre).map_err(|e| NotAGuest::new(&e))?;
-        Ok(Guest { pre })
+        let linked = self.linker.instantiate_pre(component).map_err(|e| NotAGuest::new(&e))?;
+        let exports = kind.exports(&self.engine).map(|(name, _)| name);
+        let pre = match Kind::of_exports(exports) {
+            Some(Kind::Program) => CommandPre::new(linked).map(Pre::Program),
+            // If it is neither, the error names the first export that is missing.
+            Some(Kind::Task) | None => bindings::TaskPre::new(linked).map(Pre::Task),
+        };
+        Ok(Guest { pre: pre.map_err(|e| NotAGuest::new(&e))? })
     }
 
     /// Runs a job on the next free thread.
@@ -537,6 +565,10 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
         .allow_tcp(false)
         .allow_udp(false)
         .max_random_size(limits.call().as_u64());
+    let errors = Errors::default();
+    if job.guest.kind() == Kind::Program {
+        errors.begin(&mut wasi, &job.task, job.attempt, &log);
+    }
     if let Some(world) = &world {
         world.set(&mut wasi);
     }
@@ -573,11 +605,17 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
         }
     });
 
+    let running = async {
+        match &job.guest.pre {
+            Pre::Task(pre) => {
+                calls(&mut store, pre, &job.task, job.attempt, limits, &mut progress).await
+            }
+            Pre::Program(pre) => program::run(&mut store, pre, &errors, &mut progress).await,
+        }
+    };
     let ended = tokio::select! {
         biased;
-        ended = calls(
-            &mut store, &job.guest, &job.task, job.attempt, limits, &mut progress,
-        ) => ended,
+        ended = running => ended,
         () = tokio::time::sleep_until(deadline.into()) => Err(Ended::Late),
         () = job.cancelled.cancelled() => Err(Ended::Cancelled),
     };
@@ -628,7 +666,8 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
         }
         (Err(Ended::Error(_)), None) if let Some(denied) = denied => Err(limit(phase, denied)),
         (Err(Ended::Error(error)), None) => {
-            let (error, its_trace) = trapped(phase, &error, &log);
+            let program = (job.guest.kind() == Kind::Program).then_some(&errors);
+            let (error, its_trace) = trapped(phase, &error, &log, program);
             trace = its_trace;
             Err(error)
         }
@@ -706,13 +745,13 @@ fn told(reason: String, failed_call: Option<&FailedCall>) -> String {
 /// is not called again: nothing that it returns counts.
 async fn calls(
     store: &mut Store<State>,
-    guest: &Guest,
+    pre: &bindings::TaskPre<State>,
     task: &Task,
     attempt: u32,
     limits: &Limits,
     progress: &mut Progress<'_>,
 ) -> Result<types::Outcome, Ended> {
-    let instance = guest.pre.instantiate_async(&mut *store).await?;
+    let instance = pre.instantiate_async(&mut *store).await?;
     let task = types::Task {
         info: types::Info {
             id: task.id,
@@ -743,8 +782,14 @@ async fn calls(
     Ok(outcome)
 }
 
-/// Why a guest broke off, and the calls that led there.
-fn trapped(phase: Phase, error: &wasmtime::Error, log: &log::Sink) -> (RunError, Option<Trace>) {
+/// Why a guest broke off, and the calls that led there. `program` is the standard error of a guest
+/// that is a program.
+fn trapped(
+    phase: Phase,
+    error: &wasmtime::Error,
+    log: &log::Sink,
+    program: Option<&Errors>,
+) -> (RunError, Option<Trace>) {
     if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
         let what = "more instances were needed than the engine has room for".to_owned();
         return (RunError::Host(what), None);
@@ -757,6 +802,10 @@ fn trapped(phase: Phase, error: &wasmtime::Error, log: &log::Sink) -> (RunError,
     let (cause, told) = match said {
         Some(LastWords { cause, trace }) => (Some(cause), trace),
         None => (None, None),
+    };
+    let cause = match (program, exit) {
+        (Some(errors), Some(exit)) => Some(errors.exited(exit.0, cause)),
+        _ => cause,
     };
     let what = match (trap, exit) {
         _ if let Some(cause) = cause => {

@@ -43,9 +43,11 @@ pages! {
     fleets => "docs/fleets.md",
     glossary => "docs/glossary.md",
     install => "docs/install.md",
+    languages => "docs/languages.md",
     interface_versions => "docs/interface-versions.md",
     metrics => "docs/metrics.md",
     operating => "docs/operating.md",
+    questions => "docs/questions.md",
     reference_bucket => "docs/reference/bucket.md",
     reference_command_line => "docs/reference/command-line.md",
     reference_determinism => "docs/reference/determinism.md",
@@ -281,8 +283,12 @@ fn run(page: &str, typed: &[Typed]) {
     bash.env("AWS", target().join("aws/bin/aws"));
     bash.env("GUESTS", target().join("guests"));
     bash.env("FLEET", target().join("fleet"));
+    // pip takes the packages of new projects from there.
+    bash.env("PIP_NO_INDEX", "1").env("PIP_FIND_LINKS", target().join("python-wheels"));
     bash.env("STAND_IN_CLUSTER", dir.path().join("cluster"));
-    for (variable, below) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
+    for (variable, below) in
+        [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup"), ("npm_config_cache", ".npm")]
+    {
         if let Some(path) = keep(variable, below) {
             bash.env(variable, path);
         }

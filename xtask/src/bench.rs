@@ -29,7 +29,7 @@ use bytes::Bytes;
 use scaling::Scaling;
 use series::Series;
 use table::Table;
-use work::{Bars, Cores, Task, Work};
+use work::{Bars, Cores, Ran, Task, Work};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -39,8 +39,8 @@ pub(crate) struct Options {
     /// Rounds, each of which measures everything once
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Only one measurement: insert, noop, copy, steps, receipts, length, start, scaling, bytes, sqs,
-    /// fleet or tiles; or simulation, which takes most of an hour and runs only when named
+    /// Only one measurement: insert, noop, copy, steps, receipts, seen, length, start, scaling,
+    /// bytes, sqs, fleet or tiles; or simulation, which takes most of an hour and runs only when named
     #[arg(long)]
     only: Option<String>,
     /// Directory on disk to measure [default: in the build directory]
@@ -198,10 +198,11 @@ impl<'a> Bench<'a> {
         let mut text = String::new();
         let mut values = serde_json::Map::new();
         type Measurement<'b> = fn(&mut Bench<'b>) -> anyhow::Result<(String, Vec<Series>)>;
-        let all: [(&str, Measurement<'a>); 7] = [
+        let all: [(&str, Measurement<'a>); 8] = [
             ("insert noop copy", Bench::beside_python),
             ("steps", Bench::steps),
             ("receipts", Bench::receipts),
+            ("seen", Bench::seen),
             ("length", Bench::queue_length),
             ("start", Bench::first_result),
             ("scaling", Bench::scaling),
@@ -336,30 +337,63 @@ impl<'a> Bench<'a> {
 
     /// The time of a task without and with a receipt, in turns.
     fn receipts(&mut self) -> anyhow::Result<(String, Vec<Series>)> {
-        let ways: [(&str, &[&str]); 2] = [("without", &[]), ("with", &["--receipts"])];
+        self.without_and_with("a receipt", &[], &["--receipts"])
+    }
+
+    /// The time of a task on a host that nobody sees, and on one with a status page and heartbeats,
+    /// in turns.
+    fn seen(&mut self) -> anyhow::Result<(String, Vec<Series>)> {
+        let unseen = ["--heartbeat", "0"];
+        // More often than by default, so that short runs have some.
+        let seen = ["--listen", "127.0.0.1:0", "--heartbeat", "1s"];
+        self.without_and_with("being seen", &unseen, &seen)
+    }
+
+    fn without_and_with(
+        &self,
+        what: &str,
+        without: &[&str],
+        with: &[&str],
+    ) -> anyhow::Result<(String, Vec<Series>)> {
+        let ways = [("without", without), ("with", with)];
         let kinds = [("a no-op", Task::Nothing), ("4 KiB in, 4 KiB out", Task::Copy)];
-        let mut table = Table::new(
-            "Microseconds of a task, without and with a receipt",
-            &["", "without", "with", "ratio"],
-        );
+        let caption =
+            format!("Microseconds and processor time (µs) of a task, without and with {what}");
+        let head = ["", "without", "with", "ratio", "processor, without", "with", "ratio"];
+        let mut table = Table::new(&caption, &head);
         let mut all = Vec::new();
         for (label, kind) in kinds {
             for parallel in ["1", "2"] {
-                let name = |way: &str| format!("{label}, {parallel} at a time, {way} a receipt");
-                let mut series = ways.map(|(way, _)| Series::new(&name(way), "microseconds"));
-                for _ in 0..self.rounds {
-                    for (series, (_, args)) in series.iter_mut().zip(ways) {
-                        let args = [&["--parallel", parallel], args].concat();
-                        series.push(
-                            1e6 / self.work.host_runs(kind, self.counts.run, &args, Cores::All)?,
-                        );
+                let series = |of: &str, unit| {
+                    Series::new(&format!("{of} of {label}, {parallel} at a time, {what}"), unit)
+                };
+                let mut times = ways.map(|(way, _)| series(&format!("time {way}"), "microseconds"));
+                let mut work =
+                    ways.map(|(way, _)| series(&format!("processor time {way}"), "microseconds"));
+                let mut ratios =
+                    ["ratio of time", "ratio of processor time"].map(|of| series(of, ""));
+                for round in 0..self.rounds {
+                    // Each goes first in every other round.
+                    for n in [round % 2, 1 - round % 2] {
+                        let args = [&["--parallel", parallel], ways[n].1].concat();
+                        self.work.fill(kind, self.counts.run)?;
+                        let Ran { summary, used } =
+                            self.work.run(self.counts.run, &args, Cores::All)?;
+                        let number =
+                            |name: &str| summary[name].as_f64().context("a number of the summary");
+                        times[n].push(1e6 / number("tasks_per_second")?);
+                        work[n].push(used.processor_seconds * 1e6 / number("done")?);
+                    }
+                    for (ratio, [without, with]) in ratios.iter_mut().zip([&times, &work]) {
+                        ratio.push(with.values[round] / without.values[round]);
                     }
                 }
-                let [without, with] = &series;
-                let ratio = format!("{:.2}", with.median() / without.median());
-                let label = format!("{label}, `--parallel {parallel}`");
-                table.row([label, without.shown(), with.shown(), ratio]);
-                all.extend(series);
+                let mut row = vec![format!("{label}, `--parallel {parallel}`")];
+                for ([without, with], ratio) in [&times, &work].into_iter().zip(&ratios) {
+                    row.extend([without.shown(), with.shown(), ratio.shown()]);
+                }
+                table.row(row);
+                all.extend(times.into_iter().chain(work).chain(ratios));
             }
         }
         Ok((table.to_string(), all))

@@ -1,7 +1,7 @@
 //! Builds the host, the guests and the tests.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail};
@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::command::{capture, run};
 use crate::project::Project;
+use crate::setup;
 
 /// How the host is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -158,17 +159,37 @@ pub(crate) fn guests(project: &Project) -> anyhow::Result<Vec<PathBuf>> {
         .iter()
         .map(|guest| {
             let name = format!("{}.wasm", guest.library);
-            let (from, to) = (built.join(&name), directory.join(&name));
-            // Renames the file into place, because a running test may read the old one. Another
-            // xtask may do the same at this moment, so the name is this process's own.
-            let new = directory.join(format!("{name}.{}", std::process::id()));
-            fs::copy(&from, &new).with_context(|| {
-                format!("guest {} did not build {}", guest.package, from.display())
-            })?;
-            fs::rename(&new, &to)?;
+            let to = directory.join(&name);
+            put(&built.join(&name), &to)?;
             Ok(to)
         })
         .collect()
+}
+
+/// Builds the program of tests for WASI 0.2 and for preview 1: `target/guests/rust_program.wasm`
+/// and `rust_program_preview1.wasm`.
+pub(crate) fn programs(project: &Project) -> anyhow::Result<()> {
+    setup::standard_library(project, setup::PREVIEW1)?;
+    let mut cargo = project.cargo();
+    cargo.args(["build", "--release", "-p", "rust-program"]);
+    let targets = [("wasm32-wasip2", ""), (setup::PREVIEW1, "_preview1")];
+    for (target, _) in targets {
+        cargo.args(["--target", target]);
+    }
+    run(&mut cargo)?;
+    for (target, end) in targets {
+        let built = project.target.join(target).join("release/rust_program.wasm");
+        put(&built, &project.target.join(format!("guests/rust_program{end}.wasm")))?;
+    }
+    Ok(())
+}
+
+/// Copies a file into place by renaming it, because a running test may read the old one. Another
+/// xtask may do the same at this moment, so the name of the copy is this process's own.
+fn put(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let new = to.with_extension(format!("wasm.{}", std::process::id()));
+    fs::copy(from, &new).with_context(|| format!("{} was not built", from.display()))?;
+    Ok(fs::rename(&new, to)?)
 }
 
 struct Guest {

@@ -1,9 +1,9 @@
 //! Runs other programs. Errors say which program failed, and how.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Read};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 
 /// Runs a command in this terminal. Fails unless the command succeeds.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
@@ -14,6 +14,24 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
         bail!("`{shown}` failed: {status}");
     }
     Ok(())
+}
+
+/// Runs a command, and returns what it printed and whether it succeeded. Fails only if it can't be
+/// started.
+pub(crate) fn run_quietly(command: &mut Command) -> anyhow::Result<(String, anyhow::Result<()>)> {
+    let shown = show(command);
+    let (mut printed, writer) = io::pipe()?;
+    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+    let started = command.spawn().with_context(|| format!("cannot start `{shown}`"));
+    // Only the program holds the pipe's other end now, so the output ends with it.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut program = started?;
+    let mut output = Vec::new();
+    printed.read_to_end(&mut output)?;
+    let status = program.wait()?;
+    let printed = format!("$ {shown}\n{}", String::from_utf8_lossy(&output));
+    let ended = if status.success() { Ok(()) } else { Err(anyhow!("`{shown}` failed: {status}")) };
+    Ok((printed, ended))
 }
 
 /// Runs a command and returns its standard output. Fails unless the command succeeds.

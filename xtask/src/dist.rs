@@ -6,6 +6,7 @@
 mod archive;
 mod cross;
 mod debian;
+mod guest_wheel;
 mod image;
 mod licences;
 mod manual;
@@ -84,6 +85,7 @@ fn pack(project: &Project, dir: &Path, programs: &[Program]) -> anyhow::Result<V
         packed.push(wheel::pack(&release, program)?);
         packed.push(debian::pack(&release, program, &manual)?);
     }
+    packed.push(guest_wheel::pack(&release)?);
     packed.push(image::pack(&release, programs)?);
     fs::remove_dir_all(dir.join(STAGES))?;
     packed.sort();

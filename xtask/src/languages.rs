@@ -13,7 +13,9 @@ use anyhow::{Context, ensure};
 
 use crate::command::{capture, run};
 use crate::project::Project;
-use crate::setup::{cargo_programs, needed, npm_packages, python_packages, rust_programs};
+use crate::setup::{
+    cargo_programs, link, needed, npm_packages, python_packages, python_wheels, rust_programs,
+};
 
 /// The programs of tests, each in three languages: `LANGUAGE_PROGRAM.wasm`.
 const PROGRAMS: [&str; 2] = ["files", "observe"];
@@ -25,7 +27,9 @@ pub(crate) fn guests(project: &Project) -> anyhow::Result<Vec<PathBuf>> {
     let in_c = C::install(project)?;
     let in_python = Python::install(project)?;
     let in_javascript = JavaScript::install(project)?;
-    let mut built = Vec::new();
+    let program = project.target.join("guests/c_program.wasm");
+    in_c.build_program(&programs.join("c/program.c"), &program)?;
+    let mut built = vec![program];
     for program in PROGRAMS {
         let [c, python, javascript] = ["c", "python", "javascript"]
             .map(|language| project.target.join(format!("guests/{language}_{program}.wasm")));
@@ -37,6 +41,9 @@ pub(crate) fn guests(project: &Project) -> anyhow::Result<Vec<PathBuf>> {
         in_javascript.build(&world, &module, &javascript)?;
         built.extend([c, python, javascript]);
     }
+    let guest = project.target.join("guests/python_guest.wasm");
+    in_python.build_project(project, &programs.join("python-guest"), &guest)?;
+    built.push(guest);
     Ok(built)
 }
 
@@ -68,17 +75,21 @@ impl C {
     const COMPILER: &str = "clang-14";
 
     pub(crate) fn install(project: &Project) -> anyhow::Result<Self> {
-        let packages = ["clang-14", "wasi-libc", "libclang-rt-14-dev-wasm32"];
+        let packages = ["clang-14", "lld-14", "wasi-libc", "libclang-rt-14-dev-wasm32", "make"];
         let has = |library: &str| {
             let mut find = Command::new(Self::COMPILER);
             let path = capture(find.args(["--target=wasm32-wasi", library]));
             path.is_ok_and(|path| Path::new(path.trim()).is_file())
         };
-        let works = || has("-print-file-name=libc.a") && has("-print-libgcc-file-name");
+        let files =
+            ["-print-file-name=libc.a", "-print-libgcc-file-name", "-print-prog-name=wasm-ld"];
+        let works = || files.into_iter().all(has) && Path::new("/usr/bin/make").exists();
         let what = "clang 14 with the C library for WebAssembly (Debian's packages clang-14, \
-                    wasi-libc and libclang-rt-14-dev-wasm32)";
+                    lld-14, wasi-libc and libclang-rt-14-dev-wasm32), and make";
         needed(works, &packages, what)?;
         let wit_bindgen = cargo_programs(project, "wit-bindgen-cli", "0.61.1", "c")?;
+        // A test compares with what it makes.
+        link(project, "wit-bindgen", &wit_bindgen)?;
         let rust = rust_programs(project)?;
         let linker = rust.join("wasm-component-ld");
         ensure!(
@@ -88,6 +99,19 @@ impl C {
         );
         let rust_lld = rust.join("gcc-ld/wasm-ld");
         Ok(Self { wit_bindgen: wit_bindgen.join("wit-bindgen"), linker, rust_lld })
+    }
+
+    /// Builds a program for WASI preview 1 from one C file, with the compiler alone.
+    pub(crate) fn build_program(&self, source: &Path, program: &Path) -> anyhow::Result<()> {
+        let compiler = capture(Command::new(Self::COMPILER).arg("--version"))?;
+        unless_fresh(program, [source], &compiler, |_, made| {
+            let mut compile = Command::new(Self::COMPILER);
+            run(compile
+                .args(["--target=wasm32-wasi", "-O2", "-Wall"])
+                .arg(source)
+                .arg("-o")
+                .arg(made))
+        })
     }
 
     /// Builds a component from C files. They include `NAME.h`, the header of the world NAME.
@@ -121,13 +145,17 @@ impl C {
     }
 }
 
-/// The tool for Python: componentize-py, which contains CPython.
+/// The tool for Python: componentize-py, which contains CPython. Tests find its environment as
+/// `componentize-py` in the build directory, and the packages of new projects as `python-wheels`.
 pub(crate) struct Python(PathBuf);
 
 impl Python {
     pub(crate) fn install(project: &Project) -> anyhow::Result<Self> {
         let requirements = "tests/programs/python/requirements.txt";
-        python_packages(project, "componentize-py", requirements).map(Self)
+        let environment = python_packages(project, "componentize-py", requirements)?;
+        link(project, "componentize-py", &environment)?;
+        python_wheels(project, "python-wheels", requirements)?;
+        Ok(Self(environment))
     }
 
     /// Builds a component from a module, whose class `WitWorld` has the functions of the world.
@@ -150,6 +178,25 @@ impl Python {
                 .arg(made))
         })
     }
+
+    /// Builds the component of a project that uses the package `task_host_guest`.
+    fn build_project(
+        &self,
+        project: &Project,
+        directory: &Path,
+        component: &Path,
+    ) -> anyhow::Result<()> {
+        let package = project.root.join("guest-python/src");
+        let tools = self.0.to_string_lossy();
+        unless_fresh(component, [directory, &package], &tools, |_, made| {
+            run(Command::new(self.0.join("bin/python"))
+                .current_dir(directory)
+                .env("PYTHONPATH", &package)
+                .env("PYTHONDONTWRITEBYTECODE", "1")
+                .args(["-m", "task_host_guest", "--output"])
+                .arg(made))
+        })
+    }
 }
 
 /// The tool for JavaScript: componentize-qjs, which contains QuickJS. A component has 2 MB and is
@@ -159,7 +206,11 @@ pub(crate) struct JavaScript(PathBuf);
 
 impl JavaScript {
     pub(crate) fn install(project: &Project) -> anyhow::Result<Self> {
-        npm_packages(project, "componentize-qjs", "tests/programs/javascript").map(Self)
+        let programs = npm_packages(project, "componentize-qjs", "tests/programs/javascript")?;
+        // A test uses it in a new project.
+        let packages = programs.parent().context("programs are in a directory of packages")?;
+        link(project, "componentize-qjs", packages)?;
+        Ok(Self(programs))
     }
 
     /// Builds a component from a module that exports the functions of the world.
@@ -223,7 +274,8 @@ fn hash_files(path: &Path, key: &mut DefaultHasher) -> io::Result<()> {
     let entries: io::Result<Vec<_>> = fs::read_dir(path)?.collect();
     let mut paths: Vec<_> = entries?.into_iter().map(|entry| entry.path()).collect();
     paths.sort();
-    for path in paths {
+    // Python writes files of its own beside those that it reads.
+    for path in paths.into_iter().filter(|path| !path.ends_with("__pycache__")) {
         path.file_name().hash(key);
         hash_files(&path, key)?;
     }

@@ -15,6 +15,8 @@ use crate::command::{capture, run};
 use crate::project::Project;
 
 const WASM: &str = "wasm32-wasip2";
+/// The target of programs for WASI preview 1.
+pub(crate) const PREVIEW1: &str = "wasm32-wasip1";
 
 /// The standard library for guests.
 pub(crate) fn wasm_target(project: &Project) -> anyhow::Result<()> {
@@ -343,6 +345,26 @@ pub(crate) fn python_packages(
     })
 }
 
+/// A directory with the packages of a requirements file, which pip installs without a network. Tests
+/// find it in the build directory.
+pub(crate) fn python_wheels(
+    project: &Project,
+    name: &str,
+    requirements: &str,
+) -> anyhow::Result<()> {
+    let environment = python_packages(project, "componentize-py", requirements)?;
+    let requirements = project.root.join(requirements);
+    let wheels = kept(name, &[&requirements], "", |directory| {
+        run(Command::new(environment.join("bin/python"))
+            .args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "-r"])
+            .arg(&requirements)
+            .arg("--dest")
+            .arg(directory))
+        .context("cannot fetch Python packages, which needs a network once")
+    })?;
+    link(project, name, &wheels)
+}
+
 /// The same, with a link to it in the build directory, where tests find it.
 fn virtual_environment(
     project: &Project,
@@ -355,7 +377,7 @@ fn virtual_environment(
 }
 
 /// A link in the build directory, where tests find what is installed.
-fn link(project: &Project, name: &str, directory: &Path) -> anyhow::Result<()> {
+pub(crate) fn link(project: &Project, name: &str, directory: &Path) -> anyhow::Result<()> {
     let link = project.target.join(name);
     if fs::read_link(&link).ok().as_deref() != Some(directory) {
         let _ = fs::remove_file(&link);

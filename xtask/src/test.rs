@@ -80,6 +80,7 @@ const WITH_BROWSER: &[(&str, &str)] = &[("docs", "page::status_page"), ("host", 
 
 /// The tests that need guests in other languages.
 const WITH_LANGUAGES: &[(&str, &str)] = &[
+    ("docs", "page::languages"),
     ("host", "components::a_component_is_shown_with_the_language_"),
     ("host", "deterministic::a_program_in_c_"),
     ("host", "deterministic::a_program_in_javascript_"),
@@ -87,6 +88,9 @@ const WITH_LANGUAGES: &[(&str, &str)] = &[
     ("host", "programs::a_program_in_c_"),
     ("host", "programs::a_program_in_javascript_"),
     ("host", "programs::a_program_in_python_"),
+    ("host", "python_guest::"),
+    ("host", "projects::a_project_in_"),
+    ("host", "wasi_programs::a_program_in_c_"),
 ];
 
 /// The tests that need what packs the host and installs the packages, and Docker.
@@ -102,6 +106,10 @@ const WITH_GUESTS: &[(&str, &str)] = &[
     ("host", ""),
     ("soak", ""),
 ];
+
+/// The test programs that wait most of the time: for leases to expire, for a container, for a job.
+/// They run beside the others.
+const THAT_WAIT: [&str; 3] = ["fault_points", "fleet", "soak"];
 
 /// The test program that needs a host with fault points, besides.
 const WITH_FAULT_POINTS: &str = "fault_points";
@@ -143,6 +151,7 @@ fn prepare(project: &Project, needs: &BTreeSet<Needs>) -> anyhow::Result<Option<
     setup::fuse()?;
     setup::strace()?;
     build::guests(project)?;
+    build::programs(project)?;
     if needs.contains(&Needs::Browser) {
         setup::browser(project)?;
     }
@@ -202,16 +211,34 @@ fn all(project: &Project) -> anyhow::Result<()> {
     let needs = [Needs::Browser, Needs::Languages, Needs::Packages, Needs::Engines];
     let servers = prepare(project, &needs.into())?;
     let fuzzer = Fuzzer::build(project)?;
-    let mut tests = project.cargo();
-    // Continues after a failure, so that one run reports everything.
-    tests.args(["test", "--workspace", "--no-fail-fast"]);
-    tests.envs(servers.iter().flat_map(Servers::variables));
-    // Many tests wait most of the time.
-    let (tested, searched) = thread::scope(|scope| {
+    let (waiting, working): (Vec<_>, Vec<_>) =
+        programs.iter().partition(|program| THAT_WAIT.contains(&&*program.name));
+    let tests = |programs: &[&TestProgram]| {
+        let targets: BTreeSet<_> = programs.iter().map(|program| program.target()).collect();
+        let mut tests = project.cargo();
+        // Continues after a failure, so that one run reports everything.
+        tests.args(["test", "--workspace", "--no-fail-fast"]).args(targets.into_iter().flatten());
+        tests.envs(servers.iter().flat_map(Servers::variables));
+        tests
+    };
+    let (mut waiting, mut working) = (tests(&waiting), tests(&working));
+    let mut documentation = project.cargo();
+    documentation.args(["test", "--workspace", "--doc"]);
+    let (tested, waited, searched) = thread::scope(|scope| {
+        let wait = scope.spawn(|| command::run_quietly(&mut waiting));
         let search = scope.spawn(|| fuzzer.search_beside_tests());
-        (command::run(&mut tests), search.join())
+        let tested = [command::run(&mut working), command::run(&mut documentation)];
+        (tested, joined(wait), joined(search))
     });
-    tested.and(searched.unwrap_or_else(|panic| resume_unwind(panic)))
+    if let Ok((output, _)) = &waited {
+        println!("{output}");
+    }
+    let [tests, documentation] = tested;
+    tests.and(documentation).and(waited.and_then(|(_, ended)| ended)).and(searched)
+}
+
+fn joined<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 /// Runs the selected tests and describes their number.

@@ -6,6 +6,7 @@
 use task_host::catalog::Contents;
 use task_host::plain;
 use task_host::sandbox::foreign::name_in_stack;
+use task_host::sandbox::{CALLS, Kind};
 
 use crate::memory::bounded;
 
@@ -30,7 +31,7 @@ pub(crate) fn check(input: &[u8]) {
 }
 
 fn described(input: &[u8], contents: &Contents) {
-    assert!(matches!(contents.kind, "component" | "core module"));
+    assert!(matches!(contents.format, "component" | "core module"));
     let lists = [&contents.exports, &contents.imports, &contents.languages, &contents.tools];
     let bytes: usize = lists.iter().flat_map(|list| list.iter()).map(String::len).sum();
     // A dot or a space joins two names of the file.
@@ -38,12 +39,18 @@ fn described(input: &[u8], contents: &Contents) {
     match contents.problem() {
         Some(problem) => assert!(!problem.is_empty()),
         None => {
-            assert_eq!(contents.kind, "component");
-            for call in ["prepare", "execute", "finalize"] {
-                assert!(contents.exports.iter().any(|export| export == call));
+            let exports =
+                |name: &str| contents.exports.iter().any(|export| export.starts_with(name));
+            match contents.kind {
+                Some(Kind::Task) => assert!(CALLS.into_iter().all(exports)),
+                Some(Kind::Program) => assert!(exports("wasi:cli/run@0.2.") || exports("_start")),
+                None => panic!("nothing that runs, without a problem"),
             }
-            let is_offered =
-                |name: &String| name.starts_with("wasi:") || name.starts_with("task-host:guest/");
+            let is_offered = |name: &String| {
+                contents.format == "core module"
+                    || name.starts_with("wasi:")
+                    || name.starts_with("task-host:guest/")
+            };
             assert!(contents.imports.iter().all(is_offered), "{:?}", contents.imports);
         }
     }

@@ -18,6 +18,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Resource, Rlimit, getrlimit, nice, setrlimit};
 use wasmtime::Engine;
 
+use super::adapter::component_of;
 use super::{bounded, host_cause};
 use crate::digest::Digest;
 use crate::sandbox::{self, Mode};
@@ -121,7 +122,11 @@ fn answer(
     if Digest::of(&wasm) != request.digest {
         return Ok((DAMAGED, Vec::new()));
     }
-    Ok(match engine.precompile_component(&wasm) {
+    let component = match component_of(&wasm) {
+        Ok(component) => component,
+        Err(problem) => return Ok((REFUSED, bounded(&problem).into_bytes())),
+    };
+    Ok(match engine.precompile_component(&component) {
         Ok(code) => (CODE, code),
         Err(error) if is_of_memory(&error) => (NO_MEMORY, Vec::new()),
         Err(error) => (REFUSED, bounded(&format!("{error:#}")).into_bytes()),

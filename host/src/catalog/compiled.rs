@@ -27,7 +27,7 @@ use crate::fault::{self, Step};
 use crate::shortage::is_damage;
 
 /// The end of a folder's name: the version of the file format.
-const FORMAT: &str = "-2";
+const FORMAT: &str = "-3";
 /// Bytes of the checksum at the end of a file.
 const TRAILER: usize = 32;
 /// How long a host waits for another that compiles the same component.

@@ -7,13 +7,16 @@ use wasmparser::{
     ComponentTypeRef, Encoding, KnownCustom, Parser, Payload, Validator, WasmFeatures,
 };
 
-use crate::sandbox::version_problem;
+use super::preview1;
+use crate::sandbox::{CALLS, Kind, version_problem};
 
 /// Imports, exports and producers of a file, with their names as in the file.
 #[derive(Debug, Default, Serialize)]
 pub struct Contents {
-    /// `component` or `core module`.
-    pub kind: &'static str,
+    /// What the host runs it as; null if it can't run it.
+    pub kind: Option<Kind>,
+    /// `component` or `core module`. The host makes a component of a core module.
+    pub format: &'static str,
     /// The names of exports.
     pub exports: Vec<String>,
     /// The names of imports.
@@ -23,9 +26,6 @@ pub struct Contents {
     /// The tools that made the file, with their versions, if they recorded them.
     pub tools: Vec<String>,
 }
-
-/// The functions that a task's component exports.
-const CALLS: [&str; 3] = ["prepare", "execute", "finalize"];
 
 /// The interfaces of WASI 0.2 that a guest may import.
 const OFFERED: [(&str, &[&str]); 6] = [
@@ -63,6 +63,9 @@ const OFFERED: [(&str, &[&str]); 6] = [
     ),
 ];
 
+/// The format of a file that is not a component.
+const CORE: &str = "core module";
+
 fn read(bytes: &[u8]) -> wasmparser::Result<Contents> {
     let mut found = Contents::default();
     let mut made: BTreeMap<&str, Vec<String>> = BTreeMap::new();
@@ -73,9 +76,9 @@ fn read(bytes: &[u8]) -> wasmparser::Result<Contents> {
             Payload::Version { encoding, .. } => {
                 depth += 1;
                 if depth == 1 {
-                    found.kind = match encoding {
+                    found.format = match encoding {
                         Encoding::Component => "component",
-                        Encoding::Module => "core module",
+                        Encoding::Module => CORE,
                     };
                 }
             }
@@ -133,6 +136,11 @@ fn read(bytes: &[u8]) -> wasmparser::Result<Contents> {
         names.sort();
         names.dedup();
         names
+    };
+    let exports = found.exports.iter().map(String::as_str);
+    found.kind = match found.format == CORE {
+        true => preview1::kind(exports),
+        false => Kind::of_exports(exports),
     };
     found.tools = take("processed-by");
     found.languages = languages(take("language"), &found.tools, &libraries);
@@ -200,16 +208,14 @@ impl Contents {
 
     /// Why the file can't be a task's component, as far as its names tell.
     pub fn problem(&self) -> Option<String> {
-        if self.kind == "core module" {
-            return Some(self.core_module());
+        if self.format == CORE {
+            return preview1::problem(self.kind, &self.imports, &self.exports);
         }
         if let Some(problem) = self.imports.iter().find_map(|import| version_problem(import)) {
             return Some(problem);
         }
-        let missing: Vec<&str> =
-            CALLS.into_iter().filter(|call| !self.exports.iter().any(|e| e == call)).collect();
-        if !missing.is_empty() {
-            return Some(self.other_world(&missing));
+        if self.kind.is_none() {
+            return Some(self.other_world());
         }
         let refused: Vec<&str> =
             self.imports.iter().map(String::as_str).filter(|name| !is_offered(name)).collect();
@@ -223,38 +229,19 @@ impl Contents {
         None
     }
 
-    fn core_module(&self) -> String {
-        let is_wasi1 = |name: &String| {
-            name.starts_with("wasi_snapshot_preview1.") || name.starts_with("wasi_unstable.")
-        };
-        if self.imports.iter().any(is_wasi1) {
-            "is a core module for WASI preview 1, not a component; build it for WASI 0.2 \
-             (Rust: `cargo build --target wasm32-wasip2`), or wrap it with \
-             `wasm-tools component new --adapt wasi_snapshot_preview1.reactor.wasm`"
-        } else {
-            "is a core module, not a component; build it for WASI 0.2 \
-             (Rust: `cargo build --target wasm32-wasip2`), or wrap it with \
-             `wasm-tools component new`"
-        }
-        .to_owned()
-    }
-
-    fn other_world(&self, missing: &[&str]) -> String {
-        let missing: Vec<String> = missing.iter().map(|name| format!("`{name}`")).collect();
+    fn other_world(&self) -> String {
+        let has = |call: &&str| self.exports.iter().any(|name| name == call);
+        let missing: Vec<String> =
+            CALLS.iter().filter(|call| !has(call)).map(|name| format!("`{name}`")).collect();
         let missing = missing.join(", ");
-        if self.exports.iter().any(|name| name.starts_with("wasi:cli/run@")) {
-            return format!(
-                "is a program with a `main`, not a task: it does not export {missing}; \
-                 in Rust a task is a library (crate-type \"cdylib\"), see `host new`"
-            );
-        }
         let exports = match &self.exports[..] {
             [] => "nothing".to_owned(),
             names => names.join(", "),
         };
         format!(
-            "is not a component of the world task-host:guest/task: \
-             it does not export {missing}; it exports {exports}"
+            "is neither a task nor a program: a task exports `prepare`, `execute` and `finalize`, \
+             and it does not export {missing}; a program exports `wasi:cli/run` of WASI 0.2; \
+             it exports {exports}"
         )
     }
 }
@@ -284,14 +271,24 @@ mod tests {
 
     #[test]
     fn what_is_no_component_of_a_task_says_what_it_is() {
-        check("(module)", Some("is a core module, not a component"));
+        check("(module)", Some("is a core module that is neither a program for WASI nor a task"));
+        check(r#"(module (func (export "_initialize")))"#, Some("without a `main`"));
         check(
-            r#"(module (import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32))))"#,
-            Some("WASI preview 1"),
+            r#"(module
+                (import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32)))
+                (func (export "_start")))"#,
+            None,
         );
         check(
             "(component)",
-            Some("it does not export `prepare`, `execute`, `finalize`; it exports nothing"),
+            Some(
+                "does not export `prepare`, `execute`, `finalize`; a program exports `wasi:cli/run` \
+                 of WASI 0.2; it exports nothing",
+            ),
+        );
+        check(
+            r#"(component (import "f" (func)) (export "wasi:http/x@0.3.0" (func 0)))"#,
+            Some("exports wasi:http/x"),
         );
     }
 

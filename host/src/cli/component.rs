@@ -12,6 +12,7 @@ use task_host::bucket::BucketError;
 use task_host::catalog::Contents;
 use task_host::digest::Digest;
 use task_host::key::TaskName;
+use task_host::sandbox::Kind;
 
 use super::console::Console;
 use super::exit_code::{Advice, Exit};
@@ -19,10 +20,12 @@ use super::local_runner::LocalRunner;
 use super::output;
 use super::settings::{self, Flags, Settings, When};
 use store::ComponentStore;
+pub(crate) use store::version_of;
 
 const PUSH_HELP: &str = "\
-Hosts use the new component for tasks that they start from then on. The one that it replaces is kept:
-see `host component history` and `rollback`.
+The file is a component of the interface that `host wit` prints, or a program for WASI, which
+has its task on standard input. Hosts use it for tasks that they start from then on. The
+component that it replaces is kept: see `host component history` and `rollback`.
 
 Examples:
   host component push edges.wasm
@@ -79,7 +82,7 @@ pub(crate) enum Component {
 /// Options of `host component push`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Push {
-    /// The component: a .wasm file
+    /// The component or program: a .wasm file
     file: PathBuf,
     /// Name of the tasks that the component runs [default: the file name without .wasm]
     #[arg(long)]
@@ -101,6 +104,7 @@ struct Pushed {
     place: String,
     digest: String,
     size: u64,
+    kind: Kind,
     /// Whether no component had that name before.
     is_new: bool,
 }
@@ -132,7 +136,8 @@ impl Push {
         let signature = self.signature.as_deref();
         let signature = signature::to_push(&settings, &name, &bytes, signature)?;
         // Only the sandbox itself tells whether it can run the component.
-        LocalRunner::open(&settings)?.compile(&self.file, &bytes).await?;
+        let ready = LocalRunner::open(&settings)?.compile(&self.file, &bytes).await?;
+        let kind = ready.guest.kind();
 
         let store = ComponentStore::make(&settings).await?;
         store.check_case(&name).await?;
@@ -144,6 +149,7 @@ impl Push {
             place: format!("{}/{key}", store.bucket),
             digest: Digest::of(&bytes).to_string(),
             size: bytes.len() as u64,
+            kind,
             is_new,
         };
         if self.json {
@@ -152,7 +158,8 @@ impl Push {
         }
         let Pushed { place, digest, size, .. } = pushed;
         let done = if is_new { "pushed" } else { "replaced" };
-        writeln!(output::out(), "{done} {name}: {digest}, {} in {place}", output::bytes(size))?;
+        let size = output::bytes(size);
+        writeln!(output::out(), "{done} {name} ({kind}): {digest}, {size} in {place}")?;
         Ok(Exit::Done)
     }
 }
@@ -172,7 +179,7 @@ pub(crate) fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(std::fs::read(file).map_err(|e| Advice::failed(format!("{}: {e}", file.display())))?)
 }
 
-/// Checks that a file can be a task's component, as far as its imports and exports tell.
+/// Checks that a file can be a task's component or program, as far as its imports and exports tell.
 pub(crate) fn check(file: &Path, bytes: &[u8]) -> anyhow::Result<Contents> {
     let contents = Contents::of(bytes);
     let problem = match &contents {
@@ -291,7 +298,8 @@ fn print(inspected: &Inspected) -> io::Result<()> {
         row("digest", inspected.digest.clone()),
         row("signature", inspected.signature.clone()),
         row("size", format!("{} ({} bytes)", output::bytes(inspected.size), inspected.size)),
-        row("kind", contents.kind.to_owned()),
+        row("kind", contents.kind.map_or_else(|| "unknown".to_owned(), |kind| kind.to_string())),
+        row("format", contents.format.to_owned()),
         row("language", unknown(&contents.languages)),
         row("made by", unknown(&contents.tools)),
         row("exports", list(&contents.exports)),

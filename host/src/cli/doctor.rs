@@ -19,6 +19,7 @@ use task_host::key::{Prefix, TaskName};
 use task_host::queue::{self, Access, Address, Admin, Counts, Facts, QueueError};
 use task_host::transfer::errors::ErrorCauses;
 
+use super::component::version_of;
 use super::console::Console;
 use super::exit_code::Exit;
 use super::output;
@@ -389,7 +390,8 @@ async fn look_for_components(config: &Config) -> Vec<Finding> {
         let mut listing = bucket.list(&prefix);
         while let Some(object) = listing.next().await.transpose()? {
             let path = object.key.as_str().strip_prefix(prefix.as_str()).unwrap_or_default();
-            names.extend(path.trim_start_matches('/').strip_suffix(".wasm").map(str::to_owned));
+            let name = path.trim_start_matches('/').strip_suffix(".wasm");
+            names.extend(name.filter(|name| version_of(name).is_none()).map(str::to_owned));
             if names.len() >= COUNTED {
                 break;
             }

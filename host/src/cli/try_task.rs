@@ -14,13 +14,14 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use task_host::bucket::DirBucket;
+use task_host::catalog;
 use task_host::config::{RetrySettings, Tasks};
 use task_host::failure::Failure;
 use task_host::key::{BucketKey, Prefix};
 use task_host::message::{self, Draft, Task};
 use task_host::prefetch::{Prefetch, ReadInPlace};
 use task_host::publish;
-use task_host::sandbox::{Execution, Guest, Job, Limits, Lines, Profiler};
+use task_host::sandbox::{Execution, Guest, Job, Kind, Limits, Lines, Profiler};
 use task_host::task;
 use task_host::verdict;
 use task_host::words;
@@ -135,6 +136,7 @@ struct Outcome<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     would_retry: Option<bool>,
     component: String,
+    kind: Kind,
     outputs: Vec<OutputRow>,
     #[serde(flatten)]
     figures: Figures,
@@ -165,6 +167,10 @@ impl Try {
         let compiled = start.elapsed();
         let digest = ready.digest.to_string();
         tell_component(console, &plan, &digest);
+        let kind = ready.guest.kind();
+        if kind == Kind::Program {
+            console.note("the component is a program: its task is on its standard input");
+        }
 
         let limits = limits(&settings, &plan.task)?;
         let (figures, result) = self.execute(console, &bench, ready.guest, &plan, limits).await?;
@@ -193,6 +199,7 @@ impl Try {
             error,
             would_retry: verdict.map(|(would_retry, _)| would_retry),
             component: digest,
+            kind,
             outputs: result.unwrap_or_default(),
             figures,
         };
@@ -363,7 +370,8 @@ impl Try {
             Err(error) => {
                 if let Some(trace) = &execution.trace {
                     let code = self.wasm(bench, plan).await?;
-                    console.tell(format_args!("{}", trace.show(Some(&Lines::of(&code)))));
+                    let component = catalog::component_of(&code).map_err(Advice::failed)?;
+                    console.tell(format_args!("{}", trace.show(Some(&Lines::of(&component)))));
                 }
                 if let Some(call) = &execution.failed_call {
                     console.tell(format_args!("the last file call that failed: {call}"));

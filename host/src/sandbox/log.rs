@@ -29,7 +29,11 @@ pub struct Log {
 /// Takes everything a guest writes, at once, and keeps the end of it.
 /// A sink that refused bytes would make a guest's `println!` panic.
 #[derive(Clone)]
-pub(super) struct Sink(Arc<Inner>);
+pub(super) struct Sink {
+    inner: Arc<Inner>,
+    /// Takes the same bytes.
+    copy: Option<Arc<Inner>>,
+}
 
 struct Inner {
     kept: Mutex<Kept>,
@@ -47,7 +51,12 @@ struct Kept {
 impl Sink {
     /// One that keeps the last `most` bytes.
     pub(super) fn new(most: usize, tee: Option<Tee>) -> Self {
-        Self(Arc::new(Inner { kept: Mutex::default(), most, tee }))
+        Self { inner: Arc::new(Inner { kept: Mutex::default(), most, tee }), copy: None }
+    }
+
+    /// The same sink, and `copy` keeps the end of what comes this way.
+    pub(super) fn with_copy(&self, copy: &Self) -> Self {
+        Self { inner: self.inner.clone(), copy: Some(copy.inner.clone()) }
     }
 
     pub(super) fn finish(&self) -> Log {
@@ -74,15 +83,10 @@ impl Sink {
     }
 
     pub(super) fn push(&self, bytes: &[u8]) {
-        if let Some(tee) = &self.0.tee {
-            tee(bytes);
+        self.inner.push(bytes);
+        if let Some(copy) = &self.copy {
+            copy.push(bytes);
         }
-        let (mut kept, most) = (self.kept(), self.0.most);
-        let tail = &bytes[bytes.len().saturating_sub(most)..];
-        let excess = (kept.bytes.len() + tail.len()).saturating_sub(most);
-        kept.bytes.drain(..excess);
-        kept.bytes.extend(tail);
-        kept.dropped += (excess + bytes.len() - tail.len()) as u64;
     }
 
     /// The last line with text in it, or its last `most` bytes. None if there is none.
@@ -101,7 +105,25 @@ impl Sink {
     }
 
     fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
-        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.kept()
+    }
+}
+
+impl Inner {
+    fn push(&self, bytes: &[u8]) {
+        if let Some(tee) = &self.tee {
+            tee(bytes);
+        }
+        let (mut kept, most) = (self.kept(), self.most);
+        let tail = &bytes[bytes.len().saturating_sub(most)..];
+        let excess = (kept.bytes.len() + tail.len()).saturating_sub(most);
+        kept.bytes.drain(..excess);
+        kept.bytes.extend(tail);
+        kept.dropped += (excess + bytes.len() - tail.len()) as u64;
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -189,6 +211,17 @@ mod tests {
         check(b"one\n two \r\n\n", Some("two"));
         check("one\nééééééé".as_bytes(), Some("ééééé"));
         check(b"\xff\xff\xff\xff\n", Some("\u{fffd}\u{fffd}\u{fffd}"));
+    }
+
+    #[test]
+    fn a_copy_has_only_what_came_its_way() {
+        let (log, errors) = (Sink::new(KEPT, None), Sink::new(KEPT, None));
+        let stderr = log.with_copy(&errors);
+        log.push(b"out 1\n");
+        stderr.push(b"err\n");
+        log.push(b"out 2\n");
+        assert_eq!(log.finish().text, "out 1\nerr\nout 2\n");
+        assert_eq!(errors.finish().text, "err\n");
     }
 
     #[test]

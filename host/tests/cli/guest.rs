@@ -55,6 +55,11 @@ pub(crate) fn component_with(end: End, more: &str) -> Vec<u8> {
 
 /// A component of our world around that core module.
 pub(crate) fn component_of(core: &Core<'_>) -> Vec<u8> {
+    ComponentEncoder::default().module(&module(core)).unwrap().validate(true).encode().unwrap()
+}
+
+/// That core module, which says which world it implements.
+pub(crate) fn module(core: &Core<'_>) -> Vec<u8> {
     let Core { prepare, execute, name, pages, more } = core;
     let wat = format!(
         r#"(module
@@ -79,5 +84,5 @@ pub(crate) fn component_of(core: &Core<'_>) -> Vec<u8> {
     let (package, _) = resolve.push_path(concat!(env!("CARGO_MANIFEST_DIR"), "/../wit")).unwrap();
     let world = resolve.select_world(&[package], Some("task")).unwrap();
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
-    ComponentEncoder::default().module(&module).unwrap().validate(true).encode().unwrap()
+    module
 }

@@ -20,7 +20,7 @@ pub(super) fn describe(host: &Path, python: &Path) -> anyhow::Result<String> {
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load = load.split(' ').next().unwrap_or_default();
     let version = |command: &mut Command| -> anyhow::Result<String> {
-        Ok(capture(command)?.trim().to_owned())
+        Ok(capture(command)?.lines().next().unwrap_or_default().trim().to_owned())
     };
     let host = version(Command::new(host).arg("--version"))?;
     let interpreter = version(Command::new(python).arg("--version"))?;

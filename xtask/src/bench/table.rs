@@ -4,16 +4,19 @@ use std::fmt;
 
 /// A title, a head and rows.
 pub(super) struct Table {
-    title: &'static str,
+    title: String,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    pub(super) fn new(title: &'static str, head: &[&str]) -> Self {
-        Self { title, rows: vec![head.iter().map(|&cell| cell.to_owned()).collect()] }
+    pub(super) fn new(title: &str, head: &[&str]) -> Self {
+        Self {
+            title: title.to_owned(),
+            rows: vec![head.iter().map(|&cell| cell.to_owned()).collect()],
+        }
     }
 
-    pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
+    pub(super) fn row(&mut self, cells: impl Into<Vec<String>>) {
         self.rows.push(cells.into());
     }
 }

@@ -64,7 +64,8 @@ impl Stage {
             if entry.file_type()?.is_dir() {
                 self.copy_all(&entry.path(), &name)?;
             } else {
-                let is_program = entry.metadata()?.permissions().mode() & 0o100 != 0;
+                // Follows links.
+                let is_program = fs::metadata(entry.path())?.permissions().mode() & 0o100 != 0;
                 self.copy(&entry.path(), &name, if is_program { 0o755 } else { 0o644 })?;
             }
         }

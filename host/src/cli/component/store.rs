@@ -279,7 +279,7 @@ pub(super) fn version_name(name: &TaskName, digest: Digest) -> Option<TaskName> 
 }
 
 /// The component and the digest in the name of a version.
-fn version_of(name: &str) -> Option<(&str, Digest)> {
+pub(crate) fn version_of(name: &str) -> Option<(&str, Digest)> {
     let (name, digest) = name.rsplit_once('@')?;
     Some((name, digest.parse().ok()?))
 }

@@ -25,6 +25,8 @@ function figures(items) {
 function timeLeft(eta, queue) {
   const isEmpty = queue?.waiting === 0 && !(queue.held > 0 || queue.retrying > 0);
   if (isEmpty) return { label: "Time left", value: "none", note: "the queue is empty" };
+  if (eta == null && queue?.waiting === 0 && queue.held > 0)
+    return { label: "Time left", value: "unknown", note: "only running tasks are left" };
   if (eta == null) return { label: "Time left", value: "unknown", note: "until tasks end" };
   return { label: "Time left", value: coarse(eta), note: "until about " + clock(Date.now() / 1000 + eta) };
 }

@@ -65,6 +65,9 @@ fn head(overview: &Overview) -> Vec<Line> {
     let eta = match eta_seconds {
         Some(0.0) => "the queue is empty".to_owned(),
         Some(left) => format!("empty in about {}", duration(*left)),
+        None if queue.waiting == Some(0) && queue.held > Some(0) => {
+            "only running tasks are left".to_owned()
+        }
         None => "no estimate of the end".to_owned(),
     };
     let mut lines = vec![

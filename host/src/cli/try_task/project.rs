@@ -1,73 +1,65 @@
 //! Builds the project of a component, so that its author can run it with one command.
 
-use std::io::{BufRead, BufReader};
+mod cargo;
+mod make;
+mod npm;
+mod python;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use serde::Deserialize;
-
 use super::super::exit_code::Advice;
 
-/// The target of components in Rust.
-const TARGET: &str = "wasm32-wasip2";
+/// How to build a project in a directory.
+type Builder = fn(&Path) -> anyhow::Result<PathBuf>;
 
-/// A message of Cargo, as far as it tells which files were made.
-#[derive(Deserialize)]
-struct Message {
-    reason: String,
-    #[serde(default)]
-    filenames: Vec<PathBuf>,
-    #[serde(default)]
-    manifest_path: PathBuf,
-}
+/// The file that tells the language of a project, and its builder.
+const BUILDERS: [(&str, Builder); 4] = [
+    (cargo::MANIFEST, cargo::build),
+    (python::MANIFEST, python::build),
+    (npm::MANIFEST, npm::build),
+    (make::MANIFEST, make::build),
+];
 
 /// Builds the project in `dir`, and returns the file of its component.
 ///
 /// # Errors
 /// When the project can't be built, or makes no component or several.
 pub(super) fn build(dir: &Path) -> anyhow::Result<PathBuf> {
-    let manifest = dir.join("Cargo.toml");
+    let found = BUILDERS.iter().find(|(file, _)| dir.join(file).is_file());
+    let Some((_, build)) = found else {
+        let files = BUILDERS.map(|(file, _)| file).join(" and no ");
+        return Err(Advice::usage(format!(
+            "{} has no {files}, so it can't be built",
+            dir.display()
+        ))
+        .hint("build the component with the tools of its language, and name the .wasm file")
+        .into());
+    };
+    build(dir)
+}
+
+/// Runs a command that builds the project in `dir`. The last line that it prints is the path of the
+/// component.
+fn printed(mut command: Command, dir: &Path, hint: &str) -> anyhow::Result<PathBuf> {
     let shown = dir.display();
-    if !manifest.is_file() {
-        return Err(Advice::usage(format!("{shown} has no Cargo.toml, so it can't be built"))
-            .hint("build the component with the tools of its language, and name the .wasm file")
-            .into());
-    }
-    let mut cargo = Command::new("cargo");
-    cargo.args(["build", "--release", "--target", TARGET]).current_dir(dir);
-    // Errors and progress go to the terminal, and the messages come here.
-    cargo.args(["--message-format", "json-render-diagnostics"]).stdout(Stdio::piped());
-    let mut building = cargo.spawn().map_err(|error| {
-        Advice::failed(format!("can't start cargo to build {shown}: {error}"))
-            .hint("install Rust, or build the component elsewhere and name its file")
+    let program = command.get_program().display().to_string();
+    let built = command.current_dir(dir).stderr(Stdio::inherit()).output();
+    let built = built.map_err(|error| {
+        Advice::failed(format!("can't start {program} to build {shown}: {error}"))
+            .hint(hint.to_owned())
     })?;
-    let mut made = Vec::new();
-    let own = manifest.canonicalize()?;
-    if let Some(messages) = building.stdout.take() {
-        for line in BufReader::new(messages).lines() {
-            let Ok(message) = serde_json::from_str::<Message>(&line?) else { continue };
-            if message.reason == "compiler-artifact" && message.manifest_path == own {
-                let is_wasm =
-                    |file: &PathBuf| file.extension().is_some_and(|ending| ending == "wasm");
-                made.extend(message.filenames.into_iter().filter(is_wasm));
-            }
-        }
+    if !built.status.success() {
+        return Err(Advice::failed(format!("{shown} was not built")).hint(hint.to_owned()).into());
     }
-    if !building.wait()?.success() {
-        return Err(Advice::failed(format!("{shown} was not built"))
-            .hint(format!("once per machine: rustup target add {TARGET}"))
-            .into());
-    }
-    match made.len() {
-        1 => Ok(made.remove(0)),
-        0 => Err(Advice::failed(format!("the build of {shown} made no component"))
-            .hint("in Rust a task is a library with crate-type = [\"cdylib\"], see `host new`")
+    let text = String::from_utf8_lossy(&built.stdout);
+    let component = text.lines().next_back().map(|path| dir.join(path));
+    match component.filter(|path| path.is_file()) {
+        Some(component) => Ok(component),
+        None => Err(Advice::failed(format!("the build of {shown} made no component"))
+            .hint(format!(
+                "the last line that {program} prints has to be the path of the .wasm file"
+            ))
             .into()),
-        _ => {
-            let made: Vec<String> = made.iter().map(|file| file.display().to_string()).collect();
-            Err(Advice::usage(format!("the build of {shown} made several components"))
-                .hint(format!("name one: {}", made.join(", ")))
-                .into())
-        }
     }
 }

@@ -1,0 +1,143 @@
+"""The task that a guest's calls receive: its message, its inputs and its outputs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any, Generic, TypeVar
+
+P = TypeVar("P")
+
+
+class Reject(Exception):
+    """Ends the task for good: its report goes to the error queue at once. The text is the reason."""
+
+
+class Retry(Exception):
+    """Ends this attempt: the host runs the task again, with growing waits, until its attempts are
+    used up. The text is the reason."""
+
+
+class Task(Generic[P]):
+    """One task. `Task[Options]` has a payload of the type `Options`."""
+
+    id: int
+    """The producer's number for the task; -1 if it gave none."""
+    name: str
+    """The name that selected this component."""
+    base_directory: str
+    """The key prefix that inputs and outputs are relative to."""
+    inputs: Sequence[str]
+    """The keys of the inputs, relative to `base_directory`, in the message's order."""
+    attempt: int
+    """The number of this attempt, from 1."""
+    payload: P
+    """The task's own parameters."""
+    payload_json: str | None
+    """The payload as it was sent. None if the message has none."""
+
+    def __init__(
+        self,
+        *,
+        id: int,
+        name: str,
+        base_directory: str,
+        inputs: Sequence[str],
+        attempt: int,
+        payload: P,
+        payload_json: str | None,
+        inputs_directory: Path,
+        outputs_directory: Path,
+    ) -> None:
+        self.id = id
+        self.name = name
+        self.base_directory = base_directory
+        self.inputs = tuple(inputs)
+        self.attempt = attempt
+        self.payload = payload
+        self.payload_json = payload_json
+        self._inputs = inputs_directory
+        self._outputs = outputs_directory
+        self._written: dict[str, None] = {}
+        self._open: list[IO[Any]] = []
+
+    @property
+    def input(self) -> str:
+        """The key of the only input. Rejects the task if it has none or several."""
+        if len(self.inputs) != 1:
+            raise Reject(f"the task has {len(self.inputs)} inputs, and needs exactly one")
+        return self.inputs[0]
+
+    def path(self, key: str) -> Path:
+        """The file of an input, for libraries that take a path."""
+        if key not in self.inputs:
+            known = ", ".join(self.inputs) or "none"
+            raise Reject(f"{key!r} is not an input of the task; its inputs are: {known}")
+        return self._inputs / key
+
+    def open(self, key: str, mode: str = "r", **options: Any) -> IO[Any]:
+        """Opens an input. Options are those of the built-in `open`; the encoding is UTF-8."""
+        return _open(self.path(key), mode, options)
+
+    def read(self, key: str) -> bytes:
+        """The bytes of an input."""
+        return self.path(key).read_bytes()
+
+    def read_text(self, key: str, encoding: str = "utf-8") -> str:
+        """The text of an input."""
+        return self.path(key).read_text(encoding)
+
+    def read_json(self, key: str) -> Any:
+        """The JSON of an input."""
+        return json.loads(self.read(key))
+
+    @property
+    def outputs(self) -> Sequence[str]:
+        """The keys of the outputs that were written through this object. The host checks that they
+        exist at the end."""
+        return tuple(self._written)
+
+    def output_path(self, key: str) -> Path:
+        """The file of an output, for libraries that take a path. Creates its directories."""
+        if any(part in ("", ".", "..") for part in key.split("/")):
+            raise Reject(
+                f"{key!r} can't be the key of an output: a key is a relative path without empty "
+                "parts, `.` and `..`, such as '0_output/4.dat'"
+            )
+        path = self._outputs / key
+        if "/" in key:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        self._written[key] = None
+        return path
+
+    def create(self, key: str, mode: str = "w", **options: Any) -> IO[Any]:
+        """Creates an output and opens it. Options are those of the built-in `open`; the encoding is
+        UTF-8. A file that is still open at the end of the task is closed then."""
+        file = _open(self.output_path(key), mode, options)
+        self._open.append(file)
+        return file
+
+    def write(self, key: str, data: str | bytes | bytearray | memoryview) -> None:
+        """Writes an output."""
+        path = self.output_path(key)
+        if isinstance(data, str):
+            data = data.encode()
+        path.write_bytes(data)
+
+    def write_json(self, key: str, value: Any) -> None:
+        """Writes an output as JSON."""
+        self.write(key, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+    def _close(self) -> None:
+        """Writes what files have not written yet."""
+        for file in self._open:
+            file.close()
+        self._open.clear()
+
+
+def _open(path: os.PathLike[str], mode: str, options: dict[str, Any]) -> IO[Any]:
+    if "b" not in mode:
+        options.setdefault("encoding", "utf-8")
+    return open(path, mode, **options)

@@ -1,0 +1,65 @@
+//! Which interface a component implements.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// What a component is to the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// It implements the world `task-host:guest/task`.
+    Task,
+    /// It has a `main`: the world `wasi:cli/command`.
+    Program,
+}
+
+/// The functions that a [`Kind::Task`] exports.
+pub const CALLS: [&str; 3] = ["prepare", "execute", "finalize"];
+
+/// How the name of what a [`Kind::Program`] exports begins.
+const RUN: &str = "wasi:cli/run@0.2.";
+
+impl Kind {
+    /// The kind of a component with these exports. None if it is not one that a host runs.
+    pub fn of_exports<'a>(names: impl Iterator<Item = &'a str>) -> Option<Self> {
+        let (mut calls, mut has_main) = ([false; CALLS.len()], false);
+        for name in names {
+            for (call, is_there) in CALLS.iter().zip(&mut calls) {
+                *is_there |= name == *call;
+            }
+            has_main |= name.starts_with(RUN);
+        }
+        match calls.iter().all(|is_there| *is_there) {
+            true => Some(Self::Task),
+            false => has_main.then_some(Self::Program),
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Task => "task",
+            Self::Program => "program",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exports_decide() {
+        let check = |names: &[&str], want: Option<Kind>| {
+            assert_eq!(Kind::of_exports(names.iter().copied()), want, "{names:?}");
+        };
+        check(&["prepare", "execute", "finalize"], Some(Kind::Task));
+        check(&["finalize", "wasi:cli/run@0.2.3", "prepare", "execute"], Some(Kind::Task));
+        check(&["wasi:cli/run@0.2.12"], Some(Kind::Program));
+        check(&["wasi:cli/run@0.3.0"], None);
+        check(&["prepare", "execute"], None);
+        check(&[], None);
+    }
+}

@@ -1,0 +1,136 @@
+/* The files and failures of a task, on top of the bindings that wit-bindgen made of the interface of
+ * Task Host. Strings that these functions return are the caller's; a task ends with its instance, so
+ * nothing has to be freed. */
+#ifndef TASK_HOST_H
+#define TASK_HOST_H
+
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "../bindings/task.h"
+
+/* Defines the two calls that most tasks have no use for. */
+#define TH_ONLY_EXECUTE                                                              \
+    bool exports_task_prepare(task_task_record_t *task, task_failure_t *failure) {   \
+        (void)task, (void)failure;                                                   \
+        return true;                                                                 \
+    }                                                                                \
+    bool exports_task_finalize(task_task_record_t *task, task_outcome_t *outcome,    \
+                               task_failure_t *failure) {                            \
+        (void)task, (void)outcome, (void)failure;                                    \
+        return true;                                                                 \
+    }
+
+static inline char *th_vformat(const char *format, va_list arguments) {
+    va_list again;
+    va_copy(again, arguments);
+    int length = vsnprintf(NULL, 0, format, again);
+    va_end(again);
+    char *text = malloc(length + 1);
+    vsnprintf(text, length + 1, format, arguments);
+    return text;
+}
+
+/* A new string, as printf writes it. */
+__attribute__((format(printf, 1, 2))) static inline char *th_format(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    char *text = th_vformat(format, arguments);
+    va_end(arguments);
+    return text;
+}
+
+/* Ends a call with a failure that no retry can help: `return th_reject(failure, "no rows in %s",
+ * key);`. The reason is in the report on the error queue. */
+__attribute__((format(printf, 2, 3))) static inline bool th_reject(task_failure_t *failure,
+                                                                   const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    failure->tag = TASK_HOST_GUEST_TYPES_FAILURE_REJECT;
+    task_string_set(&failure->val.reject, th_vformat(format, arguments));
+    va_end(arguments);
+    return false;
+}
+
+/* The same for a failure that may pass: the host tries the task again later. */
+__attribute__((format(printf, 2, 3))) static inline bool th_retry(task_failure_t *failure,
+                                                                  const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    failure->tag = TASK_HOST_GUEST_TYPES_FAILURE_RETRY;
+    task_string_set(&failure->val.retry, th_vformat(format, arguments));
+    va_end(arguments);
+    return false;
+}
+
+/* Ends `execute` with success: `return th_done(outcome);`. All files in /outputs are published. */
+static inline bool th_done(task_outcome_t *outcome) {
+    *outcome = (task_outcome_t){.success = true};
+    return true;
+}
+
+/* The key of input I, from 0 to `task->info.inputs.len`. */
+static inline char *th_key(const task_task_record_t *task, size_t i) {
+    const task_string_t *key = &task->info.inputs.ptr[i];
+    return th_format("%.*s", (int)key->len, (const char *)key->ptr);
+}
+
+/* Opens the input with this key. NULL if that fails, as fopen. */
+static inline FILE *th_open(const char *key) { return fopen(th_format("/inputs/%s", key), "rb"); }
+
+/* The whole input, with a 0 after its end. NULL if it can't be read. */
+static inline char *th_read(const char *key, size_t *length) {
+    FILE *file = th_open(key);
+    struct stat status;
+    if (!file || fstat(fileno(file), &status)) return NULL;
+    char *bytes = malloc((size_t)status.st_size + 1);
+    if (!bytes) return NULL;
+    *length = fread(bytes, 1, (size_t)status.st_size, file);
+    bytes[*length] = 0;
+    bool is_read = !ferror(file);
+    fclose(file);
+    return is_read ? bytes : NULL;
+}
+
+/* Creates the output with this key, and the directories in it. NULL if that fails. */
+static inline FILE *th_create(const char *key) {
+    char *path = th_format("/outputs/%s", key);
+    for (char *slash = strchr(path + strlen("/outputs/"), '/'); slash;
+         slash = strchr(slash + 1, '/')) {
+        *slash = 0;
+        mkdir(path, 0777);
+        *slash = '/';
+    }
+    return fopen(path, "wb");
+}
+
+/* Closes an output. False if a byte was not written. */
+static inline bool th_close(FILE *file) {
+    bool is_written = !ferror(file);
+    return fclose(file) == 0 && is_written;
+}
+
+/* Finds `"NAME": NUMBER` in the payload. Leaves `*number` as it is if the name is not there, and
+ * returns false if something else than a number follows. Use a JSON library for more. */
+static inline bool th_payload_number(const task_task_record_t *task, const char *name,
+                                     double *number) {
+    if (!task->payload.is_some) return true;
+    const task_string_t *payload = &task->payload.val;
+    char *text = th_format("%.*s", (int)payload->len, (const char *)payload->ptr);
+    const char *quoted = th_format("\"%s\"", name);
+    const char *found = strstr(text, quoted);
+    if (!found) return true;
+    found += strlen(quoted);
+    found += strspn(found, " \t\r\n");
+    if (*found != ':') return false;
+    found += 1 + strspn(found + 1, " \t\r\n");
+    char *end;
+    *number = strtod(found, &end);
+    return end > found;
+}
+
+#endif

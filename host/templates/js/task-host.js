@@ -1,0 +1,166 @@
+// The files and failures of a task. `host new` wrote this for the interface of its version.
+
+import preopens from "wasi:filesystem/preopens@0.2.12";
+import stderr from "wasi:cli/stderr@0.2.12";
+
+/** No retry can help: the host sends a report with this message to the error queue. */
+export class Reject extends Error {}
+
+/** The failure may pass: the host tries the task again later. */
+export class Retry extends Error {}
+
+/** Makes the calls of a task of a function that gets a `Task`. All files that it writes are published. */
+export function task(run) {
+  return {
+    prepare() {},
+    execute(record) {
+      try {
+        run(new Task(record));
+      } catch (error) {
+        throw failure(error);
+      }
+      return { success: true, outputs: [] };
+    },
+    finalize() {},
+  };
+}
+
+/** One task: what its message says, and its files. */
+class Task {
+  constructor({ info, payload, attempt }) {
+    /** The producer's number for the task. */
+    this.id = info.id;
+    this.name = info.name;
+    /** The prefix that inputs and outputs are relative to. */
+    this.baseDirectory = info.baseDirectory;
+    /** The keys of the inputs. */
+    this.inputs = info.inputs;
+    /** The parameters, or `undefined`. */
+    this.payload = payload == null ? undefined : JSON.parse(payload);
+    /** The number of this attempt, from 1. */
+    this.attempt = attempt;
+  }
+
+  /** The bytes of an input. */
+  read(key) {
+    const path = `/inputs/${key}`;
+    return using(path, open(path, {}, { read: true }), (file) => {
+      const size = Number(file.stat().size);
+      const bytes = new Uint8Array(size);
+      for (let at = 0; at < size; ) {
+        const [part] = file.read(Math.min(size - at, PART), at);
+        if (part.length === 0) break;
+        bytes.set(part, at);
+        at += part.length;
+      }
+      return bytes;
+    });
+  }
+
+  /** The text of an input, in UTF-8. */
+  readText(key) {
+    return decode(this.read(key));
+  }
+
+  /** Writes an output, a text or a `Uint8Array`, and makes the directories in its key. */
+  write(key, content) {
+    const bytes = typeof content === "string" ? encode(content) : content;
+    const path = `/outputs/${key}`;
+    for (let at = key.indexOf("/"); at >= 0; at = key.indexOf("/", at + 1)) {
+      makeDirectory(key.slice(0, at));
+    }
+    using(path, open(path, { create: true, truncate: true }, { write: true }), (file) => {
+      for (let at = 0; at < bytes.length; ) {
+        at += Number(file.write(bytes.subarray(at, at + PART), at));
+      }
+    });
+  }
+
+  /** Writes a line to the task's log. */
+  log(text) {
+    const stream = stderr.getStderr();
+    stream.blockingWriteAndFlush(encode(`${text}\n`).subarray(0, 4096));
+    stream[Symbol.dispose]();
+  }
+}
+
+/** Bytes of one call. */
+const PART = 1 << 20;
+
+/** Codes of file calls that may succeed at a later attempt. */
+const TEMPORARY = new Set(["busy", "in-progress", "interrupted", "io", "would-block"]);
+
+/** A call of the file system that failed. */
+class FileError extends Error {
+  constructor(path, code) {
+    super(`${path}: ${code}`);
+    this.code = code;
+  }
+}
+
+function attempt(path, call) {
+  try {
+    return call();
+  } catch (error) {
+    throw typeof error?.payload === "string" ? new FileError(path, error.payload) : error;
+  }
+}
+
+function directory(name) {
+  for (const [descriptor, path] of preopens.getDirectories()) {
+    if (path === name) return descriptor;
+  }
+  throw new Error(`there is no directory ${name}`);
+}
+
+function open(path, how, flags) {
+  const [, root, key] = path.match(/^(\/[^/]*)\/(.*)$/s);
+  return attempt(path, () => directory(root).openAt({ symlinkFollow: true }, key, how, flags));
+}
+
+function using(path, file, use) {
+  try {
+    return attempt(path, () => use(file));
+  } finally {
+    file[Symbol.dispose]();
+  }
+}
+
+function makeDirectory(key) {
+  try {
+    directory("/outputs").createDirectoryAt(key);
+  } catch (error) {
+    if (error?.payload !== "exist") throw new FileError(`/outputs/${key}`, error?.payload ?? error);
+  }
+}
+
+/** What the host is told of an exception. */
+function failure(error) {
+  if (error instanceof Retry) return { tag: "retry", val: error.message };
+  if (error instanceof Reject) return { tag: "reject", val: error.message };
+  if (error instanceof FileError) {
+    return { tag: TEMPORARY.has(error.code) ? "retry" : "reject", val: error.message };
+  }
+  if (!(error instanceof Error)) return { tag: "reject", val: `uncaught: ${error}` };
+  // The first frame in the project's own files: `    at summarise (summary.js:12:3)`.
+  const frames = (error.stack ?? "").matchAll(/at (?:(\S+) \()?(?:\S*\/)?([\w.-]+\.m?js):(\d+)/g);
+  const [, name, file, line] = [...frames].find((frame) => frame[2] !== "task-host.js") ?? [];
+  const place = file ? ` (${file}:${line}${name && name !== "<anonymous>" ? `, in ${name}` : ""})` : "";
+  return { tag: "reject", val: `${error.name}: ${error.message}${place}` };
+}
+
+/** The bytes of a text in UTF-8. */
+function encode(text) {
+  const bytes = unescape(encodeURIComponent(text));
+  return Uint8Array.from(bytes, (character) => character.charCodeAt(0));
+}
+
+/** The text of bytes in UTF-8. */
+function decode(bytes) {
+  const parts = [];
+  for (let at = 0; at < bytes.length; at += 4096) {
+    parts.push(String.fromCharCode(...bytes.subarray(at, at + 4096)));
+  }
+  const text = parts.join("");
+  return /[\x80-\xff]/.test(text) ? decodeURIComponent(escape(text)) : text;
+}

@@ -1,0 +1,28 @@
+/* A program with a main, which knows nothing of Task Host. It writes its task, which it has on
+ * standard input, to `task.json`. If the task has the word `later`, it asks for another try until the
+ * second attempt. */
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int main(int argc, char **argv) {
+    static char task[1 << 16];
+    size_t length = fread(task, 1, sizeof task - 1, stdin);
+    const char *attempt = getenv("TASK_ATTEMPT");
+    if (strstr(task, "later") && attempt && atoi(attempt) < 2) {
+        fprintf(stderr, "%s is not ready at attempt %s\n", argv[0], attempt);
+        return 75;
+    }
+    if (length == 0 || argc != 1) {
+        fprintf(stderr, "there is no task\n");
+        return 1;
+    }
+    FILE *out = fopen("/outputs/task.json", "w");
+    if (!out || fwrite(task, 1, length, out) != length || fclose(out)) {
+        perror("/outputs/task.json");
+        return 2;
+    }
+    printf("attempt %s\n", attempt);
+    return 0;
+}
