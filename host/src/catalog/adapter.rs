@@ -34,7 +34,9 @@ pub fn component_of(wasm: &[u8]) -> Result<Cow<'_, [u8]>, String> {
     }
     let adapter = match contents.kind {
         Some(Kind::Program) => provider::WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER,
-        Some(Kind::Task) | None => provider::WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
+        Some(Kind::Task | Kind::TaskWithPlan) | None => {
+            provider::WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER
+        }
     };
     let encoded = keep_exit_code(wasm).and_then(|module| {
         ComponentEncoder::default()

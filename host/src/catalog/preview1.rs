@@ -48,7 +48,7 @@ pub(super) static ADAPTER: LazyLock<Adapter> = LazyLock::new(|| {
 /// The kind of a core module with these exports. None if no host runs it.
 pub(super) fn kind<'a>(mut exports: impl Iterator<Item = &'a str> + Clone) -> Option<Kind> {
     match Kind::of_exports(exports.clone()) {
-        Some(Kind::Task) => Some(Kind::Task),
+        Some(task @ (Kind::Task | Kind::TaskWithPlan)) => Some(task),
         _ => exports.any(|name| name == START).then_some(Kind::Program),
     }
 }
@@ -62,7 +62,7 @@ pub(super) fn problem(
     let is_reactor = || exports.iter().any(|name| name == "_initialize");
     match kind {
         // The encoder compares its imports with the interface that it says it implements.
-        Some(Kind::Task) => return None,
+        Some(Kind::Task | Kind::TaskWithPlan) => return None,
         Some(Kind::Program) => {}
         None if is_reactor() => {
             return Some(
