@@ -241,6 +241,21 @@ mod printed {
         typed.push(Typed { line: 0, command: "test -s out/1_words/tyger.tsv".to_owned() });
         run("host new", &typed);
     }
+
+    #[test]
+    fn the_page_runs_the_commands_in_the_readme_of_a_project_in_python() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut new = Command::new(host());
+        new.args(["new", "star-summary", "--lang", "python"]).current_dir(dir.path());
+        assert!(new.output().unwrap().status.success());
+        let readme = std::fs::read_to_string(dir.path().join("star-summary/README.md")).unwrap();
+        let page = read("docs/languages.md");
+        let typed = commands(&readme).unwrap();
+        assert!(typed.len() > 5, "hardly any commands: {typed:?}");
+        for Typed { command, .. } in typed {
+            assert!(page.iter().any(|typed| typed.command == command), "not run: {command}");
+        }
+    }
 }
 
 /// Runs a page.
