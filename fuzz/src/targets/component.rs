@@ -43,6 +43,9 @@ fn described(input: &[u8], contents: &Contents) {
                 |name: &str| contents.exports.iter().any(|export| export.starts_with(name));
             match contents.kind {
                 Some(Kind::Task) => assert!(CALLS.into_iter().all(exports)),
+                Some(Kind::TaskWithPlan) => {
+                    assert!(CALLS.into_iter().all(exports) && exports("plan"));
+                }
                 Some(Kind::Program) => assert!(exports("wasi:cli/run@0.2.") || exports("_start")),
                 None => panic!("nothing that runs, without a problem"),
             }
