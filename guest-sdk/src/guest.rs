@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-use crate::bindings;
+use crate::planned_bindings::task_host::guest::planning;
 use crate::wire::{self, Failure};
-use crate::{Error, Outcome, Result, Task, Verdict, logging};
+use crate::{Error, Needs, Outcome, Plan, Result, Task, Verdict, logging};
+use crate::{bindings, planned_bindings};
 
 /// The code of a task. Export the implementation with [`export!`](crate::export).
 ///
@@ -96,11 +97,32 @@ pub trait Guest: Default + 'static {
 
 /// Exports a [`Guest`] from this component. Use it once, at the top level of the crate.
 ///
+/// `export!(Type, plan)` exports a guest that names its own inputs: see [`Plan`](crate::Plan).
+///
 /// On targets other than WebAssembly, it only checks that the type is a guest, so that the crate's
 /// unit tests build there.
 #[macro_export]
 macro_rules! export {
+    ($guest:ty, plan) => {
+        const _: () = {
+            type __TaskHostGuest = $crate::Exported<$guest>;
+            #[cfg(target_family = "wasm")]
+    $crate::planned_bindings::export!(__TaskHostGuest with_types_in $crate::planned_bindings);
+            #[cfg(not(target_family = "wasm"))]
+            const _: fn(&$crate::Task<<$guest as $crate::Guest>::Payload>)
+                -> $crate::Result<$crate::Needs> = <$guest as $crate::Plan>::plan;
+            #[cfg(not(target_family = "wasm"))]
+            const _: ::core::marker::PhantomData<__TaskHostGuest> = ::core::marker::PhantomData;
+        };
+    };
     ($guest:ty) => {
+        const _: () = {
+            use $crate::NoPlan as _;
+            assert!(
+                !$crate::HasPlan::<$guest>::VALUE,
+                "this guest implements `Plan`: export it with `export!(Type, plan)`"
+            );
+        };
         const _: () = {
             type __TaskHostGuest = $crate::Exported<$guest>;
             #[cfg(target_family = "wasm")]
@@ -146,6 +168,23 @@ impl<G: Guest> Execution<G> {
 #[derive(Debug)]
 pub struct Exported<G>(PhantomData<G>);
 
+/// Whether a guest implements [`Plan`]: its own constant is found before that of [`NoPlan`].
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct HasPlan<G>(PhantomData<G>);
+
+impl<G: Plan> HasPlan<G> {
+    pub const VALUE: bool = true;
+}
+
+/// The constant for all other guests.
+#[doc(hidden)]
+pub trait NoPlan {
+    const VALUE: bool = false;
+}
+
+impl<G> NoPlan for HasPlan<G> {}
+
 thread_local! {
     /// The current [`Execution`], as `Any` because a static cannot be generic. An instance serves
     /// one task and one call at a time.
@@ -176,6 +215,33 @@ impl<G: Guest> bindings::Guest for Exported<G> {
         };
         Ok(execution.finalize(&outcome)?)
     }
+}
+
+impl<G: Plan> planned_bindings::Guest for Exported<G> {
+    fn prepare(task: wire::Task) -> Result<(), Failure> {
+        <Self as bindings::Guest>::prepare(task)
+    }
+
+    fn execute(task: wire::Task) -> Result<wire::Outcome, Failure> {
+        <Self as bindings::Guest>::execute(task)
+    }
+
+    fn finalize(task: wire::Task, outcome: wire::Outcome) -> Result<(), Failure> {
+        <Self as bindings::Guest>::finalize(task, outcome)
+    }
+
+    fn plan(task: wire::Task) -> Result<planning::Needs, Failure> {
+        let (inputs, outputs) = (Path::new("/inputs"), Path::new("/outputs"));
+        let needs = plan::<G>(task, inputs.to_owned(), outputs.to_owned())?;
+        Ok(needs.into_wire())
+    }
+}
+
+/// Calls a guest's plan.
+pub(crate) fn plan<G: Plan>(task: wire::Task, inputs: PathBuf, outputs: PathBuf) -> Result<Needs> {
+    logging::install();
+    logging::report_panics();
+    G::plan(&Task::new(task, inputs, outputs)?)
 }
 
 fn take<G: Guest>(call: &str) -> Result<Box<Execution<G>>> {

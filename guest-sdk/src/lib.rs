@@ -45,6 +45,7 @@
 //!
 //! # Overview
 //! - [`Guest`]: the three calls, and when each is made.
+//! - [`Plan`]: for a task that names its own inputs.
 //! - [`Task`]: the payload, the inputs ([`Input`]) and the outputs ([`Output`]) of a task.
 //! - [`Outcome`]: the result of a task that ran to its end.
 //! - [`Error`]: why a task failed, and whether to retry it. `?` converts any error.
@@ -56,6 +57,7 @@ mod guest;
 mod logging;
 mod outcome;
 mod output;
+mod plan;
 mod task;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
@@ -64,6 +66,7 @@ pub use error::{Classify, Context, Error, Result, Verdict};
 pub use guest::Guest;
 pub use outcome::Outcome;
 pub use output::Output;
+pub use plan::{Needs, Plan};
 pub use task::{Input, Task};
 
 /// A payload that the task does not use: accepts any payload, and none.
@@ -73,7 +76,9 @@ pub use serde_json::Value;
 
 /// The items that most tasks need.
 pub mod prelude {
-    pub use crate::{Classify, Context, Error, Guest, Input, Outcome, Output, Result, Task};
+    pub use crate::{
+        Classify, Context, Error, Guest, Input, Needs, Outcome, Output, Plan, Result, Task,
+    };
 }
 
 /// The guest side of the world, generated from `wit/`. Only [`export!`] uses it.
@@ -88,10 +93,23 @@ pub mod bindings {
     });
 }
 
+/// The guest side of the world with `plan`. Only [`export!`] uses it.
+#[doc(hidden)]
+pub mod planned_bindings {
+    #![expect(clippy::too_many_arguments, reason = "generated: a record is passed flat")]
+    wit_bindgen::generate!({
+        path: "wit",
+        world: "task-with-plan",
+        pub_export_macro: true,
+        default_bindings_module: "task_host_sdk::planned_bindings",
+        with: { "task-host:guest/types@0.1.1": crate::bindings::task_host::guest::types },
+    });
+}
+
 /// The records that the world defines; [`Task`] and [`Outcome`] are the SDK's own types.
 use bindings::task_host::guest::types as wire;
 
 #[doc(hidden)]
-pub use guest::Exported;
+pub use guest::{Exported, HasPlan, NoPlan};
 #[doc(hidden)]
 pub use logging::line;

@@ -57,9 +57,15 @@ impl<P> Task<P> {
         self.payload_json.as_deref()
     }
 
-    /// The inputs, in the message's order.
+    /// The inputs: those of the message, in its order, and those that the task's plan asked for.
     pub fn inputs(&self) -> impl ExactSizeIterator<Item = Input> + '_ {
         self.inputs.iter().map(|key| Input::new(&self.inputs_dir, key))
+    }
+
+    /// The input of that key, as the message or the task's plan names it; `None` if it is not there.
+    pub fn input(&self, key: &str) -> Option<Input> {
+        let input = Input::new(&self.inputs_dir, key.strip_prefix('/').unwrap_or(key));
+        input.path().is_file().then_some(input)
     }
 
     /// The input of a task that takes exactly one.

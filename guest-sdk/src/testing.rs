@@ -28,9 +28,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::guest::Execution;
+use crate::guest::{self, Execution};
 use crate::output::locate;
-use crate::{Context, Error, Guest, Outcome, Result, wire};
+use crate::{Context, Error, Guest, Needs, Outcome, Plan, Result, wire};
 
 /// The message and the two directories that a task sees. Dropping it removes the directories.
 #[derive(Debug)]
@@ -86,6 +86,14 @@ impl Sandbox {
     pub fn attempt(&mut self, attempt: u32) -> &mut Self {
         self.task.attempt = attempt;
         self
+    }
+
+    /// Calls the task's plan. The inputs so far are those that it sees.
+    ///
+    /// # Errors
+    /// Those of the plan.
+    pub fn plan<G: Plan>(&self) -> Result<Needs> {
+        guest::plan::<G>(self.task.clone(), self.inputs_dir(), self.outputs_dir())
     }
 
     /// Runs the task: empties the outputs directory, makes the three calls, and checks that the

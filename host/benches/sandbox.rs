@@ -12,7 +12,7 @@ use bytesize::ByteSize;
 use task_host::catalog;
 use task_host::key::{BucketKey, Prefix, TaskName};
 use task_host::message::Task;
-use task_host::sandbox::{self, Guest, Input, InputContent, Job, Limits, Mode, Sandbox};
+use task_host::sandbox::{self, Calls, Guest, Input, InputContent, Job, Limits, Mode, Sandbox};
 use task_host::spill::SpillDir;
 use tokio_util::sync::CancellationToken;
 
@@ -91,6 +91,7 @@ async fn rounds_of(sandbox: Arc<Sandbox>, guest: Guest, inputs: usize) -> f64 {
     for _ in 0..TASKS {
         let execution = sandbox
             .run(Job {
+                calls: Calls::Task,
                 guest: guest.clone(),
                 task: task.clone(),
                 attempt: 1,

@@ -6,7 +6,8 @@
 //! their component.
 //!
 //! A separate process compiles each component, under limits: `catalog/compiler.rs` starts it, and
-//! `catalog/child.rs` runs in it. `catalog/adapter.rs` makes components of core modules there.
+//! `catalog/child.rs` runs in it. `catalog/adapter.rs` makes components of core modules there,
+//! of those that `catalog/preview1.rs` describes.
 //! `catalog/compiled.rs` stores compiled code.
 //! `catalog/contents.rs` tells people what a component contains.
 //! `catalog/quarantine.rs` remembers components that can't be compiled, so that they are not
@@ -20,6 +21,7 @@ mod compiler;
 mod contents;
 #[doc(hidden)]
 pub mod foreign;
+mod preview1;
 mod quarantine;
 mod trust;
 

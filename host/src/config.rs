@@ -110,6 +110,10 @@ pub struct DataSettings {
     /// Prefix of the components in the bucket: PREFIX/NAME.wasm
     #[arg(long, value_name = "PREFIX", default_value = "components", value_parser = parse::component_prefix)]
     pub component_prefix: Prefix,
+    /// What tasks that name inputs themselves may read outside of their base directory: prefixes in
+    /// the bucket, separated by colons, or / for the whole bucket [default: nothing]
+    #[arg(long, value_name = "PREFIXES", value_parser = parse::readable)]
+    pub readable: Option<Prefixes>,
     /// Leave a receipt for each finished task, below _receipts in the bucket, and do not run a task
     /// again that has one
     #[arg(long)]
@@ -341,6 +345,10 @@ pub struct ConfinementSettings {
 /// Several files and directories.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paths(pub Vec<PathBuf>);
+
+/// Several prefixes of keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prefixes(pub Vec<Prefix>);
 
 impl Config {
     /// How many tasks a host with this queue holds beyond those that run.

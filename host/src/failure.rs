@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::catalog::CatalogError;
 use crate::message::DecodeError;
+use crate::needs::PlanError;
 use crate::prefetch::PrefetchError;
 use crate::publish::PublishError;
 use crate::queue::QueueError;
@@ -36,6 +37,9 @@ pub enum Failure {
     /// An input could not be fetched.
     #[error(transparent)]
     Prefetch(#[from] PrefetchError),
+    /// The task's plan asked for what it may not have.
+    #[error(transparent)]
+    Plan(PlanError),
     /// The task has no usable component.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
@@ -82,7 +86,17 @@ impl Failure {
     pub fn phase(&self) -> Option<Phase> {
         match self {
             Self::Run(error) => error.phase(),
+            Self::Plan(_) => Some(Phase::Plan),
             _ => None,
+        }
+    }
+}
+
+impl From<PlanError> for Failure {
+    fn from(error: PlanError) -> Self {
+        match error {
+            PlanError::Bucket(error) => error.into(),
+            refused => Self::Plan(refused),
         }
     }
 }

@@ -160,6 +160,11 @@ impl Prefix {
         &self.0
     }
 
+    /// True when all keys below this prefix are at or below `other`.
+    pub fn is_within(&self, other: &Self) -> bool {
+        other.is_root() || (!self.is_root() && BucketKey(self.0.clone()).starts_with(other))
+    }
+
     /// The prefix `relative` below this one.
     pub fn below(&self, relative: &Self) -> Self {
         match (self.is_root(), relative.is_root()) {
@@ -207,6 +212,12 @@ impl TaskName {
     /// The key of the component's signature, below the components' prefix.
     pub fn signature_file(&self) -> BucketKey {
         BucketKey(format!("{}.wasm.minisig", self.0).into())
+    }
+}
+
+impl Borrow<str> for BucketKey {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

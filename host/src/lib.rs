@@ -40,6 +40,7 @@ pub mod lease;
 pub mod machine;
 pub mod message;
 pub mod metrics;
+pub mod needs;
 pub mod notice;
 pub mod outage;
 pub mod overview;

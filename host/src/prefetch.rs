@@ -37,14 +37,34 @@ const SORTED_INLINE: usize = 256;
 /// How often an input is fetched again that another host removed before it was read or opened.
 const FETCHES: usize = 5;
 
+/// An input to bring.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its path below `/inputs`.
+    pub path: BucketKey,
+    /// Its key, from the bucket's root.
+    pub key: BucketKey,
+    /// Whether the object may be missing.
+    pub is_optional: bool,
+}
+
+/// The object that an input is read from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadObject {
+    /// Its key, from the bucket's root.
+    pub key: BucketKey,
+    /// Its version.
+    pub version: Version,
+}
+
 /// What was brought for a task.
 pub struct Brought<'a> {
     /// What it came to.
     pub fetched: Fetched,
     /// The inputs.
     pub inputs: Vec<Input>,
-    /// Their versions, in the same order.
-    pub versions: Vec<Version>,
+    /// Their objects, in the same order.
+    pub objects: Vec<ReadObject>,
     /// Those that are read in the bucket.
     pub in_place: ReadInPlace,
     /// Stands for their bytes. To be dropped when the task runs.
@@ -80,6 +100,8 @@ pub enum PrefetchError {
     Unavailable {
         /// As the task names it.
         input: BucketKey,
+        /// Its key in the bucket.
+        key: BucketKey,
         /// The cause.
         #[source]
         source: CacheError,
@@ -90,6 +112,12 @@ pub enum PrefetchError {
          and rename it into place"
     )]
     Changed {
+        /// As the task names it.
+        input: BucketKey,
+    },
+    /// An input was replaced after the task's plan had seen it.
+    #[error("input {input}: it was replaced after `plan` had read it and before the task started")]
+    Replaced {
         /// As the task names it.
         input: BucketKey,
     },
@@ -128,27 +156,38 @@ impl Prefetch {
         base: &Prefix,
         inputs: &[BucketKey],
     ) -> Result<Brought<'_>, PrefetchError> {
+        let wanted = |path: &BucketKey| Wanted {
+            path: path.clone(),
+            key: base.join(path),
+            is_optional: false,
+        };
+        self.bring_all(inputs.iter().map(wanted).collect()).await
+    }
+
+    /// Brings inputs to where a guest can read them. Of several with one path, the first is brought.
+    ///
+    /// # Errors
+    /// For the first input that fails.
+    pub async fn bring_all(&self, wanted: Vec<Wanted>) -> Result<Brought<'_>, PrefetchError> {
         let dir = self.bucket.as_dir();
-        if let ([input], None) = (inputs, dir) {
-            return self.bring_one(base, input).await;
+        if let ([one @ Wanted { is_optional: false, .. }], None) = (&wanted[..], dir) {
+            return self.bring_one(one).await;
         }
-        let distinct = if inputs.len() <= SORTED_INLINE {
-            distinct(inputs)?
-        } else {
-            let inputs = inputs.to_vec();
-            blocking(move || distinct(&inputs)).await?
+        let distinct = match wanted.len() <= SORTED_INLINE {
+            true => distinct(wanted)?,
+            false => blocking(move || distinct(wanted)).await?,
         };
         if let Some(dir) = dir {
-            return self.bring_in_place(dir, base, distinct).await;
+            return self.bring_in_place(dir, distinct).await;
         }
         // All sizes are known before anything is fetched: two tasks that each held a part of
         // the bytes they need would wait for each other.
         let mut turns = Turns::begin();
-        let finds: Vec<_> = distinct.iter().map(|input| self.find(base, input)).collect();
+        let finds: Vec<_> = distinct.iter().map(|wanted| self.find(wanted)).collect();
         let mut finds = stream::iter(finds).buffered(AT_ONCE);
         let mut found = Vec::with_capacity(distinct.len());
         while let Some(one) = finds.try_next().await? {
-            found.push(one);
+            found.extend(one);
             turns.pass().await;
         }
         // A server may claim any sizes.
@@ -156,11 +195,11 @@ impl Prefetch {
         let permit = self.ahead.take(claimed).await;
         let (room, mut sum) = (Room::new(), Fetched::default());
         let mut inputs = Vec::with_capacity(found.len());
-        let mut versions = Vec::with_capacity(found.len());
-        let mut add = |(fetched, input, version)| {
+        let mut objects = Vec::with_capacity(found.len());
+        let mut add = |(fetched, input, object)| {
             sum = sum.plus(fetched);
             inputs.push(input);
-            versions.push(version);
+            objects.push(object);
         };
         let mut under_way = FuturesUnordered::new();
         // Not a stream of mapped inputs: the future of that is not `Send` to the compiler.
@@ -179,63 +218,60 @@ impl Prefetch {
         // What is stored compressed is larger now.
         let permit = self.ahead.grown(permit, sum.bytes).await;
         let in_place = ReadInPlace::default();
-        Ok(Brought { fetched: sum, inputs, versions, in_place, ahead: Some(permit) })
+        Ok(Brought { fetched: sum, inputs, objects, in_place, ahead: Some(permit) })
     }
 
     /// Opens inputs in the bucket's own directory, and reads the small ones.
     async fn bring_in_place(
         &self,
         dir: &DirBucket,
-        base: &Prefix,
-        names: Vec<BucketKey>,
+        wanted: Vec<Wanted>,
     ) -> Result<Brought<'_>, PrefetchError> {
         let (room, mut turns) = (Room::new(), Turns::begin());
-        let mut inputs = Vec::with_capacity(names.len());
-        let mut versions = Vec::with_capacity(names.len());
+        let mut inputs = Vec::with_capacity(wanted.len());
+        let mut objects = Vec::with_capacity(wanted.len());
         let mut in_place = ReadInPlace::default();
         let mut bytes = 0_u64;
-        for path in names {
+        for Wanted { path, key, is_optional } in wanted {
             turns.pass().await;
-            let key = base.join(&path);
             let failed = |error: BucketError| PrefetchError::from_cache(&path, &key, error.into());
-            let mut found = dir.open_in_place(&key).map_err(failed)?;
+            let mut found = match dir.open_in_place(&key) {
+                Err(BucketError::NotFound { .. }) if is_optional => continue,
+                found => found.map_err(failed)?,
+            };
             let mut size = found.size();
-            let content = if room.has_memory_for(size) {
+            let (content, version) = if room.has_memory_for(size) {
                 let (bytes, version) = dir.read_small(found).map_err(failed)?;
                 size = bytes.len() as u64;
-                versions.push(version);
-                InputContent::Bytes(bytes)
+                (InputContent::Bytes(bytes), version)
             } else {
                 if !room.has_a_file() {
                     found.close();
                 }
-                versions.push(found.version());
+                let version = found.version();
                 let source = Arc::new(found);
-                in_place.0.push((path.clone(), source.clone()));
-                InputContent::File { source, size }
+                in_place.0.push((path.clone(), key.clone(), source.clone()));
+                (InputContent::File { source, size }, version)
             };
             bytes = bytes.saturating_add(size);
             inputs.push(Input { path, content });
+            objects.push(ReadObject { key, version });
         }
         let permit = self.ahead.take(bytes).await;
-        if in_place.0.iter().any(|(_, file)| file.is_worth_reading_ahead()) {
+        if in_place.0.iter().any(|(.., file)| file.is_worth_reading_ahead()) {
             let files = in_place.clone();
-            blocking(move || files.0.iter().for_each(|(_, file)| file.read_ahead())).await;
+            blocking(move || files.0.iter().for_each(|(.., file)| file.read_ahead())).await;
         }
         let fetched = Fetched { bytes, ..Fetched::default() };
-        Ok(Brought { fetched, inputs, versions, in_place, ahead: Some(permit) })
+        Ok(Brought { fetched, inputs, objects, in_place, ahead: Some(permit) })
     }
 
     /// The only input of a task needs no look before it is fetched.
-    async fn bring_one(
-        &self,
-        base: &Prefix,
-        input: &BucketKey,
-    ) -> Result<Brought<'_>, PrefetchError> {
-        let key = base.join(input);
-        let failed = |error| PrefetchError::from_cache(input, &key, error);
+    async fn bring_one(&self, wanted: &Wanted) -> Result<Brought<'_>, PrefetchError> {
+        let Wanted { path, key, .. } = wanted;
+        let failed = |error| PrefetchError::from_cache(path, key, error);
         let (cache, bucket, room) = (&self.cache, &*self.bucket, Room::new());
-        let first = cache.fetch_ahead(bucket, &key, self.freshness, &self.ahead).await;
+        let first = cache.fetch_ahead(bucket, key, self.freshness, &self.ahead).await;
         let (mut blob, permit) = first.map_err(failed)?;
         let mut fetches = 1;
         let content = loop {
@@ -243,23 +279,22 @@ impl Prefetch {
                 Some(content) => break content,
                 None => fetches += 1,
             }
-            blob = cache.fetch(bucket, &key, Duration::ZERO).await.map_err(failed)?;
+            blob = cache.fetch(bucket, key, Duration::ZERO).await.map_err(failed)?;
         };
-        let inputs = vec![Input { path: input.clone(), content }];
+        let inputs = vec![Input { path: path.clone(), content }];
         let (fetched, in_place) = (Fetched::of(&blob), ReadInPlace::default());
-        let versions = vec![blob.version];
-        Ok(Brought { fetched, inputs, versions, in_place, ahead: Some(permit) })
+        let objects = vec![ReadObject { key: key.clone(), version: blob.version }];
+        Ok(Brought { fetched, inputs, objects, in_place, ahead: Some(permit) })
     }
 
-    async fn find<'a>(
-        &self,
-        base: &Prefix,
-        input: &'a BucketKey,
-    ) -> Result<Found<'a>, PrefetchError> {
-        let key = base.join(input);
-        match self.cache.version(&*self.bucket, &key, self.freshness).await {
-            Ok(version) => Ok(Found { input, key, version }),
-            Err(error) => Err(PrefetchError::from_cache(input, &key, error)),
+    /// None for an object that may be missing and is.
+    async fn find<'a>(&self, wanted: &'a Wanted) -> Result<Option<Found<'a>>, PrefetchError> {
+        match self.cache.version(&*self.bucket, &wanted.key, self.freshness).await {
+            Ok(version) => Ok(Some(Found { wanted, version })),
+            Err(error) => match PrefetchError::from_cache(&wanted.path, &wanted.key, error) {
+                PrefetchError::NotFound { .. } if wanted.is_optional => Ok(None),
+                error => Err(error),
+            },
         }
     }
 
@@ -267,19 +302,20 @@ impl Prefetch {
         &self,
         found: Found<'_>,
         room: &Room,
-    ) -> Result<(Fetched, Input, Version), PrefetchError> {
-        let Found { input, key, mut version } = found;
-        let failed = |error| PrefetchError::from_cache(input, &key, error);
+    ) -> Result<(Fetched, Input, ReadObject), PrefetchError> {
+        let Found { wanted: Wanted { path, key, .. }, mut version } = found;
+        let failed = |error| PrefetchError::from_cache(path, key, error);
         let (cache, bucket) = (&self.cache, &*self.bucket);
         let mut fetches = 1;
         loop {
-            let blob = cache.fetch_version(bucket, &key, version).await.map_err(failed)?;
+            let blob = cache.fetch_version(bucket, key, version).await.map_err(failed)?;
             if let Some(content) = self.hold(&blob, room, fetches).map_err(failed)? {
-                let input = Input { path: input.clone(), content };
-                return Ok((Fetched::of(&blob), input, blob.version));
+                let input = Input { path: path.clone(), content };
+                let object = ReadObject { key: key.clone(), version: blob.version.clone() };
+                return Ok((Fetched::of(&blob), input, object));
             }
             fetches += 1;
-            version = bucket.head(&key).await.map_err(|error| failed(error.into()))?;
+            version = bucket.head(key).await.map_err(|error| failed(error.into()))?;
         }
     }
 
@@ -365,9 +401,9 @@ impl Source for HeldBlob {
     }
 }
 
-/// Inputs that a guest reads in the bucket's own directory.
+/// Inputs that a guest reads in the bucket's own directory: their paths, their keys and the files.
 #[derive(Debug, Clone, Default)]
-pub struct ReadInPlace(Vec<(BucketKey, Arc<InPlace>)>);
+pub struct ReadInPlace(Vec<(BucketKey, BucketKey, Arc<InPlace>)>);
 
 impl ReadInPlace {
     /// Checks, when the guest has ended, that each file it read was there and stayed as it was.
@@ -375,12 +411,12 @@ impl ReadInPlace {
     /// # Errors
     /// For the first that did not.
     pub fn check(&self) -> Result<(), PrefetchError> {
-        self.0.iter().try_for_each(|(input, file)| {
-            let input = || input.clone();
+        self.0.iter().try_for_each(|(input, key, file)| {
+            let (input, key) = (|| input.clone(), || key.clone());
             file.check().map_err(|error| match error {
                 InPlaceError::Changed => PrefetchError::Changed { input: input() },
                 InPlaceError::Failed(error) => {
-                    PrefetchError::Unavailable { input: input(), source: error.into() }
+                    PrefetchError::Unavailable { input: input(), key: key(), source: error.into() }
                 }
             })
         })
@@ -412,36 +448,42 @@ impl Source for InPlace {
 
 /// An input that is in the bucket.
 struct Found<'a> {
-    input: &'a BucketKey,
-    key: BucketKey,
+    wanted: &'a Wanted,
     version: Version,
 }
 
-/// Each input once, in the order of the message.
+/// Each path once, in the given order.
 ///
 /// # Errors
 /// When an input would have to be a directory on the way to another.
-fn distinct(all: &[BucketKey]) -> Result<Vec<BucketKey>, PrefetchError> {
+fn distinct(all: Vec<Wanted>) -> Result<Vec<Wanted>, PrefetchError> {
     let mut names = HashSet::with_capacity(all.len());
-    let inputs: Vec<BucketKey> =
-        all.iter().filter(|input| names.insert(input.as_str())).cloned().collect();
-    for input in &inputs {
-        let mut parents = input.as_str().match_indices('/').map(|(end, _)| &input.as_str()[..end]);
-        if let Some(above) = parents.find(|parent| names.contains(parent)) {
+    let wanted: Vec<Wanted> =
+        all.into_iter().filter(|wanted| names.insert(wanted.path.clone())).collect();
+    for Wanted { path, .. } in &wanted {
+        let mut parents = path.as_str().match_indices('/').map(|(end, _)| &path.as_str()[..end]);
+        if let Some(above) = parents.find(|parent| names.contains(*parent)) {
             let problem = format!(
                 "can't be placed below /inputs/{above}, which is an input itself; a name can be a \
                  file or a directory, not both"
             );
-            return Err(PrefetchError::Invalid { input: input.clone(), problem });
+            return Err(PrefetchError::Invalid { input: path.clone(), problem });
         }
     }
-    Ok(inputs)
+    Ok(wanted)
 }
 
 impl Fetched {
     fn of(blob: &Blob) -> Self {
         let (hits, misses) = if blob.hit { (1, 0) } else { (0, 1) };
         Self { bytes: blob.size, hits, misses }
+    }
+
+    /// The same for inputs that were brought in several steps: each step brings all of them, and a
+    /// later one finds in the cache what an earlier one has downloaded.
+    pub fn after(self, before: Self) -> Self {
+        let hits = self.hits.saturating_sub(before.hits + before.misses) + before.hits;
+        Self { bytes: self.bytes, hits, misses: self.misses + before.misses }
     }
 
     fn plus(self, other: Self) -> Self {
@@ -467,7 +509,7 @@ impl PrefetchError {
                 BucketError::Unavailable { .. } => {}
             }
         }
-        Self::Unavailable { input, source: error }
+        Self::Unavailable { input, key: key.clone(), source: error }
     }
 }
 
@@ -762,9 +804,14 @@ mod tests {
     fn an_input_below_another_is_found_whatever_is_between_them() {
         let check = |names: &[&str], want: Option<&str>| {
             let keys: Vec<_> = names.iter().map(|name| BucketKey::new(name).unwrap()).collect();
-            match (distinct(&keys), want) {
+            let wanted = |path: &BucketKey| Wanted {
+                path: path.clone(),
+                key: path.clone(),
+                is_optional: false,
+            };
+            match (distinct(keys.iter().map(wanted).collect()), want) {
                 (Ok(distinct), None) => {
-                    let got: Vec<_> = distinct.iter().map(BucketKey::as_str).collect();
+                    let got: Vec<_> = distinct.iter().map(|one| one.path.as_str()).collect();
                     assert_eq!(got, names, "in the order of the message");
                 }
                 (Err(error), Some(want)) => assert!(error.to_string().contains(want), "{error}"),

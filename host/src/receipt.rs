@@ -77,6 +77,8 @@ pub struct Draft<'a> {
     pub mode: Mode,
     /// What the task read.
     pub inputs: &'a [ReadInput],
+    /// Whether the task named inputs itself.
+    pub planned: bool,
     /// What the task left.
     pub outputs: &'a [PutOutput],
     /// The times of the steps until now.
@@ -98,6 +100,8 @@ impl Draft<'_> {
             attempt: u32,
             deterministic: bool,
             inputs: &'a [ReadInput],
+            #[serde(skip_serializing_if = "std::ops::Not::not")]
+            planned: bool,
             outputs: &'a [PutOutput],
             memory_bytes: u64,
             #[serde(skip_serializing_if = "Option::is_none")]
@@ -118,6 +122,7 @@ impl Draft<'_> {
             attempt: self.attempt,
             deterministic: self.mode == Mode::Deterministic,
             inputs: self.inputs,
+            planned: self.planned,
             outputs: self.outputs,
             memory_bytes: self.memory,
             cpu_seconds: self.cpu_time.map(|time| time.as_secs_f64()),
@@ -145,6 +150,9 @@ pub struct Receipt {
     pub deterministic: bool,
     /// What the task read.
     pub inputs: Vec<ReadInput>,
+    /// Whether the task named inputs itself.
+    #[serde(default)]
+    pub planned: bool,
     /// What the task left.
     pub outputs: Vec<PutOutput>,
 }
@@ -277,6 +285,7 @@ mod tests {
             component: digest,
             mode: Mode::Deterministic,
             inputs: &[input],
+            planned: false,
             outputs: &[output],
             steps: &Steps::start(),
             memory: 65_536,

@@ -1,4 +1,5 @@
-//! One guest, one fresh instance, three calls, under limits.
+//! One guest, one fresh instance, three calls, under limits. A guest with a plan is called in an
+//! instance of its own before (`sandbox/plan.rs`).
 //!
 //! A [`Sandbox`] owns the engine and the threads that execute guests. A component is compiled once
 //! by a [`compiling_engine`], [loaded](Sandbox::load) and [linked](Sandbox::link) as a [`Guest`],
@@ -23,6 +24,7 @@ mod limits;
 mod lines;
 mod log;
 mod mode;
+mod plan;
 mod profile;
 mod program;
 mod progress;
@@ -71,6 +73,7 @@ pub use lines::Lines;
 pub use log::{Log, Tee};
 pub use mode::Mode;
 use mode::{StepClock, World};
+pub use plan::{Need, Needs};
 pub use profile::Profiler;
 use program::Errors;
 pub use progress::CallTimes;
@@ -103,6 +106,9 @@ pub struct Sandbox {
     engine: Engine,
     linker: Linker<State>,
     threads: Threads,
+    /// One more thread, for plans: they need not wait for the end of a task. Without the address
+    /// space for it, plans use the threads of tasks.
+    planner: Option<Threads>,
     disk: Disk,
     mode: Mode,
     room: Arc<Room>,
@@ -117,7 +123,7 @@ pub struct Guest {
 /// A component, with the places of what it exports.
 #[derive(Clone)]
 enum Pre {
-    Task(bindings::TaskPre<State>),
+    Task { pre: bindings::TaskPre<State>, planned: Option<plan::Planned> },
     Program(CommandPre<State>),
 }
 
@@ -125,16 +131,33 @@ impl Guest {
     /// Which interface it implements.
     pub fn kind(&self) -> Kind {
         match &self.pre {
-            Pre::Task(_) => Kind::Task,
+            Pre::Task { planned: None, .. } => Kind::Task,
+            Pre::Task { planned: Some(_), .. } => Kind::TaskWithPlan,
             Pre::Program(_) => Kind::Program,
         }
     }
+
+    /// Whether it names inputs of its own.
+    pub fn has_plan(&self) -> bool {
+        self.kind() == Kind::TaskWithPlan
+    }
+}
+
+/// The calls of one execution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Calls {
+    /// `prepare`, `execute` and `finalize`; the `main` of a program.
+    Task,
+    /// `plan`, in an instance that has no outputs.
+    Plan,
 }
 
 /// Everything one execution needs.
 pub struct Job {
     /// What is run.
     pub guest: Guest,
+    /// What is called.
+    pub calls: Calls,
     /// What it is told.
     pub task: Arc<Task>,
     /// Which execution of this task this is, from 1.
@@ -163,6 +186,8 @@ pub struct Execution {
     pub result: Result<Vec<String>, RunError>,
     /// What the guest left in `/outputs`, sorted by path; nothing if the result is an error.
     pub outputs: Vec<Output>,
+    /// What the guest's plan asks for, if that was called and returned.
+    pub needs: Option<Needs>,
     /// The most memory that the guest had, in bytes.
     pub memory: u64,
     /// The processor time of the thread that executed it, if it was measured.
@@ -187,6 +212,7 @@ impl Execution {
         Self {
             result: Err(error),
             outputs: Vec::new(),
+            needs: None,
             memory: 0,
             cpu_time: None,
             log: Log::default(),
@@ -199,7 +225,7 @@ impl Execution {
     }
 }
 
-/// The calls, in their order.
+/// The calls, in the order of an execution, and `plan`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 #[repr(usize)]
@@ -212,11 +238,14 @@ pub enum Phase {
     Execute,
     /// The call of that name.
     Finalize,
+    /// The call of that name.
+    Plan,
 }
 
 impl Phase {
-    /// All calls, in their order.
-    pub const ALL: [Self; 4] = [Self::Instantiate, Self::Prepare, Self::Execute, Self::Finalize];
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Instantiate, Self::Prepare, Self::Execute, Self::Finalize, Self::Plan];
 }
 
 impl std::fmt::Display for Phase {
@@ -226,6 +255,7 @@ impl std::fmt::Display for Phase {
             Self::Prepare => "prepare",
             Self::Execute => "execute",
             Self::Finalize => "finalize",
+            Self::Plan => "plan",
         })
     }
 }
@@ -357,19 +387,23 @@ pub fn possible_confinement() -> Confinement {
 }
 
 impl Sandbox {
-    /// Starts `slots` threads for guests. Outputs that are too large for memory go to `spill`.
+    /// Starts `slots` threads for guests, and one for plans. Outputs that are too large for memory go to `spill`.
     /// `mode` holds for all guests.
     ///
     /// # Errors
     /// When the engine or a thread can't be had: too little address space, for example.
     pub fn new(slots: usize, spill: Arc<SpillDir>, mode: Mode) -> wasmtime::Result<Self> {
-        let engine = Engine::new(&config(slots, mode))?;
+        let (engine, plans_apart) = match Engine::new(&config(slots + 1, mode)) {
+            Ok(engine) => (engine, true),
+            Err(_) => (Engine::new(&config(slots, mode))?, false),
+        };
         let mut linker = Linker::new(&engine);
         imports::add_to_linker(&mut linker)?;
         let threads = Threads::start(slots, &engine)?;
+        let planner = plans_apart.then(|| Threads::start(1, &engine)).transpose()?;
         let disk = Disk::start(spill)?;
         let room = Room::new(ByteSize(u64::MAX));
-        Ok(Self { engine, linker, threads, disk, mode, room })
+        Ok(Self { engine, linker, threads, planner, disk, mode, room })
     }
 
     /// The same, in which all guests together have no more than `memory`, if there is such a limit.
@@ -400,7 +434,8 @@ impl Sandbox {
 
     /// What the kernel itself keeps guests from.
     pub fn confinement(&self) -> Confinement {
-        self.threads.confinement()
+        let threads = std::iter::once(&self.threads).chain(&self.planner);
+        Confinement::of_all(threads.map(Threads::confinement))
     }
 
     /// Samples guests that have a [`Profiler`] this often.
@@ -435,17 +470,28 @@ impl Sandbox {
         }
         let linked = self.linker.instantiate_pre(component).map_err(|e| NotAGuest::new(&e))?;
         let exports = kind.exports(&self.engine).map(|(name, _)| name);
-        let pre = match Kind::of_exports(exports) {
-            Some(Kind::Program) => CommandPre::new(linked).map(Pre::Program),
-            // If it is neither, the error names the first export that is missing.
-            Some(Kind::Task) | None => bindings::TaskPre::new(linked).map(Pre::Task),
+        let kind = Kind::of_exports(exports);
+        if kind == Some(Kind::Program) {
+            let pre = CommandPre::new(linked).map_err(|e| NotAGuest::new(&e))?;
+            return Ok(Guest { pre: Pre::Program(pre) });
+        }
+        let planned = match kind {
+            Some(Kind::TaskWithPlan) => Some(plan::Planned::new(linked.clone())),
+            _ => None,
         };
-        Ok(Guest { pre: pre.map_err(|e| NotAGuest::new(&e))? })
+        let planned = planned.transpose().map_err(|e| NotAGuest::new(&e))?;
+        // If it is neither, the error names the first export that is missing.
+        let pre = bindings::TaskPre::new(linked).map_err(|e| NotAGuest::new(&e))?;
+        Ok(Guest { pre: Pre::Task { pre, planned } })
     }
 
     /// Runs a job on the next free thread.
     pub async fn run(&self, job: Job) -> Execution {
-        self.run_unless_taken(Arc::new(Mutex::new(Some(job)))).await
+        let threads = match (job.calls, &self.planner) {
+            (Calls::Plan, Some(planner)) => planner,
+            _ => &self.threads,
+        };
+        self.run_unless_taken(threads, Arc::new(Mutex::new(Some(job)))).await
     }
 
     /// As [`Sandbox::run`].
@@ -454,7 +500,7 @@ impl Sandbox {
     /// Gives the job back if no thread was free within `patience`.
     pub async fn run_soon(&self, job: Job, patience: Duration) -> Result<Execution, Box<Job>> {
         let waiting = Arc::new(Mutex::new(Some(job)));
-        let mut running = std::pin::pin!(self.run_unless_taken(waiting.clone()));
+        let mut running = std::pin::pin!(self.run_unless_taken(&self.threads, waiting.clone()));
         tokio::select! {
             biased;
             execution = &mut running => return Ok(execution),
@@ -468,10 +514,10 @@ impl Sandbox {
     }
 
     /// Runs the job on the next free thread, if it is still there then.
-    async fn run_unless_taken(&self, job: Arc<Mutex<Option<Job>>>) -> Execution {
+    async fn run_unless_taken(&self, threads: &Threads, job: Arc<Mutex<Option<Job>>>) -> Execution {
         let (disk, mode) = (self.disk.clone(), self.mode);
         let share = Share::of(self.room.clone());
-        let run = self.threads.run(move |engine| {
+        let run = threads.run(move |engine| {
             let job = job.lock().take();
             Box::pin(async move {
                 match job {
@@ -547,7 +593,10 @@ pub fn compiling_engine(mode: Mode) -> wasmtime::Result<Engine> {
 
 async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job) -> Execution {
     let start = Instant::now();
-    let limits = &*job.limits;
+    let limits = &*match job.calls {
+        Calls::Task => Cow::Borrowed(&*job.limits),
+        Calls::Plan => Cow::Owned(plan::limits(&job.limits)),
+    };
     let deadline = start + limits.time;
     let log = log::Sink::new(usize::try_from(limits.log.as_u64()).unwrap_or(usize::MAX), job.tee);
     let quota = Quota::new(limits);
@@ -557,6 +606,10 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
     }
     let mut progress = Progress::start(start, job.watched.as_deref());
     let files = Tree::new(job.inputs, limits, quota.clone(), disk, log.clone(), world.as_ref());
+    let files = match job.calls {
+        Calls::Task => files,
+        Calls::Plan => files.without_outputs(),
+    };
     let mut table = ResourceTable::new();
     table.set_max_capacity(limits::MAX_HANDLES);
     let mut wasi = WasiCtx::builder();
@@ -605,12 +658,21 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
         }
     });
 
+    let task = to_wire(&job.task, job.attempt);
     let running = async {
-        match &job.guest.pre {
-            Pre::Task(pre) => {
-                calls(&mut store, pre, &job.task, job.attempt, limits, &mut progress).await
+        match (&job.guest.pre, job.calls) {
+            (Pre::Task { planned, .. }, Calls::Plan) => {
+                let needs = plan::call(&mut store, planned.as_ref(), &task, &mut progress).await;
+                needs.map(Returned::Needs)
             }
-            Pre::Program(pre) => program::run(&mut store, pre, &errors, &mut progress).await,
+            (Pre::Task { pre, .. }, Calls::Task) => {
+                let outcome = calls(&mut store, pre, &task, limits, &mut progress).await;
+                outcome.map(Returned::Outcome)
+            }
+            (Pre::Program(pre), _) => {
+                let outcome = program::run(&mut store, pre, &errors, &mut progress).await;
+                outcome.map(Returned::Outcome)
+            }
         }
     };
     let ended = tokio::select! {
@@ -631,8 +693,12 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
     drop(job.slot);
     let exceeded = quota.exceeded();
     let limit = |phase, limit| limits.exceeded(phase, limit);
+    let out_of_time = match job.calls {
+        Calls::Task => Limit::Time(limits.time),
+        Calls::Plan => plan::out_of_time(&job.limits),
+    };
     let failed_call = files.failed_call();
-    let mut trace = None;
+    let (mut trace, mut needs) = (None, None);
     let result = match (ended, exceeded) {
         (Err(Ended::Cancelled), _) => Err(RunError::Cancelled),
         // Whatever the guest made of it: what it left may be half of what it meant to.
@@ -644,13 +710,13 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
         }
         // The wait for other guests is not the guest's own time.
         (Err(Ended::Late), _) if let Some(memory) = waited_for => Err(RunError::Crowded { memory }),
-        (Err(Ended::Late), _) => Err(limit(phase, Limit::Time(limits.time))),
+        (Err(Ended::Late), _) => Err(limit(phase, out_of_time)),
         (Err(Ended::Error(_)), _) if job.cancelled.is_cancelled() => Err(RunError::Cancelled),
         (Err(Ended::Error(error)), _) if error.downcast_ref() == Some(&Trap::Interrupt) => {
             match (limits.cpu_time.filter(|_| is_out_of_cpu_time), waited_for) {
                 (Some(most), _) => Err(limit(phase, Limit::CpuTime(most))),
                 (None, Some(memory)) => Err(RunError::Crowded { memory }),
-                (None, None) => Err(limit(phase, Limit::Time(limits.time))),
+                (None, None) => Err(limit(phase, out_of_time)),
             }
         }
         // A guest that was refused bytes and went on has left half of what it meant to, and
@@ -677,8 +743,12 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
         (Err(Ended::Failure(types::Failure::Reject(reason))), None) => {
             Err(RunError::Reject { phase, reason: told(reason, failed_call.as_ref()) })
         }
-        (Ok(outcome), None) if outcome.success => Ok(outcome.outputs),
-        (Ok(_), None) => Err(RunError::Unsuccessful),
+        (Ok(Returned::Outcome(outcome)), None) if outcome.success => Ok(outcome.outputs),
+        (Ok(Returned::Outcome(_)), None) => Err(RunError::Unsuccessful),
+        (Ok(Returned::Needs(returned)), None) => {
+            needs = Some(returned);
+            Ok(Vec::new())
+        }
     };
     let used = files.used();
     let (result, outputs) = match result {
@@ -691,6 +761,7 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
     Execution {
         result,
         outputs,
+        needs,
         memory,
         cpu_time,
         log: log.finish(),
@@ -700,6 +771,12 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
         trace,
         failed_call: failed_call.map(|call| call.text().to_owned()),
     }
+}
+
+/// What the last call of an instance returned.
+enum Returned {
+    Outcome(types::Outcome),
+    Needs(Needs),
 }
 
 /// What keeps an instance from returning an outcome.
@@ -741,18 +818,9 @@ fn told(reason: String, failed_call: Option<&FailedCall>) -> String {
     }
 }
 
-/// The three calls of the world, in their order. A guest that went on after it ran into its quota
-/// is not called again: nothing that it returns counts.
-async fn calls(
-    store: &mut Store<State>,
-    pre: &bindings::TaskPre<State>,
-    task: &Task,
-    attempt: u32,
-    limits: &Limits,
-    progress: &mut Progress<'_>,
-) -> Result<types::Outcome, Ended> {
-    let instance = pre.instantiate_async(&mut *store).await?;
-    let task = types::Task {
+/// What a guest is told of its task.
+fn to_wire(task: &Task, attempt: u32) -> types::Task {
+    types::Task {
         info: types::Info {
             id: task.id,
             name: task.name.to_string(),
@@ -761,14 +829,26 @@ async fn calls(
         },
         payload: task.payload.clone(),
         attempt,
-    };
+    }
+}
+
+/// The three calls of the world, in their order. A guest that went on after it ran into its quota
+/// is not called again: nothing that it returns counts.
+async fn calls(
+    store: &mut Store<State>,
+    pre: &bindings::TaskPre<State>,
+    task: &types::Task,
+    limits: &Limits,
+    progress: &mut Progress<'_>,
+) -> Result<types::Outcome, Ended> {
+    let instance = pre.instantiate_async(&mut *store).await?;
     progress.enter(Phase::Prepare);
     fault::point(Step::Prepare);
-    instance.call_prepare(&mut *store, &task).await??;
+    instance.call_prepare(&mut *store, task).await??;
     store.data().quota.check()?;
     progress.enter(Phase::Execute);
     fault::point(Step::Execute);
-    let outcome = instance.call_execute(&mut *store, &task).await??;
+    let outcome = instance.call_execute(&mut *store, task).await??;
     store.data().quota.check()?;
     if outcome.outputs.len() as u64 > limits.output_files {
         return Err(Limit::OutputFiles(limits.output_files).into());
@@ -777,7 +857,7 @@ async fn calls(
     store.data().quota.hold(listed.sum())?;
     progress.enter(Phase::Finalize);
     fault::point(Step::Finalize);
-    instance.call_finalize(&mut *store, &task, &outcome).await??;
+    instance.call_finalize(&mut *store, task, &outcome).await??;
     fault::point(Step::Finalized);
     Ok(outcome)
 }

@@ -18,6 +18,7 @@ use crate::config::{self, Config, DataSettings, TaskLimits};
 use crate::heartbeat::Place;
 use crate::key::Prefix;
 use crate::machine::Machine;
+use crate::needs::Reach;
 use crate::outage::Outages;
 use crate::prefetch::Prefetch;
 use crate::publish::Protected;
@@ -52,6 +53,8 @@ pub struct Services {
     pub(crate) bucket: Arc<dyn Bucket>,
     /// Where tasks can't publish in that bucket.
     pub(crate) protected: Vec<Protected>,
+    /// Where plans of tasks may read.
+    pub(crate) reach: Reach,
     /// True while logs of tasks can't be stored.
     pub(crate) logs_fail: AtomicBool,
     /// Receipts of finished tasks, if there are to be any.
@@ -209,6 +212,7 @@ impl Services {
             },
             bucket,
             protected: protected(&config.data)?,
+            reach: reach(&config.data)?,
             logs_fail: AtomicBool::new(false),
             receipts,
             spill: opened.spill,
@@ -311,6 +315,15 @@ pub fn protected(data: &DataSettings) -> Result<Vec<Protected>, BucketError> {
     };
     let logs = data.logs.clone().map(Protected::logs);
     Ok(components.map(Protected::components).into_iter().chain(logs).collect())
+}
+
+/// Where plans of tasks may read.
+///
+/// # Errors
+/// As [`protected`].
+pub fn reach(data: &DataSettings) -> Result<Reach, BucketError> {
+    let readable = data.readable.clone().map_or_else(Vec::new, |prefixes| prefixes.0);
+    Ok(Reach { readable, protected: protected(data)? })
 }
 
 /// The disks of the report queues that are directories, with durable outputs.

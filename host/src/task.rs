@@ -2,6 +2,7 @@
 //! and writes its receipt, and `task/guest_log.rs` logs what it prints.
 
 mod guest_log;
+mod plan;
 mod printed;
 mod receipts;
 mod settle;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +19,6 @@ use tracing::Instrument;
 
 use crate::activity::Shown;
 use crate::blocking::blocking;
-use crate::bucket::Version;
 use crate::catalog::{CatalogError, Ready};
 use crate::digest::Digest;
 use crate::failure::Failure;
@@ -25,15 +26,16 @@ use crate::fault::{self, Step as Reached};
 use crate::hold::Hold;
 use crate::lease::Lease;
 use crate::message::{DecodeError, Task};
-use crate::prefetch::{Brought, ReadInPlace};
+use crate::prefetch::{Brought, ReadInPlace, ReadObject};
 use crate::publish::{self, Published, PutOutput};
 use crate::queue::Message;
-use crate::sandbox::{Execution, Input, Job, Log, Output, Phase, RunError, Trace};
+use crate::sandbox::{Calls, Execution, Guest, Input, Job, Log, Output, Phase, RunError, Trace};
 use crate::services::{Services, slots, slots::Slot};
 use crate::stats::{Gauge, Step, Steps};
 use crate::turns::Turns;
 use crate::verdict::{self, Verdict};
 use crate::words;
+pub use plan::{Planner, Planning, Record, Unplanned, Unrecorded};
 pub(crate) use receipts::Inputs;
 use receipts::ReceiptPlace;
 
@@ -71,13 +73,15 @@ enum Next {
     /// It is done: its receipt says so.
     DoneBefore(Published),
     /// It runs.
-    Run(Prepared),
+    Run(Box<Prepared>),
 }
 
 /// What a task needs to run, ready.
 struct Prepared {
+    /// The task as its guest is told of it.
+    told: Arc<Task>,
     inputs: Vec<Input>,
-    versions: Vec<Version>,
+    objects: Vec<ReadObject>,
     in_place: ReadInPlace,
     component: Ready,
     turn: Turn,
@@ -87,7 +91,7 @@ struct Prepared {
 enum Turn {
     Slot(Slot),
     /// No other task may run or publish meanwhile.
-    Alone([OwnedSemaphorePermit; 2]),
+    Alone([OwnedSemaphorePermit; 3]),
 }
 
 /// Runs the task of a leased message and settles the message. `hold` is dropped as soon as the
@@ -170,7 +174,7 @@ impl Attempt {
         let lost = lease.lost().clone();
         let released = hold.released();
         let next = tokio::select! {
-            next = self.begin(services, lease.message(), &task, alone, &mut hold) => next?,
+            next = self.begin(services, lease, &task, alone, &mut hold) => next?,
             () = lost.cancelled() => return Err(Failure::LeaseLost),
             () = services.draining.cancelled() => return Err(Failure::Draining),
             () = released => return Err(Failure::SlotsBusy),
@@ -188,7 +192,7 @@ impl Attempt {
                 tracing::debug!("done before, as its receipt says");
                 Ok(published)
             }
-            Next::Run(ready) => self.run_and_publish(services, lease, &task, ready, hold).await,
+            Next::Run(ready) => self.run_and_publish(services, lease, &task, *ready, hold).await,
         }
     }
 
@@ -196,8 +200,8 @@ impl Attempt {
     async fn begin(
         &mut self,
         services: &Services,
-        message: &Message,
-        task: &Task,
+        lease: &mut Lease,
+        task: &Arc<Task>,
         alone: bool,
         hold: &mut Hold,
     ) -> Result<Next, Failure> {
@@ -206,9 +210,9 @@ impl Attempt {
             return Ok(Next::DoneBefore(published));
         }
         let limits_deliveries = services.queue.limits_deliveries();
-        verdict::may_start(message, &services.policy, limits_deliveries)?;
+        verdict::may_start(lease.message(), &services.policy, limits_deliveries)?;
         services.catalog.check_listed(&task.name)?;
-        self.get_ready(services, task, alone, hold).await.map(Next::Run)
+        self.get_ready(services, lease, task, alone, hold).await
     }
 
     /// Everything after the recorded start.
@@ -221,8 +225,8 @@ impl Attempt {
         hold: Hold,
     ) -> Result<Published, Failure> {
         let lost = lease.lost().clone();
-        let Prepared { inputs, versions, in_place, component, turn } = prepared;
-        let read = services.receipts.as_ref().map(|_| Inputs::new(&inputs, versions));
+        let Prepared { told, inputs, objects, in_place, component, turn } = prepared;
+        let read = services.receipts.as_ref().map(|_| Inputs::new(&inputs, &objects));
         // A task that may kill its host runs alone until its outputs are published.
         let (slot, _alone) = match turn {
             Turn::Slot(slot) => (Some(slot), None),
@@ -235,7 +239,8 @@ impl Attempt {
         let is_ahead = slot.as_ref().is_some_and(|slot| slot.is_ahead);
         let job = Job {
             guest: component.guest.clone(),
-            task: task.clone(),
+            calls: Calls::Task,
+            task: told,
             attempt: lease.attempt(),
             limits: services.limits.of(&task.name).clone(),
             inputs,
@@ -266,7 +271,7 @@ impl Attempt {
                 // Whatever the guest made of an input that was changed while it read it.
                 in_place.check()?;
                 if !in_place.is_empty() {
-                    services.were_read(task);
+                    services.were_read(&objects);
                 }
                 result?
             }
@@ -301,7 +306,7 @@ impl Attempt {
     ) -> Result<Published, Failure> {
         let read = match read {
             Some(read) => {
-                let facts = read.facts(&task.base_directory).await?;
+                let facts = read.facts().await?;
                 // The digests are those of what the guest read.
                 in_place.check()?;
                 Some(facts)
@@ -357,50 +362,90 @@ impl Attempt {
         Ok((published, facts))
     }
 
-    /// Everything that comes before the guest: inputs, component, slot.
+    /// Everything that comes before the guest: inputs, component, plan, slot.
     async fn get_ready(
         &mut self,
         services: &Services,
-        task: &Task,
+        lease: &mut Lease,
+        task: &Arc<Task>,
         alone: bool,
         hold: &mut Hold,
-    ) -> Result<Prepared, Failure> {
+    ) -> Result<Next, Failure> {
         if let Some(error) = services.catalog.is_slow(&task.name).await {
             return Err(not_found(services, error));
         }
-        let Brought { fetched, inputs, versions, in_place, mut ahead } =
-            services.inputs.bring(&task.base_directory, &task.inputs).await?;
-        if in_place.is_empty() {
-            services.were_read(task);
-        }
-        services.stats.bytes_in.fetch_add(fetched.bytes, Relaxed);
-        services.stats.cache_hits.fetch_add(fetched.hits.into(), Relaxed);
-        services.stats.cache_misses.fetch_add(fetched.misses.into(), Relaxed);
+        let mut brought = services.inputs.bring(&task.base_directory, &task.inputs).await?;
         self.steps.done(Step::Fetch);
         hold.has_inputs();
         fault::point(Reached::InputsFetched);
 
         let component = self
             .find_component(services, task, || {
-                ahead = None;
+                brought.ahead = None;
                 hold.leave();
             })
             .await?;
         hold.come_back().await;
 
-        let turn = if alone {
-            hold.is_to_be_alone();
-            let all = services.slots.take_all().await.map_err(|_| Failure::Draining)?;
-            // Tasks that ran before may still be publishing.
-            let most = services.max_publishing();
-            drop(services.publishing.acquire_many(most).await.map_err(|_| Failure::Draining)?);
-            Turn::Alone(all)
-        } else {
-            Turn::Slot(services.slots.take().await.map_err(|_| Failure::Draining)?)
+        let (mut told, mut turn) = (task.clone(), None);
+        if component.guest.has_plan() {
+            if alone {
+                turn = Some(take_turn(services, alone, hold).await?);
+            }
+            let guest = component.guest.clone();
+            let record = &mut Recorded { lease, services, alone, turn: None };
+            (told, brought) = self.plan(services, record, task, guest, brought).await?;
+            self.steps.done(Step::Fetch);
+            hold.has_inputs();
+            if let Some(published) = self.done_before_as_planned(&component, &brought).await? {
+                return Ok(Next::DoneBefore(published));
+            }
+        }
+        let Brought { fetched, inputs, objects, in_place, ahead: _ahead } = brought;
+        if in_place.is_empty() {
+            services.were_read(&objects);
+        }
+        services.stats.bytes_in.fetch_add(fetched.bytes, Relaxed);
+        services.stats.cache_hits.fetch_add(fetched.hits.into(), Relaxed);
+        services.stats.cache_misses.fetch_add(fetched.misses.into(), Relaxed);
+        let turn = match turn {
+            Some(turn) => turn,
+            None => take_turn(services, alone, hold).await?,
         };
         hold.runs();
         self.steps.done(Step::Wait);
-        Ok(Prepared { inputs, versions, in_place, component, turn })
+        let prepared = Prepared { told, inputs, objects, in_place, component, turn };
+        Ok(Next::Run(Box::new(prepared)))
+    }
+
+    /// Has the guest name inputs of its own, and brings them.
+    async fn plan<'s>(
+        &mut self,
+        services: &'s Services,
+        record: &mut Recorded<'_>,
+        task: &Arc<Task>,
+        guest: Guest,
+        brought: Brought<'s>,
+    ) -> Result<(Arc<Task>, Brought<'s>), Failure> {
+        let limits = services.limits.of(&task.name).clone();
+        let (attempt, tee) = (record.lease.attempt(), guest_log::tee(&limits));
+        let planning = Planning { guest, task: task.clone(), attempt, limits, tee };
+        let planner = Planner {
+            sandbox: &*services.sandbox,
+            inputs: &services.inputs,
+            reach: &services.reach,
+        };
+        let planned = planner.bring(planning, brought, record).await;
+        planned.map_err(|Unplanned { failure, execution }| {
+            if let Some(execution) = execution {
+                self.log = execution.log;
+                self.trace = execution.trace;
+                self.failed_call = execution.failed_call;
+                self.memory = execution.memory;
+                self.cpu_time = execution.cpu_time;
+            }
+            failure
+        })
     }
 
     /// The task's component. `make_room` is called if it takes long to compile, and returns what
@@ -484,6 +529,46 @@ impl Attempt {
         self.steps.move_from(Step::Run, Step::Wait, waited);
         self.steps.move_from(Step::Run, Step::Instantiate, execution.times.of(Phase::Instantiate));
     }
+}
+
+/// A leased task whose plan is called: each call has a turn, and is recorded as a start, so that a
+/// task whose plan kills its hosts is given up.
+struct Recorded<'a> {
+    lease: &'a mut Lease,
+    services: &'a Services,
+    /// The task has all turns.
+    alone: bool,
+    turn: Option<OwnedSemaphorePermit>,
+}
+
+#[async_trait]
+impl Record for Recorded<'_> {
+    async fn begins(&mut self) -> Result<(), Failure> {
+        if !self.alone {
+            let turn = self.services.slots.take_plan().await;
+            self.turn = Some(turn.map_err(|_| Failure::Draining)?);
+        }
+        self.lease.start().await.map_err(Failure::Start)
+    }
+
+    async fn returns(&mut self) -> Result<(), Failure> {
+        self.turn = None;
+        self.lease.take_back().await.map_err(Failure::Start)
+    }
+}
+
+/// Waits for the permit to run.
+async fn take_turn(services: &Services, alone: bool, hold: &Hold) -> Result<Turn, Failure> {
+    if !alone {
+        let slot = services.slots.take().await;
+        return slot.map(Turn::Slot).map_err(|_| Failure::Draining);
+    }
+    hold.is_to_be_alone();
+    let all = services.slots.take_all().await.map_err(|_| Failure::Draining)?;
+    // Tasks that ran before may still be publishing.
+    let most = services.max_publishing();
+    drop(services.publishing.acquire_many(most).await.map_err(|_| Failure::Draining)?);
+    Ok(Turn::Alone(all))
 }
 
 /// Waits for an execution, and cancels it when the host must stop at once.

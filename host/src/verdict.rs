@@ -141,9 +141,11 @@ pub fn judge(failure: &Failure, attempt: u32, policy: &Policy) -> Verdict {
         Failure::Prefetch(PrefetchError::NotFound { .. }) => retry,
         Failure::Prefetch(PrefetchError::Invalid { .. }) => reject,
         // Not an outage: the diagnosis looked for one before.
-        Failure::Prefetch(PrefetchError::Unavailable { .. } | PrefetchError::Changed { .. }) => {
-            retry
-        }
+        Failure::Prefetch(
+            PrefetchError::Unavailable { .. }
+            | PrefetchError::Changed { .. }
+            | PrefetchError::Replaced { .. },
+        ) => retry,
 
         // The component may still be on its way to the bucket.
         Failure::Catalog(CatalogError::NotFound { .. }) => retry,
@@ -172,7 +174,8 @@ pub fn judge(failure: &Failure, attempt: u32, policy: &Policy) -> Verdict {
             // other limits are the same everywhere: another try would take about the same processor
             // time.
             RunError::Limit {
-                limit: sandbox::Limit::Time(_) | sandbox::Limit::AllMemory(_),
+                limit:
+                    sandbox::Limit::Time(_) | sandbox::Limit::PlanTime(_) | sandbox::Limit::AllMemory(_),
                 ..
             } => retry,
             RunError::Limit { .. } => reject,
@@ -180,6 +183,8 @@ pub fn judge(failure: &Failure, attempt: u32, policy: &Policy) -> Verdict {
             RunError::Host(_) | RunError::Crowded { .. } => later,
         },
 
+        // The same task would ask for the same again.
+        Failure::Plan(_) => reject,
         Failure::Missing(_) => reject,
         Failure::Publish(PublishError::Invalid { .. }) => reject,
         Failure::Publish(PublishError::Unavailable { .. }) => retry,

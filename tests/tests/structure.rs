@@ -18,6 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["config"],
     &["verdict"],
     &["failure", "heartbeat", "receipt", "telemetry"],
+    &["needs"],
     &["activity", "prefetch", "report", "catalog", "publish"],
     &["lease", "cache", "sandbox"],
     &["queue", "bucket"],

@@ -5,6 +5,7 @@
 
 mod bytes;
 mod fleet;
+mod languages;
 mod machine;
 mod scaling;
 mod series;
@@ -40,7 +41,8 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Only one measurement: insert, noop, copy, steps, receipts, seen, length, start, scaling,
-    /// bytes, sqs, fleet or tiles; or simulation, which takes most of an hour and runs only when named
+    /// bytes, sqs, fleet or tiles; or languages, which needs their tools and packages from the network, or
+    /// simulation, which takes most of an hour: these two run only when named
     #[arg(long)]
     only: Option<String>,
     /// Directory on disk to measure [default: in the build directory]
@@ -94,7 +96,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
     let mut raw = vec![json!({"machine": report})];
     let is_only = |name: &str| options.only.as_deref() == Some(name);
     let wants = |name: &str| options.only.is_none() || is_only(name);
-    let is_apart = ["sqs", "fleet", "tiles"].into_iter().any(is_only);
+    let is_apart = ["sqs", "fleet", "tiles", "languages"].into_iter().any(is_only);
     if wants("tiles") {
         println!("\nTiles");
         let count = if options.quick { 60 } else { 200 };
@@ -102,6 +104,15 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
         let (tables, series) = tiles.measure(rounds)?;
         report += &format!("\n## Tiles\n\n{tables}");
         raw.push(json!({"tiles": named(series)}));
+    }
+    if is_only("languages") {
+        println!("\nLanguages");
+        crate::languages::install(project)?;
+        let work = Work::new(&host, &python, &guest, &options.memory)?;
+        let tasks = if options.quick { 10 } else { 200 };
+        let (table, series) = languages::measure(&work, &host, rounds, tasks)?;
+        report += &format!("\n## Languages\n\n{table}");
+        raw.push(json!({"languages": named(series)}));
     }
     for parent in [&disk, &options.memory].into_iter().filter(|_| !is_apart) {
         let work = Work::new(&host, &python, &guest, parent)

@@ -209,9 +209,32 @@ pub(crate) fn packages(project: &Project) -> anyhow::Result<()> {
     available("systemd-sysusers", &["systemd"], "systemd-sysusers, which comes with systemd")
 }
 
-/// What runs programs for arm64.
-pub(crate) fn emulator() -> anyhow::Result<()> {
-    available("qemu-aarch64-static", &["qemu-user-static"], "QEMU (Debian's qemu-user-static)")
+/// What makes a Debian system in a directory.
+pub(crate) fn debian_system() -> anyhow::Result<()> {
+    available("debootstrap", &["debootstrap"], "debootstrap")
+}
+
+/// The program of QEMU that runs programs for another processor.
+pub(crate) fn emulator(program: &str) -> anyhow::Result<()> {
+    available(program, &["qemu-user-static"], "QEMU (Debian's qemu-user-static)")
+}
+
+/// Makes the kernel start QEMU for each program for arm64, also in containers. A machine with
+/// systemd does so by itself once QEMU is installed.
+pub(crate) fn emulate_arm() -> anyhow::Result<()> {
+    emulator("qemu-aarch64-static")?;
+    let known = Path::new("/proc/sys/fs/binfmt_misc/qemu-aarch64");
+    if !known.exists() && is_root()? {
+        let script = "set -e
+            cd /proc/sys/fs
+            test -e binfmt_misc/register || mount -t binfmt_misc binfmt_misc binfmt_misc
+            cat /usr/lib/binfmt.d/qemu-aarch64.conf > binfmt_misc/register";
+        run(Command::new("sh").args(["-c", script]))?;
+    }
+    if !known.exists() {
+        bail!("the kernel does not start QEMU for programs for arm64: run this as root");
+    }
+    Ok(())
 }
 
 /// What serves the file system that fails on request.

@@ -36,6 +36,7 @@ pub(crate) fn check(input: &[u8]) {
         attempt: 1,
         component: receipt.component,
         inputs: &receipt.inputs,
+        planned: receipt.planned,
         outputs: &receipt.outputs,
         steps: &Steps::start(),
         memory: 0,

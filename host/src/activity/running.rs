@@ -158,7 +158,7 @@ impl Place {
 fn step_of(watched: &Watched, started: Instant) -> (Step, Instant) {
     match watched.phase() {
         None => (Step::Wait, started),
-        Some((Phase::Instantiate | Phase::Prepare, since)) => (Step::Prepare, since),
+        Some((Phase::Instantiate | Phase::Plan | Phase::Prepare, since)) => (Step::Prepare, since),
         Some((Phase::Execute, since)) => (Step::Execute, since),
         Some((Phase::Finalize, since)) => (Step::Finalize, since),
     }

@@ -107,8 +107,20 @@ impl Address {
             Some(("file", "")) => return Err(NO_DIRECTORY.to_owned()),
             Some(("file", path)) => return Self::directory("file://", path),
             Some(("http" | "https", rest)) => {
-                if rest.split('/').next().is_none_or(str::is_empty) {
+                let server = rest.split('/').next().unwrap_or_default();
+                if server.is_empty() {
                     return Err("names no server; use https://HOST/PATH".to_owned());
+                }
+                // Addresses are in logs, reports and receipts.
+                if server.contains('@') {
+                    return Err(
+                        "has a login, which everyone who reads logs or reports would see; \
+                                inputs are read over https:// without one"
+                            .to_owned(),
+                    );
+                }
+                if rest.contains(['?', '#']) {
+                    return Err("has a query; keys of inputs follow https://HOST/PATH".to_owned());
                 }
                 let name = url.trim_end_matches('/').to_owned();
                 let prefix = Prefix::root();
@@ -228,6 +240,12 @@ mod tests {
         service("gs://b_b/p/q ä/", Service::Google, "b_b", "p/q ä", "gs://b_b/p/q ä");
         service("az://c/p", Service::Azure, "c", "p", "az://c/p");
         service("https://h:1/p/", Service::Http, "https://h:1/p", "", "https://h:1/p");
+        for url in
+            ["https://user:secret@h/p", "https://h/p?sig=secret", "https://h?x", "https://h/#"]
+        {
+            let problem = url.parse::<Address>().unwrap_err().to_string();
+            assert!(problem.contains("has a "), "{problem}");
+        }
         assert!(address("https://h/p").is_read_only() && !address("s3://b").is_read_only());
     }
 

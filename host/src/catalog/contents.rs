@@ -7,7 +7,7 @@ use wasmparser::{
     ComponentTypeRef, Encoding, KnownCustom, Parser, Payload, Validator, WasmFeatures,
 };
 
-use super::adapter;
+use super::preview1;
 use crate::sandbox::{CALLS, Kind, version_problem};
 
 /// Imports, exports and producers of a file, with their names as in the file.
@@ -139,7 +139,7 @@ fn read(bytes: &[u8]) -> wasmparser::Result<Contents> {
     };
     let exports = found.exports.iter().map(String::as_str);
     found.kind = match found.format == CORE {
-        true => adapter::kind(exports),
+        true => preview1::kind(exports),
         false => Kind::of_exports(exports),
     };
     found.tools = take("processed-by");
@@ -209,7 +209,7 @@ impl Contents {
     /// Why the file can't be a task's component, as far as its names tell.
     pub fn problem(&self) -> Option<String> {
         if self.format == CORE {
-            return adapter::problem(self);
+            return preview1::problem(self.kind, &self.imports, &self.exports);
         }
         if let Some(problem) = self.imports.iter().find_map(|import| version_problem(import)) {
             return Some(problem);

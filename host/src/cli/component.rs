@@ -23,9 +23,9 @@ use store::ComponentStore;
 pub(crate) use store::version_of;
 
 const PUSH_HELP: &str = "\
-The file is a component of the interface that `host wit` prints, or a program for WASI, which has its
-task on standard input. Hosts use it for tasks that they start from then on. The component that it replaces is kept:
-see `host component history` and `rollback`.
+The file is a component of the interface that `host wit` prints, or a program for WASI, which
+has its task on standard input. Hosts use it for tasks that they start from then on. The
+component that it replaces is kept: see `host component history` and `rollback`.
 
 Examples:
   host component push edges.wasm

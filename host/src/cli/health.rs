@@ -5,6 +5,7 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use serde::Serialize;
 use serde_json::Value;
 use task_host::ask::{Answer, Question, ask};
 
@@ -23,7 +24,8 @@ Asks a host that was started with --listen on this machine. Exits with 0 if it i
 
 Examples:
   host health 127.0.0.1:8080
-  HOST_LISTEN=0.0.0.0:8080 host health --ready")]
+  HOST_LISTEN=0.0.0.0:8080 host health --ready
+  host health 127.0.0.1:8080 --ready --json")]
 pub(crate) struct Health {
     /// Where the host listens [default: its --listen, from HOST_LISTEN or host.toml]
     #[arg(value_name = "ADDRESS", value_parser = address)]
@@ -31,23 +33,46 @@ pub(crate) struct Health {
     /// Ask whether the host can take tasks, not only whether it is alive
     #[arg(long)]
     ready: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     flags: Flags<NoSetting>,
+}
+
+/// What was found, as `--json` prints it.
+#[derive(Serialize)]
+struct Found {
+    /// Where the host was asked.
+    address: SocketAddr,
+    ok: bool,
+    /// Why not, in one line.
+    problem: Option<String>,
 }
 
 impl Health {
     /// Any failure is the same to a health check, so there is one exit code for all of them.
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
-        match self.check() {
-            Ok(()) => Ok(Exit::Done),
-            Err(error) => {
-                exit_code::report(&error);
-                Ok(Exit::Failed)
-            }
-        }
+        self.check().or_else(|error| {
+            exit_code::report(&error);
+            Ok(Exit::Failed)
+        })
     }
 
-    fn check(&self) -> anyhow::Result<()> {
+    fn check(&self) -> anyhow::Result<Exit> {
+        let found = self.look()?;
+        if self.json {
+            output::json(&found)?;
+            return Ok(if found.ok { Exit::Done } else { Exit::Failed });
+        }
+        if let Some(problem) = found.problem {
+            return Err(Advice::failed(format!("{}: {problem}", found.address)).into());
+        }
+        writeln!(output::out(), "ok")?;
+        Ok(Exit::Done)
+    }
+
+    fn look(&self) -> anyhow::Result<Found> {
         let listen = match self.address {
             Some(address) => Some(address),
             None => self.flags.load()?.get::<DisplaySettings>()?.listen,
@@ -67,10 +92,7 @@ impl Health {
             Ok(answer) => problem(&answer, self.ready),
             Err(error) => Some(error.to_string()),
         };
-        match problem {
-            Some(problem) => Err(Advice::failed(format!("{address}: {problem}")).into()),
-            None => Ok(writeln!(output::out(), "ok")?),
-        }
+        Ok(Found { address, ok: problem.is_none(), problem })
     }
 }
 

@@ -19,8 +19,8 @@ use super::output;
 /// Options of `host new`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The project works as it is. `host try DIR` builds it and runs it once; its README says how to run its
-tests without WebAssembly.
+The project works as it is. `host try DIR` builds it and runs it once; its README says how to
+run its tests without WebAssembly.
 
 Examples:
   host new word-count

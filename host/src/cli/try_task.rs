@@ -19,10 +19,13 @@ use task_host::config::{RetrySettings, Tasks};
 use task_host::failure::Failure;
 use task_host::key::{BucketKey, Prefix};
 use task_host::message::{self, Draft, Task};
-use task_host::prefetch::{Prefetch, ReadInPlace};
+use task_host::needs::Reach;
+use task_host::prefetch::ReadInPlace;
 use task_host::publish;
-use task_host::sandbox::{Execution, Guest, Job, Kind, Limits, Lines, Profiler};
-use task_host::task;
+use task_host::sandbox::{
+    Calls, Execution, Guest, Job, Kind, Limits, Lines, Profiler, RunError, Tee,
+};
+use task_host::task::{self, Planner, Planning, Unplanned, Unrecorded};
 use task_host::verdict;
 use task_host::words;
 use tokio_util::sync::CancellationToken;
@@ -306,33 +309,67 @@ impl Try {
         plan: &Plan,
         limits: Arc<Limits>,
     ) -> anyhow::Result<(Figures, Result<Vec<OutputRow>, Failure>)> {
-        let task = &plan.task;
-        let prefetch: Option<Prefetch> = match &plan.buckets {
-            Some(buckets) => Some(buckets.inputs(bench).await?),
+        let output = Arc::new(GuestOutput::new(console.clone()));
+        let tee: Tee = {
+            let output = output.clone();
+            Arc::new(move |bytes: &[u8]| output.write(bytes))
+        };
+        let place = match &plan.buckets {
+            Some(buckets) => Some((None, buckets.inputs(bench).await?, buckets.reach()?)),
+            None if guest.has_plan() => {
+                let base = &plan.task.base_directory;
+                let (files, prefetch) = given::as_bucket(&plan.inputs, base, bench)?;
+                let reach = Reach { readable: vec![Prefix::root()], protected: Vec::new() };
+                Some((Some(files), prefetch, reach))
+            }
             None => None,
         };
-        let (inputs, in_place) = match &prefetch {
-            Some(prefetch) => {
-                let brought = prefetch.bring(&task.base_directory, &task.inputs).await?;
+        let mut told = Arc::new(plan.task.clone());
+        let (inputs, in_place) = match &place {
+            None => (given::open_all(&plan.inputs)?, ReadInPlace::default()),
+            Some((files, prefetch, reach)) => {
+                if files.is_some() {
+                    // The files are there to be asked for.
+                    told = Arc::new(Task { inputs: Vec::new(), ..plan.task.clone() });
+                }
+                let mut brought = prefetch.bring(&told.base_directory, &told.inputs).await?;
+                if guest.has_plan() {
+                    let planning = Planning {
+                        guest: guest.clone(),
+                        task: told,
+                        attempt: plan.attempt,
+                        limits: limits.clone(),
+                        tee: Some(tee.clone()),
+                    };
+                    let planner = Planner { sandbox: &*bench.sandbox, inputs: prefetch, reach };
+                    match planner.bring(planning, brought, &mut Unrecorded).await {
+                        Ok(planned) => (told, brought) = planned,
+                        Err(Unplanned { failure, execution }) => {
+                            output.end();
+                            let none = || Box::new(Execution::not_begun(RunError::Cancelled));
+                            let execution = execution.unwrap_or_else(none);
+                            self.tell_end(console, bench, &execution, plan).await?;
+                            return Ok((Figures::of(&execution), Err(failure)));
+                        }
+                    }
+                }
                 (brought.inputs, brought.in_place)
             }
-            None => (given::open_all(&plan.inputs)?, ReadInPlace::default()),
         };
         let profiler = self.profile.as_ref().map(|file| {
             bench.sandbox.sample_every(SAMPLES);
             (file, Arc::new(Profiler::new()))
         });
-        let output = Arc::new(GuestOutput::new(console.clone()));
         let execution = {
-            let tee = output.clone();
             let job = Job {
                 guest,
-                task: Arc::new(task.clone()),
+                calls: Calls::Task,
+                task: told,
                 attempt: plan.attempt,
                 limits,
                 inputs,
                 cancelled: CancellationToken::new(),
-                tee: Some(Arc::new(move |bytes: &[u8]| tee.write(bytes))),
+                tee: Some(tee),
                 profiler: profiler.as_ref().map(|(_, profiler)| profiler.clone()),
                 watched: None,
                 slot: None,
@@ -345,7 +382,10 @@ impl Try {
         }
         in_place.check()?;
         let figures = Figures::of(&execution);
-        Ok((figures, self.publish(console, bench, execution, plan).await?))
+        if execution.result.is_err() {
+            self.tell_end(console, bench, &execution, plan).await?;
+        }
+        Ok((figures, self.publish(execution, plan).await?))
     }
 
     /// The component that ran.
@@ -357,27 +397,34 @@ impl Try {
         }
     }
 
-    /// Publishes what the task left, and returns it. Shows where a task broke off.
-    async fn publish(
+    /// Shows where a guest broke off.
+    async fn tell_end(
         &self,
         console: &Console,
         bench: &LocalRunner,
+        execution: &Execution,
+        plan: &Plan,
+    ) -> anyhow::Result<()> {
+        if let Some(trace) = &execution.trace {
+            let code = self.wasm(bench, plan).await?;
+            let component = catalog::component_of(&code).map_err(Advice::failed)?;
+            console.tell(format_args!("{}", trace.show(Some(&Lines::of(&component)))));
+        }
+        if let Some(call) = &execution.failed_call {
+            console.tell(format_args!("the last file call that failed: {call}"));
+        }
+        Ok(())
+    }
+
+    /// Publishes what the task left, and returns it.
+    async fn publish(
+        &self,
         execution: Execution,
         plan: &Plan,
     ) -> anyhow::Result<Result<Vec<OutputRow>, Failure>> {
         let listed = match execution.result {
             Ok(listed) => listed,
-            Err(error) => {
-                if let Some(trace) = &execution.trace {
-                    let code = self.wasm(bench, plan).await?;
-                    let component = catalog::component_of(&code).map_err(Advice::failed)?;
-                    console.tell(format_args!("{}", trace.show(Some(&Lines::of(&component)))));
-                }
-                if let Some(call) = &execution.failed_call {
-                    console.tell(format_args!("the last file call that failed: {call}"));
-                }
-                return Ok(Err(error.into()));
-            }
+            Err(error) => return Ok(Err(error.into())),
         };
         let outputs = execution.outputs;
         if let Err(failure) = task::check_listed(&outputs, &listed).await {

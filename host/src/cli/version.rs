@@ -27,6 +27,6 @@ mod tests {
         let lock = include_str!("../../../Cargo.lock");
         let is_locked = format!("name = \"wasmtime\"\nversion = \"{WASMTIME}\"\n");
         assert!(lock.contains(&is_locked), "WASMTIME is not the version in Cargo.lock");
-        assert!(long().ends_with("guest interface task-host:guest@0.1.0"), "{}", long());
+        assert!(long().ends_with("guest interface task-host:guest@0.1.1"), "{}", long());
     }
 }

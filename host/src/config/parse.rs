@@ -10,7 +10,7 @@ use bytesize::ByteSize;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use globset::{GlobBuilder, GlobMatcher};
 
-use super::Paths;
+use super::{Paths, Prefixes};
 use crate::bucket::{self, StoredEncoding};
 use crate::catalog::Keys;
 use crate::confinement::Confine;
@@ -101,6 +101,15 @@ pub(super) fn notices(text: &str) -> Parsed<Notices> {
 /// A prefix of keys in a bucket.
 pub(super) fn prefix(text: &str) -> Parsed<Prefix> {
     Prefix::new(text.trim_end_matches('/')).map_err(|error| error.to_string())
+}
+
+/// Prefixes of keys, separated by colons. A slash alone is the bucket's root.
+pub(super) fn readable(text: &str) -> Parsed<Prefixes> {
+    let prefixes = text.split(':').map(|text| match text {
+        "/" => Ok(Prefix::root()),
+        text => component_prefix(text).map_err(|problem| format!("has {text:?}, which {problem}")),
+    });
+    prefixes.collect::<Parsed<_>>().map(Prefixes)
 }
 
 /// The prefix of components or logs, which is apart from the receipts.

@@ -29,6 +29,10 @@ steps! {
     InputsFetched,
     /// The component is loaded.
     ComponentReady,
+    /// `plan` is called next. Its start is recorded.
+    Plan,
+    /// `plan` has returned. Its end is not recorded.
+    Planned,
     /// The start of the execution is recorded.
     Started,
     /// `prepare` is called next.

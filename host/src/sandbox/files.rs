@@ -268,6 +268,12 @@ impl Tree {
         tree
     }
 
+    /// The same with an `/outputs` that is empty and can't be written to.
+    pub(super) fn without_outputs(self) -> Self {
+        let outputs = Dir::top(&self.shared, false);
+        Self { outputs, ..self }
+    }
+
     /// What the guest did with them so far.
     pub(super) fn used(&self) -> FileUse {
         self.shared.using.so_far()

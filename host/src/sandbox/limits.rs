@@ -150,6 +150,8 @@ pub enum Limit {
     AllMemory(ByteSize),
     /// See [`Limits::time`].
     Time(Duration),
+    /// Time of one call of `plan`.
+    PlanTime(Duration),
     /// See [`Limits::cpu_time`].
     CpuTime(Duration),
     /// See [`Limits::output_bytes`].
@@ -188,6 +190,10 @@ impl fmt::Display for Limit {
             Self::Time(most) => {
                 let most = humantime::format_duration(*most);
                 write!(f, "the guest ran into its time limit of {most}")
+            }
+            Self::PlanTime(most) => {
+                let most = humantime::format_duration(*most);
+                write!(f, "`plan` ran into its time limit of {most}")
             }
             Self::CpuTime(most) => {
                 let most = humantime::format_duration(*most);
@@ -251,6 +257,10 @@ pub(super) fn cure(limit: &Limit, table: Option<&Table>) -> String {
             }
             Limit::Handles => "nothing raises it: drop what is not needed any more".to_owned(),
             Limit::Call(_) => "nothing raises it: use several calls".to_owned(),
+            Limit::PlanTime(_) => {
+                "nothing raises it: name the inputs in `plan`, and read them in `execute`"
+                    .to_owned()
+            }
             Limit::Parts => "nothing raises that: link it into fewer modules".to_owned(),
             _ => "nothing raises it".to_owned(),
         },
@@ -270,6 +280,7 @@ impl Limit {
             Self::HostMemory(_) => Some("host-memory"),
             Self::AllMemory(_)
             | Self::ProcessFiles(_)
+            | Self::PlanTime(_)
             | Self::Depth(_)
             | Self::Handles
             | Self::Call(_)

@@ -13,9 +13,9 @@ use super::log::Sink;
 
 /// What the times of calls are counted from.
 static BASE: LazyLock<Instant> = LazyLock::new(Instant::now);
-const PHASES: [Phase; 4] = [Phase::Instantiate, Phase::Prepare, Phase::Execute, Phase::Finalize];
+const PHASES: [Phase; 5] = Phase::ALL;
 /// Bits of a number that tell the call. The others are nanoseconds.
-const PHASE_BITS: u32 = 2;
+const PHASE_BITS: u32 = 3;
 
 /// A guest, seen from outside. It may be used for one guest after another.
 #[derive(Default)]

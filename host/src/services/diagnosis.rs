@@ -22,7 +22,7 @@ use crate::failure::Failure;
 use crate::key::BucketKey;
 use crate::message::Task;
 use crate::outage::Probe;
-use crate::prefetch::PrefetchError;
+use crate::prefetch::{PrefetchError, ReadObject};
 use crate::publish::PublishError;
 use crate::queue::QueueError;
 use crate::sandbox::RunError;
@@ -114,8 +114,8 @@ fn reading(bucket: &dyn Bucket) -> String {
 
 impl Services {
     /// Remembers that all inputs of a task were read.
-    pub(crate) fn were_read(&self, task: &Task) {
-        let mut keys = task.inputs.iter().map(|input| task.base_directory.join(input));
+    pub(crate) fn were_read(&self, objects: &[ReadObject]) {
+        let mut keys = objects.iter().map(|object| object.key.clone());
         let Some(last) = keys.next_back() else { return };
         self.objects.passed.lock().worked(keys.chain([last.clone()]));
         self.objects.inputs.lock().worked(last);
@@ -151,8 +151,7 @@ impl Services {
         since: Instant,
     ) -> Failure {
         let is_outage = match &failure {
-            Failure::Prefetch(PrefetchError::Unavailable { input, source }) => {
-                let key = task.map(|task| task.base_directory.join(input));
+            Failure::Prefetch(PrefetchError::Unavailable { key, source, .. }) => {
                 self.is_fetching_out(source, key, since).await
             }
             Failure::Catalog(CatalogError::Unavailable { .. }) => {
@@ -181,25 +180,19 @@ impl Services {
         if is_outage { Failure::Outage(failure.to_string()) } else { failure }
     }
 
-    async fn is_fetching_out(
-        &self,
-        error: &CacheError,
-        key: Option<BucketKey>,
-        since: Instant,
-    ) -> bool {
+    async fn is_fetching_out(&self, error: &CacheError, key: &BucketKey, since: Instant) -> bool {
         if self.begin_of_process(error) {
             return true;
         }
-        match (error, key) {
-            (CacheError::Bucket(error), Some(key)) => {
+        match error {
+            CacheError::Bucket(error) => {
                 let (bucket, inputs) = (&self.inputs.bucket, &self.objects.inputs);
-                let other = inputs.lock().other_than(&key);
-                self.is_reading_out(bucket, error, key, other, inputs, since).await
+                let other = inputs.lock().other_than(key);
+                self.is_reading_out(bucket, error, key.clone(), other, inputs, since).await
             }
-            (CacheError::Bucket(_), None) => false,
             // Another host evicted it; the next attempt fetches it again.
-            (CacheError::Gone { .. }, _) => true,
-            (error, _) => self.is_cache_out(error).await,
+            CacheError::Gone { .. } => true,
+            error => self.is_cache_out(error).await,
         }
     }
 

@@ -25,6 +25,8 @@ const SMOOTHING: u64 = 8;
 pub(crate) struct Slots {
     threads: Arc<Semaphore>,
     ahead: Arc<Semaphore>,
+    /// One permit, for plans: there is one thread for them.
+    plans: Arc<Semaphore>,
     count: u32,
     /// How long guests run: a moving average, in nanoseconds.
     average: AtomicU64,
@@ -45,6 +47,7 @@ impl Slots {
         Self {
             threads: permits(),
             ahead: permits(),
+            plans: Arc::new(Semaphore::new(1)),
             count: u32::try_from(threads).unwrap_or(u32::MAX),
             average: AtomicU64::new(nanoseconds(UNKNOWN)),
         }
@@ -77,13 +80,22 @@ impl Slots {
         Ok(Slot { permit, is_ahead: false })
     }
 
-    /// Waits until no other task runs. None can start until both are dropped.
+    /// Waits for the permit to call a plan.
     ///
     /// # Errors
     /// As [`Slots::take`].
-    pub(crate) async fn take_all(&self) -> Result<[OwnedSemaphorePermit; 2], AcquireError> {
+    pub(crate) async fn take_plan(&self) -> Result<OwnedSemaphorePermit, AcquireError> {
+        self.plans.clone().acquire_owned().await
+    }
+
+    /// Waits until no other task runs or plans. None can start until all are dropped.
+    ///
+    /// # Errors
+    /// As [`Slots::take`].
+    pub(crate) async fn take_all(&self) -> Result<[OwnedSemaphorePermit; 3], AcquireError> {
         let ahead = self.ahead.clone().acquire_many_owned(self.count).await?;
-        Ok([self.threads.clone().acquire_many_owned(self.count).await?, ahead])
+        let threads = self.threads.clone().acquire_many_owned(self.count).await?;
+        Ok([threads, ahead, self.take_plan().await?])
     }
 
     /// Notes how long a guest ran.

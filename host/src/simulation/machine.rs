@@ -111,6 +111,7 @@ impl Machine {
         }
         Execution {
             result: if is_whole { Ok(Vec::new()) } else { Err(RunError::Cancelled) },
+            needs: None,
             outputs: Vec::new(),
             memory: 0,
             cpu_time: None,

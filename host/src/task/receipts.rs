@@ -10,15 +10,16 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Attempt, not_found};
 use crate::blocking::{SMALL, blocking};
-use crate::bucket::{BucketError, Revision, Version};
+use crate::bucket::{BucketError, Revision};
 use crate::cache::CacheError;
+use crate::catalog::Ready;
 use crate::digest::Digest;
 use crate::failure::Failure;
 use crate::fault::{self, Step};
-use crate::key::{BucketKey, Prefix};
+use crate::key::BucketKey;
 use crate::lease::Lease;
 use crate::message::Task;
-use crate::prefetch::PrefetchError;
+use crate::prefetch::{Brought, PrefetchError, ReadObject};
 use crate::publish::{self, Published, PutOutput};
 use crate::receipt::{self, Draft, Found, ReadInput, Receipt, Receipts, Unusable};
 use crate::sandbox::{Input, InputContent, RunError};
@@ -32,21 +33,28 @@ pub(super) struct ReceiptPlace {
     /// What was there and does not count: a receipt of something that has changed since, or
     /// something that is no receipt.
     replaces: Option<Revision>,
+    /// The receipt of a task that named inputs itself. It counts if the plan still names the same
+    /// ones, and they are unchanged.
+    planned: Option<Receipt>,
+    /// Whether the task names inputs itself.
+    has_plan: bool,
 }
 
 /// What a task reads, for its receipt.
-pub(crate) struct Inputs(Vec<(BucketKey, InputContent, Version)>);
+pub(crate) struct Inputs(Vec<(BucketKey, InputContent, ReadObject)>);
 
 impl Inputs {
-    pub(crate) fn new(inputs: &[Input], versions: Vec<Version>) -> Self {
-        let each = inputs.iter().zip(versions);
-        Self(each.map(|(one, version)| (one.path.clone(), one.content.clone(), version)).collect())
+    pub(crate) fn new(inputs: &[Input], objects: &[ReadObject]) -> Self {
+        let each = inputs.iter().zip(objects);
+        let each =
+            each.map(|(one, object)| (one.path.clone(), one.content.clone(), object.clone()));
+        Self(each.collect())
     }
 
     /// The digests of what the task read.
-    pub(crate) async fn facts(self, base: &Prefix) -> Result<Vec<ReadInput>, Failure> {
+    pub(crate) async fn facts(self) -> Result<Vec<ReadInput>, Failure> {
         let mut facts = Vec::with_capacity(self.0.len());
-        for (path, content, Version { tag: version, .. }) in self.0 {
+        for (path, content, ReadObject { key, version }) in self.0 {
             let (sha256, size) = match content {
                 InputContent::Bytes(bytes) => (Digest::of(&bytes), bytes.len() as u64),
                 InputContent::File { source, size } => match source.digest() {
@@ -64,7 +72,7 @@ impl Inputs {
                     }
                 },
             };
-            facts.push(ReadInput { key: base.join(&path), sha256, size, version });
+            facts.push(ReadInput { key, sha256, size, version: version.tag });
         }
         facts.sort_by(|one, other| one.key.cmp(&other.key));
         Ok(facts)
@@ -80,7 +88,8 @@ impl Attempt {
     ) -> Result<Option<Published>, Failure> {
         let Some(receipts) = services.receipts.clone() else { return Ok(None) };
         let content = receipt::content(task);
-        let place = ReceiptPlace { receipts, content, replaces: None };
+        let place =
+            ReceiptPlace { receipts, content, replaces: None, planned: None, has_plan: false };
         let place = self.receipt.insert(place);
         let found = match place.receipts.find(&content).await {
             Ok(found) => found,
@@ -103,6 +112,11 @@ impl Attempt {
                 Ok(None)
             }
             Found::Receipt { receipt, revision, .. } => {
+                if services.config.data.skip_unchanged && receipt.planned {
+                    place.replaces = Some(revision);
+                    place.planned = Some(receipt);
+                    return Ok(None);
+                }
                 if services.config.data.skip_unchanged
                     && !is_unchanged(services, task, &receipt).await?
                 {
@@ -113,6 +127,26 @@ impl Attempt {
                 Ok(Some(receipt.published()))
             }
         }
+    }
+
+    /// What the task published, if its receipt says so and its plan names the inputs of the receipt.
+    pub(super) async fn done_before_as_planned(
+        &mut self,
+        component: &Ready,
+        brought: &Brought<'_>,
+    ) -> Result<Option<Published>, Failure> {
+        let Some(place) = &mut self.receipt else { return Ok(None) };
+        place.has_plan = true;
+        let Some(receipt) = place.planned.take() else { return Ok(None) };
+        if receipt.component != component.digest {
+            return Ok(None);
+        }
+        let now = Inputs::new(&brought.inputs, &brought.objects).facts().await?;
+        brought.in_place.check()?;
+        let read = |inputs: &[ReadInput]| -> Vec<_> {
+            inputs.iter().map(|input| (input.key.clone(), input.sha256)).collect()
+        };
+        Ok((read(&now) == read(&receipt.inputs)).then(|| receipt.published()))
     }
 
     /// What another attempt has published since this one started, if its receipt is there.
@@ -162,6 +196,7 @@ impl Attempt {
             component,
             mode: services.sandbox.mode(),
             inputs,
+            planned: place.has_plan,
             outputs,
             steps: &self.steps,
             memory: self.memory,
@@ -169,7 +204,7 @@ impl Attempt {
         }
         .to_bytes();
         loop {
-            let ReceiptPlace { receipts, content, replaces } = &*place;
+            let ReceiptPlace { receipts, content, replaces, .. } = &*place;
             let add = || receipts.add(content, bytes.clone(), replaces.as_ref());
             if insist(services, lease, &services.writing_receipts(), add).await? {
                 break;

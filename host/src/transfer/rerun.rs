@@ -17,12 +17,13 @@ use crate::failure::Failure;
 use crate::key::Prefix;
 use crate::machine::Machine;
 use crate::message::Task;
+use crate::needs::Reach;
 use crate::prefetch::{Prefetch, PrefetchError};
 use crate::publish::{self, PublishError, PutOutput};
 use crate::receipt::Receipt;
-use crate::sandbox::{Execution, Job, Limit, Mode, RunError, Sandbox};
+use crate::sandbox::{Calls, Execution, Job, Limit, Mode, RunError, Sandbox};
 use crate::spill::SpillDir;
-use crate::task::{Inputs, check_listed};
+use crate::task::{Inputs, Planner, Planning, Unplanned, Unrecorded, check_listed};
 
 /// The bytes of inputs that are brought in for tasks that do not run yet.
 const AHEAD: ByteSize = ByteSize::gib(1);
@@ -45,6 +46,8 @@ pub struct Place {
     pub compile_limits: CompileLimits,
     /// What each execution may use.
     pub limits: TaskLimits,
+    /// Where plans of tasks may read.
+    pub reach: Reach,
     /// Tasks that run at the same time.
     pub parallel: usize,
 }
@@ -119,12 +122,31 @@ impl Rerunner {
             Err(changed) => return Ok(Rerun::Changed(changed)),
         };
         let base = &task.base_directory;
-        let brought = match self.inputs.bring(base, &task.inputs).await {
+        let mut told = Arc::new(task.clone());
+        let mut brought = match self.inputs.bring(base, &task.inputs).await {
             Ok(brought) => brought,
             Err(error @ PrefetchError::Unavailable { .. }) => return Err(error.into()),
             Err(error) => return Ok(Rerun::Changed(error.to_string())),
         };
-        let read = Inputs::new(&brought.inputs, brought.versions).facts(base).await;
+        if component.guest.has_plan() {
+            let planner = Planner {
+                sandbox: &*engine.sandbox,
+                inputs: &self.inputs,
+                reach: &self.place.reach,
+            };
+            let planning = Planning {
+                guest: component.guest.clone(),
+                task: told,
+                attempt: receipt.attempt,
+                limits: self.place.limits.of(&task.name).clone(),
+                tee: None,
+            };
+            (told, brought) = match planner.bring(planning, brought, &mut Unrecorded).await {
+                Ok(planned) => planned,
+                Err(Unplanned { failure, .. }) => return failed(failure),
+            };
+        }
+        let read = Inputs::new(&brought.inputs, &brought.objects).facts().await;
         let is_changed = |error: &PrefetchError| matches!(error, PrefetchError::Changed { .. });
         match brought.in_place.check() {
             Err(error) if is_changed(&error) => return Ok(Rerun::Changed(error.to_string())),
@@ -143,7 +165,8 @@ impl Rerunner {
 
         let job = Job {
             guest: component.guest,
-            task: Arc::new(task.clone()),
+            calls: Calls::Task,
+            task: told,
             attempt: receipt.attempt,
             limits: self.place.limits.of(&task.name).clone(),
             inputs: brought.inputs,
@@ -160,15 +183,7 @@ impl Rerunner {
         }
         let listed = match result {
             Ok(listed) => listed,
-            Err(
-                error @ (RunError::Host(_)
-                | RunError::Shortage { .. }
-                | RunError::Crowded { .. }
-                | RunError::Limit { limit: Limit::AllMemory(_), .. }
-                | RunError::Broke
-                | RunError::Cancelled),
-            ) => return Err(error.into()),
-            Err(error) => return Ok(Rerun::Failed(error.to_string())),
+            Err(error) => return failed(error.into()),
         };
         if let Err(failure) = check_listed(&outputs, &listed).await {
             return Ok(Rerun::Failed(failure.to_string()));
@@ -186,6 +201,23 @@ impl Rerunner {
             false => (&self.ordinary, Mode::Ordinary),
         };
         engine.get_or_try_init(async || Engine::open(&self.place, mode)).await
+    }
+}
+
+/// What the failure of a guest or of its plan means.
+fn failed(failure: Failure) -> Result<Rerun, RerunError> {
+    match failure {
+        Failure::Run(
+            RunError::Host(_)
+            | RunError::Shortage { .. }
+            | RunError::Crowded { .. }
+            | RunError::Limit { limit: Limit::AllMemory(_), .. }
+            | RunError::Broke
+            | RunError::Cancelled,
+        )
+        | Failure::Prefetch(PrefetchError::Unavailable { .. }) => Err(failure.into()),
+        Failure::Prefetch(error) => Ok(Rerun::Changed(error.to_string())),
+        failure => Ok(Rerun::Failed(failure.to_string())),
     }
 }
 

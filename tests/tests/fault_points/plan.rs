@@ -40,6 +40,8 @@ pub(crate) enum Work {
     OneFails,
     /// One takes longer than half a lease.
     OneIsLong,
+    /// One names its own inputs.
+    OnePlans,
     /// There are no others, but their inputs are more than the cache may hold.
     Large,
 }
@@ -141,6 +143,7 @@ pub(crate) fn of(step: Step) -> Plan {
         Step::ReceiptRead | Step::ReceiptPut => on(EVERYWHERE).receipts(true),
         Step::Released => on(EVERYWHERE).work(Work::OneFails),
         Step::Renewed => on(EVERYWHERE).work(Work::OneIsLong),
+        Step::Plan | Step::Planned => on(EVERYWHERE).work(Work::OnePlans),
 
         Step::Compile => on(DIRECTORY).cold().starved(EAGAIN),
         Step::Compiled | Step::CodeStored => on(DIRECTORY).cold(),

@@ -48,7 +48,9 @@ fn stop(site: &Site, step: Step, plan: &Plan) {
     let is_any_task = plan.work == Work::Copies;
     let args: &[&str] = match plan.work {
         Work::Copies => &["--max-tasks", "1"],
-        Work::OneFails | Work::OneIsLong => &["--parallel", "1", "--prefetch", "0"],
+        Work::OneFails | Work::OneIsLong | Work::OnePlans => {
+            &["--parallel", "1", "--prefetch", "0"]
+        }
         Work::Large => &[],
     };
     let mut stopped = site.start_faulty(&format!("{step:?}=1*return(stop)"), args);

@@ -43,7 +43,7 @@ impl Site {
             On::Google => Kind::Service(Cloud::google()),
         };
         let mut site = Self { kind, work: plan.work, tasks: Vec::new(), has_receipts };
-        for name in ["NO_OP", "misbehave"] {
+        for name in ["NO_OP", "misbehave", "planner"] {
             site.put(&format!("components/{name}.wasm"), &fs::read(guest(name)).unwrap());
         }
         for id in 0..COPIES {
@@ -58,12 +58,15 @@ impl Site {
             Work::Copies | Work::Large => None,
             Work::OneFails => Some(json!({"do": "fail-until", "attempt": 2})),
             Work::OneIsLong => Some(json!({"do": "sleep", "secs": 2.5})),
+            Work::OnePlans => Some(json!({"do": "ask", "optional": ["missing"]})),
         };
+        let mut other =
+            other.map(|payload| task_host_tests::misbehaviour(OTHER as i64, &[], payload));
+        if let (Some(other), Work::OnePlans) = (&mut other, plan.work) {
+            other["basic_info"]["name"] = json!("planner");
+        }
         // First, so that a host holds it while it runs the others.
-        site.tasks.splice(
-            0..0,
-            other.map(|payload| task_host_tests::misbehaviour(OTHER as i64, &[], payload)),
-        );
+        site.tasks.splice(0..0, other);
         let lines: String = site.tasks.iter().map(|task| format!("{task}\n")).collect();
         fs::write(site.lines(), lines).unwrap();
         let queue = site.queue();
@@ -122,11 +125,14 @@ impl Site {
     fn warm(&self, cache: &Path) {
         static WARM: OnceLock<Place> = OnceLock::new();
         let warm = WARM.get_or_init(|| {
-            let place = Place::with(&["NO_OP", "misbehave"]);
+            let place = Place::with(&["NO_OP", "misbehave", "planner"]);
             let other = json!({"do": "sleep", "secs": 0.0});
+            let mut planner = task_host_tests::misbehaviour(1, &[], json!({"do": "ask"}));
+            planner["basic_info"]["name"] = json!("planner");
             place.submit(&[
                 task_host_tests::no_op(1, &[]),
                 task_host_tests::misbehaviour(1, &[], other),
+                planner,
             ]);
             place.run_until_empty(&[]).good();
             place

@@ -77,7 +77,7 @@ fn a_component_for_another_version_of_the_interface_is_refused_with_both_version
     place.put("data/0_input/a.dat", "a");
     let built_for = |version: &str| {
         // Versions of the same length: nothing else in the file changes.
-        let ours = b"task-host:guest/types@0.1.0";
+        let ours = b"task-host:guest/types@0.1.1";
         let theirs = format!("task-host:guest/types@{version}").into_bytes();
         assert_eq!(ours.len(), theirs.len());
         let mut bytes = std::fs::read(guest("NO_OP")).unwrap();
@@ -89,11 +89,12 @@ fn a_component_for_another_version_of_the_interface_is_refused_with_both_version
         }
         bytes
     };
+    place.put("components/earlier.wasm", built_for("0.1.0"));
     place.put("components/later.wasm", built_for("0.1.9"));
     place.put("components/other.wasm", built_for("0.2.0"));
-    place.submit(&[task(1, "later"), task(2, "other")]);
+    place.submit(&[task(1, "earlier"), task(2, "later"), task(3, "other")]);
     place.run_until_empty(&["--max-attempts", "1"]).code(3);
-    assert!(place.object("data/0_output/a.dat").is_some(), "0.1.9 runs where 0.1.0 does");
+    assert!(place.object("data/0_output/a.dat").is_some());
     let report = place.the_error();
     let exception = report["exception"].as_str().unwrap();
     let problem = "was built for version 0.2.0 of the guest interface, and this host runs 0.1";

@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 
+use serde_json::{Value, json};
 use task_host_tests::http::{self, Answer};
 use task_host_tests::{Finished, Place, eventually};
 
@@ -22,6 +23,8 @@ fn a_host_that_works_is_healthy_and_one_that_can_not_work_is_not_ready() {
     let ask = |args: &[&str]| place.host(&[&["health"], args].concat());
     assert_eq!(ask(&[&address]).good().stdout, "ok\n");
     assert_eq!(ask(&[&address, "--ready"]).good().stdout, "ok\n");
+    let ok = format!("{{\"address\":\"{address}\",\"ok\":true,\"problem\":null}}\n");
+    assert_eq!(ask(&[&address, "--ready", "--json"]).good().stdout, ok);
     // As a host that listens at all addresses is told where.
     let everywhere = address.replace("127.0.0.1", "0.0.0.0");
     let mut command = place.command(&["health", "--ready"]);
@@ -38,6 +41,11 @@ fn a_host_that_works_is_healthy_and_one_that_can_not_work_is_not_ready() {
     host.is_out("queue");
     is_sick(ask(&[&address, "--ready"]), "not ready: fq://./queue");
     ask(&[&address]).good();
+    let said = ask(&[&address, "--ready", "--json"]).code(1);
+    let said: Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!((&said["address"], &said["ok"]), (&json!(address), &json!(false)));
+    let problem = said["problem"].as_str().unwrap();
+    assert!(problem.starts_with("not ready: fq://./queue"), "{problem}");
     std::fs::remove_file(&queue).unwrap();
     std::fs::rename(place.path().join("away"), &queue).unwrap();
     host.is_ready_again();

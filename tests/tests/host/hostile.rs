@@ -32,6 +32,7 @@ mod engine;
 mod files;
 mod handles;
 mod memory;
+mod plans;
 mod reach;
 mod texts;
 mod time;

@@ -6,7 +6,7 @@ use serde_json::json;
 use task_host_tests::{Place, Running, eventually, misbehaviour};
 
 /// A host whose guest has begun, so that its start is recorded.
-fn executing(place: &Place, args: &[&str], starts: usize) -> Running {
+pub(super) fn executing(place: &Place, args: &[&str], starts: usize) -> Running {
     let host = place.start(args);
     eventually("a start that is recorded", || {
         let movements = std::fs::read_dir(place.path().join("queue/movement")).ok()?;

@@ -112,7 +112,7 @@ fn the_doctor_finds_limits_that_do_not_fit_the_memory() {
 
 #[test]
 fn fewer_tasks_run_where_address_space_is_short() {
-    let place = Place::with(&["NO_OP"]);
+    let place = Place::with(&["NO_OP", "planner"]);
     let limited = |bytes: u64, args: &[&str]| {
         let limit = format!("--as={bytes}:{bytes}");
         Finished::run(&mut place.command_by(&["prlimit", &limit], args))
@@ -131,7 +131,11 @@ fn fewer_tasks_run_where_address_space_is_short() {
     assert!(told.stdout.contains(cure), "{}", told.stdout);
     let run = limited(8 << 30, &[&["run", "-x"], &queue[..], &bucket].concat()).code(1);
     assert!(run.stderr.contains("(`ulimit -v`)"), "{}", run.stderr);
-    place.submit(&place.innocent(3));
+    // There is no thread for plans either.
+    let mut planned = misbehaviour(9, &[], json!({"do": "ask", "optional": ["hole"]}));
+    planned["basic_info"]["name"] = json!("planner");
+    place.submit(&[&place.innocent(3)[..], &[planned]].concat());
     limited(20 << 30, &[&["run", "-x"], &queue[..], &bucket].concat()).good();
     place.innocent_are_done(3);
+    assert!(place.object("tests/report.json").is_some());
 }

@@ -36,7 +36,7 @@ fn a_program_sees_its_task_and_its_files_and_no_more() {
     for program in PROGRAMS {
         let place = place_with(program);
         let sent = task(7, program, json!("describe"));
-        place.submit(&[sent.clone()]);
+        place.submit(std::slice::from_ref(&sent));
         place.run_until_empty(&[]).good();
         let text = |key: &str| String::from_utf8(place.object(key).unwrap()).unwrap();
         let message: Value = serde_json::from_str(&text("data/seen/message.json")).unwrap();
@@ -204,7 +204,7 @@ fn a_program_in_c_is_a_task_without_any_library() {
         "basic_info": {"id": 3, "name": "c_program", "base_directory": "data", "inputs": []},
         "payload_info": "later",
     });
-    place.submit(&[sent.clone()]);
+    place.submit(std::slice::from_ref(&sent));
     let ran = place.run_until_empty(&[]).good();
     assert!(ran.stderr.contains("c_program is not ready at attempt 1"), "{}", ran.stderr);
     let message = place.object("data/task.json").unwrap();

@@ -5,16 +5,10 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
-use task_host_tests::{Finished, Place, files, target};
+use task_host_tests::{Finished, Place, files};
 
-use crate::packed::{PACKAGES, VERSION, pack};
+use crate::packed::{HERE, PACKAGES, VERSION, pack};
 use crate::{first_result, in_place};
-
-const TARGET: &str = if cfg!(target_arch = "aarch64") {
-    "aarch64-unknown-linux-musl"
-} else {
-    "x86_64-unknown-linux-musl"
-};
 
 #[test]
 fn the_archive_has_the_program_where_cargo_binstall_looks() {
@@ -30,7 +24,7 @@ fn the_archive_has_the_program_where_cargo_binstall_looks() {
             ("repo", package["repository"].as_str().unwrap()),
             ("name", "task-host"),
             ("version", VERSION),
-            ("target", TARGET),
+            ("target", HERE.target),
             ("bin", "host"),
             ("binary-ext", ""),
         ] {
@@ -53,8 +47,9 @@ fn the_archive_has_the_program_where_cargo_binstall_looks() {
 #[test]
 fn the_archive_has_the_licences_of_all_dependencies() {
     let place = Place::new();
-    unpack(&PACKAGES.file("task-host-v", &format!("{TARGET}.tar.gz")), place.path());
-    let dir = place.path().join(format!("task-host-v{VERSION}-{TARGET}"));
+    let (archive, dir) = PACKAGES.archive(HERE);
+    unpack(&archive, place.path());
+    let dir = place.path().join(dir);
     let names = files(&dir);
     for name in ["CHANGELOG.md", "LICENSE-MIT", "README.md", "deploy/task-host.service"] {
         assert!(names.contains(name), "{name} is missing: {names:?}");
@@ -79,16 +74,12 @@ fn the_checksums_are_of_all_files() {
 #[test]
 fn packing_the_same_program_twice_gives_the_same_bytes() {
     let work = tempfile::tempdir().unwrap();
-    let sums = |name: &str| {
-        // The time of the file must not matter, nor where the files are.
-        let program = work.path().join(name);
-        fs::copy(target().join("debug/xtask"), &program).unwrap();
-        Finished::run(Command::new("strip").arg(&program)).good();
-        let dir = work.path().join(format!("dist-{name}"));
-        pack(&program, &dir);
-        fs::read_to_string(dir.join("SHA256SUMS")).unwrap()
-    };
-    assert_eq!(sums("first"), sums("second"));
+    // The time of the file must not matter, nor where the files are.
+    let (program, dir) = (work.path().join("again"), work.path().join("dist"));
+    fs::copy(PACKAGES.program(), &program).unwrap();
+    pack(&program, &dir);
+    let sums = |dir: &Path| fs::read_to_string(dir.join("SHA256SUMS")).unwrap();
+    assert_eq!(sums(&dir), sums(PACKAGES.dir()));
 }
 
 #[track_caller]

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use task_host_tests::{Finished, Place, files};
 
-use crate::packed::{PACKAGES, VERSION};
+use crate::packed::{HERE, PACKAGES, VERSION};
 use crate::{first_result, in_place};
 
 #[test]
@@ -18,7 +18,7 @@ fn dpkg_installs_the_program_and_its_service_and_takes_them_away() {
         fs::create_dir_all(root.join(dir)).unwrap();
     }
     fs::write(root.join("var/lib/dpkg/status"), "").unwrap();
-    let package = PACKAGES.file("task-host_", &format!("_{}.deb", architecture()));
+    let package = PACKAGES.debian(HERE);
 
     dpkg(&root, &["--install", package.to_str().unwrap()]);
     let program = root.join("usr/bin/task-host");
@@ -55,8 +55,4 @@ fn dpkg(root: &Path, args: &[&str]) {
     // There is no shell below the directory, and no systemd.
     dpkg.args(["--force-script-chrootless", "--force-depends", "--force-confold"]).args(args);
     Finished::run(&mut dpkg).good();
-}
-
-fn architecture() -> &'static str {
-    if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
 }

@@ -1,7 +1,6 @@
 //! The container image, in a real Docker with as few rights as it can take away.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::sync::LazyLock;
 
@@ -9,8 +8,8 @@ use serde_json::Value;
 use task_host_tests::engines::{docker, docker_variable};
 use task_host_tests::{Finished, Place, eventually, host, unique};
 
-use crate::first_result;
-use crate::packed::{PACKAGES, VERSION};
+use crate::packed::{HERE, PACKAGES, Processor, VERSION};
+use crate::{first_result, shared};
 
 /// What a cautious administrator takes away.
 const NO_RIGHTS: [&str; 6] = [
@@ -22,21 +21,36 @@ const NO_RIGHTS: [&str; 6] = [
     "--memory=1g",
 ];
 
-/// The name of the image, which the daemon has.
-static IMAGE: LazyLock<String> = LazyLock::new(|| {
+/// The names of the images, one for each processor, which the daemon has.
+static IMAGES: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
     let file = PACKAGES.file("task-host-v", "-image.tar");
     let loaded = docker(&["load", "--input", file.to_str().unwrap()]).good();
-    let name = format!("ghcr.io/task-host/task-host:{VERSION}-{}", architecture());
-    assert!(loaded.stdout.contains(&format!("Loaded image: {name}\n")), "{}", loaded.stdout);
-    name
+    let names = loaded.stdout.lines().filter_map(|line| line.strip_prefix("Loaded image: "));
+    names.map(str::to_owned).collect()
 });
+
+/// The name of the image for a processor.
+fn image(processor: Processor) -> &'static str {
+    let name = format!("ghcr.io/task-host/task-host:{VERSION}-{}", processor.debian);
+    IMAGES.get(&name).unwrap_or_else(|| panic!("{name} is not among {:?}", *IMAGES))
+}
 
 /// `docker run OPTIONS… IMAGE ARGS…` with no rights, in a place.
 fn run(place: &Place, options: &[&str], args: &[&str]) -> Command {
+    run_for(HERE, place, options, args)
+}
+
+/// The same, with the image for a processor.
+pub(crate) fn run_for(
+    processor: Processor,
+    place: &Place,
+    options: &[&str],
+    args: &[&str],
+) -> Command {
     let mut docker = Command::new("docker");
     docker.envs([docker_variable()]).arg("run").args(NO_RIGHTS).args(options).args(libraries());
     docker.arg(format!("--volume={}:/work", place.path().display())).arg("--workdir=/work");
-    docker.arg(&*IMAGE).args(args);
+    docker.arg(image(processor)).args(args);
     docker
 }
 
@@ -48,17 +62,6 @@ fn libraries() -> Vec<String> {
     let linked = Finished::run(Command::new("ldd").arg(host())).good();
     let paths = linked.stdout.split_whitespace().filter(|word| word.starts_with('/'));
     paths.map(|path| format!("--volume={path}:{path}:ro")).collect()
-}
-
-/// A place in which every user may write.
-fn shared() -> Place {
-    let place = Place::new();
-    for dir in ["", "bucket", "bucket/data", "queue"] {
-        let dir = place.path().join(dir);
-        fs::create_dir_all(&dir).unwrap();
-        fs::set_permissions(&dir, Permissions::from_mode(0o777)).unwrap();
-    }
-    place
 }
 
 #[test]
@@ -91,10 +94,10 @@ fn docker_knows_when_the_host_is_well_and_can_stop_it() {
 
 #[test]
 fn the_image_says_what_it_is() {
-    let inspected = docker(&["inspect", &IMAGE]).good();
+    let inspected = docker(&["inspect", image(HERE)]).good();
     let inspected: Value = serde_json::from_str(&inspected.stdout).unwrap();
     let (image, config) = (&inspected[0], &inspected[0]["Config"]);
-    assert_eq!(image["Architecture"], architecture());
+    assert_eq!(image["Architecture"], HERE.debian);
     assert_eq!(config["User"], "65532:65532");
     assert_eq!(config["StopSignal"], "SIGTERM");
     assert_eq!(config["Labels"]["org.opencontainers.image.version"], VERSION);
@@ -102,9 +105,4 @@ fn the_image_says_what_it_is() {
     assert_eq!(commit.as_str().map(str::len), Some(40), "{commit}");
     let healthy = &config["Healthcheck"]["Test"];
     assert_eq!(*healthy, serde_json::json!(["CMD", "/host", "health"]));
-}
-
-/// The name of the processor in images.
-fn architecture() -> &'static str {
-    if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
 }

@@ -8,8 +8,11 @@ mod debian;
 mod emulated;
 mod image;
 mod packed;
+mod system;
 mod wheel;
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use task_host_tests::{Finished, Place, guest};
@@ -17,7 +20,7 @@ use task_host_tests::{Finished, Place, guest};
 /// Takes a task from its component to its output, with an installed program.
 #[track_caller]
 fn first_result(place: &Place, host: impl Fn(&[&str]) -> Command) {
-    place.put("NO_OP.wasm", std::fs::read(guest("NO_OP")).expect("a guest"));
+    place.put("NO_OP.wasm", fs::read(guest("NO_OP")).expect("a guest"));
     place.put("data/0_input/a.dat", "content");
     let push = ["component", "push", "bucket/NO_OP.wasm", "--name", "NO_OP"];
     let submit = ["submit", "--fq", "./queue", "--name", "NO_OP", "--each", "data/0_input/*.dat"];
@@ -27,6 +30,17 @@ fn first_result(place: &Place, host: impl Fn(&[&str]) -> Command) {
     }
     let output = place.object("data/0_output/a.dat");
     assert_eq!(output.as_deref(), Some(&b"content"[..]), "the output of the task is not right");
+}
+
+/// A place in which every user may write.
+fn shared() -> Place {
+    let place = Place::new();
+    for dir in ["", "bucket", "bucket/data", "home", "queue"] {
+        let dir = place.path().join(dir);
+        fs::create_dir_all(&dir).expect("a directory of a place");
+        fs::set_permissions(&dir, Permissions::from_mode(0o777)).expect("the mode of a directory");
+    }
+    place
 }
 
 /// A program that runs in a place, with nothing of the environment but where programs are.

@@ -9,6 +9,26 @@ use task_host_tests::{Finished, host, target};
 /// The version of all packages.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// A kind of processor, and its names in packages.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Processor {
+    /// In the names of archives: Rust's name for programs that are static.
+    pub(crate) target: &'static str,
+    /// In Debian packages and images.
+    pub(crate) debian: &'static str,
+    /// In wheels.
+    pub(crate) wheel: &'static str,
+}
+
+const X86: Processor =
+    Processor { target: "x86_64-unknown-linux-musl", debian: "amd64", wheel: "x86_64" };
+
+pub(crate) const ARM: Processor =
+    Processor { target: "aarch64-unknown-linux-musl", debian: "arm64", wheel: "aarch64" };
+
+/// That of this machine.
+pub(crate) const HERE: Processor = if cfg!(target_arch = "aarch64") { ARM } else { X86 };
+
 /// A directory that `cargo xtask dist` has filled.
 #[derive(Debug)]
 pub(crate) struct Packages {
@@ -22,15 +42,23 @@ pub(crate) static PACKAGES: LazyLock<Packages> = LazyLock::new(|| {
     if let Some(dir) = std::env::var_os("TASK_HOST_TEST_DIST") {
         return Packages { dir: dir.into(), is_release: true };
     }
-    let work = target().join("packages-of-tests");
+    let work = work();
     std::fs::create_dir_all(&work).expect("a directory for packages");
     // Half as large: each package compresses it.
-    let small = work.join("host");
+    let small = work.join(PROGRAM);
     Finished::run(Command::new("strip").arg("-o").arg(&small).arg(host())).good();
     let dir = work.join("dist");
     pack(&small, &dir);
     Packages { dir, is_release: false }
 });
+
+/// Where this run of the tests packs.
+fn work() -> PathBuf {
+    target().join("packages-of-tests")
+}
+
+/// The program there.
+const PROGRAM: &str = "host";
 
 /// `cargo xtask dist` for a program that is there.
 pub(crate) fn pack(program: &Path, dir: &Path) -> Finished {
@@ -42,6 +70,26 @@ pub(crate) fn pack(program: &Path, dir: &Path) -> Finished {
 impl Packages {
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The program in them, where this run of the tests has packed it.
+    pub(crate) fn program(&self) -> PathBuf {
+        assert!(!self.is_release, "a release has the program in its packages only");
+        work().join(PROGRAM)
+    }
+
+    /// The archive for a processor, and the directory in it.
+    pub(crate) fn archive(&self, processor: Processor) -> (PathBuf, String) {
+        let dir = format!("task-host-v{VERSION}-{}", processor.target);
+        (self.file(&dir, ".tar.gz"), dir)
+    }
+
+    pub(crate) fn debian(&self, processor: Processor) -> PathBuf {
+        self.file("task-host_", &format!("_{}.deb", processor.debian))
+    }
+
+    pub(crate) fn wheel(&self, processor: Processor) -> PathBuf {
+        self.file("task_host-", &format!("_{}.whl", processor.wheel))
     }
 
     /// The one file whose name begins and ends like this.

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use task_host_tests::{Finished, Place};
 
-use crate::packed::{PACKAGES, VERSION};
+use crate::packed::{HERE, PACKAGES, VERSION};
 use crate::{first_result, in_place};
 
 #[test]
@@ -18,7 +18,7 @@ fn pip_installs_the_program_and_takes_it_away() {
         let quiet = ["--disable-pip-version-check", "--quiet"];
         Finished::run(&mut in_place(&place, &bin.join("pip"), &[args, &quiet].concat())).good();
     };
-    let wheel = PACKAGES.file("task_host-", &format!("_{}.whl", std::env::consts::ARCH));
+    let wheel = PACKAGES.wheel(HERE);
     pip(&["install", "--no-index", wheel.to_str().unwrap()]);
     let host = bin.join("host");
     let version = Finished::run(&mut in_place(&place, &host, &["--version"])).good();

@@ -1,14 +1,15 @@
 //! The archive with the program, for everybody and for `cargo binstall`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::release::{Program, Release};
 use super::stage::gzip;
+use super::target::Target;
 
 /// Writes `task-host-vVERSION-TARGET.tar.gz`. The names in `[package.metadata.binstall]` of
 /// `host/Cargo.toml` are these.
 pub(crate) fn pack(release: &Release<'_>, program: &Program) -> anyhow::Result<PathBuf> {
-    let name = format!("task-host-v{}-{}", release.version, program.target.rust());
+    let name = name(&release.version, program.target);
     let stage = release.stage("archive")?;
     stage.copy(&program.file, &format!("{name}/host"), 0o755)?;
     release.documents(&stage, &name, program)?;
@@ -18,4 +19,14 @@ pub(crate) fn pack(release: &Release<'_>, program: &Program) -> anyhow::Result<P
     let archive = release.dir.join(format!("{name}.tar.gz"));
     gzip(&tar, &archive)?;
     Ok(archive)
+}
+
+/// The archive for a processor that an earlier run left in the directory.
+pub(crate) fn file(dir: &Path, target: Target) -> Option<PathBuf> {
+    let name = name(env!("CARGO_PKG_VERSION"), target);
+    Some(dir.join(format!("{name}.tar.gz"))).filter(|file| file.is_file())
+}
+
+fn name(version: &str, target: Target) -> String {
+    format!("task-host-v{version}-{}", target.rust())
 }

@@ -4,9 +4,13 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
+use anyhow::Context;
+
 use super::release::{Program, Release, STAGES};
 use super::stage::{Stage, gzip};
+use super::target::Target;
 use crate::command::{capture, run};
+use crate::setup;
 
 /// The shells, and where a package has the completions of each for this program.
 fn completions(name: &str) -> [(&'static str, String); 3] {
@@ -24,7 +28,7 @@ pub(crate) struct Manual {
 }
 
 impl Manual {
-    /// Asks the program itself. Where none of `programs` runs on this machine, one is built.
+    /// Asks the program itself: one for this machine, or one in an emulator.
     pub(crate) fn write(
         release: &Release<'_>,
         programs: &[Program],
@@ -32,24 +36,17 @@ impl Manual {
     ) -> anyhow::Result<Self> {
         let dir = release.dir.join(STAGES).join("manual");
         fs::create_dir_all(&dir)?;
-        let native = programs
-            .iter()
-            .find(|program| program.target.rust().starts_with(std::env::consts::ARCH));
+        let native = programs.iter().find(|program| Some(program.target) == Target::here());
+        let asked = native.or(programs.first()).context("there is no program to pack")?;
+        if native.is_none() {
+            setup::emulator(asked.target.emulator())?;
+        }
         let program = || match native {
             Some(program) => Command::new(&program.file),
             None => {
-                let mut cargo = release.project.cargo();
-                cargo.args([
-                    "run",
-                    "--quiet",
-                    "--locked",
-                    "-p",
-                    "task-host",
-                    "--bin",
-                    "host",
-                    "--",
-                ]);
-                cargo
+                let mut emulator = Command::new(asked.target.emulator());
+                emulator.arg(&asked.file);
+                emulator
             }
         };
         run(program().arg("man").arg(dir.join("man1")).args(["--name", name]))?;

@@ -30,6 +30,19 @@ impl Target {
         }
     }
 
+    /// The processor of this machine, if packages are made for it.
+    pub(crate) fn here() -> Option<Self> {
+        Self::ALL.into_iter().find(|target| target.rust().starts_with(std::env::consts::ARCH))
+    }
+
+    /// The program of QEMU that runs programs for this processor on others.
+    pub(crate) fn emulator(self) -> &'static str {
+        match self {
+            Self::X86 => "qemu-x86_64-static",
+            Self::Arm => "qemu-aarch64-static",
+        }
+    }
+
     /// Rust's name. musl is part of the program, so the program runs on every Linux.
     pub(crate) fn rust(self) -> &'static str {
         match self {

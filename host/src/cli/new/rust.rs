@@ -94,6 +94,7 @@ const SDK: &[(&str, &str)] = sdk![
     "sdk/src/logging.rs",
     "sdk/src/outcome.rs",
     "sdk/src/output.rs",
+    "sdk/src/plan.rs",
     "sdk/src/task.rs",
     "sdk/src/testing.rs",
 ];

@@ -16,6 +16,7 @@ use task_host::config::{
 use task_host::key::Prefix;
 use task_host::message::Task;
 use task_host::receipt::Receipts;
+use task_host::services;
 use task_host::spill::SpillDir;
 use task_host::transfer::MessageOrigin;
 use task_host::transfer::audit::{Audited, Auditor, Sample};
@@ -258,6 +259,7 @@ async fn open_rerunner(
         spill: Arc::new(SpillDir::new(&dir.join("work"))?),
         compile_limits: settings.get::<CompileSettings>()?.limits(),
         limits: TaskLimits::new(&general, &tables),
+        reach: services::reach(&data)?,
         parallel,
     }))
 }

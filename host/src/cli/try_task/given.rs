@@ -4,13 +4,21 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use task_host::key::BucketKey;
+use anyhow::Context;
+use bytesize::ByteSize;
+use task_host::ahead::Ahead;
+use task_host::bucket::DirBucket;
+use task_host::key::{BucketKey, Prefix};
 use task_host::message::MOST_INPUTS;
+use task_host::prefetch::Prefetch;
 use task_host::sandbox::{self, InputContent};
+use tempfile::TempDir;
 
 use super::super::component::read;
 use super::super::exit_code::Advice;
+use super::super::local_runner::LocalRunner;
 use super::project;
 
 /// The component that is read from standard input.
@@ -157,6 +165,34 @@ pub(super) fn open_all(inputs: &[Input]) -> anyhow::Result<Vec<sandbox::Input>> 
         opened.map_err(|e| Advice::failed(format!("input {}: {e}", input.file.display())).into())
     };
     inputs.iter().map(open).collect()
+}
+
+/// A bucket of the given files, for a task that names its inputs itself: it finds them below its
+/// base directory and below the bucket's root. They are there as long as the directory.
+pub(super) fn as_bucket(
+    inputs: &[Input],
+    base: &Prefix,
+    bench: &LocalRunner,
+) -> anyhow::Result<(TempDir, Prefetch)> {
+    let dir = tempfile::tempdir().context("can't create a temporary directory")?;
+    let link = |input: &Input, key: &BucketKey| -> io::Result<()> {
+        let link = dir.path().join(key.as_path());
+        fs::create_dir_all(link.parent().unwrap_or(dir.path()))?;
+        std::os::unix::fs::symlink(input.file.canonicalize()?, link)
+    };
+    for input in inputs {
+        for key in [base.join(&input.key), input.key.clone()] {
+            let linked = link(input, &key);
+            linked.map_err(|e| Advice::failed(format!("input {}: {e}", input.file.display())))?;
+        }
+    }
+    let prefetch = Prefetch {
+        bucket: Arc::new(DirBucket::open(dir.path())?),
+        cache: bench.cache.clone(),
+        freshness: Duration::ZERO,
+        ahead: Ahead::new(ByteSize::gib(1)),
+    };
+    Ok((dir, prefetch))
 }
 
 /// A file of the user's that is open.

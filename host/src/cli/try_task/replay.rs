@@ -16,6 +16,7 @@ use task_host::catalog::Ready;
 use task_host::config::{DataSettings, TrustSettings, parse};
 use task_host::key::{Prefix, TaskName};
 use task_host::message::{self, Task};
+use task_host::needs::Reach;
 use task_host::prefetch::Prefetch;
 use task_host::publish::Protected;
 use task_host::queue;
@@ -261,6 +262,11 @@ impl Buckets {
             freshness: Duration::ZERO,
             ahead: Ahead::new(ByteSize::gib(1)),
         })
+    }
+
+    /// Where plans of tasks may read.
+    pub(super) fn reach(&self) -> anyhow::Result<Reach> {
+        Ok(services::reach(&self.data)?)
     }
 
     /// The component of tasks of that name.

@@ -28,8 +28,9 @@ typedef struct task_host_guest_types_info_t {
   // The key prefix that inputs and outputs are relative to, such as
   // `datasets/noop_dataset`. Empty, the bucket's root, if the message named none.
   task_string_t   base_directory;
-  // The inputs' keys, relative to `base-directory`, in the message's order.
-  // Input `k` is the file `/inputs/k`.
+  // The inputs' paths: input `k` is the file `/inputs/k`. First the message's inputs,
+  // in its order, which are keys relative to `base-directory`; then those that `plan`
+  // asked for and that exist.
   task_list_string_t   inputs;
 } task_host_guest_types_info_t;
 

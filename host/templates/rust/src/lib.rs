@@ -2,7 +2,8 @@
 //! `1_words/NAME.tsv`.
 //!
 //! Replace this example with your own task. The guide is `docs/writing-a-task.md` of Task Host; see
-//! also `cargo doc -p task-host-sdk --open`.
+//! also `cargo doc -p task-host-sdk --open`. A task whose inputs follow from its payload implements
+//! `Plan`, too.
 
 use std::collections::BTreeMap;
 use std::io::Write;

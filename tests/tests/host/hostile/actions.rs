@@ -5,7 +5,7 @@ use std::mem::{Discriminant, discriminant};
 use misbehave::{Action, Call};
 
 use super::trial::Case;
-use super::{calls, ends, engine, files, handles, memory, names, reach, texts, time};
+use super::{calls, ends, engine, files, handles, memory, names, plans, reach, texts, time};
 
 /// For an action that has a test of its own.
 fn alone(_test: fn()) -> Option<Case> {
@@ -108,6 +108,7 @@ fn all() -> Vec<Case> {
     all.extend(files::Attack::ALL.iter().map(|&attack| files::case(attack)));
     all.extend(handles::Attack::ALL.iter().map(|&attack| handles::case(attack)));
     all.extend(memory::Attack::ALL.iter().map(|&attack| memory::case(attack)));
+    all.extend(plans::Attack::ALL.iter().map(|&attack| plans::case(attack)));
     all.extend(reach::Attack::ALL.iter().map(|&attack| reach::case(attack)));
     all.extend(texts::Attack::ALL.iter().map(|&attack| texts::case(attack)));
     all.extend(time::Attack::ALL.iter().map(|&attack| time::case(attack)));

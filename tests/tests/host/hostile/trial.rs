@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use misbehave::Action;
 use serde_json::{Value, json};
-use task_host_tests::{Place, Watched, eventually, files, misbehaviour, no_op};
+use task_host_tests::{Place, Watched, eventually, files, guest, misbehaviour, no_op};
 
 /// What an attack may cost its host, beyond what an innocent task costs: bytes of memory.
 const MOST_MEMORY: u64 = 200 << 20;
@@ -31,6 +31,8 @@ pub(super) enum By {
     Guest(Action),
     /// A component that is made on the spot.
     Component(Vec<u8>),
+    /// The guest `planner`, with this payload.
+    Plan(Value),
 }
 
 impl From<Action> for By {
@@ -105,7 +107,7 @@ impl Case {
     pub(super) fn action(&self) -> Option<&Action> {
         match &self.by {
             By::Guest(action) => Some(action),
-            By::Component(_) => None,
+            By::Component(_) | By::Plan(_) => None,
         }
     }
 }
@@ -120,14 +122,20 @@ pub(super) fn check(case: Case) {
     let keys: Vec<&str> = case.inputs.iter().map(|(key, _)| *key).collect();
     let report = match (case.by, case.ends) {
         (By::Guest(action), Ends::Done) => trial.does(&keys, action),
-        (By::Guest(action), ends) => trial.fails("misbehave", &keys, action, ends, &case.says),
+        (By::Guest(action), ends) => {
+            trial.fails(task("misbehave", &keys, action), ends, &case.says)
+        }
+        (By::Plan(payload), ends) => {
+            trial.place.put("components/planner.wasm", std::fs::read(guest("planner")).unwrap());
+            trial.fails(task_with("planner", &keys, payload), ends, &case.says)
+        }
         (By::Component(component), ends) => {
             trial.place.put("components/made.wasm", component);
             // It has no use for an action.
             let action = Action::Loop;
             match ends {
                 Ends::Done => trial.is_done("made", &keys, action),
-                ends => trial.fails("made", &keys, action, ends, &case.says),
+                ends => trial.fails(task("made", &keys, action), ends, &case.says),
             }
         }
     };
@@ -161,17 +169,10 @@ impl Trial {
 
     /// Runs a task to its end, which is a failure with all of these words. Returns its report.
     #[track_caller]
-    fn fails(
-        &mut self,
-        name: &str,
-        inputs: &[&str],
-        action: Action,
-        ends: Ends,
-        says: &[String],
-    ) -> Value {
+    fn fails(&mut self, task: Value, ends: Ends, says: &[String]) -> Value {
         let published = self.published();
         let report = self.unharmed(|place| {
-            place.submit(&[task(name, inputs, action)]);
+            place.submit(&[task]);
             eventually("a report", || place.errors().pop())
         });
         assert_eq!(self.published(), published, "a failed task published something");
@@ -290,7 +291,10 @@ fn compiled() -> Arc<Place> {
 }
 
 fn task(name: &str, inputs: &[&str], action: Action) -> Value {
-    let payload = serde_json::to_value(action).expect("an action as JSON");
+    task_with(name, inputs, serde_json::to_value(action).expect("an action as JSON"))
+}
+
+fn task_with(name: &str, inputs: &[&str], payload: Value) -> Value {
     let mut task = misbehaviour(1, inputs, payload);
     task["basic_info"]["name"] = json!(name);
     task
