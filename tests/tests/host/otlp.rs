@@ -1,5 +1,6 @@
 //! Traces and metrics for OpenTelemetry, at a collector that only keeps what it gets.
 
+use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
 use serde_json::json;
@@ -67,4 +68,17 @@ fn a_collector_that_fails_delays_no_task_and_is_told_of_once() {
     let lines = said.lines().filter(|line| line.contains("OpenTelemetry")).count();
     assert_eq!(lines, 1, "{said}");
     assert!(said.contains("answers with 400"), "{said}");
+}
+
+#[test]
+fn a_collector_that_never_answers_keeps_no_host() {
+    let place = Place::with(&["NO_OP"]);
+    place.submit(&place.innocent(3));
+    // The kernel accepts connections for it.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut command = place.command(&["run", "--fq", "./queue", "-x"]);
+    let endpoint = format!("http://{}", silent.local_addr().unwrap());
+    command.env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint);
+    Finished::run(&mut command).good();
+    place.innocent_are_done(3);
 }
