@@ -323,7 +323,7 @@ fn a_host_that_is_killed_in_the_middle_of_a_body() {
         assert!(size(&cloud, &blob) == input.len() as u64 || size(&cloud, &blob) < 1_000_000);
     }
     proxy.mend();
-    cloud.host(&["queue", "release", "./queue"]).good();
+    cloud.host(&["queue", "release", "./queue", "--yes"]).good();
     cloud.host(&["run", "--max-tasks", "1"]).good();
     assert!(cloud.object("data/0_digest/0.sha256").is_some());
 }

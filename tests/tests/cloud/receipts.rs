@@ -153,7 +153,7 @@ fn a_host_waits_until_receipts_can_be_written_and_a_killed_one_loses_nothing() {
     host.signal(Signal::KILL);
     drop(host);
     proxy.mend();
-    cloud.host(&["queue", "release", "./queue"]).good();
+    cloud.host(&["queue", "release", "./queue", "--yes"]).good();
     let (_, before) = run(&cloud, &proxy, &["--receipts"]);
     assert_eq!((before, marks(), receipts()), (0, 2, 2));
     // A receipt cut in half.

@@ -53,7 +53,7 @@ fn all_starts(place: &Place, ids: std::ops::Range<i64>) -> usize {
 fn kill(place: &Place, host: Running) {
     host.signal(Signal::KILL);
     host.wait();
-    place.host(&["queue", "release", "--fq", "./queue"]).good();
+    place.host(&["queue", "release", "--fq", "./queue", "--yes"]).good();
 }
 
 #[track_caller]
@@ -105,7 +105,7 @@ fn leases_that_are_lost_are_no_attempts() {
         place.path().join("bucket/components/misbehave.wasm"),
     )
     .unwrap();
-    place.host(&["queue", "release", "--fq", "./queue"]).good();
+    place.host(&["queue", "release", "--fq", "./queue", "--yes"]).good();
     place.run_until_empty(&["--max-attempts", "1"]).good();
     none_given_up(&place);
 }

@@ -89,7 +89,7 @@ fn attempts_are_counted_over_restarts_of_the_host() {
         });
         drop(host);
         // A lease that nobody holds any more.
-        place.host(&["queue", "release", "--fq", "./queue"]).good();
+        place.host(&["queue", "release", "--fq", "./queue", "--yes"]).good();
     }
     place.run_until_empty(&["--max-attempts", "10"]).good();
     let attempt = String::from_utf8(place.object("tests/attempt.txt").unwrap()).unwrap();

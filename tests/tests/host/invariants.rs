@@ -28,7 +28,7 @@ fn a_task_that_takes_its_hosts_along_is_given_up_in_the_end() {
         let host = executing(&place, &["--max-attempts", "2"], starts);
         host.signal(Signal::KILL);
         let _killed = host.wait();
-        place.host(&["queue", "release", "queue"]).good();
+        place.host(&["queue", "release", "queue", "--yes"]).good();
     }
     place.run_until_empty(&["--max-attempts", "2"]).code(3);
     let report = place.the_error();
@@ -53,7 +53,7 @@ fn nothing_is_published_under_a_lease_that_was_lost() {
     let args = ["--max-attempts", "1", "--parallel", "1", "--prefetch", "0"];
     let host = executing(&place, &args, 1);
     // Somebody takes the message away and does something else with it.
-    place.host(&["queue", "release", "queue"]).good();
+    place.host(&["queue", "release", "queue", "--yes"]).good();
     place.host(&["queue", "mv", "queue", "elsewhere"]).good();
     eventually("the lost lease to be noticed", || host.stderr().contains("lease").then_some(()));
     host.signal(Signal::TERM);

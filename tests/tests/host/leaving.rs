@@ -51,7 +51,7 @@ fn an_idle_worker_leaves_although_another_holds_a_task_and_the_first_stays_for_i
     assert!(!first.has_ended(), "it left while a task was held: {}", first.stderr());
     assert_eq!(place.counts(), (1, 1));
     drop(other);
-    place.host(&["queue", "release", "--fq", "./queue"]).good();
+    place.host(&["queue", "release", "--fq", "./queue", "--yes"]).good();
     let left = first.wait().good();
     assert_eq!(summary(&left)["done"], 1, "{}", left.stderr);
     assert!(left.stderr.contains("no task could be leased for 1s and the queue is empty"));

@@ -73,7 +73,7 @@ fn every_line_of_a_log_is_an_object_without_a_key_twice() {
     let host = task_host_tests::Running::start(command, &place.path().join("logs"));
     // Who holds a message loses it, again and again; the task that sleeps is always held.
     eventually("a lost lease", || {
-        place.host(&["queue", "release", "./queue"]).good();
+        place.host(&["queue", "release", "./queue", "--yes"]).good();
         host.stderr().contains("the lease was lost").then_some(())
     });
     eventually("the reports", || (place.errors().len() >= 6).then_some(()));

@@ -157,7 +157,7 @@ fn a_task_whose_host_is_killed_before_its_receipt_runs_again() {
     host.signal(Signal::KILL);
     drop(host);
     unbar();
-    place.host(&["queue", "release", "./queue"]).good();
+    place.host(&["queue", "release", "./queue", "--yes"]).good();
     let (done, before, _) = run(&place, &["--receipts"]);
     assert_eq!((done, before), (1, 0));
     assert_eq!((marks(&place), receipts(&place).len()), (2, 1));
@@ -178,7 +178,7 @@ fn a_task_whose_host_is_killed_after_its_receipt_does_not_run_again() {
     drop(host);
     fs::remove_file(&tmp).unwrap();
     assert_eq!(place.counts().0, 1);
-    place.host(&["queue", "release", "./queue"]).good();
+    place.host(&["queue", "release", "./queue", "--yes"]).good();
     let (done, before, _) = run(&place, &["--receipts"]);
     assert_eq!((done, before, marks(&place)), (1, 1, 1));
 }

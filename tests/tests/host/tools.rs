@@ -33,7 +33,7 @@ fn kill_at_any_moment(args: &[&str], from: &str, tasks: usize, id: fn(&Value) ->
         drop(command);
         assert_eq!(seen(), all, "after a kill at {millis} ms");
         // What the killed one held comes back by itself after a minute.
-        place.host(&["queue", "release", from]).good();
+        place.host(&["queue", "release", from, "--yes"]).good();
     }
     place.host(args).good();
     assert!(place.messages(from).is_empty());

@@ -261,7 +261,7 @@ fn a_host_that_is_killed_leaves_no_process_and_its_death_is_counted() {
         host.signal(Signal::KILL);
         host.wait();
         is_gone(pid);
-        place.host(&["queue", "release", "--fq", "./queue"]).good();
+        place.host(&["queue", "release", "--fq", "./queue", "--yes"]).good();
     }
     let run = place.run_until_empty(&["--max-attempts", "1"]).code(3);
     says(&place.the_error(), "compiling it was started 2 times and did not finish");
