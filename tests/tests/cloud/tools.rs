@@ -49,7 +49,7 @@ fn looking_into_sqs_gives_back_what_it_leases() {
         let status = cloud.status(&cloud.queue);
         assert_eq!((&status["enqueued"], &status["leased"]), (&json!(120), &json!(0)), "{args:?}");
     }
-    let refused = cloud.host(&["queue", "release"]).code(1).stderr;
+    let refused = cloud.host(&["queue", "release", "--yes"]).code(1).stderr;
     assert!(refused.contains("can't end the leases of other processes"), "{refused}");
 }
 
