@@ -58,7 +58,7 @@ const REFUSED: &[c_long] = &[
     libc::SYS_finit_module,
     libc::SYS_delete_module,
     libc::SYS_kexec_load,
-    libc::SYS_kexec_file_load,
+    KEXEC_FILE_LOAD,
     libc::SYS_syslog,
     libc::SYS_vhangup,
     // The machine.
@@ -76,6 +76,13 @@ const REFUSED: &[c_long] = &[
     #[cfg(target_arch = "x86_64")]
     libc::SYS_modify_ldt,
 ];
+
+/// `kexec_file_load`. The crate `libc` lacks it for arm64 with musl; the number is that of
+/// asm-generic/unistd.h.
+#[cfg(target_arch = "aarch64")]
+const KEXEC_FILE_LOAD: c_long = 294;
+#[cfg(target_arch = "x86_64")]
+const KEXEC_FILE_LOAD: c_long = libc::SYS_kexec_file_load;
 
 /// The flags of `clone` that make namespaces.
 const NAMESPACES: u64 = (libc::CLONE_NEWNS
