@@ -81,9 +81,10 @@ impl C {
             let path = capture(find.args(["--target=wasm32-wasi", library]));
             path.is_ok_and(|path| Path::new(path.trim()).is_file())
         };
-        let files =
-            ["-print-file-name=libc.a", "-print-libgcc-file-name", "-print-prog-name=wasm-ld"];
-        let works = || files.into_iter().all(has) && Path::new("/usr/bin/make").exists();
+        let files = ["-print-file-name=libc.a", "-print-libgcc-file-name"];
+        let programs = ["/usr/bin/wasm-ld-14", "/usr/bin/make"];
+        let works =
+            || files.into_iter().all(has) && programs.iter().all(|path| Path::new(path).exists());
         let what = "clang 14 with the C library for WebAssembly (Debian's packages clang-14, \
                     lld-14, wasi-libc and libclang-rt-14-dev-wasm32), and make";
         needed(works, &packages, what)?;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
+use std::process::Stdio;
 use std::time::Duration;
 
 use indicatif::HumanCount;
@@ -17,6 +18,11 @@ pub(crate) fn ask(question: &str) -> io::Result<()> {
     let mut err = Plain(io::stderr().lock());
     write!(err, "{question} ")?;
     err.flush()
+}
+
+/// Standard error as the standard output of a program that the user has asked for, such as a build.
+pub(crate) fn of_program() -> Stdio {
+    io::stderr().into()
 }
 
 /// Standard output, for people.

@@ -102,7 +102,7 @@ pub(crate) struct Try {
     #[arg(long, requires = "from", conflicts_with = "out", help_heading = "A task of a queue")]
     publish: bool,
     /// File for a profile of the task's functions, which the profilers of browsers and
-    /// https://profiler.firefox.com open
+    /// profiler.firefox.com open
     #[arg(long, value_name = "FILE.cpuprofile")]
     profile: Option<PathBuf>,
     /// Print the result as JSON
@@ -504,7 +504,7 @@ fn write_profile(console: &Console, profiler: &Profiler, path: &Path) -> anyhow:
     file.flush().map_err(failed)?;
     let samples = output::count(samples as u64, "sample");
     console.note(format_args!(
-        "{samples} in {}; the profilers of browsers open it, and https://profiler.firefox.com",
+        "{samples} in {}; the profilers of browsers open it, and profiler.firefox.com",
         path.display()
     ));
     Ok(())

@@ -30,7 +30,7 @@ fn install(dir: &Path) -> anyhow::Result<()> {
     let mut npm = Command::new("npm");
     npm.args(["install", "--no-audit", "--no-fund", "--loglevel", "error"]).current_dir(dir);
     // What it prints is not this command's output.
-    let problem = match npm.stdout(std::io::stderr()).status() {
+    let problem = match npm.stdout(output::of_program()).status() {
         Ok(status) if status.success() => return Ok(()),
         Ok(status) => format!("npm install failed: {status}"),
         Err(error) => format!("can't start npm: {error}"),

@@ -55,7 +55,7 @@ fn install(dir: &Path, python: &Path) -> anyhow::Result<()> {
     fill.args(["-r", REQUIREMENTS]);
     for mut step in [make, fill] {
         // What it prints is not this command's output.
-        let done = step.current_dir(dir).stdout(std::io::stderr()).status();
+        let done = step.current_dir(dir).stdout(output::of_program()).status();
         let problem = match done {
             Ok(status) if status.success() => continue,
             Ok(status) => format!("{step:?} failed: {status}"),
