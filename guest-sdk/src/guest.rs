@@ -97,7 +97,7 @@ pub trait Guest: Default + 'static {
 
 /// Exports a [`Guest`] from this component. Use it once, at the top level of the crate.
 ///
-/// `export!(Type, plan)` exports a guest that names its own inputs: see [`Plan`](crate::Plan).
+/// `export!(Type, plan)` exports a guest that names its own inputs: see [`Plan`].
 ///
 /// On targets other than WebAssembly, it only checks that the type is a guest, so that the crate's
 /// unit tests build there.
