@@ -153,13 +153,13 @@ fn filter() -> Result<BpfProgram, Error> {
 }
 
 /// A filter that refuses these calls with an error.
-fn compile(mut rules: BTreeMap<c_long, Vec<SeccompRule>>, error: i32) -> Result<BpfProgram, Error> {
+fn compile(rules: BTreeMap<c_long, Vec<SeccompRule>>, error: i32) -> Result<BpfProgram, Error> {
     #[cfg(target_arch = "x86_64")]
-    {
-        let again: Vec<_> = rules.iter().map(|(call, rules)| (call | X32, rules.clone())).collect();
-        rules.extend(again);
-        rules.extend(OF_X32.map(|call| (call | X32, Vec::new())));
-    }
+    let rules = {
+        let again = rules.iter().map(|(call, rules)| (call | X32, rules.clone()));
+        let of_x32 = OF_X32.map(|call| (call | X32, Vec::new()));
+        again.chain(of_x32).chain(rules.clone()).collect()
+    };
     let refused = SeccompAction::Errno(error.unsigned_abs());
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, refused, ARCH)?;
     Ok(filter.try_into()?)
