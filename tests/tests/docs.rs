@@ -294,6 +294,8 @@ fn run(page: &str, typed: &[Typed]) {
     bash.env("PATH", std::env::join_paths(path).unwrap());
     bash.env("ROOT", root()).env("GIT", git).env("CARGO_PROGRAM", cargo);
     bash.env("XTASK", target().join("debug/xtask"));
+    // What the wheel has beside the program.
+    bash.env("PYTHONPATH", root().join("producer-python"));
     // By path, because its directory has another Python.
     bash.env("AWS", target().join("aws/bin/aws"));
     bash.env("GUESTS", target().join("guests"));

@@ -1,4 +1,4 @@
-//! The wheel, which has the program and no Python: `pip install task-host` makes `host` a command.
+//! The wheel: `pip install task-host` makes `host` a command, and has a module that sends tasks.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -14,6 +14,10 @@ pub(crate) fn pack(release: &Release<'_>, program: &Program) -> anyhow::Result<P
     let name = format!("task_host-{}", release.version);
     let stage = release.stage("wheel")?;
     stage.copy(&program.file, &format!("{name}/{name}.data/scripts/host"), 0o755)?;
+    let module = release.project.root.join("producer-python/task_host");
+    for file in ["__init__.py", "py.typed"] {
+        stage.copy(&module.join(file), &format!("{name}/task_host/{file}"), 0o644)?;
+    }
     let info = format!("{name}/{name}.dist-info");
     let tags = program.target.wheel();
     let tags: Vec<String> = tags.iter().map(|tag| format!("Tag: {tag}\n")).collect();
@@ -46,12 +50,13 @@ Name: task-host
 Version: {version}
 Summary: {summary}
 License-Expression: {licence}
-{files}Requires-Python: >=3.6
+{files}Requires-Python: >=3.6.1
 Keywords: tasks,queue,wasm,sandbox,s3
 Classifier: Environment :: Console
 Classifier: Operating System :: POSIX :: Linux
 Classifier: Programming Language :: Rust
 Classifier: Topic :: System :: Distributed Computing
+Classifier: Typing :: Typed
 Project-URL: Repository, {repository}
 Project-URL: Documentation, {repository}#documentation
 Project-URL: Changes, {repository}/blob/main/CHANGELOG.md
@@ -64,6 +69,15 @@ This package installs the program `host`, which is linked statically and needs n
 ```console
 $ pip install task-host
 $ host --help
+```
+
+It also has a module that sends tasks to the queue, as many as there are:
+
+```python
+from task_host import Task, submit
+
+tasks = (Task(\"blur\", \"datasets/cells\", [f\"0_input/{{n}}.png\"]) for n in range(1_000_000))
+print(submit(tasks, queue=\"sqs://blur\"))
 ```
 
 The guides and the reference are in [the repository]({repository}#documentation).
