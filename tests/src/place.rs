@@ -137,9 +137,11 @@ impl Place {
         fs::read(self.path().join("bucket").join(key)).ok()
     }
 
-    /// The keys of all objects in the bucket.
+    /// The keys of all objects in the bucket, without the versions of components that
+    /// `host component push` keeps.
     pub fn keys(&self) -> BTreeSet<String> {
-        files(&self.path().join("bucket"))
+        let is_version = |key: &String| key.starts_with("components/") && key.contains('@');
+        files(&self.path().join("bucket")).into_iter().filter(|key| !is_version(key)).collect()
     }
 
     /// Tasks that do nothing wrong, and their inputs in the bucket, which has `NO_OP`.

@@ -18,7 +18,7 @@ fn tasks_go_to_sqs_and_back_with_nothing_lost() {
     cloud.host(&["queue", "mv", &cloud.queue, &other]).good();
     assert_eq!(cloud.status(&cloud.queue)["enqueued"], 0);
 
-    cloud.host(&["queue", "cp", &other, "copy"]).good();
+    cloud.host(&["queue", "cp", &other, "./copy"]).good();
     cloud.host(&["queue", "mv", &other, "fq://moved"]).good();
     assert_eq!(cloud.status(&other)["enqueued"], 0);
     for queue in ["copy", "moved"] {
@@ -100,7 +100,7 @@ fn tasks_go_to_pubsub_and_back_with_nothing_lost() {
     let listed = cloud.host(&["queue", "ls", "-n", "3"]).good();
     assert_eq!(listed.stdout.lines().count(), 1 + 3, "a header, and the messages");
     assert!(listed.stderr.contains("released"), "{}", listed.stderr);
-    cloud.host(&["queue", "mv", &cloud.queue, "moved"]).good();
+    cloud.host(&["queue", "mv", &cloud.queue, "./moved"]).good();
     let mut ids: Vec<i64> = cloud
         .place
         .messages("moved")

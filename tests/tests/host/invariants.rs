@@ -54,7 +54,7 @@ fn nothing_is_published_under_a_lease_that_was_lost() {
     let host = executing(&place, &args, 1);
     // Somebody takes the message away and does something else with it.
     place.host(&["queue", "release", "queue", "--yes"]).good();
-    place.host(&["queue", "mv", "queue", "elsewhere"]).good();
+    place.host(&["queue", "mv", "queue", "./elsewhere"]).good();
     eventually("the lost lease to be noticed", || host.stderr().contains("lease").then_some(()));
     host.signal(Signal::TERM);
     host.wait().good();

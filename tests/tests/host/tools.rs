@@ -53,7 +53,7 @@ fn fill(place: &Place, queue: &str, tasks: usize) {
 
 #[test]
 fn a_move_that_is_killed_at_any_moment_loses_nothing() {
-    kill_at_any_moment(&["queue", "mv", "queue", "elsewhere"], "queue", 4000, |message| {
+    kill_at_any_moment(&["queue", "mv", "queue", "./elsewhere"], "queue", 4000, |message| {
         message["basic_info"]["id"].as_u64()
     });
 }

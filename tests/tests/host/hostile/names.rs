@@ -235,7 +235,7 @@ fn places_of_odd_names_are_shown_escaped() {
     says(place.host(&["doctor", "--fq", "./queue", "--bucket", &bucket]).code(1), &[shown]);
     let missing = format!("no\u{1b}[2J{ODD}");
     says(place.host(&["component", "inspect", &missing]).code(1), &["no\\u{1b}[2J"]);
-    says(place.host(&["queue", "ls", &missing]).code(1), &["no\\u{1b}[2J"]);
+    says(place.host(&["queue", "ls", &format!("./{missing}")]).code(1), &["no\\u{1b}[2J"]);
 }
 
 #[test]
