@@ -399,8 +399,8 @@ impl Sandbox {
         };
         let mut linker = Linker::new(&engine);
         imports::add_to_linker(&mut linker)?;
-        let threads = Threads::start(slots, &engine)?;
-        let planner = plans_apart.then(|| Threads::start(1, &engine)).transpose()?;
+        let threads = Threads::start("guest", slots, &engine)?;
+        let planner = plans_apart.then(|| Threads::start("plan", 1, &engine)).transpose()?;
         let disk = Disk::start(spill)?;
         let room = Room::new(ByteSize(u64::MAX));
         Ok(Self { engine, linker, threads, planner, disk, mode, room })

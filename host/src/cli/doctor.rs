@@ -369,6 +369,7 @@ async fn look_at_trust(config: &Config) -> Vec<Finding> {
             }
             let key = object.key.as_str().trim_start_matches(prefix.as_str());
             let name = key.trim_start_matches('/').strip_suffix(".wasm");
+            let name = name.filter(|name| version_of(name).is_none());
             names.extend(name.and_then(|name| TaskName::new(name).ok()));
         }
         drop(listing);

@@ -23,16 +23,16 @@ pub(super) struct Threads {
 }
 
 impl Threads {
-    /// Starts the threads.
+    /// Starts the threads, with names that begin with `name`.
     ///
     /// # Errors
     /// When the system refuses a thread.
-    pub(super) fn start(count: usize, engine: &Engine) -> wasmtime::Result<Self> {
+    pub(super) fn start(name: &str, count: usize, engine: &Engine) -> wasmtime::Result<Self> {
         let (work, queue) = flume::unbounded::<Work>();
         let (started, all_started) = mpsc::channel();
         for n in 0..count {
             let (engine, queue, started) = (engine.clone(), queue.clone(), started.clone());
-            std::thread::Builder::new().name(format!("guest-{n}")).spawn(move || {
+            std::thread::Builder::new().name(format!("{name}-{n}")).spawn(move || {
                 let runtime =
                     match tokio::runtime::Builder::new_current_thread().enable_time().build() {
                         Ok(runtime) => runtime,

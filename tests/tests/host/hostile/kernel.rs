@@ -22,6 +22,11 @@ fn threads(host: &Watched) -> Vec<(String, BTreeMap<String, String>)> {
     fs::read_dir(dir).expect("threads").flatten().filter_map(thread).collect()
 }
 
+/// Whether a thread runs tasks, or their plans.
+fn is_of_tasks(thread: &str) -> bool {
+    thread.starts_with("guest-") || thread.starts_with("plan-")
+}
+
 /// What the first log line says of the kernel.
 fn said(host: &Watched) -> String {
     eventually("a log line about the kernel", || {
@@ -38,7 +43,7 @@ fn the_threads_of_tasks_are_filtered_wherever_the_kernel_can_and_no_others() {
     let host = place.watch(&["--parallel", "3"]);
     let threads = threads(&host);
     let (guests, others): (Vec<_>, Vec<_>) =
-        threads.into_iter().partition(|(name, _)| name.starts_with("guest-"));
+        threads.into_iter().partition(|(name, _)| is_of_tasks(name));
     // One for each slot, and one for plans.
     assert_eq!(guests.len(), 3 + 1);
     let field = |of: &BTreeMap<String, String>, name: &str| of.get(name).cloned();
