@@ -137,8 +137,8 @@ impl Run {
             exit
         });
         for runtime in [control, renewals, runtime] {
-            // Don't wait for calls that hang.
-            runtime.shutdown_timeout(Duration::from_secs(1));
+            // Don't wait for calls that hang. Others end soon, and then remove what is the process's.
+            runtime.shutdown_timeout(Duration::from_secs(3));
         }
         exit
     }

@@ -172,7 +172,16 @@ impl Docker {
             return Ok(());
         }
         // Another launcher was faster, or the container could not be started and tells why.
-        let containers = self.containers(&spec.fleet).await?;
+        let mut containers = self.containers(&spec.fleet).await?;
+        // Docker reserves a name before it lists its container.
+        for _ in 0..LISTED_WITHIN {
+            let is_listed = containers.iter().any(|container| container.name() == name);
+            if is_listed || !answer.stderr.contains("is already in use by container") {
+                break;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            containers = self.containers(&spec.fleet).await?;
+        }
         match containers.iter().find(|container| container.name() == name) {
             Some(container) if container.label(DIGEST) == Some(&spec.digest()) => Ok(()),
             Some(_) => Err(EngineError::Unfit {
@@ -204,6 +213,9 @@ impl Docker {
         Ok(count)
     }
 }
+
+/// Seconds until Docker lists a container whose name it has reserved.
+const LISTED_WITHIN: u32 = 30;
 
 /// Options of `docker run` that every worker has anyway, and what sets them.
 const OURS: &[(&str, &str)] = &[
