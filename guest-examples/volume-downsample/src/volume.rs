@@ -77,7 +77,7 @@ impl Scale {
         for (axis, factor) in factor.iter_mut().enumerate() {
             let ratio = self.resolution[axis] / finer.resolution[axis];
             if !(1.0..=64.0).contains(&ratio) || ratio.fract() != 0.0 {
-                let problem = format!("{} is no multiple of {}", self.key, finer.key);
+                let problem = format!("{} is not a multiple of {}", self.key, finer.key);
                 return Err(Error::reject(problem));
             }
             *factor = ratio as u64;
