@@ -30,7 +30,7 @@ use tokio::runtime::Handle;
 
 use otlp::Exports;
 use progress::Progress;
-use stop::{Signals, Stop};
+use stop::{Signals, Stop, Waiting};
 use summary::{Ending, Summary};
 
 use super::console::Console;
@@ -71,6 +71,7 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
+        let waiting = Waiting::begin();
         let settings = self.flags.load()?;
         let config = settings.config_to_run()?;
         let display: DisplaySettings = settings.get()?;
@@ -89,6 +90,7 @@ impl Run {
         let side = Side { control: control.handle().clone(), renewals: renewals.handle().clone() };
         // Before the first output: whoever reads that the host has started may send a signal.
         let signals = side.listen()?;
+        drop(waiting);
         let config = open_files::prepare(config);
         let runtime = super::runtime()?;
         let exit = runtime.block_on(async {

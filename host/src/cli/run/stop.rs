@@ -1,6 +1,7 @@
 //! What makes a host stop: signals, and the notice of a cloud that it takes the machine away.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
 use std::time::Duration;
@@ -42,6 +43,36 @@ impl Signals {
             _ = self.interrupt.recv() => SignalKind::interrupt(),
         };
         kind.as_raw_value()
+    }
+}
+
+/// Keeps SIGTERM and SIGINT waiting while this exists. A host that is the first process of a container
+/// would otherwise never see one that comes before it listens: the kernel throws it away.
+pub(super) struct Waiting;
+
+impl Waiting {
+    pub(super) fn begin() -> Self {
+        Self::mask(libc::SIG_BLOCK);
+        Self
+    }
+
+    fn mask(how: i32) {
+        let mut signals = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: `sigemptyset` initializes the set that it is given, `sigaddset` and
+        // `pthread_sigmask` read it, and the last one changes only this thread.
+        unsafe {
+            libc::sigemptyset(signals.as_mut_ptr());
+            for signal in [libc::SIGTERM, libc::SIGINT] {
+                libc::sigaddset(signals.as_mut_ptr(), signal);
+            }
+            libc::pthread_sigmask(how, signals.as_ptr(), std::ptr::null_mut());
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        Self::mask(libc::SIG_UNBLOCK);
     }
 }
 
