@@ -1,10 +1,10 @@
-//! Projects in C and JavaScript, from `host new` to outputs from a queue, with the real tools.
+//! Projects in C, JavaScript and Python, from `host new` to outputs from a queue, with the real tools.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use task_host_tests::{Place, target};
+use task_host_tests::{Finished, Place, target};
 
 /// The summary of `sample/stars.csv`.
 fn summary() -> Value {
@@ -15,24 +15,48 @@ fn summary() -> Value {
 
 /// Creates a project in this place, builds it and runs it once, and pushes its component.
 #[track_caller]
-fn project(place: &Place, lang: &str, prepare: impl FnOnce(&Path)) -> PathBuf {
-    place.host(&["new", "csv-summary", "--lang", lang]).good();
-    let dir = place.path().join("csv-summary");
-    prepare(&dir);
+fn project(place: &Place, lang: &str) -> PathBuf {
+    let dir = new(place, lang);
     let sample = std::fs::read(dir.join("sample/stars.csv")).unwrap();
     place.put("data/in/stars.csv", sample);
     place.put("data/in/empty.csv", "star,magnitude\n");
     let input = "in/stars.csv=csv-summary/sample/stars.csv";
-    let mut tried = place.command(&["try", "csv-summary", "--input", input, "--json"]);
-    let tried = task_host_tests::Finished::run(tried.env("CC", "clang-14")).good();
+    let tried = try_it(place, &["--input", input, "--json"]);
     let tried: Value = serde_json::from_str(&tried.stdout).unwrap();
     assert_eq!((&tried["success"], &tried["kind"]), (&json!(true), &json!("task")));
     let written = std::fs::read(place.path().join("out/summary.json")).unwrap();
     assert_eq!(serde_json::from_slice::<Value>(&written).unwrap(), summary());
-    let component = dir.join("build/csv_summary.wasm");
-    let file = component.to_str().unwrap();
-    place.host(&["component", "push", file, "--name", "csv", "--bucket", "./bucket"]).good();
+    push(place);
     dir
+}
+
+/// Creates a project, with the packages that its tools would install.
+#[track_caller]
+fn new(place: &Place, lang: &str) -> PathBuf {
+    place.host(&["new", "csv-summary", "--lang", lang]).good();
+    let dir = place.path().join("csv-summary");
+    let (packages, directory) = match lang {
+        "js" => ("componentize-qjs", "node_modules"),
+        "python" => ("componentize-py", ".venv"),
+        _ => return dir,
+    };
+    std::os::unix::fs::symlink(target().join(packages), dir.join(directory)).unwrap();
+    dir
+}
+
+/// Builds the project and runs it once.
+#[track_caller]
+fn try_it(place: &Place, args: &[&str]) -> Finished {
+    let mut tried = place.command(&[&["try", "csv-summary"][..], args].concat());
+    tried.env("CC", "clang-14").env("PYTHONPATH", place.path().join("csv-summary/sdk/src"));
+    Finished::run(&mut tried).good()
+}
+
+/// Pushes the project's component.
+#[track_caller]
+fn push(place: &Place) {
+    let file = "csv-summary/build/csv_summary.wasm";
+    place.host(&["component", "push", file, "--name", "csv", "--bucket", "./bucket"]).good();
 }
 
 fn task(id: i64, inputs: &[&str], payload: Value) -> Value {
@@ -73,7 +97,7 @@ fn runs_from_a_queue(place: &Place) {
 #[test]
 fn a_project_in_c_works_as_it_is() {
     let place = Place::new();
-    let dir = project(&place, "c", |_| {});
+    let dir = project(&place, "c");
     runs_from_a_queue(&place);
 
     // The bindings in the project are those that the tool makes of the interface.
@@ -93,11 +117,7 @@ fn a_project_in_c_works_as_it_is() {
 #[test]
 fn a_project_in_javascript_works_as_it_is_and_tells_what_went_wrong() {
     let place = Place::new();
-    // The packages are those that `npm install` would bring.
-    let packages = target().join("componentize-qjs");
-    let dir = project(&place, "js", |dir| {
-        std::os::unix::fs::symlink(&packages, dir.join("node_modules")).unwrap();
-    });
+    let dir = project(&place, "js");
     runs_from_a_queue(&place);
     std::fs::remove_dir_all(place.path().join("queue-errors")).unwrap();
 
@@ -120,13 +140,10 @@ export const { prepare, execute, finalize } = task((task) => {
 "#;
     std::fs::write(dir.join("app.js"), bad).unwrap();
     place.put("data/in/text.txt", "größe ✓ 🎉");
-    let push = |file: &str| {
-        place.host(&["component", "push", file, "--name", "csv", "--bucket", "./bucket"]).good()
-    };
     let mut build = Command::new("npm");
     build.args(["run", "--silent", "build"]).current_dir(&dir);
     assert!(build.status().unwrap().success());
-    push("csv-summary/build/csv_summary.wasm");
+    push(&place);
     for (payload, want) in [
         ("type", "TypeError: cannot read property 'length' of undefined (app.js:8"),
         ("stack", "the guest's call stack overflowed"),
@@ -149,4 +166,68 @@ export const { prepare, execute, finalize } = task((task) => {
     place.submit(&[task(1, &["in/text.txt"], json!(null))]);
     place.run_until_empty(&[]).good();
     assert_eq!(place.object("data/a/b.txt").unwrap(), "größe ✓ 🎉".as_bytes());
+}
+
+/// A grey picture with edges, slopes and noise, without its header.
+fn pixels(width: usize, height: usize) -> Vec<u8> {
+    let pixel = |(x, y): (usize, usize)| match (x / 8 + y / 8) % 3 {
+        0 => 255 * ((x + y) % 2),
+        1 => x * 255 / width,
+        _ => (x * 7919 + y * 104_729) % 251,
+    };
+    (0..height).flat_map(|y| (0..width).map(move |x| pixel((x, y)) as u8)).collect()
+}
+
+/// Each pixel becomes the mean of the pixels around it.
+fn blurred(pixels: &[u8], width: usize, radius: usize) -> Vec<u8> {
+    let height = pixels.len() / width;
+    let range = |at: usize, end: usize| at.saturating_sub(radius)..=(at + radius).min(end - 1);
+    let mean = |(x, y): (usize, usize)| {
+        let near = range(y, height).flat_map(|v| range(x, width).map(move |u| v * width + u));
+        let near: Vec<usize> = near.map(|at| usize::from(pixels[at])).collect();
+        (near.iter().sum::<usize>() / near.len()) as u8
+    };
+    (0..height).flat_map(|y| (0..width).map(move |x| mean((x, y)))).collect()
+}
+
+/// Puts a filter in the place of a new project's task, and runs it from a queue.
+#[track_caller]
+fn blurs_pictures(lang: &str, source: &str, filter: &str) {
+    const WIDTH: usize = 97;
+    const HEIGHT: usize = 61;
+    let place = Place::new();
+    let dir = new(&place, lang);
+    std::fs::write(dir.join(source), filter).unwrap();
+    let header = format!("P5\n{WIDTH} {HEIGHT}\n255\n");
+    let picture = |pixels: &[u8]| [header.as_bytes(), pixels].concat();
+    let sharp = pixels(WIDTH, HEIGHT);
+    place.put("data/0_sharp/a.pgm", picture(&sharp));
+    place.put("data/0_sharp/b.pgm", "P2\n1 1\n255\n7\n");
+    let input = "0_sharp/a.pgm=bucket/data/0_sharp/a.pgm";
+    try_it(&place, &["--input", input]);
+    push(&place);
+    place.submit(&[
+        task(1, &["0_sharp/a.pgm"], json!({"radius": 3})),
+        task(2, &["0_sharp/b.pgm"], json!({})),
+    ]);
+    place.run_until_empty(&[]).code(3);
+    let written = place.object("data/1_blurred/0_sharp/a.pgm").unwrap();
+    assert!(written == picture(&blurred(&sharp, WIDTH, 3)), "the picture is not right");
+    let exception = &place.the_error()["exception"];
+    assert_eq!(exception, "input 0_sharp/b.pgm is not a grey picture");
+}
+
+#[test]
+fn a_project_in_c_filters_pictures() {
+    blurs_pictures("c", "src/summary.c", include_str!("projects/blur.c"));
+}
+
+#[test]
+fn a_project_in_javascript_filters_pictures() {
+    blurs_pictures("js", "app.js", include_str!("projects/blur.js"));
+}
+
+#[test]
+fn a_project_in_python_filters_pictures() {
+    blurs_pictures("python", "app.py", include_str!("projects/blur.py"));
 }
