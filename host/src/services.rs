@@ -289,11 +289,6 @@ impl Services {
         self.stats.done.load(Relaxed) + self.stats.failed.load(Relaxed)
     }
 
-    /// Tasks that may publish at the same time.
-    pub(crate) fn max_publishing(&self) -> u32 {
-        u32::try_from(max_publishing(self.config.work.parallel)).unwrap_or(u32::MAX)
-    }
-
     /// Waits for the last answers of all queues, so that no message stays leased to nobody.
     pub(crate) async fn close_queues(&self) {
         self.queue.close().await;

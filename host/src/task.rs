@@ -30,7 +30,8 @@ use crate::prefetch::{Brought, ReadInPlace, ReadObject};
 use crate::publish::{self, Published, PutOutput};
 use crate::queue::Message;
 use crate::sandbox::{Calls, Execution, Guest, Input, Job, Log, Output, Phase, RunError, Trace};
-use crate::services::{Services, slots, slots::Slot};
+use crate::services::Services;
+use crate::services::slots::{self, Begun, Slot};
 use crate::stats::{Gauge, Step, Steps};
 use crate::turns::Turns;
 use crate::verdict::{self, Verdict};
@@ -66,6 +67,8 @@ struct Attempt {
     cpu_time: Option<Duration>,
     /// Its place among the tasks that run, once it runs.
     shown: Option<Shown>,
+    /// From the recorded start until the message is settled. Not for a task that runs alone.
+    begun: Option<Begun>,
 }
 
 /// How a task goes on after its message is decoded.
@@ -78,7 +81,7 @@ enum Next {
 
 /// What a task needs to run, ready.
 struct Prepared {
-    /// The task as its guest is told of it.
+    /// The task as its guest receives it.
     told: Arc<Task>,
     inputs: Vec<Input>,
     objects: Vec<ReadObject>,
@@ -90,7 +93,7 @@ struct Prepared {
 /// The permit to run, held until other tasks may run.
 enum Turn {
     Slot(Slot),
-    /// No other task may run or publish meanwhile.
+    /// No other task may run, publish or be settled meanwhile.
     Alone([OwnedSemaphorePermit; 3]),
 }
 
@@ -124,6 +127,7 @@ pub async fn run(services: &Services, mut lease: Lease, hold: Hold) {
             memory: 0,
             cpu_time: None,
             shown: None,
+            begun: None,
         };
         let mut end = match services.undeleted.recall(&lease.message().id, &lease.message().body) {
             // The message came again because it could not be deleted.
@@ -234,6 +238,9 @@ impl Attempt {
         };
         let shown = self.shown.insert(services.activity.runs(task, lease.attempt()));
         let watched = Some(shown.watched().clone());
+        if slot.is_some() {
+            self.begun = Some(services.slots.begin().await);
+        }
         lease.start().await.map_err(Failure::Start)?;
         fault::point(Reached::Started);
         let is_ahead = slot.as_ref().is_some_and(|slot| slot.is_ahead);
@@ -496,6 +503,7 @@ impl Attempt {
         tracing::debug!("all slots are taken by longer tasks; this one waits for a slot");
         job.slot = None;
         lease.take_back().await.map_err(Failure::Start)?;
+        self.begun = None;
         let lost = lease.lost().clone();
         let slot = tokio::select! {
             slot = services.slots.take_thread() => slot.map_err(|_| Failure::Draining)?,
@@ -505,6 +513,7 @@ impl Attempt {
         };
         hold.runs();
         self.steps.done(Step::Wait);
+        self.begun = Some(services.slots.begin().await);
         lease.start().await.map_err(Failure::Start)?;
         job.slot = Some(slot.permit);
         Ok(self.execute(services, hold, *job).await)
@@ -552,8 +561,9 @@ impl Record for Recorded<'_> {
     }
 
     async fn returns(&mut self) -> Result<(), Failure> {
+        let taken_back = self.lease.take_back().await.map_err(Failure::Start);
         self.turn = None;
-        self.lease.take_back().await.map_err(Failure::Start)
+        taken_back
     }
 }
 
@@ -565,9 +575,6 @@ async fn take_turn(services: &Services, alone: bool, hold: &Hold) -> Result<Turn
     }
     hold.is_to_be_alone();
     let all = services.slots.take_all().await.map_err(|_| Failure::Draining)?;
-    // Tasks that ran before may still be publishing.
-    let most = services.max_publishing();
-    drop(services.publishing.acquire_many(most).await.map_err(|_| Failure::Draining)?);
     Ok(Turn::Alone(all))
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{AcquireError, OwnedRwLockReadGuard, OwnedSemaphorePermit, RwLock, Semaphore};
 
 /// Tasks are short if they run for less than this on average.
 const SHORT: Duration = Duration::from_millis(2);
@@ -27,9 +27,18 @@ pub(crate) struct Slots {
     ahead: Arc<Semaphore>,
     /// One permit, for plans: there is one thread for them.
     plans: Arc<Semaphore>,
+    /// Read by each task that has begun and is not settled.
+    begun: Arc<RwLock<()>>,
     count: u32,
     /// How long guests run: a moving average, in nanoseconds.
     average: AtomicU64,
+}
+
+/// Held by a task from its recorded start until its message is settled. If the host died meanwhile,
+/// the start would count against the task.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    _guard: OwnedRwLockReadGuard<()>,
 }
 
 /// The permit to start a task.
@@ -48,6 +57,7 @@ impl Slots {
             threads: permits(),
             ahead: permits(),
             plans: Arc::new(Semaphore::new(1)),
+            begun: Arc::default(),
             count: u32::try_from(threads).unwrap_or(u32::MAX),
             average: AtomicU64::new(nanoseconds(UNKNOWN)),
         }
@@ -88,14 +98,23 @@ impl Slots {
         self.plans.clone().acquire_owned().await
     }
 
-    /// Waits until no other task runs or plans. None can start until all are dropped.
+    /// Notes that a task begins. The task has a slot, and keeps it until it has run: otherwise it
+    /// would wait for one that runs alone, which waits for it.
+    pub(crate) async fn begin(&self) -> Begun {
+        Begun { _guard: self.begun.clone().read_owned().await }
+    }
+
+    /// Waits until no other task runs or plans, and all that have begun are settled. None can start
+    /// until all permits are dropped.
     ///
     /// # Errors
     /// As [`Slots::take`].
     pub(crate) async fn take_all(&self) -> Result<[OwnedSemaphorePermit; 3], AcquireError> {
         let ahead = self.ahead.clone().acquire_many_owned(self.count).await?;
         let threads = self.threads.clone().acquire_many_owned(self.count).await?;
-        Ok([threads, ahead, self.take_plan().await?])
+        let plans = self.take_plan().await?;
+        drop(self.begun.write().await);
+        Ok([threads, ahead, plans])
     }
 
     /// Notes how long a guest ran.
@@ -153,5 +172,17 @@ mod tests {
         assert!(take(&slots).is_none());
         drop(all);
         assert!(take(&slots).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_task_that_runs_alone_waits_until_others_are_settled() {
+        let slots = Slots::new(2);
+        let slot = take(&slots).unwrap();
+        let begun = slots.begin().await;
+        // It has run, and publishes.
+        drop(slot);
+        assert!(slots.take_all().now_or_never().is_none());
+        drop(begun);
+        assert!(slots.take_all().now_or_never().is_some());
     }
 }
