@@ -34,7 +34,7 @@ pub struct Reach {
 /// Why a plan is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
-    /// A text is no key.
+    /// A text is not a key.
     #[error("`plan` asked for {asked:?}, which {problem}")]
     Key {
         /// The text.
@@ -55,7 +55,7 @@ pub enum PlanError {
     Protected {
         /// The key or prefix.
         asked: String,
-        /// What is there.
+        /// Which objects are there.
         content: &'static str,
     },
     /// Two objects would have one path.

@@ -818,7 +818,7 @@ fn told(reason: String, failed_call: Option<&FailedCall>) -> String {
     }
 }
 
-/// What a guest is told of its task.
+/// The task as a guest receives it.
 fn to_wire(task: &Task, attempt: u32) -> types::Task {
     types::Task {
         info: types::Info {

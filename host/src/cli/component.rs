@@ -20,7 +20,7 @@ use super::local_runner::LocalRunner;
 use super::output;
 use super::settings::{self, Flags, Settings, When};
 use store::ComponentStore;
-pub(crate) use store::version_of;
+pub(crate) use store::component_of;
 
 const PUSH_HELP: &str = "\
 The file is a component of the interface that `host wit` prints, or a program for WASI, which

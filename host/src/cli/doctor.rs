@@ -19,7 +19,7 @@ use task_host::key::{Prefix, TaskName};
 use task_host::queue::{self, Access, Address, Admin, Counts, Facts, QueueError};
 use task_host::transfer::errors::ErrorCauses;
 
-use super::component::version_of;
+use super::component::component_of;
 use super::console::Console;
 use super::exit_code::Exit;
 use super::output;
@@ -367,9 +367,7 @@ async fn look_at_trust(config: &Config) -> Vec<Finding> {
             if policy.keys.is_none() || names.len() >= VERIFIED {
                 break;
             }
-            let key = object.key.as_str().trim_start_matches(prefix.as_str());
-            let name = key.trim_start_matches('/').strip_suffix(".wasm");
-            let name = name.filter(|name| version_of(name).is_none());
+            let name = component_of(&object.key, &prefix);
             names.extend(name.and_then(|name| TaskName::new(name).ok()));
         }
         drop(listing);
@@ -390,9 +388,7 @@ async fn look_for_components(config: &Config) -> Vec<Finding> {
         let mut names = Vec::new();
         let mut listing = bucket.list(&prefix);
         while let Some(object) = listing.next().await.transpose()? {
-            let path = object.key.as_str().strip_prefix(prefix.as_str()).unwrap_or_default();
-            let name = path.trim_start_matches('/').strip_suffix(".wasm");
-            names.extend(name.filter(|name| version_of(name).is_none()).map(str::to_owned));
+            names.extend(component_of(&object.key, &prefix).map(str::to_owned));
             if names.len() >= COUNTED {
                 break;
             }

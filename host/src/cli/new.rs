@@ -85,7 +85,7 @@ enum Lang {
 struct Project {
     /// Paths and contents.
     files: Vec<(&'static str, String)>,
-    /// Paths and contents that are no text.
+    /// Paths and contents of files that are not text.
     objects: &'static [(&'static str, &'static [u8])],
     /// Commands that build it and run it once, in its directory.
     steps: &'static [&'static str],

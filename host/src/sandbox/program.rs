@@ -48,7 +48,7 @@ impl Errors {
         self.0.last_line(MAX_REASON)
     }
 
-    /// What is said of a program that ended with a code that means nothing to the host.
+    /// The reason in the report of a program that ended with another exit code than 0, 1 and 75.
     pub(super) fn exited(&self, code: i32, cause: Option<String>) -> String {
         match cause.or_else(|| self.last_line()) {
             Some(cause) => format!("exit code {code}: {cause}"),

@@ -39,7 +39,7 @@ pub struct Planning {
     pub tee: Option<Tee>,
 }
 
-/// Is told when a guest runs: a task whose plan kills its hosts is given up in the end.
+/// Records when a guest runs, so that a task whose plan kills its hosts is given up in the end.
 #[async_trait]
 pub trait Record: Send {
     /// A call begins.

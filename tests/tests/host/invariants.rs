@@ -2,7 +2,7 @@
 //! lease that is lost, components that only an operator can change.
 
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 use task_host_tests::{Place, Running, eventually, misbehaviour};
 
 /// A host whose guest has begun, so that its start is recorded.
@@ -19,13 +19,11 @@ pub(super) fn executing(place: &Place, args: &[&str], starts: usize) -> Running 
     host
 }
 
-#[test]
-fn a_task_that_takes_its_hosts_along_is_given_up_in_the_end() {
-    let place = Place::with(&["misbehave"]);
-    place.submit_misbehaviour(json!({"do": "sleep", "secs": 3600}));
+/// The report of the only task, whose hosts are killed whenever its guest has begun.
+pub(super) fn given_up_after_deaths(place: &Place) -> Value {
     // Twice as many deaths as attempts.
     for starts in 1..=4 {
-        let host = executing(&place, &["--max-attempts", "2"], starts);
+        let host = executing(place, &["--max-attempts", "2"], starts);
         host.signal(Signal::KILL);
         let _killed = host.wait();
         place.host(&["queue", "release", "queue", "--yes"]).good();
@@ -34,6 +32,14 @@ fn a_task_that_takes_its_hosts_along_is_given_up_in_the_end() {
     let report = place.the_error();
     let exception = report["exception"].as_str().unwrap();
     assert!(exception.starts_with("4 executions of the task did not end"), "{report:#}");
+    report
+}
+
+#[test]
+fn a_task_that_takes_its_hosts_along_is_given_up_in_the_end() {
+    let place = Place::with(&["misbehave"]);
+    place.submit_misbehaviour(json!({"do": "sleep", "secs": 3600}));
+    let report = given_up_after_deaths(&place);
     assert_eq!(report["attempt"], 4);
     assert_eq!(place.counts(), (0, 0));
 }

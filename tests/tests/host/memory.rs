@@ -131,7 +131,7 @@ fn fewer_tasks_run_where_address_space_is_short() {
     assert!(told.stdout.contains(cure), "{}", told.stdout);
     let run = limited(8 << 30, &[&["run", "-x"], &queue[..], &bucket].concat()).code(1);
     assert!(run.stderr.contains("(`ulimit -v`)"), "{}", run.stderr);
-    // There is no thread for plans either.
+    // Plans have no thread of their own here.
     let mut planned = misbehaviour(9, &[], json!({"do": "ask", "optional": ["hole"]}));
     planned["basic_info"]["name"] = json!("planner");
     place.submit(&[&place.innocent(3)[..], &[planned]].concat());

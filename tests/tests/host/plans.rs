@@ -4,7 +4,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use task_host_tests::{Place, eventually, misbehaviour};
 
-use crate::invariants::executing;
+use crate::invariants::{executing, given_up_after_deaths};
 
 /// A task of the guest with the base directory `tests`.
 fn task(id: i64, inputs: &[&str], payload: Value) -> Value {
@@ -168,17 +168,7 @@ fn a_prefix_with_more_objects_than_a_plan_may_have() {
 fn a_task_whose_plan_takes_its_hosts_along_is_given_up_in_the_end() {
     let place = place(&[]);
     place.submit(&[task(1, &[], json!({"do": "sleep"}))]);
-    // Twice as many deaths as attempts.
-    for starts in 1..=4 {
-        let host = executing(&place, &["--max-attempts", "2"], starts);
-        host.signal(Signal::KILL);
-        let _killed = host.wait();
-        place.host(&["queue", "release", "queue", "--yes"]).good();
-    }
-    place.run_until_empty(&["--max-attempts", "2"]).code(3);
-    let report = place.the_error();
-    let exception = report["exception"].as_str().unwrap();
-    assert!(exception.starts_with("4 executions of the task did not end"), "{report:#}");
+    given_up_after_deaths(&place);
 }
 
 #[test]

@@ -94,13 +94,7 @@ impl ComponentStore {
     async fn each_object(&self, mut each: impl FnMut(&str, &Listed)) -> Result<(), BucketError> {
         let mut listing = self.bucket.list(&self.prefix);
         while let Some(object) = listing.try_next().await? {
-            let key = object.key.as_str();
-            let below = if self.prefix.is_root() {
-                Some(key)
-            } else {
-                key.strip_prefix(self.prefix.as_str()).and_then(|rest| rest.strip_prefix('/'))
-            };
-            if let Some(name) = below.and_then(|rest| rest.strip_suffix(".wasm")) {
+            if let Some(name) = name_of(&object.key, &self.prefix) {
                 each(name, &object);
             }
         }
@@ -278,8 +272,24 @@ pub(super) fn version_name(name: &TaskName, digest: Digest) -> Option<TaskName> 
     BucketKey::new(name.signature_file().as_str()).ok().map(|_| name)
 }
 
+/// The name of the component or the version at a key below the prefix of components.
+fn name_of<'k>(key: &'k BucketKey, prefix: &Prefix) -> Option<&'k str> {
+    let key = key.as_str();
+    let below = if prefix.is_root() {
+        Some(key)
+    } else {
+        key.strip_prefix(prefix.as_str()).and_then(|rest| rest.strip_prefix('/'))
+    };
+    below.and_then(|rest| rest.strip_suffix(".wasm"))
+}
+
+/// The name of the component at a key below the prefix of components. None for its versions.
+pub(crate) fn component_of<'k>(key: &'k BucketKey, prefix: &Prefix) -> Option<&'k str> {
+    name_of(key, prefix).filter(|name| version_of(name).is_none())
+}
+
 /// The component and the digest in the name of a version.
-pub(crate) fn version_of(name: &str) -> Option<(&str, Digest)> {
+fn version_of(name: &str) -> Option<(&str, Digest)> {
     let (name, digest) = name.rsplit_once('@')?;
     Some((name, digest.parse().ok()?))
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::super::exit_code::Advice;
+use super::super::output;
 
 /// How to build a project in a directory.
 type Builder = fn(&Path) -> anyhow::Result<PathBuf>;
@@ -37,6 +38,18 @@ pub(super) fn build(dir: &Path) -> anyhow::Result<PathBuf> {
         .into());
     };
     build(dir)
+}
+
+/// Runs a command that installs what the project in `dir` needs.
+fn install(mut command: Command, dir: &Path, hint: &str) -> anyhow::Result<()> {
+    let program = command.get_program().display().to_string();
+    // What it prints is not the output of this program.
+    let problem = match command.current_dir(dir).stdout(output::of_program()).status() {
+        Ok(status) if status.success() => return Ok(()),
+        Ok(status) => format!("{command:?} failed: {status}"),
+        Err(error) => format!("can't start {program}: {error}"),
+    };
+    Err(Advice::failed(problem).hint(hint.to_owned()).into())
 }
 
 /// Runs a command that builds the project in `dir`. The last line that it prints is the path of the

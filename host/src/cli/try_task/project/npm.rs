@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::super::super::exit_code::Advice;
 use super::super::super::output;
 
 /// A file of every project in JavaScript.
@@ -28,14 +27,6 @@ pub(super) fn build(dir: &Path) -> anyhow::Result<PathBuf> {
 fn install(dir: &Path) -> anyhow::Result<()> {
     output::tell(format_args!("installing {MANIFEST} in {}", dir.join(PACKAGES).display()));
     let mut npm = Command::new("npm");
-    npm.args(["install", "--no-audit", "--no-fund", "--loglevel", "error"]).current_dir(dir);
-    // What it prints is not this command's output.
-    let problem = match npm.stdout(output::of_program()).status() {
-        Ok(status) if status.success() => return Ok(()),
-        Ok(status) => format!("npm install failed: {status}"),
-        Err(error) => format!("can't start npm: {error}"),
-    };
-    Err(Advice::failed(problem)
-        .hint("this needs Node.js 20 or later with npm, and its registry once")
-        .into())
+    npm.args(["install", "--no-audit", "--no-fund", "--loglevel", "error"]);
+    super::install(npm, dir, "this needs Node.js 20 or later with npm, and its registry once")
 }
