@@ -11,7 +11,14 @@ use crate::site::Site;
 
 /// Runs tasks on hosts of which one meets a fault, and checks what came of the tasks.
 pub(crate) fn run(on: On, step: Step, plan: &Plan, action: Action, has_receipts: bool) {
-    let site = Site::new(on, plan, has_receipts);
+    let mut site = Site::new(on, plan, has_receipts);
+    // A host that is stopped has one task at a time, so that it does nothing else at that moment: a
+    // lock that it holds, or an output that it is about to rename. So the one that comes to the step
+    // is the only one in the queue.
+    match action {
+        Action::Stop => site.submit_first(),
+        Action::Kill | Action::Starve(_) => site.submit_rest(),
+    }
     if let Some(before) = plan.after {
         kill(&site, before);
     }
@@ -22,7 +29,7 @@ pub(crate) fn run(on: On, step: Step, plan: &Plan, action: Action, has_receipts:
             site.wait_until_done(0, &mut next);
             end(next);
         }
-        Action::Stop => stop(&site, step, plan),
+        Action::Stop => stop(&mut site, step, plan),
         Action::Starve(errno) => {
             let faults = format!("{step:?}=return({errno})");
             let mut host = site.start_faulty(&faults, &[]);
@@ -42,24 +49,19 @@ fn kill(site: &Site, step: Step) {
 }
 
 /// Runs a host that is stopped at that step, and another one until it has done the work of both.
-fn stop(site: &Site, step: Step, plan: &Plan) {
-    // The host has one task at a time, so that it does nothing else at that moment: a lock that it
-    // holds, or an output that it is about to rename. Which task it gets first is the queue's affair.
+fn stop(site: &mut Site, step: Step, plan: &Plan) {
     let is_any_task = plan.work == Work::Copies;
-    let args: &[&str] = match plan.work {
-        Work::Copies => &["--max-tasks", "1"],
-        Work::OneFails | Work::OneIsLong | Work::OnePlans => {
-            &["--parallel", "1", "--prefetch", "0"]
-        }
-        Work::Large => &[],
-    };
+    // Of several copies, it has one.
+    let args: &[&str] = if is_any_task { &["--max-tasks", "1"] } else { &[] };
     let mut stopped = site.start_faulty(&format!("{step:?}=1*return(stop)"), args);
     eventually(&format!("a host that stops at {step:?}"), || {
         assert!(!stopped.has_ended(), "the host ended: {}", stopped.stderr());
         is_stopped(&stopped).then_some(())
     });
+    site.submit_rest();
     let mut other = site.start_elsewhere();
-    if plan.locks {
+    // On a busy machine it may have been about to renew its lease.
+    if plan.locks || site.is_locked_by(&stopped) {
         site.wait_until_done(1, &mut other);
         stopped.signal(Signal::CONT);
         site.wait_until_done(0, &mut other);

@@ -27,12 +27,28 @@ pub(crate) struct Site {
     kind: Kind,
     work: Work,
     tasks: Vec<Value>,
+    /// How many of them are in the queue, or were.
+    submitted: usize,
     has_receipts: bool,
 }
 
 enum Kind {
     Directory(Place),
     Service(Cloud),
+}
+
+/// After a failure, shows what the hosts said.
+impl Drop for Site {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let logs = self.place().path().join("logs");
+        for entry in fs::read_dir(logs).into_iter().flatten().flatten() {
+            let said = fs::read_to_string(entry.path()).unwrap_or_default();
+            eprintln!("{}:\n{said}", entry.path().display());
+        }
+    }
 }
 
 impl Site {
@@ -42,7 +58,8 @@ impl Site {
             On::Aws => Kind::Service(Cloud::aws()),
             On::Google => Kind::Service(Cloud::google()),
         };
-        let mut site = Self { kind, work: plan.work, tasks: Vec::new(), has_receipts };
+        let mut site =
+            Self { kind, work: plan.work, tasks: Vec::new(), submitted: 0, has_receipts };
         for name in ["NO_OP", "misbehave", "planner"] {
             site.put(&format!("components/{name}.wasm"), &fs::read(guest(name)).unwrap());
         }
@@ -65,16 +82,37 @@ impl Site {
         if let (Some(other), Work::OnePlans) = (&mut other, plan.work) {
             other["basic_info"]["name"] = json!("planner");
         }
-        // First, so that a host holds it while it runs the others.
+        // First, so that a host that has several holds it while it runs the others.
         site.tasks.splice(0..0, other);
         let lines: String = site.tasks.iter().map(|task| format!("{task}\n")).collect();
         fs::write(site.lines(), lines).unwrap();
-        let queue = site.queue();
-        Finished::run(&mut site.command(&["submit", "--queue", &queue, "tasks.jsonl"])).good();
         if !plan.cold {
             site.warm(&site.place().cache());
         }
         site
+    }
+
+    /// Submits the task that is no copy, or all copies if there is none.
+    pub(crate) fn submit_first(&mut self) {
+        let has_other = self.tasks.len() > COPIES;
+        self.submit(if has_other { 1 } else { self.tasks.len() });
+    }
+
+    /// Submits all tasks that are not submitted yet.
+    pub(crate) fn submit_rest(&mut self) {
+        self.submit(self.tasks.len());
+    }
+
+    /// Submits tasks until so many are submitted.
+    fn submit(&mut self, count: usize) {
+        let tasks = &self.tasks[std::mem::replace(&mut self.submitted, count)..count];
+        if tasks.is_empty() {
+            return;
+        }
+        let lines: String = tasks.iter().map(|task| format!("{task}\n")).collect();
+        fs::write(self.place().path().join("next.jsonl"), lines).unwrap();
+        let args = ["submit", "--queue", &self.queue(), "next.jsonl"];
+        Finished::run(&mut self.command(&args)).good();
     }
 
     pub(crate) fn place(&self) -> &Place {
@@ -218,6 +256,22 @@ impl Site {
                 left == &json!(0) || left.is_null()
             }
         }
+    }
+
+    /// Whether a stopped host has the lock on a message, and nobody can take the message until the
+    /// host goes on.
+    pub(crate) fn is_locked_by(&self, stopped: &Running) -> bool {
+        let Kind::Directory(place) = &self.kind else { return false };
+        let pid = stopped.pid().as_raw_nonzero().to_string();
+        // Such as `1: POSIX  ADVISORY  WRITE 4242 fd:00:133 0 EOF`: the fifth field is the process,
+        // and the sixth ends with the file's number.
+        let locks = fs::read_to_string("/proc/locks").expect("the kernel's locks");
+        let ours = locks.lines().map(|lock| lock.split_whitespace().collect::<Vec<_>>());
+        let ours = ours.filter(|lock| lock.get(4) == Some(&pid.as_str()));
+        let numbers = ours.filter_map(|lock| lock.get(5)?.rsplit(':').next()?.parse().ok());
+        let numbers: BTreeSet<u64> = numbers.collect();
+        let messages = fs::read_dir(place.path().join("queue/movement")).into_iter().flatten();
+        messages.flatten().any(|file| file.metadata().is_ok_and(|of| numbers.contains(&of.ino())))
     }
 
     /// The keys of all outputs of copies.
