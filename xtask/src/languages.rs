@@ -20,6 +20,9 @@ use crate::setup::{
 /// The programs of tests, each in three languages: `LANGUAGE_PROGRAM.wasm`.
 const PROGRAMS: [&str; 2] = ["files", "observe"];
 
+/// The guests of tests that use the package `task_host_guest`, each a directory beside the programs.
+const PYTHON_PROJECTS: [&str; 2] = ["python-guest", "python-planner"];
+
 /// The guests of tests that are not in Rust.
 pub(crate) fn guests(project: &Project) -> anyhow::Result<Vec<PathBuf>> {
     let programs = project.root.join("tests/programs");
@@ -41,9 +44,11 @@ pub(crate) fn guests(project: &Project) -> anyhow::Result<Vec<PathBuf>> {
         in_javascript.build(&world, &module, &javascript)?;
         built.extend([c, python, javascript]);
     }
-    let guest = project.target.join("guests/python_guest.wasm");
-    in_python.build_project(project, &programs.join("python-guest"), &guest)?;
-    built.push(guest);
+    for guest in PYTHON_PROJECTS {
+        let component = project.target.join(format!("guests/{}.wasm", guest.replace('-', "_")));
+        in_python.build_project(project, &programs.join(guest), &component)?;
+        built.push(component);
+    }
     Ok(built)
 }
 

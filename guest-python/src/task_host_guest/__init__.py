@@ -11,6 +11,7 @@
 """
 
 from ._guest import task
+from ._plan import Needs, more, optional, prefix
 from ._task import Reject, Retry, Task
 
-__all__ = ["Reject", "Retry", "Task", "task"]
+__all__ = ["Needs", "Reject", "Retry", "Task", "more", "optional", "prefix", "task"]

@@ -22,6 +22,16 @@ from task_host_guest._component import world
 WitWorld = world({module})
 """
 
+HAS_PLAN = """\
+import importlib, sys
+sys.path.append({package!r})
+from task_host_guest._guest import find
+sys.exit({code} if find(importlib.import_module({module!r})).has_plan else 0)
+"""
+
+PLANNED = 100
+"""The exit code that says that a module's task has a plan."""
+
 TRACEBACK = "Traceback (most recent call last):"
 
 HINTS = """\
@@ -98,7 +108,7 @@ def build(module: str, component: Path) -> None:
         Path(directory, f"{ENTRY}.py").write_text(CODE.format(module=module))
         made = component.with_suffix(".new")
         command = [sys.executable, "-c", "from componentize_py import script; script()", "--quiet"]
-        command += ["--wit-path", str(Path(__file__).with_name("wit")), "--world", "task"]
+        command += ["--wit-path", str(Path(__file__).with_name("wit")), "--world", world(module)]
         command += ["componentize", ENTRY, "--output", str(made)]
         # This package may be where `PYTHONPATH` says.
         for path in [Path(), Path(__file__).parents[1], *packages(), Path(directory)]:
@@ -107,6 +117,16 @@ def build(module: str, component: Path) -> None:
     if built.returncode != 0:
         sys.exit(f"{module} was not built\n{shown(built.stdout + built.stderr)}")
     os.replace(made, component)
+
+
+def world(module: str) -> str:
+    """The world of a module's task, which is imported to find out."""
+    package = str(Path(__file__).parents[1])
+    program = HAS_PLAN.format(package=package, module=module, code=PLANNED)
+    command = [sys.executable, "-B", "-c", program]
+    # componentize-py tells what is wrong with a module that can't be imported.
+    ended = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True)
+    return "task-with-plan" if ended.returncode == PLANNED else "task"
 
 
 def shown(errors: str) -> str:

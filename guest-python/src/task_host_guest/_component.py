@@ -14,7 +14,8 @@ from componentize_py_types import Err
 from wit_world.imports import types
 
 from ._failures import is_temporary, log, reason
-from ._guest import Execution, Message, find
+from ._guest import Execution, Guest, Message, find
+from ._plan import More, Need
 
 INPUTS = Path("/inputs")
 OUTPUTS = Path("/outputs")
@@ -45,7 +46,37 @@ def world(module: Any) -> type:
         def finalize(self, task: types.Task, outcome: types.Outcome) -> None:
             call("finalize")
 
-    return WitWorld
+    return planned(guest, WitWorld) if guest.has_plan else WitWorld
+
+
+def planned(guest: Guest, base: type) -> type:
+    """The class for the world with a plan."""
+    try:
+        from wit_world.imports import planning
+    except ImportError:
+        raise TypeError(
+            "this component has no plan, although its task has one: its module could not be imported "
+            "by the Python that builds the component"
+        ) from None
+
+    def need(asked: str | Need) -> planning.Need:
+        if isinstance(asked, str):
+            return planning.Need_Key(asked)
+        kind = planning.Need_OptionalKey if asked.kind == "optional" else planning.Need_Prefix
+        return kind(asked.text)
+
+    class Planned(base):  # type: ignore[misc]
+        def plan(self, task: types.Task) -> planning.Needs:
+            start()
+            try:
+                needs = guest.plan(received(task), INPUTS, OUTPUTS)
+            except BaseException as error:
+                raise failed(error) from None
+            finally:
+                sys.stdout.flush()
+            return planning.Needs([need(asked) for asked in needs], isinstance(needs, More))
+
+    return Planned
 
 
 def call(name: str) -> None:

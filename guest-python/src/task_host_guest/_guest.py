@@ -1,4 +1,4 @@
-"""The decorator, and the three calls around one task."""
+"""The decorator, and the calls around one task."""
 
 from __future__ import annotations
 
@@ -6,32 +6,61 @@ import inspect
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from ._payload import decoder
+from ._plan import More, Need, Needs, gathered
 from ._task import Task
 
 G = TypeVar("G", bound=Callable[..., Any])
+P = TypeVar("P")
 
 MARK = "__task_host_guest__"
 """The attribute of what the decorator has marked."""
 
+PLAN = "__task_host_plan__"
+"""The attribute of a marked function that has its plan."""
+
 CALLS = ("prepare", "execute", "finalize")
 
 
-def task(guest: G) -> G:
+@overload
+def task(guest: G) -> G: ...
+
+
+@overload
+def task(*, plan: Callable[[Task[P]], Needs]) -> Callable[[G], G]: ...
+
+
+def task(guest: Any = None, *, plan: Callable[..., Any] | None = None) -> Any:
     """Makes a function or a class the task of its module, which a component has one of.
 
     The function gets a `Task`, reads its inputs and writes its outputs. A class has a method
     `execute` that does so, and may have `prepare`, which is called before, and `finalize`, which is
     called after a success. All three see one object of the class.
+
+    A task that names its own inputs has a plan, which gets the `Task` too, and returns or yields
+    keys: the method `plan` of a class, or `@task(plan=tiles)` before a function. It is called before
+    the others, and may be called several times. Nothing that it stores is there later.
     """
+    if plan is not None and not callable(plan):
+        raise TypeError("the plan of a task is a function")
+    if guest is None and plan is not None:
+        return lambda guest: marked(guest, plan)
+    return marked(guest, plan)
+
+
+def marked(guest: Any, plan: Callable[..., Any] | None) -> Any:
     if inspect.isclass(guest):
         if not callable(getattr(guest, "execute", None)):
             raise TypeError(f"{guest.__name__} has no method `execute`")
+        if plan is not None:
+            raise TypeError(f"{guest.__name__} is a class: its plan is its method `plan`")
     elif not callable(guest):
         raise TypeError("@task marks a function or a class")
     setattr(guest, MARK, guest)
+    if plan is not None:
+        setattr(guest, PLAN, plan)
     return guest
 
 
@@ -45,6 +74,11 @@ class Guest:
             raise TypeError(f"{marked!r} is not marked with @task")
         self._marked = marked
         self._decode = decoder(payload_type(marked))
+
+    @property
+    def has_plan(self) -> bool:
+        """Whether the task names its own inputs."""
+        return plan_of(self._marked) is not None
 
     def start(self, message: Message, inputs: Path, outputs: Path) -> Execution:
         """Reads the payload. Rejects the task if it does not fit."""
@@ -63,6 +97,12 @@ class Guest:
             return Execution(task, self._marked())
         return Execution(task, OfFunction(self._marked))
 
+    def plan(self, message: Message, inputs: Path, outputs: Path) -> list[str | Need] | More:
+        """Calls the plan, on an object of its own."""
+        execution = self.start(message, inputs, outputs)
+        execution.task._hint = "; a plan that reads it asks for it by `more` first"
+        return gathered(execution.plan())
+
 
 class Message(typing.NamedTuple):
     """A task as the host sends it."""
@@ -80,6 +120,7 @@ class OfFunction:
 
     def __init__(self, execute: Callable[[Task[Any]], object]) -> None:
         self.execute = execute
+        self.plan = plan_of(execute)
 
 
 class Execution:
@@ -97,13 +138,25 @@ class Execution:
         if name == "finalize":
             self.task._close()
 
+    def plan(self) -> Any:
+        """What the plan returns."""
+        return self._guest.plan(self.task)
+
+
+def plan_of(marked: Any) -> Any:
+    """The plan of what was marked. None if it has none."""
+    plan = getattr(marked, "plan" if inspect.isclass(marked) else PLAN, None)
+    return plan if callable(plan) else None
+
 
 def payload_type(marked: Any) -> Any:
     """The type in the annotation `Task[…]` of the calls. Without one, any JSON fits."""
     calls = [marked]
     if inspect.isclass(marked):
         calls = [getattr(marked, name) for name in CALLS if hasattr(marked, name)]
-    for call in calls:
+    for call in [*calls, plan_of(marked)]:
+        if call is None:
+            continue
         hints = typing.get_type_hints(call, include_extras=True)
         hints.pop("return", None)
         for hint in hints.values():
@@ -117,7 +170,7 @@ def find(module: Any) -> Guest:
     marked: dict[int, Any] = {
         id(value): value
         for value in vars(module).values()
-        if getattr(value, MARK, None) is value
+        if value is not None and getattr(value, MARK, None) is value
     }
     if len(marked) == 1:
         return Guest(*marked.values())

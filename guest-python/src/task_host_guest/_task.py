@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Sequence
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import IO, Any, Generic, TypeVar
 
 P = TypeVar("P")
+
+MOST_SHOWN = 20
+"""The most inputs that an error names."""
 
 
 class Reject(Exception):
@@ -18,6 +22,18 @@ class Reject(Exception):
 class Retry(Exception):
     """Ends this attempt: the host runs the task again, with growing waits, until its attempts are
     used up. The text is the reason."""
+
+
+class Keys(tuple[str, ...]):
+    """Keys of inputs, of which there may be thousands. A key that begins at the bucket's root has a
+    slash before it in a plan and none in the list of inputs; it is found both ways."""
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and key.removeprefix("/") in self._set
+
+    @functools.cached_property
+    def _set(self) -> frozenset[str]:
+        return frozenset(self)
 
 
 class Task(Generic[P]):
@@ -30,7 +46,8 @@ class Task(Generic[P]):
     base_directory: str
     """The key prefix that inputs and outputs are relative to."""
     inputs: Sequence[str]
-    """The keys of the inputs, relative to `base_directory`, in the message's order."""
+    """The keys of the inputs, relative to `base_directory`: those of the message, in its order, and
+    then those that the plan asked for and that exist."""
     attempt: int
     """The number of this attempt, from 1."""
     payload: P
@@ -54,7 +71,7 @@ class Task(Generic[P]):
         self.id = id
         self.name = name
         self.base_directory = base_directory
-        self.inputs = tuple(inputs)
+        self.inputs = Keys(inputs)
         self.attempt = attempt
         self.payload = payload
         self.payload_json = payload_json
@@ -62,6 +79,7 @@ class Task(Generic[P]):
         self._outputs = outputs_directory
         self._written: dict[str, None] = {}
         self._open: list[IO[Any]] = []
+        self._hint = ""
 
     @property
     def input(self) -> str:
@@ -73,9 +91,11 @@ class Task(Generic[P]):
     def path(self, key: str) -> Path:
         """The file of an input, for libraries that take a path."""
         if key not in self.inputs:
-            known = ", ".join(self.inputs) or "none"
-            raise Reject(f"{key!r} is not an input of the task; its inputs are: {known}")
-        return self._inputs / key
+            known = ", ".join(self.inputs[:MOST_SHOWN]) or "none"
+            if len(self.inputs) > MOST_SHOWN:
+                known += f", and {len(self.inputs) - MOST_SHOWN} more"
+            raise Reject(f"{key!r} is not an input of the task; its inputs are: {known}{self._hint}")
+        return self._inputs / key.removeprefix("/")
 
     def open(self, key: str, mode: str = "r", **options: Any) -> IO[Any]:
         """Opens an input. Options are those of the built-in `open`; the encoding is UTF-8."""

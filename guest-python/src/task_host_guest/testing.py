@@ -11,14 +11,18 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ._guest import CALLS, Guest, Message
+from ._plan import More, Need
 
-__all__ = ["Finished", "run"]
+__all__ = ["Finished", "plan", "run"]
+
+Content: TypeAlias = str | bytes | os.PathLike[str]
 
 
 @dataclass
@@ -40,7 +44,7 @@ class Finished:
 def run(
     guest: Any,
     *,
-    inputs: Mapping[str, str | bytes | os.PathLike[str]] | None = None,
+    inputs: Mapping[str, Content] | None = None,
     payload: Any = None,
     id: int = -1,
     name: str = "test",
@@ -48,20 +52,10 @@ def run(
     attempt: int = 1,
 ) -> Finished:
     """Runs the three calls of a guest. An input is its content, or the path of a file. The payload is
-    sent as JSON; None sends none."""
-    given = inputs or {}
-    with tempfile.TemporaryDirectory(prefix="task-host-guest-") as directory:
-        [inputs_directory, outputs_directory] = [Path(directory, d) for d in ("inputs", "outputs")]
-        for made in (inputs_directory, outputs_directory):
-            made.mkdir()
-        for key, content in given.items():
-            file = inputs_directory / key
-            file.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(content, str):
-                content = content.encode()
-            file.write_bytes(content if isinstance(content, bytes) else Path(content).read_bytes())
-        sent = None if payload is None else json.dumps(payload)
-        message = Message(id, name, base_directory, tuple(given), attempt, sent)
+    sent as JSON; None sends none. The inputs are those of the message, and those that a plan would
+    have asked for: it is not called."""
+    message = made(inputs, payload, id, name, base_directory, attempt)
+    with directories(inputs) as (inputs_directory, outputs_directory):
         execution = Guest(guest).start(message, inputs_directory, outputs_directory)
         for call in CALLS:
             execution.call(call)
@@ -71,3 +65,56 @@ def run(
             if key not in outputs:
                 raise AssertionError(f"the task began the output {key!r}, which does not exist")
         return Finished(outputs)
+
+
+def plan(
+    guest: Any,
+    *,
+    inputs: Mapping[str, Content] | None = None,
+    payload: Any = None,
+    id: int = -1,
+    name: str = "test",
+    base_directory: str = "datasets/test",
+    attempt: int = 1,
+) -> list[str | Need] | More:
+    """Calls the plan of a guest once, and returns what it asks for. `more(…)` if it asks to be called
+    again: the inputs of a test that does so are those of the message and what it asked for.
+
+        assert plan(tiles, payload={"x": 1}) == ["tiles/1.raw", optional("tiles/2.raw")]
+    """
+    planned = Guest(guest)
+    if not planned.has_plan:
+        raise TypeError(f"{guest.__name__} has no plan")
+    message = made(inputs, payload, id, name, base_directory, attempt)
+    with directories(inputs) as (inputs_directory, outputs_directory):
+        outputs_directory.rmdir()
+        return planned.plan(message, inputs_directory, outputs_directory)
+
+
+def made(
+    inputs: Mapping[str, Content] | None,
+    payload: Any,
+    id: int,
+    name: str,
+    base_directory: str,
+    attempt: int,
+) -> Message:
+    """The message that the host would send."""
+    sent = None if payload is None else json.dumps(payload)
+    return Message(id, name, base_directory, tuple(inputs or ()), attempt, sent)
+
+
+@contextmanager
+def directories(inputs: Mapping[str, Content] | None) -> Iterator[tuple[Path, Path]]:
+    """The directory with the inputs, and an empty one for the outputs."""
+    with tempfile.TemporaryDirectory(prefix="task-host-guest-") as directory:
+        [inputs_directory, outputs_directory] = [Path(directory, d) for d in ("inputs", "outputs")]
+        for created in (inputs_directory, outputs_directory):
+            created.mkdir()
+        for key, content in (inputs or {}).items():
+            file = inputs_directory / key
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, str):
+                content = content.encode()
+            file.write_bytes(content if isinstance(content, bytes) else Path(content).read_bytes())
+        yield inputs_directory, outputs_directory

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use task_host_tests::{Finished, Place, target};
 
 const GUEST: &str = "python_guest";
+const PLANNER: &str = "python_planner";
 
 /// Tasks whose payloads are these, with ids from 1.
 fn tasks(name: &str, payloads: &[Value]) -> Vec<Value> {
@@ -109,6 +110,55 @@ fn what_may_pass_is_tried_again_and_state_lives_from_call_to_call(place: &Place)
     assert!(level("careful").contains("WARN"), "{}", level("careful"));
     assert!(level("order 1").contains("INFO"), "{}", level("order 1"));
     assert!(!host.stderr.contains("not shown"), "{}", host.stderr);
+}
+
+/// Also one test, with two queues.
+#[test]
+fn a_task_in_python_names_its_own_data() {
+    let place = Place::with(&[PLANNER]);
+    let inspected = place.host(&["component", "inspect", PLANNER, "--bucket", "./bucket"]).good();
+    assert!(inspected.stdout.contains("task with a plan"), "{}", inspected.stdout);
+    place.put("tests/volume/info", r#"{"scale": "8_8", "chunks": ["0", "hole", "1"]}"#);
+    place.put("models/m", "model");
+    for key in ["8_8/header", "8_8/0", "8_8/1", "8_8/unread", "masks/b", "masks/a/c"] {
+        place.put(&format!("tests/volume/{key}"), format!("text of {key}"));
+    }
+    let volumes = json!([{"path": "volume"}, {"path": "volume", "early": true}]);
+    place.submit(&tasks(PLANNER, volumes.as_array().unwrap()));
+    let host = place.run_until_empty(&["--readable", "models", "--log-level", "debug"]).good();
+    assert!(host.stderr.contains("too early to plan"), "{}", host.stderr);
+    for id in [1, 2] {
+        let found = place.object(&format!("tests/found/{id}.json")).expect("what was found");
+        let found = String::from_utf8(found).unwrap();
+        // As a text, because an object has no order.
+        let places = ["info", "8_8/header", "8_8/0", "8_8/1", "masks/a/c", "masks/b"]
+            .map(|key| found.find(&format!("\"volume/{key}\": \"")));
+        assert!(places.is_sorted() && places.iter().all(Option::is_some), "{found}");
+        assert!(found.contains("\"models/m\": \"model\""), "{found}");
+        assert!(!found.contains("8_8/hole") && !found.contains("unread"), "{found}");
+    }
+
+    let place = place.copy();
+    place.put("tests/old/info", r#"{"chunks": []}"#);
+    let bad = json!([{"path": "old"}, {"path": 7}, {"path": "../volume"}]);
+    place.submit(&tasks(PLANNER, bad.as_array().unwrap()));
+    place.run_until_empty(&["--readable", "models"]).code(3);
+    let reports = reports(&place);
+    let want = [
+        ("KeyError: 'scale' (app.py:", ", in plan)"),
+        ("the payload does not fit this task, at path: 7 is not a string", ""),
+        ("`plan` asked for \"../volume/info\", which ", ""),
+    ];
+    assert_eq!(reports.len(), want.len(), "{reports:#?}");
+    for ((begin, end), report) in want.iter().zip(reports.values()) {
+        let exception = report["exception"].as_str().unwrap_or_default();
+        let first = exception.lines().next().unwrap_or_default();
+        assert!(first.starts_with(begin) && first.ends_with(end), "{exception}");
+        assert_eq!((&report["phase"], &report["attempt"]), (&json!("plan"), &json!(1)));
+    }
+    let log = reports[&1]["log"].as_str().unwrap();
+    assert!(log.contains("plan 1 of 1\n") && log.contains("Traceback (most recent"), "{log}");
+    assert!(!log.contains("task_host_guest"), "calls of the package are in {log}");
 }
 
 #[test]

@@ -42,6 +42,7 @@ const PACKAGE: &[(&str, &str)] = package![
     "src/task_host_guest/_failures.py",
     "src/task_host_guest/_guest.py",
     "src/task_host_guest/_payload.py",
+    "src/task_host_guest/_plan.py",
     "src/task_host_guest/_task.py",
     "src/task_host_guest/py.typed",
     "src/task_host_guest/testing.py",
