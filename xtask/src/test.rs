@@ -85,6 +85,7 @@ const WITH_LANGUAGES: &[(&str, &str)] = &[
     ("host", "deterministic::a_program_in_c_"),
     ("host", "deterministic::a_program_in_javascript_"),
     ("host", "deterministic::a_program_in_python_"),
+    ("host", "planned_projects::"),
     ("host", "programs::a_program_in_c_"),
     ("host", "programs::a_program_in_javascript_"),
     ("host", "programs::a_program_in_python_"),

@@ -10,8 +10,8 @@ use super::output;
 /// Options of `host wit`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A task is a component of the world `task-host:guest/task`. Tools that make bindings read DIR with the
-option for a WIT directory, and the world `task`.
+A task is a component of the world `task-host:guest/task`, or `task-with-plan` if it names its own
+inputs. Tools that make bindings read DIR with the option for a WIT directory, and the world's name.
 
 Examples:
   host wit

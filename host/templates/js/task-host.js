@@ -9,8 +9,13 @@ export class Reject extends Error {}
 /** The failure may pass: the host tries the task again later. */
 export class Retry extends Error {}
 
-/** Makes the calls of a task of a function that gets a `Task`. All files that it writes are published. */
-export function task(run) {
+/**
+ * Makes the calls of a task of a function that gets a `Task`. All files that it writes are published.
+ *
+ * With `{ plan }`, the task names its own inputs, in the world `task-with-plan` of `wit/world.wit`: the
+ * function `plan` gets a `Task` too, and returns or yields what the task needs. A text is a key.
+ */
+export function task(run, { plan } = {}) {
   return {
     prepare() {},
     execute(record) {
@@ -22,7 +27,48 @@ export function task(run) {
       return { success: true, outputs: [] };
     },
     finalize() {},
+    plan(record) {
+      try {
+        return gathered(plan(new Task(record)));
+      } catch (error) {
+        throw failure(error);
+      }
+    },
   };
+}
+
+/** An object that a plan asks for and that may be missing. */
+export function optional(key) {
+  return { tag: "optional-key", val: key };
+}
+
+/** All objects below a prefix, such as `masks/`. */
+export function prefix(key) {
+  return { tag: "prefix", val: key };
+}
+
+/** Ends a plan that has to read these inputs first: it is called again when they are there. */
+export function more(...needs) {
+  return More.of(...needs);
+}
+
+class More extends Array {}
+
+/** What a plan returned or yielded, as the host takes it. */
+function gathered(planned) {
+  const each = typeof planned !== "string" && planned?.[Symbol.iterator] ? planned : [planned];
+  const inputs = [];
+  for (const need of each) {
+    if (need instanceof More) return { inputs: [...inputs, ...Array.from(need, asked)], more: true };
+    inputs.push(asked(need));
+  }
+  return { inputs, more: planned instanceof More };
+}
+
+function asked(need) {
+  const { tag, val } = typeof need === "string" ? { tag: "key", val: need } : need ?? {};
+  if (typeof val === "string") return { tag, val };
+  throw new TypeError(`a plan asks for keys, optional(key) and prefix(key), not for ${JSON.stringify(need)}`);
 }
 
 /** One task: what its message says, and its files. */
@@ -33,17 +79,23 @@ class Task {
     this.name = info.name;
     /** The prefix that inputs and outputs are relative to. */
     this.baseDirectory = info.baseDirectory;
-    /** The keys of the inputs. */
+    /** The keys of the inputs: those of the message, then those that the plan asked for and that exist. */
     this.inputs = info.inputs;
+    this.known = new Set(info.inputs);
     /** The parameters, or `undefined`. */
     this.payload = payload == null ? undefined : JSON.parse(payload);
     /** The number of this attempt, from 1. */
     this.attempt = attempt;
   }
 
+  /** Whether there is an input with this key. */
+  has(key) {
+    return this.known.has(relative(key));
+  }
+
   /** The bytes of an input. */
   read(key) {
-    const path = `/inputs/${key}`;
+    const path = `/inputs/${relative(key)}`;
     return using(path, open(path, {}, { read: true }), (file) => {
       const size = Number(file.stat().size);
       const bytes = new Uint8Array(size);
@@ -82,6 +134,11 @@ class Task {
     stream.blockingWriteAndFlush(encode(`${text}\n`).subarray(0, 4096));
     stream[Symbol.dispose]();
   }
+}
+
+/** A key without the slash that a plan writes before one that begins at the bucket's root. */
+function relative(key) {
+  return key.replace(/^\//, "");
 }
 
 /** Bytes of one call. */

@@ -22,6 +22,7 @@ mod metrics;
 mod notices;
 mod otlp;
 mod page;
+mod planned_projects;
 mod plans;
 mod programs;
 mod projects;

@@ -79,8 +79,20 @@ static inline char *th_key(const task_task_record_t *task, size_t i) {
     return th_format("%.*s", (int)key->len, (const char *)key->ptr);
 }
 
+/* Whether there is an input with this key. A key may have a slash before it, as in a plan. */
+static inline bool th_has(const task_task_record_t *task, const char *key) {
+    if (*key == '/') key++;
+    for (size_t i = 0; i < task->info.inputs.len; i++) {
+        const task_string_t *input = &task->info.inputs.ptr[i];
+        if (input->len == strlen(key) && !memcmp(input->ptr, key, input->len)) return true;
+    }
+    return false;
+}
+
 /* Opens the input with this key. NULL if that fails, as fopen. */
-static inline FILE *th_open(const char *key) { return fopen(th_format("/inputs/%s", key), "rb"); }
+static inline FILE *th_open(const char *key) {
+    return fopen(th_format("/inputs/%s", *key == '/' ? key + 1 : key), "rb");
+}
 
 /* The whole input, with a 0 after its end. NULL if it can't be read. */
 static inline char *th_read(const char *key, size_t *length) {
@@ -132,5 +144,55 @@ static inline bool th_payload_number(const task_task_record_t *task, const char 
     *number = strtod(found, &end);
     return end > found;
 }
+
+/* The bindings of the world `task-with-plan` have `exports_task_plan`. */
+#ifdef TASK_HOST_GUEST_PLANNING_NEED_KEY
+
+/* Begins a plan: nothing is needed. */
+static inline void th_begin_needs(task_needs_t *needs) { *needs = (task_needs_t){0}; }
+
+static inline void th_add_need(task_needs_t *needs, uint8_t tag, const char *format,
+                               va_list arguments) {
+    size_t count = needs->inputs.len;
+    /* At 0, 1, 2, 4, 8 and so on, there is no place left. */
+    if ((count & (count - 1)) == 0) {
+        size_t places = count ? 2 * count : 1;
+        needs->inputs.ptr = realloc(needs->inputs.ptr, places * sizeof *needs->inputs.ptr);
+        if (!needs->inputs.ptr) abort();
+    }
+    task_host_guest_planning_need_t *need = &needs->inputs.ptr[needs->inputs.len++];
+    need->tag = tag;
+    /* The text is at the same place for each tag. */
+    task_string_set(&need->val.key, th_vformat(format, arguments));
+}
+
+/* Asks for an object that has to exist: `th_need(needs, "tiles/%d.raw", x);`. */
+__attribute__((format(printf, 2, 3))) static inline void th_need(task_needs_t *needs,
+                                                                 const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    th_add_need(needs, TASK_HOST_GUEST_PLANNING_NEED_KEY, format, arguments);
+    va_end(arguments);
+}
+
+/* Asks for an object that may be missing. */
+__attribute__((format(printf, 2, 3))) static inline void th_need_optional(task_needs_t *needs,
+                                                                          const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    th_add_need(needs, TASK_HOST_GUEST_PLANNING_NEED_OPTIONAL_KEY, format, arguments);
+    va_end(arguments);
+}
+
+/* Asks for all objects below a prefix. */
+__attribute__((format(printf, 2, 3))) static inline void th_need_prefix(task_needs_t *needs,
+                                                                        const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    th_add_need(needs, TASK_HOST_GUEST_PLANNING_NEED_PREFIX, format, arguments);
+    va_end(arguments);
+}
+
+#endif
 
 #endif
