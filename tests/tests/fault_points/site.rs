@@ -19,7 +19,7 @@ use crate::plan::{On, Plan, Work};
 const COPIES: usize = 4;
 /// Inputs of each.
 const INPUTS: usize = 3;
-/// The id of the task that is no copy.
+/// The id of the task that does not copy its inputs.
 const OTHER: usize = 100;
 
 /// A queue with tasks, and a bucket.
@@ -92,7 +92,7 @@ impl Site {
         site
     }
 
-    /// Submits the task that is no copy, or all copies if there is none.
+    /// Submits the task that does not copy its inputs. If all of them do, submits all.
     pub(crate) fn submit_first(&mut self) {
         let has_other = self.tasks.len() > COPIES;
         self.submit(if has_other { 1 } else { self.tasks.len() });
@@ -103,7 +103,7 @@ impl Site {
         self.submit(self.tasks.len());
     }
 
-    /// Submits tasks until so many are submitted.
+    /// Submits the tasks up to number `count`, except those that are submitted already.
     fn submit(&mut self, count: usize) {
         let tasks = &self.tasks[std::mem::replace(&mut self.submitted, count)..count];
         if tasks.is_empty() {

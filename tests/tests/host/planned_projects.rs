@@ -48,7 +48,7 @@ fn asks_for_what_it_reads(place: &Place, component: &str) {
     let exceptions: Vec<&str> =
         reports.iter().map(|report| report["exception"].as_str().unwrap()).collect();
     assert!(exceptions[0].contains("no object `data/tiles/3`"), "{exceptions:?}");
-    assert!(exceptions[1].starts_with("x is no number"), "{exceptions:?}");
+    assert!(exceptions[1].starts_with("x is not a number"), "{exceptions:?}");
     assert_eq!(reports[1]["phase"], "plan");
     assert_eq!([&reports[0]["attempt"], &reports[1]["attempt"]], [2, 1]);
 }
@@ -75,7 +75,7 @@ function* needs(task) {
   const { x, form } = task.payload;
   if (form === "wrong") yield 7;
   if (form === "late") task.missing();
-  if (typeof x !== "number") throw new Reject("x is no number");
+  if (typeof x !== "number") throw new Reject("x is not a number");
   if (!task.has("index")) yield more("index", `tiles/${x}`);
   yield optional(`tiles/${x + 1}`);
   yield prefix(task.readText("index"));
@@ -118,7 +118,7 @@ TH_ONLY_EXECUTE
 
 bool exports_task_plan(task_task_record_t *task, task_needs_t *needs, task_failure_t *failure) {
     double x = 0;
-    if (!th_payload_number(task, "x", &x)) return th_reject(failure, "x is no number");
+    if (!th_payload_number(task, "x", &x)) return th_reject(failure, "x is not a number");
     th_begin_needs(needs);
     if (!th_has(task, "index")) {
         th_need(needs, "index");
