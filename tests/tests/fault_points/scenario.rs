@@ -12,9 +12,8 @@ use crate::site::Site;
 /// Runs tasks on hosts of which one meets a fault, and checks what came of the tasks.
 pub(crate) fn run(on: On, step: Step, plan: &Plan, action: Action, has_receipts: bool) {
     let mut site = Site::new(on, plan, has_receipts);
-    // A host that is stopped has one task at a time, so that it does nothing else at that moment: a
-    // lock that it holds, or an output that it is about to rename. So the one that comes to the step
-    // is the only one in the queue.
+    // A host that is to be stopped has one task. With another one under way, it might stop while it
+    // holds the lock on that one's message, or is about to rename one of its outputs.
     match action {
         Action::Stop => site.submit_first(),
         Action::Kill | Action::Starve(_) => site.submit_rest(),
