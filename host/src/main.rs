@@ -1,5 +1,6 @@
 //! The program `host`: a command line over the library.
 
+mod bytes;
 mod cli;
 
 use std::process::ExitCode;

@@ -26,7 +26,18 @@ const LAYERS: &[&[&str]] = &[
     &["notice", "protection"],
     &["ahead", "hold", "identity", "message", "outage", "ownership", "process_dir", "stats"],
     &["aws", "cause", "confinement", "json", "key", "machine", "roots", "turns", "words"],
-    &["ask", "blocking", "digest", "dirs", "environment", "fault", "pace", "plain", "shortage"],
+    &[
+        "ask",
+        "blocking",
+        "bytes",
+        "digest",
+        "dirs",
+        "environment",
+        "fault",
+        "pace",
+        "plain",
+        "shortage",
+    ],
 ];
 
 /// A file as a module path: `["queue", "file", "lease"]`.
