@@ -27,6 +27,7 @@ use crate::notice::Notices;
 use crate::queue::{self, Queue};
 use crate::report;
 use crate::sandbox::{Limits, Mode};
+use crate::system;
 use crate::verdict::Policy;
 
 pub use tasks::{NamedTask, TaskLimits, Tasks};
@@ -504,7 +505,7 @@ impl CompileSettings {
 /// replaced since it started. Its hidden command calls
 /// [`compile_for_parent`](crate::catalog::compile_for_parent).
 pub fn compiler(limits: CompileLimits) -> Compiler {
-    Compiler::new(PathBuf::from("/proc/self/exe"), vec!["compile-component".into()], limits)
+    Compiler::new(system::this_program(), vec!["compile-component".into()], limits)
 }
 
 /// The time that is known to fit what started this host.

@@ -8,30 +8,26 @@
 //! A rule of Landlock is about a directory itself, not about its name. So a directory that is
 //! replaced needs a rule for the directory above it.
 
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-mod calls;
-mod capabilities;
 mod links;
+#[cfg(target_os = "linux")]
+mod linux;
 mod machine;
+#[cfg(target_os = "macos")]
+mod macos;
 mod ports;
 mod rules;
 
 use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 
-use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, NetPort,
-    Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
-    path_beneath_rules,
-};
-
+#[cfg(target_os = "linux")]
+use linux as here;
+#[cfg(target_os = "macos")]
+use macos as here;
 pub use rules::Rules;
-
-/// The version of Landlock whose rights for files are used. It has all kinds of access to files.
-const FILES: ABI = ABI::V6;
 
 /// Whether a host confines itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,32 +85,26 @@ fn place(path: &Path) -> Option<Place> {
 
 /// What the kernel can enforce here: tried on a thread that is then gone.
 pub fn possible() -> InForce {
-    let tried = std::thread::spawn(|| InForce {
-        calls: restrict_calls(false).is_ok(),
-        ..restrict_files(&Rules::default()).unwrap_or(InForce::NOTHING)
-    });
-    tried.join().unwrap_or(InForce::NOTHING)
+    std::thread::spawn(here::try_on_thread).join().unwrap_or(InForce::NOTHING)
 }
 
 /// Confines this process for good, as far as the kernel can. What it can't is logged and left out.
 ///
 /// No other thread may run yet: Landlock confines the calling thread and those that it starts.
 pub fn confine(rules: &Rules) -> InForce {
-    if let Err(errno) = capabilities::drop() {
-        tracing::debug!("this host keeps the capabilities that it has: {errno}");
-    }
-    let files = restrict_files(rules).unwrap_or_else(|error| {
-        tracing::debug!("the kernel does not keep this host to its files: {error}");
-        InForce::NOTHING
-    });
-    if files.files {
+    let in_force = here::confine(rules);
+    if in_force.files {
         let _ = NAMED.set(rules.paths().filter_map(place).collect());
     }
-    let calls = restrict_calls(true);
-    if let Err(error) = &calls {
-        tracing::debug!("the kernel does not filter the system calls of this host: {error}");
+    in_force
+}
+
+/// Keeps this process, which needs no file, from all that it does not have as open descriptors: as
+/// far as the kernel can.
+pub(crate) fn give_up_files() {
+    if let Err(error) = here::give_up_files() {
+        tracing::debug!("the kernel does not keep this process from files: {error}");
     }
-    InForce { calls: calls.is_ok(), ..files }
 }
 
 /// Why this process may not use a path, if the cause is its own confinement.
@@ -144,51 +134,6 @@ pub(crate) fn may_be_the_cause(said: &str) -> &'static str {
         }
         _ => "",
     }
-}
-
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-fn restrict_calls(all_threads: bool) -> Result<(), seccompiler::Error> {
-    calls::restrict(all_threads)
-}
-
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn restrict_calls(_all_threads: bool) -> Result<(), &'static str> {
-    Err("there is no list of system calls for this kind of processor")
-}
-
-fn restrict_files(rules: &Rules) -> Result<InForce, RulesetError> {
-    let reading = AccessFs::ReadFile | AccessFs::ReadDir;
-    let running = reading | AccessFs::Execute;
-    let all = AccessFs::from_all(FILES);
-    // No data become programs or devices.
-    let writing = all & !(AccessFs::Execute | AccessFs::MakeChar | AccessFs::MakeBlock);
-    let mut ruleset = Ruleset::default()
-        .set_compatibility(CompatLevel::HardRequirement)
-        // Version 3 is the first that covers truncation, and so all ways to change a file's content.
-        .handle_access(AccessFs::from_all(ABI::V3))?
-        .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(all)?
-        .handle_access(AccessNet::from_all(FILES))?
-        .scope(Scope::from_all(FILES))?
-        .create()?;
-    let kinds: [(&[PathBuf], BitFlags<AccessFs>); 3] =
-        [(&rules.read, reading), (&rules.run, running), (&rules.write, writing)];
-    for (paths, access) in kinds {
-        ruleset = ruleset.add_rules(path_beneath_rules(paths, access))?;
-    }
-    for port in &rules.connect {
-        ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
-    }
-    for port in &rules.listen {
-        ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::BindTcp))?;
-    }
-    let status = ruleset.restrict_self()?;
-    let files = status.ruleset != RulesetStatus::NotEnforced;
-    let ports = match status.landlock {
-        LandlockStatus::Available { effective_abi, .. } => files && effective_abi >= ABI::V4,
-        _ => false,
-    };
-    Ok(InForce { files, ports, calls: false })
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! Opening and listing directories without following links.
 
 use std::ffi::CStr;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{FileType, Mode, OFlags, RawDir, SeekFrom, openat, seek};
+use rustix::fs::{FileType, Mode, OFlags, openat};
 use rustix::io::Errno;
+
+use crate::system::for_each_entry;
 
 /// Opens a directory. A link is an error.
 pub(crate) fn open_dir(at: impl AsFd, path: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
@@ -24,16 +25,8 @@ pub(crate) fn for_each<E: From<Errno>>(
     dir: BorrowedFd<'_>,
     mut each: impl FnMut(&CStr, FileType) -> Result<(), E>,
 ) -> Result<(), E> {
-    // Room for at least one name of the greatest length; most directories fit.
-    let mut buffer = [MaybeUninit::uninit(); 4096];
-    seek(dir, SeekFrom::Start(0))?;
-    let mut entries = RawDir::new(dir, &mut buffer);
-    while let Some(entry) = entries.next() {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name != c"." && name != c".." {
-            each(name, entry.file_type())?;
-        }
-    }
-    Ok(())
+    for_each_entry(dir, |name, kind| match name == c"." || name == c".." {
+        true => Ok(()),
+        false => each(name, kind),
+    })
 }

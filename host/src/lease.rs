@@ -18,6 +18,7 @@ use crate::fault::{self, Step};
 use crate::outage::Outages;
 use crate::queue::{Message, Queue, QueueError, Receipt, Release};
 use crate::shortage;
+use crate::system::suspended;
 
 /// A lease is renewed when this fraction of its duration is left.
 const RENEW_AT: f64 = 0.5;
@@ -77,20 +78,6 @@ impl Term {
     fn is_over(&self) -> bool {
         Instant::now() + suspended().saturating_sub(self.suspended) >= self.until
     }
-}
-
-/// How long the machine has been suspended since it booted.
-fn suspended() -> Duration {
-    let since_boot = |clock| {
-        let now = rustix::time::clock_gettime(clock);
-        Duration::new(
-            u64::try_from(now.tv_sec).unwrap_or_default(),
-            u32::try_from(now.tv_nsec).unwrap_or_default(),
-        )
-    };
-    // In this order, so that the difference is never too small.
-    let awake = since_boot(rustix::time::ClockId::Monotonic);
-    since_boot(rustix::time::ClockId::Boottime).saturating_sub(awake)
 }
 
 /// A leased message. Dropping the lease without settling lets it end by itself.

@@ -62,6 +62,7 @@ pub mod shortage;
 mod simulation;
 pub mod spill;
 pub mod stats;
+pub mod system;
 pub mod task;
 pub mod telemetry;
 pub mod transfer;

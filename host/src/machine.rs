@@ -11,6 +11,7 @@ use bytesize::ByteSize;
 use rustix::process::{Resource, getrlimit};
 
 use crate::environment::Environment;
+use crate::system;
 
 /// The memory that a host needs beside its tasks: its own, and the compilation of a small component.
 const OF_THE_HOST: ByteSize = ByteSize::mib(200);
@@ -141,10 +142,7 @@ fn for_tasks(memory: Memory) -> ByteSize {
 }
 
 fn memory(environment: &Environment, root: &Path) -> Option<Memory> {
-    let machine = std::fs::read_to_string(root.join("proc/meminfo")).ok()?;
-    let machine = machine.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kib: u64 = machine.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    let machine = (kib.saturating_mul(1 << 10), Source::Machine);
+    let machine = (system::memory(root)?, Source::Machine);
     let groups = control_groups(root).into_iter().map(|bytes| (bytes, Source::ControlGroup));
     let all = std::iter::once(machine).chain(groups).chain(slurm(environment));
     let (size, source) = all.min_by_key(|(bytes, _)| *bytes)?;

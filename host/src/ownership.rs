@@ -25,6 +25,7 @@ use rustix::fs::{AtFlags, FileType, Stat, fstat, statat};
 use rustix::io::Errno;
 
 use crate::dirs::for_each;
+use crate::system::mode;
 
 /// The most links that are followed on one path, as in the kernel.
 const MOST_LINKS: usize = 40;
@@ -74,7 +75,7 @@ impl Owned {
     }
 
     fn of_stat(stat: &Stat) -> Self {
-        Self { user: stat.st_uid, group: stat.st_gid, mode: stat.st_mode & 0o7777 }
+        Self { user: stat.st_uid, group: stat.st_gid, mode: mode(stat) & 0o7777 }
     }
 
     fn is_sticky(self) -> bool {

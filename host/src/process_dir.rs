@@ -291,7 +291,10 @@ fn is_not_a_file(error: &io::Error) -> bool {
 /// Frees a name. A directory is renamed, so that the next sweep takes it for a dead process's.
 fn clear_away(dir: &OwnedFd, name: &str) -> Result<(), Errno> {
     match unlinkat(dir, name, AtFlags::empty()) {
-        Err(Errno::ISDIR) => renameat(dir, name, dir, uuid::Uuid::new_v4().to_string()),
+        // macOS says the latter of a directory.
+        Err(Errno::ISDIR | Errno::PERM) => {
+            renameat(dir, name, dir, uuid::Uuid::new_v4().to_string())
+        }
         Err(Errno::NOENT) => Ok(()),
         other => other,
     }

@@ -6,16 +6,15 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::{Once, OnceLock};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use rustix::fs::{MemfdFlags, memfd_create};
 use webpki_root_certs::TLS_SERVER_ROOT_CERTS;
 
 use crate::environment::Environment;
+use crate::system::file_in_memory;
 
 /// The variable with the path of the certificate file.
 pub const VARIABLE: &str = "SSL_CERT_FILE";
@@ -40,8 +39,7 @@ pub fn missing(environment: &Environment) -> Option<PathBuf> {
         return None;
     }
     // If this fails, each client that needs certificates reports its own error.
-    let file = bundle().ok()?;
-    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let (file, path) = bundle().ok()?;
     BUNDLED.set(Bundled { _file: file, named }).ok()?;
     Some(path)
 }
@@ -72,10 +70,10 @@ fn has_own(is_named: bool) -> bool {
     !rustls_native_certs::load_native_certs().certs.is_empty()
 }
 
-/// An unnamed file with the certificates. Child processes inherit it: clients start programs for
+/// A file with the certificates, and its path. Child processes inherit it: clients start programs for
 /// credentials.
-fn bundle() -> io::Result<File> {
-    let mut file = File::from(memfd_create("ca-certificates", MemfdFlags::empty())?);
+fn bundle() -> io::Result<(File, PathBuf)> {
+    let (mut file, path) = file_in_memory("ca-certificates")?;
     let mut text = String::new();
     for certificate in TLS_SERVER_ROOT_CERTS {
         text.push_str("-----BEGIN CERTIFICATE-----\n");
@@ -87,7 +85,7 @@ fn bundle() -> io::Result<File> {
         text.push_str("-----END CERTIFICATE-----\n");
     }
     file.write_all(text.as_bytes())?;
-    Ok(file)
+    Ok((file, path))
 }
 
 #[cfg(test)]
@@ -96,8 +94,7 @@ mod tests {
 
     #[test]
     fn the_bundled_certificates_can_be_read_by_the_clients() {
-        let file = bundle().unwrap();
-        let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let (_file, path) = bundle().unwrap();
         for _ in 0..2 {
             let read = rustls_native_certs::load_certs_from_paths(Some(&path), None);
             assert!(read.errors.is_empty(), "{:?}", read.errors);

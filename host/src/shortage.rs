@@ -6,6 +6,8 @@ use std::os::fd::AsFd;
 
 use rustix::io::Errno;
 
+use crate::system;
+
 /// The first system error number in an error's chain of causes.
 pub fn errno(error: &(dyn Error + 'static)) -> Option<Errno> {
     let mut cause = Some(error);
@@ -46,7 +48,8 @@ pub fn is_of_the_process(errno: Errno) -> bool {
 
 /// True when a part of the disk can't be read, or its checksum is wrong.
 pub fn is_damage(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::IO | Errno::BADMSG | Errno::UCLEAN))
+    let is_damage = |errno| matches!(errno, Errno::IO | Errno::BADMSG) || system::is_damage(errno);
+    Errno::from_io_error(error).is_some_and(is_damage)
 }
 
 /// True when another process held a lock for too long. Everything else may work.

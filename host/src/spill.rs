@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use crate::ownership;
 use crate::process_dir::ProcessDir;
 use crate::shortage;
+use crate::system::place;
 
 /// A directory of this process for large outputs.
 #[derive(Debug)]
@@ -167,14 +168,14 @@ impl SpilledFile {
     /// # Errors
     /// The system's, if the directory can't be examined.
     pub fn device(&self) -> Result<u64, Errno> {
-        fstat(self).map(|stat| stat.st_dev)
+        fstat(self).map(|stat| place(&stat).0)
     }
 
     /// True if somebody removed or replaced the file's directory.
     pub fn is_lost(&self) -> bool {
         let same = |open: &OwnedFd| {
             let (ours, there) = (fstat(open).ok()?, stat(self.home.path()).ok()?);
-            Some((ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino))
+            Some(place(&ours) == place(&there))
         };
         !self.is_moved.load(Relaxed) && same(self.home.dir()) != Some(true)
     }

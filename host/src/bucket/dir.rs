@@ -29,12 +29,12 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use parking_lot::RwLock;
 use rustix::fs::{
     AtFlags, FallocateFlags, FileType, Mode, OFlags, Stat, fallocate, fstat, fstatvfs, fsync,
-    ioctl_ficlone, mkdirat, openat, statat, unlinkat,
+    mkdirat, openat, statat, unlinkat,
 };
 use rustix::io::Errno;
 
 use self::error::DirError;
-use self::root::{Id, Root};
+use self::root::Root;
 use self::sync::{Holder, Unsynced};
 use self::walk::Walk;
 use super::{Bucket, BucketError, Content, Listed, Object, Opened, PutTag, Revision, Version};
@@ -43,6 +43,7 @@ use crate::digest::Digest;
 use crate::fault::{self, Step};
 use crate::key::{BucketKey, Prefix};
 use crate::process_dir;
+use crate::system::{self, Identity};
 
 pub use self::in_place::{InPlace, InPlaceError};
 pub use self::sync::DirSync;
@@ -348,7 +349,7 @@ impl DirBucket {
             let (path, dir) = root.deepest_above(key)?;
             Ok((root.clone(), path, dir))
         })?;
-        let id = Id::of_open(&dir).map_err(|error| failed(error.into()))?;
+        let id = Identity::of_open(&dir).map_err(|error| failed(error.into()))?;
         let tmp = if id.shares_mount_with(root.id) {
             root.tmp()
         } else {
@@ -467,7 +468,7 @@ fn copy(from: &mut File, to: &mut File, size: u64) -> io::Result<u64> {
     use std::io::{Read, Write};
     const ONE_READ: usize = 64 * 1024;
     if size >= ONE_READ as u64 {
-        if ioctl_ficlone(&*to, &*from).is_ok() {
+        if system::share_blocks(to, from).is_ok() {
             return Ok(to.metadata()?.len());
         }
         return io::copy(from, to);

@@ -18,6 +18,7 @@ use crate::digest::Digest;
 use crate::dirs::{for_each, open_dir};
 use crate::ownership::Us;
 use crate::shortage::is_damage;
+use crate::system::{is_unsupported, used};
 
 /// A use is recorded on disk when the last record is older than this.
 const TOUCH_SECONDS: u64 = 60;
@@ -173,7 +174,7 @@ impl Blobs {
         let is_new = match renamed {
             Ok(()) => true,
             // The file exists, or the file system has no such rename.
-            Err(Errno::EXIST | Errno::INVAL | Errno::NOSYS) => {
+            Err(error) if error == Errno::EXIST || is_unsupported(error) => {
                 let old = statat(blobs, &*path, AtFlags::SYMLINK_NOFOLLOW);
                 if let Ok(old) = &old
                     && self.flaw(old, stamp.size).is_none()
@@ -305,8 +306,4 @@ pub(super) fn path(digest: &Digest) -> String {
 /// True when there is no regular file of that name.
 fn is_absent(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
-}
-
-fn used(stat: &Stat) -> (i64, u64) {
-    (stat.st_atime, stat.st_atime_nsec)
 }

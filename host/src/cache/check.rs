@@ -17,6 +17,7 @@ use crate::digest::Digest;
 use crate::dirs::{for_each, open_dir};
 use crate::ownership::{self, Us};
 use crate::shortage::is_damage;
+use crate::system::IS_NO_USE;
 
 /// The result of a check.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -93,7 +94,7 @@ fn look(blobs: &impl AsFd, digest: &Digest) -> io::Result<Option<(u64, bool)>> {
     let path = path(digest);
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     // A check is not a use. Only a file's owner may open it so.
-    let opened = match openat(blobs, &*path, flags | OFlags::NOATIME, Mode::empty()) {
+    let opened = match openat(blobs, &*path, flags | IS_NO_USE, Mode::empty()) {
         Err(Errno::PERM) => openat(blobs, &*path, flags, Mode::empty()),
         other => other,
     };

@@ -17,6 +17,7 @@ use super::PARTS;
 use crate::dirs::open_dir;
 use crate::ownership::{self, NotOurs};
 use crate::process_dir::ProcessDir;
+use crate::system::place;
 
 /// The directories of one cache.
 #[derive(Debug)]
@@ -136,7 +137,7 @@ fn open_blobs(dir: &Path) -> io::Result<Arc<OwnedFd>> {
 /// True when an open directory is still the one to use.
 fn is_current(open: &OwnedFd, path: &Path, is_away: bool) -> bool {
     match (fstat(open), stat(path)) {
-        (Ok(open), Ok(there)) => (open.st_dev, open.st_ino) == (there.st_dev, there.st_ino),
+        (Ok(open), Ok(there)) => place(&open) == place(&there),
         (Ok(open), Err(_)) => is_away && open.st_nlink > 0,
         (Err(_), _) => false,
     }

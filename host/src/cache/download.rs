@@ -19,6 +19,7 @@ use crate::blocking::{SMALL, blocking};
 use crate::bucket::{Bucket, BucketError, Object, Opened};
 use crate::digest::Digest;
 use crate::fault::{self, Step};
+use crate::system;
 
 /// How often a download is tried when the cache's directories fail.
 const TRIES: usize = 3;
@@ -138,8 +139,8 @@ impl Cache {
         if is_of_writing(&cause.into()) {
             return self.local("writing a download", cause.into());
         }
-        let may_be_either =
-            matches!(cause, Errno::IO | Errno::STALE | Errno::NODEV | Errno::NXIO | Errno::UCLEAN);
+        let may_be_either = matches!(cause, Errno::IO | Errno::STALE | Errno::NODEV | Errno::NXIO)
+            || system::is_damage(cause);
         if !may_be_either {
             return error.into();
         }

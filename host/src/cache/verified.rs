@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use rustix::fs::Stat;
 
 use crate::digest::Digest;
+use crate::system::{modified, place};
 
 /// Blobs of one generation. There are two.
 const GENERATION: usize = 65_536;
@@ -15,20 +16,16 @@ const GENERATION: usize = 65_536;
 /// updates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Stamp {
-    dev: u64,
-    ino: u64,
+    /// Device and inode.
+    place: (u64, u64),
     pub(super) size: u64,
     modified: (i64, u64),
 }
 
 impl Stamp {
     pub(super) fn of(stat: &Stat) -> Self {
-        Self {
-            dev: stat.st_dev,
-            ino: stat.st_ino,
-            size: u64::try_from(stat.st_size).unwrap_or(0),
-            modified: (stat.st_mtime, stat.st_mtime_nsec),
-        }
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        Self { place: place(stat), size, modified: modified(stat) }
     }
 }
 

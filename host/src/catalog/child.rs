@@ -13,13 +13,13 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetError, Scope};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Resource, Rlimit, getrlimit, nice, setrlimit};
 use wasmtime::Engine;
 
 use super::adapter::component_of;
 use super::{bounded, host_cause};
+use crate::confinement;
 use crate::digest::Digest;
 use crate::sandbox::{self, Mode};
 
@@ -141,18 +141,7 @@ fn is_of_memory(error: &wasmtime::Error) -> bool {
 /// without this, so a kernel that can't do it is no error.
 fn reduce_rights() {
     let _ = nice(NICENESS);
-    let _ = confine();
-}
-
-fn confine() -> Result<(), RulesetError> {
-    let newest = ABI::V6;
-    Ruleset::default()
-        .handle_access(AccessFs::from_all(newest))?
-        .handle_access(AccessNet::from_all(newest))?
-        .scope(Scope::from_all(newest))?
-        .create()?
-        .restrict_self()?;
-    Ok(())
+    confinement::give_up_files();
 }
 
 /// Ends this process when the host closes the socket or dies.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use axum::serve::Listener;
 use socket2::SockRef;
+use task_host::system::limit_silence;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -38,7 +39,7 @@ impl Listener for Bounded {
         // Nobody closes the semaphore.
         let place = self.places.clone().acquire_owned().await.ok();
         let (stream, address) = Listener::accept(&mut self.listener).await;
-        if let Err(error) = SockRef::from(&stream).set_tcp_user_timeout(Some(PATIENCE)) {
+        if let Err(error) = limit_silence(&SockRef::from(&stream), PATIENCE) {
             tracing::debug!("the connection from {address} has no time limit: {error}");
         }
         (Connection { stream, _place: place }, address)

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rustix::fs::{Advice, Stat, fadvise, fstat};
+use rustix::fs::{Stat, fstat};
 use rustix::io::Errno;
 
 use super::{BUSY, DirBucket, READS, size, version};
@@ -16,6 +16,7 @@ use crate::blocking::SMALL;
 use crate::bucket::{BucketError, Version};
 use crate::key::BucketKey;
 use crate::shortage;
+use crate::system;
 
 /// One version of an object, to be read where it is.
 ///
@@ -121,7 +122,7 @@ impl InPlace {
     pub fn read_ahead(&self) {
         if let Some(file) = self.held.as_ref().filter(|_| self.is_worth_reading_ahead()) {
             // Without it the first reads wait for the disk.
-            let _ = fadvise(file, 0, None, Advice::WillNeed);
+            system::read_ahead(file);
         }
     }
 

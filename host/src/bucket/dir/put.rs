@@ -14,7 +14,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::error::DirError;
-use super::root::{self, Id, Root};
+use super::root::{self, Root};
 use super::{DirBucket, copy, make_dirs, open_parent, version};
 use crate::blocking::{SMALL, blocking};
 use crate::bucket::content::{Content, Opened};
@@ -22,6 +22,7 @@ use crate::bucket::{BucketError, PutTag, Revision};
 use crate::fault::{self, Step};
 use crate::key::BucketKey;
 use crate::process_dir::ProcessDir;
+use crate::system::{Identity, is_unsupported, place};
 
 /// Numbers for the names of files: no two of a process have one in common.
 static NAMES: AtomicU64 = AtomicU64::new(0);
@@ -115,7 +116,7 @@ impl DirBucket {
             })?;
             match put {
                 Put::Done(root) => {
-                    let device = fstat(&made.file).map_or(root.id.device, |stat| stat.st_dev);
+                    let device = fstat(&made.file).map_or(root.id.device, |stat| place(&stat).0);
                     made.was_renamed();
                     return self.has_put(&root, key, device).map(|()| true);
                 }
@@ -170,7 +171,7 @@ impl DirBucket {
         let failed = |error: io::Error| self.copy_failed(key, size, error);
         let (root, parent) =
             self.in_root("writing", key, |root| Ok((root.clone(), open_parent(root, key)?)))?;
-        let id = Id::of_open(&parent).map_err(|error| failed(error.into()))?;
+        let id = Identity::of_open(&parent).map_err(|error| failed(error.into()))?;
         let tmp = if elsewhere || !id.shares_mount_with(root.id) {
             // The key is on another file system, by a link in the bucket: copy there.
             let path = self.0.path.join(key.parent().unwrap_or_default());
@@ -329,7 +330,7 @@ fn rename_new(
 ) -> Result<(), Errno> {
     match renameat_with(from, name, root, key.as_str(), RenameFlags::NOREPLACE) {
         // Not every file system has this call. A link does not replace a file either.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+        Err(error) if is_unsupported(error) => {
             linkat(from, name, root, key.as_str(), AtFlags::empty())?;
             // A name that stays goes with the directory of the process.
             let _ = unlinkat(from, name, AtFlags::empty());

@@ -12,10 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, fstatvfs, makedev, mkdirat, openat, statat,
-    statx,
-};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstatvfs, mkdirat, openat, statat};
 use rustix::io::Errno;
 
 use super::TMP;
@@ -23,6 +20,7 @@ use super::error::DirError;
 use crate::dirs::for_each;
 use crate::key::BucketKey;
 use crate::process_dir::ProcessDir;
+use crate::system::Identity;
 
 /// For this long after a directory was replaced, a missing object may be on its way: somebody
 /// restores the directory from a copy.
@@ -38,52 +36,11 @@ pub(super) struct Root {
     tmp: Mutex<Option<Arc<ProcessDir>>>,
     path: PathBuf,
     dir: OwnedFd,
-    pub(super) id: Id,
+    pub(super) id: Identity,
     /// There were objects in it.
     had_objects: AtomicBool,
     /// When it replaced another directory.
     replaced: Option<Instant>,
-}
-
-/// The identity of a directory on its mount. Reliable only while the directory is open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Id {
-    pub(super) device: u64,
-    inode: u64,
-    /// Zero where the kernel does not say.
-    mount: u64,
-}
-
-impl Id {
-    /// Of the directory that `path` leads to.
-    pub(super) fn of(path: &Path) -> Result<Self, Errno> {
-        Self::at(CWD, path, AtFlags::empty())
-    }
-
-    /// Of an open directory.
-    pub(super) fn of_open(dir: impl AsFd) -> Result<Self, Errno> {
-        Self::at(dir, Path::new(""), AtFlags::EMPTY_PATH)
-    }
-
-    fn at(dir: impl AsFd, path: &Path, flags: AtFlags) -> Result<Self, Errno> {
-        match statx(dir.as_fd(), path, flags, StatxFlags::INO | StatxFlags::MNT_ID) {
-            Ok(stat) => Ok(Self {
-                device: makedev(stat.stx_dev_major, stat.stx_dev_minor),
-                inode: stat.stx_ino,
-                mount: stat.stx_mnt_id,
-            }),
-            Err(Errno::NOSYS) => {
-                let stat = statat(dir, path, flags)?;
-                Ok(Self { device: stat.st_dev, inode: stat.st_ino, mount: 0 })
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// True when a file can be renamed from one directory to the other.
-    pub(super) fn shares_mount_with(self, other: Self) -> bool {
-        (self.device, self.mount) == (other.device, other.mount)
-    }
 }
 
 impl Root {
@@ -91,7 +48,7 @@ impl Root {
     pub(super) fn open(path: &Path) -> Result<Self, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = openat(CWD, path, flags, Mode::empty())?;
-        let id = Id::of_open(&dir)?;
+        let id = Identity::of_open(&dir)?;
         let had_objects = AtomicBool::new(has_objects(&dir)?);
         let path = path.to_owned();
         Ok(Self { tmp: Mutex::default(), path, dir, id, had_objects, replaced: None })
@@ -103,7 +60,7 @@ impl Root {
     /// When there is no directory. Also when it is empty and this one was not: it may be the mount
     /// point of an unmounted file system.
     pub(super) fn now(self: &Arc<Self>) -> Result<Arc<Self>, DirError> {
-        match Id::of(&self.path) {
+        match Identity::of(&self.path) {
             Ok(id) if id == self.id => return Ok(self.clone()),
             Ok(_) => {}
             Err(errno) => return Err(self.gone(errno)),

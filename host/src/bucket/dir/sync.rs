@@ -12,11 +12,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use parking_lot::Mutex;
-use rustix::fs::{CWD, Mode, OFlags, openat, syncfs};
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use super::root::Root;
 use crate::blocking::blocking;
+use crate::system::sync_file_system;
 
 /// Work in rounds, each shared by all callers that wait.
 #[derive(Debug, Default)]
@@ -135,7 +136,7 @@ fn sync_all(dirty: &Mutex<HashMap<u64, Dirty>>) -> Result<(), Errno> {
     let look = |(device, dirty): (&u64, &Dirty)| (*device, dirty.dir.clone(), dirty.puts);
     let now: Vec<_> = dirty.lock().iter().map(look).collect();
     for (device, dir, puts) in now {
-        syncfs(&*dir)?;
+        sync_file_system(&*dir)?;
         let mut all = dirty.lock();
         // Later puts may have missed the sync.
         if all.get(&device).is_some_and(|dirty| dirty.puts == puts) {
@@ -166,7 +167,7 @@ impl DirSync {
     pub async fn sync(&self) -> io::Result<()> {
         let path = self.path.clone();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let sync = move || syncfs(openat(CWD, &path, flags, Mode::empty())?);
+        let sync = move || sync_file_system(openat(CWD, &path, flags, Mode::empty())?);
         Ok(self.rounds.join(sync).await?)
     }
 }

@@ -11,6 +11,7 @@ use super::root::Root;
 use super::{DirBucket, TMP, modified, size};
 use crate::bucket::{BucketError, Listed};
 use crate::key::{BucketKey, Prefix};
+use crate::system::place;
 
 /// Iterates over the objects below a prefix, in the file system's order.
 pub(super) struct Walk<'a> {
@@ -116,7 +117,7 @@ impl<'a> Walk<'a> {
                 Ok(WalkEntry::Object(Listed { key, size: size(stat), modified: modified(stat) }))
             }
             // A link to a directory further up makes a loop.
-            FileType::Directory if self.levels.iter().any(|l| l.id == id(stat)) => {
+            FileType::Directory if self.levels.iter().any(|l| l.id == place(stat)) => {
                 Ok(WalkEntry::Nothing)
             }
             FileType::Directory => match self.open(key.as_str()) {
@@ -161,11 +162,7 @@ impl Level {
     fn open(root: impl AsFd, path: &str) -> Result<Self, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = openat(root, path, flags, Mode::empty())?;
-        let id = id(&fstat(&fd)?);
+        let id = place(&fstat(&fd)?);
         Ok(Self { entries: Dir::new(fd)?, id })
     }
-}
-
-fn id(stat: &Stat) -> (u64, u64) {
-    (stat.st_dev, stat.st_ino)
 }

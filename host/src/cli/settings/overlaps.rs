@@ -12,9 +12,10 @@ use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, StatxFlags, stat, statx};
+use rustix::fs::stat;
 use task_host::cache;
 use task_host::config::{Config, DataSettings, QueueSettings};
+use task_host::system;
 
 use super::super::exit_code::Advice;
 
@@ -243,7 +244,7 @@ struct Location {
 impl Location {
     fn of(path: &Path, mounts: &Mounts) -> Self {
         let path = resolve(path, MOST_LINKS);
-        let id = |path: &Path| stat(path).ok().map(|stat| (stat.st_dev, stat.st_ino));
+        let id = |path: &Path| stat(path).ok().map(|stat| system::place(&stat));
         let ids = path.ancestors().filter_map(id).collect();
         let stored = mounts.stored(&path);
         Self { is_there: id(&path).is_some(), ids, stored, path }
@@ -327,7 +328,7 @@ impl Mounts {
     /// Where a path without links is or will be stored.
     fn stored(&self, path: &Path) -> Option<(String, PathBuf)> {
         let there = path.ancestors().find(|path| path.symlink_metadata().is_ok())?;
-        let id = statx(CWD, there, AtFlags::empty(), StatxFlags::MNT_ID).ok()?.stx_mnt_id;
+        let id = system::mount_of(there)?;
         let mount = self.0.iter().find(|mount| mount.id == id)?;
         let below = path.strip_prefix(&mount.point).ok()?;
         Some((mount.device.clone(), mount.root.join(below)))

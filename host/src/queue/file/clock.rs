@@ -16,6 +16,7 @@ use rustix::io::Errno;
 
 use super::dirs::Dirs;
 use super::files::{remove, written};
+use crate::system::open_unnamed;
 
 /// The greatest difference that is ignored. Some file systems store times in steps of two
 /// seconds.
@@ -203,16 +204,15 @@ pub(super) fn of_host() -> Duration {
 
 /// Creates a file, leaves nothing behind, and returns the file's time.
 fn time_of_new_file(dir: &OwnedFd) -> Result<Duration, Errno> {
-    let mode = Mode::RUSR | Mode::WUSR;
-    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-    match fs::openat(dir, c".", flags | OFlags::TMPFILE, mode) {
+    match open_unnamed(dir, c".") {
         Ok(file) => return Ok(written(&fs::fstat(file)?)),
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) => {}
         Err(errno) => return Err(errno),
     }
     // Network file systems have no files without names.
     let name = format!(".clock-{}", uuid::Uuid::new_v4());
-    let file = fs::openat(dir, &*name, flags | OFlags::CREATE | OFlags::EXCL, mode)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file = fs::openat(dir, &*name, flags, Mode::RUSR | Mode::WUSR)?;
     let stat = fs::statat(dir, &*name, AtFlags::SYMLINK_NOFOLLOW);
     drop(file);
     remove(dir, &name)?;

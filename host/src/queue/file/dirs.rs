@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::error::{self, invalid};
 use super::files::{self, directory, directory_no_link, make_directory};
 use crate::queue::QueueError;
+use crate::system::place;
 
 /// The directory in `host/` for entries that stood in the place of one of the queue's files,
 /// and for messages that are too long.
@@ -229,7 +230,7 @@ fn part(path: &Path, name: &str) -> PathBuf {
 }
 
 pub(super) fn id(stat: &fs::Stat) -> DirId {
-    (stat.st_dev, stat.st_ino)
+    place(stat)
 }
 
 /// Whether a file system's type, as statfs(2) returns it, is a network or user-space one.

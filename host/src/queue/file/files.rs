@@ -11,6 +11,8 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::{self, Errno};
 use rustix::path::Arg;
 
+use crate::system::modified;
+
 /// Permissions before the umask. They are Python's, so that a group can share a queue.
 pub(super) const FILE: Mode = Mode::from_raw_mode(0o666);
 const DIRECTORY: Mode = Mode::from_raw_mode(0o777);
@@ -68,7 +70,7 @@ pub(super) fn is_regular(stat: &Stat) -> bool {
 }
 
 /// Whether an entry is a regular file, and not a directory, a link, a pipe or a socket.
-pub(super) fn is_regular_at(dir: &OwnedFd, name: impl Arg) -> bool {
+pub(super) fn is_regular_at(dir: impl AsFd, name: impl Arg) -> bool {
     fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| is_regular(&stat))
 }
 
@@ -79,8 +81,11 @@ pub(super) fn size(stat: &Stat) -> usize {
 
 /// When a file was last written, since 1970.
 pub(super) fn written(stat: &Stat) -> Duration {
-    let nanos = u32::try_from(stat.st_mtime_nsec).unwrap_or_default();
-    Duration::new(u64::try_from(stat.st_mtime).unwrap_or_default(), nanos)
+    let (seconds, nanos) = modified(stat);
+    Duration::new(
+        u64::try_from(seconds).unwrap_or_default(),
+        u32::try_from(nanos).unwrap_or_default(),
+    )
 }
 
 /// Makes a directory unless it exists.

@@ -7,8 +7,8 @@ use rustix::io::Errno;
 use super::name::Name;
 use super::opened::OpenedQueue;
 use super::take::Taken;
-use super::watch::Watch;
 use crate::queue::{Message, QueueError};
+use crate::system::Watch;
 
 /// The longest wait before a call checks that its directory is still the queue's.
 const CHECK: Duration = Duration::from_secs(1);
@@ -175,7 +175,11 @@ impl OpenedQueue {
                     let now = self.now().as_secs();
                     let mut candidates = self.candidates();
                     let complete =
-                        watch.is_none_or(|watch| watch.read(|name| candidates.saw(name, now)));
+                        watch.is_none_or(|watch| watch.read(|name| {
+                            if let Some(name) = Name::parse(name) {
+                                candidates.saw(name, now);
+                            }
+                        }));
                     if !complete || candidates.has_more() {
                         return !complete;
                     }

@@ -6,17 +6,17 @@
 //! directory of a dead process: see [`crate::process_dir`].
 
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{self, AtFlags, RawDir};
+use rustix::fs::{self, AtFlags};
 use rustix::io::Errno;
 
 use super::dirs::{self, Dirs};
 use super::failures::ATTEMPTS;
 use super::files::directory;
 use super::name::is_id;
+use crate::dirs::for_each;
 use crate::fault::{self, Step};
 use crate::process_dir::{self, ProcessDir};
 
@@ -105,15 +105,10 @@ fn clear(dirs: &Dirs, dir: &OwnedFd) -> Result<(), Errno> {
 /// The names in a staging directory, which never has many entries.
 fn entries(dir: &OwnedFd) -> Result<Vec<String>, Errno> {
     let dir = directory(dir, ".")?;
-    let mut buffer = vec![MaybeUninit::uninit(); 32 * 1024];
-    let mut raw = RawDir::new(dir, &mut buffer);
     let mut names = Vec::new();
-    while let Some(entry) = raw.next() {
-        let entry = entry?;
-        match entry.file_name().to_str() {
-            Ok("." | "..") | Err(_) => {}
-            Ok(name) => names.push(name.to_owned()),
-        }
-    }
+    for_each(dir.as_fd(), |name, _| {
+        names.extend(name.to_str().ok().map(str::to_owned));
+        Ok::<(), Errno>(())
+    })?;
     Ok(names)
 }

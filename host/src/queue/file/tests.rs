@@ -13,7 +13,6 @@ mod hostile_files;
 mod replaced_directory;
 
 use super::name::Name;
-use super::watch::Watch;
 use super::*;
 use crate::queue::conformance::{Subject, suite};
 
@@ -301,7 +300,7 @@ async fn the_kernel_notifies_of_new_messages() {
     send(&queue, &["1"]).await;
     watch.changed().await;
     let mut seen = Vec::new();
-    assert!(watch.read(|name| seen.push(name.as_str().to_owned())));
+    assert!(watch.read(|name| seen.push(name.to_owned())));
     assert_eq!(seen, names(&dir, "queue"));
     // There are no more events.
     let waited = tokio::time::timeout(SHORT / 20, watch.changed()).await;

@@ -5,10 +5,11 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytesize::ByteSize;
-use rustix::fs::{self, Access, AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{self, Access, AtFlags, CWD};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use task_host::fit::{Finding, Level};
+use task_host::system;
 
 /// Bytes of the trial: a block, because a full disk may have room for a byte.
 const BLOCK: usize = 4096;
@@ -91,8 +92,7 @@ impl Written {
 
 fn write(place: &Path) -> Result<Written, Errno> {
     fs::accessat(CWD, place, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?;
-    let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
-    let times = match fs::openat(CWD, place, flags, Mode::RUSR | Mode::WUSR) {
+    let times = match system::open_unnamed(CWD, place) {
         Ok(file) => {
             // The kernel kills a process that writes beyond this limit.
             let may_write = getrlimit(Resource::Fsize).current.is_none_or(|n| n >= BLOCK as u64);
