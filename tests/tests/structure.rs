@@ -38,6 +38,7 @@ const LAYERS: &[&[&str]] = &[
         "plain",
         "shortage",
     ],
+    &["system"],
 ];
 
 /// A file as a module path: `["queue", "file", "lease"]`.

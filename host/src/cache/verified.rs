@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn what_is_used_stays_known_and_memory_has_a_bound() {
         let verified = Verified::default();
-        let stamp = |ino| Stamp { dev: 1, ino, size: 1, modified: (1, 1) };
+        let stamp = |ino| Stamp { place: (1, ino), size: 1, modified: (1, 1) };
         let digest = |n: usize| Digest::of(&n.to_le_bytes());
         verified.add(digest(0), &stamp(0));
         for n in 1..4 * GENERATION {

@@ -304,7 +304,7 @@ async fn a_put_to_a_linked_file_system_is_synced_there() {
     for name in ["here", "linked/there", "linked/deep/there"] {
         f.bucket.put(&key(name), &"x".into(), &key("file")).await.unwrap();
     }
-    let (here, there) = (Id::of(&f.path).unwrap(), Id::of(shm.path()).unwrap());
+    let (here, there) = (Identity::of(&f.path).unwrap(), Identity::of(shm.path()).unwrap());
     let mut want = vec![here.device, there.device];
     want.sort_unstable();
     assert_eq!(f.bucket.0.unsynced.devices(), want);

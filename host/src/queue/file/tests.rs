@@ -296,7 +296,7 @@ async fn a_long_queue_is_listed_once_not_for_each_lease() {
 #[tokio::test]
 async fn the_kernel_notifies_of_new_messages() {
     let (dir, queue) = queue();
-    let watch = Watch::begin(&dir.path().join("queue")).unwrap();
+    let watch = crate::system::Watch::begin(&dir.path().join("queue")).unwrap();
     send(&queue, &["1"]).await;
     watch.changed().await;
     let mut seen = Vec::new();

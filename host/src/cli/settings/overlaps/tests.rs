@@ -200,9 +200,7 @@ fn a_directory_that_is_mounted_twice_is_one_directory() {
     fs::create_dir(root.join("mounted")).unwrap();
     // What the kernel would say if `data/deep` were mounted on `mounted`.
     let there = Mounts::read().stored(root).expect("a mount");
-    let id =
-        |path: &Path| statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).unwrap().stx_mnt_id;
-    let outer = id(root);
+    let outer = system::mount_of(root).unwrap();
     let line = |id: u64, stored: &Path, point: &Path| {
         let escaped = |path: &Path| path.to_str().unwrap().replace(' ', "\\040");
         format!("{id} 1 {} {} {} rw - ext4 x rw\n", there.0, escaped(stored), escaped(point))

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use libc::{c_int, c_long};
 
+use super::super::possible;
 use super::*;
 
 /// A place with files of somebody else, and some that a task is given.
