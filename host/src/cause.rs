@@ -191,6 +191,8 @@ mod tests {
             "called `Option::unwrap()` on a `None` value",
         );
         check("unknown field `alpha`, expected `beta`", "unknown field `…`, expected `…`");
+        check("input `my cat`: file:///b has no object `my cat`", "input `…`: … has no object `…`");
+        check("it took 1 s; `--timeout` allows more", "it took #; `--timeout` allows more");
         check(
             "Custom { kind: Other, error: \"bad header at byte 12\" }",
             "Custom { kind: Other, error: \"bad header at byte #\" }",

@@ -86,7 +86,7 @@ pub struct Fetched {
 #[derive(Debug, thiserror::Error)]
 pub enum PrefetchError {
     /// An input is not there: not yet, or never.
-    #[error("input {input}: {bucket} has no object `{key}`")]
+    #[error("input `{input}`: {bucket} has no object `{key}`")]
     NotFound {
         /// As the task names it.
         input: BucketKey,
@@ -96,7 +96,7 @@ pub enum PrefetchError {
         key: BucketKey,
     },
     /// The bucket or the local disk failed. Not the task's fault; trying again may help.
-    #[error("input {input}: {source}")]
+    #[error("input `{input}`: {source}")]
     Unavailable {
         /// As the task names it.
         input: BucketKey,
@@ -108,7 +108,7 @@ pub enum PrefetchError {
     },
     /// The bucket's own file was changed while the guest read it.
     #[error(
-        "input {input}: it was changed while the task read it; write a file under another name \
+        "input `{input}`: it was changed while the task read it; write a file under another name \
          and rename it into place"
     )]
     Changed {
@@ -116,13 +116,15 @@ pub enum PrefetchError {
         input: BucketKey,
     },
     /// An input was replaced after the task's plan had seen it.
-    #[error("input {input}: it was replaced after `plan` had read it and before the task started")]
+    #[error(
+        "input `{input}`: it was replaced after `plan` had read it and before the task started"
+    )]
     Replaced {
         /// As the task names it.
         input: BucketKey,
     },
     /// The task's inputs can't be right, however often it is tried.
-    #[error("input {input}: {problem}")]
+    #[error("input `{input}`: {problem}")]
     Invalid {
         /// As the task names it.
         input: BucketKey,
@@ -819,10 +821,13 @@ mod tests {
             }
         };
         check(&["z", "a/b", "a-b", "ab", "a.b/c"], None);
-        check(&["a/b/c", "a-b", "a", "a/a"], Some("input a/b/c: can't be placed below /inputs/a"));
+        check(
+            &["a/b/c", "a-b", "a", "a/a"],
+            Some("input `a/b/c`: can't be placed below /inputs/a"),
+        );
         check(
             &["a/b/x/y", "a/b-c", "a/b"],
-            Some("input a/b/x/y: can't be placed below /inputs/a/b"),
+            Some("input `a/b/x/y`: can't be placed below /inputs/a/b"),
         );
     }
 
@@ -860,7 +865,7 @@ mod tests {
         for names in [&["no/such"][..], &["a", "no/such"]] {
             let error = bring(&f, names).await.unwrap_err();
             assert!(matches!(error, PrefetchError::NotFound { .. }));
-            let want = format!("input no/such: {} has no object `d/no/such`", f.bucket);
+            let want = format!("input `no/such`: {} has no object `d/no/such`", f.bucket);
             assert_eq!(error.to_string(), want);
         }
     }
@@ -869,9 +874,9 @@ mod tests {
     async fn an_input_that_can_not_be_is_named() {
         let f = fixture();
         for (names, want) in [
-            (&["x", "a"][..], "input x: "),
-            (&["x/y", "x/y/z"], "input x/y/z: can't be placed below /inputs/x/y"),
-            (&["x/y/z", "x"], "input x/y/z: can't be placed below /inputs/x,"),
+            (&["x", "a"][..], "input `x`: "),
+            (&["x/y", "x/y/z"], "input `x/y/z`: can't be placed below /inputs/x/y"),
+            (&["x/y/z", "x"], "input `x/y/z`: can't be placed below /inputs/x,"),
         ] {
             let error = bring(&f, names).await.unwrap_err();
             assert!(matches!(error, PrefetchError::Invalid { .. }), "{error}");

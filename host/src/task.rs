@@ -107,8 +107,9 @@ pub async fn run(services: &Services, mut lease: Lease, hold: Hold) {
     fault::point(Reached::Decoded);
     steps.done(Step::Decode);
     let known = decoded.as_ref().ok();
-    // A field that is recorded later would cost as much as the whole span.
-    let span = tracing::info_span!(
+    // A field that is recorded later would cost as much as the whole span. Its level is that of the
+    // most important line, so that every line that is logged says which task it is about.
+    let span = tracing::error_span!(
         "task",
         message_id = lease.message().id,
         attempt = lease.attempt(),

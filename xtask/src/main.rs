@@ -11,6 +11,7 @@ mod deny;
 mod dist;
 mod fuzz;
 mod languages;
+mod macos;
 mod package;
 mod project;
 mod servers;
@@ -47,6 +48,8 @@ enum Chore {
     Soak(soak::Options),
     /// Build what users install: programs, wheels, Debian packages and a container image
     Dist(dist::Options),
+    /// Check that the host compiles for macOS
+    CheckMacos,
     /// Build the documentation site in `target/book`
     Book,
     /// Check dependencies for known vulnerabilities (needs a network)
@@ -82,6 +85,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Chore::Fuzz(options) => fuzz::run(&project, &options),
         Chore::Soak(options) => soak::run(&project, &options),
         Chore::Dist(options) => dist::run(&project, &options),
+        Chore::CheckMacos => macos::check(&project),
         Chore::Book => book::build(&project),
         Chore::Advisories => deny::advisories(&project),
         Chore::Setup => {

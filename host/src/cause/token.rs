@@ -154,8 +154,13 @@ fn is_id(token: &str) -> bool {
         || is_hex && digits + letters >= 2 * ID
 }
 
-/// True for code in backticks: paths such as `Option::unwrap()`, and variants such as `None`.
+/// True for code in backticks: paths such as `Option::unwrap()`, variants such as `None`, and options
+/// such as `--timeout`.
 pub(super) fn is_code(quoted: &str) -> bool {
+    let is_of_option = |c: char| c.is_ascii_lowercase() || c == '-';
+    if quoted.strip_prefix("--").is_some_and(|name| name.chars().all(is_of_option)) {
+        return true;
+    }
     let is_plain = quoted.chars().all(|c| c.is_ascii_alphabetic() || "_:()<>".contains(c));
     is_plain && (quoted.contains("::") || ["None", "Some", "Ok", "Err"].contains(&quoted))
 }

@@ -239,7 +239,12 @@ async fn work(
     let summary = Summary::new(
         &services,
         elapsed,
-        Ending { stopped, goal: worker.goal(), cause: stop.cause() },
+        Ending {
+            stopped,
+            goal: worker.goal(),
+            cause: stop.cause(),
+            is_hurried: stop.second_signal().is_some(),
+        },
         counts,
     );
     if json {

@@ -16,6 +16,8 @@ const LATE: Duration = Duration::from_secs(30);
 const AGAIN: Duration = Duration::from_secs(3600);
 /// How long a host that ends waits for its heartbeat to be removed.
 const LAST: Duration = Duration::from_secs(3);
+/// The second heartbeat comes so soon after the first, which is written before the host has a task.
+const SOON: Duration = Duration::from_secs(2);
 /// The most bytes of a host's id in the name of its heartbeat.
 const LONGEST_ID: usize = 200;
 
@@ -27,8 +29,8 @@ pub struct Heart {
 }
 
 impl Heart {
-    /// Writes what `snapshot` returns to `place`, now and whenever the time `every` has passed. One
-    /// write at a time: a place that hangs does not gather writes.
+    /// Writes what `snapshot` returns to `place`: now, two seconds later, and whenever the time `every`
+    /// has passed. One write at a time: a place that hangs does not gather writes.
     pub fn start(
         place: Place,
         every: Duration,
@@ -57,8 +59,9 @@ async fn beat(
     let mut told = Told::new(&place);
     let mut name = None;
     let mut is_written = false;
+    let mut pause = every.min(SOON);
     while !stop.is_cancelled() {
-        let due = tokio::time::Instant::now() + every;
+        let due = tokio::time::Instant::now() + std::mem::replace(&mut pause, every);
         let snapshot = snapshot();
         let name: &String = name.get_or_insert_with(|| name_of(&snapshot.host.id));
         let bytes = Heartbeat { every_seconds: every.as_secs_f64(), snapshot }.into_bytes();
@@ -203,6 +206,17 @@ mod tests {
         }
         heart.stop().await;
         assert_eq!(place.list().await.unwrap().0, []);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_second_heartbeat_does_not_wait_for_its_time() {
+        let (_root, _, place) = place();
+        let heart = Heart::start(place.clone(), Duration::from_secs(3600), snapshot);
+        let first = written(&place).await;
+        while written(&place).await.modified == first.modified {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        heart.stop().await;
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -68,7 +68,7 @@ impl Inputs {
                             Ok::<_, io::Error>(digest)
                         };
                         let read = if size <= SMALL { read() } else { blocking(read).await };
-                        read.map_err(|error| RunError::Host(format!("input {path}: {error}")))?
+                        read.map_err(|error| RunError::Host(format!("input `{path}`: {error}")))?
                     }
                 },
             };

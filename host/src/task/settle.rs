@@ -170,9 +170,7 @@ impl Attempt {
             }
             (Verdict::Retry { after }, Ok(())) => {
                 let (cause, retry_seconds) = (cause::fingerprint(reason), after.as_secs_f64());
-                let after = humantime::format_duration(Duration::from_millis(
-                    u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
-                ));
+                let after = humantime::format_duration(rounded(*after));
                 tracing::warn!(cause, retry_seconds, "failed, retry in {after}: {reason}");
                 self.log_steps("the steps of the failed attempt");
             }
@@ -406,5 +404,13 @@ async fn settle(
         if !services.wait_with(&lease, wait).await {
             return Err(error);
         }
+    }
+}
+
+/// A time for people: whole seconds, or whole milliseconds if it is less than one.
+fn rounded(time: Duration) -> Duration {
+    match time.as_secs() {
+        0 => Duration::from_millis(u64::from(time.subsec_millis())),
+        _ => Duration::from_secs(time.as_secs_f64().round() as u64),
     }
 }

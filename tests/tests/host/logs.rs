@@ -147,3 +147,14 @@ fn what_a_task_prints_is_logged_when_it_prints_it() {
     let line = lines.iter().find(|line| line["target"] == "guest").unwrap();
     assert_eq!((&line["span"]["id"], &line["span"]["task_name"]), (&json!(7), &json!("misbehave")));
 }
+
+#[test]
+fn a_host_that_logs_only_errors_says_which_task_they_are_about() {
+    let place = Place::with(&["misbehave"]);
+    place.submit(&[misbehaviour(7, &[], json!({"do": "reject", "text": "no image"}))]);
+    let said = place.run(&["--exit-when-empty", "--log-level", "error"]).code(3).stderr;
+    let lines: Vec<Value> = said.lines().map(strict).collect();
+    let [line] = &*lines else { panic!("one line: {said}") };
+    assert_eq!(line["message"], "rejected: no image");
+    assert_eq!((&line["span"]["id"], &line["span"]["task_name"]), (&json!(7), &json!("misbehave")));
+}

@@ -87,7 +87,10 @@ fn an_input_that_has_to_exist_is_waited_for_and_then_named() {
     let report = place.the_error();
     assert_eq!(report["attempt"], 2);
     let cause = report["exception"].as_str().unwrap();
-    assert!(cause.contains("input late: ") && cause.contains("no object `tests/late`"), "{cause}");
+    assert!(
+        cause.contains("input `late`: ") && cause.contains("no object `tests/late`"),
+        "{cause}"
+    );
 }
 
 #[test]
@@ -149,7 +152,7 @@ fn a_task_with_a_plan_is_audited_and_tried() {
     let report: Value = serde_json::from_slice(&report).unwrap();
     assert_eq!(report["inputs"], json!(["a", "tests/b"]));
     let failed = place.host(&["try", component, "--payload", payload]).code(3);
-    assert!(failed.stderr.contains("error: input a: "), "{}", failed.stderr);
+    assert!(failed.stderr.contains("error: input `a`: "), "{}", failed.stderr);
 }
 
 #[test]

@@ -23,6 +23,8 @@ const LEAST: usize = 20;
 /// The field with the cause of a failure. The message of such an event tells first what follows, and
 /// then why: `failed, retry in 1s: no image`.
 const CAUSE: &str = "cause";
+/// The field with the seconds until the next attempt.
+const RETRY: &str = "retry_seconds";
 
 /// Writes events as `23:59:00 WARN blur 53 (attempt 1): message name=value`. Expects the fields of
 /// spans to be JSON.
@@ -63,6 +65,10 @@ where
         event.record(&mut fields);
         let cause = fields.take(CAUSE);
         let (message, next) = fields.message(cause.is_some());
+        if next.is_some() {
+            // The message says it too.
+            fields.take(RETRY);
+        }
         let mut more = String::new();
         if let (Some(repeats), Some(cause)) = (&self.repeats, cause) {
             match repeats.say(level, &cause) {
@@ -248,7 +254,7 @@ mod tests {
                 let reason =
                     format!("panicked at src/lib.rs:10:44: index out of bounds: the index is {id}");
                 let cause = "index out of bounds: the index is #";
-                tracing::warn!(cause, "failed, retry in 1s: {reason}");
+                tracing::warn!(cause, retry_seconds = 1.006, "failed, retry in 1s: {reason}");
             }
             tracing::error!(cause = "no image", "rejected: no image");
         });

@@ -21,10 +21,16 @@ use super::{FILE_CALLS, STALLED, WATCH};
 /// How long a host may take to stop after the grace period.
 const TO_STOP: Duration = Duration::from_secs(60);
 
+/// Signals within this time count as one: `timeout` and programs that pass signals on send each twice,
+/// once to the host and once to its process group.
+const TOGETHER: Duration = Duration::from_millis(500);
+
 /// SIGTERM and SIGINT.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// When the last one came that counted.
+    last: Option<Instant>,
 }
 
 impl Signals {
@@ -33,16 +39,29 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            last: None,
         })
     }
 
-    /// The number of the next signal.
+    /// The number of the next signal that counts.
     async fn next(&mut self) -> i32 {
-        let kind = tokio::select! {
-            _ = self.terminate.recv() => SignalKind::terminate(),
-            _ = self.interrupt.recv() => SignalKind::interrupt(),
-        };
-        kind.as_raw_value()
+        loop {
+            let kind = tokio::select! {
+                _ = self.terminate.recv() => SignalKind::terminate(),
+                _ = self.interrupt.recv() => SignalKind::interrupt(),
+            };
+            if self.counts(Instant::now()) {
+                return kind.as_raw_value();
+            }
+        }
+    }
+
+    fn counts(&mut self, now: Instant) -> bool {
+        let counts = self.last.is_none_or(|last| now.duration_since(last) >= TOGETHER);
+        if counts {
+            self.last = Some(now);
+        }
+        counts
     }
 }
 
@@ -235,4 +254,19 @@ async fn overdue(services: &Services, until: Instant) {
     };
     // Without a hang, other work gets more time to end.
     let _ = tokio::time::timeout(TO_STOP, hangs).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_signal_that_is_sent_twice_counts_once() {
+        let mut signals = Signals::listen().unwrap();
+        let start = Instant::now();
+        let counts: Vec<bool> = [0, 1, 499, 500, 999, 1000]
+            .map(|millis| signals.counts(start + Duration::from_millis(millis)))
+            .into();
+        assert_eq!(counts, [true, false, false, true, false, true]);
+    }
 }

@@ -55,6 +55,8 @@ pub(crate) struct Summary {
     failures: Vec<Failures>,
     #[serde(skip)]
     elapsed: Duration,
+    #[serde(skip)]
+    is_hurried: bool,
 }
 
 /// Why a host stopped.
@@ -65,6 +67,8 @@ pub(crate) struct Ending {
     pub(crate) goal: Option<Goal>,
     /// What told it to stop, if anything did.
     pub(crate) cause: Option<&'static str>,
+    /// A second signal asked it to release all tasks.
+    pub(crate) is_hurried: bool,
 }
 
 impl Ending {
@@ -93,6 +97,7 @@ impl Summary {
             .collect();
         let (done, failed) = (stats.done.load(Relaxed), stats.failed.load(Relaxed));
         Self {
+            is_hurried: ending.is_hurried,
             stopped: match ending.stopped {
                 Stopped::Finished => "finished",
                 Stopped::Drained => "drained",
@@ -135,6 +140,9 @@ impl Summary {
             ("finished", _) => "finished",
             ("drained", Some("notice")) => {
                 "stopped because of a notice; running tasks were finished"
+            }
+            ("drained", _) if self.is_hurried => {
+                "stopped as requested; tasks that were not done were released"
             }
             ("drained", _) => "stopped as requested; running tasks were finished",
             _ => "stopped; running tasks were released",

@@ -321,8 +321,8 @@ fn inputs_and_components_that_are_no_files_are_said_to_be_none() {
     }
     let exceptions = exceptions(&place).join("\n");
     for want in [
-        "input fifo: ",
-        "input socket: ",
+        "input `fifo`: ",
+        "input `socket`: ",
         "key `d/socket` is not a regular file",
         "key `d/fifo` is not a regular file",
         "key `d/dir` is a directory, not an object",

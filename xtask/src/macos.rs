@@ -1,0 +1,24 @@
+//! `cargo xtask check-macos`: compiles the host for macOS, without linking it.
+//!
+//! Zig stands in for the C compiler of macOS. Linking needs Apple's SDK, and running a Mac: the
+//! workflow `macos` does both.
+
+use std::env;
+
+use crate::command::run;
+use crate::project::Project;
+use crate::setup;
+
+/// The processor of today's Macs.
+const TARGET: &str = "aarch64-apple-darwin";
+
+pub(crate) fn check(project: &Project) -> anyhow::Result<()> {
+    setup::standard_library(project, TARGET)?;
+    let mut path = vec![setup::zig(project)?];
+    path.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
+    run(project
+        .cargo()
+        .env("PATH", env::join_paths(path)?)
+        .args(["zigbuild", "clippy", "--locked", "-p", "task-host", "--bin", "host"])
+        .args(["--target", TARGET, "--", "-D", "warnings"]))
+}
