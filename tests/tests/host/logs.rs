@@ -71,12 +71,12 @@ fn every_line_of_a_log_is_an_object_without_a_key_twice() {
     // Warns at the start.
     command.env("HOST_PARALEL", "4");
     let host = task_host_tests::Running::start(command, &place.path().join("logs"));
-    // Who holds a message loses it, again and again; the task that sleeps is always held.
+    eventually("the reports", || (place.errors().len() >= 6).then_some(()));
+    // Only the task that sleeps is left. Who holds its message loses it, again and again.
     eventually("a lost lease", || {
         place.host(&["queue", "release", "./queue", "--yes"]).good();
         host.stderr().contains("the lease was lost").then_some(())
     });
-    eventually("the reports", || (place.errors().len() >= 6).then_some(()));
     host.signal(Signal::TERM);
     let said = host.wait().stderr;
 
