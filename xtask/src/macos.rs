@@ -4,6 +4,7 @@
 //! workflow `macos` does both.
 
 use std::env;
+use std::process::Command;
 
 use crate::command::run;
 use crate::project::Project;
@@ -14,11 +15,13 @@ const TARGET: &str = "aarch64-apple-darwin";
 
 pub(crate) fn check(project: &Project) -> anyhow::Result<()> {
     setup::standard_library(project, TARGET)?;
-    let mut path = vec![setup::zig(project)?];
+    let tools = setup::zig(project)?;
+    let mut path = vec![tools.clone()];
     path.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
-    run(project
-        .cargo()
+    // `cargo zigbuild` knows only one command, and the program of that name more.
+    run(Command::new(tools.join("cargo-zigbuild"))
+        .current_dir(&project.root)
         .env("PATH", env::join_paths(path)?)
-        .args(["zigbuild", "clippy", "--locked", "-p", "task-host", "--bin", "host"])
+        .args(["clippy", "--locked", "-p", "task-host", "--bin", "host"])
         .args(["--target", TARGET, "--", "-D", "warnings"]))
 }
