@@ -7,6 +7,7 @@ mod bytes;
 mod fleet;
 mod languages;
 mod machine;
+mod packed;
 mod scaling;
 mod series;
 mod simulation;
@@ -41,8 +42,9 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Only one measurement: insert, noop, copy, steps, receipts, seen, length, start, scaling,
-    /// bytes, sqs, fleet or tiles; or languages, which needs their tools and packages from the network, or
-    /// simulation, which takes most of an hour: these two run only when named
+    /// bytes, sqs, fleet or tiles; or languages, which needs their tools and packages from the network,
+    /// packed, which builds the program of the packages, or simulation, which takes most of an hour:
+    /// these three run only when named
     #[arg(long)]
     only: Option<String>,
     /// Directory on disk to measure [default: in the build directory]
@@ -96,7 +98,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
     let mut raw = vec![json!({"machine": report})];
     let is_only = |name: &str| options.only.as_deref() == Some(name);
     let wants = |name: &str| options.only.is_none() || is_only(name);
-    let is_apart = ["sqs", "fleet", "tiles", "languages"].into_iter().any(is_only);
+    let is_apart = ["sqs", "fleet", "tiles", "languages", "packed"].into_iter().any(is_only);
     if wants("tiles") {
         println!("\nTiles");
         let count = if options.quick { 60 } else { 200 };
@@ -113,6 +115,14 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
         let (table, series) = languages::measure(&work, &host, rounds, tasks)?;
         report += &format!("\n## Languages\n\n{table}");
         raw.push(json!({"languages": named(series)}));
+    }
+    if is_only("packed") {
+        println!("\nThe program of the packages");
+        let packed = crate::dist::program(project)?;
+        let mut work = Work::new(&host, &python, &guest, &options.memory)?;
+        let (table, series) = packed::measure(&mut work, &host, &packed, rounds, counts.run)?;
+        report += &format!("\n## The program of the packages\n\n{table}");
+        raw.push(json!({"packed": named(series)}));
     }
     for parent in [&disk, &options.memory].into_iter().filter(|_| !is_apart) {
         let work = Work::new(&host, &python, &guest, parent)

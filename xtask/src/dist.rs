@@ -74,6 +74,15 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Builds the program of the packages for the processor of this machine. Returns its path.
+pub(crate) fn program(project: &Project) -> anyhow::Result<PathBuf> {
+    cross::build(
+        project,
+        Target::here().context("no packages are made for this kind of processor")?,
+        &release::commit(project)?,
+    )
+}
+
 /// Packs the programs in every way. Returns the files.
 fn pack(project: &Project, dir: &Path, programs: &[Program]) -> anyhow::Result<Vec<PathBuf>> {
     clear(dir)?;

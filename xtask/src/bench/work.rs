@@ -81,6 +81,11 @@ impl Work {
         Ok(work)
     }
 
+    /// Measures another program `host` from now on.
+    pub(super) fn use_program(&mut self, host: &Path) {
+        host.clone_into(&mut self.host);
+    }
+
     pub(super) fn dir(&self) -> &Path {
         &self.dir
     }
