@@ -249,12 +249,92 @@ fn ask_for_threads(count: usize) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+
     use super::*;
+
+    /// The errors of a value that an option does not take.
+    const WRONG_VALUES: [ErrorKind; 2] = [ErrorKind::InvalidValue, ErrorKind::ValueValidation];
 
     #[test]
     fn no_two_options_contradict_each_other() {
         command(false).debug_assert();
         command(true).debug_assert();
+    }
+
+    /// Calls `each` for a command and those below it, with the whole name.
+    fn for_each_command(command: &clap::Command, name: &str, each: &mut dyn FnMut(&clap::Command, &str)) {
+        each(command, name);
+        for child in command.get_subcommands().filter(|child| child.get_name() != "help") {
+            for_each_command(child, &format!("{name} {}", child.get_name()), each);
+        }
+    }
+
+    /// A value that the option accepts, by its parser.
+    fn valid(command: &clap::Command, arg: &Arg) -> Vec<String> {
+        let written = |value: &str| match (arg.get_long(), arg.get_action().takes_values()) {
+            (_, true) if arg.is_positional() => vec![value.to_owned()],
+            (Some(long), true) => vec![format!("--{long}={value}")],
+            (Some(long), false) => vec![format!("--{long}")],
+            (None, _) => vec![format!("-{}", arg.get_short().unwrap())],
+        };
+        let choices = arg.get_possible_values();
+        let choices = choices.iter().map(|choice| choice.get_name());
+        let is_valid = |line: &Vec<String>| {
+            let parsed = command.clone().no_binary_name(true).try_get_matches_from(line);
+            !matches!(parsed, Err(error) if WRONG_VALUES.contains(&error.kind()))
+        };
+        let mut lines = choices.chain(["1", "x", "1s", "a=b", "1MiB"]).map(written);
+        lines.find(is_valid).unwrap_or_else(|| panic!("no value for {}", arg.get_id()))
+    }
+
+    /// clap does not ask for a required option if something excludes it, and then ignores the option
+    /// that requires it.
+    #[test]
+    fn no_option_is_ignored_because_another_excludes_what_it_requires() {
+        let mut checked = 0;
+        for_each_command(&command(false), "host", &mut |command, name| {
+            let command = command.clone().no_binary_name(true).subcommand_required(false);
+            let command = command.arg_required_else_help(false);
+            let missing = |line: &[String]| -> BTreeSet<String> {
+                match command.clone().try_get_matches_from(line) {
+                    Err(error) if error.kind() == ErrorKind::MissingRequiredArgument => {
+                        match error.get(ContextKind::InvalidArg) {
+                            Some(ContextValue::Strings(args)) => args.iter().cloned().collect(),
+                            other => panic!("{name}: {other:?}"),
+                        }
+                    }
+                    _ => BTreeSet::new(),
+                }
+            };
+            let args: Vec<&Arg> = command
+                .get_arguments()
+                .filter(|arg| !["help", "version"].contains(&arg.get_id().as_str()))
+                .collect();
+            let always = missing(&[]);
+            let base: Vec<String> = args
+                .iter()
+                .filter(|arg| always.contains(&arg.to_string()))
+                .flat_map(|arg| valid(&command, arg))
+                .collect();
+            for arg in &args {
+                let line = [base.clone(), valid(&command, arg)].concat();
+                let required = missing(&line);
+                if required.is_empty() {
+                    continue;
+                }
+                checked += 1;
+                for other in args.iter().filter(|other| !required.contains(&other.to_string())) {
+                    let line = [line.clone(), valid(&command, other)].concat();
+                    let parsed = command.clone().try_get_matches_from(&line);
+                    assert!(parsed.is_err(), "host {name}: {line:?} ignores {arg}");
+                }
+            }
+        });
+        // Those of `host submit`, `host receipts` and `host try`.
+        assert!(checked >= 20, "{checked}");
     }
 
     #[test]

@@ -588,6 +588,33 @@ fn only_the_wanted_reports_go_back() {
     assert_eq!(place.enqueued("errors"), 3);
     place
         .run("submit --fq ./queue --from-errors ./errors --name A --limit 1")
+#[test]
+fn an_option_of_another_kind_of_tasks_is_no_option_that_is_ignored() {
+    let place = Place::new();
+    place.write("tasks", lines(0..2));
+    for (line, first, second) in [
+        ("submit --fq q --name A --each d/* --limit 2", "--limit", "--each"),
+        ("submit --fq q tasks --limit 2", "--limit", "[FILE]"),
+        ("submit --fq q --skip-done --limit 2", "--limit", "--skip-done"),
+        ("submit --fq q tasks --id 3", "--id", "[FILE]"),
+        ("submit --fq q tasks --payload 3", "--payload", "[FILE]"),
+        ("submit --fq q tasks --ids key", "--ids", "[FILE]"),
+        ("submit --fq q --all-or-nothing --id 3", "--id", "--all-or-nothing"),
+        ("submit --fq q --from-errors e --ids key", "--ids", "--from-errors"),
+        ("receipts verify tasks --id 3", "--id", "[FILE]"),
+        ("receipts audit tasks --input k", "--input", "[FILE]"),
+        ("try a.wasm --input tasks --publish", "--publish", "--input"),
+        ("try a.wasm tasks --publish", "--publish", "[INPUT]"),
+    ] {
+        let ended = place.run(line).exits(2).says(first).says(second);
+        assert!(ended.stderr.contains("cannot be used with"), "{}", ended.stderr);
+    }
+    assert!(!place.has("q"));
+    // What chooses among the tasks of an error queue stays.
+    place.feed("submit --fq q", lines(0..1).as_bytes()).ok();
+    place.run("submit --fq r --from-errors q --name A --limit 2").ok();
+}
+
         .ok()
         .says("1 task sent");
     place.run("submit --fq ./queue --from-errors ./errors --name A").ok().says("1 task sent");

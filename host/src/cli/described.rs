@@ -10,6 +10,14 @@ use super::exit_code::Advice;
 const HOW_TO_KEEP_BRACES: &str =
     "to keep it as it is, write its brace as \\u007b, which JSON reads as {";
 
+/// The options of [`Described`], for those that exclude all of them. To exclude only `--name` is not
+/// enough: clap does not ask for a required option that is excluded, so it would accept the others.
+pub(crate) const DESCRIBED: [&str; 7] =
+    ["name", "base_directory", "inputs", "payload", "id", "each", "ids"];
+/// The same without `--name`, which can also choose among tasks that exist.
+pub(crate) const DESCRIBED_BUT_NAME: [&str; 6] =
+    ["base_directory", "inputs", "payload", "id", "each", "ids"];
+
 /// Options that describe tasks.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Described {

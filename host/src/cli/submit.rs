@@ -21,7 +21,7 @@ use task_host::transfer::send::{BulkSend, SendError, Sent};
 use tokio_util::sync::CancellationToken;
 
 use super::console::Console;
-use super::described::{Described, draft_error};
+use super::described::{DESCRIBED, DESCRIBED_BUT_NAME, Described, draft_error};
 use super::exit_code::{Advice, Exit};
 use super::output;
 use super::queue::redrive_error;
@@ -57,10 +57,10 @@ Examples:
   host submit --fq ./queue --from-errors ./queue-errors --limit 1")]
 pub(crate) struct Submit {
     /// Files with one task per line [default: standard input, as is `-`]
-    #[arg(value_name = "FILE", conflicts_with_all = ["name", "each", "from_errors"])]
+    #[arg(value_name = "FILE", conflicts_with_all = DESCRIBED, conflicts_with = "from_errors")]
     files: Vec<PathBuf>,
     /// Check all lines first, and send nothing if one is not a task
-    #[arg(long, conflicts_with_all = ["name", "each", "from_errors"])]
+    #[arg(long, conflicts_with_all = DESCRIBED, conflicts_with = "from_errors")]
     all_or_nothing: bool,
 
     #[command(flatten)]
@@ -71,7 +71,7 @@ pub(crate) struct Submit {
     #[arg(
         long,
         value_name = "URL",
-        conflicts_with_all = ["each", "base_directory", "inputs", "payload", "id"],
+        conflicts_with_all = DESCRIBED_BUT_NAME,
         help_heading = "Tasks from an error queue"
     )]
     from_errors: Option<String>,
@@ -79,6 +79,9 @@ pub(crate) struct Submit {
     #[arg(
         long,
         value_name = "N",
+        // What excludes --from-errors would also take away that it is missing.
+        conflicts_with_all = ["files", "all_or_nothing", "rejects", "skip_done"],
+        conflicts_with_all = DESCRIBED_BUT_NAME,
         requires = "from_errors",
         help_heading = "Tasks from an error queue"
     )]

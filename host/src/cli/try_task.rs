@@ -99,7 +99,13 @@ pub(crate) struct Try {
     #[arg(long, value_name = "QUEUE|FILE", help_heading = "A task of a queue")]
     from: Option<String>,
     /// Publish the outputs to the bucket, as `host run` would, instead of to DIR
-    #[arg(long, requires = "from", conflicts_with = "out", help_heading = "A task of a queue")]
+    #[arg(
+        long,
+        requires = "from",
+        // What excludes --from would also take away that it is missing.
+        conflicts_with_all = ["out", "given", "inputs", "payload", "base_directory"],
+        help_heading = "A task of a queue"
+    )]
     publish: bool,
     /// File for a profile of the task's functions, which the profilers of browsers and
     /// profiler.firefox.com open
