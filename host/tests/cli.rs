@@ -782,6 +782,16 @@ fn the_second_try_does_not_compile() {
 fn queues_are_counted_copied_moved_and_purged() {
     let place = Place::new();
     place.feed("submit --fq ./a", lines(0..300).as_bytes()).ok();
+#[test]
+fn a_try_reads_pipes_and_no_devices() {
+    let place = Place::new();
+    let good = component(End::Done);
+    place.write("good.wasm", &good);
+    place.feed("try good.wasm --input k=/dev/stdin", b"hello").ok().says("done in");
+    place.feed("try - --input k=/dev/stdin", &good).exits(1).says("is read already");
+    place.run("try good.wasm --input k=/dev/zero").exits(1).says("input /dev/zero: is a device");
+}
+
     place.run("queue status ./a").ok().says("Inserted: 300\nEnqueued: 300 (100.0% left)");
     place.run("queue cp ./a ./b").ok().says("created fq://./b").says("300 messages copied");
     place.run("queue mv ./a ./c").ok().says("300 messages moved");

@@ -235,7 +235,7 @@ struct Inspected {
 
 async fn inspect(which: &str, settings: &Settings, json: bool) -> anyhow::Result<Exit> {
     let file = Path::new(which);
-    let (name, place, bytes, signature) = if file.is_file() {
+    let (name, place, bytes, signature) = if file.exists() && !file.is_dir() {
         let beside = PathBuf::from(format!("{which}.minisig"));
         let signature = if beside.is_file() { Some(read(&beside)?) } else { None };
         (task_name(None, file).ok(), which.to_owned(), read(file)?, signature)

@@ -265,6 +265,7 @@ impl Try {
             let inputs = self.given.iter().chain(&self.inputs).map(|text| Input::parse(text));
             let inputs: Vec<Input> =
                 inputs.collect::<anyhow::Result<Vec<_>>>()?.into_iter().flatten().collect();
+            given::read_pipes(&mut inputs, file)?;
             let task = self.described(file.unwrap_or(Path::new(given::STDIN)), &inputs)?;
             let attempt = self.attempt.unwrap_or(1);
             return Ok(Plan { task, attempt, inputs, component, buckets: None, reported: None });
