@@ -420,6 +420,36 @@ fn what_is_sent_is_what_was_written() {
 }
 
 #[test]
+fn who_interrupts_a_submit_learns_where_to_continue() {
+    use rustix::process::Signal;
+    // The reader waits for more bytes, or for the rest of a line.
+    for (sent, code, rest) in [(Signal::INT, 130, ""), (Signal::TERM, 143, "{")] {
+        let place = Place::new();
+        let mut child = place
+            .host("submit --fq ./queue --rejects rejects --json")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        write!(stdin, "{}nonsense\n{}", lines(0..1), lines(1..2)).unwrap();
+        while !place.has("queue") || place.enqueued("queue") < 2 {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        stdin.write_all(rest.as_bytes()).unwrap();
+        signal(&child, sent);
+        let ended = Ended::of(child.wait_with_output().unwrap()).exits(code);
+        drop(stdin);
+        let ended = ended.says("stopped after standard input, line 3; continue with line 4");
+        let summary = ended.says("1 line kept in rejects").json();
+        assert_eq!((&summary["sent"], &summary["refused"]), (&2.into(), &1.into()), "{summary}");
+        assert_eq!(summary["stopped_after"], "standard input, line 3");
+        assert_eq!(fs::read_to_string(place.path("rejects")).unwrap(), "nonsense\n");
+    }
+}
+
+#[test]
 fn numbers_of_python_are_kept_byte_for_byte() {
     let place = Place::new();
     let line = r#"{"basic_info": {"name": "BAD", "base_directory": "d"}, "payload_info": [NaN, -Infinity ,1.50], "x": Infinity}"#;
@@ -559,6 +589,33 @@ fn every_object_that_matches_becomes_a_task() {
 }
 
 #[test]
+fn an_option_of_another_kind_of_tasks_is_no_option_that_is_ignored() {
+    let place = Place::new();
+    place.write("tasks", lines(0..2));
+    for (line, first, second) in [
+        ("submit --fq q --name A --each d/* --limit 2", "--limit", "--each"),
+        ("submit --fq q tasks --limit 2", "--limit", "[FILE]"),
+        ("submit --fq q --skip-done --limit 2", "--limit", "--skip-done"),
+        ("submit --fq q tasks --id 3", "--id", "[FILE]"),
+        ("submit --fq q tasks --payload 3", "--payload", "[FILE]"),
+        ("submit --fq q tasks --ids key", "--ids", "[FILE]"),
+        ("submit --fq q --all-or-nothing --id 3", "--id", "--all-or-nothing"),
+        ("submit --fq q --from-errors e --ids key", "--ids", "--from-errors"),
+        ("receipts verify tasks --id 3", "--id", "[FILE]"),
+        ("receipts audit tasks --input k", "--input", "[FILE]"),
+        ("try a.wasm --input tasks --publish", "--publish", "--input"),
+        ("try a.wasm tasks --publish", "--publish", "[INPUT]"),
+    ] {
+        let ended = place.run(line).exits(2).says(first).says(second);
+        assert!(ended.stderr.contains("cannot be used with"), "{}", ended.stderr);
+    }
+    assert!(!place.has("q"));
+    // What chooses among the tasks of an error queue stays.
+    place.feed("submit --fq q", lines(0..1).as_bytes()).ok();
+    place.run("submit --fq r --from-errors q --name A --limit 2").ok();
+}
+
+#[test]
 fn a_payload_that_is_no_json_says_about_its_quotes() {
     let place = Place::new();
     place
@@ -588,33 +645,6 @@ fn only_the_wanted_reports_go_back() {
     assert_eq!(place.enqueued("errors"), 3);
     place
         .run("submit --fq ./queue --from-errors ./errors --name A --limit 1")
-#[test]
-fn an_option_of_another_kind_of_tasks_is_no_option_that_is_ignored() {
-    let place = Place::new();
-    place.write("tasks", lines(0..2));
-    for (line, first, second) in [
-        ("submit --fq q --name A --each d/* --limit 2", "--limit", "--each"),
-        ("submit --fq q tasks --limit 2", "--limit", "[FILE]"),
-        ("submit --fq q --skip-done --limit 2", "--limit", "--skip-done"),
-        ("submit --fq q tasks --id 3", "--id", "[FILE]"),
-        ("submit --fq q tasks --payload 3", "--payload", "[FILE]"),
-        ("submit --fq q tasks --ids key", "--ids", "[FILE]"),
-        ("submit --fq q --all-or-nothing --id 3", "--id", "--all-or-nothing"),
-        ("submit --fq q --from-errors e --ids key", "--ids", "--from-errors"),
-        ("receipts verify tasks --id 3", "--id", "[FILE]"),
-        ("receipts audit tasks --input k", "--input", "[FILE]"),
-        ("try a.wasm --input tasks --publish", "--publish", "--input"),
-        ("try a.wasm tasks --publish", "--publish", "[INPUT]"),
-    ] {
-        let ended = place.run(line).exits(2).says(first).says(second);
-        assert!(ended.stderr.contains("cannot be used with"), "{}", ended.stderr);
-    }
-    assert!(!place.has("q"));
-    // What chooses among the tasks of an error queue stays.
-    place.feed("submit --fq q", lines(0..1).as_bytes()).ok();
-    place.run("submit --fq r --from-errors q --name A --limit 2").ok();
-}
-
         .ok()
         .says("1 task sent");
     place.run("submit --fq ./queue --from-errors ./errors --name A").ok().says("1 task sent");
@@ -753,6 +783,16 @@ fn a_try_ends_as_a_run_would() {
 }
 
 #[test]
+fn a_try_reads_pipes_and_no_devices() {
+    let place = Place::new();
+    let good = component(End::Done);
+    place.write("good.wasm", &good);
+    place.feed("try good.wasm --input k=/dev/stdin", b"hello").ok().says("done in");
+    place.feed("try - --input k=/dev/stdin", &good).exits(1).says("is read already");
+    place.run("try good.wasm --input k=/dev/zero").exits(1).says("input /dev/zero: is a device");
+}
+
+#[test]
 fn the_second_try_does_not_compile() {
     let place = Place::new();
     place.write("good.wasm", component(End::Done));
@@ -782,16 +822,6 @@ fn the_second_try_does_not_compile() {
 fn queues_are_counted_copied_moved_and_purged() {
     let place = Place::new();
     place.feed("submit --fq ./a", lines(0..300).as_bytes()).ok();
-#[test]
-fn a_try_reads_pipes_and_no_devices() {
-    let place = Place::new();
-    let good = component(End::Done);
-    place.write("good.wasm", &good);
-    place.feed("try good.wasm --input k=/dev/stdin", b"hello").ok().says("done in");
-    place.feed("try - --input k=/dev/stdin", &good).exits(1).says("is read already");
-    place.run("try good.wasm --input k=/dev/zero").exits(1).says("input /dev/zero: is a device");
-}
-
     place.run("queue status ./a").ok().says("Inserted: 300\nEnqueued: 300 (100.0% left)");
     place.run("queue cp ./a ./b").ok().says("created fq://./b").says("300 messages copied");
     place.run("queue mv ./a ./c").ok().says("300 messages moved");

@@ -18,7 +18,6 @@ use task_host::transfer::lines::{self, LineSource};
 use task_host::transfer::objects::{self, ObjectError, ObjectsError};
 use task_host::transfer::redrive::{Filter, Redrive};
 use task_host::transfer::send::{BulkSend, SendError, Sent};
-use tokio_util::sync::CancellationToken;
 
 use super::console::Console;
 use super::described::{DESCRIBED, DESCRIBED_BUT_NAME, Described, draft_error};
@@ -26,7 +25,7 @@ use super::exit_code::{Advice, Exit};
 use super::output;
 use super::queue::redrive_error;
 use super::settings::{DisplaySettings, Flags, QueueAndBucket, Settings};
-use super::transfer_display::{TransferDisplay, create_rejects, stop_on_ctrl_c, tell_kept};
+use super::transfer_display::{Stop, TransferDisplay, create_rejects, stop_on_signal, tell_kept};
 
 /// Options of `host submit`.
 #[derive(Debug, clap::Args)]
@@ -79,10 +78,10 @@ pub(crate) struct Submit {
     #[arg(
         long,
         value_name = "N",
+        requires = "from_errors",
         // What excludes --from-errors would also take away that it is missing.
         conflicts_with_all = ["files", "all_or_nothing", "rejects", "skip_done"],
         conflicts_with_all = DESCRIBED_BUT_NAME,
-        requires = "from_errors",
         help_heading = "Tasks from an error queue"
     )]
     limit: Option<u64>,
@@ -114,6 +113,11 @@ struct Outcome {
     /// Lines or reports that are not tasks, and tasks that the queue refused.
     refused: u64,
     dry_run: bool,
+    /// The last line or object before a signal stopped the command, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stopped_after: Option<String>,
+    #[serde(skip)]
+    exit: Exit,
 }
 
 impl Submit {
@@ -121,13 +125,17 @@ impl Submit {
         let settings = self.flags.load()?;
         let (console, json) =
             (Console::plain(settings.get::<DisplaySettings>()?.progress), self.json);
-        let outcome = super::waiting_runtime()?.block_on(self.submit(&settings, &console))?;
+        let runtime = super::waiting_runtime()?;
+        let outcome = runtime.block_on(self.submit(&settings, &console));
+        // After a signal, a thread may still wait for a line.
+        runtime.shutdown_background();
+        let outcome = outcome?;
         if json {
             output::json(&outcome)?;
         } else {
             outcome.tell(&console);
         }
-        Ok(if outcome.refused > 0 { Exit::Partly } else { Exit::Done })
+        Ok(outcome.exit)
     }
 
     async fn submit(self, settings: &Settings, console: &Console) -> anyhow::Result<Outcome> {
@@ -146,10 +154,13 @@ impl Submit {
         };
         let (dry_run, path) = (self.dry_run, self.rejects.clone());
         let rejects = path.as_deref();
-        let bulk_send = || -> anyhow::Result<BulkSend> {
+        let mut stop = Stop::default();
+        let mut bulk_send = || -> anyhow::Result<BulkSend> {
             let file = rejects.map(create_rejects).transpose()?;
             let (queue, access) = (queue.clone(), settings.queue_access()?);
+            stop = stop_on_signal(console);
             let send = BulkSend::new(queue, access, dry_run, file, display.clone());
+            let send = send.until(stop.token.clone());
             Ok(match &checked {
                 Some(bucket) => {
                     let receipts = Receipts::new(bucket.clone());
@@ -179,6 +190,8 @@ impl Submit {
             skipped: sent.skipped,
             refused: sent.refused,
             dry_run,
+            stopped_after: None,
+            exit: if sent.refused > 0 { Exit::Partly } else { Exit::Done },
         };
         match sent {
             Ok(sent) => {
@@ -187,6 +200,18 @@ impl Submit {
                     console.tell("nothing is sent, because of --all-or-nothing");
                 }
                 Ok(outcome(sent))
+            }
+            Err(SendError::Interrupted { done, last }) => {
+                tell_kept(console, &done, rejects);
+                console.tell(match &last {
+                    Some(last @ MessageOrigin::Line(_, line)) => {
+                        format!("stopped after {last}; continue with line {}", line + 1)
+                    }
+                    Some(last) => format!("stopped after {last}; what follows it was not sent"),
+                    None => "stopped before the first task was sent".to_owned(),
+                });
+                let stopped_after = last.map(|last| last.to_string());
+                Ok(Outcome { stopped_after, exit: stop.exit(), ..outcome(done) })
             }
             Err(SendError::Input { source, done }) => {
                 if let Some(done) = done {
@@ -229,15 +254,24 @@ impl Submit {
         let (limit, dry_run) = (self.limit, self.dry_run);
         let display = TransferDisplay::new(console, "messages", "sent back");
         let stop = match dry_run {
-            true => CancellationToken::new(),
-            false => stop_on_ctrl_c(console),
+            true => Stop::default(),
+            false => stop_on_signal(console),
         };
         let access = settings.queue_access()?;
         let redrive = Redrive { from, to: to.clone(), filter, limit, dry_run };
-        let done = display.follow(redrive.run(&access, display.clone(), &stop)).await;
+        let done = display.follow(redrive.run(&access, display.clone(), &stop.token)).await;
         let done = done.map_err(redrive_error)?.messages;
         let (sent, refused) = (done.sent, done.refused);
-        Ok(Outcome { queue: to.to_string(), sent, skipped: 0, refused, dry_run })
+        if done.is_cut_short {
+            console.tell("not all messages were looked at, because too many do not match");
+        }
+        let exit = match (done.is_interrupted, refused > 0 || done.is_cut_short) {
+            (true, _) => stop.exit(),
+            (false, true) => Exit::Partly,
+            (false, false) => Exit::Done,
+        };
+        let (queue, stopped_after) = (to.to_string(), None);
+        Ok(Outcome { queue, sent, skipped: 0, refused, dry_run, stopped_after, exit })
     }
 }
 

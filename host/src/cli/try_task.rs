@@ -263,7 +263,7 @@ impl Try {
         let Some(from) = &self.from else {
             let file = component.as_ref().map(|component| &*component.file);
             let inputs = self.given.iter().chain(&self.inputs).map(|text| Input::parse(text));
-            let inputs: Vec<Input> =
+            let mut inputs: Vec<Input> =
                 inputs.collect::<anyhow::Result<Vec<_>>>()?.into_iter().flatten().collect();
             given::read_pipes(&mut inputs, file)?;
             let task = self.described(file.unwrap_or(Path::new(given::STDIN)), &inputs)?;

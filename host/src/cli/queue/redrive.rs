@@ -8,11 +8,10 @@ use indicatif::HumanCount;
 use serde::Serialize;
 use task_host::config::parse;
 use task_host::transfer::redrive::{self, Filter, RedriveError, Redriven};
-use tokio_util::sync::CancellationToken;
 
 use super::super::exit_code::{Advice, Exit};
 use super::super::output;
-use super::super::transfer_display::{TransferDisplay, forward_error, stop_on_ctrl_c};
+use super::super::transfer_display::{Stop, TransferDisplay, forward_error, stop_on_signal};
 use super::{Which, load};
 
 /// Options of `host queue redrive`.
@@ -111,12 +110,12 @@ impl Redrive {
         let (shown_from, shown_to) = (from.to_string(), to.to_string());
         let redrive = redrive::Redrive { from, to, filter, limit: self.limit, dry_run };
         let (verb, stop) = match dry_run {
-            true => ("looked at", CancellationToken::new()),
-            false => ("sent back", stop_on_ctrl_c(&console)),
+            true => ("looked at", Stop::default()),
+            false => ("sent back", stop_on_signal(&console)),
         };
         let access = settings.queue_access()?;
         let display = TransferDisplay::new(&console, "messages", verb);
-        let done = display.follow(redrive.run(&access, display.clone(), &stop)).await;
+        let done = display.follow(redrive.run(&access, display.clone(), &stop.token)).await;
         let done = done.map_err(redrive_error)?;
         let messages = &done.messages;
         if self.json {
