@@ -118,10 +118,19 @@ fn write(out: &mut impl Write, failures: &Failures) -> std::io::Result<()> {
     // Reports come in no particular order.
     let mut names = names.clone();
     names.sort();
-    writeln!(out, "         {}; {times}", names.join(", "))?;
+    // A report about a message that is not a task has no name, and one of another program no time.
+    let known = [names.join(", "), times];
+    let known: Vec<&str> = known.iter().map(String::as_str).filter(|s| !s.is_empty()).collect();
+    if !known.is_empty() {
+        writeln!(out, "         {}", known.join("; "))?;
+    }
     if let Some(example) = example {
         let text = output::cut(&example.text, SHOWN);
-        writeln!(out, "         {} {}: {text}", example.name, example.id)?;
+        let of = match &*example.name {
+            "" => String::new(),
+            name => format!("{name} {}: ", example.id),
+        };
+        writeln!(out, "         {of}{text}")?;
     }
     Ok(())
 }
@@ -131,4 +140,41 @@ fn time(seconds: f64) -> String {
     let time = UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).unwrap_or_default());
     let text = humantime::format_rfc3339_seconds(time.unwrap_or(UNIX_EPOCH)).to_string();
     text.replace('T', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use task_host::activity::snapshot::Example;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_of_a_report_leaves_no_gap() {
+        let check = |name: &str, last: f64, want: &str| {
+            let names = Some(name.to_owned()).filter(|name| !name.is_empty());
+            let example = Example {
+                name: name.to_owned(),
+                id: if name.is_empty() { String::new() } else { "7".to_owned() },
+                attempt: 1,
+                text: "it broke".to_owned(),
+            };
+            let failures = Failures {
+                cause: "it …".to_owned(),
+                count: 2,
+                names: names.into_iter().collect(),
+                first: last,
+                last,
+                example: Some(example),
+                ..Failures::default()
+            };
+            let mut written = Vec::new();
+            write(&mut written, &failures).unwrap();
+            assert_eq!(String::from_utf8(written).unwrap(), format!("\n      2  it …\n{want}"));
+        };
+        let (time, at) = ("1970-01-01 00:01:00Z", "         ");
+        check("A", 60.0, &format!("{at}A; {time}\n{at}A 7: it broke\n"));
+        check("A", 0.0, &format!("{at}A\n{at}A 7: it broke\n"));
+        check("", 60.0, &format!("{at}{time}\n{at}it broke\n"));
+        check("", 0.0, &format!("{at}it broke\n"));
+    }
 }
