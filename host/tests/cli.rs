@@ -779,6 +779,7 @@ fn a_try_ends_as_a_run_would() {
         .run("try good.wasm --input a.txt --input a.txt")
         .exits(1)
         .says("another input has the key a.txt too");
+    place.run("try good.wasm --out a.txt").exits(1).says("a.txt: is not a directory");
     place.run("try good.wasm --payload oops").exits(2).says("--payload is not JSON");
 }
 
