@@ -989,6 +989,19 @@ fn quiet_commands_say_nothing_unless_something_is_wrong() {
     let sent = place.feed("submit --fq ./queue -q", lines(0..3).as_bytes()).ok();
     assert!(sent.stderr.is_empty() && sent.stdout.is_empty(), "{}", sent.stderr);
     place.feed("submit --fq ./queue -q", b"oops\n").exits(3).says("line 1: message");
+    // What was asked for is still on standard output.
+    place.write("good.wasm", component(End::Done));
+    for line in [
+        "new edge-finder -q",
+        "wit --out wit -q",
+        "component push good.wasm --name NO_OP --bucket ./bucket -q",
+        "component ls --component-prefix none -q",
+        "cache ls -q",
+        "cache quarantine --clear -q",
+    ] {
+        let ended = place.run(line).ok();
+        assert!(ended.stderr.is_empty(), "{line}: {}", ended.stderr);
+    }
 }
 
 #[test]

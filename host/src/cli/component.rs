@@ -207,7 +207,7 @@ async fn ls(store: &ComponentStore, json: bool) -> anyhow::Result<Exit> {
     if json {
         output::json(&rows)?;
     } else if rows.is_empty() {
-        output::tell(format_args!("there are no components in {}/{}", store.bucket, store.prefix));
+        output::note(format_args!("there are no components in {}/{}", store.bucket, store.prefix));
     } else {
         let rows: Vec<Vec<String>> = rows
             .into_iter()

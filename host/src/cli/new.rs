@@ -58,12 +58,12 @@ impl New {
             return Ok(Exit::Done);
         }
         writeln!(output::out(), "created {}", dir.display())?;
-        output::tell(format_args!("build and try it:"));
+        output::note(format_args!("build and try it:"));
         let cd = format!("cd {}", shell::word(&dir.display().to_string()));
         for line in [&*cd].iter().chain(project.steps) {
-            output::tell(format_args!("  {line}"));
+            output::note(format_args!("  {line}"));
         }
-        output::tell(format_args!("README.md says how to push the component and to queue a task."));
+        output::note(format_args!("README.md says how to push the component and to queue a task."));
         Ok(Exit::Done)
     }
 }

@@ -13,6 +13,13 @@ pub(crate) fn tell(line: fmt::Arguments<'_>) {
     let _ = writeln!(Plain(io::stderr().lock()), "{line}");
 }
 
+/// The same unless --quiet is given: for what is neither a result nor a problem.
+pub(crate) fn note(line: fmt::Arguments<'_>) {
+    if !super::console::is_quiet() {
+        tell(line);
+    }
+}
+
 /// Writes a question to standard error. The answer follows on the same line.
 pub(crate) fn ask(question: &str) -> io::Result<()> {
     let mut err = Plain(io::stderr().lock());

@@ -49,7 +49,7 @@ impl Wit {
         for (path, text) in WASI {
             write(&dir.join(path.trim_start_matches("wit/")), text)?;
         }
-        output::tell(format_args!("wrote the world task-host:guest/task to {}", dir.display()));
+        output::note(format_args!("wrote the world task-host:guest/task to {}", dir.display()));
         Ok(Exit::Done)
     }
 }

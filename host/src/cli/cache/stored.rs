@@ -128,7 +128,7 @@ impl Ls {
         out.flush()?;
         let total: u64 = items.iter().map(|item| item.stored.bytes).sum();
         let count = output::count(items.len() as u64, "file");
-        output::tell(format_args!("{count}, {} in {}", output::bytes(total), dir.display()));
+        output::note(format_args!("{count}, {} in {}", output::bytes(total), dir.display()));
         Ok(Exit::Done)
     }
 }

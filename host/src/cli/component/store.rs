@@ -49,7 +49,7 @@ impl ComponentStore {
         if let Some(dir) = dir.filter(|dir| !dir.exists()) {
             std::fs::create_dir_all(&dir)
                 .map_err(|e| Advice::failed(format!("{} can't be created: {e}", dir.display())))?;
-            output::tell(format_args!("created {}", dir.display()));
+            output::note(format_args!("created {}", dir.display()));
         }
         Self::open(settings).await
     }

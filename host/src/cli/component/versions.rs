@@ -146,7 +146,7 @@ impl History {
         };
         output::table(output::out(), &rows.iter().map(cells).collect::<Vec<_>>())?;
         match now {
-            None => output::tell(format_args!("{name} was removed: no version is current")),
+            None => output::note(format_args!("{name} was removed: no version is current")),
             Some((digest, _)) if !rows.iter().any(|row| row.is_current) => {
                 output::tell(format_args!(
                     "{name} is {digest} now, which `host component push` did not put there"

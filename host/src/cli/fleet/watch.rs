@@ -165,7 +165,7 @@ impl Status {
             return Ok(Exit::Done);
         }
         if names.is_empty() {
-            output::tell(format_args!("{address} has no fleets"));
+            output::note(format_args!("{address} has no fleets"));
             return Ok(Exit::Done);
         }
         let mut out = output::out();
@@ -264,7 +264,7 @@ impl Wait {
                     Goal::Done => format!("{} is empty, without reports", queue(&queues)),
                     Goal::Workers | Goal::Idle => states(status.counts),
                 };
-                output::tell(format_args!("{fleet}: {done}"));
+                output::note(format_args!("{fleet}: {done}"));
                 Exit::Done
             }
             Waited::Reports(reports) => {
@@ -327,7 +327,7 @@ impl Down {
             true => String::new(),
             false => format!(", {} told to drain", counts.running),
         };
-        output::tell(format_args!("{fleet}: {} waiting cancelled{drains}", counts.waiting));
+        output::note(format_args!("{fleet}: {} waiting cancelled{drains}", counts.waiting));
         if self.waiting || self.no_wait {
             return Ok(Exit::Done);
         }

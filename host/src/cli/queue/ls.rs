@@ -91,7 +91,7 @@ impl Ls {
         if is_leasing && shown > 0 {
             let more = if shown == most { "; use -n N to see more" } else { "" };
             let shown = output::count(shown as u64, "message");
-            console.tell(format_args!("{shown} leased to be shown, and released{more}"));
+            console.note(format_args!("{shown} leased to be shown, and released{more}"));
         }
         Ok(Exit::Done)
     }

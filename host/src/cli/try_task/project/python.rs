@@ -35,7 +35,7 @@ pub(super) fn build(dir: &Path) -> anyhow::Result<PathBuf> {
 
 /// Makes the virtual environment and installs the project's packages there.
 fn install(dir: &Path, python: &Path) -> anyhow::Result<()> {
-    output::tell(format_args!("installing {REQUIREMENTS} in {}", dir.join(ENVIRONMENT).display()));
+    output::note(format_args!("installing {REQUIREMENTS} in {}", dir.join(ENVIRONMENT).display()));
     let python = std::path::absolute(dir.join(python))?;
     let mut make = Command::new("python3");
     make.args(["-m", "venv", ENVIRONMENT]);
