@@ -107,7 +107,7 @@ fn with_help(command: clap::Command, is_brief: bool) -> clap::Command {
     let help = Arg::new("help").short('h').long("help").action(ArgAction::HelpShort);
     let help = help.help("Print the usual options; --help prints all, and examples");
     let help = help.help_heading(None).display_order(902);
-    let command = command.disable_help_flag(true).arg(help);
+    let command = settings::with_negative_values(command.disable_help_flag(true).arg(help));
     if is_brief { settings::brief(command).after_help("") } else { command }
 }
 
@@ -335,6 +335,49 @@ mod tests {
         });
         // Those of `host submit`, `host receipts` and `host try`.
         assert!(checked >= 20, "{checked}");
+    }
+
+    /// The options with values, and how the command ends that gets one of these values.
+    fn for_each_value(values: &[&str], check: &mut dyn FnMut(&Arg, &str, Option<clap::Error>)) {
+        for_each_command(&command(false), "host", &mut |command, name| {
+            for arg in command.get_opts().filter(|arg| arg.get_action().takes_values()) {
+                for value in values {
+                    let option = format!("--{}", arg.get_long().unwrap());
+                    let command = command.clone().no_binary_name(true);
+                    let ended = command.try_get_matches_from([&option, *value]).err();
+                    check(arg, &format!("host {name} {option} {value}"), ended);
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn a_number_that_is_wrong_is_explained_in_our_words() {
+        let huge = "9".repeat(60);
+        for_each_value(&["x", "-1", "1.5", &huge], &mut |_, line, ended| {
+            let said = ended.map(|error| error.to_string()).unwrap_or_default();
+            let words = ["invalid digit", "number too", "target type", "is not in"];
+            assert!(!words.iter().any(|word| said.contains(word)), "{line}: {said}");
+        });
+    }
+
+    #[test]
+    fn a_negative_value_is_taken_as_a_value() {
+        for_each_value(&["-1"], &mut |_, line, ended| {
+            let kind = ended.map(|error| error.kind());
+            assert_ne!(kind, Some(ErrorKind::UnknownArgument), "{line}");
+        });
+        let check = |line: &[&str], want: Option<ErrorKind>| {
+            let parsed = command(false).try_get_matches_from(["host"].iter().chain(line));
+            assert_eq!(parsed.err().map(|error| error.kind()), want, "{line:?}");
+        };
+        // Those of settings are checked with the other sources of settings.
+        check(&["run", "--timeout", "-5s"], None);
+        check(&["try", "c.wasm", "--memory", "-5GiB"], None);
+        check(&["try", "c.wasm", "--payload", "-5"], None);
+        check(&["queue", "redrive", "--older-than", "-5s"], Some(ErrorKind::ValueValidation));
+        // An option that was forgotten is no name.
+        check(&["run", "--queue", "-x"], Some(ErrorKind::InvalidValue));
     }
 
     #[test]

@@ -315,6 +315,24 @@ fn values_that_make_no_sense_say_who_gave_them() {
 }
 
 #[test]
+fn wrong_numbers_say_what_would_be_right() {
+    let place = Place::new();
+    place.write("a.wasm", component(End::Done));
+    for (line, problem) in [
+        ("run --fq q --parallel -1", r#"--parallel: "-1" must be 1 or more"#),
+        ("run --fq q --timeout -5s", r#"--timeout: "-5s" is not a time"#),
+        ("try a.wasm --memory -5", r#"--memory: "-5" is not a size"#),
+        ("try a.wasm --id x", r#"--id: "x" is not a whole number"#),
+        ("submit --fq q --name A --id x", "'--id <N>': is not a whole number"),
+        ("submit --fq q --from-errors e --limit -1", "'--limit <N>': must be 0 or more"),
+        ("queue redrive q --id 99999999999999999999", "'--id <N>': is too large"),
+        ("top --fq q --reports 1e3", "'--reports <N>': is not a whole number"),
+    ] {
+        place.run(line).exits(2).says(problem);
+    }
+}
+
+#[test]
 fn a_table_of_the_file_is_checked_like_other_settings() {
     let place = Place::new();
     place.write("host.toml", "[tasks.shrink]\nmemory = \"lots\"\n");

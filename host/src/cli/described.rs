@@ -1,5 +1,6 @@
 //! Tasks that options describe: one task, or a task for each object of a listing.
 
+use task_host::config::parse;
 use task_host::key::Prefix;
 use task_host::message::{self, DecodeError, Draft};
 use task_host::transfer::objects::{self, Ids, PLACEHOLDERS, Pattern, TaskTemplate};
@@ -43,7 +44,7 @@ pub(crate) struct Described {
         long,
         value_name = "N",
         requires = "name",
-        allow_negative_numbers = true,
+        value_parser = parse::id,
         help_heading = "Tasks from flags"
     )]
     id: Option<i64>,

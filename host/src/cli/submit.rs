@@ -78,6 +78,7 @@ pub(crate) struct Submit {
     #[arg(
         long,
         value_name = "N",
+        value_parser = parse::whole,
         requires = "from_errors",
         // What excludes --from-errors would also take away that it is missing.
         conflicts_with_all = ["files", "all_or_nothing", "rejects", "skip_done"],

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use task_host::bucket::DirBucket;
 use task_host::catalog;
-use task_host::config::{RetrySettings, Tasks};
+use task_host::config::{RetrySettings, Tasks, parse};
 use task_host::failure::Failure;
 use task_host::key::{BucketKey, Prefix};
 use task_host::message::{self, Draft, Task};
@@ -93,7 +93,7 @@ pub(crate) struct Try {
     #[arg(long, value_name = "ID", allow_hyphen_values = true)]
     id: Option<String>,
     /// Attempt number to tell the task [default: 1; with --from, that of the report]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = parse::small_positive)]
     attempt: Option<u32>,
     /// Queue or file with an error report or a message whose task is run
     #[arg(long, value_name = "QUEUE|FILE", help_heading = "A task of a queue")]
@@ -293,8 +293,7 @@ impl Try {
         let name = self.name.as_deref().or(is_stdin.then_some("task"));
         let name = task_name(name, component)?;
         let id = self.id.as_deref().map(|id| {
-            let id: Result<i64, _> = id.parse();
-            id.map_err(|_| Advice::usage("--id: expected a whole number"))
+            parse::id(id).map_err(|problem| Advice::usage(format!("--id: {id:?} {problem}")))
         });
         let keys: Vec<&str> = inputs.iter().map(|input| input.key.as_str()).collect();
         let payload = self.payload()?;

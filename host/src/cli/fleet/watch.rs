@@ -71,13 +71,13 @@ pub(crate) struct Logs {
     #[command(flatten)]
     which: Which,
     /// Number of one worker [default: all]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse::small)]
     worker: Option<u32>,
     /// Wait for more until the workers have ended
     #[arg(long, short)]
     follow: bool,
     /// Number of last lines of each worker [default: all]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse::small)]
     tail: Option<u32>,
 }
 

@@ -38,7 +38,7 @@ pub(crate) struct Errors {
     from: Option<String>,
     /// Maximum number of reports to read [default: all; 1000 for a cloud queue, where each report
     /// must be leased to be read]
-    #[arg(long, short = 'n', value_name = "N")]
+    #[arg(long, short = 'n', value_name = "N", value_parser = parse::whole)]
     limit: Option<u64>,
     /// Print one JSON object per cause: cause, count, names, first and last (in seconds since 1970),
     /// example

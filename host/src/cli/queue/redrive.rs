@@ -38,7 +38,7 @@ pub(crate) struct Redrive {
     #[arg(long, help_heading = "Which tasks")]
     name: Option<String>,
     /// Only tasks with this id
-    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Which tasks")]
+    #[arg(long, value_name = "N", value_parser = parse::id, help_heading = "Which tasks")]
     id: Option<i64>,
     /// Only tasks whose error, its cause, or log contains this text
     #[arg(long = "match", value_name = "TEXT", help_heading = "Which tasks")]
@@ -53,7 +53,7 @@ pub(crate) struct Redrive {
     #[arg(long, value_name = "TIME", value_parser = parse::duration, help_heading = "Which tasks")]
     newer_than: Option<Duration>,
     /// Maximum number of tasks to send back
-    #[arg(long, value_name = "N", help_heading = "Which tasks")]
+    #[arg(long, value_name = "N", value_parser = parse::whole, help_heading = "Which tasks")]
     limit: Option<u64>,
     /// Show which tasks would be sent, and change nothing
     #[arg(long)]

@@ -11,7 +11,7 @@ use serde::Serialize;
 use task_host::bucket;
 use task_host::cache::{Cache, CacheOptions};
 use task_host::config::{
-    CacheSettings, CompileSettings, DataSettings, TaskLimits, TaskSettings, WorkSettings,
+    CacheSettings, CompileSettings, DataSettings, TaskLimits, TaskSettings, WorkSettings, parse,
 };
 use task_host::key::Prefix;
 use task_host::message::Task;
@@ -64,7 +64,7 @@ pub(crate) struct Audit {
     #[arg(long, value_name = "N", default_value = "100")]
     sample: String,
     /// Choose the same sample as a run with this seed [default: another one each time]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse::whole)]
     seed: Option<u64>,
     /// Print the final summary as JSON to standard error
     #[arg(long)]
