@@ -762,7 +762,7 @@ fn a_component_has_a_history_and_goes_back_in_it() {
     place.run("component rollback A").exits(1).says("no version before");
     place.run(&format!("component rollback A --to {}", &digest("bad.wasm")[..8])).ok();
     assert_eq!(digest("A"), digest("bad.wasm"));
-    place.run("component rollback A --to 0000zz").exits(1).says("no version that begin");
+    place.run("component rollback A --to 0000zz").exits(1).says("no version that begins with");
 
     place.run("component rm A").exits(2).says("add --yes");
     place.run("component rm A --dry-run").ok().says("would be removed");
@@ -1203,6 +1203,32 @@ fn failures_are_listed_and_sent_back_by_cause() {
     Ended::of(command.arg("no good").output().unwrap()).ok().says("3 tasks sent back");
     let mut command = place.host("queue redrive ./queue --match");
     Ended::of(command.arg("for tasks named `…`").output().unwrap()).ok().says("1 task sent back");
+}
+
+#[test]
+fn one_of_something_is_not_several() {
+    let place = Place::new();
+    place.feed("submit --fq ./queue", lines(0..1).as_bytes()).ok();
+    let errors = "queue errors ./tasks --from ./queue";
+    place.run(errors).ok().says("1 message that is not an error report");
+    place
+        .run("queue redrive ./tasks --from ./queue --name B")
+        .ok()
+        .says("1 left that does not match");
+    place.feed("submit --fq ./queue", lines(0..1).as_bytes()).ok();
+    place.run(errors).ok().says("2 messages that are not error reports");
+    place
+        .run("queue redrive ./tasks --from ./queue --name B")
+        .ok()
+        .says("2 left that do not match");
+    let mut few = Command::new("sh");
+    let host = place.host("run --fq ./queue -x --parallel 4");
+    few.args(["-c", "ulimit -n 120; exec \"$0\" \"$@\""]).arg(host.get_program());
+    few.args(host.get_args()).current_dir(place.path("")).env("HOST_LOG_FORMAT", "human");
+    few.env("XDG_CACHE_HOME", place.path(".cache")).env("HOST_BUCKET", "./bucket");
+    fs::create_dir_all(place.path("bucket")).unwrap();
+    let ended = Ended::of(few.stdin(Stdio::null()).output().unwrap());
+    ended.says("this process may open 120 files: 1 task runs at a time instead of 4");
 }
 
 #[test]

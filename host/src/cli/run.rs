@@ -351,11 +351,11 @@ fn announce(
     let cpu_time =
         limits.cpu_time.map_or(String::new(), |most| format!("{} of processor time, ", time(most)));
     let limits = format!(
-        "{} of memory, {}, {cpu_time}{} of output in {} files for each task",
+        "{} of memory, {}, {cpu_time}{} of output in {} for each task",
         limits.memory.display().iec(),
         time(limits.time),
         limits.output_bytes.display().iec(),
-        HumanCount(limits.output_files)
+        output::count(limits.output_files, "file")
     );
     let own_limits = own_limits(config);
     let kernel = doctor::machine::kernel_line(services.confinement(), confined, config);

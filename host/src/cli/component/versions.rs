@@ -233,8 +233,11 @@ impl Rollback {
         match (found.next(), found.next()) {
             (Some(only), None) => Ok(only.digest),
             (found, _) => {
-                let problem = if found.is_some() { "several versions" } else { "no version" };
-                Err(Advice::failed(format!("{name} has {problem} that begin with {begin:?}"))
+                let problem = match found {
+                    Some(_) => "several versions that begin",
+                    None => "no version that begins",
+                };
+                Err(Advice::failed(format!("{name} has {problem} with {begin:?}"))
                     .hint("`host component history` lists the versions")
                     .into())
             }

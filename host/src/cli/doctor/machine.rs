@@ -149,7 +149,8 @@ fn files(config: &Config) -> Finding {
         return Finding::new(Level::Ok, "files", "this process may open any number");
     };
     if limit >= files {
-        let text = format!("this process may open {limit}, enough for {tasks} tasks");
+        let tasks = output::count(tasks, "task");
+        let text = format!("this process may open {limit}, enough for {tasks}");
         return Finding::new(Level::Ok, "files", text);
     }
     let level = match limit < LEAST_FILES {

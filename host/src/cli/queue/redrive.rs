@@ -155,7 +155,8 @@ fn tell(done: &Redriven, from: &str, to: &str, dry_run: bool) -> io::Result<()> 
     let verb = if dry_run { "would be sent" } else { "sent" };
     let mut rest = String::new();
     if messages.left > 0 {
-        rest.push_str(&format!("; {} left that do not match", HumanCount(messages.left)));
+        let verb = if messages.left == 1 { "does" } else { "do" };
+        rest.push_str(&format!("; {} left that {verb} not match", HumanCount(messages.left)));
     }
     if messages.refused > 0 {
         rest.push_str(&format!("; {} left that can't be sent back", HumanCount(messages.refused)));
