@@ -265,7 +265,11 @@ mod tests {
     }
 
     /// Calls `each` for a command and those below it, with the whole name.
-    fn for_each_command(command: &clap::Command, name: &str, each: &mut dyn FnMut(&clap::Command, &str)) {
+    fn for_each_command(
+        command: &clap::Command,
+        name: &str,
+        each: &mut dyn FnMut(&clap::Command, &str),
+    ) {
         each(command, name);
         for child in command.get_subcommands().filter(|child| child.get_name() != "help") {
             for_each_command(child, &format!("{name} {}", child.get_name()), each);

@@ -155,7 +155,7 @@ impl Submit {
         };
         let (dry_run, path) = (self.dry_run, self.rejects.clone());
         let rejects = path.as_deref();
-        let mut stop = Stop::default();
+        let (mut stop, mut is_single) = (Stop::default(), false);
         let mut bulk_send = || -> anyhow::Result<BulkSend> {
             let file = rejects.map(create_rejects).transpose()?;
             let (queue, access) = (queue.clone(), settings.queue_access()?);
@@ -178,6 +178,7 @@ impl Submit {
             let sending = objects::send(&*bucket, &pattern, &template, bulk_send()?);
             display.follow(sending).await.map_or_else(objects_error, |sent| Ok(Ok(sent)))?
         } else if let Some(body) = self.described.task()? {
+            is_single = true;
             warn_of_missing(settings, &self.described, console).await?;
             let origin = MessageOrigin::Named("the task".to_owned());
             display.follow(bulk_send()?.one(body.into(), origin)).await
@@ -223,20 +224,11 @@ impl Submit {
             }
             Err(SendError::Stopped { source, done, first_unsent, is_rest_kept }) => {
                 tell_kept(console, &done, rejects);
-                let sent = output::count(done.sent, "task");
-                let first = first_unsent.map_or(String::new(), |origin| {
-                    format!("; the first that was not sent is {origin}")
-                });
-                let rest = match is_rest_kept {
-                    true => "the others are in the file of --rejects",
-                    false => "some of the others may be missing",
+                let hint = match is_single {
+                    true => "the task was not sent, unless only the answer got lost".to_owned(),
+                    false => unsent(done.sent, first_unsent.as_ref(), is_rest_kept),
                 };
-                Err(Advice::failed(source.to_string())
-                    .hint(format!(
-                        "{sent} sent before the error{first}; {rest}. A task whose answer got lost \
-                         may be in the queue all the same"
-                    ))
-                    .into())
+                Err(Advice::failed(source.to_string()).hint(hint).into())
             }
             Err(error) => Err(Advice::failed(error.to_string()).into()),
         }
@@ -274,6 +266,21 @@ impl Submit {
         let (queue, stopped_after) = (to.to_string(), None);
         Ok(Outcome { queue, sent, skipped: 0, refused, dry_run, stopped_after, exit })
     }
+}
+
+/// What became of the tasks when the queue failed on the way.
+fn unsent(sent: u64, first: Option<&MessageOrigin>, is_rest_kept: bool) -> String {
+    let sent = output::count(sent, "task");
+    let first =
+        first.map_or(String::new(), |origin| format!("; the first that was not sent is {origin}"));
+    let rest = match is_rest_kept {
+        true => "the others are in the file of --rejects",
+        false => "some of the others may be missing",
+    };
+    format!(
+        "{sent} sent before the error{first}; {rest}. A task whose answer got lost may be in the \
+         queue all the same"
+    )
 }
 
 /// Warns of a component and of inputs that tasks from flags name and that are not there. They may

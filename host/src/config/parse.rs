@@ -305,7 +305,9 @@ mod tests {
         assert_eq!(id("-9_223_372_036_854_775_808"), Ok(i64::MIN));
         assert!(id("-9223372036854775809").unwrap_err().starts_with("is too small; the minimum"));
         assert!(small("4294967296").unwrap_err().ends_with("the maximum is 4294967295"));
-        assert!(whole(&"9".repeat(60)).unwrap_err().ends_with("the maximum is 18446744073709551615"));
+        assert!(
+            whole(&"9".repeat(60)).unwrap_err().ends_with("the maximum is 18446744073709551615")
+        );
         for text in ["", "-", "x", "1.5", "1 000", "--1", "1-"] {
             assert!(whole(text).unwrap_err().starts_with("is not a whole number"), "{text}");
         }

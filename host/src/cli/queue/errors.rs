@@ -96,7 +96,8 @@ impl Errors {
             write(&mut out, cause)?;
         }
         if others > 0 {
-            let words = if others == 1 { "is not an error report" } else { "are not error reports" };
+            let words =
+                if others == 1 { "is not an error report" } else { "are not error reports" };
             writeln!(out, "\n{} that {words}", output::count(others, "message"))?;
         }
         if !causes.is_empty() && tasks != from {

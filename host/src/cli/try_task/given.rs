@@ -154,14 +154,13 @@ pub(super) fn read_pipes(inputs: &mut [Input], component: Option<&Path>) -> anyh
     }
     for input in inputs {
         let shown = input.file.display().to_string();
-        let failed = |problem: &dyn fmt::Display| Advice::failed(format!("input {shown}: {problem}"));
+        let failed =
+            |problem: &dyn fmt::Display| Advice::failed(format!("input {shown}: {problem}"));
         // One that is not there is told later.
         let Ok(meta) = fs::metadata(&input.file) else { continue };
         let kind = meta.file_type();
         let is_pipe = kind.is_fifo() || kind.is_socket();
-        let is_null = || {
-            fs::metadata("/dev/null").is_ok_and(|null| null.rdev() == meta.rdev())
-        };
+        let is_null = || fs::metadata("/dev/null").is_ok_and(|null| null.rdev() == meta.rdev());
         if kind.is_block_device() || (kind.is_char_device() && !is_null()) {
             return Err(failed(&"is a device; an input has to be a file or a pipe").into());
         }
@@ -169,7 +168,8 @@ pub(super) fn read_pipes(inputs: &mut [Input], component: Option<&Path>) -> anyh
             continue;
         }
         if is_pipe && !read.insert((meta.dev(), meta.ino())) {
-            let problem = "is read already: a pipe can be the component or one input, and only once";
+            let problem =
+                "is read already: a pipe can be the component or one input, and only once";
             return Err(failed(&problem).into());
         }
         let spool = || -> io::Result<Option<fs::File>> {
@@ -363,8 +363,11 @@ mod tests {
         let file = dir.path().join("file");
         fs::write(&file, "x").unwrap();
         let check = |keys: &[&str], is_right: bool| {
-            let input =
-                |key: &&str| Input { key: BucketKey::new(key).unwrap(), file: file.clone(), read: None };
+            let input = |key: &&str| Input {
+                key: BucketKey::new(key).unwrap(),
+                file: file.clone(),
+                read: None,
+            };
             let inputs: Vec<Input> = keys.iter().map(input).collect();
             assert_eq!(open_all(&inputs).is_ok(), is_right, "{keys:?}");
         };
