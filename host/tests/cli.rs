@@ -1206,6 +1206,26 @@ fn failures_are_listed_and_sent_back_by_cause() {
 }
 
 #[test]
+fn commands_that_are_suggested_can_be_pasted_into_a_shell() {
+    let place = Place::new();
+    let host = |args: &[&str]| Ended::of(place.host("").args(args).output().unwrap());
+    place.write("bad.wasm", component(End::Reject));
+    host(&["component", "push", "bad.wasm", "--name", "Nö Cls"]).ok();
+    let queue = "./qu eue";
+    host(&["submit", "--fq", queue, "--name", "Nö Cls", "--base-directory", "d"]).ok();
+    let run = host(&["run", "--fq", queue, "-x"]).exits(3);
+    let run = run.says("host queue errors 'fq://./qu eue'");
+    run.says("host queue redrive 'fq://./qu eue'");
+    host(&["queue", "errors", queue]).ok().says("host queue redrive 'fq://./qu eue' --cause");
+
+    let mut bucket = vec!["submit", "--fq", queue, "--base-directory", "d"];
+    bucket.extend(["--name", "No Cls"]);
+    host(&bucket).ok();
+    host(&["run", "--fq", queue, "-x"]).exits(3);
+    host(&["queue", "errors", queue]).ok().says("host component push FILE.wasm --name 'No Cls'");
+}
+
+#[test]
 fn one_of_something_is_not_several() {
     let place = Place::new();
     place.feed("submit --fq ./queue", lines(0..1).as_bytes()).ok();

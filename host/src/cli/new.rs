@@ -11,7 +11,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use task_host::fleet::shell;
+use task_host::shell;
 
 use super::exit_code::{Advice, Exit};
 use super::output;
@@ -59,7 +59,7 @@ impl New {
         }
         writeln!(output::out(), "created {}", dir.display())?;
         output::note(format_args!("build and try it:"));
-        let cd = format!("cd {}", shell::word(&dir.display().to_string()));
+        let cd = format!("cd {}", shell::word(dir.display()));
         for line in [&*cd].iter().chain(project.steps) {
             output::note(format_args!("  {line}"));
         }

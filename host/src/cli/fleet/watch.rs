@@ -9,6 +9,7 @@ use task_host::config::parse;
 use task_host::fleet::policy::{self, Goal, Waited, Watched};
 use task_host::fleet::{self, Engine, FleetName, Reason, Stop};
 use task_host::queue::Counts;
+use task_host::shell;
 
 use super::super::exit_code::{Advice, Exit};
 use super::super::output;
@@ -219,7 +220,7 @@ async fn existing(
 ) -> anyhow::Result<fleet::Status> {
     engine.status(fleet).await.map_err(advice)?.ok_or_else(|| {
         Advice::failed(format!("{address} knows no fleet {fleet}"))
-            .hint(format!("`host fleet status --on {address}` lists its fleets"))
+            .hint(format!("`host fleet status --on {}` lists its fleets", shell::word(address)))
             .into()
     })
 }

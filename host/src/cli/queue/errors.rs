@@ -7,6 +7,7 @@ use indicatif::HumanCount;
 use task_host::activity::snapshot::Failures;
 use task_host::config::parse;
 use task_host::queue::{self, Address};
+use task_host::shell;
 use task_host::transfer::errors::ErrorCauses;
 
 use super::super::exit_code::{Advice, Exit};
@@ -101,6 +102,7 @@ impl Errors {
             writeln!(out, "\n{} that {words}", output::count(others, "message"))?;
         }
         if !causes.is_empty() && tasks != from {
+            let tasks = shell::word(tasks);
             writeln!(out, "\nafter fixing a cause:  host queue redrive {tasks} --cause 'CAUSE'")?;
         }
         out.flush()?;
