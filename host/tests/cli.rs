@@ -1226,6 +1226,27 @@ fn commands_that_are_suggested_can_be_pasted_into_a_shell() {
 }
 
 #[test]
+fn a_name_with_a_line_feed_stays_on_its_line() {
+    let place = Place::new();
+    place.write("good.wasm", component(End::Done));
+    place.write("in\nputs/a\nb", "");
+    place.write("tas\nks", "nonsense\n");
+    let check = |args: &[&str], code: i32, want: &str| {
+        let ended = Ended::of(place.host("").args(args).output().unwrap()).exits(code).says(want);
+        for line in ended.stdout.lines().chain(ended.stderr.lines()) {
+            assert!(!line.starts_with(' '), "{line:?} of {args:?}");
+        }
+    };
+    check(&["try", "good.wasm", "--out", "o\nut"], 0, "0 outputs in o\\nut");
+    check(&["try", "good.wasm", "--input", "in\nputs"], 1, "in\\nputs/a\\nb: ");
+    let queue = ["submit", "--fq", "q\nueue"];
+    check(&[&queue[..], &["tas\nks"]].concat(), 3, "tas\\nks, line 1: message");
+    place.write("tasks", lines(0..1));
+    check(&[&queue[..], &["tasks"]].concat(), 0, "1 task sent to fq://q\\nueue");
+    check(&["queue", "purge", "./q\nueue", "--yes"], 0, "1 message deleted from fq://q\\nueue");
+}
+
+#[test]
 fn one_of_something_is_not_several() {
     let place = Place::new();
     place.feed("submit --fq ./queue", lines(0..1).as_bytes()).ok();

@@ -57,7 +57,7 @@ impl New {
             output::json(&serde_json::json!({"name": self.name, "dir": dir}))?;
             return Ok(Exit::Done);
         }
-        writeln!(output::out(), "created {}", dir.display())?;
+        writeln!(output::out(), "created {}", output::path(&dir))?;
         output::note(format_args!("build and try it:"));
         let cd = format!("cd {}", shell::word(dir.display()));
         for line in [&*cd].iter().chain(project.steps) {

@@ -193,7 +193,8 @@ fn warn(problem: &Finding) {
 
 fn create_bucket(dir: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(dir).map_err(|error| {
-        Advice::failed(format!("could not create the bucket {}: {error}", dir.display())).into()
+        Advice::failed(format!("could not create the bucket {}: {error}", output::path(&dir)))
+            .into()
     })
 }
 

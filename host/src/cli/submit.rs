@@ -205,13 +205,13 @@ impl Submit {
             }
             Err(SendError::Interrupted { done, last }) => {
                 tell_kept(console, &done, rejects);
-                console.tell(match &last {
+                console.tell(output::name(match &last {
                     Some(last @ MessageOrigin::Line(_, line)) => {
                         format!("stopped after {last}; continue with line {}", line + 1)
                     }
                     Some(last) => format!("stopped after {last}; what follows it was not sent"),
                     None => "stopped before the first task was sent".to_owned(),
-                });
+                }));
                 let stopped_after = last.map(|last| last.to_string());
                 Ok(Outcome { stopped_after, exit: stop.exit(), ..outcome(done) })
             }
@@ -374,6 +374,7 @@ impl Outcome {
             n => format!("; {} done before", HumanCount(*n)),
         };
         let verb = if *dry_run { "would be sent" } else { "sent" };
+        let queue = output::name(queue);
         console.note(format_args!("{sent} {verb} to {queue}{skipped}{refused}"));
     }
 }

@@ -77,7 +77,7 @@ impl TransferDisplay {
 
 impl Observer for TransferDisplay {
     fn created(&self, queue: &Address) {
-        self.console.note(format_args!("created {queue}"));
+        self.console.note(format_args!("created {}", output::name(queue)));
     }
 
     fn begins(&self, total: Option<u64>) {
@@ -99,7 +99,7 @@ impl Observer for TransferDisplay {
 
     fn refused(&self, origin: &MessageOrigin, problem: &dyn fmt::Display) {
         if self.refused.fetch_add(1, Relaxed) < SHOWN {
-            self.console.tell(format_args!("{origin}: {problem}"));
+            self.console.tell(format_args!("{}: {problem}", output::name(origin)));
         }
     }
 }
@@ -118,7 +118,7 @@ pub(crate) fn create_rejects(path: &Path) -> Result<Rejects, Advice> {
 pub(crate) fn tell_kept(console: &Console, sent: &Sent, rejects: Option<&Path>) {
     if let Some(path) = rejects.filter(|_| sent.kept > 0) {
         let lines = output::count(sent.kept, "line");
-        console.note(format_args!("{lines} kept in {}", path.display()));
+        console.note(format_args!("{lines} kept in {}", output::path(&path)));
     }
 }
 

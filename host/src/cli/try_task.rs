@@ -238,7 +238,7 @@ impl Try {
         let count = output::count(outcome.outputs.len() as u64, "output");
         console.note(match (outcome.success, self.publish) {
             (true, true) => format!("done in {line}; {count} published"),
-            (true, false) => format!("done in {line}; {count} in {}", self.out.display()),
+            (true, false) => format!("done in {line}; {count} in {}", output::path(&self.out)),
             (false, _) => format!(
                 "failed after {line} (the component was ready after {})",
                 output::time(compiled)
@@ -504,14 +504,15 @@ fn tell_component(console: &Console, plan: &Plan, digest: &str) {
 }
 
 fn write_profile(console: &Console, profiler: &Profiler, path: &Path) -> anyhow::Result<()> {
-    let failed = |error: std::io::Error| Advice::failed(format!("{}: {error}", path.display()));
+    let failed =
+        |error: std::io::Error| Advice::failed(format!("{}: {error}", output::path(&path)));
     let mut file = BufWriter::new(fs::File::create(path).map_err(failed)?);
     let samples = profiler.write(&mut file).map_err(failed)?;
     file.flush().map_err(failed)?;
     let samples = output::count(samples as u64, "sample");
     console.note(format_args!(
         "{samples} in {}; the profilers of browsers open it, and profiler.firefox.com",
-        path.display()
+        output::path(&path)
     ));
     Ok(())
 }

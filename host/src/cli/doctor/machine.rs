@@ -30,7 +30,7 @@ pub(super) fn look(config: &Config) -> Vec<Finding> {
 }
 
 fn cache_dir(config: &Config) -> Finding {
-    let subject = &format!("cache {}", config.cache.dir.display());
+    let subject = &format!("cache {}", output::path(&config.cache.dir));
     let told = |level, NotOurs { problem, cure }| Finding::new(level, subject, problem).cure(cure);
     match cache::check_owner(&config.cache.dir) {
         Ok(None) => {}

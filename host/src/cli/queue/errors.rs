@@ -90,8 +90,8 @@ impl Errors {
         let (reports, count) =
             (output::count(reports, "error report"), output::count(causes.len() as u64, "cause"));
         match causes.as_slice() {
-            [] => writeln!(out, "no error reports in {from}")?,
-            [_, ..] => writeln!(out, "{reports} in {from}, {count}")?,
+            [] => writeln!(out, "no error reports in {}", output::name(from))?,
+            [_, ..] => writeln!(out, "{reports} in {}, {count}", output::name(from))?,
         }
         for cause in &causes {
             write(&mut out, cause)?;

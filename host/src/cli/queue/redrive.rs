@@ -161,6 +161,7 @@ fn tell(done: &Redriven, from: &str, to: &str, dry_run: bool) -> io::Result<()> 
     if messages.refused > 0 {
         rest.push_str(&format!("; {} left that can't be sent back", HumanCount(messages.refused)));
     }
+    let (from, to) = (output::name(from), output::name(to));
     writeln!(out, "{sent} {verb} back from {from} to {to}{rest}")?;
     for (name, count) in &messages.names {
         writeln!(out, "  {} of {name}", HumanCount(*count))?;

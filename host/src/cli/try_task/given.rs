@@ -23,6 +23,7 @@ use tempfile::TempDir;
 use super::super::component::read;
 use super::super::exit_code::Advice;
 use super::super::local_runner::LocalRunner;
+use super::super::output;
 use super::project;
 
 /// The component that is read from standard input.
@@ -91,7 +92,7 @@ impl Input {
     /// The files below a directory, with their paths below it as keys, after the given key.
     fn of_dir(text: &str, key: Option<&str>, dir: &Path) -> anyhow::Result<Vec<Self>> {
         let failed = |path: &Path, problem: &dyn std::fmt::Display| {
-            Advice::failed(format!("input {text:?}: {}: {problem}", path.display()))
+            Advice::failed(format!("input {text:?}: {}: {problem}", output::path(&path)))
         };
         let mut found = Vec::new();
         let mut dirs = vec![(dir.to_owned(), key.unwrap_or_default().to_owned())];
@@ -153,7 +154,7 @@ pub(super) fn read_pipes(inputs: &mut [Input], component: Option<&Path>) -> anyh
         read.extend(meta.map(|meta| (meta.dev(), meta.ino())));
     }
     for input in inputs {
-        let shown = input.file.display().to_string();
+        let shown = output::path(&input.file);
         let failed =
             |problem: &dyn fmt::Display| Advice::failed(format!("input {shown}: {problem}"));
         // One that is not there is told later.
@@ -193,8 +194,9 @@ pub(super) fn open_all(inputs: &[Input]) -> anyhow::Result<Vec<sandbox::Input>> 
     let mut last: Option<&Input> = None;
     for input in order {
         let key = input.key.as_str();
-        let failed =
-            |problem: String| Advice::failed(format!("input {}: {problem}", input.file.display()));
+        let failed = |problem: String| {
+            Advice::failed(format!("input {}: {problem}", output::path(&input.file)))
+        };
         if last.is_some_and(|last| last.key == input.key) {
             return Err(failed(format!("another input has the key {key} too")).into());
         }
@@ -211,7 +213,8 @@ pub(super) fn open_all(inputs: &[Input]) -> anyhow::Result<Vec<sandbox::Input>> 
     }
     let open = |input: &Input| {
         let opened = input.open();
-        opened.map_err(|e| Advice::failed(format!("input {}: {e}", input.file.display())).into())
+        opened
+            .map_err(|e| Advice::failed(format!("input {}: {e}", output::path(&input.file))).into())
     };
     inputs.iter().map(open).collect()
 }
@@ -240,7 +243,8 @@ pub(super) fn as_bucket(
     for input in inputs {
         for key in [base.join(&input.key), input.key.clone()] {
             let linked = link(input, &key);
-            linked.map_err(|e| Advice::failed(format!("input {}: {e}", input.file.display())))?;
+            linked
+                .map_err(|e| Advice::failed(format!("input {}: {e}", output::path(&input.file))))?;
         }
     }
     let prefetch = Prefetch {
