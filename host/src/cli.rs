@@ -264,16 +264,21 @@ mod tests {
         command(true).debug_assert();
     }
 
-    /// Calls `each` for a command and those below it, with the whole name.
-    fn for_each_command(
-        command: &clap::Command,
-        name: &str,
-        each: &mut dyn FnMut(&clap::Command, &str),
-    ) {
-        each(command, name);
-        for child in command.get_subcommands().filter(|child| child.get_name() != "help") {
-            for_each_command(child, &format!("{name} {}", child.get_name()), each);
+    /// Calls `each` for every command, with the whole name.
+    fn for_each_command(each: &mut dyn FnMut(&clap::Command, &str)) {
+        fn descend(
+            command: &clap::Command,
+            name: &str,
+            each: &mut dyn FnMut(&clap::Command, &str),
+        ) {
+            each(command, name);
+            for child in command.get_subcommands().filter(|child| child.get_name() != "help") {
+                descend(child, &format!("{name} {}", child.get_name()), each);
+            }
         }
+        let mut command = command(false);
+        command.build();
+        descend(&command, "host", each);
     }
 
     /// A value that the option accepts, by its parser.
@@ -299,7 +304,7 @@ mod tests {
     #[test]
     fn no_option_is_ignored_because_another_excludes_what_it_requires() {
         let mut checked = 0;
-        for_each_command(&command(false), "host", &mut |command, name| {
+        for_each_command(&mut |command, name| {
             let command = command.clone().no_binary_name(true).subcommand_required(false);
             let command = command.arg_required_else_help(false);
             let missing = |line: &[String]| -> BTreeSet<String> {
@@ -343,7 +348,7 @@ mod tests {
 
     /// The options with values, and how the command ends that gets one of these values.
     fn for_each_value(values: &[&str], check: &mut dyn FnMut(&Arg, &str, Option<clap::Error>)) {
-        for_each_command(&command(false), "host", &mut |command, name| {
+        for_each_command(&mut |command, name| {
             for arg in command.get_opts().filter(|arg| arg.get_action().takes_values()) {
                 for value in values {
                     let option = format!("--{}", arg.get_long().unwrap());

@@ -1218,11 +1218,10 @@ fn commands_that_are_suggested_can_be_pasted_into_a_shell() {
     run.says("host queue redrive 'fq://./qu eue'");
     host(&["queue", "errors", queue]).ok().says("host queue redrive 'fq://./qu eue' --cause");
 
-    let mut bucket = vec!["submit", "--fq", queue, "--base-directory", "d"];
-    bucket.extend(["--name", "No Cls"]);
-    host(&bucket).ok();
+    host(&["submit", "--fq", queue, "--name", "No Cls", "--base-directory", "d"]).ok();
     host(&["run", "--fq", queue, "-x"]).exits(3);
-    host(&["queue", "errors", queue]).ok().says("host component push FILE.wasm --name 'No Cls'");
+    let reports = host(&["queue", "ls", "./qu eue-errors", "--long"]).ok();
+    reports.says("host component push FILE.wasm --name 'No Cls'");
 }
 
 #[test]
@@ -1243,7 +1242,7 @@ fn a_name_with_a_line_feed_stays_on_its_line() {
     check(&[&queue[..], &["tas\nks"]].concat(), 3, "tas\\nks, line 1: message");
     place.write("tasks", lines(0..1));
     check(&[&queue[..], &["tasks"]].concat(), 0, "1 task sent to fq://q\\nueue");
-    check(&["queue", "purge", "./q\nueue", "--yes"], 0, "1 message deleted from fq://q\\nueue");
+    check(&["queue", "purge", "./q\nueue", "--yes"], 0, "1 message deleted from fq://./q\\nueue");
 }
 
 #[test]

@@ -13,7 +13,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use indicatif::HumanCount;
 use task_host::activity::SlowRule;
 use task_host::config::Config;
 use task_host::confinement::InForce;

@@ -40,10 +40,11 @@ exit code is 3.
 A task from flags whose component or input is not in the bucket is sent with a warning.
 
 --each creates a task for each object in the bucket that matches PATTERN, with the object as its
-only input. * and ? do not match a slash; ** does. Without --base-directory, the base directory is
-the part of the key before the first segment that ends in `_input`. --payload may contain these
-placeholders: {key} is the object's key, {input} the key below the base directory, {name} the file
-name, {stem} the file name without its extension, and {id} the task's id.
+only input. * and ? do not match a slash; ** does. Unlike in a shell, they also match a name that
+begins with a dot. Without --base-directory, the base directory is the part of the key before the
+first segment that ends in `_input`. --payload may contain these placeholders: {key} is the object's
+key, {input} the key below the base directory, {name} the file name, {stem} the file name without
+its extension, and {id} the task's id.
 
 Examples:
   host submit --fq ./queue tasks.jsonl
@@ -363,7 +364,7 @@ pub(crate) fn objects_error(error: ObjectsError) -> anyhow::Result<Result<Sent, 
 
 impl Outcome {
     fn tell(&self, console: &Console) {
-        let Self { queue, sent, skipped, refused, dry_run } = self;
+        let Self { queue, sent, skipped, refused, dry_run, .. } = self;
         let sent = output::count(*sent, "task");
         let refused = match refused {
             0 => String::new(),

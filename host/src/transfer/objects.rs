@@ -373,6 +373,10 @@ mod tests {
         check("d/0_input/*.png", "d/0_input/x/a.png", false);
         check("d/0_input/**/*.png", "d/0_input/x/a.png", true);
         check("d/*/0_input/?.png", "d/y/0_input/a.png", true);
+        // Unlike in a shell, as the reference says.
+        check("d/0_input/*", "d/0_input/.a", true);
+        check("d/0_input/[!.]*", "d/0_input/.a", false);
+        check("d/0_input/[!.]*", "d/0_input/a", true);
     }
 
     #[test]
