@@ -238,13 +238,13 @@ pub enum BucketError {
         key: String,
     },
     /// The store or the local disk failed. A retry may help.
-    #[error("{bucket}: {doing} `{key}` failed: {source}")]
+    #[error("{bucket}: {doing}{} failed: {source}", of_key(key))]
     Unavailable {
         /// The bucket.
         bucket: String,
         /// The operation: `reading`, `writing`, `listing`.
         doing: &'static str,
-        /// The key or prefix.
+        /// The key or prefix; empty for the whole bucket.
         key: String,
         /// The cause.
         #[source]
@@ -258,6 +258,11 @@ pub enum BucketError {
         /// What is wrong, and what would be right.
         problem: String,
     },
+}
+
+/// The key in an error, unless it is about the whole bucket.
+fn of_key(key: &str) -> String {
+    if key.is_empty() { String::new() } else { format!(" `{key}`") }
 }
 
 impl BucketError {

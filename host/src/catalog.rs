@@ -46,6 +46,7 @@ use crate::cache::{Blob, Cache, CacheError};
 use crate::digest::Digest;
 use crate::key::{BucketKey, Prefix, TaskName};
 use crate::sandbox::{Guest, NotAGuest, Sandbox};
+use crate::shell;
 use crate::words;
 
 pub use self::adapter::component_of;
@@ -101,7 +102,8 @@ pub enum CatalogError {
     /// No component has that name.
     #[error(
         "no component for tasks named `{name}`: {place} does not exist; upload one with \
-         `host component push FILE.wasm --name {name}`"
+         `host component push FILE.wasm --name {}`",
+        shell::word(name)
     )]
     NotFound {
         /// The task's name.

@@ -107,7 +107,7 @@ fn with_help(command: clap::Command, is_brief: bool) -> clap::Command {
     let help = Arg::new("help").short('h').long("help").action(ArgAction::HelpShort);
     let help = help.help("Print the usual options; --help prints all, and examples");
     let help = help.help_heading(None).display_order(902);
-    let command = command.disable_help_flag(true).arg(help);
+    let command = settings::with_negative_values(command.disable_help_flag(true).arg(help));
     if is_brief { settings::brief(command).after_help("") } else { command }
 }
 
@@ -249,12 +249,144 @@ fn ask_for_threads(count: usize) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+
     use super::*;
+
+    /// The errors of a value that an option does not take.
+    const WRONG_VALUES: [ErrorKind; 2] = [ErrorKind::InvalidValue, ErrorKind::ValueValidation];
 
     #[test]
     fn no_two_options_contradict_each_other() {
         command(false).debug_assert();
         command(true).debug_assert();
+    }
+
+    /// Calls `each` for every command, with the whole name.
+    fn for_each_command(each: &mut dyn FnMut(&clap::Command, &str)) {
+        fn descend(
+            command: &clap::Command,
+            name: &str,
+            each: &mut dyn FnMut(&clap::Command, &str),
+        ) {
+            each(command, name);
+            for child in command.get_subcommands().filter(|child| child.get_name() != "help") {
+                descend(child, &format!("{name} {}", child.get_name()), each);
+            }
+        }
+        let mut command = command(false);
+        command.build();
+        descend(&command, "host", each);
+    }
+
+    /// A value that the option accepts, by its parser.
+    fn valid(command: &clap::Command, arg: &Arg) -> Vec<String> {
+        let written = |value: &str| match (arg.get_long(), arg.get_action().takes_values()) {
+            (_, true) if arg.is_positional() => vec![value.to_owned()],
+            (Some(long), true) => vec![format!("--{long}={value}")],
+            (Some(long), false) => vec![format!("--{long}")],
+            (None, _) => vec![format!("-{}", arg.get_short().unwrap())],
+        };
+        let choices = arg.get_possible_values();
+        let choices = choices.iter().map(|choice| choice.get_name());
+        let is_valid = |line: &Vec<String>| {
+            let parsed = command.clone().no_binary_name(true).try_get_matches_from(line);
+            !matches!(parsed, Err(error) if WRONG_VALUES.contains(&error.kind()))
+        };
+        let mut lines = choices.chain(["1", "x", "1s", "a=b", "1MiB"]).map(written);
+        lines.find(is_valid).unwrap_or_else(|| panic!("no value for {}", arg.get_id()))
+    }
+
+    /// clap does not ask for a required option if something excludes it, and then ignores the option
+    /// that requires it.
+    #[test]
+    fn no_option_is_ignored_because_another_excludes_what_it_requires() {
+        let mut checked = 0;
+        for_each_command(&mut |command, name| {
+            let command = command.clone().no_binary_name(true).subcommand_required(false);
+            let command = command.arg_required_else_help(false);
+            let missing = |line: &[String]| -> BTreeSet<String> {
+                match command.clone().try_get_matches_from(line) {
+                    Err(error) if error.kind() == ErrorKind::MissingRequiredArgument => {
+                        match error.get(ContextKind::InvalidArg) {
+                            Some(ContextValue::Strings(args)) => args.iter().cloned().collect(),
+                            other => panic!("{name}: {other:?}"),
+                        }
+                    }
+                    _ => BTreeSet::new(),
+                }
+            };
+            let args: Vec<&Arg> = command
+                .get_arguments()
+                .filter(|arg| !["help", "version"].contains(&arg.get_id().as_str()))
+                .collect();
+            let always = missing(&[]);
+            let base: Vec<String> = args
+                .iter()
+                .filter(|arg| always.contains(&arg.to_string()))
+                .flat_map(|arg| valid(&command, arg))
+                .collect();
+            for arg in &args {
+                let line = [base.clone(), valid(&command, arg)].concat();
+                let required = missing(&line);
+                if required.is_empty() {
+                    continue;
+                }
+                checked += 1;
+                for other in args.iter().filter(|other| !required.contains(&other.to_string())) {
+                    let line = [line.clone(), valid(&command, other)].concat();
+                    let parsed = command.clone().try_get_matches_from(&line);
+                    assert!(parsed.is_err(), "host {name}: {line:?} ignores {arg}");
+                }
+            }
+        });
+        // Those of `host submit`, `host receipts` and `host try`.
+        assert!(checked >= 20, "{checked}");
+    }
+
+    /// The options with values, and how the command ends that gets one of these values.
+    fn for_each_value(values: &[&str], check: &mut dyn FnMut(&Arg, &str, Option<clap::Error>)) {
+        for_each_command(&mut |command, name| {
+            for arg in command.get_opts().filter(|arg| arg.get_action().takes_values()) {
+                for value in values {
+                    let option = format!("--{}", arg.get_long().unwrap());
+                    let command = command.clone().no_binary_name(true);
+                    let ended = command.try_get_matches_from([&option, *value]).err();
+                    check(arg, &format!("host {name} {option} {value}"), ended);
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn a_number_that_is_wrong_is_explained_in_our_words() {
+        let huge = "9".repeat(60);
+        for_each_value(&["x", "-1", "1.5", &huge], &mut |_, line, ended| {
+            let said = ended.map(|error| error.to_string()).unwrap_or_default();
+            let words = ["invalid digit", "number too", "target type", "is not in"];
+            assert!(!words.iter().any(|word| said.contains(word)), "{line}: {said}");
+        });
+    }
+
+    #[test]
+    fn a_negative_value_is_taken_as_a_value() {
+        for_each_value(&["-1"], &mut |_, line, ended| {
+            let kind = ended.map(|error| error.kind());
+            assert_ne!(kind, Some(ErrorKind::UnknownArgument), "{line}");
+        });
+        let check = |line: &[&str], want: Option<ErrorKind>| {
+            let parsed = command(false).try_get_matches_from(["host"].iter().chain(line));
+            assert_eq!(parsed.err().map(|error| error.kind()), want, "{line:?}");
+        };
+        // Those of settings are checked with the other sources of settings.
+        check(&["run", "--timeout", "-5s"], None);
+        check(&["try", "c.wasm", "--memory", "-5GiB"], None);
+        check(&["try", "c.wasm", "--payload", "-5"], None);
+        check(&["queue", "redrive", "--older-than", "-5s"], Some(ErrorKind::ValueValidation));
+        // An option that was forgotten is no name.
+        check(&["run", "--queue", "-x"], Some(ErrorKind::InvalidValue));
     }
 
     #[test]

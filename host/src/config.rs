@@ -227,7 +227,7 @@ pub struct StopSettings {
 #[command(next_help_heading = "Retries")]
 pub struct RetrySettings {
     /// Number of failed attempts after which a task is rejected
-    #[arg(long, value_name = "N", default_value = "5", value_parser = parse::attempts)]
+    #[arg(long, value_name = "N", default_value = "5", value_parser = parse::small_positive)]
     pub max_attempts: u32,
     /// Wait before the second attempt; doubles with each further attempt
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse::duration)]

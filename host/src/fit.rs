@@ -6,6 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::queue::Facts;
+use crate::shell;
 use serde::Serialize;
 
 /// How bad a finding is.
@@ -122,11 +123,12 @@ fn receives(settings: &Settings, tasks: &Facts, findings: &mut Vec<Finding>) {
     let Some(limit) = tasks.receive_limit else { return };
     let attempts = settings.max_attempts;
     let to = tasks.dead_letter_queue.as_deref().unwrap_or("its dead-letter queue");
+    let from = tasks.dead_letter_queue.as_deref().map_or("QUEUE".to_owned(), shell::word);
     let cure = format!(
         "set the receive limit (maxReceiveCount) to {} or more, or --max-attempts lower; \
-         `host queue redrive {} --from {to}` sends tasks back that were moved",
+         `host queue redrive {} --from {from}` sends tasks back that were moved",
         attempts.saturating_add(5),
-        settings.queue
+        shell::word(&settings.queue)
     );
     if limit == 1 {
         let text = format!(

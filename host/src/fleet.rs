@@ -19,7 +19,6 @@ mod last_words;
 mod name;
 pub mod policy;
 mod program;
-pub mod shell;
 mod slurm;
 mod spec;
 

@@ -57,6 +57,7 @@ pub mod report;
 pub mod roots;
 pub mod sandbox;
 pub mod services;
+pub mod shell;
 pub mod shortage;
 #[cfg(test)]
 mod simulation;

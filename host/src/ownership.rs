@@ -25,6 +25,7 @@ use rustix::fs::{AtFlags, FileType, Stat, fstat, statat};
 use rustix::io::Errno;
 
 use crate::dirs::for_each;
+use crate::shell;
 use crate::system::mode;
 
 /// The most links that are followed on one path, as in the kernel.
@@ -189,8 +190,9 @@ fn judge(us: Us, cache: &Path, dir: &Path, owned: Owned) -> Result<(), NotOurs> 
             ),
             cure: format!(
                 "choose a new directory with --cache-dir, for example {cache}/task-host; or run \
-                 the host as uid {user}; or, if you trust its content, `chown -R {} {cache}`",
-                us.0
+                 the host as uid {user}; or, if you trust its content, `chown -R {} {}`",
+                us.0,
+                shell::word(&cache)
             ),
         });
     }
@@ -206,8 +208,9 @@ fn judge(us: Us, cache: &Path, dir: &Path, owned: Owned) -> Result<(), NotOurs> 
                  what tasks read"
             ),
             cure: format!(
-                "`chmod -R go-w {cache}` if you trust its content, or choose another directory \
-                 with --cache-dir"
+                "`chmod -R go-w {}` if you trust its content, or choose another directory with \
+                 --cache-dir",
+                shell::word(&cache)
             ),
         });
     }
@@ -242,7 +245,7 @@ fn look_along(dir: &Path, us: Us) -> Result<(Option<Owned>, Option<NotOurs>), No
                 ),
                 cure: format!(
                     "`chmod +t {}`, or choose a directory elsewhere with --cache-dir",
-                    at.display()
+                    shell::word(at.display())
                 ),
             });
         }

@@ -315,6 +315,24 @@ fn values_that_make_no_sense_say_who_gave_them() {
 }
 
 #[test]
+fn wrong_numbers_say_what_would_be_right() {
+    let place = Place::new();
+    place.write("a.wasm", component(End::Done));
+    for (line, problem) in [
+        ("run --fq q --parallel -1", r#"--parallel: "-1" must be 1 or more"#),
+        ("run --fq q --timeout -5s", r#"--timeout: "-5s" is not a time"#),
+        ("try a.wasm --memory -5", r#"--memory: "-5" is not a size"#),
+        ("try a.wasm --id x", r#"--id: "x" is not a whole number"#),
+        ("submit --fq q --name A --id x", "'--id <N>': is not a whole number"),
+        ("submit --fq q --from-errors e --limit -1", "'--limit <N>': must be 0 or more"),
+        ("queue redrive q --id 99999999999999999999", "'--id <N>': is too large"),
+        ("top --fq q --reports 1e3", "'--reports <N>': is not a whole number"),
+    ] {
+        place.run(line).exits(2).says(problem);
+    }
+}
+
+#[test]
 fn a_table_of_the_file_is_checked_like_other_settings() {
     let place = Place::new();
     place.write("host.toml", "[tasks.shrink]\nmemory = \"lots\"\n");
@@ -417,6 +435,36 @@ fn what_is_sent_is_what_was_written() {
     place.feed("submit --fq ./queue", line.as_bytes()).ok();
     let listed = place.run("queue ls ./queue --json").ok();
     assert!(listed.stdout.contains(line), "{}", listed.stdout);
+}
+
+#[test]
+fn who_interrupts_a_submit_learns_where_to_continue() {
+    use rustix::process::Signal;
+    // The reader waits for more bytes, or for the rest of a line.
+    for (sent, code, rest) in [(Signal::INT, 130, ""), (Signal::TERM, 143, "{")] {
+        let place = Place::new();
+        let mut child = place
+            .host("submit --fq ./queue --rejects rejects --json")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        write!(stdin, "{}nonsense\n{}", lines(0..1), lines(1..2)).unwrap();
+        while !place.has("queue") || place.enqueued("queue") < 2 {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        stdin.write_all(rest.as_bytes()).unwrap();
+        signal(&child, sent);
+        let ended = Ended::of(child.wait_with_output().unwrap()).exits(code);
+        drop(stdin);
+        let ended = ended.says("stopped after standard input, line 3; continue with line 4");
+        let summary = ended.says("1 line kept in rejects").json();
+        assert_eq!((&summary["sent"], &summary["refused"]), (&2.into(), &1.into()), "{summary}");
+        assert_eq!(summary["stopped_after"], "standard input, line 3");
+        assert_eq!(fs::read_to_string(place.path("rejects")).unwrap(), "nonsense\n");
+    }
 }
 
 #[test]
@@ -559,6 +607,33 @@ fn every_object_that_matches_becomes_a_task() {
 }
 
 #[test]
+fn an_option_of_another_kind_of_tasks_is_no_option_that_is_ignored() {
+    let place = Place::new();
+    place.write("tasks", lines(0..2));
+    for (line, first, second) in [
+        ("submit --fq q --name A --each d/* --limit 2", "--limit", "--each"),
+        ("submit --fq q tasks --limit 2", "--limit", "[FILE]"),
+        ("submit --fq q --skip-done --limit 2", "--limit", "--skip-done"),
+        ("submit --fq q tasks --id 3", "--id", "[FILE]"),
+        ("submit --fq q tasks --payload 3", "--payload", "[FILE]"),
+        ("submit --fq q tasks --ids key", "--ids", "[FILE]"),
+        ("submit --fq q --all-or-nothing --id 3", "--id", "--all-or-nothing"),
+        ("submit --fq q --from-errors e --ids key", "--ids", "--from-errors"),
+        ("receipts verify tasks --id 3", "--id", "[FILE]"),
+        ("receipts audit tasks --input k", "--input", "[FILE]"),
+        ("try a.wasm --input tasks --publish", "--publish", "--input"),
+        ("try a.wasm tasks --publish", "--publish", "[INPUT]"),
+    ] {
+        let ended = place.run(line).exits(2).says(first).says(second);
+        assert!(ended.stderr.contains("cannot be used with"), "{}", ended.stderr);
+    }
+    assert!(!place.has("q"));
+    // What chooses among the tasks of an error queue stays.
+    place.feed("submit --fq q", lines(0..1).as_bytes()).ok();
+    place.run("submit --fq r --from-errors q --name A --limit 2").ok();
+}
+
+#[test]
 fn a_payload_that_is_no_json_says_about_its_quotes() {
     let place = Place::new();
     place
@@ -687,7 +762,7 @@ fn a_component_has_a_history_and_goes_back_in_it() {
     place.run("component rollback A").exits(1).says("no version before");
     place.run(&format!("component rollback A --to {}", &digest("bad.wasm")[..8])).ok();
     assert_eq!(digest("A"), digest("bad.wasm"));
-    place.run("component rollback A --to 0000zz").exits(1).says("no version that begin");
+    place.run("component rollback A --to 0000zz").exits(1).says("no version that begins with");
 
     place.run("component rm A").exits(2).says("add --yes");
     place.run("component rm A --dry-run").ok().says("would be removed");
@@ -722,7 +797,18 @@ fn a_try_ends_as_a_run_would() {
         .run("try good.wasm --input a.txt --input a.txt")
         .exits(1)
         .says("another input has the key a.txt too");
+    place.run("try good.wasm --out a.txt").exits(1).says("a.txt: is not a directory");
     place.run("try good.wasm --payload oops").exits(2).says("--payload is not JSON");
+}
+
+#[test]
+fn a_try_reads_pipes_and_no_devices() {
+    let place = Place::new();
+    let good = component(End::Done);
+    place.write("good.wasm", &good);
+    place.feed("try good.wasm --input k=/dev/stdin", b"hello").ok().says("done in");
+    place.feed("try - --input k=/dev/stdin", &good).exits(1).says("is read already");
+    place.run("try good.wasm --input k=/dev/zero").exits(1).says("input /dev/zero: is a device");
 }
 
 #[test]
@@ -921,6 +1007,19 @@ fn quiet_commands_say_nothing_unless_something_is_wrong() {
     let sent = place.feed("submit --fq ./queue -q", lines(0..3).as_bytes()).ok();
     assert!(sent.stderr.is_empty() && sent.stdout.is_empty(), "{}", sent.stderr);
     place.feed("submit --fq ./queue -q", b"oops\n").exits(3).says("line 1: message");
+    // What was asked for is still on standard output.
+    place.write("good.wasm", component(End::Done));
+    for line in [
+        "new edge-finder -q",
+        "wit --out wit -q",
+        "component push good.wasm --name NO_OP --bucket ./bucket -q",
+        "component ls --component-prefix none -q",
+        "cache ls -q",
+        "cache quarantine --clear -q",
+    ] {
+        let ended = place.run(line).ok();
+        assert!(ended.stderr.is_empty(), "{line}: {}", ended.stderr);
+    }
 }
 
 #[test]
@@ -1104,6 +1203,72 @@ fn failures_are_listed_and_sent_back_by_cause() {
     Ended::of(command.arg("no good").output().unwrap()).ok().says("3 tasks sent back");
     let mut command = place.host("queue redrive ./queue --match");
     Ended::of(command.arg("for tasks named `…`").output().unwrap()).ok().says("1 task sent back");
+}
+
+#[test]
+fn commands_that_are_suggested_can_be_pasted_into_a_shell() {
+    let place = Place::new();
+    let host = |args: &[&str]| Ended::of(place.host("").args(args).output().unwrap());
+    place.write("bad.wasm", component(End::Reject));
+    host(&["component", "push", "bad.wasm", "--name", "Nö Cls"]).ok();
+    let queue = "./qu eue";
+    host(&["submit", "--fq", queue, "--name", "Nö Cls", "--base-directory", "d"]).ok();
+    let run = host(&["run", "--fq", queue, "-x"]).exits(3);
+    let run = run.says("host queue errors 'fq://./qu eue'");
+    run.says("host queue redrive 'fq://./qu eue'");
+    host(&["queue", "errors", queue]).ok().says("host queue redrive 'fq://./qu eue' --cause");
+
+    host(&["submit", "--fq", queue, "--name", "No Cls", "--base-directory", "d"]).ok();
+    host(&["run", "--fq", queue, "-x"]).exits(3);
+    let reports = host(&["queue", "ls", "./qu eue-errors", "--long"]).ok();
+    reports.says("host component push FILE.wasm --name 'No Cls'");
+}
+
+#[test]
+fn a_name_with_a_line_feed_stays_on_its_line() {
+    let place = Place::new();
+    place.write("good.wasm", component(End::Done));
+    place.write("in\nputs/a\nb", "");
+    place.write("tas\nks", "nonsense\n");
+    let check = |args: &[&str], code: i32, want: &str| {
+        let ended = Ended::of(place.host("").args(args).output().unwrap()).exits(code).says(want);
+        for line in ended.stdout.lines().chain(ended.stderr.lines()) {
+            assert!(!line.starts_with(' '), "{line:?} of {args:?}");
+        }
+    };
+    check(&["try", "good.wasm", "--out", "o\nut"], 0, "0 outputs in o\\nut");
+    check(&["try", "good.wasm", "--input", "in\nputs"], 1, "in\\nputs/a\\nb: ");
+    let queue = ["submit", "--fq", "q\nueue"];
+    check(&[&queue[..], &["tas\nks"]].concat(), 3, "tas\\nks, line 1: message");
+    place.write("tasks", lines(0..1));
+    check(&[&queue[..], &["tasks"]].concat(), 0, "1 task sent to fq://q\\nueue");
+    check(&["queue", "purge", "./q\nueue", "--yes"], 0, "1 message deleted from fq://./q\\nueue");
+}
+
+#[test]
+fn one_of_something_is_not_several() {
+    let place = Place::new();
+    place.feed("submit --fq ./queue", lines(0..1).as_bytes()).ok();
+    let errors = "queue errors ./tasks --from ./queue";
+    place.run(errors).ok().says("1 message that is not an error report");
+    place
+        .run("queue redrive ./tasks --from ./queue --name B")
+        .ok()
+        .says("1 left that does not match");
+    place.feed("submit --fq ./queue", lines(0..1).as_bytes()).ok();
+    place.run(errors).ok().says("2 messages that are not error reports");
+    place
+        .run("queue redrive ./tasks --from ./queue --name B")
+        .ok()
+        .says("2 left that do not match");
+    let mut few = Command::new("sh");
+    let host = place.host("run --fq ./queue -x --parallel 4");
+    few.args(["-c", "ulimit -n 120; exec \"$0\" \"$@\""]).arg(host.get_program());
+    few.args(host.get_args()).current_dir(place.path("")).env("HOST_LOG_FORMAT", "human");
+    few.env("XDG_CACHE_HOME", place.path(".cache")).env("HOST_BUCKET", "./bucket");
+    fs::create_dir_all(place.path("bucket")).unwrap();
+    let ended = Ended::of(few.stdin(Stdio::null()).output().unwrap());
+    ended.says("this process may open 120 files: 1 task runs at a time instead of 4");
 }
 
 #[test]

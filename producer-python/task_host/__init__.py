@@ -70,7 +70,8 @@ class Refused(SubmitError):
     """Some tasks were refused. The others are in the queue."""
 
     def __init__(self, code: int, sent: Sent) -> None:
-        super().__init__(code, "{} tasks were refused, {} were sent".format(sent.refused, sent.sent))
+        tasks = "1 task was" if sent.refused == 1 else "{} tasks were".format(sent.refused)
+        super().__init__(code, "{} refused, {} sent".format(tasks, sent.sent))
         #: What became of the tasks.
         self.sent = sent
 

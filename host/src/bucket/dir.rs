@@ -111,7 +111,7 @@ impl DirBucket {
             }
             Err(error) => {
                 let error = DirError::at(&path, error);
-                return Err(BucketError::unavailable(&shown, "opening", &"", error));
+                return Err(BucketError::unavailable(&shown, "opening", "", error));
             }
         };
         tidy(&path);
@@ -130,8 +130,19 @@ impl DirBucket {
     /// # Errors
     /// As [`DirBucket::open`]; also when it can't be created.
     pub fn create(path: &Path) -> Result<Self, BucketError> {
-        std::fs::create_dir_all(path)
-            .map_err(|error| BucketError::unavailable(&path.display(), "creating", &"", error))?;
+        match std::fs::create_dir_all(path) {
+            // Opening says what is there instead.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory
+                ) => {}
+            Err(error) => {
+                let failed = DirError::at(path, error);
+                return Err(BucketError::unavailable(&path.display(), "creating", "", failed));
+            }
+            Ok(()) => {}
+        }
         Self::open(path)
     }
 

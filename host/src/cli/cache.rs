@@ -122,9 +122,9 @@ impl Quarantine {
         if self.clear {
             catalog::forget_quarantined(&dir)
                 .map_err(|error| Advice::failed(format!("can't clear the quarantine: {error}")))?;
-            output::tell(format_args!("{count} may be compiled again"));
+            output::note(format_args!("{count} may be compiled again"));
         } else if found.is_empty() {
-            output::tell(format_args!("no components are in quarantine"));
+            output::note(format_args!("no components are in quarantine"));
         }
         Ok(Exit::Done)
     }

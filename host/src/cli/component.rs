@@ -176,7 +176,7 @@ pub(crate) fn task_name(given: Option<&str>, file: &Path) -> anyhow::Result<Task
 
 /// The bytes of a file that may be a component.
 pub(crate) fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
-    Ok(std::fs::read(file).map_err(|e| Advice::failed(format!("{}: {e}", file.display())))?)
+    Ok(std::fs::read(file).map_err(|e| Advice::failed(format!("{}: {e}", output::path(&file))))?)
 }
 
 /// Checks that a file can be a task's component or program, as far as its imports and exports tell.
@@ -190,7 +190,7 @@ pub(crate) fn check(file: &Path, bytes: &[u8]) -> anyhow::Result<Contents> {
         (Ok(contents), None) => Ok(contents),
         (_, problem) => {
             let problem = problem.unwrap_or_default();
-            Err(Advice::failed(format!("{} {problem}", file.display())).into())
+            Err(Advice::failed(format!("{} {problem}", output::path(&file))).into())
         }
     }
 }
@@ -207,7 +207,7 @@ async fn ls(store: &ComponentStore, json: bool) -> anyhow::Result<Exit> {
     if json {
         output::json(&rows)?;
     } else if rows.is_empty() {
-        output::tell(format_args!("there are no components in {}/{}", store.bucket, store.prefix));
+        output::note(format_args!("there are no components in {}/{}", store.bucket, store.prefix));
     } else {
         let rows: Vec<Vec<String>> = rows
             .into_iter()
@@ -235,7 +235,7 @@ struct Inspected {
 
 async fn inspect(which: &str, settings: &Settings, json: bool) -> anyhow::Result<Exit> {
     let file = Path::new(which);
-    let (name, place, bytes, signature) = if file.is_file() {
+    let (name, place, bytes, signature) = if file.exists() && !file.is_dir() {
         let beside = PathBuf::from(format!("{which}.minisig"));
         let signature = if beside.is_file() { Some(read(&beside)?) } else { None };
         (task_name(None, file).ok(), which.to_owned(), read(file)?, signature)

@@ -35,6 +35,11 @@ pub(crate) fn set_verbosity(is_quiet: bool, verbose: u8) {
     VERBOSITY.store(if is_quiet { -1 } else { more }, Relaxed);
 }
 
+/// True if only warnings and errors are said.
+pub(crate) fn is_quiet() -> bool {
+    verbosity() < 0
+}
+
 fn verbosity() -> i8 {
     VERBOSITY.load(Relaxed)
 }
@@ -114,7 +119,7 @@ impl Console {
     /// The same as [`Console::tell`], unless --quiet is given: for what is neither a result nor a
     /// problem.
     pub(crate) fn note(&self, line: impl std::fmt::Display) {
-        if verbosity() >= 0 {
+        if !is_quiet() {
             self.tell(line);
         }
     }

@@ -1,5 +1,6 @@
 //! Tasks that options describe: one task, or a task for each object of a listing.
 
+use task_host::config::parse;
 use task_host::key::Prefix;
 use task_host::message::{self, DecodeError, Draft};
 use task_host::transfer::objects::{self, Ids, PLACEHOLDERS, Pattern, TaskTemplate};
@@ -9,6 +10,14 @@ use super::exit_code::Advice;
 /// How to have a placeholder as a text.
 const HOW_TO_KEEP_BRACES: &str =
     "to keep it as it is, write its brace as \\u007b, which JSON reads as {";
+
+/// The options of [`Described`], for those that exclude all of them. To exclude only `--name` is not
+/// enough: clap does not ask for a required option that is excluded, so it would accept the others.
+pub(crate) const DESCRIBED: [&str; 7] =
+    ["name", "base_directory", "inputs", "payload", "id", "each", "ids"];
+/// The same without `--name`, which can also choose among tasks that exist.
+pub(crate) const DESCRIBED_BUT_NAME: [&str; 6] =
+    ["base_directory", "inputs", "payload", "id", "each", "ids"];
 
 /// Options that describe tasks.
 #[derive(Debug, clap::Args)]
@@ -35,7 +44,7 @@ pub(crate) struct Described {
         long,
         value_name = "N",
         requires = "name",
-        allow_negative_numbers = true,
+        value_parser = parse::id,
         help_heading = "Tasks from flags"
     )]
     id: Option<i64>,

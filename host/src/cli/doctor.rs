@@ -17,6 +17,7 @@ use task_host::config::Config;
 use task_host::fit::{self, Finding, Level, Queues};
 use task_host::key::{Prefix, TaskName};
 use task_host::queue::{self, Access, Address, Admin, Counts, Facts, QueueError};
+use task_host::shell;
 use task_host::transfer::errors::ErrorCauses;
 
 use super::component::component_of;
@@ -264,7 +265,7 @@ async fn look_at_errors(
             text.push_str(&format!(": {}{more}", shown.join("; ")));
         }
     }
-    let cure = format!("see them all with `host queue errors {queue}`");
+    let cure = format!("see them all with `host queue errors {}`", shell::word(queue));
     Finding::new(Level::Note, subject, text).cure(cure)
 }
 

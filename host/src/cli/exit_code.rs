@@ -35,7 +35,8 @@ Exit codes:
   4    stopped by a signal, and tasks were released after the grace period
   5    fleet: too few workers have started
   6    fleet: no worker is left, and the queue is not empty
-  128+n  stopped by a second signal n (130: Ctrl-C twice); all tasks were released";
+  128+n  stopped by a second signal n (130: Ctrl-C twice); all tasks were released.
+         submit: stopped by the first; the tasks after the one that it names were not sent";
 
 impl Exit {
     fn code(self) -> u8 {

@@ -122,16 +122,16 @@ fn tell(fleet: &FleetName, engine: &dyn std::fmt::Display, wanted: Option<u32>, 
             "{fleet}: at most {} can run at the same time: {limit}",
             output::count(capacity.into(), "worker")
         )),
-        Event::Exists(counts) => output::tell(format_args!(
+        Event::Exists(counts) => output::note(format_args!(
             "{fleet}: {} of this fleet already: {}",
             output::count(counts.alive().into(), "worker"),
             states(counts)
         )),
-        Event::Asked(what) => output::tell(format_args!("{fleet}: asked {engine} for {what}")),
+        Event::Asked(what) => output::note(format_args!("{fleet}: asked {engine} for {what}")),
         Event::Changed(status) => {
             let of = wanted.map_or(String::new(), |wanted| format!(" of {wanted}"));
             let reasons = said(&status.reasons);
-            output::tell(format_args!("{fleet}: {}{of}{reasons}", states(status.counts)));
+            output::note(format_args!("{fleet}: {}{of}{reasons}", states(status.counts)));
         }
     }
 }

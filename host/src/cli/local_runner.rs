@@ -16,6 +16,7 @@ use task_host::spill::SpillDir;
 use tokio::sync::Notify;
 
 use super::exit_code::Advice;
+use super::output;
 use super::settings::Settings;
 
 /// A sandbox with one slot, and the cache of inputs, components and compiled code.
@@ -61,17 +62,20 @@ impl LocalRunner {
         let dir = tempfile::tempdir().context("can't create a temporary directory")?;
         let name = TaskName::new(NAME)?;
         let copy = dir.path().join(name.file().as_path());
-        std::fs::write(&copy, wasm).with_context(|| format!("can't write {}", copy.display()))?;
+        std::fs::write(&copy, wasm)
+            .with_context(|| format!("can't write {}", output::path(&copy)))?;
         let catalog = self.catalog(Arc::new(DirBucket::open(dir.path())?), Prefix::root());
         // Nobody waits for the notification.
         match catalog.resolve(&name, &Notify::new()).await {
             Ok(ready) => Ok(ready),
             // The error names our temporary bucket, so the message names the file instead.
             Err(CatalogError::NotAGuest { problem, .. }) => {
-                Err(Advice::failed(format!("{} can't be run: {problem}", file.display())).into())
+                Err(Advice::failed(format!("{} can't be run: {problem}", output::path(&file)))
+                    .into())
             }
             Err(CatalogError::NotYet { why, .. }) => {
-                Err(Advice::failed(format!("{} was not compiled: {why}", file.display())).into())
+                Err(Advice::failed(format!("{} was not compiled: {why}", output::path(&file)))
+                    .into())
             }
             Err(error) => Err(error.into()),
         }

@@ -78,13 +78,13 @@ pub(crate) struct Manual {
 impl Manual {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         let failed =
-            |error: std::io::Error| Advice::failed(format!("{}: {error}", self.dir.display()));
+            |error: std::io::Error| Advice::failed(format!("{}: {error}", output::path(&self.dir)));
         std::fs::create_dir_all(&self.dir).map_err(failed)?;
         let mut command = super::command(false).name(self.name.get()).version(version::SHORT);
         command.build();
         let count = write(&command, command.get_name(), &self.dir).map_err(failed)?;
         let pages = output::count(count, "page");
-        writeln!(output::out(), "{pages} written to {}", self.dir.display())?;
+        writeln!(output::out(), "{pages} written to {}", output::path(&self.dir))?;
         Ok(Exit::Done)
     }
 }

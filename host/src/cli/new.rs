@@ -11,7 +11,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use task_host::fleet::shell;
+use task_host::shell;
 
 use super::exit_code::{Advice, Exit};
 use super::output;
@@ -57,13 +57,13 @@ impl New {
             output::json(&serde_json::json!({"name": self.name, "dir": dir}))?;
             return Ok(Exit::Done);
         }
-        writeln!(output::out(), "created {}", dir.display())?;
-        output::tell(format_args!("build and try it:"));
-        let cd = format!("cd {}", shell::word(&dir.display().to_string()));
+        writeln!(output::out(), "created {}", output::path(&dir))?;
+        output::note(format_args!("build and try it:"));
+        let cd = format!("cd {}", shell::word(dir.display()));
         for line in [&*cd].iter().chain(project.steps) {
-            output::tell(format_args!("  {line}"));
+            output::note(format_args!("  {line}"));
         }
-        output::tell(format_args!("README.md says how to push the component and to queue a task."));
+        output::note(format_args!("README.md says how to push the component and to queue a task."));
         Ok(Exit::Done)
     }
 }

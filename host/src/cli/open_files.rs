@@ -81,10 +81,13 @@ fn fit(mut config: Config, most: u64) -> Config {
         config.work.parallel = parallel.min(whole(left / of_tasks(1, 1))).max(1);
         let for_ahead = left.saturating_sub(of_tasks(config.work.parallel, 0)) / FILES_OF_TASK;
         config.work.most_prefetch = ahead.min(whole(for_ahead));
+        let runs = match config.work.parallel {
+            1 => "1 task runs".to_owned(),
+            n => format!("{n} tasks run"),
+        };
         tracing::warn!(
-            "this process may open {most} files: {} tasks run at a time instead of \
-             {parallel}, and {} at most are prefetched instead of {ahead}; raise `ulimit -n`",
-            config.work.parallel,
+            "this process may open {most} files: {runs} at a time instead of {parallel}, and at \
+             most {} are prefetched instead of {ahead}; raise `ulimit -n`",
             config.work.most_prefetch,
         );
     }

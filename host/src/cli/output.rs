@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -11,6 +12,13 @@ use task_host::{json, plain};
 /// Writes a line to standard error. A failure has nowhere to go.
 pub(crate) fn tell(line: fmt::Arguments<'_>) {
     let _ = writeln!(Plain(io::stderr().lock()), "{line}");
+}
+
+/// The same unless --quiet is given: for what is neither a result nor a problem.
+pub(crate) fn note(line: fmt::Arguments<'_>) {
+    if !super::console::is_quiet() {
+        tell(line);
+    }
 }
 
 /// Writes a question to standard error. The answer follows on the same line.
@@ -119,6 +127,17 @@ pub(crate) fn bytes(count: u64) -> impl fmt::Display {
     bytesize::ByteSize(count).display().iec()
 }
 
+/// A value on one line, for names in sentences. Without it, the rest of a name with a line feed
+/// would be on a line of its own.
+pub(crate) fn name(name: impl fmt::Display) -> String {
+    plain::escape(&name.to_string()).into_owned()
+}
+
+/// The same for a path.
+pub(crate) fn path(path: impl AsRef<Path>) -> String {
+    name(path.as_ref().display())
+}
+
 /// `1 task`, `2 tasks`
 pub(crate) fn count(n: u64, noun: &str) -> String {
     format!("{} {noun}{}", HumanCount(n), if n == 1 { "" } else { "s" })
@@ -175,6 +194,12 @@ pub(crate) fn table(mut out: impl Write, rows: &[Vec<String>]) -> io::Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_stays_on_its_line() {
+        assert_eq!(name("fq://a\nb"), "fq://a\\nb");
+        assert_eq!(path("é\n\u{1b}"), "é\\n\\u{1b}");
+    }
 
     #[test]
     fn nouns_agree_with_their_numbers() {

@@ -240,7 +240,7 @@ fn done(json: bool, what: &str, summary: &impl Serialize) -> anyhow::Result<Exit
     if json {
         output::json(summary)?;
     } else {
-        writeln!(output::out(), "{what}")?;
+        writeln!(output::out(), "{}", output::name(what))?;
     }
     Ok(Exit::Done)
 }

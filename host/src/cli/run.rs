@@ -13,7 +13,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use indicatif::HumanCount;
 use task_host::activity::SlowRule;
 use task_host::config::Config;
 use task_host::confinement::InForce;
@@ -193,7 +192,8 @@ fn warn(problem: &Finding) {
 
 fn create_bucket(dir: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(dir).map_err(|error| {
-        Advice::failed(format!("could not create the bucket {}: {error}", dir.display())).into()
+        Advice::failed(format!("could not create the bucket {}: {error}", output::path(&dir)))
+            .into()
     })
 }
 
@@ -351,11 +351,11 @@ fn announce(
     let cpu_time =
         limits.cpu_time.map_or(String::new(), |most| format!("{} of processor time, ", time(most)));
     let limits = format!(
-        "{} of memory, {}, {cpu_time}{} of output in {} files for each task",
+        "{} of memory, {}, {cpu_time}{} of output in {} for each task",
         limits.memory.display().iec(),
         time(limits.time),
         limits.output_bytes.display().iec(),
-        HumanCount(limits.output_files)
+        output::count(limits.output_files, "file")
     );
     let own_limits = own_limits(config);
     let kernel = doctor::machine::kernel_line(services.confinement(), confined, config);

@@ -12,13 +12,16 @@ mod overlaps;
 pub(crate) mod reference;
 mod tables;
 
+use std::any::TypeId;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::sync::LazyLock;
+use std::time::Duration;
 
+use bytesize::ByteSize;
 use clap::error::{ContextKind, ContextValue};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Id};
@@ -101,6 +104,30 @@ fn variable(setting: &Arg) -> String {
 
 fn is_switch(setting: &Arg) -> bool {
     matches!(setting.get_action(), ArgAction::SetTrue)
+}
+
+/// True for an option whose value is a number, a time or a size, as its parser says.
+fn is_measure(arg: &Arg) -> bool {
+    let parsed = arg.get_value_parser().type_id();
+    let measures = [
+        TypeId::of::<u32>(),
+        TypeId::of::<u64>(),
+        TypeId::of::<i64>(),
+        TypeId::of::<usize>(),
+        TypeId::of::<Duration>(),
+        TypeId::of::<ByteSize>(),
+    ];
+    measures.iter().any(|measure| parsed == *measure)
+}
+
+/// Lets options take values that begin with a hyphen where that can only be a value, so that the
+/// error is about the value: `--parallel -1` would otherwise be an unexpected argument `-1`.
+pub(crate) fn with_negative_values(command: Command) -> Command {
+    command.mut_args(|arg| match arg.get_action().takes_values() && !arg.is_positional() {
+        true if is_measure(&arg) => arg.allow_hyphen_values(true),
+        true => arg.allow_negative_numbers(true),
+        false => arg,
+    })
 }
 
 /// The value that applies if nobody gives one.
@@ -314,7 +341,9 @@ impl<G: Group> Args for Flags<G> {
             }
             let mut flag = setting.clone().required(false).display_order(2 * place);
             if !is_switch(setting) {
+                let is_measure = is_measure(&flag);
                 flag = flag.value_parser(clap::value_parser!(String));
+                flag = flag.allow_hyphen_values(is_measure);
             }
             command = command.arg(flag);
             if name(setting) == "queue" {

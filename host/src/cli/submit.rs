@@ -18,15 +18,14 @@ use task_host::transfer::lines::{self, LineSource};
 use task_host::transfer::objects::{self, ObjectError, ObjectsError};
 use task_host::transfer::redrive::{Filter, Redrive};
 use task_host::transfer::send::{BulkSend, SendError, Sent};
-use tokio_util::sync::CancellationToken;
 
 use super::console::Console;
-use super::described::{Described, draft_error};
+use super::described::{DESCRIBED, DESCRIBED_BUT_NAME, Described, draft_error};
 use super::exit_code::{Advice, Exit};
 use super::output;
 use super::queue::redrive_error;
 use super::settings::{DisplaySettings, Flags, QueueAndBucket, Settings};
-use super::transfer_display::{TransferDisplay, create_rejects, stop_on_ctrl_c, tell_kept};
+use super::transfer_display::{Stop, TransferDisplay, create_rejects, stop_on_signal, tell_kept};
 
 /// Options of `host submit`.
 #[derive(Debug, clap::Args)]
@@ -41,10 +40,11 @@ exit code is 3.
 A task from flags whose component or input is not in the bucket is sent with a warning.
 
 --each creates a task for each object in the bucket that matches PATTERN, with the object as its
-only input. * and ? do not match a slash; ** does. Without --base-directory, the base directory is
-the part of the key before the first segment that ends in `_input`. --payload may contain these
-placeholders: {key} is the object's key, {input} the key below the base directory, {name} the file
-name, {stem} the file name without its extension, and {id} the task's id.
+only input. * and ? do not match a slash; ** does. Unlike in a shell, they also match a name that
+begins with a dot. Without --base-directory, the base directory is the part of the key before the
+first segment that ends in `_input`. --payload may contain these placeholders: {key} is the object's
+key, {input} the key below the base directory, {name} the file name, {stem} the file name without
+its extension, and {id} the task's id.
 
 Examples:
   host submit --fq ./queue tasks.jsonl
@@ -57,10 +57,10 @@ Examples:
   host submit --fq ./queue --from-errors ./queue-errors --limit 1")]
 pub(crate) struct Submit {
     /// Files with one task per line [default: standard input, as is `-`]
-    #[arg(value_name = "FILE", conflicts_with_all = ["name", "each", "from_errors"])]
+    #[arg(value_name = "FILE", conflicts_with_all = DESCRIBED, conflicts_with = "from_errors")]
     files: Vec<PathBuf>,
     /// Check all lines first, and send nothing if one is not a task
-    #[arg(long, conflicts_with_all = ["name", "each", "from_errors"])]
+    #[arg(long, conflicts_with_all = DESCRIBED, conflicts_with = "from_errors")]
     all_or_nothing: bool,
 
     #[command(flatten)]
@@ -71,7 +71,7 @@ pub(crate) struct Submit {
     #[arg(
         long,
         value_name = "URL",
-        conflicts_with_all = ["each", "base_directory", "inputs", "payload", "id"],
+        conflicts_with_all = DESCRIBED_BUT_NAME,
         help_heading = "Tasks from an error queue"
     )]
     from_errors: Option<String>,
@@ -79,7 +79,11 @@ pub(crate) struct Submit {
     #[arg(
         long,
         value_name = "N",
+        value_parser = parse::whole,
         requires = "from_errors",
+        // What excludes --from-errors would also take away that it is missing.
+        conflicts_with_all = ["files", "all_or_nothing", "rejects", "skip_done"],
+        conflicts_with_all = DESCRIBED_BUT_NAME,
         help_heading = "Tasks from an error queue"
     )]
     limit: Option<u64>,
@@ -111,6 +115,11 @@ struct Outcome {
     /// Lines or reports that are not tasks, and tasks that the queue refused.
     refused: u64,
     dry_run: bool,
+    /// The last line or object before a signal stopped the command, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stopped_after: Option<String>,
+    #[serde(skip)]
+    exit: Exit,
 }
 
 impl Submit {
@@ -118,13 +127,17 @@ impl Submit {
         let settings = self.flags.load()?;
         let (console, json) =
             (Console::plain(settings.get::<DisplaySettings>()?.progress), self.json);
-        let outcome = super::waiting_runtime()?.block_on(self.submit(&settings, &console))?;
+        let runtime = super::waiting_runtime()?;
+        let outcome = runtime.block_on(self.submit(&settings, &console));
+        // After a signal, a thread may still wait for a line.
+        runtime.shutdown_background();
+        let outcome = outcome?;
         if json {
             output::json(&outcome)?;
         } else {
             outcome.tell(&console);
         }
-        Ok(if outcome.refused > 0 { Exit::Partly } else { Exit::Done })
+        Ok(outcome.exit)
     }
 
     async fn submit(self, settings: &Settings, console: &Console) -> anyhow::Result<Outcome> {
@@ -143,10 +156,13 @@ impl Submit {
         };
         let (dry_run, path) = (self.dry_run, self.rejects.clone());
         let rejects = path.as_deref();
-        let bulk_send = || -> anyhow::Result<BulkSend> {
+        let (mut stop, mut is_single) = (Stop::default(), false);
+        let mut bulk_send = || -> anyhow::Result<BulkSend> {
             let file = rejects.map(create_rejects).transpose()?;
             let (queue, access) = (queue.clone(), settings.queue_access()?);
+            stop = stop_on_signal(console);
             let send = BulkSend::new(queue, access, dry_run, file, display.clone());
+            let send = send.until(stop.token.clone());
             Ok(match &checked {
                 Some(bucket) => {
                     let receipts = Receipts::new(bucket.clone());
@@ -163,6 +179,7 @@ impl Submit {
             let sending = objects::send(&*bucket, &pattern, &template, bulk_send()?);
             display.follow(sending).await.map_or_else(objects_error, |sent| Ok(Ok(sent)))?
         } else if let Some(body) = self.described.task()? {
+            is_single = true;
             warn_of_missing(settings, &self.described, console).await?;
             let origin = MessageOrigin::Named("the task".to_owned());
             display.follow(bulk_send()?.one(body.into(), origin)).await
@@ -176,6 +193,8 @@ impl Submit {
             skipped: sent.skipped,
             refused: sent.refused,
             dry_run,
+            stopped_after: None,
+            exit: if sent.refused > 0 { Exit::Partly } else { Exit::Done },
         };
         match sent {
             Ok(sent) => {
@@ -184,6 +203,18 @@ impl Submit {
                     console.tell("nothing is sent, because of --all-or-nothing");
                 }
                 Ok(outcome(sent))
+            }
+            Err(SendError::Interrupted { done, last }) => {
+                tell_kept(console, &done, rejects);
+                console.tell(output::name(match &last {
+                    Some(last @ MessageOrigin::Line(_, line)) => {
+                        format!("stopped after {last}; continue with line {}", line + 1)
+                    }
+                    Some(last) => format!("stopped after {last}; what follows it was not sent"),
+                    None => "stopped before the first task was sent".to_owned(),
+                }));
+                let stopped_after = last.map(|last| last.to_string());
+                Ok(Outcome { stopped_after, exit: stop.exit(), ..outcome(done) })
             }
             Err(SendError::Input { source, done }) => {
                 if let Some(done) = done {
@@ -194,20 +225,11 @@ impl Submit {
             }
             Err(SendError::Stopped { source, done, first_unsent, is_rest_kept }) => {
                 tell_kept(console, &done, rejects);
-                let sent = output::count(done.sent, "task");
-                let first = first_unsent.map_or(String::new(), |origin| {
-                    format!("; the first that was not sent is {origin}")
-                });
-                let rest = match is_rest_kept {
-                    true => "the others are in the file of --rejects",
-                    false => "some of the others may be missing",
+                let hint = match is_single {
+                    true => "the task was not sent, unless only the answer got lost".to_owned(),
+                    false => unsent(done.sent, first_unsent.as_ref(), is_rest_kept),
                 };
-                Err(Advice::failed(source.to_string())
-                    .hint(format!(
-                        "{sent} sent before the error{first}; {rest}. A task whose answer got lost \
-                         may be in the queue all the same"
-                    ))
-                    .into())
+                Err(Advice::failed(source.to_string()).hint(hint).into())
             }
             Err(error) => Err(Advice::failed(error.to_string()).into()),
         }
@@ -226,16 +248,40 @@ impl Submit {
         let (limit, dry_run) = (self.limit, self.dry_run);
         let display = TransferDisplay::new(console, "messages", "sent back");
         let stop = match dry_run {
-            true => CancellationToken::new(),
-            false => stop_on_ctrl_c(console),
+            true => Stop::default(),
+            false => stop_on_signal(console),
         };
         let access = settings.queue_access()?;
         let redrive = Redrive { from, to: to.clone(), filter, limit, dry_run };
-        let done = display.follow(redrive.run(&access, display.clone(), &stop)).await;
+        let done = display.follow(redrive.run(&access, display.clone(), &stop.token)).await;
         let done = done.map_err(redrive_error)?.messages;
         let (sent, refused) = (done.sent, done.refused);
-        Ok(Outcome { queue: to.to_string(), sent, skipped: 0, refused, dry_run })
+        if done.is_cut_short {
+            console.tell("not all messages were looked at, because too many do not match");
+        }
+        let exit = match (done.is_interrupted, refused > 0 || done.is_cut_short) {
+            (true, _) => stop.exit(),
+            (false, true) => Exit::Partly,
+            (false, false) => Exit::Done,
+        };
+        let (queue, stopped_after) = (to.to_string(), None);
+        Ok(Outcome { queue, sent, skipped: 0, refused, dry_run, stopped_after, exit })
     }
+}
+
+/// What became of the tasks when the queue failed on the way.
+fn unsent(sent: u64, first: Option<&MessageOrigin>, is_rest_kept: bool) -> String {
+    let sent = output::count(sent, "task");
+    let first =
+        first.map_or(String::new(), |origin| format!("; the first that was not sent is {origin}"));
+    let rest = match is_rest_kept {
+        true => "the others are in the file of --rejects",
+        false => "some of the others may be missing",
+    };
+    format!(
+        "{sent} sent before the error{first}; {rest}. A task whose answer got lost may be in the \
+         queue all the same"
+    )
 }
 
 /// Warns of a component and of inputs that tasks from flags name and that are not there. They may
@@ -318,7 +364,7 @@ pub(crate) fn objects_error(error: ObjectsError) -> anyhow::Result<Result<Sent, 
 
 impl Outcome {
     fn tell(&self, console: &Console) {
-        let Self { queue, sent, skipped, refused, dry_run } = self;
+        let Self { queue, sent, skipped, refused, dry_run, .. } = self;
         let sent = output::count(*sent, "task");
         let refused = match refused {
             0 => String::new(),
@@ -329,6 +375,7 @@ impl Outcome {
             n => format!("; {} done before", HumanCount(*n)),
         };
         let verb = if *dry_run { "would be sent" } else { "sent" };
+        let queue = output::name(queue);
         console.note(format_args!("{sent} {verb} to {queue}{skipped}{refused}"));
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
 
 use indicatif::HumanCount;
 use parking_lot::Mutex;
@@ -12,10 +12,11 @@ use task_host::transfer::forward::ForwardError;
 use task_host::transfer::send::Sent;
 use task_host::transfer::{MessageOrigin, Observer, Rejects, RejectsError};
 use task_host::words;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::console::Console;
-use super::exit_code::Advice;
+use super::exit_code::{Advice, Exit};
 use super::output;
 use super::progress_line::ProgressLine;
 
@@ -76,7 +77,7 @@ impl TransferDisplay {
 
 impl Observer for TransferDisplay {
     fn created(&self, queue: &Address) {
-        self.console.note(format_args!("created {queue}"));
+        self.console.note(format_args!("created {}", output::name(queue)));
     }
 
     fn begins(&self, total: Option<u64>) {
@@ -98,7 +99,7 @@ impl Observer for TransferDisplay {
 
     fn refused(&self, origin: &MessageOrigin, problem: &dyn fmt::Display) {
         if self.refused.fetch_add(1, Relaxed) < SHOWN {
-            self.console.tell(format_args!("{origin}: {problem}"));
+            self.console.tell(format_args!("{}: {problem}", output::name(origin)));
         }
     }
 }
@@ -117,7 +118,7 @@ pub(crate) fn create_rejects(path: &Path) -> Result<Rejects, Advice> {
 pub(crate) fn tell_kept(console: &Console, sent: &Sent, rejects: Option<&Path>) {
     if let Some(path) = rejects.filter(|_| sent.kept > 0) {
         let lines = output::count(sent.kept, "line");
-        console.note(format_args!("{lines} kept in {}", path.display()));
+        console.note(format_args!("{lines} kept in {}", output::path(&path)));
     }
 }
 
@@ -133,20 +134,40 @@ pub(crate) fn forward_error(error: &ForwardError, verb: &str) -> Advice {
     }
 }
 
-/// Is cancelled by Ctrl-C. A second Ctrl-C exits at once; leased messages are then available again
-/// when their leases expire.
-pub(crate) fn stop_on_ctrl_c(console: &Console) -> CancellationToken {
-    let (console, stop) = (console.clone(), CancellationToken::new());
-    let stopped = stop.clone();
-    tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_err() {
-            return;
-        }
-        stopped.cancel();
-        console.tell("stopping after the current messages; press Ctrl-C again to exit at once");
-        if tokio::signal::ctrl_c().await.is_ok() {
-            std::process::exit(130);
-        }
-    });
+/// Tells a transfer to stop.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Stop {
+    pub(crate) token: CancellationToken,
+    signal: Arc<AtomicI32>,
+}
+
+impl Stop {
+    /// How a command ends that was stopped: as if the signal had ended it.
+    pub(crate) fn exit(&self) -> Exit {
+        Exit::Killed(self.signal.load(Relaxed))
+    }
+}
+
+/// Is cancelled by Ctrl-C or SIGTERM. A second signal exits at once; leased messages are then
+/// available again when their leases expire.
+pub(crate) fn stop_on_signal(console: &Console) -> Stop {
+    let stop = Stop::default();
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate()];
+    // The handlers are there before the first message is sent.
+    let signals = kinds.map(|kind| Some((signal(kind).ok()?, kind.as_raw_value())));
+    for (mut signals, number) in signals.into_iter().flatten() {
+        let (console, stop) = (console.clone(), stop.clone());
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                if stop.signal.swap(number, Relaxed) != 0 {
+                    std::process::exit(128 + number);
+                }
+                stop.token.cancel();
+                console.tell(
+                    "stopping after the current messages; press Ctrl-C again to exit at once",
+                );
+            }
+        });
+    }
     stop
 }

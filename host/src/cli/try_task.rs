@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use task_host::bucket::DirBucket;
 use task_host::catalog;
-use task_host::config::{RetrySettings, Tasks};
+use task_host::config::{RetrySettings, Tasks, parse};
 use task_host::failure::Failure;
 use task_host::key::{BucketKey, Prefix};
 use task_host::message::{self, Draft, Task};
@@ -93,13 +93,19 @@ pub(crate) struct Try {
     #[arg(long, value_name = "ID", allow_hyphen_values = true)]
     id: Option<String>,
     /// Attempt number to tell the task [default: 1; with --from, that of the report]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = parse::small_positive)]
     attempt: Option<u32>,
     /// Queue or file with an error report or a message whose task is run
     #[arg(long, value_name = "QUEUE|FILE", help_heading = "A task of a queue")]
     from: Option<String>,
     /// Publish the outputs to the bucket, as `host run` would, instead of to DIR
-    #[arg(long, requires = "from", conflicts_with = "out", help_heading = "A task of a queue")]
+    #[arg(
+        long,
+        requires = "from",
+        // What excludes --from would also take away that it is missing.
+        conflicts_with_all = ["out", "given", "inputs", "payload", "base_directory"],
+        help_heading = "A task of a queue"
+    )]
     publish: bool,
     /// File for a profile of the task's functions, which the profilers of browsers and
     /// profiler.firefox.com open
@@ -232,7 +238,7 @@ impl Try {
         let count = output::count(outcome.outputs.len() as u64, "output");
         console.note(match (outcome.success, self.publish) {
             (true, true) => format!("done in {line}; {count} published"),
-            (true, false) => format!("done in {line}; {count} in {}", self.out.display()),
+            (true, false) => format!("done in {line}; {count} in {}", output::path(&self.out)),
             (false, _) => format!(
                 "failed after {line} (the component was ready after {})",
                 output::time(compiled)
@@ -257,8 +263,9 @@ impl Try {
         let Some(from) = &self.from else {
             let file = component.as_ref().map(|component| &*component.file);
             let inputs = self.given.iter().chain(&self.inputs).map(|text| Input::parse(text));
-            let inputs: Vec<Input> =
+            let mut inputs: Vec<Input> =
                 inputs.collect::<anyhow::Result<Vec<_>>>()?.into_iter().flatten().collect();
+            given::read_pipes(&mut inputs, file)?;
             let task = self.described(file.unwrap_or(Path::new(given::STDIN)), &inputs)?;
             let attempt = self.attempt.unwrap_or(1);
             return Ok(Plan { task, attempt, inputs, component, buckets: None, reported: None });
@@ -286,8 +293,7 @@ impl Try {
         let name = self.name.as_deref().or(is_stdin.then_some("task"));
         let name = task_name(name, component)?;
         let id = self.id.as_deref().map(|id| {
-            let id: Result<i64, _> = id.parse();
-            id.map_err(|_| Advice::usage("--id: expected a whole number"))
+            parse::id(id).map_err(|problem| Advice::usage(format!("--id: {id:?} {problem}")))
         });
         let keys: Vec<&str> = inputs.iter().map(|input| input.key.as_str()).collect();
         let payload = self.payload()?;
@@ -498,14 +504,15 @@ fn tell_component(console: &Console, plan: &Plan, digest: &str) {
 }
 
 fn write_profile(console: &Console, profiler: &Profiler, path: &Path) -> anyhow::Result<()> {
-    let failed = |error: std::io::Error| Advice::failed(format!("{}: {error}", path.display()));
+    let failed =
+        |error: std::io::Error| Advice::failed(format!("{}: {error}", output::path(&path)));
     let mut file = BufWriter::new(fs::File::create(path).map_err(failed)?);
     let samples = profiler.write(&mut file).map_err(failed)?;
     file.flush().map_err(failed)?;
     let samples = output::count(samples as u64, "sample");
     console.note(format_args!(
         "{samples} in {}; the profilers of browsers open it, and profiler.firefox.com",
-        path.display()
+        output::path(&path)
     ));
     Ok(())
 }

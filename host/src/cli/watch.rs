@@ -1,6 +1,7 @@
 //! What `host top` and `host dashboard` have in common: the queue that they look at, and how it is
 //! opened.
 
+use task_host::config::parse;
 use task_host::heartbeat::Place;
 use task_host::overview::{Watched, Watcher};
 use task_host::queue::{self, Address};
@@ -32,7 +33,7 @@ impl Group for Watching {
 pub(crate) struct Watch {
     /// Maximum number of error reports to read [default: all; 1000 for a cloud queue, where each must
     /// be leased to be read]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse::whole)]
     reports: Option<u64>,
     #[command(flatten)]
     flags: Flags<Watching>,

@@ -210,19 +210,45 @@ pub(super) fn compile_memory(text: &str) -> Parsed<ByteSize> {
     }
 }
 
-/// A whole number, which may have `_` between its digits.
-pub(super) fn whole(text: &str) -> Parsed<u64> {
-    text.replace('_', "")
-        .parse()
-        .map_err(|_| "is not a whole number; write for example 8 or 10_000".to_owned())
+/// A whole number from `least` to `most`, which may have `_` between its digits.
+fn within(text: &str, least: i128, most: i128) -> Parsed<i128> {
+    let digits = text.replace('_', "");
+    let unsigned = digits.strip_prefix(['-', '+']).unwrap_or(&digits);
+    if unsigned.is_empty() || unsigned.contains(|c: char| !c.is_ascii_digit()) {
+        return Err("is not a whole number; write for example 8 or 10_000".to_owned());
+    }
+    match digits.parse() {
+        Ok(n) if n < least && least >= 0 => Err(format!("must be {least} or more")),
+        Ok(n) if n < least => Err(format!("is too small; the minimum is {least}")),
+        Ok(n) if n <= most => Ok(n),
+        Err(_) if digits.starts_with('-') => Err(format!("must be {least} or more")),
+        _ => Err(format!("is too large; the maximum is {most}")),
+    }
+}
+
+/// A whole number.
+pub fn whole(text: &str) -> Parsed<u64> {
+    within(text, 0, u64::MAX.into()).map(|n| n as u64)
 }
 
 /// A whole number that is not zero.
 pub fn positive(text: &str) -> Parsed<u64> {
-    match whole(text)? {
-        0 => Err("must be 1 or more".to_owned()),
-        n => Ok(n),
-    }
+    within(text, 1, u64::MAX.into()).map(|n| n as u64)
+}
+
+/// A whole number of 32 bits.
+pub fn small(text: &str) -> Parsed<u32> {
+    within(text, 0, u32::MAX.into()).map(|n| n as u32)
+}
+
+/// A whole number of 32 bits that is not zero.
+pub fn small_positive(text: &str) -> Parsed<u32> {
+    within(text, 1, u32::MAX.into()).map(|n| n as u32)
+}
+
+/// The id of a task.
+pub fn id(text: &str) -> Parsed<i64> {
+    within(text, i64::MIN.into(), i64::MAX.into()).map(|n| n as i64)
 }
 
 /// A number of slots.
@@ -249,12 +275,6 @@ pub(super) fn open_files(text: &str) -> Parsed<u64> {
     }
 }
 
-/// A number of attempts.
-pub(super) fn attempts(text: &str) -> Parsed<u32> {
-    let most = u32::MAX;
-    u32::try_from(positive(text)?).map_err(|_| format!("is too large; the maximum is {most}"))
-}
-
 /// The value of a switch in a variable or a file.
 pub fn switch(text: &str) -> Parsed<bool> {
     match text {
@@ -278,8 +298,19 @@ mod tests {
         assert_eq!(size("4096"), Ok(ByteSize(4096)));
         assert!(size("much").is_err());
         assert_eq!(whole("10_000"), Ok(10_000));
-        assert!(positive("0").is_err());
-        assert!(positive("-1").is_err());
+        assert_eq!(positive("0").unwrap_err(), "must be 1 or more");
+        assert_eq!(positive("-1").unwrap_err(), "must be 1 or more");
+        assert_eq!(whole("-1").unwrap_err(), "must be 0 or more");
+        assert_eq!(id("-9223372036854775808"), Ok(i64::MIN));
+        assert_eq!(id("-9_223_372_036_854_775_808"), Ok(i64::MIN));
+        assert!(id("-9223372036854775809").unwrap_err().starts_with("is too small; the minimum"));
+        assert!(small("4294967296").unwrap_err().ends_with("the maximum is 4294967295"));
+        assert!(
+            whole(&"9".repeat(60)).unwrap_err().ends_with("the maximum is 18446744073709551615")
+        );
+        for text in ["", "-", "x", "1.5", "1 000", "--1", "1-"] {
+            assert!(whole(text).unwrap_err().starts_with("is not a whole number"), "{text}");
+        }
         assert_eq!(prefix("components/").unwrap().as_str(), "components");
     }
 

@@ -16,9 +16,10 @@ use aws_sdk_batch::error::{ProvideErrorMetadata, SdkError};
 use bytesize::ByteSize;
 use serde_json::{Value, json};
 
-use super::{Access, EngineError, FleetName, Spec, shell};
+use super::{Access, EngineError, FleetName, Spec};
 use crate::aws::{self, NO_CREDENTIALS, chain, reasons};
 use crate::digest::Digest;
+use crate::shell;
 
 pub(super) use options::{Options, whole};
 

@@ -203,7 +203,8 @@ impl fmt::Display for Limit {
                 write!(f, "the guest ran into its output limit of {}", most.display().iec())
             }
             Self::OutputFiles(most) => {
-                write!(f, "the guest ran into its limit of {most} output files")
+                let s = if *most == 1 { "" } else { "s" };
+                write!(f, "the guest ran into its limit of {most} output file{s}")
             }
             Self::OpenFiles(most) | Self::ProcessFiles(most) => write!(
                 f,

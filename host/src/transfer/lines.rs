@@ -54,7 +54,8 @@ impl From<Unreadable> for SendError {
 ///
 /// # Errors
 /// If a source can't be read or the queue can't be used. What was read before is sent, unless the
-/// queue failed.
+/// queue failed or the transfer was told to stop. Then reading goes on in the background until the
+/// next line.
 pub async fn send(
     mut sources: Vec<LineSource>,
     all_or_nothing: bool,
@@ -73,7 +74,11 @@ pub async fn send(
             })?;
             Ok::<_, Unreadable>(sources)
         };
-        sources = tokio::task::spawn_blocking(check_all).await.map_err(interrupted)??;
+        sources = tokio::select! {
+            biased;
+            () = to.stop.cancelled() => return Err(to.interrupted()),
+            checked = tokio::task::spawn_blocking(check_all) => checked.map_err(interrupted)??,
+        };
         if to.refusals.count() > 0 {
             return to.finish();
         }
@@ -99,13 +104,20 @@ pub async fn send(
         batcher.send();
         ended
     });
-    while let Some(batch) = batches.recv().await {
+    loop {
+        let batch = tokio::select! {
+            biased;
+            // Nobody waits for the reader, which may wait for a line.
+            () = to.stop.cancelled() => return Err(sender.interrupted().await),
+            batch = batches.recv() => batch,
+        };
+        let Some(batch) = batch else { break };
         if !sender.send(batch, position.load(Relaxed)).await {
-            // Reading ends when nobody takes the batches.
-            drop(batches);
             break;
         }
     }
+    // Reading ends when nobody takes the batches.
+    drop(batches);
     let sent = sender.finish().await;
     match (reading.await.map_err(interrupted)?, sent) {
         (Ok(()), sent) | (Err(_), sent @ Err(_)) => sent,
@@ -143,10 +155,13 @@ impl Batcher {
 }
 
 impl LineSource {
-    /// Finds out early whether a file can be opened: before the files before it are sent.
+    /// Finds out early whether a file can be opened: before the files before it are sent. A pipe
+    /// can be opened only once: its writer ends when it is closed.
     fn check(&self) -> Result<(), Unreadable> {
         match self {
-            Self::Path(path) => File::open(path).map(drop).map_err(|e| self.unreadable(e)),
+            Self::Path(path) => std::fs::metadata(path)
+                .and_then(|meta| if meta.is_file() { File::open(path).map(drop) } else { Ok(()) })
+                .map_err(|e| self.unreadable(e)),
             Self::Stdin | Self::Spooled(_) => Ok(()),
         }
     }
@@ -289,10 +304,36 @@ fn check(whole: &[u8], origin: MessageOrigin) -> Option<Line<'_>> {
 
 #[cfg(test)]
 mod tests {
+    use tokio_util::sync::CancellationToken;
+
+    use super::super::tests::Unobserved;
     use super::*;
+    use crate::queue::Access;
 
     fn origin() -> MessageOrigin {
         MessageOrigin::Line("t".into(), 3)
+    }
+
+    #[tokio::test]
+    async fn nothing_is_sent_after_a_stop() {
+        for all_or_nothing in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let (file, queue) = (dir.path().join("tasks"), dir.path().join("queue"));
+            let task = br#"{"basic_info": {"name": "A", "base_directory": "d"}}"#;
+            std::fs::write(&file, task).unwrap();
+            let stop = CancellationToken::new();
+            stop.cancel();
+            let address = format!("fq://{}", queue.display()).parse().unwrap();
+            let (access, observer) = (Access::default(), Arc::new(Unobserved));
+            let to = BulkSend::new(address, access, false, None, observer).until(stop);
+            let sent = send(vec![LineSource::Path(file)], all_or_nothing, to).await;
+            let none = Sent::default();
+            assert!(
+                matches!(sent, Err(SendError::Interrupted { done, last: None }) if done == none),
+                "{sent:?}"
+            );
+            assert!(!queue.exists());
+        }
     }
 
     #[test]

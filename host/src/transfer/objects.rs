@@ -155,7 +155,17 @@ pub async fn send(
     let mut first_problem = None;
     // Why the listing ended early.
     let mut unlisted: Option<Box<dyn std::error::Error + Send + Sync>> = None;
-    while let Some(object) = listing.next().await {
+    let mut is_interrupted = false;
+    loop {
+        let object = tokio::select! {
+            biased;
+            () = to.stop.cancelled() => {
+                is_interrupted = true;
+                break;
+            }
+            object = listing.next() => object,
+        };
+        let Some(object) = object else { break };
         let key = match object {
             Ok(object) => object.key,
             Err(error) => {
@@ -189,6 +199,9 @@ pub async fn send(
         }
     }
     let Some(sender) = sender else {
+        if is_interrupted {
+            return Err(to.interrupted().into());
+        }
         to.finish()?;
         return Err(match (first_problem, unlisted) {
             (_, Some(source)) => SendError::Input { source, done: None }.into(),
@@ -198,6 +211,9 @@ pub async fn send(
             }
         });
     };
+    if is_interrupted {
+        return Err(sender.interrupted().await.into());
+    }
     let done = sender.finish().await?;
     match unlisted {
         None => Ok(done),
@@ -357,6 +373,10 @@ mod tests {
         check("d/0_input/*.png", "d/0_input/x/a.png", false);
         check("d/0_input/**/*.png", "d/0_input/x/a.png", true);
         check("d/*/0_input/?.png", "d/y/0_input/a.png", true);
+        // Unlike in a shell, as the reference says.
+        check("d/0_input/*", "d/0_input/.a", true);
+        check("d/0_input/[!.]*", "d/0_input/.a", false);
+        check("d/0_input/[!.]*", "d/0_input/a", true);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::check::Check;
 use super::refusals::Refusals;
@@ -32,6 +33,8 @@ pub struct BulkSend {
     /// Finds out which tasks are done, and not sent.
     checker: Option<Arc<dyn Check>>,
     pub(super) refusals: Arc<Refusals>,
+    /// Ends the transfer early.
+    pub(super) stop: CancellationToken,
 }
 
 /// What a bulk send did.
@@ -73,6 +76,14 @@ pub enum SendError {
         /// What was done before; none if nothing was begun.
         done: Option<Sent>,
     },
+    /// The transfer was told to stop. All messages up to `last` are sent, and none after it.
+    #[error("the transfer was told to stop")]
+    Interrupted {
+        /// What was done before.
+        done: Sent,
+        /// The last message that was sent, refused by the queue, or left out; none if there is none.
+        last: Option<MessageOrigin>,
+    },
     /// Rejected messages could not be kept.
     #[error(transparent)]
     Rejects(#[from] RejectsError),
@@ -89,13 +100,20 @@ impl BulkSend {
         observer: Arc<dyn Observer>,
     ) -> Self {
         let to = (!is_dry_run).then_some((queue, access));
-        Self { to, checker: None, refusals: Arc::new(Refusals::new(observer, rejects)) }
+        let refusals = Arc::new(Refusals::new(observer, rejects));
+        Self { to, checker: None, refusals, stop: CancellationToken::new() }
     }
 
     /// Checks tasks and sends nothing: `sent` counts the tasks that are not done.
     pub fn only_check(checker: Arc<dyn Check>, observer: Arc<dyn Observer>) -> Self {
         let refusals = Arc::new(Refusals::new(observer, None));
-        Self { to: None, checker: Some(checker), refusals }
+        Self { to: None, checker: Some(checker), refusals, stop: CancellationToken::new() }
+    }
+
+    /// Ends early when `stop` is cancelled, after the messages that are being sent.
+    #[must_use]
+    pub fn until(self, stop: CancellationToken) -> Self {
+        Self { stop, ..self }
     }
 
     /// Leaves out tasks that are done.
@@ -107,7 +125,7 @@ impl BulkSend {
     /// Sends one message.
     ///
     /// # Errors
-    /// If the queue can't be used.
+    /// If the queue can't be used, or the transfer is stopped before it is open.
     pub async fn one(self, body: Bytes, origin: MessageOrigin) -> Result<Sent, SendError> {
         let mut sender = self.start(None).await?;
         sender.push(body, origin).await;
@@ -115,12 +133,14 @@ impl BulkSend {
     }
 
     /// Opens the queue. `total` is the position of the sender at its end.
-    pub(super) async fn start(&self, total: Option<u64>) -> Result<Sender, QueueError> {
+    pub(super) async fn start(&self, total: Option<u64>) -> Result<Sender, SendError> {
         let target = match &self.to {
             None => None,
-            Some((queue, access)) => {
-                Some(Target::open(queue, access, &*self.refusals.observer).await?)
-            }
+            Some((queue, access)) => tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Err(self.interrupted()),
+                opened = Target::open(queue, access, &*self.refusals.observer) => Some(opened?),
+            },
         };
         Ok(Sender::new(target, self.checker.clone(), self.refusals.clone(), total))
     }
@@ -129,6 +149,11 @@ impl BulkSend {
     pub(super) fn finish(&self) -> Result<Sent, SendError> {
         let (refused, kept) = (self.refusals.count(), self.refusals.finish()?);
         Ok(Sent { sent: 0, skipped: 0, refused, kept })
+    }
+
+    /// The end of a transfer that was stopped before a sender was started.
+    pub(super) fn interrupted(&self) -> SendError {
+        self.finish().map_or_else(|error| error, |done| SendError::Interrupted { done, last: None })
     }
 }
 
@@ -267,6 +292,8 @@ pub(super) struct Sender {
     batches: u64,
     /// The first message that was not sent for that reason, and its batch.
     first_unsent: Option<(u64, MessageOrigin)>,
+    /// The last message of the last batch.
+    last: Option<MessageOrigin>,
 }
 
 /// The result of sending a batch.
@@ -306,6 +333,7 @@ impl Sender {
             broken: None,
             batches: 0,
             first_unsent: None,
+            last: None,
         }
     }
 
@@ -330,6 +358,9 @@ impl Sender {
     pub(super) async fn send(&mut self, mut batch: Batch, position: u64) -> bool {
         batch.number = self.batches;
         self.batches += 1;
+        if let Some((_, origin)) = batch.messages.last() {
+            self.last = Some(origin.clone());
+        }
         let most = self.target.as_ref().map_or(CONCURRENT_CHECKS, |target| target.concurrent);
         let is_full = |sender: &Self| {
             let bytes = sender.bytes + batch.bytes;
@@ -433,7 +464,24 @@ impl Sender {
     }
 
     /// Sends the last batch, and waits for all results.
-    pub(super) async fn finish(mut self) -> Result<Sent, SendError> {
+    pub(super) async fn finish(self) -> Result<Sent, SendError> {
+        self.end().await.map(|(done, _)| done)
+    }
+
+    /// The same for a transfer that was told to stop.
+    pub(super) async fn interrupted(self) -> SendError {
+        match self.end().await {
+            Ok((done, last)) => SendError::Interrupted { done, last },
+            // The messages that were not read yet are not kept.
+            Err(SendError::Stopped { source, done, first_unsent, .. }) => {
+                SendError::Stopped { source, done, first_unsent, is_rest_kept: false }
+            }
+            Err(error) => error,
+        }
+    }
+
+    /// Returns also the last message that was handed to the queue.
+    async fn end(mut self) -> Result<(Sent, Option<MessageOrigin>), SendError> {
         let rest = std::mem::take(&mut self.next);
         if !rest.is_empty() {
             self.send(rest, self.sent).await;
@@ -449,7 +497,7 @@ impl Sender {
         let (sent, skipped, refused) = (self.sent, self.skipped, self.refusals.count());
         let done = Sent { sent, skipped, refused, kept };
         match self.broken {
-            None => Ok(done),
+            None => Ok((done, self.last)),
             Some(source) => {
                 let first_unsent = self.first_unsent.map(|(_, origin)| origin);
                 let done = Box::new(done);

@@ -51,6 +51,22 @@ async fn list(bucket: &DirBucket, prefix: &Prefix) -> Vec<(String, u64)> {
     all
 }
 
+#[test]
+fn a_directory_that_can_not_be_made_is_named() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    for path in [file.clone(), file.join("below")] {
+        let error = DirBucket::create(&path).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!("{}: is not a directory; a bucket has to be one", path.display())
+        );
+    }
+    let error = BucketError::unavailable(&"/data", "opening", "", Errno::ACCESS).to_string();
+    assert!(error.starts_with("/data: opening failed: Permission denied"), "{error}");
+}
+
 #[tokio::test]
 async fn what_is_put_is_got_and_listed() {
     let f = fixture();

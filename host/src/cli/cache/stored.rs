@@ -77,7 +77,7 @@ impl Item {
         };
         match std::fs::remove_file(code) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Advice::failed(format!("{}: {error}", code.display())).into())
+                Err(Advice::failed(format!("{}: {error}", output::path(&code))).into())
             }
             _ => Ok(()),
         }
@@ -128,7 +128,7 @@ impl Ls {
         out.flush()?;
         let total: u64 = items.iter().map(|item| item.stored.bytes).sum();
         let count = output::count(items.len() as u64, "file");
-        output::tell(format_args!("{count}, {} in {}", output::bytes(total), dir.display()));
+        output::note(format_args!("{count}, {} in {}", output::bytes(total), output::path(&dir)));
         Ok(Exit::Done)
     }
 }

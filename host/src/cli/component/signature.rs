@@ -7,6 +7,7 @@ use task_host::config::TrustSettings;
 use task_host::key::TaskName;
 
 use super::super::exit_code::Advice;
+use super::super::output;
 use super::super::settings::Settings;
 use super::read;
 
@@ -42,7 +43,7 @@ pub(super) fn to_push(
         None => Ok(Some(signature)),
         Some(problem) => Err(Advice::failed(format!(
             "hosts would not run {name} with the signature {}: {problem}",
-            file.display()
+            output::path(&file)
         ))
         .into()),
     }

@@ -47,9 +47,10 @@ impl ComponentStore {
         let data: DataSettings = settings.get()?;
         let dir = data.components.or_else(|| data.bucket.path().map(Path::to_owned));
         if let Some(dir) = dir.filter(|dir| !dir.exists()) {
-            std::fs::create_dir_all(&dir)
-                .map_err(|e| Advice::failed(format!("{} can't be created: {e}", dir.display())))?;
-            output::tell(format_args!("created {}", dir.display()));
+            std::fs::create_dir_all(&dir).map_err(|e| {
+                Advice::failed(format!("{} can't be created: {e}", output::path(&dir)))
+            })?;
+            output::note(format_args!("created {}", output::path(&dir)));
         }
         Self::open(settings).await
     }

@@ -146,7 +146,7 @@ impl History {
         };
         output::table(output::out(), &rows.iter().map(cells).collect::<Vec<_>>())?;
         match now {
-            None => output::tell(format_args!("{name} was removed: no version is current")),
+            None => output::note(format_args!("{name} was removed: no version is current")),
             Some((digest, _)) if !rows.iter().any(|row| row.is_current) => {
                 output::tell(format_args!(
                     "{name} is {digest} now, which `host component push` did not put there"
@@ -233,8 +233,11 @@ impl Rollback {
         match (found.next(), found.next()) {
             (Some(only), None) => Ok(only.digest),
             (found, _) => {
-                let problem = if found.is_some() { "several versions" } else { "no version" };
-                Err(Advice::failed(format!("{name} has {problem} that begin with {begin:?}"))
+                let problem = match found {
+                    Some(_) => "several versions that begin",
+                    None => "no version that begins",
+                };
+                Err(Advice::failed(format!("{name} has {problem} with {begin:?}"))
                     .hint("`host component history` lists the versions")
                     .into())
             }

@@ -30,7 +30,7 @@ pub(super) fn look(config: &Config) -> Vec<Finding> {
 }
 
 fn cache_dir(config: &Config) -> Finding {
-    let subject = &format!("cache {}", config.cache.dir.display());
+    let subject = &format!("cache {}", output::path(&config.cache.dir));
     let told = |level, NotOurs { problem, cure }| Finding::new(level, subject, problem).cure(cure);
     match cache::check_owner(&config.cache.dir) {
         Ok(None) => {}
@@ -149,7 +149,8 @@ fn files(config: &Config) -> Finding {
         return Finding::new(Level::Ok, "files", "this process may open any number");
     };
     if limit >= files {
-        let text = format!("this process may open {limit}, enough for {tasks} tasks");
+        let tasks = output::count(tasks, "task");
+        let text = format!("this process may open {limit}, enough for {tasks}");
         return Finding::new(Level::Ok, "files", text);
     }
     let level = match limit < LEAST_FILES {

@@ -27,7 +27,7 @@ pub(super) struct Options {
     #[arg(long, value_name = "N", value_parser = parse::positive)]
     pub(super) tasks_per_slot: Option<u64>,
     /// Cores of a worker [default: --parallel, or 1]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = parse::small_positive)]
     pub(super) cpus: Option<u32>,
     /// Memory of a worker [default: enough for --parallel tasks of --memory]
     #[arg(long, value_name = "SIZE", value_parser = parse::size)]
@@ -44,7 +44,7 @@ pub(super) struct Options {
     pub(super) walltime: Option<Duration>,
     /// Number of workers that follow one another in the place of one, each with the walltime
     /// [default: 1]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = parse::small_positive)]
     pub(super) relay: Option<u32>,
     /// Variable of this command's environment that workers get as well, such as AWS_PROFILE; for
     /// docker and slurm; may be repeated

@@ -223,7 +223,7 @@ async fn workers_for_queue(settings: &Settings, slots: usize, each: u64) -> anyh
             .into());
     };
     let workers = policy::workers_for(enqueued, slots as u64, each);
-    output::tell(format_args!(
+    output::note(format_args!(
         "{queue}: {}, so {}",
         output::count(enqueued, "task"),
         output::count(workers.into(), "worker")

@@ -9,6 +9,7 @@ use task_host::config::parse;
 use task_host::fleet::policy::{self, Goal, Waited, Watched};
 use task_host::fleet::{self, Engine, FleetName, Reason, Stop};
 use task_host::queue::Counts;
+use task_host::shell;
 
 use super::super::exit_code::{Advice, Exit};
 use super::super::output;
@@ -71,13 +72,13 @@ pub(crate) struct Logs {
     #[command(flatten)]
     which: Which,
     /// Number of one worker [default: all]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse::small)]
     worker: Option<u32>,
     /// Wait for more until the workers have ended
     #[arg(long, short)]
     follow: bool,
     /// Number of last lines of each worker [default: all]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse::small)]
     tail: Option<u32>,
 }
 
@@ -165,7 +166,7 @@ impl Status {
             return Ok(Exit::Done);
         }
         if names.is_empty() {
-            output::tell(format_args!("{address} has no fleets"));
+            output::note(format_args!("{address} has no fleets"));
             return Ok(Exit::Done);
         }
         let mut out = output::out();
@@ -219,7 +220,7 @@ async fn existing(
 ) -> anyhow::Result<fleet::Status> {
     engine.status(fleet).await.map_err(advice)?.ok_or_else(|| {
         Advice::failed(format!("{address} knows no fleet {fleet}"))
-            .hint(format!("`host fleet status --on {address}` lists its fleets"))
+            .hint(format!("`host fleet status --on {}` lists its fleets", shell::word(address)))
             .into()
     })
 }
@@ -264,7 +265,7 @@ impl Wait {
                     Goal::Done => format!("{} is empty, without reports", queue(&queues)),
                     Goal::Workers | Goal::Idle => states(status.counts),
                 };
-                output::tell(format_args!("{fleet}: {done}"));
+                output::note(format_args!("{fleet}: {done}"));
                 Exit::Done
             }
             Waited::Reports(reports) => {
@@ -327,7 +328,7 @@ impl Down {
             true => String::new(),
             false => format!(", {} told to drain", counts.running),
         };
-        output::tell(format_args!("{fleet}: {} waiting cancelled{drains}", counts.waiting));
+        output::note(format_args!("{fleet}: {} waiting cancelled{drains}", counts.waiting));
         if self.waiting || self.no_wait {
             return Ok(Exit::Done);
         }

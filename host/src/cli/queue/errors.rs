@@ -7,6 +7,7 @@ use indicatif::HumanCount;
 use task_host::activity::snapshot::Failures;
 use task_host::config::parse;
 use task_host::queue::{self, Address};
+use task_host::shell;
 use task_host::transfer::errors::ErrorCauses;
 
 use super::super::exit_code::{Advice, Exit};
@@ -38,7 +39,7 @@ pub(crate) struct Errors {
     from: Option<String>,
     /// Maximum number of reports to read [default: all; 1000 for a cloud queue, where each report
     /// must be leased to be read]
-    #[arg(long, short = 'n', value_name = "N")]
+    #[arg(long, short = 'n', value_name = "N", value_parser = parse::whole)]
     limit: Option<u64>,
     /// Print one JSON object per cause: cause, count, names, first and last (in seconds since 1970),
     /// example
@@ -89,16 +90,19 @@ impl Errors {
         let (reports, count) =
             (output::count(reports, "error report"), output::count(causes.len() as u64, "cause"));
         match causes.as_slice() {
-            [] => writeln!(out, "no error reports in {from}")?,
-            [_, ..] => writeln!(out, "{reports} in {from}, {count}")?,
+            [] => writeln!(out, "no error reports in {}", output::name(from))?,
+            [_, ..] => writeln!(out, "{reports} in {}, {count}", output::name(from))?,
         }
         for cause in &causes {
             write(&mut out, cause)?;
         }
         if others > 0 {
-            writeln!(out, "\n{} that are not error reports", output::count(others, "message"))?;
+            let words =
+                if others == 1 { "is not an error report" } else { "are not error reports" };
+            writeln!(out, "\n{} that {words}", output::count(others, "message"))?;
         }
         if !causes.is_empty() && tasks != from {
+            let tasks = shell::word(tasks);
             writeln!(out, "\nafter fixing a cause:  host queue redrive {tasks} --cause 'CAUSE'")?;
         }
         out.flush()?;
@@ -118,10 +122,19 @@ fn write(out: &mut impl Write, failures: &Failures) -> std::io::Result<()> {
     // Reports come in no particular order.
     let mut names = names.clone();
     names.sort();
-    writeln!(out, "         {}; {times}", names.join(", "))?;
+    // A report about a message that is not a task has no name, and one of another program no time.
+    let known = [names.join(", "), times];
+    let known: Vec<&str> = known.iter().map(String::as_str).filter(|s| !s.is_empty()).collect();
+    if !known.is_empty() {
+        writeln!(out, "         {}", known.join("; "))?;
+    }
     if let Some(example) = example {
         let text = output::cut(&example.text, SHOWN);
-        writeln!(out, "         {} {}: {text}", example.name, example.id)?;
+        let of = match &*example.name {
+            "" => String::new(),
+            name => format!("{name} {}: ", example.id),
+        };
+        writeln!(out, "         {of}{text}")?;
     }
     Ok(())
 }
@@ -131,4 +144,41 @@ fn time(seconds: f64) -> String {
     let time = UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).unwrap_or_default());
     let text = humantime::format_rfc3339_seconds(time.unwrap_or(UNIX_EPOCH)).to_string();
     text.replace('T', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use task_host::activity::snapshot::Example;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_of_a_report_leaves_no_gap() {
+        let check = |name: &str, last: f64, want: &str| {
+            let names = Some(name.to_owned()).filter(|name| !name.is_empty());
+            let example = Example {
+                name: name.to_owned(),
+                id: if name.is_empty() { String::new() } else { "7".to_owned() },
+                attempt: 1,
+                text: "it broke".to_owned(),
+            };
+            let failures = Failures {
+                cause: "it …".to_owned(),
+                count: 2,
+                names: names.into_iter().collect(),
+                first: last,
+                last,
+                example: Some(example),
+                ..Failures::default()
+            };
+            let mut written = Vec::new();
+            write(&mut written, &failures).unwrap();
+            assert_eq!(String::from_utf8(written).unwrap(), format!("\n      2  it …\n{want}"));
+        };
+        let (time, at) = ("1970-01-01 00:01:00Z", "         ");
+        check("A", 60.0, &format!("{at}A; {time}\n{at}A 7: it broke\n"));
+        check("A", 0.0, &format!("{at}A\n{at}A 7: it broke\n"));
+        check("", 60.0, &format!("{at}{time}\n{at}it broke\n"));
+        check("", 0.0, &format!("{at}it broke\n"));
+    }
 }

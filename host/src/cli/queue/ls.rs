@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use futures_util::StreamExt;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use task_host::config::parse;
 use task_host::json;
 use task_host::queue::Address;
 use task_host::report::Report;
@@ -27,8 +28,8 @@ pub(crate) struct Ls {
     queue: Which,
     /// Maximum number of messages to show [default: all; 100 for a cloud queue, where each message
     /// must be leased to be read]
-    #[arg(long, short = 'n', value_name = "N")]
-    limit: Option<usize>,
+    #[arg(long, short = 'n', value_name = "N", value_parser = parse::whole)]
+    limit: Option<u64>,
     /// Show full errors and messages, on as many lines as they need
     #[arg(long, short)]
     long: bool,
@@ -41,7 +42,9 @@ impl Ls {
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
         let (queue, console) = self.queue.open().await?;
         let is_leasing = queue.to_string().parse::<Address>()?.is_remote();
-        let most = self.limit.unwrap_or(if is_leasing { LEASED } else { usize::MAX });
+        let most = self.limit.map_or(if is_leasing { LEASED } else { usize::MAX }, |limit| {
+            usize::try_from(limit).unwrap_or(usize::MAX)
+        });
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         // Each message is written as it is read, because a queue may be long.
         let mut out = output::long_out();
@@ -91,7 +94,7 @@ impl Ls {
         if is_leasing && shown > 0 {
             let more = if shown == most { "; use -n N to see more" } else { "" };
             let shown = output::count(shown as u64, "message");
-            console.tell(format_args!("{shown} leased to be shown, and released{more}"));
+            console.note(format_args!("{shown} leased to be shown, and released{more}"));
         }
         Ok(Exit::Done)
     }

@@ -8,11 +8,10 @@ use indicatif::HumanCount;
 use serde::Serialize;
 use task_host::config::parse;
 use task_host::transfer::redrive::{self, Filter, RedriveError, Redriven};
-use tokio_util::sync::CancellationToken;
 
 use super::super::exit_code::{Advice, Exit};
 use super::super::output;
-use super::super::transfer_display::{TransferDisplay, forward_error, stop_on_ctrl_c};
+use super::super::transfer_display::{Stop, TransferDisplay, forward_error, stop_on_signal};
 use super::{Which, load};
 
 /// Options of `host queue redrive`.
@@ -39,7 +38,7 @@ pub(crate) struct Redrive {
     #[arg(long, help_heading = "Which tasks")]
     name: Option<String>,
     /// Only tasks with this id
-    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Which tasks")]
+    #[arg(long, value_name = "N", value_parser = parse::id, help_heading = "Which tasks")]
     id: Option<i64>,
     /// Only tasks whose error, its cause, or log contains this text
     #[arg(long = "match", value_name = "TEXT", help_heading = "Which tasks")]
@@ -54,7 +53,7 @@ pub(crate) struct Redrive {
     #[arg(long, value_name = "TIME", value_parser = parse::duration, help_heading = "Which tasks")]
     newer_than: Option<Duration>,
     /// Maximum number of tasks to send back
-    #[arg(long, value_name = "N", help_heading = "Which tasks")]
+    #[arg(long, value_name = "N", value_parser = parse::whole, help_heading = "Which tasks")]
     limit: Option<u64>,
     /// Show which tasks would be sent, and change nothing
     #[arg(long)]
@@ -111,12 +110,12 @@ impl Redrive {
         let (shown_from, shown_to) = (from.to_string(), to.to_string());
         let redrive = redrive::Redrive { from, to, filter, limit: self.limit, dry_run };
         let (verb, stop) = match dry_run {
-            true => ("looked at", CancellationToken::new()),
-            false => ("sent back", stop_on_ctrl_c(&console)),
+            true => ("looked at", Stop::default()),
+            false => ("sent back", stop_on_signal(&console)),
         };
         let access = settings.queue_access()?;
         let display = TransferDisplay::new(&console, "messages", verb);
-        let done = display.follow(redrive.run(&access, display.clone(), &stop)).await;
+        let done = display.follow(redrive.run(&access, display.clone(), &stop.token)).await;
         let done = done.map_err(redrive_error)?;
         let messages = &done.messages;
         if self.json {
@@ -156,11 +155,13 @@ fn tell(done: &Redriven, from: &str, to: &str, dry_run: bool) -> io::Result<()> 
     let verb = if dry_run { "would be sent" } else { "sent" };
     let mut rest = String::new();
     if messages.left > 0 {
-        rest.push_str(&format!("; {} left that do not match", HumanCount(messages.left)));
+        let verb = if messages.left == 1 { "does" } else { "do" };
+        rest.push_str(&format!("; {} left that {verb} not match", HumanCount(messages.left)));
     }
     if messages.refused > 0 {
         rest.push_str(&format!("; {} left that can't be sent back", HumanCount(messages.refused)));
     }
+    let (from, to) = (output::name(from), output::name(to));
     writeln!(out, "{sent} {verb} back from {from} to {to}{rest}")?;
     for (name, count) in &messages.names {
         writeln!(out, "  {} of {name}", HumanCount(*count))?;

@@ -11,7 +11,7 @@ use task_host::transfer::send::{BulkSend, SendError};
 use super::super::exit_code::{Advice, Exit};
 use super::super::output;
 use super::super::settings::{Flags, QueueAccess};
-use super::super::transfer_display::{TransferDisplay, forward_error, stop_on_ctrl_c};
+use super::super::transfer_display::{TransferDisplay, forward_error, stop_on_signal};
 use super::{done, load};
 
 pub(super) const COPY_HELP: &str = "\
@@ -73,6 +73,7 @@ impl Transfer {
                 let copied = match error {
                     SendError::Stopped { done, .. } => Some(done.sent),
                     SendError::Input { done, .. } => done.map(|done| done.sent),
+                    SendError::Interrupted { done, .. } => Some(done.sent),
                     SendError::Queue(_) | SendError::Rejects(_) => None,
                 };
                 return Err(match copied.map(|copied| output::count(copied, "message")) {
@@ -100,8 +101,8 @@ impl Transfer {
         let access = settings.queue_access()?;
         let (from, to) = self.urls(&access).await?;
         let display = TransferDisplay::new(&console, "messages", "moved");
-        let stop = stop_on_ctrl_c(&console);
-        let moving = move_all(&from, &to, &access, display.clone(), &stop);
+        let stop = stop_on_signal(&console);
+        let moving = move_all(&from, &to, &access, display.clone(), &stop.token);
         let (moved, left) =
             display.follow(moving).await.map_err(|error| forward_error(&error, "moved"))?;
         let refused = moved.refused;

@@ -11,7 +11,7 @@ use serde::Serialize;
 use task_host::bucket;
 use task_host::cache::{Cache, CacheOptions};
 use task_host::config::{
-    CacheSettings, CompileSettings, DataSettings, TaskLimits, TaskSettings, WorkSettings,
+    CacheSettings, CompileSettings, DataSettings, TaskLimits, TaskSettings, WorkSettings, parse,
 };
 use task_host::key::Prefix;
 use task_host::message::Task;
@@ -26,7 +26,7 @@ use task_host::transfer::rerun::{self, Rerunner};
 use task_host::transfer::send::{BulkSend, SendError};
 
 use super::super::console::Console;
-use super::super::described::Described;
+use super::super::described::{DESCRIBED, Described};
 use super::super::exit_code::{Advice, Exit};
 use super::super::open_files;
 use super::super::output;
@@ -56,7 +56,7 @@ const SHOWN: u64 = 20;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Audit {
     /// Files with one task per line [default: standard input, as is `-`]
-    #[arg(value_name = "FILE", conflicts_with_all = ["name", "each"])]
+    #[arg(value_name = "FILE", conflicts_with_all = DESCRIBED)]
     files: Vec<PathBuf>,
     #[command(flatten)]
     described: Described,
@@ -64,7 +64,7 @@ pub(crate) struct Audit {
     #[arg(long, value_name = "N", default_value = "100")]
     sample: String,
     /// Choose the same sample as a run with this seed [default: another one each time]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse::whole)]
     seed: Option<u64>,
     /// Print the final summary as JSON to standard error
     #[arg(long)]

@@ -15,7 +15,7 @@ use task_host::transfer::objects;
 use task_host::transfer::send::{BulkSend, SendError};
 
 use super::super::console::Console;
-use super::super::described::Described;
+use super::super::described::{DESCRIBED, Described};
 use super::super::exit_code::{Advice, Exit};
 use super::super::output;
 use super::super::settings::{BucketOnly, DisplaySettings, Flags, Settings};
@@ -47,7 +47,7 @@ const SHOWN: u64 = 20;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Verify {
     /// Files with one task per line [default: standard input, as is `-`]
-    #[arg(value_name = "FILE", conflicts_with_all = ["name", "each"])]
+    #[arg(value_name = "FILE", conflicts_with_all = DESCRIBED)]
     files: Vec<PathBuf>,
     #[command(flatten)]
     described: Described,

@@ -10,6 +10,7 @@ use task_host::fit::Level;
 
 use super::super::doctor;
 use super::super::exit_code::Advice;
+use super::super::output;
 use super::super::settings::Settings;
 
 /// Confines this process as its settings say. No other thread may run yet.
@@ -43,7 +44,10 @@ fn rules(
     let mut rules = Rules::of(&Environment::of_process());
     let mut own = |dir: &Path, is_made| {
         rules.own(dir, is_made).map_err(|error| {
-            Advice::failed(format!("could not create the directory {}: {error}", dir.display()))
+            Advice::failed(format!(
+                "could not create the directory {}: {error}",
+                output::path(&dir)
+            ))
         })
     };
     own(&config.cache.dir, true)?;

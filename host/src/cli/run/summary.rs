@@ -10,6 +10,7 @@ use task_host::activity::snapshot::Failures;
 use task_host::identity::{self, Identity};
 use task_host::queue::{Counts, Requests};
 use task_host::services::Services;
+use task_host::shell;
 use task_host::stats::Step;
 use task_host::worker::{Goal, Stopped};
 
@@ -211,10 +212,10 @@ impl Summary {
         }
         output::table(&mut out, &rows)?;
         if self.failed > 0 {
-            let (queue, errors) = (&self.queue, &self.error_queue);
-            let from = match *errors == format!("{queue}-errors") {
+            let (queue, errors) = (shell::word(&self.queue), &self.error_queue);
+            let from = match *errors == format!("{}-errors", self.queue) {
                 true => String::new(),
-                false => format!(" --from {errors}"),
+                false => format!(" --from {}", shell::word(errors)),
             };
             writeln!(out, "to see the errors:          host queue errors {queue}{from}")?;
             writeln!(out, "after fixing, send back:    host queue redrive {queue}{from}")?;

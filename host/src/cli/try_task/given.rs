@@ -1,7 +1,11 @@
 //! The task of files that the user names: its inputs, and its component.
 
+use std::collections::HashSet;
+use std::fmt;
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +23,7 @@ use tempfile::TempDir;
 use super::super::component::read;
 use super::super::exit_code::Advice;
 use super::super::local_runner::LocalRunner;
+use super::super::output;
 use super::project;
 
 /// The component that is read from standard input.
@@ -50,10 +55,12 @@ impl Component {
 }
 
 /// A file, and its key for the task.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Input {
     pub(super) key: BucketKey,
     pub(super) file: PathBuf,
+    /// What was read from a pipe, in a file without a name.
+    read: Option<Arc<fs::File>>,
 }
 
 impl Input {
@@ -79,13 +86,13 @@ impl Input {
                     .map_err(|e| Advice::usage(format!("input {text:?}: {name:?} {e}")))?
             }
         };
-        Ok(vec![Self { key, file: path.into() }])
+        Ok(vec![Self { key, file: path.into(), read: None }])
     }
 
     /// The files below a directory, with their paths below it as keys, after the given key.
     fn of_dir(text: &str, key: Option<&str>, dir: &Path) -> anyhow::Result<Vec<Self>> {
         let failed = |path: &Path, problem: &dyn std::fmt::Display| {
-            Advice::failed(format!("input {text:?}: {}: {problem}", path.display()))
+            Advice::failed(format!("input {text:?}: {}: {problem}", output::path(&path)))
         };
         let mut found = Vec::new();
         let mut dirs = vec![(dir.to_owned(), key.unwrap_or_default().to_owned())];
@@ -107,7 +114,7 @@ impl Input {
                     continue;
                 }
                 let key = BucketKey::new(&key).map_err(|e| failed(&path, &e))?;
-                found.push(Self { key, file: path });
+                found.push(Self { key, file: path, read: None });
                 if found.len() > MOST_INPUTS {
                     let problem = format!("it has more than {MOST_INPUTS} files");
                     return Err(failed(&dir, &problem).into());
@@ -123,15 +130,58 @@ impl Input {
 
     /// Opens the file for the task.
     fn open(&self) -> io::Result<sandbox::Input> {
-        let file = fs::File::open(&self.file)?;
+        let file = match &self.read {
+            Some(read) => read.clone(),
+            None => Arc::new(fs::File::open(&self.file)?),
+        };
         let meta = file.metadata()?;
         if meta.is_dir() {
             return Err(io::ErrorKind::IsADirectory.into());
         }
-        let source = Arc::new(OpenInput(Arc::new(file)));
-        let content = InputContent::File { source, size: meta.len() };
+        let content = InputContent::File { source: Arc::new(OpenInput(file)), size: meta.len() };
         Ok(sandbox::Input { path: self.key.clone(), content })
     }
+}
+
+/// Reads the inputs that have no size before they are read: pipes such as `<(command)`, and files
+/// of the kernel. They go to files, because a task may read an input at any place and twice. With
+/// `component`, that file is read already.
+pub(super) fn read_pipes(inputs: &mut [Input], component: Option<&Path>) -> anyhow::Result<()> {
+    let mut read: HashSet<(u64, u64)> = HashSet::new();
+    if component == Some(Path::new(STDIN)) {
+        let stdin = io::stdin().as_fd().try_clone_to_owned().map(fs::File::from);
+        let meta = stdin.and_then(|stdin| stdin.metadata());
+        read.extend(meta.map(|meta| (meta.dev(), meta.ino())));
+    }
+    for input in inputs {
+        let shown = output::path(&input.file);
+        let failed =
+            |problem: &dyn fmt::Display| Advice::failed(format!("input {shown}: {problem}"));
+        // One that is not there is told later.
+        let Ok(meta) = fs::metadata(&input.file) else { continue };
+        let kind = meta.file_type();
+        let is_pipe = kind.is_fifo() || kind.is_socket();
+        let is_null = || fs::metadata("/dev/null").is_ok_and(|null| null.rdev() == meta.rdev());
+        if kind.is_block_device() || (kind.is_char_device() && !is_null()) {
+            return Err(failed(&"is a device; an input has to be a file or a pipe").into());
+        }
+        if !is_pipe && meta.len() > 0 {
+            continue;
+        }
+        if is_pipe && !read.insert((meta.dev(), meta.ino())) {
+            let problem =
+                "is read already: a pipe can be the component or one input, and only once";
+            return Err(failed(&problem).into());
+        }
+        let spool = || -> io::Result<Option<fs::File>> {
+            let mut from = fs::File::open(&input.file)?;
+            let mut into = tempfile::tempfile()?;
+            let size = io::copy(&mut from, &mut into)?;
+            Ok((is_pipe || size > 0).then_some(into))
+        };
+        input.read = spool().map_err(|e| failed(&e))?.map(Arc::new);
+    }
+    Ok(())
 }
 
 /// Opens the files for the task.
@@ -144,8 +194,9 @@ pub(super) fn open_all(inputs: &[Input]) -> anyhow::Result<Vec<sandbox::Input>> 
     let mut last: Option<&Input> = None;
     for input in order {
         let key = input.key.as_str();
-        let failed =
-            |problem: String| Advice::failed(format!("input {}: {problem}", input.file.display()));
+        let failed = |problem: String| {
+            Advice::failed(format!("input {}: {problem}", output::path(&input.file)))
+        };
         if last.is_some_and(|last| last.key == input.key) {
             return Err(failed(format!("another input has the key {key} too")).into());
         }
@@ -162,7 +213,8 @@ pub(super) fn open_all(inputs: &[Input]) -> anyhow::Result<Vec<sandbox::Input>> 
     }
     let open = |input: &Input| {
         let opened = input.open();
-        opened.map_err(|e| Advice::failed(format!("input {}: {e}", input.file.display())).into())
+        opened
+            .map_err(|e| Advice::failed(format!("input {}: {e}", output::path(&input.file))).into())
     };
     inputs.iter().map(open).collect()
 }
@@ -178,12 +230,21 @@ pub(super) fn as_bucket(
     let link = |input: &Input, key: &BucketKey| -> io::Result<()> {
         let link = dir.path().join(key.as_path());
         fs::create_dir_all(link.parent().unwrap_or(dir.path()))?;
-        std::os::unix::fs::symlink(input.file.canonicalize()?, link)
+        match &input.read {
+            // At its place from the start, whatever has read it before.
+            Some(read) => {
+                let mut read: &fs::File = read;
+                read.rewind()?;
+                io::copy(&mut read, &mut fs::File::create_new(link)?).map(drop)
+            }
+            None => std::os::unix::fs::symlink(input.file.canonicalize()?, link),
+        }
     };
     for input in inputs {
         for key in [base.join(&input.key), input.key.clone()] {
             let linked = link(input, &key);
-            linked.map_err(|e| Advice::failed(format!("input {}: {e}", input.file.display())))?;
+            linked
+                .map_err(|e| Advice::failed(format!("input {}: {e}", output::path(&input.file))))?;
         }
     }
     let prefetch = Prefetch {
@@ -248,13 +309,69 @@ mod tests {
     }
 
     #[test]
+    fn a_pipe_is_read_whole_and_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        // More than a pipe holds.
+        let text: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
+        let input = |path: &Path| {
+            let key = BucketKey::new("k").unwrap();
+            Input { key, file: path.to_owned(), read: None }
+        };
+        let writer = {
+            let (pipe, text) = (pipe.clone(), text.clone());
+            std::thread::spawn(move || fs::write(pipe, text).unwrap())
+        };
+        let mut inputs = [input(&pipe), input(&pipe)];
+        let again = read_pipes(&mut inputs, None).unwrap_err();
+        assert!(again.to_string().contains("is read already"), "{again}");
+        writer.join().unwrap();
+
+        let [input, _] = inputs;
+        let opened = input.open().unwrap();
+        let InputContent::File { source, size } = opened.content else { panic!("no file") };
+        assert_eq!(size, text.len() as u64);
+        let mut file: &fs::File = &source.open().unwrap();
+        file.rewind().unwrap();
+        let mut read = Vec::new();
+        file.read_to_end(&mut read).unwrap();
+        assert!(read == text);
+    }
+
+    #[test]
+    fn a_file_without_a_size_is_read_and_a_device_is_refused() {
+        let input = |path: &str| {
+            let key = BucketKey::new("k").unwrap();
+            [Input { key, file: path.into(), read: None }]
+        };
+        let size = |path: &str| {
+            let mut inputs = input(path);
+            read_pipes(&mut inputs, None).unwrap();
+            match inputs[0].open().unwrap().content {
+                InputContent::File { size, .. } => size,
+                _ => panic!("no file"),
+            }
+        };
+        assert_eq!(size("/dev/null"), 0);
+        if cfg!(target_os = "linux") {
+            assert!(size("/proc/self/status") > 0);
+        }
+        let refused = read_pipes(&mut input("/dev/zero"), None).unwrap_err();
+        assert!(refused.to_string().contains("is a device"), "{refused}");
+    }
+
+    #[test]
     fn two_inputs_can_not_have_one_name() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         fs::write(&file, "x").unwrap();
         let check = |keys: &[&str], is_right: bool| {
-            let input =
-                |key: &&str| Input { key: BucketKey::new(key).unwrap(), file: file.clone() };
+            let input = |key: &&str| Input {
+                key: BucketKey::new(key).unwrap(),
+                file: file.clone(),
+                read: None,
+            };
             let inputs: Vec<Input> = keys.iter().map(input).collect();
             assert_eq!(open_all(&inputs).is_ok(), is_right, "{keys:?}");
         };

@@ -180,7 +180,8 @@ pub(super) async fn find(
     settings: &Settings,
 ) -> anyhow::Result<Found> {
     let path = Path::new(from);
-    if path.is_file() {
+    // Not only regular files: a shell makes a pipe of `<(command)`.
+    if path.exists() && !path.is_dir() {
         let bytes = std::fs::read(path).map_err(|e| Advice::failed(format!("{from}: {e}")))?;
         return find_in_text(&bytes, from, wanted);
     }

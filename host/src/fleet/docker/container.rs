@@ -5,8 +5,9 @@ use std::time::SystemTime;
 
 use serde::Deserialize;
 
-use super::super::{FleetName, Spec, shell};
+use super::super::{FleetName, Spec};
 use super::{WORKER, mounts};
+use crate::shell;
 
 /// A container of a fleet.
 #[derive(Debug, Clone, Deserialize)]
@@ -152,7 +153,7 @@ pub(super) fn script(spec: &Spec, docker: &[&str], create: &[String], workers: u
     };
     words.extend(create.iter().map(|arg| shell::word(&with_value(arg))));
     words.extend([shell::word(&spec.image), "run".to_owned()]);
-    let made = mounts::made(spec).filter_map(|path| path.to_str().map(shell::word));
+    let made = mounts::made(spec).filter_map(|path| path.to_str().map(|path| shell::word(path)));
     let made: String = made.map(|path| format!("mkdir -p {path}\n")).collect();
     let numbers: Vec<String> = (0..workers).map(|worker| worker.to_string()).collect();
     format!(

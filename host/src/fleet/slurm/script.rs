@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::super::{EngineError, FleetName, Spec, shell};
+use super::super::{EngineError, FleetName, Spec};
 use super::PREFIX;
+use crate::shell;
 
 /// The option with the directory of logs. It is ours, not Slurm's.
 pub(super) const LOGS: &str = "logs";

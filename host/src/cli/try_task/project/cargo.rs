@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use serde::Deserialize;
 
 use super::super::super::exit_code::Advice;
+use super::super::super::output;
 
 /// A file of every project in Rust.
 pub(super) const MANIFEST: &str = "Cargo.toml";
@@ -29,7 +30,7 @@ struct Message {
 /// When the project can't be built, or makes no component or several.
 pub(super) fn build(dir: &Path) -> anyhow::Result<PathBuf> {
     let manifest = dir.join(MANIFEST);
-    let shown = dir.display();
+    let shown = output::path(&dir);
     let mut cargo = Command::new("cargo");
     cargo.args(["build", "--release", "--target", TARGET]).current_dir(dir);
     // Errors and progress go to the terminal, and the messages come here.
@@ -61,7 +62,7 @@ pub(super) fn build(dir: &Path) -> anyhow::Result<PathBuf> {
             .hint("in Rust a task is a library with crate-type = [\"cdylib\"], see `host new`")
             .into()),
         _ => {
-            let made: Vec<String> = made.iter().map(|file| file.display().to_string()).collect();
+            let made: Vec<String> = made.iter().map(|file| output::path(&file)).collect();
             Err(Advice::usage(format!("the build of {shown} made several components"))
                 .hint(format!("name one: {}", made.join(", ")))
                 .into())

@@ -28,14 +28,17 @@ pub(super) fn build(dir: &Path) -> anyhow::Result<PathBuf> {
     let hint = format!(
         "if a package is missing: {} -m pip install -r {REQUIREMENTS}; if Python is: remove \
          {ENVIRONMENT}, and it is made again",
-        python.display()
+        output::path(&python)
     );
     super::printed(build, dir, &hint)
 }
 
 /// Makes the virtual environment and installs the project's packages there.
 fn install(dir: &Path, python: &Path) -> anyhow::Result<()> {
-    output::tell(format_args!("installing {REQUIREMENTS} in {}", dir.join(ENVIRONMENT).display()));
+    output::note(format_args!(
+        "installing {REQUIREMENTS} in {}",
+        output::path(&dir.join(ENVIRONMENT))
+    ));
     let python = std::path::absolute(dir.join(python))?;
     let mut make = Command::new("python3");
     make.args(["-m", "venv", ENVIRONMENT]);

@@ -1,12 +1,15 @@
 //! Words of a shell's command line.
 
+use std::fmt;
+
 /// The text as one word, in quotes: a shell obeys nothing of it.
 pub fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// The same without quotes where the text needs none.
-pub fn word(text: &str) -> String {
+/// The same without quotes where the text needs none: for commands that people are told to use.
+pub fn word(text: impl fmt::Display) -> String {
+    let text = &*text.to_string();
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
     if !text.is_empty() && text.chars().all(is_plain) {
         return text.to_owned();
