@@ -295,7 +295,8 @@ mod tests {
             let parsed = command.clone().no_binary_name(true).try_get_matches_from(line);
             !matches!(parsed, Err(error) if WRONG_VALUES.contains(&error.kind()))
         };
-        let mut lines = choices.chain(["1", "x", "1s", "a=b", "1MiB"]).map(written);
+        let mut lines =
+            choices.chain(["1", "x", "1s", "a=b", "1MiB", "docker://", "[::]:80"]).map(written);
         lines.find(is_valid).unwrap_or_else(|| panic!("no value for {}", arg.get_id()))
     }
 
