@@ -29,7 +29,7 @@ use tokio::runtime::Handle;
 
 use otlp::Exports;
 use progress::Progress;
-use stop::{Signals, Stop, Waiting};
+use stop::{Stop, Waiting};
 use summary::{Ending, Summary};
 
 use super::console::Console;
@@ -38,6 +38,7 @@ use super::exit_code::{Advice, Exit};
 use super::open_files;
 use super::output;
 use super::settings::{DisplaySettings, Everything, Flags};
+use super::signals::Signals;
 
 /// The name of an outage of file systems.
 const FILE_CALLS: &str = "calls to file systems";

@@ -12,13 +12,13 @@ use task_host::transfer::forward::ForwardError;
 use task_host::transfer::send::Sent;
 use task_host::transfer::{MessageOrigin, Observer, Rejects, RejectsError};
 use task_host::words;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::console::Console;
 use super::exit_code::{Advice, Exit};
 use super::output;
 use super::progress_line::ProgressLine;
+use super::signals::Signals;
 
 /// Refused messages that are shown. The others are counted.
 const SHOWN: u64 = 20;
@@ -152,22 +152,14 @@ impl Stop {
 /// available again when their leases expire.
 pub(crate) fn stop_on_signal(console: &Console) -> Stop {
     let stop = Stop::default();
-    let kinds = [SignalKind::interrupt(), SignalKind::terminate()];
-    // The handlers are there before the first message is sent.
-    let signals = kinds.map(|kind| Some((signal(kind).ok()?, kind.as_raw_value())));
-    for (mut signals, number) in signals.into_iter().flatten() {
-        let (console, stop) = (console.clone(), stop.clone());
-        tokio::spawn(async move {
-            while signals.recv().await.is_some() {
-                if stop.signal.swap(number, Relaxed) != 0 {
-                    std::process::exit(128 + number);
-                }
-                stop.token.cancel();
-                console.tell(
-                    "stopping after the current messages; press Ctrl-C again to exit at once",
-                );
-            }
-        });
-    }
+    // Listens before the first message is sent. A system that refuses ends the process at a signal.
+    let Ok(mut signals) = Signals::listen() else { return stop };
+    let (console, stopped) = (console.clone(), stop.clone());
+    tokio::spawn(async move {
+        stopped.signal.store(signals.next().await, Relaxed);
+        stopped.token.cancel();
+        console.tell("stopping after the current messages; press Ctrl-C again to exit at once");
+        std::process::exit(128 + signals.next().await);
+    });
     stop
 }

@@ -1,6 +1,5 @@
 //! What makes a host stop: signals, and the notice of a cloud that it takes the machine away.
 
-use std::io;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
@@ -10,60 +9,17 @@ use task_host::notice::Watcher;
 use task_host::services::Services;
 use task_host::worker::Worker;
 use tokio::runtime::Handle;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::SignalKind;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::super::console::Console;
 use super::super::output;
+use super::super::signals::Signals;
 use super::{FILE_CALLS, STALLED, WATCH};
 
 /// How long a host may take to stop after the grace period.
 const TO_STOP: Duration = Duration::from_secs(60);
-
-/// Signals within this time count as one: `timeout` and programs that pass signals on send each twice,
-/// once to the host and once to its process group.
-const TOGETHER: Duration = Duration::from_millis(500);
-
-/// SIGTERM and SIGINT.
-pub(super) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    /// When the last one came that counted.
-    last: Option<Instant>,
-}
-
-impl Signals {
-    /// Keeps signals from now on until [`Signals::next`] returns them.
-    pub(super) fn listen() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            last: None,
-        })
-    }
-
-    /// The number of the next signal that counts.
-    async fn next(&mut self) -> i32 {
-        loop {
-            let kind = tokio::select! {
-                _ = self.terminate.recv() => SignalKind::terminate(),
-                _ = self.interrupt.recv() => SignalKind::interrupt(),
-            };
-            if self.counts(Instant::now()) {
-                return kind.as_raw_value();
-            }
-        }
-    }
-
-    fn counts(&mut self, now: Instant) -> bool {
-        let counts = self.last.is_none_or(|last| now.duration_since(last) >= TOGETHER);
-        if counts {
-            self.last = Some(now);
-        }
-        counts
-    }
-}
 
 /// Keeps SIGTERM and SIGINT waiting while this exists. A host that is the first process of a container
 /// would otherwise never see one that comes before it listens: the kernel throws it away.
@@ -254,19 +210,4 @@ async fn overdue(services: &Services, until: Instant) {
     };
     // Without a hang, other work gets more time to end.
     let _ = tokio::time::timeout(TO_STOP, hangs).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_signal_that_is_sent_twice_counts_once() {
-        let mut signals = Signals::listen().unwrap();
-        let start = Instant::now();
-        let counts: Vec<bool> = [0, 1, 499, 500, 999, 1000]
-            .map(|millis| signals.counts(start + Duration::from_millis(millis)))
-            .into();
-        assert_eq!(counts, [true, false, false, true, false, true]);
-    }
 }
