@@ -4,6 +4,8 @@
 mod compiling;
 #[path = "cli/guest.rs"]
 mod guest;
+#[path = "cli/slips.rs"]
+mod slips;
 
 use std::fs;
 use std::io::Write;
