@@ -20,6 +20,7 @@ use crate::notice::{Cloud, Notices};
 use crate::queue;
 use crate::queue::sqs::check_body_bucket;
 use crate::sandbox::{LEAST_HOST_MEMORY, MOST_LOG};
+use crate::scheme;
 
 /// A value, or what is wrong with its text.
 pub type Parsed<T> = Result<T, String>;
@@ -52,7 +53,10 @@ pub(super) fn message_bucket(text: &str) -> Parsed<bucket::Address> {
 pub(super) fn path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().try_map(|path: OsString| match path.to_str() {
         Some("") => Err("is empty; write a path".to_owned()),
-        Some(text) => with_home(text).map(PathBuf::from),
+        Some(text) => {
+            scheme::check_path(text)?;
+            with_home(text).map(PathBuf::from)
+        }
         None => Ok(PathBuf::from(path)),
     })
 }

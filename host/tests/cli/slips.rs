@@ -30,3 +30,38 @@ fn a_task_that_is_done_is_not_sent_back_from_a_queue_of_both_kinds_of_reports() 
     let ended = place.run("queue redrive ./queue").ok();
     ended.says("0 tasks sent back").says(skipped);
 }
+
+#[test]
+fn a_url_with_a_slip_makes_no_directory() {
+    let place = Place::new();
+    place.write("good.wasm", component(End::Done));
+    place.run("submit --fq ./queue --name A --base-directory d").ok();
+    let before = names(&place);
+    let slip = "looks like a URL with a slip; write";
+    for line in [
+        "run -x --queue sqs:/x",
+        "run -x --fq sqs:x",
+        "run -x --fq ./queue --error-queue sqs:/x",
+        "run -x --fq ./queue --bucket s3:/x",
+        "run -x --fq ./queue --cache-dir s3:/x",
+        "queue cp ./queue sqs:/typo",
+        "queue mv ./queue fq:./typo",
+        "submit --queue sqs:x --name A --base-directory d",
+        "component ls --bucket s3:/x",
+        "component rm A --bucket gs:x",
+    ] {
+        place.run(line).exits(2).says(slip);
+        assert_eq!(names(&place), before, "{line}");
+    }
+    place.run("queue status FQ://./queue").ok().says("Enqueued: 1");
+    place.run("queue cp ./queue ./sqs:x").ok();
+    assert!(place.has("sqs:x"));
+}
+
+/// What is in the directory.
+fn names(place: &Place) -> Vec<std::ffi::OsString> {
+    let mut names: Vec<_> =
+        fs::read_dir(place.dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    names
+}
