@@ -618,9 +618,14 @@ impl Settings {
     pub(crate) fn shown(&self) -> anyhow::Result<Vec<(String, Option<String>, Origin)>> {
         let config = match self.given.contains_key("queue") {
             true => Some(self.config_to_run()?),
-            false => None,
+            false => {
+                // Any queue will do to check the other values.
+                let mut with_queue = self.clone();
+                with_queue.add_default("queue", "fq://./queue".to_owned());
+                with_queue.config()?;
+                None
+            }
         };
-        self.tasks()?;
         self.get::<DisplaySettings>()?;
         let shown = |setting: &'static Arg| {
             let given = self.given.get(name(setting)).cloned();

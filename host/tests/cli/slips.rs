@@ -65,3 +65,66 @@ fn names(place: &Place) -> Vec<std::ffi::OsString> {
     names.sort();
     names
 }
+
+#[test]
+fn what_a_host_would_refuse_is_refused_when_its_settings_are_shown() {
+    let place = Place::new();
+    place.run("config").ok().says("parallel");
+    for (line, said) in [
+        ("--parallel 0", "--parallel: \"0\" must be 1 or more"),
+        ("--memory 9GiB", "the maximum is 4GiB"),
+        ("--bucket s3:/x", "looks like a URL with a slip"),
+        ("--error-queue sqs:/x", "looks like a URL with a slip"),
+        ("--message-bucket s3://bucket/a --bucket s3://bucket/a", "overlap"),
+    ] {
+        place.run(&format!("config {line}")).exits(2).says(said);
+        place.run(&format!("run --fq ./queue {line}")).exits(2).says(said);
+    }
+    let mut command = place.host("config");
+    let ended = Ended::of(command.env("HOST_PARALLEL", "abc").output().unwrap());
+    ended.exits(2).says("HOST_PARALLEL: \"abc\" is not a whole number");
+    for (text, said) in [
+        ("parallel = \"many\"", "host.toml: parallel: \"many\" is not a whole number"),
+        ("receipts = \"yes, please\"", "host.toml: receipts: \"yes, please\" is neither"),
+        ("[fleet]\nworkerz = 3", "host.toml: [fleet]: there is no option `workerz`"),
+        ("[fleet]\nworkers = \"few\"", "host.toml: [fleet]: workers: \"few\" is not a number"),
+    ] {
+        place.write("host.toml", text);
+        place.run("config").exits(2).says(said);
+    }
+    assert!(!place.has("queue"));
+}
+
+#[test]
+fn a_file_of_settings_that_is_a_link_to_nothing_is_not_passed_over() {
+    let place = Place::new();
+    std::os::unix::fs::symlink("settings/host.toml", place.path("host.toml")).unwrap();
+    place.run("config").exits(2).says("host.toml can't be read: No such file");
+    fs::remove_file(place.path("host.toml")).unwrap();
+    place.run("config").ok();
+}
+
+#[test]
+fn a_health_check_of_a_wrong_address_fails_as_any_other() {
+    let place = Place::new();
+    place.run("health WRONG").exits(1).says("\"WRONG\" is not an address");
+    let mut command = place.host("health");
+    let ended = Ended::of(command.env("HOST_LISTEN", "WRONG").output().unwrap());
+    ended.exits(1).says("HOST_LISTEN: \"WRONG\" is not an address");
+    // Nobody listens there.
+    place.run("health :9").exits(1).says("127.0.0.1:9: ");
+}
+
+#[test]
+fn where_nobody_can_listen_the_reason_and_a_cure_are_told() {
+    let place = Place::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = listener.local_addr().unwrap().port();
+    for command in ["run --fq ./queue -x", "dashboard --fq ./queue"] {
+        // An address for documentation, which no machine has.
+        let ended = place.run(&format!("{command} --listen 192.0.2.1:80")).exits(1);
+        ended.says("192.0.2.1 is not an address of this machine; 127.0.0.1:80 is for");
+        let ended = place.run(&format!("{command} --listen localhost:{taken}")).exits(1);
+        ended.says(&format!("--listen 127.0.0.1:{taken}: ")).says("another program listens there");
+    }
+}
