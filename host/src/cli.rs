@@ -258,6 +258,18 @@ mod tests {
     }
 
     #[test]
+    fn the_reference_lists_every_command() {
+        let page = include_str!("../../docs/reference/command-line.md");
+        let (table, _) = page.split_once("\n## ").expect("a heading after the table");
+        for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let name = command.get_name();
+            let is_listed = table.contains(&format!("| `host {name}"))
+                || table.contains(&format!(", `{name}` |"));
+            assert!(is_listed, "host {name}");
+        }
+    }
+
+    #[test]
     fn every_help_has_an_example() {
         fn check(command: &clap::Command, name: &str) {
             if command.is_hide_set() || command.get_name() == "help" {

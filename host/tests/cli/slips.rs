@@ -128,3 +128,49 @@ fn where_nobody_can_listen_the_reason_and_a_cure_are_told() {
         ended.says(&format!("--listen 127.0.0.1:{taken}: ")).says("another program listens there");
     }
 }
+
+#[test]
+fn a_machine_without_a_cache_has_an_empty_one() {
+    let place = Place::new();
+    for command in ["ls", "verify", "prune --to 1GiB", "quarantine"] {
+        let said = match command {
+            "quarantine" => "no components are in quarantine",
+            _ => "there is no cache yet",
+        };
+        place.run(&format!("cache {command}")).ok().says(said);
+        place.run(&format!("cache {command} --json")).ok();
+    }
+    assert!(!place.has(".cache"), "nothing is made by looking");
+    // Some commands only store compiled code.
+    place.write("good.wasm", component(End::Done));
+    place.run("component push good.wasm --name NO_OP").ok();
+    place.run("cache ls").ok();
+    place.run("cache verify").ok().says("nothing is damaged");
+}
+
+#[test]
+fn no_tasks_at_all_prove_nothing() {
+    let place = Place::new();
+    fs::create_dir(place.path("bucket")).unwrap();
+    place.feed("receipts verify", b"").exits(1).says("no tasks were given, so nothing was checked");
+    let json = place.feed("receipts verify --json", b"\n").exits(1);
+    json.says("\"tasks\":0").says("no tasks were given");
+    place.run("receipts verify --name A --each d/*.png").exits(1);
+    place.feed("receipts audit --sample 100%", b"").exits(1).says("no tasks were given");
+    place.feed("receipts verify", task(1).as_bytes()).exits(3).says("1 missing");
+    place.feed("receipts verify", b"nonsense\n").exits(3).says("1 refused");
+}
+
+#[test]
+fn the_queue_may_be_an_argument() {
+    let place = Place::new();
+    place.run("run ./queue -x").ok().says("queue       fq://./queue (created)");
+    place.run("config ./queue").ok().says("fq://./queue");
+    place.run("top ./queue --once").ok().says("fq://./queue");
+    place.run("doctor ./queue").says("fq://./queue");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = listener.local_addr().unwrap().port();
+    place.run(&format!("dashboard ./queue --listen :{taken}")).exits(1).says("listens there");
+    place.run("run ./queue --fq ./queue -x").exits(2).says("cannot be used with");
+    place.run("run quuee -x").exits(2).says("QUEUE: \"quuee\" could be a new directory or an SQS");
+}
