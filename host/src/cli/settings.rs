@@ -572,6 +572,7 @@ impl Settings {
         settings.add_default("error-queue", errors.to_string());
         let config = Config { tasks: self.tasks()?, ..settings.get()? };
         overlaps::check_message_bucket(&config.queue_options, &config.data)?;
+        overlaps::check_logs(&config.data)?;
         Ok(config)
     }
 

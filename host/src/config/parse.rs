@@ -120,6 +120,12 @@ pub(super) fn readable(text: &str) -> Parsed<Prefixes> {
 pub(super) fn component_prefix(text: &str) -> Parsed<Prefix> {
     let prefix = prefix(text)?;
     check_not_reserved(prefix.as_str()).map_err(|error| error.to_string())?;
+    if prefix.as_str().split('/').any(|segment| segment == bucket::TMP) {
+        return Err(format!(
+            "has a segment `{}`, which hosts use for unfinished files",
+            bucket::TMP
+        ));
+    }
     Ok(prefix)
 }
 
@@ -285,6 +291,14 @@ mod tests {
         assert!(positive("0").is_err());
         assert!(positive("-1").is_err());
         assert_eq!(prefix("components/").unwrap().as_str(), "components");
+    }
+
+    #[test]
+    fn a_prefix_is_one_that_a_bucket_can_have() {
+        for text in ["_receipts", "_Hosts/x", ".task-host-tmp", "logs/.task-host-tmp/x", "a/../b"] {
+            assert!(component_prefix(text).is_err(), "{text}");
+        }
+        assert_eq!(component_prefix("task-host-tmp/a/").unwrap().as_str(), "task-host-tmp/a");
     }
 
     #[test]
