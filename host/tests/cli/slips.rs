@@ -174,3 +174,117 @@ fn the_queue_may_be_an_argument() {
     place.run("run ./queue --fq ./queue -x").exits(2).says("cannot be used with");
     place.run("run quuee -x").exits(2).says("QUEUE: \"quuee\" could be a new directory or an SQS");
 }
+
+#[test]
+fn logs_are_not_stored_where_they_can_not_be_or_would_harm() {
+    let place = Place::new();
+    let check = |flags: &str, said: &str| {
+        place.run(&format!("run --fq ./queue -x {flags}")).exits(2).says(said);
+        assert!(!place.has("queue"), "{flags}");
+    };
+    check("--logs .task-host-tmp", "has a segment `.task-host-tmp`");
+    check("--logs a/.task-host-tmp/b", "has a segment `.task-host-tmp`");
+    check("--logs components", "--logs components and --component-prefix components overlap");
+    check("--logs components/logs", "overlap");
+    check("--logs a --component-prefix a/b", "overlap");
+    place.run("run --fq ./queue -x --logs components-logs").ok();
+}
+
+#[test]
+fn an_error_about_standard_output_says_so() {
+    let full = std::path::Path::new("/dev/full");
+    if !full.exists() {
+        return;
+    }
+    let place = Place::new();
+    place.run("submit --fq ./queue --name A --base-directory d").ok();
+    for line in ["queue status ./queue", "queue ls ./queue", "queue ls ./queue --json", "config"] {
+        let out = fs::OpenOptions::new().write(true).open(full).unwrap();
+        let ended =
+            Ended::of(place.host(line).stdout(out).stderr(Stdio::piped()).output().unwrap());
+        ended.exits(1).says("error: can't write to standard output: No space left on device");
+    }
+}
+
+#[test]
+fn commands_for_the_host_itself_are_not_listed() {
+    let ended = Place::new().run("-q").exits(2).says("doctor");
+    assert!(!ended.stderr.contains("compile-component"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_push_that_fails_leaves_nothing() {
+    let place = Place::new();
+    place.write("good.wasm", component(End::Done));
+    let versions = || {
+        let names = fs::read_dir(place.path("bucket/components")).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.contains('@')).count()
+    };
+    // In the place of the component, nothing can be put.
+    place.write("bucket/components/NO_OP.wasm/in-the-way", "");
+    place.run("component push good.wasm --name NO_OP").exits(1);
+    assert_eq!(versions(), 0);
+    fs::remove_dir_all(place.path("bucket/components/NO_OP.wasm")).unwrap();
+    place.run("component push good.wasm --name NO_OP").ok();
+    assert_eq!(versions(), 1);
+    // What an earlier push kept stays.
+    fs::remove_file(place.path("bucket/components/NO_OP.wasm")).unwrap();
+    place.write("bucket/components/NO_OP.wasm/in-the-way", "");
+    place.run("component push good.wasm --name NO_OP").exits(1);
+    assert_eq!(versions(), 1);
+}
+
+#[test]
+fn a_limit_that_leaves_one_task_at_a_time_is_told() {
+    if std::thread::available_parallelism().unwrap().get() == 1 {
+        return;
+    }
+    let place = Place::new();
+    for flags in ["--output-memory 99TB", "--max-output-files 99999999999"] {
+        let ended = place.run(&format!("run --fq ./queue -x {flags}")).ok();
+        ended.says("so only 1 task may run at a time").says("--parallel N if tasks use less");
+    }
+    let ended = place.run("run --fq ./queue -x").ok();
+    assert!(!ended.stderr.contains("may run at a time"), "{}", ended.stderr);
+}
+
+#[test]
+fn q_ends_the_screen_of_top_and_the_terminal_is_as_before() {
+    use std::io::Read;
+    use std::os::fd::{FromRawFd, OwnedFd};
+    use std::ptr::null_mut;
+
+    let place = Place::new();
+    place.run("submit --fq ./queue --name A --base-directory d").ok();
+    for signal in [None, Some(libc::SIGTERM), Some(libc::SIGHUP)] {
+        let (mut master, mut terminal) = (0, 0);
+        // SAFETY: both numbers are places for a handle, and the other pointers may be null.
+        let opened = unsafe {
+            libc::openpty(&mut master, &mut terminal, null_mut(), null_mut(), null_mut())
+        };
+        assert_eq!(opened, 0);
+        // SAFETY: the two handles were just opened, and nothing else uses them.
+        let [master, terminal] = [master, terminal].map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+        let modes = || rustix::termios::tcgetattr(&terminal).unwrap().local_modes;
+        let before = modes();
+        let mut command = place.host("top ./queue");
+        let copy = || terminal.try_clone().unwrap();
+        let mut child = command.stdin(copy()).stdout(copy()).stderr(copy()).spawn().unwrap();
+        let mut screen = fs::File::from(master);
+        let mut seen = Vec::new();
+        let mut some = [0; 4096];
+        while !String::from_utf8_lossy(&seen).contains("1 waiting") {
+            let count = screen.read(&mut some).unwrap();
+            seen.extend(&some[..count]);
+        }
+        assert_ne!(modes(), before, "keys are not shown");
+        match signal {
+            None => screen.write_all(b"xq").unwrap(),
+            // SAFETY: the child was not waited for yet, so the number is its own.
+            Some(signal) => assert_eq!(unsafe { libc::kill(child.id().cast_signed(), signal) }, 0),
+        }
+        assert!(child.wait().unwrap().success());
+        assert_eq!(modes(), before);
+    }
+}

@@ -30,8 +30,8 @@ outputs. It prints the tasks that are not done, one per line, as `host submit` a
   changed  no output is the one of the receipt
   mixed    some outputs are those of the receipt, and others are not
 --quick compares sizes and versions of outputs and reads none. Copying a bucket changes versions.
-A host with --receipts does not run a task that has a receipt: --withdraw withdraws the receipts of the
-printed tasks, so that they run when they are sent again.
+A host with --receipts does not run a task that has a receipt: --withdraw withdraws the receipts of
+the printed tasks, so that they run when they are sent again.
 The exit code is 3 if a task is not done, and 1 if there are no tasks to check.
 
 Examples:
