@@ -41,6 +41,7 @@ use crate::key::{BucketKey, Prefix};
 
 pub use address::{Address, AddressError};
 pub use content::Content;
+pub(crate) use dir::TMP;
 pub use dir::{DirBucket, DirSync, InPlace, InPlaceError};
 pub use object::ObjectBucket;
 

@@ -39,6 +39,7 @@ mod wit;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -189,13 +190,25 @@ impl Command {
 pub(crate) fn main() -> ExitCode {
     // Exits for `--help`, and with code 2 for wrong options.
     let is_brief = !std::env::args_os().any(|arg| arg == "--help" || arg == "help");
-    let matches = command(is_brief).get_matches();
+    let matches = command(is_brief).try_get_matches().unwrap_or_else(|e| without_hidden(e).exit());
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     console::set_verbosity(cli.quiet, cli.verbose);
     match cli.command.run() {
         Ok(exit) => exit.into(),
         Err(error) => exit_code::report(&error).into(),
     }
+}
+
+/// The error without the command that is for `host` itself, where it lists the commands.
+fn without_hidden(mut error: clap::Error) -> clap::Error {
+    if let Some(ContextValue::Strings(names)) = error.get(ContextKind::ValidSubcommand) {
+        let is_hidden = |name: &String| {
+            Cli::command().find_subcommand(name).is_some_and(clap::Command::is_hide_set)
+        };
+        let names = names.iter().filter(|name| !is_hidden(name)).cloned().collect();
+        error.insert(ContextKind::ValidSubcommand, ContextValue::Strings(names));
+    }
+    error
 }
 
 /// The runtime of a command that runs tasks or transfers files.
@@ -395,6 +408,18 @@ mod tests {
         check(&["queue", "redrive", "--older-than", "-5s"], Some(ErrorKind::ValueValidation));
         // An option that was forgotten is no name.
         check(&["run", "--queue", "-x"], Some(ErrorKind::InvalidValue));
+    }
+
+    #[test]
+    fn the_reference_lists_every_command() {
+        let page = include_str!("../../docs/reference/command-line.md");
+        let (table, _) = page.split_once("\n## ").expect("a heading after the table");
+        for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let name = command.get_name();
+            let is_listed = table.contains(&format!("| `host {name}"))
+                || table.contains(&format!(", `{name}` |"));
+            assert!(is_listed, "host {name}");
+        }
     }
 
     #[test]

@@ -115,7 +115,7 @@ pub fn judge(settings: &Settings, queues: &Queues) -> Vec<Finding> {
     findings
 }
 
-/// A receive limit below this is worth a warning, because hosts that are killed use it up.
+/// A receive limit that leaves fewer deliveries than this for hosts that are killed is worth a warning.
 const FEW_DELIVERIES: u32 = 5;
 
 /// Compares how often the service delivers a message with the attempts of a task.
@@ -127,7 +127,7 @@ fn receives(settings: &Settings, tasks: &Facts, findings: &mut Vec<Finding>) {
     let cure = format!(
         "set the receive limit (maxReceiveCount) to {} or more, or --max-attempts lower; \
          `host queue redrive {} --from {from}` sends tasks back that were moved",
-        attempts.saturating_add(5),
+        attempts.saturating_add(FEW_DELIVERIES),
         shell::word(&settings.queue)
     );
     if limit == 1 {
@@ -151,6 +151,12 @@ fn receives(settings: &Settings, tasks: &Facts, findings: &mut Vec<Finding>) {
              the error queue gets no report"
         );
         findings.push(Finding::new(Level::Problem, &queue(settings), text).cure(cure));
+    } else if limit < attempts.saturating_add(FEW_DELIVERIES) {
+        let text = format!(
+            "the service moves a message to {to} after it was received {limit} times, and a task \
+             has up to {attempts} attempts: hosts that drain or are killed use up the few others"
+        );
+        findings.push(Finding::new(Level::Warn, &queue(settings), text).cure(cure));
     }
 }
 
@@ -290,7 +296,9 @@ mod tests {
         check(&settings(), limited(1), Some((Level::Problem, "delivers a message once")));
         check(&settings(), limited(2), Some((Level::Problem, "received 2 times")));
         check(&settings(), limited(5), Some((Level::Problem, "received 5 times")));
-        check(&settings(), limited(6), None);
+        check(&settings(), limited(6), Some((Level::Warn, "up to 5 attempts: hosts that drain")));
+        check(&settings(), limited(9), Some((Level::Warn, "received 9 times")));
+        check(&settings(), limited(10), None);
         let mut patient = settings();
         patient.max_attempts = 6;
         check(&patient, limited(6), Some((Level::Problem, "up to 6 attempts")));

@@ -56,6 +56,7 @@ pub mod receipt;
 pub mod report;
 pub mod roots;
 pub mod sandbox;
+mod scheme;
 pub mod services;
 pub mod shell;
 pub mod shortage;

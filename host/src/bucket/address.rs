@@ -15,6 +15,7 @@ use std::str::FromStr;
 use super::BucketError;
 use crate::environment::with_home;
 use crate::key::Prefix;
+use crate::scheme;
 
 /// The address of a bucket. `FromStr` parses a URL or a path. `Display` is the URL, with `~`
 /// expanded and without a slash at the end of a service's URL.
@@ -101,12 +102,16 @@ impl Address {
 
     fn parse(url: &str) -> Result<Self, String> {
         const NO_DIRECTORY: &str = "names no directory; use a path or file://PATH";
-        let (service, rest) = match url.split_once("://") {
-            None if url.is_empty() => return Err(NO_DIRECTORY.to_owned()),
-            None => return Self::directory("", url),
-            Some(("file", "")) => return Err(NO_DIRECTORY.to_owned()),
-            Some(("file", path)) => return Self::directory("file://", path),
-            Some(("http" | "https", rest)) => {
+        let Some((scheme, rest)) = scheme::split(url) else {
+            return match url {
+                "" => Err(NO_DIRECTORY.to_owned()),
+                path => Self::directory("", path),
+            };
+        };
+        let (service, rest) = match (&*scheme, rest) {
+            ("file", "") => return Err(NO_DIRECTORY.to_owned()),
+            ("file", path) => return Self::directory("file://", path),
+            ("http" | "https", rest) => {
                 let server = rest.split('/').next().unwrap_or_default();
                 if server.is_empty() {
                     return Err("names no server; use https://HOST/PATH".to_owned());
@@ -122,7 +127,7 @@ impl Address {
                 if rest.contains(['?', '#']) {
                     return Err("has a query; keys of inputs follow https://HOST/PATH".to_owned());
                 }
-                let name = url.trim_end_matches('/').to_owned();
+                let name = format!("{scheme}://{}", rest.trim_end_matches('/'));
                 let prefix = Prefix::root();
                 return Ok(Self::of_service(ServiceAddress {
                     service: Service::Http,
@@ -130,10 +135,10 @@ impl Address {
                     prefix,
                 }));
             }
-            Some(("s3", rest)) => (Service::S3, rest),
-            Some(("gs", rest)) => (Service::Google, rest),
-            Some(("az", rest)) => (Service::Azure, rest),
-            Some((scheme, _)) => {
+            ("s3", rest) => (Service::S3, rest),
+            ("gs", rest) => (Service::Google, rest),
+            ("az", rest) => (Service::Azure, rest),
+            _ => {
                 return Err(format!(
                     "`{scheme}://` is not supported; use a directory (a path or file://PATH), \
                      s3://BUCKET, gs://BUCKET, az://CONTAINER, or for inputs https://HOST/PATH"
@@ -158,6 +163,7 @@ impl Address {
     }
 
     fn directory(scheme: &str, path: &str) -> Result<Self, String> {
+        scheme::check_path(path)?;
         let path = with_home(path)?;
         Ok(Self { url: format!("{scheme}{path}"), location: Location::Dir(path.into()) })
     }
@@ -229,6 +235,8 @@ mod tests {
         dir("~/b", &home, &home);
         dir("file://~/b", &home, &format!("file://{home}"));
         assert_eq!(address("a"), address("file://a"));
+        dir("./s3:b", "./s3:b", "./s3:b");
+        dir("FILE://a", "a", "file://a");
         let service = |url: &str, service, name: &str, prefix: &str, shown: &str| {
             let address = address(url);
             assert_eq!(address.to_string(), shown, "{url}");
@@ -239,6 +247,8 @@ mod tests {
         service("s3://bucket/", Service::S3, "bucket", "", "s3://bucket");
         service("gs://b_b/p/q ä/", Service::Google, "b_b", "p/q ä", "gs://b_b/p/q ä");
         service("az://c/p", Service::Azure, "c", "p", "az://c/p");
+        service("S3://Bucket/P", Service::S3, "Bucket", "P", "s3://Bucket/P");
+        service("HTTPS://h/P", Service::Http, "https://h/P", "", "https://h/P");
         service("https://h:1/p/", Service::Http, "https://h:1/p", "", "https://h:1/p");
         for url in
             ["https://user:secret@h/p", "https://h/p?sig=secret", "https://h?x", "https://h/#"]
@@ -276,6 +286,11 @@ mod tests {
             ("gs://a b", "gs://a b: \"a b\" is not the name of a bucket"),
             ("az://c/../d", "az://c/../d: the prefix \"../d\" has a `..` segment"),
             ("https:///x", "https:///x: names no server"),
+            (
+                "s3:/x",
+                "s3:/x: looks like a URL with a slip; write s3://BUCKET/PREFIX, or ./s3:/x for",
+            ),
+            ("gs:x", "write gs://BUCKET/PREFIX"),
             ("~bob/x", "~bob/x: the home directory of another user"),
         ] {
             let error = url.parse::<Address>().unwrap_err();

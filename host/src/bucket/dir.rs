@@ -49,7 +49,7 @@ pub use self::in_place::{InPlace, InPlaceError};
 pub use self::sync::DirSync;
 
 /// The directory for copies. No key has a segment of this name.
-const TMP: &str = ".task-host-tmp";
+pub(crate) const TMP: &str = ".task-host-tmp";
 /// Objects that a listing holds ahead of its reader.
 const LISTED_AHEAD: usize = 256;
 /// How often an object is read that changes during each read.

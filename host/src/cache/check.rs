@@ -39,16 +39,20 @@ pub struct Checked {
 }
 
 /// Reads every blob of the cache in `dir`. Removes blobs whose bytes do not match their digest, and
-/// unreadable index entries. Calls `progress` after each blob.
+/// unreadable index entries. Calls `progress` after each blob. Finds nothing where there is no cache.
 ///
 /// # Errors
-/// [`CacheError::Local`] when there is no cache, or its directories can't be listed.
+/// [`CacheError::Local`] when its directories can't be listed.
 pub fn check(dir: &Path, mut progress: impl FnMut(&Checked)) -> Result<Checked, CacheError> {
     let failed = |error: io::Error| CacheError::local(dir, "listing its blobs", error);
     let mut checked = Checked::default();
     ownership::check(dir, &PARTS)
         .map_err(|not_ours| CacheError::local(dir, "opening it", io::Error::other(not_ours)))?;
-    let blobs = open_dir(CWD, dir.join("blobs")).map_err(|error| failed(error.into()))?;
+    let blobs = match open_dir(CWD, dir.join("blobs")) {
+        // No host has used the cache yet.
+        Err(Errno::NOENT) => return Ok(checked),
+        blobs => blobs.map_err(|error| failed(error.into()))?,
+    };
     for digest in list(&blobs).map_err(|error| failed(error.into()))? {
         match look(&blobs, &digest) {
             Ok(None) => continue,

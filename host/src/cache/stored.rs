@@ -27,10 +27,11 @@ pub struct Stored {
     pub objects: Vec<String>,
 }
 
-/// The inputs and components in the cache in `dir`, those that were used last first.
+/// The inputs and components in the cache in `dir`, those that were used last first. There are
+/// none before a host has used the cache.
 ///
 /// # Errors
-/// [`CacheError::Local`] when there is no cache, or its directories can't be listed.
+/// [`CacheError::Local`] when its directories can't be listed.
 pub fn stored(dir: &Path) -> Result<Vec<Stored>, CacheError> {
     ownership::check(dir, &PARTS)
         .map_err(|not_ours| CacheError::local(dir, "opening it", io::Error::other(not_ours)))?;
@@ -39,8 +40,11 @@ pub fn stored(dir: &Path) -> Result<Vec<Stored>, CacheError> {
         let url = format!("{}/{key}", bucket.trim_end_matches('/'));
         objects.entry(digest).or_default().push(url);
     });
-    let mut found = files(&dir.join("blobs"))
-        .map_err(|error| CacheError::local(dir, "listing its blobs", error))?;
+    let mut found = match files(&dir.join("blobs")) {
+        // No host has used the cache yet.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        found => found.map_err(|error| CacheError::local(dir, "listing its blobs", error))?,
+    };
     for file in &mut found {
         file.objects = objects.remove(&file.digest).unwrap_or_default();
         file.objects.sort();

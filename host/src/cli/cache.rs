@@ -3,6 +3,7 @@
 mod stored;
 
 use std::io::{self, Write};
+use std::path::Path;
 
 use anyhow::Context;
 use serde::Serialize;
@@ -146,7 +147,7 @@ impl Verify {
         let shown = dir.display().to_string();
         if self.json {
             output::json(&Report { dir: &shown, checked: &checked, compiled, damaged_compiled })?;
-        } else {
+        } else if is_there(&dir) {
             say(&shown, &checked, compiled, damaged_compiled)?;
         }
         Ok(match (checked.problems.is_empty(), removed) {
@@ -155,6 +156,15 @@ impl Verify {
             (true, _) => Exit::Partly,
         })
     }
+}
+
+/// Whether there is a cache. Says so if not.
+fn is_there(dir: &Path) -> bool {
+    let is_there = dir.exists();
+    if !is_there {
+        output::tell(format_args!("there is no cache yet: {} does not exist", dir.display()));
+    }
+    is_there
 }
 
 fn say(dir: &str, checked: &Checked, compiled: u64, damaged_compiled: u64) -> io::Result<()> {

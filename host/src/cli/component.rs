@@ -19,8 +19,8 @@ use super::exit_code::{Advice, Exit};
 use super::local_runner::LocalRunner;
 use super::output;
 use super::settings::{self, Flags, Settings, When};
-use store::ComponentStore;
 pub(crate) use store::component_of;
+use store::{ComponentStore, version_name};
 
 const PUSH_HELP: &str = "\
 The file is a component of the interface that `host wit` prints, or a program for WASI, which
@@ -143,7 +143,20 @@ impl Push {
         store.check_case(&name).await?;
         let key = store.key(&name);
         let is_new = matches!(store.bucket.head(&key).await, Err(BucketError::NotFound { .. }));
-        store.put(&name, &bytes, signature.as_deref()).await?;
+        let version =
+            version_name(&name, Digest::of(&bytes)).map(|version| (store.key(&version), version));
+        let is_kept = match &version {
+            Some((key, _)) => {
+                !matches!(store.bucket.head(key).await, Err(BucketError::NotFound { .. }))
+            }
+            None => true,
+        };
+        if let Err(error) = store.put(&name, &bytes, signature.as_deref()).await {
+            if let Some((_, version)) = version.filter(|_| !is_kept) {
+                forget(&store, &name, &version, &bytes).await;
+            }
+            return Err(error);
+        }
         let pushed = Pushed {
             name: name.to_string(),
             place: format!("{}/{key}", store.bucket),
@@ -161,6 +174,22 @@ impl Push {
         let size = output::bytes(size);
         writeln!(output::out(), "{done} {name} ({kind}): {digest}, {size} in {place}")?;
         Ok(Exit::Done)
+    }
+}
+
+/// Removes the version of a push that failed: a disk that is full would stay full. It stays if the
+/// component got to its place, and only a later step failed.
+async fn forget(store: &ComponentStore, name: &TaskName, version: &TaskName, bytes: &[u8]) {
+    let now = store.bucket.digest(&store.key(name)).await;
+    if now.is_ok_and(|(digest, _)| digest == Digest::of(bytes)) {
+        return;
+    }
+    if let Err(error) = store.remove(version).await {
+        let key = store.key(version);
+        output::tell(format_args!(
+            "warning: {}/{key} may be left of this push, and could not be removed: {error}",
+            store.bucket
+        ));
     }
 }
 

@@ -1,6 +1,7 @@
 //! `host config`: shows each setting, its value and where the value came from.
 
 use super::exit_code::Exit;
+use super::fleet;
 use super::output;
 use super::settings::{Everything, Flags};
 
@@ -29,6 +30,7 @@ impl Config {
             output::tell(format_args!("warning: {slip}"));
         }
         let shown = settings.shown()?;
+        fleet::check_table(&settings)?;
         if self.json {
             let object: serde_json::Map<String, serde_json::Value> = shown
                 .into_iter()

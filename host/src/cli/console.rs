@@ -7,6 +7,7 @@ mod human;
 mod json;
 mod repeats;
 
+use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicI8, Ordering::Relaxed};
 
@@ -93,7 +94,7 @@ impl Console {
         if is_json {
             lines.fmt_fields(JsonFields::new()).event_format(json::JsonLines).init();
         } else {
-            let colours = is_terminal && std::env::var_os("NO_COLOR").is_none();
+            let colours = is_terminal && has_colours(|name| std::env::var_os(name));
             let lines = lines.fmt_fields(JsonFields::new()).with_ansi(colours);
             lines.event_format(human::HumanLines::of(is_terminal)).init();
         }
@@ -131,6 +132,11 @@ impl Console {
     }
 }
 
+/// Whether the user and the terminal want colours.
+fn has_colours(variable: impl Fn(&str) -> Option<OsString>) -> bool {
+    variable("NO_COLOR").is_none() && variable("TERM").is_none_or(|term| term != "dumb")
+}
+
 /// A log line, which is collected and written as a whole.
 pub(crate) struct Line {
     console: Console,
@@ -159,5 +165,22 @@ impl MakeWriter<'_> for Console {
 
     fn make_writer(&self) -> Line {
         Line { console: self.clone(), bytes: Vec::with_capacity(256) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_terminal_gets_no_colours() {
+        let check = |set: &[(&str, &str)], want: bool| {
+            let value = |name: &str| Some(set.iter().find(|(n, _)| *n == name)?.1.into());
+            assert_eq!(has_colours(value), want, "{set:?}");
+        };
+        check(&[], true);
+        check(&[("TERM", "xterm")], true);
+        check(&[("TERM", "dumb")], false);
+        check(&[("TERM", "xterm"), ("NO_COLOR", "1")], false);
     }
 }

@@ -14,12 +14,11 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use task_host::config::parse;
 use task_host::overview::Watcher;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Mutex;
 
-use super::exit_code::{Advice, Exit};
-use super::listener::Bounded;
+use super::exit_code::Exit;
+use super::listener::{Bounded, listen};
 use super::output;
 use super::page;
 use super::settings::address;
@@ -63,10 +62,7 @@ impl Dashboard {
     async fn serve(self) -> anyhow::Result<Exit> {
         let watcher = self.watch.open(true).await?;
         let mut terminate = signal(SignalKind::terminate())?;
-        let listener = TcpListener::bind(self.listen).await.map_err(|error| {
-            Advice::failed(format!("--listen {}: {error}", self.listen))
-                .hint("is another program listening there? --listen names another address")
-        })?;
+        let listener = listen(self.listen).await?;
         let address = listener.local_addr()?;
         let queue = watcher.queue();
         output::tell(format_args!("the hosts of {queue}: http://{address}/ (Ctrl-C ends it)"));

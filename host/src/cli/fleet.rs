@@ -90,6 +90,14 @@ fn name(text: &str) -> Result<FleetName, String> {
     text.parse().map_err(|error: fleet::NameError| error.to_string())
 }
 
+/// Checks the table `[fleet]` of the file.
+///
+/// # Errors
+/// Names an option or a value that is wrong.
+pub(crate) fn check_table(settings: &Settings) -> anyhow::Result<()> {
+    options::Options::of_file(settings).map(drop)
+}
+
 impl Which {
     async fn open(&self) -> anyhow::Result<Box<dyn Engine>> {
         open(&self.engine, &self.flags.load()?).await

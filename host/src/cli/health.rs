@@ -28,8 +28,8 @@ Examples:
   host health 127.0.0.1:8080 --ready --json")]
 pub(crate) struct Health {
     /// Where the host listens [default: its --listen, from HOST_LISTEN or host.toml]
-    #[arg(value_name = "ADDRESS", value_parser = address)]
-    address: Option<SocketAddr>,
+    #[arg(value_name = "ADDRESS")]
+    address: Option<String>,
     /// Ask whether the host can take tasks, not only whether it is alive
     #[arg(long)]
     ready: bool,
@@ -73,8 +73,9 @@ impl Health {
     }
 
     fn look(&self) -> anyhow::Result<Found> {
-        let listen = match self.address {
-            Some(address) => Some(address),
+        let listen = match &self.address {
+            // Not parsed by clap, which would exit with 2.
+            Some(text) => Some(address(text).map_err(|e| Advice::failed(format!("{text:?} {e}")))?),
             None => self.flags.load()?.get::<DisplaySettings>()?.listen,
         };
         let listen = listen.filter(|address| address.port() != 0).ok_or_else(|| {

@@ -1,4 +1,4 @@
-//! Accepts HTTP connections whose peers can't hold the host up.
+//! Listens for HTTP connections, and accepts those whose peers can't hold the host up.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,10 +14,45 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::exit_code::Advice;
+
 /// The most connections at a time. Others wait until one ends.
 const MOST: usize = 512;
 /// How long a peer may leave bytes unread before the kernel closes its connection.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Listens at the address that `--listen` names.
+///
+/// # Errors
+/// Says why that is not possible, and what to do.
+pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, Advice> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let advice = Advice::failed(format!("--listen {address}: {error}"));
+        match cure(address, error.kind()) {
+            Some(cure) => advice.hint(cure),
+            None => advice,
+        }
+    })
+}
+
+/// What to do if nobody can listen there.
+fn cure(address: SocketAddr, kind: io::ErrorKind) -> Option<String> {
+    let port = address.port();
+    Some(match kind {
+        io::ErrorKind::AddrInUse => {
+            "another program listens there, perhaps another host; choose another port".to_owned()
+        }
+        io::ErrorKind::AddrNotAvailable => format!(
+            "{} is not an address of this machine; 127.0.0.1:{port} is for this machine only, \
+             0.0.0.0:{port} for all that reach it",
+            address.ip()
+        ),
+        io::ErrorKind::PermissionDenied if port < 1024 => {
+            "ports below 1024 are for root; choose another one, such as 8080".to_owned()
+        }
+        _ => return None,
+    })
+}
 
 /// Accepts a bounded number of connections, and closes those whose peers stop reading.
 pub(crate) struct Bounded {
@@ -93,5 +128,22 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_low_port_is_for_root() {
+        let check = |port: u16, kind, want: Option<&str>| {
+            let cure = cure(([127, 0, 0, 1], port).into(), kind);
+            assert_eq!(cure.is_some(), want.is_some(), "{cure:?}");
+            assert!(cure.unwrap_or_default().contains(want.unwrap_or_default()));
+        };
+        check(80, io::ErrorKind::PermissionDenied, Some("below 1024 are for root"));
+        check(8080, io::ErrorKind::PermissionDenied, None);
+        check(80, io::ErrorKind::OutOfMemory, None);
     }
 }

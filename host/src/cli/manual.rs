@@ -61,8 +61,8 @@ impl Completions {
 /// Options of `host man`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Writes a page for each command, as its --help. `man` finds pages in DIR if DIR is called man1 and the
-directory above it is in MANPATH.
+Writes a page for each command, as its --help. `man` finds pages in DIR if DIR is called man1 and
+the directory above it is in MANPATH.
 
 Examples:
   host man ~/.local/share/man/man1

@@ -33,26 +33,48 @@ pub(crate) fn of_program() -> Stdio {
     io::stderr().into()
 }
 
+/// Standard output, whose errors say what could not be written.
+pub(crate) struct Stdout<W = io::StdoutLock<'static>>(W);
+
+fn stdout() -> Stdout {
+    Stdout(io::stdout().lock())
+}
+
+impl<W: Write> Write for Stdout<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes).map_err(of_stdout)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush().map_err(of_stdout)
+    }
+}
+
+/// The kind stays the same: a reader who has gone is no error, and an interrupted write is repeated.
+fn of_stdout(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("can't write to standard output: {error}"))
+}
+
 /// Standard output, for people.
-pub(crate) fn out() -> Plain<io::StdoutLock<'static>> {
-    Plain(io::stdout().lock())
+pub(crate) fn out() -> Plain<Stdout> {
+    Plain(stdout())
 }
 
 /// Writes a program for a shell, which is made of our own texts, to standard output as it is.
 pub(crate) fn script(text: &[u8]) -> io::Result<()> {
-    io::stdout().lock().write_all(text)
+    stdout().write_all(text)
 }
 
 /// Buffered standard output, for people. It has to be flushed.
-pub(crate) fn long_out() -> Plain<io::BufWriter<io::StdoutLock<'static>>> {
-    Plain(io::BufWriter::new(io::stdout().lock()))
+pub(crate) fn long_out() -> Plain<io::BufWriter<Stdout>> {
+    Plain(io::BufWriter::new(stdout()))
 }
 
 /// Standard output for messages that another command reads, one per line. A terminal gets them
 /// with escapes; a file or a pipe gets them as they are, because a task with other characters is
 /// another task.
 pub(crate) struct Messages {
-    out: io::BufWriter<io::Stdout>,
+    out: io::BufWriter<Stdout<io::Stdout>>,
     is_terminal: bool,
 }
 
@@ -60,7 +82,7 @@ impl Messages {
     pub(crate) fn new() -> Self {
         let out = io::stdout();
         let is_terminal = out.is_terminal();
-        Self { out: io::BufWriter::new(out), is_terminal }
+        Self { out: io::BufWriter::new(Stdout(out)), is_terminal }
     }
 
     pub(crate) fn write(&mut self, message: &[u8]) -> io::Result<()> {

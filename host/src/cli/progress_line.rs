@@ -33,6 +33,16 @@ impl ProgressLine {
         verb: &'static str,
         whole: Option<u64>,
     ) -> Self {
+        Self::start(console, noun, verb, whole, format!("0 {noun} {verb}"))
+    }
+
+    fn start(
+        console: &Console,
+        noun: &'static str,
+        verb: &'static str,
+        whole: Option<u64>,
+        message: String,
+    ) -> Self {
         let bar = console.live().map(|bars| {
             let bar = match whole {
                 Some(whole) => bars.add(ProgressBar::new(whole)),
@@ -45,7 +55,7 @@ impl ProgressLine {
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style);
             }
-            bar.set_message(format!("0 {noun} {verb}"));
+            bar.set_message(message);
             bar.enable_steady_tick(FRAME);
             bar
         });
@@ -55,11 +65,7 @@ impl ProgressLine {
 
     /// Shows that one long step is running.
     pub(crate) fn busy(console: &Console, doing: String) -> Self {
-        let meter = Self::new(console, "", "", None);
-        if let Some(bar) = &meter.bar {
-            bar.set_message(plain::escape(&doing).into_owned());
-        }
-        meter
+        Self::start(console, "", "", None, plain::escape(&doing).into_owned())
     }
 
     /// Shows that `done` messages are done, and the work is at `position`.

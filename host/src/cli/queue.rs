@@ -62,8 +62,8 @@ Examples:
   host queue status ./queue
   host queue status sqs://my-tasks --json";
 const RELEASE_HELP: &str = "\
-Hosts that hold a message lose its lease: they publish nothing more for it, and another host runs its
-task again. Attempts stay counted. SQS and Pub/Sub don't have this.
+Hosts that hold a message lose its lease: they publish nothing more for it, and another host runs
+its task again. Attempts stay counted. SQS and Pub/Sub don't have this.
 
 Examples:
   host queue release ./queue --dry-run

@@ -5,6 +5,8 @@ mod audit;
 mod show;
 mod verify;
 
+use super::exit_code::{Advice, Exit};
+
 /// Commands of `host receipts`.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Receipts {
@@ -20,11 +22,17 @@ pub(crate) enum Receipts {
 }
 
 impl Receipts {
-    pub(crate) fn run(self) -> anyhow::Result<super::exit_code::Exit> {
+    pub(crate) fn run(self) -> anyhow::Result<Exit> {
         match self {
             Self::Verify(command) => command.run(),
             Self::Audit(command) => command.run(),
             Self::Show(command) => command.run(),
         }
     }
+}
+
+/// The error of a check without tasks. A slip before the pipe must not look like a complete result.
+fn no_tasks() -> Advice {
+    Advice::failed("no tasks were given, so nothing was checked")
+        .hint("check the file or the command that prints the tasks, or what --each matches")
 }

@@ -1,12 +1,14 @@
 //! The whole terminal, shown again and again in place.
 //!
-//! `console` does it, which `indicatif` uses for its bars. A library for interfaces with windows and
-//! keys would be much more than lines that are replaced.
+//! `console` does it, which `indicatif` uses for its bars. A library for interfaces with windows would
+//! be much more than lines that are replaced.
 
-use std::io;
+use std::io::{self, Read};
 
 use console::{Style, Term};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use task_host::plain;
+use tokio::sync::oneshot;
 
 /// How a line is shown where there are colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -28,6 +30,45 @@ pub(crate) struct Line {
 
 /// A terminal whose lines are replaced. The cursor is hidden until [`Screen::leave`].
 pub(crate) struct Screen(Term);
+
+/// The keyboard without echo, so that keys do not tear the screen. How it was before is restored when
+/// this is dropped, also in a panic.
+pub(crate) struct Keys(Termios);
+
+impl Keys {
+    /// Stops the echo. None if standard input is not a terminal. Ctrl-C and Ctrl-Z do as before.
+    pub(crate) fn open() -> Option<Self> {
+        let before = tcgetattr(io::stdin()).ok()?;
+        let mut quiet = before.clone();
+        quiet.local_modes -= LocalModes::ECHO | LocalModes::ICANON;
+        tcsetattr(io::stdin(), OptionalActions::Now, &quiet).ok()?;
+        Some(Self(before))
+    }
+
+    /// Resolves when `q` is pressed. The thread that reads ends with the process.
+    pub(crate) fn quit(&self) -> oneshot::Receiver<()> {
+        let (pressed, quit) = oneshot::channel();
+        // Without the thread, Ctrl-C still ends the command.
+        let _ = std::thread::Builder::new().spawn(move || {
+            if io::stdin()
+                .lock()
+                .bytes()
+                .map_while(Result::ok)
+                .any(|key| matches!(key, b'q' | b'Q'))
+            {
+                let _ = pressed.send(());
+            }
+        });
+        quit
+    }
+}
+
+impl Drop for Keys {
+    fn drop(&mut self) {
+        // With the keys that were pressed meanwhile, which are not for the shell.
+        let _ = tcsetattr(io::stdin(), OptionalActions::Flush, &self.0);
+    }
+}
 
 impl Screen {
     /// Whether standard output is a terminal.

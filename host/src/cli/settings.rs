@@ -51,6 +51,9 @@ const CONFIG_TEXT: &str = "HOST_CONFIG_TEXT";
 /// Variables of workers that are not settings.
 const OTHERS: [&str; 2] = [CONFIG, CONFIG_TEXT];
 
+/// The argument that names the task queue.
+const QUEUE: &str = "queue-argument";
+
 /// A command with more settings than this shows only the usual ones with `-h`.
 const MANY: usize = 12;
 /// The settings that most users need.
@@ -140,6 +143,8 @@ fn default(setting: &Arg) -> Option<String> {
 pub(crate) trait Group {
     /// Their names; `None` for all settings.
     const SETTINGS: Option<&'static [&'static str]>;
+    /// Whether the command also takes the queue as its argument.
+    const NAMES_QUEUE: bool = false;
 
     /// Whether the command takes this setting.
     fn takes(setting: &Arg) -> bool {
@@ -151,6 +156,14 @@ pub(crate) trait Group {
 #[derive(Debug)]
 pub(crate) struct Everything;
 impl Group for Everything {
+    const SETTINGS: Option<&'static [&'static str]> = None;
+    const NAMES_QUEUE: bool = true;
+}
+
+/// All settings, for commands about workers, whose argument is the name of their fleet.
+#[derive(Debug)]
+pub(crate) struct OfWorkers;
+impl Group for OfWorkers {
     const SETTINGS: Option<&'static [&'static str]> = None;
 }
 
@@ -357,6 +370,13 @@ impl<G: Group> Args for Flags<G> {
                 command = command.arg(fq);
             }
         }
+        if G::NAMES_QUEUE {
+            let queue = Arg::new(QUEUE)
+                .value_name("QUEUE")
+                .conflicts_with_all(["queue", "fq"])
+                .help("URL or directory of the task queue, instead of --queue or --fq");
+            command = command.arg(queue);
+        }
         let file = Arg::new("config")
             .long("config")
             .value_name("FILE")
@@ -390,6 +410,10 @@ impl<G: Group> clap::FromArgMatches for Flags<G> {
             // `ptq` takes the directory with its scheme. --queue refuses what is not a queue.
             let url = if dir.contains("://") { dir.clone() } else { format!("fq://{dir}") };
             given.push(("queue", flag(url, "fq")));
+        }
+        if let Some(url) = matches.try_get_one::<String>(QUEUE).ok().flatten() {
+            let origin = Origin::Flag("QUEUE".to_owned());
+            given.push(("queue", Given { text: url.clone(), origin }));
         }
         let config = matches.get_one::<PathBuf>("config").cloned();
         Ok(Self { given, config, group: PhantomData })
@@ -577,6 +601,7 @@ impl Settings {
         settings.add_default("error-queue", errors.to_string());
         let config = Config { tasks: self.tasks()?, ..settings.get()? };
         overlaps::check_message_bucket(&config.queue_options, &config.data)?;
+        overlaps::check_logs(&config.data)?;
         Ok(config)
     }
 
@@ -647,9 +672,14 @@ impl Settings {
     pub(crate) fn shown(&self) -> anyhow::Result<Vec<(String, Option<String>, Origin)>> {
         let config = match self.given.contains_key("queue") {
             true => Some(self.config_to_run()?),
-            false => None,
+            false => {
+                // Any queue will do to check the other values.
+                let mut with_queue = self.clone();
+                with_queue.add_default("queue", "fq://./queue".to_owned());
+                with_queue.config()?;
+                None
+            }
         };
-        self.tasks()?;
         self.get::<DisplaySettings>()?;
         let shown = |setting: &'static Arg| {
             let given = self.given.get(name(setting)).cloned();

@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::exit_code::Exit;
 use super::output;
-use super::screen::Screen;
+use super::screen::{Keys, Screen};
 use super::watch::Watch;
 
 /// The width of lines that are not for a terminal.
@@ -26,7 +26,7 @@ queue, or below _hosts in the bucket. A host that ends removes its heartbeat. On
 three is silent: it was killed, or it can't reach the bucket. Other hosts run its tasks when its
 leases end. What a host runs is as old as its heartbeat.
 
-Ctrl-C ends it. Where standard output is not a terminal, it prints once.
+`q` or Ctrl-C ends it. Where standard output is not a terminal, it prints once.
 
 Examples:
   host top --fq ./queue
@@ -63,14 +63,27 @@ impl Top {
         let mut watcher = self.watch.open(!has_screen).await?;
         if has_screen {
             let mut terminate = signal(SignalKind::terminate())?;
+            let mut hangup = signal(SignalKind::hangup())?;
+            let mut quit_key = signal(SignalKind::quit())?;
             let screen = Arc::new(Screen::open()?);
+            let keys = Keys::open();
             // In a task of its own, so that a call that hangs does not keep Ctrl-C waiting.
             let showing = tokio::spawn(show(watcher, screen.clone(), self.every));
+            let quit = async {
+                match &keys {
+                    Some(keys) if keys.quit().await.is_ok() => {}
+                    _ => std::future::pending().await,
+                }
+            };
             let ended = tokio::select! {
-                shown = showing => shown?,
+                shown = showing => shown.unwrap_or_else(|panic| Err(panic.into())),
+                () = quit => Ok(Exit::Done),
                 _ = tokio::signal::ctrl_c() => Ok(Exit::Done),
                 _ = terminate.recv() => Ok(Exit::Done),
+                _ = hangup.recv() => Ok(Exit::Done),
+                _ = quit_key.recv() => Ok(Exit::Done),
             };
+            drop(keys);
             screen.leave()?;
             return ended;
         }

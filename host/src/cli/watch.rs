@@ -26,6 +26,7 @@ impl Group for Watching {
         "anonymous",
         "requester-pays",
     ]);
+    const NAMES_QUEUE: bool = true;
 }
 
 /// Options of commands that watch hosts.

@@ -20,6 +20,7 @@ use crate::notice::{Cloud, Notices};
 use crate::queue;
 use crate::queue::sqs::check_body_bucket;
 use crate::sandbox::{LEAST_HOST_MEMORY, MOST_LOG};
+use crate::scheme;
 
 /// A value, or what is wrong with its text.
 pub type Parsed<T> = Result<T, String>;
@@ -52,7 +53,10 @@ pub(super) fn message_bucket(text: &str) -> Parsed<bucket::Address> {
 pub(super) fn path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().try_map(|path: OsString| match path.to_str() {
         Some("") => Err("is empty; write a path".to_owned()),
-        Some(text) => with_home(text).map(PathBuf::from),
+        Some(text) => {
+            scheme::check_path(text)?;
+            with_home(text).map(PathBuf::from)
+        }
         None => Ok(PathBuf::from(path)),
     })
 }
@@ -116,6 +120,12 @@ pub(super) fn readable(text: &str) -> Parsed<Prefixes> {
 pub(super) fn component_prefix(text: &str) -> Parsed<Prefix> {
     let prefix = prefix(text)?;
     check_not_reserved(prefix.as_str()).map_err(|error| error.to_string())?;
+    if prefix.as_str().split('/').any(|segment| segment == bucket::TMP) {
+        return Err(format!(
+            "has a segment `{}`, which hosts use for unfinished files",
+            bucket::TMP
+        ));
+    }
     Ok(prefix)
 }
 
@@ -312,6 +322,14 @@ mod tests {
             assert!(whole(text).unwrap_err().starts_with("is not a whole number"), "{text}");
         }
         assert_eq!(prefix("components/").unwrap().as_str(), "components");
+    }
+
+    #[test]
+    fn a_prefix_is_one_that_a_bucket_can_have() {
+        for text in ["_receipts", "_Hosts/x", ".task-host-tmp", "logs/.task-host-tmp/x", "a/../b"] {
+            assert!(component_prefix(text).is_err(), "{text}");
+        }
+        assert_eq!(component_prefix("task-host-tmp/a/").unwrap().as_str(), "task-host-tmp/a");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::environment::with_home;
+use crate::scheme;
 
 /// Where a queue is. `Display` is its URL, and [`FromStr`] reads one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,27 +83,31 @@ fn parse(url: &str) -> Result<Address, String> {
     }
     let directory = |path: &str| match path {
         "" => Err("names no directory; write fq://DIR, like fq://./queue".to_owned()),
-        path => Ok(Address::Directory(with_home(path)?.into())),
+        path => {
+            scheme::check_path(path)?;
+            Ok(Address::Directory(with_home(path)?.into()))
+        }
     };
-    match url.split_once("://") {
-        None => directory(url),
-        Some(("fq", path)) => directory(path),
-        Some(("sqs", name)) if is_sqs_name(name) => Ok(Address::Sqs(Sqs::Name(name.to_owned()))),
-        Some(("sqs", _)) => Err("is not a valid queue name: write 1 to 80 letters, digits, - and \
+    let Some((scheme, rest)) = scheme::split(url) else { return directory(url) };
+    match (&*scheme, rest) {
+        ("fq", path) => directory(path),
+        ("sqs", name) if is_sqs_name(name) => Ok(Address::Sqs(Sqs::Name(name.to_owned()))),
+        ("sqs", _) => Err("is not a valid queue name: write 1 to 80 letters, digits, - and \
                                  _, with .fifo at the end for a FIFO queue"
             .to_owned()),
-        Some(("http" | "https", rest)) if rest.split('/').filter(|s| !s.is_empty()).count() > 1 => {
-            Ok(Address::Sqs(Sqs::Url(url.trim_end_matches('/').to_owned())))
+        ("http" | "https", rest) if rest.split('/').filter(|s| !s.is_empty()).count() > 1 => {
+            let rest = rest.trim_end_matches('/');
+            Ok(Address::Sqs(Sqs::Url(format!("{scheme}://{rest}"))))
         }
-        Some(("http" | "https", _)) => Err("is not the URL of an SQS queue; write \
+        ("http" | "https", _) => Err("is not the URL of an SQS queue; write \
                                             https://sqs.REGION.amazonaws.com/ACCOUNT/NAME"
             .to_owned()),
-        Some(("pubsub", path)) => pubsub(path).map(Address::PubSub).ok_or_else(|| {
+        ("pubsub", path) => pubsub(path).map(Address::PubSub).ok_or_else(|| {
             "is not a Pub/Sub queue; write \
              pubsub://projects/PROJECT/topics/TOPIC/subscriptions/SUBSCRIPTION"
                 .to_owned()
         }),
-        Some(_) => Err("is not the URL of a queue; write fq://DIR, sqs://NAME or \
+        _ => Err("is not the URL of a queue; write fq://DIR, sqs://NAME or \
                         pubsub://projects/PROJECT/topics/TOPIC/subscriptions/SUBSCRIPTION"
             .to_owned()),
     }
@@ -320,6 +325,19 @@ mod tests {
     }
 
     #[test]
+    fn a_scheme_may_be_in_capitals() {
+        for (url, want) in [
+            ("FQ://./q", "fq://./q"),
+            ("SQS://My-Tasks", "sqs://My-Tasks"),
+            ("HTTPS://sqs.us-east-1.amazonaws.com/1/T", "https://sqs.us-east-1.amazonaws.com/1/T"),
+            ("PubSub://projects/p/topics/T", "pubsub://projects/p/topics/T"),
+            ("./sqs:x", "fq://./sqs:x"),
+        ] {
+            assert_eq!(address(url).to_string(), want);
+        }
+    }
+
+    #[test]
     fn an_error_names_the_url_and_says_what_to_write() {
         let check = |url: &str, problem: &str| {
             let error = url.parse::<Address>().unwrap_err();
@@ -335,6 +353,10 @@ mod tests {
         check("arn:aws:s3:::bucket", "not the ARN of an SQS queue");
         check("pubsub://projects/p/topics/t/subscriptions/", "write pubsub://projects/");
         check("pubsub://topics/t", "write pubsub://projects/");
+        check("sqs:/tasks", "write sqs://NAME");
+        check("sqs:tasks", "./sqs:tasks");
+        check("fq://sqs:/tasks", "write sqs://NAME");
+        check("s3:/bucket", "looks like a URL with a slip");
     }
 
     #[test]

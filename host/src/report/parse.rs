@@ -27,6 +27,7 @@ pub struct Report<'a> {
     #[serde(borrow)]
     task: &'a RawValue,
     exception: Option<Value>,
+    result: Option<Value>,
     trace: Option<Value>,
     log: Option<Value>,
     attempt: Option<Value>,
@@ -59,6 +60,12 @@ impl<'a> Report<'a> {
     pub fn exception(&self) -> Option<String> {
         let text = |e: &Value| e.as_str().map_or_else(|| e.to_string(), str::to_owned);
         self.exception.as_ref().map(text)
+    }
+
+    /// Whether the report is of a task that succeeded.
+    pub fn is_done(&self) -> bool {
+        let has_failed = |result: &Value| result["success"] == Value::Bool(false);
+        self.exception.is_none() && self.result.as_ref().is_some_and(|r| !has_failed(r))
     }
 
     /// The calls that led to the failure, if they are known.

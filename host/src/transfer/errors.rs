@@ -26,6 +26,8 @@ pub struct ErrorCauses {
     pub read: u64,
     /// Messages that are not error reports.
     pub others: u64,
+    /// Those of them that report a task that is done.
+    pub done: u64,
 }
 
 impl ErrorCauses {
@@ -48,10 +50,12 @@ impl ErrorCauses {
     pub fn add(&mut self, body: &[u8]) {
         self.read += 1;
         let report = Report::parse(body);
+        let is_done = report.as_ref().is_some_and(Report::is_done);
         let Some((report, exception)) =
             report.and_then(|report| report.exception().map(|exception| (report, exception)))
         else {
             self.others += 1;
+            self.done += u64::from(is_done);
             return;
         };
         let mut cause = cause::fingerprint(&exception);
@@ -121,7 +125,8 @@ mod tests {
             found.add(report.to_string().as_bytes());
         }
         found.add(b"nonsense");
-        assert_eq!((found.read, found.others), (101, 1));
+        found.add(br#"{"host_info": {}, "task": {}, "result": {"success": true}}"#);
+        assert_eq!((found.read, found.others, found.done), (102, 2, 1));
         let causes = found.sorted();
         let lines: Vec<(u64, &str)> =
             causes.iter().map(|one| (one.count, one.cause.as_str())).collect();

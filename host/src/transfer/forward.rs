@@ -40,6 +40,8 @@ pub(super) enum Choice {
     Send(Bytes, String),
     /// Release the message as it is.
     Leave,
+    /// Release the report of a task that is done.
+    LeaveDone,
     /// Release the message, and report it as refused for this reason.
     Refuse(String),
 }
@@ -67,6 +69,8 @@ pub struct Forwarded {
     pub sent: u64,
     /// Messages that were looked at and not chosen.
     pub left: u64,
+    /// Reports of tasks that are done. They are in the source.
+    pub done: u64,
     /// Messages that could not be forwarded. They are in the source, or in both queues.
     pub refused: u64,
     /// The messages that were sent, by the names that they are counted under.
@@ -295,6 +299,10 @@ impl Work {
                 Choice::Send(..) => progress.held_back.push(lease),
                 Choice::Leave => {
                     progress.done.left += 1;
+                    progress.held_back.push(lease);
+                }
+                Choice::LeaveDone => {
+                    progress.done.done += 1;
                     progress.held_back.push(lease);
                 }
                 Choice::Refuse(_) => progress.held_back.push(lease),

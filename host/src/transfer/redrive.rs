@@ -55,8 +55,9 @@ pub struct Redrive {
 /// What was sent back; in a dry run, what would be.
 #[derive(Debug, Default)]
 pub struct Redriven {
-    /// The messages. `left` counts those that do not match the filter, and `refused` those that
-    /// are neither a task nor a report of one, or that could not be sent.
+    /// The messages. `left` counts those that do not match the filter, `done` those that report a
+    /// task that is done, and `refused` those that are neither a task nor a report of one, or that
+    /// could not be sent.
     pub messages: Forwarded,
     /// Some of the tasks that a dry run found.
     pub examples: Vec<Candidate>,
@@ -127,10 +128,11 @@ impl Redrive {
         let is_remote = self.from.is_remote() || self.to.is_remote();
         let filter = self.filter;
         let choose = move |body: &Bytes| match Candidate::of(body) {
-            Ok(candidate) if filter.matches(&candidate) => {
+            Ok(Some(candidate)) if filter.matches(&candidate) => {
                 Choice::Send(candidate.task, candidate.name)
             }
-            Ok(_) => Choice::Leave,
+            Ok(Some(_)) => Choice::Leave,
+            Ok(None) => Choice::LeaveDone,
             Err(problem) => Choice::Refuse(problem),
         };
         let forward = Forward { source, is_remote, target, choose: Box::new(choose), limit, looks };
@@ -163,7 +165,7 @@ impl Redrive {
                 None => Candidate::of(&message.body),
             };
             match candidate {
-                Ok(candidate) if self.filter.matches(&candidate) => {
+                Ok(Some(candidate)) if self.filter.matches(&candidate) => {
                     if found.sent < limit {
                         found.sent += 1;
                         *found.names.entry(candidate.name.clone()).or_default() += 1;
@@ -172,7 +174,8 @@ impl Redrive {
                         }
                     }
                 }
-                Ok(_) => found.left += 1,
+                Ok(Some(_)) => found.left += 1,
+                Ok(None) => found.done += 1,
                 Err(problem) => {
                     refusals.add(&MessageOrigin::message(&message.id), &problem, None);
                 }
@@ -201,31 +204,34 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// The task that a message is, or that it reports.
-    fn of(body: &Bytes) -> Result<Self, String> {
+    /// The task that a message is, or that it reports. None in the report of a task that is done.
+    fn of(body: &Bytes) -> Result<Option<Self>, String> {
         // A dead-letter queue of a service has the messages themselves.
         let not_a_task = match message::decode(body) {
             Ok(task) => {
                 let (name, id) = (task.name.to_string(), task.id);
                 let task = body.clone();
-                return Ok(Self { task, name, id, exception: None, log: None, time: None });
+                return Ok(Some(Self { task, name, id, exception: None, log: None, time: None }));
             }
             Err(error) => error,
         };
         let report = Report::parse(body)
             .ok_or_else(|| format!("is neither a task nor a report of a task: {not_a_task}"))?;
+        if report.is_done() {
+            return Ok(None);
+        }
         let text = report.message().map_err(|omitted| omitted.to_string())?;
         let task = message::decode(text.as_bytes()).map_err(|e| {
             format!("reports a message that is not a task and would fail again: {e}")
         })?;
-        Ok(Self {
+        Ok(Some(Self {
             task: Bytes::copy_from_slice(text.as_bytes()),
             name: task.name.to_string(),
             id: task.id,
             exception: report.exception(),
             log: report.log().map(str::to_owned),
             time: report.time(),
-        })
+        }))
     }
 }
 
@@ -276,14 +282,29 @@ mod tests {
         .into()
     }
 
+    fn candidate(body: impl Into<Bytes>) -> Candidate {
+        Candidate::of(&body.into()).unwrap().expect("a task that is not done")
+    }
+
+    #[test]
+    fn a_task_that_is_done_is_not_sent_again() {
+        let check = |fields: &str, is_done: bool| {
+            let report = format!(r#"{{"host_info": {{}}, "task": {TASK}{fields}}}"#);
+            let found = Candidate::of(&report.into()).unwrap();
+            assert_eq!(found.is_none(), is_done, "{fields}");
+        };
+        check(r#", "result": {"success": true, "outputs": ["d/a"]}"#, true);
+        check(r#", "result": "ok""#, true);
+        check(r#", "result": {"success": false}"#, false);
+        check(r#", "exception": "x""#, false);
+        check(r#", "exception": "x", "result": {}"#, false);
+        check("", false);
+    }
+
     #[test]
     fn a_task_comes_back_byte_for_byte() {
-        assert_eq!(Candidate::of(&report()).unwrap().task, TASK);
-        assert_eq!(
-            Candidate::of(&Bytes::from(TASK)).unwrap().task,
-            TASK,
-            "from a dead-letter queue"
-        );
+        assert_eq!(candidate(report()).task, TASK);
+        assert_eq!(candidate(TASK).task, TASK, "from a dead-letter queue");
     }
 
     #[test]
@@ -331,6 +352,7 @@ mod tests {
             for version in report.versions() {
                 match Candidate::of(&version) {
                     Ok(candidate) => {
+                        let candidate = candidate.expect("a failure");
                         assert_eq!(candidate.task, message);
                         assert_eq!(candidate.exception.as_deref(), Some("no room"));
                         back += 1;
@@ -356,10 +378,8 @@ mod tests {
     #[test]
     fn a_filter_lets_through_what_matches_all_of_it() {
         let check = |filter: Filter, of_report: bool, of_plain: bool| {
-            let candidate = Candidate::of(&report()).unwrap();
-            assert_eq!(filter.matches(&candidate), of_report, "{filter:?}");
-            let plain = Candidate::of(&Bytes::from(TASK)).unwrap();
-            assert_eq!(filter.matches(&plain), of_plain, "{filter:?} of a plain task");
+            assert_eq!(filter.matches(&candidate(report())), of_report, "{filter:?}");
+            assert_eq!(filter.matches(&candidate(TASK)), of_plain, "{filter:?} of a plain task");
         };
         let none = Filter::default;
         let seconds = |n| Some(UNIX_EPOCH + Duration::from_secs(n));

@@ -112,6 +112,9 @@ impl Ls {
             out.flush()?;
             return Ok(Exit::Done);
         }
+        if !super::is_there(&dir) {
+            return Ok(Exit::Done);
+        }
         let now = SystemTime::now();
         let row = |item: &Item| {
             let idle = now.duration_since(item.stored.used).unwrap_or_default();
@@ -174,7 +177,7 @@ impl Prune {
         }
         if self.json {
             output::json(&pruned)?;
-        } else {
+        } else if super::is_there(&dir) {
             let verb = if self.dry_run { "would be removed" } else { "removed" };
             writeln!(
                 output::out(),

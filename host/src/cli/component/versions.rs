@@ -16,8 +16,8 @@ use super::signature;
 use super::store::{ComponentStore, Pushed, Version, version_name};
 
 pub(super) const HISTORY_HELP: &str = "\
-`host component push` keeps each version that it replaces, beside the component. A task whose name is
-NAME@SHA256 runs that version.
+`host component push` keeps each version that it replaces, beside the component. A task whose name
+is NAME@SHA256 runs that version.
 
 Examples:
   host component history edges

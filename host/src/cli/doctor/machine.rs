@@ -12,7 +12,7 @@ use task_host::config::{Config, TaskLimits};
 use task_host::confinement::{self, Confine, InForce};
 use task_host::fit::{Finding, Level};
 use task_host::machine::Machine;
-use task_host::sandbox::{self, Confinement, Sandbox};
+use task_host::sandbox::{self, Confinement, Limits, Sandbox};
 use task_host::spill::SpillDir;
 
 use super::super::open_files::{LEAST_FILES, needed};
@@ -230,6 +230,18 @@ fn judge_memory(config: &Config, limits: &TaskLimits, machine: &Machine) -> Opti
             "--parallel {}, a lower {setting}, or more memory",
             limits.places(machine).min(parallel)
         );
+        return Some(Finding::new(Level::Warn, "memory", text).cure(cure));
+    }
+    // By default, fewer tasks run at a time.
+    let beside = limits.most(Limits::beside_the_guest).beside_the_guest();
+    if beside > memory && parallel < machine.cores() && parallel == limits.places(machine) {
+        let text = format!(
+            "a task may use {} of the host beside its own {each} (--output-memory and --host-memory, \
+             which follows from --max-output-files), and {there}: so only {} may run at a time",
+            beside.display().iec(),
+            output::count(parallel as u64, "task"),
+        );
+        let cure = "a lower limit, or --parallel N if tasks use less";
         return Some(Finding::new(Level::Warn, "memory", text).cure(cure));
     }
     let compiling = config.compile.memory;

@@ -84,7 +84,7 @@ impl EngineOption {
 
 impl Options {
     /// The table `[fleet]` of the file.
-    fn of_file(settings: &Settings) -> anyhow::Result<Self> {
+    pub(super) fn of_file(settings: &Settings) -> anyhow::Result<Self> {
         let table = settings.fleet();
         let command = Command::new("host").no_binary_name(true).disable_help_flag(true);
         let matches = Self::augment_args(command).try_get_matches_from(table.args()?);

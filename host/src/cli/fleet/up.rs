@@ -10,7 +10,7 @@ use task_host::queue;
 
 use super::super::exit_code::{Advice, Exit};
 use super::super::output;
-use super::super::settings::{Everything, Flags, Settings};
+use super::super::settings::{Flags, OfWorkers, Settings};
 use super::options::{Options, Workers};
 use super::{advice, name, open, said, states, tell};
 
@@ -55,7 +55,7 @@ struct WorkersOfFleet {
     #[command(flatten)]
     options: Options,
     #[command(flatten)]
-    flags: Flags<Everything>,
+    flags: Flags<OfWorkers>,
 }
 
 /// What to start, and where.

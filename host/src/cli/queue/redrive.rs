@@ -18,9 +18,9 @@ use super::{Which, load};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Sends the original task messages, and then deletes their reports. If the command is killed, a task
-may be in both queues, but it is never lost. Messages that do not match stay unchanged. A
-dead-letter queue of the service holds task messages instead of reports, so --match, --cause,
---older-than and --newer-than do not apply.
+may be in both queues, but it is never lost. Messages that do not match stay unchanged, and so do
+reports of tasks that are done. A dead-letter queue of the service holds task messages instead of
+reports, so --match, --cause, --older-than and --newer-than do not apply.
 
 Examples:
   host queue redrive ./queue --dry-run
@@ -74,6 +74,8 @@ struct Summary<'a> {
     names: &'a BTreeMap<String, u64>,
     /// Messages that do not match.
     left: u64,
+    /// Reports of tasks that are done, which are never sent back.
+    done: u64,
     /// Messages that are neither a task nor a report of a task, or that could not be sent.
     refused: u64,
     dry_run: bool,
@@ -120,6 +122,7 @@ impl Redrive {
         let messages = &done.messages;
         if self.json {
             let (sent, left, refused) = (messages.sent, messages.left, messages.refused);
+            let skipped = messages.done;
             let names = &messages.names;
             output::json(&Summary {
                 queue: &shown_to,
@@ -127,6 +130,7 @@ impl Redrive {
                 sent,
                 names,
                 left,
+                done: skipped,
                 refused,
                 dry_run,
             })?;
@@ -157,6 +161,12 @@ fn tell(done: &Redriven, from: &str, to: &str, dry_run: bool) -> io::Result<()> 
     if messages.left > 0 {
         let verb = if messages.left == 1 { "does" } else { "do" };
         rest.push_str(&format!("; {} left that {verb} not match", HumanCount(messages.left)));
+    }
+    if messages.done > 0 {
+        rest.push_str(&format!(
+            "; {} skipped of tasks that are done",
+            output::count(messages.done, "report")
+        ));
     }
     if messages.refused > 0 {
         rest.push_str(&format!("; {} left that can't be sent back", HumanCount(messages.refused)));

@@ -4,11 +4,15 @@ use std::io::Write;
 
 use serde::Serialize;
 use task_host::queue::{self, Address, Counts};
+use task_host::transfer::errors::ErrorCauses;
 
 use super::super::exit_code::Exit;
 use super::super::output;
 use super::super::settings::Settings;
 use super::{Which, load};
+
+/// The most reports that are read to tell failures from tasks that are done.
+const REPORTS: u64 = 1000;
 
 /// The figures of a queue, with the fields of `--json`.
 #[derive(Debug, Serialize)]
@@ -20,20 +24,32 @@ struct Status {
     waiting: Option<u64>,
     /// Messages that a worker holds.
     held: Option<u64>,
+    #[serde(flatten)]
+    errors: Errors,
+}
+
+/// What is in the error queue.
+#[derive(Debug, Default, Serialize)]
+struct Errors {
     /// The queue's error queue, if there is one.
     error_queue: Option<String>,
-    /// The reports in it.
+    /// The reports in it, without the reports of done tasks that were read.
     failed: Option<u64>,
+    /// Reports of done tasks that were read. The error queue may be the done queue too.
+    #[serde(skip)]
+    done: u64,
+    /// There are more reports than were read.
+    #[serde(skip)]
+    is_part: bool,
 }
 
 pub(super) async fn show(queue: &Which, json: bool) -> anyhow::Result<Exit> {
     let (settings, _) = load(&queue.flags)?;
     let address = queue.address(&settings)?;
     let counts = queue::admin(&address, &settings.queue_access()?).await?.counts().await?;
-    let errors = errors(&settings, &address).await;
-    let (error_queue, failed) = errors.map_or((None, None), |(url, n)| (Some(url), n));
+    let errors = errors(&settings, &address).await.unwrap_or_default();
     let (waiting, held) = (counts.waiting(), counts.held());
-    let status = Status { queue: address.to_string(), counts, waiting, held, error_queue, failed };
+    let status = Status { queue: address.to_string(), counts, waiting, held, errors };
     if json {
         output::json(&status)?;
         return Ok(Exit::Done);
@@ -45,15 +61,26 @@ pub(super) async fn show(queue: &Which, json: bool) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// The error queue and the number of its reports. None if there is none, or it does not answer: the
-/// figures of the queue itself are shown anyway.
-async fn errors(settings: &Settings, address: &Address) -> Option<(String, Option<u64>)> {
+/// What is in the error queue. None if there is none, or it does not answer: the figures of the
+/// queue itself are shown anyway.
+async fn errors(settings: &Settings, address: &Address) -> Option<Errors> {
     let errors = settings.error_queue(address).ok()?;
     if errors.directory().is_some_and(|dir| !dir.exists()) {
         return None;
     }
     let admin = queue::admin(&errors, &settings.queue_access().ok()?).await.ok()?;
-    Some((errors.to_string(), admin.counts().await.ok()?.enqueued))
+    let reports = admin.counts().await.ok()?.enqueued;
+    // To read a report of a service is to lease it.
+    let read = match errors.is_remote() {
+        true => ErrorCauses::default(),
+        false => ErrorCauses::of(&*admin, REPORTS).await.unwrap_or_default(),
+    };
+    Some(Errors {
+        error_queue: Some(errors.to_string()),
+        failed: reports.map(|n| n.saturating_sub(read.done)),
+        done: read.done,
+        is_part: read.read == REPORTS,
+    })
 }
 
 impl Status {
@@ -84,8 +111,14 @@ impl Status {
         if retrying.is_some() {
             lines.push(line("Waiting for a retry", retrying, String::new()));
         }
-        if let Some(errors) = &self.error_queue {
-            lines.push(line("Failed", self.failed, format!(" (reports in {errors})")));
+        let Errors { error_queue, failed, done, is_part } = &self.errors;
+        if let Some(errors) = error_queue {
+            let others = match (*done, *is_part) {
+                (0, _) => String::new(),
+                (_, true) => ", some of tasks that are done".to_owned(),
+                (n, false) => format!(", without {} of done tasks", output::count(n, "report")),
+            };
+            lines.push(line("Failed", *failed, format!(" (reports in {errors}{others})")));
         }
         lines
     }
@@ -95,11 +128,31 @@ impl Status {
 mod tests {
     use super::*;
 
-    fn lines(counts: Counts, errors: Option<u64>) -> Vec<String> {
+    fn lines(counts: Counts, failed: Option<u64>) -> Vec<String> {
+        let error_queue = failed.map(|_| "fq://./q-errors".to_owned());
+        lines_with(counts, Errors { error_queue, failed, ..Errors::default() })
+    }
+
+    fn lines_with(counts: Counts, errors: Errors) -> Vec<String> {
         let (waiting, held) = (counts.waiting(), counts.held());
-        let error_queue = errors.map(|_| "fq://./q-errors".to_owned());
-        let queue = "fq://./q".to_owned();
-        Status { queue, counts, waiting, held, error_queue, failed: errors }.lines()
+        Status { queue: "fq://./q".to_owned(), counts, waiting, held, errors }.lines()
+    }
+
+    #[test]
+    fn reports_of_done_tasks_are_not_failures() {
+        let check = |done, is_part, want: &str| {
+            let error_queue = Some("fq://./q-errors".to_owned());
+            let errors = Errors { error_queue, failed: Some(3), done, is_part };
+            let lines = lines_with(Counts::default(), errors);
+            assert_eq!(
+                lines.last().unwrap(),
+                &format!("Failed: 3 (reports in fq://./q-errors{want})")
+            );
+        };
+        check(0, false, "");
+        check(0, true, "");
+        check(2, false, ", without 2 reports of done tasks");
+        check(2, true, ", some of tasks that are done");
     }
 
     #[test]

@@ -42,7 +42,7 @@ and runs them again, with the component and the inputs of the receipt, and deter
 receipt says so. It publishes nothing. It compares the digests of all outputs with the receipt, and
 prints the tasks that leave other outputs or fail, one per line, as `host submit` accepts them.
 A task whose component or input has other bytes now can't be repeated, and is only reported.
-The exit code is 3 if a task differs, failed, or can't be repeated.
+The exit code is 3 if a task differs, failed, or can't be repeated, and 1 if there are no tasks.
 
 Examples:
   host receipts audit --bucket s3://my-data --sample 1% tasks.jsonl
@@ -164,6 +164,9 @@ impl Audit {
             console.tell(String::from_utf8_lossy(&output::json_line(&found)?));
         } else {
             found.tell(&console);
+        }
+        if found.tasks + found.refused == 0 {
+            return Err(super::no_tasks().into());
         }
         let is_clean = found.same == found.chosen() && found.refused == 0;
         Ok(if is_clean { Exit::Done } else { Exit::Partly })

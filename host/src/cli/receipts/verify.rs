@@ -30,9 +30,9 @@ outputs. It prints the tasks that are not done, one per line, as `host submit` a
   changed  no output is the one of the receipt
   mixed    some outputs are those of the receipt, and others are not
 --quick compares sizes and versions of outputs and reads none. Copying a bucket changes versions.
-A host with --receipts does not run a task that has a receipt: --withdraw withdraws the receipts of the
-printed tasks, so that they run when they are sent again.
-The exit code is 3 if a task is not done.
+A host with --receipts does not run a task that has a receipt: --withdraw withdraws the receipts of
+the printed tasks, so that they run when they are sent again.
+The exit code is 3 if a task is not done, and 1 if there are no tasks to check.
 
 Examples:
   host receipts verify --bucket s3://my-data tasks.jsonl
@@ -113,6 +113,9 @@ impl Verify {
             console.tell(String::from_utf8_lossy(&output::json_line(&found)?));
         } else {
             found.tell(&console);
+        }
+        if found.tasks + found.refused == 0 {
+            return Err(super::no_tasks().into());
         }
         let is_clean = found.done == found.tasks && found.refused == 0;
         Ok(if is_clean { Exit::Done } else { Exit::Partly })

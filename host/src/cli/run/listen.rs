@@ -11,10 +11,8 @@ use std::sync::Arc;
 use axum::Router;
 use task_host::activity::snapshot::{HostView, Setting};
 use task_host::services::Services;
-use tokio::net::TcpListener;
 
-use super::super::exit_code::Advice;
-use super::super::listener::Bounded;
+use super::super::listener::{Bounded, listen};
 use super::super::{output, page};
 
 /// Serves the endpoints at `address` until the process ends.
@@ -23,10 +21,7 @@ pub(crate) async fn serve(
     services: Arc<Services>,
     settings: Vec<Setting>,
 ) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(address).await.map_err(|error| {
-        Advice::failed(format!("--listen {address}: {error}"))
-            .hint("is another host listening there?")
-    })?;
+    let listener = listen(address).await?;
     let address = listener.local_addr()?;
     tracing::info!(
         "listening at http://{address}/, and at /api/host, /metrics, /healthz and /readyz{}",

@@ -1,6 +1,6 @@
 //! The settings of the command line itself: what it shows, and where health checks are answered.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -28,7 +28,7 @@ pub(crate) struct DisplaySettings {
     #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = when)]
     pub(crate) progress: When,
     /// Address for the status page, metrics and health checks over HTTP, without a login, such as
-    /// 127.0.0.1:8080 [default: none]
+    /// 127.0.0.1:8080, or :8080 for the same; 0.0.0.0:8080 is open to other machines [default: none]
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     pub(crate) listen: Option<SocketAddr>,
     /// Warn about a task that runs for longer than this, and about one that runs for ten times as
@@ -96,8 +96,19 @@ fn heartbeat(text: &str) -> Parsed<Duration> {
     }
 }
 
+/// The address of a server. Without an IP address, it is this machine's own, which no other machine
+/// reaches.
 pub(crate) fn address(text: &str) -> Parsed<SocketAddr> {
-    text.parse().map_err(|_| "is not an address; write for example 127.0.0.1:8080".to_owned())
+    let host_and_port = text.rsplit_once(':').filter(|(host, _)| matches!(*host, "" | "localhost"));
+    let parsed = match host_and_port {
+        Some((_, port)) => port.parse().ok().map(|port: u16| (Ipv4Addr::LOCALHOST, port).into()),
+        None => text.parse().ok(),
+    };
+    parsed.ok_or_else(|| {
+        "is not an address; write for example 127.0.0.1:8080, or 0.0.0.0:8080 for all addresses \
+         of this machine"
+            .to_owned()
+    })
 }
 
 #[cfg(test)]
@@ -111,6 +122,17 @@ mod tests {
         assert_eq!(log_level("info,guest=debug").unwrap(), "info,guest=debug");
         assert!(log_level("loud").is_err());
         assert!(log_level("info,guest=loud").is_err());
+    }
+
+    #[test]
+    fn an_address_without_an_ip_address_is_this_machines_own() {
+        for text in ["127.0.0.1:8080", "localhost:8080", ":8080"] {
+            assert_eq!(address(text).unwrap().to_string(), "127.0.0.1:8080");
+        }
+        assert_eq!(address("[::1]:80").unwrap().to_string(), "[::1]:80");
+        for text in ["8080", "localhost", "localhost:", ":99999", "::1:80", "example.org:80"] {
+            assert!(address(text).unwrap_err().contains("write for example"), "{text}");
+        }
     }
 
     #[test]

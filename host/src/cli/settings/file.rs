@@ -41,9 +41,7 @@ pub(super) fn read(named: Option<(PathBuf, &str)>) -> anyhow::Result<File> {
     };
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(parse(&path, &text)?),
-        Err(error) if by.is_none() && error.kind() == io::ErrorKind::NotFound => {
-            Ok(File::default())
-        }
+        Err(error) if by.is_none() && is_missing(&path, &error) => Ok(File::default()),
         Err(error) => {
             let by = by.map_or(String::new(), |by| format!("{by}: "));
             Err(Advice::usage(format!("{by}{} can't be read: {error}", path.display())).into())
@@ -53,19 +51,25 @@ pub(super) fn read(named: Option<(PathBuf, &str)>) -> anyhow::Result<File> {
 
 /// Reads `host.toml` in the directory of the user's settings, if it exists and may be read.
 pub(super) fn read_users() -> anyhow::Result<File> {
-    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+    use io::ErrorKind::{NotADirectory, PermissionDenied};
     let Some(path) = environment::config_dir().map(|dir| dir.join(DEFAULT)) else {
         return Ok(File::default());
     };
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(parse(&path, &text)?),
-        Err(error) if matches!(error.kind(), NotFound | NotADirectory | PermissionDenied) => {
+        Err(error) if is_missing(&path, &error) => Ok(File::default()),
+        Err(error) if matches!(error.kind(), NotADirectory | PermissionDenied) => {
             Ok(File::default())
         }
         Err(error) => {
             Err(Advice::usage(format!("{} can't be read: {error}", path.display())).into())
         }
     }
+}
+
+/// Whether there is no file. A link to nothing is not that: somebody wants its settings.
+fn is_missing(path: &Path, error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound && !path.is_symlink()
 }
 
 fn parse(path: &Path, text: &str) -> Result<File, Advice> {

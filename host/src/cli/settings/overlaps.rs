@@ -171,6 +171,23 @@ pub(super) fn check_message_bucket(
     Ok(())
 }
 
+/// Checks that the logs of tasks are apart from the components in the bucket.
+pub(super) fn check_logs(data: &DataSettings) -> Result<(), Advice> {
+    let Some(logs) = data.logs.as_ref().filter(|_| data.components.is_none()) else {
+        return Ok(());
+    };
+    let components = &data.component_prefix;
+    let [inner, outer] = [logs, components].map(|prefix| format!("{}/", prefix.as_str()));
+    if !inner.starts_with(&outer) && !outer.starts_with(&inner) {
+        return Ok(());
+    }
+    Err(Advice::usage(format!(
+        "--logs {logs} and --component-prefix {components} overlap: the logs of tasks would be among \
+         the components"
+    ))
+    .hint("choose another prefix for the logs, such as --logs logs"))
+}
+
 /// A directory that a setting names.
 struct Directory {
     role: Role,

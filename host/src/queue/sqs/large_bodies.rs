@@ -29,6 +29,7 @@ use super::attempts::Sent;
 use super::failure::Failure;
 use crate::message;
 use crate::queue::{Access, LONGEST_MESSAGE, QueueError};
+use crate::scheme;
 use parking_lot::Mutex;
 
 /// The class names in pointers: of the current library, and of its first version.
@@ -236,7 +237,8 @@ fn named(queue: &str, url: &str) -> Result<(String, String), QueueError> {
 
 /// The bucket and the prefix of its URL.
 fn parse(url: &str) -> Option<(String, String)> {
-    let (bucket, prefix) = url.strip_prefix("s3://")?.split_once('/')?;
+    let (scheme, rest) = scheme::split(url)?;
+    let (bucket, prefix) = rest.split_once('/').filter(|_| scheme == "s3")?;
     let prefix = prefix.trim_matches('/');
     let is_path = !prefix.is_empty() && Path::parse(prefix).is_ok();
     (!bucket.is_empty() && is_path).then(|| (bucket.to_owned(), format!("{prefix}/")))
