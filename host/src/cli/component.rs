@@ -205,7 +205,7 @@ pub(crate) fn task_name(given: Option<&str>, file: &Path) -> anyhow::Result<Task
 
 /// The bytes of a file that may be a component.
 pub(crate) fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
-    Ok(std::fs::read(file).map_err(|e| Advice::failed(format!("{}: {e}", output::path(&file))))?)
+    Ok(std::fs::read(file).map_err(|e| Advice::failed(format!("{}: {e}", output::path(file))))?)
 }
 
 /// Checks that a file can be a task's component or program, as far as its imports and exports tell.
@@ -219,7 +219,7 @@ pub(crate) fn check(file: &Path, bytes: &[u8]) -> anyhow::Result<Contents> {
         (Ok(contents), None) => Ok(contents),
         (_, problem) => {
             let problem = problem.unwrap_or_default();
-            Err(Advice::failed(format!("{} {problem}", output::path(&file))).into())
+            Err(Advice::failed(format!("{} {problem}", output::path(file))).into())
         }
     }
 }

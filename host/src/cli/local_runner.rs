@@ -70,11 +70,11 @@ impl LocalRunner {
             Ok(ready) => Ok(ready),
             // The error names our temporary bucket, so the message names the file instead.
             Err(CatalogError::NotAGuest { problem, .. }) => {
-                Err(Advice::failed(format!("{} can't be run: {problem}", output::path(&file)))
+                Err(Advice::failed(format!("{} can't be run: {problem}", output::path(file)))
                     .into())
             }
             Err(CatalogError::NotYet { why, .. }) => {
-                Err(Advice::failed(format!("{} was not compiled: {why}", output::path(&file)))
+                Err(Advice::failed(format!("{} was not compiled: {why}", output::path(file)))
                     .into())
             }
             Err(error) => Err(error.into()),

@@ -504,15 +504,14 @@ fn tell_component(console: &Console, plan: &Plan, digest: &str) {
 }
 
 fn write_profile(console: &Console, profiler: &Profiler, path: &Path) -> anyhow::Result<()> {
-    let failed =
-        |error: std::io::Error| Advice::failed(format!("{}: {error}", output::path(&path)));
+    let failed = |error: std::io::Error| Advice::failed(format!("{}: {error}", output::path(path)));
     let mut file = BufWriter::new(fs::File::create(path).map_err(failed)?);
     let samples = profiler.write(&mut file).map_err(failed)?;
     file.flush().map_err(failed)?;
     let samples = output::count(samples as u64, "sample");
     console.note(format_args!(
         "{samples} in {}; the profilers of browsers open it, and profiler.firefox.com",
-        output::path(&path)
+        output::path(path)
     ));
     Ok(())
 }

@@ -49,10 +49,7 @@ impl Wit {
         for (path, text) in WASI {
             write(&dir.join(path.trim_start_matches("wit/")), text)?;
         }
-        output::note(format_args!(
-            "wrote the world task-host:guest/task to {}",
-            output::path(&dir)
-        ));
+        output::note(format_args!("wrote the world task-host:guest/task to {}", output::path(dir)));
         Ok(Exit::Done)
     }
 }
@@ -61,7 +58,7 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     let written =
         path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(path, text));
     Ok(written
-        .map_err(|error| Advice::failed(format!("can't write {}: {error}", output::path(&path))))?)
+        .map_err(|error| Advice::failed(format!("can't write {}: {error}", output::path(path))))?)
 }
 
 #[cfg(test)]

@@ -77,7 +77,7 @@ impl Item {
         };
         match std::fs::remove_file(code) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Advice::failed(format!("{}: {error}", output::path(&code))).into())
+                Err(Advice::failed(format!("{}: {error}", output::path(code))).into())
             }
             _ => Ok(()),
         }

@@ -43,7 +43,7 @@ pub(super) fn to_push(
         None => Ok(Some(signature)),
         Some(problem) => Err(Advice::failed(format!(
             "hosts would not run {name} with the signature {}: {problem}",
-            output::path(&file)
+            output::path(file)
         ))
         .into()),
     }

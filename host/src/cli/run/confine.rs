@@ -44,10 +44,7 @@ fn rules(
     let mut rules = Rules::of(&Environment::of_process());
     let mut own = |dir: &Path, is_made| {
         rules.own(dir, is_made).map_err(|error| {
-            Advice::failed(format!(
-                "could not create the directory {}: {error}",
-                output::path(&dir)
-            ))
+            Advice::failed(format!("could not create the directory {}: {error}", output::path(dir)))
         })
     };
     own(&config.cache.dir, true)?;

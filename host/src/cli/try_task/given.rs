@@ -92,7 +92,7 @@ impl Input {
     /// The files below a directory, with their paths below it as keys, after the given key.
     fn of_dir(text: &str, key: Option<&str>, dir: &Path) -> anyhow::Result<Vec<Self>> {
         let failed = |path: &Path, problem: &dyn std::fmt::Display| {
-            Advice::failed(format!("input {text:?}: {}: {problem}", output::path(&path)))
+            Advice::failed(format!("input {text:?}: {}: {problem}", output::path(path)))
         };
         let mut found = Vec::new();
         let mut dirs = vec![(dir.to_owned(), key.unwrap_or_default().to_owned())];

@@ -32,7 +32,7 @@ pub(super) fn build(dir: &Path) -> anyhow::Result<PathBuf> {
         let files = BUILDERS.map(|(file, _)| file).join(" and no ");
         return Err(Advice::usage(format!(
             "{} has no {files}, so it can't be built",
-            output::path(&dir)
+            output::path(dir)
         ))
         .hint("build the component with the tools of its language, and name the .wasm file")
         .into());
@@ -55,7 +55,7 @@ fn install(mut command: Command, dir: &Path, hint: &str) -> anyhow::Result<()> {
 /// Runs a command that builds the project in `dir`. The last line that it prints is the path of the
 /// component.
 fn printed(mut command: Command, dir: &Path, hint: &str) -> anyhow::Result<PathBuf> {
-    let shown = output::path(&dir);
+    let shown = output::path(dir);
     let program = command.get_program().display().to_string();
     let built = command.current_dir(dir).stderr(Stdio::inherit()).output();
     let built = built.map_err(|error| {

@@ -141,7 +141,7 @@ impl Place {
 /// A script that starts workers.
 pub(super) fn script(spec: &Spec, docker: &[&str], create: &[String], workers: u32) -> String {
     let mut words: Vec<String> = vec!["docker".to_owned()];
-    words.extend(docker.iter().map(|word| shell::word(word)));
+    words.extend(docker.iter().map(shell::word));
     words.push(format!("--name=\"task-host.{}.$worker\"", spec.fleet));
     words.push(format!("--label=\"{WORKER}=$worker\""));
     words.push(format!("--env=\"HOST_WORKER=task-host.{}.$worker\"", spec.fleet));
@@ -151,9 +151,9 @@ pub(super) fn script(spec: &Spec, docker: &[&str], create: &[String], workers: u
         let value = arg.strip_prefix("--env=").and_then(|name| spec.environment.get(name));
         value.map_or_else(|| arg.clone(), |value| format!("{arg}={value}"))
     };
-    words.extend(create.iter().map(|arg| shell::word(&with_value(arg))));
+    words.extend(create.iter().map(|arg| shell::word(with_value(arg))));
     words.extend([shell::word(&spec.image), "run".to_owned()]);
-    let made = mounts::made(spec).filter_map(|path| path.to_str().map(|path| shell::word(path)));
+    let made = mounts::made(spec).filter_map(|path| path.to_str().map(shell::word));
     let made: String = made.map(|path| format!("mkdir -p {path}\n")).collect();
     let numbers: Vec<String> = (0..workers).map(|worker| worker.to_string()).collect();
     format!(

@@ -43,12 +43,12 @@ pub(in super::super) fn look_at(
         Use::Share => "correct its owner, its permissions or its disk, or name another directory",
     };
     let written = write(place).map_err(|errno| {
-        let text = format!("{} {}", output::path(&place), why(errno, place));
+        let text = format!("{} {}", output::path(place), why(errno, place));
         Finding::new(Level::Problem, subject, text).cure(cure)
     })?;
     if written.free < LITTLE {
         let left = written.free.display().iec();
-        let text = format!("{}: its disk has only {left} free", output::path(&place));
+        let text = format!("{}: its disk has only {left} free", output::path(place));
         return Err(Finding::new(Level::Warn, subject, text).cure("free some space on this disk"));
     }
     if let (Use::Share, Some(text)) = (purpose, written.skew()) {

@@ -30,7 +30,7 @@ struct Message {
 /// When the project can't be built, or makes no component or several.
 pub(super) fn build(dir: &Path) -> anyhow::Result<PathBuf> {
     let manifest = dir.join(MANIFEST);
-    let shown = output::path(&dir);
+    let shown = output::path(dir);
     let mut cargo = Command::new("cargo");
     cargo.args(["build", "--release", "--target", TARGET]).current_dir(dir);
     // Errors and progress go to the terminal, and the messages come here.
@@ -62,7 +62,7 @@ pub(super) fn build(dir: &Path) -> anyhow::Result<PathBuf> {
             .hint("in Rust a task is a library with crate-type = [\"cdylib\"], see `host new`")
             .into()),
         _ => {
-            let made: Vec<String> = made.iter().map(|file| output::path(&file)).collect();
+            let made: Vec<String> = made.iter().map(output::path).collect();
             Err(Advice::usage(format!("the build of {shown} made several components"))
                 .hint(format!("name one: {}", made.join(", ")))
                 .into())

@@ -25,7 +25,7 @@ pub(super) fn build(dir: &Path) -> anyhow::Result<PathBuf> {
 }
 
 fn install(dir: &Path) -> anyhow::Result<()> {
-    output::note(format_args!("installing {MANIFEST} in {}", output::path(&dir.join(PACKAGES))));
+    output::note(format_args!("installing {MANIFEST} in {}", output::path(dir.join(PACKAGES))));
     let mut npm = Command::new("npm");
     npm.args(["install", "--no-audit", "--no-fund", "--loglevel", "error"]);
     super::install(npm, dir, "this needs Node.js 20 or later with npm, and its registry once")

@@ -37,7 +37,7 @@ pub(super) fn build(dir: &Path) -> anyhow::Result<PathBuf> {
 fn install(dir: &Path, python: &Path) -> anyhow::Result<()> {
     output::note(format_args!(
         "installing {REQUIREMENTS} in {}",
-        output::path(&dir.join(ENVIRONMENT))
+        output::path(dir.join(ENVIRONMENT))
     ));
     let python = std::path::absolute(dir.join(python))?;
     let mut make = Command::new("python3");
