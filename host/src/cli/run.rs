@@ -193,8 +193,7 @@ fn warn(problem: &Finding) {
 
 fn create_bucket(dir: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(dir).map_err(|error| {
-        Advice::failed(format!("could not create the bucket {}: {error}", output::path(&dir)))
-            .into()
+        Advice::failed(format!("could not create the bucket {}: {error}", output::path(dir))).into()
     })
 }
 

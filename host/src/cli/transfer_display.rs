@@ -118,7 +118,7 @@ pub(crate) fn create_rejects(path: &Path) -> Result<Rejects, Advice> {
 pub(crate) fn tell_kept(console: &Console, sent: &Sent, rejects: Option<&Path>) {
     if let Some(path) = rejects.filter(|_| sent.kept > 0) {
         let lines = output::count(sent.kept, "line");
-        console.note(format_args!("{lines} kept in {}", output::path(&path)));
+        console.note(format_args!("{lines} kept in {}", output::path(path)));
     }
 }
 
