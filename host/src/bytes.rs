@@ -103,6 +103,12 @@ mod tests {
 
     use super::*;
 
+    fn compared(a: &[u8], b: &[u8]) -> c_int {
+        assert_eq!(a.len(), b.len());
+        // SAFETY: both have so many bytes.
+        unsafe { compare(a.as_ptr(), b.as_ptr(), a.len()) }
+    }
+
     #[test]
     fn bytes_are_ordered_by_the_first_that_differs() {
         // Every length, every place of a difference, and every alignment.
@@ -110,7 +116,8 @@ mod tests {
             for shift in 0..8 {
                 let a: Vec<u8> = (0..n + shift).map(|i| 0x7f + i as u8).collect();
                 let a = &a[shift..];
-                assert_eq!(unsafe { compare(a.as_ptr(), a.to_vec().as_ptr(), n) }, 0);
+                let copy = a.to_vec();
+                assert_eq!(compared(a, &copy), 0);
                 for at in 0..n {
                     for by in [1, 0x80] {
                         let mut b = a.to_vec();
@@ -124,7 +131,7 @@ mod tests {
                             Ordering::Equal => 0,
                             Ordering::Greater => 1,
                         };
-                        let found = unsafe { compare(a.as_ptr(), b.as_ptr(), n) };
+                        let found = compared(a, &b);
                         assert_eq!(found, want, "{n} bytes, of which the one at {at} differs");
                     }
                 }
