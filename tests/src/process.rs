@@ -61,6 +61,13 @@ impl Running {
             .unwrap_or_else(|error| panic!("{} can't be sent a signal: {error}", self.what));
     }
 
+    /// Sends a signal to a host that has heeded one already. Signals within half a second count as
+    /// one, so this waits as long.
+    pub fn signal_again(&self, signal: Signal) {
+        std::thread::sleep(std::time::Duration::from_millis(501));
+        self.signal(signal);
+    }
+
     /// What it has said so far.
     pub fn stderr(&self) -> String {
         read(&self.stderr)

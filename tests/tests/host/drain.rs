@@ -66,11 +66,6 @@ fn a_signal_for_the_thread_of_a_task_reaches_the_host() {
     assert_eq!(place.counts(), (5, 0));
 }
 
-/// Lets the time pass in which signals count as one. The host has heeded the first already.
-fn later() {
-    std::thread::sleep(std::time::Duration::from_millis(501));
-}
-
 #[test]
 fn a_second_signal_gives_everything_back() {
     let place = Place::with(&["misbehave"]);
@@ -79,8 +74,7 @@ fn a_second_signal_gives_everything_back() {
     // As `timeout` does, which signals the host and then its process group.
     host.signal(Signal::TERM);
     eventually("the tasks that were held ready", || (place.counts() == (6, 1)).then_some(()));
-    later();
-    host.signal(Signal::TERM);
+    host.signal_again(Signal::TERM);
     host.wait().code(143);
     assert_eq!(place.counts(), (6, 0));
     assert!(!place.keys().iter().any(|key| key.ends_with("done.txt")));
@@ -93,8 +87,7 @@ fn ctrl_c_twice_has_its_own_exit_code() {
     let host = busy(&place, 3600.0, &[]);
     host.signal(Signal::INT);
     eventually("the tasks that were held ready", || (place.counts() == (6, 1)).then_some(()));
-    later();
-    host.signal(Signal::INT);
+    host.signal_again(Signal::INT);
     host.wait().code(130);
     assert_eq!(place.counts(), (6, 0));
 }

@@ -145,7 +145,7 @@ fn the_signal_after_a_notice_is_the_first_one() {
     host.signal(Signal::TERM);
     says("\"1 task running may finish within 1m");
     assert_eq!(place.counts(), (2, 1), "the running task was released");
-    host.signal(Signal::TERM);
+    host.signal_again(Signal::TERM);
     host.wait().code(143);
     assert_eq!(place.counts(), (2, 0));
 }
@@ -160,7 +160,7 @@ fn a_notice_while_the_host_stops_only_shortens_the_time() {
     metadata.notices();
     let text = "Azure will take away this machine; 1 task running may finish within 15s";
     eventually(text, || host.stderr().contains(text).then_some(()));
-    host.signal(Signal::TERM);
+    host.signal_again(Signal::TERM);
     let left = host.wait().code(143);
     let summary: Value = serde_json::from_str(&left.stdout).expect("a summary");
     assert_eq!((&summary["stopped"], &summary["cause"]), (&json!("killed"), &json!("signal")));

@@ -56,10 +56,10 @@ fn the_third_signal_ends_a_host_whose_calls_hang() {
     let (place, disk, watched) = hung();
     let mut host = watched.into_host();
     for words in ["stopping: ", "stopping now: "] {
-        host.signal(Signal::TERM);
+        host.signal_again(Signal::TERM);
         eventually(words, || host.stderr().contains(words).then_some(()));
     }
-    host.signal(Signal::TERM);
+    host.signal_again(Signal::TERM);
     // Threads in a call stay until the file system answers; the process is over before.
     let stat = format!("/proc/{}/stat", host.pid().as_raw_nonzero());
     eventually("a host that has exited", || {
