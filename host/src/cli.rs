@@ -192,7 +192,7 @@ pub(crate) fn main() -> ExitCode {
     let is_brief = !std::env::args_os().any(|arg| arg == "--help" || arg == "help");
     let matches = command(is_brief).try_get_matches().unwrap_or_else(|e| without_hidden(e).exit());
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    console::set_verbosity(cli.quiet, cli.verbose);
+    output::set_verbosity(cli.quiet, cli.verbose);
     match cli.command.run() {
         Ok(exit) => exit.into(),
         Err(error) => exit_code::report(&error).into(),

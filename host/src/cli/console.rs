@@ -9,7 +9,6 @@ mod repeats;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
-use std::sync::atomic::{AtomicI8, Ordering::Relaxed};
 
 use indicatif::{MultiProgress, ProgressDrawTarget};
 use task_host::plain;
@@ -18,6 +17,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::JsonFields;
 
 pub(crate) use self::guest::GuestOutput;
+use super::output::{is_quiet, verbosity};
 use super::settings::{DisplaySettings, LogFormat, When};
 
 /// Libraries log only errors by default. Their failures come back as errors, which we report.
@@ -25,25 +25,6 @@ const QUIET: &str = "aws_config=error,aws_runtime=error,aws_sdk_sqs=error,aws_sm
     aws_smithy_http_client=error,aws_sigv4=error,google_cloud_auth=error,google_cloud_gax=error,\
     h2=error,hyper=error,hyper_util=error,object_store=error,reqwest=error,rustls=error,\
     tonic=error,tower=error";
-
-/// How much more is said than by default, or less if it is negative. Set once, before anything is
-/// said.
-static VERBOSITY: AtomicI8 = AtomicI8::new(0);
-
-/// Sets how much is said, as -q and -v ask.
-pub(crate) fn set_verbosity(is_quiet: bool, verbose: u8) {
-    let more = i8::try_from(verbose).unwrap_or(i8::MAX);
-    VERBOSITY.store(if is_quiet { -1 } else { more }, Relaxed);
-}
-
-/// True if only warnings and errors are said.
-pub(crate) fn is_quiet() -> bool {
-    verbosity() < 0
-}
-
-fn verbosity() -> i8 {
-    VERBOSITY.load(Relaxed)
-}
 
 /// Standard error. After a bar may be shown, everything is written through this type.
 #[derive(Debug, Clone)]

@@ -4,10 +4,30 @@ use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicI8, Ordering::Relaxed};
 use std::time::Duration;
 
 use indicatif::HumanCount;
 use task_host::{json, plain};
+
+/// How much more is said than by default, or less if it is negative. Set once, before anything is
+/// said.
+static VERBOSITY: AtomicI8 = AtomicI8::new(0);
+
+/// Sets how much is said, as -q and -v ask.
+pub(crate) fn set_verbosity(is_quiet: bool, verbose: u8) {
+    let more = i8::try_from(verbose).unwrap_or(i8::MAX);
+    VERBOSITY.store(if is_quiet { -1 } else { more }, Relaxed);
+}
+
+/// True if only warnings and errors are said.
+pub(crate) fn is_quiet() -> bool {
+    verbosity() < 0
+}
+
+pub(crate) fn verbosity() -> i8 {
+    VERBOSITY.load(Relaxed)
+}
 
 /// Writes a line to standard error. A failure has nowhere to go.
 pub(crate) fn tell(line: fmt::Arguments<'_>) {
@@ -16,7 +36,7 @@ pub(crate) fn tell(line: fmt::Arguments<'_>) {
 
 /// The same unless --quiet is given: for what is neither a result nor a problem.
 pub(crate) fn note(line: fmt::Arguments<'_>) {
-    if !super::console::is_quiet() {
+    if !is_quiet() {
         tell(line);
     }
 }
