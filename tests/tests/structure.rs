@@ -36,6 +36,7 @@ const LAYERS: &[&[&str]] = &[
         "fault",
         "pace",
         "plain",
+        "scheme",
         "shell",
         "shortage",
     ],
