@@ -334,7 +334,7 @@ fn what_guests_do_need_still_works() {
 #[test]
 fn a_confined_thread_can_still_end_the_process() {
     const HOW: &str = "TASK_HOST_TEST_ENDS_BY";
-    let own = "sandbox::confine::tests::a_confined_thread_can_still_end_the_process";
+    let own = "sandbox::confine::linux::tests::a_confined_thread_can_still_end_the_process";
     if let Ok(how) = std::env::var(HOW) {
         confined(|_| match &*how {
             "abort" => std::process::abort(),
