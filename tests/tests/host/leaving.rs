@@ -117,7 +117,7 @@ fn a_worker_that_worked_can_exit_with_0_whatever_became_of_its_tasks() {
         let host = place.start(&["--exit-zero", "--json", "--grace", grace]);
         eventually("a task that runs", || place.a_task_has_started().then_some(()));
         for _ in 0..signals {
-            host.signal(Signal::TERM);
+            host.signal_again(Signal::TERM);
             // Two signals of one kind that wait are one.
             eventually("an answer", || host.stderr().contains("stopping").then_some(()));
         }
