@@ -10,6 +10,7 @@ mod macos;
 
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::CWD;
 use rustix::io::Errno;
@@ -18,6 +19,12 @@ use rustix::io::Errno;
 pub use linux::*;
 #[cfg(target_os = "macos")]
 pub use macos::*;
+
+/// A time that the system gives as seconds and nanoseconds. One before zero is zero.
+pub fn duration(seconds: i64, nanos: impl TryInto<u32>) -> Duration {
+    let nanos = nanos.try_into().unwrap_or_default();
+    Duration::new(u64::try_from(seconds).unwrap_or_default(), nanos)
+}
 
 /// A directory as the system knows it. Reliable only while the directory is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::system::duration;
+
 /// The processor time of one execution.
 pub(super) struct CpuTime {
     limit: Duration,
@@ -46,8 +48,7 @@ impl CpuTime {
 
 fn of_thread() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
-    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
+    duration(time.tv_sec, time.tv_nsec)
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use rustix::time::{ClockId, clock_gettime};
 use socket2::SockRef;
 use tokio::io::unix::AsyncFd;
 
-use super::Identity;
+use super::{Identity, duration};
 
 /// For reading a file without a record that it was used. Only its owner may.
 pub const IS_NO_USE: OFlags = OFlags::NOATIME;
@@ -128,10 +128,7 @@ pub fn this_program() -> PathBuf {
 pub fn suspended() -> Duration {
     let since_boot = |clock| {
         let now = clock_gettime(clock);
-        Duration::new(
-            u64::try_from(now.tv_sec).unwrap_or_default(),
-            u32::try_from(now.tv_nsec).unwrap_or_default(),
-        )
+        duration(now.tv_sec, now.tv_nsec)
     };
     // In this order, so that the difference is never too small.
     let awake = since_boot(ClockId::Monotonic);

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::path::Arg;
 use socket2::{SockRef, TcpKeepalive};
 
-use super::Identity;
+use super::{Identity, duration};
 
 /// For reading a file without a record that it was used, which macOS has not.
 pub const IS_NO_USE: OFlags = OFlags::empty();
@@ -121,10 +121,7 @@ pub fn suspended() -> Duration {
         let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: the call writes only to `now`.
         unsafe { libc::clock_gettime(clock, &raw mut now) };
-        Duration::new(
-            u64::try_from(now.tv_sec).unwrap_or_default(),
-            u32::try_from(now.tv_nsec).unwrap_or_default(),
-        )
+        duration(now.tv_sec, now.tv_nsec)
     };
     // In this order, so that the difference is never too small.
     let awake = since_boot(libc::CLOCK_UPTIME_RAW);

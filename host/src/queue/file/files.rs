@@ -11,7 +11,7 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::{self, Errno};
 use rustix::path::Arg;
 
-use crate::system::modified;
+use crate::system::{duration, modified};
 
 /// Permissions before the umask. They are Python's, so that a group can share a queue.
 pub(super) const FILE: Mode = Mode::from_raw_mode(0o666);
@@ -82,10 +82,7 @@ pub(super) fn size(stat: &Stat) -> usize {
 /// When a file was last written, since 1970.
 pub(super) fn written(stat: &Stat) -> Duration {
     let (seconds, nanos) = modified(stat);
-    Duration::new(
-        u64::try_from(seconds).unwrap_or_default(),
-        u32::try_from(nanos).unwrap_or_default(),
-    )
+    duration(seconds, nanos)
 }
 
 /// Makes a directory unless it exists.
