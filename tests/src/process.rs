@@ -68,6 +68,11 @@ impl Running {
         self.signal(signal);
     }
 
+    /// What it has printed so far.
+    pub fn stdout(&self) -> String {
+        read(&self.stdout)
+    }
+
     /// What it has said so far.
     pub fn stderr(&self) -> String {
         read(&self.stderr)

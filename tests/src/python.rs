@@ -1,16 +1,17 @@
 //! Programs for the real python-task-queue.
 
-use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
 use crate::built::python;
 use crate::process::{Finished, Running};
 
-/// A Python program, with what all of ours begin with.
+/// A Python program, with what all of ours begin with. It has a directory of its own, because Python
+/// looks for modules beside the program first.
 #[derive(Debug)]
-pub struct Script(tempfile::NamedTempFile);
+pub struct Script(tempfile::TempDir);
 
+const FILE: &str = "program.py";
 const BEGIN: &str = "\
 import sys, os, json, time
 from taskqueue import TaskQueue, RegisteredTask, MockTask, PrintTask, queueable
@@ -26,15 +27,15 @@ impl Script {
 
     /// A program that opens its queue itself.
     pub fn plain(text: &str) -> Self {
-        let mut file = tempfile::Builder::new().suffix(".py").tempfile().expect("a file");
-        write!(file, "{BEGIN}{text}").expect("a program");
-        Self(file)
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::write(dir.path().join(FILE), format!("{BEGIN}{text}")).expect("a program");
+        Self(dir)
     }
 
     /// How to run it in a directory.
     pub fn command(&self, dir: &Path) -> Command {
         let mut command = Command::new(python("python"));
-        command.arg(self.0.path()).current_dir(dir).env("PYTHONUNBUFFERED", "1");
+        command.arg(self.0.path().join(FILE)).current_dir(dir).env("PYTHONUNBUFFERED", "1");
         command
     }
 

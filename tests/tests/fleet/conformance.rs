@@ -365,6 +365,8 @@ pub(crate) fn logs_are_of_one_worker_or_of_all<S: Subject>() {
     assert_ne!(each[0], each[1]);
     // Following ends when the worker has ended, with all that it wrote.
     let mut follow = fleet.begin(fleet.command("logs", &["--worker", "1", "--follow"]));
+    // A log of Kubernetes is gone with its pod, so the one that follows has to be there before.
+    eventually("a log that is followed", || follow.stdout().contains(listening).then_some(()));
     assert!(!follow.has_ended());
     fleet.run("down", &[]).good();
     let followed = follow.wait().good().stdout;
