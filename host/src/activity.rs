@@ -125,8 +125,7 @@ impl Activity {
 
     /// Counts a failure by its cause.
     pub fn fails(&self, failed: &Failed<'_>) {
-        let cause = failed.cause();
-        self.failures.lock().add(cause, failed, unix(SystemTime::now()));
+        self.failures.lock().add(failed, unix(SystemTime::now()));
     }
 
     /// Notes a count of the queue.

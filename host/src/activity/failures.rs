@@ -4,7 +4,6 @@ use std::collections::HashMap;
 
 use super::cut;
 use super::snapshot::{Example, Failures, LONGEST_LINE, LONGEST_NAME, LONGEST_TEXT, MOST_CAUSES};
-use crate::cause;
 use crate::message::Task;
 
 /// The names that are kept of each cause.
@@ -21,17 +20,13 @@ pub struct Failed<'a> {
     pub attempt: u32,
     /// Why.
     pub text: &'a str,
+    /// What this failure has in common with others: the [`cause`](crate::cause) of the text.
+    pub cause: &'a str,
     /// The task is not tried again.
     pub is_given_up: bool,
 }
 
 impl Failed<'_> {
-    /// What this failure has in common with others.
-    pub(super) fn cause(&self) -> String {
-        let cause = cause::fingerprint(self.text);
-        cut(&cause, LONGEST_LINE).to_owned()
-    }
-
     fn name(&self) -> &str {
         self.task.map_or("", |task| cut(task.name.as_str(), LONGEST_NAME))
     }
@@ -54,7 +49,8 @@ pub(super) struct FailuresByCause {
 }
 
 impl FailuresByCause {
-    pub(super) fn add(&mut self, cause: String, failed: &Failed<'_>, time: f64) {
+    pub(super) fn add(&mut self, failed: &Failed<'_>, time: f64) {
+        let cause = cut(failed.cause, LONGEST_LINE).to_owned();
         let first = |cause| Failures {
             cause,
             first: time,
@@ -90,8 +86,8 @@ mod tests {
     use super::*;
 
     fn fail(failures: &mut FailuresByCause, text: &str, is_given_up: bool, time: f64) {
-        let failed = Failed { task: None, attempt: 2, text, is_given_up };
-        failures.add(failed.cause(), &failed, time);
+        let cause = &crate::cause::fingerprint(text);
+        failures.add(&Failed { task: None, attempt: 2, text, cause, is_given_up }, time);
     }
 
     #[test]

@@ -55,6 +55,7 @@ impl Attempt {
         self.steps.done(Step::Settle);
         services.stats.add_steps(&self.steps);
         let ended = ended(&verdict, &settled);
+        let reason = Reason::of(reason, ended);
         self.count(services, attempt, ended, &reason);
         let is_known =
             matches!(end, Err(Failure::Outage(_) | Failure::NotYet { .. } | Failure::SlotsBusy));
@@ -114,7 +115,7 @@ impl Attempt {
     }
 
     /// Counts how the attempt ended. `reason`: why it failed.
-    fn count(&self, services: &Services, attempt: u32, ended: Ended, reason: &str) {
+    fn count(&self, services: &Services, attempt: u32, ended: Ended, reason: &Reason) {
         let stats = &services.stats;
         let counter = match ended {
             Ended::Done => &stats.done,
@@ -127,12 +128,13 @@ impl Attempt {
         let is_known = services.activity.ends(self.name(), ended, &self.steps);
         if let Some(telemetry) = services.telemetry.get() {
             let (task, steps) = (self.task.as_deref(), &self.steps);
+            let reason = &reason.text;
             telemetry.ended(&Attempted { task, is_known, attempt, end: ended, reason, steps });
         }
-        if matches!(ended, Ended::Rejected | Ended::Retried) {
-            let task = self.task.as_deref();
+        if is_failure(ended) {
+            let (task, Reason { text, cause }) = (self.task.as_deref(), reason);
             let is_given_up = ended == Ended::Rejected;
-            services.activity.fails(&Failed { task, attempt, text: reason, is_given_up });
+            services.activity.fails(&Failed { task, attempt, text, cause, is_given_up });
         }
     }
 
@@ -147,9 +149,10 @@ impl Attempt {
         services: &Services,
         verdict: &Verdict,
         settled: Result<(), QueueError>,
-        reason: &str,
+        reason: &Reason,
         is_known: bool,
     ) {
+        let Reason { text: reason, cause } = reason;
         match (verdict, settled) {
             (_, Err(QueueError::LeaseLost { .. })) | (Verdict::Abandon, _) => {
                 tracing::warn!("the lease was lost; the task is left to the host that has it now");
@@ -164,12 +167,11 @@ impl Attempt {
             }
             (Verdict::Done, Ok(())) => self.log_steps("done"),
             (Verdict::Reject, Ok(())) => {
-                let cause = cause::fingerprint(reason);
                 tracing::error!(cause, "rejected: {reason}");
                 self.log_steps("the steps of the rejected task");
             }
             (Verdict::Retry { after }, Ok(())) => {
-                let (cause, retry_seconds) = (cause::fingerprint(reason), after.as_secs_f64());
+                let retry_seconds = after.as_secs_f64();
                 let after = humantime::format_duration(rounded(*after));
                 tracing::warn!(cause, retry_seconds, "failed, retry in {after}: {reason}");
                 self.log_steps("the steps of the failed attempt");
@@ -278,6 +280,25 @@ async fn settle_as(
         services.undeleted.remember(&id, &body, end);
     }
     settled
+}
+
+/// Whether an attempt that ended so counts as a failure of its task.
+fn is_failure(ended: Ended) -> bool {
+    matches!(ended, Ended::Rejected | Ended::Retried)
+}
+
+/// Why an attempt did not end well.
+struct Reason {
+    text: String,
+    /// What failures of this kind have in common. Empty if the attempt is not a failure.
+    cause: String,
+}
+
+impl Reason {
+    fn of(text: String, ended: Ended) -> Self {
+        let cause = if is_failure(ended) { cause::fingerprint(&text) } else { String::new() };
+        Self { text, cause }
+    }
 }
 
 /// How an attempt ended.
