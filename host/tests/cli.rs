@@ -667,7 +667,10 @@ fn only_the_wanted_reports_go_back() {
         .run("submit --fq ./queue --from-errors ./errors --name A --limit 1")
         .ok()
         .says("1 task sent");
-    place.run("submit --fq ./queue --from-errors ./errors --name A").ok().says("1 task sent");
+    place
+        .run("submit --fq ./queue --from-errors ./errors --name A")
+        .ok()
+        .says("1 task sent to fq://./queue; 1 does not match\n");
     assert_eq!((place.enqueued("queue"), place.enqueued("errors")), (2, 1));
     place.run("submit --fq ./queue --from-errors ./queue").exits(2);
     place.run("submit --fq ./queue --from-errors ./missing").exits(1).says("there is no queue");
@@ -1254,13 +1257,13 @@ fn one_of_something_is_not_several() {
     let place = Place::new();
     place.feed("submit --fq ./queue", lines(0..1).as_bytes()).ok();
     let errors = "queue errors ./tasks --from ./queue";
-    place.run(errors).ok().says("1 message that is not an error report");
+    place.run(errors).ok().says("1 message that is not a report");
     place
         .run("queue redrive ./tasks --from ./queue --name B")
         .ok()
         .says("1 left that does not match");
     place.feed("submit --fq ./queue", lines(0..1).as_bytes()).ok();
-    place.run(errors).ok().says("2 messages that are not error reports");
+    place.run(errors).ok().says("2 messages that are not reports");
     place
         .run("queue redrive ./tasks --from ./queue --name B")
         .ok()

@@ -162,6 +162,24 @@ impl Which {
         }
     }
 
+    /// The queue of tasks and the queue of their reports. QUEUE may be either of them, and `from`
+    /// the reports.
+    fn with_errors(
+        &self,
+        settings: &Settings,
+        from: Option<&str>,
+    ) -> anyhow::Result<(Address, Address)> {
+        let given = self.address(settings)?;
+        if let Some(from) = from {
+            let from = parse::queue(from).map_err(|e| Advice::usage(format!("--from: {e}")))?;
+            return Ok((given, from));
+        }
+        match given.tasks() {
+            Some(tasks) => Ok((tasks, given)),
+            None => Ok((given.clone(), settings.error_queue(&given)?)),
+        }
+    }
+
     async fn open(&self) -> anyhow::Result<(Box<dyn Admin>, Console)> {
         let (settings, console) = load(&self.flags)?;
         let address = self.address(&settings)?;

@@ -110,8 +110,11 @@ struct Outcome {
     queue: String,
     /// Tasks that are in the queue now; in a dry run, that would be.
     sent: u64,
-    /// Tasks that are done, as their receipts say.
+    /// Tasks that are done, as their receipts or reports say.
     skipped: u64,
+    /// Messages of `--from-errors` that do not match.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left: Option<u64>,
     /// Lines or reports that are not tasks, and tasks that the queue refused.
     refused: u64,
     dry_run: bool,
@@ -191,6 +194,7 @@ impl Submit {
             queue: queue.to_string(),
             sent: sent.sent,
             skipped: sent.skipped,
+            left: None,
             refused: sent.refused,
             dry_run,
             stopped_after: None,
@@ -255,7 +259,7 @@ impl Submit {
         let redrive = Redrive { from, to: to.clone(), filter, limit, dry_run };
         let done = display.follow(redrive.run(&access, display.clone(), &stop.token)).await;
         let done = done.map_err(redrive_error)?.messages;
-        let (sent, refused) = (done.sent, done.refused);
+        let (sent, skipped, refused) = (done.sent, done.done, done.refused);
         if done.is_cut_short {
             console.tell("not all messages were looked at, because too many do not match");
         }
@@ -264,8 +268,8 @@ impl Submit {
             (false, true) => Exit::Partly,
             (false, false) => Exit::Done,
         };
-        let (queue, stopped_after) = (to.to_string(), None);
-        Ok(Outcome { queue, sent, skipped: 0, refused, dry_run, stopped_after, exit })
+        let (queue, left, stopped_after) = (to.to_string(), Some(done.left), None);
+        Ok(Outcome { queue, sent, skipped, left, refused, dry_run, stopped_after, exit })
     }
 }
 
@@ -364,18 +368,17 @@ pub(crate) fn objects_error(error: ObjectsError) -> anyhow::Result<Result<Sent, 
 
 impl Outcome {
     fn tell(&self, console: &Console) {
-        let Self { queue, sent, skipped, refused, dry_run, .. } = self;
+        let Self { queue, sent, skipped, left, refused, dry_run, .. } = self;
         let sent = output::count(*sent, "task");
-        let refused = match refused {
+        let some = |count: u64, what: &str| match count {
             0 => String::new(),
-            n => format!("; {} refused", HumanCount(*n)),
+            n => format!("; {} {what}", HumanCount(n)),
         };
-        let skipped = match skipped {
-            0 => String::new(),
-            n => format!("; {} done before", HumanCount(*n)),
-        };
+        let left = left.unwrap_or_default();
+        let left = some(left, if left == 1 { "does not match" } else { "do not match" });
+        let (skipped, refused) = (some(*skipped, "done before"), some(*refused, "refused"));
         let verb = if *dry_run { "would be sent" } else { "sent" };
         let queue = output::name(queue);
-        console.note(format_args!("{sent} {verb} to {queue}{skipped}{refused}"));
+        console.note(format_args!("{sent} {verb} to {queue}{skipped}{left}{refused}"));
     }
 }

@@ -154,7 +154,7 @@ impl Address {
         Some(match self {
             Self::Directory(path) => {
                 let mut name = path.file_name()?.to_owned();
-                name.push("-errors");
+                name.push(ERRORS);
                 Self::Directory(path.with_file_name(name))
             }
             Self::Sqs(queue) => Self::Sqs(match queue.clone() {
@@ -168,6 +168,34 @@ impl Address {
                 project: project.clone(),
                 topic: errors_of(topic),
                 subscription: subscription.as_deref().map(errors_of),
+            }),
+        })
+    }
+
+    /// The queue whose default error queue this is. `None` if the name does not end with `-errors`.
+    pub fn tasks(&self) -> Option<Self> {
+        Some(match self {
+            Self::Directory(path) => {
+                let name = path.file_name()?.to_str()?;
+                Self::Directory(path.with_file_name(tasks_of(name)?))
+            }
+            Self::Sqs(queue) => Self::Sqs(match queue {
+                Sqs::Name(name) => Sqs::Name(tasks_of(name)?),
+                Sqs::Url(url) => Sqs::Url(tasks_of(url)?),
+                Sqs::Arn { partition, region, account, name } => Sqs::Arn {
+                    partition: partition.clone(),
+                    region: region.clone(),
+                    account: account.clone(),
+                    name: tasks_of(name)?,
+                },
+            }),
+            Self::PubSub(PubSub { project, topic, subscription }) => Self::PubSub(PubSub {
+                project: project.clone(),
+                topic: tasks_of(topic)?,
+                subscription: match subscription {
+                    Some(subscription) => Some(tasks_of(subscription)?),
+                    None => None,
+                },
             }),
         })
     }
@@ -211,12 +239,24 @@ impl fmt::Display for PubSub {
 }
 
 const FIFO: &str = ".fifo";
+/// What the name of an error queue ends with.
+const ERRORS: &str = "-errors";
 
 fn errors_of(name: &str) -> String {
     match name.strip_suffix(FIFO) {
-        Some(stem) => format!("{stem}-errors{FIFO}"),
-        None => format!("{name}-errors"),
+        Some(stem) => format!("{stem}{ERRORS}{FIFO}"),
+        None => format!("{name}{ERRORS}"),
     }
+}
+
+/// The opposite of [`errors_of`], for a name or a URL.
+fn tasks_of(name: &str) -> Option<String> {
+    let (stem, end) = match name.strip_suffix(FIFO) {
+        Some(stem) => (stem, FIFO),
+        None => (name, ""),
+    };
+    let stem = stem.strip_suffix(ERRORS).filter(|stem| !stem.is_empty() && !stem.ends_with('/'))?;
+    Some(format!("{stem}{end}"))
 }
 
 fn is_sqs_name(name: &str) -> bool {
@@ -364,6 +404,8 @@ mod tests {
         let check = |queue: &str, want: Option<&str>| {
             let errors = address(queue).errors().map(|errors| errors.to_string());
             assert_eq!(errors.as_deref(), want, "{queue}");
+            let tasks = errors.map(|errors| address(&errors).tasks());
+            assert_eq!(tasks, want.map(|_| Some(address(queue))), "{queue}");
         };
         check("fq://./queue", Some("fq://./queue-errors"));
         check("fq:///a/b/", Some("fq:///a/b-errors"));
@@ -380,5 +422,16 @@ mod tests {
             "pubsub://projects/p/topics/t/subscriptions/s",
             Some("pubsub://projects/p/topics/t-errors/subscriptions/s-errors"),
         );
+        for no_errors in [
+            "fq://./queue",
+            "fq://-errors",
+            "sqs://-errors",
+            "sqs://-errors.fifo",
+            "sqs://errors",
+            "http://localhost:1/2/-errors",
+            "pubsub://projects/p/topics/t-errors/subscriptions/s",
+        ] {
+            assert_eq!(address(no_errors).tasks(), None, "{no_errors}");
+        }
     }
 }

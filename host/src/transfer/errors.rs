@@ -24,10 +24,10 @@ pub struct ErrorCauses {
     causes: HashMap<String, Failures>,
     /// Messages that were read.
     pub read: u64,
-    /// Messages that are not error reports.
-    pub others: u64,
-    /// Those of them that report a task that is done.
+    /// Reports of tasks that are done.
     pub done: u64,
+    /// Messages that are not reports.
+    pub others: u64,
 }
 
 impl ErrorCauses {
@@ -54,8 +54,10 @@ impl ErrorCauses {
         let Some((report, exception)) =
             report.and_then(|report| report.exception().map(|exception| (report, exception)))
         else {
-            self.others += 1;
-            self.done += u64::from(is_done);
+            match is_done {
+                true => self.done += 1,
+                false => self.others += 1,
+            }
             return;
         };
         let mut cause = cause::fingerprint(&exception);
@@ -126,7 +128,7 @@ mod tests {
         }
         found.add(b"nonsense");
         found.add(br#"{"host_info": {}, "task": {}, "result": {"success": true}}"#);
-        assert_eq!((found.read, found.others, found.done), (102, 2, 1));
+        assert_eq!((found.read, found.done, found.others), (102, 1, 1));
         let causes = found.sorted();
         let lines: Vec<(u64, &str)> =
             causes.iter().map(|one| (one.count, one.cause.as_str())).collect();

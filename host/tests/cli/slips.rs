@@ -18,7 +18,12 @@ fn a_task_that_is_done_is_not_sent_back_from_a_queue_of_both_kinds_of_reports() 
         .run("queue errors ./queue")
         .ok()
         .says("1 error report in")
-        .says("2 messages that are not");
+        .says("2 reports of tasks that are done");
+    let again = "submit --fq ./again --from-errors ./queue-errors --dry-run";
+    place.run(again).ok().says("1 task would be sent to fq://./again; 2 done before");
+    let given = place.run(&format!("{again} --name X --json")).ok().json();
+    let counts = ["sent", "skipped", "left", "refused"].map(|count| given[count].as_u64());
+    assert_eq!(counts, [0, 2, 1, 0].map(Some));
 
     let skipped = "2 reports skipped of tasks that are done";
     let dry = place.run("queue redrive ./queue --dry-run").ok();

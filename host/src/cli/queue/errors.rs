@@ -50,12 +50,7 @@ pub(crate) struct Errors {
 impl Errors {
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
         let (settings, console) = load(&self.queue.flags)?;
-        let tasks = self.queue.address(&settings)?;
-        let from = match &self.from {
-            Some(from) => parse::queue(from).map_err(|e| Advice::usage(format!("--from: {e}")))?,
-            None if tasks.to_string().ends_with("-errors") => tasks.clone(),
-            None => settings.error_queue(&tasks)?,
-        };
+        let (tasks, from) = self.queue.with_errors(&settings, self.from.as_deref())?;
         if from.directory().is_some_and(|dir| !dir.exists()) {
             if !tasks.directory().is_some_and(|dir| dir.exists()) {
                 return Err(Advice::failed(format!("there is no queue {tasks}")).into());
@@ -76,7 +71,7 @@ impl Errors {
     }
 
     fn show(&self, from: &Address, tasks: &Address, found: ErrorCauses) -> anyhow::Result<Exit> {
-        let others = found.others;
+        let (done, others) = (found.done, found.others);
         let causes = found.sorted();
         let mut out = output::long_out();
         if self.json {
@@ -96,14 +91,19 @@ impl Errors {
         for cause in &causes {
             write(&mut out, cause)?;
         }
+        if done > 0 {
+            writeln!(out, "\n{} of tasks that are done", output::count(done, "report"))?;
+        }
         if others > 0 {
-            let words =
-                if others == 1 { "is not an error report" } else { "are not error reports" };
+            let words = if others == 1 { "is not a report" } else { "are not reports" };
             writeln!(out, "\n{} that {words}", output::count(others, "message"))?;
         }
         if !causes.is_empty() && tasks != from {
-            let tasks = shell::word(tasks);
-            writeln!(out, "\nafter fixing a cause:  host queue redrive {tasks} --cause 'CAUSE'")?;
+            let mut queues = shell::word(tasks);
+            if self.from.is_some() {
+                queues.push_str(&format!(" --from {}", shell::word(from)));
+            }
+            writeln!(out, "\nafter fixing a cause:  host queue redrive {queues} --cause 'CAUSE'")?;
         }
         out.flush()?;
         Ok(Exit::Done)

@@ -30,8 +30,8 @@ Examples:
 pub(crate) struct Redrive {
     #[command(flatten)]
     queue: Which,
-    /// Queue with the reports or dead letters [default: the error queue of QUEUE; QUEUE may
-    /// also be the error queue itself]
+    /// Queue with the reports or dead letters [default: QUEUE if its name ends in `-errors`, or else
+    /// the error queue of QUEUE]
     #[arg(long, value_name = "URL")]
     from: Option<String>,
     /// Only tasks with this name
@@ -84,19 +84,7 @@ struct Summary<'a> {
 impl Redrive {
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
         let (settings, console) = load(&self.queue.flags)?;
-        let mut to = self.queue.address(&settings)?;
-        // Given is the queue with the reports, as `host queue errors` takes it.
-        if self.from.is_none()
-            && let Some(tasks) = to.to_string().strip_suffix("-errors")
-            && let Ok(tasks) = parse::queue(tasks)
-            && settings.error_queue(&tasks).is_ok_and(|errors| errors == to)
-        {
-            to = tasks;
-        }
-        let from = match &self.from {
-            Some(from) => parse::queue(from).map_err(|e| Advice::usage(format!("--from: {e}")))?,
-            None => settings.error_queue(&to)?,
-        };
+        let (to, from) = self.queue.with_errors(&settings, self.from.as_deref())?;
         // No report is older than an age that reaches beyond the first time of the clock.
         let now = SystemTime::now();
         let ago = |age: Duration| now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
