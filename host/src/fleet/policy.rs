@@ -134,9 +134,11 @@ pub async fn up(
         tell(Event::Asked(engine.start(spec, missing).await?));
     }
     if patience.is_zero() {
-        return Ok(Launched::All(Counts { waiting: missing, ..before.counts }));
+        let Counts { waiting, running, .. } = before.counts;
+        let waiting = waiting + missing;
+        return Ok(Launched::All(Counts { waiting, running, ..Counts::default() }));
     }
-    // Workers of an earlier time have nothing to do with this one.
+    // Workers that have ended before are not part of this launch.
     let old = Counts { waiting: 0, running: 0, ..before.counts };
     let end = Instant::now() + patience;
     let mut polls = Polls::default();

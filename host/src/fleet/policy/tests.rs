@@ -118,6 +118,18 @@ async fn only_missing_workers_are_started_and_those_of_before_do_not_count() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn workers_that_wait_already_count_when_up_does_not_wait() {
+    let engine = Imitation::new(&[SOON]);
+    for most in [2, 3] {
+        let mut tell = |_| {};
+        let launched =
+            up(&engine, &spec(), wanted(1, most), Duration::ZERO, false, &mut tell).await;
+        let want = Counts { waiting: most, ..Counts::default() };
+        assert_eq!(launched, Ok(Launched::All(want)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn workers_with_other_options_are_not_mixed() {
     let engine = Imitation::new(&[SOON]);
     let (launched, _) = up_with(&engine, &spec(), wanted(1, 1), false).await;
